@@ -1,0 +1,142 @@
+"""Reading, writing and resampling audio: the one door through which sound enters and leaves."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from eisbach.errors import AudioError, StorageError
+from eisbach.types import Waveform
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
+"""File endings that `eisbach` looks for in folders."""
+
+_SILENCE_PEAK = 10 ** (-80 / 20)
+
+
+def read_audio(
+    path: str | Path,
+    *,
+    start: float = 0.0,
+    duration: float | None = None,
+    sample_rate: int | None = None,
+    mono: bool = False,
+    allow_silent: bool = False,
+) -> Waveform:
+    """A file's audio, or a section of it, checked.
+
+    Parameters
+    ----------
+    path : str or Path
+        wav, flac, mp3 or ogg: whatever libsndfile reads. Only the section asked for is decoded.
+    start, duration : float
+        Section in seconds; `duration=None` reads to the end.
+    sample_rate : int or None
+        Resample to this rate (soxr, high quality); None keeps the file's own.
+    mono : bool
+        Average the channels.
+    allow_silent : bool
+        When False, a section whose peak is under -80 dBFS is refused.
+
+    Raises
+    ------
+    AudioError
+        Missing, unreadable, empty, NaN-bearing or silent.
+    """
+    import soundfile as sf
+
+    path = Path(path)
+    if not path.is_file():
+        raise AudioError(
+            f"{path} does not exist or is not a file; give the path of an audio file ({', '.join(AUDIO_SUFFIXES)})."
+        )
+    try:
+        with sf.SoundFile(str(path)) as handle:
+            rate = int(handle.samplerate)
+            first = max(0, round(start * rate))
+            count = -1 if duration is None else max(0, round(duration * rate))
+            if first:
+                handle.seek(min(first, handle.frames))
+            data = handle.read(count, dtype="float32", always_2d=True)
+    except (sf.LibsndfileError, RuntimeError, OSError, EOFError) as error:
+        raise AudioError(
+            f"{path} cannot be read as audio ({error}); re-export it as wav or flac, or remove it."
+        ) from error
+    samples = np.ascontiguousarray(data.T)
+    check_samples(samples, str(path), allow_silent=allow_silent)
+    waveform = Waveform(samples, rate)
+    if mono:
+        waveform = to_mono(waveform)
+    if sample_rate is not None:
+        waveform = resample(waveform, sample_rate)
+    return waveform
+
+
+def check_samples(samples: np.ndarray, name: str, *, allow_silent: bool = False) -> None:
+    """Raises `AudioError` when samples are empty, non-finite or (unless allowed) silent."""
+    if samples.size == 0 or samples.shape[-1] == 0:
+        raise AudioError(f"{name} holds no samples; remove it or record it again.")
+    if not np.isfinite(samples).all():
+        bad = int((~np.isfinite(samples)).sum())
+        raise AudioError(f"{name} holds {bad} NaN or infinite samples; re-export it from its source.")
+    if not allow_silent and float(np.abs(samples).max()) < _SILENCE_PEAK:
+        raise AudioError(f"{name} is silent (peak below -80 dBFS); remove it or record it again.")
+
+
+def to_mono(waveform: Waveform) -> Waveform:
+    """The mean of all channels, as one channel."""
+    if waveform.channels == 1:
+        return waveform
+    return Waveform(waveform.samples.mean(axis=0, keepdims=True), waveform.sample_rate)
+
+
+def resample(waveform: Waveform, sample_rate: int) -> Waveform:
+    """The same sound at another rate (soxr HQ)."""
+    if waveform.sample_rate == sample_rate:
+        return waveform
+    import soxr
+
+    out = soxr.resample(waveform.samples.T, waveform.sample_rate, sample_rate, quality="HQ")
+    return Waveform(np.ascontiguousarray(out.T, dtype=np.float32), sample_rate)
+
+
+def write_audio(path: str | Path, waveform: Waveform) -> None:
+    """Writes FLAC (16 bit), WAV or OGG by the file's ending, atomically; clips above full scale are scaled to it.
+
+    Raises
+    ------
+    AudioError
+        Non-finite samples.
+    StorageError
+        The disk is full or the folder cannot be written.
+    """
+    import soundfile as sf
+
+    path = Path(path)
+    check_samples(waveform.samples, str(path), allow_silent=True)
+    peak = float(np.abs(waveform.samples).max())
+    samples = waveform.samples / peak * 0.999 if peak > 1.0 else waveform.samples
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sf.write(str(partial), samples.T, waveform.sample_rate)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(
+            f"{path} could not be written ({error}); free some space or choose another folder."
+        ) from error
+
+
+def audio_hash(path: str | Path) -> str:
+    """SHA-256 of a file's bytes (hex, 64 characters), read in blocks."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise AudioError(f"{path} cannot be read ({error}).") from error
+    return digest.hexdigest()

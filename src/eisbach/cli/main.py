@@ -1,0 +1,64 @@
+"""The `eisbach` command: collects the subcommands and turns a user's mistakes into one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from eisbach import __version__
+from eisbach.cli import analyze, compare, data, demo, generate, train
+from eisbach.errors import EisbachError, InterruptedRun
+
+app = typer.Typer(
+    name="eisbach",
+    help="Decide where a diffusion model's training effort goes, and measure what that did.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo.demo)
+app.add_typer(data.app, name="data")
+app.command("train")(train.train)
+app.command("generate")(generate.generate)
+app.command("analyze")(analyze.analyze)
+app.command("compare")(compare.compare)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """Runs the command line: exit code 0, 1 (a defect of ours), 2 (a user's mistake) or 130 (stopped by the user)."""
+    try:
+        app(standalone_mode=True)
+    except InterruptedRun as error:
+        typer.echo(f"eisbach: stopped: {error}", err=True)
+        sys.exit(130)
+    except EisbachError as error:
+        typer.echo(f"eisbach: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("eisbach: stopped.", err=True)
+        sys.exit(130)
+    except OSError as error:
+        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+            typer.echo(
+                f"eisbach: the disk is full ({error.filename or error}); free some space and run the same command again.",
+                err=True,
+            )
+            sys.exit(2)
+        raise
+    sys.exit(0)

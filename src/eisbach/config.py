@@ -1,0 +1,109 @@
+"""Configurations: strict pydantic models, read from YAML, with every fault reported together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from eisbach.errors import ConfigError
+from eisbach.files import write_text
+
+
+class StrictModel(BaseModel):
+    """A configuration whose unknown keys are errors and whose defaults are validated too."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True, protected_namespaces=())
+
+
+Model = TypeVar("Model", bound=StrictModel)
+
+
+def build_config(cls: type[Model], values: Mapping[str, Any], source: str = "the configuration") -> Model:
+    """An instance of `cls` from plain values.
+
+    Raises
+    ------
+    ConfigError
+        One message that lists every fault: the key, what arrived and what is allowed.
+    """
+    try:
+        return cls.model_validate(dict(values))
+    except ValidationError as error:
+        faults = []
+        for item in error.errors():
+            key = ".".join(str(part) for part in item["loc"]) or "(whole)"
+            if item["type"] == "extra_forbidden":
+                faults.append(f"unknown key '{key}'")
+            elif item["type"] == "missing":
+                faults.append(f"'{key}' is required")
+            else:
+                message = item["msg"].removeprefix("Value error, ")
+                shown = repr(item.get("input"))
+                faults.append(f"'{key}': {message} (got {shown if len(shown) < 80 else shown[:77] + '...'})")
+        raise ConfigError(
+            f"{source} has {len(faults)} fault{'s' if len(faults) > 1 else ''}: " + "; ".join(faults) + "."
+        ) from error
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file's mapping; `ConfigError` when missing, malformed or not a mapping."""
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"the recipe {path} does not exist; give the path of a YAML file, or copy one from recipes/."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the recipe {path} cannot be read ({error}).") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the recipe {path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"the recipe {path} must be a mapping of keys to values, not a {type(values).__name__}.")
+    return values
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`values` with `a.b=c` overrides applied; the right-hand side is read as YAML."""
+    merged: dict[str, Any] = _copy(values)
+    for item in overrides:
+        key, separator, text = item.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"the override '{item}' must look like key=value, for example training.steps=200.")
+        node = merged
+        *parents, last = key.strip().split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"the override '{item}' goes through '{parent}', which is not a group of keys.")
+        try:
+            node[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"the override '{item}' has a value that is not valid YAML.") from error
+    return merged
+
+
+def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+
+
+def load_config(cls: type[Model], path: str | Path | None, overrides: Sequence[str] = ()) -> Model:
+    """A configuration from a recipe file (or from defaults when `path` is None) with overrides applied."""
+    values = read_yaml(path) if path is not None else {}
+    return build_config(cls, apply_overrides(values, overrides), str(path) if path is not None else "the configuration")
+
+
+def dump_yaml(config: StrictModel) -> str:
+    """The resolved configuration as YAML, keys in declared order."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def save_config(config: StrictModel, path: str | Path) -> None:
+    """Writes the resolved configuration as YAML, atomically."""
+    write_text(path, dump_yaml(config))

@@ -1,0 +1,93 @@
+"""Writing files so that a death half-way loses nothing: everything goes through a partial file and a rename."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from eisbach.errors import StorageError, UserError
+
+
+def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
+    """Calls `write(partial_path)`, then renames the partial file onto `path`.
+
+    Raises
+    ------
+    StorageError
+        The disk is full or the folder is not writable; `path` keeps its old content.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        reason = error.strerror or str(error)
+        raise StorageError(
+            f"{path} could not be written ({reason}); free some space or choose another folder."
+        ) from error
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes UTF-8 text atomically."""
+    atomic_write(path, lambda partial: _write_text(partial, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes indented JSON atomically; NaN is refused (`ValueError`)."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one JSON object a line, atomically."""
+    write_text(path, "".join(json.dumps(dict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def read_json(path: str | Path, what: str = "file") -> Any:
+    """A JSON file's content; `UserError` when missing or malformed."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"the {what} {path} does not exist; check the path.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the {what} {path} cannot be read ({error}).") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"the {what} {path} is not valid JSON (line {error.lineno}: {error.msg}).") from error
+
+
+def read_jsonl(path: str | Path, what: str = "file") -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; `UserError` names the line that is malformed."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"the {what} {path} does not exist; check the path.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the {what} {path} cannot be read ({error}).") from error
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"the {what} {path} is malformed at line {number} ({error.msg}); each line must be one JSON object."
+            ) from error
+        if not isinstance(row, dict):
+            raise UserError(
+                f"the {what} {path} has a {type(row).__name__} at line {number}; each line must be one JSON object."
+            )
+        rows.append(row)
+    return rows

@@ -1,0 +1,76 @@
+"""Progress with an estimate of the time left: a bar on a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+_LINE_EVERY = 10.0  # seconds between lines when the output is a file or a pipe
+
+
+def _clock(seconds: float) -> str:
+    seconds = int(max(0, seconds))
+    return (
+        f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+        if seconds >= 3600
+        else f"{seconds // 60}:{seconds % 60:02d}"
+    )
+
+
+class Progress:
+    """Counts finished items on standard error.
+
+    Used as a context manager: ``with Progress(total, "encode") as bar: bar.advance()``. It writes to standard
+    error only, so that standard output stays machine-readable. `quiet=True` writes nothing.
+    """
+
+    def __init__(self, total: int, description: str, *, unit: str = "", done: int = 0, quiet: bool = False) -> None:
+        self.total, self.description, self.unit = int(total), description, unit
+        self.done = self._first = int(done)
+        self.quiet = quiet
+        self._note = ""
+
+    def __enter__(self) -> Progress:
+        self._start = self._last = time.monotonic()
+        self._tty = sys.stderr.isatty()
+        if not self.quiet and self.total > 0:
+            self._show()
+        return self
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Marks `count` more items as finished; `note` is shown behind the bar."""
+        self.done += count
+        self._note = note
+        now = time.monotonic()
+        if self.quiet:
+            return
+        if now - self._last >= (0.1 if self._tty else _LINE_EVERY):
+            self._last = now
+            self._show()
+
+    def remaining(self) -> float | None:
+        """Estimated seconds left; None before the first item is finished."""
+        fresh = self.done - self._first
+        if fresh <= 0:
+            return None
+        return (time.monotonic() - self._start) / fresh * max(0, self.total - self.done)
+
+    def _show(self, end: bool = False) -> None:
+        left = self.remaining()
+        share = min(1.0, self.done / self.total) if self.total else 1.0
+        spent = time.monotonic() - self._start
+        times = _clock(spent) if end else f"{_clock(spent)}, {'?' if left is None else _clock(left)} left"
+        text = f"{self.description} {self.done}/{self.total}{self.unit} [{times}] {self._note}".rstrip()
+        if self._tty:
+            filled = int(24 * share)
+            sys.stderr.write(f"\r\x1b[2K{'━' * filled}{'─' * (24 - filled)} {text}" + ("\n" if end else ""))
+        else:
+            sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.quiet and (self._tty or time.monotonic() - self._start > 1.0):
+            self._show(end=True)
