@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 
 _LINE_EVERY = 10.0  # seconds between lines when the output is a file or a pipe
+
+
+_listener: ContextVar[Callable[[Progress], None] | None] = ContextVar("progress_listener", default=None)
+
+
+@contextmanager
+def redirect_progress(listener: Callable[[Progress], None]) -> Iterator[None]:
+    """Bars started inside write nothing and call `listener(bar)` instead: one overall bar can stand for many stages."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 def _clock(seconds: float) -> str:
@@ -30,10 +46,15 @@ class Progress:
         self.done = self._first = int(done)
         self.quiet = quiet
         self._note = ""
+        self._listener: Callable[[Progress], None] | None = None
 
     def __enter__(self) -> Progress:
         self._start = self._last = time.monotonic()
         self._tty = sys.stderr.isatty()
+        self._listener = _listener.get()
+        if self._listener is not None:
+            self.quiet = True
+            self._listener(self)
         if not self.quiet and self.total > 0:
             self._show()
         return self
@@ -43,6 +64,8 @@ class Progress:
         self.done += count
         self._note = note
         now = time.monotonic()
+        if self._listener is not None:
+            self._listener(self)
         if self.quiet:
             return
         if now - self._last >= (0.1 if self._tty else _LINE_EVERY):

@@ -1,0 +1,226 @@
+"""An experiment as a file: arms that differ in a few training keys, trained, played and judged alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from eisbach.config import StrictModel
+from eisbach.errors import ConfigError
+from eisbach.generation.config import SamplingConfig
+from eisbach.generation.prompts import Prompt, load_prompts
+from eisbach.training.config import TrainConfig
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+_SET_BY_RUNNER = ("out", "seed", "data.manifest", "data.cache")
+
+
+class MaterialConfig(StrictModel):
+    """The fine-tuning set that the experiment makes for itself; leave it out to train on manifests of your own.
+
+    Attributes
+    ----------
+    clips : int
+        Clips in all (train and held out).
+    flat_share : float
+        Share of them that is structurally flat, in [0, 1]; the rest are performances of scores.
+    duration : float
+        Seconds a clip.
+    seed : int
+        Draws pieces, instruments and flat kinds.
+    """
+
+    clips: int = Field(default=200, ge=4)
+    flat_share: float = Field(default=0.7, ge=0, le=1)
+    duration: float = Field(default=30.0, ge=5.0, le=300.0)
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def flat_clips(self) -> int:
+        """Number of flat clips."""
+        return round(self.clips * self.flat_share)
+
+    @property
+    def developing_clips(self) -> int:
+        """Number of developing clips."""
+        return self.clips - self.flat_clips
+
+
+class Arm(StrictModel):
+    """One training condition.
+
+    Attributes
+    ----------
+    label : str
+        Short name for tables and pictures.
+    explanation : str
+        One or two sentences for a reader who has not seen the formulas.
+    overrides : mapping
+        Keys of the training configuration that this arm changes, nested or dotted.
+    """
+
+    label: str = Field(min_length=1)
+    explanation: str = ""
+    overrides: dict[str, Any] = {}
+
+
+class PlayConfig(SamplingConfig):
+    """What every trained arm is asked to play: a prompt set (a name, a YAML file or a list) over seeds."""
+
+    prompts: str | tuple[Prompt, ...] = "demo"
+
+    def resolve_prompts(self) -> tuple[Prompt, ...]:
+        """The prompts themselves; `UserError` for a file that is missing or wrong."""
+        return load_prompts(self.prompts) if isinstance(self.prompts, str) else self.prompts
+
+
+class ExperimentSpec(StrictModel):
+    """Arms × training seeds × prompts × generation seeds, and what would count as a difference.
+
+    Attributes
+    ----------
+    title, question : str
+        Printed at the head of the page.
+    out : str
+        The experiment's folder.
+    material : MaterialConfig or None
+        The fine-tuning set to make; None trains on `training.data.manifest`.
+    training : mapping
+        A `TrainConfig` as plain values, shared by all arms. The runner sets `out` and `seed`, and, with `material`,
+        `data.manifest` and `data.cache`.
+    arms : mapping of str to Arm
+        At least two.
+    baseline, oracle : str, str or None
+        Every arm is compared with the baseline; the oracle (flat clips removed by label) is the upper bound that
+        'recovered share' is measured against.
+    train_seeds : tuple of int
+        Trainings an arm; one seed compares two checkpoints, several compare two methods.
+    generation : PlayConfig
+    primary_metrics : mapping of str to {"higher", "lower"}
+        Declared before looking: which metrics decide, and which direction means more development.
+    notes : tuple of str
+        Sentences that the page prints with the result (shortened sampling, missing oracle, ...).
+    jobs : int
+        Trainings that run at once in processes of their own.
+    """
+
+    title: str = Field(min_length=1)
+    question: str = ""
+    out: str = "runs/experiment"
+    material: MaterialConfig | None = None
+    training: dict[str, Any]
+    arms: dict[str, Arm]
+    baseline: str = "plain"
+    oracle: str | None = None
+    train_seeds: tuple[int, ...] = (0,)
+    generation: PlayConfig = PlayConfig()
+    primary_metrics: dict[str, Literal["higher", "lower"]]
+    notes: tuple[str, ...] = ()
+    jobs: int = Field(default=1, ge=1, le=64)
+
+    @field_validator("arms")
+    @classmethod
+    def _check_arms(cls, value: dict[str, Arm]) -> dict[str, Arm]:
+        if len(value) < 2:
+            raise ValueError("a comparison needs at least two arms")
+        bad = [name for name in value if not _NAME.fullmatch(name)]
+        if bad:
+            raise ValueError(f"arm names are lower-case letters, digits, '-' or '_' (not {', '.join(bad)})")
+        labels = [arm.label for arm in value.values()]
+        if len(set(labels)) != len(labels):
+            raise ValueError("the labels of the arms must differ")
+        return value
+
+    @field_validator("train_seeds")
+    @classmethod
+    def _check_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or len(set(value)) != len(value) or min(value) < 0:
+            raise ValueError("give at least one training seed; seeds are distinct and not negative")
+        return value
+
+    @field_validator("primary_metrics")
+    @classmethod
+    def _check_metrics(cls, value: dict[str, str]) -> dict[str, str]:
+        if not value:
+            raise ValueError("declare at least one primary metric and its direction")
+        return value
+
+    @model_validator(mode="after")
+    def _check_names(self) -> ExperimentSpec:
+        for role, name in (("baseline", self.baseline), ("oracle", self.oracle)):
+            if name is not None and name not in self.arms:
+                raise ValueError(f"{role} is '{name}', and the arms are {', '.join(self.arms)}")
+        if self.oracle is not None and self.oracle == self.baseline:
+            raise ValueError("the oracle and the baseline must be different arms")
+        return self
+
+
+def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `overrides` laid over it, group by group; dotted keys reach into groups."""
+    merged: dict[str, Any] = {key: merge(value, {}) if isinstance(value, Mapping) else value for key, value in base.items()}
+    for key, value in overrides.items():
+        first, _, rest = key.partition(".")
+        if rest:
+            value = {rest: value}
+        if isinstance(value, Mapping):
+            group = merged.get(first)
+            merged[first] = merge(group if isinstance(group, Mapping) else {}, value)
+        else:
+            merged[first] = value
+    return merged
+
+
+def arm_training(
+    spec: ExperimentSpec, arm: str, train_seed: int, *, out: str, manifest: str | None, cache: str | None
+) -> TrainConfig:
+    """The training configuration of one arm and seed.
+
+    Raises
+    ------
+    ConfigError
+        Every fault of the merged configuration, with the arm's name.
+    """
+    values = merge(spec.training, spec.arms[arm].overrides)
+    values |= {"out": out, "seed": train_seed}
+    if manifest is not None:
+        values["data"] = merge(values.get("data") or {}, {"manifest": manifest, "cache": cache})
+    from eisbach.config import build_config
+
+    return build_config(TrainConfig, values, f"the training of arm '{arm}'")
+
+
+def check_spec(spec: ExperimentSpec) -> None:
+    """Builds every arm's training configuration and reads the prompts, so that no fault waits for hour three.
+
+    Raises
+    ------
+    ConfigError
+        All faults of all arms in one message, or keys that the runner sets itself.
+    """
+    faults = []
+    for owner, values in [("training", spec.training), *((f"arms.{k}.overrides", a.overrides) for k, a in spec.arms.items())]:
+        flat = _flatten(values)
+        for key in _SET_BY_RUNNER:
+            if key in flat and (key in ("out", "seed") or spec.material is not None):
+                faults.append(f"{owner} sets '{key}', which the experiment sets itself: remove it.")
+    for name in spec.arms:
+        try:
+            manifest = "data/manifest.jsonl" if spec.material is not None else None
+            arm_training(spec, name, spec.train_seeds[0], out="run", manifest=manifest, cache=None)
+        except (ConfigError, ValidationError) as error:
+            faults.append(str(error))
+    if faults:
+        raise ConfigError(" ".join(faults))
+    spec.generation.resolve_prompts()
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> set[str]:
+    keys = set()
+    for key, value in values.items():
+        keys.add(prefix + key)
+        if isinstance(value, Mapping):
+            keys |= _flatten(value, f"{prefix}{key}.")
+    return keys

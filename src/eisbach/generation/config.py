@@ -1,0 +1,86 @@
+"""What to generate, with what and how."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from eisbach.config import StrictModel
+from eisbach.generation.prompts import Prompt, check_prompts
+
+MIN_DURATION, MAX_DURATION = 30.0, 120.0
+"""Seconds of audio a generation may last."""
+
+
+class SamplingConfig(StrictModel):
+    """How noise becomes audio; shared by every arm of a comparison.
+
+    Attributes
+    ----------
+    seeds : tuple of int
+        One generation a prompt and seed.
+    duration : float
+        Seconds, 30 to 120.
+    sampler : {"euler", "heun"}
+        Heun evaluates the model twice a step.
+    num_inference_steps : int
+        100 in the paper's experiments.
+    guidance_scale : float
+        Classifier-free guidance; 1 is none, 3.0 in the paper's experiments.
+    schedule : str or None
+        Name of a noise schedule; None takes the backbone's own.
+    batch_size : int
+        Clips that are sampled together. It changes the result by rounding only.
+    """
+
+    seeds: tuple[int, ...] = (0,)
+    duration: float = Field(default=30.0, ge=MIN_DURATION, le=MAX_DURATION)
+    sampler: Literal["euler", "heun"] = "euler"
+    num_inference_steps: int = Field(default=100, ge=1, le=1000)
+    guidance_scale: float = Field(default=3.0, ge=0.0, le=30.0)
+    schedule: str | None = None
+    batch_size: int = Field(default=8, ge=1, le=256)
+
+    @field_validator("seeds")
+    @classmethod
+    def _check_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value:
+            raise ValueError("at least one seed is needed")
+        if len(set(value)) != len(value):
+            raise ValueError("seeds must differ")
+        if any(not 0 <= seed < 2**63 for seed in value):
+            raise ValueError("a seed is a whole number from 0 to 2^63 - 1")
+        return value
+
+
+class GenerateConfig(SamplingConfig):
+    """One model (with or without an adapter) played over prompts and seeds.
+
+    Attributes
+    ----------
+    out : str
+        Folder for FLAC files, `manifest.jsonl` and `generation.json`.
+    prompts : tuple of Prompt
+    model : str
+        `"embedded"` or a folder that `backbones.load_backbone` reads.
+    adapter : str or None
+        Folder of an adapter or of full weights that training wrote.
+    adapter_strength : float
+        1 plays the adapter as trained, 0 the base.
+    arm : str
+        Label that the manifest's rows carry.
+    """
+
+    out: str
+    prompts: tuple[Prompt, ...]
+    model: str = "embedded"
+    adapter: str | None = None
+    adapter_strength: float = Field(default=1.0, ge=-2.0, le=4.0)
+    arm: str = Field(default="base", min_length=1)
+
+    @field_validator("prompts")
+    @classmethod
+    def _check_prompts(cls, value: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
+        check_prompts(value)
+        return value

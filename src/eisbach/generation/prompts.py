@@ -1,0 +1,120 @@
+"""Prompt sets: what a model is asked for, each with an id that names files and seeds noise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import field_validator
+
+from eisbach.config import StrictModel, build_config
+from eisbach.errors import UserError
+
+BUILT_IN_PROMPTS = ("characters", "demo")
+"""Prompt sets inside the package: the paper's four characters, and eight in the words of the rendered captions."""
+
+_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+class Prompt(StrictModel):
+    """One thing to ask for.
+
+    Attributes
+    ----------
+    id : str
+        Lower-case letters, digits, `-` and `_`, at most 64: it names files and, with the seed, fixes the starting
+        noise.
+    text : str
+        What the model reads.
+    character : str or None
+        Whom the music portrays, for people; the model never reads it.
+    """
+
+    id: str
+    text: str
+    character: str | None = None
+
+    @field_validator("id")
+    @classmethod
+    def _check_id(cls, value: str) -> str:
+        if not _ID.fullmatch(value):
+            raise ValueError("an id is 1 to 64 lower-case letters, digits, '-' or '_', starting with a letter or digit")
+        return value
+
+    @field_validator("text")
+    @classmethod
+    def _check_text(cls, value: str) -> str:
+        text = " ".join(value.split())
+        if not text:
+            raise ValueError("a prompt needs words; write what should be heard")
+        return text
+
+
+class PromptSet(StrictModel):
+    """A checked list of prompts with distinct ids."""
+
+    prompts: tuple[Prompt, ...]
+
+    @field_validator("prompts")
+    @classmethod
+    def _check(cls, value: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
+        check_prompts(value)
+        return value
+
+
+def check_prompts(prompts: Sequence[Prompt]) -> None:
+    """Raises `ValueError` when there is no prompt, or two share an id."""
+    if not prompts:
+        raise ValueError("at least one prompt is needed")
+    ids = [prompt.id for prompt in prompts]
+    twice = sorted({name for name in ids if ids.count(name) > 1})
+    if twice:
+        raise ValueError(f"prompt ids must differ, and {', '.join(twice)} came more than once")
+
+
+def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
+    """The prompts of a YAML file, or of a built-in set by its name.
+
+    Parameters
+    ----------
+    source : str or Path
+        `"characters"`, `"demo"` or the path of a YAML list of `{id, text, character}` (`character` is optional).
+
+    Raises
+    ------
+    UserError
+        No such file, not YAML, not a list.
+    ConfigError
+        Prompts with missing, unknown, empty or repeated fields; every fault is named.
+    """
+    name = str(source)
+    if name in BUILT_IN_PROMPTS:
+        text = resources.files("eisbach").joinpath(f"assets/prompts/{name}.yaml").read_text(encoding="utf-8")
+    else:
+        path = Path(source)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise UserError(
+                f"the prompt file {path} does not exist; give a YAML list of {{id, text}}, "
+                f"or a built-in set: {' or '.join(BUILT_IN_PROMPTS)}."
+            ) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"the prompt file {path} cannot be read ({error}).") from error
+    try:
+        rows: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"the prompt file {name} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(rows, list):
+        raise UserError(f"the prompt file {name} must be a YAML list of {{id, text}}, not a {type(rows).__name__}.")
+    return build_config(PromptSet, {"prompts": rows}, f"the prompt file {name}").prompts
+
+
+def prompts_from_texts(texts: Sequence[str]) -> tuple[Prompt, ...]:
+    """Prompts with ids `prompt-1`, `prompt-2`, … in the order given: other words, the same noise."""
+    rows = [{"id": f"prompt-{number}", "text": text} for number, text in enumerate(texts, start=1)]
+    return build_config(PromptSet, {"prompts": rows}, "the list of prompts").prompts
