@@ -44,8 +44,8 @@ class Conditioning:
 
     Attributes
     ----------
-    tokens : torch.Tensor [shape=(B, S, D)]
-        Cross-attention context.
+    tokens : torch.Tensor [shape=(B, S, D) float, or (B, S) int64]
+        Cross-attention context; word ids where the backbone embeds them itself.
     global_embed : torch.Tensor [shape=(B, G)]
         Global vector (duration).
     token_mask : torch.Tensor [shape=(B, S), bool] or None
@@ -56,24 +56,34 @@ class Conditioning:
     global_embed: torch.Tensor
     token_mask: torch.Tensor | None = None
 
-    def to(self, device: object = None, dtype: object = None) -> Conditioning:
-        """The same conditioning on another device or in another floating dtype."""
-        return Conditioning(
-            self.tokens.to(device=device, dtype=dtype),  # type: ignore[call-overload]
-            self.global_embed.to(device=device, dtype=dtype),  # type: ignore[call-overload]
-            None if self.token_mask is None else self.token_mask.to(device=device),  # type: ignore[call-overload]
-        )
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Conditioning:
+        """The same conditioning on another device or in another floating dtype (ids and masks keep theirs)."""
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+        mask = None if self.token_mask is None else move(self.token_mask)
+        return Conditioning(move(self.tokens), move(self.global_embed), mask)
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
 
     def select(self, index: torch.Tensor | Sequence[int] | slice) -> Conditioning:
         """The rows named by `index`, in that order."""
-        return Conditioning(
-            self.tokens[index],
-            self.global_embed[index],
-            None if self.token_mask is None else self.token_mask[index],
-        )
+        mask = None if self.token_mask is None else self.token_mask[index]
+        return Conditioning(self.tokens[index], self.global_embed[index], mask)
+
+    def replace_rows(self, rows: torch.Tensor, other: Conditioning) -> Conditioning:
+        """This conditioning with the rows where `rows` [shape=(B,), bool] is True taken from `other`."""
+
+        def mix(mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+            keep = ~rows.to(mine.device).view(-1, *[1] * (mine.ndim - 1))
+            return mine.where(keep, theirs)
+
+        mask = self.token_mask
+        if mask is not None and other.token_mask is not None:
+            mask = mix(mask, other.token_mask)
+        return Conditioning(mix(self.tokens, other.tokens), mix(self.global_embed, other.global_embed), mask)
 
 
 @dataclass

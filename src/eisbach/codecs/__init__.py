@@ -1,0 +1,41 @@
+"""Codecs: audio to latents and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from eisbach.codecs.base import Codec
+from eisbach.errors import UserError
+
+__all__ = ["CODECS", "Codec", "load_codec"]
+
+
+def _bands() -> Codec:
+    from eisbach.codecs.bands import BandCodec
+
+    return BandCodec.from_package()
+
+
+CODECS: dict[str, Callable[[], Codec]] = {"bands": _bands}
+"""Codec constructors by name: adding one is a file and a line here."""
+
+
+def load_codec(name: str = "bands") -> Codec:
+    """The codec called `name`, or the one saved in the file `name` (a safetensors file that `BandCodec.save` wrote).
+
+    Raises
+    ------
+    UserError
+        No such codec.
+    """
+    if name in CODECS:
+        return CODECS[name]()
+    from pathlib import Path
+
+    if Path(name).is_file():
+        from eisbach.codecs.bands import BandCodec
+
+        return BandCodec.load(name)
+    raise UserError(
+        f"there is no codec '{name}'; known codecs: {', '.join(sorted(CODECS))}, or the path of a codec file."
+    )

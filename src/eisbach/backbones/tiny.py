@@ -1,0 +1,223 @@
+"""The embedded music model: Stable Audio 3's transformer at a size that trains on a laptop, with a word-level text encoder.
+
+The transformer is diffusers' `StableAudio3DiTModel`, so adapters, weightings and probes meet the same module names
+and the same conditioning interface as in the large model. Text is a table of word vectors trained with the model:
+a caption is the set of its known words in order, and words outside the vocabulary are named to the user, not guessed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, field_validator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from eisbach.config import StrictModel, build_config
+from eisbach.errors import CheckpointError
+from eisbach.files import atomic_write, read_json, write_json
+from eisbach.types import Conditioning
+
+PADDING, NULL = 0, 1
+_RESERVED = 2
+_FORMAT = "eisbach-tiny-music"
+
+
+class TinyMusicConfig(StrictModel):
+    """Shape of the embedded model; the defaults are the shipped one's."""
+
+    latent_channels: int = Field(96, ge=1)
+    latent_rate: float = Field(22050 / 8192, gt=0)
+    codec: str = "bands"
+    width: int = Field(256, ge=8)
+    depth: int = Field(6, ge=1)
+    heads: int = Field(4, ge=1)
+    ff_mult: float = Field(2.5, gt=0)
+    memory_tokens: int = Field(8, ge=0)
+    text_width: int = Field(128, ge=4)
+    max_words: int = Field(40, ge=1)
+    differential_attention: bool = False
+    vocabulary: list[str] = Field(default_factory=list)
+
+    @field_validator("vocabulary")
+    @classmethod
+    def _unique(cls, words: list[str]) -> list[str]:
+        if len(set(words)) != len(words):
+            raise ValueError("words must be unique")
+        return words
+
+
+def words_of(caption: str) -> list[str]:
+    """The words of a caption: case folded, compatibility forms unified, punctuation dropped; any script."""
+    return re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", caption).casefold())
+
+
+def _fourier(seconds: torch.Tensor, width: int) -> torch.Tensor:
+    """Sines and cosines of log-duration [shape=(B, width)]."""
+    half = width // 2
+    frequencies = torch.exp(torch.linspace(math.log(0.25), math.log(8.0), half, device=seconds.device))
+    angles = torch.log1p(seconds.float()) * frequencies * math.pi
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class TinyMusicModel(nn.Module):
+    """Word vectors, duration embedding and the transformer."""
+
+    def __init__(self, config: TinyMusicConfig) -> None:
+        super().__init__()
+        from diffusers import StableAudio3DiTModel
+
+        self.config = config
+        self.words = nn.Embedding(_RESERVED + len(config.vocabulary), config.text_width)
+        self.word_order = nn.Parameter(torch.zeros(config.max_words, config.text_width))
+        self.duration = nn.Linear(config.text_width, config.text_width)
+        self.dit = StableAudio3DiTModel(
+            io_channels=config.latent_channels,
+            embed_dim=config.width,
+            depth=config.depth,
+            num_heads=config.heads,
+            cond_token_dim=config.text_width,
+            global_cond_dim=config.text_width,
+            local_add_cond_dim=config.latent_channels + 1,
+            timestep_features_dim=128,
+            ff_mult=config.ff_mult,
+            num_memory_tokens=config.memory_tokens,
+            use_differential_attention=config.differential_attention,
+        )
+
+    def forward(self, x_t: torch.Tensor, t: torch.Tensor, ids: torch.Tensor, seconds: torch.Tensor) -> torch.Tensor:
+        """Velocity [shape=(B, C, T)]; `ids` [shape=(B, max_words)], `seconds` [shape=(B, 1)]."""
+        duration = self.duration(_fourier(seconds, self.config.text_width))
+        padding = self.dit.prompt_padding_embedding.to(duration.dtype)
+        text = torch.where((ids == PADDING)[..., None], padding, self.words(ids) + self.word_order)
+        context = torch.cat([text, duration[:, None]], dim=1)
+        # Dropped conditioning zeroes the whole cross-attention sequence and keeps the global duration, as in
+        # Stable Audio 3's trainer.
+        context = context * (ids[:, :1] != NULL)[..., None].to(context.dtype)
+        # The inpainting condition is always passed: its projection has a bias, so leaving it out is another model.
+        plain = x_t.new_zeros(x_t.shape[0], self.config.latent_channels + 1, x_t.shape[2])
+        return self.dit(
+            x_t,
+            t,
+            encoder_hidden_states=context,
+            global_hidden_states=duration,
+            local_add_cond=plain,
+            return_dict=False,
+        )[0]
+
+
+class TinyMusicBackbone:
+    """`Backbone` of the embedded model: linear path, velocity target u = noise - x0."""
+
+    name = "tiny-music"
+    path = "linear"
+    target = "u"
+    adapter_targets = (
+        r".*transformer_blocks\.\d+\.(self_attn|cross_attn|ff)\.(to_qkv|to_q|to_kv|to_out|proj_in|proj_out)"
+    )
+    density = "logit_normal"
+    schedule = "uniform"
+
+    def __init__(self, config: TinyMusicConfig, *, seed: int = 0) -> None:
+        self.config = config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.module: nn.Module = TinyMusicModel(config)
+        self.latent_channels = config.latent_channels
+        self.latent_rate = config.latent_rate
+        self.codec = config.codec
+        self._index = {word: position + _RESERVED for position, word in enumerate(config.vocabulary)}
+
+    def unknown_words(self, caption: str) -> list[str]:
+        """The words of a caption that the model has no vector for, in order, each once."""
+        return list(dict.fromkeys(word for word in words_of(caption) if word not in self._index))
+
+    def condition(self, captions: Sequence[str], durations: Sequence[float]) -> Conditioning:
+        """Word ids [shape=(B, max_words)] and durations [shape=(B, 1)]; unknown words and words beyond `max_words` are left out."""
+        ids = torch.full((len(captions), self.config.max_words), PADDING, dtype=torch.int64)
+        for row, caption in enumerate(captions):
+            known = [self._index[word] for word in words_of(caption) if word in self._index][: self.config.max_words]
+            ids[row, : len(known)] = torch.tensor(known, dtype=torch.int64)
+        seconds = torch.tensor([float(value) for value in durations], dtype=torch.float32)[:, None]
+        return Conditioning(ids, seconds, ids != PADDING)
+
+    def null_condition(self, conditioning: Conditioning) -> Conditioning:
+        """No text; the global duration stays."""
+        ids = torch.full_like(conditioning.tokens, NULL)
+        return Conditioning(ids, conditioning.global_embed, torch.ones_like(ids, dtype=torch.bool))
+
+    def predict(self, x_t: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """Velocity u [shape=(B, C, T)]."""
+        return self.module(x_t, t, conditioning.tokens, conditioning.global_embed)
+
+    def identity(self) -> str:
+        """A 16-digit hash of configuration and weights (in half precision, as they are shipped)."""
+        digest = hashlib.sha256(json.dumps(self.config.model_dump(mode="json"), sort_keys=True).encode())
+        for name, tensor in sorted(self._state().items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return f"{self.name}-{digest.hexdigest()[:16]}"
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        # Adapters wrap layers and rename keys; identity and saving are about the model itself.
+        state = self.module.state_dict()
+        if any("lora_" in key for key in state):
+            raise CheckpointError(
+                "the backbone carries an adapter; detach or merge it before saving or naming the base."
+            )
+        return {key: value.detach().half() for key, value in state.items()}
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `config.json` and `model.safetensors` (half precision) into `folder`."""
+        folder = Path(folder)
+        state = {key: value.cpu().contiguous() for key, value in self._state().items()}
+        atomic_write(
+            folder / "model.safetensors",
+            lambda partial: save_file(state, str(partial), metadata={"format": _FORMAT}),
+        )
+        write_json(folder / "config.json", {"format": _FORMAT, **self.config.model_dump(mode="json")})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TinyMusicBackbone:
+        """The backbone saved in `folder`, in fp32.
+
+        Raises
+        ------
+        CheckpointError
+            Missing or truncated files, or tensors that do not match the configuration key by key.
+        """
+        folder = Path(folder)
+        if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
+            raise CheckpointError(
+                f"{folder} is not a model folder: config.json and model.safetensors are expected in it."
+            )
+        values: dict[str, Any] = read_json(folder / "config.json", "model configuration")
+        if values.pop("format", None) != _FORMAT:
+            raise CheckpointError(f"{folder} does not hold an embedded music model (format '{_FORMAT}' is expected).")
+        backbone = cls(build_config(TinyMusicConfig, values, str(folder / "config.json")))
+        try:
+            with safe_open(str(folder / "model.safetensors"), framework="pt") as handle:
+                state = {key: handle.get_tensor(key).float() for key in handle.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{folder / 'model.safetensors'} cannot be read ({error}); it may be truncated."
+            ) from error
+        expected = backbone.module.state_dict()
+        wrong = sorted(key for key in expected.keys() ^ state.keys())
+        wrong += sorted(key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape)
+        if wrong:
+            raise CheckpointError(
+                f"{folder / 'model.safetensors'} does not fit its configuration: {len(wrong)} of {len(expected)} tensors "
+                f"are missing, unexpected or of another shape (first: {wrong[0]})."
+            )
+        backbone.module.load_state_dict(state)
+        return backbone

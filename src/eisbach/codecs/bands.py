@@ -1,0 +1,183 @@
+"""The embedded codec: a linear basis over stacked log-band frames, and a phase-aware way back to sound.
+
+Sixteen consecutive frames of 84 band levels (371 ms) are one vector; a fixed orthonormal basis, fitted once to
+rendered music (`eisbach.codecs.fit`), turns it into one latent frame. Linear and deterministic, so the latents of any audio
+are comparable, a gain is a shift of the latents, and decoding has no mode of its own that a weighting could be credited with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from eisbach.audio import resample, to_mono
+from eisbach.codecs.spectrum import SpectrumConfig, band_filters, band_levels, invert
+from eisbach.errors import CheckpointError, UserError
+from eisbach.files import atomic_write
+from eisbach.types import Waveform
+
+_TENSORS = ("mean", "basis", "scale", "synthesis")
+_DECODE_CHUNK = 8  # waveforms inverted together: bounds memory at about 1 GB for clips of 120 s
+
+
+class BandCodec:
+    """Mono audio at 22.05 kHz to latents `(C, T)` at 2.69 frames/s, and back.
+
+    Parameters
+    ----------
+    mean : torch.Tensor [shape=(stack * n_bands,)]
+        Mean level vector, dB.
+    basis : torch.Tensor [shape=(C, stack * n_bands)]
+        Orthonormal rows.
+    scale : torch.Tensor [shape=(C,)]
+        dB per latent unit.
+    synthesis : torch.Tensor [shape=(n_fft // 2 + 1, n_bands)]
+        Non-negative map from band magnitudes to the magnitudes of transform bins.
+    stack : int
+        Band frames per latent frame.
+    config : SpectrumConfig
+    iterations : int
+        Griffin-Lim refinements in `decode`.
+    """
+
+    name = "bands"
+
+    def __init__(
+        self,
+        mean: torch.Tensor,
+        basis: torch.Tensor,
+        scale: torch.Tensor,
+        synthesis: torch.Tensor,
+        *,
+        stack: int = 16,
+        config: SpectrumConfig | None = None,
+        iterations: int = 16,
+    ) -> None:
+        self.config = config or SpectrumConfig()
+        self.stack, self.iterations = stack, iterations
+        width = stack * self.config.n_bands
+        if basis.shape[1] != width or mean.shape != (width,) or scale.shape != (basis.shape[0],):
+            raise CheckpointError(
+                f"the codec's tensors do not fit each other: mean {tuple(mean.shape)}, basis {tuple(basis.shape)}, "
+                f"scale {tuple(scale.shape)}, but {stack} frames of {self.config.n_bands} bands make vectors of {width}."
+            )
+        # The file holds half precision: rounding here makes a fitted codec equal to itself after saving.
+        self.mean, self.basis, self.scale, self.synthesis = (
+            tensor.half().float() for tensor in (mean, basis, scale, synthesis)
+        )
+        self.filters = band_filters(self.config)
+        self.channels = int(basis.shape[0])
+        self.sample_rate = self.config.sample_rate
+        self.samples_per_frame = stack * self.config.hop
+        self.latent_rate = self.sample_rate / self.samples_per_frame
+
+    def identity(self) -> str:
+        """A 16-digit hash of settings and tensors that change the latents."""
+        digest = hashlib.sha256(json.dumps(self._settings(), sort_keys=True).encode())
+        for tensor in (self.mean, self.basis, self.scale):
+            digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+        return f"bands-{digest.hexdigest()[:16]}"
+
+    def _settings(self) -> dict[str, float | int]:
+        return {**vars(self.config), "stack": self.stack}
+
+    def frames_for(self, seconds: float) -> int:
+        """Latent frames in `seconds` of audio, rounded down, at least 1."""
+        return max(1, int(seconds * self.latent_rate + 1e-6))
+
+    def levels(self, waveform: Waveform) -> torch.Tensor:
+        """Band levels in dB [shape=(n_bands, T * stack)], the waveform padded with silence to whole latent frames."""
+        mono = resample(to_mono(waveform), self.sample_rate)
+        samples = torch.from_numpy(np.ascontiguousarray(mono.samples[0], dtype=np.float32))
+        if not bool(torch.isfinite(samples).all()):
+            raise UserError("the waveform holds NaN or infinite samples; re-export the audio it came from.")
+        missing = -samples.shape[0] % self.samples_per_frame or (self.samples_per_frame if samples.shape[0] == 0 else 0)
+        return band_levels(torch.nn.functional.pad(samples, (0, missing)), self.config, self.filters)
+
+    def encode(self, waveform: Waveform) -> torch.Tensor:
+        """Latents [shape=(C, T), float32]; the last frame is padded with silence."""
+        return self.levels_to_latents(self.levels(waveform))
+
+    def levels_to_latents(self, levels: torch.Tensor) -> torch.Tensor:
+        """Latents [shape=(..., C, T)] of band levels [shape=(..., n_bands, T * stack)]."""
+        *lead, bands, frames = levels.shape
+        stacked = levels.reshape(*lead, bands, frames // self.stack, self.stack).movedim(-2, -3)
+        vectors = stacked.flatten(-2) - self.mean
+        return ((vectors @ self.basis.T) / self.scale).movedim(-1, -2)
+
+    def latents_to_levels(self, latents: torch.Tensor) -> torch.Tensor:
+        """Band levels in dB [shape=(..., n_bands, T * stack)] of latents [shape=(..., C, T)], at or above the floor."""
+        vectors = (latents.float().movedim(-1, -2) * self.scale) @ self.basis + self.mean
+        stacked = vectors.unflatten(-1, (self.config.n_bands, self.stack)).movedim(-3, -2)
+        return stacked.flatten(-2).clamp(self.config.floor_db, 6.0)
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> list[Waveform]:
+        """Waveforms (mono) of latents [shape=(C, T) or (B, C, T)]; `T * samples_per_frame` samples each.
+
+        Raises
+        ------
+        UserError
+            Latents of another channel count, or with NaN.
+        """
+        batch = latents[None] if latents.ndim == 2 else latents
+        if batch.ndim != 3 or batch.shape[1] != self.channels:
+            raise UserError(
+                f"latents of shape {tuple(latents.shape)} do not fit this codec: ({self.channels}, T) is expected."
+            )
+        if not bool(torch.isfinite(batch).all()):
+            raise UserError("the latents hold NaN or infinite values; the model that made them is broken.")
+        out: list[Waveform] = []
+        for chunk in batch.detach().cpu().split(_DECODE_CHUNK):
+            levels = self.latents_to_levels(chunk)
+            # Levels at the floor stand for silence: fade them out rather than sound them as hiss.
+            audible = ((levels - self.config.floor_db) / 10.0).clamp(0.0, 1.0)
+            magnitude = self.synthesis @ (10.0 ** (levels / 20.0) * audible)
+            samples = invert(magnitude, self.config, iterations=self.iterations)
+            # One gain for the whole clip where the inversion overshoots full scale.
+            peak = samples.abs().amax(dim=-1, keepdim=True).clamp_min(1.0)
+            out += [Waveform(row[None].numpy(), self.sample_rate) for row in (samples / peak)]
+        return out
+
+    def save(self, path: str | Path) -> None:
+        """Writes one safetensors file (settings in its metadata), atomically."""
+        tensors = {name: getattr(self, name).half().contiguous() for name in _TENSORS}
+        metadata = {"format": "eisbach-band-codec", "settings": json.dumps(self._settings())}
+        atomic_write(path, lambda partial: save_file(tensors, str(partial), metadata=metadata))
+
+    @classmethod
+    def load(cls, path: str | Path) -> BandCodec:
+        """The codec saved in `path`.
+
+        Raises
+        ------
+        CheckpointError
+            Not a codec file, truncated, or with missing tensors.
+        """
+        try:
+            with safe_open(str(path), framework="pt") as handle:
+                metadata = handle.metadata() or {}
+                names = set(handle.keys())
+                tensors = {name: handle.get_tensor(name).float() for name in _TENSORS if name in names}
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"the codec file {path} cannot be read ({error}); it may be truncated.") from error
+        if metadata.get("format") != "eisbach-band-codec" or set(tensors) != set(_TENSORS):
+            raise CheckpointError(
+                f"{path} is not a codec file of this package (tensors {', '.join(sorted(names)) or 'none'})."
+            )
+        settings = json.loads(metadata["settings"])
+        stack = int(settings.pop("stack"))
+        return cls(**tensors, stack=stack, config=SpectrumConfig(**settings))
+
+    @classmethod
+    def from_package(cls) -> BandCodec:
+        """The codec that the package carries."""
+        with resources.as_file(resources.files("eisbach") / "assets" / "codec" / "bands.safetensors") as path:
+            return cls.load(path)
