@@ -72,12 +72,16 @@ class Progress:
             self._last = now
             self._show()
 
+    @property
+    def fresh(self) -> int:
+        """Items finished since this bar was opened, without those that an earlier run had made."""
+        return self.done - self._first
+
     def remaining(self) -> float | None:
         """Estimated seconds left; None before the first item is finished."""
-        fresh = self.done - self._first
-        if fresh <= 0:
+        if self.fresh <= 0:
             return None
-        return (time.monotonic() - self._start) / fresh * max(0, self.total - self.done)
+        return (time.monotonic() - self._start) / self.fresh * max(0, self.total - self.done)
 
     def _show(self, end: bool = False) -> None:
         left = self.remaining()

@@ -1,10 +1,99 @@
-"""`eisbach generate`."""
+"""`eisbach generate`: prompts × seeds → FLAC files and a manifest."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
 from eisbach.errors import UserError
 
+if TYPE_CHECKING:
+    from eisbach.generation.prompts import Prompt
 
-def generate() -> None:
-    """(being built)."""
-    raise UserError("this command is being built.")
+
+def generate(
+    prompt: Annotated[list[str] | None, typer.Argument(help="What should be heard; several are allowed.")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="A YAML list of {id, text}, or a built-in set: characters or demo.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Comma-separated; one clip a prompt and seed.")] = "0",
+    out: Annotated[str, typer.Option(help="Folder for the audio and its manifest.")] = "generated",
+    model: Annotated[str, typer.Option(help='"embedded" or a model folder.')] = "embedded",
+    adapter: Annotated[str | None, typer.Option(help="Folder of a trained adapter.")] = None,
+    strength: Annotated[float, typer.Option(help="1 plays the adapter as trained, 0 the base.")] = 1.0,
+    arm: Annotated[str | None, typer.Option(help="Label in the manifest; the adapter's name unless given.")] = None,
+    duration: Annotated[float, typer.Option(help="Seconds, 30 to 120.")] = 30.0,
+    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 100,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.")] = 3.0,
+    sampler: Annotated[str, typer.Option(help="euler or heun.")] = "euler",
+    schedule: Annotated[str | None, typer.Option(help="Noise schedule; the model's own unless given.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Clips sampled together.")] = 8,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest's rows as JSON lines.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Generate music from prompts. The noise of a prompt and seed is the same whatever model or adapter plays it."""
+    from eisbach.config import build_config, dump_yaml
+    from eisbach.generation.config import GenerateConfig
+
+    values: dict[str, Any] = {
+        "out": out,
+        "prompts": [item.model_dump() for item in _prompts(prompt or [], prompts)],
+        "seeds": parse_seeds(seeds),
+        "model": model,
+        "adapter": adapter,
+        "adapter_strength": strength,
+        "arm": arm or (_adapter_name(adapter) if adapter else "base"),
+        "duration": duration,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "sampler": sampler,
+        "schedule": schedule,
+        "batch_size": batch_size,
+    }
+    config = build_config(GenerateConfig, values, "the command")
+    if dry_run:
+        typer.echo(dump_yaml(config), nl=False)
+        return
+    from eisbach.generation import generate as run
+
+    manifest = run(config, quiet=quiet, notify=lambda sentence: typer.echo(f"note: {sentence}", err=True))
+    if as_json:
+        from dataclasses import asdict
+
+        for row in manifest:
+            typer.echo(json.dumps(asdict(row), ensure_ascii=False))
+    else:
+        typer.echo(f"{len(manifest)} clips of {duration:g} s in {Path(out)} (manifest.jsonl lists them)")
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Whole numbers from `0,1,2`."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--seeds is '{text}'; give whole numbers separated by commas, for example 0,1,2.") from error
+
+
+def _prompts(texts: list[str], source: str | None) -> tuple[Prompt, ...]:
+    from eisbach.generation.prompts import load_prompts, prompts_from_texts
+
+    if texts and source:
+        raise UserError("prompts came both as arguments and with --prompts; use one of the two.")
+    if source:
+        return load_prompts(source)
+    if not texts:
+        raise UserError(
+            "there is nothing to generate; write a prompt in quotes, or choose a set with --prompts demo, "
+            "--prompts characters or --prompts FILE."
+        )
+    return prompts_from_texts(texts)
+
+
+def _adapter_name(adapter: str) -> str:
+    """`runs/barrier/adapter` is called `barrier`."""
+    path = Path(adapter)
+    return path.resolve().parent.name if path.name == "adapter" else path.name

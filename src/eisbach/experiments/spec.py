@@ -64,7 +64,7 @@ class Arm(StrictModel):
 
     label: str = Field(min_length=1)
     explanation: str = ""
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = Field(default={})
 
 
 class PlayConfig(SamplingConfig):
@@ -160,7 +160,9 @@ class ExperimentSpec(StrictModel):
 
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `overrides` laid over it, group by group; dotted keys reach into groups."""
-    merged: dict[str, Any] = {key: merge(value, {}) if isinstance(value, Mapping) else value for key, value in base.items()}
+    merged: dict[str, Any] = {
+        key: merge(value, {}) if isinstance(value, Mapping) else value for key, value in base.items()
+    }
     for key, value in overrides.items():
         first, _, rest = key.partition(".")
         if rest:
@@ -201,7 +203,10 @@ def check_spec(spec: ExperimentSpec) -> None:
         All faults of all arms in one message, or keys that the runner sets itself.
     """
     faults = []
-    for owner, values in [("training", spec.training), *((f"arms.{k}.overrides", a.overrides) for k, a in spec.arms.items())]:
+    for owner, values in [
+        ("training", spec.training),
+        *((f"arms.{k}.overrides", a.overrides) for k, a in spec.arms.items()),
+    ]:
         flat = _flatten(values)
         for key in _SET_BY_RUNNER:
             if key in flat and (key in ("out", "seed") or spec.material is not None):

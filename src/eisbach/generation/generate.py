@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,9 @@ from eisbach.generation.prompts import Prompt
 from eisbach.progress import Progress
 
 if TYPE_CHECKING:
-    import torch
-
     from eisbach.backbones.base import Backbone
-    from eisbach.data.manifest import Manifest
+    from eisbach.codecs.base import Codec
+    from eisbach.data.manifest import Manifest, ManifestRow
     from eisbach.types import Waveform
 
 STAMP = "generation.json"
@@ -47,11 +47,19 @@ def plan_takes(config: GenerateConfig) -> list[Take]:
     ]
 
 
-def generate(config: GenerateConfig, *, quiet: bool = False) -> Manifest:
+def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[str], object] | None = None) -> Manifest:
     """Makes what is missing of `config` and returns the manifest of all of it.
 
     Finished files are kept, so that the same command continues a stopped one. Batches are cut from the whole plan and
     not from what is missing, so that a continued run makes the same samples, bit for bit, as an uninterrupted one.
+
+    Parameters
+    ----------
+    config : GenerateConfig
+    quiet : bool
+        No progress bar.
+    notify : callable or None
+        Is told, in a sentence, which words of a prompt the model has no meaning for.
 
     Raises
     ------
@@ -63,29 +71,51 @@ def generate(config: GenerateConfig, *, quiet: bool = False) -> Manifest:
         The disk is full or the folder is not writable; finished files stay.
     """
     from eisbach.backbones import load_backbone
+    from eisbach.codecs import load_codec
 
     takes = plan_takes(config)
     backbone = load_backbone(config.model)
+    codec = load_codec(backbone.codec)
+    if notify is not None:
+        for sentence in unknown_words(config, backbone):
+            notify(sentence)
+    stamp = generation_stamp(config, backbone, codec)
     if config.adapter is not None:
         from eisbach.adapters import load_adapter
 
         load_adapter(backbone, config.adapter, strength=config.adapter_strength)
-    stamp = generation_stamp(config, backbone)
-    _check_stamp(Path(config.out) / STAMP, stamp)
+    stamp_path = Path(config.out) / STAMP
+    _check_stamp(stamp_path, stamp)
     missing = {take.id for take in takes if not _is_finished(take.path, config.duration)}
-    write_json(Path(config.out) / STAMP, _merge_stamp(Path(config.out) / STAMP, stamp))
-    with Progress(len(takes), f"generate {config.arm}", done=len(takes) - len(missing), quiet=quiet) as bar:
-        for start in range(0, len(takes), config.batch_size):
-            batch = takes[start : start + config.batch_size]
-            if not any(take.id in missing for take in batch):
-                continue
-            for take, waveform in _sample_batch(backbone, config, batch, missing, bar):
+    batches = [takes[start : start + config.batch_size] for start in range(0, len(takes), config.batch_size)]
+    todo = [batch for batch in batches if any(take.id in missing for take in batch)]
+    if todo:
+        write_json(stamp_path, _merge_stamp(stamp_path, stamp))
+    steps = config.num_inference_steps + 1  # decoding and writing counts as one more step
+    skipped = (len(batches) - len(todo)) * steps
+    with Progress(len(batches) * steps, f"generate {config.arm}", unit=" steps", done=skipped, quiet=quiet) as bar:
+        for batch in todo:
+            for take, waveform in _sample_batch(backbone, codec, config, batch, missing, bar):
                 _write_take(take, waveform, config.duration)
+            bar.advance()
     return _save_manifest(config, takes)
 
 
+def unknown_words(config: GenerateConfig, backbone: Backbone) -> list[str]:
+    """A sentence for each prompt with words that the model has no meaning for; none when it reads everything."""
+    ask: Callable[[str], list[str]] | None = getattr(backbone, "unknown_words", None)
+    if ask is None:
+        return []
+    found = [(prompt.id, ask(prompt.text)) for prompt in config.prompts]
+    return [
+        f"prompt '{name}': the model does not know {', '.join(words)}; these words change nothing."
+        for name, words in found
+        if words
+    ]
+
+
 def _sample_batch(
-    backbone: Backbone, config: GenerateConfig, batch: list[Take], missing: set[str], bar: Progress
+    backbone: Backbone, codec: Codec, config: GenerateConfig, batch: list[Take], missing: set[str], bar: Progress
 ) -> Iterator[tuple[Take, Waveform]]:
     """Samples a whole batch; decodes and yields only its missing takes."""
     import torch
@@ -94,13 +124,13 @@ def _sample_batch(
     from eisbach.diffusion.samplers import sample_ode
     from eisbach.diffusion.schedules import get_schedule
 
-    frames = backbone.codec.frames_for(config.duration)
+    frames = codec.frames_for(config.duration)
     device = next(backbone.module.parameters()).device
     noise = torch.stack([starting_noise(take.prompt.id, take.seed, backbone.latent_channels, frames) for take in batch])
     backbone.module.eval()
-    with torch.inference_mode():
-        durations = torch.full((len(batch),), config.duration)
-        conditioning = backbone.condition([take.prompt.text for take in batch], durations).to(device=device)
+    with torch.no_grad():
+        texts = [take.prompt.text for take in batch]
+        conditioning = backbone.condition(texts, [config.duration] * len(batch)).to(device=device)
         null = backbone.null_condition(conditioning)
         latents = sample_ode(
             guided(backbone.predict, conditioning, null, config.guidance_scale),
@@ -112,22 +142,8 @@ def _sample_batch(
             on_step=lambda *_: bar.advance(),
         )
     keep = [index for index, take in enumerate(batch) if take.id in missing]
-    _check_latents(latents, batch)
-    for index, waveform in zip(keep, backbone.codec.decode(latents[keep].float().cpu()), strict=True):
+    for index, waveform in zip(keep, codec.decode(latents[keep].float().cpu()), strict=True):
         yield batch[index], waveform
-
-
-def _check_latents(latents: torch.Tensor, batch: list[Take]) -> None:
-    """Refuses NaN rather than writing it as audio."""
-    import torch
-
-    finite = torch.isfinite(latents).flatten(1).all(dim=1)
-    if not bool(finite.all()):
-        bad = ", ".join(take.id for take, good in zip(batch, finite.tolist(), strict=True) if not good)
-        raise UserError(
-            f"the model gave NaN or infinite values for {bad}; check that training was stable, "
-            "or lower guidance_scale or adapter_strength."
-        )
 
 
 def _write_take(take: Take, waveform: Waveform, duration: float) -> None:
@@ -151,18 +167,58 @@ def _is_finished(path: Path, duration: float) -> bool:
         return False
 
 
-def generation_stamp(config: GenerateConfig, backbone: Backbone) -> dict[str, Any]:
+def _save_manifest(config: GenerateConfig, takes: list[Take]) -> Manifest:
+    """Writes the manifest of everything in the folder and returns the rows that `config` asks for."""
+    from eisbach.data.manifest import MANIFEST_NAME, Manifest, hash_files, load_manifest, save_manifest
+
+    root = Path(config.out)
+    hashes = hash_files([take.path for take in takes])
+    rows = [_row(config, take, hashes[take.path]) for take in takes]
+    asked = {row.id for row in rows}
+    kept = []
+    if (root / MANIFEST_NAME).is_file():
+        earlier = load_manifest(root, check_files=False)
+        kept = [row for row in earlier if row.id not in asked and earlier.audio_path(row).is_file()]
+    save_manifest(Manifest([*rows, *kept], root))
+    return Manifest(rows, root)
+
+
+def _row(config: GenerateConfig, take: Take, audio_hash: str) -> ManifestRow:
+    from eisbach.data.manifest import ManifestRow
+
+    labels = {"arm": config.arm, "prompt_id": take.prompt.id, "seed": str(take.seed)}
+    return ManifestRow(
+        id=take.id,
+        path=take.path.name,
+        caption=take.prompt.text,
+        duration=config.duration,
+        labels=labels,
+        audio_hash=audio_hash,
+        split="held_out",  # generated audio must not slip into a training set unnoticed
+    )
+
+
+def generation_stamp(config: GenerateConfig, backbone: Backbone, codec: Codec) -> dict[str, Any]:
     """What decides the audio: the weights and settings, and the words of each prompt. Batching is left out."""
     settings = config.model_dump(mode="json", exclude={"out", "prompts", "seeds", "batch_size", "model", "adapter"})
     return {
         "model": config.model,
         "model_identity": backbone.identity(),
-        "codec_identity": backbone.codec.identity,
+        "codec_identity": codec.identity(),
         "adapter": config.adapter,
+        "adapter_identity": None if config.adapter is None else _weights_hash(Path(config.adapter)),
         **settings,
         "seeds": list(config.seeds),
         "prompts": {prompt.id: prompt.text for prompt in config.prompts},
     }
+
+
+def _weights_hash(folder: Path) -> str:
+    """SHA-256 over the safetensors files of a folder, in the order of their names."""
+    from eisbach.audio import audio_hash
+
+    files = sorted(folder.glob("*.safetensors"))
+    return hashlib.sha256("".join(f"{path.name}:{audio_hash(path)};" for path in files).encode()).hexdigest()
 
 
 _FREE = ("model", "adapter", "seeds", "prompts")  # paths may move, and prompts and seeds may be added
