@@ -147,7 +147,7 @@ def _sample_batch(
 
 
 def _write_take(take: Take, waveform: Waveform, duration: float) -> None:
-    """Writes exactly `duration` seconds: the codec's last frame may reach beyond them."""
+    """Writes at most `duration` seconds: a codec's last frame may reach beyond them, or end just before."""
     from eisbach.audio import write_audio
     from eisbach.types import Waveform as Wave
 
@@ -184,6 +184,8 @@ def _save_manifest(config: GenerateConfig, takes: list[Take]) -> Manifest:
 
 
 def _row(config: GenerateConfig, take: Take, audio_hash: str) -> ManifestRow:
+    import soundfile as sf
+
     from eisbach.data.manifest import ManifestRow
 
     labels = {"arm": config.arm, "prompt_id": take.prompt.id, "seed": str(take.seed)}
@@ -191,7 +193,7 @@ def _row(config: GenerateConfig, take: Take, audio_hash: str) -> ManifestRow:
         id=take.id,
         path=take.path.name,
         caption=take.prompt.text,
-        duration=config.duration,
+        duration=round(sf.info(str(take.path)).duration, 6),
         labels=labels,
         audio_hash=audio_hash,
         split="held_out",  # generated audio must not slip into a training set unnoticed

@@ -1,0 +1,48 @@
+"""Models small enough for tests, saved in the formats that the package loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+WORDS = "a and bright calm celesta cello dark fast for high low music of piano quartet slow string the with".split()
+
+
+def save_tiny_model(folder: Path, *, seed: int = 0) -> Path:
+    """A randomly initialised backbone of width 32 and a codec with a random orthonormal basis of 8 channels."""
+    import torch
+
+    from eisbach.backbones import create_backbone
+    from eisbach.codecs.bands import BandCodec
+    from eisbach.codecs.spectrum import SpectrumConfig, band_filters
+
+    generator = torch.Generator().manual_seed(7)
+    config = SpectrumConfig()
+    width = 16 * config.n_bands
+    basis = torch.linalg.qr(torch.randn(width, 8, generator=generator)).Q.T.contiguous()
+    filters = band_filters(config)
+    synthesis = filters.T / filters.sum(dim=1).clamp_min(1e-6)
+    codec = BandCodec(torch.full((width,), -40.0), basis, torch.full((8,), 40.0), synthesis, iterations=2)
+    codec_path = folder / "codec.safetensors"
+    codec.save(codec_path)
+    values = {
+        "latent_channels": 8,
+        "latent_rate": codec.latent_rate,
+        "codec": str(codec_path),
+        "width": 32,
+        "depth": 1,
+        "heads": 2,
+        "memory_tokens": 2,
+        "text_width": 16,
+        "max_words": 12,
+        "vocabulary": WORDS,
+    }
+    create_backbone(values, seed=seed).save(folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random backbone whose codec lies beside it."""
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
