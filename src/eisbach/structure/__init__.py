@@ -1,0 +1,25 @@
+"""Measuring musical structure: audio in, tidy numbers and flags out."""
+
+from eisbach.structure.analyze import Analysis, analyze
+from eisbach.structure.batch import Clip, analyze_file, analyze_files
+from eisbach.structure.energy import energy_share
+from eisbach.structure.flatness import flat_probability, is_flat
+from eisbach.structure.frechet import texture_embedding, texture_frechet
+from eisbach.structure.metrics import METRICS, Metric
+from eisbach.structure.surrogates import phase_randomise
+
+__all__ = [
+    "METRICS",
+    "Analysis",
+    "Clip",
+    "Metric",
+    "analyze",
+    "analyze_file",
+    "analyze_files",
+    "energy_share",
+    "flat_probability",
+    "is_flat",
+    "phase_randomise",
+    "texture_embedding",
+    "texture_frechet",
+]

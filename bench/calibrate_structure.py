@@ -1,0 +1,193 @@
+"""Calibrates the flatness judge and writes its constants: ``python bench/calibrate_structure.py --help``.
+
+The judge (`eisbach.structure.flatness`) is a logistic model over structure metrics. It is fitted on labelled clips, each in
+three conditions: as it is, through the embedded codec (what generations have been through) and with hiss 45 dB below its level.
+Clips of the manifest's ``held_out`` split (every third seed, for synthetic pieces) never touch the fit; on them the AUC
+for 'developing' against each kind of flat material is reported, condition by condition.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import minimize
+
+from eisbach.audio import read_audio
+from eisbach.files import write_json
+from eisbach.progress import Progress
+from eisbach.structure import METRICS, analyze, synthetic
+from eisbach.structure.flatness import FORBIDDEN
+from eisbach.types import Waveform
+
+# Which way each metric may push the judge: +1 only towards flat, -1 only towards developing, 0 either. A sign that contradicts
+# what the metric means could only be an accident of the calibration set.
+FEATURES = {
+    "lag_similarity": 1, "loop_strength": 1, "block_strength": -1, "motif_coverage": 0, "level_range": -1, "flux_gini": 0,
+}  # fmt: skip
+CONDITIONS = ("original", "decoded", "hiss")
+
+
+@dataclass
+class Row:
+    """One clip in one condition: the judge's metrics, in the order of FEATURES."""
+
+    kind: str
+    held_out: bool
+    condition: str
+    values: np.ndarray
+    clip: str
+
+
+def manifest_clips(path: Path, seconds: float, limit: int) -> Iterator[tuple[str, str, bool, Waveform]]:
+    from eisbach.data.manifest import load_manifest
+
+    manifest = load_manifest(path)
+    counts: dict[tuple[str, str], int] = {}
+    for row in manifest.rows:
+        kind = row.labels.get("kind")
+        key = (str(kind), row.split)
+        counts[key] = counts.get(key, 0) + 1
+        if kind is None or counts[key] > limit:
+            continue
+        yield row.id, kind, row.split == "held_out", read_audio(manifest.root / row.path, duration=seconds, mono=True)
+
+
+def synthetic_clips(count: int, seconds: float) -> Iterator[tuple[str, str, bool, Waveform]]:
+    for seed in range(count):
+        held_out = seed % 3 == 2
+        rng = np.random.default_rng([seed, 99])
+        letters = ["ABCD", "ABCA", "ABAC", "ABCDE"][seed % 4]
+        section = seconds / len(letters)
+        pieces = {
+            "developing": synthetic.form(letters, section, 1000 + seed),
+            "drone": synthetic.drone(1000 + seed, seconds),
+            "pad": synthetic.pad(1000 + seed, seconds),
+            "texture": synthetic.noise(1000 + seed, seconds),
+            "loop": synthetic.loop(float(2.0 ** rng.uniform(0.0, 4.0)), 1000 + seed, seconds),
+        }
+        for kind, piece in pieces.items():
+            yield f"synthetic-{kind}-{seed}", kind, held_out, piece
+
+
+def in_conditions(waveform: Waveform, codec: object | None, seed: int) -> Iterator[tuple[str, Waveform]]:
+    yield "original", waveform
+    if codec is not None:
+        yield "decoded", codec.decode(codec.encode(waveform))[0]
+    rng = np.random.default_rng(seed)
+    level = float(np.sqrt(np.mean(waveform.samples**2))) * 10 ** (-45 / 20)
+    hiss = rng.standard_normal(waveform.samples.shape, dtype=np.float32) * np.float32(level)
+    yield "hiss", Waveform(waveform.samples + hiss, waveform.sample_rate)
+
+
+def fit(values: np.ndarray, flat: np.ndarray, weight: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
+    """Weights and bias of the L2-penalised logistic model with sign bounds, by L-BFGS-B."""
+
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        logit = values @ parameters[:-1] + parameters[-1]
+        error = 1.0 / (1.0 + np.exp(-logit)) - flat
+        value = np.sum(weight * (np.logaddexp(0.0, logit) - flat * logit)) + 0.5 * penalty * np.sum(
+            parameters[:-1] ** 2
+        )
+        gradient = np.append(values.T @ (weight * error) + penalty * parameters[:-1], np.sum(weight * error))
+        return float(value), gradient
+
+    bounds = [{1: (0.0, None), -1: (None, 0.0), 0: (None, None)}[sign] for sign in FEATURES.values()] + [(None, None)]
+    solution = minimize(loss, np.zeros(values.shape[1] + 1), jac=True, method="L-BFGS-B", bounds=bounds)
+    return solution.x[:-1], float(solution.x[-1])
+
+
+def auc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """Probability that a random positive scores above a random negative, ties counting half."""
+    return float(np.mean((positive[:, None] > negative[None, :]) + 0.5 * (positive[:, None] == negative[None, :])))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--manifest", type=Path, action="append", default=[], help="labelled manifest (repeatable)")
+    parser.add_argument("--synthetic", type=int, default=0, help="seeds of synthetic pieces to add")
+    parser.add_argument("--limit", type=int, default=60, help="clips a kind and split at most")
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--codec", default="mel", help="codec for the 'decoded' condition, or 'none'")
+    parser.add_argument("--penalty", type=float, default=0.02)
+    default = Path(__file__).parents[1] / "src/eisbach/assets/structure/flatness.json"
+    parser.add_argument("--out", type=Path, default=default)
+    args = parser.parse_args()
+    if not args.manifest and not args.synthetic:
+        parser.error("give --manifest or --synthetic")
+    if FORBIDDEN & set(FEATURES):
+        parser.error("the judge must not use the weightings' statistics")
+    codec = None
+    if args.codec != "none":
+        from eisbach.codecs import load_codec
+
+        codec = load_codec(args.codec)
+
+    clips = [clip for path in args.manifest for clip in manifest_clips(path, args.seconds, args.limit)]
+    clips += list(synthetic_clips(args.synthetic, args.seconds))
+    rows: list[Row] = []
+    with Progress(len(clips), "calibrate") as bar:
+        for index, (name, kind, held_out, waveform) in enumerate(clips):
+            for condition, sound in in_conditions(waveform, codec, index):
+                metrics = analyze(sound).metrics
+                rows.append(Row(kind, held_out, condition, np.array([metrics[f] for f in FEATURES]), name))
+            bar.advance()
+
+    table = np.array([row.values for row in rows])
+    flat = np.array([row.kind != "developing" for row in rows], dtype=float)
+    train = np.array([not row.held_out for row in rows])
+    mean, scale = np.nanmean(table[train], axis=0), np.nanstd(table[train], axis=0)
+    standard = np.nan_to_num((table - mean) / scale)
+    kinds = sorted({row.kind for row in rows})
+    # developing weighs as much as all flat kinds together; flat kinds weigh the same
+    weight = np.zeros(len(rows))
+    for kind in kinds:
+        members = np.array([row.kind == kind for row in rows]) & train
+        weight[members] = (1.0 if kind == "developing" else 1.0 / (len(kinds) - 1)) / members.sum()
+    weights, bias = fit(standard[train], flat[train], weight[train], args.penalty)
+    score = standard @ weights + bias
+
+    report: dict[str, dict[str, dict[str, float]]] = {}
+    for condition in CONDITIONS:
+        chosen = np.array([row.condition == condition and row.held_out for row in rows])
+        if not chosen.any():
+            continue
+        real = score[chosen & (flat == 0)]
+        report[condition] = {
+            kind: {
+                "clips": int((chosen & members).sum()),
+                "auc": round(auc(score[chosen & members], real), 4),
+                "judged_flat": round(float((score[chosen & members] >= 0).mean()), 4),
+            }
+            for kind in kinds
+            if (members := np.array([row.kind == kind for row in rows])).any()
+        }
+        report[condition]["developing"].pop("auc")
+    write_json(
+        args.out,
+        {
+            "bias": round(bias, 6),
+            "features": {
+                name: {"mean": round(float(m), 6), "scale": round(float(s), 6), "weight": round(float(w), 6)}
+                for name, m, s, w in zip(FEATURES, mean, scale, weights, strict=True)
+            },
+            "held_out": report,
+            "calibrated_on": {
+                "seconds": args.seconds,
+                "clips": {kind: len({row.clip for row in rows if row.kind == kind}) for kind in kinds},
+                "synthetic_seeds": args.synthetic,
+                "penalty": args.penalty,
+                "metrics": [METRICS[name].name for name in FEATURES],
+            },
+        },
+    )
+    for condition, by_kind in report.items():
+        print(condition, {kind: list(numbers.values()) for kind, numbers in by_kind.items()})
+    print({name: round(float(w), 3) for name, w in zip(FEATURES, weights, strict=True)}, "bias", round(bias, 3))
+
+
+if __name__ == "__main__":
+    main()

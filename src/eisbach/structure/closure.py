@@ -1,0 +1,33 @@
+"""Closure: whether a piece ends where it began.
+
+Conventions: the texture distance (RMS dB) between the first and the last tenth of the piece, over the median distance between
+all pairs of textures. 0 is a full circle, 1 an end as far from the start as any two moments, above 1 an arrival elsewhere.
+A piece that does not move (median under 1 dB) has no value (NaN).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from eisbach.structure.features import Features
+from eisbach.structure.similarity import squared_distances
+from eisbach.structure.synthetic import Ladder, arc
+
+MIN_SECONDS = 12.0
+_MIN_MEDIAN_DB = 1.0
+
+
+def closure(features: Features) -> float:
+    """Start-to-end distance over the median pairwise distance, >= 0; NaN when the texture stands still."""
+    texture = features.texture
+    tenth = max(1, round(len(texture) / 10))
+    distances = np.sqrt(squared_distances(texture))
+    median = float(np.median(distances[np.triu_indices(len(texture), k=1)]))
+    if median < _MIN_MEDIAN_DB:
+        return float("nan")
+    ends = texture[:tenth].mean(axis=0) - texture[-tenth:].mean(axis=0)
+    return float(np.sqrt(np.mean(ends**2)) / median)
+
+
+LADDER = Ladder((120.0, 180.0, 240.0, 300.0, 360.0), arc, rising=False)
+"""Degrees walked along a circle of timbres; 360 closes it."""

@@ -1,0 +1,80 @@
+"""Where the energy of a clip lies: shares of bands, bandwidth, noise floor, clipping."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from eisbach.audio import check_samples, to_mono
+from eisbach.errors import UserError
+from eisbach.structure.features import Features
+from eisbach.structure.spectra import long_term_spectrum
+from eisbach.types import Waveform
+
+_BANDWIDTH_DB = 60.0
+_BAND_HZ = 100.0
+_FULL_SCALE = 0.99
+_CLIPPED_SHARE = 1e-4
+
+
+def energy_share(waveform: Waveform, *, low: float = 0.0, high: float | None = None) -> float:
+    """Share of the energy with low <= frequency < high, in [0, 1]; NaN for a clip without any energy.
+
+    ``energy_share(w, high=200)`` is the share below 200 Hz, ``energy_share(w, low=2000)`` the share above 2 kHz.
+
+    Parameters
+    ----------
+    waveform : Waveform
+        Any rate and channels; channels are averaged first.
+    low, high : float
+        Hz; `high=None` is the Nyquist frequency.
+
+    Raises
+    ------
+    AudioError
+        Empty or non-finite samples.
+    UserError
+        An empty or negative band.
+    """
+    check_samples(waveform.samples, "the waveform", allow_silent=True)
+    if low < 0 or (high is not None and high <= low):
+        raise UserError(f"the band {low}–{high} Hz is empty; give 0 <= low < high.")
+    spectrum = long_term_spectrum(to_mono(waveform).samples[0])
+    hz = np.linspace(0.0, waveform.sample_rate / 2, len(spectrum))
+    inside = (hz >= low) & ((hz < high) if high is not None else True)
+    total = float(spectrum.sum())
+    return float(spectrum[inside].sum() / total) if total > 0 else float("nan")
+
+
+def bandwidth_hz(samples: np.ndarray, sample_rate: int) -> float:
+    """Upper end of the highest 100 Hz band within 60 dB of the strongest one, Hz; NaN for silence."""
+    spectrum = long_term_spectrum(samples)
+    hz = np.linspace(0.0, sample_rate / 2, len(spectrum))
+    bands = np.bincount((hz / _BAND_HZ).astype(int), weights=spectrum)
+    counts = np.maximum(np.bincount((hz / _BAND_HZ).astype(int)), 1)
+    density = bands / counts
+    if density.max() <= 0.0:
+        return float("nan")
+    heard = np.flatnonzero(density > density.max() * 10 ** (-_BANDWIDTH_DB / 10))
+    return float(min((heard[-1] + 1) * _BAND_HZ, sample_rate / 2))
+
+
+def noise_floor_db(features: Features) -> float:
+    """Median over mel bands of their 5th percentile over time: dB below the clip's maximum, in [-80, 0]; NaN if silent."""
+    if len(features.mel_db) == 0:
+        return float("nan")
+    return float(np.median(np.percentile(features.mel_db, 5.0, axis=0)))
+
+
+def is_clipped(samples: np.ndarray) -> bool:
+    """Whether more than 0.01% of the samples lie in flat tops (3 or more in a row) at full scale.
+
+    Parameters
+    ----------
+    samples : np.ndarray [shape=(channels, n)]
+        As the file holds them: an encoder's overshoots beyond 1 count as full scale.
+    """
+    at_top = np.abs(samples) >= max(_FULL_SCALE, min(1.0, float(np.abs(samples).max())) - 1e-4)
+    if at_top.shape[-1] < 3:
+        return False
+    run = at_top[:, :-2] & at_top[:, 1:-1] & at_top[:, 2:]
+    return bool(run.sum() > _CLIPPED_SHARE * samples.size)

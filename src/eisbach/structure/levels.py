@@ -1,0 +1,24 @@
+"""Level range: how far the loudness travels.
+
+Conventions: P95 - P5 of the RMS level over 0.4 s windows (10 a second), in dB, after silence at the ends was trimmed. It is
+not EBU R128's loudness range, whose gate saturates near 25 LU.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from eisbach.structure.features import Features
+from eisbach.structure.synthetic import Ladder, crescendo
+
+MIN_SECONDS = 3.0
+
+
+def level_range(features: Features) -> float:
+    """P95 - P5 of the short-term level, dB, in [0, 80]."""
+    low, high = np.percentile(features.level_db, [5.0, 95.0])
+    return float(high - low)
+
+
+LADDER = Ladder((6.0, 12.0, 20.0, 30.0, 40.0, 60.0), crescendo)
+"""Rise of a crescendo, dB; the metric reads 0.9 of it."""

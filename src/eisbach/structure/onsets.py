@@ -1,0 +1,46 @@
+"""Flux Gini: how unevenly change is spread over time.
+
+Conventions: SuperFlux (Boeck & Widmer 2013): the positive difference of square-root mel power to the maximum over
+neighbouring bands 40 ms earlier, so that vibrato does not count as onsets; then the Gini coefficient of that flux over time.
+Few separate events give values near 1, a dense stream of them low ones. Changes under a thousandth of the clip's
+loudest frame are rounding and decoding noise and count as none; a clip without any change has no value (NaN).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from eisbach.structure.features import Features
+from eisbach.structure.synthetic import Ladder, onsets
+
+MIN_SECONDS = 3.0
+_LAG = 2  # frames of 20 ms: windows of 46 ms that hardly overlap
+_MIN_FLUX = 1e-3
+
+
+def spectral_flux(mel_db: np.ndarray) -> np.ndarray:
+    """SuperFlux of sqrt(mel power), relative to the loudest frame, [shape=(frames - 2,)]."""
+    root = 10.0 ** (mel_db / 20.0)
+    padded = np.pad(root[:-_LAG], ((0, 0), (1, 1)), mode="edge")
+    reference = np.maximum(np.maximum(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
+    flux = np.maximum(root[_LAG:] - reference, 0.0).sum(axis=1)
+    return flux / root.sum(axis=1).max()
+
+
+def gini(values: np.ndarray) -> float:
+    """Gini coefficient of non-negative values: 0 when all are equal, towards 1 when one holds everything."""
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    n, total = len(ordered), ordered.sum()
+    if total <= 0.0:
+        return float("nan")
+    return float(2.0 * np.sum(np.arange(1, n + 1) * ordered) / (n * total) - (n + 1) / n)
+
+
+def flux_gini(features: Features) -> float:
+    """Gini of the flux over time, in [0, 1]; NaN when nothing ever changes."""
+    flux = spectral_flux(features.mel_db)
+    return gini(np.where(flux >= _MIN_FLUX, flux, 0.0))
+
+
+LADDER = Ladder((0.5, 1.0, 2.0, 4.0, 8.0, 16.0), onsets, rising=False)
+"""Onsets a second."""
