@@ -2,9 +2,41 @@
 
 from __future__ import annotations
 
-from eisbach.errors import UserError
+from pathlib import Path
+
+import typer
 
 
-def train() -> None:
-    """(being built)."""
-    raise UserError("this command is being built.")
+def train(
+    recipe: Path = typer.Argument(..., metavar="RECIPE", help="YAML recipe; copy one from recipes/."),
+    overrides: list[str] = typer.Option(
+        [], "--set", metavar="KEY=VALUE", help="Change a key of the recipe, e.g. --set optimiser.lr=1e-4 (repeatable)."
+    ),
+    data: list[str] = typer.Option(
+        [], "--data", metavar="MANIFEST", help="Train on this manifest or folder instead of the recipe's (repeatable)."
+    ),
+    out: str = typer.Option("", "--out", metavar="FOLDER", help="Run folder instead of the recipe's."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Check the recipe, print it resolved and stop."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress bar and no notes."),
+) -> None:
+    """Train an adapter (or a whole model) by a recipe; the same command continues a stopped run.
+
+    Prints the run folder on standard output. Ctrl-C saves a checkpoint first. With several GPUs:
+    accelerate launch -m eisbach train RECIPE.
+    """
+    from eisbach.config import apply_overrides, build_config, dump_yaml, read_yaml
+    from eisbach.training.config import TrainConfig
+
+    values = apply_overrides(read_yaml(recipe), overrides)
+    if data:
+        group = values.get("data")
+        values["data"] = {**(group if isinstance(group, dict) else {}), "manifest": data}
+    if out:
+        values["out"] = out
+    config = build_config(TrainConfig, values, str(recipe))
+    if dry_run:
+        typer.echo(dump_yaml(config), nl=False)
+        return
+    from eisbach.training.loop import train as run
+
+    typer.echo(str(run(config, quiet=quiet)))

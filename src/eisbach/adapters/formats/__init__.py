@@ -1,0 +1,1 @@
+"""One file a format: how adapter weights are named and stored there."""

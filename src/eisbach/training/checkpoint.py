@@ -1,0 +1,242 @@
+"""Checkpoints: safetensors in a folder that appears whole or not at all, and is checked before it is believed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from eisbach.errors import CheckpointError, StorageError
+from eisbach.files import write_json
+
+STATE = "state.json"
+_NAME = re.compile(r"step-(\d{6,})")
+_ENOSPC = "os error 28"  # how safetensors words a full disk
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on disk.
+
+    Attributes
+    ----------
+    folder : Path
+    step : int
+        Steps that had been taken.
+    state : dict
+        What was passed as `state` when it was written.
+    """
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+
+
+@contextmanager
+def storage_errors(target: Path) -> Iterator[None]:
+    """Turns the ways in which a write can fail into one `StorageError` that names `target`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(
+            f"{target} could not be written ({reason}); what was saved before is intact: free some space and run "
+            "the same command again."
+        ) from error
+    except SafetensorError as error:
+        reason = "no space left on device" if _ENOSPC in str(error) else str(error)
+        raise StorageError(
+            f"{target} could not be written ({reason}); what was saved before is intact: free some space and run "
+            "the same command again."
+        ) from error
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _flush(path: Path) -> None:
+    """Forces a file or folder to the disk, so that the rename cannot overtake the content in a power failure."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_checkpoint(
+    root: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, torch.Tensor]],
+    texts: Mapping[str, Any],
+    state: Mapping[str, Any],
+    keep: int,
+) -> Path:
+    """Writes `root/step-NNNNNN/` through a hidden folder and a rename, then removes all but the newest `keep`.
+
+    Parameters
+    ----------
+    tensors : file name -> tensors by name
+        Written as safetensors.
+    texts : file name -> JSON value
+    state : mapping
+        What resuming compares and continues from; stored with the size and SHA-256 of every other file.
+
+    Raises
+    ------
+    StorageError
+        The disk is full or the folder cannot be written; older checkpoints are untouched.
+    """
+    folder = root / f"step-{step:06d}"
+    if folder.exists():
+        return folder  # the same step of the same run: equal content by construction
+    partial = root / f".step-{step:06d}.partial"
+    with storage_errors(folder):
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            for name, values in tensors.items():
+                kept = {key: value.detach().cpu().contiguous() for key, value in values.items()}
+                save_file(kept, partial / name, metadata={"format": "pt"})
+            for name, value in texts.items():
+                write_json(partial / name, value)
+            files = {path.name: _digest(path) for path in sorted(partial.iterdir())}
+            write_json(partial / STATE, {"step": step, **state, "files": files})
+            for path in partial.iterdir():
+                _flush(path)
+            partial.rename(folder)
+            _flush(root)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    for old in list_checkpoints(root)[:-keep]:
+        remove_checkpoint(old)
+    return folder
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Removes a checkpoint; a death half-way leaves a hidden folder, never half a checkpoint."""
+    hidden = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(hidden, ignore_errors=True)
+    folder.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def clean_leftovers(root: Path) -> None:
+    """Removes what a killed process left half-written or half-removed."""
+    for pattern in (".step-*.partial", ".step-*.removed"):
+        for folder in root.glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """The folders named step-NNNNNN that hold a state file, oldest first."""
+    found = [(int(match[1]), path) for path in root.glob("step-*") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found) if (path / STATE).is_file()]
+
+
+def newest_checkpoint(root: Path) -> Checkpoint | None:
+    """The newest complete checkpoint, its files checked against the sizes and hashes it was written with.
+
+    Folders without a state file are not complete and are passed over.
+
+    Raises
+    ------
+    CheckpointError
+        The newest one is damaged; the sentence names the fault and the last good checkpoint before it.
+    """
+    folders = list_checkpoints(root)
+    if not folders:
+        return None
+    try:
+        return open_checkpoint(folders[-1])
+    except CheckpointError as error:
+        good = next((path for path in reversed(folders[:-1]) if _is_good(path)), None)
+        way_out = (
+            f"delete that folder to continue from {good}" if good else "delete that folder to start from the beginning"
+        )
+        raise CheckpointError(f"{error} ({way_out}).") from error
+
+
+def _is_good(folder: Path) -> bool:
+    try:
+        open_checkpoint(folder)
+    except CheckpointError:
+        return False
+    return True
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """A checkpoint whose files are all there and unchanged.
+
+    Raises
+    ------
+    CheckpointError
+        One sentence that says which file is missing, truncated or altered.
+    """
+    try:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        step, files = int(state["step"]), dict(state["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the checkpoint {folder} has no readable {STATE}") from error
+    for name, recorded in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"the checkpoint {folder} is damaged: {name} is missing")
+        size = path.stat().st_size
+        if size != recorded["bytes"]:
+            raise CheckpointError(
+                f"the checkpoint {folder} is damaged: {name} has {size} bytes instead of {recorded['bytes']}"
+            )
+        if _digest(path)["sha256"] != recorded["sha256"]:
+            raise CheckpointError(f"the checkpoint {folder} is damaged: the content of {name} has changed")
+    return Checkpoint(folder, step, state)
+
+
+def read_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    """The tensors of one safetensors file; `CheckpointError` when missing or unreadable."""
+    path = folder / name
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no {name}, so it is not a checkpoint of this kind of run.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated or not a safetensors file ({error}).") from error
+
+
+def load_named(parameters: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], source: Path) -> None:
+    """Copies `tensors` into `parameters` of the same names and shapes, all of them or none.
+
+    Raises
+    ------
+    CheckpointError
+        Names or shapes differ; the sentence counts and names the first.
+    """
+    missing, unknown = sorted(parameters.keys() - tensors.keys()), sorted(tensors.keys() - parameters.keys())
+    if missing or unknown:
+        first = f"'{missing[0]}' is missing" if missing else f"'{unknown[0]}' is not in the model"
+        raise CheckpointError(
+            f"{source} is of another model: {len(parameters) - len(missing)} of {len(parameters)} tensors match, "
+            f"{len(missing)} are missing and {len(unknown)} unknown ({first})."
+        )
+    for name, parameter in parameters.items():
+        if parameter.shape != tensors[name].shape:
+            raise CheckpointError(
+                f"{source} is of another model: '{name}' has shape {list(tensors[name].shape)}, the model has "
+                f"{list(parameter.shape)}."
+            )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])

@@ -1,0 +1,318 @@
+"""What a training run is: every choice in one strict, frozen record, checked whole before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, ModelWrapValidatorHandler, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from eisbach.config import StrictModel
+
+_ADAPTER_DEFAULTS: dict[str, Any] = {"rank": 16, "alpha": 16.0, "dropout": 0.0, "exclude": []}
+
+
+class CropShare(StrictModel):
+    """One crop length and how often a step draws it.
+
+    Attributes
+    ----------
+    seconds : float
+        Length of the crop, s.
+    share : float
+        Relative frequency among the steps; the shares need not sum to 1.
+    """
+
+    seconds: float = Field(gt=0)
+    share: float = Field(default=1.0, gt=0)
+
+
+class DataConfig(StrictModel):
+    """Which clips are trained on.
+
+    Attributes
+    ----------
+    manifest : list of str
+        Manifest files or folders that hold a `manifest.jsonl`; one path may be given without a list.
+    crop_seconds : list of CropShare
+        Length of the training crops; a plain number is one length. With several, each step draws one of them,
+        so that every batch has a single length.
+    select : mapping of str to str
+        Only clips whose labels have these values (the *oracle* arm: ``{flat: "false"}``).
+    split : "train" or "all"
+        Which clips train; "all" trains on the held-out clips too and switches the held-out loss off.
+    cache : str or None
+        Folder of the latent cache; None is `latents/` beside each manifest.
+    """
+
+    manifest: list[str] = Field(min_length=1)
+    crop_seconds: list[CropShare] = Field(default=[CropShare(seconds=30.0)], min_length=1)
+    select: dict[str, str] = Field(default_factory=dict)
+    split: Literal["train", "all"] = "train"
+    cache: str | None = None
+
+    @field_validator("manifest", mode="before")
+    @classmethod
+    def _one_manifest(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("crop_seconds", mode="before")
+    @classmethod
+    def _one_length(cls, value: object) -> object:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return [{"seconds": value}]
+        return value
+
+    @field_validator("crop_seconds")
+    @classmethod
+    def _distinct_lengths(cls, value: list[CropShare]) -> list[CropShare]:
+        if len({crop.seconds for crop in value}) != len(value):
+            raise ValueError("each crop length may be listed once; give it a larger share instead")
+        return value
+
+    @field_validator("select", mode="before")
+    @classmethod
+    def _labels_are_text(cls, value: object) -> object:
+        # YAML reads an unquoted false as a boolean, while labels are text: "false" is what the manifest holds.
+        if isinstance(value, Mapping):
+            return {key: str(item).lower() if isinstance(item, bool) else item for key, item in value.items()}
+        return value
+
+
+class AdapterConfig(StrictModel):
+    """The low-rank adapter; type "none" trains every parameter of the model.
+
+    Attributes
+    ----------
+    type : "dora", "lora" or "none"
+    rank : int or None
+        Rank r of the update B·A (default 16; None with type "none").
+    alpha : float or None
+        The update is scaled by alpha / rank (default 16).
+    dropout : float or None
+        In [0, 1): share of the adapter's inputs dropped (default 0).
+    targets : list of str, str or None
+        Names of the linear layers (suffixes, or one regular expression); None is the backbone's own choice.
+    exclude : list of str or None
+        Layers left out of `targets` (default none).
+    """
+
+    type: Literal["dora", "lora", "none"] = "dora"
+    rank: int | None = Field(default=None, ge=1)
+    alpha: float | None = Field(default=None, gt=0)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    targets: list[str] | str | None = None
+    exclude: list[str] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_defaults(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        filled = dict(values)
+        if filled.get("type", "dora") != "none":
+            for key, default in _ADAPTER_DEFAULTS.items():
+                if filled.get(key) is None:
+                    filled[key] = default
+        return filled
+
+
+class WeightingConfig(StrictModel):
+    """How the losses of a batch are weighted (see `eisbach.weighting`).
+
+    Attributes
+    ----------
+    sample : str
+        Weight on the sample axis: "none", or a name of `weighting.SAMPLE_WEIGHTINGS`.
+    noise_level : str
+        Weight on the noise-level axis: "none", or a name of `weighting.NOISE_WEIGHTINGS`.
+    reduction : "sample" or "batch"
+        A weight for each sample (§5 of the barrier paper), or one scalar a step (its Eq. 5, as printed).
+    normalisation : "none" or "mean1"
+        Whether the weights are rescaled to mean 1 over the global batch.
+    strength : float
+        λ of Eq. 5, in [0, 1]: 0 is the unweighted loss.
+    options : mapping
+        Further options of the weighting that was named.
+    """
+
+    sample: str = "none"
+    noise_level: str = "none"
+    reduction: Literal["sample", "batch"] = "sample"
+    normalisation: Literal["none", "mean1"] = "none"
+    strength: float = Field(default=0.5, ge=0, le=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class NoiseLevelConfig(StrictModel):
+    """The density that training noise levels t are drawn from; None is the backbone's own."""
+
+    density: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class OptimiserConfig(StrictModel):
+    """AdamW. `lr` is the peak after warm-up."""
+
+    lr: float = Field(default=5e-5, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(default=0.01, ge=0)
+    eps: float = Field(default=1e-8, gt=0)
+
+    @field_validator("betas")
+    @classmethod
+    def _betas_in_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError("both betas must lie in [0, 1)")
+        return value
+
+
+class HeldOutConfig(StrictModel):
+    """Loss on held-out clips at fixed noise levels and fixed noise.
+
+    Attributes
+    ----------
+    every : int
+        Steps between evaluations; 0 never evaluates.
+    noise_levels : list of float
+        Values of t in (0, 1].
+    batches : int
+        Batches of `batch_size` clips, the same ones each time.
+    select : mapping of str to str
+        Only held-out clips whose labels have these values. `data.select` does not apply here, so that arms which
+        train on different clips are compared on the same ones.
+    """
+
+    every: int = Field(default=100, ge=0)
+    noise_levels: list[float] = Field(default=[0.1, 0.3, 0.5, 0.7, 0.9], min_length=1)
+    batches: int = Field(default=2, ge=1)
+    select: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("noise_levels")
+    @classmethod
+    def _levels_in_range(cls, value: list[float]) -> list[float]:
+        if not all(0 < level <= 1 for level in value):
+            raise ValueError("every noise level must lie in (0, 1]; t = 1 is noise")
+        return value
+
+
+class CheckpointConfig(StrictModel):
+    """A checkpoint every `every` steps (and at the end); the newest `keep` stay on disk."""
+
+    every: int = Field(default=100, ge=1)
+    keep: int = Field(default=2, ge=1)
+
+
+class TrainConfig(StrictModel):
+    """One training run.
+
+    Attributes
+    ----------
+    model : str or mapping
+        "embedded", a folder that a backbone was saved in, or ``{create: {...}}`` for a fresh backbone of that
+        configuration (base training).
+    batch_size : int
+        Samples in a micro-batch of one process.
+    accumulation : int
+        Micro-batches a step. Processes and micro-batches are interchangeable: the global batch counts.
+    schedule : "constant" or "cosine"
+        Learning rate after `warmup_steps` linear steps; cosine ends at zero.
+    max_grad_norm : float or None
+        Gradient norm above which the gradient is rescaled; None never clips.
+    condition_dropout : float
+        Share of samples whose caption is dropped, for classifier-free guidance.
+    precision : "auto", "fp32" or "bf16"
+        auto is bf16 on a GPU that has it in hardware, fp32 elsewhere. Weights stay fp32.
+    ema_decay : float or None
+        Decay of an exponential moving average of the trained weights; the average is what is evaluated and
+        shipped. None keeps none.
+    out : str
+        The run folder.
+    """
+
+    model: str | dict[str, Any] = "embedded"
+    data: DataConfig
+    adapter: AdapterConfig = AdapterConfig()
+    weighting: WeightingConfig = WeightingConfig()
+    noise_levels: NoiseLevelConfig = NoiseLevelConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    steps: int = Field(default=1000, ge=1)
+    batch_size: int = Field(default=4, ge=1)
+    accumulation: int = Field(default=1, ge=1)
+    warmup_steps: int = Field(default=0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    condition_dropout: float = Field(default=0.1, ge=0, le=1)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    held_out: HeldOutConfig = HeldOutConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    compile: bool = False
+    log_every: int = Field(default=10, ge=1)
+    tensorboard: bool = True
+    out: str = "runs/train"
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _report_together(cls, values: Any, handler: ModelWrapValidatorHandler[TrainConfig]) -> TrainConfig:
+        """Adds contradictions between keys to the faults of single keys, so that one message lists them all."""
+        lines = contradictions(values) if isinstance(values, Mapping) else []
+        try:
+            config = handler(values)
+        except ValidationError as error:
+            single = [
+                InitErrorDetails(type=item["type"], loc=item["loc"], input=item["input"], ctx=item.get("ctx", {}))
+                for item in error.errors()
+            ]
+            raise ValidationError.from_exception_data(cls.__name__, [*single, *lines]) from None
+        if lines:
+            raise ValidationError.from_exception_data(cls.__name__, lines)
+        return config
+
+
+def contradictions(values: Mapping[str, Any]) -> list[InitErrorDetails]:
+    """Faults between keys of a configuration that may still hold faults in single keys."""
+    found: list[InitErrorDetails] = []
+
+    def fault(key: str, message: str, value: object) -> None:
+        error = PydanticCustomError("contradiction", "{message}", {"message": message})
+        found.append(InitErrorDetails(type=error, loc=tuple(key.split(".")), input=value))
+
+    def group(name: str) -> Mapping[str, Any]:
+        value = values.get(name)
+        return value if isinstance(value, Mapping) else {}
+
+    adapter, weighting, levels, data = (group(name) for name in ("adapter", "weighting", "noise_levels", "data"))
+    if adapter.get("type") == "none":
+        for key in ("rank", "alpha", "dropout", "targets", "exclude"):
+            if adapter.get(key) is not None:
+                fault(f"adapter.{key}", "means nothing when adapter.type is none; leave it out", adapter[key])
+    if weighting.get("reduction") == "batch" and weighting.get("normalisation") == "mean1":
+        message = (
+            "mean1 would turn the one weight of reduction batch into exactly 1; use normalisation none, "
+            "or reduction sample"
+        )
+        fault("weighting.normalisation", message, "mean1")
+    both_none = all(weighting.get(axis, "none") == "none" for axis in ("sample", "noise_level"))
+    if both_none and weighting.get("options"):
+        message = "there is no weighting to give options to; name weighting.sample or weighting.noise_level"
+        fault("weighting.options", message, weighting["options"])
+    if levels.get("options") and levels.get("density") is None:
+        message = "there is no density to give options to; name noise_levels.density"
+        fault("noise_levels.options", message, levels["options"])
+    steps, warmup = values.get("steps", 1000), values.get("warmup_steps", 0)
+    if isinstance(steps, int) and isinstance(warmup, int) and warmup > steps:
+        fault("warmup_steps", f"must be at most steps ({steps})", warmup)
+    if data.get("split") == "all" and group("held_out").get("every", 100):
+        message = "split all trains on the held-out clips, so set held_out.every to 0"
+        fault("data.split", message, "all")
+    model = values.get("model")
+    if isinstance(model, Mapping):
+        if set(model) != {"create"} or not isinstance(model.get("create"), Mapping):
+            fault("model", 'must be "embedded", a folder, or {create: {...}}', dict(model))
+        elif adapter.get("type") != "none":
+            message = "a freshly created model needs adapter.type none: an adapter on random weights learns nothing"
+            fault("adapter.type", message, adapter.get("type", "dora"))
+    return found

@@ -1,0 +1,162 @@
+"""What a run writes down: one row of metrics.jsonl a logged step, and the same numbers as TensorBoard scalars."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from eisbach.errors import StorageError
+from eisbach.files import write_text
+from eisbach.training.step import NOISE_LEVEL_BINS, StepOutput, sums_by_noise_level
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+_SUMS = ("samples", "steps", "loss", "weighted", "grad_norm", "weight", "weight_squared", "belief", "beliefs")
+
+
+class Window:
+    """Sums over the steps since the last logged one, kept on the device so that no step waits for the host.
+
+    `tensors` and `load` make it part of a checkpoint: a row that spans a resumption equals the uninterrupted one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(len(_SUMS), device=device)
+        self.levels = torch.zeros(2, NOISE_LEVEL_BINS, device=device)
+
+    def add_micro_batch(self, output: StepOutput) -> None:
+        """Adds the samples of one micro-batch."""
+        terms = output.partial.terms
+        known = ~terms.belief.isnan()
+        zero = self.sums.new_zeros(())
+        self.sums += torch.stack(
+            [
+                zero + len(terms.per_sample),
+                zero,
+                terms.per_sample.sum(),
+                zero,
+                zero,
+                terms.weight.sum(),
+                terms.weight.square().sum(),
+                torch.where(known, terms.belief, 0.0).sum(),
+                known.sum().float(),
+            ]
+        )
+        self.levels += sums_by_noise_level(terms.per_sample, output.t)
+
+    def add_step(self, weighted_loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
+        """Adds what exists once a step: the weighted loss of the global batch and the gradient norm before clipping."""
+        self.sums[_SUMS.index("steps")] += 1
+        self.sums[_SUMS.index("weighted")] += weighted_loss
+        self.sums[_SUMS.index("grad_norm")] += grad_norm
+
+    def means(self, sums: torch.Tensor, levels: torch.Tensor) -> dict[str, Any]:
+        """The row for sums that may have been added over processes (weighted loss and norm are per step, not per process)."""
+        total = dict(zip(_SUMS, sums.tolist(), strict=True))
+        samples, steps = max(total["samples"], 1.0), max(total["steps"], 1.0)
+        weight = total["weight"] / samples
+        spread = max(0.0, total["weight_squared"] / samples - weight**2)
+        sized = total["weight_squared"] > 0
+        by_level = {
+            f"{index / NOISE_LEVEL_BINS:.1f}": value / count if count else None
+            for index, (value, count) in enumerate(zip(*levels.tolist(), strict=True))
+        }
+        return {
+            "loss": total["loss"] / samples,
+            "weighted_loss": total["weighted"] / steps,
+            "grad_norm": total["grad_norm"] / steps,
+            "weight_mean": weight,
+            "weight_cv": math.sqrt(spread) / weight if weight else None,
+            "effective_sample_share": total["weight"] ** 2 / (samples * total["weight_squared"]) if sized else None,
+            "belief_mean": total["belief"] / total["beliefs"] if total["beliefs"] else None,
+            "loss_by_noise_level": by_level,
+        }
+
+    def reset(self) -> None:
+        """Starts the next window."""
+        self.sums.zero_()
+        self.levels.zero_()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The state, for a checkpoint."""
+        return {"window.sums": self.sums, "window.levels": self.levels}
+
+    def load(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Continues from `tensors`."""
+        self.sums.copy_(tensors["window.sums"])
+        self.levels.copy_(tensors["window.levels"])
+
+
+class MetricsFile:
+    """metrics.jsonl: rows in order of their step, each step once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def truncate_after(self, step: int) -> None:
+        """Drops the rows beyond `step`, and a last line that a death cut short, so that resuming repeats no step."""
+        if not self.path.is_file():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            if row["step"] <= step:
+                kept.append(line + "\n")
+        write_text(self.path, "".join(kept))
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Adds one row; numbers that are not finite are written as null.
+
+        Raises
+        ------
+        StorageError
+            The disk is full.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
+        except OSError as error:
+            raise StorageError(
+                f"{self.path} could not be written ({error.strerror or error}); the last checkpoint is intact: free "
+                "some space and run the same command again."
+            ) from error
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Board:
+    """TensorBoard scalars of the same rows; `folder` None writes none."""
+
+    def __init__(self, folder: Path | None, first_step: int) -> None:
+        self._writer: SummaryWriter | None = None
+        if folder is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder), purge_step=first_step)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Writes every number of a row; nested keys become `group/key`."""
+        if self._writer is None:
+            return
+        for key, value in row.items():
+            for name, number in value.items() if isinstance(value, dict) else [("", value)]:
+                if key != "step" and isinstance(number, (int, float)):
+                    self._writer.add_scalar(f"{key}/{name}" if name else key, number, row["step"])
+
+    def close(self) -> None:
+        """Flushes what is waiting."""
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,107 @@
+"""AdamW with its state as plain tensors, the learning rate as a function of the step, and the weight average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from eisbach.errors import CheckpointError
+from eisbach.training.config import OptimiserConfig
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def learning_rate_factor(step: int, steps: int, warmup_steps: int, schedule: str) -> float:
+    """Multiplier of the peak learning rate at `step` (counted from 0): linear warm-up, then constant or cosine.
+
+    The first warm-up step already moves (1 / warmup_steps); cosine reaches zero only after the last step.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    share = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+def build_optimiser(parameters: Mapping[str, nn.Parameter], config: OptimiserConfig) -> torch.optim.AdamW:
+    """Fused AdamW. Vectors (norm gains, biases, DoRA magnitudes) are not decayed towards zero."""
+    decayed = [parameter for parameter in parameters.values() if parameter.dim() > 1]
+    kept = [parameter for parameter in parameters.values() if parameter.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        fused=True,
+    )
+
+
+def optimiser_tensors(
+    optimiser: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+) -> dict[str, torch.Tensor]:
+    """The optimiser's state as a flat dictionary ``{moment}.{parameter name}``."""
+    return {
+        f"{moment}.{name}": optimiser.state[parameter][moment]
+        for name, parameter in parameters.items()
+        if parameter in optimiser.state
+        for moment in _MOMENTS
+    }
+
+
+def load_optimiser(
+    optimiser: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    tensors: Mapping[str, torch.Tensor],
+) -> None:
+    """Restores what `optimiser_tensors` gave.
+
+    Raises
+    ------
+    CheckpointError
+        A tensor belongs to no parameter or has another shape.
+    """
+    known = {f"{moment}.{name}" for name in parameters for moment in _MOMENTS}
+    if unknown := sorted(tensors.keys() - known):
+        raise CheckpointError(f"the optimiser's state is of another model: '{unknown[0]}' belongs to no parameter.")
+    for name, parameter in parameters.items():
+        state = {moment: tensors.get(f"{moment}.{name}") for moment in _MOMENTS}
+        if all(value is None for value in state.values()):
+            continue  # a parameter that has never had a gradient has no state
+        for moment, value in state.items():
+            if value is None or (moment != "step" and value.shape != parameter.shape):
+                raise CheckpointError(f"the optimiser's state is of another model: '{moment}.{name}' does not fit.")
+        optimiser.state[parameter] = {
+            moment: value.to(parameter.device) for moment, value in state.items() if value is not None
+        }
+
+
+class WeightAverage:
+    """Exponential moving average of parameters: ``average += (1 - d)·(weights - average)``.
+
+    Early on d = (1 + step) / (10 + step) where that is below `decay`, so that the average does not remember the
+    starting point for 1 / (1 - decay) steps.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        self.decay = decay
+        self.parameters = dict(parameters)
+        self.average = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Moves the average towards the weights after `step` steps (counted from 1)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1.0 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchanges weights and average in place; a second call undoes the first."""
+        for name, parameter in self.parameters.items():
+            kept = parameter.detach().clone()
+            parameter.copy_(self.average[name])
+            self.average[name].copy_(kept)

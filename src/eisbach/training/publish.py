@@ -1,0 +1,70 @@
+"""The result of a run: the adapter or the model that people play, stamped with what it was trained on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from eisbach import __version__
+from eisbach.adapters.formats import peft as peft_format
+from eisbach.files import write_json
+from eisbach.training.checkpoint import storage_errors
+from eisbach.training.run_folder import RunFolder
+from eisbach.training.trainer import Trainer
+
+
+def publish(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
+    """Writes `adapter/` or `model/` (the averaged weights when an average is kept) and returns the content of result.json."""
+    config = trainer.config
+    kind = "model" if trainer.adapter is None else "adapter"
+    stamp = {
+        "kind": kind,
+        "eisbach_version": __version__,
+        "steps": trainer.step,
+        "averaged": trainer.average is not None,
+        "clips": trainer.data.clips,
+        **trainer.origin,
+        "weighting": config.weighting.model_dump(mode="json"),
+    }
+
+    def write(target: Path) -> None:
+        if trainer.adapter is None:
+            trainer.backbone.save(target)
+            write_json(target / peft_format.STAMP, stamp)
+        else:
+            peft_format.save(target, trainer.backbone.module, trainer.adapter, stamp)
+
+    with trainer.averaged():
+        replace_folder(folder.root / kind, write)
+    return {"steps": trainer.step, "kind": kind, "path": kind, **_last_losses(folder.metrics), "stamp": stamp}
+
+
+def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
+    """Calls `write(partial folder)` and renames it onto `target`, whose old content goes last."""
+    partial, old = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.old")
+    with storage_errors(target):
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            write(partial)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        if target.exists():
+            target.rename(old)
+        partial.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _last_losses(metrics: Path) -> dict[str, Any]:
+    """The last training loss and the last held-out loss of the metrics file."""
+    last: dict[str, Any] = {"loss": None, "held_out_loss": None}
+    if metrics.is_file():
+        for line in metrics.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            last |= {key: row[key] for key in last if row.get(key) is not None}
+    return last

@@ -1,0 +1,127 @@
+"""The run folder: what is in it, whether a configuration may continue it, and its stamp of origin."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from eisbach import __version__
+from eisbach.config import build_config, read_yaml, save_config
+from eisbach.errors import ConfigError, StorageError
+from eisbach.files import read_json, write_json
+from eisbach.training.config import TrainConfig
+
+FREE_KEYS = ("out", "tensorboard", "log_every", "checkpoint.every", "checkpoint.keep", "data.cache")
+"""Keys that may change when a run is continued: none of them changes the weights."""
+
+_PACKAGES = ("torch", "diffusers", "peft", "accelerate", "safetensors", "numpy")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.root / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One row a logged step."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """step-NNNNNN/ folders."""
+        return self.root / "checkpoints"
+
+    @property
+    def result(self) -> Path:
+        """Written last: the run is finished."""
+        return self.root / "result.json"
+
+    def finished_steps(self) -> int:
+        """Steps of a finished run; 0 when it is not finished."""
+        return int(read_json(self.result, "result")["steps"]) if self.result.is_file() else 0
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def recipe_hash(config: TrainConfig) -> str:
+    """Hash of every key that decides the weights. With a constant schedule the number of steps does not decide a step."""
+    free = (*FREE_KEYS, "steps") if config.schedule == "constant" else FREE_KEYS
+    kept = {key: value for key, value in flatten(config.model_dump(mode="json")).items() if key not in free}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def changed_keys(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Keys that differ and matter, with both values. Adding steps to a constant schedule is a continuation."""
+    before, now = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
+    changed = {
+        key: (before.get(key), now.get(key))
+        for key in sorted(before.keys() | now.keys())
+        if key not in FREE_KEYS and before.get(key) != now.get(key)
+    }
+    if old.schedule == new.schedule == "constant" and new.steps > old.steps:
+        changed.pop("steps", None)
+    return changed
+
+
+def open_run(config: TrainConfig) -> RunFolder:
+    """The run folder of a configuration, made when it is not there, with `config.yaml` and `versions.json`.
+
+    Raises
+    ------
+    ConfigError
+        The folder holds a run of another configuration (the changed keys are listed), or something that is no run.
+    StorageError
+        The folder cannot be written.
+    """
+    folder = RunFolder(Path(config.out))
+    if folder.root.exists() and not folder.root.is_dir():
+        raise ConfigError(f"out is {folder.root}, which is a file; name a folder.")
+    if folder.config.is_file():
+        old = build_config(TrainConfig, read_yaml(folder.config), str(folder.config))
+        if changed := changed_keys(old, config):
+            listed = "; ".join(f"{key} was {was!r} and is now {now!r}" for key, (was, now) in changed.items())
+            raise ConfigError(
+                f"{folder.root} holds a run of another configuration: {listed}; choose another out, or delete the folder."
+            )
+    elif folder.checkpoints.is_dir() and any(folder.checkpoints.iterdir()):
+        raise ConfigError(f"{folder.root} holds checkpoints but no config.yaml; choose another out.")
+    try:
+        folder.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"the run folder {folder.root} cannot be made ({error.strerror or error}).") from error
+    save_config(config, folder.config)
+    write_json(folder.root / "versions.json", versions())
+    return folder
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, Python and what the numbers depend on."""
+    found = {"eisbach": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

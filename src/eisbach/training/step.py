@@ -1,0 +1,157 @@
+"""One micro-batch of training as a pure function of (model, batch, generator): no clock, no files, no global state."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from eisbach.diffusion.noise_levels import NoiseLevelDensity
+from eisbach.diffusion.paths import Path as NoisingPath
+from eisbach.diffusion.targets import make_sample
+from eisbach.types import Conditioning, LatentBatch
+
+if TYPE_CHECKING:
+    from eisbach.weighting import PartialLoss, Weighting
+
+NOISE_LEVEL_BINS = 10
+"""Diagnostics report the loss in this many equal bins of t over [0, 1]."""
+
+Predict = Callable[[torch.Tensor, torch.Tensor, Conditioning], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is being learnt, apart from the weights of the network.
+
+    Attributes
+    ----------
+    path : the noising path.
+    target : "eps", "x0", "v" or "u".
+    density : draws t.
+    weighting : weighs the losses of the batch.
+    condition_dropout : float in [0, 1]
+        Share of samples trained without their caption.
+    null_condition : Conditioning -> Conditioning
+        The unconditional input that keeps the duration.
+    """
+
+    path: NoisingPath
+    target: str
+    density: NoiseLevelDensity
+    weighting: Weighting
+    condition_dropout: float
+    null_condition: Callable[[Conditioning], Conditioning]
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What one micro-batch gives.
+
+    Attributes
+    ----------
+    partial : PartialLoss
+        `partial.unscaled` is to be differentiated; `partial.stats` are added over micro-batches and processes.
+    t : torch.Tensor [shape=(B,)]
+        The noise levels drawn.
+    """
+
+    partial: PartialLoss
+    t: torch.Tensor
+
+
+def step_generator(*numbers: int) -> torch.Generator:
+    """A CPU generator whose state depends on `numbers` alone: (seed, step, micro-batch) for training.
+
+    The numbers are hashed, so that neighbouring steps and seeds share nothing. It lives on the CPU so that
+    every device draws the same noise.
+    """
+    digest = hashlib.blake2b(",".join(str(int(number)) for number in numbers).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def masked_mean_square(error: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Mean of error² over channels and valid frames, for each sample.
+
+    Parameters
+    ----------
+    error : torch.Tensor [shape=(B, C, T)]
+    mask : torch.Tensor [shape=(B, T), bool] or None
+        True on valid frames.
+
+    Returns
+    -------
+    torch.Tensor [shape=(B,), float32]
+    """
+    square = error.float().square().mean(dim=1)
+    if mask is None:
+        return square.mean(dim=-1)
+    return (square * mask).sum(dim=-1) / mask.sum(dim=-1).clamp(min=1)
+
+
+def drop_conditions(conditioning: Conditioning, null: Conditioning, drop: torch.Tensor) -> Conditioning:
+    """The conditioning with the rows where `drop` (B,) is True replaced by the unconditional ones."""
+
+    def mix(kept: torch.Tensor, dropped: torch.Tensor) -> torch.Tensor:
+        return torch.where(drop.view(-1, *[1] * (kept.dim() - 1)), dropped, kept)
+
+    token_mask = conditioning.token_mask
+    if token_mask is not None and null.token_mask is not None:
+        token_mask = mix(token_mask, null.token_mask)
+    return Conditioning(
+        mix(conditioning.tokens, null.tokens), mix(conditioning.global_embed, null.global_embed), token_mask
+    )
+
+
+def micro_step(
+    predict: Predict,
+    objective: Objective,
+    batch: LatentBatch,
+    conditioning: Conditioning,
+    generator: torch.Generator,
+) -> StepOutput:
+    """The weighted loss of one micro-batch.
+
+    Parameters
+    ----------
+    predict : (x_t (B, C, T), t (B,), conditioning) -> output (B, C, T)
+    batch : LatentBatch
+        On the device of the model.
+    conditioning : Conditioning
+        One row a sample, on the device of the model.
+    generator : torch.Generator
+        On the CPU; the only source of randomness. t, noise and dropped captions are drawn in that order whatever
+        the weighting is, so two arms with one seed differ in their weighting only.
+
+    Returns
+    -------
+    StepOutput
+    """
+    x0 = batch.latents
+    t = objective.density.sample(x0.shape[0], generator=generator, num_frames=x0.shape[-1])
+    noise = torch.randn(x0.shape, generator=generator)
+    drop = torch.rand(x0.shape[0], generator=generator) < objective.condition_dropout
+    t, noise, drop = (drawn.to(x0.device, non_blocking=True) for drawn in (t, noise, drop))
+    sample = make_sample(objective.path, objective.target, x0, noise, t)
+    conditioning = drop_conditions(conditioning, objective.null_condition(conditioning), drop)
+    output = predict(sample.x_t, t, conditioning).float()
+    partial = objective.weighting.partial(
+        masked_mean_square(output - sample.target, batch.mask),
+        output,
+        x_t=sample.x_t,
+        t=t,
+        path=objective.path,
+        target=objective.target,
+        mask=batch.mask,
+    )
+    return StepOutput(partial, t)
+
+
+def sums_by_noise_level(values: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """Sums and counts of `values` (B,) in the bins of t: shape (2, NOISE_LEVEL_BINS)."""
+    index = (t * NOISE_LEVEL_BINS).long().clamp(0, NOISE_LEVEL_BINS - 1)
+    member = torch.nn.functional.one_hot(index, NOISE_LEVEL_BINS).to(values.dtype)
+    return torch.stack([values @ member, member.sum(dim=0)])

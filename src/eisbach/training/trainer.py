@@ -1,0 +1,266 @@
+"""The state of a run and what one step does to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from eisbach.adapters.formats import peft as peft_format
+from eisbach.errors import CheckpointError
+from eisbach.training.checkpoint import Checkpoint, load_named, read_tensors, write_checkpoint
+from eisbach.training.conditioning import ConditioningCache
+from eisbach.training.config import TrainConfig
+from eisbach.training.data import TrainingData
+from eisbach.training.guard import FiniteGuard
+from eisbach.training.held_out import HeldOut
+from eisbach.training.logging import Window
+from eisbach.training.optimisation import (
+    WeightAverage,
+    build_optimiser,
+    learning_rate_factor,
+    load_optimiser,
+    optimiser_tensors,
+)
+from eisbach.training.step import Objective, micro_step, step_generator
+from eisbach.types import Conditioning, LatentBatch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from eisbach.backbones.base import Backbone
+
+OPTIMISER, MODEL, AVERAGE = "optimizer.safetensors", "model.safetensors", "average.safetensors"
+
+
+class Predictor(nn.Module):
+    """`backbone.predict` as a module, which is what data-parallel wrappers and the compiler take hold of."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.module = backbone.module
+        self._predict = backbone.predict
+
+    def forward(self, x_t: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """The network's output (B, C, T)."""
+        return self._predict(x_t, t, conditioning)
+
+
+@dataclass
+class Trainer:
+    """Everything that changes during training.
+
+    Attributes
+    ----------
+    parameters : the trained parameters by name, fp32.
+    adapter : peft's configuration, or None when every parameter trains.
+    origin : what checkpoints are stamped with and compared to: base identity, recipe and manifest hashes.
+    """
+
+    config: TrainConfig
+    accelerator: Accelerator
+    backbone: Backbone
+    objective: Objective
+    data: TrainingData
+    parameters: dict[str, nn.Parameter]
+    adapter: Any
+    origin: dict[str, Any]
+    step: int = 0
+    random_layers: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.device: torch.device = self.accelerator.device
+        self.backbone.module.to(self.device).train()
+        predictor: nn.Module = Predictor(self.backbone)
+        if self.config.compile:
+            predictor.compile()
+        self.predictor = self.accelerator.prepare_model(predictor)
+        self.conditioning = ConditioningCache(self.backbone, self.device)
+        self.optimiser = build_optimiser(self.parameters, self.config.optimiser)
+        self.average = WeightAverage(self.parameters, self.config.ema_decay) if self.config.ema_decay else None
+        self.window = Window(self.device)
+        self.guard = FiniteGuard(self.device, self._gather_names)
+        self.random_layers = any(
+            isinstance(layer, nn.Dropout) and layer.p > 0 for layer in self.backbone.module.modules()
+        )
+
+    def to_device(self, batch: LatentBatch) -> LatentBatch:
+        """The batch with its tensors on the training device; captions and durations are read on the host."""
+        mask = None if batch.mask is None else batch.mask.to(self.device, non_blocking=True)
+        return replace(batch, latents=batch.latents.to(self.device, non_blocking=True), mask=mask)
+
+    def take_step(self) -> None:
+        """One update from `accumulation` micro-batches on every process.
+
+        Raises
+        ------
+        NonFiniteLossError
+            The loss or its gradient is not finite (on a GPU: found at the next check).
+        """
+        step, config = self.step, self.config
+        parts = [self._micro_batch(step, micro) for micro in range(config.accumulation)]
+        stats = torch.stack([part for part, _ in parts]).sum(dim=0)
+        unscaled = torch.stack([part for _, part in parts]).sum()
+        world = self.accelerator.num_processes
+        if world > 1:
+            stats = self.accelerator.reduce(stats, reduction="sum")
+            unscaled = self.accelerator.reduce(unscaled, reduction="sum")
+        factor = self.objective.weighting.gradient_factor(stats)
+        # Data-parallel wrappers average gradients over processes, while a global batch sums them.
+        grad_norm = self._scale_and_clip(factor * world)
+        weighted = unscaled * factor
+        self.guard.observe(step + 1, weighted, grad_norm)
+        self.window.add_step(weighted, grad_norm)
+        self._update(step)
+        self.step = step + 1
+
+    def _micro_batch(self, step: int, micro: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Adds the gradients of one micro-batch; returns its statistics and its unscaled loss, both detached."""
+        config, processes = self.config, self.accelerator.num_processes
+        index = (step * config.accumulation + micro) * processes + self.accelerator.process_index
+        batch = self.to_device(self.data.batch(step, index, config.batch_size))
+        generator = step_generator(config.seed, index)
+        # Gradients are exchanged between processes once a step, with the last micro-batch.
+        waits = processes > 1 and micro < config.accumulation - 1
+        quiet = self.accelerator.no_sync(self.predictor) if waits else nullcontext()
+        with quiet, torch.random.fork_rng(enabled=self.random_layers):
+            if self.random_layers:  # dropout inside the network has no generator of its own to pass
+                torch.manual_seed(generator.initial_seed())
+            output = micro_step(self.predictor, self.objective, batch, self.conditioning(batch), generator)
+            self.accelerator.backward(output.partial.unscaled)
+        self.guard.remember(step + 1, batch.ids, output.partial.terms.per_sample.detach())
+        self.window.add_micro_batch(output)
+        return output.partial.stats, output.partial.unscaled.detach()
+
+    @torch.no_grad()
+    def _scale_and_clip(self, factor: torch.Tensor) -> torch.Tensor:
+        """Multiplies the gradients by `factor` and clips them; returns the norm before clipping."""
+        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients, foreach=True) * factor.abs()
+        scale = factor
+        if self.config.max_grad_norm is not None:
+            scale = factor * (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, scale)
+        return norm
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of `step`, counted from 0."""
+        config = self.config
+        return config.optimiser.lr * learning_rate_factor(step, config.steps, config.warmup_steps, config.schedule)
+
+    def _update(self, step: int) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate(step)
+        if not self.guard.immediate:
+            self.optimiser.found_inf = self.guard.blocked  # type: ignore[attr-defined]
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(step + 1)
+
+    def _gather_names(self, names: list[str]) -> list[str]:
+        if self.accelerator.num_processes == 1:
+            return names
+        from accelerate.utils import gather_object
+
+        return list(gather_object(names))
+
+    # Measuring --------------------------------------------------------------------------------------------------
+
+    def window_means(self) -> dict[str, Any]:
+        """Training metrics since the last reset, over all processes."""
+        sums, levels = self.window.sums, self.window.levels
+        if self.accelerator.num_processes > 1:
+            joined = self.accelerator.reduce(torch.cat([sums, levels.flatten()]), reduction="sum")
+            sums, levels = joined[: sums.numel()], joined[sums.numel() :].view_as(levels)
+        return self.window.means(sums, levels)
+
+    def evaluate(self, held_out: HeldOut) -> dict[str, Any]:
+        """The held-out loss of the weights that would be shipped now."""
+        module = self.backbone.module
+        module.eval()
+        try:
+            # The bare network: a data-parallel wrapper would wait for the other processes.
+            with self.averaged(), self.accelerator.autocast():
+                return held_out.losses(self.backbone.predict, self.objective, self.conditioning, self.to_device)
+        finally:
+            module.train()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights in the network's place, where an average is kept."""
+        if self.average is None:
+            yield
+            return
+        self.average.swap()
+        try:
+            yield
+        finally:
+            self.average.swap()
+
+    # Checkpoints -----------------------------------------------------------------------------------------------
+
+    def save(self, root: Path) -> None:
+        """Writes a checkpoint of this step (main process only).
+
+        Raises
+        ------
+        NonFiniteLossError
+            A step since the last check was not finite: nothing is written.
+        StorageError
+            The disk is full.
+        """
+        self.guard.check()
+        if not self.accelerator.is_main_process:
+            return
+        tensors: dict[str, dict[str, torch.Tensor]] = {
+            OPTIMISER: optimiser_tensors(self.optimiser, self.parameters) | self.window.tensors(),
+            self._weights_file: self._weights(),
+        }
+        if self.average is not None:
+            tensors[AVERAGE] = self.average.average
+        texts = {} if self.adapter is None else {peft_format.CONFIG: peft_format.config_values(self.adapter)}
+        write_checkpoint(root, self.step, tensors, texts, self.origin, self.config.checkpoint.keep)
+
+    @property
+    def _weights_file(self) -> str:
+        return MODEL if self.adapter is None else peft_format.WEIGHTS
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        if self.adapter is None:
+            return {name: parameter.detach() for name, parameter in self.parameters.items()}
+        return peft_format.adapter_tensors(self.backbone.module)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Continues from a checkpoint.
+
+        Raises
+        ------
+        CheckpointError
+            It belongs to another model, recipe or data set; the sentence says which.
+        """
+        for key, mine in self.origin.items():
+            theirs = checkpoint.state.get(key)
+            if theirs != mine:
+                raise CheckpointError(
+                    f"the checkpoint {checkpoint.folder} is of another run: its {key.replace('_', ' ')} is {theirs} and "
+                    f"this run's is {mine}; choose another out, or restore what changed."
+                )
+        folder = checkpoint.folder
+        weights = read_tensors(folder, self._weights_file)
+        if self.adapter is None:
+            load_named(self.parameters, weights, folder / self._weights_file)
+        else:
+            peft_format.load_into(self.backbone.module, weights, folder / self._weights_file)
+        state = read_tensors(folder, OPTIMISER)
+        window = {key: state.pop(key).to(self.device) for key in list(state) if key.startswith("window.")}
+        self.window.load(window)
+        load_optimiser(self.optimiser, self.parameters, state)
+        if self.average is not None:
+            load_named(self.average.average, read_tensors(folder, AVERAGE), folder / AVERAGE)
+        self.step = checkpoint.step
