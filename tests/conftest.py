@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-WORDS = "a and bright calm celesta cello dark fast for high low music of piano quartet slow string the with".split()
+WORDS = [
+    "a",
+    "and",
+    "bright",
+    "calm",
+    "celesta",
+    "cello",
+    "dark",
+    "fast",
+    "for",
+    "high",
+    "low",
+    "music",
+    "of",
+    "piano",
+    "quartet",
+    "slow",
+    "string",
+    "the",
+    "with",
+]
 
 
 def save_tiny_model(folder: Path, *, seed: int = 0) -> Path:
@@ -18,12 +39,13 @@ def save_tiny_model(folder: Path, *, seed: int = 0) -> Path:
     from eisbach.codecs.spectrum import SpectrumConfig, band_filters
 
     generator = torch.Generator().manual_seed(7)
-    config = SpectrumConfig()
-    width = 16 * config.n_bands
+    config = SpectrumConfig(sample_rate=8000, n_fft=512, hop=256, n_bands=16, low_hz=80.0, high_hz=3600.0)
+    stack = 16
+    width = stack * config.n_bands
     basis = torch.linalg.qr(torch.randn(width, 8, generator=generator)).Q.T.contiguous()
     filters = band_filters(config)
     synthesis = filters.T / filters.sum(dim=1).clamp_min(1e-6)
-    codec = BandCodec(torch.full((width,), -40.0), basis, torch.full((8,), 40.0), synthesis, iterations=2)
+    codec = BandCodec(torch.full((width,), -40.0), basis, torch.full((8,), 40.0), synthesis, stack=stack, config=config)
     codec_path = folder / "codec.safetensors"
     codec.save(codec_path)
     values = {
@@ -46,3 +68,9 @@ def save_tiny_model(folder: Path, *, seed: int = 0) -> Path:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny random backbone whose codec lies beside it."""
     return save_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def make_tiny_model() -> Callable[..., Path]:
+    """`save_tiny_model(folder, seed=0)`, for tests that need another model."""
+    return save_tiny_model

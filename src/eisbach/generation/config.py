@@ -65,7 +65,7 @@ class GenerateConfig(SamplingConfig):
     model : str
         `"embedded"` or a folder that `backbones.load_backbone` reads.
     adapter : str or None
-        Folder of an adapter or of full weights that training wrote.
+        Folder of an adapter that training wrote (full fine-tuning writes a model folder: give it as `model`).
     adapter_strength : float
         1 plays the adapter as trained, 0 the base.
     arm : str

@@ -1,0 +1,66 @@
+"""`eisbach experiment`: arms × training seeds × prompts × seeds from one recipe."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from eisbach.experiments.run import ExperimentResult
+    from eisbach.experiments.spec import ExperimentSpec
+
+app = typer.Typer(help="Train, play, measure and compare several arms from one recipe.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A YAML recipe, or a built-in one: curation or demo.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Changes such as training.steps=200.")] = None,
+    out: Annotated[str | None, typer.Option(help="The experiment's folder; the recipe's own unless given.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Trainings that run at once.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Run an experiment, or continue it: the same command redoes nothing that is already made."""
+    from eisbach.experiments.recipes import load_spec
+
+    changes = list(overrides or [])
+    changes += [f"out={json.dumps(out)}"] if out is not None else []
+    changes += [f"jobs={jobs}"] if jobs is not None else []
+    execute(load_spec(recipe, changes), dry_run=dry_run, as_json=as_json, quiet=quiet)
+
+
+def execute(spec: ExperimentSpec, *, dry_run: bool, as_json: bool, quiet: bool) -> None:
+    """Checks and runs a specification, writes its page, and prints where it is and what was found."""
+    from eisbach.config import dump_yaml
+    from eisbach.experiments.spec import check_spec
+
+    check_spec(spec)
+    if dry_run:
+        typer.echo(dump_yaml(spec), nl=False)
+        return
+    from eisbach.experiments.run import run_experiment
+    from eisbach.experiments.summary import summary_lines
+
+    result = run_experiment(spec, finish=write_page, quiet=quiet)
+    if as_json:
+        typer.echo(json.dumps(result.summary.to_json(), indent=2, ensure_ascii=False))
+        return
+    for line in summary_lines(spec, result.summary):
+        typer.echo(line)
+    typer.echo(f"{result.folder / 'report' / 'index.html'}")
+
+
+def write_page(result: ExperimentResult) -> None:
+    """The page of an experiment: `report/index.html` in its folder."""
+    from eisbach.report.html import write_report
+
+    write_report(result)

@@ -1,0 +1,126 @@
+"""One cell of an experiment: an arm trained with one seed and played; each step continues where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eisbach.experiments.spec import ExperimentSpec, arm_training
+from eisbach.experiments.stages import Stage
+from eisbach.generation.config import GenerateConfig
+from eisbach.generation.generate import generate, plan_takes
+from eisbach.structure import Clip
+from eisbach.training.config import TrainConfig
+
+# First guesses of speed on two laptop cores with the embedded model; measured speeds replace them within seconds.
+SECONDS_PER_TRAINED_CLIP = 0.02
+SECONDS_PER_SAMPLED_STEP = 0.012
+SECONDS_PER_DECODED_CLIP = 1.5
+
+OpenStage = Callable[[str], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Where one arm and training seed live.
+
+    Attributes
+    ----------
+    arm : str
+    train_seed : int
+    root : Path
+        The experiment's folder.
+    manifest, cache : str or None
+        The fine-tuning set and its latents when the experiment made them.
+    """
+
+    arm: str
+    train_seed: int
+    root: Path
+    manifest: str | None = None
+    cache: str | None = None
+
+    @property
+    def name(self) -> str:
+        """`plain/seed-0`."""
+        return f"{self.arm}/seed-{self.train_seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Everything of this cell."""
+        return self.root / "arms" / self.arm / f"seed-{self.train_seed}"
+
+    def key(self, kind: str) -> str:
+        """Name of one of this cell's stages."""
+        return f"{kind}/{self.name}"
+
+
+def generate_config(spec: ExperimentSpec, cell: Cell) -> GenerateConfig:
+    """What this cell plays: the same prompts, seeds and settings as every other cell."""
+    play = spec.generation.model_dump(exclude={"prompts"})
+    training = _training(spec, cell)
+    run = cell.folder / "train"
+    whole = training.adapter.type == "none"  # then the run leaves a model, not an adapter
+    return GenerateConfig(
+        **play,
+        out=str(cell.folder / "samples"),
+        prompts=spec.generation.resolve_prompts(),
+        model=str(run / "model") if whole else str(training.model),
+        adapter=None if whole else str(run / "adapter"),
+        arm=cell.arm,
+    )
+
+
+def _training(spec: ExperimentSpec, cell: Cell) -> TrainConfig:
+    out = str(cell.folder / "train")
+    return arm_training(spec, cell.arm, cell.train_seed, out=out, manifest=cell.manifest, cache=cell.cache)
+
+
+def plan_stages(spec: ExperimentSpec, cell: Cell) -> list[Stage]:
+    """The stages of a cell; what an earlier run finished is marked done."""
+    training = _training(spec, cell)
+    takes = plan_takes(generate_config(spec, cell))
+    play = spec.generation
+    label = f"{spec.arms[cell.arm].label}, seed {cell.train_seed}"
+    step_cost = training.batch_size * training.accumulation * SECONDS_PER_TRAINED_CLIP
+    clip_cost = play.num_inference_steps * SECONDS_PER_SAMPLED_STEP * (2 if play.sampler == "heun" else 1)
+    trained = (cell.folder / "train" / "result.json").is_file()
+    played = all(take.path.is_file() for take in takes)
+    return [
+        Stage(cell.key("train"), "train", training.steps, step_cost, f"train {label}", trained),
+        Stage(
+            cell.key("generate"), "generate", len(takes), clip_cost + SECONDS_PER_DECODED_CLIP, f"play {label}", played
+        ),
+    ]
+
+
+def run_cell(spec: ExperimentSpec, cell: Cell, stage: OpenStage) -> list[Clip]:
+    """Trains one cell and plays it; finished work is kept. Returns its clips with their keys.
+
+    Parameters
+    ----------
+    stage : callable
+        `stage(key)` opens a stage of the overall progress bar.
+    """
+    from eisbach.training import train
+
+    with stage(cell.key("train")):
+        train(_training(spec, cell), quiet=True)
+    config = generate_config(spec, cell)
+    with stage(cell.key("generate")):
+        manifest = generate(config, quiet=True)
+    return [
+        Clip(
+            manifest.audio_path(row),
+            {
+                "arm": cell.arm,
+                "train_seed": cell.train_seed,
+                "prompt_id": row.labels["prompt_id"],
+                "seed": int(row.labels["seed"]),
+            },
+        )
+        for row in manifest
+    ]

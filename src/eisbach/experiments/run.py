@@ -1,0 +1,189 @@
+"""Runs an experiment: material → every arm and seed trained and played → measured → compared, continuing what exists."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eisbach.config import build_config, read_yaml, save_config
+from eisbach.errors import UserError
+from eisbach.experiments.cells import Cell, plan_stages, run_cell
+from eisbach.experiments.material import build_material, plan_material
+from eisbach.experiments.records import save_records
+from eisbach.experiments.spec import ExperimentSpec, check_spec
+from eisbach.experiments.stages import OverallProgress, SpeedBook, Stage
+from eisbach.experiments.summary import Summary, summarise
+from eisbach.files import write_json
+from eisbach.structure import Clip
+from eisbach.types import Record, SkipReport
+
+SPEC_FILE = "experiment.yaml"
+SECONDS_PER_MEASURED_CLIP = 0.4
+_MAX_ANALYSIS_JOBS = 4
+
+
+@dataclass(frozen=True)
+class ExperimentResult:
+    """What an experiment left behind.
+
+    Attributes
+    ----------
+    spec : ExperimentSpec
+    folder : Path
+    records : list of Record
+        One row a generated clip; also in `records.parquet` and `records.jsonl`.
+    summary : Summary
+        Also in `summary.json`.
+    """
+
+    spec: ExperimentSpec
+    folder: Path
+    records: list[Record]
+    summary: Summary
+
+
+def run_experiment(
+    spec: ExperimentSpec,
+    *,
+    finish: Callable[[ExperimentResult], object] | None = None,
+    finish_seconds: float = 15.0,
+    quiet: bool = False,
+) -> ExperimentResult:
+    """Runs what is missing of `spec` in `spec.out` and compares the arms.
+
+    Parameters
+    ----------
+    spec : ExperimentSpec
+    finish : callable or None
+        Called with the result as the last stage under the same progress bar: writing the page.
+    finish_seconds : float
+        First guess of how long `finish` takes.
+    quiet : bool
+        No progress bar.
+
+    Raises
+    ------
+    ConfigError
+        A fault in any arm's configuration, found before anything runs.
+    UserError
+        The folder holds an experiment with other settings, or a clip cannot be measured.
+    InterruptedRun
+        The user stopped it; the same call continues.
+    """
+    check_spec(spec)
+    root = Path(spec.out)
+    claim_folder(spec, root)
+    manifest, cache = plan_material(spec, root)
+    cells = [
+        Cell(arm, seed, root, None if manifest is None else str(manifest), None if cache is None else str(cache))
+        for seed in spec.train_seeds
+        for arm in spec.arms
+    ]
+    stages = _plan(spec, root, cells, finish_seconds if finish is not None else None)
+    speeds = SpeedBook(root / "speeds.json")
+    with OverallProgress(stages, spec.title, speeds, quiet=quiet) as bar:
+        if spec.material is not None:
+            with bar.stage("material"):
+                build_material(spec, root)
+        clips = _run_cells(spec, cells, bar)
+        with bar.stage("analyse"):
+            records = measure(clips, root)
+        with bar.stage("compare"):
+            save_records(records, root)
+            summary = summarise(spec, records)
+            write_json(root / "summary.json", summary.to_json())
+        result = ExperimentResult(spec, root, records, summary)
+        if finish is not None:
+            with bar.stage("report"):
+                finish(result)
+    return result
+
+
+def _plan(spec: ExperimentSpec, root: Path, cells: list[Cell], finish_seconds: float | None) -> list[Stage]:
+    clips = len(cells) * len(spec.generation.resolve_prompts()) * len(spec.generation.seeds)
+    stages = []
+    if spec.material is not None:
+        made = (root / "data" / "manifest.jsonl").is_file()
+        stages.append(Stage("material", "material", spec.material.clips, 0.5, "make the fine-tuning set", made))
+    for cell in cells:
+        stages += plan_stages(spec, cell)
+    stages.append(Stage("analyse", "analyse", clips, SECONDS_PER_MEASURED_CLIP, "measure"))
+    stages.append(Stage("compare", "compare", 1, 5.0, "compare"))
+    if finish_seconds is not None:
+        stages.append(Stage("report", "report", 1, finish_seconds, "write the page"))
+    return stages
+
+
+def measure(clips: list[Clip], root: Path) -> list[Record]:
+    """One record a clip with paths relative to `root`; measurements are kept by the audio's hash in `analysis/`.
+
+    Raises
+    ------
+    UserError
+        A generated clip cannot be read; a comparison must not lose clips silently.
+    """
+    from eisbach.structure import analyze_files
+
+    skips = SkipReport()
+    jobs = max(1, min(_MAX_ANALYSIS_JOBS, available_cpus(), len(clips) // 8))
+    rows = analyze_files(clips, jobs=jobs, out=root / "analysis", skips=skips)
+    if skips.skipped:
+        first = skips.skipped[0]
+        raise UserError(
+            f"{len(skips.skipped)} generated clips cannot be measured, first {first.item} ({first.reason}); "
+            "delete these files and run the same command again."
+        )
+    return [row | {"path": Path(str(row["path"])).relative_to(root).as_posix()} for row in rows]
+
+
+def available_cpus() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def claim_folder(spec: ExperimentSpec, root: Path) -> None:
+    """Writes `experiment.yaml`, or refuses a folder whose results would not belong to this specification.
+
+    Arms, training seeds, prompts, generation seeds and metrics may be added or left out; whatever decides the sound
+    of a cell that exists must stay.
+
+    Raises
+    ------
+    UserError
+        Names the group of keys that changed.
+    """
+    path = root / SPEC_FILE
+    if path.is_file():
+        old = build_config(ExperimentSpec, read_yaml(path), str(path))
+        changed = _changes(old, spec)
+        if changed:
+            raise UserError(
+                f"{root} holds an experiment with other settings ({', '.join(changed)} changed); "
+                "choose another output folder, or delete that one."
+            )
+    save_config(spec, path)
+
+
+def _changes(old: ExperimentSpec, new: ExperimentSpec) -> list[str]:
+    def play(spec: ExperimentSpec) -> dict[str, Any]:
+        return spec.generation.model_dump(exclude={"prompts", "seeds", "batch_size"})
+
+    pairs: dict[str, tuple[Any, Any]] = {
+        "material": (old.material, new.material),
+        "training": (old.training, new.training),
+        "generation": (play(old), play(new)),
+    }
+    for name in old.arms.keys() & new.arms.keys():
+        pairs[f"arms.{name}.overrides"] = (old.arms[name].overrides, new.arms[name].overrides)
+    return sorted(key for key, (before, now) in pairs.items() if before != now)
+
+
+def _run_cells(spec: ExperimentSpec, cells: list[Cell], bar: OverallProgress) -> list[Clip]:
+    if spec.jobs == 1 or len(cells) == 1:
+        return [clip for cell in cells for clip in run_cell(spec, cell, bar.stage)]
+    from eisbach.experiments.pool import run_cells_in_pool
+
+    return run_cells_in_pool(spec, cells, bar)

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from eisbach import adapters
+from eisbach.adapters.formats import peft as peft_format
+from eisbach.audio import audio_hash, read_audio
+from eisbach.backbones import load_backbone
+from eisbach.config import build_config
+from eisbach.data.manifest import load_manifest
+from eisbach.errors import CheckpointError, ConfigError, StorageError, UserError
+from eisbach.generation import GenerateConfig, generate, prompts_from_texts
+
+PROMPTS = prompts_from_texts(["slow low cello", "fast high celesta"])
+
+
+def config_of(model: Path, out: Path, **changes: Any) -> GenerateConfig:
+    values: dict[str, Any] = {
+        "model": str(model),
+        "out": str(out),
+        "prompts": [prompt.model_dump() for prompt in PROMPTS],
+        "seeds": [0, 1],
+        "num_inference_steps": 3,
+        "batch_size": 4,
+    }
+    return build_config(GenerateConfig, values | changes)
+
+
+@pytest.fixture(scope="module")
+def made(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("made")
+    generate(config_of(tiny_model, out), quiet=True)
+    return out
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: audio_hash(path) for path in sorted(folder.glob("*.flac"))}
+
+
+def make_adapter(model: Path, folder: Path, size: float) -> Path:
+    backbone = load_backbone(model)
+    stamp = {"base_identity": backbone.identity()}
+    config = adapters.adapter_config(backbone, kind="dora", rank=2, alpha=2.0)
+    adapters.inject(backbone, config, seed=1)
+    generator = torch.Generator().manual_seed(5)
+    for name, parameter in backbone.module.named_parameters():
+        if "lora_B" in name:
+            parameter.data = size * torch.randn(parameter.shape, generator=generator)
+    peft_format.save(folder, backbone.module, config, stamp)
+    return folder
+
+
+def test_manifest_names_what_was_played(made: Path) -> None:
+    manifest = load_manifest(made)
+    assert {(row.labels["arm"], row.labels["prompt_id"], row.labels["seed"]) for row in manifest} == {
+        ("base", prompt, seed) for prompt in ("prompt-1", "prompt-2") for seed in ("0", "1")
+    }
+    for row in manifest:
+        audio = read_audio(manifest.audio_path(row))
+        assert audio.sample_rate == 8000
+        assert audio.duration == pytest.approx(row.duration)
+        assert abs(audio.duration - 30.0) < 1.0
+        assert row.split == "held_out"
+    assert {row.caption for row in manifest} == {prompt.text for prompt in PROMPTS}
+    stamp = json.loads((made / "generation.json").read_text())
+    assert stamp["seeds"] == [0, 1]
+    assert stamp["num_inference_steps"] == 3
+
+
+def test_batching_changes_only_the_rounding(tiny_model: Path, made: Path, tmp_path: Path) -> None:
+    generate(config_of(tiny_model, tmp_path, batch_size=1), quiet=True)
+    for path in made.glob("*.flac"):
+        together, alone = read_audio(path).samples, read_audio(tmp_path / path.name).samples
+        assert np.corrcoef(together[0], alone[0])[0, 1] > 0.99
+
+
+def test_clips_differ_between_prompts_and_seeds(made: Path) -> None:
+    assert len(set(hashes(made).values())) == 4
+
+
+def test_what_is_missing_is_made_again_and_the_rest_is_kept(tiny_model: Path, made: Path, tmp_path: Path) -> None:
+    whole = hashes(made)
+    config = config_of(tiny_model, tmp_path)
+    generate(config, quiet=True)
+    kept = tmp_path / "prompt-1_seed-0.flac"
+    before = kept.stat().st_mtime_ns
+    (tmp_path / "prompt-2_seed-1.flac").unlink()
+    truncated = tmp_path / "prompt-2_seed-0.flac"
+    truncated.write_bytes(truncated.read_bytes()[:40])
+    generate(config, quiet=True)
+    assert hashes(tmp_path) == whole
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_more_seeds_join_the_folder(tiny_model: Path, tmp_path: Path) -> None:
+    generate(config_of(tiny_model, tmp_path, seeds=[0]), quiet=True)
+    before = hashes(tmp_path)
+    manifest = generate(config_of(tiny_model, tmp_path, seeds=[7]), quiet=True)
+    assert {row.labels["seed"] for row in manifest} == {"7"}
+    assert {row.labels["seed"] for row in load_manifest(tmp_path)} == {"0", "7"}
+    assert {name: value for name, value in hashes(tmp_path).items() if name in before} == before
+
+
+def test_other_settings_or_words_need_another_folder(tiny_model: Path, tmp_path: Path) -> None:
+    generate(config_of(tiny_model, tmp_path, seeds=[0]), quiet=True)
+    with pytest.raises(UserError, match=r"num_inference_steps 3, and now num_inference_steps is 4"):
+        generate(config_of(tiny_model, tmp_path, seeds=[0], num_inference_steps=4), quiet=True)
+    other = [{"id": "prompt-1", "text": "piano music"}]
+    with pytest.raises(UserError, match="'prompt-1' with other words"):
+        generate(config_of(tiny_model, tmp_path, seeds=[0], prompts=other), quiet=True)
+
+
+def test_strength_zero_is_the_base_and_one_is_not(tiny_model: Path, made: Path, tmp_path: Path) -> None:
+    adapter = str(make_adapter(tiny_model, tmp_path / "adapter", 1.0))
+    off = config_of(tiny_model, tmp_path / "off", adapter=adapter, adapter_strength=0.0)
+    on = config_of(tiny_model, tmp_path / "on", adapter=adapter)
+    generate(off, quiet=True)
+    generate(on, quiet=True)
+    assert hashes(tmp_path / "off") == hashes(made)
+    assert not set(hashes(tmp_path / "on").values()) & set(hashes(made).values())
+
+
+def test_an_adapter_of_another_model_is_refused(
+    tiny_model: Path, make_tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    other = make_tiny_model(tmp_path / "other", seed=9)
+    adapter = make_adapter(other, tmp_path / "adapter", 0.1)
+    with pytest.raises(CheckpointError, match="trained on the base model"):
+        generate(config_of(tiny_model, tmp_path / "out", adapter=str(adapter)), quiet=True)
+    assert not list((tmp_path / "out").glob("*.flac"))
+
+
+def test_a_full_disk_is_one_sentence_and_keeps_what_was_made(
+    tiny_model: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import soundfile
+
+    write = soundfile.write
+
+    def full(path: str, *args: Any, **kwargs: Any) -> None:
+        if "prompt-2" in path:
+            raise OSError(28, "No space left on device")
+        write(path, *args, **kwargs)
+
+    monkeypatch.setattr(soundfile, "write", full)
+    with pytest.raises(StorageError, match="No space left"):
+        generate(config_of(tiny_model, tmp_path), quiet=True)
+    assert set(hashes(tmp_path)) == {"prompt-1_seed-0.flac", "prompt-1_seed-1.flac"}
+    monkeypatch.undo()
+    generate(config_of(tiny_model, tmp_path), quiet=True)
+    assert hashes(tmp_path) == hashes(made)
+
+
+def test_unknown_words_are_told(tiny_model: Path, made: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    prompts = [{"id": "x", "text": "slow zebra cello, чайка"}]
+    generate(config_of(tiny_model, tmp_path, prompts=prompts, seeds=[0]), quiet=True, notify=told.append)
+    assert told == ["prompt 'x': the model does not know zebra, чайка; these words change nothing."]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"duration": 12}, "'duration'"),
+        ({"duration": 121}, "'duration'"),
+        ({"sampler": "midpoint"}, "'sampler'"),
+        ({"seeds": []}, "at least one seed"),
+        ({"seeds": [1, 1]}, "seeds must differ"),
+        ({"seeds": [-1]}, "a seed is a whole number"),
+        ({"prompts": []}, "at least one prompt"),
+        ({"num_inference_steps": 0}, "'num_inference_steps'"),
+        ({"temperature": 1}, "unknown key 'temperature'"),
+    ],
+)
+def test_faults_of_the_configuration(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        config_of(tmp_path, tmp_path, **changes)
+
+
+def test_a_model_folder_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no model"):
+        generate(config_of(tmp_path / "nothing", tmp_path / "out"), quiet=True)

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eisbach.errors import ConfigError, UserError
+from eisbach.generation.prompts import load_prompts, prompts_from_texts
+
+
+def test_the_four_characters_of_the_paper() -> None:
+    prompts = load_prompts("characters")
+    assert [prompt.character for prompt in prompts] == [
+        "Little Piglet Prince",
+        "Raccoon Mathematician",
+        "Professor Pallas Cat",
+        "Seal Lawyer",
+    ]
+    text = {prompt.character: prompt.text for prompt in prompts}
+    assert all(word in text["Little Piglet Prince"] for word in ("celesta", "pizzicato"))
+    assert all(word in text["Professor Pallas Cat"] for word in ("bassoon", "contrabassoon", "cello"))
+    assert "two distinct halves" in text["Seal Lawyer"]
+
+
+def test_eight_demo_prompts_with_distinct_words() -> None:
+    prompts = load_prompts("demo")
+    assert len(prompts) == 8
+    assert len({prompt.text for prompt in prompts}) == 8
+
+
+def test_a_file_of_prompts(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("- id: a\n  text: slow  low\n    cello\n- {id: b, text: celesta, character: Mouse}\n")
+    first, second = load_prompts(path)
+    assert first.text == "slow low cello"
+    assert second.character == "Mouse"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("- {id: a}", "'prompts.0.text' is required"),
+        ("- {id: a, text: '  '}", "a prompt needs words"),
+        ("- {id: A b, text: x}", "lower-case letters"),
+        ("- {id: ../a, text: x}", "lower-case letters"),
+        ("- {id: a, text: x}\n- {id: a, text: y}", "a came more than once"),
+        ("- {id: a, text: x, tempo: 3}", "unknown key 'prompts.0.tempo'"),
+        ("[]", "at least one prompt"),
+        ("a: b", "must be a YAML list"),
+        ("", "must be a YAML list"),
+        ("- {id: a", "not valid YAML"),
+    ],
+)
+def test_faulty_files_are_refused_in_one_sentence(tmp_path: Path, content: str, told: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError) as caught:
+        load_prompts(path)
+    assert told in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_names_the_built_in_sets(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="characters or demo"):
+        load_prompts(tmp_path / "nothing.yaml")
+
+
+def test_texts_get_ids_by_position() -> None:
+    assert [prompt.id for prompt in prompts_from_texts(["a", "b"])] == ["prompt-1", "prompt-2"]
+    with pytest.raises(ConfigError, match="needs words"):
+        prompts_from_texts(["a", " "])
