@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eisbach.audio import audio_hash, read_audio
+from eisbach.audio import AUDIO_SUFFIXES, audio_hash, read_audio
 from eisbach.errors import AudioError, StorageError, UserError
 from eisbach.files import atomic_write, write_jsonl
 from eisbach.progress import Progress
@@ -245,3 +245,24 @@ def write_records(records: Iterable[Record], folder: str | Path) -> None:
     write_jsonl(folder / "records.jsonl", rows)
     table = pa.Table.from_pylist([{key: row.get(key) for key in columns} for row in rows])
     atomic_write(folder / "records.parquet", lambda partial: pq.write_table(table, partial))
+
+
+def find_audio(folder: str | Path) -> list[Path]:
+    """The audio files in a folder and its subfolders, sorted; hidden files and folders are left out.
+
+    Raises
+    ------
+    UserError
+        There are none.
+    """
+    folder = Path(folder)
+    found = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in AUDIO_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    if not found:
+        raise UserError(f"{folder} holds no audio files ({', '.join(AUDIO_SUFFIXES)}); choose another folder.")
+    return found

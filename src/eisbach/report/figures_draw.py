@@ -1,0 +1,139 @@
+"""What one axes shows: a clip's mel-spectrogram, self-similarity matrix or path through the plane of its textures.
+
+Every function draws on axes that the caller owns. Colour maps are perceptually even and readable with any colour vision
+(magma, cividis, viridis); start and end are told apart by shape as well as by shade.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from eisbach.structure.features import FLOOR_DB, FRAME_RATE, TEXTURE_RATE, TEXTURE_WINDOW, Features
+from eisbach.structure.similarity import self_similarity
+
+_MEL_SHOWN_DB = 70.0
+_TICK_HZ = (100, 500, 1000, 2000, 5000)
+_MAX_COLUMNS = 1500  # pictures wider than this only cost bytes
+
+
+def draw_mel(axes: Any, features: Features) -> Any:
+    """The mel-spectrogram in dB below the clip's maximum; returns the image (for a colour bar) or None when empty."""
+    if len(features.mel_db) == 0:
+        return _nothing(axes, "no sound")
+    stride = -(-len(features.mel_db) // _MAX_COLUMNS)
+    whole = len(features.mel_db) // stride * stride
+    shown = features.mel_db[:whole].reshape(-1, stride, features.mel_db.shape[1]).mean(axis=1).T
+    bands = len(features.mel_hz)
+    start = features.trimmed_start
+    image = axes.imshow(
+        shown, origin="lower", aspect="auto", cmap="magma", vmin=-min(_MEL_SHOWN_DB, FLOOR_DB), vmax=0.0,
+        extent=(start, start + whole / FRAME_RATE, -0.5, bands - 0.5), interpolation="nearest", rasterized=True,
+    )  # fmt: skip
+    ticks = [hz for hz in _TICK_HZ if features.mel_hz[0] <= hz <= features.mel_hz[-1]]
+    axes.set_yticks(np.interp(ticks, features.mel_hz, np.arange(bands)))
+    axes.set_yticklabels([f"{hz // 1000}k" if hz >= 1000 else str(hz) for hz in ticks])
+    axes.set_xlabel("time (s)")
+    axes.set_ylabel("frequency (Hz)")
+    return image
+
+
+def draw_similarity(axes: Any, features: Features) -> Any:
+    """The texture's self-similarity matrix on its absolute scale 0–1; returns the image or None when too short."""
+    if len(features.texture) < 2:
+        return _nothing(axes, f"under {TEXTURE_WINDOW:g} s of sound")
+    stride = -(-len(features.texture) // _MAX_COLUMNS)
+    matrix = self_similarity(features.texture[::stride])
+    low = features.trimmed_start + TEXTURE_WINDOW / 2  # a window's time is its middle
+    high = low + (len(features.texture) - 1) / TEXTURE_RATE
+    image = axes.imshow(
+        matrix, origin="lower", aspect="equal", cmap="cividis", vmin=0.0, vmax=1.0,
+        extent=(low, high, low, high), interpolation="nearest", rasterized=True,
+    )  # fmt: skip
+    marks = _marks(low, high)
+    axes.set_xticks(marks)
+    axes.set_yticks(marks)
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+    axes.set_xlabel("time (s)")
+    axes.set_ylabel("time (s)")
+    return image
+
+
+def project(texture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The texture's path in its own first two principal components.
+
+    Returns
+    -------
+    path : np.ndarray [shape=(windows, 2)]
+        Scaled so that distances are RMS dB over the texture's dimensions, as in the self-similarity matrix.
+        Signs are fixed (the first quarter lies left of and below the rest), so pictures are reproducible.
+    explained : np.ndarray [shape=(2,)]
+        Share of the variance on each component; 0 where there is none.
+    """
+    centred = texture - texture.mean(axis=0)
+    _, singular, components = np.linalg.svd(centred, full_matrices=False)
+    path = np.zeros((len(texture), 2))
+    found = min(2, len(singular))
+    path[:, :found] = centred @ components[:found].T / np.sqrt(texture.shape[1])
+    quarter = max(1, len(path) // 4)
+    path *= np.where(path[:quarter].mean(axis=0) > 0, -1.0, 1.0)
+    total = float(np.sum(singular**2))
+    explained = np.zeros(2)
+    if total > 1e-12:
+        explained[:found] = singular[:found] ** 2 / total
+    return path, explained
+
+
+def draw_trajectory(axes: Any, features: Features, limit: float | None = None) -> Any:
+    """The path through the textures' plane, coloured by time, a ring at the start and a square at the end.
+
+    Parameters
+    ----------
+    limit : float or None
+        Half-width of both axes in dB (the same for clips that are compared); None fits this clip, at least 2 dB.
+
+    Returns
+    -------
+    The coloured points (for a colour bar), or None when the clip is too short.
+    """
+    if len(features.texture) < 3:
+        return _nothing(axes, f"under {TEXTURE_WINDOW + 1:g} s of sound")
+    path, explained = project(features.texture)
+    limit = trajectory_limit([features]) if limit is None else limit
+    time = features.trimmed_start + TEXTURE_WINDOW / 2 + np.arange(len(path)) / TEXTURE_RATE
+    axes.plot(path[:, 0], path[:, 1], color="0.65", linewidth=0.8, zorder=1)
+    points = axes.scatter(path[:, 0], path[:, 1], c=time, cmap="viridis", s=11, linewidths=0, zorder=2)
+    outline = {"zorder": 4, "edgecolors": "black", "linewidths": 1.3}
+    axes.scatter(*path[0], marker="o", s=120, facecolors="white", label="start", **outline)
+    axes.scatter(*path[-1], marker="s", s=42, facecolors="#D55E00", label="end", **outline)
+    axes.set_xticks(_marks(-limit, limit))
+    axes.set_yticks(_marks(-limit, limit))
+    axes.set_xlim(-limit, limit)
+    axes.set_ylim(-limit, limit)
+    axes.set_aspect("equal")
+    axes.set_xlabel(f"PC 1 (dB), {explained[0]:.0%} of variance")
+    axes.set_ylabel(f"PC 2 (dB), {explained[1]:.0%}")
+    axes.legend(loc="best", frameon=True, framealpha=0.85, borderpad=0.3, handletextpad=0.2, fontsize="small")
+    return points
+
+
+def trajectory_limit(clips: list[Features]) -> float:
+    """Half-width in dB of axes that hold the path of every clip, at least 2 dB, rounded up to a half."""
+    reach = [np.abs(project(features.texture)[0]).max() for features in clips if len(features.texture) >= 3]
+    return float(np.ceil(2.0 * max([2.0, *(1.12 * r for r in reach)])) / 2.0)
+
+
+def _marks(low: float, high: float) -> np.ndarray:
+    """Round tick positions for an axis that is drawn the same way in both directions."""
+    from matplotlib.ticker import MaxNLocator
+
+    marks = np.asarray(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]).tick_values(low, high))
+    return marks[(marks >= low) & (marks <= high)]
+
+
+def _nothing(axes: Any, reason: str) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.text(0.5, 0.5, reason, ha="center", va="center", transform=axes.transAxes, color="0.4")
