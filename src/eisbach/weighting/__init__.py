@@ -1,0 +1,24 @@
+"""Where training effort goes: weights on samples and on noise levels, and the one place that reduces losses.
+
+Needs only torch; usable in anybody's training loop (see docs/weighting.md).
+"""
+
+from eisbach.weighting.build import build_weighting
+from eisbach.weighting.compose import PartialLoss, Weighting, effective_sample_size, per_sample_mse
+from eisbach.weighting.noise_level import NOISE_WEIGHTINGS, NoiseWeight
+from eisbach.weighting.sample import SAMPLE_WEIGHTINGS, EntropyBarrier, RecurrenceBarrier, SampleBarrier, SampleWeights
+
+__all__ = [
+    "NOISE_WEIGHTINGS",
+    "SAMPLE_WEIGHTINGS",
+    "EntropyBarrier",
+    "NoiseWeight",
+    "PartialLoss",
+    "RecurrenceBarrier",
+    "SampleBarrier",
+    "SampleWeights",
+    "Weighting",
+    "build_weighting",
+    "effective_sample_size",
+    "per_sample_mse",
+]

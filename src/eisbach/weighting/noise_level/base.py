@@ -1,0 +1,98 @@
+"""What every weighting on the noise-level axis shares, and the one conversion from a weight on x0 to a weight on any
+target.
+
+A published weight means something only together with the target it was written for. Here each scheme states W, its
+weight on ``|x0_hat - x0|^2``, as a function of log-SNR; `x0_to_target_weight` restates it for the target that is being
+trained, on any path.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from eisbach.diffusion.paths import Path, get_path
+from eisbach.diffusion.targets import check_target, determinant
+
+_EDGE = 1e-9  # how far noise levels are kept from 0 and 1, where log-SNR is infinite and only limits exist
+
+
+class NoiseWeight(ABC):
+    """A weight that depends on the noise level alone."""
+
+    name: ClassVar[str]
+
+    def __call__(self, path: Path | str, target: str, t: Tensor) -> Tensor:
+        """The weight on the squared error of `target`, shape (B,), detached, float64 (float32 where there is no
+        float64).
+
+        Parameters
+        ----------
+        path : Path or str
+        target : {"eps", "x0", "v", "u"}
+        t : Tensor [shape=(B,)], in [0, 1]
+            At the ends the weight is its value 1e-9 inside: the limit where that is finite, a large number where not.
+
+        Raises
+        ------
+        UserError
+            Unknown path or target, or a scheme that is undefined for them.
+        """
+        path = get_path(path)
+        check_target(target)
+        with torch.no_grad():
+            return self._weight(path, target, inner_levels(t))
+
+    @abstractmethod
+    def _weight(self, path: Path, target: str, t: Tensor) -> Tensor:
+        """The weight on the target's squared error, at noise levels strictly inside (0, 1)."""
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{key}={value!r}" for key, value in self.options().items())
+        return f"{type(self).__name__}({options})"
+
+    def options(self) -> dict[str, Any]:
+        """The options that built this weighting."""
+        return {key: value for key, value in vars(self).items() if not key.startswith("_")}
+
+
+class X0Weight(NoiseWeight):
+    """A scheme that is defined by its weight W on the error of the data estimate."""
+
+    @abstractmethod
+    def log_x0_weight(self, log_snr: Tensor) -> Tensor:
+        """ln W at each log-SNR; same shape."""
+
+    def _weight(self, path: Path, target: str, t: Tensor) -> Tensor:
+        return x0_to_target_weight(self.log_x0_weight(path.log_snr(t)), path, target, t).exp()
+
+
+def x0_to_target_weight(log_x0_weight: Tensor, path: Path | str, target: str, t: Tensor) -> Tensor:
+    """ln of the weight on the target's squared error that equals the weight W on ``|x0_hat - x0|^2``.
+
+    At fixed x_t an error d in the target is an error ``sigma d / D`` in x0 (`targets.determinant`), so
+    ``w = W (sigma / D)^2``: W / SNR for eps, W sigma^2 / (alpha^2 + sigma^2)^2 for v, W (sigma / (alpha + sigma))^2 for
+    u.
+
+    Parameters
+    ----------
+    log_x0_weight : Tensor [shape=(B,)]
+        ln W. Logarithms keep a W that overflows and a factor that vanishes apart until they meet.
+    path : Path or str
+    target : {"eps", "x0", "v", "u"}
+    t : Tensor [shape=(B,)], strictly inside (0, 1)
+    """
+    path = get_path(path)
+    if target == "x0":
+        return log_x0_weight
+    return log_x0_weight + 2 * (path.sigma(t).log() - determinant(path, target, t).abs().log())
+
+
+def inner_levels(t: Tensor) -> Tensor:
+    """`t` in float64, kept 1e-9 away from 0 and 1 (float32 and 1e-6 on a device that has no float64)."""
+    if t.device.type == "mps":
+        return t.detach().to(torch.float32).clamp(1e-6, 1 - 1e-6)
+    return t.detach().to(torch.float64).clamp(_EDGE, 1 - _EDGE)

@@ -1,0 +1,125 @@
+"""What every weighting on the sample axis shares: its signature, its checks and its numerical precision."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from eisbach.diffusion.paths import Path
+from eisbach.errors import UserError
+
+
+@dataclass(frozen=True)
+class SampleWeights:
+    """Detached weights of one batch.
+
+    Attributes
+    ----------
+    weight : Tensor [shape=(B,)], in (0, 1]
+    belief : Tensor [shape=(B,)], in [0, 1]
+        1 = structureless. NaN where a sample is too short to have one (its weight is then 1).
+    """
+
+    weight: Tensor
+    belief: Tensor
+
+
+class SampleBarrier(ABC):
+    """Turns each sample's own prediction into a weight. Nothing is learnt and no label is read."""
+
+    name: ClassVar[str]
+
+    def __call__(
+        self,
+        output: Tensor,
+        *,
+        x_t: Tensor | None = None,
+        t: Tensor | None = None,
+        path: Path | str | None = None,
+        target: str | None = None,
+        mask: Tensor | None = None,
+    ) -> SampleWeights:
+        """The weights of a batch, in float32 (float64 for a float64 output), without gradient.
+
+        Parameters
+        ----------
+        output : Tensor [shape=(B, C, T...)]
+            The network's prediction. Any number of trailing axes.
+        x_t : Tensor [shape=(B, C, T...)]
+        t : Tensor [shape=(B,)]
+        path : Path or str
+        target : str
+            These four are needed only by weightings that look at the data estimate.
+        mask : Tensor [shape=(B, T...), bool] or None
+            True on valid frames; it may have fewer trailing axes than the output, or size 1 in some.
+
+        Raises
+        ------
+        UserError
+            A shape that does not fit, or a missing argument that this weighting needs.
+
+        Notes
+        -----
+        A prediction with NaN or infinity among its valid frames gives a NaN weight, on purpose: it makes the loss NaN,
+        which a training loop checks for anyway. Raising here would need the values on the host in every step.
+        """
+        if output.dim() < 3:
+            raise UserError(
+                f"a sample weighting needs an output of shape (B, C, T...) with at least one axis after the channels; "
+                f"got {tuple(output.shape)}."
+            )
+        with torch.no_grad(), torch.autocast(device_type=output.device.type, enabled=False):
+            valid = expand_mask(mask, output)
+            return self._weigh(output.detach(), x_t=x_t, t=t, path=path, target=target, valid=valid)
+
+    @abstractmethod
+    def _weigh(
+        self,
+        output: Tensor,
+        *,
+        x_t: Tensor | None,
+        t: Tensor | None,
+        path: Path | str | None,
+        target: str | None,
+        valid: Tensor | None,
+    ) -> SampleWeights:
+        """The weights; `valid` has exactly the output's shape without its channel axis."""
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{key}={value!r}" for key, value in self.options().items())
+        return f"{type(self).__name__}({options})"
+
+    def options(self) -> dict[str, Any]:
+        """The options that built this weighting."""
+        return {key: value for key, value in vars(self).items() if not key.startswith("_")}
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32, or in float64 when it already is."""
+    return x if x.dtype == torch.float64 else x.to(torch.float32)
+
+
+def expand_mask(mask: Tensor | None, output: Tensor) -> Tensor | None:
+    """`mask` as booleans of the output's shape without channels, (B, T...).
+
+    Raises
+    ------
+    UserError
+        It has another batch size, more axes, or an axis whose size is neither 1 nor the output's.
+    """
+    if mask is None:
+        return None
+    shape = (output.shape[0], *output.shape[2:])
+    fits = 2 <= mask.dim() <= len(shape) and mask.shape[0] == shape[0]
+    fits = fits and all(size in (1, full) for size, full in zip(mask.shape[1:], shape[1:], strict=False))
+    if not fits:
+        raise UserError(
+            f"the mask has shape {tuple(mask.shape)}; for an output of {tuple(output.shape)} it must be {shape}, or have "
+            "fewer trailing axes or size 1 in some of them."
+        )
+    mask = mask.to(device=output.device, dtype=torch.bool)
+    return mask.reshape(mask.shape + (1,) * (len(shape) - mask.dim())).expand(shape)

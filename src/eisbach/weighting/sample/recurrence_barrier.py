@@ -1,0 +1,178 @@
+"""The loop-aware barrier: how many different states the predicted music goes through, counting what comes back once.
+
+From the data estimate x0_hat, average frames in windows of a few seconds that overlap by half; with F the windows by
+channels matrix of one sample and n its windows::
+
+    G = F F' / tr(F F')             a density matrix: what repeats adds no new direction to it
+    R = H(eigenvalues of G) / ln n  in [0, 1] (von Neumann), or  R = -ln(sum G_ij^2) / ln n  (Renyi-2)
+    B = 1 - R
+    w = 1 / (1 - ln R)  (the log-barrier of Eq. 4),  or  w = R^sharpness
+
+R is 0 for a drone and stays low for loops and textures; it rises when later windows hold what earlier ones do not. It
+ignores gain. It is this project's own statistic, not one of the barrier paper's.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from eisbach.diffusion.paths import Path
+from eisbach.diffusion.targets import to_x0
+from eisbach.errors import UserError
+from eisbach.weighting.sample.base import SampleBarrier, SampleWeights, at_least_float32
+from eisbach.weighting.sample.entropy_barrier import log_barrier
+from eisbach.weighting.sample.spectral_entropy import renyi2_entropy, von_neumann_entropy
+
+Entropy = Literal["von_neumann", "renyi2"]
+Form = Literal["barrier", "power"]
+Center = Literal["none", "time", "channels"]
+FLOOR = 1e-6
+"""Smallest R that enters the logarithm or the power: R itself is exact to about 1e-6 in float32."""
+
+
+class RecurrenceBarrier(SampleBarrier):
+    """Weight from the spectral entropy of the predicted music's self-similarity over windows.
+
+    A window counts when all of its frames are valid, so a padded clip weighs what it weighs without its padding. Fewer
+    than 2 such windows: the weight is 1 and the belief NaN. An estimate that is zero everywhere has R = 0.
+
+    Parameters
+    ----------
+    window_seconds : float > 0, default 3.0
+        Length of a window; needs `latent_rate`. The hop is half a window.
+    latent_rate : float > 0 or None
+        Latent frames per second.
+    window_frames : int >= 1 or None
+        Length of a window in frames, instead of seconds.
+    entropy : {"von_neumann", "renyi2"}, default "von_neumann"
+        Entropy of G; the Renyi-2 form needs no eigenvalues.
+    form : {"barrier", "power"}, default "barrier"
+        The log-barrier, or R to the power `sharpness`.
+    sharpness : float > 0, default 2.0
+        Exponent of the power form.
+    center : {"none", "time", "channels"}, default "none"
+        Subtract from the windows their mean over time (per channel), or from each window its mean over channels.
+
+    Raises
+    ------
+    UserError
+        An option out of its range, or a window in seconds without `latent_rate`.
+    """
+
+    name = "recurrence_barrier"
+
+    def __init__(
+        self,
+        window_seconds: float = 3.0,
+        latent_rate: float | None = None,
+        window_frames: int | None = None,
+        entropy: Entropy = "von_neumann",
+        form: Form = "barrier",
+        sharpness: float = 2.0,
+        center: Center = "none",
+    ) -> None:
+        _check_choice("entropy", entropy, get_args(Entropy))
+        _check_choice("form", form, get_args(Form))
+        _check_choice("center", center, get_args(Center))
+        if not 0 < sharpness < math.inf:
+            raise UserError(f"the recurrence barrier's sharpness must be a finite number above 0; got {sharpness!r}.")
+        if window_frames is None:
+            if latent_rate is None:
+                raise UserError(
+                    "the recurrence barrier's window is given in seconds, so it needs latent_rate (latent frames per second); "
+                    "pass latent_rate, or give window_frames instead."
+                )
+            if not (0 < latent_rate < math.inf and 0 < window_seconds < math.inf):
+                raise UserError(
+                    f"the recurrence barrier needs window_seconds and latent_rate above 0; got {window_seconds!r} and "
+                    f"{latent_rate!r}."
+                )
+            window_frames = max(1, round(window_seconds * latent_rate))
+        elif isinstance(window_frames, bool) or not isinstance(window_frames, int) or window_frames < 1:
+            raise UserError(f"window_frames must be a whole number of at least 1; got {window_frames!r}.")
+        self.window_frames = window_frames
+        self.entropy, self.form, self.sharpness, self.center = entropy, form, float(sharpness), center
+
+    def _weigh(
+        self,
+        output: Tensor,
+        *,
+        x_t: Tensor | None = None,
+        t: Tensor | None = None,
+        path: Path | str | None = None,
+        target: str | None = None,
+        valid: Tensor | None = None,
+    ) -> SampleWeights:
+        if x_t is None or t is None or path is None or target is None:
+            missing = [k for k, v in (("x_t", x_t), ("t", t), ("path", path), ("target", target)) if v is None]
+            raise UserError(
+                f"the recurrence barrier looks at the data estimate, so it needs x_t, t, path and target; "
+                f"{' and '.join(missing)} did not arrive."
+            )
+        if x_t.shape != output.shape:
+            raise UserError(f"x_t {tuple(x_t.shape)} and the output {tuple(output.shape)} must have the same shape.")
+        output = at_least_float32(output)
+        x0 = to_x0(path, target, output, x_t.detach().to(output.dtype), t.detach())
+        recurrence, windows = self.statistic(x0, valid)
+        enough = windows >= 2
+        weights = log_barrier(recurrence, enough, FLOOR)
+        if self.form == "barrier":
+            return weights
+        power = recurrence.clamp(FLOOR, 1) ** self.sharpness
+        return SampleWeights(torch.where(enough, power, torch.ones_like(power)), weights.belief)
+
+    def statistic(self, x0: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(R, number of windows) of each sample, both (B,); R is meaningless where there are fewer than 2 windows.
+
+        Parameters
+        ----------
+        x0 : Tensor [shape=(B, C, T...)], float32 or float64
+            Latents; axes after the first trailing one count as channels.
+        valid : Tensor [shape=(B, T...), bool] or None
+        """
+        if valid is not None:
+            x0 = torch.where(valid[:, None], x0, torch.zeros_like(x0))
+            valid = valid.flatten(2).all(2) if valid.dim() > 2 else valid
+        frames = x0.movedim(2, 1).flatten(2)  # (B, T, features)
+        batch, length, _ = frames.shape
+        size, hop = self.window_frames, max(1, self.window_frames // 2)
+        if length < size:
+            return frames.new_zeros(batch), frames.new_zeros(batch)
+        peak = frames.abs().amax((1, 2))
+        frames = frames / torch.where(peak == 0, torch.ones_like(peak), peak)[:, None, None]
+        windows = torch.nn.functional.avg_pool1d(frames.transpose(1, 2), size, hop).transpose(1, 2)  # (B, n, features)
+        inside = torch.ones(windows.shape[:2], dtype=windows.dtype, device=windows.device)
+        if valid is not None:
+            share = torch.nn.functional.avg_pool1d(valid.to(windows.dtype)[:, None], size, hop)[:, 0]
+            inside = (share > 1 - 0.5 / size).to(windows.dtype)
+            windows = windows * inside[:, :, None]
+        count = inside.sum(1)
+        windows = _center(windows, inside, self.center)
+        gram = windows @ windows.transpose(1, 2)
+        trace = gram.diagonal(dim1=1, dim2=2).sum(1)
+        gram = gram / torch.where(trace == 0, torch.ones_like(trace), trace)[:, None, None]
+        entropy = von_neumann_entropy(gram) if self.entropy == "von_neumann" else renyi2_entropy(gram)
+        return (entropy / count.clamp(min=2).log()).clamp(0, 1), count
+
+
+def _center(windows: Tensor, inside: Tensor, how: str) -> Tensor:
+    if how == "none":
+        return windows
+    if how == "time":
+        mean = windows.sum(1, keepdim=True) / inside.sum(1).clamp(min=1)[:, None, None]
+    else:
+        mean = windows.mean(2, keepdim=True)
+    centred = (windows - mean) * inside[:, :, None]
+    # What is left of a constant is rounding, and rounding looks like endless development: count it as nothing.
+    left, whole = centred.square().sum((1, 2)), windows.square().sum((1, 2))
+    rounding = (64 * torch.finfo(windows.dtype).eps) ** 2
+    return torch.where((left <= rounding * whole)[:, None, None], torch.zeros_like(centred), centred)
+
+
+def _check_choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"the recurrence barrier's {what} is {value!r}; choose one of {', '.join(allowed)}.")
