@@ -78,7 +78,7 @@ _MEANINGS = {
     "for four different sections.",
     "block_scale": "How long the sections are.",
     "textural_vendi": "How many different sound textures a piece passes through, counted so that near-copies count "
-    "once.",
+    "once. It is kin to what the recurrence barrier computes, so for that arm it is no independent witness.",
     "motif_coverage": "How much of the piece is heard again elsewhere in it, in any key.",
     "level_range": "How far apart the loud and the quiet passages are.",
     "flux_gini": "Whether change is gathered in few strong moments (high) or trickles evenly (low).",
@@ -89,13 +89,32 @@ _MEANINGS = {
 }
 
 
+CONDITIONS = frozenset(
+    [
+        "duration",
+        "analysed_seconds",
+        "sample_rate",
+        "channels",
+        "peak_db",
+        "noise_floor_db",
+        "bandwidth_hz",
+        "share_below_200",
+        "share_above_2000",
+        "analysis_version",
+    ]
+)
+"""Columns that say under which conditions a clip was measured; they are held equal and not compared."""
+
+
 def known_metrics(records: Sequence[Record]) -> list[MetricInfo]:
     """One `MetricInfo` for every metric column in the records: primary ones first, in the order of the metric table.
 
-    Columns that the table of `structure` does not hold keep their own name, have no direction and are not primary.
+    Columns that the table of `structure` does not hold keep their own name, have no direction and are not primary;
+    `CONDITIONS` are left out.
     """
     table = _table()
-    infos = [table.get(column) or _unknown(records, column) for column in value_columns(records)]
+    columns = [column for column in value_columns(records) if column not in CONDITIONS]
+    infos = [table.get(column) or _unknown(records, column) for column in columns]
     order = list(table)
     return sorted(infos, key=lambda info: (not info.primary, order.index(info.name) if info.name in table else 999))
 

@@ -288,6 +288,8 @@ def _verdict(comparison: Comparison, info: MetricInfo, alpha: float) -> Verdict:
         return "better" if up == (info.better == "higher") else "worse"
     if comparison.p_equivalence is not None and comparison.p_equivalence < alpha:
         return "no difference"
+    if comparison.t_interval == (0.0, 0.0):  # every unit came out equal to the last digit
+        return "no difference"
     return "inconclusive"
 
 
@@ -315,3 +317,50 @@ def _nothing(cells: PairedCells, metric: str, baseline: str, arm: str) -> Compar
 
 def _stream(seed: int, *names: str) -> np.random.Generator:
     return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """One arm by one metric, on its own.
+
+    Attributes
+    ----------
+    arm, metric : str
+    mean : float
+        NaN without values.
+    interval : (float, float) or None
+        95% BCa cluster bootstrap of the mean; None with fewer than two units.
+    points : dict of str to float
+        Mean of each prompt (over its seeds and trained models); of each clip for unpaired folders.
+    n_clips : int
+    """
+
+    arm: str
+    metric: str
+    mean: float
+    interval: Interval | None
+    points: dict[str, float]
+    n_clips: int
+
+
+def summarise_arm(
+    records: Sequence[Record], metric: str, arm: str, *, seed: int = 0, n_resamples: int = 4_999, alpha: float = 0.05
+) -> ArmSummary:
+    """Mean, interval and prompts of one arm by one metric, whether or not other arms have the same clips.
+
+    Raises
+    ------
+    UserError
+        An arm or a metric that the records do not hold.
+    """
+    cells = pair_cells(records, metric, [arm])
+    if cells.matched == 0:
+        return ArmSummary(arm, metric, float("nan"), None, {}, 0)
+    mean = float(crossed_means(cells.values)[0])
+    pooled = _pool_models(cells).cell_means()[0, 0]
+    points = {prompt: float(value) for prompt, value in zip(cells.prompts, pooled, strict=True)}
+    interval = None
+    if cells.unit_means().shape[1] > 1:
+        replicates = cluster_bootstrap(cells.values, _stream(seed, metric, arm), n_resamples)
+        interval = bca_interval(mean, replicates[:, 0], jackknife_means(cells.values)[:, 0], 1 - alpha)
+    return ArmSummary(arm, metric, mean, interval, points, cells.matched)

@@ -79,6 +79,8 @@ def verdict(comparison: Comparison, info: MetricInfo, titles: Mapping[str, str] 
     evidence = _evidence(comparison, info)
     if comparison.verdict in ("better", "worse", "higher", "lower"):
         return f"With {found}, which is {comparison.verdict} ({evidence})."
+    if comparison.verdict == "no difference" and comparison.margin is None:
+        return f"With {found}: no difference at all."
     if comparison.verdict == "no difference":
         margin = format_difference(info, comparison.margin).lstrip("+")
         return (

@@ -1,0 +1,89 @@
+"""Audio as `data:` addresses, small enough that a page with eighty half-minutes can be mailed."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from eisbach.audio import read_audio
+from eisbach.errors import AudioError
+from eisbach.progress import Progress
+
+BUDGET_BYTES = 16_000_000
+"""What all audio of a page may take, as base64 text."""
+
+_RATE = 22_050  # Hz; MPEG-2 layer III encodes it from 8 to 160 kbit/s
+_HIGHEST, _LOWEST = 64_000, 24_000  # bit/s
+_MOST_SECONDS = 600.0  # of one clip
+
+
+@dataclass(frozen=True)
+class EmbeddedAudio:
+    """A playable clip, or why there is none.
+
+    Attributes
+    ----------
+    uri : str
+        `data:audio/mpeg;base64,…` (Ogg Vorbis where libsndfile cannot write MP3); empty when `fault` is not.
+    seconds : float
+    fault : str
+        One sentence; empty when the clip can be played.
+    """
+
+    uri: str
+    seconds: float
+    fault: str = ""
+
+
+def embed_all(paths: Sequence[Path], *, budget: int = BUDGET_BYTES, quiet: bool = True) -> list[EmbeddedAudio]:
+    """Every file as mono audio at one bit rate, chosen so that all of them fit `budget` bytes of base64.
+
+    The rate stays between 24 and 64 kbit/s; a file that cannot be read gets its fault instead of sound.
+    """
+    total = sum(_seconds(path) for path in paths)
+    rate = _HIGHEST if total <= 0 else int(min(_HIGHEST, max(_LOWEST, budget * 0.75 * 8 / total)))
+    with ThreadPoolExecutor(2) as pool, Progress(len(paths), "embed audio", quiet=quiet) as bar:
+
+        def one(path: Path) -> EmbeddedAudio:
+            return embed(path, rate)
+
+        results = []
+        for result in pool.map(one, paths):
+            results.append(result)
+            bar.advance()
+    return results
+
+
+def embed(path: Path, bit_rate: int = 48_000) -> EmbeddedAudio:
+    """One file as mono 22.05 kHz MP3 at about `bit_rate` bit/s; at most its first ten minutes."""
+    import soundfile as sf
+
+    try:
+        waveform = read_audio(path, duration=_MOST_SECONDS, sample_rate=_RATE, mono=True, allow_silent=True)
+    except AudioError:
+        return EmbeddedAudio("", 0.0, "The audio file is missing or cannot be read.")
+    buffer = io.BytesIO()
+    samples = waveform.samples[0].clip(-1.0, 1.0)
+    if "MP3" in sf.available_formats():
+        # libsndfile maps level 0 to the format's highest constant rate (160 kbit/s here) and 1 to its lowest (8).
+        level = min(1.0, max(0.0, (160_000 - bit_rate) / (160_000 - 8_000)))
+        options = {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT"}
+        mime = "audio/mpeg"
+    else:
+        level, options, mime = 0.8, {"format": "OGG", "subtype": "VORBIS"}, "audio/ogg"
+    sf.write(buffer, samples, _RATE, compression_level=level, **options)
+    text = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return EmbeddedAudio(f"data:{mime};base64,{text}", waveform.duration)
+
+
+def _seconds(path: Path) -> float:
+    import soundfile as sf
+
+    try:
+        return min(_MOST_SECONDS, float(sf.info(str(path)).duration))
+    except (sf.LibsndfileError, RuntimeError, OSError):
+        return 0.0
