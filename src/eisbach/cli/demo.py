@@ -1,10 +1,34 @@
-"""`eisbach demo`."""
+"""`eisbach demo`: the whole story on the embedded model."""
 
 from __future__ import annotations
 
-from eisbach.errors import UserError
+from typing import Annotated
+
+import typer
 
 
-def demo() -> None:
-    """(being built)."""
-    raise UserError("this command is being built.")
+def demo(
+    overrides: Annotated[list[str] | None, typer.Argument(help="Changes of the recipe, as training.steps=200.")] = None,
+    data: Annotated[str | None, typer.Option(help="Your own folder of audio instead of made material.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder for everything; eisbach-demo unless given.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A rehearsal in a minute or two; its numbers mean nothing.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Another draw of material, training and noise.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Fine-tune a music model in several ways, play the same prompts with each, and open a page that compares them.
+
+    Takes about ten minutes on two cores. Stopped at any moment, the same command continues.
+    """
+    from eisbach.cli.experiment import execute
+    from eisbach.experiments.story import demo_spec, own_audio_spec
+
+    choices = {"out": out, "seed": seed, "quick": quick, "overrides": overrides or []}
+    if data is None:
+        spec = demo_spec(**choices)
+    else:
+        spec = own_audio_spec(data, **choices, quiet=quiet, notify=lambda line: typer.echo(f"note: {line}", err=True))
+    execute(spec, dry_run=dry_run, as_json=as_json, quiet=quiet)

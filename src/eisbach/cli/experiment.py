@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from eisbach.experiments.run import ExperimentResult
     from eisbach.experiments.spec import ExperimentSpec
 
 app = typer.Typer(help="Train, play, measure and compare several arms from one recipe.", no_args_is_help=True)
@@ -25,6 +26,7 @@ def run(
     overrides: Annotated[list[str] | None, typer.Argument(help="Changes such as training.steps=200.")] = None,
     out: Annotated[str | None, typer.Option(help="The experiment's folder; the recipe's own unless given.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Trainings that run at once.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A rehearsal with hardly any training.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
@@ -35,7 +37,7 @@ def run(
     changes = list(overrides or [])
     changes += [f"out={json.dumps(out)}"] if out is not None else []
     changes += [f"jobs={jobs}"] if jobs is not None else []
-    execute(load_spec(recipe, changes), dry_run=dry_run, as_json=as_json, quiet=quiet)
+    execute(load_spec(recipe, changes, quick=quick), dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 
 def execute(spec: ExperimentSpec, *, dry_run: bool, as_json: bool, quiet: bool) -> None:
@@ -49,18 +51,13 @@ def execute(spec: ExperimentSpec, *, dry_run: bool, as_json: bool, quiet: bool) 
         return
     from eisbach.experiments.run import run_experiment
     from eisbach.experiments.summary import summary_lines
+    from eisbach.report.experiment_page import write_experiment_page
 
-    result = run_experiment(spec, finish=write_page, quiet=quiet)
+    command = shlex.join(["eisbach", *sys.argv[1:]])
+    result = run_experiment(spec, finish=lambda done: write_experiment_page(done, [command]), quiet=quiet)
     if as_json:
         typer.echo(json.dumps(result.summary.to_json(), indent=2, ensure_ascii=False))
         return
     for line in summary_lines(spec, result.summary):
         typer.echo(line)
-    typer.echo(f"{result.folder / 'report' / 'index.html'}")
-
-
-def write_page(result: ExperimentResult) -> None:
-    """The page of an experiment: `report/index.html` in its folder."""
-    from eisbach.report.html import write_report
-
-    write_report(result)
+    typer.echo(str(result.folder / "report" / "index.html"))

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from eisbach.config import StrictModel
-from eisbach.errors import ConfigError
+from eisbach.config import StrictModel, build_config
+from eisbach.errors import ConfigError, UserError
 from eisbach.generation.config import SamplingConfig
 from eisbach.generation.prompts import Prompt, load_prompts
 from eisbach.training.config import TrainConfig
@@ -56,6 +56,8 @@ class Arm(StrictModel):
     ----------
     label : str
         Short name for tables and pictures.
+    phrase : str
+        The same within a sentence, with its article; the label when empty.
     explanation : str
         One or two sentences for a reader who has not seen the formulas.
     overrides : mapping
@@ -63,6 +65,7 @@ class Arm(StrictModel):
     """
 
     label: str = Field(min_length=1)
+    phrase: str = ""
     explanation: str = ""
     overrides: dict[str, Any] = Field(default={})
 
@@ -183,15 +186,13 @@ def arm_training(
     Raises
     ------
     ConfigError
-        Every fault of the merged configuration, with the arm's name.
+        Every fault of the merged configuration.
     """
     values = merge(spec.training, spec.arms[arm].overrides)
     values |= {"out": out, "seed": train_seed}
     if manifest is not None:
         values["data"] = merge(values.get("data") or {}, {"manifest": manifest, "cache": cache})
-    from eisbach.config import build_config
-
-    return build_config(TrainConfig, values, f"the training of arm '{arm}'")
+    return build_config(TrainConfig, values, "its training")
 
 
 def check_spec(spec: ExperimentSpec) -> None:
@@ -211,15 +212,35 @@ def check_spec(spec: ExperimentSpec) -> None:
         for key in _SET_BY_RUNNER:
             if key in flat and (key in ("out", "seed") or spec.material is not None):
                 faults.append(f"{owner} sets '{key}', which the experiment sets itself: remove it.")
+    manifest = "data/manifest.jsonl" if spec.material is not None else None
     for name in spec.arms:
         try:
-            manifest = "data/manifest.jsonl" if spec.material is not None else None
-            arm_training(spec, name, spec.train_seeds[0], out="run", manifest=manifest, cache=None)
-        except (ConfigError, ValidationError) as error:
-            faults.append(str(error))
+            training = arm_training(spec, name, spec.train_seeds[0], out="run", manifest=manifest, cache=None)
+            _check_names_of(training)
+        except UserError as error:
+            faults.append(f"arm '{name}': {error}")
     if faults:
         raise ConfigError(" ".join(faults))
     spec.generation.resolve_prompts()
+
+
+def _check_names_of(training: TrainConfig) -> None:
+    """Builds the weighting and the density, so that a name that does not exist is found before hour three."""
+    from eisbach.diffusion.noise_levels import get_density
+    from eisbach.weighting import build_weighting
+
+    chosen = training.weighting
+    build_weighting(
+        chosen.sample,
+        chosen.noise_level,
+        reduction=chosen.reduction,
+        normalisation=chosen.normalisation,
+        strength=chosen.strength,
+        latent_rate=1.0,
+        **chosen.options,
+    )
+    if training.noise_levels.density is not None:
+        get_density(training.noise_levels.density, **training.noise_levels.options)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> set[str]:

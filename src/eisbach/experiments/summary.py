@@ -1,55 +1,56 @@
-"""What an experiment found, in one JSON file: flat share by arm, every comparison, the recovered share of the oracle's gain."""
+"""What an experiment found, in one JSON file: flat share by arm, every comparison, recovered shares of the oracle's gain."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from eisbach.experiments.metric_info import MetricInfo, choose_metrics, known_metrics
+from eisbach.experiments.metric_info import FLAT, choose_metrics, known_metrics
 from eisbach.experiments.recovered import RecoveredShare, recovered_share
+from eisbach.experiments.results import Results, evaluate
 from eisbach.experiments.spec import ExperimentSpec
-from eisbach.experiments.statistics import Comparison, compare_all
-from eisbach.experiments.verdicts import overall_verdict, recovered_sentence, verdict
+from eisbach.experiments.verdicts import overall_verdict, verdict
 from eisbach.types import Record
-
-FLAT = "is_flat"
-"""The column that says whether the flatness judge calls a clip flat."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that a page or a script needs beside the records.
+    """An experiment's answer.
 
     Attributes
     ----------
     verdict : str
         One sentence for the whole, by the first primary metric.
-    arms : dict
-        By arm: label, clips, share_flat, and the mean of every metric.
-    metrics : list of MetricInfo
-        Primary ones first, with the declared directions.
-    comparisons : list of Comparison
-        Every arm against the baseline by every metric, corrected.
-    recovered : list of RecoveredShare
-        By arm and primary metric; empty without an oracle.
     sentences : list of str
-        The verdict of each primary comparison and recovered share.
+        Every arm against the baseline by the first primary metric.
+    arms : dict
+        By arm: label, clips and share_flat (None where nothing could be judged).
+    results : Results
+        Means, comparisons and recovered shares by the first primary metric.
+    recovered : list of RecoveredShare
+        By arm, for every primary metric; empty without an oracle.
     notes : list of str
     """
 
     verdict: str
+    sentences: list[str]
     arms: dict[str, dict[str, Any]]
-    metrics: list[MetricInfo]
-    comparisons: list[Comparison]
-    recovered: list[RecoveredShare] = field(default_factory=list)
-    sentences: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    results: Results
+    recovered: list[RecoveredShare]
+    notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; NaN becomes null."""
-        return {key: _plain(value) for key, value in asdict(self).items()}
+        """Plain values; what is undefined is None."""
+        return {
+            "verdict": self.verdict,
+            "sentences": self.sentences,
+            "arms": self.arms,
+            "recovered": [_finite(asdict(one)) for one in self.recovered],
+            "notes": self.notes,
+            "results": self.results.to_json(),
+        }
 
 
 def summarise(spec: ExperimentSpec, records: Sequence[Record]) -> Summary:
@@ -61,67 +62,59 @@ def summarise(spec: ExperimentSpec, records: Sequence[Record]) -> Summary:
         A declared primary metric was not measured.
     """
     metrics = choose_metrics(known_metrics(records), primary=spec.primary_metrics)
-    titles = {name: arm.label for name, arm in spec.arms.items()}
-    comparisons = compare_all(records, metrics, spec.baseline, list(spec.arms))
-    recovered = []
-    if spec.oracle is not None:
-        candidates = [name for name in spec.arms if name not in (spec.baseline, spec.oracle)]
-        recovered = [
-            recovered_share(records, info.name, spec.baseline, spec.oracle, arm)
-            for arm in candidates
-            for info in metrics
-            if info.primary
-        ]
-    primary = {info.name: info for info in metrics if info.primary}
-    sentences = [verdict(one, primary[one.metric], titles) for one in comparisons if one.metric in primary]
-    sentences += [recovered_sentence(one, titles) for one in recovered if one.metric == metrics[0].name]
-    apart = [] if spec.oracle is None else [spec.oracle]
+    results = evaluate(records, metrics, spec.baseline, arms=list(spec.arms), oracle=spec.oracle)
+    phrases = {name: arm.phrase or arm.label for name, arm in spec.arms.items()}
+    headline = metrics[0]
     return Summary(
-        verdict=overall_verdict(comparisons, metrics[0], titles, apart=apart),
-        arms={name: _arm_row(spec, name, metrics, records) for name in spec.arms},
-        metrics=metrics,
-        comparisons=comparisons,
-        recovered=recovered,
-        sentences=sentences,
+        verdict=overall_verdict(
+            results.comparisons, headline, phrases, apart=[] if spec.oracle is None else [spec.oracle]
+        ),
+        sentences=[verdict(one, headline, phrases) for one in results.comparisons if one.metric == headline.name],
+        arms={name: _arm_row(spec, name, records) for name in spec.arms},
+        results=results,
+        recovered=_recovered(spec, records, results),
         notes=list(spec.notes),
     )
 
 
 def summary_lines(spec: ExperimentSpec, summary: Summary) -> list[str]:
-    """For a terminal: one line an arm with its flat share, and the verdict."""
+    """For a terminal: one line an arm with its share of flat pieces, then the verdict."""
     width = max(len(arm.label) for arm in spec.arms.values())
     lines = []
     for name, row in summary.arms.items():
-        share = row["share_flat"]
-        shown = "  ?" if share is None else f"{100 * share:3.0f}%"
+        shown = "  ?" if row["share_flat"] is None else f"{100 * row['share_flat']:3.0f}%"
         lines.append(f"{spec.arms[name].label:<{width}}  {shown} flat  ({row['clips']} clips)")
     return [*lines, summary.verdict]
 
 
-def _arm_row(
-    spec: ExperimentSpec, name: str, metrics: Sequence[MetricInfo], records: Sequence[Record]
-) -> dict[str, Any]:
+def _recovered(spec: ExperimentSpec, records: Sequence[Record], results: Results) -> list[RecoveredShare]:
+    if spec.oracle is None:
+        return []
+    candidates = [name for name in spec.arms if name not in (spec.baseline, spec.oracle)]
+    return [
+        recovered_share(records, info.name, spec.baseline, spec.oracle, arm)
+        for info in results.metrics
+        if info.primary
+        for arm in candidates
+    ]
+
+
+def _arm_row(spec: ExperimentSpec, name: str, records: Sequence[Record]) -> dict[str, Any]:
     rows = [row for row in records if row["arm"] == name]
-    means = {info.name: _mean(rows, info.name) for info in metrics}
+    judged = [bool(row[FLAT.name]) for row in rows if row.get(FLAT.name) is not None]
     return {
         "label": spec.arms[name].label,
         "explanation": spec.arms[name].explanation,
         "clips": len(rows),
-        "share_flat": _mean(rows, FLAT),
-        "means": means,
+        "share_flat": sum(judged) / len(judged) if judged else None,
     }
 
 
-def _mean(rows: Sequence[Record], column: str) -> float | None:
-    values = [float(value) for row in rows if isinstance(value := row.get(column), (bool, int, float))]
-    return sum(values) / len(values) if values else None
-
-
-def _plain(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_finite(item) for item in value]
     return value
