@@ -8,7 +8,10 @@ import typer
 
 
 def demo(
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes of the recipe, as training.steps=200.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. --set training.steps=200 (repeatable)."),
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Your own folder of audio instead of made material.")] = None,
     out: Annotated[str | None, typer.Option(help="Folder for everything; eisbach-demo unless given.")] = None,
     quick: Annotated[

@@ -23,7 +23,10 @@ def _group() -> None:
 @app.command()
 def run(
     recipe: Annotated[str, typer.Argument(help="A YAML recipe, or a built-in one: curation or demo.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes such as training.steps=200.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. --set training.steps=200 (repeatable)."),
+    ] = None,
     out: Annotated[str | None, typer.Option(help="The experiment's folder; the recipe's own unless given.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Trainings that run at once.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A rehearsal with hardly any training.")] = False,

@@ -213,12 +213,16 @@ def check_spec(spec: ExperimentSpec) -> None:
             if key in flat and (key in ("out", "seed") or spec.material is not None):
                 faults.append(f"{owner} sets '{key}', which the experiment sets itself: remove it.")
     manifest = "data/manifest.jsonl" if spec.material is not None else None
+    arms_of: dict[str, list[str]] = {}
     for name in spec.arms:
         try:
             training = arm_training(spec, name, spec.train_seeds[0], out="run", manifest=manifest, cache=None)
             _check_names_of(training)
         except UserError as error:
-            faults.append(f"arm '{name}': {error}")
+            arms_of.setdefault(str(error), []).append(name)
+    for fault, names in arms_of.items():
+        who = "every arm" if len(names) == len(spec.arms) else " and ".join(f"arm '{name}'" for name in names)
+        faults.append(f"{who}: {fault}")
     if faults:
         raise ConfigError(" ".join(faults))
     spec.generation.resolve_prompts()
