@@ -36,7 +36,7 @@ def entropy_by_resolvents(gram: Tensor) -> Tensor:
     eigenvalues the integrand is a trace that holds the resolvent (G + s)^-1 and no eigenvalue.
     """
     step = 1.4
-    s = torch.arange(-16.0, 16.5, step).exp().to(gram.device, gram.dtype)
+    s = torch.arange(-16.0, 16.5, step, dtype=gram.dtype, device=gram.device).exp()
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     resolvent, _ = torch.linalg.inv_ex(gram[:, None] + s[:, None, None] * identity)
     spread = gram - gram @ gram
