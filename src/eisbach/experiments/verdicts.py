@@ -87,7 +87,19 @@ def verdict(comparison: Comparison, info: MetricInfo, titles: Mapping[str, str] 
             f"With {found}: practically no difference ({evidence}; a difference of {margin} or more is ruled out, "
             f"{format_p(comparison.p_equivalence)})."
         )
-    return f"No difference could be shown. With {found} ({evidence}){_why_not(comparison)}."
+    floor = comparison.p_floor
+    if floor is not None and floor >= 0.05:
+        return (
+            f"With {found} ({evidence}). With {comparison.n_units} {comparison.unit}s{_sides(comparison)} no p value below "
+            f"{floor:.2g} is possible, so this comparison could not have shown a difference."
+        )
+    shown = comparison.shown_interval
+    if shown is not None and (shown[0] > 0 or shown[1] < 0):
+        return (
+            f"With {found} ({evidence}). This leans towards {_direction(comparison, info)}, but it is not certain: "
+            f"{comparison.n_units} {comparison.unit}s{_sides(comparison)} are too few to be sure."
+        )
+    return f"No difference could be shown. With {found} ({evidence}); anything inside that interval remains possible."
 
 
 def _found(comparison: Comparison, info: MetricInfo, arm: str, baseline: str) -> str:
@@ -106,20 +118,18 @@ def _evidence(comparison: Comparison, info: MetricInfo) -> str:
     if comparison.p_adjusted is not None and corrected != p:
         p += f" ({corrected.removeprefix('p = ')} after correction for looking at several measures)"
     plural = "" if comparison.n_units == 1 else "s"
-    sides = "" if comparison.paired and comparison.unit == "prompt" else " an arm"
-    return ", ".join([*parts, p, f"{comparison.n_units} {comparison.unit}{plural}{sides}"])
+    return ", ".join([*parts, p, f"{comparison.n_units} {comparison.unit}{plural}{_sides(comparison)}"])
 
 
-def _why_not(comparison: Comparison) -> str:
-    if comparison.p_floor is not None and comparison.p_floor >= 0.05:
-        return (
-            f"; with {comparison.n_units} {comparison.unit}s an arm no p value below {comparison.p_floor:.2g} is "
-            "possible, so this comparison could not have shown one"
-        )
-    shown = comparison.shown_interval
-    if shown is not None and (shown[0] > 0 or shown[1] < 0):
-        return f"; it leans one way, but {comparison.n_units} {comparison.unit}s are too few to be sure"
-    return "; anything inside that interval remains possible"
+def _sides(comparison: Comparison) -> str:
+    return "" if comparison.paired and comparison.unit == "prompt" else " an arm"
+
+
+def _direction(comparison: Comparison, info: MetricInfo) -> str:
+    up = comparison.difference > 0
+    if info.better is None:
+        return "a higher value" if up else "a lower value"
+    return "an improvement" if up == (info.better == "higher") else "the worse"
 
 
 def _upper(text: str) -> str:
@@ -175,7 +185,7 @@ def overall_verdict(
         rest = _list([names.get(one.arm, one.arm) for one in others])
         return f"{sentence} For {rest}, no improvement could be shown."
     if best.verdict in ("inconclusive", "no difference") and others:
-        return f"{sentence} This was the arm that came closest; no other showed an improvement either."
+        return f"{sentence} This arm came closest; no other showed an improvement."
     return sentence
 
 

@@ -190,6 +190,7 @@ def _page(context: ReportContext, quiet: bool) -> dict[str, Any]:
         "pairing": context.pairing,
         "notes": [*_own_notes(context), *context.notes],
         "skipped": context.skipped,
+        "pictured": context.pictures is not None,
         "paired": results.paired,
     }
 
@@ -208,7 +209,7 @@ def _summaries(results: Results, info: MetricInfo) -> list[Any]:
 def _safe(svg: str) -> Any:
     from markupsafe import Markup
 
-    return Markup(svg)  # noqa: S704 - made by `charts`, which escapes every text
+    return Markup(svg)  # made by `charts`, which escapes every text
 
 
 def _players(
@@ -231,6 +232,8 @@ def _players(
                 "audio": EmbeddedAudio("", 0.0, "This arm has no such clip."),
                 "pictures": [],
                 "facts": [],
+                "judged": "",
+                "name": "",
             }
         facts = [(info.label, format_value(info, _number(row, info))) for info in primary if not info.share]
         name = "" if context.results.paired else str(row["prompt_id"])
