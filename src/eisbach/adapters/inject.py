@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -12,6 +13,9 @@ from eisbach.errors import ConfigError
 
 ADAPTER_NAME = "default"
 """peft's name for the one adapter that a model carries."""
+
+ATTACHED: WeakKeyDictionary[nn.Module, dict[str, torch.Tensor]] = WeakKeyDictionary()
+"""The weights that attached adapters replaced, by network, so that detaching restores them bit for bit."""
 
 
 class AdaptableModel(Protocol):
@@ -79,8 +83,8 @@ def inject(model: AdaptableModel, config: Any, seed: int = 0) -> dict[str, nn.Pa
     from peft import inject_adapter_in_model
 
     module = model.module
-    if has_adapter(module):
-        raise ConfigError("the model carries an adapter already; detach it first, or load the model anew.")
+    if module in ATTACHED or has_adapter(module):
+        raise ConfigError("an adapter is attached already; detach it first, or load the model anew.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:

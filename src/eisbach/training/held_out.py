@@ -10,8 +10,9 @@ import torch
 from eisbach.diffusion.targets import make_sample
 from eisbach.training.conditioning import ConditioningCache
 from eisbach.training.data import TrainingData
-from eisbach.training.step import Objective, Predict, masked_mean_square, step_generator
+from eisbach.training.step import Objective, Predict, step_generator
 from eisbach.types import LatentBatch
+from eisbach.weighting import per_sample_mse
 
 _STREAM = 2  # keeps the evaluation's noise apart from the training's
 
@@ -57,8 +58,8 @@ class HeldOut:
             for level in self.noise_levels:
                 t = torch.full((len(batch.ids),), level, device=batch.latents.device)
                 sample = make_sample(objective.path, objective.target, batch.latents, noise, t)
-                error = predict(sample.x_t, t, rows).float() - sample.target
-                sums[level] += masked_mean_square(error, batch.mask).sum().item()
+                output = predict(sample.x_t, t, rows).float()
+                sums[level] += per_sample_mse(output, sample.target, batch.mask).sum().item()
         by_level = {f"{level:g}": value / count for level, value in sums.items()}
         return {
             "held_out_loss": sum(by_level.values()) / len(by_level),

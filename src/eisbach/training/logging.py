@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from eisbach.errors import StorageError
-from eisbach.files import write_text
+from eisbach.files import write_jsonl
 from eisbach.training.step import NOISE_LEVEL_BINS, StepOutput, sums_by_noise_level
 
 if TYPE_CHECKING:
@@ -98,19 +98,21 @@ class MetricsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows that are whole: a last line that a death cut short is left out."""
+        found = []
+        if self.path.is_file():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    found.append(json.loads(line))
+                except json.JSONDecodeError:
+                    break
+        return found
+
     def truncate_after(self, step: int) -> None:
-        """Drops the rows beyond `step`, and a last line that a death cut short, so that resuming repeats no step."""
-        if not self.path.is_file():
-            return
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                break
-            if row["step"] <= step:
-                kept.append(line + "\n")
-        write_text(self.path, "".join(kept))
+        """Drops the rows beyond `step`, so that resuming repeats no step."""
+        if self.path.is_file():
+            write_jsonl(self.path, [row for row in self.rows() if row["step"] <= step])
 
     def append(self, row: dict[str, Any]) -> None:
         """Adds one row; numbers that are not finite are written as null.

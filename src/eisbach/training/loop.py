@@ -23,7 +23,7 @@ from eisbach.training.data import TrainingData, cache_folder, load_data, load_ma
 from eisbach.training.held_out import HeldOut
 from eisbach.training.logging import Board, MetricsFile
 from eisbach.training.publish import publish
-from eisbach.training.run_folder import RunFolder, open_run, recipe_hash
+from eisbach.training.run_folder import RunFolder, describe_run, open_run, recipe_hash
 from eisbach.training.step import Objective
 from eisbach.training.trainer import Trainer
 
@@ -77,6 +77,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
         _note(f"continuing {folder.root} from step {trainer.step}.", quiet)
     metrics = MetricsFile(folder.metrics)
     if accelerator.is_main_process:
+        describe_run(folder, config)
         metrics.truncate_after(trainer.step if checkpoint is not None else -1)
     board = Board(
         folder.root / "tensorboard" if config.tensorboard and accelerator.is_main_process else None, trainer.step
@@ -193,6 +194,7 @@ def build_objective(config: TrainConfig, backbone: Backbone) -> Objective:
         reduction=chosen.reduction,
         normalisation=chosen.normalisation,
         strength=chosen.strength,
+        latent_rate=backbone.latent_rate,
         **chosen.options,
     )
     levels = config.noise_levels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from eisbach import __version__
 from eisbach.adapters.formats import peft as peft_format
 from eisbach.files import write_json
 from eisbach.training.checkpoint import storage_errors
+from eisbach.training.logging import MetricsFile
 from eisbach.training.run_folder import RunFolder
 from eisbach.training.trainer import Trainer
 
@@ -63,8 +63,6 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
 def _last_losses(metrics: Path) -> dict[str, Any]:
     """The last training loss and the last held-out loss of the metrics file."""
     last: dict[str, Any] = {"loss": None, "held_out_loss": None}
-    if metrics.is_file():
-        for line in metrics.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            last |= {key: row[key] for key in last if row.get(key) is not None}
+    for row in MetricsFile(metrics).rows():
+        last |= {key: row[key] for key in last if row.get(key) is not None}
     return last

@@ -13,8 +13,9 @@ from typing import Any
 
 from eisbach import __version__
 from eisbach.config import build_config, read_yaml, save_config
-from eisbach.errors import ConfigError, StorageError
+from eisbach.errors import ConfigError
 from eisbach.files import read_json, write_json
+from eisbach.training.checkpoint import list_checkpoints
 from eisbach.training.config import TrainConfig
 
 FREE_KEYS = ("out", "tensorboard", "log_every", "checkpoint.every", "checkpoint.keep", "data.cache")
@@ -58,7 +59,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
@@ -86,34 +87,42 @@ def changed_keys(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, Any
 
 
 def open_run(config: TrainConfig) -> RunFolder:
-    """The run folder of a configuration, made when it is not there, with `config.yaml` and `versions.json`.
+    """The run folder of a configuration, checked but not yet written to.
+
+    A folder in which nothing has been saved yet takes any configuration, so that a mistake in the first attempt does not
+    block the second.
 
     Raises
     ------
     ConfigError
-        The folder holds a run of another configuration (the changed keys are listed), or something that is no run.
-    StorageError
-        The folder cannot be written.
+        The folder holds a run of another configuration (the changed keys are listed), or is no folder.
     """
     folder = RunFolder(Path(config.out))
     if folder.root.exists() and not folder.root.is_dir():
         raise ConfigError(f"out is {folder.root}, which is a file; name a folder.")
-    if folder.config.is_file():
-        old = build_config(TrainConfig, read_yaml(folder.config), str(folder.config))
-        if changed := changed_keys(old, config):
-            listed = "; ".join(f"{key} was {was!r} and is now {now!r}" for key, (was, now) in changed.items())
-            raise ConfigError(
-                f"{folder.root} holds a run of another configuration: {listed}; choose another out, or delete the folder."
-            )
-    elif folder.checkpoints.is_dir() and any(folder.checkpoints.iterdir()):
+    if not (folder.result.is_file() or list_checkpoints(folder.checkpoints)):
+        return folder
+    if not folder.config.is_file():
         raise ConfigError(f"{folder.root} holds checkpoints but no config.yaml; choose another out.")
-    try:
-        folder.root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"the run folder {folder.root} cannot be made ({error.strerror or error}).") from error
+    old = build_config(TrainConfig, read_yaml(folder.config), str(folder.config))
+    if changed := changed_keys(old, config):
+        listed = "; ".join(f"{key} was {was!r} and is now {now!r}" for key, (was, now) in changed.items())
+        raise ConfigError(
+            f"{folder.root} holds a run of another configuration: {listed}; choose another out, or delete the folder."
+        )
+    return folder
+
+
+def describe_run(folder: RunFolder, config: TrainConfig) -> None:
+    """Writes `config.yaml` and `versions.json`.
+
+    Raises
+    ------
+    StorageError
+        The folder cannot be made or written.
+    """
     save_config(config, folder.config)
     write_json(folder.root / "versions.json", versions())
-    return folder
 
 
 def versions() -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,9 +12,7 @@ from eisbach.diffusion.noise_levels import NoiseLevelDensity
 from eisbach.diffusion.paths import Path as NoisingPath
 from eisbach.diffusion.targets import make_sample
 from eisbach.types import Conditioning, LatentBatch
-
-if TYPE_CHECKING:
-    from eisbach.weighting import PartialLoss, Weighting
+from eisbach.weighting import PartialLoss, Weighting, per_sample_mse
 
 NOISE_LEVEL_BINS = 10
 """Diagnostics report the loss in this many equal bins of t over [0, 1]."""
@@ -73,25 +70,6 @@ def step_generator(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def masked_mean_square(error: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Mean of error² over channels and valid frames, for each sample.
-
-    Parameters
-    ----------
-    error : torch.Tensor [shape=(B, C, T)]
-    mask : torch.Tensor [shape=(B, T), bool] or None
-        True on valid frames.
-
-    Returns
-    -------
-    torch.Tensor [shape=(B,), float32]
-    """
-    square = error.float().square().mean(dim=1)
-    if mask is None:
-        return square.mean(dim=-1)
-    return (square * mask).sum(dim=-1) / mask.sum(dim=-1).clamp(min=1)
-
-
 def drop_conditions(conditioning: Conditioning, null: Conditioning, drop: torch.Tensor) -> Conditioning:
     """The conditioning with the rows where `drop` (B,) is True replaced by the unconditional ones."""
 
@@ -139,7 +117,7 @@ def micro_step(
     conditioning = drop_conditions(conditioning, objective.null_condition(conditioning), drop)
     output = predict(sample.x_t, t, conditioning).float()
     partial = objective.weighting.partial(
-        masked_mean_square(output - sample.target, batch.mask),
+        per_sample_mse(output, sample.target, batch.mask),
         output,
         x_t=sample.x_t,
         t=t,

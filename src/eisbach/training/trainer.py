@@ -110,8 +110,8 @@ class Trainer:
         if world > 1:
             stats = self.accelerator.reduce(stats, reduction="sum")
             unscaled = self.accelerator.reduce(unscaled, reduction="sum")
-        factor = self.objective.weighting.gradient_factor(stats)
-        # Data-parallel wrappers average gradients over processes, while a global batch sums them.
+        factor = self.objective.weighting.gradient_factor(stats).float()
+        # A data-parallel wrapper has averaged the gradients over the processes, and a global batch sums them.
         grad_norm = self._scale_and_clip(factor * world)
         weighted = unscaled * factor
         self.guard.observe(step + 1, weighted, grad_norm)

@@ -1,0 +1,58 @@
+"""Fully trained weights as a difference from their base: `model.safetensors` under the network's own names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from eisbach.errors import CheckpointError, UserError
+from eisbach.files import read_json
+
+WEIGHTS, STAMP = "model.safetensors", "eisbach.json"
+
+
+def read_stamp(folder: Path) -> dict[str, Any]:
+    """What the weights were trained on, or {} when they carry no stamp."""
+    if not (folder / STAMP).is_file():
+        return {}
+    try:
+        return dict(read_json(folder / STAMP, "stamp"))
+    except (UserError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / STAMP} is not readable; restore it or delete it.") from error
+
+
+@torch.no_grad()
+def blend(module: nn.Module, folder: Path, strength: float) -> dict[str, torch.Tensor]:
+    """Moves the network's weights towards the folder's by `strength`; returns the weights from before, by name.
+
+    Raises
+    ------
+    CheckpointError
+        The file is truncated, or its names or shapes are not the network's (the sentence counts them).
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        trained = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder / WEIGHTS} is missing, truncated or not a safetensors file ({error})."
+        ) from error
+    state = module.state_dict()
+    wrong = sorted(state.keys() ^ trained.keys())
+    wrong += sorted(name for name in state.keys() & trained.keys() if state[name].shape != trained[name].shape)
+    if wrong:
+        raise CheckpointError(
+            f"{folder / WEIGHTS} does not fit the model: {len(wrong)} of {len(state)} tensors are missing, unknown or of "
+            f"another shape (first: '{wrong[0]}')."
+        )
+    originals = {name: value.clone() for name, value in state.items()}
+    for name, value in state.items():
+        if value.is_floating_point():
+            target = trained[name].to(value.device, value.dtype)
+            value.copy_(target if strength == 1.0 else value + strength * (target - value))
+    return originals

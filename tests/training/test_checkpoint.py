@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from eisbach.errors import CheckpointError, StorageError
+from eisbach.training import checkpoint as checkpoints
+from eisbach.training.checkpoint import (
+    clean_leftovers,
+    list_checkpoints,
+    load_named,
+    newest_checkpoint,
+    open_checkpoint,
+    read_tensors,
+    write_checkpoint,
+)
+
+
+def write(root: Path, step: int, keep: int = 2) -> Path:
+    tensors = {"model.safetensors": {"w": torch.arange(step + 4.0), "b": torch.ones(2)}}
+    return write_checkpoint(root, step, tensors, {"note.json": {"a": 1}}, {"origin": "x"}, keep)
+
+
+def test_what_is_written_comes_back_and_old_ones_go(tmp_path: Path) -> None:
+    for step in (5, 10, 1_000_000):
+        write(tmp_path, step)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000010", "step-1000000"]
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    assert (newest.step, newest.state["origin"]) == (1_000_000, "x")
+    assert read_tensors(tmp_path / "step-000010", "model.safetensors")["w"].tolist() == list(range(14))
+
+
+def test_folders_without_a_marker_are_passed_over_and_leftovers_removed(tmp_path: Path) -> None:
+    good = write(tmp_path, 5)
+    (tmp_path / "step-000009").mkdir()
+    (tmp_path / ".step-000010.partial").mkdir()
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    assert newest.folder == good
+    clean_leftovers(tmp_path)
+    assert not (tmp_path / ".step-000010.partial").exists()
+    assert good.exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "missing", "marker"])
+def test_damage_is_named_with_the_last_good_one(tmp_path: Path, damage: str) -> None:
+    good, bad = write(tmp_path, 5), write(tmp_path, 10)
+    file = bad / "model.safetensors"
+    content = file.read_bytes()
+    if damage == "truncated":
+        file.write_bytes(content[:-5])
+    elif damage == "altered":
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif damage == "missing":
+        file.unlink()
+    else:
+        (bad / "state.json").write_text("{")
+    with pytest.raises(CheckpointError) as caught:
+        newest_checkpoint(tmp_path)
+    message = str(caught.value)
+    assert str(bad) in message
+    assert f"continue from {good}" in message
+    assert ("model.safetensors" if damage != "marker" else "state.json") in message
+
+
+def test_a_lone_damaged_checkpoint_offers_no_way_back_that_is_not_there(tmp_path: Path) -> None:
+    bad = write(tmp_path, 5)
+    (bad / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="start from the beginning"):
+        newest_checkpoint(tmp_path)
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_broken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = write(tmp_path, 5)
+
+    def full(tensors: object, path: Path, metadata: object = None) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(StorageError, match="No space left"):
+        write(tmp_path, 10)
+    assert [path.name for path in tmp_path.iterdir()] == [good.name]
+    assert open_checkpoint(good).step == 5
+
+
+def test_load_named_is_all_or_nothing() -> None:
+    parameters = {"a": torch.zeros(2), "b": torch.zeros(3)}
+    with pytest.raises(CheckpointError, match=r"1 of 2 tensors match, 1 are missing and 1 unknown \('b' is missing\)"):
+        load_named(parameters, {"a": torch.ones(2), "c": torch.ones(3)}, Path("x"))
+    with pytest.raises(CheckpointError, match=r"'b' has shape \[4\], the model has \[3\]"):
+        load_named(parameters, {"a": torch.ones(2), "b": torch.ones(4)}, Path("x"))
+    assert parameters["a"].sum() == 0
+    load_named(parameters, {"a": torch.ones(2), "b": torch.ones(3)}, Path("x"))
+    assert parameters["b"].sum() == 3
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text(json.dumps({"not": "tensors"}))
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        read_tensors(tmp_path, "model.safetensors")

@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from eisbach.backbones import load_backbone
+from eisbach.errors import (
+    CheckpointError,
+    ConfigError,
+    InterruptedRun,
+    ManifestError,
+    NonFiniteLossError,
+    StorageError,
+    UserError,
+)
+from eisbach.training import checkpoint as checkpoints
+from eisbach.training import loop as loop_module
+from eisbach.training import train
+from eisbach.training.checkpoint import list_checkpoints
+from eisbach.training.config import TrainConfig
+from eisbach.training.trainer import Trainer
+
+
+class Killed(BaseException):
+    """Stands for a death of the process: nothing may clean up after it."""
+
+
+def die_after(monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException | None = None) -> None:
+    """Kills the run when `step` steps have been taken."""
+    take_step = Trainer.take_step
+
+    def dying(self: Trainer) -> None:
+        if self.step == step:
+            raise error or Killed
+        take_step(self)
+
+    monkeypatch.setattr(Trainer, "take_step", dying)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row in found:
+        row.pop("steps_per_second", None)
+    return found
+
+
+def weights(folder: Path, name: str = "adapter/adapter_model.safetensors") -> dict[str, torch.Tensor]:
+    return load_file(folder / name)
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "lora with dropout inside": {"adapter": {"type": "lora", "rank": 2, "dropout": 0.3}},
+    "dora, average, warm-up, cosine": {
+        "adapter": {"type": "dora", "rank": 2},
+        "ema_decay": 0.5,
+        "warmup_steps": 2,
+        "schedule": "cosine",
+    },
+    "accumulation and a recurrence barrier": {
+        "accumulation": 2,
+        "weighting": {"sample": "recurrence_barrier", "reduction": "sample", "normalisation": "mean1"},
+    },
+    "every parameter, two lengths": {"adapter": {"type": "none"}, "optimiser": {"lr": 1e-3}},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_killed_run_continues_bit_for_bit(
+    name: str, configure: Any, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: dict[str, Any] = dict(VARIANTS[name])
+    if "two lengths" in name:
+        lengths = [{"seconds": 3, "share": 1}, {"seconds": 5, "share": 2}]
+        changes["data"] = {"manifest": str(clips), "crop_seconds": lengths}
+    straight = train(configure("straight", **changes), quiet=True)
+    killed = configure("killed", **changes)
+    with monkeypatch.context() as patch:
+        die_after(patch, 5)  # two steps beyond the checkpoint at 3, one beyond the row at 4
+        with pytest.raises(Killed):
+            train(killed, quiet=True)
+    assert [path.name for path in list_checkpoints(Path(killed.out) / "checkpoints")] == ["step-000003"]
+    assert [row["step"] for row in rows(Path(killed.out))] == [0, 2, 3, 4]
+    resumed = train(killed, quiet=True)
+    published = "model/model.safetensors" if "every" in name else "adapter/adapter_model.safetensors"
+    assert equal(weights(straight, published), weights(resumed, published))
+    last = "checkpoints/step-000006"
+    for file in (straight / last).glob("*.safetensors"):
+        assert equal(load_file(file), load_file(resumed / last / file.name)), file.name
+    assert rows(straight) == rows(resumed)
+    assert [row["step"] for row in rows(resumed)] == [0, 2, 3, 4, 6]
+
+
+def test_training_learns_and_writes_what_it_promises(configure: Any, tiny_model: Path) -> None:
+    config = configure(
+        steps=60, log_every=10, held_out={"every": 60, "batches": 1}, optimiser={"lr": 3e-2}, tensorboard=True
+    )
+    folder = train(config, quiet=True)
+    held_out = [row["held_out_loss"] for row in rows(folder) if "held_out_loss" in row]
+    assert len(held_out) == 2
+    assert held_out[1] < 0.9 * held_out[0]
+    row = rows(folder)[-1]
+    for key in ("loss", "weighted_loss", "grad_norm", "lr", "weight_mean", "weight_cv", "effective_sample_share"):
+        assert isinstance(row[key], float), key
+    assert set(row["held_out_loss_by_noise_level"]) == {"0.1", "0.3", "0.5", "0.7", "0.9"}
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["steps"], result["path"]) == (60, "adapter")
+    assert result["stamp"]["base_identity"] == load_backbone(str(tiny_model)).identity()
+    assert result["stamp"]["clips"] == 8
+    assert list((folder / "tensorboard").iterdir())
+    assert (folder / "versions.json").is_file()
+
+
+def test_a_finished_run_is_left_alone_and_says_so(configure: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    config = configure(steps=2, checkpoint={"every": 2})
+    folder = train(config, quiet=True)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.suffix in (".safetensors", ".jsonl")}
+    train(config)
+    assert "is finished (2 steps); nothing to do" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_more_steps_of_a_constant_schedule_continue_to_the_same_end(configure: Any) -> None:
+    straight = train(configure("straight", steps=4), quiet=True)
+    train(configure("longer", steps=2), quiet=True)
+    longer = train(configure("longer", steps=4), quiet=True)
+    assert equal(weights(straight), weights(longer))
+
+
+def test_a_changed_configuration_is_refused_key_by_key(configure: Any) -> None:
+    train(configure(steps=2), quiet=True)
+    with pytest.raises(ConfigError) as caught:
+        train(configure(steps=1, seed=7, optimiser={"lr": 1e-3}, log_every=1), quiet=True)
+    message = str(caught.value)
+    assert "seed was 0 and is now 7" in message
+    assert "optimiser.lr was 0.01 and is now 0.001" in message
+    assert "steps was 2 and is now 1" in message
+    assert "log_every" not in message
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_same_call_continues(
+    number: int, configure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = train(configure("straight"), quiet=True)
+    config = configure("stopped")
+    take_step = Trainer.take_step
+
+    def signalling(self: Trainer) -> None:
+        if self.step == 3:
+            os.kill(os.getpid(), number)
+        take_step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "take_step", signalling)
+        with pytest.raises(InterruptedRun, match="saved at step 4 of 6; the same command continues"):
+            train(config, quiet=True)
+    assert [path.name for path in list_checkpoints(Path(config.out) / "checkpoints")][-1] == "step-000004"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert equal(weights(straight), weights(train(config, quiet=True)))
+
+
+def test_training_in_another_thread_works_without_signals(configure: Any) -> None:
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            train(configure(steps=1), quiet=True)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert not failures
+
+
+def test_a_loss_that_is_not_finite_names_the_samples_and_keeps_the_last_checkpoint(
+    configure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure()
+    to_device = Trainer.to_device
+    poisoned: list[str] = []
+
+    def poison(self: Trainer, batch: Any) -> Any:
+        batch = to_device(self, batch)
+        if self.step == 4 and self.predictor.training:
+            batch.latents[1] = float("nan")
+            poisoned.append(batch.ids[1])
+        return batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "to_device", poison)
+        with pytest.raises(NonFiniteLossError) as caught:
+            train(config, quiet=True)
+    assert f"step 5: the loss is not finite for {poisoned[0]};" in str(caught.value)
+    assert [path.name for path in list_checkpoints(Path(config.out) / "checkpoints")] == ["step-000003"]
+    assert all(
+        torch.isfinite(value).all()
+        for value in load_file(Path(config.out) / "checkpoints/step-000003/optimizer.safetensors").values()
+    )
+    assert equal(weights(train(config, quiet=True)), weights(train(configure("straight"), quiet=True)))
+
+
+def test_a_full_disk_at_a_checkpoint_loses_nothing_that_was_saved(
+    configure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure()
+    save_file = checkpoints.save_file
+    calls = []
+
+    def full(tensors: Any, path: Any, metadata: Any = None) -> None:
+        calls.append(path)
+        if len(calls) > 2:  # the second checkpoint
+            raise OSError(28, "No space left on device")
+        save_file(tensors, path, metadata=metadata)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_file", full)
+        with pytest.raises(StorageError, match="No space left on device"):
+            train(config, quiet=True)
+    assert [path.name for path in (Path(config.out) / "checkpoints").iterdir()] == ["step-000003"]
+    assert equal(weights(train(config, quiet=True)), weights(train(configure("straight"), quiet=True)))
+
+
+def test_a_truncated_checkpoint_is_named_and_the_good_one_before_it(
+    configure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure(checkpoint={"every": 2})
+    with monkeypatch.context() as patch:
+        die_after(patch, 5)
+        with pytest.raises(Killed):
+            train(config, quiet=True)
+    file = Path(config.out) / "checkpoints/step-000004/optimizer.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(
+        CheckpointError, match=r"optimizer\.safetensors has 100 bytes instead of .* continue from .*step-000002"
+    ):
+        train(config, quiet=True)
+
+
+def test_a_checkpoint_of_another_model_is_refused(
+    configure: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure()
+    with monkeypatch.context() as patch:
+        die_after(patch, 4)
+        with pytest.raises(Killed):
+            train(config, quiet=True)
+    other = load_backbone(config.model)
+    with torch.no_grad():
+        next(other.module.parameters()).add_(1.0)
+    monkeypatch.setattr(loop_module, "load_model", lambda config: other)
+    with pytest.raises(CheckpointError, match="of another run: its base identity is"):
+        train(config, quiet=True)
+
+
+BAD: list[tuple[dict[str, Any], type[UserError], str]] = [
+    ({"batch_size": 9}, ManifestError, "8 clips .* set batch_size to at most 8"),
+    ({"model": "nowhere"}, UserError, "nowhere"),
+    ({"weighting": {"sample": "nothing"}}, UserError, "nothing.*recurrence_barrier"),
+    ({"weighting": {"sample": "entropy_barrier", "options": {"gamma": 2}}}, UserError, "gamma"),
+    ({"noise_levels": {"density": "nothing"}}, UserError, "nothing.*logit_normal"),
+    ({"adapter": {"type": "lora", "rank": 2, "targets": ["query"]}}, ConfigError, "query.*to_qkv"),
+]
+
+
+@pytest.mark.parametrize(("changes", "kind", "message"), BAD)
+def test_bad_input_is_one_sentence(
+    configure: Any, changes: dict[str, Any], kind: type[UserError], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        train(configure(**changes), quiet=True)
+
+
+def test_bad_data_is_one_sentence(configure: Any, clips: Path, tmp_path: Path) -> None:
+    def data(**values: Any) -> TrainConfig:
+        return configure(data={"manifest": str(clips), "crop_seconds": 4, **values})  # type: ignore[no-any-return]
+
+    with pytest.raises(ManifestError, match="none of the 10 clips"):
+        train(data(select={"flat": "perhaps"}), quiet=True)
+    with pytest.raises(ManifestError, match="does not exist"):  # the failed start above does not hold the folder
+        train(data(manifest=str(tmp_path / "nowhere.jsonl")), quiet=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file"):
+        train(configure("file"), quiet=True)
+
+
+def test_the_oracle_arm_trains_on_its_selection_only(
+    configure: Any, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[str] = set()
+    to_device = Trainer.to_device
+
+    def watch(self: Trainer, batch: Any) -> Any:
+        if self.predictor.training and self.backbone.module.training:
+            seen.update(batch.ids)
+        return to_device(self, batch)
+
+    monkeypatch.setattr(Trainer, "to_device", watch)
+    train(configure(data={"manifest": str(clips), "crop_seconds": 4, "select": {"flat": False}}), quiet=True)
+    assert seen == {"clip0", "clip2", "clip4", "clip6"}
+
+
+def test_without_held_out_clips_the_run_says_so(
+    configure: Any, clips: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(configure(steps=1, held_out={"every": 1, "select": {"flat": "perhaps"}}))
+    assert "no clip is held out" in capsys.readouterr().err
+
+
+@pytest.fixture(autouse=True)
+def _no_leftover_state() -> Iterator[None]:
+    """Training leaves the global random state alone."""
+    before = torch.random.get_rng_state()
+    yield
+    assert torch.equal(before, torch.random.get_rng_state())

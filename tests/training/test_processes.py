@@ -1,0 +1,119 @@
+"""Real processes: killed at random moments, and several at once. They are forked from one server that has the imports."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import socket
+import sys
+import time
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from eisbach.training import train
+from eisbach.training.checkpoint import list_checkpoints, open_checkpoint
+from eisbach.training.config import TrainConfig
+from eisbach.training.logging import MetricsFile
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+
+
+@pytest.fixture(scope="module")
+def server() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["eisbach.training.loop", "eisbach.backbones", "diffusers", "peft", "accelerate"])
+    return context
+
+
+def run(config: TrainConfig, environment: dict[str, str]) -> None:
+    os.environ.update({"OMP_NUM_THREADS": "1", **environment})
+    import torch
+
+    torch.set_num_threads(1)
+    train(config, quiet=True)
+
+
+def start(server: ForkServerContext, config: TrainConfig, **environment: str) -> ForkServerProcess:
+    process = server.Process(target=run, args=(config, environment))
+    process.start()
+    return process
+
+
+def weights(folder: str) -> dict[str, Any]:
+    return load_file(Path(folder) / "adapter" / "adapter_model.safetensors")
+
+
+def test_a_run_killed_at_random_moments_never_leaves_a_broken_checkpoint_and_ends_the_same(
+    configure: Any, server: ForkServerContext
+) -> None:
+    changes = {"steps": 40, "checkpoint": {"every": 1}, "log_every": 1, "held_out": {"every": 0}}
+    straight, config = configure("straight", **changes), configure("killed", **changes)
+    reference = start(server, straight)
+    checkpoints, metrics = Path(config.out) / "checkpoints", Path(config.out) / "metrics.jsonl"
+    draw, reached, kills = random.Random(5), 0, 0
+    while kills < 4:
+        process = start(server, config)
+        wait_for_progress(process, checkpoints, beyond=reached)
+        time.sleep(draw.uniform(0.0, 0.15))
+        process.kill()
+        process.join()
+        kills += 1
+        for folder in list_checkpoints(checkpoints):
+            open_checkpoint(folder)  # raises when damaged
+        assert newest_step(checkpoints) >= reached
+        reached = newest_step(checkpoints)
+    last = start(server, config)
+    last.join(60)
+    reference.join(60)
+    assert (last.exitcode, reference.exitcode) == (0, 0)
+    ended, expected = weights(config.out), weights(straight.out)
+    assert all(ended[key].equal(expected[key]) for key in expected)
+    steps = [row["step"] for row in MetricsFile(metrics).rows()]
+    assert steps == list(range(1, 41))
+    assert not [path for path in checkpoints.iterdir() if path.name.startswith(".")]
+
+
+def test_two_processes_equal_one_with_twice_the_accumulation(configure: Any, server: ForkServerContext) -> None:
+    changes = {
+        "steps": 3,
+        "held_out": {"every": 3, "batches": 1},
+        "weighting": {"sample": "entropy_barrier", "normalisation": "mean1"},
+    }
+    alone = train(configure("alone", accumulation=2, **changes), quiet=True)
+    config = configure("together", **changes)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    processes = [start(server, config, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
+    for process in processes:
+        process.join(90)
+    assert [process.exitcode for process in processes] == [0, 0]
+    mine, theirs = weights(str(alone)), weights(config.out)
+    moved = 0.0
+    for key, value in mine.items():
+        assert theirs[key].allclose(value, rtol=1e-3, atol=1e-5), key
+        moved += float(value.abs().sum()) if "lora_B" in key else 0.0
+    assert moved > 0
+    one, two = (list(MetricsFile(Path(folder) / "metrics.jsonl").rows())[-1] for folder in (alone, config.out))
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+    assert two["held_out_loss"] == pytest.approx(one["held_out_loss"], rel=1e-4)
+
+
+def newest_step(root: Path) -> int:
+    folders = list_checkpoints(root)
+    return int(folders[-1].name.removeprefix("step-")) if folders else 0
+
+
+def wait_for_progress(process: ForkServerProcess, checkpoints: Path, beyond: int) -> None:
+    """Returns once a newer checkpoint is there or the process has ended."""
+    deadline = time.monotonic() + 60
+    while newest_step(checkpoints) <= beyond and process.exitcode is None:
+        assert time.monotonic() < deadline, "the run made no progress"
+        time.sleep(0.005)
