@@ -69,3 +69,12 @@ def test_texts_get_ids_by_position() -> None:
     assert [prompt.id for prompt in prompts_from_texts(["a", "b"])] == ["prompt-1", "prompt-2"]
     with pytest.raises(ConfigError, match="needs words"):
         prompts_from_texts(["a", " "])
+
+
+def test_demo_prompts_use_only_words_of_the_captions() -> None:
+    from eisbach.backbones.tiny import words_of
+    from eisbach.data.captions import vocabulary
+
+    known = {part for word in vocabulary() for part in words_of(word)}
+    for prompt in load_prompts("demo"):
+        assert [word for word in words_of(prompt.text) if word not in known] == []
