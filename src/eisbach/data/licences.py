@@ -24,8 +24,13 @@ _GRANT = re.compile(
     r"you\s+can\s+redistribute|released\s+to",
     re.IGNORECASE,
 )
-_MENTION = re.compile(r"copyright|©|\(c\)\s*\d{4}|licen[cs]|commercial|redistribut|reserved|public domain|creative commons|permission", re.I)
-_NAMED = re.compile(r"(?:copyright|©|\(c\))[\W\d_]*[^\W\d_]{3,}|[A-Z]{4,}.*\b(?:19|20)\d\d\b", re.IGNORECASE | re.DOTALL)
+_MENTION = re.compile(
+    r"copyright|©|\(c\)\s*\d{4}|licen[cs]|commercial|redistribut|reserved|public domain|creative commons|permission",
+    re.I,
+)
+_NAMED = re.compile(
+    r"(?:copyright|©|\(c\))[\W\d_]*[^\W\d_]{3,}|[A-Z]{4,}.*\b(?:19|20)\d\d\b", re.IGNORECASE | re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,9 @@ def _statements(path: Path) -> tuple[list[str], list[str]]:
     if path.suffix == ".krn":
         records = re.findall(r"^!!!(?:YEC|YEM|YOO|ENC|EED|ONB|RWB|RNB)[^:\n]*:\s*(.*)$", text, re.MULTILINE)
         legal = re.findall(r"^!!!(?:YEC|YEM)[^:\n]*:\s*(.*)$", text, re.MULTILINE)
-        return [_squeeze(item) for item in legal], [_squeeze(r) for r in records if r not in legal and _MENTION.search(r)]
+        return [_squeeze(item) for item in legal], [
+            _squeeze(r) for r in records if r not in legal and _MENTION.search(r)
+        ]
     if path.suffix == ".abc":
         head = re.findall(r"^%(?!%)\s*(.*)$", text, re.MULTILINE)
         block = _squeeze(" ".join(head)) if any(_MENTION.search(line) for line in head) else ""

@@ -91,9 +91,7 @@ class Manifest:
         """
         if split is not None and split not in SPLITS:
             raise ManifestError(f"there is no split '{split}'; choose one of {', '.join(SPLITS)}.")
-        wanted = {
-            key: {value} if isinstance(value, str) else set(value) for key, value in (labels or {}).items()
-        }
+        wanted = {key: {value} if isinstance(value, str) else set(value) for key, value in (labels or {}).items()}
         return Manifest(
             (
                 row

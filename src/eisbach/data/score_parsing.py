@@ -132,7 +132,9 @@ def _table(score: Any, piece: str) -> NoteTable:
 
     parts = [part for part in score.parts] if hasattr(score, "parts") else []
     parts = parts or [score]
-    rows: list[tuple[float, float, int, int, int, int, int]] = []  # onset, duration, part, pitch, velocity, tie, measure
+    rows: list[
+        tuple[float, float, int, int, int, int, int]
+    ] = []  # onset, duration, part, pitch, velocity, tie, measure
     measure_lists = [list(part.getElementsByClass(stream.Measure)) for part in parts]
     for index, part in enumerate(parts):
         rows += _part_rows(part, index, measure_lists[index])
