@@ -118,7 +118,7 @@ def grid_picture(
         if label:
             grid[index, 0].annotate(
                 label, (0.0, 0.5), xytext=(-52, 0), xycoords="axes fraction", textcoords="offset points",
-                rotation=90, ha="right", va="center", fontsize=_STYLE["title"], fontweight="bold",
+                rotation=90, ha="right", va="center", fontsize=_STYLE["title"], fontweight="bold", parse_math=False,
             )  # fmt: skip
     return _finish(figure, list(grid.flat), title, out)
 
@@ -146,7 +146,7 @@ def _finish(figure: Any, all_axes: Sequence[Any], title: str, out: str | Path | 
         axes.yaxis.label.set_size(_STYLE["label"])
         axes.tick_params(labelsize=_STYLE["tick"])
     if title:
-        figure.suptitle(title, fontsize=_STYLE["title"] + 1.0, fontweight="bold")
+        figure.suptitle(title, fontsize=_STYLE["title"] + 1.0, fontweight="bold", parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     png = buffer.getvalue()

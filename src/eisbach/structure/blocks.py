@@ -65,7 +65,7 @@ def block_scale(features: Features) -> float:
     return float(half_widths[best] / TEXTURE_RATE) if profile[best] >= 0.02 else float("nan")
 
 
-SCALE_LADDER = Ladder((3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0), lambda v, seed: blocks(v, seed, duration=96.0))
+SCALE_LADDER = Ladder((3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0), lambda v, seed: blocks(v, seed, duration=80.0))
 """Length of the blocks, seconds."""
 
 STRENGTH_LADDER = Ladder((0.0, 2.0, 4.0, 6.0, 9.0, 12.0, 18.0), contrast)

@@ -27,7 +27,7 @@ def lag_profile(features: Features) -> np.ndarray:
     whole = len(features.mel_db) // _POOL
     pooled = features.mel_db[: whole * _POOL].reshape(whole, _POOL, -1).mean(axis=1)
     longest = int(min(_MAX_LAG * _RATE, 0.75 * whole))
-    return np.array([similarity.mean() for similarity in lag_band(pooled, longest)])
+    return np.array([similarity.mean(dtype=np.float64) for similarity in lag_band(pooled, longest)])
 
 
 def lag_similarity(features: Features) -> float:
@@ -45,5 +45,5 @@ def loop_strength(features: Features) -> float:
 STRENGTH_LADDER = Ladder((0.0, 0.25, 0.5, 0.75, 1.0), partial_loop)
 """Share of the bars, from the start, that are one bar repeated."""
 
-SIMILARITY_LADDER = Ladder((18.0, 12.0, 9.0, 6.0, 3.0, 0.0), loop_variation)
+SIMILARITY_LADDER = Ladder((18.0, 12.0, 9.0, 6.0, 3.0, 0.0), loop_variation, rising=False)
 """How far each repetition of a loop departs from the first, dB."""

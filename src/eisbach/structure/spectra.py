@@ -111,4 +111,4 @@ def power_to_db(power: np.ndarray, floor_db: float) -> np.ndarray:
     if top <= 0.0:
         return np.full(power.shape, -floor_db, dtype=np.float32)
     relative = np.maximum(power / top, 10.0 ** (-floor_db / 10.0))
-    return (10.0 * np.log10(relative)).astype(np.float32)
+    return np.maximum(10.0 * np.log10(relative), -floor_db).astype(np.float32)
