@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class Results:
     summaries : dict of (arm, metric) to ArmSummary
     recovered : list of RecoveredShare
         By the headline metric, when there is an oracle.
+    unmatched_arms : list of str
+        Arms that were compared as unmatched groups although the others are paired.
     """
 
     baseline: str
@@ -50,6 +52,7 @@ class Results:
     checkpoint_comparisons: list[Comparison]
     summaries: dict[tuple[str, str], ArmSummary]
     recovered: list[RecoveredShare] = field(default_factory=list)
+    unmatched_arms: list[str] = field(default_factory=list)
 
     @property
     def headline(self) -> MetricInfo | None:
@@ -63,6 +66,7 @@ class Results:
             "oracle": self.oracle,
             "arms": self.arms,
             "paired": self.paired,
+            "unmatched_arms": self.unmatched_arms,
             "metrics": [asdict(info) for info in self.metrics],
             "comparisons": [asdict(one) for one in self.comparisons],
             "checkpoint_comparisons": [asdict(one) for one in self.checkpoint_comparisons],
@@ -84,6 +88,7 @@ def evaluate(
     arms: Sequence[str] | None = None,
     oracle: str | None = None,
     paired: bool = True,
+    unmatched: Collection[str] = (),
     seed: int = 0,
     n_resamples: int = 9_999,
     alpha: float = 0.05,
@@ -98,6 +103,8 @@ def evaluate(
         In the order in which they are shown; None takes the order of the records.
     oracle : str or None
         The arm whose gain is the yardstick of the recovered shares.
+    paired, unmatched : bool, collection of str
+        As in `compare_all`.
 
     Raises
     ------
@@ -112,7 +119,13 @@ def evaluate(
     names = [baseline, *(name for name in names if name != baseline)]
     if len(names) < 2:
         raise UserError(f"a comparison needs at least two arms, and there is only '{baseline}'.")
-    options: dict[str, Any] = {"paired": paired, "seed": seed, "n_resamples": n_resamples, "alpha": alpha}
+    options: dict[str, Any] = {
+        "paired": paired,
+        "unmatched": unmatched,
+        "seed": seed,
+        "n_resamples": n_resamples,
+        "alpha": alpha,
+    }
     comparisons = compare_all(records, metrics, baseline, names, **options)
     by_model = [one for one in comparisons if one.unit == "trained model"]
     checkpoints = compare_all(records, metrics, baseline, names, unit="prompt", **options) if by_model else []
@@ -122,15 +135,18 @@ def evaluate(
         for info in metrics
     }
     recovered = []
-    if oracle is not None and metrics and paired:
+    if oracle is not None and metrics and paired and oracle not in unmatched:
         recovered = [
             recovered_share(
                 records, metrics[0].name, baseline, oracle, arm, seed=seed, n_resamples=n_resamples, alpha=alpha
             )
             for arm in names
-            if arm not in (baseline, oracle)
+            if arm not in (baseline, oracle, *unmatched)
         ]
-    return Results(baseline, oracle, names, list(metrics), paired, comparisons, checkpoints, summaries, recovered)
+    unmatched_arms = [arm for arm in names if arm in unmatched]
+    return Results(
+        baseline, oracle, names, list(metrics), paired, comparisons, checkpoints, summaries, recovered, unmatched_arms
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ explains each choice.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -174,6 +174,7 @@ def compare_arms(
         result, interval=interval, t_interval=t_interval(differences, 1 - alpha), p=p, p_floor=floor, test=test,
         g=hedges_g(differences), margin=margin, p_equivalence=equivalence_p(differences, margin),
     )  # fmt: skip
+    result = _within_range(result, info)
     return replace(result, verdict=_verdict(result, info, alpha))
 
 
@@ -219,6 +220,7 @@ def compare_unpaired(
         t_interval=t_interval(other, 1 - alpha, base), p=p, p_floor=floor, test="permutation of clips between the arms",
         g=hedges_g(other, base), margin=margin, p_equivalence=equivalence_p(other, margin, base),
     )  # fmt: skip
+    result = _within_range(result, info)
     return replace(result, verdict=_verdict(result, info, alpha))
 
 
@@ -229,18 +231,27 @@ def compare_all(
     arms: Iterable[str],
     *,
     paired: bool = True,
+    unmatched: Collection[str] = (),
     unit: Unit = "auto",
     seed: int = 0,
     n_resamples: int = 9_999,
     alpha: float = 0.05,
 ) -> list[Comparison]:
-    """Every arm against the baseline by every metric, corrected for looking several times (`adjust`)."""
+    """Every arm against the baseline by every metric, corrected for looking several times (`adjust`).
+
+    Parameters
+    ----------
+    paired : bool
+        Match clips by prompt and seed; False compares all arms as unmatched groups.
+    unmatched : collection of str
+        Arms that are compared as unmatched groups although the others are paired.
+    """
     results = []
     for arm in arms:
         if arm == baseline:
             continue
         for info in metrics:
-            if paired:
+            if paired and arm not in unmatched:
                 one = compare_arms(
                     records, info, baseline, arm, unit=unit, seed=seed, n_resamples=n_resamples, alpha=alpha
                 )
@@ -291,6 +302,14 @@ def _verdict(comparison: Comparison, info: MetricInfo, alpha: float) -> Verdict:
     if comparison.t_interval == (0.0, 0.0):  # every unit came out equal to the last digit
         return "no difference"
     return "inconclusive"
+
+
+def _within_range(comparison: Comparison, info: MetricInfo) -> Comparison:
+    """A t interval knows no bounds; the difference of two shares lies within -1 and 1."""
+    if not info.share or comparison.t_interval is None:
+        return comparison
+    low, high = comparison.t_interval
+    return replace(comparison, t_interval=(max(-1.0, low), min(1.0, high)))
 
 
 def _margin(info: MetricInfo, baseline_clips: np.ndarray) -> float | None:

@@ -154,7 +154,12 @@ def _page(context: ReportContext, quiet: bool) -> dict[str, Any]:
         (info, _safe(arms_chart(info, _summaries(results, info), labels, point_name=point_name))) for info in primary
     ]
     groups, left_out = plan_takes(
-        context.records, results.arms, context.prompts, paired=results.paired, max_clips=context.max_clips
+        context.records,
+        results.arms,
+        context.prompts,
+        paired=results.paired,
+        unmatched=results.unmatched_arms,
+        max_clips=context.max_clips,
     )
     return {
         "title": context.title,
@@ -236,7 +241,8 @@ def _players(
                 "name": "",
             }
         facts = [(info.label, format_value(info, _number(row, info))) for info in primary if not info.share]
-        name = "" if context.results.paired else str(row["prompt_id"])
+        matched = context.results.paired and arm not in context.results.unmatched_arms
+        name = "" if matched else str(row["prompt_id"])
         return {
             "arm": arm,
             "audio": audio[id(row)],

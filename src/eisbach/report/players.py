@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,6 +59,7 @@ def plan_takes(
     prompts: Mapping[str, str],
     *,
     paired: bool = True,
+    unmatched: Collection[str] = (),
     max_clips: int = MAX_CLIPS,
 ) -> tuple[list[PromptGroup], str]:
     """Groups of takes for at most `max_clips` clips, and a sentence on what was left out (empty when nothing was).
@@ -68,6 +69,12 @@ def plan_takes(
     """
     if not paired:
         return _unpaired(records, arms, max_clips)
+    if unmatched:
+        lonely = [row for row in records if row["arm"] in unmatched]
+        matched = [row for row in records if row["arm"] not in unmatched]
+        first, left = plan_takes(matched, [arm for arm in arms if arm not in unmatched], prompts, max_clips=max_clips)
+        second, also_left = _unpaired(lonely, [arm for arm in arms if arm in unmatched], max(4, max_clips // 4))
+        return first + second, " ".join(part for part in (left, also_left) if part)
     shown = _first_model(records)
     by_key: dict[tuple[str, RecordValue], dict[str, Record | None]] = {}
     for row in shown:
@@ -126,6 +133,6 @@ def _unpaired(records: Sequence[Record], arms: Sequence[str], max_clips: int) ->
         for index in range(rows)
     ]
     embedded = sum(row is not None for take in takes for row in take.clips.values())
-    return [PromptGroup("The clips, in the order of their names (they are not matched)", "", takes)], _left_out(
+    return [PromptGroup("Clips that are not matched, in the order of their names", "", takes)], _left_out(
         records, records, embedded
     )
