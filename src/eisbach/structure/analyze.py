@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from eisbach.structure.batch import Clip, analyze_file, analyze_files
-from eisbach.structure.energy import bandwidth_hz, energy_share, is_clipped, noise_floor_db
+from eisbach.structure.energy import bandwidth_hz, is_clipped, noise_floor_db, share_of
 from eisbach.structure.features import MAX_SECONDS, SAMPLE_RATE, Features, extract_features
 from eisbach.structure.flatness import IS_FLAT_FROM, flat_probability
 from eisbach.structure.metrics import METRICS
+from eisbach.structure.spectra import long_term_spectrum
 from eisbach.types import Record, Waveform
 
 __all__ = ["Analysis", "Clip", "analyze", "analyze_file", "analyze_files"]
@@ -115,6 +116,6 @@ def _conditions(waveform: Waveform, features: Features, duration: float) -> dict
               20.0 * float(np.log10(max(peak, 1e-10))), noise_floor_db(features))  # fmt: skip
     if features.duration == 0.0:
         return dict(zip(CONDITIONS, (*values, *[float("nan")] * 3), strict=True))
-    heard = Waveform(features.samples[None], SAMPLE_RATE)
-    shares = (energy_share(heard, high=200.0), energy_share(heard, low=2000.0))
-    return dict(zip(CONDITIONS, (*values, bandwidth_hz(features.samples, SAMPLE_RATE), *shares), strict=True))
+    spectrum = long_term_spectrum(features.samples)
+    shares = (share_of(spectrum, SAMPLE_RATE, 0.0, 200.0), share_of(spectrum, SAMPLE_RATE, 2000.0, SAMPLE_RATE))
+    return dict(zip(CONDITIONS, (*values, bandwidth_hz(spectrum, SAMPLE_RATE), *shares), strict=True))

@@ -39,19 +39,20 @@ def energy_share(waveform: Waveform, *, low: float = 0.0, high: float | None = N
     if low < 0 or (high is not None and high <= low):
         raise UserError(f"the band {low}–{high} Hz is empty; give 0 <= low < high.")
     spectrum = long_term_spectrum(to_mono(waveform).samples[0])
-    hz = np.linspace(0.0, waveform.sample_rate / 2, len(spectrum))
-    inside = (hz >= low) & ((hz < high) if high is not None else True)
-    total = float(spectrum.sum())
-    return float(spectrum[inside].sum() / total) if total > 0 else float("nan")
+    return share_of(spectrum, waveform.sample_rate, low, waveform.sample_rate if high is None else high)
 
 
-def bandwidth_hz(samples: np.ndarray, sample_rate: int) -> float:
-    """Upper end of the highest 100 Hz band within 60 dB of the strongest one, Hz; NaN for silence."""
-    spectrum = long_term_spectrum(samples)
+def share_of(spectrum: np.ndarray, sample_rate: int, low: float, high: float) -> float:
+    """Share of a long-term spectrum with low <= frequency < high, in [0, 1]; NaN when it is all zero."""
     hz = np.linspace(0.0, sample_rate / 2, len(spectrum))
-    bands = np.bincount((hz / _BAND_HZ).astype(int), weights=spectrum)
-    counts = np.maximum(np.bincount((hz / _BAND_HZ).astype(int)), 1)
-    density = bands / counts
+    total = float(spectrum.sum())
+    return float(spectrum[(hz >= low) & (hz < high)].sum() / total) if total > 0 else float("nan")
+
+
+def bandwidth_hz(spectrum: np.ndarray, sample_rate: int) -> float:
+    """Upper end of the highest 100 Hz band of a long-term spectrum within 60 dB of the strongest band, Hz; NaN if all zero."""
+    bands = (np.linspace(0.0, sample_rate / 2, len(spectrum)) / _BAND_HZ).astype(int)
+    density = np.bincount(bands, weights=spectrum) / np.maximum(np.bincount(bands), 1)
     if density.max() <= 0.0:
         return float("nan")
     heard = np.flatnonzero(density > density.max() * 10 ** (-_BANDWIDTH_DB / 10))
