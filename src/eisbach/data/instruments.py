@@ -23,10 +23,6 @@ class Instrument:
         General MIDI program, from 0.
     low, high : int
         Lowest and highest MIDI pitch that it plays well.
-    decay : float
-        Seconds in which a middle C dies away by 60 dB; 0 for sounds that last as long as they are held.
-    release : float
-        Seconds of fading after the note's end; longer for what rings on.
     gain : float
         Loudness among the others, as a factor.
     """
@@ -35,46 +31,44 @@ class Instrument:
     program: int
     low: int
     high: int
-    decay: float = 0.0
-    release: float = 0.12
     gain: float = 1.0
 
 
 INSTRUMENTS: dict[str, Instrument] = {
     instrument.name: instrument
     for instrument in (
-        Instrument("piano", 0, 21, 102, 9.0, 0.2),
-        Instrument("harpsichord", 6, 29, 89, 5.0, 0.12, 0.7),
-        Instrument("celesta", 8, 60, 96, 3.0, 0.9, 0.8),
-        Instrument("glockenspiel", 9, 72, 96, 3.5, 1.2, 0.6),
-        Instrument("music box", 10, 60, 96, 2.4, 0.8, 0.8),
-        Instrument("vibraphone", 11, 53, 89, 5.0, 0.8, 0.9),
-        Instrument("marimba", 12, 43, 96, 1.4, 0.4, 1.2),
-        Instrument("xylophone", 13, 65, 96, 0.9, 0.3),
-        Instrument("church organ", 19, 36, 96, release=0.3, gain=0.9),
-        Instrument("guitar", 24, 40, 84, 5.0, 0.3),
+        Instrument("piano", 0, 21, 102, 1.2),
+        Instrument("harpsichord", 6, 29, 89, 0.7),
+        Instrument("celesta", 8, 60, 108, 0.8),
+        Instrument("glockenspiel", 9, 72, 108, 0.6),
+        Instrument("music box", 10, 60, 100, 0.8),
+        Instrument("vibraphone", 11, 53, 89, 0.9),
+        Instrument("marimba", 12, 43, 96, 1.2),
+        Instrument("xylophone", 13, 65, 108, 1.2),
+        Instrument("church organ", 19, 36, 96, 0.9),
+        Instrument("guitar", 24, 40, 84, 1.2),
         Instrument("violin", 40, 55, 98),
         Instrument("viola", 41, 48, 86),
-        Instrument("cello", 42, 36, 76, gain=1.4),
-        Instrument("contrabass", 43, 24, 60, gain=1.4),
+        Instrument("cello", 42, 36, 76, 1.4),
+        Instrument("contrabass", 43, 24, 60, 1.4),
         Instrument("tremolo strings", 44, 36, 90),
-        Instrument("pizzicato strings", 45, 36, 90, 1.1, 0.3, 1.2),
-        Instrument("pizzicato contrabass", 45, 24, 55, 1.6, 0.3, 1.5),
-        Instrument("harp", 46, 24, 96, 5.0, 0.9),
-        Instrument("strings", 48, 28, 96, release=0.25),
-        Instrument("low strings", 49, 24, 62, release=0.25, gain=1.4),
-        Instrument("choir", 52, 41, 84, release=0.25),
-        Instrument("trumpet", 56, 54, 84, gain=0.8),
-        Instrument("trombone", 57, 36, 72, gain=0.8),
-        Instrument("tuba", 58, 24, 58, gain=1.4),
+        Instrument("pizzicato strings", 45, 36, 90, 1.2),
+        Instrument("pizzicato contrabass", 45, 24, 55, 1.5),
+        Instrument("harp", 46, 24, 100, 1.2),
+        Instrument("strings", 48, 28, 96),
+        Instrument("low strings", 49, 24, 62, 1.4),
+        Instrument("choir", 52, 41, 84),
+        Instrument("trumpet", 56, 54, 84, 0.8),
+        Instrument("trombone", 57, 36, 72, 0.8),
+        Instrument("tuba", 58, 24, 58, 1.4),
         Instrument("french horn", 60, 36, 77),
-        Instrument("brass", 61, 34, 84, gain=0.8),
+        Instrument("brass", 61, 34, 84, 0.8),
         Instrument("oboe", 68, 58, 91),
         Instrument("english horn", 69, 52, 81),
-        Instrument("bassoon", 70, 34, 75, gain=1.4),
-        Instrument("contrabassoon", 70, 22, 53, gain=1.4),
+        Instrument("bassoon", 70, 34, 75, 1.4),
+        Instrument("contrabassoon", 70, 22, 53, 1.4),
         Instrument("clarinet", 71, 50, 91),
-        Instrument("piccolo", 72, 74, 100, gain=0.7),
+        Instrument("piccolo", 72, 74, 108, 0.7),
         Instrument("flute", 73, 60, 96),
         Instrument("recorder", 74, 60, 96),
     )

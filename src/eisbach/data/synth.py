@@ -1,8 +1,4 @@
-"""Sounding notes: symusic plays single notes of the sound font; they are shaped and mixed here.
-
-symusic 0.5.8 reads the font's samples and loops but neither note velocities nor the decay of plucked and struck
-sounds, so each note is played once at full length, kept, and then given its dynamics, decay and release.
-"""
+"""Sounding many notes: single notes of the sound font are kept, given length, loudness and release, and mixed."""
 
 from __future__ import annotations
 
@@ -10,22 +6,20 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from eisbach.data.instruments import INSTRUMENTS, Instrument, sound_font
-from eisbach.errors import UserError
+from eisbach.data.soundfont import Envelope, SoundFont
 from eisbach.types import Waveform
 
-BANK_SECONDS = 5.0
-"""Length of the notes kept; a longer one is made by joining halves of its steady part."""
-
-_PLAYED_RATE = 44100  # the font's own rate; lower rates are resampled from it, which keeps high notes clean
-_QUALITY = 0
-_KEPT_BYTES = 400e6  # notes in memory for each process; the whole orchestra needs about 300 MB at 22.05 kHz
-_LEVEL = 0.08  # RMS of a note at full velocity
 NOTE_SCALE = 1.0 / 32768.0
+_HELD_SECONDS = 3.0  # length kept of notes that last; longer ones are made by joining their steady part
+_DECAY_SECONDS = 6.0  # longest length kept of notes that die away
+_SILENT_DB = 75.0
+_KEPT_BYTES = 400e6  # notes in memory for each process; the whole orchestra needs about 250 MB at 22.05 kHz
+_LEVEL = 0.08  # RMS of the first half second of a note at full velocity
+_PLAYED_RATE = 44100  # the font is played at about its own rate and resampled, which keeps high notes clean
 
 
 @dataclass(frozen=True)
@@ -59,50 +53,40 @@ class NoteBank:
 
     def __init__(self, sample_rate: int) -> None:
         self.sample_rate = sample_rate
-        self._notes: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
-        self._kept = max(1, int(_KEPT_BYTES / (2 * BANK_SECONDS * sample_rate)))
-        self._synthesizer = _synthesizer()
+        self._font = SoundFont(sound_font())
+        self._notes: OrderedDict[tuple[int, int], tuple[np.ndarray, Envelope]] = OrderedDict()
+        self._bytes = 0
 
-    def note(self, instrument: Instrument, pitch: int) -> np.ndarray:
-        """One held note [shape=(n,), int16], `BANK_SECONDS` long; times `NOTE_SCALE` it is at reference loudness."""
+    def note(self, instrument: Instrument, pitch: int) -> tuple[np.ndarray, Envelope]:
+        """A note without its envelope [shape=(n,), int16; times `NOTE_SCALE` at reference loudness] and the envelope."""
         key = (instrument.program, int(pitch))
         if key in self._notes:
             self._notes.move_to_end(key)
             return self._notes[key]
-        samples = self._play(instrument.program, int(pitch))
-        self._notes[key] = samples
-        if len(self._notes) > self._kept:
-            self._notes.popitem(last=False)
-        return samples
+        made = self._play(*key)
+        self._notes[key] = made
+        self._bytes += made[0].nbytes
+        while self._bytes > _KEPT_BYTES and len(self._notes) > 1:
+            self._bytes -= self._notes.popitem(last=False)[1][0].nbytes
+        return made
 
-    def _play(self, program: int, pitch: int) -> np.ndarray:
+    def _play(self, program: int, pitch: int) -> tuple[np.ndarray, Envelope]:
         import soxr
-        from symusic import core
 
-        track = core.TrackSecond("note", program, False)
-        track.notes.append(core.NoteSecond(0.0, BANK_SECONDS, pitch, 100))
-        score = core.ScoreSecond(480)
-        score.tracks.append(track)
-        samples = np.asarray(self._synthesizer.render(score, False), dtype=np.float32)[0]
+        envelope = self._font.envelope(program, pitch)
+        seconds = min(_DECAY_SECONDS, envelope.audible(_SILENT_DB)) if dies_away(envelope) else _HELD_SECONDS
+        samples = self._font.note(program, pitch, seconds, _PLAYED_RATE)
         if self.sample_rate != _PLAYED_RATE:
             samples = soxr.resample(samples, _PLAYED_RATE, self.sample_rate, quality="HQ").astype(np.float32)
-        samples = samples[: round(BANK_SECONDS * self.sample_rate)]
-        samples -= samples.mean()
         head = samples[: self.sample_rate // 2]
         loudness = float(np.sqrt(np.mean(np.square(head, dtype=np.float64))))
-        samples = samples * np.float32(_LEVEL / max(loudness, 1e-6) / NOTE_SCALE)
-        return np.clip(np.rint(samples), -32767, 32767).astype(np.int16)
+        samples = samples * np.float32(_LEVEL / max(loudness, 1e-5) / NOTE_SCALE)
+        return np.clip(np.rint(samples), -32767, 32767).astype(np.int16), envelope
 
 
-@lru_cache(maxsize=1)
-def _synthesizer() -> Any:
-    try:
-        from symusic import Synthesizer
-    except ImportError as error:
-        raise UserError(
-            "symusic, which plays the scores, is not installed; run: pip install 'eisbach[demo]'."
-        ) from error
-    return Synthesizer(sf_path=str(sound_font()), sample_rate=_PLAYED_RATE, quality=_QUALITY)
+def dies_away(envelope: Envelope) -> bool:
+    """Whether a held note ends by itself (plucked and struck sounds)."""
+    return envelope.sustain >= 60.0
 
 
 @lru_cache(maxsize=4)
@@ -136,7 +120,8 @@ def synthesise(tracks: Sequence[Track], seconds: float, sample_rate: int, *, ste
             start = round(onset * sample_rate)
             if not 0 <= start < total:
                 continue
-            shaped = _shape(bank.note(instrument, pitch), instrument, duration, pitch, velocity, sample_rate)
+            held = min(duration, seconds - onset)
+            shaped = _shape(*bank.note(instrument, pitch), instrument.gain, held, velocity, sample_rate)
             stop = min(total, start + len(shaped))
             mono[start:stop] += shaped[: stop - start]
         if stereo:
@@ -148,34 +133,30 @@ def synthesise(tracks: Sequence[Track], seconds: float, sample_rate: int, *, ste
 
 
 def _shape(
-    note: np.ndarray, instrument: Instrument, duration: float, pitch: int, velocity: float, sample_rate: int
+    note: np.ndarray, envelope: Envelope, gain: float, duration: float, velocity: float, sample_rate: int
 ) -> np.ndarray:
-    """A note of the bank with its length, loudness, decay and release."""
+    """A note of the bank with its length, loudness, envelope and release."""
     held = max(1, round(duration * sample_rate))
-    tail = round(instrument.release * sample_rate)
+    tail = round(float(np.clip(0.5 * envelope.release, 0.05, 0.9)) * sample_rate)
     length = held + tail
-    if length > len(note):
+    if dies_away(envelope):
+        length = min(length, len(note))
+    elif length > len(note):
         note = _prolong(note, length)
-    gain = np.float32(NOTE_SCALE * instrument.gain * (velocity / 127.0) ** 1.7)
-    samples = note[:length] * gain
-    if instrument.decay:
-        t60 = max(0.25, instrument.decay * 2.0 ** (-(pitch - 60) / 24))
-        curve = _decay_curve(round(t60 * 100), sample_rate)
-        length = min(length, len(curve))
-        held = min(held, length)
-        samples = samples[:length] * curve[:length]
-    samples[held:] *= _release_curve(tail)[: length - held]
+    factor = np.float32(NOTE_SCALE * gain * (velocity / 127.0) ** 1.7)
+    samples: np.ndarray = note[:length] * factor
+    samples *= _level(envelope, sample_rate, -(-length // (4 * sample_rate)))[:length]
+    if held < length:
+        samples[held:] *= _release_curve(tail)[: length - held]
     attack = min(length, sample_rate // 250)  # 4 ms: no clicks from samples that begin away from zero
     samples[:attack] *= _release_curve(attack)[::-1]
     return samples
 
 
-@lru_cache(maxsize=256)
-def _decay_curve(t60_hundredths: int, sample_rate: int) -> np.ndarray:
-    # 1.3 times the decay time is 78 dB down
-    time = np.arange(round(1.3 * t60_hundredths / 100 * sample_rate), dtype=np.float32) / sample_rate
-    curve: np.ndarray = np.exp(time * np.float32(-6.9078 * 100 / t60_hundredths))
-    return curve
+@lru_cache(maxsize=2048)
+def _level(envelope: Envelope, sample_rate: int, blocks: int) -> np.ndarray:
+    """The envelope over `blocks` times four seconds."""
+    return envelope.level(blocks * 4 * sample_rate, sample_rate)
 
 
 @lru_cache(maxsize=64)
@@ -185,16 +166,16 @@ def _release_curve(length: int) -> np.ndarray:
 
 
 def _prolong(note: np.ndarray, length: int) -> np.ndarray:
-    """A longer note: its steady second half again and again, joined with crossfades of a quarter of a second."""
-    steady = note[len(note) // 2 :]
-    fade = min(len(steady) // 4, 12000)
+    """A longer note: its steady second half again and again, joined with crossfades."""
+    steady = note[len(note) // 2 :].astype(np.float32)
+    fade = len(steady) // 4
     ramp = np.sqrt(np.linspace(0, 1, fade, dtype=np.float32))
-    pieces = np.zeros(max(length, len(note)) + len(steady), dtype=np.float32)
-    pieces[: len(note)] = note
+    out = np.zeros(max(length, len(note)) + len(steady), dtype=np.float32)
+    out[: len(note)] = note
     end = len(note)
     while end < length:
-        pieces[end - fade : end] *= ramp[::-1]
-        pieces[end - fade : end] += steady[:fade] * ramp
-        pieces[end : end + len(steady) - fade] = steady[fade:]
+        out[end - fade : end] *= ramp[::-1]
+        out[end - fade : end] += steady[:fade] * ramp
+        out[end : end + len(steady) - fade] = steady[fade:]
         end += len(steady) - fade
-    return pieces[:length]
+    return out[:length]
