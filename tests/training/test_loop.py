@@ -22,9 +22,8 @@ from eisbach.errors import (
     StorageError,
     UserError,
 )
+from eisbach.training import assembly, train
 from eisbach.training import checkpoint as checkpoints
-from eisbach.training import loop as loop_module
-from eisbach.training import train
 from eisbach.training.checkpoint import list_checkpoints
 from eisbach.training.config import TrainConfig
 from eisbach.training.trainer import Trainer
@@ -262,7 +261,7 @@ def test_a_checkpoint_of_another_model_is_refused(
     other = load_backbone(config.model)
     with torch.no_grad():
         next(other.module.parameters()).add_(1.0)
-    monkeypatch.setattr(loop_module, "load_model", lambda config: other)
+    monkeypatch.setattr(assembly, "load_model", lambda config: other)
     with pytest.raises(CheckpointError, match="of another run: its base identity is"):
         train(config, quiet=True)
 

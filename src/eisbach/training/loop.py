@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from eisbach import adapters
-from eisbach.errors import ConfigError, InterruptedRun
+from eisbach.errors import InterruptedRun
 from eisbach.files import write_json
 from eisbach.progress import Progress
+from eisbach.training.assembly import assemble
 from eisbach.training.checkpoint import clean_leftovers, newest_checkpoint
 from eisbach.training.config import TrainConfig
-from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, manifest_hash, training_rows
+from eisbach.training.devices import build_accelerator
 from eisbach.training.held_out import HeldOut
 from eisbach.training.logging import Board, MetricsFile
 from eisbach.training.publish import publish
-from eisbach.training.run_folder import RunFolder, describe_run, open_run, recipe_hash
-from eisbach.training.step import Objective
+from eisbach.training.run_folder import RunFolder, describe_run, note, open_run
+from eisbach.training.signals import stop_signal
 from eisbach.training.trainer import Trainer
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from eisbach.backbones.base import Backbone
-    from eisbach.data.manifest import Manifest
-
-_FIXED_SEED = 0  # the held-out crops are the same for every training seed
 
 
 def train(config: TrainConfig, *, quiet: bool = False) -> Path:
@@ -65,7 +50,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
     """
     folder = open_run(config)
     if folder.finished_steps() >= config.steps:
-        _note(f"{folder.root} is finished ({config.steps} steps); nothing to do.", quiet)
+        note(f"{folder.root} is finished ({config.steps} steps); nothing to do.", quiet)
         return folder.root
     accelerator = build_accelerator(config)
     quiet = quiet or not accelerator.is_main_process
@@ -74,7 +59,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
     checkpoint = newest_checkpoint(folder.checkpoints)
     if checkpoint is not None:
         trainer.resume(checkpoint)
-        _note(f"continuing {folder.root} from step {trainer.step}.", quiet)
+        note(f"continuing {folder.root} from step {trainer.step}.", quiet)
     metrics = MetricsFile(folder.metrics)
     if accelerator.is_main_process:
         describe_run(folder, config)
@@ -89,151 +74,9 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
     if accelerator.is_main_process:
         result = publish(trainer, folder)
         write_json(folder.result, result)
-        _note(f"{folder.root} is finished: {config.steps} steps, {result['path']}/ written.", quiet)
+        note(f"{folder.root} is finished: {config.steps} steps, {result['path']}/ written.", quiet)
     accelerator.wait_for_everyone()
     return folder.root
-
-
-def build_accelerator(config: TrainConfig) -> Accelerator:
-    """accelerate's view of the device, the precision and the processes.
-
-    Raises
-    ------
-    ConfigError
-        A launch mode that shards the model, which checkpoints here do not cover.
-    """
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-    from accelerate.state import AcceleratorState, PartialState
-    from accelerate.utils import DistributedType
-
-    precision = "bf16" if uses_bf16(config.precision, PartialState().device.type) else "no"
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
-        AcceleratorState._reset_state()  # an earlier run in this process had another precision
-    # Layers without a gradient in some step (an unused embedding) must not make the other processes wait.
-    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
-    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=handlers)
-    simple = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-    if accelerator.distributed_type not in simple:
-        raise ConfigError(
-            f"accelerate was launched with {accelerator.distributed_type.value}, and training supports one process or "
-            "data-parallel processes (MULTI_CPU, MULTI_GPU); change the launch options."
-        )
-    return accelerator
-
-
-def uses_bf16(precision: str, device_type: str) -> bool:
-    """Whether to compute in bf16: as asked, or with "auto" where a GPU has it in hardware (Ampere and later)."""
-    if precision != "auto":
-        return precision == "bf16"
-    import torch
-
-    return device_type == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
-
-
-def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tuple[Trainer, HeldOut | None]:
-    """Loads the model and the data and puts the adapter in."""
-    from eisbach.codecs import load_codec
-
-    manifest = load_manifests(config.data.manifest)
-    rows = training_rows(manifest, config.data, config.batch_size)
-    backbone = load_model(config)
-    objective = build_objective(config, backbone)
-    origin: dict[str, Any] = {
-        "base_identity": backbone.identity(),
-        "recipe_hash": recipe_hash(config),
-        "manifest_hash": manifest_hash(rows),
-    }
-    adapter = None
-    if config.adapter.type == "none":
-        backbone.module.requires_grad_(True)
-    else:
-        adapter = _inject(config, backbone)
-    cache = cache_folder(config.data, manifest)
-    codec = load_codec(backbone.codec)
-    with accelerator.main_process_first():  # one process encodes, the others find the cache
-        data = load_data(rows, codec, config.data.crop_seconds, cache, config.seed, quiet=quiet)
-        held_out = _held_out(config, manifest, codec, cache, quiet)
-    trainer = Trainer(
-        config=config,
-        accelerator=accelerator,
-        backbone=backbone,
-        objective=objective,
-        data=data,
-        parameters=adapters.trainable_parameters(backbone.module),
-        adapter=adapter,
-        origin=origin,
-    )
-    return trainer, held_out
-
-
-def load_model(config: TrainConfig) -> Backbone:
-    """The model that training starts from."""
-    from eisbach.backbones import create_backbone, load_backbone
-
-    if isinstance(config.model, str):
-        return load_backbone(config.model)
-    return create_backbone(config.model["create"])
-
-
-def build_objective(config: TrainConfig, backbone: Backbone) -> Objective:
-    """The path, target, noise levels and weighting of a configuration.
-
-    Raises
-    ------
-    ConfigError, UserError
-        A name or an option does not exist; the sentence lists what does.
-    """
-    from eisbach.diffusion.noise_levels import get_density
-    from eisbach.diffusion.paths import get_path
-    from eisbach.weighting import build_weighting
-
-    chosen = config.weighting
-    weighting = build_weighting(
-        chosen.sample,
-        chosen.noise_level,
-        reduction=chosen.reduction,
-        normalisation=chosen.normalisation,
-        strength=chosen.strength,
-        latent_rate=backbone.latent_rate,
-        **chosen.options,
-    )
-    levels = config.noise_levels
-    return Objective(
-        path=get_path(backbone.path),
-        target=backbone.target,
-        density=get_density(levels.density or backbone.density, **levels.options),
-        weighting=weighting,
-        condition_dropout=config.condition_dropout,
-        null_condition=backbone.null_condition,
-    )
-
-
-def _inject(config: TrainConfig, backbone: Backbone) -> Any:
-    chosen = config.adapter
-    adapter = adapters.adapter_config(
-        backbone,
-        kind=chosen.type,
-        rank=chosen.rank or 1,
-        alpha=chosen.alpha or 1.0,
-        dropout=chosen.dropout or 0.0,
-        targets=chosen.targets,
-        exclude=chosen.exclude or (),
-    )
-    adapters.inject(backbone, adapter, seed=config.seed)
-    return adapter
-
-
-def _held_out(config: TrainConfig, manifest: Manifest, codec: Any, cache: Path, quiet: bool) -> HeldOut | None:
-    chosen = config.held_out
-    if chosen.every == 0:
-        return None
-    rows = manifest.select(split="held_out", labels=chosen.select)
-    if len(rows) == 0:
-        _note("no clip is held out, so the held-out loss is not measured.", quiet)
-        return None
-    crop = max(config.data.crop_seconds, key=lambda item: item.share)
-    data: TrainingData = load_data(rows, codec, [crop], cache, _FIXED_SEED, quiet=quiet)
-    return HeldOut.of(data, chosen.noise_levels, chosen.batches, config.batch_size)
 
 
 def _run(
@@ -300,32 +143,3 @@ class _Recorder:
             self.board.add(row)
         if log:
             self._since, self._step = time.monotonic(), trainer.step
-
-
-@contextmanager
-def stop_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets; a second one stops at once. Outside the main thread it is never set."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if event.is_set():
-            signal.signal(number, before[number] or signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        event.set()
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-
-
-def _note(message: str, quiet: bool) -> None:
-    if not quiet:
-        print(f"eisbach train: {message}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -134,3 +135,9 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def note(message: str, quiet: bool) -> None:
+    """A sentence on standard error."""
+    if not quiet:
+        print(f"eisbach train: {message}", file=sys.stderr)

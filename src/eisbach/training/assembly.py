@@ -1,0 +1,130 @@
+"""Model, data, weighting and adapter of a run, put together from its configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eisbach import adapters
+from eisbach.training.config import TrainConfig
+from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, manifest_hash, training_rows
+from eisbach.training.held_out import HeldOut
+from eisbach.training.run_folder import note, recipe_hash
+from eisbach.training.step import Objective
+from eisbach.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from eisbach.backbones.base import Backbone
+    from eisbach.data.manifest import Manifest
+
+_FIXED_SEED = 0  # the held-out crops are the same for every training seed
+
+
+def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tuple[Trainer, HeldOut | None]:
+    """Loads the model and the data and puts the adapter in."""
+    from eisbach.codecs import load_codec
+
+    manifest = load_manifests(config.data.manifest)
+    rows = training_rows(manifest, config.data, config.batch_size)
+    backbone = load_model(config)
+    objective = build_objective(config, backbone)
+    origin: dict[str, Any] = {
+        "base_identity": backbone.identity(),
+        "recipe_hash": recipe_hash(config),
+        "manifest_hash": manifest_hash(rows),
+    }
+    adapter = None
+    if config.adapter.type == "none":
+        backbone.module.requires_grad_(True)
+    else:
+        adapter = inject_adapter(config, backbone)
+    cache = cache_folder(config.data, manifest)
+    codec = load_codec(backbone.codec)
+    with accelerator.main_process_first():  # one process encodes, the others find the cache
+        data = load_data(rows, codec, config.data.crop_seconds, cache, config.seed, quiet=quiet)
+        held_out = load_held_out(config, manifest, codec, cache, quiet)
+    trainer = Trainer(
+        config=config,
+        accelerator=accelerator,
+        backbone=backbone,
+        objective=objective,
+        data=data,
+        parameters=adapters.trainable_parameters(backbone.module),
+        adapter=adapter,
+        origin=origin,
+    )
+    return trainer, held_out
+
+
+def load_model(config: TrainConfig) -> Backbone:
+    """The model that training starts from."""
+    from eisbach.backbones import create_backbone, load_backbone
+
+    if isinstance(config.model, str):
+        return load_backbone(config.model)
+    return create_backbone(config.model["create"])
+
+
+def build_objective(config: TrainConfig, backbone: Backbone) -> Objective:
+    """The path, target, noise levels and weighting of a configuration.
+
+    Raises
+    ------
+    ConfigError, UserError
+        A name or an option does not exist; the sentence lists what does.
+    """
+    from eisbach.diffusion.noise_levels import get_density
+    from eisbach.diffusion.paths import get_path
+    from eisbach.weighting import build_weighting
+
+    chosen = config.weighting
+    weighting = build_weighting(
+        chosen.sample,
+        chosen.noise_level,
+        reduction=chosen.reduction,
+        normalisation=chosen.normalisation,
+        strength=chosen.strength,
+        latent_rate=backbone.latent_rate,
+        **chosen.options,
+    )
+    levels = config.noise_levels
+    return Objective(
+        path=get_path(backbone.path),
+        target=backbone.target,
+        density=get_density(levels.density or backbone.density, **levels.options),
+        weighting=weighting,
+        condition_dropout=config.condition_dropout,
+        null_condition=backbone.null_condition,
+    )
+
+
+def inject_adapter(config: TrainConfig, backbone: Backbone) -> Any:
+    """Puts the adapter of a configuration into the model and returns peft's configuration of it."""
+    chosen = config.adapter
+    adapter = adapters.adapter_config(
+        backbone,
+        kind=chosen.type,
+        rank=chosen.rank or 1,
+        alpha=chosen.alpha or 1.0,
+        dropout=chosen.dropout or 0.0,
+        targets=chosen.targets,
+        exclude=chosen.exclude or (),
+    )
+    adapters.inject(backbone, adapter, seed=config.seed)
+    return adapter
+
+
+def load_held_out(config: TrainConfig, manifest: Manifest, codec: Any, cache: Path, quiet: bool) -> HeldOut | None:
+    """What the held-out loss is measured on; None (and a note) when nothing is held out."""
+    chosen = config.held_out
+    if chosen.every == 0:
+        return None
+    rows = manifest.select(split="held_out", labels=chosen.select)
+    if len(rows) == 0:
+        note("no clip is held out, so the held-out loss is not measured.", quiet)
+        return None
+    crop = max(config.data.crop_seconds, key=lambda item: item.share)
+    data: TrainingData = load_data(rows, codec, [crop], cache, _FIXED_SEED, quiet=quiet)
+    return HeldOut.of(data, chosen.noise_levels, chosen.batches, config.batch_size)
