@@ -110,6 +110,15 @@ def test_constant_and_zero_estimates_have_no_recurrence_entropy(center, value):
         assert 0.05 < float(result.weight) < 0.09
 
 
+def test_rounding_around_a_constant_is_not_development():
+    """What centring leaves of a drone is rounding, which has full rank; it must not look like music that develops."""
+    x0 = 2.5 + 2e-7 * draw(2, 4, 64, seed=9)
+    result = weigh(RecurrenceBarrier(window_frames=8, center="time"), x0.float())
+    np.testing.assert_allclose(result.belief, [1.0, 1.0], atol=1e-6)
+    loud = weigh(RecurrenceBarrier(window_frames=8, center="time"), (2.5 + 1e-3 * draw(2, 4, 64, seed=9)).float())
+    assert (loud.belief < 0.6).all()
+
+
 @pytest.mark.parametrize("gain", [1e-20, 0.1, 1e4, 1e25])
 def test_gain_is_invisible(gain):
     x0 = draw(2, 4, 64, seed=3, dtype=torch.float32)
@@ -212,6 +221,8 @@ def test_entropy_of_known_matrices():
 def test_bad_options_and_missing_arguments_are_user_errors():
     with pytest.raises(UserError, match="needs latent_rate"):
         RecurrenceBarrier()
+    with pytest.raises(UserError, match="give one of the two"):
+        RecurrenceBarrier(window_seconds=3.0, window_frames=4, latent_rate=5.4)
     with pytest.raises(UserError, match="choose one of von_neumann, renyi2"):
         RecurrenceBarrier(window_frames=4, entropy="shannon")
     with pytest.raises(UserError, match="choose one of barrier, power"):

@@ -14,7 +14,7 @@ same thing for a batch that is already whole.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -216,10 +216,6 @@ class Weighting:
         if self.noise_level is None or t.shape != losses.shape:
             raise UserError(f"t must hold one noise level a sample, shape {tuple(losses.shape)}; got {tuple(t.shape)}.")
         return self.noise_level(path, target, t.to(losses.device)).to(losses.dtype)
-
-    def with_strength(self, strength: float) -> Weighting:
-        """The same weighting with another lambda."""
-        return replace(self, strength=strength)
 
 
 def _stats(weight: Tensor, sample_weight: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ class NoiseWeight(ABC):
         return f"{type(self).__name__}({options})"
 
     def options(self) -> dict[str, Any]:
-        """The options that built this weighting."""
+        """The resolved options."""
         return {key: value for key, value in vars(self).items() if not key.startswith("_")}
 
 

@@ -42,8 +42,8 @@ class RecurrenceBarrier(SampleBarrier):
 
     Parameters
     ----------
-    window_seconds : float > 0, default 3.0
-        Length of a window; needs `latent_rate`. The hop is half a window.
+    window_seconds : float > 0 or None
+        Length of a window, 3 s when neither length is given; needs `latent_rate`. The hop is half a window.
     latent_rate : float > 0 or None
         Latent frames per second.
     window_frames : int >= 1 or None
@@ -60,14 +60,14 @@ class RecurrenceBarrier(SampleBarrier):
     Raises
     ------
     UserError
-        An option out of its range, or a window in seconds without `latent_rate`.
+        An option out of its range, a window in seconds without `latent_rate`, or a window in both units.
     """
 
     name = "recurrence_barrier"
 
     def __init__(
         self,
-        window_seconds: float = 3.0,
+        window_seconds: float | None = None,
         latent_rate: float | None = None,
         window_frames: int | None = None,
         entropy: Entropy = "von_neumann",
@@ -80,7 +80,13 @@ class RecurrenceBarrier(SampleBarrier):
         _check_choice("center", center, get_args(Center))
         if not 0 < sharpness < math.inf:
             raise UserError(f"the recurrence barrier's sharpness must be a finite number above 0; got {sharpness!r}.")
+        if window_frames is not None and window_seconds is not None:
+            raise UserError(
+                f"the recurrence barrier got a window of {window_seconds!r} seconds and one of {window_frames!r} frames; "
+                "give one of the two."
+            )
         if window_frames is None:
+            window_seconds = 3.0 if window_seconds is None else window_seconds
             if latent_rate is None:
                 raise UserError(
                     "the recurrence barrier's window is given in seconds, so it needs latent_rate (latent frames per second); "
