@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
+from typing import Self
 
 _LINE_EVERY = 10.0  # seconds between lines when the output is a file or a pipe
 
@@ -48,7 +49,7 @@ class Progress:
         self._note = ""
         self._listener: Callable[[Progress], None] | None = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         self._start = self._last = time.monotonic()
         self._tty = sys.stderr.isatty()
         self._listener = _listener.get()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,7 +29,7 @@ def demo(
     from eisbach.cli.experiment import execute
     from eisbach.experiments.story import demo_spec, own_audio_spec
 
-    choices = {"out": out, "seed": seed, "quick": quick, "overrides": overrides or []}
+    choices: dict[str, Any] = {"out": out, "seed": seed, "quick": quick, "overrides": overrides or []}
     if data is None:
         spec = demo_spec(**choices)
     else:
