@@ -161,7 +161,7 @@ Record = dict[str, RecordValue]
 """One tidy row of results: a clip (or a step) with its keys (arm, prompt_id, seed, ...) and one column a metric."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Skipped:
     """An item that was left out, and why; every command reports these and never replaces them."""
 

@@ -28,7 +28,7 @@ class SpectrumConfig:
     """
 
     sample_rate: int = 22050
-    n_fft: int = 4096
+    n_fft: int = 3072
     hop: int = 512
     n_bands: int = 84
     low_hz: float = 40.0
