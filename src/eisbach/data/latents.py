@@ -1,0 +1,303 @@
+"""Latents of a manifest: encoded once, kept by content, and drawn as batches that depend only on (seed, step)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from eisbach.audio import audio_hash, read_audio
+from eisbach.data.manifest import Manifest, ManifestRow
+from eisbach.errors import AudioError, ManifestError, UserError
+from eisbach.files import atomic_write, write_json
+from eisbach.progress import Progress
+from eisbach.types import LatentBatch, SkipReport
+
+if TYPE_CHECKING:
+    import torch
+
+    from eisbach.codecs.base import Codec
+
+MAX_SECTIONS = 8
+"""Sections kept of one clip, spread evenly over it: what bounds memory and disk for hour-long audio."""
+
+_SECTION_CROPS = 4.0  # a section holds this many crops, so that crops fall anywhere within it
+_KEPT_BYTES = 2e9  # latents held in memory by one dataset
+_ORDER, _CROP = 0, 1  # streams of random numbers
+
+
+@dataclass(frozen=True)
+class LatentEntry:
+    """The latents of one clip.
+
+    Attributes
+    ----------
+    row : ManifestRow
+    path : Path
+        safetensors with one tensor (C, T) for each section.
+    frames : tuple of int
+        T of each section.
+    """
+
+    row: ManifestRow
+    path: Path
+    frames: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LatentCache:
+    """Encoded clips, in the manifest's order, and what could not be encoded.
+
+    Attributes
+    ----------
+    entries : tuple of LatentEntry
+    channels : int
+    latent_rate : float
+        Frames a second.
+    report : SkipReport
+        Clips left out, and clips of which only sections are used.
+    """
+
+    entries: tuple[LatentEntry, ...]
+    channels: int
+    latent_rate: float
+    report: SkipReport
+
+
+def sections_of(duration: float, crop_seconds: float) -> list[tuple[float, float]]:
+    """(start, length) in seconds of the sections that are encoded of a clip.
+
+    A clip of up to four crops is one section; a longer one is cut into sections of four crops, at most
+    `MAX_SECTIONS` of them, spread evenly from its beginning to its end.
+    """
+    length = _SECTION_CROPS * crop_seconds
+    if duration <= length:
+        return [(0.0, duration)]
+    count = min(MAX_SECTIONS, math.ceil(duration / length))
+    return [(float(start), length) for start in np.linspace(0.0, duration - length, count)]
+
+
+def encode_manifest(
+    manifest: Manifest, codec: Codec, cache_dir: str | Path, *, crop_seconds: float, jobs: int = 1, quiet: bool = False
+) -> LatentCache:
+    """Encodes what is not in the cache yet; the same call again, or with more clips, continues.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    codec : Codec
+    cache_dir : str or Path
+        Files lie under ``<codec identity>/<crop>s/``, named by the hash of the audio.
+    crop_seconds : float
+        Length of the crops that will train; decides which sections of long clips are kept.
+    jobs : int
+        Threads.
+
+    Raises
+    ------
+    ManifestError
+        A file whose content is not what the manifest's hash says.
+    UserError
+        Nothing could be encoded, or `crop_seconds` is not positive.
+    """
+    if not (math.isfinite(crop_seconds) and crop_seconds > 0):
+        raise UserError(f"crop_seconds must be positive (got {crop_seconds}); give seconds such as 30.")
+    folder = Path(cache_dir) / codec.identity() / f"{crop_seconds:g}s"
+    report = SkipReport()
+    entries: list[LatentEntry] = []
+
+    def one(row: ManifestRow) -> LatentEntry | str:
+        path = folder / row.audio_hash[:2] / f"{row.audio_hash}.safetensors"
+        frames = _read_frames(path)
+        try:
+            return LatentEntry(row, path, frames or _encode_one(manifest, row, codec, path, crop_seconds))
+        except AudioError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(max(1, jobs)) as pool, Progress(len(manifest), "encode", quiet=quiet) as bar:
+        try:
+            for row, made in zip(manifest, pool.map(one, manifest), strict=True):
+                bar.advance()
+                if isinstance(made, str):
+                    report.add(row.id, made)
+                    continue
+                entries.append(made)
+                used = sum(made.frames) / codec.latent_rate
+                if used < row.duration - 1.0:
+                    report.add(
+                        row.id, f"only {len(made.frames)} sections ({used:.0f} of {row.duration:.0f} s) are used"
+                    )
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    if not entries:
+        why = f" ({report.skipped[0].reason})" if report.skipped else ""
+        raise UserError(f"none of the {len(manifest)} clips could be encoded{why}; run 'eisbach data doctor' on them.")
+    write_json(folder / "report.json", [{"id": item.item, "reason": item.reason} for item in report.skipped])
+    return LatentCache(tuple(entries), codec.channels, codec.latent_rate, report)
+
+
+def _encode_one(manifest: Manifest, row: ManifestRow, codec: Codec, path: Path, crop_seconds: float) -> tuple[int, ...]:
+    from safetensors.torch import save_file
+
+    audio = manifest.audio_path(row)
+    if audio_hash(audio) != row.audio_hash:
+        raise ManifestError(
+            f"{audio} has changed since its manifest was made (clip '{row.id}'); make the manifest again with "
+            "'eisbach data folder', or restore the file."
+        )
+    tensors: dict[str, torch.Tensor] = {}
+    peak = 0.0
+    sections = sections_of(row.duration, crop_seconds)
+    for number, (start, length) in enumerate(sections):
+        # the last section of a whole clip reads to the end of the file, whatever rounding the manifest has
+        wanted = None if len(sections) == 1 else length
+        waveform = read_audio(audio, start=start, duration=wanted, allow_silent=True)
+        peak = max(peak, float(np.abs(waveform.samples).max()))
+        latents = codec.encode(waveform).detach().float().cpu().contiguous()
+        if not bool(latents.isfinite().all()):
+            raise AudioError(f"{audio} gives non-finite latents; re-export it, or remove it.")
+        tensors[f"section-{number}"] = latents
+    if peak < 1e-4:
+        raise AudioError(f"{audio} is silent (peak below -80 dBFS); remove it or record it again.")
+    metadata = {"audio_hash": row.audio_hash, "codec": codec.identity(), "crop_seconds": f"{crop_seconds:g}"}
+    atomic_write(path, lambda partial: save_file(tensors, str(partial), metadata=metadata))
+    return tuple(int(tensor.shape[1]) for tensor in tensors.values())
+
+
+def _read_frames(path: Path) -> tuple[int, ...] | None:
+    """Frames of each cached section; None when there is no file or it is damaged, so that it is made again."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(str(path), framework="pt") as handle:
+            shapes = [handle.get_slice(f"section-{n}").get_shape() for n in range(len(list(handle.keys())))]
+    except (SafetensorError, OSError):
+        return None
+    return tuple(int(shape[1]) for shape in shapes) or None
+
+
+class LatentDataset:
+    """Batches of crops, drawn without any state: a batch is a pure function of (seed, step).
+
+    Every epoch is its own permutation of the clips; where a crop begins is drawn for each position on its own.
+    Clips shorter than the crop are padded with zeros and masked.
+
+    Parameters
+    ----------
+    cache : LatentCache
+    crop_frames : int
+    seed : int
+    rank, world_size : int
+        With several processes, `batch_size` is that of one process and process `rank` gets its own part.
+    """
+
+    def __init__(self, cache: LatentCache, crop_frames: int, seed: int, *, rank: int = 0, world_size: int = 1) -> None:
+        if crop_frames < 1:
+            raise UserError(f"crop_frames must be at least 1 (got {crop_frames}).")
+        if not 0 <= rank < world_size:
+            raise UserError(f"rank must be within 0 to world_size - 1 (got {rank} of {world_size}).")
+        self.cache, self.crop_frames, self.seed = cache, crop_frames, seed
+        self.rank, self.world_size = rank, world_size
+        self._loaded: OrderedDict[int, list[torch.Tensor]] = OrderedDict()
+        self._bytes = 0
+        self._permutation: tuple[int, np.ndarray] = (-1, np.zeros(0, dtype=int))
+        self._warned = False
+
+    def __len__(self) -> int:
+        return len(self.cache.entries)
+
+    def positions(self, step: int, batch_size: int) -> range:
+        """The positions, counted over all epochs, that this process draws in `step`."""
+        first = (step * self.world_size + self.rank) * batch_size
+        return range(first, first + batch_size)
+
+    def index_at(self, position: int) -> int:
+        """The clip at a position: epoch `position // len`, in that epoch's order."""
+        epoch, place = divmod(position, len(self))
+        if self._permutation[0] != epoch:
+            order = np.random.default_rng([self.seed, _ORDER, epoch]).permutation(len(self))
+            self._permutation = (epoch, order)
+        return int(self._permutation[1][place])
+
+    def crop_at(self, position: int) -> tuple[int, int, int]:
+        """(clip, section, first frame) of a position; a section is drawn by the crops it holds."""
+        clip = self.index_at(position)
+        rng = np.random.default_rng([self.seed, _CROP, position])
+        starts = np.array([max(1, frames - self.crop_frames + 1) for frames in self.cache.entries[clip].frames])
+        draw = int(rng.integers(int(starts.sum())))
+        section = int(np.searchsorted(np.cumsum(starts), draw, side="right"))
+        return clip, section, draw - int(starts[:section].sum())
+
+    def batch(self, step: int, batch_size: int) -> LatentBatch:
+        """The batch of `step` [latents (batch_size, C, crop_frames)]; with fewer clips than that, clips come twice."""
+        import torch
+
+        if batch_size < 1 or step < 0:
+            raise UserError(f"step must be at least 0 and batch_size at least 1 (got {step} and {batch_size}).")
+        if batch_size * self.world_size > len(self) and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{len(self)} clips fill batches of {batch_size * self.world_size}: some clips come more than once "
+                "in a batch; add clips or lower the batch size.",
+                stacklevel=2,
+            )
+        latents = torch.zeros(batch_size, self.cache.channels, self.crop_frames)
+        mask = torch.zeros(batch_size, self.crop_frames, dtype=torch.bool)
+        rows = []
+        for place, position in enumerate(self.positions(step, batch_size)):
+            clip, section, start = self.crop_at(position)
+            piece = self._sections(clip)[section][:, start : start + self.crop_frames]
+            latents[place, :, : piece.shape[1]] = piece
+            mask[place, : piece.shape[1]] = True
+            rows.append(self.cache.entries[clip].row)
+        return LatentBatch(
+            latents=latents,
+            ids=[row.id for row in rows],
+            captions=[row.caption for row in rows],
+            durations=mask.sum(dim=1).float() / self.cache.latent_rate,
+            mask=None if bool(mask.all()) else mask,
+        )
+
+    def _sections(self, clip: int) -> list[torch.Tensor]:
+        if clip in self._loaded:
+            self._loaded.move_to_end(clip)
+            return self._loaded[clip]
+        sections = _load_sections(self.cache.entries[clip])
+        self._loaded[clip] = sections
+        self._bytes += _size(sections)
+        while self._bytes > _KEPT_BYTES and len(self._loaded) > 1:
+            self._bytes -= _size(self._loaded.popitem(last=False)[1])
+        return sections
+
+
+def _load_sections(entry: LatentEntry) -> list[torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(str(entry.path))
+        return [tensors[f"section-{number}"] for number in range(len(entry.frames))]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise UserError(
+            f"the cached latents {entry.path} cannot be read ({error}); delete the file and run the same command again."
+        ) from error
+
+
+def _size(sections: Sequence[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in sections)
+
+
+def all_crops(cache: LatentCache, crop_frames: int) -> Iterator[tuple[ManifestRow, torch.Tensor]]:
+    """The first crop of every clip, unpadded [shape=(C, <= crop_frames)]: for fixed evaluation sets."""
+    for entry in cache.entries:
+        yield entry.row, _load_sections(entry)[0][:, :crop_frames]
