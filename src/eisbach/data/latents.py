@@ -1,258 +1,303 @@
-"""Cached latents of a manifest, and batches of them as a pure function of seed and index."""
+"""Latents of a manifest: encoded once, kept by content, and drawn as batches that depend only on (seed, step)."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import math
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from eisbach.audio import read_audio
-from eisbach.codecs.base import Codec
+from eisbach.audio import audio_hash, read_audio
 from eisbach.data.manifest import Manifest, ManifestRow
 from eisbach.errors import AudioError, ManifestError, UserError
-from eisbach.files import atomic_write
+from eisbach.files import atomic_write, write_json
 from eisbach.progress import Progress
 from eisbach.types import LatentBatch, SkipReport
 
-SECTION_SECONDS = 300.0
-"""Audio is read and encoded in sections of at most this length, so that an hour-long file needs little memory."""
+if TYPE_CHECKING:
+    import torch
+
+    from eisbach.codecs.base import Codec
+
+MAX_SECTIONS = 8
+"""Sections kept of one clip, spread evenly over it: what bounds memory and disk for hour-long audio."""
+
+_SECTION_CROPS = 4.0  # a section holds this many crops, so that crops fall anywhere within it
+_KEPT_BYTES = 2e9  # latents held in memory by one dataset
+_ORDER, _CROP = 0, 1  # streams of random numbers
 
 
 @dataclass(frozen=True)
-class CachedLatents:
-    """Where the latents of one clip are.
+class LatentEntry:
+    """The latents of one clip.
 
     Attributes
     ----------
     row : ManifestRow
     path : Path
-        Safetensors file with `latents` [shape=(C, T), float16].
-    frames : int
-        T, counting only frames that hold audio.
+        safetensors with one tensor (C, T) for each section.
+    frames : tuple of int
+        T of each section.
     """
 
     row: ManifestRow
     path: Path
-    frames: int
+    frames: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class LatentCache:
-    """The encoded clips of a manifest.
+    """Encoded clips, in the manifest's order, and what could not be encoded.
 
     Attributes
     ----------
-    items : list of CachedLatents
-        In the manifest's order.
+    entries : tuple of LatentEntry
+    channels : int
     latent_rate : float
-        Frames per second.
+        Frames a second.
     report : SkipReport
-        Clips left out, and why.
+        Clips left out, and clips of which only sections are used.
     """
 
-    items: list[CachedLatents]
+    entries: tuple[LatentEntry, ...]
+    channels: int
     latent_rate: float
     report: SkipReport
 
-    def __len__(self) -> int:
-        return len(self.items)
 
+def sections_of(duration: float, crop_seconds: float) -> list[tuple[float, float]]:
+    """(start, length) in seconds of the sections that are encoded of a clip.
 
-def cache_key(audio_hash: str, codec_identity: str, start: float = 0.0, duration: float | None = None) -> str:
-    """The name of a cache entry: a hash of the audio's bytes, the codec and the crop."""
-    text = f"{audio_hash}|{codec_identity}|{start:.6f}|{'end' if duration is None else f'{duration:.6f}'}|v1"
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    A clip of up to four crops is one section; a longer one is cut into sections of four crops, at most
+    `MAX_SECTIONS` of them, spread evenly from its beginning to its end.
+    """
+    length = _SECTION_CROPS * crop_seconds
+    if duration <= length:
+        return [(0.0, duration)]
+    count = min(MAX_SECTIONS, math.ceil(duration / length))
+    return [(float(start), length) for start in np.linspace(0.0, duration - length, count)]
 
 
 def encode_manifest(
-    manifest: Manifest,
-    codec: Codec,
-    cache_dir: str | Path,
-    *,
-    crop_seconds: float | None = None,
-    strict: bool = False,
-    quiet: bool = False,
+    manifest: Manifest, codec: Codec, cache_dir: str | Path, *, crop_seconds: float, jobs: int = 1, quiet: bool = False
 ) -> LatentCache:
-    """Encodes what is not yet encoded, and returns where everything is.
-
-    Whole clips are encoded, since a crop of latents costs nothing later; the key holds the crop all the same, so
-    that a cache of sections can live in the same folder. The same call continues an interrupted one.
+    """Encodes what is not in the cache yet; the same call again, or with more clips, continues.
 
     Parameters
     ----------
     manifest : Manifest
     codec : Codec
     cache_dir : str or Path
-        Holds one safetensors file a clip, written atomically.
-    crop_seconds : float or None
-        The crop that training will take; clips that do not fill one latent frame of it are reported.
-    strict : bool
-        Raise on the first clip that cannot be read, instead of reporting it.
+        Files lie under ``<codec identity>/<crop>s/``, named by the hash of the audio.
+    crop_seconds : float
+        Length of the crops that will train; decides which sections of long clips are kept.
+    jobs : int
+        Threads.
 
     Raises
     ------
     ManifestError
-        No clip could be encoded.
-    AudioError
-        With `strict`, a clip that cannot be read.
-    StorageError
-        The disk is full; entries already written stay valid.
+        A file whose content is not what the manifest's hash says.
+    UserError
+        Nothing could be encoded, or `crop_seconds` is not positive.
     """
-    folder, identity = Path(cache_dir), codec.identity()
-    report, items = SkipReport(), []
-    with Progress(len(manifest.rows), "encode", quiet=quiet) as bar:
-        for row in manifest.rows:
-            path = folder / f"{cache_key(row.audio_hash, identity)}.safetensors"
-            try:
-                frames = _cached_frames(path, codec.channels)
-                if frames is None:
-                    frames = _encode_one(manifest.root / row.path, path, codec, row)
-                items.append(CachedLatents(row, path, frames))
-            except AudioError as error:
-                if strict:
-                    raise
-                report.add(row.id, str(error))
-            bar.advance()
-    if not items:
-        reasons = f" (first: {report.skipped[0].reason})" if report.skipped else ""
+    if not (math.isfinite(crop_seconds) and crop_seconds > 0):
+        raise UserError(f"crop_seconds must be positive (got {crop_seconds}); give seconds such as 30.")
+    folder = Path(cache_dir) / codec.identity() / f"{crop_seconds:g}s"
+    report = SkipReport()
+    entries: list[LatentEntry] = []
+
+    def one(row: ManifestRow) -> LatentEntry | str:
+        path = folder / row.audio_hash[:2] / f"{row.audio_hash}.safetensors"
+        frames = _read_frames(path)
+        try:
+            return LatentEntry(row, path, frames or _encode_one(manifest, row, codec, path, crop_seconds))
+        except AudioError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(max(1, jobs)) as pool, Progress(len(manifest), "encode", quiet=quiet) as bar:
+        try:
+            for row, made in zip(manifest, pool.map(one, manifest), strict=True):
+                bar.advance()
+                if isinstance(made, str):
+                    report.add(row.id, made)
+                    continue
+                entries.append(made)
+                used = sum(made.frames) / codec.latent_rate
+                if used < row.duration - 1.0:
+                    report.add(
+                        row.id, f"only {len(made.frames)} sections ({used:.0f} of {row.duration:.0f} s) are used"
+                    )
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    if not entries:
+        why = f" ({report.skipped[0].reason})" if report.skipped else ""
+        raise UserError(f"none of the {len(manifest)} clips could be encoded{why}; run 'eisbach data doctor' on them.")
+    write_json(folder / "report.json", [{"id": item.item, "reason": item.reason} for item in report.skipped])
+    return LatentCache(tuple(entries), codec.channels, codec.latent_rate, report)
+
+
+def _encode_one(manifest: Manifest, row: ManifestRow, codec: Codec, path: Path, crop_seconds: float) -> tuple[int, ...]:
+    from safetensors.torch import save_file
+
+    audio = manifest.audio_path(row)
+    if audio_hash(audio) != row.audio_hash:
         raise ManifestError(
-            f"none of the {len(manifest.rows)} clips could be encoded{reasons}; run 'eisbach data doctor'."
+            f"{audio} has changed since its manifest was made (clip '{row.id}'); make the manifest again with "
+            "'eisbach data folder', or restore the file."
         )
-    return LatentCache(items, codec.latent_rate, report)
+    tensors: dict[str, torch.Tensor] = {}
+    peak = 0.0
+    sections = sections_of(row.duration, crop_seconds)
+    for number, (start, length) in enumerate(sections):
+        # the last section of a whole clip reads to the end of the file, whatever rounding the manifest has
+        wanted = None if len(sections) == 1 else length
+        waveform = read_audio(audio, start=start, duration=wanted, allow_silent=True)
+        peak = max(peak, float(np.abs(waveform.samples).max()))
+        latents = codec.encode(waveform).detach().float().cpu().contiguous()
+        if not bool(latents.isfinite().all()):
+            raise AudioError(f"{audio} gives non-finite latents; re-export it, or remove it.")
+        tensors[f"section-{number}"] = latents
+    if peak < 1e-4:
+        raise AudioError(f"{audio} is silent (peak below -80 dBFS); remove it or record it again.")
+    metadata = {"audio_hash": row.audio_hash, "codec": codec.identity(), "crop_seconds": f"{crop_seconds:g}"}
+    atomic_write(path, lambda partial: save_file(tensors, str(partial), metadata=metadata))
+    return tuple(int(tensor.shape[1]) for tensor in tensors.values())
 
 
-def _cached_frames(path: Path, channels: int) -> int | None:
-    """T of a valid entry; None when there is none or it is damaged (it is then made again)."""
+def _read_frames(path: Path) -> tuple[int, ...] | None:
+    """Frames of each cached section; None when there is no file or it is damaged, so that it is made again."""
+    from safetensors import SafetensorError, safe_open
+
     if not path.is_file():
         return None
     try:
         with safe_open(str(path), framework="pt") as handle:
-            shape = handle.get_slice("latents").get_shape()
+            shapes = [handle.get_slice(f"section-{n}").get_shape() for n in range(len(list(handle.keys())))]
     except (SafetensorError, OSError):
         return None
-    return int(shape[1]) if len(shape) == 2 and shape[0] == channels else None
-
-
-def _encode_one(audio: Path, path: Path, codec: Codec, row: ManifestRow) -> int:
-    section = max(1, int(SECTION_SECONDS * codec.latent_rate))
-    frame_seconds = 1.0 / codec.latent_rate
-    total = max(1, int(np.ceil(row.duration * codec.latent_rate - 1e-6)))
-    pieces = []
-    for first in range(0, total, section):
-        # One frame of context on either side keeps the seams free of edge effects.
-        before = 1 if first else 0
-        wanted = min(section, total - first)
-        start = (first - before) * frame_seconds
-        waveform = read_audio(
-            audio, start=start, duration=(before + wanted + 1) * frame_seconds, allow_silent=total > section
-        )
-        latents = codec.encode(waveform)[:, before : before + wanted]
-        if latents.shape[1]:
-            pieces.append(latents)
-    if not pieces:
-        raise AudioError(f"{audio} gave no latents; it may be shorter than its manifest says.")
-    latents = torch.cat(pieces, dim=1)
-    if not bool(torch.isfinite(latents).all()):
-        raise AudioError(f"{audio} gave NaN or infinite latents; re-export it from its source.")
-    tensors = {"latents": latents.half().contiguous()}
-    metadata = {"audio_hash": row.audio_hash, "codec": codec.identity()}
-    atomic_write(path, lambda partial: save_file(tensors, str(partial), metadata=metadata))
-    return int(latents.shape[1])
-
-
-def load_latents(item: CachedLatents) -> torch.Tensor:
-    """One clip's latents [shape=(C, T), float32].
-
-    Raises
-    ------
-    UserError
-        The entry vanished or was damaged after the cache was checked.
-    """
-    try:
-        with safe_open(str(item.path), framework="pt") as handle:
-            return handle.get_tensor("latents").float()
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"the cached latents {item.path} cannot be read ({error}); delete the file and run again."
-        ) from error
+    return tuple(int(shape[1]) for shape in shapes) or None
 
 
 class LatentDataset:
-    """Crops of cached latents.
+    """Batches of crops, drawn without any state: a batch is a pure function of (seed, step).
 
-    Batch `index` is a pure function of the seed: each epoch is its own permutation, and crop positions come from a
-    generator seeded by (seed, position in the stream). Nothing has to be saved to resume.
+    Every epoch is its own permutation of the clips; where a crop begins is drawn for each position on its own.
+    Clips shorter than the crop are padded with zeros and masked.
 
     Parameters
     ----------
     cache : LatentCache
     crop_frames : int
-        T of every batch.
     seed : int
-    keep_in_memory : bool
-        Hold every clip's latents (a clip of 30 s takes about 31 kB in the embedded codec's half precision).
+    rank, world_size : int
+        With several processes, `batch_size` is that of one process and process `rank` gets its own part.
     """
 
-    def __init__(self, cache: LatentCache, crop_frames: int, seed: int = 0, *, keep_in_memory: bool = True) -> None:
+    def __init__(self, cache: LatentCache, crop_frames: int, seed: int, *, rank: int = 0, world_size: int = 1) -> None:
         if crop_frames < 1:
-            raise UserError(f"a crop must hold at least one latent frame (got {crop_frames}); ask for longer crops.")
+            raise UserError(f"crop_frames must be at least 1 (got {crop_frames}).")
+        if not 0 <= rank < world_size:
+            raise UserError(f"rank must be within 0 to world_size - 1 (got {rank} of {world_size}).")
         self.cache, self.crop_frames, self.seed = cache, crop_frames, seed
-        self._held: list[torch.Tensor | None] = [None] * len(cache.items)
-        self._keep = keep_in_memory
-        self._epoch: tuple[int, np.ndarray] | None = None
+        self.rank, self.world_size = rank, world_size
+        self._loaded: OrderedDict[int, list[torch.Tensor]] = OrderedDict()
+        self._bytes = 0
+        self._permutation: tuple[int, np.ndarray] = (-1, np.zeros(0, dtype=int))
+        self._warned = False
 
     def __len__(self) -> int:
-        return len(self.cache.items)
+        return len(self.cache.entries)
 
-    def batch(self, index: int, batch_size: int) -> LatentBatch:
-        """Batch number `index` of an endless stream; `mask` is None when every crop is full."""
-        return self.gather(range(index * batch_size, (index + 1) * batch_size))
+    def positions(self, step: int, batch_size: int) -> range:
+        """The positions, counted over all epochs, that this process draws in `step`."""
+        first = (step * self.world_size + self.rank) * batch_size
+        return range(first, first + batch_size)
 
-    def gather(self, positions: Sequence[int]) -> LatentBatch:
-        """The crops at these positions of the stream."""
-        latents, masks, ids, captions, seconds = [], [], [], [], []
-        for position in positions:
-            item_index = self._item_at(position)
-            item = self.cache.items[item_index]
-            whole = self._load(item_index)
-            frames = whole.shape[1]
-            length = min(frames, self.crop_frames)
-            slack = frames - length
-            first = 0
-            if slack:
-                first = int(np.random.default_rng([self.seed, 1, position]).integers(0, slack + 1))
-            crop = whole[:, first : first + length].float()
-            latents.append(torch.nn.functional.pad(crop, (0, self.crop_frames - length)))
-            masks.append(torch.arange(self.crop_frames) < length)
-            ids.append(item.row.id)
-            captions.append(item.row.caption)
-            seconds.append(length / self.cache.latent_rate)
-        mask = torch.stack(masks)
+    def index_at(self, position: int) -> int:
+        """The clip at a position: epoch `position // len`, in that epoch's order."""
+        epoch, place = divmod(position, len(self))
+        if self._permutation[0] != epoch:
+            order = np.random.default_rng([self.seed, _ORDER, epoch]).permutation(len(self))
+            self._permutation = (epoch, order)
+        return int(self._permutation[1][place])
+
+    def crop_at(self, position: int) -> tuple[int, int, int]:
+        """(clip, section, first frame) of a position; a section is drawn by the crops it holds."""
+        clip = self.index_at(position)
+        rng = np.random.default_rng([self.seed, _CROP, position])
+        starts = np.array([max(1, frames - self.crop_frames + 1) for frames in self.cache.entries[clip].frames])
+        draw = int(rng.integers(int(starts.sum())))
+        section = int(np.searchsorted(np.cumsum(starts), draw, side="right"))
+        return clip, section, draw - int(starts[:section].sum())
+
+    def batch(self, step: int, batch_size: int) -> LatentBatch:
+        """The batch of `step` [latents (batch_size, C, crop_frames)]; with fewer clips than that, clips come twice."""
+        import torch
+
+        if batch_size < 1 or step < 0:
+            raise UserError(f"step must be at least 0 and batch_size at least 1 (got {step} and {batch_size}).")
+        if batch_size * self.world_size > len(self) and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{len(self)} clips fill batches of {batch_size * self.world_size}: some clips come more than once "
+                "in a batch; add clips or lower the batch size.",
+                stacklevel=2,
+            )
+        latents = torch.zeros(batch_size, self.cache.channels, self.crop_frames)
+        mask = torch.zeros(batch_size, self.crop_frames, dtype=torch.bool)
+        rows = []
+        for place, position in enumerate(self.positions(step, batch_size)):
+            clip, section, start = self.crop_at(position)
+            piece = self._sections(clip)[section][:, start : start + self.crop_frames]
+            latents[place, :, : piece.shape[1]] = piece
+            mask[place, : piece.shape[1]] = True
+            rows.append(self.cache.entries[clip].row)
         return LatentBatch(
-            latents=torch.stack(latents),
-            ids=ids,
-            captions=captions,
-            durations=torch.tensor(seconds, dtype=torch.float32),
+            latents=latents,
+            ids=[row.id for row in rows],
+            captions=[row.caption for row in rows],
+            durations=mask.sum(dim=1).float() / self.cache.latent_rate,
             mask=None if bool(mask.all()) else mask,
         )
 
-    def _item_at(self, position: int) -> int:
-        epoch, place = divmod(position, len(self.cache.items))
-        if self._epoch is None or self._epoch[0] != epoch:
-            order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.cache.items))
-            self._epoch = (epoch, order)
-        return int(self._epoch[1][place])
+    def _sections(self, clip: int) -> list[torch.Tensor]:
+        if clip in self._loaded:
+            self._loaded.move_to_end(clip)
+            return self._loaded[clip]
+        sections = _load_sections(self.cache.entries[clip])
+        self._loaded[clip] = sections
+        self._bytes += _size(sections)
+        while self._bytes > _KEPT_BYTES and len(self._loaded) > 1:
+            self._bytes -= _size(self._loaded.popitem(last=False)[1])
+        return sections
 
-    def _load(self, index: int) -> torch.Tensor:
-        held = self._held[index]
-        if held is None:
-            held = load_latents(self.cache.items[index]).half()
-            if self._keep:
-                self._held[index] = held
-        return held
+
+def _load_sections(entry: LatentEntry) -> list[torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(str(entry.path))
+        return [tensors[f"section-{number}"] for number in range(len(entry.frames))]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise UserError(
+            f"the cached latents {entry.path} cannot be read ({error}); delete the file and run the same command again."
+        ) from error
+
+
+def _size(sections: Sequence[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in sections)
+
+
+def all_crops(cache: LatentCache, crop_frames: int) -> Iterator[tuple[ManifestRow, torch.Tensor]]:
+    """The first crop of every clip, unpadded [shape=(C, <= crop_frames)]: for fixed evaluation sets."""
+    for entry in cache.entries:
+        yield entry.row, _load_sections(entry)[0][:, :crop_frames]
