@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +27,8 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
         write(partial)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder itself may be what is missing
+            partial.unlink(missing_ok=True)
         reason = error.strerror or str(error)
         raise StorageError(
             f"{path} could not be written ({reason}); free some space or choose another folder."
@@ -76,7 +78,7 @@ def read_jsonl(path: str | Path, what: str = "file") -> list[dict[str, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the {what} {path} cannot be read ({error}).") from error
     rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # splitlines() would also cut at U+2028 within a text
         if not line.strip():
             continue
         try:
