@@ -1,0 +1,1 @@
+"""Training data: manifests, rendered and flat material, folders, checks and cached latents."""

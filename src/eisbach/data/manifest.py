@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from eisbach.audio import audio_hash
 from eisbach.errors import AudioError, ManifestError
@@ -319,7 +319,7 @@ def _duration_fault(value: Any) -> str | None:
 def _labels_fault(value: Any) -> str | None:
     if not isinstance(value, dict):
         return "must be an object of strings"
-    bad = [key for key, item in cast(dict[Any, Any], value).items() if not isinstance(item, str)]
+    bad = [key for key, item in value.items() if not isinstance(item, str)]
     return f"must map strings to strings; quote the value of {', '.join(map(repr, bad))}" if bad else None
 
 

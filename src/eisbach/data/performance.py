@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -141,7 +142,7 @@ def perform(
         int(rng.choice(3, p=(0.2, 0.3, 0.5)))
     ]
     voices: dict[str, list[np.ndarray]] = {}
-    for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, last in pairwise(bounds):
         ensemble = palette[int(rng.integers(len(palette)))] if len(bounds) > 2 else palette[0]
         texture = str(rng.choice(("full", "doubled", "thin", "outer"), p=(0.5, 0.25, 0.1, 0.15)))
         if len(bounds) == 2:

@@ -130,7 +130,7 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
 def _table(score: Any, piece: str) -> NoteTable:
     from music21 import stream, tempo
 
-    parts = [part for part in score.parts] if hasattr(score, "parts") else []
+    parts = list(score.parts) if hasattr(score, "parts") else []
     parts = parts or [score]
     rows: list[
         tuple[float, float, int, int, int, int, int]

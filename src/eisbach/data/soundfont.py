@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -95,13 +96,12 @@ class SoundFont:
         bags = [[bag[0] for bag in struct.iter_unpack("<HH", chunks[name])] for name in (b"pbag", b"ibag")]
         instruments = [entry[1] for entry in struct.iter_unpack("<20sH", chunks[b"inst"])]
         self._instruments = [
-            _zones(bags[1], generators[1], first, last, _SAMPLE)
-            for first, last in zip(instruments[:-1], instruments[1:], strict=True)
+            _zones(bags[1], generators[1], first, last, _SAMPLE) for first, last in pairwise(instruments)
         ]
         headers = list(struct.iter_unpack("<20sHHHIII", chunks[b"phdr"]))
         self._presets = {
             (header[2], header[1]): _zones(bags[0], generators[0], header[3], following[3], _INSTRUMENT)
-            for header, following in zip(headers[:-1], headers[1:], strict=True)
+            for header, following in pairwise(headers)
         }
         self._samples = [
             _Sample(start, end, loop_start, loop_end, rate, root, correction)

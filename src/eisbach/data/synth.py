@@ -53,7 +53,7 @@ class NoteBank:
 
     def __init__(self, sample_rate: int) -> None:
         self.sample_rate = sample_rate
-        self._font = SoundFont(sound_font())
+        self._font = get_font()
         self._notes: OrderedDict[tuple[int, int], tuple[np.ndarray, Envelope]] = OrderedDict()
         self._bytes = 0
 
@@ -87,6 +87,12 @@ class NoteBank:
 def dies_away(envelope: Envelope) -> bool:
     """Whether a held note ends by itself (plucked and struck sounds)."""
     return envelope.sustain >= 60.0
+
+
+@lru_cache(maxsize=1)
+def get_font() -> SoundFont:
+    """The process's sound font."""
+    return SoundFont(sound_font())
 
 
 @lru_cache(maxsize=4)
