@@ -13,6 +13,10 @@ def demo(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. --set training.steps=200 (repeatable)."),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Your own folder of audio instead of made material.")] = None,
+    caption_from: Annotated[
+        str | None,
+        typer.Option(help="With --data: files, name, none or text:WORDS; files where there are any, else none."),
+    ] = None,
     out: Annotated[str | None, typer.Option(help="Folder for everything; eisbach-demo unless given.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A rehearsal in a minute or two; its numbers mean nothing.")
@@ -33,5 +37,11 @@ def demo(
     if data is None:
         spec = demo_spec(**choices)
     else:
-        spec = own_audio_spec(data, **choices, quiet=quiet, notify=lambda line: typer.echo(f"note: {line}", err=True))
+        spec = own_audio_spec(
+            data,
+            **choices,
+            caption_from=caption_from,
+            quiet=quiet,
+            notify=lambda line: typer.echo(f"note: {line}", err=True),
+        )
     execute(spec, dry_run=dry_run, as_json=as_json, quiet=quiet)

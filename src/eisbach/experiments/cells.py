@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from eisbach.experiments.spec import ExperimentSpec, arm_training
-from eisbach.experiments.stages import Stage
+from eisbach.experiments.stages import OpenStage, Stage
 from eisbach.generation.config import GenerateConfig
 from eisbach.generation.generate import generate, plan_takes
 from eisbach.structure import Clip
@@ -19,8 +16,6 @@ from eisbach.training.config import TrainConfig
 SECONDS_PER_TRAINED_CLIP = 0.02
 SECONDS_PER_SAMPLED_STEP = 0.012
 SECONDS_PER_DECODED_CLIP = 1.5
-
-OpenStage = Callable[[str], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)

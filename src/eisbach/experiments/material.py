@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from eisbach.experiments.spec import ExperimentSpec
+from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, merge, save_manifest
+from eisbach.errors import StorageError
+from eisbach.experiments.spec import ExperimentSpec, MaterialConfig, arm_training
+from eisbach.experiments.stages import OpenStage, Stage
+from eisbach.types import SkipReport
+
+# First guesses on two laptop cores; measured speeds replace them within seconds.
+SECONDS_PER_RENDERED_CLIP = 0.5
+SECONDS_PER_ENCODED_CLIP = 0.1
+_CLIPS_WORTH_A_PROCESS = 8
+_AUDIO = "audio"
 
 
 def plan_material(spec: ExperimentSpec, root: Path) -> tuple[Path | None, Path | None]:
@@ -12,4 +26,177 @@ def plan_material(spec: ExperimentSpec, root: Path) -> tuple[Path | None, Path |
     if spec.material is None:
         return None, None
     data = root / "data"
-    return data / "manifest.jsonl", data / "latents"
+    return data / MANIFEST_NAME, data / "latents"
+
+
+def material_stages(spec: ExperimentSpec, root: Path) -> list[Stage]:
+    """The stages that make the set and its latents."""
+    material = spec.material
+    if material is None:
+        return [Stage("encode", "encode", 100, SECONDS_PER_ENCODED_CLIP, "encode the clips")]
+    stages = [
+        Stage(f"render/{name}", "render", clips, SECONDS_PER_RENDERED_CLIP, f"render {name} clips")
+        for name, clips in _parts(material)
+    ]
+    for stage in stages:
+        stage.done = (root / "data" / MANIFEST_NAME).is_file()
+    return [*stages, Stage("encode", "encode", material.clips, SECONDS_PER_ENCODED_CLIP, "encode the clips")]
+
+
+def build_material(spec: ExperimentSpec, root: Path, stage: OpenStage) -> None:
+    """Makes the missing clips of the set in `root/data`, its manifest, and the latents of whatever the arms train on.
+
+    Raises
+    ------
+    UserError
+        The folder holds clips of other settings, or the scores or the sound font are not installed.
+    """
+    if spec.material is not None:
+        parts = []
+        for name, clips in _parts(spec.material):
+            with stage(f"render/{name}"):
+                parts.append(_render(name, clips, spec.material, root / "data" / name))
+        save_manifest(merge(parts, root / "data"))
+    with stage("encode"):
+        _encode(spec, root)
+
+
+def _parts(material: MaterialConfig) -> list[tuple[str, int]]:
+    counts = {"developing": material.developing_clips, "flat": material.flat_clips}
+    return [(name, clips) for name, clips in counts.items() if clips]
+
+
+def _render(name: str, clips: int, material: MaterialConfig, out: Path) -> Manifest:
+    from eisbach.data.flat_material import render_flat
+    from eisbach.data.render import RenderSpec, render
+
+    make = render if name == "developing" else render_flat
+    jobs = max(1, min(available_cpus(), clips // _CLIPS_WORTH_A_PROCESS))
+    settings = RenderSpec(seed=material.seed, seconds=(material.duration,))
+    return make(out, clips=clips, spec=settings, jobs=jobs, quiet=True)[0]
+
+
+def _encode(spec: ExperimentSpec, root: Path) -> None:
+    """Fills the latent cache that all arms share, so that no arm's training waits for it."""
+    from eisbach.backbones import load_backbone
+    from eisbach.codecs import load_codec
+    from eisbach.data.latents import encode_manifest
+
+    manifest, cache = plan_material(spec, root)
+    training = arm_training(
+        spec, spec.baseline, spec.train_seeds[0], out=str(root), manifest=_text(manifest), cache=_text(cache)
+    )
+    if not isinstance(training.model, str) or training.data.cache is None:
+        return  # a model made from scratch has no codec yet; without a shared cache each manifest keeps its own
+    codec = load_codec(load_backbone(training.model).codec)
+    for path in training.data.manifest:
+        for crop in training.data.crop_seconds:
+            rows = load_manifest(path)
+            encode_manifest(
+                rows, codec, training.data.cache, crop_seconds=crop.seconds, jobs=available_cpus(), quiet=True
+            )
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def available_cpus() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class OwnAudio:
+    """A person's folder as training material.
+
+    Attributes
+    ----------
+    manifest : Path
+    training_clips : int
+        Clips that are not held out.
+    labelled : bool
+        Every clip says whether it is flat, so that the oracle can be trained.
+    captioned : bool
+        The clips have captions; otherwise the models train without text.
+    """
+
+    manifest: Path
+    training_clips: int
+    labelled: bool
+    captioned: bool
+
+
+def adopt_folder(
+    folder: Path,
+    data: Path,
+    *,
+    caption_from: str | None = None,
+    quiet: bool = False,
+    notify: Callable[[str], object] | None = None,
+) -> OwnAudio:
+    """Writes a manifest of `folder` into `data`; nothing is written into the folder itself.
+
+    A `manifest.jsonl` in the folder is used as it is. Without one the folder is read, with the captions of `.txt` and
+    `.json` files beside the audio, or without any text when there is not one such file.
+
+    Parameters
+    ----------
+    caption_from : str or None
+        As `eisbach data folder` takes it; None decides as above.
+    notify : callable or None
+        Is told, in a sentence each, of files that were left out and of missing captions.
+
+    Raises
+    ------
+    UserError
+        No such folder, or no usable audio in it.
+    StorageError
+        The experiment's folder cannot be written.
+    """
+    from eisbach.data.audio_folder import find_audio, read_folder
+
+    skips = SkipReport()
+    if (folder / MANIFEST_NAME).is_file():
+        found = load_manifest(folder)
+    else:
+        if caption_from is None:
+            paths = find_audio(folder)
+            has_text = any(path.with_suffix(end).is_file() for path in paths for end in (".txt", ".json"))
+            caption_from = "files" if has_text else "none"
+        found, skips = read_folder(folder, caption_from=caption_from, save=False, quiet=quiet)
+    if notify is not None:
+        for item in skips.skipped:
+            notify(f"{item.item} is left out: {item.reason}.")
+        if caption_from == "none":
+            notify(f"{folder} holds no captions (.txt or .json beside the audio), so the models train without text.")
+    _link_or_copy(folder, data / _AUDIO)
+    rows = [replace(row, path=f"{_AUDIO}/{row.path}") for row in found]
+    manifest = Manifest(rows, data)
+    return OwnAudio(
+        manifest=save_manifest(manifest),
+        training_clips=len(manifest.select(split="train")),
+        labelled={row.labels.get("flat") for row in rows} == {"true", "false"},
+        captioned=any(row.caption for row in rows),
+    )
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Makes `target` show the files of `source`: a link where the system allows one, else a copy."""
+    if target.is_symlink() and target.resolve() == source.resolve():
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_symlink():
+            target.unlink()
+        if not target.exists():
+            try:
+                target.symlink_to(source.resolve(), target_is_directory=True)
+                return
+            except OSError:  # Windows without the privilege, file systems without links
+                pass
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{target} could not be written ({error.strerror or error}); free some space or choose another folder."
+        ) from error

@@ -10,6 +10,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from eisbach.experiments.cells import Cell, run_cell
+from eisbach.experiments.material import available_cpus
 from eisbach.experiments.spec import ExperimentSpec
 from eisbach.experiments.stages import OverallProgress
 from eisbach.progress import Progress, redirect_progress
@@ -23,8 +24,6 @@ def run_cells_in_pool(spec: ExperimentSpec, cells: list[Cell], bar: OverallProgr
 
     The first cell that fails stops the ones that have not begun; what the others finish stays on disk.
     """
-    from eisbach.experiments.run import available_cpus
-
     threads = max(1, available_cpus() // spec.jobs)
     context = get_context("spawn")  # torch's threads do not survive a fork
     clips: dict[int, list[Clip]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from eisbach.config import build_config, read_yaml, save_config
 from eisbach.errors import UserError
 from eisbach.experiments.cells import Cell, plan_stages, run_cell
-from eisbach.experiments.material import build_material, plan_material
+from eisbach.experiments.material import available_cpus, build_material, material_stages, plan_material
 from eisbach.experiments.records import save_records
 from eisbach.experiments.spec import ExperimentSpec, check_spec
 from eisbach.experiments.stages import OverallProgress, SpeedBook, Stage
@@ -85,9 +84,7 @@ def run_experiment(
     stages = _plan(spec, root, cells, finish_seconds if finish is not None else None)
     speeds = SpeedBook(root / "speeds.json")
     with OverallProgress(stages, spec.title, speeds, quiet=quiet) as bar:
-        if spec.material is not None:
-            with bar.stage("material"):
-                build_material(spec, root)
+        build_material(spec, root, bar.stage)
         clips = _run_cells(spec, cells, bar)
         with bar.stage("analyse"):
             records = measure(clips, root)
@@ -104,10 +101,7 @@ def run_experiment(
 
 def _plan(spec: ExperimentSpec, root: Path, cells: list[Cell], finish_seconds: float | None) -> list[Stage]:
     clips = len(cells) * len(spec.generation.resolve_prompts()) * len(spec.generation.seeds)
-    stages = []
-    if spec.material is not None:
-        made = (root / "data" / "manifest.jsonl").is_file()
-        stages.append(Stage("material", "material", spec.material.clips, 0.5, "make the fine-tuning set", made))
+    stages = material_stages(spec, root)
     for cell in cells:
         stages += plan_stages(spec, cell)
     stages.append(Stage("analyse", "analyse", clips, SECONDS_PER_MEASURED_CLIP, "measure"))
@@ -137,11 +131,6 @@ def measure(clips: list[Clip], root: Path) -> list[Record]:
             "delete these files and run the same command again."
         )
     return [row | {"path": Path(str(row["path"])).relative_to(root).as_posix()} for row in rows]
-
-
-def available_cpus() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def claim_folder(spec: ExperimentSpec, root: Path) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from eisbach.files import read_json, write_json
 from eisbach.progress import Progress, redirect_progress
+
+OpenStage = Callable[[str], AbstractContextManager[Any]]
+"""`with stage(key): ...` runs the body as that stage of a plan."""
 
 _TRUST = 2.0  # seconds of work after which a measured speed replaces the guess
 
@@ -118,15 +122,15 @@ class OverallProgress(Progress):
 
         def listen(bar: Progress) -> None:
             nonlocal last
-            # A stage may open several bars (hashing, encoding, training): the one that counts is the longest so far.
+            # A stage may open several bars (hashing, encoding, training): the one that counts is named like its kind.
             if bar.total <= 0:
                 return
             now = time.monotonic()
-            fraction = min(1.0, bar.done / bar.total)
-            if bar.description.split(" ")[0] == stage.kind and fraction > stage.fraction:
-                if bar.fresh > 0:
+            if bar.description.split(" ")[0] == stage.kind:
+                fraction = min(1.0, bar.done / bar.total)
+                if bar.fresh > 0 and fraction > stage.fraction:
                     self.speeds.add(stage, now - last, stage.units * (fraction - stage.fraction))
-                stage.fraction = fraction
+                stage.fraction = max(stage.fraction, fraction)
                 last = now
             self.refresh(f"{label}: {bar.description} {bar.done}/{bar.total}{bar.unit}")
 

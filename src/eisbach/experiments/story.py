@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from eisbach.config import build_config
 from eisbach.errors import UserError
 from eisbach.experiments.recipes import load_spec
-from eisbach.experiments.spec import Arm, ExperimentSpec, merge
+from eisbach.experiments.spec import ExperimentSpec, merge
 
 _OWN_AUDIO = (
-    "The models were fine-tuned on the audio in {folder} ({clips} clips). Nobody labelled which of it is flat, so there is "
-    "no oracle arm and no recovered share; whether the plain arm goes flat depends on the audio."
+    "The models were fine-tuned on the audio in {folder} ({clips} training clips); whether the plain arm goes flat depends "
+    "on that audio."
 )
+_NO_LABELS = "Nobody labelled which of the audio is flat, so there is no oracle arm and no recovered share of its gain."
+_NO_CAPTIONS = "The audio has no captions, so the models were fine-tuned without text."
 _SMALL_BATCH = "The folder holds {clips} training clips, so batches hold {batch} instead of the recipe's {recipe}."
 _OWN_QUESTION = (
     "A small music model is fine-tuned on a person's own audio, each time with another way of weighting the training "
@@ -57,12 +60,14 @@ def own_audio_spec(
     seed: int | None = None,
     quick: bool = False,
     overrides: Sequence[str] = (),
+    caption_from: str | None = None,
     quiet: bool = False,
     notify: Callable[[str], object] | None = None,
 ) -> ExperimentSpec:
-    """The demo's experiment on a person's folder of audio: the same arms without the oracle, which needs labels.
+    """The demo's experiment on a person's folder of audio: the same arms, without the oracle unless clips are labelled.
 
-    Writes the manifest of the folder into `out`. Files that cannot be used are reported through `notify`.
+    Writes a manifest of the folder into the experiment's folder. What could not be used, and every way in which the
+    experiment differs from the recipe, is told through `notify` and stands in the notes of the page.
 
     Raises
     ------
@@ -72,22 +77,31 @@ def own_audio_spec(
     from eisbach.experiments.material import adopt_folder
 
     spec = demo_spec(out=out, seed=seed, quick=quick, overrides=overrides)
-    manifest, clips = adopt_folder(Path(folder), Path(spec.out) / "data", quiet=quiet, notify=notify)
+    data = Path(spec.out) / "data"
+    own = adopt_folder(Path(folder), data, caption_from=caption_from, quiet=quiet, notify=notify)
+    clips = own.training_clips
     if clips < 2:
         raise UserError(
             f"the folder {folder} gives {clips} usable training clip{'s' if clips != 1 else ''}; add audio files until "
             "there are at least two."
         )
-    values = spec.model_dump()
-    recipe_batch = int(values["training"].get("batch_size", 4))
+    recipe_batch = int(spec.training.get("batch_size", 4))
     batch = min(recipe_batch, clips)
-    notes = [_OWN_AUDIO.format(folder=folder, clips=clips), *values["notes"]]
+    notes = [_OWN_AUDIO.format(folder=folder, clips=clips)]
+    if not own.labelled:
+        notes.append(_NO_LABELS)
+    if not own.captioned:
+        notes.append(_NO_CAPTIONS)
     if batch < recipe_batch:
         notes.append(_SMALL_BATCH.format(clips=clips, batch=batch, recipe=recipe_batch))
-    arms = {name: Arm(**arm) for name, arm in values["arms"].items() if name != spec.oracle}
-    values["training"] = merge(values["training"], {"data": {"manifest": str(manifest)}, "batch_size": batch})
-    values |= {"arms": arms, "oracle": None, "material": None, "notes": notes, "question": _OWN_QUESTION}
-    return ExperimentSpec(**values)
+    values = spec.model_dump()
+    if not own.labelled and spec.oracle is not None:
+        del values["arms"][spec.oracle]
+        values["oracle"] = None
+    group = {"manifest": str(own.manifest), "cache": str(data / "latents")}
+    values["training"] = merge(values["training"], {"data": group, "batch_size": batch})
+    values |= {"material": None, "notes": [*notes, *values["notes"]], "question": _OWN_QUESTION}
+    return build_config(ExperimentSpec, values, "the demo on your audio")
 
 
 def _changes(out: str | Path | None, seed: int | None, quick: bool) -> list[str]:
