@@ -4,51 +4,48 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
+if TYPE_CHECKING:
+    from eisbach.data.doctor import DoctorReport
+    from eisbach.data.render import RenderSpec
+    from eisbach.types import SkipReport
+
 app = typer.Typer(help="Make, check and encode training data.", no_args_is_help=True)
 
+_OUT = typer.Option(..., "--out", "-o", help="Folder for the clips and manifest.jsonl.")
+_CLIPS = typer.Option(60, "--clips", "-n", help="How many clips the folder shall hold.")
+_SECONDS = typer.Option("32", "--seconds", "-s", help="Length of a clip, or a range such as 30-60.")
+_SEED = typer.Option(0, "--seed", help="Equal seeds give equal audio.")
+_RATE = typer.Option(44100, "--sample-rate", help="Hz.")
+_STEREO = typer.Option(False, "--stereo/--mono", help="Two channels, or one.")
+_FORMAT = typer.Option("flac", "--format", help="flac, wav or ogg.")
+_PIECES = typer.Option(None, "--pieces", help="Score ids, collections, families or patterns; repeat for more.")
+_FREE = typer.Option(False, "--redistributable-only", help="Leave out scores whose file restricts passing on.")
+_JOBS = typer.Option(0, "--jobs", "-j", min=0, help="Processes; 0 takes one for each processor.")
+_CACHE = typer.Option(None, "--cache", help="Folder of parsed scores (default: the user's cache).")
+_DRY = typer.Option(False, "--dry-run", help="Print the resolved options and stop.")
+_JSON = typer.Option(False, "--json", help="Print JSON instead of text.")
 
-def _lengths(text: str) -> tuple[float, ...]:
+
+def _spec(
+    seconds: str, seed: int, sample_rate: int, stereo: bool, audio_format: str, pieces: Sequence[str] | None,
+    redistributable_only: bool, styles: Sequence[str] | None = None,
+) -> RenderSpec:  # fmt: skip
+    from eisbach.data.render import RenderSpec
     from eisbach.errors import UserError
 
     try:
-        return tuple(float(part) for part in text.split("-"))
+        lengths = tuple(float(part) for part in seconds.split("-"))
     except ValueError as error:
-        raise UserError(f"--seconds '{text}' must be a number or a range such as 30-60.") from error
-
-
-@app.command()
-def render(
-    out: Path = typer.Option(..., "--out", "-o", help="Folder for the clips and manifest.jsonl."),
-    clips: int = typer.Option(60, "--clips", "-n", help="How many clips the folder shall hold."),
-    seconds: str = typer.Option("32", "--seconds", "-s", help="Length of a clip, or a range such as 30-60."),
-    seed: int = typer.Option(0, "--seed", help="Equal seeds give equal audio."),
-    sample_rate: int = typer.Option(44100, "--sample-rate", help="Hz."),
-    stereo: bool = typer.Option(False, "--stereo/--mono", help="Two channels, or one."),
-    audio_format: str = typer.Option("flac", "--format", help="flac, wav or ogg."),
-    pieces: list[str] = typer.Option(
-        None, "--pieces", help="Score ids, collections, families or patterns; repeat the option for more."
-    ),
-    styles: list[str] = typer.Option(None, "--styles", help="Only these ensembles; repeat the option for more."),
-    redistributable_only: bool = typer.Option(
-        False, "--redistributable-only", help="Leave out scores whose file restricts passing on."
-    ),
-    jobs: int = typer.Option(0, "--jobs", "-j", help="Processes; 0 takes one for each processor."),
-    cache: Path = typer.Option(None, "--cache", help="Folder of parsed scores (default: the user's cache)."),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Print the resolved options and stop."),
-) -> None:
-    """Render developing music from real scores, with captions."""
-    from dataclasses import asdict
-
-    from eisbach.data.render import RenderSpec
-    from eisbach.data.render import render as run
-
-    spec = RenderSpec(
+        raise UserError(f"--seconds '{seconds}' must be a number or a range such as 30-60.") from error
+    return RenderSpec(
         seed=seed,
-        seconds=_lengths(seconds),
+        seconds=lengths,
         sample_rate=sample_rate,
         channels=2 if stereo else 1,
         format=audio_format,
@@ -56,8 +53,212 @@ def render(
         redistributable=redistributable_only,
         styles=tuple(styles) if styles else None,
     )
+
+
+def _jobs(jobs: int) -> int:
+    return jobs or os.cpu_count() or 1
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _say_skipped(report: SkipReport, what: str) -> None:
+    for item in report.skipped[:10]:
+        typer.echo(f"  skipped {item.item}: {item.reason}")
+    if len(report.skipped) > 10:
+        typer.echo(f"  and {len(report.skipped) - 10} more {what}.")
+
+
+@app.command()
+def render(
+    out: Path = _OUT, clips: int = _CLIPS, seconds: str = _SECONDS, seed: int = _SEED, sample_rate: int = _RATE,
+    stereo: bool = _STEREO, audio_format: str = _FORMAT, pieces: list[str] = _PIECES,
+    styles: list[str] = typer.Option(None, "--styles", help="Only these ensembles (such as 'celesta'); repeat for more."),
+    redistributable_only: bool = _FREE, jobs: int = _JOBS, cache: Path = _CACHE, dry_run: bool = _DRY,
+) -> None:  # fmt: skip
+    """Render developing music: sections of real scores, performed by many ensembles, with captions.
+
+    The same command again makes only what is missing; a larger --clips adds to the folder.
+    """
+    from dataclasses import asdict
+
+    from eisbach.data.render import render as run
+
+    spec = _spec(seconds, seed, sample_rate, stereo, audio_format, pieces, redistributable_only, styles)
     if dry_run:
-        typer.echo(json.dumps({"out": str(out), "clips": clips, **asdict(spec)}, indent=2))
+        _print_json({"out": str(out), "clips": clips, "jobs": _jobs(jobs), **asdict(spec)})
         return
-    manifest, report = run(out, clips=clips, spec=spec, jobs=jobs or os.cpu_count() or 1, cache=cache)
-    typer.echo(f"{len(manifest)} clips in {out}; {len(report.skipped)} scores skipped (see {out / 'skipped.json'}).")
+    manifest, report = run(out, clips=clips, spec=spec, jobs=_jobs(jobs), cache=cache)
+    typer.echo(f"{len(manifest)} clips: {out / 'manifest.jsonl'}")
+    _say_skipped(report, "(see skipped.json)")
+
+
+@app.command()
+def flat(
+    out: Path = _OUT, clips: int = _CLIPS, seconds: str = _SECONDS, seed: int = _SEED, sample_rate: int = _RATE,
+    stereo: bool = _STEREO, audio_format: str = _FORMAT, pieces: list[str] = _PIECES,
+    kinds: list[str] = typer.Option(None, "--kinds", help="drone, pad, loop or texture; repeat for more (default: all)."),
+    redistributable_only: bool = _FREE, jobs: int = _JOBS, cache: Path = _CACHE, dry_run: bool = _DRY,
+) -> None:  # fmt: skip
+    """Make structurally flat material of the same sound world: drones, pads, loops of 1-16 s and textures.
+
+    Captions never reveal the label; it stands in the manifest's labels.
+    """
+    from dataclasses import asdict
+
+    from eisbach.data.flat_material import KINDS, render_flat
+
+    spec = _spec(seconds, seed, sample_rate, stereo, audio_format, pieces, redistributable_only)
+    chosen = tuple(kinds) if kinds else KINDS
+    if dry_run:
+        _print_json({"out": str(out), "clips": clips, "jobs": _jobs(jobs), **asdict(spec), "kind": list(chosen)})
+        return
+    manifest, report = render_flat(out, clips=clips, spec=spec, kinds=chosen, jobs=_jobs(jobs), cache=cache)
+    typer.echo(f"{len(manifest)} clips: {out / 'manifest.jsonl'}")
+    _say_skipped(report, "(see skipped.json)")
+
+
+@app.command()
+def folder(
+    path: Path = typer.Argument(..., help="Folder of wav, flac, mp3 or ogg files; folders below it are searched."),
+    caption_from: str = typer.Option(
+        "files", "--caption-from", help="files (.txt or .json beside the audio), name, none, or text:your words."
+    ),
+    label: list[str] = typer.Option(None, "--label", help="A label for every clip, such as kind=developing."),
+    jobs: int = _JOBS,
+    as_json: bool = _JSON,
+) -> None:
+    """Make the manifest of your own folder of audio; it is written into the folder."""
+    from dataclasses import asdict
+
+    from eisbach.data.audio_folder import read_folder
+    from eisbach.errors import UserError
+
+    labels = {}
+    for item in label or []:
+        key, separator, value = item.partition("=")
+        if not (separator and key and value):
+            raise UserError(f"--label '{item}' must look like key=value, for example kind=developing.")
+        labels[key] = value
+    manifest, report = read_folder(path, caption_from=caption_from, labels=labels, jobs=_jobs(jobs))
+    if as_json:
+        _print_json({"clips": len(manifest), "skipped": [asdict(item) for item in report.skipped]})
+        return
+    total = sum(row.duration for row in manifest)
+    typer.echo(f"{len(manifest)} clips, {total / 60:.1f} minutes: {path / 'manifest.jsonl'}")
+    _say_skipped(report, "files were left out")
+
+
+@app.command()
+def doctor(
+    path: Path = typer.Argument(..., help="A manifest, or a folder of audio."),
+    crop_seconds: float = typer.Option(30.0, "--crop-seconds", help="Length of the training crops."),
+    caption_from: str = typer.Option("files", "--caption-from", help="As in 'eisbach data folder'."),
+    same_audio: bool = typer.Option(False, "--same-audio", help="Also compare the sound itself, not only the bytes."),
+    strict: bool = typer.Option(False, "--strict", help="Exit with code 2 when anything is found."),
+    show: int = typer.Option(20, "--show", help="How many samples the table of what trains shows; 0 shows all."),
+    jobs: int = _JOBS,
+    as_json: bool = _JSON,
+) -> None:
+    """Report what is wrong with the data, and the text and audio that each sample will really train on."""
+    from eisbach.data.doctor import examine
+
+    report = examine(
+        path, crop_seconds=crop_seconds, caption_from=caption_from, same_audio=same_audio, jobs=_jobs(jobs)
+    )
+    if as_json:
+        _print_json(report.as_json())
+    else:
+        _print_doctor(report, show)
+    if strict and not report.healthy:
+        raise typer.Exit(2)
+
+
+def _print_doctor(report: DoctorReport, show: int) -> None:
+    from eisbach.data.doctor import PROBLEMS
+
+    for name, count in report.formats.items():
+        typer.echo(f"{count:6d}  {name}")
+    for kind, count in report.counts().items():
+        typer.echo(f"\n{count} x {kind.replace('_', ' ')} ({PROBLEMS[kind]}):")
+        of_kind = [problem for problem in report.problems if problem.kind == kind]
+        for problem in of_kind[:10]:
+            typer.echo(f"  {problem.sample}: {problem.detail}")
+        if count > 10:
+            typer.echo(f"  and {count - 10} more (--json lists all)")
+    typer.echo(f"\nWhat trains, in crops of {report.crop_seconds:g} s:")
+    for item in report.trained[: show or None]:
+        spans = ", ".join(f"{start:g}-{start + length:g} s" for start, length in item.sections)
+        padding = f" + {item.padding:g} s padding" if item.padding else ""
+        typer.echo(f"  {item.sample} [{spans}{padding}]: {item.caption or '(no words)'}")
+    if show and len(report.trained) > show:
+        typer.echo(f"  and {len(report.trained) - show} more (--show 0 shows all)")
+    found = f"{len(report.problems)} problems found" if report.problems else "no problems found"
+    typer.echo(f"\n{report.samples} samples, {len(report.trained)} of them will train; {found}.")
+
+
+@app.command()
+def encode(
+    manifest: Path = typer.Argument(..., help="A manifest, or the folder that holds it."),
+    codec: str = typer.Option("mel", "--codec", help="Name or folder of a codec."),
+    crop_seconds: float = typer.Option(30.0, "--crop-seconds", help="Length of the training crops."),
+    cache: Path = typer.Option(None, "--cache", help="Folder of the latents (default: latents/ beside the manifest)."),
+    jobs: int = _JOBS,
+    as_json: bool = _JSON,
+) -> None:
+    """Encode a manifest's audio into the latent cache; the same command continues an interrupted one."""
+    from dataclasses import asdict
+
+    from eisbach.codecs import load_codec
+    from eisbach.data.latents import encode_manifest
+    from eisbach.data.manifest import load_manifest
+
+    rows = load_manifest(manifest)
+    target = cache or rows.root / "latents"
+    made = encode_manifest(rows, load_codec(codec), target, crop_seconds=crop_seconds, jobs=_jobs(jobs))
+    frames = sum(sum(entry.frames) for entry in made.entries)
+    if as_json:
+        skipped = [asdict(item) for item in made.report.skipped]
+        _print_json({"clips": len(made.entries), "frames": frames, "cache": str(target), "skipped": skipped})
+        return
+    minutes = frames / made.latent_rate / 60
+    typer.echo(f"{len(made.entries)} clips, {frames} frames ({minutes:.1f} minutes) in {target}")
+    _say_skipped(made.report, "notes")
+
+
+@app.command()
+def scores(
+    pieces: list[str] = typer.Argument(None, help="Ids, collections, families or patterns (default: all)."),
+    list_all: bool = typer.Option(False, "--list", help="Print every piece with what its file states, and stop."),
+    redistributable_only: bool = _FREE,
+    out: Path = typer.Option(None, "--out", "-o", help="Write the list of pieces and licences to this JSON file."),
+    jobs: int = _JOBS,
+    cache: Path = _CACHE,
+    as_json: bool = _JSON,
+) -> None:
+    """List the scores and the licence that each file states, or parse them into the cache ahead of rendering."""
+    from dataclasses import asdict
+
+    from eisbach.data.scores import licence_rows, list_pieces, parse_all
+    from eisbach.files import write_json
+
+    chosen = list_pieces(pieces or None, redistributable=redistributable_only)
+    if list_all or out is not None:
+        rows = licence_rows(chosen)
+        if out is not None:
+            write_json(out, rows)
+            typer.echo(f"{len(rows)} pieces: {out}")
+        elif as_json:
+            _print_json(rows)
+        else:
+            for row in rows:
+                mark = "yes" if row["redistributable"] else "no "
+                typer.echo(f"{mark}  {row['piece']}  {row['reason']}")
+        return
+    good, report = parse_all(chosen, cache=cache, jobs=_jobs(jobs))
+    if as_json:
+        _print_json({"parsed": len(good), "skipped": [asdict(item) for item in report.skipped]})
+        return
+    typer.echo(f"{len(good)} of {len(chosen)} scores can be played.")
+    _say_skipped(report, "scores were skipped")
