@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -61,43 +62,82 @@ def unpaired_improvement(baseline: np.ndarray, arm: np.ndarray, better: Directio
     return float((0.5 * (1 + np.sign(sign * (arm[:, None] - baseline[None, :])))).mean())
 
 
-def t_interval(sample: np.ndarray, confidence: float, other: np.ndarray | None = None) -> tuple[float, float] | None:
-    """Student's interval of a mean, or Welch's of `sample` minus `other`; None with fewer than two values a side."""
-    from scipy.stats import t
+@dataclass(frozen=True)
+class Moments:
+    """A mean (difference), its standard error and the degrees of freedom of that error."""
 
-    moments = _moments(sample, other)
-    if moments is None:
-        return None
-    mean, error, df = moments
-    half = float(t.ppf((1 + confidence) / 2, df)) * error if error > 0 else 0.0
-    return mean - half, mean + half
+    mean: float
+    error: float
+    df: float
 
 
-def equivalence_p(sample: np.ndarray, margin: float | None, other: np.ndarray | None = None) -> float | None:
-    """p value of 'the mean lies within +-margin': the larger of two one-sided t tests (Schuirmann 1987).
-
-    None without a margin or with fewer than two values a side.
-    """
-    from scipy.stats import t
-
-    moments = _moments(sample, other)
-    if margin is None or moments is None:
-        return None
-    mean, error, df = moments
-    if error == 0:
-        return 0.0 if abs(mean) < margin else 1.0
-    return float(max(t.sf((mean + margin) / error, df), t.cdf((mean - margin) / error, df)))
-
-
-def _moments(sample: np.ndarray, other: np.ndarray | None) -> tuple[float, float, float] | None:
-    """Mean (difference), its standard error and the degrees of freedom (Welch-Satterthwaite for two samples)."""
+def mean_moments(sample: np.ndarray, other: np.ndarray | None = None) -> Moments | None:
+    """Moments of a mean, or of `sample` minus `other` (Welch-Satterthwaite); None with fewer than two values a side."""
     n = len(sample)
     if n < 2 or (other is not None and len(other) < 2):
         return None
     own = float(np.var(sample, ddof=1)) / n
     if other is None:
-        return float(sample.mean()), own**0.5, n - 1
+        return Moments(float(sample.mean()), own**0.5, n - 1)
     rest = float(np.var(other, ddof=1)) / len(other)
     total = own + rest
     df = total**2 / (own**2 / (n - 1) + rest**2 / (len(other) - 1)) if total > 0 else float(n + len(other) - 2)
-    return float(sample.mean() - other.mean()), total**0.5, df
+    return Moments(float(sample.mean() - other.mean()), total**0.5, df)
+
+
+def crossed_moments(cells: np.ndarray) -> Moments | None:
+    """Moments of the grand mean when trained models and prompts are both samples of more.
+
+    Every model plays every prompt, so both spread the mean: its variance is (MS_model + MS_prompt - MS_rest) / (R P),
+    with Satterthwaite's degrees of freedom (the two-way random-effects model; Judd, Westfall & Kenny 2012). A t interval
+    over models alone would miss the prompts' share.
+
+    Parameters
+    ----------
+    cells : np.ndarray [shape=(R, P)]
+        Differences by model and prompt. With gaps, or with one prompt, the models alone are used.
+    """
+    models, prompts = cells.shape
+    if models < 2:
+        return None
+    by_model, by_prompt = np.nanmean(cells, axis=1), np.nanmean(cells, axis=0)
+    if prompts < 2 or not np.isfinite(cells).all():
+        return mean_moments(by_model)
+    grand = float(cells.mean())
+    rest = cells - by_model[:, None] - by_prompt[None, :] + grand
+    ms_model = prompts * float(np.var(by_model, ddof=1))
+    ms_prompt = models * float(np.var(by_prompt, ddof=1))
+    ms_rest = float(np.sum(rest**2)) / ((models - 1) * (prompts - 1))
+    # The estimate may fall below what either factor alone gives; the larger of these is then the honest one.
+    total = max(ms_model + ms_prompt - ms_rest, ms_model, ms_prompt)
+    if total <= 0:
+        return Moments(grand, 0.0, models - 1)
+    spread = ms_model**2 / (models - 1) + ms_prompt**2 / (prompts - 1) + ms_rest**2 / ((models - 1) * (prompts - 1))
+    df = max(float(min(models, prompts) - 1), total**2 / spread)
+    return Moments(grand, (total / (models * prompts)) ** 0.5, df)
+
+
+def t_interval(moments: Moments | None, confidence: float) -> tuple[float, float] | None:
+    """Student's interval; None without moments."""
+    from scipy.stats import t
+
+    if moments is None:
+        return None
+    half = float(t.ppf((1 + confidence) / 2, moments.df)) * moments.error if moments.error > 0 else 0.0
+    return moments.mean - half, moments.mean + half
+
+
+def equivalence_p(moments: Moments | None, margin: float | None) -> float | None:
+    """p value of 'the mean lies within +-margin': the larger of two one-sided t tests (Schuirmann 1987).
+
+    None without a margin or without moments.
+    """
+    from scipy.stats import t
+
+    if margin is None or moments is None:
+        return None
+    if moments.error == 0:
+        return 0.0 if abs(moments.mean) < margin else 1.0
+    above = t.sf((moments.mean + margin) / moments.error, moments.df)
+    below = t.cdf((moments.mean - margin) / moments.error, moments.df)
+    return float(max(above, below))

@@ -15,7 +15,15 @@ from typing import Literal
 import numpy as np
 
 from eisbach.errors import UserError
-from eisbach.experiments.effect_size import equivalence_p, hedges_g, pair_improvement, t_interval, unpaired_improvement
+from eisbach.experiments.effect_size import (
+    crossed_moments,
+    equivalence_p,
+    hedges_g,
+    mean_moments,
+    pair_improvement,
+    t_interval,
+    unpaired_improvement,
+)
 from eisbach.experiments.metric_info import MetricInfo
 from eisbach.experiments.paired import PairedCells, arm_values, pair_cells
 from eisbach.experiments.resampling import (
@@ -32,7 +40,7 @@ Interval = tuple[float, float]
 Unit = Literal["auto", "trained model", "prompt"]
 Verdict = Literal["better", "worse", "higher", "lower", "no difference", "inconclusive", "too few"]
 
-FEW_UNITS = 8
+FEW_UNITS = 16
 """Below this many units the bootstrap interval is too narrow (see docs/statistics.md): the t interval is the one shown."""
 
 _MARGIN_SD = 0.5
@@ -59,7 +67,7 @@ class Comparison:
     interval : (float, float) or None
         95% BCa cluster bootstrap of the difference; None with fewer than two units.
     t_interval : (float, float) or None
-        95% t interval over units.
+        95% t interval over units (over trained models and prompts together when the model is the unit).
     p, p_floor : float or None
         Two-sided permutation p value, and the smallest that so few units could have given.
     p_adjusted : float or None
@@ -102,7 +110,7 @@ class Comparison:
 
     @property
     def shown_interval(self) -> Interval | None:
-        """The interval to quote: the bootstrap's, or the wider t interval below `FEW_UNITS` units."""
+        """The interval to quote: the bootstrap's, or the t interval below `FEW_UNITS` units."""
         return self.t_interval if self.n_units < FEW_UNITS else self.interval
 
     @property
@@ -170,9 +178,11 @@ def compare_arms(
         result.difference, replicates[:, 1] - replicates[:, 0], left_out[:, 1] - left_out[:, 0], 1 - alpha
     )
     margin = _margin(info, cells.values[0][np.isfinite(cells.values[0])])
+    by_cell = cells.cell_means()[1] - cells.cell_means()[0]
+    moments = crossed_moments(by_cell) if cells.unit == "trained model" else mean_moments(differences)
     result = replace(
-        result, interval=interval, t_interval=t_interval(differences, 1 - alpha), p=p, p_floor=floor, test=test,
-        g=hedges_g(differences), margin=margin, p_equivalence=equivalence_p(differences, margin),
+        result, interval=interval, t_interval=t_interval(moments, 1 - alpha), p=p, p_floor=floor, test=test,
+        g=hedges_g(differences), margin=margin, p_equivalence=equivalence_p(moments, margin),
     )  # fmt: skip
     result = _within_range(result, info)
     return replace(result, verdict=_verdict(result, info, alpha))
@@ -215,10 +225,11 @@ def compare_unpaired(
         ]
     )
     margin = _margin(info, base)
+    moments = mean_moments(other, base)
     result = replace(
         result, interval=bca_interval(result.difference, drawn[1] - drawn[0], left_out, 1 - alpha),
-        t_interval=t_interval(other, 1 - alpha, base), p=p, p_floor=floor, test="permutation of clips between the arms",
-        g=hedges_g(other, base), margin=margin, p_equivalence=equivalence_p(other, margin, base),
+        t_interval=t_interval(moments, 1 - alpha), p=p, p_floor=floor, test="permutation of clips between the arms",
+        g=hedges_g(other, base), margin=margin, p_equivalence=equivalence_p(moments, margin),
     )  # fmt: skip
     result = _within_range(result, info)
     return replace(result, verdict=_verdict(result, info, alpha))
