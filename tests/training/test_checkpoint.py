@@ -16,6 +16,7 @@ from eisbach.training.checkpoint import (
     newest_checkpoint,
     open_checkpoint,
     read_tensors,
+    save_tensors,
     write_checkpoint,
 )
 
@@ -33,6 +34,15 @@ def test_what_is_written_comes_back_and_old_ones_go(tmp_path: Path) -> None:
     assert newest is not None
     assert (newest.step, newest.state["origin"]) == (1_000_000, "x")
     assert read_tensors(tmp_path / "step-000010", "model.safetensors")["w"].tolist() == list(range(14))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_tensors_of_any_type_and_shape_come_back(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = {"scalar": torch.tensor(3).to(dtype), "turned": torch.arange(6).view(2, 3).T.to(dtype)}
+    save_tensors(tensors, tmp_path / "x.safetensors")
+    back = read_tensors(tmp_path, "x.safetensors")
+    assert back.keys() == tensors.keys()
+    assert all(torch.equal(back[key], tensors[key]) and back[key].dtype == dtype for key in tensors)
 
 
 def test_folders_without_a_marker_are_passed_over_and_leftovers_removed(tmp_path: Path) -> None:
@@ -80,11 +90,11 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_broken_one(
 ) -> None:
     good = write(tmp_path, 5)
 
-    def full(tensors: object, path: Path, metadata: object = None) -> None:
-        Path(path).write_bytes(b"half")
+    def full(tensors: object, path: Path) -> None:
+        path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(checkpoints, "save_tensors", full)
     with pytest.raises(StorageError, match="No space left"):
         write(tmp_path, 10)
     assert [path.name for path in tmp_path.iterdir()] == [good.name]

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from eisbach.audio import audio_hash, write_audio
 from eisbach.backbones import load_backbone
 from eisbach.errors import (
     CheckpointError,
@@ -26,7 +29,9 @@ from eisbach.training import assembly, train
 from eisbach.training import checkpoint as checkpoints
 from eisbach.training.checkpoint import list_checkpoints
 from eisbach.training.config import TrainConfig
+from eisbach.training.run_folder import RunFolder, exclusive
 from eisbach.training.trainer import Trainer
+from eisbach.types import Waveform
 
 
 class Killed(BaseException):
@@ -104,7 +109,12 @@ def test_a_killed_run_continues_bit_for_bit(
 
 def test_training_learns_and_writes_what_it_promises(configure: Any, tiny_model: Path) -> None:
     config = configure(
-        steps=60, log_every=10, held_out={"every": 60, "batches": 1}, optimiser={"lr": 3e-2}, tensorboard=True
+        steps=60,
+        adapter={"type": "none"},
+        log_every=10,
+        held_out={"every": 60, "batches": 1},
+        optimiser={"lr": 5e-3},
+        tensorboard=True,
     )
     folder = train(config, quiet=True)
     held_out = [row["held_out_loss"] for row in rows(folder) if "held_out_loss" in row]
@@ -115,7 +125,7 @@ def test_training_learns_and_writes_what_it_promises(configure: Any, tiny_model:
         assert isinstance(row[key], float), key
     assert set(row["held_out_loss_by_noise_level"]) == {"0.1", "0.3", "0.5", "0.7", "0.9"}
     result = json.loads((folder / "result.json").read_text())
-    assert (result["steps"], result["path"]) == (60, "adapter")
+    assert (result["steps"], result["path"]) == (60, "model")
     assert result["stamp"]["base_identity"] == load_backbone(str(tiny_model)).identity()
     assert result["stamp"]["clips"] == 8
     assert list((folder / "tensorboard").iterdir())
@@ -217,17 +227,17 @@ def test_a_full_disk_at_a_checkpoint_loses_nothing_that_was_saved(
     configure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configure()
-    save_file = checkpoints.save_file
+    save_tensors = checkpoints.save_tensors
     calls = []
 
-    def full(tensors: Any, path: Any, metadata: Any = None) -> None:
+    def full(tensors: Any, path: Any) -> None:
         calls.append(path)
         if len(calls) > 2:  # the second checkpoint
             raise OSError(28, "No space left on device")
-        save_file(tensors, path, metadata=metadata)
+        save_tensors(tensors, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_file", full)
+        patch.setattr(checkpoints, "save_tensors", full)
         with pytest.raises(StorageError, match="No space left on device"):
             train(config, quiet=True)
     assert [path.name for path in (Path(config.out) / "checkpoints").iterdir()] == ["step-000003"]
@@ -273,6 +283,7 @@ BAD: list[tuple[dict[str, Any], type[UserError], str]] = [
     ({"weighting": {"sample": "entropy_barrier", "options": {"gamma": 2}}}, UserError, "gamma"),
     ({"noise_levels": {"density": "nothing"}}, UserError, "nothing.*logit_normal"),
     ({"adapter": {"type": "lora", "rank": 2, "targets": ["query"]}}, ConfigError, "query.*to_qkv"),
+    ({"data": {"manifest": "no/such/manifest.jsonl"}}, ManifestError, "does not exist"),
 ]
 
 
@@ -295,6 +306,31 @@ def test_bad_data_is_one_sentence(configure: Any, clips: Path, tmp_path: Path) -
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file"):
         train(configure("file"), quiet=True)
+
+
+def test_two_runs_cannot_share_a_folder(configure: Any) -> None:
+    config = configure(steps=1)
+    with exclusive(RunFolder(Path(config.out))), pytest.raises(ConfigError, match="another process is training in"):
+        train(config, quiet=True)
+    train(config, quiet=True)
+
+
+def test_clips_that_cannot_be_encoded_are_reported_and_too_few_left_is_an_error(
+    configure: Any, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "clips"
+    shutil.copytree(clips, root, ignore=shutil.ignore_patterns("latents"))
+    write_audio(root / "clip3.wav", Waveform(np.zeros((1, 22050), np.float32), 22050))
+    listed = [json.loads(line) for line in (root / "manifest.jsonl").read_text().splitlines()]
+    listed[3]["audio_hash"] = audio_hash(root / "clip3.wav")
+    (root / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in listed))
+    data = {"manifest": str(root), "crop_seconds": 4}
+    folder = train(configure("seven", data=data, steps=1))
+    assert "clip3" in (error := capsys.readouterr().err)
+    assert "silent" in error
+    assert json.loads((folder / "result.json").read_text())["stamp"]["clips"] == 7
+    with pytest.raises(ManifestError, match=r"7 of 8 clips could be encoded .* batch_size is 8"):
+        train(configure("eight", data=data, batch_size=8), quiet=True)
 
 
 def test_the_oracle_arm_trains_on_its_selection_only(

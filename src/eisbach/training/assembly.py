@@ -43,7 +43,9 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tupl
     cache = cache_folder(config.data, manifest)
     codec = load_codec(backbone.codec)
     with accelerator.main_process_first():  # one process encodes, the others find the cache
-        data = load_data(rows, codec, config.data.crop_seconds, cache, config.seed, quiet=quiet)
+        data = load_data(
+            rows, codec, config.data.crop_seconds, cache, config.seed, batch_size=config.batch_size, quiet=quiet
+        )
         held_out = load_held_out(config, manifest, codec, cache, quiet)
     trainer = Trainer(
         config=config,

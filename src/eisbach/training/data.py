@@ -15,6 +15,7 @@ from eisbach.data.latents import LatentDataset, encode_manifest
 from eisbach.data.manifest import Manifest, common_root, load_manifest, merge
 from eisbach.errors import ManifestError
 from eisbach.training.config import CropShare, DataConfig
+from eisbach.training.run_folder import note
 from eisbach.training.step import step_generator
 from eisbach.types import LatentBatch
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from eisbach.codecs.base import Codec
 
 _LENGTH_STREAM = 1  # keeps the draw of the length apart from the draws of noise
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -88,15 +90,43 @@ def cache_folder(config: DataConfig, manifest: Manifest) -> Path:
 
 
 def load_data(
-    manifest: Manifest, codec: Codec, crops: Sequence[CropShare], cache: Path, seed: int, *, quiet: bool
+    manifest: Manifest,
+    codec: Codec,
+    crops: Sequence[CropShare],
+    cache: Path,
+    seed: int,
+    *,
+    batch_size: int = 1,
+    quiet: bool,
 ) -> TrainingData:
-    """Encodes what is not in the cache yet and returns the batches of `manifest`."""
+    """Encodes what is not in the cache yet and returns the batches of `manifest`.
+
+    Clips that cannot be encoded are left out and named on standard error.
+
+    Raises
+    ------
+    ManifestError
+        Fewer clips than a batch holds are left.
+    """
     datasets = []
     for crop in crops:
         latents = encode_manifest(manifest, codec, cache, crop_seconds=crop.seconds, quiet=quiet)
+        usable, skipped = len(latents.entries), latents.report.skipped
+        if skipped:
+            shown = "; ".join(f"{item.item}: {item.reason}" for item in skipped[:_SHOWN])
+            more = f"; and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
+            note(
+                f"{usable} of {len(manifest)} clips are used; of these clips some or all is left out: {shown}{more}",
+                quiet,
+            )
+        if usable < batch_size:
+            raise ManifestError(
+                f"only {usable} of {len(manifest)} clips could be encoded ({skipped[0].item}: {skipped[0].reason}), and "
+                f"batch_size is {batch_size}; repair them, add clips, or lower batch_size."
+            )
         datasets.append(LatentDataset(latents, codec.frames_for(crop.seconds), seed))
     shares = torch.tensor([crop.share for crop in crops], dtype=torch.float64)
-    return TrainingData(datasets, shares / shares.sum(), seed, len(manifest))
+    return TrainingData(datasets, shares / shares.sum(), seed, min(len(dataset) for dataset in datasets))
 
 
 def manifest_hash(manifest: Manifest) -> str:

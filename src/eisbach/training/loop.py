@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eisbach.errors import InterruptedRun
 from eisbach.files import write_json
@@ -16,9 +17,12 @@ from eisbach.training.devices import build_accelerator
 from eisbach.training.held_out import HeldOut
 from eisbach.training.logging import Board, MetricsFile
 from eisbach.training.publish import publish
-from eisbach.training.run_folder import RunFolder, describe_run, note, open_run
+from eisbach.training.run_folder import RunFolder, describe_run, exclusive, note, open_run
 from eisbach.training.signals import stop_signal
 from eisbach.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def train(config: TrainConfig, *, quiet: bool = False) -> Path:
@@ -54,19 +58,25 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
         return folder.root
     accelerator = build_accelerator(config)
     quiet = quiet or not accelerator.is_main_process
+    with exclusive(folder) if accelerator.is_main_process else nullcontext():
+        _train(config, folder, accelerator, quiet)
+    return folder.root
+
+
+def _train(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, quiet: bool) -> None:
     trainer, held_out = assemble(config, accelerator, quiet)
-    clean_leftovers(folder.checkpoints)
+    accelerator.wait_for_everyone()
     checkpoint = newest_checkpoint(folder.checkpoints)
     if checkpoint is not None:
         trainer.resume(checkpoint)
         note(f"continuing {folder.root} from step {trainer.step}.", quiet)
     metrics = MetricsFile(folder.metrics)
     if accelerator.is_main_process:
+        clean_leftovers(folder.checkpoints)
         describe_run(folder, config)
         metrics.truncate_after(trainer.step if checkpoint is not None else -1)
-    board = Board(
-        folder.root / "tensorboard" if config.tensorboard and accelerator.is_main_process else None, trainer.step
-    )
+    events = folder.root / "tensorboard" if config.tensorboard and accelerator.is_main_process else None
+    board = Board(events, trainer.step)
     try:
         _run(trainer, held_out, folder, metrics, board, quiet)
     finally:
@@ -76,7 +86,6 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
         write_json(folder.result, result)
         note(f"{folder.root} is finished: {config.steps} steps, {result['path']}/ written.", quiet)
     accelerator.wait_for_everyone()
-    return folder.root
 
 
 def _run(

@@ -6,7 +6,8 @@ import hashlib
 import json
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from eisbach import __version__
 from eisbach.config import build_config, read_yaml, save_config
-from eisbach.errors import ConfigError
+from eisbach.errors import ConfigError, StorageError
 from eisbach.files import read_json, write_json
 from eisbach.training.checkpoint import list_checkpoints
 from eisbach.training.config import TrainConfig
@@ -112,6 +113,39 @@ def open_run(config: TrainConfig) -> RunFolder:
             f"{folder.root} holds a run of another configuration: {listed}; choose another out, or delete the folder."
         )
     return folder
+
+
+@contextmanager
+def exclusive(folder: RunFolder) -> Iterator[None]:
+    """Holds the run folder for this process; the hold ends with the process, however it ends.
+
+    Raises
+    ------
+    ConfigError
+        Another process is training in the folder.
+    StorageError
+        The folder cannot be made or written.
+    """
+    try:
+        folder.root.mkdir(parents=True, exist_ok=True)
+        handle = (folder.root / ".lock").open("a")
+    except OSError as error:
+        raise StorageError(
+            f"the run folder {folder.root} cannot be made or written ({error.strerror or error}); choose another out."
+        ) from error
+    with handle:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(
+                    f"another process is training in {folder.root}; wait for it, stop it, or choose another out."
+                ) from error
+            except OSError:
+                pass  # a file system without locks
+        yield
 
 
 def describe_run(folder: RunFolder, config: TrainConfig) -> None:
