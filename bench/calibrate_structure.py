@@ -2,13 +2,14 @@
 
 The judge (`eisbach.structure.flatness`) is a logistic model over structure metrics. It is fitted on labelled clips, each in
 three conditions: as it is, through the embedded codec (what generations have been through) and with hiss 45 dB below its level.
-Clips of the manifest's ``held_out`` split (every third seed, for synthetic pieces) never touch the fit; on them the AUC
+A third of the pieces (of the seeds, for synthetic pieces) never touches the fit; on it the AUC
 for 'developing' against each kind of flat material is reported, condition by condition.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from scipy.optimize import minimize
 from eisbach.audio import read_audio
 from eisbach.files import write_json
 from eisbach.progress import Progress
-from eisbach.structure import METRICS, analyze, synthetic
+from eisbach.structure import METRICS, phase_randomise, synthetic
+from eisbach.structure.features import extract_features
 from eisbach.structure.flatness import FORBIDDEN
+from eisbach.structure.metrics import measure
 from eisbach.types import Waveform
 
 # Which way each metric may push the judge: +1 only towards flat, -1 only towards developing, 0 either. A sign that contradicts
@@ -42,18 +45,28 @@ class Row:
     clip: str
 
 
+def _held_out(source: str) -> bool:
+    """A third of the pieces, by hash: never a piece on both sides, whatever its clips."""
+    return int(hashlib.sha256(f"judge {source}".encode()).hexdigest(), 16) % 3 == 0
+
+
 def manifest_clips(path: Path, seconds: float, limit: int) -> Iterator[tuple[str, str, bool, Waveform]]:
     from eisbach.data.manifest import load_manifest
 
     manifest = load_manifest(path)
-    counts: dict[tuple[str, str], int] = {}
+    counts: dict[str, int] = {}
     for row in manifest.rows:
         kind = row.labels.get("kind")
-        key = (str(kind), row.split)
+        key = str(kind)
         counts[key] = counts.get(key, 0) + 1
         if kind is None or counts[key] > limit:
             continue
-        yield row.id, kind, row.split == "held_out", read_audio(manifest.root / row.path, duration=seconds, mono=True)
+        yield (
+            row.id,
+            kind,
+            _held_out(row.labels.get("piece") or row.audio_hash),
+            read_audio(manifest.root / row.path, duration=seconds, mono=True),
+        )
 
 
 def synthetic_clips(count: int, seconds: float) -> Iterator[tuple[str, str, bool, Waveform]]:
@@ -71,6 +84,24 @@ def synthetic_clips(count: int, seconds: float) -> Iterator[tuple[str, str, bool
         }
         for kind, piece in pieces.items():
             yield f"synthetic-{kind}-{seed}", kind, held_out, piece
+
+
+def derived_clips(
+    name: str, held_out: bool, waveform: Waveform, seed: int
+) -> Iterator[tuple[str, str, bool, Waveform]]:
+    """Flat clips of a developing clip's own sound: a stretch of 1-16 s tiled with short cross-fades, and its phase surrogate."""
+    rng = np.random.default_rng([seed, 5])
+    rate, samples = waveform.sample_rate, waveform.samples
+    fade = int(0.02 * rate)
+    length = min(int(2.0 ** rng.uniform(0.0, 4.0) * rate), samples.shape[1] // 2)
+    first = int(rng.integers(0, samples.shape[1] - length - fade))
+    cycle = samples[:, first : first + length + fade].copy()
+    ramp = np.linspace(0.0, 1.0, fade, dtype=np.float32)
+    cycle[:, :fade] = cycle[:, :fade] * ramp + cycle[:, length:] * ramp[::-1]
+    loop = np.tile(cycle[:, :length], -(-samples.shape[1] // length))[:, : samples.shape[1]]
+    if np.abs(loop).max() > 1e-3:
+        yield f"{name}-loop", "loop", held_out, Waveform(loop, rate)
+    yield f"{name}-surrogate", "texture", held_out, phase_randomise(waveform, seed)
 
 
 def in_conditions(waveform: Waveform, codec: object | None, seed: int) -> Iterator[tuple[str, Waveform]]:
@@ -109,9 +140,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--manifest", type=Path, action="append", default=[], help="labelled manifest (repeatable)")
     parser.add_argument("--synthetic", type=int, default=0, help="seeds of synthetic pieces to add")
-    parser.add_argument("--limit", type=int, default=60, help="clips a kind and split at most")
+    parser.add_argument("--derive", action="store_true", help="add loops and phase surrogates made of developing clips")
+    parser.add_argument("--limit", type=int, default=60, help="clips a kind and manifest at most")
     parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--codec", default="mel", help="codec for the 'decoded' condition, or 'none'")
+    parser.add_argument("--codec", default="bands", help="codec (name or file) for the 'decoded' condition, or 'none'")
     parser.add_argument("--penalty", type=float, default=0.02)
     default = Path(__file__).parents[1] / "src/eisbach/assets/structure/flatness.json"
     parser.add_argument("--out", type=Path, default=default)
@@ -127,18 +159,26 @@ def main() -> None:
         codec = load_codec(args.codec)
 
     clips = [clip for path in args.manifest for clip in manifest_clips(path, args.seconds, args.limit)]
+    if args.derive:
+        sources = [clip for clip in clips if clip[1] == "developing"]
+        for seed, (name, _, held_out, waveform) in enumerate(sources):
+            clips += list(derived_clips(name, held_out, waveform, seed))
     clips += list(synthetic_clips(args.synthetic, args.seconds))
     rows: list[Row] = []
     with Progress(len(clips), "calibrate") as bar:
         for index, (name, kind, held_out, waveform) in enumerate(clips):
             for condition, sound in in_conditions(waveform, codec, index):
-                metrics = analyze(sound).metrics
+                metrics = measure(extract_features(sound))
                 rows.append(Row(kind, held_out, condition, np.array([metrics[f] for f in FEATURES]), name))
             bar.advance()
 
     table = np.array([row.values for row in rows])
     flat = np.array([row.kind != "developing" for row in rows], dtype=float)
     train = np.array([not row.held_out for row in rows])
+    # values beyond what was seen in training (rests of digital silence give level ranges of 80 dB) count as the extreme seen
+    low, high = np.nanpercentile(table[train], [1.0, 99.0], axis=0)
+    high[list(FEATURES).index("level_range")] = min(30.0, high[list(FEATURES).index("level_range")])
+    table = np.clip(table, low, high)
     mean, scale = np.nanmean(table[train], axis=0), np.nanstd(table[train], axis=0)
     standard = np.nan_to_num((table - mean) / scale)
     kinds = sorted({row.kind for row in rows})
@@ -166,19 +206,21 @@ def main() -> None:
             if (members := np.array([row.kind == kind for row in rows])).any()
         }
         report[condition]["developing"].pop("auc")
+    columns = ("low", "high", "mean", "scale", "weight")
     write_json(
         args.out,
         {
             "bias": round(bias, 6),
             "features": {
-                name: {"mean": round(float(m), 6), "scale": round(float(s), 6), "weight": round(float(w), 6)}
-                for name, m, s, w in zip(FEATURES, mean, scale, weights, strict=True)
+                name: {key: round(float(number), 6) for key, number in zip(columns, numbers, strict=True)}
+                for name, *numbers in zip(FEATURES, low, high, mean, scale, weights, strict=True)
             },
             "held_out": report,
             "calibrated_on": {
                 "seconds": args.seconds,
                 "clips": {kind: len({row.clip for row in rows if row.kind == kind}) for kind in kinds},
                 "synthetic_seeds": args.synthetic,
+                "derived_from_developing": args.derive,
                 "penalty": args.penalty,
                 "metrics": [METRICS[name].name for name in FEATURES],
             },

@@ -35,8 +35,9 @@ def test_probability_is_the_logistic_function_of_the_asset():
     at_mean = {name: feature["mean"] for name, feature in constants.items()}
     expected = 1 / (1 + math.exp(-judge()["bias"]))
     assert flat_probability(at_mean) == pytest.approx(expected)
-    one_up = dict(at_mean, lag_similarity=at_mean["lag_similarity"] + constants["lag_similarity"]["scale"])
-    logit = judge()["bias"] + constants["lag_similarity"]["weight"]
+    lag = constants["lag_similarity"]
+    one_up = dict(at_mean, lag_similarity=lag["mean"] + 0.1 * lag["scale"])
+    logit = judge()["bias"] + 0.1 * lag["weight"]
     assert flat_probability(one_up) == pytest.approx(1 / (1 + math.exp(-logit)))
 
 

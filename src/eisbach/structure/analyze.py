@@ -9,8 +9,8 @@ import numpy as np
 from eisbach.structure.batch import Clip, analyze_file, analyze_files
 from eisbach.structure.energy import bandwidth_hz, is_clipped, noise_floor_db, share_of
 from eisbach.structure.features import MAX_SECONDS, SAMPLE_RATE, Features, extract_features
-from eisbach.structure.flatness import IS_FLAT_FROM, flat_probability
-from eisbach.structure.metrics import METRICS
+from eisbach.structure.flatness import IS_FLAT_FROM, flat_probability, judge_identity
+from eisbach.structure.metrics import METRICS, measure
 from eisbach.structure.spectra import long_term_spectrum
 from eisbach.types import Record, Waveform
 
@@ -68,6 +68,11 @@ class Analysis:
         return row
 
 
+def analysis_version() -> str:
+    """What has to be equal for a stored record to be taken up again: this module's version and the judge's constants."""
+    return f"{ANALYSIS_VERSION}-{judge_identity()}"
+
+
 RECORD_COLUMNS: tuple[str, ...] = (*METRICS, *CONDITIONS, "flat_probability", "is_flat", "flags")
 """The columns of `Analysis.record`, in order."""
 
@@ -101,10 +106,7 @@ def analyze(waveform: Waveform, *, full_duration: float | None = None) -> Analys
         flags.append("too_short")
     if duration > MAX_SECONDS:
         flags.append("capped")
-    metrics = {
-        name: metric.function(features) if features.duration >= metric.min_seconds else float("nan")
-        for name, metric in METRICS.items()
-    }
+    metrics = measure(features)
     flags += [f"undefined:{name}" for name, value in metrics.items() if np.isnan(value)]
     probability = 1.0 if features.duration == 0.0 else flat_probability(metrics)
     return Analysis(metrics, conditions, flags, probability, features)

@@ -46,7 +46,7 @@ def analyze_file(path: str | Path) -> Record:
     AudioError
         The file is missing, unreadable, empty or holds NaN samples.
     """
-    from eisbach.structure.analyze import ANALYSIS_VERSION, analyze
+    from eisbach.structure.analyze import analysis_version, analyze
     from eisbach.structure.features import MAX_SECONDS
 
     waveform = read_audio(path, duration=MAX_SECONDS, allow_silent=True)
@@ -57,7 +57,7 @@ def analyze_file(path: str | Path) -> Record:
     return {
         "path": str(path),
         "audio_hash": audio_hash(path),
-        "analysis_version": ANALYSIS_VERSION,
+        "analysis_version": analysis_version(),
         **analysis.record(),
     }
 
@@ -180,7 +180,7 @@ def _check_keys(items: Sequence[Clip]) -> None:
 
 def _known_records(folder: Path, names: Sequence[str]) -> dict[str, Record]:
     """Records of an earlier run whose file still has the same content; a torn last line is dropped."""
-    from eisbach.structure.analyze import ANALYSIS_VERSION, RECORD_COLUMNS
+    from eisbach.structure.analyze import RECORD_COLUMNS, analysis_version
 
     wanted, columns = set(names), (*_FILE_COLUMNS, *RECORD_COLUMNS)
     found: dict[str, Record] = {}
@@ -188,7 +188,7 @@ def _known_records(folder: Path, names: Sequence[str]) -> dict[str, Record]:
         for row in _tolerant_rows(file):
             name = row.get("path")
             complete = all(column in row for column in columns)
-            if name in wanted and complete and row["analysis_version"] == ANALYSIS_VERSION:
+            if name in wanted and complete and row["analysis_version"] == analysis_version():
                 found[str(name)] = {column: row[column] for column in columns}  # keys are this call's, not the file's
     return {name: row for name, row in found.items() if _same_file(name, row)}
 

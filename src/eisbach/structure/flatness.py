@@ -8,6 +8,7 @@ matrix (so not textural Vendi either). A weighting therefore cannot win by optim
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -28,9 +29,16 @@ _ESSENTIAL = "lag_similarity"  # without it (clips under 8 s) the judge has noth
 
 @lru_cache(maxsize=1)
 def judge() -> dict[str, Any]:
-    """The calibrated constants: `features` (name -> mean, scale, weight), `bias`, and the numbers of the calibration."""
+    """The calibrated constants: `features` (name -> low, high, mean, scale, weight), `bias`, and the numbers of the calibration."""
     asset = resources.files("eisbach").joinpath("assets/structure/flatness.json")
     return dict(json.loads(asset.read_text(encoding="utf-8")))
+
+
+@lru_cache(maxsize=1)
+def judge_identity() -> str:
+    """Eight hex digits of the constants' hash: probabilities of different judges must not be mixed."""
+    asset = resources.files("eisbach").joinpath("assets/structure/flatness.json")
+    return hashlib.sha256(asset.read_bytes()).hexdigest()[:8]
 
 
 def flat_probability(metrics: Mapping[str, float | None]) -> float:
@@ -39,7 +47,8 @@ def flat_probability(metrics: Mapping[str, float | None]) -> float:
     Parameters
     ----------
     metrics : mapping of str to float or None
-        As `Analysis.metrics` or a record holds them; others than the judge's own are ignored. A metric that is
+        As `Analysis.metrics` or a record holds them; others than the judge's own are ignored. Values beyond the range
+        of the calibration (`low`, `high`) count as its ends: the judge does not extrapolate. A metric that is
         undefined (NaN or None) for the clip counts as the calibration's mean, that is, as no evidence; without
         `lag_similarity` the result is NaN.
 
@@ -58,7 +67,8 @@ def flat_probability(metrics: Mapping[str, float | None]) -> float:
     for name, feature in constants["features"].items():
         value = metrics[name]
         if _defined(value):
-            logit += feature["weight"] * (float(value) - feature["mean"]) / feature["scale"]  # type: ignore[arg-type]
+            seen = min(max(float(value), feature["low"]), feature["high"])  # type: ignore[arg-type]
+            logit += feature["weight"] * (seen - feature["mean"]) / feature["scale"]
     return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, logit))))
 
 

@@ -72,3 +72,11 @@ _TABLE = (
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
 """Every metric by name, in the order of tables."""
+
+
+def measure(features: Features) -> dict[str, float]:
+    """Every metric of a clip; NaN where it is undefined or the clip is shorter than the metric needs."""
+    return {
+        name: metric.function(features) if features.duration >= metric.min_seconds else float("nan")
+        for name, metric in METRICS.items()
+    }
