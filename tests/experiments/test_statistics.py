@@ -200,13 +200,13 @@ def test_corrections_equal_statsmodels_within_each_arm():
 
 
 def test_the_corrected_p_decides():
-    rows = make({"a": 0.0, "b": 0.65}, prompts=9)
+    rows = make({"a": 0.0, "b": 5.0}, prompts=7)
     infos = [dataclasses.replace(METRIC, name=n) for n in ("score", "x1", "x2", "x3", "x4", "x5")]
     rng = np.random.default_rng(0)
     rows = [r | {i.name: float(rng.normal()) for i in infos[1:]} for r in rows]
     raw = compare_arms(rows, METRIC, "a", "b")
     corrected = compare_all(rows, infos, "a", ["b"])[0]
-    assert 0.05 / 6 < raw.p < 0.05
+    assert raw.p == pytest.approx(2 / 2**7)
     assert (raw.verdict, corrected.verdict) == ("better", "inconclusive")
     assert corrected.p_adjusted == pytest.approx(6 * raw.p)
     assert adjust([], infos) == []
@@ -260,7 +260,7 @@ def test_mixed_model_agrees_with_the_paired_comparison():
 
 def test_false_positives_and_coverage_are_nominal():
     rejected = covered = 0
-    trials = 400
+    trials = 300
     for trial in range(trials):
         rows = make({"a": 0.0, "b": 0.0}, prompts=8, seeds=2, rng=trial)
         found = compare_arms(rows, METRIC, "a", "b", n_resamples=99)
@@ -277,10 +277,10 @@ def test_bootstrap_covers_with_many_prompts():
             compare_arms(
                 make({"a": 0.0, "b": 0.5}, prompts=24, seeds=1, rng=trial), METRIC, "a", "b", n_resamples=299
             ).interval
-            for trial in range(150)
+            for trial in range(100)
         )
     )
-    assert 0.90 <= covered / 150 <= 0.99
+    assert 0.88 <= covered / 100 <= 0.99
 
 
 def test_arm_summary_gives_prompts_and_interval():

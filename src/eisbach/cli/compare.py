@@ -50,7 +50,9 @@ def compare(
 ) -> None:
     """Compare the musical structure of two or more folders of audio, with intervals, tests and a page to listen."""
     from eisbach.experiments.folders import choose_pairing, measure_arms, parse_arms
+    from eisbach.experiments.metric_info import check_names
 
+    check_names([*_split(metrics), *_split(primary)])
     sources = parse_arms(arms)
     names = [source.name for source in sources]
     for role, name in (("--baseline", baseline), ("--oracle", oracle)):

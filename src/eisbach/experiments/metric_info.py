@@ -119,6 +119,16 @@ def known_metrics(records: Sequence[Record]) -> list[MetricInfo]:
     return sorted(infos, key=lambda info: (not info.primary, order.index(info.name) if info.name in table else 999))
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Raises `UserError` for a name that no analysis of audio could ever give, before hours are spent on it."""
+    known = _table()
+    wrong = [name for name in names if name not in known]
+    if wrong:
+        raise UserError(
+            f"there is no metric named {', '.join(repr(name) for name in wrong)}; choose from: {', '.join(known)}."
+        )
+
+
 def _unknown(records: Sequence[Record], column: str) -> MetricInfo:
     share = all(isinstance(row.get(column), bool | None) for row in records)
     return MetricInfo(column, column.replace("_", " "), share=share)
@@ -157,7 +167,7 @@ def choose_metrics(
     wrong = [name for name in (*names, *primary) if name not in known]
     if wrong:
         raise UserError(
-            f"there is no metric named {', '.join(repr(name) for name in wrong)}; the measured ones are: "
+            f"no clip has a value for the metric {', '.join(repr(name) for name in wrong)}; the measured ones are: "
             f"{', '.join(known) or 'none'}."
         )
     chosen = [known[name] for name in dict.fromkeys(names)] if names else list(infos)

@@ -1,0 +1,248 @@
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from eisbach.audio import write_audio
+from eisbach.errors import StorageError, UserError
+from eisbach.experiments.metric_info import FLAT, MetricInfo
+from eisbach.experiments.results import evaluate
+from eisbach.report.audio_embed import embed, embed_all
+from eisbach.report.charts import Series
+from eisbach.report.html import ArmText, ReportContext, render_report, write_report
+from eisbach.report.players import Picture, plan_takes
+from eisbach.report.tables import arms_table, to_markdown
+from eisbach.types import Skipped, Waveform
+
+METRICS = [FLAT, MetricInfo("level", "level range", unit="dB", better="higher", primary=True, meaning="How <loud>.")]
+ARMS = ("plain", "barrier", "oracle")
+
+
+class Page(HTMLParser):
+    """Collects tags, checks nesting, and keeps visible text."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "input", "hr"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.stack, self.tags, self.words = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style", "script"} & set(self.stack):
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    def named(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def make(root, prompts=3, seeds=(1, 2), models=(0,), audio=True):
+    rng = np.random.default_rng(0)
+    rows = []
+    for arm in ARMS:
+        for model in models:
+            for p in range(prompts):
+                for seed in seeds:
+                    path = root / arm / f"{model}_{p}_{seed}.flac"
+                    if audio and model == models[0]:
+                        samples = 0.1 * rng.standard_normal((1, 8_000)).astype(np.float32)
+                        write_audio(path, Waveform(samples, 8_000))
+                    rows.append(
+                        {"arm": arm, "train_seed": model, "prompt_id": f"prompt-{p}", "seed": seed,
+                         "path": path.relative_to(root).as_posix(), "is_flat": bool(rng.random() < 0.5),
+                         "level": float(rng.normal(10, 3))}
+                    )  # fmt: skip
+    return rows
+
+
+def one_picture(paths):
+    return lambda path: [Picture("picture", f"alt of {path.name}", b"<svg/>", "image/svg+xml")]
+
+
+def context(root, rows, **changes):
+    values = {
+        "title": "A <title>", "question": "First & asked.\n\nThen asked.", "records": rows, "audio_root": root,
+        "results": evaluate(rows, METRICS, "plain", oracle="oracle", n_resamples=100),
+        "arms": [ArmText("plain", "Plain", "plain training", "All count the same.", "baseline"),
+                 ArmText("barrier", "Barrier", "the barrier", "Flat counts less.")],
+        "prompts": {"prompt-0": "a “celesta” <script>alert(1)</script>"},
+        "pictures": one_picture,
+        "curves": [("Loss", "loss", [Series("Plain", [0, 1, 2], [3.0, 2.0, 1.5])])],
+        "configuration": "steps: 400\n", "versions": {"eisbach": "0"}, "commands": ["eisbach demo"],
+        "pairing": "Matched by prompt.", "notes": ["A note."], "skipped": [Skipped("x.wav", "broken.")],
+    }  # fmt: skip
+    return ReportContext(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    root = tmp_path_factory.mktemp("page")
+    path = write_report(root / "report", context(root, make(root)))
+    assert path == root / "report/index.html"
+    return path.read_text()
+
+
+def test_the_page_is_well_formed_and_asks_nothing_of_the_network(page):
+    parsed = Page(page)
+    for tag, attrs in parsed.tags:
+        for key in ("src", "href"):
+            assert attrs.get(key, "#").startswith(("#", "data:")), (tag, attrs)
+    assert not re.search(r"https?://|@import|url\(", page)
+    assert [attrs["lang"] for attrs in parsed.named("html")] == ["en"]
+    ids = [attrs["id"] for _, attrs in parsed.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    for attrs in parsed.named("a"):
+        assert attrs["href"][1:] in ids
+    for attrs in parsed.named("button"):
+        assert attrs.get("aria-controls", ids[0]) in ids
+
+
+def test_everything_that_should_be_said_is_said_in_order(page):
+    text = Page(page).text
+    assert text.index("First & asked.") < text.index("Then asked.") < text.index("The verdict")
+    ids = [attrs["id"] for _, attrs in Page(page).tags if str(attrs.get("id", "")).endswith("-h")]
+    assert ids == [
+        f"{name}-h" for name in ("verdict", "table", "how", "listen", "curves", "measures", "again", "limits")
+    ]
+    for words in (
+        "Flat counts less.",
+        "How <loud>.",
+        "Matched by prompt.",
+        "eisbach demo",
+        "steps: 400",
+        "A note.",
+        "x.wav: broken.",
+    ):
+        assert words in text
+    assert "One trained model an arm" in text
+
+
+def test_texts_are_escaped(page):
+    assert "<script>alert" not in page
+    assert "<title>A &lt;title&gt;</title>" in page
+
+
+def test_every_clip_can_be_heard_and_seen_by_name(page):
+    parsed = Page(page)
+    players = parsed.named("audio")
+    assert len(players) == 18
+    for attrs in players:
+        assert attrs["preload"] == "none"
+        assert "controls" in attrs
+        sound, rate = sf.read(io.BytesIO(base64.b64decode(attrs["src"].split(",")[1])))
+        assert len(sound) / rate == pytest.approx(1.0, abs=0.15)
+    labels = {attrs["aria-label"] for attrs in players}
+    assert len(labels) == 18
+    assert "Barrier, prompt-2, seed 1" in labels
+    assert all(attrs["alt"].startswith("alt of ") for attrs in parsed.named("img"))
+    assert parsed.text.count("judged flat") + parsed.text.count("judged developing") == 18
+
+
+def test_charts_and_tables_do_not_rest_on_colour(page):
+    parsed = Page(page)
+    assert all(attrs.get("aria-label") for attrs in parsed.named("svg") if attrs.get("role") == "img")
+    assert len(parsed.named("caption")) == len(parsed.named("table")) - 1  # the table of versions needs none
+    assert "? not clear" in parsed.text or "▲ better" in parsed.text
+    assert parsed.text.count("baseline") >= 2
+
+
+def test_missing_audio_and_missing_clips_are_said_not_hidden(tmp_path):
+    rows = make(tmp_path, prompts=2, seeds=(1,))
+    (tmp_path / rows[0]["path"]).unlink()
+    rows = [row for row in rows if not (row["arm"] == "barrier" and row["prompt_id"] == "prompt-1")]
+    parsed = Page(render_report(context(tmp_path, rows)))
+    assert "The audio file is missing or cannot be read." in parsed.text
+    assert "This arm has no such clip." in parsed.text
+    assert "had no partner" in parsed.text
+    assert len(parsed.named("audio")) == 4
+
+
+def test_several_trainings_show_both_claims_and_play_the_first(tmp_path):
+    rows = make(tmp_path, models=(3, 4, 5))
+    parsed = Page(render_report(context(tmp_path, rows, pictures=None)))
+    assert "each trained model counts once" in parsed.text
+    assert "the smallest possible p is 0.1" in parsed.text
+    assert "Only the first training seed of each arm is played here" in parsed.text
+    assert len(parsed.named("audio")) == 18
+    assert parsed.named("img") == []
+
+
+def test_unpaired_arms_and_a_bare_context_make_a_page(tmp_path):
+    rows = [row | {"prompt_id": f"{row['arm']}-{row['prompt_id']}"} for row in make(tmp_path, seeds=(1,))]
+    results = evaluate(rows, METRICS, "plain", paired=False, n_resamples=100)
+    bare = ReportContext("T", "Q", rows, results, tmp_path, pictures=None)
+    parsed = Page(render_report(bare))
+    assert "not matched" in parsed.text
+    assert "plain-prompt-0" in parsed.text
+    assert len(parsed.named("audio")) == 9
+
+
+def test_one_clip_an_arm_says_that_nothing_is_proved(tmp_path):
+    rows = make(tmp_path, prompts=1, seeds=(1,))
+    text = Page(render_report(context(tmp_path, rows))).text
+    assert "one prompt only" in text
+    assert "prove nothing" in text
+
+
+def test_a_page_without_metrics_or_place_is_refused(tmp_path):
+    rows = make(tmp_path, prompts=1, seeds=(1,), audio=False)
+    with pytest.raises(UserError, match="no metric"):
+        render_report(context(tmp_path, rows, results=evaluate(rows, [], "plain")))
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError):
+        write_report(tmp_path / "file", context(tmp_path, rows, pictures=None))
+
+
+def test_takes_keep_arms_together_and_every_prompt_before_second_seeds(tmp_path):
+    rows = make(tmp_path, audio=False)
+    groups, left_out = plan_takes(rows, ARMS, {}, max_clips=12)
+    assert [len(group.takes) for group in groups] == [2, 1, 1]
+    assert all(None not in take.clips.values() for group in groups for take in group.takes)
+    assert "12 of its 18 clips" in left_out
+    assert plan_takes(rows, ARMS, {})[1] == ""
+
+
+def test_embedded_audio_keeps_to_its_budget(tmp_path):
+    paths = []
+    for index in range(4):
+        path = tmp_path / f"{index}.wav"
+        noise = 0.2 * np.random.default_rng(index).standard_normal((2, 44_100 * 5)).astype(np.float32)
+        write_audio(path, Waveform(noise, 44_100))
+        paths.append(path)
+    roomy = sum(len(one.uri) for one in embed_all(paths, budget=10_000_000))
+    tight = sum(len(one.uri) for one in embed_all(paths, budget=120_000))
+    assert tight < 135_000 < roomy
+    assert embed(tmp_path / "none.wav").fault
+    assert embed(paths[0]).seconds == pytest.approx(5.0)
+
+
+def test_markdown_table_says_what_the_page_says(tmp_path):
+    results = evaluate(make(tmp_path, audio=False), METRICS, "plain", n_resamples=100)
+    table = arms_table(METRICS, results.arms, results.summaries, results.comparisons, {"plain": "Plain"})
+    lines = to_markdown(table).splitlines()
+    assert lines[0] == "| arm | clips | share of flat pieces | level range (dB) |"
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[2].startswith("| Plain | 6 |")
+    assert "(" not in lines[2]
+    assert any(mark in lines[3] for mark in ("? not clear", "better", "worse", "= alike"))
