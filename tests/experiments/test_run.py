@@ -82,15 +82,15 @@ def spec_of(model: Path, material: Path, out: Path, **changes: Any) -> Experimen
     return build_config(ExperimentSpec, values | changes)
 
 
-def tree(root: Path) -> dict[str, str]:
-    """Hash of every file that decides or is a result."""
-    kept = ("*.flac", "adapter_model.safetensors", "metrics.jsonl")
-    return {
-        path.relative_to(root).as_posix(): audio_hash(path)
-        for pattern in kept
-        for path in sorted(root.rglob(pattern))
-        if path.name != "metrics.jsonl"
-    }
+def tree(root: Path) -> dict[str, Any]:
+    """Audio by its bytes and adapters by their tensors (the order of a safetensors header is not fixed)."""
+    from safetensors.numpy import load_file
+
+    found: dict[str, Any] = {path.relative_to(root).as_posix(): audio_hash(path) for path in root.rglob("*.flac")}
+    for path in root.rglob("adapter/adapter_model.safetensors"):
+        tensors = load_file(path)
+        found[path.relative_to(root).as_posix()] = {name: tensors[name].tobytes() for name in sorted(tensors)}
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,12 @@ def execute(spec: ExperimentSpec, *, dry_run: bool, as_json: bool, quiet: bool) 
     from eisbach.report.experiment_page import write_experiment_page
 
     command = shlex.join(["eisbach", *sys.argv[1:]])
-    result = run_experiment(spec, finish=lambda done: write_experiment_page(done, [command]), quiet=quiet)
+    result = run_experiment(
+        spec,
+        finish=lambda done: write_experiment_page(done, [command]),
+        notify=lambda sentence: typer.echo(f"note: {sentence}", err=True),
+        quiet=quiet,
+    )
     if as_json:
         typer.echo(json.dumps(result.summary.to_json(), indent=2, ensure_ascii=False))
         return

@@ -12,7 +12,7 @@ from eisbach.errors import UserError
 from eisbach.experiments.cells import Cell, plan_stages, run_cell
 from eisbach.experiments.material import available_cpus, build_material, material_stages, plan_material
 from eisbach.experiments.records import save_records
-from eisbach.experiments.spec import ExperimentSpec, check_spec
+from eisbach.experiments.spec import ExperimentSpec, check_spec, merge
 from eisbach.experiments.stages import OverallProgress, SpeedBook, Stage
 from eisbach.experiments.summary import Summary, summarise
 from eisbach.files import write_json
@@ -49,6 +49,7 @@ def run_experiment(
     *,
     finish: Callable[[ExperimentResult], object] | None = None,
     finish_seconds: float = 15.0,
+    notify: Callable[[str], object] | None = None,
     quiet: bool = False,
 ) -> ExperimentResult:
     """Runs what is missing of `spec` in `spec.out` and compares the arms.
@@ -60,6 +61,8 @@ def run_experiment(
         Called with the result as the last stage under the same progress bar: writing the page.
     finish_seconds : float
         First guess of how long `finish` takes.
+    notify : callable or None
+        Is told, in a sentence, which words of a prompt the model has no meaning for.
     quiet : bool
         No progress bar.
 
@@ -73,6 +76,7 @@ def run_experiment(
         The user stopped it; the same call continues.
     """
     check_spec(spec)
+    _check_models(spec, notify)
     root = Path(spec.out)
     claim_folder(spec, root)
     manifest, cache = plan_material(spec, root)
@@ -97,6 +101,20 @@ def run_experiment(
             with bar.stage("report"):
                 finish(result)
     return result
+
+
+def _check_models(spec: ExperimentSpec, notify: Callable[[str], object] | None) -> None:
+    """Loads every base once, so that a missing one is found before anything is made."""
+    from eisbach.backbones import load_backbone
+    from eisbach.generation.generate import unknown_words
+
+    prompts = spec.generation.resolve_prompts()
+    models = [merge(spec.training, arm.overrides).get("model", "embedded") for arm in spec.arms.values()]
+    for model in dict.fromkeys(model for model in models if isinstance(model, str)):
+        backbone = load_backbone(model)
+        if notify is not None:
+            for sentence in unknown_words(prompts, backbone):
+                notify(sentence)
 
 
 def _plan(spec: ExperimentSpec, root: Path, cells: list[Cell], finish_seconds: float | None) -> list[Stage]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +77,7 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     backbone = load_backbone(config.model)
     codec = load_codec(backbone.codec)
     if notify is not None:
-        for sentence in unknown_words(config, backbone):
+        for sentence in unknown_words(config.prompts, backbone):
             notify(sentence)
     stamp = generation_stamp(config, backbone, codec)
     if config.adapter is not None:
@@ -101,12 +101,12 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     return _save_manifest(config, takes)
 
 
-def unknown_words(config: GenerateConfig, backbone: Backbone) -> list[str]:
+def unknown_words(prompts: Iterable[Prompt], backbone: Backbone) -> list[str]:
     """A sentence for each prompt with words that the model has no meaning for; none when it reads everything."""
     ask: Callable[[str], list[str]] | None = getattr(backbone, "unknown_words", None)
     if ask is None:
         return []
-    found = [(prompt.id, ask(prompt.text)) for prompt in config.prompts]
+    found = [(prompt.id, ask(prompt.text)) for prompt in prompts]
     return [
         f"prompt '{name}': the model does not know {', '.join(words)}; these words change nothing."
         for name, words in found
@@ -141,9 +141,10 @@ def _sample_batch(
             method=config.sampler,
             on_step=lambda *_: bar.advance(),
         )
-    keep = [index for index, take in enumerate(batch) if take.id in missing]
-    for index, waveform in zip(keep, codec.decode(latents[keep].float().cpu()), strict=True):
-        yield batch[index], waveform
+    # Decoding the missing ones alone would round differently than decoding them with the rest of their batch.
+    for take, waveform in zip(batch, codec.decode(latents.float().cpu()), strict=True):
+        if take.id in missing:
+            yield take, waveform
 
 
 def _write_take(take: Take, waveform: Waveform, duration: float) -> None:

@@ -1,0 +1,150 @@
+"""The whole chain by its command, on inputs small enough for a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from eisbach.audio import audio_hash, write_audio
+from eisbach.cli.main import app
+from eisbach.data.manifest import load_manifest
+from eisbach.errors import UserError
+from eisbach.experiments.records import load_records
+from eisbach.types import Waveform
+
+SMALL = [
+    "training.steps=3",
+    "training.batch_size=2",
+    "training.warmup_steps=1",
+    "training.adapter.rank=2",
+    "training.checkpoint.every=1",
+    "generation.num_inference_steps=2",
+    "generation.batch_size=2",
+]
+TWO_PROMPTS = 'generation.prompts=[{"id": "a", "text": "slow low cello"}, {"id": "b", "text": "fast high celesta"}]'
+
+
+def command(model: Path, out: Path, *more: str) -> list[str]:
+    changes = [part for change in [*SMALL, f"training.model={model}", TWO_PROMPTS] for part in ("--set", change)]
+    return ["demo", "--out", str(out), "--quick", *more, *changes]
+
+
+def sounds(root: Path) -> dict[str, str]:
+    return {path.relative_to(root).as_posix(): audio_hash(path) for path in sorted((root / "arms").rglob("*.flac"))}
+
+
+def test_the_demo_from_scores_to_page(tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    result = CliRunner().invoke(
+        app, command(tiny_model, out, "--set", "material.clips=10", "--set", "material.seed=1"), catch_exceptions=False
+    )
+    assert result.exit_code == 0, result.output
+    page = out / "report" / "index.html"
+    assert str(page) in result.stdout
+    manifest = load_manifest(out / "data")
+    assert sum(row.labels["flat"] == "true" for row in manifest) == 7
+    assert sum(row.labels["kind"] == "developing" for row in manifest) == 3
+    records = load_records(out)
+    assert {(row["arm"], row["prompt_id"]) for row in records} == {
+        (arm, prompt) for arm in ("plain", "eq5", "paper-sample", "recurrence", "oracle") for prompt in ("a", "b")
+    }
+    text = page.read_text(encoding="utf-8")
+    summary = json.loads((out / "summary.json").read_text())
+    for label in ("plain", "Eq. 5", "weight per sample", "recurrence barrier", "oracle"):
+        assert label in text
+    assert "rehearsal" in text
+    assert summary["verdict"] in result.stdout
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    for line in ("Eq. 5", "oracle"):
+        assert any(line in printed and "flat" in printed for printed in result.stdout.splitlines())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four clips of somebody's, with captions beside three of them."""
+    root = tmp_path / "own audio"
+    rate = 8000
+    seconds = np.arange(31 * rate) / rate
+    for index in range(5):
+        steps = 2 ** ((seconds // (1 + index) % 7) / 12)
+        samples = 0.3 * np.sin(2 * np.pi * np.cumsum(200.0 * (index + 1) * steps) / rate)
+        write_audio(root / f"{index}.wav", Waveform(samples.astype(np.float32)[None], rate))
+        if index < 4:
+            (root / f"{index}.txt").write_text("slow low cello")
+    return root
+
+
+def start(arguments: list[str]) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    code = "import sys; from eisbach.cli.main import main; sys.argv[0] = 'eisbach'; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+
+
+def kill_when(process: subprocess.Popen[bytes], happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_own_audio_killed_twice_and_continued(tiny_model: Path, tmp_path: Path, folder: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    runner = CliRunner()
+    result = runner.invoke(app, command(tiny_model, whole, "--data", str(folder)), catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "4.wav is left out: has no caption" in result.stderr
+    assert not (folder / "manifest.jsonl").exists()
+    arguments = command(tiny_model, broken, "--data", str(folder))
+    kill_when(start(arguments), lambda: (broken / "arms/eq5/seed-0/train/checkpoints/step-000001").is_dir())
+    kill_when(start(arguments), lambda: bool(list((broken / "arms/paper-sample").rglob("*.flac"))))
+    before = {path: path.stat().st_mtime_ns for path in (broken / "arms").rglob("*.flac")}
+    assert len(before) >= 4
+    final = start(arguments)
+    _, errors = final.communicate()
+    assert final.returncode == 0, errors.decode()
+    assert sounds(broken) == sounds(whole)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert load_records(broken) == load_records(whole)
+    summary = json.loads((broken / "summary.json").read_text())
+    assert "oracle" not in summary["arms"]
+    assert summary["recovered"] == []
+    assert any("no oracle" in note for note in summary["notes"])
+    assert "no oracle arm" in (broken / "report" / "index.html").read_text()
+
+
+def test_a_folder_without_audio_is_one_sentence(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no audio"):
+        CliRunner().invoke(
+            app, command(tiny_model, tmp_path / "o", "--data", str(tmp_path / "empty")), catch_exceptions=False
+        )
+
+
+def test_a_model_that_is_missing_is_exit_code_2(tmp_path: Path) -> None:
+    process = start(command(tmp_path / "nothing", tmp_path / "o", "--set", "material.clips=4"))
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert b"there is no model in" in errors
+    assert b"Traceback" not in errors
+
+
+def test_the_dry_run_writes_nothing(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["demo", "--dry-run", "--out", str(tmp_path / "o")], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "recurrence_barrier" in result.stdout
+    assert not (tmp_path / "o").exists()
