@@ -132,6 +132,24 @@ def test_training_learns_and_writes_what_it_promises(configure: Any, tiny_model:
     assert (folder / "versions.json").is_file()
 
 
+def test_a_new_model_is_created_by_the_seed_and_continued_as_the_same(
+    configure: Any, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = {
+        key: value for key, value in json.loads((tiny_model / "config.json").read_text()).items() if key != "format"
+    }
+    changes = {"model": {"create": create}, "adapter": {"type": "none"}, "held_out": {"every": 0}}
+    file = "model/model.safetensors"
+    straight = weights(train(configure("straight", **changes), quiet=True), file)
+    assert not equal(straight, weights(train(configure("other", seed=1, **changes), quiet=True), file))
+    with monkeypatch.context() as patch:
+        die_after(patch, 4)
+        with pytest.raises(Killed):
+            train(configure("killed", **changes), quiet=True)
+    assert equal(straight, weights(train(configure("killed", **changes), quiet=True), file))
+    assert load_backbone(str(Path(configure("straight").out) / "model")).latent_channels == create["latent_channels"]
+
+
 def test_a_finished_run_is_left_alone_and_says_so(configure: Any, capsys: pytest.CaptureFixture[str]) -> None:
     config = configure(steps=2, checkpoint={"every": 2})
     folder = train(config, quiet=True)

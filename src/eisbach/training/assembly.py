@@ -66,7 +66,9 @@ def load_model(config: TrainConfig) -> Backbone:
 
     if isinstance(config.model, str):
         return load_backbone(config.model)
-    return create_backbone(config.model["create"])
+    values = dict(config.model["create"])
+    kind = {"kind": values.pop("kind")} if "kind" in values else {}
+    return create_backbone(values, **kind, seed=config.seed)
 
 
 def build_objective(config: TrainConfig, backbone: Backbone) -> Objective:
