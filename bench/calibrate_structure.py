@@ -29,7 +29,8 @@ from eisbach.types import Waveform
 # Which way each metric may push the judge: +1 only towards flat, -1 only towards developing, 0 either. A sign that contradicts
 # what the metric means could only be an accident of the calibration set.
 FEATURES = {
-    "lag_similarity": 1, "loop_strength": 1, "block_strength": -1, "motif_coverage": 0, "level_range": -1, "flux_gini": 0,
+    "lag_similarity": 1, "loop_strength": 1, "block_strength": -1, "section_contrast": -1, "motif_coverage": 0,
+    "level_range": -1, "flux_gini": 0,
 }  # fmt: skip
 CONDITIONS = ("original", "decoded", "hiss")
 

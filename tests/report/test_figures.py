@@ -56,6 +56,11 @@ def test_silent_and_short_clips_are_drawn_as_such(samples):
     size(figures.clip_picture(Waveform(samples.astype(np.float32)[None], 22050)))
 
 
+def test_titles_in_any_script_are_quiet(recwarn):
+    figures.mel_picture(PIECE, title="三つの曲 – Тема – לחן")
+    assert [str(w.message) for w in recwarn if "Glyph" in str(w.message)] == []
+
+
 def test_no_global_figure_state():
     import matplotlib.pyplot as plt
 

@@ -16,7 +16,7 @@ from eisbach.types import Record, Waveform
 
 __all__ = ["Analysis", "Clip", "analyze", "analyze_file", "analyze_files"]
 
-ANALYSIS_VERSION = 1
+ANALYSIS_VERSION = 2
 """Raised whenever a number that `analyze` returns would change; records of another version are computed anew."""
 
 NARROW_BAND_HZ = 4300.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from eisbach.structure import blocks, closure, levels, loops, motifs, onsets, vendi
+from eisbach.structure import blocks, closure, drift, levels, loops, motifs, onsets, vendi
 from eisbach.structure.features import Features
 from eisbach.structure.synthetic import Ladder
 
@@ -54,6 +54,8 @@ _TABLE = (
            blocks.MIN_SECONDS, blocks.block_strength, blocks.STRENGTH_LADDER, "Block strength"),
     Metric("block_scale", "s", (0.0, 40.0), "longer sections", False,
            blocks.MIN_SECONDS, blocks.block_scale, blocks.SCALE_LADDER, "Block scale"),
+    Metric("section_contrast", "dB", (0.0, 80.0), "stretches that sound more different from one another", False,
+           drift.MIN_SECONDS, drift.section_contrast, drift.LADDER, "Section contrast"),
     Metric("textural_vendi", "textures", (1.0, _INFINITY), "more different textures", True,
            vendi.MIN_SECONDS, vendi.textural_vendi, vendi.LADDER, "Textural Vendi"),
     Metric("motif_coverage", "", (0.0, 1.0), "more of the piece is heard again elsewhere in it", True,

@@ -1,0 +1,31 @@
+"""Section contrast: how different the stretches of a piece sound from one another once the moment-to-moment play is averaged out.
+
+Conventions: the texture is averaged over stretches of about 5 s; the value is the mean distance (RMS dB) over all pairs of
+stretches. What fluctuates around a constant (a drone, a cloud of grains, a short loop) averages out and gives little; what
+goes somewhere keeps its distance. Unlike block strength it counts dB beyond the point where two textures are simply 'different'.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from eisbach.structure.features import Features
+from eisbach.structure.similarity import squared_distances
+from eisbach.structure.synthetic import Ladder, contrast
+
+MIN_SECONDS = 15.0
+STRETCH_SECONDS = 5.0
+
+
+def section_contrast(features: Features) -> float:
+    """Mean distance between the textures of 5 s stretches, dB, in [0, 80]."""
+    count = round(features.duration / STRETCH_SECONDS)
+    stretches = np.array([part.mean(axis=0) for part in np.array_split(features.texture, count)])
+    distances = np.sqrt(squared_distances(stretches))
+    return float(distances[np.triu_indices(count, k=1)].mean())
+
+
+LADDER = Ladder(
+    (0.0, 2.0, 4.0, 6.0, 9.0, 12.0, 18.0), lambda v, seed: contrast(v, seed, section_seconds=10.0, duration=60.0)
+)
+"""Spectral contrast between alternating 10 s sections, dB."""
