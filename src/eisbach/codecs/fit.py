@@ -163,13 +163,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--check", nargs="*", type=Path, default=[], help="audio files to measure on")
     parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--channels", type=int, default=96)
+    parser.add_argument("--report", type=Path, help="JSON file for the measurement")
+    parser.add_argument("--keep", action="store_true", help="measure the codec that is already in --out")
     options = parser.parse_args(arguments)
-    codec = fit_codec(options.clips, channels=options.channels)
-    codec.save(options.out)
+    codec = BandCodec.load(options.out) if options.keep else fit_codec(options.clips, channels=options.channels)
+    if not options.keep:
+        codec.save(options.out)
     result = {"codec": codec.identity(), "channels": codec.channels, "fitted_on": len(options.clips)}
     if options.check:
         result |= measure_codec(codec, options.check)
-        write_json(options.out.with_suffix(".json"), result)
+    if options.report:
+        write_json(options.report, result)
     print(json.dumps(result, indent=2))
 
 
