@@ -21,7 +21,7 @@ _OUT = typer.Option(..., "--out", "-o", help="Folder for the clips and manifest.
 _CLIPS = typer.Option(60, "--clips", "-n", help="How many clips the folder shall hold.")
 _SECONDS = typer.Option("32", "--seconds", "-s", help="Length of a clip, or a range such as 30-60.")
 _SEED = typer.Option(0, "--seed", help="Equal seeds give equal audio.")
-_RATE = typer.Option(44100, "--sample-rate", help="Hz.")
+_RATE = typer.Option(22050, "--sample-rate", help="Hz, 8000 to 48000.")
 _STEREO = typer.Option(False, "--stereo/--mono", help="Two channels, or one.")
 _FORMAT = typer.Option("flac", "--format", help="flac, wav or ogg.")
 _PIECES = typer.Option(None, "--pieces", help="Score ids, collections, families or patterns; repeat for more.")

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from eisbach.data.captions import build_caption
 from eisbach.data.instruments import INSTRUMENTS, fold_into
 from eisbach.data.manifest import Manifest
 from eisbach.data.performance import Performance
-from eisbach.data.render import Clip, RenderSpec, finish, plan_clip, render
+from eisbach.data.render import Clip, RenderSpec, finish, plan_caption, render
 from eisbach.data.synth import Track, dies_away, get_font, synthesise
 from eisbach.errors import UserError
 from eisbach.types import SkipReport, Waveform
@@ -33,8 +32,7 @@ def flat_clip(
 ) -> Clip:
     """Clip `index` of flat material; kinds take turns."""
     kind = kinds[index % len(kinds)]
-    performance, rng = plan_clip(spec, index, cache, report)
-    caption = build_caption(performance.facts, rng)
+    performance, caption, rng = plan_caption(spec, index, cache, report)
     labels = {"kind": kind, "flat": "true", "piece": performance.pieces[0]}
     stereo = spec.channels == 2
     if kind == "loop":

@@ -84,14 +84,12 @@ def _statements(path: Path) -> tuple[list[str], list[str]]:
     if path.suffix == ".krn":
         records = re.findall(r"^!!!(?:YEC|YEM|YOO|ENC|EED|ONB|RWB|RNB)[^:\n]*:\s*(.*)$", text, re.MULTILINE)
         legal = re.findall(r"^!!!(?:YEC|YEM)[^:\n]*:\s*(.*)$", text, re.MULTILINE)
-        return [_squeeze(item) for item in legal], [
-            _squeeze(r) for r in records if r not in legal and _MENTION.search(r)
-        ]
+        return [_squeeze(item) for item in legal], [_squeeze(r) for r in records if r not in legal and _speaks(r)]
     if path.suffix == ".abc":
         head = re.findall(r"^%(?!%)\s*(.*)$", text, re.MULTILINE)
-        block = _squeeze(" ".join(head)) if any(_MENTION.search(line) for line in head) else ""
+        block = _squeeze(" ".join(head)) if any(_speaks(line) for line in head) else ""
         # N: and Z: fields speak about the tune or its transcription
-        fields = [_squeeze(f) for f in re.findall(r"^[NZSH]:\s*(.*)$", text, re.MULTILINE) if _MENTION.search(f)]
+        fields = [_squeeze(f) for f in re.findall(r"^[NZSH]:\s*(.*)$", text, re.MULTILINE) if _speaks(f)]
         return ([block] if block else []), fields
     return [], []
 
@@ -101,9 +99,14 @@ def _xml_statements(text: str) -> tuple[list[str], list[str]]:
     words = re.findall(
         r"<(?:credit-words|words|miscellaneous-field|encoding-description)[^>]*>(.*?)</", text, re.DOTALL
     )
-    notices = [_squeeze(_untag(item)) for item in words if _MENTION.search(item)]
+    notices = [_squeeze(_untag(item)) for item in words if _speaks(item)]
     # "Copyright ©" with nothing behind it is an unfilled template of the notation program
     return [r for r in rights if r], [n for n in notices if n]
+
+
+def _speaks(text: str) -> bool:
+    """Whether a text is about rights at all."""
+    return bool(_MENTION.search(text) or _BLOCK.search(text) or _GRANT.search(text))
 
 
 def _untag(text: str) -> str:

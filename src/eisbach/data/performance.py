@@ -142,8 +142,11 @@ def perform(
         int(rng.choice(3, p=(0.2, 0.3, 0.5)))
     ]
     voices: dict[str, list[np.ndarray]] = {}
+    ensemble = palette[0]
     for first, last in pairwise(bounds):
-        ensemble = palette[int(rng.integers(len(palette)))] if len(bounds) > 2 else palette[0]
+        others = [other for other in palette if other is not ensemble]
+        if first > 0 and others and rng.random() < 0.8:
+            ensemble = others[int(rng.integers(len(others)))]
         texture = str(rng.choice(("full", "doubled", "thin", "outer"), p=(0.5, 0.25, 0.1, 0.15)))
         if len(bounds) == 2:
             texture = "full"
@@ -210,7 +213,7 @@ def _orchestration(
     near = [e for e in options if e.shift == first.shift] if rng.random() < 0.75 else options
     weights = np.array([ensemble.weight for ensemble in near])
     palette = [first]
-    for _ in range(int(rng.integers(0, 3))):
+    for _ in range(int(rng.integers(1, 4))):
         palette.append(near[int(rng.choice(len(near), p=weights / weights.sum()))])
     bounds = [0.0]
     while bounds[-1] < seconds - _SECTION[0]:

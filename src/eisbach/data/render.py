@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from eisbach.audio import audio_hash, write_audio
 from eisbach.data.captions import build_caption
 from eisbach.data.manifest import Manifest, ManifestRow, assign_split, save_manifest
 from eisbach.data.performance import Performance, perform, take_excerpt
+from eisbach.data.pool import process_pool
 from eisbach.data.score_parsing import PARSER_VERSION, NoteTable, ScoreError
 from eisbach.data.scores import Piece, list_pieces, load_table
 from eisbach.data.synth import synthesise
@@ -25,7 +25,7 @@ from eisbach.files import read_json, write_json, write_jsonl
 from eisbach.progress import Progress
 from eisbach.types import SkipReport, Waveform
 
-RENDER_VERSION = 2
+RENDER_VERSION = 3
 """Raise it whenever the same seed gives other sound; rendered folders of another version are not continued."""
 
 FAMILY_WEIGHTS = {
@@ -39,6 +39,7 @@ FAMILY_WEIGHTS = {
 }
 """Share of the clips that each family of scores gives (renormalised over those present)."""
 
+DEVELOPING = "developing"
 _ATTEMPTS = 20  # pieces tried for one clip before it is given up
 _FADE = 0.02  # seconds
 _SPEC, _JOURNAL, _SKIPPED = "render.json", ".journal.jsonl", "skipped.json"
@@ -76,7 +77,7 @@ class RenderSpec:
     pieces: tuple[str, ...] | None = None
     redistributable: bool = False
     styles: tuple[str, ...] | None = None
-    kind: str = "developing"
+    kind: str = DEVELOPING
     parser_version: int = PARSER_VERSION
     render_version: int = RENDER_VERSION
 
@@ -104,8 +105,9 @@ class Clip:
 
 
 def clip_generator(spec: RenderSpec, index: int, attempt: int) -> np.random.Generator:
-    """The generator of one clip: a pure function of the spec's seed, the clip's number and the attempt."""
-    return np.random.default_rng([spec.seed, index, attempt])
+    """The generator of one clip: a pure function of the spec's seed and kind, the clip's number and the attempt."""
+    stream = () if spec.kind == DEVELOPING else tuple(spec.kind.encode())
+    return np.random.default_rng([spec.seed, index, attempt, *stream])
 
 
 def plan_clip(
@@ -186,12 +188,19 @@ def _tables(
         piece = companions[int(rng.integers(len(companions)))]
 
 
+def plan_caption(
+    spec: RenderSpec, index: int, cache: Path | None, report: SkipReport
+) -> tuple[Performance, str, np.random.Generator]:
+    """The performance of clip `index` and its caption: one way for developing and for flat material."""
+    performance, rng = plan_clip(spec, index, cache, report)
+    return performance, build_caption(performance.facts, rng), rng
+
+
 def developing_clip(spec: RenderSpec, index: int, cache: Path | None, report: SkipReport) -> Clip:
     """One clip of developing music."""
-    performance, rng = plan_clip(spec, index, cache, report)
-    caption = build_caption(performance.facts, rng)
+    performance, caption, rng = plan_caption(spec, index, cache, report)
     waveform = synthesise(performance.tracks, performance.seconds, spec.sample_rate, stereo=spec.channels == 2)
-    labels = {"kind": "developing", "flat": "false", "piece": performance.pieces[0]}
+    labels = {"kind": DEVELOPING, "flat": "false", "piece": performance.pieces[0]}
     if len(performance.pieces) > 1:
         labels["followed_by"] = " ".join(performance.pieces[1:])
     return Clip(finish(waveform, rng), caption, labels)
@@ -314,7 +323,7 @@ def _made(
         for index in todo:
             yield index, _make_one(out, spec, index, cache, make)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with process_pool(jobs) as pool:
         futures = {pool.submit(_make_one, out, spec, index, cache, make): index for index in todo}
         try:
             for future in as_completed(futures):
@@ -332,7 +341,7 @@ def _make_one(out: Path, spec: RenderSpec, index: int, cache: Path | None, make:
     write_audio(path, clip.waveform)
     digest = audio_hash(path)
     row = ManifestRow(
-        id=f"{spec.kind}-{name}",
+        id=f"{spec.kind.split('-')[0]}-{name}",
         path=f"clips/{path.name}",
         caption=clip.caption,
         duration=round(clip.waveform.duration, 4),

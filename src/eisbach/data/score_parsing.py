@@ -26,6 +26,14 @@ class ScoreError(EisbachError):
     """A score that cannot be turned into notes; callers skip the piece and report it."""
 
 
+class ScoreTimeout(ScoreError):
+    """Parsing took too long; another machine, or a calmer one, may manage it."""
+
+
+class _Expired(BaseException):
+    """Raised by the alarm: not an `Exception`, so that the parser's own handlers let it through."""
+
+
 @dataclass(frozen=True)
 class NoteTable:
     """The notes of one piece, sorted by onset.
@@ -102,8 +110,8 @@ def parse_score(source: str, piece: str, *, text: bool = False, timeout: float |
             return _table(score, piece)
     except ScoreError:
         raise
-    except TimeoutError as error:
-        raise ScoreError(f"parsing took longer than {timeout:g} s") from error
+    except _Expired as error:
+        raise ScoreTimeout(f"parsing took longer than {timeout:g} s") from error
     except Exception as error:  # a third-party parser on foreign files: whatever it raises means "cannot be parsed"
         raise ScoreError(f"cannot be parsed ({type(error).__name__}: {' '.join(str(error).split())[:160]})") from error
 
@@ -116,7 +124,7 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
         return
 
     def stop(signum: int, frame: object) -> None:
-        raise TimeoutError
+        raise _Expired
 
     previous = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, float(seconds or 0))

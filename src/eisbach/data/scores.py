@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from eisbach.data.licences import LicenceNote, piece_licence
-from eisbach.data.score_parsing import PARSER_VERSION, NoteTable, ScoreError, parse_score
+from eisbach.data.pool import process_pool
+from eisbach.data.score_parsing import PARSER_VERSION, NoteTable, ScoreError, ScoreTimeout, parse_score
 from eisbach.errors import UserError
 from eisbach.files import atomic_write, write_json
 from eisbach.progress import Progress
@@ -174,7 +175,7 @@ def load_table(piece: Piece, cache: Path | None = None, *, timeout: float | None
         else:
             table = parse_score(_tune_texts(piece.path)[piece.tune], piece.id, text=True, timeout=timeout)
     except ScoreError as error:
-        if not isinstance(error.__cause__, TimeoutError):
+        if not isinstance(error, ScoreTimeout):
             write_json(failure, {"piece": piece.id, "reason": str(error)})
         raise
     _write_table(target, table)
@@ -199,7 +200,7 @@ def _read_table(path: Path, piece: str) -> NoteTable | None:
         with np.load(path, allow_pickle=False) as data:
             arrays = {name: data[name] for name in _ARRAYS}
             return NoteTable(piece=piece, repeats=str(data["repeats"]), title=str(data["title"]), **arrays)  # type: ignore[arg-type]
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
@@ -228,7 +229,7 @@ def _outcomes(
         for piece in pieces:
             yield piece, _try_parse(piece, cache, timeout)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with process_pool(jobs) as pool:
         futures = {pool.submit(_try_parse, piece, cache, timeout): piece for piece in pieces}
         for future in as_completed(futures):
             yield futures[future], future.result()
