@@ -139,6 +139,14 @@ def test_long_files_are_decoded_only_up_to_the_cap(tmp_path, monkeypatch):
     assert "capped" in str(record["flags"])
 
 
+def test_many_channels_at_a_high_rate_are_capped_by_memory(folder, monkeypatch):
+    monkeypatch.setattr(module, "_MAX_SAMPLES", 8000 * 6 * 4)
+    record = module.analyze_file(folder / "six.wav")
+    assert record["analysed_seconds"] == pytest.approx(4.0, abs=0.05)
+    assert record["duration"] == pytest.approx(13.0)
+    assert "capped" in str(record["flags"])
+
+
 def test_a_dying_process_costs_only_its_own_file(folder, tmp_path, monkeypatch):
     class Fragile(ProcessPoolExecutor):
         """Its processes die on any file called six.wav."""

@@ -104,7 +104,7 @@ def analyze(waveform: Waveform, *, full_duration: float | None = None) -> Analys
         flags.append("narrow_band")
     if 0.0 < features.duration < max(metric.min_seconds for metric in METRICS.values()):
         flags.append("too_short")
-    if duration > MAX_SECONDS:
+    if duration > MAX_SECONDS or duration > waveform.duration + 1.0:  # compressed files' headers are not exact
         flags.append("capped")
     metrics = measure(features)
     flags += [f"undefined:{name}" for name, value in metrics.items() if np.isnan(value)]
