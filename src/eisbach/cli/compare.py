@@ -157,6 +157,7 @@ def _write_page(
         versions={"eisbach": __version__, "python": platform.python_version()},
         commands=[shlex.join(["eisbach", "compare", *arms, "--baseline", results.baseline, "--out", str(out)])],
         pairing=pairing_sentence(measured.pairing, results.unmatched_arms),
+        listening="Each row holds the clips of one name in every arm." if measured.pairing == "name" else "",
         notes=condition_notes(measured.records),
         skipped=measured.skips.skipped,
         pictures=thumbnail_maker if pictures else None,

@@ -67,6 +67,7 @@ FLAT = MetricInfo(
 _BETTER: dict[str, Literal["higher", "lower"]] = {
     "block_strength": "higher",
     "textural_vendi": "higher",
+    "section_contrast": "higher",
     "level_range": "higher",
     "flux_gini": "higher",
     "lag_similarity": "lower",
@@ -77,6 +78,7 @@ _MEANINGS = {
     "block_strength": "How clearly a piece falls into sections that sound unlike one another; 0 for a drone, about 0.3 "
     "for four different sections.",
     "block_scale": "How long the sections are.",
+    "section_contrast": "How different the stretches of a piece sound from one another, in decibels.",
     "textural_vendi": "How many different sound textures a piece passes through, counted so that near-copies count "
     "once. It is kin to what the recurrence barrier computes, so for that arm it is no independent witness.",
     "motif_coverage": "How much of the piece is heard again elsewhere in it, in any key.",

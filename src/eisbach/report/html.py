@@ -79,6 +79,8 @@ class ReportContext:
         Shell lines that make this page again.
     pairing : str
         One sentence on how clips were matched.
+    listening : str
+        One sentence on what the clips of a row share; empty for the generated ones' (same words, same random start).
     notes : sequence of str
         Limits of this very run, and what was not shown.
     skipped : sequence of Skipped
@@ -101,6 +103,7 @@ class ReportContext:
     versions: Mapping[str, str] = field(default_factory=dict)
     commands: Sequence[str] = ()
     pairing: str = ""
+    listening: str = ""
     notes: Sequence[str] = ()
     skipped: Sequence[Skipped] = ()
     max_clips: int = MAX_CLIPS
@@ -193,6 +196,7 @@ def _page(context: ReportContext, quiet: bool) -> dict[str, Any]:
         "versions": context.versions,
         "commands": context.commands,
         "pairing": context.pairing,
+        "listening": context.listening or _listening(results),
         "notes": [*_own_notes(context), *context.notes],
         "skipped": context.skipped,
         "pictured": context.pictures is not None,
@@ -310,6 +314,12 @@ def _pictures(
     return made
 
 
+def _listening(results: Results) -> str:
+    if not results.paired:
+        return "These clips are not matched with one another."
+    return "In each row every arm was given the same words and the same random start, so what differs is the training."
+
+
 def _facts(context: ReportContext) -> list[tuple[str, str]]:
     """What was compared, in numbers."""
     rows = context.records
@@ -342,7 +352,7 @@ def _own_notes(context: ReportContext) -> list[str]:
             else f"With {units[0].n_units} {units[0].unit}s the smallest possible p is {floor:.2g}: no difference can be "
             "called shown, however large it is."
         )
-    if units and units[0].unit == "prompt":
+    if units and units[0].unit == "prompt" and any(row.get("train_seed") is not None for row in context.records):
         notes.append(
             "One trained model an arm: what is shown is a difference between these checkpoints. Another training of the "
             "same method could come out differently."

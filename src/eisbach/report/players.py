@@ -38,7 +38,10 @@ PictureMaker = Callable[[Path], Sequence[Picture]]
 
 @dataclass(frozen=True)
 class Take:
-    """The clips that belong together: one prompt and seed in every arm (None where an arm lacks it)."""
+    """The clips that belong together: one prompt and seed in every arm (None where an arm lacks it).
+
+    The heading is empty where one seed is all there is.
+    """
 
     heading: str
     clips: dict[str, Record | None]
@@ -94,8 +97,11 @@ def plan_takes(
             chosen.add(key)
             room -= size
     groups = []
+    one_seed = len({seed for _, seed in by_key}) == 1
     for prompt, seeds in seeds_of.items():
-        takes = [Take(f"seed {seed}", by_key[prompt, seed]) for seed in seeds if (prompt, seed) in chosen]
+        takes = [
+            Take("" if one_seed else f"seed {seed}", by_key[prompt, seed]) for seed in seeds if (prompt, seed) in chosen
+        ]
         if takes:
             groups.append(PromptGroup(prompt, prompts.get(prompt, ""), takes))
     return groups, _left_out(records, shown, sum(row is not None for key in chosen for row in by_key[key].values()))
