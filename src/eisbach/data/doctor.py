@@ -33,8 +33,8 @@ PROBLEMS = {
 }
 """Names of what is reported, and what they mean."""
 
-_ENVELOPE_POINTS = 64
-_SAME_CORRELATION = 0.9995
+_CURVE_POINTS = 64
+_SAME_CORRELATION, _SAME_SECONDS, _SAME_HERTZ = 0.9995, 0.1, 0.03
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def examine(
     caption_from : str
         Where captions of a folder come from, see `audio_folder.read_caption`; a manifest has its own.
     same_audio : bool
-        Also compare the sound itself (loudness over time), which finds the same audio in another container.
+        Also compare the sound itself (length, level over time, brightness), which finds the same audio in another container.
     jobs : int
         Threads.
 
@@ -144,24 +144,24 @@ def examine(
     report = DoctorReport(len(samples), crop_seconds)
     formats: Counter[str] = Counter()
     hashes: dict[str, str] = {}
-    envelopes: list[tuple[str, np.ndarray]] = []
+    sounds: list[_Sound] = []
     with ThreadPoolExecutor(max(1, jobs)) as pool, Progress(len(samples), "examine", quiet=quiet) as bar:
         looked = pool.map(lambda sample: _look(sample, same_audio), samples)
-        for sample, (facts, digest, envelope) in zip(samples, looked, strict=True):
+        for sample, (facts, digest, sound) in zip(samples, looked, strict=True):
             bar.advance()
             problems = _problems(sample, facts, digest)
             if digest and digest in hashes:
                 problems.append(Problem(sample.name, "duplicate", f"same bytes as {hashes[digest]}"))
             elif digest:
                 hashes[digest] = sample.name
-                if envelope is not None:
-                    envelopes.append((sample.name, envelope))
+                if sound is not None:
+                    sounds.append(sound)
             report.problems += problems
             if facts.problem is None:
                 formats[f"{facts.sample_rate} Hz, {facts.channels} channel{'s' if facts.channels != 1 else ''}"] += 1
                 if sample.caption or (sample.caption == "" and caption_from == "none"):
                     report.trained.append(_trained(sample, facts, crop_seconds))
-    report.problems += _same_sound(envelopes)
+    report.problems += _same_sound(sounds)
     report.formats = dict(sorted(formats.items()))
     return report
 
@@ -185,7 +185,7 @@ def _samples(target: Path, caption_from: str) -> list[_Sample]:
     return samples
 
 
-def _look(sample: _Sample, same_audio: bool) -> tuple[AudioFacts, str | None, np.ndarray | None]:
+def _look(sample: _Sample, same_audio: bool) -> tuple[AudioFacts, str | None, _Sound | None]:
     if not sample.path.is_file():
         return AudioFacts(0.0, 0, 0, 0.0, 0.0, "is missing"), None, None
     facts = inspect_audio(sample.path)
@@ -194,7 +194,7 @@ def _look(sample: _Sample, same_audio: bool) -> tuple[AudioFacts, str | None, np
     except AudioError as error:
         return AudioFacts(0.0, 0, 0, 0.0, 0.0, str(error)), None, None
     wanted = same_audio and facts.problem is None
-    return facts, digest, _loudness_curve(sample.path, facts) if wanted else None
+    return facts, digest, _listen(sample.name, sample.path, facts) if wanted else None
 
 
 def _problems(sample: _Sample, facts: AudioFacts, digest: str | None) -> list[Problem]:
@@ -229,34 +229,54 @@ def _trained(sample: _Sample, facts: AudioFacts, crop_seconds: float) -> Trained
     )
 
 
-def _loudness_curve(path: Path, facts: AudioFacts) -> np.ndarray:
-    """Level in dB over the file at 64 points, centred and of unit length: what containers and gain leave unchanged."""
+@dataclass(frozen=True)
+class _Sound:
+    """What containers, gain and sample rate hardly change: length, level over time, brightness.
+
+    `curve` is the level in dB at 64 points, centred and of unit length, or zero where the level never moves;
+    `hertz` is the root mean square frequency.
+    """
+
+    name: str
+    duration: float
+    curve: np.ndarray
+    hertz: float
+
+
+def _listen(name: str, path: Path, facts: AudioFacts) -> _Sound:
     import soundfile as sf
 
-    energy, counts = np.zeros(_ENVELOPE_POINTS), np.zeros(_ENVELOPE_POINTS)
+    energy, counts, slope = np.zeros(_CURVE_POINTS), np.zeros(_CURVE_POINTS), 0.0
     frames = max(1, round(facts.duration * facts.sample_rate))
     at = 0
     with sf.SoundFile(str(path)) as handle:
         for block in handle.blocks(1 << 16, dtype="float32", always_2d=True):
-            place = np.minimum((at + np.arange(len(block))) * _ENVELOPE_POINTS // frames, _ENVELOPE_POINTS - 1)
-            np.add.at(energy, place, np.square(block.mean(axis=1, dtype=np.float64)))
+            mono = block.mean(axis=1, dtype=np.float64)
+            place = np.minimum((at + np.arange(len(mono))) * _CURVE_POINTS // frames, _CURVE_POINTS - 1)
+            np.add.at(energy, place, np.square(mono))
             np.add.at(counts, place, 1)
-            at += len(block)
+            slope += float(np.square(np.diff(mono)).sum())
+            at += len(mono)
     level = 10 * np.log10(energy / np.maximum(counts, 1) + 1e-10)
-    curve = np.append(level - level.mean(), 0.0)
+    curve = level - level.mean()
     size = float(np.linalg.norm(curve))
-    # a level that never moves tells nothing apart: such files are compared by their bytes only
-    return curve / size if size > 1.0 else np.zeros_like(curve)
+    hertz = float(np.sqrt(slope / max(energy.sum(), 1e-12))) * facts.sample_rate / (2 * np.pi)
+    return _Sound(name, facts.duration, curve / size if size > 1.0 else np.zeros_like(curve), hertz)
 
 
-def _same_sound(envelopes: Sequence[tuple[str, np.ndarray]]) -> list[Problem]:
-    problems = []
-    if len(envelopes) < 2:
-        return []
-    matrix = np.stack([curve for _, curve in envelopes]).astype(np.float32)
-    for index in range(1, len(matrix)):
-        likeness = matrix[:index] @ matrix[index]
-        best = int(np.argmax(likeness))
-        if likeness[best] > _SAME_CORRELATION:
-            problems.append(Problem(envelopes[index][0], "same_audio", f"sounds like {envelopes[best][0]}"))
+def _same_sound(sounds: Sequence[_Sound]) -> list[Problem]:
+    problems: list[Problem] = []
+    if len(sounds) < 2:
+        return problems
+    matrix = np.stack([sound.curve for sound in sounds]).astype(np.float32)
+    lengths, hertz = (np.array([getattr(sound, name) for sound in sounds]) for name in ("duration", "hertz"))
+    for index in range(1, len(sounds)):
+        same = (
+            (matrix[:index] @ matrix[index] > _SAME_CORRELATION)
+            & (np.abs(lengths[:index] - lengths[index]) < _SAME_SECONDS)
+            & (np.abs(hertz[:index] - hertz[index]) < _SAME_HERTZ * hertz[index])
+        )
+        if same.any():
+            first = sounds[int(np.argmax(same))].name
+            problems.append(Problem(sounds[index].name, "same_audio", f"sounds like {first}"))
     return problems

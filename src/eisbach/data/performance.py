@@ -151,7 +151,9 @@ def perform(
         if len(bounds) == 2:
             texture = "full"
         inside = (excerpt.onset >= first) & (excerpt.onset < last)
-        for name, rows in _assign(excerpt, inside, order, ensemble, texture):
+        # a thinned texture may leave a passage without any note
+        given = _assign(excerpt, inside, order, ensemble, texture) or _assign(excerpt, inside, order, ensemble, "full")
+        for name, rows in given:
             voices.setdefault(name, []).append(rows)
     tracks = []
     for name in sorted(voices):
@@ -218,7 +220,7 @@ def _orchestration(
     bounds = [0.0]
     while bounds[-1] < seconds - _SECTION[0]:
         bounds.append(bounds[-1] + float(rng.uniform(*_SECTION)))
-    bounds[-1] = seconds
+    bounds = [*bounds[: max(1, len(bounds) - 1)], seconds]
     return list(dict.fromkeys(palette)), bounds
 
 

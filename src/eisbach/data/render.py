@@ -25,7 +25,7 @@ from eisbach.files import read_json, write_json, write_jsonl
 from eisbach.progress import Progress
 from eisbach.types import SkipReport, Waveform
 
-RENDER_VERSION = 3
+RENDER_VERSION = 4
 """Raise it whenever the same seed gives other sound; rendered folders of another version are not continued."""
 
 FAMILY_WEIGHTS = {
