@@ -15,7 +15,7 @@ from eisbach.experiments.stages import OpenStage, Stage
 from eisbach.types import SkipReport
 
 # First guesses on two laptop cores; measured speeds replace them within seconds.
-SECONDS_PER_RENDERED_CLIP = 0.5
+SECONDS_PER_RENDERED_CLIP = 0.7
 SECONDS_PER_ENCODED_CLIP = 0.1
 _CLIPS_WORTH_A_PROCESS = 8
 _AUDIO = "audio"
