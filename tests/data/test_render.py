@@ -11,8 +11,8 @@ from eisbach.audio import read_audio
 from eisbach.data import render as render_module
 from eisbach.data.captions import Facts, build_caption, is_minor, vocabulary
 from eisbach.data.flat_material import KINDS, flat_clip, render_flat
-from eisbach.data.manifest import load_manifest
-from eisbach.data.render import DEVELOPING, RenderSpec, plan_caption, plan_clip, render
+from eisbach.data.manifest import assign_split, load_manifest
+from eisbach.data.render import DEVELOPING, RenderSpec, pieces_in, plan_caption, plan_clip, render
 from eisbach.data.scores import Piece
 from eisbach.errors import UserError
 from eisbach.types import SkipReport
@@ -33,6 +33,7 @@ def test_equal_seeds_give_equal_bytes_whatever_the_processes(tmp_path: Path, sco
     assert report.skipped == []
     other, _ = render(tmp_path / "other", clips=4, spec=replace(SPEC, seed=4), cache=score_cache, quiet=True)
     assert not {row.audio_hash for row in one} & {row.audio_hash for row in other}
+    assert set(pieces_in(one)) <= set(PIECES)
     for row in load_manifest(tmp_path / "one"):
         assert row.labels["kind"] == DEVELOPING
         assert row.labels["flat"] == "false"
@@ -133,6 +134,17 @@ def test_the_instrumentation_changes_within_clips_and_low_is_low(score_cache: Pa
         energy[style] = (power[hertz < 200].sum() / power.sum(), power[hertz > 2000].sum() / power.sum())
         assert style.split()[0] in clip.caption.lower()
     assert energy["contrabass and cello"][0] > 0.3 > 0.01 > energy["celesta"][0]
+
+
+def test_short_pieces_are_followed_by_others_of_their_split(tmp_path: Path, score_cache: Path) -> None:
+    spec = replace(SPEC, seconds=(60.0,), sample_rate=8000, pieces=("airdsAirs/book1*",))
+    manifest, _ = render(tmp_path, clips=3, spec=spec, cache=score_cache, quiet=True)
+    followers = [row.labels["followed_by"].split(" | ") for row in manifest if "followed_by" in row.labels]
+    assert followers
+    for row in manifest:
+        for piece in row.labels.get("followed_by", row.labels["piece"]).split(" | "):
+            assert assign_split("", {"piece": piece}) == row.split
+    assert set(pieces_in(manifest)) == {row.labels["piece"] for row in manifest} | {p for f in followers for p in f}
 
 
 def test_captions_say_what_the_notes_are() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from eisbach.data.instruments import INSTRUMENTS, fold_into
 from eisbach.data.manifest import Manifest
 from eisbach.data.performance import Performance
-from eisbach.data.render import Clip, RenderSpec, finish, plan_caption, render
+from eisbach.data.render import Clip, RenderSpec, finish, piece_labels, plan_caption, render
 from eisbach.data.synth import Track, dies_away, get_font, synthesise
 from eisbach.errors import UserError
 from eisbach.types import SkipReport, Waveform
@@ -33,7 +33,7 @@ def flat_clip(
     """Clip `index` of flat material; kinds take turns."""
     kind = kinds[index % len(kinds)]
     performance, caption, rng = plan_caption(spec, index, cache, report)
-    labels = {"kind": kind, "flat": "true", "piece": performance.pieces[0]}
+    labels = {"kind": kind, "flat": "true", **piece_labels(performance)}
     stereo = spec.channels == 2
     if kind == "loop":
         shortest, longest = LOOP_SECONDS

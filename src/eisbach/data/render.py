@@ -40,6 +40,7 @@ FAMILY_WEIGHTS = {
 """Share of the clips that each family of scores gives (renormalised over those present)."""
 
 DEVELOPING = "developing"
+_BETWEEN = " | "  # between the ids of pieces that follow one another in a clip; ids may hold spaces
 _ATTEMPTS = 20  # pieces tried for one clip before it is given up
 _FADE = 0.02  # seconds
 _SPEC, _JOURNAL, _SKIPPED = "render.json", ".journal.jsonl", "skipped.json"
@@ -200,10 +201,16 @@ def developing_clip(spec: RenderSpec, index: int, cache: Path | None, report: Sk
     """One clip of developing music."""
     performance, caption, rng = plan_caption(spec, index, cache, report)
     waveform = synthesise(performance.tracks, performance.seconds, spec.sample_rate, stereo=spec.channels == 2)
-    labels = {"kind": DEVELOPING, "flat": "false", "piece": performance.pieces[0]}
-    if len(performance.pieces) > 1:
-        labels["followed_by"] = " ".join(performance.pieces[1:])
+    labels = {"kind": DEVELOPING, "flat": "false", **piece_labels(performance)}
     return Clip(finish(waveform, rng), caption, labels)
+
+
+def piece_labels(performance: Performance) -> dict[str, str]:
+    """The labels that name the scores of a clip."""
+    labels = {"piece": performance.pieces[0]}
+    if len(performance.pieces) > 1:
+        labels["followed_by"] = _BETWEEN.join(performance.pieces[1:])
+    return labels
 
 
 def finish(waveform: Waveform, rng: np.random.Generator) -> Waveform:
@@ -280,6 +287,16 @@ def render(
         write_json(out / _SKIPPED, [asdict(item) for item in report.skipped])
     write_jsonl(journal, ({"index": index, **done[index]} for index in sorted(done)))
     return manifest, report
+
+
+def pieces_in(manifest: Manifest) -> list[str]:
+    """The ids of all scores that sound in rendered clips, those that follow the first one included."""
+    found: set[str] = set()
+    for row in manifest:
+        if "piece" in row.labels:
+            found.add(row.labels["piece"])
+            found.update(row.labels.get("followed_by", "").split(_BETWEEN))
+    return sorted(found - {""})
 
 
 def _claim(out: Path, spec: RenderSpec) -> None:
