@@ -1,0 +1,1 @@
+"""Arms trained, played, measured and compared: specification, runner, records, statistics and verdicts."""
