@@ -11,14 +11,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.optimize import minimize
 
 from eisbach.audio import read_audio
-from eisbach.files import write_json
+from eisbach.files import read_json, write_json
 from eisbach.progress import Progress
 from eisbach.structure import METRICS, phase_randomise, synthetic
 from eisbach.structure.features import extract_features
@@ -137,6 +137,17 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
     return float(np.mean((positive[:, None] > negative[None, :]) + 0.5 * (positive[:, None] == negative[None, :])))
 
 
+def _null(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _load_rows(cache: Path | None) -> list[Row]:
+    if cache is None or not cache.is_file():
+        return []
+    stored = read_json(cache, "measured clips")
+    return [Row(**{**row, "values": np.array(row["values"], dtype=float)}) for row in stored]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--manifest", type=Path, action="append", default=[], help="labelled manifest (repeatable)")
@@ -145,6 +156,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=60, help="clips a kind and manifest at most")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--codec", default="bands", help="codec (name or file) for the 'decoded' condition, or 'none'")
+    parser.add_argument("--cache", type=Path, default=None, help="keep the measurements here; a rerun only fits")
     parser.add_argument("--penalty", type=float, default=0.02)
     default = Path(__file__).parents[1] / "src/eisbach/assets/structure/flatness.json"
     parser.add_argument("--out", type=Path, default=default)
@@ -165,13 +177,16 @@ def main() -> None:
         for seed, (name, _, held_out, waveform) in enumerate(sources):
             clips += list(derived_clips(name, held_out, waveform, seed))
     clips += list(synthetic_clips(args.synthetic, args.seconds))
-    rows: list[Row] = []
-    with Progress(len(clips), "calibrate") as bar:
+    rows = _load_rows(args.cache)
+    with Progress(0 if rows else len(clips), "calibrate") as bar:
+        clips = [] if rows else clips
         for index, (name, kind, held_out, waveform) in enumerate(clips):
             for condition, sound in in_conditions(waveform, codec, index):
                 metrics = measure(extract_features(sound))
                 rows.append(Row(kind, held_out, condition, np.array([metrics[f] for f in FEATURES]), name))
             bar.advance()
+    if args.cache is not None:
+        write_json(args.cache, [asdict(row) | {"values": [_null(v) for v in row.values.tolist()]} for row in rows])
 
     table = np.array([row.values for row in rows])
     flat = np.array([row.kind != "developing" for row in rows], dtype=float)
