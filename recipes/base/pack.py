@@ -1,4 +1,4 @@
-"""Puts a trained base model into the package, with its sources and its training curve: pack.py RUN RENDERED_SET."""
+"""Puts a trained base model into the package, with its sources and its training curve: pack.py RUN… -- RENDERED_SET…"""
 
 import json
 import shutil
@@ -10,10 +10,11 @@ from eisbach.data.manifest import load_manifest
 from eisbach.data.scores import licence_rows, list_pieces
 from eisbach.files import read_jsonl, write_json, write_jsonl
 
-run, rendered = Path(sys.argv[1]), Path(sys.argv[2])
+cut = sys.argv.index("--")
+runs, rendered = [Path(name) for name in sys.argv[1:cut]], [Path(name) for name in sys.argv[cut + 1 :]]
 assets = Path("src/eisbach/assets")
 
-source = run / "model"
+source = runs[-1] / "model"
 backbone = load_backbone(source)
 target = assets / "base"
 target.mkdir(parents=True, exist_ok=True)
@@ -21,15 +22,20 @@ for name in ("config.json", "model.safetensors"):
     shutil.copyfile(source / name, target / name)
 
 # Every score that a clip of the set was rendered from, training and held out, with what its file states.
-manifest = load_manifest(rendered)
-used = sorted({row.labels["piece"] for row in manifest.rows})
+used = sorted({row.labels["piece"] for folder in rendered for row in load_manifest(folder).rows})
 rows = licence_rows(list_pieces(used))
 refused = [row for row in rows if not row["redistributable"]]
 if refused:
     sys.exit(f"{len(refused)} of the scores may not be passed on, first: {refused[0]}")
 write_json(assets / "scores" / "sources.json", rows)
 
-curve = [row for row in read_jsonl(run / "metrics.jsonl") if "held_out_loss" in row]
+curve = [
+    {"stage": run.name, "step": row["step"], "held_out_loss": row["held_out_loss"]}
+    | {f"held_out_loss_t{level}": loss for level, loss in row["held_out_loss_by_noise_level"].items()}
+    for run in runs
+    for row in read_jsonl(run / "metrics.jsonl")
+    if "held_out_loss" in row
+]
 write_jsonl(Path("bench/results/base_training.jsonl"), curve)
 size = sum(path.stat().st_size for path in assets.rglob("*.safetensors")) / 1e6
 print(
