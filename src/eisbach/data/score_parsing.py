@@ -15,7 +15,7 @@ import numpy as np
 
 from eisbach.errors import EisbachError
 
-PARSER_VERSION = 1
+PARSER_VERSION = 2
 """Part of the cache key: raise it whenever the tables that this module makes change."""
 
 DEFAULT_VELOCITY = 76
@@ -234,7 +234,8 @@ def _measure_order(part: Any, measure_lists: list[list[Any]]) -> tuple[list[int]
     bones = {}
     for number, measure in enumerate(measures):
         bone = stream.Measure(number=number)
-        bone.append(note.Rest(quarterLength=4.0))
+        # the expander numbers some measures anew, so each carries its place in a lyric
+        bone.append(note.Rest(quarterLength=4.0, lyric=str(number)))
         for side in ("leftBarline", "rightBarline"):
             line = getattr(measure, side)
             if line is not None:
@@ -249,7 +250,7 @@ def _measure_order(part: Any, measure_lists: list[list[Any]]) -> tuple[list[int]
             skeleton.insert(0, spanner.RepeatBracket(spanned, number=bracket.number))
     try:
         expanded = repeat.Expander(skeleton).process()
-        order = [int(measure.number) for measure in expanded.getElementsByClass(stream.Measure)]
+        order = [int(bone.notesAndRests[0].lyric) for bone in expanded.getElementsByClass(stream.Measure)]
     except Exception:  # incoherent repeats: music21 raises several kinds
         return None, "once"
     return (order, "expanded") if order else (None, "once")
