@@ -201,7 +201,7 @@ def _print_doctor(report: DoctorReport, show: int) -> None:
 @app.command()
 def encode(
     manifest: Path = typer.Argument(..., help="A manifest, or the folder that holds it."),
-    codec: str = typer.Option("mel", "--codec", help="Name or folder of a codec."),
+    codec: str = typer.Option("bands", "--codec", help="Name or folder of a codec."),
     crop_seconds: float = typer.Option(30.0, "--crop-seconds", help="Length of the training crops."),
     cache: Path = typer.Option(None, "--cache", help="Folder of the latents (default: latents/ beside the manifest)."),
     jobs: int = _JOBS,
