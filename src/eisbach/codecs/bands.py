@@ -58,7 +58,7 @@ class BandCodec:
         *,
         stack: int = 16,
         config: SpectrumConfig | None = None,
-        iterations: int = 16,
+        iterations: int = 8,
     ) -> None:
         self.config = config or SpectrumConfig()
         self.stack, self.iterations = stack, iterations

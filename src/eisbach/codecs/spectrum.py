@@ -92,36 +92,35 @@ def band_levels(samples: torch.Tensor, config: SpectrumConfig, filters: torch.Te
 
 
 def _peak_phases(magnitude: torch.Tensor, config: SpectrumConfig) -> torch.Tensor:
-    """Starting phases that let each spectral peak turn at its own frequency (single-pass spectrogram inversion,
-    Beauregard et al. 2015): the peak's frequency by parabolic interpolation, its region in phase with it.
+    """Starting phases [shape=(B, bins, frames)] that let each spectral peak turn at its own frequency (single-pass
+    spectrogram inversion, Beauregard et al. 2015): the peak's frequency by parabolic interpolation, its region in
+    phase with it.
     """
-    batch, bins, frames = magnitude.shape
-    left = magnitude.roll(1, dims=1)
-    right = magnitude.roll(-1, dims=1)
-    is_peak = (magnitude > left) & (magnitude >= right)
-    is_peak[:, 0] = is_peak[:, -1] = False
-    curvature = left - 2 * magnitude + right
-    offset = torch.where(is_peak, 0.5 * (left - right) / curvature.clamp_max(-1e-12), 0.0).clamp(-0.5, 0.5)
-    index = torch.arange(bins, device=magnitude.device, dtype=magnitude.dtype)[None, :, None]
-    below = torch.where(is_peak, index, -1.0).cummax(dim=1).values
-    above = torch.where(is_peak, index, float(2 * bins)).flip(1).cummin(dim=1).values.flip(1)
+    spectrum = magnitude.transpose(1, 2).contiguous()  # frames before bins: every scan below runs over memory in order
+    batch, frames, bins = spectrum.shape
+    left, right = spectrum.roll(1, dims=2), spectrum.roll(-1, dims=2)
+    is_peak = (spectrum > left) & (spectrum >= right)
+    is_peak[..., 0] = is_peak[..., -1] = False
+    curvature = (left - 2 * spectrum + right).clamp_max(-1e-12)
+    offset = torch.where(is_peak, 0.5 * (left - right) / curvature, 0.0).clamp(-0.5, 0.5)
+    index = torch.arange(bins, device=magnitude.device)
+    below = torch.where(is_peak, index, -1).cummax(dim=2).values
+    above = torch.where(is_peak, index, 2 * bins).flip(2).cummin(dim=2).values.flip(2)
     nearest = torch.where((index - below <= above - index) & (below >= 0), below, above)
-    nearest = torch.where(nearest >= bins, index.expand_as(nearest), nearest).long()
-    turn = 2 * math.pi * config.hop / config.n_fft * (index + offset)
-    turn = turn.gather(1, nearest)
-    # Within a region the Hann main lobe alternates in sign from bin to bin for a centred analysis.
-    alternate = math.pi * ((index - nearest).abs() % 2)
-    phases = torch.zeros_like(magnitude)
-    phase = torch.zeros(batch, bins, dtype=magnitude.dtype, device=magnitude.device)
+    nearest = torch.where(nearest >= bins, index, nearest)
+    turn = (2 * math.pi * config.hop / config.n_fft * (index + offset)).gather(2, nearest)
+    phases = torch.empty_like(spectrum)
+    phase = spectrum.new_zeros(batch, bins)
     for frame in range(frames):
-        owner = nearest[:, :, frame]
-        phase = torch.remainder(phase.gather(1, owner) + turn[:, :, frame], 2 * math.pi)
-        phases[:, :, frame] = phase + alternate[:, :, frame]
-    return phases
+        phase = torch.remainder(phase.gather(1, nearest[:, frame]) + turn[:, frame], 2 * math.pi)
+        phases[:, frame] = phase
+    # Within a region the main lobe of a centred Hann window alternates in sign from bin to bin.
+    phases += math.pi * ((index - nearest).abs() % 2)
+    return phases.transpose(1, 2)
 
 
 def invert(
-    magnitude: torch.Tensor, config: SpectrumConfig, *, iterations: int = 16, momentum: float = 0.99
+    magnitude: torch.Tensor, config: SpectrumConfig, *, iterations: int = 8, momentum: float = 0.99
 ) -> torch.Tensor:
     """Samples [shape=(B, frames * hop)] whose STFT magnitudes come near `magnitude` [shape=(B, bins, frames)].
 
@@ -150,6 +149,6 @@ def invert(
             return_complex=True,
         )
         step = rebuilt + momentum * (rebuilt - previous)
-        phases = step / step.abs().clamp_min(1e-9)
+        phases = torch.sgn(step)
         previous = rebuilt
     return synthesise(target * phases)
