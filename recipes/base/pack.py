@@ -21,9 +21,10 @@ target.mkdir(parents=True, exist_ok=True)
 for name in ("config.json", "model.safetensors"):
     shutil.copyfile(source / name, target / name)
 
-# Every score that a clip of the set was rendered from, training and held out, with what its file states.
-used = sorted({row.labels["piece"] for folder in rendered for row in load_manifest(folder).rows})
-rows = licence_rows(list_pieces(used))
+# Every score of the selection that the sets were rendered from, training and held out, with what its file states.
+used = set(Path("recipes/base/pieces.txt").read_text(encoding="utf-8").splitlines())
+used |= {row.labels["piece"] for folder in rendered for row in load_manifest(folder).rows}
+rows = licence_rows(list_pieces(sorted(used)))
 refused = [row for row in rows if not row["redistributable"]]
 if refused:
     sys.exit(f"{len(refused)} of the scores may not be passed on, first: {refused[0]}")
