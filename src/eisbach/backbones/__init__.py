@@ -67,7 +67,8 @@ def _load_folder(folder: Path) -> Backbone:
         raise UserError(
             f"there is no model in '{folder}'; give 'embedded' or a folder that holds config.json and model.safetensors."
         )
-    kind = read_json(folder / "config.json", "model configuration").get("format")
+    values = read_json(folder / "config.json", "model configuration")
+    kind = values.get("format") if isinstance(values, dict) else None
     if kind not in BACKBONES:
         raise UserError(
             f"the model in '{folder}' has the format '{kind}'; known formats: {', '.join(sorted(BACKBONES))}."

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from eisbach.config import StrictModel, build_config
-from eisbach.errors import CheckpointError
+from eisbach.errors import CheckpointError, UserError
 from eisbach.files import atomic_write, read_json, write_json
 from eisbach.types import Conditioning
 
@@ -54,6 +54,19 @@ class TinyMusicConfig(StrictModel):
         if len(set(words)) != len(words):
             raise ValueError("words must be unique")
         return words
+
+    @field_validator("text_width")
+    @classmethod
+    def _sines_and_cosines(cls, width: int) -> int:
+        if width % 2:
+            raise ValueError("must be even: half of it holds sines and half cosines of the duration")
+        return width
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> TinyMusicConfig:
+        if self.width % self.heads or self.width // self.heads < 2:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}, at least twice as large")
+        return self
 
 
 def words_of(caption: str) -> list[str]:
@@ -142,7 +155,18 @@ class TinyMusicBackbone:
         return list(dict.fromkeys(word for word in words_of(caption) if word not in self._index))
 
     def condition(self, captions: Sequence[str], durations: Sequence[float]) -> Conditioning:
-        """Word ids [shape=(B, max_words)] and durations [shape=(B, 1)]; unknown words and words beyond `max_words` are left out."""
+        """Word ids [shape=(B, max_words)] and durations [shape=(B, 1)]; unknown words and words beyond `max_words` are left out.
+
+        Raises
+        ------
+        UserError
+            Not one finite duration for each caption.
+        """
+        if len(captions) != len(durations) or not all(0 <= value < math.inf for value in durations):
+            raise UserError(
+                f"{len(captions)} captions came with the durations {list(durations)[:8]}; give each caption one finite "
+                "number of seconds."
+            )
         ids = torch.full((len(captions), self.config.max_words), PADDING, dtype=torch.int64)
         for row, caption in enumerate(captions):
             known = [self._index[word] for word in words_of(caption) if word in self._index][: self.config.max_words]
@@ -193,15 +217,15 @@ class TinyMusicBackbone:
         Raises
         ------
         CheckpointError
-            Missing or truncated files, or tensors that do not match the configuration key by key.
+            Missing or truncated files, tensors that do not match the configuration key by key, or non-finite weights.
         """
         folder = Path(folder)
         if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
             raise CheckpointError(
                 f"{folder} is not a model folder: config.json and model.safetensors are expected in it."
             )
-        values: dict[str, Any] = read_json(folder / "config.json", "model configuration")
-        if values.pop("format", None) != _FORMAT:
+        values: Any = read_json(folder / "config.json", "model configuration")
+        if not isinstance(values, dict) or values.pop("format", None) != _FORMAT:
             raise CheckpointError(f"{folder} does not hold an embedded music model (format '{_FORMAT}' is expected).")
         backbone = cls(build_config(TinyMusicConfig, values, str(folder / "config.json")))
         try:
@@ -218,6 +242,12 @@ class TinyMusicBackbone:
             raise CheckpointError(
                 f"{folder / 'model.safetensors'} does not fit its configuration: {len(wrong)} of {len(expected)} tensors "
                 f"are missing, unexpected or of another shape (first: {wrong[0]})."
+            )
+        broken = [key for key in sorted(state) if not bool(state[key].isfinite().all())]
+        if broken:
+            raise CheckpointError(
+                f"{folder / 'model.safetensors'} holds NaN or infinite weights in {len(broken)} of {len(state)} tensors "
+                f"(first: {broken[0]}); the training that wrote it went wrong, so take an earlier model."
             )
         backbone.module.load_state_dict(state)
         return backbone

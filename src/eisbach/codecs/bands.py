@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from importlib import resources
 from pathlib import Path
 
@@ -63,10 +64,13 @@ class BandCodec:
         self.config = config or SpectrumConfig()
         self.stack, self.iterations = stack, iterations
         width = stack * self.config.n_bands
-        if basis.shape[1] != width or mean.shape != (width,) or scale.shape != (basis.shape[0],):
+        bins = (self.config.n_fft // 2 + 1, self.config.n_bands)
+        fits = basis.ndim == 2 and basis.shape[1] == width and mean.shape == (width,)
+        if not fits or scale.shape != basis.shape[:1] or synthesis.shape != bins:
             raise CheckpointError(
                 f"the codec's tensors do not fit each other: mean {tuple(mean.shape)}, basis {tuple(basis.shape)}, "
-                f"scale {tuple(scale.shape)}, but {stack} frames of {self.config.n_bands} bands make vectors of {width}."
+                f"scale {tuple(scale.shape)}, synthesis {tuple(synthesis.shape)}, but {stack} frames of "
+                f"{self.config.n_bands} bands make vectors of {width}, and the synthesis map is {bins}."
             )
         # The file holds half precision: rounding here makes a fitted codec equal to itself after saving.
         self.mean, self.basis, self.scale, self.synthesis = (
@@ -89,7 +93,9 @@ class BandCodec:
         return {**vars(self.config), "stack": self.stack}
 
     def frames_for(self, seconds: float) -> int:
-        """Latent frames in `seconds` of audio, rounded down, at least 1."""
+        """Latent frames in `seconds` of audio, rounded down, at least 1; `UserError` for NaN and infinity."""
+        if not math.isfinite(seconds):
+            raise UserError(f"{seconds} seconds of audio have no number of frames; give a finite length.")
         return max(1, int(seconds * self.latent_rate + 1e-6))
 
     def levels(self, waveform: Waveform) -> torch.Tensor:
@@ -125,13 +131,16 @@ class BandCodec:
         Raises
         ------
         UserError
-            Latents of another channel count, or with NaN.
+            Latents of another channel count, without frames, or with NaN.
         """
         batch = latents[None] if latents.ndim == 2 else latents
-        if batch.ndim != 3 or batch.shape[1] != self.channels:
+        if batch.ndim != 3 or batch.shape[1] != self.channels or batch.shape[2] == 0:
             raise UserError(
-                f"latents of shape {tuple(latents.shape)} do not fit this codec: ({self.channels}, T) is expected."
+                f"latents of shape {tuple(latents.shape)} do not fit this codec: ({self.channels}, T) with T at least 1 "
+                "is expected."
             )
+        if batch.shape[0] == 0:
+            return []
         if not bool(torch.isfinite(batch).all()):
             raise UserError("the latents hold NaN or infinite values; the model that made them is broken.")
         out: list[Waveform] = []
@@ -159,7 +168,7 @@ class BandCodec:
         Raises
         ------
         CheckpointError
-            Not a codec file, truncated, or with missing tensors.
+            Not a codec file, truncated, or with missing, misshapen or non-finite tensors.
         """
         try:
             with safe_open(str(path), framework="pt") as handle:
@@ -172,9 +181,17 @@ class BandCodec:
             raise CheckpointError(
                 f"{path} is not a codec file of this package (tensors {', '.join(sorted(names)) or 'none'})."
             )
-        settings = json.loads(metadata["settings"])
-        stack = int(settings.pop("stack"))
-        return cls(**tensors, stack=stack, config=SpectrumConfig(**settings))
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+            raise CheckpointError(f"the codec file {path} holds NaN or infinite values; fit the codec again.")
+        try:
+            settings = json.loads(metadata["settings"])
+            stack = int(settings.pop("stack"))
+            config = SpectrumConfig(**settings)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"the settings in the codec file {path} cannot be understood ({error}); fit the codec again."
+            ) from error
+        return cls(**tensors, stack=stack, config=config)
 
     @classmethod
     def from_package(cls) -> BandCodec:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from eisbach.errors import UserError
+
 
 @dataclass(frozen=True)
 class SpectrumConfig:
@@ -59,7 +61,13 @@ def band_centres(config: SpectrumConfig) -> torch.Tensor:
 
 
 def band_filters(config: SpectrumConfig) -> torch.Tensor:
-    """Triangular filters on power [shape=(n_bands, n_fft // 2 + 1), float32], each of unit sum."""
+    """Triangular filters on power [shape=(n_bands, n_fft // 2 + 1), float32], each of unit sum.
+
+    Raises
+    ------
+    UserError
+        Bands so narrow that one of them holds no bin of the transform.
+    """
     centres = band_centres(config)
     step_low, step_high = centres[1] - centres[0], centres[-1] ** 2 / centres[-2]
     edges = torch.cat([centres[:1] - step_low, centres, step_high[None]])
@@ -67,6 +75,12 @@ def band_filters(config: SpectrumConfig) -> torch.Tensor:
     rise = (bins[None] - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     fall = (edges[2:, None] - bins[None]) / (edges[2:] - edges[1:-1])[:, None]
     filters = torch.minimum(rise, fall).clamp_min(0.0)
+    empty = int((filters.sum(-1) == 0).sum())
+    if empty:
+        raise UserError(
+            f"{empty} of {config.n_bands} bands between {config.low_hz:g} and {config.high_hz:g} Hz hold no bin of a "
+            f"transform of {config.n_fft} samples at {config.sample_rate} Hz; use fewer bands or a longer transform."
+        )
     return (filters / filters.sum(-1, keepdim=True)).float()
 
 
