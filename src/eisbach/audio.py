@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 
-from eisbach.errors import AudioError, StorageError
+from eisbach.errors import AudioError
+from eisbach.files import atomic_write
 from eisbach.types import Waveform
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 """File endings that `eisbach` looks for in folders."""
 
+_WRITTEN = {".flac": "FLAC", ".wav": "WAV", ".ogg": "OGG"}
 _SILENCE_PEAK = 10 ** (-80 / 20)
 
 
@@ -43,7 +48,7 @@ def read_audio(
     Raises
     ------
     AudioError
-        Missing, unreadable, empty, NaN-bearing or silent.
+        Missing, unreadable, empty (also: shorter than one sample at `sample_rate`), NaN-bearing or silent.
     """
     import soundfile as sf
 
@@ -71,6 +76,7 @@ def read_audio(
         waveform = to_mono(waveform)
     if sample_rate is not None:
         waveform = resample(waveform, sample_rate)
+        check_samples(waveform.samples, f"{path} at {sample_rate} Hz", allow_silent=True)
     return waveform
 
 
@@ -108,26 +114,38 @@ def write_audio(path: str | Path, waveform: Waveform) -> None:
     Raises
     ------
     AudioError
-        Non-finite samples.
+        Empty or non-finite samples, or a file ending that is not written.
     StorageError
-        The disk is full or the folder cannot be written.
+        The disk is full or the folder cannot be written; an older file of this name stays.
     """
     import soundfile as sf
 
     path = Path(path)
+    if path.suffix.lower() not in _WRITTEN:
+        raise AudioError(f"{path} cannot be written as '{path.suffix}'; choose one of {', '.join(_WRITTEN)}.")
     check_samples(waveform.samples, str(path), allow_silent=True)
     peak = float(np.abs(waveform.samples).max())
     samples = waveform.samples / peak * 0.999 if peak > 1.0 else waveform.samples
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sf.write(str(partial), samples.T, waveform.sample_rate)
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        raise StorageError(
-            f"{path} could not be written ({error}); free some space or choose another folder."
-        ) from error
+
+    def write(partial: Path) -> None:
+        try:
+            sf.write(str(partial), samples.T, waveform.sample_rate, format=_WRITTEN[path.suffix.lower()])
+            whole = (
+                sf.info(str(partial)).frames == samples.shape[1]
+            )  # Vorbis ends early on a full disk, and says nothing
+        except (sf.LibsndfileError, AssertionError) as error:
+            raise _write_fault(partial, samples.nbytes, str(error).rstrip(".")) from error
+        if not whole:
+            raise _write_fault(partial, samples.nbytes, "the file is cut short")
+
+    atomic_write(path, write)
+
+
+def _write_fault(partial: Path, size: int, reason: str) -> OSError:
+    """libsndfile says "System error" whatever the system said: a disk without room for `size` bytes was full."""
+    if shutil.disk_usage(partial.parent).free < size:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return OSError(reason)
 
 
 def audio_hash(path: str | Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,11 +50,35 @@ def build_config(cls: type[Model], values: Mapping[str, Any], source: str = "the
         ) from error
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is written twice: YAML would silently take the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key.value, str) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key.value in seen:
+                raise yaml.YAMLError(f"the key '{key.value}' is written twice (line {key.start_mark.line + 1})")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text; `yaml.YAMLError` when malformed, with a key twice, or with a part that holds itself."""
+    value = yaml.load(text, Loader=_Loader)  # a SafeLoader
+    try:
+        json.dumps(value, default=str, skipkeys=True)
+    except (ValueError, RecursionError) as error:
+        raise yaml.YAMLError("an alias stands for something that holds it") from error
+    return value
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file's mapping; `ConfigError` when missing, malformed or not a mapping."""
+    """A YAML file's mapping; `ConfigError` when missing, malformed, with a key twice, or not a mapping."""
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(
             f"the recipe {path} does not exist; give the path of a YAML file, or copy one from recipes/."
@@ -83,7 +108,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
             if not isinstance(node, dict):
                 raise ConfigError(f"the override '{item}' goes through '{parent}', which is not a group of keys.")
         try:
-            node[last] = yaml.safe_load(text)
+            node[last] = parse_yaml(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"the override '{item}' has a value that is not valid YAML.") from error
     return merged

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,25 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
         partial.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # the folder itself may be what is missing
             partial.unlink(missing_ok=True)
-        reason = error.strerror or str(error)
+        reason = _storage_reason(error)
+        if reason is None:
+            raise
         raise StorageError(
             f"{path} could not be written ({reason}); free some space or choose another folder."
         ) from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+
+
+def _storage_reason(error: BaseException) -> str | None:
+    """Why the disk refused; None when the disk is not to blame."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    safetensors = sys.modules.get("safetensors")  # it wraps the system's errors in one of its own
+    if safetensors is not None and isinstance(error, safetensors.SafetensorError) and "I/O error" in str(error):
+        return str(error).rpartition("I/O error: ")[2]
+    return None
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -293,16 +293,16 @@ def test_folders_that_hold_no_model(folder: Path, tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "there is no model in")
     (folder / "model.safetensors").unlink()
     refused(folder, "is not a model folder")
+    (folder / "model.safetensors").write_bytes(b"x")
+    edit_config(folder, format="other")
     with pytest.raises(CheckpointError, match="does not hold an embedded music model"):
-        (folder / "model.safetensors").write_bytes(b"x")
-        edit_config(folder, format="other")
         TinyMusicBackbone.load(folder)
 
 
 def test_kinds_and_configurations_that_do_not_exist() -> None:
     with pytest.raises(UserError, match="no backbone 'magic'; known: eisbach-tiny-music"):
         create_backbone(kind="magic")
-    with pytest.raises(ConfigError, match="2 faults: 'width'.*; unknown key 'hue'"):
+    with pytest.raises(ConfigError, match=r"2 faults: 'width'.*; unknown key 'hue'"):
         create_backbone({"width": 2, "hue": 1})
     for bad in ({"width": 30, "heads": 4}, {"text_width": 15}, {"vocabulary": ["a", "a"]}):
         with pytest.raises(ConfigError):

@@ -1,0 +1,1 @@
+"""The `eisbach` command: one file a subcommand."""

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import field_validator
 
-from eisbach.config import StrictModel, build_config
+from eisbach.config import StrictModel, build_config, parse_yaml
 from eisbach.errors import UserError
 
 BUILT_IN_PROMPTS = ("characters", "demo")
@@ -106,7 +106,7 @@ def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"the prompt file {path} cannot be read ({error}).") from error
     try:
-        rows: Any = yaml.safe_load(text)
+        rows: Any = parse_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"the prompt file {name} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(rows, list):
