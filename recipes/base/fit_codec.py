@@ -1,4 +1,4 @@
-"""Fits the embedded codec to training clips of a rendered set and measures it on held-out ones: fit_codec.py FOLDER."""
+"""Fits the embedded codec to training clips of a rendered set and measures it on held-out ones: fit_codec.py FOLDER [--keep]."""
 
 import sys
 from pathlib import Path
@@ -14,6 +14,7 @@ paths = {
 main(
     [
         *paths["train"][:300],
+        *sys.argv[2:],
         "--out",
         "src/eisbach/assets/codec/bands.safetensors",
         "--report",
