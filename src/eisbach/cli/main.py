@@ -61,5 +61,8 @@ def main() -> NoReturn:
                 err=True,
             )
             sys.exit(2)
+        if error.errno in (1, 13, 30) and error.filename:  # EPERM, EACCES, EROFS
+            typer.echo(f"eisbach: {error.filename} is out of reach ({error.strerror}); choose another place.", err=True)
+            sys.exit(2)
         raise
     sys.exit(0)

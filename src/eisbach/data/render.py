@@ -84,8 +84,10 @@ class RenderSpec:
 
     def __post_init__(self) -> None:
         faults = []
-        if not self.seconds or len(self.seconds) > 2 or min(self.seconds) < 1 or max(self.seconds) > 600:
+        if not 1 <= len(self.seconds) <= 2 or not all(1 <= length <= 600 for length in self.seconds):
             faults.append(f"seconds must be one length or a range within 1 to 600 (got {self.seconds})")
+        elif self.seconds[0] > self.seconds[-1]:
+            faults.append(f"a range of seconds goes from the shorter to the longer length (got {self.seconds})")
         if not 8000 <= self.sample_rate <= 48000:
             faults.append(f"sample_rate must be within 8000 to 48000 Hz (got {self.sample_rate})")
         if self.channels not in (1, 2):
@@ -262,6 +264,8 @@ def render(
         from eisbach.data.instruments import ensembles_for
 
         ensembles_for("quartet", spec.styles)  # refuses unknown names before anything is written
+    if not (out / _SPEC).is_file():
+        _pool(spec.pieces, spec.redistributable)  # refuses names of no piece before anything is written
     _claim(out, spec)
     folder = None if cache is None else Path(cache)
     journal = out / _JOURNAL

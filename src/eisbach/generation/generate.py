@@ -72,9 +72,11 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     """
     from eisbach.backbones import load_backbone
     from eisbach.codecs import load_codec
+    from eisbach.diffusion.schedules import get_schedule
 
     takes = plan_takes(config)
     backbone = load_backbone(config.model)
+    get_schedule(config.schedule or backbone.schedule, config.num_inference_steps)  # refuses an unknown name early
     codec = load_codec(backbone.codec)
     if notify is not None:
         for sentence in unknown_words(config.prompts, backbone):
@@ -228,8 +230,8 @@ _FREE = ("model", "adapter", "seeds", "prompts")  # paths may move, and prompts 
 
 
 def _check_stamp(path: Path, stamp: dict[str, Any]) -> None:
-    """Refuses a folder whose audio came from another model or from other settings."""
-    if not path.is_file():
+    """Refuses a folder whose audio came from another model or from other settings; without audio there is nothing to mix."""
+    if not path.is_file() or not any(path.parent.glob("*.flac")):
         return
     old = read_json(path, "record of earlier generations")
     for key, value in stamp.items():
@@ -249,7 +251,7 @@ def _check_stamp(path: Path, stamp: dict[str, Any]) -> None:
 
 def _merge_stamp(path: Path, stamp: dict[str, Any]) -> dict[str, Any]:
     """The stamp of everything in the folder: earlier prompts and seeds stay listed."""
-    if not path.is_file():
+    if not path.is_file() or not any(path.parent.glob("*.flac")):
         return stamp
     old = read_json(path, "record of earlier generations")
     seeds = [*old["seeds"], *(seed for seed in stamp["seeds"] if seed not in old["seeds"])]

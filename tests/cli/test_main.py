@@ -1,0 +1,280 @@
+"""The whole command line: what a person sees of it, and what their mistakes look like."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import soundfile as sf
+import typer.main
+
+from eisbach import __version__
+from eisbach.cli import main as cli
+from eisbach.errors import (
+    AudioError,
+    CheckpointError,
+    ConfigError,
+    EisbachError,
+    InterruptedRun,
+    NonFiniteLossError,
+    StorageError,
+    UserError,
+)
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+def commands() -> Iterator[tuple[str, ...]]:
+    """Every command and group, by its words."""
+
+    def walk(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        yield words
+        for name, child in getattr(command, "commands", {}).items():
+            yield from walk(child, (*words, name))
+
+    yield from walk(typer.main.get_command(cli.app), ())
+
+
+@pytest.fixture
+def eisbach(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command line in this process; gives its exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["eisbach", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        streams = capsys.readouterr()
+        return int(caught.value.code or 0), streams.out, streams.err
+
+    return run
+
+
+@pytest.fixture
+def audio(tmp_path: Path) -> Path:
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        sf.write(str(folder / f"{name}.wav"), 0.1 * rng.standard_normal(16000), 8000)
+        (folder / f"{name}.txt").write_text("slow cello")
+    return folder
+
+
+HEAVY = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "matplotlib",
+    "scipy",
+    "music21",
+    "librosa",
+    "peft",
+    "soundfile",
+    "pyarrow",
+)
+
+_PROBE = f"""
+import json, sys
+from typer.testing import CliRunner
+from eisbach.cli.main import app
+runner, seen = CliRunner(), {{}}
+for words in json.loads(sys.argv[1]):
+    result = runner.invoke(app, [*words, "--help"])
+    seen[" ".join(words)] = [result.exit_code, "Usage" in result.stdout]
+print(json.dumps([seen, [name for name in {HEAVY!r} if name in sys.modules]]))
+"""
+
+
+def test_every_help_works_without_heavy_imports() -> None:
+    names = list(commands())
+    assert {("data", "render"), ("train",), ("experiment", "run"), ("demo",)} <= set(names)
+    done = subprocess.run(
+        [sys.executable, "-c", _PROBE, json.dumps(names)], capture_output=True, text=True, check=True, timeout=120
+    )
+    seen, heavy = json.loads(done.stdout)
+    assert seen == {" ".join(words): [0, True] for words in names}
+    assert heavy == []
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "eisbach", "--version"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, __version__, "")
+
+
+def test_without_arguments_there_is_help(eisbach: Command) -> None:
+    code, out, err = eisbach()
+    assert code == 2
+    assert "Usage" in out + err
+
+
+def test_every_option_and_argument_is_explained() -> None:
+    bare = []
+    for words in commands():
+        command = typer.main.get_command(cli.app)
+        for word in words:
+            command = command.commands[word]  # type: ignore[attr-defined]
+        bare += [f"{' '.join(words)}: {item.name}" for item in command.params if not getattr(item, "help", None)]
+    allowed = [item for item in bare if item.endswith((": as_json", ": jobs")) or item.endswith(": path")]
+    assert [item for item in bare if item not in allowed] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UserError("the cat is out."), 2, "eisbach: the cat is out."),
+        (ConfigError("x."), 2, "eisbach: x."),
+        (AudioError("x."), 2, "eisbach: x."),
+        (CheckpointError("x."), 2, "eisbach: x."),
+        (StorageError("x."), 2, "eisbach: x."),
+        (NonFiniteLossError("loss is nan."), 2, "eisbach: loss is nan."),
+        (InterruptedRun("saved at step 3."), 130, "eisbach: stopped: saved at step 3."),
+        (KeyboardInterrupt(), 130, ""),
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 2, "the disk is full (/x/y)"),
+        (OSError(errno.EDQUOT, "Quota exceeded"), 2, "the disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 2, "/x/y is out of reach (Permission denied)"),
+        (OSError(errno.EROFS, "Read-only file system", "/x"), 2, "/x is out of reach"),
+    ],
+)
+def test_exit_codes(
+    eisbach: Command, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    found, out, err = eisbach("anything")
+    assert (found, out) == (code, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+    assert issubclass(UserError, EisbachError)
+    assert not issubclass(InterruptedRun, UserError)
+
+
+MISTAKES = {
+    "data folder NONE": "is not a folder",
+    "data folder EMPTY": "holds no audio",
+    "data folder AUDIO --caption-from magic": "captions cannot come from 'magic'",
+    "data folder AUDIO --label kind": "must look like key=value",
+    "data doctor NONE": "is not a folder",
+    "data doctor AUDIO --crop-seconds 0": "crop",
+    "data doctor AUDIO --caption-from magic": "captions cannot come from 'magic'",
+    "data encode NONE": "does not exist",
+    "data encode AUDIO": "does not exist; make one with 'eisbach data folder'",
+    "data encode MANIFEST --codec magic": "there is no codec 'magic'",
+    "data encode MANIFEST --crop-seconds -1": "crop_seconds must be positive",
+    "data encode MANIFEST --crop-seconds nan": "crop_seconds must be positive",
+    "data render -o NEW --seconds long": "must be a number or a range",
+    "data render -o NEW --seconds 60-30": "from the shorter to the longer",
+    "data render -o NEW --seconds nan": "within 1 to 600",
+    "data render -o NEW --clips 0": "clips",
+    "data render -o NEW --sample-rate 1": "sample",
+    "data render -o NEW --format mp3": "format",
+    "data render -o NEW --pieces nobody/nothing": "nobody/nothing",
+    "data render -o NEW --styles kazoo": "kazoo",
+    "data flat -o NEW --kinds sharp": "sharp",
+    "data scores nobody/nothing --list": "nobody/nothing",
+    "train NONE": "does not exist",
+    "train AUDIO": "cannot be read",
+    "train RECIPE": "does not exist",
+    "train RECIPE --set steps": "must look like key=value",
+    "train RECIPE --set steps=-1": "'steps'",
+    "train RECIPE --set colour=red": "unknown key 'colour'",
+    "train RECIPE --data MANIFEST --set batch_size=1 --set held_out.every=0 --set model=NONE": "there is no model in",
+    "generate": "nothing to generate",
+    "generate x --prompts demo": "one of the two",
+    "generate --prompts NONE": "does not exist",
+    "generate x --seeds a": "whole numbers",
+    "generate x --seeds -1": "a seed is a whole number from 0",
+    "generate x --duration 5": "'duration'",
+    "generate x --duration nan": "'duration'",
+    "generate x --steps 0": "'num_inference_steps'",
+    "generate x --sampler rk4": "'sampler'",
+    "generate x --model NONE": "there is no model in",
+    "generate x --model MODEL --adapter NONE --out NEW": "adapter",
+    "generate x --model MODEL --schedule magic --out NEW": "magic",
+    "analyze NONE": "does not exist",
+    "analyze EMPTY": "no audio",
+    "analyze RECIPE": "cannot be read as audio",
+    "analyze AUDIO --pictures": "add --out FOLDER",
+    "analyze BROKEN.jsonl": "fault",
+    "compare AUDIO": "at least two arms",
+    "compare AUDIO NONE": "does not exist",
+    "compare AUDIO AUDIO": "two arms are called",
+    "compare AUDIO x=AUDIO": "very same files",
+    "compare AUDIO EMPTY": "no audio",
+    "compare AUDIO RECIPE": "is a single file",
+    "compare AUDIO BROKEN.jsonl": "fault",
+    "experiment run NONE": "none.yaml",
+    "experiment run RECIPE": "fault",
+    "experiment run demo --set training.steps=x": "steps",
+    "experiment run demo --set arms.plain.colour=red": "colour",
+    "demo --data NONE --out NEW": "is not a folder",
+    "demo --data EMPTY --out NEW": "holds no audio",
+    "demo --seed -1": "whole number from 0",
+    "demo --set colour=red": "unknown key 'colour'",
+    "demo --set generation.prompts=NONE": "does not exist",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_mistakes_are_one_sentence_and_make_nothing(
+    eisbach: Command, audio: Path, tmp_path: Path, tiny_model: Path, line: str
+) -> None:
+    from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
+
+    (tmp_path / "empty").mkdir()
+    own = tmp_path / "own"
+    own.mkdir()
+    sf.write(str(own / "a.wav"), np.ones(800) * 0.1, 8000)
+    save_manifest(Manifest([ManifestRow("a", "a.wav", "x", 0.1, {}, "0" * 64, "train")], own))
+    (tmp_path / "recipe.yaml").write_text(
+        f"data: {{manifest: '{tmp_path / 'none.jsonl'}'}}\nout: '{tmp_path / 'new'}'\n"
+    )
+    (tmp_path / "broken.jsonl").write_text('{"id": 1, "mood": "bad"}\n')
+    places = {
+        "NONE": tmp_path / "none.yaml", "EMPTY": tmp_path / "empty", "AUDIO": audio, "NEW": tmp_path / "new",
+        "MANIFEST": own, "RECIPE": tmp_path / "recipe.yaml", "MODEL": tiny_model, "BROKEN.jsonl": tmp_path / "broken.jsonl",
+    }  # fmt: skip
+    words = []
+    for word in line.split():
+        for name, place in places.items():
+            if word == name or word.endswith(f"={name}"):
+                word = word.removesuffix(name) + str(place)
+        words.append(word)
+    before = set(tmp_path.rglob("*"))
+    code, out, err = eisbach(*words)
+    assert code == 2, out + err
+    sentences = [text for text in err.splitlines() if text.startswith("eisbach: ")]
+    assert len(sentences) == 1, err
+    assert MISTAKES[line] in sentences[0]
+    assert sentences[0].endswith(".")
+    assert "Traceback" not in err
+    made = set(tmp_path.rglob("*")) - before
+    assert made <= {tmp_path / "new", tmp_path / "new" / ".lock"}  # a run folder is held while its data is checked
+    assert not made or words[0] == "train"
+
+
+@pytest.mark.parametrize(
+    "words", [["fly"], ["train"], ["analyze", "--speed", "9"], ["data", "render", "--clips", "many"]]
+)
+def test_words_that_are_no_command_are_usage_errors(eisbach: Command, words: list[str]) -> None:
+    code, _, err = eisbach(*words)
+    assert code == 2
+    assert "Traceback" not in err
+    assert "Usage" in err
