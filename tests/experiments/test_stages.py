@@ -86,3 +86,16 @@ def test_a_failing_stage_is_not_done(clock: Clock) -> None:
     with pytest.raises(ZeroDivisionError), bar, bar.stage("a"):
         raise ZeroDivisionError
     assert not bar.stages["a"].done
+
+
+def test_processes_side_by_side_teach_their_joint_speed(clock: Clock) -> None:
+    bar = OverallProgress(
+        [Stage(f"train/{name}", "train", 100, 0.001) for name in "abcd"], "run", SpeedBook(), quiet=True
+    )
+    with bar:
+        for quarter in (0.25, 0.5, 0.75, 1.0):
+            for name in "ab":
+                bar.report(f"train/{name}", quarter, "")
+                clock.now += 10.0
+        # The first report starts the clock and teaches nothing: 175 units in 70 s; 200 units are left.
+        assert bar.remaining() == pytest.approx(200 * 70 / 175, rel=1e-6)

@@ -101,6 +101,7 @@ class OverallProgress(Progress):
         super().__init__(100, description, unit="%", quiet=quiet)
         self.stages = {stage.key: stage for stage in stages}
         self.speeds = speeds
+        self._last_report: float | None = None
 
     def remaining(self) -> float | None:
         """Estimated seconds left over all stages."""
@@ -144,7 +145,17 @@ class OverallProgress(Progress):
         self.refresh(label)
 
     def report(self, key: str, fraction: float, note: str) -> None:
-        """Moves a stage that runs in another process."""
+        """Moves a stage that runs in another process.
+
+        The wall time since the last report is credited to this one: over many reports from processes side by side, the
+        speed that is learnt is that of all of them together, which is what the estimate needs.
+        """
         stage = self.stages[key]
-        stage.fraction = max(stage.fraction, min(1.0, fraction))
+        now = time.monotonic()
+        fresh = min(1.0, fraction) - stage.fraction
+        if fresh > 0:
+            if self._last_report is not None:
+                self.speeds.add(stage, now - self._last_report, stage.units * fresh)
+            self._last_report = now
+            stage.fraction += fresh
         self.refresh(note)
