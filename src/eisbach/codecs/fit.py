@@ -14,7 +14,7 @@ import torch
 
 from eisbach.audio import read_audio, resample, to_mono
 from eisbach.codecs.bands import BandCodec
-from eisbach.codecs.spectrum import SpectrumConfig, band_filters, band_levels, magnitudes
+from eisbach.codecs.spectrum import SpectrumConfig, band_filters, band_levels, magnitudes, triangles
 from eisbach.errors import UserError
 from eisbach.files import write_json
 from eisbach.progress import Progress
@@ -142,7 +142,6 @@ def _floored(levels: torch.Tensor) -> torch.Tensor:
 
 def _mel_filters(config: SpectrumConfig) -> torch.Tensor:
     """Triangles evenly spaced on the HTK mel scale [shape=(n_bands, bins)], each of unit sum."""
-    bins = torch.arange(config.n_fft // 2 + 1, dtype=torch.float64) * config.sample_rate / config.n_fft
 
     def mel(hertz: torch.Tensor) -> torch.Tensor:
         return 2595.0 * torch.log10(1.0 + hertz / 700.0)
@@ -150,10 +149,7 @@ def _mel_filters(config: SpectrumConfig) -> torch.Tensor:
     ends = mel(torch.tensor([config.low_hz, config.high_hz], dtype=torch.float64))
     points = torch.linspace(float(ends[0]), float(ends[1]), config.n_bands + 2, dtype=torch.float64)
     edges = 700.0 * (10.0 ** (points / 2595.0) - 1.0)
-    rise = (bins[None] - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    fall = (edges[2:, None] - bins[None]) / (edges[2:] - edges[1:-1])[:, None]
-    filters = torch.minimum(rise, fall).clamp_min(0.0)
-    return (filters / filters.sum(-1, keepdim=True).clamp_min(1e-9)).float()
+    return triangles(edges, config)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -71,6 +71,17 @@ def band_filters(config: SpectrumConfig) -> torch.Tensor:
     centres = band_centres(config)
     step_low, step_high = centres[1] - centres[0], centres[-1] ** 2 / centres[-2]
     edges = torch.cat([centres[:1] - step_low, centres, step_high[None]])
+    return triangles(edges, config)
+
+
+def triangles(edges: torch.Tensor, config: SpectrumConfig) -> torch.Tensor:
+    """Triangular filters of unit sum [shape=(n - 2, n_fft // 2 + 1), float32] over edges in Hz [shape=(n,), float64].
+
+    Raises
+    ------
+    UserError
+        Edges so close that a filter holds no bin of the transform.
+    """
     bins = torch.arange(config.n_fft // 2 + 1, dtype=torch.float64) * config.sample_rate / config.n_fft
     rise = (bins[None] - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     fall = (edges[2:, None] - bins[None]) / (edges[2:] - edges[1:-1])[:, None]
@@ -78,24 +89,23 @@ def band_filters(config: SpectrumConfig) -> torch.Tensor:
     empty = int((filters.sum(-1) == 0).sum())
     if empty:
         raise UserError(
-            f"{empty} of {config.n_bands} bands between {config.low_hz:g} and {config.high_hz:g} Hz hold no bin of a "
+            f"{empty} of {len(filters)} bands between {float(edges[1]):g} and {float(edges[-2]):g} Hz hold no bin of a "
             f"transform of {config.n_fft} samples at {config.sample_rate} Hz; use fewer bands or a longer transform."
         )
     return (filters / filters.sum(-1, keepdim=True)).float()
 
 
+def _transform(samples: torch.Tensor, config: SpectrumConfig, window: torch.Tensor) -> torch.Tensor:
+    """Complex STFT [shape=(..., n_fft // 2 + 1, n // hop + 1)], centred, silence beyond the ends."""
+    return torch.stft(
+        samples, config.n_fft, config.hop, window=window, center=True, pad_mode="constant", return_complex=True
+    )
+
+
 def magnitudes(samples: torch.Tensor, config: SpectrumConfig) -> torch.Tensor:
     """STFT magnitudes [shape=(..., n_fft // 2 + 1, n // hop)]; a full-scale sine on a bin gives 1."""
     window = torch.hann_window(config.n_fft)
-    spectrum = torch.stft(
-        samples,
-        config.n_fft,
-        config.hop,
-        window=window,
-        center=True,
-        pad_mode="constant",
-        return_complex=True,
-    )
+    spectrum = _transform(samples, config, window)
     return spectrum.abs()[..., : samples.shape[-1] // config.hop] * (2.0 / float(window.sum()))
 
 
@@ -153,15 +163,7 @@ def invert(
     phases = torch.polar(torch.ones_like(target), _peak_phases(target, config))
     previous = torch.zeros_like(phases)
     for _ in range(iterations):
-        rebuilt = torch.stft(
-            synthesise(target * phases),
-            config.n_fft,
-            config.hop,
-            window=window,
-            center=True,
-            pad_mode="constant",
-            return_complex=True,
-        )
+        rebuilt = _transform(synthesise(target * phases), config, window)
         step = rebuilt + momentum * (rebuilt - previous)
         phases = torch.sgn(step)
         previous = rebuilt

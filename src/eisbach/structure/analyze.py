@@ -6,15 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from eisbach.structure.batch import Clip, analyze_file, analyze_files
 from eisbach.structure.energy import bandwidth_hz, is_clipped, noise_floor_db, share_of
 from eisbach.structure.features import MAX_SECONDS, SAMPLE_RATE, Features, extract_features
 from eisbach.structure.flatness import IS_FLAT_FROM, flat_probability, judge_identity
 from eisbach.structure.metrics import METRICS, measure
 from eisbach.structure.spectra import long_term_spectrum
 from eisbach.types import Record, Waveform
-
-__all__ = ["Analysis", "Clip", "analyze", "analyze_file", "analyze_files"]
 
 ANALYSIS_VERSION = 2
 """Raised whenever a number that `analyze` returns would change; records of another version are computed anew."""

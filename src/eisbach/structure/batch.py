@@ -15,6 +15,7 @@ from eisbach.audio import AUDIO_SUFFIXES, audio_hash, read_audio
 from eisbach.errors import AudioError, StorageError, UserError
 from eisbach.files import atomic_write, write_jsonl
 from eisbach.progress import Progress
+from eisbach.structure.analyze import RECORD_COLUMNS, analysis_version, analyze
 from eisbach.types import Record, RecordValue, SkipReport
 
 _MAX_SAMPLES = 240_000_000  # decoded at once, over all channels: 1 GB of float32
@@ -48,7 +49,6 @@ def analyze_file(path: str | Path) -> Record:
     AudioError
         The file is missing, unreadable, empty or holds NaN samples.
     """
-    from eisbach.structure.analyze import analysis_version, analyze
     from eisbach.structure.features import MAX_SECONDS
 
     duration, per_second = _extent(path)
@@ -178,8 +178,6 @@ def _attempt(name: str) -> tuple[str, Record | None, str]:
 
 
 def _check_keys(items: Sequence[Clip]) -> None:
-    from eisbach.structure.analyze import RECORD_COLUMNS
-
     measured = {*RECORD_COLUMNS, *_FILE_COLUMNS}
     clash = sorted({key for item in items for key in item.keys if key in measured})
     if clash:
@@ -188,8 +186,6 @@ def _check_keys(items: Sequence[Clip]) -> None:
 
 def _known_records(folder: Path, names: Sequence[str]) -> dict[str, Record]:
     """Records of an earlier run whose file still has the same content; a torn last line is dropped."""
-    from eisbach.structure.analyze import RECORD_COLUMNS, analysis_version
-
     wanted, columns = set(names), (*_FILE_COLUMNS, *RECORD_COLUMNS)
     found: dict[str, Record] = {}
     for file in (folder / "records.jsonl", folder / _JOURNAL):
@@ -210,7 +206,7 @@ def _same_file(name: str, row: Record) -> bool:
 
 def _tolerant_rows(file: Path) -> Iterator[Record]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError):
         return
     for line in lines:
