@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eisbach.backbones import BACKBONES, Backbone, create_backbone, load_backbone
+from eisbach.backbones import BACKBONES, Backbone, create_backbone, load_backbone, load_codec_of
 from eisbach.backbones.tiny import NULL, PADDING, TinyMusicBackbone, words_of
 from eisbach.errors import CheckpointError, ConfigError, UserError
 
@@ -308,3 +308,13 @@ def test_kinds_and_configurations_that_do_not_exist() -> None:
         with pytest.raises(ConfigError):
             create_backbone(SMALL | bad)
     assert list(BACKBONES) == ["eisbach-tiny-music"]
+
+
+def test_the_codec_must_fit_the_model(folder: Path, tiny_model: Path) -> None:
+    assert load_codec_of(load_backbone(tiny_model)).channels == 8
+    edit_config(folder, codec="bands")
+    with pytest.raises(CheckpointError, match=r"reads 8 channels .* its codec 'bands' gives 96 channels"):
+        load_codec_of(load_backbone(folder))
+    edit_config(folder, codec="nowhere.safetensors")
+    with pytest.raises(UserError, match="there is no codec"):
+        load_codec_of(load_backbone(folder))

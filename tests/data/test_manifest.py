@@ -152,3 +152,10 @@ def test_files_are_hashed_in_parallel_and_bad_ones_are_told(tmp_path: Path) -> N
     assert told == [paths[4]]
     with pytest.raises(AudioError):
         hash_files(paths)
+
+
+def test_captions_may_hold_line_separators(tmp_path: Path) -> None:
+    a_folder(tmp_path, "ab")
+    rows = [a_row("a", caption="one\u2028two\u0085three"), a_row("b", caption="four\nfive")]
+    save_manifest(Manifest(rows, tmp_path))
+    assert list(load_manifest(tmp_path)) == rows

@@ -10,11 +10,12 @@ import pytest
 from eisbach.audio import audio_hash, write_audio
 from eisbach.config import build_config
 from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
-from eisbach.errors import InterruptedRun, UserError
+from eisbach.errors import ConfigError, InterruptedRun, UserError
 from eisbach.experiments import run as module
 from eisbach.experiments.records import load_records
 from eisbach.experiments.run import ExperimentResult, run_experiment
 from eisbach.experiments.spec import ExperimentSpec
+from eisbach.training.run_folder import RunFolder, exclusive
 from eisbach.types import Waveform
 
 ARMS: dict[str, Any] = {
@@ -189,6 +190,11 @@ def test_other_settings_need_another_folder(done: ExperimentResult, tiny_model: 
     arms = ARMS | {"recurrence": {"label": "recurrence", "overrides": {"weighting": {"sample": "entropy_barrier"}}}}
     with pytest.raises(UserError, match=r"arms\.recurrence\.overrides changed"):
         run_experiment(spec_of(tiny_model, material, done.folder, arms=arms), quiet=True)
+
+
+def test_two_processes_do_not_share_a_folder(done: ExperimentResult) -> None:
+    with exclusive(RunFolder(done.folder)), pytest.raises(ConfigError, match="another process is at work in"):
+        run_experiment(done.spec, quiet=True)
 
 
 def test_the_page_is_the_last_stage(done: ExperimentResult) -> None:

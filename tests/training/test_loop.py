@@ -181,6 +181,7 @@ def test_a_changed_configuration_is_refused_key_by_key(configure: Any) -> None:
 def test_a_signal_saves_and_the_same_call_continues(
     number: int, configure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = signal.getsignal(number)  # a shell may start background jobs with SIGINT ignored
     straight = train(configure("straight"), quiet=True)
     config = configure("stopped")
     take_step = Trainer.take_step
@@ -195,7 +196,7 @@ def test_a_signal_saves_and_the_same_call_continues(
         with pytest.raises(InterruptedRun, match="saved at step 4 of 6; the same command continues"):
             train(config, quiet=True)
     assert [path.name for path in list_checkpoints(Path(config.out) / "checkpoints")][-1] == "step-000004"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(number) is before
     assert equal(weights(straight), weights(train(config, quiet=True)))
 
 
@@ -328,7 +329,7 @@ def test_bad_data_is_one_sentence(configure: Any, clips: Path, tmp_path: Path) -
 
 def test_two_runs_cannot_share_a_folder(configure: Any) -> None:
     config = configure(steps=1)
-    with exclusive(RunFolder(Path(config.out))), pytest.raises(ConfigError, match="another process is training in"):
+    with exclusive(RunFolder(Path(config.out))), pytest.raises(ConfigError, match="another process is at work in"):
         train(config, quiet=True)
     train(config, quiet=True)
 

@@ -124,6 +124,19 @@ class BandCodec:
         stacked = vectors.unflatten(-1, (self.config.n_bands, self.stack)).movedim(-3, -2)
         return stacked.flatten(-2).clamp(self.config.floor_db, 6.0)
 
+    def _magnitudes(self, levels: torch.Tensor) -> torch.Tensor:
+        """Magnitudes of transform bins [shape=(B, n_fft // 2 + 1, T * stack)] that have these band levels."""
+        # Levels at the floor stand for silence: fade them out rather than sound them as hiss.
+        audible = ((levels - self.config.floor_db) / 10.0).clamp(0.0, 1.0)
+        bands = 10.0 ** (levels / 20.0) * audible
+        magnitude = self.synthesis @ bands
+        # The map was fitted to magnitudes on average, so a frame's bands come out too loud or too soft: measure them
+        # as the encoder would, and spread each band's missing gain over the bins that it hears.
+        power = (self.filters @ magnitude.square()).clamp_min(1e-12)
+        gain = (bands / power.sqrt()).clamp(0.0, 4.0)
+        spread = self.filters.T / self.filters.T.sum(dim=1, keepdim=True).clamp_min(1e-9)
+        return magnitude * (spread @ gain)
+
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> list[Waveform]:
         """Waveforms (mono) of latents [shape=(C, T) or (B, C, T)]; `T * samples_per_frame` samples each.
@@ -145,10 +158,7 @@ class BandCodec:
             raise UserError("the latents hold NaN or infinite values; the model that made them is broken.")
         out: list[Waveform] = []
         for chunk in batch.detach().cpu().split(_DECODE_CHUNK):
-            levels = self.latents_to_levels(chunk)
-            # Levels at the floor stand for silence: fade them out rather than sound them as hiss.
-            audible = ((levels - self.config.floor_db) / 10.0).clamp(0.0, 1.0)
-            magnitude = self.synthesis @ (10.0 ** (levels / 20.0) * audible)
+            magnitude = self._magnitudes(self.latents_to_levels(chunk))
             samples = invert(magnitude, self.config, iterations=self.iterations)
             # One gain for the whole clip where the inversion overshoots full scale.
             peak = samples.abs().amax(dim=-1, keepdim=True).clamp_min(1.0)
