@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eisbach.backbones.base import Backbone
 from eisbach.config import build_config
-from eisbach.errors import UserError
+from eisbach.errors import CheckpointError, UserError
 from eisbach.files import read_json
 
-__all__ = ["BACKBONES", "Backbone", "create_backbone", "load_backbone"]
+if TYPE_CHECKING:
+    from eisbach.codecs.base import Codec
+
+__all__ = ["BACKBONES", "Backbone", "create_backbone", "load_backbone", "load_codec_of"]
 
 
 def _tiny_create(values: Mapping[str, Any], seed: int) -> Backbone:
@@ -60,6 +63,28 @@ def load_backbone(name: str | Path = "embedded") -> Backbone:
         with resources.as_file(resources.files("eisbach") / "assets" / "base") as folder:
             return _load_folder(folder)
     return _load_folder(Path(name))
+
+
+def load_codec_of(backbone: Backbone) -> Codec:
+    """The codec that a backbone's latents come from.
+
+    Raises
+    ------
+    UserError
+        No such codec.
+    CheckpointError
+        Its latents have another number of channels or another rate than the backbone's.
+    """
+    from eisbach.codecs import load_codec
+
+    codec = load_codec(backbone.codec)
+    if codec.channels != backbone.latent_channels or abs(codec.latent_rate / backbone.latent_rate - 1) > 0.01:
+        raise CheckpointError(
+            f"the model reads {backbone.latent_channels} channels at {backbone.latent_rate:.4g} frames/s, and its codec "
+            f"'{backbone.codec}' gives {codec.channels} channels at {codec.latent_rate:.4g}; name the codec that fits, or "
+            "set the model's latent_channels and latent_rate to the codec's."
+        )
+    return codec
 
 
 def _load_folder(folder: Path) -> Backbone:

@@ -147,7 +147,7 @@ def folder(
         return
     total = sum(row.duration for row in manifest)
     typer.echo(f"{len(manifest)} clips, {total / 60:.1f} minutes: {path / 'manifest.jsonl'}")
-    _say_skipped(report, "files were left out")
+    _say_skipped(report, "files were left out (--json lists all)")
 
 
 @app.command()

@@ -131,7 +131,7 @@ def load_manifest(path: str | Path, *, check_files: bool = True) -> Manifest:
     if path.is_dir():
         path = path / MANIFEST_NAME
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would also cut at U+2028 within a caption
     except FileNotFoundError as error:
         raise ManifestError(
             f"the manifest {path} does not exist; make one with 'eisbach data folder' or 'eisbach data render'."

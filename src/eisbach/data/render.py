@@ -326,7 +326,7 @@ def _read_journal(out: Path, clips: int) -> dict[int, dict[str, Any]]:
     journal = out / _JOURNAL
     if not journal.is_file():
         return done
-    for line in journal.read_text(encoding="utf-8").splitlines():
+    for line in journal.read_text(encoding="utf-8").split("\n"):
         try:
             entry = json.loads(line)
             index, path = int(entry.pop("index")), out / entry["row"]["path"]

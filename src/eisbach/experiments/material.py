@@ -78,8 +78,7 @@ def _render(name: str, clips: int, material: MaterialConfig, out: Path) -> Manif
 
 def _encode(spec: ExperimentSpec, root: Path) -> None:
     """Fills the latent cache that all arms share, so that no arm's training waits for it."""
-    from eisbach.backbones import load_backbone
-    from eisbach.codecs import load_codec
+    from eisbach.backbones import load_backbone, load_codec_of
     from eisbach.data.latents import encode_manifest
 
     manifest, cache = plan_material(spec, root)
@@ -88,7 +87,7 @@ def _encode(spec: ExperimentSpec, root: Path) -> None:
     )
     if not isinstance(training.model, str) or training.data.cache is None:
         return  # a model made from scratch has no codec yet; without a shared cache each manifest keeps its own
-    codec = load_codec(load_backbone(training.model).codec)
+    codec = load_codec_of(load_backbone(training.model))
     for path in training.data.manifest:
         for crop in training.data.crop_seconds:
             rows = load_manifest(path)

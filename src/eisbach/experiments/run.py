@@ -17,6 +17,7 @@ from eisbach.experiments.stages import OverallProgress, SpeedBook, Stage
 from eisbach.experiments.summary import Summary, summarise
 from eisbach.files import write_json
 from eisbach.structure import Clip
+from eisbach.training.run_folder import RunFolder, exclusive
 from eisbach.types import Record, SkipReport
 
 SPEC_FILE = "experiment.yaml"
@@ -69,7 +70,7 @@ def run_experiment(
     Raises
     ------
     ConfigError
-        A fault in any arm's configuration, found before anything runs.
+        A fault in any arm's configuration, found before anything runs, or another process at work in the folder.
     UserError
         The folder holds an experiment with other settings, or a clip cannot be measured.
     InterruptedRun
@@ -78,6 +79,17 @@ def run_experiment(
     check_spec(spec)
     _check_models(spec, notify)
     root = Path(spec.out)
+    with exclusive(RunFolder(root)):
+        return _run(spec, root, finish, finish_seconds, quiet)
+
+
+def _run(
+    spec: ExperimentSpec,
+    root: Path,
+    finish: Callable[[ExperimentResult], object] | None,
+    finish_seconds: float,
+    quiet: bool,
+) -> ExperimentResult:
     claim_folder(spec, root)
     manifest, cache = plan_material(spec, root)
     cells = [

@@ -70,14 +70,13 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     StorageError
         The disk is full or the folder is not writable; finished files stay.
     """
-    from eisbach.backbones import load_backbone
-    from eisbach.codecs import load_codec
+    from eisbach.backbones import load_backbone, load_codec_of
     from eisbach.diffusion.schedules import get_schedule
 
     takes = plan_takes(config)
     backbone = load_backbone(config.model)
     get_schedule(config.schedule or backbone.schedule, config.num_inference_steps)  # refuses an unknown name early
-    codec = load_codec(backbone.codec)
+    codec = load_codec_of(backbone)
     if notify is not None:
         for sentence in unknown_words(config.prompts, backbone):
             notify(sentence)

@@ -24,7 +24,7 @@ _FIXED_SEED = 0  # the held-out crops are the same for every training seed
 
 def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tuple[Trainer, HeldOut | None]:
     """Loads the model and the data and puts the adapter in."""
-    from eisbach.codecs import load_codec
+    from eisbach.backbones import load_codec_of
 
     manifest = load_manifests(config.data.manifest)
     rows = training_rows(manifest, config.data, config.batch_size)
@@ -41,7 +41,7 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tupl
     else:
         adapter = inject_adapter(config, backbone)
     cache = cache_folder(config.data, manifest)
-    codec = load_codec(backbone.codec)
+    codec = load_codec_of(backbone)
     with accelerator.main_process_first():  # one process encodes, the others find the cache
         data = load_data(
             rows, codec, config.data.crop_seconds, cache, config.seed, batch_size=config.batch_size, quiet=quiet

@@ -19,12 +19,12 @@ class CropShare(StrictModel):
     Attributes
     ----------
     seconds : float
-        Length of the crop, s.
+        Length of the crop, s; at most an hour.
     share : float
         Relative frequency among the steps; the shares need not sum to 1.
     """
 
-    seconds: float = Field(gt=0)
+    seconds: float = Field(gt=0, le=3600)
     share: float = Field(default=1.0, gt=0)
 
 
@@ -60,7 +60,8 @@ class DataConfig(StrictModel):
     @field_validator("crop_seconds", mode="before")
     @classmethod
     def _one_length(cls, value: object) -> object:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        # text too: YAML 1.1 reads 1e2 as text, and the field itself knows what is a number
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
             return [{"seconds": value}]
         return value
 

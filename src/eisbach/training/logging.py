@@ -102,7 +102,7 @@ class MetricsFile:
         """The rows that are whole: a last line that a death cut short is left out."""
         found = []
         if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
+            for line in self.path.read_text(encoding="utf-8").split("\n"):
                 try:
                     found.append(json.loads(line))
                 except json.JSONDecodeError:

@@ -122,7 +122,7 @@ def exclusive(folder: RunFolder) -> Iterator[None]:
     Raises
     ------
     ConfigError
-        Another process is training in the folder.
+        Another process is at work in the folder.
     StorageError
         The folder cannot be made or written.
     """
@@ -141,7 +141,7 @@ def exclusive(folder: RunFolder) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ConfigError(
-                    f"another process is training in {folder.root}; wait for it, stop it, or choose another out."
+                    f"another process is at work in {folder.root}; wait for it, stop it, or choose another out."
                 ) from error
             except OSError:
                 pass  # a file system without locks
