@@ -41,6 +41,7 @@ def demo(
             data,
             **choices,
             caption_from=caption_from,
+            save=not dry_run,
             quiet=quiet,
             notify=lambda line: typer.echo(f"note: {line}", err=True),
         )

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, merge, save_manifest
-from eisbach.errors import StorageError
+from eisbach.errors import StorageError, UserError
 from eisbach.experiments.spec import ExperimentSpec, MaterialConfig, arm_training
 from eisbach.experiments.stages import OpenStage, Stage
-from eisbach.types import SkipReport
+from eisbach.types import Skipped, SkipReport
 
 # First guesses on two laptop cores; measured speeds replace them within seconds.
 SECONDS_PER_RENDERED_CLIP = 0.7
@@ -118,12 +118,15 @@ class OwnAudio:
         Every clip says whether it is flat, so that the oracle can be trained.
     captioned : bool
         The clips have captions; otherwise the models train without text.
+    skipped : tuple of Skipped
+        Files that could not be used.
     """
 
     manifest: Path
     training_clips: int
     labelled: bool
     captioned: bool
+    skipped: tuple[Skipped, ...] = ()
 
 
 def adopt_folder(
@@ -131,6 +134,7 @@ def adopt_folder(
     data: Path,
     *,
     caption_from: str | None = None,
+    save: bool = True,
     quiet: bool = False,
     notify: Callable[[str], object] | None = None,
 ) -> OwnAudio:
@@ -143,18 +147,25 @@ def adopt_folder(
     ----------
     caption_from : str or None
         As `eisbach data folder` takes it; None decides as above.
+    save : bool
+        When False, nothing is written: for a look at what would be done.
     notify : callable or None
         Is told, in a sentence each, of files that were left out and of missing captions.
 
     Raises
     ------
     UserError
-        No such folder, or no usable audio in it.
+        No such folder, no usable audio in it, the experiment's folder lies within it, or it has changed since models
+        were trained on it.
     StorageError
         The experiment's folder cannot be written.
     """
     from eisbach.data.audio_folder import find_audio, read_folder
 
+    if data.resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"the results in {data.parent} would lie within {folder} and be taken for its audio; choose an --out outside it."
+        )
     skips = SkipReport()
     if (folder / MANIFEST_NAME).is_file():
         found = load_manifest(folder)
@@ -169,15 +180,34 @@ def adopt_folder(
             notify(f"{item.item} is left out: {item.reason}.")
         if caption_from == "none":
             notify(f"{folder} holds no captions (.txt or .json beside the audio), so the models train without text.")
-    _link_or_copy(folder, data / _AUDIO)
     rows = [replace(row, path=f"{_AUDIO}/{row.path}") for row in found]
     manifest = Manifest(rows, data)
+    _refuse_changes(manifest, folder)
+    if save:
+        _link_or_copy(folder, data / _AUDIO)
+        save_manifest(manifest)
     return OwnAudio(
-        manifest=save_manifest(manifest),
+        manifest=data / MANIFEST_NAME,
         training_clips=len(manifest.select(split="train")),
         labelled={row.labels.get("flat") for row in rows} == {"true", "false"},
         captioned=any(row.caption for row in rows),
+        skipped=tuple(skips.skipped),
     )
+
+
+def _refuse_changes(manifest: Manifest, folder: Path) -> None:
+    """Refuses audio or captions other than those that models in this experiment were trained on."""
+    if not (manifest.root / MANIFEST_NAME).is_file() or not (manifest.root.parent / "arms").is_dir():
+        return
+    before, now = (
+        {(row.id, row.caption, row.audio_hash) for row in rows}
+        for rows in (load_manifest(manifest.root, check_files=False), manifest)
+    )
+    if before != now:
+        raise UserError(
+            f"{folder} is not what the models in {manifest.root.parent} were trained on ({len(now - before)} clips are new "
+            f"or changed, {len(before - now)} are gone or changed); restore it, or choose another output folder."
+        )
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

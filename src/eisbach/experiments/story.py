@@ -10,12 +10,14 @@ from eisbach.errors import UserError
 from eisbach.experiments.recipes import load_spec
 from eisbach.experiments.spec import ExperimentSpec, merge
 
+_SHOWN = 10  # files named in a note
 _OWN_AUDIO = (
     "The models were fine-tuned on the audio in {folder} ({clips} training clips); whether the plain arm goes flat depends "
     "on that audio."
 )
 _NO_LABELS = "Nobody labelled which of the audio is flat, so there is no oracle arm and no recovered share of its gain."
 _NO_CAPTIONS = "The audio has no captions, so the models were fine-tuned without text."
+_LEFT_OUT = "{count} of the files in {folder} could not be used: {named}."
 _SMALL_BATCH = "The folder holds {clips} training clips, so batches hold {batch} instead of the recipe's {recipe}."
 _OWN_QUESTION = (
     "A small music model is fine-tuned on a person's own audio, each time with another way of weighting the training "
@@ -61,12 +63,13 @@ def own_audio_spec(
     quick: bool = False,
     overrides: Sequence[str] = (),
     caption_from: str | None = None,
+    save: bool = True,
     quiet: bool = False,
     notify: Callable[[str], object] | None = None,
 ) -> ExperimentSpec:
     """The demo's experiment on a person's folder of audio: the same arms, without the oracle unless clips are labelled.
 
-    Writes a manifest of the folder into the experiment's folder. What could not be used, and every way in which the
+    Writes a manifest of the folder into the experiment's folder (unless `save` is False). What could not be used, and every way in which the
     experiment differs from the recipe, is told through `notify` and stands in the notes of the page.
 
     Raises
@@ -78,7 +81,7 @@ def own_audio_spec(
 
     spec = demo_spec(out=out, seed=seed, quick=quick, overrides=overrides)
     data = Path(spec.out) / "data"
-    own = adopt_folder(Path(folder), data, caption_from=caption_from, quiet=quiet, notify=notify)
+    own = adopt_folder(Path(folder), data, caption_from=caption_from, save=save, quiet=quiet, notify=notify)
     clips = own.training_clips
     if clips < 2:
         raise UserError(
@@ -88,6 +91,10 @@ def own_audio_spec(
     recipe_batch = int(spec.training.get("batch_size", 4))
     batch = min(recipe_batch, clips)
     notes = [_OWN_AUDIO.format(folder=folder, clips=clips)]
+    if own.skipped:
+        shown = [f"{item.item} {item.reason}" for item in own.skipped[:_SHOWN]]
+        more = [f"and {len(own.skipped) - _SHOWN} more"] if len(own.skipped) > _SHOWN else []
+        notes.append(_LEFT_OUT.format(count=len(own.skipped), folder=folder, named="; ".join([*shown, *more])))
     if not own.labelled:
         notes.append(_NO_LABELS)
     if not own.captioned:
