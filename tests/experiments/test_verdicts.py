@@ -115,3 +115,23 @@ def test_recovered_shares_are_said_or_refused():
     assert said == "The recurrence barrier recovers 92% of the gain of or (95% interval 50% to 110%, 8 prompts)."
     said = recovered_sentence(RecoveredShare(**(values | {"share": None, "interval": None, "reason": "too few"})))
     assert "cannot be given: too few" in said
+
+
+def test_a_share_without_variation_claims_no_certainty() -> None:
+    one = RecoveredShare(
+        arm="recurrence",
+        plain="plain",
+        oracle="oracle",
+        metric="is_flat",
+        share=-0.0,
+        interval=(-0.0, -0.0),
+        oracle_gain=-0.4,
+        oracle_interval=(-0.8, -0.1),
+        reason="",
+        unit="prompt",
+        n_units=8,
+    )
+    said = recovered_sentence(one)
+    assert "0%" in said
+    assert "−0%" not in said
+    assert "no interval" in said

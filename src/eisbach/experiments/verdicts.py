@@ -143,14 +143,15 @@ def recovered_sentence(recovered: RecoveredShare, titles: Mapping[str, str] | No
     if recovered.share is None or recovered.interval is None:
         return f"The share of {oracle}'s gain that {arm} recovers cannot be given: {recovered.reason}."
     low, high = recovered.interval
-    return (
-        f"{_upper(arm)} recovers {_percent(recovered.share)} of the gain of {oracle} "
-        f"(95% interval {_percent(low)} to {_percent(high)}, {recovered.n_units} {recovered.unit}s)."
-    )
+    said = f"{_upper(arm)} recovers {_percent(recovered.share)} of the gain of {oracle}"
+    if low == high:
+        # The ratio is the same however the units are drawn again: the bootstrap sees no variation, which is not certainty.
+        return f"{said} (the same in every {recovered.unit}, so that {recovered.n_units} of them give no interval)."
+    return f"{said} (95% interval {_percent(low)} to {_percent(high)}, {recovered.n_units} {recovered.unit}s)."
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.0f}%".replace("-", _MINUS)
+    return f"{round(100 * value) + 0:d}%".replace("-", _MINUS)  # an integer has no minus zero
 
 
 def overall_verdict(
