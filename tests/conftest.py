@@ -74,3 +74,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_tiny_model() -> Callable[..., Path]:
     """`save_tiny_model(folder, seed=0)`, for tests that need another model."""
     return save_tiny_model
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Sums round differently from one number of threads to another, and spectrogram inversion makes that audible: what is
+    compared byte for byte across processes must be made with the same number. Workers of the suite share the cores anyway.
+    """
+    import torch
+
+    torch.set_num_threads(1)

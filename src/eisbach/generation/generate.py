@@ -51,7 +51,8 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     """Makes what is missing of `config` and returns the manifest of all of it.
 
     Finished files are kept, so that the same command continues a stopped one. Batches are cut from the whole plan and
-    not from what is missing, so that a continued run makes the same samples, bit for bit, as an uninterrupted one.
+    not from what is missing, so that a continued run makes the same samples, bit for bit, as an uninterrupted one with the
+    same number of threads.
 
     Parameters
     ----------
