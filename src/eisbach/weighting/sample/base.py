@@ -115,6 +115,7 @@ def expand_mask(mask: Tensor | None, output: Tensor) -> Tensor | None:
         return None
     shape = (output.shape[0], *output.shape[2:])
     fits = 2 <= mask.dim() <= len(shape) and mask.shape[0] == shape[0]
+    # Not strict: a mask may have fewer trailing axes than the output.
     fits = fits and all(size in (1, full) for size, full in zip(mask.shape[1:], shape[1:], strict=False))
     if not fits:
         raise UserError(
