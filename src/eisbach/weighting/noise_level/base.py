@@ -25,7 +25,7 @@ class NoiseWeight(ABC):
 
     name: ClassVar[str]
 
-    def __call__(self, path: Path | str, target: str, t: Tensor) -> Tensor:
+    def __call__(self, path: Path | str, target: str, t: Tensor, *, num_frames: int | None = None) -> Tensor:
         """The weight on the squared error of `target`, shape (B,), detached, float64 (float32 where there is no
         float64).
 
@@ -35,6 +35,8 @@ class NoiseWeight(ABC):
         target : {"eps", "x0", "v", "u"}
         t : Tensor [shape=(B,)], in [0, 1]
             At the ends the weight is its value 1e-9 inside: the limit where that is finite, a large number where not.
+        num_frames : int or None
+            Latent frames of the samples; only schemes that correct for a density which depends on length read it.
 
         Raises
         ------
@@ -44,11 +46,25 @@ class NoiseWeight(ABC):
         path = get_path(path)
         check_target(target)
         with torch.no_grad():
-            return self._weight(path, target, inner_levels(t))
+            return self._weight(path, target, inner_levels(t), num_frames)
 
     @abstractmethod
-    def _weight(self, path: Path, target: str, t: Tensor) -> Tensor:
+    def _weight(self, path: Path, target: str, t: Tensor, num_frames: int | None) -> Tensor:
         """The weight on the target's squared error, at noise levels strictly inside (0, 1)."""
+
+    def terms(
+        self, path: Path | str, target: str, t: Tensor, *, num_frames: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(weight, penalty) of each sample, both (B,): the loss of sample b becomes ``weight_b * loss_b + penalty_b``.
+
+        Most schemes have no penalty and a detached weight. One that learns its weight overrides this, returns both with
+        gradient, and names its parameters in `trainable_parameters`.
+        """
+        return self(path, target, t, num_frames=num_frames), None
+
+    def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Parameters that training must update beside the network's, by name; empty for a fixed scheme."""
+        return {}
 
     def __repr__(self) -> str:
         options = ", ".join(f"{key}={value!r}" for key, value in self.options().items())
@@ -66,7 +82,7 @@ class X0Weight(NoiseWeight):
     def log_x0_weight(self, log_snr: Tensor) -> Tensor:
         """ln W at each log-SNR; same shape."""
 
-    def _weight(self, path: Path, target: str, t: Tensor) -> Tensor:
+    def _weight(self, path: Path, target: str, t: Tensor, num_frames: int | None) -> Tensor:
         return x0_to_target_weight(self.log_x0_weight(path.log_snr(t)), path, target, t).exp()
 
 

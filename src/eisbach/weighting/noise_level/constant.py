@@ -14,5 +14,5 @@ class Constant(NoiseWeight):
 
     name = "constant"
 
-    def _weight(self, path: Path, target: str, t: Tensor) -> Tensor:
+    def _weight(self, path: Path, target: str, t: Tensor, num_frames: int | None) -> Tensor:
         return torch.ones_like(t)

@@ -25,6 +25,6 @@ class ERD(NoiseWeight):
 
     name = "erd"
 
-    def _weight(self, path: Path, target: str, t: Tensor) -> Tensor:
+    def _weight(self, path: Path, target: str, t: Tensor, num_frames: int | None) -> Tensor:
         c_x, c_eps = coefficients(path, target, t)
         return torch.hypot(c_x * path.alpha(t), c_eps * path.sigma(t))
