@@ -5,6 +5,7 @@ Needs only torch; usable in anybody's training loop (see docs/weighting.md).
 
 from eisbach.weighting.build import build_weighting
 from eisbach.weighting.compose import PartialLoss, Weighting, effective_sample_size, per_sample_mse
+from eisbach.weighting.level_table import NoiseLevelTable, gate_table
 from eisbach.weighting.noise_level import NOISE_WEIGHTINGS, NoiseWeight
 from eisbach.weighting.sample import SAMPLE_WEIGHTINGS, EntropyBarrier, RecurrenceBarrier, SampleBarrier, SampleWeights
 
@@ -12,6 +13,7 @@ __all__ = [
     "NOISE_WEIGHTINGS",
     "SAMPLE_WEIGHTINGS",
     "EntropyBarrier",
+    "NoiseLevelTable",
     "NoiseWeight",
     "PartialLoss",
     "RecurrenceBarrier",
@@ -20,5 +22,6 @@ __all__ = [
     "Weighting",
     "build_weighting",
     "effective_sample_size",
+    "gate_table",
     "per_sample_mse",
 ]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from eisbach.diffusion.noise_levels import NoiseLevelDensity
+from eisbach.diffusion.paths import Path
 from eisbach.errors import UserError
 from eisbach.weighting.compose import Normalisation, Reduction, Weighting
+from eisbach.weighting.level_table import NoiseLevelTable, gate_table
 from eisbach.weighting.noise_level import NOISE_WEIGHTINGS
 from eisbach.weighting.sample import SAMPLE_WEIGHTINGS
 
 NONE = "none"
+_CONTEXT = {"latent_rate", "path", "density"}  # facts of the model, not choices
+_SHAPING = {"gate_below", "gate_above", "gate_width", "level_means"}
 Built = TypeVar("Built")
 
 
@@ -22,7 +27,13 @@ def build_weighting(
     reduction: Reduction = "sample",
     normalisation: Normalisation = "none",
     strength: float = 0.5,
+    gate_below: float | None = None,
+    gate_above: float | None = None,
+    gate_width: float = 0.0,
+    level_means: Sequence[Sequence[float]] | None = None,
     latent_rate: float | None = None,
+    path: Path | str | None = None,
+    density: NoiseLevelDensity | None = None,
     **options: Any,
 ) -> Weighting:
     """A `Weighting` from names.
@@ -35,8 +46,19 @@ def build_weighting(
         "none" or a name in `NOISE_WEIGHTINGS`.
     reduction, normalisation, strength
         As in `Weighting`.
+    gate_below, gate_above : noise level t in [0, 1], or None
+        The sample weighting acts only below, or above, this noise level.
+    gate_width : float >= 0, default 0
+        Width in t of the gate's ramp.
+    level_means : list of [t, mean weight] or None
+        Mean sample weight by noise level, as `eisbach probe` writes it; the weights are divided by it.
     latent_rate : float or None
-        Latent frames per second, for weightings whose options are in seconds; the others ignore it.
+        Latent frames per second, for weightings whose options are in seconds.
+    path : Path, str or None
+        The noising path, for noise-level weightings that need it when they are made.
+    density : NoiseLevelDensity or None
+        What t is drawn from, for noise-level weightings that correct for it. These three come from the model; weightings
+        that have no use for them ignore them.
     **options
         Options of the two weightings; each goes to the one that has it.
 
@@ -51,19 +73,27 @@ def build_weighting(
     allowed = [_option_names(first), _option_names(second)]
     unknown = sorted(set(options) - allowed[0] - allowed[1])
     if unknown:
-        known = sorted((allowed[0] | allowed[1]) - {"latent_rate"}) or ["none"]
+        shaping = set() if first is None else _SHAPING
+        known = sorted((allowed[0] | allowed[1]) - _CONTEXT | shaping) or ["none"]
         raise UserError(
             f"the weighting ({sample}, {noise_level}) has no option {', '.join(map(repr, unknown))}; its options are "
             f"{', '.join(known)}."
         )
-    if latent_rate is not None and "latent_rate" in allowed[0]:
-        options = {**options, "latent_rate": latent_rate}
+    context = {"latent_rate": latent_rate, "path": path, "density": density}
+    given = {key: value for key, value in context.items() if value is not None}
+    gate = None
+    if gate_below is not None or gate_above is not None:
+        gate = gate_table(gate_below, gate_above, gate_width)
+    elif gate_width:
+        raise UserError(f"gate_width is {gate_width!r} but there is no gate; give gate_below or gate_above with it.")
     return Weighting(
-        sample=_build(first, options, allowed[0]),
-        noise_level=_build(second, options, allowed[1]),
+        sample=_build(first, {**given, **options}, allowed[0]),
+        noise_level=_build(second, {**given, **options}, allowed[1]),
         reduction=reduction,
         normalisation=normalisation,
         strength=strength,
+        gate=gate,
+        level_means=None if level_means is None else NoiseLevelTable(tuple(level_means)),  # type: ignore[arg-type]
     )
 
 

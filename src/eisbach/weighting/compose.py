@@ -1,9 +1,13 @@
 """The only place where losses are reduced: sample weights times noise-level weights, exact over the global batch.
 
-With l_b the loss, w_b the sample weight and n_b the noise-level weight of sample b, and strength lambda:
+With l_b the loss, s_b the sample weight and n_b the noise-level weight of sample b, and strength lambda:
 
-- ``reduction="sample"`` (the barrier paper's section 5): ``L = mean_b(n_b ((1 - lambda) + lambda w_b) l_b)``
-- ``reduction="batch"`` (its Eq. 5 as printed): ``L = mean_b(n_b l_b) * ((1 - lambda) + lambda mean_b(w_b))``
+- ``reduction="sample"`` (the barrier paper's section 5): ``L = mean_b(n_b ((1 - lambda) + lambda s_b) l_b)``
+- ``reduction="batch"`` (its Eq. 5 as printed): ``L = mean_b(n_b l_b) * ((1 - lambda) + lambda mean_b(s_b))``
+
+s_b is the weighting's own w_b, or ``1 + g(t) (w_b / m(t) - 1)`` with a gate g and the mean weight m of its noise level:
+the gate turns it off where belief and loss disagree, and the division keeps a weight that falls with the noise from
+being a noise-level weight in disguise. A noise-level weight that is learned adds a penalty u_b to ``n_b l_b``.
 
 Every mean is over the global batch. A process, or a micro-batch, knows only its part of it, so the work is split:
 `partial` gives a sum to differentiate and a small vector of statistics that may be added up; `gradient_factor` turns
@@ -23,14 +27,15 @@ from torch import Tensor
 from eisbach.diffusion.paths import Path
 from eisbach.errors import UserError
 from eisbach.types import LossTerms
+from eisbach.weighting.level_table import NoiseLevelTable
 from eisbach.weighting.noise_level import NoiseWeight
-from eisbach.weighting.sample import SampleBarrier
+from eisbach.weighting.sample import SampleBarrier, SampleWeights
 from eisbach.weighting.sample.base import at_least_float32, expand_mask
 
 Reduction = Literal["sample", "batch"]
 Normalisation = Literal["none", "mean1"]
 COUNT, SUM, SUM_OF_SQUARES, SAMPLE_SUM = range(4)
-"""Places in `PartialLoss.stats`: samples, sum of weights, sum of squared weights, sum of w_b."""
+"""Places in `PartialLoss.stats`: samples, sum of weights, sum of squared weights, sum of s_b."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,17 @@ class Weighting:
         With "mean1" the product of all weights is divided by its mean over the global batch.
     strength : float in [0, 1], default 0.5
         lambda: 0 ignores the sample weights, 1 uses them undiluted.
+    gate : NoiseLevelTable or None
+        1 where the sample weighting acts and 0 where it does not; values in [0, 1] (`level_table.gate_table`).
+    level_means : NoiseLevelTable or None
+        The mean sample weight at each noise level, as a probe measures it; every value above 0. Sample weights are
+        divided by it, so that they average 1 at every noise level. A sample too short to be judged keeps weight 1.
 
     Raises
     ------
     UserError
-        An option out of its range, or "mean1" with the "batch" reduction of a sample weighting.
+        An option out of its range, "mean1" with the "batch" reduction of a sample weighting or with a learned
+        noise-level weight, or a gate or level means without a sample weighting.
     """
 
     sample: SampleBarrier | None = None
@@ -80,6 +91,8 @@ class Weighting:
     reduction: Reduction = "sample"
     normalisation: Normalisation = "none"
     strength: float = 0.5
+    gate: NoiseLevelTable | None = None
+    level_means: NoiseLevelTable | None = None
 
     def __post_init__(self) -> None:
         for what, value, allowed in (
@@ -94,6 +107,18 @@ class Weighting:
             raise UserError(
                 "normalisation 'mean1' divides the one factor of reduction 'batch' by itself, which leaves exactly 1 and no "
                 "sample weighting at all; use reduction 'sample', or normalisation 'none'."
+            )
+        for what, table in (("gate", self.gate), ("level_means", self.level_means)):
+            if table is not None and self.sample is None:
+                raise UserError(f"{what} shapes a sample weighting over the noise levels, and there is none; name one.")
+        if self.gate is not None and any(value > 1 for _, value in self.gate.points):
+            raise UserError("a gate's values must lie in [0, 1]; to scale weights by noise level, use level_means.")
+        if self.level_means is not None and any(value == 0 for _, value in self.level_means.points):
+            raise UserError("level_means divides the sample weights, so every value must be above 0.")
+        if self.normalisation == "mean1" and self.noise_level is not None and self.noise_level.trainable_parameters():
+            raise UserError(
+                "normalisation 'mean1' would divide the learned noise-level weight by its own mean, and its penalty with it; "
+                "use normalisation 'none' (a learned weight keeps its own scale)."
             )
 
     def __call__(
@@ -155,17 +180,20 @@ class Weighting:
         losses = at_least_float32(per_sample_loss)
         ones = torch.ones_like(losses, requires_grad=False)
         sample_weight, belief = ones, torch.full_like(ones, torch.nan)
+        shaped = ones
         if self.sample is not None:
             weights = self.sample(output, x_t=x_t, t=t, path=path, target=target, mask=mask)
             sample_weight, belief = weights.weight.to(losses.dtype), weights.belief.to(losses.dtype)
-        noise_weight = ones
-        if self.noise_level is not None:
-            noise_weight = self._noise_weight(losses, path, target, t)
-        weight = noise_weight
+            shaped = self._shape(weights, t).to(losses.dtype)
+        mix = ones
         if self.sample is not None and self.reduction == "sample":
-            weight = noise_weight * ((1 - self.strength) + self.strength * sample_weight)
-        unscaled = (weight * losses).sum()
-        stats = _stats(weight, sample_weight)
+            mix = (1 - self.strength) + self.strength * shaped
+        noise_weight, costs = ones, losses
+        if self.noise_level is not None:
+            noise_weight, costs = self._noise_terms(losses, path, target, t, output.shape[2:3])
+        unscaled = (mix * costs).sum()
+        weight = noise_weight * mix
+        stats = _stats(weight, shaped)
         factor = self.gradient_factor(stats).to(losses.dtype)
         final = (weight * factor * losses.shape[0]).detach()
         terms = LossTerms(
@@ -207,15 +235,50 @@ class Weighting:
     def __repr__(self) -> str:
         return (
             f"Weighting(sample={self.sample!r}, noise_level={self.noise_level!r}, reduction={self.reduction!r}, "
-            f"normalisation={self.normalisation!r}, strength={self.strength:g})"
+            f"normalisation={self.normalisation!r}, strength={self.strength:g}, gate={self.gate!r}, "
+            f"level_means={self.level_means!r})"
         )
 
-    def _noise_weight(self, losses: Tensor, path: Path | str | None, target: str | None, t: Tensor | None) -> Tensor:
+    def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Parameters of a learned noise-level weight, by name: give them to the optimiser beside the network's."""
+        return {} if self.noise_level is None else self.noise_level.trainable_parameters()
+
+    def _shape(self, weights: SampleWeights, t: Tensor | None) -> Tensor:
+        """s_b: the weights after gate and level means."""
+        if self.gate is None and self.level_means is None:
+            return weights.weight
+        if t is None or t.shape != weights.weight.shape:
+            got = "none" if t is None else str(tuple(t.shape))
+            raise UserError(
+                f"a gate and level means need one noise level a sample, t of shape {tuple(weights.weight.shape)}; got {got}."
+            )
+        t = t.to(weights.weight.device)
+        shaped = weights.weight
+        if self.level_means is not None:
+            shaped = shaped / self.level_means(t)
+        if self.gate is not None:
+            shaped = 1 + self.gate(t) * (shaped - 1)
+        # A sample too short to be judged has weight 1 and no belief; it stays neutral.
+        return torch.where(weights.belief.isnan() & (weights.weight == 1), weights.weight, shaped)
+
+    def _noise_terms(
+        self, losses: Tensor, path: Path | str | None, target: str | None, t: Tensor | None, frames: torch.Size
+    ) -> tuple[Tensor, Tensor]:
+        """(noise-level weight, detached; weight times loss plus penalty)."""
         if path is None or target is None or t is None:
             raise UserError("a noise-level weighting needs t, path and target; pass all three.")
         if self.noise_level is None or t.shape != losses.shape:
             raise UserError(f"t must hold one noise level a sample, shape {tuple(losses.shape)}; got {tuple(t.shape)}.")
-        return self.noise_level(path, target, t.to(losses.device)).to(losses.dtype)
+        # Autocast would run a learned weight's matrix products in half precision.
+        with torch.autocast(device_type=losses.device.type, enabled=False):
+            weight, penalty = self.noise_level.terms(
+                path, target, t.to(losses.device), num_frames=frames[0] if frames else None
+            )
+        weight = weight.to(losses.dtype)
+        costs = weight * losses
+        if penalty is not None:
+            costs = costs + penalty.to(losses.dtype)
+        return weight.detach(), costs
 
 
 def _stats(weight: Tensor, sample_weight: Tensor) -> Tensor:
