@@ -194,3 +194,105 @@ def test_any_small_output_matches(values):
     np.testing.assert_allclose(result.weight, [weight], rtol=1e-4)
     np.testing.assert_allclose(result.belief, [belief], atol=1e-9)
     assert 0 < float(result.weight) <= 1
+
+
+# The forms that the text of the paper asks for ------------------------------------------------------------------
+
+
+def slow_form(y: np.ndarray, kind: str, temperature: float = 1.0) -> float:
+    """B of one sample, channels by frames, for each kind of energy; plain loops."""
+    energy = [math.fsum(v**2 for v in frame) / len(frame) for frame in y.T.tolist()]
+    mean = math.fsum(energy) / len(energy)
+    if kind == "share":
+        p = [e ** (1 / temperature) for e in energy]
+    else:
+        scale = 1.0 if kind == "raw" else mean
+        p = [math.exp((e - max(energy)) / scale / temperature) for e in energy]
+    total = math.fsum(p)
+    return -math.fsum(q / total * math.log(q / total) for q in p if q > 0) / math.log(len(p))
+
+
+@pytest.mark.parametrize("kind", ["raw", "relative", "share"])
+@pytest.mark.parametrize("temperature", [0.25, 1.0, 3.0])
+def test_each_kind_of_energy_matches_a_loop(kind, temperature):
+    y = draw(3, 4, 33, seed=7)
+    y[1, :, :10] *= 3
+    result = EntropyBarrier(energy=kind, temperature=temperature)(y)
+    expected = [slow_form(sample.numpy(), kind, temperature) for sample in y]
+    np.testing.assert_allclose(result.belief, expected, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", ["relative", "share"])
+@pytest.mark.parametrize("gain", [1e-12, 1e-3, 0.5, 8.0, 1e15])
+def test_relative_energies_ignore_gain_and_the_raw_one_does_not(kind, gain):
+    y = draw(2, 4, 50, seed=8)
+    weigh = EntropyBarrier(energy=kind)
+    torch.testing.assert_close(weigh(y * gain).weight, weigh(y).weight, rtol=1e-9, atol=0)
+    raw = EntropyBarrier()
+    assert not torch.allclose(raw(y * gain).weight, raw(y).weight, rtol=0.05)
+
+
+def test_the_data_estimate_is_what_is_weighed():
+    from eisbach.diffusion.targets import make_sample
+
+    x0, noise = draw(3, 4, 40, seed=9), draw(3, 4, 40, seed=10)
+    t = torch.tensor([0.2, 0.6, 0.95], dtype=torch.float64)
+    for path, target in (("linear", "u"), ("vp", "v"), ("gvp", "eps"), ("edm", "x0")):
+        sample = make_sample(path, target, x0, noise, t)
+        context = {"x_t": sample.x_t, "t": t, "path": path, "target": target}
+        result = EntropyBarrier(source="x0")(sample.target, **context)
+        torch.testing.assert_close(result.weight, EntropyBarrier()(x0).weight, rtol=1e-6, atol=0)
+    with pytest.raises(UserError, match="x_t and t did not arrive"):
+        EntropyBarrier(source="x0")(x0, path="linear", target="u")
+
+
+def test_images_spread_energy_over_height_and_width():
+    image = draw(2, 3, 6, 5, seed=11)
+    image[0, :, 2:4, 1:3] *= 4
+    expected = [reference(sample.reshape(3, 30).numpy())[0] for sample in image]
+    np.testing.assert_allclose(EntropyBarrier()(image).weight, expected, rtol=1e-9)
+    mask = torch.ones(2, 6, 5, dtype=torch.bool)
+    mask[1, 4:] = False
+    cut = EntropyBarrier()(image, mask=mask).weight[1]
+    np.testing.assert_allclose(cut, reference(image[1, :, :4].reshape(3, 20).numpy())[0], rtol=1e-9)
+
+
+def test_the_first_axis_alone():
+    video = draw(2, 3, 7, 4, 2, seed=12)
+    folded = video.movedim(2, -1).reshape(2, 24, 7)
+    weigh = EntropyBarrier(over="first")
+    torch.testing.assert_close(weigh(video).weight, EntropyBarrier()(folded).weight, rtol=1e-12, atol=0)
+    # frames of which half is valid are as loud as their valid half
+    mask = torch.ones(2, 7, 4, 2, dtype=torch.bool)
+    mask[:, :, :, 1] = False
+    half = video[..., :1].movedim(2, -1).reshape(2, 12, 7)
+    torch.testing.assert_close(weigh(video, mask=mask).weight, EntropyBarrier()(half).weight, rtol=1e-12, atol=0)
+    mask[:, 5:] = False
+    shorter = EntropyBarrier()(half[..., :5]).weight
+    torch.testing.assert_close(weigh(video, mask=mask).weight, shorter, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["raw", "relative", "share"])
+def test_degenerate_outputs_of_each_kind(kind):
+    weigh = EntropyBarrier(energy=kind)
+    silent = weigh(torch.zeros(1, 2, 8))
+    assert float(silent.belief) == 1
+    assert float(silent.weight) == pytest.approx(1 / (1 + math.log(1e12)), rel=1e-5)
+    one = torch.zeros(1, 2, 8)
+    one[..., 3] = 100.0
+    assert float(weigh(one).weight) > 0.1
+    masked = weigh(one, mask=torch.zeros(1, 8, dtype=torch.bool))
+    assert float(masked.weight) == 1
+    assert masked.belief.isnan().all()
+    one[..., 4] = torch.nan
+    assert weigh(one).weight.isnan().all()
+    one[..., 4] = torch.inf
+    assert weigh(one).weight.isnan().all()
+
+
+@pytest.mark.parametrize(
+    "options", [{"source": "x_0"}, {"energy": "db"}, {"over": "last"}, {"temperature": 0}, {"temperature": math.nan}]
+)
+def test_unknown_forms_are_user_errors(options):
+    with pytest.raises(UserError, match="the entropy barrier's"):
+        EntropyBarrier(**options)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from eisbach.diffusion.paths import Path
+from eisbach.diffusion.targets import to_x0
 from eisbach.errors import UserError
 
 
@@ -96,6 +97,42 @@ class SampleBarrier(ABC):
     def options(self) -> dict[str, Any]:
         """The resolved options."""
         return {key: value for key, value in vars(self).items() if not key.startswith("_")}
+
+
+def data_estimate(
+    who: str, output: Tensor, x_t: Tensor | None, t: Tensor | None, path: Path | str | None, target: str | None
+) -> Tensor:
+    """x0_hat, the data estimate that a prediction implies, in at least float32; NaN where the target does not determine it.
+
+    Parameters
+    ----------
+    who : str
+        Names the weighting in messages.
+    output, x_t : Tensor [shape=(B, C, T...)]
+    t : Tensor [shape=(B,)]
+    path : Path or str
+    target : {"eps", "x0", "v", "u"}
+
+    Raises
+    ------
+    UserError
+        One of them did not arrive, or x_t has another shape than the output.
+    """
+    if x_t is None or t is None or path is None or target is None:
+        missing = [k for k, v in (("x_t", x_t), ("t", t), ("path", path), ("target", target)) if v is None]
+        raise UserError(
+            f"{who} looks at the data estimate, so it needs x_t, t, path and target; {' and '.join(missing)} did not arrive."
+        )
+    if x_t.shape != output.shape:
+        raise UserError(f"x_t {tuple(x_t.shape)} and the output {tuple(output.shape)} must have the same shape.")
+    output = at_least_float32(output)
+    return to_x0(path, target, output, x_t.detach().to(output.dtype), t.detach())
+
+
+def check_choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raises a `UserError` when `value` is not one of `allowed`."""
+    if value not in allowed:
+        raise UserError(f"{what} is {value!r}; choose one of {', '.join(allowed)}.")
 
 
 def at_least_float32(x: Tensor) -> Tensor:
