@@ -1,0 +1,176 @@
+"""What a probe found, in memory and on disk: tidy rows, simulated batches and the comparison of gradients.
+
+`ProbeResult.rows` holds one row a clip x noise level x draw, with the columns `ROW_COLUMNS`, then ``structure.<metric>``
+for each metric of the crop's audio and ``label.<key>`` for each label of the manifest. A value that does not exist or is
+not finite is None.
+
+`ProbeResult.batches` holds one row a simulated global training batch, with the columns `BATCH_COLUMNS`.
+
+`ProbeResult.gradients` is {} when none were compared, else
+
+- ``trained`` ("dora", "lora" or "all"), ``scalars`` (number of trained parameters), ``batches``, ``batch_size`` (global),
+  ``condition_dropout``, ``betas``, ``eps``, ``max_grad_norm``, ``skipped_batches`` (whose gradients were not finite),
+  ``perturbation_steps``;
+- ``points``: ``{"start": point}``, and with an adapter also ``"moved"``: a few plain steps on, because a fresh adapter's B is
+  zero and A has no gradient there. A *point* has
+
+  - ``cosine``, ``angle`` (degrees) between the plain gradient g_p and the weighted g_w of a batch, ``norm_ratio``
+    |g_w|/|g_p|, ``plain_norm``, ``weighted_norm``;
+  - for scale ``between_batches_angle`` (plain gradients of successive, independent batches) and ``halves_angle`` (plain
+    gradients of the two halves of a batch);
+  - ``clipped``: None without clipping, else ``norm_ratio``, ``plain_share``, ``weighted_share`` (shares of the batches that
+    were clipped);
+  - ``adamw``: AdamW's normalised updates u over the batches, in the order of training and with unmoved weights:
+    ``norm_ratio`` |u_w|/|u_p| and ``angle`` (degrees) after each batch, and ``last``: their means over the last third;
+    ``adamw_clipped``: the same on clipped gradients, None without clipping;
+  - ``per_batch``: the numbers of each batch.
+
+  Every number over batches is a *summary* ``{mean, sd, low, high, n}``, where low and high bound the 95% interval of the mean (a
+  bootstrap over batches); its values are None where n is 0, and sd, low and high also where n is 1.
+- ``levels``: rows ``{t, plain_norm, weighted_norm, norm_ratio, cosine, batches}`` of batches at a single noise level, at
+  the last of the points (prediction 1 of the barrier paper). Under normalisation "mean1" the weights are divided by their mean over the
+  training batches and not by that of their own level, which would leave 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from eisbach.errors import UserError
+from eisbach.files import atomic_write, read_json, read_jsonl, write_json, write_jsonl
+from eisbach.types import Record
+
+RESULT, ROWS, ROWS_PARQUET = "probe.json", "rows.jsonl", "rows.parquet"
+
+ROW_COLUMNS: dict[str, str] = {
+    "clip": "id in the manifest",
+    "t": "noise level",
+    "log_snr": "ln(alpha^2 / sigma^2) at t",
+    "draw": "number of the noise draw, from 0; the same noise at every level",
+    "belief": "belief of the sample weighting, 1 = structureless; None without one",
+    "sample_weight": "sample weight before strength, gate and level means; 1 without a sample weighting",
+    "noise_weight": "noise-level weight; 1 without one",
+    "weight": "product of all weights with strength, gate and level means, before normalisation; with reduction 'batch' "
+    "that of a batch of this sample alone",
+    "loss": "unweighted mean squared error of the target",
+    "x0_loss": "mean squared error of the estimate of x0",
+    "output_energy_db": "mean square of the output, dB",
+    "x0_energy_db": "mean square of the estimate of x0, dB",
+    "latent_db": "mean square of the clean latents, dB",
+    "loudness_db": "RMS level of the crop's audio, dBFS",
+}
+"""What is measured for each row."""
+
+BATCH_COLUMNS: dict[str, str] = {
+    "batch": "number of the simulated step, from 0",
+    "samples": "samples of the global batch",
+    "cv": "coefficient of variation of the final weights within the batch",
+    "ess_share": "effective sample size over the number of samples, in (0, 1]",
+    "mean_weight": "mean of the final weights before normalisation 'mean1'",
+    "mean_sample_weight": "mean of the sample weights",
+    "cv_sample_weight": "coefficient of variation of the sample weights",
+    "mean_belief": "mean belief; None without one",
+    "mean_t": "mean noise level",
+    "loss": "unweighted mean loss",
+    "weighted_loss": "loss as training would see it",
+}
+"""What is measured for each simulated batch."""
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a probe found (see the module's description).
+
+    Attributes
+    ----------
+    setup : dict
+        ``model, model_identity, path, target, density, weighting, weighting_options, reduction, normalisation, strength, sample,
+        noise_level, trained_adapter, adapter, split, clips, clips_available, levels, draws, crop_seconds, batch_size,
+        accumulation, seed, precision, device, versions, skipped (list of {item, reason}), non_finite_rows, batches_from,
+        seconds`` (each stage's and the total).
+    rows : list of Record
+    batches : list of Record
+    gradients : dict
+    level_means : list of [t, mean sample weight]
+        In ascending t; the mean is None where no weight was finite.
+    """
+
+    setup: dict[str, Any]
+    rows: list[Record]
+    batches: list[Record]
+    gradients: dict[str, Any]
+    level_means: list[list[float | None]]
+
+    def save(self, folder: str | Path, extra: Mapping[str, Any] | None = None) -> Path:
+        """Writes `probe.json`, `rows.jsonl` and `rows.parquet` into `folder` and returns the folder.
+
+        Parameters
+        ----------
+        extra : mapping or None
+            Further top-level keys of `probe.json`, such as ``explanation`` and ``verdict``.
+
+        Raises
+        ------
+        StorageError
+            The folder cannot be written.
+        """
+        folder = Path(folder)
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "rows"}
+        clash = sorted(set(values) & set(extra or {}))
+        if clash:
+            raise ValueError(f"extra may not replace {clash}")
+        rows = [plain(row) for row in self.rows]
+        write_jsonl(folder / ROWS, rows)
+        write_parquet(rows, folder / ROWS_PARQUET)
+        write_json(folder / RESULT, plain({**values, **(extra or {})}))
+        return folder
+
+
+def load_result(folder: str | Path) -> ProbeResult:
+    """The result that `ProbeResult.save` wrote into a folder.
+
+    Raises
+    ------
+    UserError
+        A file is missing, malformed or not a probe's.
+    """
+    folder = Path(folder)
+    values = read_json(folder / RESULT, "probe result")
+    names = [item.name for item in fields(ProbeResult) if item.name != "rows"]
+    missing = [name for name in names if not isinstance(values, dict) or name not in values]
+    if missing:
+        raise UserError(
+            f"{folder / RESULT} is not a probe's result: it lacks {', '.join(missing)}; run the probe again."
+        )
+    return ProbeResult(rows=read_jsonl(folder / ROWS, "probe's rows"), **{name: values[name] for name in names})
+
+
+def plain(value: Any) -> Any:
+    """A copy of nested mappings, sequences and numbers that JSON can hold: numbers that are not finite become None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy's and torch's scalars and arrays
+        return plain(value.tolist())
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def write_parquet(rows: Iterable[Record], path: Path) -> None:
+    """One column a key of any row; a key that a row lacks is null there."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = list(rows)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = pa.Table.from_pylist([{key: row.get(key) for key in columns} for row in rows])
+    atomic_write(path, lambda partial: pq.write_table(table, partial))
