@@ -11,7 +11,7 @@ import torch
 from eisbach.diffusion.noise_levels import NoiseLevelDensity
 from eisbach.diffusion.paths import Path as NoisingPath
 from eisbach.diffusion.targets import make_sample
-from eisbach.types import Conditioning, LatentBatch
+from eisbach.types import Conditioning, LatentBatch, PathSample
 from eisbach.weighting import PartialLoss, Weighting, per_sample_mse
 
 NOISE_LEVEL_BINS = 10
@@ -84,6 +84,57 @@ def drop_conditions(conditioning: Conditioning, null: Conditioning, drop: torch.
     )
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What the network said of one micro-batch, before anything is weighted.
+
+    Attributes
+    ----------
+    sample : PathSample
+        The noisy input, its noise levels and the target.
+    output : torch.Tensor [shape=(B, C, T), float32]
+        Differentiable.
+    losses : torch.Tensor [shape=(B,)]
+        Unweighted loss of each sample; differentiable.
+    """
+
+    sample: PathSample
+    output: torch.Tensor
+    losses: torch.Tensor
+
+
+def predict_batch(
+    predict: Predict,
+    objective: Objective,
+    batch: LatentBatch,
+    conditioning: Conditioning,
+    generator: torch.Generator,
+) -> Prediction:
+    """The network's answer to one micro-batch; parameters as in `micro_step`."""
+    x0 = batch.latents
+    t = objective.density.sample(x0.shape[0], generator=generator, num_frames=x0.shape[-1])
+    noise = torch.randn(x0.shape, generator=generator)
+    drop = torch.rand(x0.shape[0], generator=generator) < objective.condition_dropout
+    t, noise, drop = (drawn.to(x0.device, non_blocking=True) for drawn in (t, noise, drop))
+    sample = make_sample(objective.path, objective.target, x0, noise, t)
+    conditioning = drop_conditions(conditioning, objective.null_condition(conditioning), drop)
+    output = predict(sample.x_t, t, conditioning).float()
+    return Prediction(sample, output, per_sample_mse(output, sample.target, batch.mask))
+
+
+def weigh(objective: Objective, prediction: Prediction, mask: torch.Tensor | None) -> PartialLoss:
+    """The weighted loss of one micro-batch; `mask` (B, T) is True on valid frames."""
+    return objective.weighting.partial(
+        prediction.losses,
+        prediction.output,
+        x_t=prediction.sample.x_t,
+        t=prediction.sample.t,
+        path=objective.path,
+        target=objective.target,
+        mask=mask,
+    )
+
+
 def micro_step(
     predict: Predict,
     objective: Objective,
@@ -108,24 +159,8 @@ def micro_step(
     -------
     StepOutput
     """
-    x0 = batch.latents
-    t = objective.density.sample(x0.shape[0], generator=generator, num_frames=x0.shape[-1])
-    noise = torch.randn(x0.shape, generator=generator)
-    drop = torch.rand(x0.shape[0], generator=generator) < objective.condition_dropout
-    t, noise, drop = (drawn.to(x0.device, non_blocking=True) for drawn in (t, noise, drop))
-    sample = make_sample(objective.path, objective.target, x0, noise, t)
-    conditioning = drop_conditions(conditioning, objective.null_condition(conditioning), drop)
-    output = predict(sample.x_t, t, conditioning).float()
-    partial = objective.weighting.partial(
-        per_sample_mse(output, sample.target, batch.mask),
-        output,
-        x_t=sample.x_t,
-        t=t,
-        path=objective.path,
-        target=objective.target,
-        mask=batch.mask,
-    )
-    return StepOutput(partial, t)
+    prediction = predict_batch(predict, objective, batch, conditioning, generator)
+    return StepOutput(weigh(objective, prediction, batch.mask), prediction.sample.t)
 
 
 def sums_by_noise_level(values: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
