@@ -83,7 +83,8 @@ def build_objective(config: TrainConfig, backbone: Backbone) -> Objective:
     from eisbach.diffusion.paths import get_path
     from eisbach.weighting import build_weighting
 
-    chosen = config.weighting
+    chosen, levels, path = config.weighting, config.noise_levels, get_path(backbone.path)
+    density = get_density(levels.density or backbone.density, **levels.options)
     weighting = build_weighting(
         chosen.sample,
         chosen.noise_level,
@@ -91,13 +92,14 @@ def build_objective(config: TrainConfig, backbone: Backbone) -> Objective:
         normalisation=chosen.normalisation,
         strength=chosen.strength,
         latent_rate=backbone.latent_rate,
+        path=path,
+        density=density,
         **chosen.options,
     )
-    levels = config.noise_levels
     return Objective(
-        path=get_path(backbone.path),
+        path=path,
         target=backbone.target,
-        density=get_density(levels.density or backbone.density, **levels.options),
+        density=density,
         weighting=weighting,
         condition_dropout=config.condition_dropout,
         null_condition=backbone.null_condition,

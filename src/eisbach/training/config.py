@@ -135,7 +135,8 @@ class WeightingConfig(StrictModel):
     strength : float
         λ of Eq. 5, in [0, 1]: 0 is the unweighted loss.
     options : mapping
-        Further options of the weighting that was named.
+        Further options of the weighting that was named, and what shapes a sample weighting over the noise levels
+        (gate_below, gate_above, gate_width, level_means).
     """
 
     sample: str = "none"
@@ -144,6 +145,15 @@ class WeightingConfig(StrictModel):
     normalisation: Literal["none", "mean1"] = "none"
     strength: float = Field(default=0.5, ge=0, le=1)
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("options")
+    @classmethod
+    def _only_options(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key in value.keys() & cls.model_fields.keys():
+            raise ValueError(f"{key} is not an option of a weighting: set weighting.{key} itself")
+        for key in value.keys() & {"latent_rate", "path", "density"}:
+            raise ValueError(f"{key} comes from the model and the noise levels; leave it out")
+        return value
 
 
 class NoiseLevelConfig(StrictModel):
@@ -154,9 +164,18 @@ class NoiseLevelConfig(StrictModel):
 
 
 class OptimiserConfig(StrictModel):
-    """AdamW. `lr` is the peak after warm-up."""
+    """AdamW.
+
+    Attributes
+    ----------
+    lr : float
+        Peak learning rate, after warm-up.
+    weighting_lr : float
+        The same for a learned noise-level weight, which has to follow the loss from the first steps on.
+    """
 
     lr: float = Field(default=5e-5, gt=0)
+    weighting_lr: float = Field(default=1e-2, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(default=0.01, ge=0)
     eps: float = Field(default=1e-8, gt=0)

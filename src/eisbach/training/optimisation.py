@@ -27,13 +27,26 @@ def learning_rate_factor(step: int, steps: int, warmup_steps: int, schedule: str
     return 0.5 * (1.0 + math.cos(math.pi * share))
 
 
-def build_optimiser(parameters: Mapping[str, nn.Parameter], config: OptimiserConfig) -> torch.optim.AdamW:
-    """Fused AdamW. Vectors (norm gains, biases, DoRA magnitudes) are not decayed towards zero."""
-    decayed = [parameter for parameter in parameters.values() if parameter.dim() > 1]
-    kept = [parameter for parameter in parameters.values() if parameter.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+def build_optimiser(
+    parameters: Mapping[str, nn.Parameter],
+    config: OptimiserConfig,
+    learned_weighting: Mapping[str, nn.Parameter] | None = None,
+) -> torch.optim.AdamW:
+    """Fused AdamW. Vectors (norm gains, biases, DoRA magnitudes) are not decayed towards zero, nor is a learned weighting.
+
+    Each group's `peak_lr` is the rate that the schedule multiplies.
+    """
+    groups = [
+        ([parameter for parameter in parameters.values() if parameter.dim() > 1], config.weight_decay, config.lr),
+        ([parameter for parameter in parameters.values() if parameter.dim() <= 1], 0.0, config.lr),
+        (list((learned_weighting or {}).values()), 0.0, config.weighting_lr),
+    ]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        [
+            {"params": members, "weight_decay": decay, "lr": rate, "peak_lr": rate}
+            for members, decay, rate in groups
+            if members
+        ],
         lr=config.lr,
         betas=config.betas,
         eps=config.eps,

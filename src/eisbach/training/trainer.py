@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from eisbach.backbones.base import Backbone
 
 OPTIMISER, MODEL, AVERAGE = "optimizer.safetensors", "model.safetensors", "average.safetensors"
+WEIGHTING = "weighting.safetensors"
+_LEARNED = "weighting."  # prefix of a learned weighting's parameters in the optimiser's state
 
 
 class Predictor(nn.Module):
@@ -81,7 +83,9 @@ class Trainer:
             predictor.compile()
         self.predictor = self.accelerator.prepare_model(predictor)
         self.conditioning = ConditioningCache(self.backbone, self.device)
-        self.optimiser = build_optimiser(self.parameters, self.config.optimiser)
+        weighting = self.objective.weighting.to(self.device)
+        self.learned = {f"{_LEARNED}{name}": value for name, value in weighting.trainable_parameters().items()}
+        self.optimiser = build_optimiser(self.parameters, self.config.optimiser, self.learned)
         self.average = WeightAverage(self.parameters, self.config.ema_decay) if self.config.ema_decay else None
         self.window = Window(self.device)
         self.guard = FiniteGuard(self.device, self._gather_names)
@@ -114,6 +118,7 @@ class Trainer:
         # A data-parallel wrapper has averaged the gradients over the processes, and a global batch sums them.
         grad_norm = self._scale_and_clip(factor * world)
         weighted = unscaled * factor
+        self._scale_learned(factor)
         self.guard.observe(step + 1, weighted, grad_norm)
         self.window.add_step(weighted, grad_norm)
         self._update(step)
@@ -148,14 +153,29 @@ class Trainer:
         torch._foreach_mul_(gradients, scale)
         return norm
 
+    @torch.no_grad()
+    def _scale_learned(self, factor: torch.Tensor) -> None:
+        """The learned weighting's gradients over the global batch: no wrapper exchanges them, and no clipping applies,
+        so that the network's update does not depend on how much the weighting has to learn.
+        """
+        for parameter in self.learned.values():
+            if parameter.grad is None:
+                continue
+            if self.accelerator.num_processes > 1:
+                parameter.grad.copy_(self.accelerator.reduce(parameter.grad, reduction="sum"))
+            parameter.grad.mul_(factor)
+
     def learning_rate(self, step: int) -> float:
         """The rate of `step`, counted from 0."""
+        return self.config.optimiser.lr * self._rate_factor(step)
+
+    def _rate_factor(self, step: int) -> float:
         config = self.config
-        return config.optimiser.lr * learning_rate_factor(step, config.steps, config.warmup_steps, config.schedule)
+        return learning_rate_factor(step, config.steps, config.warmup_steps, config.schedule)
 
     def _update(self, step: int) -> None:
         for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate(step)
+            group["lr"] = group["peak_lr"] * self._rate_factor(step)
         if not self.guard.immediate:
             self.optimiser.found_inf = self.guard.blocked  # type: ignore[attr-defined]
         self.optimiser.step()
@@ -219,11 +239,13 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         tensors: dict[str, dict[str, torch.Tensor]] = {
-            OPTIMISER: optimiser_tensors(self.optimiser, self.parameters) | self.window.tensors(),
+            OPTIMISER: optimiser_tensors(self.optimiser, self.parameters | self.learned) | self.window.tensors(),
             self._weights_file: self._weights(),
         }
         if self.average is not None:
             tensors[AVERAGE] = self.average.average
+        if self.learned:
+            tensors[WEIGHTING] = {name: value.detach() for name, value in self.learned.items()}
         texts = {} if self.adapter is None else {peft_format.CONFIG: peft_format.config_values(self.adapter)}
         write_checkpoint(root, self.step, tensors, texts, self.origin, self.config.checkpoint.keep)
 
@@ -260,7 +282,9 @@ class Trainer:
         state = read_tensors(folder, OPTIMISER)
         window = {key: state.pop(key).to(self.device) for key in list(state) if key.startswith("window.")}
         self.window.load(window)
-        load_optimiser(self.optimiser, self.parameters, state)
+        load_optimiser(self.optimiser, self.parameters | self.learned, state)
+        if self.learned:
+            load_named(self.learned, read_tensors(folder, WEIGHTING), folder / WEIGHTING)
         if self.average is not None:
             load_named(self.average.average, read_tensors(folder, AVERAGE), folder / AVERAGE)
         self.step = checkpoint.step

@@ -243,6 +243,12 @@ class Weighting:
         """Parameters of a learned noise-level weight, by name: give them to the optimiser beside the network's."""
         return {} if self.noise_level is None else self.noise_level.trainable_parameters()
 
+    def to(self, device: torch.device | str) -> Weighting:
+        """This weighting, with a learned noise-level weight moved to `device` in place; the others hold no tensors."""
+        if isinstance(self.noise_level, torch.nn.Module):
+            self.noise_level.to(device)
+        return self
+
     def _shape(self, weights: SampleWeights, t: Tensor | None) -> Tensor:
         """s_b: the weights after gate and level means."""
         if self.gate is None and self.level_means is None:
