@@ -93,7 +93,7 @@ def build_weighting(
         normalisation=normalisation,
         strength=strength,
         gate=gate,
-        level_means=None if level_means is None else NoiseLevelTable(tuple(level_means)),  # type: ignore[arg-type]
+        level_means=None if level_means is None else NoiseLevelTable(level_means),  # type: ignore[arg-type]
     )
 
 
