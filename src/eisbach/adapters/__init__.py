@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from eisbach.adapters.attach import attach, detach
+from eisbach.adapters.attach import attach, detach, remove_layers
 from eisbach.adapters.inject import AdaptableModel, adapter_config, inject, trainable_parameters
 
 load_adapter = attach
 
-__all__ = ["AdaptableModel", "adapter_config", "attach", "detach", "inject", "load_adapter", "trainable_parameters"]
+__all__ = [
+    "AdaptableModel",
+    "adapter_config",
+    "attach",
+    "detach",
+    "inject",
+    "load_adapter",
+    "remove_layers",
+    "trainable_parameters",
+]

@@ -64,7 +64,7 @@ def _attach_adapter(model: AdaptableModel, folder: Path, strength: float) -> dic
         peft_format.load_into(module, tensors, folder)
         return _fold(module, strength)
     finally:
-        _remove_layers(module)
+        remove_layers(module)
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name in trainable)
 
@@ -112,8 +112,8 @@ def _fold(module: nn.Module, strength: float) -> dict[str, torch.Tensor]:
     return originals
 
 
-def _remove_layers(module: nn.Module) -> None:
-    """Puts the base layers back in the places of peft's layers."""
+def remove_layers(module: nn.Module) -> None:
+    """Puts the base layers back in the places of peft's layers; what the adapter had learned is lost."""
     from peft.tuners.lora import LoraLayer
 
     for name, layer in list(module.named_modules()):
