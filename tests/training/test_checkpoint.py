@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from eisbach.errors import CheckpointError, StorageError
+from eisbach.tensor_files import copy_named, read_tensors
 from eisbach.training import checkpoint as checkpoints
 from eisbach.training.checkpoint import (
     clean_leftovers,
     list_checkpoints,
-    load_named,
     newest_checkpoint,
     open_checkpoint,
-    read_tensors,
     save_tensors,
     write_checkpoint,
 )
@@ -33,14 +32,14 @@ def test_what_is_written_comes_back_and_old_ones_go(tmp_path: Path) -> None:
     newest = newest_checkpoint(tmp_path)
     assert newest is not None
     assert (newest.step, newest.state["origin"]) == (1_000_000, "x")
-    assert read_tensors(tmp_path / "step-000010", "model.safetensors")["w"].tolist() == list(range(14))
+    assert read_tensors(tmp_path / "step-000010" / "model.safetensors")["w"].tolist() == list(range(14))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
 def test_tensors_of_any_type_and_shape_come_back(tmp_path: Path, dtype: torch.dtype) -> None:
     tensors = {"scalar": torch.tensor(3).to(dtype), "turned": torch.arange(6).view(2, 3).T.to(dtype)}
     save_tensors(tensors, tmp_path / "x.safetensors")
-    back = read_tensors(tmp_path, "x.safetensors")
+    back = read_tensors(tmp_path / "x.safetensors")
     assert back.keys() == tensors.keys()
     assert all(torch.equal(back[key], tensors[key]) and back[key].dtype == dtype for key in tensors)
 
@@ -101,18 +100,18 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_broken_one(
     assert open_checkpoint(good).step == 5
 
 
-def test_load_named_is_all_or_nothing() -> None:
+def test_copy_named_is_all_or_nothing() -> None:
     parameters = {"a": torch.zeros(2), "b": torch.zeros(3)}
-    with pytest.raises(CheckpointError, match=r"1 of 2 tensors match, 1 are missing and 1 unknown \('b' is missing\)"):
-        load_named(parameters, {"a": torch.ones(2), "c": torch.ones(3)}, Path("x"))
-    with pytest.raises(CheckpointError, match=r"'b' has shape \[4\], the model has \[3\]"):
-        load_named(parameters, {"a": torch.ones(2), "b": torch.ones(4)}, Path("x"))
+    with pytest.raises(CheckpointError, match=r"1 of 2 tensors match, 1 are missing and 1 unknown \(the file lacks 'b'\)"):
+        copy_named(parameters, {"a": torch.ones(2), "c": torch.ones(3)}, Path("x"))
+    with pytest.raises(CheckpointError, match=r"'b' has shape \[4\], the model needs \[3\]"):
+        copy_named(parameters, {"a": torch.ones(2), "b": torch.ones(4)}, Path("x"))
     assert parameters["a"].sum() == 0
-    load_named(parameters, {"a": torch.ones(2), "b": torch.ones(3)}, Path("x"))
+    copy_named(parameters, {"a": torch.ones(2), "b": torch.ones(3)}, Path("x"))
     assert parameters["b"].sum() == 3
 
 
 def test_a_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_text(json.dumps({"not": "tensors"}))
     with pytest.raises(CheckpointError, match="not a safetensors file"):
-        read_tensors(tmp_path, "model.safetensors")
+        read_tensors(tmp_path / "model.safetensors")

@@ -55,7 +55,7 @@ def attach(model: AdaptableModel, folder: str | Path, strength: float = 1.0) -> 
 
 
 def _attach_adapter(model: AdaptableModel, folder: Path, strength: float) -> dict[str, torch.Tensor]:
-    config, tensors = peft_format.read_config(folder), peft_format.read_tensors(folder)
+    config, tensors = peft_format.read_config(folder), peft_format.read_weights(folder)
     config.inference_mode = False
     module = model.module
     trainable = [name for name, parameter in module.named_parameters() if parameter.requires_grad]

@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 from pydantic import Field, field_validator, model_validator
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from eisbach.config import StrictModel, build_config
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import atomic_write, read_json, write_json
+from eisbach.tensor_files import check_fit, read_tensors
 from eisbach.types import Conditioning
 
 PADDING, NULL = 0, 1
@@ -228,21 +228,8 @@ class TinyMusicBackbone:
         if not isinstance(values, dict) or values.pop("format", None) != _FORMAT:
             raise CheckpointError(f"{folder} does not hold an embedded music model (format '{_FORMAT}' is expected).")
         backbone = cls(build_config(TinyMusicConfig, values, str(folder / "config.json")))
-        try:
-            with safe_open(str(folder / "model.safetensors"), framework="pt") as handle:
-                state = {key: handle.get_tensor(key).float() for key in handle.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{folder / 'model.safetensors'} cannot be read ({error}); it may be truncated."
-            ) from error
-        expected = backbone.module.state_dict()
-        wrong = sorted(key for key in expected.keys() ^ state.keys())
-        wrong += sorted(key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape)
-        if wrong:
-            raise CheckpointError(
-                f"{folder / 'model.safetensors'} does not fit its configuration: {len(wrong)} of {len(expected)} tensors "
-                f"are missing, unexpected or of another shape (first: {wrong[0]})."
-            )
+        state = {key: value.float() for key, value in read_tensors(folder / "model.safetensors").items()}
+        check_fit(backbone.module.state_dict(), state, folder / "model.safetensors", "configuration beside it")
         broken = [key for key in sorted(state) if not bool(state[key].isfinite().all())]
         if broken:
             raise CheckpointError(

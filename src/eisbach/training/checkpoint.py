@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from eisbach.errors import CheckpointError, StorageError
 from eisbach.files import write_json
@@ -213,40 +213,3 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         if _digest(path)["sha256"] != recorded["sha256"]:
             raise CheckpointError(f"the checkpoint {folder} is damaged: the content of {name} has changed")
     return Checkpoint(folder, step, state)
-
-
-def read_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    """The tensors of one safetensors file; `CheckpointError` when missing or unreadable."""
-    path = folder / name
-    if not path.is_file():
-        raise CheckpointError(f"{folder} has no {name}, so it is not a checkpoint of this kind of run.")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or not a safetensors file ({error}).") from error
-
-
-def load_named(parameters: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], source: Path) -> None:
-    """Copies `tensors` into `parameters` of the same names and shapes, all of them or none.
-
-    Raises
-    ------
-    CheckpointError
-        Names or shapes differ; the sentence counts and names the first.
-    """
-    missing, unknown = sorted(parameters.keys() - tensors.keys()), sorted(tensors.keys() - parameters.keys())
-    if missing or unknown:
-        first = f"'{missing[0]}' is missing" if missing else f"'{unknown[0]}' is not in the model"
-        raise CheckpointError(
-            f"{source} is of another model: {len(parameters) - len(missing)} of {len(parameters)} tensors match, "
-            f"{len(missing)} are missing and {len(unknown)} unknown ({first})."
-        )
-    for name, parameter in parameters.items():
-        if parameter.shape != tensors[name].shape:
-            raise CheckpointError(
-                f"{source} is of another model: '{name}' has shape {list(tensors[name].shape)}, the model has "
-                f"{list(parameter.shape)}."
-            )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])

@@ -13,7 +13,8 @@ from torch import nn
 
 from eisbach.adapters.formats import peft as peft_format
 from eisbach.errors import CheckpointError
-from eisbach.training.checkpoint import Checkpoint, load_named, read_tensors, write_checkpoint
+from eisbach.tensor_files import copy_named, read_tensors
+from eisbach.training.checkpoint import Checkpoint, write_checkpoint
 from eisbach.training.conditioning import ConditioningCache
 from eisbach.training.config import TrainConfig
 from eisbach.training.data import TrainingData
@@ -274,17 +275,17 @@ class Trainer:
                     f"this run's is {mine}; choose another out, or restore what changed."
                 )
         folder = checkpoint.folder
-        weights = read_tensors(folder, self._weights_file)
+        weights = read_tensors(folder / self._weights_file)
         if self.adapter is None:
-            load_named(self.parameters, weights, folder / self._weights_file)
+            copy_named(self.parameters, weights, folder / self._weights_file)
         else:
             peft_format.load_into(self.backbone.module, weights, folder / self._weights_file)
-        state = read_tensors(folder, OPTIMISER)
+        state = read_tensors(folder / OPTIMISER)
         window = {key: state.pop(key).to(self.device) for key in list(state) if key.startswith("window.")}
         self.window.load(window)
         load_optimiser(self.optimiser, self.parameters | self.learned, state)
         if self.learned:
-            load_named(self.learned, read_tensors(folder, WEIGHTING), folder / WEIGHTING)
+            copy_named(self.learned, read_tensors(folder / WEIGHTING), folder / WEIGHTING)
         if self.average is not None:
-            load_named(self.average.average, read_tensors(folder, AVERAGE), folder / AVERAGE)
+            copy_named(self.average.average, read_tensors(folder / AVERAGE), folder / AVERAGE)
         self.step = checkpoint.step

@@ -10,6 +10,7 @@ from torch import nn
 
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import read_json
+from eisbach.tensor_files import check_fit, read_tensors
 
 WEIGHTS, STAMP = "model.safetensors", "eisbach.json"
 
@@ -33,23 +34,8 @@ def blend(module: nn.Module, folder: Path, strength: float) -> dict[str, torch.T
     CheckpointError
         The file is truncated, or its names or shapes are not the network's (the sentence counts them).
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        trained = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder / WEIGHTS} is missing, truncated or not a safetensors file ({error})."
-        ) from error
-    state = module.state_dict()
-    wrong = sorted(state.keys() ^ trained.keys())
-    wrong += sorted(name for name in state.keys() & trained.keys() if state[name].shape != trained[name].shape)
-    if wrong:
-        raise CheckpointError(
-            f"{folder / WEIGHTS} does not fit the model: {len(wrong)} of {len(state)} tensors are missing, unknown or of "
-            f"another shape (first: '{wrong[0]}')."
-        )
+    trained, state = read_tensors(folder / WEIGHTS), module.state_dict()
+    check_fit(state, trained, folder / WEIGHTS)
     originals = {name: value.clone() for name, value in state.items()}
     for name, value in state.items():
         if value.is_floating_point():

@@ -17,6 +17,7 @@ from torch import nn
 from eisbach.adapters.inject import ADAPTER_NAME, is_adapter_parameter
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import atomic_write, read_json, write_json
+from eisbach.tensor_files import copy_named, read_tensors
 
 CONFIG, WEIGHTS, STAMP = "adapter_config.json", "adapter_model.safetensors", "eisbach.json"
 _PREFIX = "base_model.model."  # what peft's wrapper puts before the network's own names
@@ -103,7 +104,7 @@ def read_stamp(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """The weights under the names of the file.
 
     Raises
@@ -111,21 +112,12 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     CheckpointError
         The file is missing, truncated or empty.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors: dict[str, torch.Tensor] = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder / WEIGHTS} is missing, truncated or not a safetensors file ({error})."
-        ) from error
+    tensors = read_tensors(folder / WEIGHTS)
     if not tensors:
         raise CheckpointError(f"{folder / WEIGHTS} holds no weights.")
     return tensors
 
 
-@torch.no_grad()
 def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: Path) -> int:
     """Copies the file's weights into an injected network and returns how many tensors matched: all of them.
 
@@ -137,19 +129,4 @@ def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: Pa
     parameters = {
         to_file_name(name): parameter for name, parameter in module.named_parameters() if is_adapter_parameter(name)
     }
-    missing, unknown = sorted(parameters.keys() - tensors.keys()), sorted(tensors.keys() - parameters.keys())
-    if missing or unknown:
-        first = f"the file lacks '{missing[0]}'" if missing else f"the model has no '{unknown[0]}'"
-        raise CheckpointError(
-            f"{source} does not fit the model: {len(parameters) - len(missing)} of {len(parameters)} adapter weights "
-            f"match, {len(missing)} are missing and {len(unknown)} unknown ({first})."
-        )
-    for name, parameter in parameters.items():
-        if parameter.shape != tensors[name].shape:
-            raise CheckpointError(
-                f"{source} does not fit the model: '{name}' has shape {list(tensors[name].shape)}, the model needs "
-                f"{list(parameter.shape)}."
-            )
-    for name, parameter in parameters.items():
-        parameter.copy_(tensors[name])
-    return len(parameters)
+    return copy_named(parameters, tensors, source)
