@@ -1,0 +1,177 @@
+"""What the model says of each clip at each noise level, and what the weighting makes of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from eisbach.audio import read_audio
+from eisbach.diagnostics.probe.result import plain
+from eisbach.diagnostics.probe.subject import Crop, Subject
+from eisbach.diffusion.targets import make_sample, to_x0
+from eisbach.errors import AudioError
+from eisbach.training.step import step_generator
+from eisbach.types import Conditioning, LatentBatch, Record
+from eisbach.weighting import Weighting, per_sample_mse
+
+if TYPE_CHECKING:
+    from eisbach.types import Waveform
+
+CONDITIONS = ("noise_floor_db", "bandwidth_hz", "share_below_200", "share_above_2000")
+"""Circumstances of the audio that stand beside the structure metrics: a weighting may follow them instead."""
+
+_STREAM = 11  # keeps the noise of the rows apart from training's
+_ELEMENTS = 400_000  # latent values in one forward pass: small enough for a laptop, large enough to be quick
+
+Advance = Callable[[int], None]
+
+
+def measure_rows(subject: Subject, advance: Advance) -> list[Record]:
+    """One row a clip x noise level x draw, clips outside, draws inside (`result.ROW_COLUMNS`, structure and labels).
+
+    Captions are kept. The noise of a clip's draw is the same at every level, so that a row differs from its neighbour in
+    the noise level only. `advance` is told how many rows are done.
+    """
+    crops, levels, draws = subject.crops(), subject.config.levels, subject.config.draws
+    measured: dict[tuple[int, float, int], Record] = {}
+    size = max(1, _ELEMENTS // max(1, crops[0].batch.latents.numel()))
+    for start in range(0, len(crops), size):
+        chunk = crops[start : start + size]
+        batch = subject.to_device(stack_crops(chunk))
+        conditioning = subject.conditioning(batch)
+        for draw in range(draws):
+            noise = torch.stack([_noise(subject, crop, draw) for crop in chunk]).to(subject.device)
+            for level in levels:
+                columns = measure_level(subject, batch, conditioning, noise, level)
+                for place in range(len(chunk)):
+                    row: Record = {name: values[place] for name, values in columns.items()}
+                    measured[start + place, level, draw] = row
+                advance(len(chunk))
+    rows = []
+    for number, crop in enumerate(crops):
+        audio, labels = audio_columns(subject, crop), {f"label.{key}": text for key, text in crop.row.labels.items()}
+        advance(1)
+        for level in levels:
+            log_snr = float(subject.objective.path.log_snr(torch.tensor(level, dtype=torch.float64)))
+            for draw in range(draws):
+                keys: Record = {"clip": crop.row.id, "t": level, "log_snr": log_snr, "draw": draw}
+                rows.append(plain(keys | measured[number, level, draw] | audio | labels))
+    return rows
+
+
+def units(subject: Subject) -> int:
+    """What `measure_rows` advances by in all."""
+    clips = min(subject.config.clips, len(subject.dataset))
+    return clips * (len(subject.config.levels) * subject.config.draws + 1)
+
+
+def stack_crops(crops: Sequence[Crop]) -> LatentBatch:
+    """One batch of several crops, with a mask where any of them is short."""
+    batches = [crop.batch for crop in crops]
+    latents = torch.cat([batch.latents for batch in batches])
+    mask = None
+    if any(batch.mask is not None for batch in batches):
+        full = torch.ones(1, latents.shape[-1], dtype=torch.bool)
+        mask = torch.cat([full if batch.mask is None else batch.mask for batch in batches])
+    return LatentBatch(
+        latents=latents,
+        ids=[crop.row.id for crop in crops],
+        captions=[crop.row.caption for crop in crops],
+        durations=torch.cat([batch.durations for batch in batches]),
+        mask=mask,
+    )
+
+
+@torch.inference_mode()
+def measure_level(
+    subject: Subject, batch: LatentBatch, conditioning: Conditioning, noise: torch.Tensor, level: float
+) -> dict[str, list[float]]:
+    """The measured columns of clips at one noise level; NaN in every column of the model where its output is not finite."""
+    objective, x0, mask = subject.objective, batch.latents, batch.mask
+    t = torch.full((x0.shape[0],), level, device=x0.device)
+    sample = make_sample(objective.path, objective.target, x0, noise, t)
+    output = subject.predict(sample.x_t, t, conditioning)
+    finite = output.flatten(1).isfinite().all(dim=1)
+    # A broken sample must not break its neighbours, nor an eigenvalue routine: it is weighed as zeros, and the result dropped.
+    output = torch.where(finite.view(-1, 1, 1), output, torch.zeros_like(output))
+    losses = per_sample_mse(output, sample.target, mask)
+    estimate = to_x0(objective.path, objective.target, output, sample.x_t, t)
+    terms = unnormalised(objective.weighting)(
+        losses, output, x_t=sample.x_t, t=t, path=objective.path, target=objective.target, mask=mask
+    )
+    columns = {
+        "belief": terms.belief,
+        "sample_weight": terms.sample_weight,
+        "noise_weight": terms.noise_weight,
+        "weight": terms.weight,
+        "loss": losses,
+        "x0_loss": per_sample_mse(estimate, x0, mask),
+        "output_energy_db": _mean_square_db(output, mask),
+        "x0_energy_db": _mean_square_db(estimate, mask),
+    }
+    broken = torch.full_like(losses, torch.nan)
+    measured = {name: torch.where(finite, values, broken).tolist() for name, values in columns.items()}
+    return measured | {"latent_db": _mean_square_db(x0, mask).tolist()}
+
+
+def unnormalised(weighting: Weighting) -> Weighting:
+    """The weighting with a factor for each sample that does not depend on who else is in the batch."""
+    return replace(weighting, reduction="sample", normalisation="none")
+
+
+def level_means(rows: Sequence[Record], judged: bool) -> list[list[float | None]]:
+    """[t, mean sample weight] in ascending t, over the rows whose weight exists.
+
+    With `judged`, rows without a belief are left out: a sample too short to be judged keeps weight 1 and is not divided by
+    the level's mean (`Weighting.level_means`).
+    """
+    sums: dict[float, list[float]] = {}
+    for row in rows:
+        kept, weight = sums.setdefault(_number(row["t"]), []), row["sample_weight"]
+        if weight is not None and not (judged and row["belief"] is None):
+            kept.append(_number(weight))
+    return [[t, math.fsum(kept) / len(kept) if kept else None] for t, kept in sorted(sums.items())]
+
+
+def audio_columns(subject: Subject, crop: Crop) -> Record:
+    """Loudness and structure metrics of the audio that a crop stands for; None where undefined or unreadable."""
+    path = subject.manifest.audio_path(crop.row)
+    try:
+        waveform = read_audio(path, start=crop.start, duration=crop.seconds, allow_silent=True)
+    except AudioError as error:
+        subject.skips.add(crop.row.id, f"its audio was not measured: {error}")
+        return {"loudness_db": None}
+    columns: Record = {"loudness_db": loudness_db(waveform)}
+    if subject.config.structure:
+        from eisbach.structure import analyze
+
+        analysis = analyze(waveform)
+        found = {**analysis.metrics, "flat_probability": analysis.flat_probability}
+        found |= {name: analysis.conditions[name] for name in CONDITIONS}
+        columns |= {f"structure.{name}": value for name, value in found.items()}
+    return columns
+
+
+def loudness_db(waveform: Waveform) -> float:
+    """RMS level over all channels, dBFS (0 is a full-scale square wave); NaN for digital silence."""
+    power = float(np.mean(np.square(waveform.samples, dtype=np.float64)))
+    return 10.0 * math.log10(power) if power > 0 else math.nan
+
+
+def _noise(subject: Subject, crop: Crop, draw: int) -> torch.Tensor:
+    generator = step_generator(subject.config.train.seed, crop.number, draw, _STREAM)
+    return torch.randn(crop.batch.latents.shape[1:], generator=generator)
+
+
+def _mean_square_db(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    return 10.0 * per_sample_mse(values, torch.zeros_like(values), mask).log10()
+
+
+def _number(value: object) -> float:
+    assert isinstance(value, (int, float))  # `measure_rows` writes numbers here
+    return float(value)

@@ -1,0 +1,236 @@
+"""What is probed: the model, the data and the objective, put together by the functions that training uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from eisbach.data.latents import LatentDataset, sections_of
+from eisbach.data.manifest import Manifest, ManifestRow
+from eisbach.diagnostics.probe.config import ProbeConfig
+from eisbach.errors import ManifestError
+from eisbach.training.assembly import build_objective, load_model
+from eisbach.training.conditioning import ConditioningCache
+from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, training_rows
+from eisbach.training.devices import uses_bf16
+from eisbach.training.step import Objective
+from eisbach.types import Conditioning, LatentBatch, SkipReport
+
+if TYPE_CHECKING:
+    from eisbach.backbones.base import Backbone
+
+MIN_SIMULATED = 16
+"""Training batches that are simulated at least: enough for an interval of their spread."""
+
+_POOL_STREAM = 7  # keeps the choice of clips apart from the draws of training
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One clip's crop, as the first epoch of training draws it.
+
+    Attributes
+    ----------
+    row : ManifestRow
+    number : int
+        Place in the epoch's order; decides the noise.
+    batch : LatentBatch
+        Of one sample, padded to the crop's length and masked where the clip is shorter.
+    start, seconds : float
+        The section of the audio file that the latents stand for.
+    """
+
+    row: ManifestRow
+    number: int
+    batch: LatentBatch
+    start: float
+    seconds: float
+
+
+@dataclass
+class Subject:
+    """Everything that a probe looks at.
+
+    Attributes
+    ----------
+    manifest : Manifest
+        The clips that the batches are drawn from.
+    available : int
+        Clips of the split before any were left out.
+    crop_seconds : float
+        Length of the crops in the rows: the most frequent of training.
+    """
+
+    config: ProbeConfig
+    backbone: Backbone
+    objective: Objective
+    identity: str
+    manifest: Manifest
+    available: int
+    data: TrainingData
+    dataset: LatentDataset
+    crop_seconds: float
+    device: torch.device
+    conditioning: ConditioningCache
+    skips: SkipReport
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of a global batch."""
+        return self.config.train.accumulation
+
+    @property
+    def simulated_batches(self) -> int:
+        """Global batches that are simulated without gradients."""
+        return simulated_batches(self.config)
+
+    @property
+    def bf16(self) -> bool:
+        """Whether the network computes in bf16, as it would in training."""
+        return uses_bf16(self.config.train.precision, self.device.type == "cpu")
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Training's precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def to_device(self, batch: LatentBatch) -> LatentBatch:
+        """The batch with its tensors on the device."""
+        mask = None if batch.mask is None else batch.mask.to(self.device)
+        return replace(batch, latents=batch.latents.to(self.device), mask=mask)
+
+    def predict(self, x_t: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """The network's output [shape=(B, C, T), float32], computed in training's precision."""
+        with self.autocast():
+            return self.backbone.predict(x_t, t, conditioning).float()
+
+    def micro_batch(self, step: int, micro: int) -> tuple[LatentBatch, int]:
+        """A micro-batch exactly as one process would draw it in training, and the index that seeds its noise."""
+        index = step * self.accumulation + micro
+        return self.to_device(self.data.batch(step, index, self.config.train.batch_size)), index
+
+    def crops(self) -> list[Crop]:
+        """The crops of the rows: those that training's first epoch draws of its first clips, in the manifest's order."""
+        found = []
+        for number in range(min(self.config.clips, len(self.dataset))):
+            clip, section, first = self.dataset.crop_at(number)
+            row = self.dataset.cache.entries[clip].row
+            batch = self.dataset.batch(number, 1)
+            sections = sections_of(row.duration, self.crop_seconds)
+            start = sections[section][0] + first / self.dataset.cache.latent_rate
+            found.append((clip, Crop(row, number, batch, start, float(batch.durations[0]))))
+        return [crop for _, crop in sorted(found, key=lambda item: item[0])]
+
+
+def simulated_batches(config: ProbeConfig) -> int:
+    """Global batches that are simulated without gradients."""
+    return max(MIN_SIMULATED, config.gradient_batches)
+
+
+def load_subject(config: ProbeConfig, quiet: bool = False) -> Subject:
+    """Loads the model and encodes the clips that are looked at.
+
+    Raises
+    ------
+    ManifestError
+        No clip, or fewer than a batch holds.
+    ConfigError, UserError, CheckpointError
+        A name, an option, a model or an adapter that training would refuse too.
+    """
+    from eisbach.backbones import load_codec_of
+
+    train = config.train
+    manifest = load_manifests(train.data.manifest)
+    rows = probed_rows(manifest, config)
+    backbone = load_model(train)
+    objective = build_objective(train, backbone)
+    identity = backbone.identity()
+    pool = choose_pool(rows, config)
+    data = load_data(
+        pool,
+        load_codec_of(backbone),
+        train.data.crop_seconds,
+        cache_folder(train.data, manifest),
+        train.seed,
+        batch_size=train.batch_size,
+        quiet=quiet,
+    )
+    main = int(data.shares.argmax())
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    device = torch.device("cpu") if device is None else device
+    backbone.module.to(device).eval()
+    objective.weighting.to(device)
+    skips = SkipReport()
+    for dataset in data.datasets:
+        for item in dataset.cache.report.skipped:
+            if item not in skips.skipped:
+                skips.skipped.append(item)
+    return Subject(
+        config=config,
+        backbone=backbone,
+        objective=objective,
+        identity=identity,
+        manifest=pool,
+        available=len(rows),
+        data=data,
+        dataset=data.datasets[main],
+        crop_seconds=train.data.crop_seconds[main].seconds,
+        device=device,
+        conditioning=ConditioningCache(backbone, device),
+        skips=skips,
+    )
+
+
+def probed_rows(manifest: Manifest, config: ProbeConfig) -> Manifest:
+    """The clips of the configured split.
+
+    Raises
+    ------
+    ManifestError
+        None, or fewer than a batch holds.
+    """
+    train = config.train
+    if config.split == "train":
+        return training_rows(manifest, train.data, train.batch_size)
+    split = None if config.split == "all" else config.split
+    rows = manifest.select(split=split, labels=train.data.select)
+    wanted = f"split '{config.split}'" + (f" and labels {dict(train.data.select)}" if train.data.select else "")
+    if len(rows) < train.batch_size:
+        raise ManifestError(
+            f"{len(rows)} of the {len(manifest)} clips of {', '.join(train.data.manifest)} have {wanted}, and batch_size is "
+            f"{train.batch_size}; change split or data.select, lower batch_size, or add clips."
+        )
+    return rows
+
+
+def choose_pool(rows: Manifest, config: ProbeConfig) -> Manifest:
+    """Enough clips for the rows and for one epoch of the simulated batches, chosen by seed; all of them where few.
+
+    With all of them, the simulated batches are training's own first ones.
+    """
+    train = config.train
+    wanted = max(config.clips, simulated_batches(config) * train.batch_size * train.accumulation)
+    if wanted >= len(rows):
+        return rows
+    rng = np.random.default_rng([train.seed, _POOL_STREAM])
+    chosen = set(rng.permutation(len(rows))[:wanted].tolist())
+    return Manifest((row for index, row in enumerate(rows) if index in chosen), rows.root)
+
+
+@contextmanager
+def trained_weights(subject: Subject) -> Iterator[None]:
+    """The trained adapter folded into the model, where there is one; the base's weights are restored bit for bit."""
+    from eisbach.adapters import attach, detach
+
+    if subject.config.adapter is None:
+        yield
+        return
+    attach(subject.backbone, subject.config.adapter)
+    try:
+        yield
+    finally:
+        detach(subject.backbone)
