@@ -6,25 +6,48 @@ from collections.abc import Callable
 
 from eisbach.weighting.noise_level.base import NoiseWeight, X0Weight, x0_to_target_weight
 from eisbach.weighting.noise_level.constant import Constant
+from eisbach.weighting.noise_level.debiased import Debiased
+from eisbach.weighting.noise_level.edm import EDM
+from eisbach.weighting.noise_level.edm2 import LearnedUncertainty
 from eisbach.weighting.noise_level.erd import ERD
+from eisbach.weighting.noise_level.max_snr import MaxSNR
 from eisbach.weighting.noise_level.min_snr import MinSNR
+from eisbach.weighting.noise_level.p2 import P2
+from eisbach.weighting.noise_level.sd3 import CosMap, SigmaSqrt
 from eisbach.weighting.noise_level.soft_min_snr import SoftMinSNR
+from eisbach.weighting.noise_level.tabulated import Tabulated
 
 NOISE_WEIGHTINGS: dict[str, Callable[..., NoiseWeight]] = {
     "constant": Constant,
     "min_snr": MinSNR,
     "soft_min_snr": SoftMinSNR,
+    "max_snr": MaxSNR,
+    "p2": P2,
+    "debiased": Debiased,
+    "edm": EDM,
+    "edm2": LearnedUncertainty,
+    "sigma_sqrt": SigmaSqrt,
+    "cosmap": CosMap,
     "erd": ERD,
+    "tabulated": Tabulated,
 }
 """Name to class. "none" is not in the table: it stands for the absence of a noise-level weighting."""
 
 __all__ = [
+    "EDM",
     "ERD",
     "NOISE_WEIGHTINGS",
+    "P2",
     "Constant",
+    "CosMap",
+    "Debiased",
+    "LearnedUncertainty",
+    "MaxSNR",
     "MinSNR",
     "NoiseWeight",
+    "SigmaSqrt",
     "SoftMinSNR",
+    "Tabulated",
     "X0Weight",
     "x0_to_target_weight",
 ]
