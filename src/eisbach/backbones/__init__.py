@@ -30,10 +30,28 @@ def _tiny_load(folder: Path) -> Backbone:
     return TinyMusicBackbone.load(folder)
 
 
+def _native_load(folder: Path) -> Backbone:
+    from eisbach.backbones.stable_audio3 import load_native
+
+    return load_native(folder)
+
+
+def _diffusers_load(folder: Path) -> Backbone:
+    from eisbach.backbones.stable_audio3 import load_diffusers
+
+    return load_diffusers(folder)
+
+
 BACKBONES: dict[str, tuple[Callable[[Mapping[str, Any], int], Backbone], Callable[[Path], Backbone]]] = {
     "eisbach-tiny-music": (_tiny_create, _tiny_load),
 }
 """For each format name: how to create one at random, how to load one from its folder."""
+
+LAYOUTS: dict[str, Callable[[Path], Backbone]] = {
+    "model_config.json": _native_load,
+    "model_index.json": _diffusers_load,
+}
+"""Other people's folders: the file that tells the layout, and how to load it."""
 
 
 def create_backbone(
@@ -52,21 +70,28 @@ def create_backbone(
 
 
 def load_backbone(name: str | Path = "embedded") -> Backbone:
-    """The model that the package carries ("embedded"), or the one saved in a folder.
+    """The model that the package carries ("embedded"), the one in a folder, or one of the Hugging Face hub ("owner/name").
+
+    A folder is one that a backbone's `save` wrote, a native Stable Audio 3 checkpoint (`model_config.json`) or a
+    diffusers pipeline (`model_index.json`).
 
     Raises
     ------
     UserError
-        No such folder, or a format that is not known.
+        No such folder or model, a format that is not known, or files that do not fit each other.
     """
     if str(name) == "embedded":
         with resources.as_file(resources.files("eisbach") / "assets" / "base") as folder:
             return _load_folder(folder)
+    from eisbach.backbones.hub import fetch, is_hub_id
+
+    if not Path(name).is_dir() and isinstance(name, str) and is_hub_id(name):
+        return _load_folder(fetch(name))
     return _load_folder(Path(name))
 
 
 def load_codec_of(backbone: Backbone) -> Codec:
-    """The codec that a backbone's latents come from.
+    """The codec that a backbone's latents come from: the one it brings (`backbone.load_codec`), else the one it names.
 
     Raises
     ------
@@ -77,7 +102,8 @@ def load_codec_of(backbone: Backbone) -> Codec:
     """
     from eisbach.codecs import load_codec
 
-    codec = load_codec(backbone.codec)
+    bring = getattr(backbone, "load_codec", None)
+    codec: Codec = bring() if callable(bring) else load_codec(backbone.codec)
     if codec.channels != backbone.latent_channels or abs(codec.latent_rate / backbone.latent_rate - 1) > 0.01:
         raise CheckpointError(
             f"the model reads {backbone.latent_channels} channels at {backbone.latent_rate:.4g} frames/s, and its codec "
@@ -88,9 +114,13 @@ def load_codec_of(backbone: Backbone) -> Codec:
 
 
 def _load_folder(folder: Path) -> Backbone:
+    for marker, load in LAYOUTS.items():
+        if (folder / marker).is_file():
+            return load(folder)
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"there is no model in '{folder}'; give 'embedded' or a folder that holds config.json and model.safetensors."
+            f"there is no model in '{folder}'; give 'embedded', a name of the Hugging Face hub, or a folder that holds "
+            "config.json and model.safetensors, model_config.json (native Stable Audio 3) or model_index.json (diffusers)."
         )
     values = read_json(folder / "config.json", "model configuration")
     kind = values.get("format") if isinstance(values, dict) else None

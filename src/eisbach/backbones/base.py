@@ -27,7 +27,8 @@ class Backbone(Protocol):
     latent_rate : float
         Latent frames per second.
     codec : str
-        Name of the codec its latents come from (`eisbach.codecs.load_codec`).
+        Name of the codec its latents come from (`eisbach.codecs.load_codec`). A backbone whose codec is part of its own
+        checkpoint also has a method `load_codec() -> Codec`, which `eisbach.backbones.load_codec_of` prefers.
     module : torch.nn.Module
         What adapters go into and what full training updates.
     adapter_targets : str

@@ -21,7 +21,8 @@ CODECS: dict[str, Callable[[], Codec]] = {"bands": _bands}
 
 
 def load_codec(name: str = "bands") -> Codec:
-    """The codec called `name`, or the one saved in the file `name` (a safetensors file that `BandCodec.save` wrote).
+    """The codec called `name`, the one saved in the file `name` (a safetensors file that `BandCodec.save` wrote), or the SAME
+    autoencoder in the folder `name` (native, or diffusers' layout).
 
     Raises
     ------
@@ -36,6 +37,12 @@ def load_codec(name: str = "bands") -> Codec:
         from eisbach.codecs.bands import BandCodec
 
         return BandCodec.load(name)
+    if Path(name).is_dir():
+        from eisbach.codecs.same import SameCodec
+
+        return SameCodec.load(name)
+    if name == "same":
+        raise UserError("the codec 'same' comes with its model; give the folder of the model or of the autoencoder.")
     raise UserError(
-        f"there is no codec '{name}'; known codecs: {', '.join(sorted(CODECS))}, or the path of a codec file."
+        f"there is no codec '{name}'; known codecs: {', '.join(sorted(CODECS))}, or the path of a codec file or folder."
     )

@@ -1,0 +1,161 @@
+"""Stable Audio 3's text encoder (T5Gemma), read when first needed and dropped from memory when no longer needed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from eisbach.codecs.weight_files import build_empty, has_weights, load_exactly, read_tensors
+from eisbach.errors import CheckpointError
+
+
+class TextEncoder:
+    """Captions to T5Gemma tokens.
+
+    Parameters
+    ----------
+    folder : Path
+        T5Gemma's configuration and weights.
+    tokenizer_folder : Path
+        Its tokenizer's files; the same folder in native checkpoints.
+    max_tokens : int or None
+        Tokens that the transformer reads; None takes the tokenizer's own limit, at most 256 as in diffusers' pipeline.
+    tensors : dict of tensors or None
+        Weights to use in place of the folder's.
+
+    Raises
+    ------
+    CheckpointError
+        A file is missing; the weights themselves are read at the first `encode`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer_folder: Path,
+        max_tokens: int | None,
+        tensors: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        self.folder, self.tokenizer_folder, self._tensors = folder, tokenizer_folder, dict(tensors or {})
+        self._model: nn.Module | None = None
+        missing = [name for name in ("config.json",) if not (folder / name).is_file()]
+        missing += [] if self._tensors or has_weights(folder) else ["model.safetensors"]
+        missing += [] if (tokenizer_folder / "tokenizer_config.json").is_file() else ["tokenizer_config.json"]
+        if missing:
+            raise CheckpointError(
+                f"the text encoder in {folder} is not complete: {', '.join(missing)} is missing; fetch it again."
+            )
+        self.tokenizer = _tokenizer(tokenizer_folder)
+        self.max_tokens = min(int(self.tokenizer.model_max_length), 256) if max_tokens is None else max_tokens
+
+    @property
+    def loaded(self) -> bool:
+        """True while the encoder's weights are in memory."""
+        return self._model is not None
+
+    def release(self) -> None:
+        """Drops the encoder's weights from memory; the next `encode` reads them again."""
+        self._model = None
+
+    @property
+    def model(self) -> nn.Module:
+        """T5Gemma's encoder in fp32, in evaluation mode, without gradients."""
+        if self._model is None:
+            self._model = self._read()
+        return self._model
+
+    def _read(self) -> nn.Module:
+        from transformers import T5GemmaConfig, T5GemmaEncoderModel
+
+        try:
+            config: Any = T5GemmaConfig.from_pretrained(str(self.folder), local_files_only=True)
+            config.is_encoder_decoder = False
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"the text encoder's configuration in {self.folder} cannot be read ({error})."
+            ) from error
+        state = self._tensors or read_tensors(self.folder)
+        # The published T5Gemma holds a decoder too, which an encoder has no use for.
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(("decoder.", "lm_head."))}
+        if state and not any(name.startswith("encoder.") for name in state):
+            state = {f"encoder.{name}": tensor for name, tensor in state.items()}
+        model = build_empty(lambda: T5GemmaEncoderModel(config))
+        load_exactly(model, state, self.folder)
+        return model.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens [shape=(B, S, D), float32] and their mask [shape=(B, S), bool]; S is the longest caption's count.
+
+        A caption longer than `max_tokens` is cut there, with a warning that says so.
+        """
+        batch = self.tokenizer(
+            list(captions), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        )
+        mask = batch["attention_mask"].to(device=device, dtype=torch.bool)
+        self._warn_of_cuts(captions, mask)
+        # Padded to the full length, as when the model was trained: what a caption becomes does not depend on its batch.
+        tokens = self.model.to(device)(input_ids=batch["input_ids"].to(device), attention_mask=mask).last_hidden_state
+        longest = max(1, int(mask.sum(dim=1).max()))
+        return tokens[:, :longest].float(), mask[:, :longest]
+
+    def _warn_of_cuts(self, captions: Sequence[str], mask: torch.Tensor) -> None:
+        full = [text for text, kept in zip(captions, mask.all(dim=1).tolist(), strict=True) if kept]
+        if not full:
+            return
+        for text, ids in zip(full, self.tokenizer(full)["input_ids"], strict=True):
+            if len(ids) > self.max_tokens:
+                warnings.warn(
+                    f"a caption has {len(ids)} tokens and the model reads {self.max_tokens}; the end is cut: '{text[:60]}…'",
+                    stacklevel=3,
+                )
+
+    def save(self, encoder_folder: Path, tokenizer_folder: Path) -> None:
+        """Writes the encoder (safetensors) and the tokenizer in diffusers' layout."""
+        model: Any = self.model
+        model.save_pretrained(str(encoder_folder), safe_serialization=True)
+        tokenizer: Any = _tokenizer(self.tokenizer_folder)
+        tokenizer.model_max_length = self.max_tokens  # where diffusers' pipeline looks for the length
+        tokenizer.save_pretrained(str(tokenizer_folder))
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the tokenizer in {folder} cannot be read ({error}); fetch it again.") from error
+    # Which side is padded changes nothing: the encoder's positions are relative and the transformer's cross-attention has
+    # none. On the right, the real tokens of a caption are a prefix that can be cut out and cached.
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def find_native(checkpoint: Path, sources: Sequence[str]) -> Path:
+    """The text encoder's folder of a native checkpoint: inside it, an absolute path, or in the hub's local cache.
+
+    Raises
+    ------
+    CheckpointError
+        It is in none of these places.
+    """
+    for source in sources:
+        folder = checkpoint / source  # an absolute source replaces the checkpoint's folder
+        if (folder / "config.json").is_file():
+            return folder
+    hub = sources[-1]
+    from eisbach.backbones.hub import cached_folder
+
+    found = cached_folder(hub)
+    if found is not None and (found / "config.json").is_file():
+        return found
+    raise CheckpointError(
+        f"the text encoder is not in {checkpoint} (looked for: {', '.join(sources[:-1])}) and '{hub}' is not in the hub's "
+        f"local cache; put its folder there or run: hf download {hub}."
+    )

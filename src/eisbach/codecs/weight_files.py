@@ -1,0 +1,152 @@
+"""Weights from safetensors files, one or many shards, into a module: every key on both sides must match."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from eisbach.errors import CheckpointError
+from eisbach.files import read_json
+
+
+def has_weights(folder: str | Path, stem: str = "model") -> bool:
+    """True when `folder` holds `stem`.safetensors, or the index of its shards."""
+    folder = Path(folder)
+    return (folder / f"{stem}.safetensors").is_file() or (folder / f"{stem}.safetensors.index.json").is_file()
+
+
+def read_tensors(
+    folder: str | Path, stem: str = "model", wanted: Callable[[str], bool] = lambda name: True
+) -> dict[str, torch.Tensor]:
+    """The tensors of `stem`.safetensors, or of the shards that `stem`.safetensors.index.json lists.
+
+    Parameters
+    ----------
+    folder : str or Path
+    stem : str, default "model"
+    wanted : function of a tensor's name
+        Only these are read.
+
+    Raises
+    ------
+    CheckpointError
+        No such file, a missing shard, or a file that cannot be read.
+    """
+    folder = Path(folder)
+    tensors: dict[str, torch.Tensor] = {}
+    for file in _shards(folder, stem):
+        try:
+            with safe_open(str(file), framework="pt") as handle:
+                for name in handle.keys():  # noqa: SIM118
+                    if wanted(name):
+                        tensors[name] = handle.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} cannot be read ({error}); it may be truncated: fetch it again.") from error
+    return tensors
+
+
+def _shards(folder: Path, stem: str) -> list[Path]:
+    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        raise CheckpointError(f"there is no {single.name} in {folder}; fetch the model again, with all its files.")
+    listing: Any = read_json(index, "index of weights")
+    names = listing.get("weight_map") if isinstance(listing, dict) else None
+    if not isinstance(names, dict) or not names:
+        raise CheckpointError(f"{index} lists no weights; fetch the model again, with all its files.")
+    files = [folder / str(name) for name in sorted(set(names.values()))]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{len(missing)} of {len(files)} files with weights are missing from {folder} (first: {missing[0]}); fetch "
+            "them again."
+        )
+    return files
+
+
+def component_config(folder: Path, kind: Any, ignored: Iterable[str] = ()) -> dict[str, Any]:
+    """The options of a diffusers model that `folder`/config.json gives, with the class's defaults for the rest.
+
+    Raises
+    ------
+    CheckpointError
+        An option that the class does not have and that is not `ignored`.
+    """
+    values: Any = read_json(folder / "config.json", f"configuration of {kind.__name__}")
+    parameters = inspect.signature(kind.__init__).parameters
+    known = {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    given = {name: value for name, value in dict(values).items() if not name.startswith("_") and name not in ignored}
+    if given.keys() - known.keys():
+        raise CheckpointError(
+            f"{folder / 'config.json'} has options that diffusers' {kind.__name__} does not know: "
+            f"{', '.join(sorted(given.keys() - known.keys()))}; it is of another version of diffusers."
+        )
+    return {**known, **given}
+
+
+def build_empty(make: Callable[[], nn.Module]) -> nn.Module:
+    """The module that `make` builds, its parameters without storage: nothing is drawn at random only to be overwritten."""
+    from accelerate import init_empty_weights
+
+    with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
+        return make()
+
+
+def load_exactly(
+    module: nn.Module, state: Mapping[str, torch.Tensor], source: str | Path, recomputed: Iterable[str] = ()
+) -> None:
+    """Puts `state` into `module` in fp32, after counting keys: none may be missing, left over, misshapen or non-finite.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Its parameters may be without storage (`build_empty`).
+    state : tensors by the module's own names
+    source : str or Path
+        What to call the origin in errors.
+    recomputed : names
+        Buffers that the module computes itself and `state` may lack.
+
+    Raises
+    ------
+    CheckpointError
+        Anything does not match; the sentence counts the tensors and names the first ones.
+    """
+    expected = module.state_dict()
+    missing = sorted(expected.keys() - state.keys() - set(recomputed))
+    unexpected = sorted(state.keys() - expected.keys())
+    shapes = sorted(name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape)
+    faults = [
+        f"{len(names)} {what} (first: {', '.join(names[:3])})"
+        for what, names in (("missing", missing), ("not known", unexpected), ("of another shape", shapes))
+        if names
+    ]
+    if faults:
+        raise CheckpointError(
+            f"the weights of {source} do not fit its configuration: of {len(expected)} tensors, {', '.join(faults)}; the "
+            "files are of another model, or of a version that is not supported."
+        )
+    values = {name: _floating(tensor) for name, tensor in state.items()}
+    broken = sorted(name for name, tensor in values.items() if not bool(tensor.isfinite().all()))
+    if broken:
+        raise CheckpointError(
+            f"the weights of {source} hold NaN or infinite values in {len(broken)} of {len(values)} tensors (first: "
+            f"{broken[0]}); fetch the model again."
+        )
+    kept = {name: expected[name] for name in expected.keys() - values.keys()}
+    module.load_state_dict({**kept, **values}, assign=True)
+
+
+def _floating(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float().contiguous() if tensor.is_floating_point() else tensor
