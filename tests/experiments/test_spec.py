@@ -103,7 +103,7 @@ def test_the_manifest_is_the_experiments_own_where_it_makes_material() -> None:
         check_spec(spec_of(material={}))
 
 
-@pytest.mark.parametrize("name", ["demo", "curation"])
+@pytest.mark.parametrize("name", ["demo", "curation", "levels"])
 def test_the_recipes_of_the_package_are_whole(name: str) -> None:
     spec = load_spec(name)
     check_spec(spec)
@@ -129,7 +129,7 @@ def test_the_longer_run_is_long_enough() -> None:
     assert spec.training["steps"] >= load_spec("demo").training["steps"]
 
 
-@pytest.mark.parametrize("name", ["demo", "curation"])
+@pytest.mark.parametrize("name", ["demo", "curation", "levels"])
 def test_the_repository_shows_the_packages_recipes(name: str) -> None:
     root = Path(__file__).parents[2]
     shown = root / "recipes" / f"{name}.yaml"
