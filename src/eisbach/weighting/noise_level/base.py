@@ -8,6 +8,7 @@ trained, on any path.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -16,8 +17,11 @@ from torch import Tensor
 
 from eisbach.diffusion.paths import Path, get_path
 from eisbach.diffusion.targets import check_target, determinant
+from eisbach.errors import UserError
 
-_EDGE = 1e-9  # how far noise levels are kept from 0 and 1, where log-SNR is infinite and only limits exist
+_EDGE = 2.0**-53  # how far noise levels are kept from 0 and 1, where log-SNR is infinite and only limits exist
+_EDGE_FLOAT32 = 2.0**-24
+_SLACK = 1e-6  # a noise level this far outside [0, 1] is rounding; farther out it is a mistake
 
 
 class NoiseWeight(ABC):
@@ -33,15 +37,18 @@ class NoiseWeight(ABC):
         ----------
         path : Path or str
         target : {"eps", "x0", "v", "u"}
-        t : Tensor [shape=(B,)], in [0, 1]
-            At the ends the weight is its value 1e-9 inside: the limit where that is finite, a large number where not.
+        t : Tensor [shape=(B,), floating], in [0, 1]
+            Values are exact from 2^-53 to 1 - 2^-53. At the ends themselves, where SNR may be 0 or infinite, the weight
+            is its value 2^-53 inside (2^-24 without float64): the limit to float64's precision where that is finite, a
+            large finite number where it diverges. Each scheme says which. A t that is NaN or outside [0, 1] gives a NaN
+            weight, so that a check for a finite loss sees it; nothing here waits for the device.
         num_frames : int or None
             Latent frames of the samples; only schemes that correct for a density which depends on length read it.
 
         Raises
         ------
         UserError
-            Unknown path or target, or a scheme that is undefined for them.
+            Unknown path or target, a scheme that is undefined for them, or integer t.
         """
         path = get_path(path)
         check_target(target)
@@ -89,9 +96,9 @@ class X0Weight(NoiseWeight):
 def x0_to_target_weight(log_x0_weight: Tensor, path: Path | str, target: str, t: Tensor) -> Tensor:
     """ln of the weight on the target's squared error that equals the weight W on ``|x0_hat - x0|^2``.
 
-    At fixed x_t an error d in the target is an error ``sigma d / D`` in x0 (`targets.determinant`), so
+    This is the only place where a weight changes its target. At fixed x_t an error d in the target is an error ``sigma d / D`` in x0 (`targets.determinant`), so
     ``w = W (sigma / D)^2``: W / SNR for eps, W sigma^2 / (alpha^2 + sigma^2)^2 for v, W (sigma / (alpha + sigma))^2 for
-    u.
+    u. On VP and GVP the v form is W / (SNR + 1); many trainers use that on every path, where it is not the same weight.
 
     Parameters
     ----------
@@ -108,7 +115,24 @@ def x0_to_target_weight(log_x0_weight: Tensor, path: Path | str, target: str, t:
 
 
 def inner_levels(t: Tensor) -> Tensor:
-    """`t` in float64, kept 1e-9 away from 0 and 1 (float32 and 1e-6 on a device that has no float64)."""
-    if t.device.type == "mps":
-        return t.detach().to(torch.float32).clamp(1e-6, 1 - 1e-6)
-    return t.detach().to(torch.float64).clamp(_EDGE, 1 - _EDGE)
+    """`t` in float64, kept 2^-53 away from 0 and 1, NaN where it is outside [0, 1].
+
+    On a device without float64: float32, and 2^-24 away.
+    """
+    if not t.is_floating_point():
+        raise UserError(
+            f"noise levels must be floating numbers in [0, 1], where 1 is noise; got a tensor of {t.dtype}: divide "
+            "integer timesteps by their number."
+        )
+    whole = t.device.type != "mps"
+    edge = _EDGE if whole else _EDGE_FLOAT32
+    t = t.detach().to(torch.float64 if whole else torch.float32)
+    outside = (t < -_SLACK) | (t > 1 + _SLACK)
+    return t.clamp(edge, 1 - edge).masked_fill(outside, math.nan)
+
+
+def positive(scheme: str, option: str, value: float) -> float:
+    """`value` as a float, or a `UserError` when it is not a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise UserError(f"the {scheme} weighting's {option} must be a finite number above 0; got {value!r}.")
+    return float(value)

@@ -1,4 +1,4 @@
-"""Min-SNR-gamma (Hang et al. 2023): W = min(SNR, gamma)."""
+"""Min-SNR-gamma (Hang et al. 2023, arXiv 2303.09556, section 3.4): W = min(SNR, gamma)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import math
 
 from torch import Tensor
 
-from eisbach.errors import UserError
-from eisbach.weighting.noise_level.base import X0Weight
+from eisbach.weighting.noise_level.base import X0Weight, positive
 
 
 class MinSNR(X0Weight):
     """W = min(SNR, gamma) on the x0 error, restated exactly for every target and path.
+
+    On eps that is min(SNR, gamma) / SNR, on v of a VP path min(SNR, gamma) / (SNR + 1), on the linear path's u
+    min((1 - t)^2, gamma t^2). Trap: the form min(SNR, gamma) / (SNR + 1) is v's on a VP path only; trainers that use it
+    for u, or on the linear path, weigh noise levels by another curve (larger by 1 / (t^2 + (1 - t)^2), up to 2).
+
+    Limits: W is gamma as SNR goes to infinity and falls to 0 with SNR, so no target's weight diverges.
 
     Parameters
     ----------
@@ -21,15 +26,8 @@ class MinSNR(X0Weight):
     name = "min_snr"
 
     def __init__(self, gamma: float = 5.0) -> None:
-        self.gamma = positive("min_snr", gamma)
+        self.gamma = positive("min_snr", "gamma", gamma)
 
     def log_x0_weight(self, log_snr: Tensor) -> Tensor:
         """min(ln SNR, ln gamma)."""
         return log_snr.clamp(max=math.log(self.gamma))
-
-
-def positive(scheme: str, gamma: float) -> float:
-    """`gamma` as a float, or a `UserError` when it is not a finite number above 0."""
-    if not 0 < gamma < math.inf:
-        raise UserError(f"the {scheme} weighting's gamma must be a finite number above 0; got {gamma!r}.")
-    return float(gamma)
