@@ -1,0 +1,212 @@
+"""From a probe's rows to numbers with intervals: what the weighting does, where, and what it follows.
+
+Pure: the same result gives the same explanation, and nothing is read or written. The clip is the unit of every interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from eisbach.diagnostics.probe.agreement import (
+    BeliefLoss,
+    Prediction,
+    Separation,
+    belief_and_loss,
+    belief_correctness,
+    separate,
+    stratification,
+)
+from eisbach.diagnostics.probe.association import RESAMPLES, resample_clips
+from eisbach.diagnostics.probe.drivers import MIN_CLIPS, Drivers, find_drivers
+from eisbach.diagnostics.probe.grid import make_grid
+from eisbach.diagnostics.probe.levels import (
+    BatchSummary,
+    LevelSummary,
+    VarianceShares,
+    decompose,
+    summarise_batches,
+    summarise_levels,
+    trained_part,
+)
+from eisbach.diagnostics.probe.result import ProbeResult, plain
+
+ACTS_CV = 0.1
+"""A coefficient of variation between clips from which a weighting acts: it then moves a clip's share of the step by a tenth."""
+
+
+@dataclass(frozen=True)
+class GradientSummary:
+    """The weighted gradient against the plain one; None where nothing was measured. Angles in degrees.
+
+    Attributes
+    ----------
+    point : str
+        "start", or "moved" where a fresh adapter was first moved off its start by a few plain steps.
+    batches : int
+    angle, norm_ratio : float or None
+        Between the gradients of one batch.
+    between_batches_angle, halves_angle : float or None
+        Plain gradients of two batches, and of the two halves of one: what chance alone does.
+    update_angle, update_ratio : float or None
+        Between AdamW's updates over the last third of the batches.
+    clipped_update_angle, clipped_update_ratio : float or None
+        The same with gradient clipping.
+    """
+
+    point: str
+    batches: int
+    angle: float | None
+    norm_ratio: float | None
+    between_batches_angle: float | None
+    halves_angle: float | None
+    update_angle: float | None
+    update_ratio: float | None
+    clipped_update_angle: float | None
+    clipped_update_ratio: float | None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Everything a verdict rests on.
+
+    Attributes
+    ----------
+    setup : dict
+        The probe's own, as it came.
+    clips : int
+    enough_clips : bool
+        Whether there are at least `MIN_CLIPS`; intervals need that many.
+    has_sample_weight : bool
+        Whether a sample weighting was probed.
+    levels : list of LevelSummary
+    acts_at : list of float
+        Noise levels at which clips get weights that differ by `ACTS_CV` or more, as trained.
+    sample_acts_at : list of float
+        The same for the sample weight before strength, gate and level means.
+    variance : VarianceShares or None
+        Of ln of the weight as trained, without the noise-level weight.
+    sample_variance : VarianceShares or None
+        Of ln of the sample weight.
+    batches : BatchSummary or None
+    drivers : Drivers
+        What explains the sample weight's differences between clips. (Strength, and the one factor of reduction 'batch',
+        shrink them; they do not change their order at a noise level.)
+    separations : list of Separation
+    belief_loss : BeliefLoss or None
+    predictions : list of Prediction
+    gradients : GradientSummary or None
+    gradient_levels : list of dict
+        As in `ProbeResult.gradients`.
+    level_means : list of [t, mean sample weight]
+    """
+
+    setup: dict[str, Any]
+    clips: int
+    enough_clips: bool
+    has_sample_weight: bool
+    levels: list[LevelSummary]
+    acts_at: list[float]
+    sample_acts_at: list[float]
+    variance: VarianceShares | None
+    sample_variance: VarianceShares | None
+    batches: BatchSummary | None
+    drivers: Drivers
+    separations: list[Separation]
+    belief_loss: BeliefLoss | None
+    predictions: list[Prediction]
+    gradients: GradientSummary | None
+    gradient_levels: list[dict[str, Any]]
+    level_means: list[list[float | None]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain mappings, lists and numbers; the setup is left out, as the result holds it."""
+        values: dict[str, Any] = plain(asdict(self))
+        del values["setup"]
+        return values
+
+
+def explain(result: ProbeResult, *, label: str | None = None, seed: int = 0, resamples: int = RESAMPLES) -> Explanation:
+    """What a probe's rows say.
+
+    Parameters
+    ----------
+    result : ProbeResult
+    label : str or None
+        A two-valued label to judge the weights by; None takes `kind` or `flat` where the clips have one.
+    seed : int
+        Of the bootstrap and the permutations.
+    resamples : int
+        Of the bootstrap.
+
+    Raises
+    ------
+    UserError
+        No rows, or a label that does not exist or has not two values.
+    """
+    rng = np.random.default_rng(seed)
+    grid = make_grid(result.rows)
+    enough = grid.n_clips >= MIN_CLIPS
+    draws = resample_clips(grid.n_clips, rng, resamples) if enough else None
+    sampled = str(result.setup.get("sample", "none")) != "none"
+    by_batch = sampled and result.setup.get("reduction") == "batch"
+    trained = trained_part(grid)
+    if by_batch:  # one number a step: within a step no clip weighs more than another
+        trained = np.where(np.isfinite(trained), 1.0, np.nan)
+    sample = grid.cells("sample_weight")
+    levels = summarise_levels(grid, trained, draws)
+    belief_loss = belief_and_loss(grid, rng, resamples) if sampled else None
+    gradient_levels = list(result.gradients.get("levels") or [])
+    predictions = [belief_correctness(belief_loss), stratification(grid, gradient_levels, draws) if sampled else None]
+    return Explanation(
+        setup=result.setup,
+        clips=grid.n_clips,
+        enough_clips=enough,
+        has_sample_weight=sampled,
+        levels=levels,
+        acts_at=[one.t for one in levels if one.cv.value is not None and one.cv.value >= ACTS_CV],
+        sample_acts_at=[
+            one.t for one in levels if one.cv_sample_weight.value is not None and one.cv_sample_weight.value >= ACTS_CV
+        ],
+        variance=decompose(trained, draws),
+        sample_variance=decompose(sample, draws) if sampled else None,
+        batches=summarise_batches(result.batches),
+        drivers=find_drivers(grid, sample, rng, resamples),
+        separations=separate(grid, label, rng, resamples) if sampled or label is not None else [],
+        belief_loss=belief_loss,
+        predictions=[one for one in predictions if one is not None],
+        gradients=summarise_gradients(result.gradients),
+        gradient_levels=gradient_levels,
+        level_means=result.level_means,
+    )
+
+
+def summarise_gradients(gradients: dict[str, Any]) -> GradientSummary | None:
+    """The comparison of gradients in a few numbers, at the last point that was measured; None without one."""
+    points = gradients.get("points") or {}
+    if not points:
+        return None
+    name = "moved" if "moved" in points else next(iter(points))
+    point = points[name]
+
+    def mean(*keys: str) -> float | None:
+        value: Any = point
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        value = value.get("mean") if isinstance(value, dict) else value
+        return None if value is None else float(value)
+
+    return GradientSummary(
+        point=name,
+        batches=int(gradients.get("batches") or 0),
+        angle=mean("angle"),
+        norm_ratio=mean("norm_ratio"),
+        between_batches_angle=mean("between_batches_angle"),
+        halves_angle=mean("halves_angle"),
+        update_angle=mean("adamw", "last", "angle"),
+        update_ratio=mean("adamw", "last", "norm_ratio"),
+        clipped_update_angle=mean("adamw_clipped", "last", "angle"),
+        clipped_update_ratio=mean("adamw_clipped", "last", "norm_ratio"),
+    )
