@@ -1,69 +1,115 @@
-"""Noise-level weights against the closed forms of their papers, written out here for each target."""
+"""What every noise-level weighting shares: the table of names, the call, and its answers to mistakes."""
 
 import itertools
 import math
 
-import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from eisbach.diffusion.paths import PATHS, get_path
+from eisbach.diffusion.paths import PATHS
 from eisbach.diffusion.targets import TARGETS, convert
 from eisbach.errors import UserError
-from eisbach.weighting.noise_level import ERD, NOISE_WEIGHTINGS, Constant, MinSNR, SoftMinSNR, x0_to_target_weight
+from eisbach.weighting import build_weighting
+from eisbach.weighting.noise_level import (
+    EDM,
+    NOISE_WEIGHTINGS,
+    P2,
+    Constant,
+    CosMap,
+    Debiased,
+    LearnedUncertainty,
+    MaxSNR,
+    MinSNR,
+    SigmaSqrt,
+    SoftMinSNR,
+)
 
 T = torch.linspace(0.01, 0.99, 41, dtype=torch.float64)
+ON_ANY_PATH = {
+    "sigma_sqrt": {"by": "log_snr"},
+    "cosmap": {"by": "log_snr"},
+    "tabulated": {"points": [[0.0, 1.0], [0.6, 0.2], [1.0, 3.0]]},
+}
 
 
-def alpha_sigma(name: str) -> tuple[np.ndarray, np.ndarray]:
-    path = get_path(name)
-    return path.alpha(T).numpy(), path.sigma(T).numpy()
+def make(scheme: str):
+    return NOISE_WEIGHTINGS[scheme](**ON_ANY_PATH.get(scheme, {}))
 
 
-@pytest.mark.parametrize("gamma", [1.0, 5.0])
-def test_min_snr_closed_forms(gamma):
-    weight = MinSNR(gamma)
-    for name in PATHS:
-        alpha, sigma = alpha_sigma(name)
-        snr = (alpha / sigma) ** 2
-        np.testing.assert_allclose(weight(name, "x0", T), np.minimum(snr, gamma), rtol=1e-10)
-        np.testing.assert_allclose(weight(name, "eps", T), np.minimum(snr, gamma) / snr, rtol=1e-10)
-    alpha, sigma = alpha_sigma("vp")
-    snr = (alpha / sigma) ** 2
-    np.testing.assert_allclose(weight("vp", "v", T), np.minimum(snr, gamma) / (snr + 1), rtol=1e-9)
-    t = T.numpy()
-    np.testing.assert_allclose(weight("linear", "u", T), np.minimum((1 - t) ** 2, gamma * t**2), rtol=1e-10)
+def test_names():
+    assert set(NOISE_WEIGHTINGS) >= {
+        *("constant", "min_snr", "soft_min_snr", "max_snr", "p2", "debiased", "edm", "edm2", "sigma_sqrt", "cosmap"),
+        "erd",
+    }
+    for name, scheme in NOISE_WEIGHTINGS.items():
+        assert scheme.name == name
+        assert build_weighting(noise_level=name, **ON_ANY_PATH.get(name, {})).noise_level.name == name
 
 
-@pytest.mark.parametrize("gamma", [0.5, 4.0])
-def test_soft_min_snr_closed_forms(gamma):
-    weight = SoftMinSNR(gamma)
-    alpha, sigma = alpha_sigma("vp")
-    snr = (alpha / sigma) ** 2
-    np.testing.assert_allclose(weight("vp", "x0", T), gamma * snr / (snr + gamma), rtol=1e-9)
-    np.testing.assert_allclose(weight("vp", "eps", T), gamma / (snr + gamma), rtol=1e-9)
-    np.testing.assert_allclose(weight("vp", "v", T), gamma * snr / ((snr + gamma) * (1 + snr)), rtol=1e-9)
-    t = T.numpy()
-    expected = gamma * t**2 * (1 - t) ** 2 / ((1 - t) ** 2 + gamma * t**2)
-    np.testing.assert_allclose(weight("linear", "u", T), expected, rtol=1e-10)
+@pytest.mark.parametrize("scheme", NOISE_WEIGHTINGS)
+def test_call(scheme):
+    weighting = make(scheme)
+    for path, target in itertools.product(PATHS, TARGETS):
+        weight = weighting(path, target, T.float())
+        assert weight.shape == T.shape
+        assert weight.dtype == torch.float64
+        assert not weight.requires_grad
+        assert (weight > 0).all()
+        assert weight.isfinite().all()
+        torch.testing.assert_close(weighting(path, target, T.float(), num_frames=300), weight, rtol=0, atol=0)
+        value, penalty = weighting.terms(path, target, T.float())
+        torch.testing.assert_close(value.detach(), weight, rtol=0, atol=0)
+        assert (penalty is None) == (scheme != "edm2")
+        assert bool(weighting.trainable_parameters()) == (scheme == "edm2")
 
 
-def test_erd_closed_forms():
-    weight = ERD()
-    for name in PATHS:
-        alpha, sigma = alpha_sigma(name)
-        expected = {"x0": alpha, "eps": sigma, "u": np.hypot(alpha, sigma), "v": math.sqrt(2) * alpha * sigma}
-        for target, values in expected.items():
-            np.testing.assert_allclose(weight(name, target, T), values, rtol=1e-10)
+@pytest.mark.parametrize("scheme", NOISE_WEIGHTINGS)
+def test_noise_levels_that_are_not_noise_levels(scheme):
+    weighting = make(scheme)
+    t = torch.tensor([0.5, math.nan, -0.01, 1.01, 37.0, -math.inf, 1 + 1e-7, -1e-7, 0.0, 1.0])
+    for path, target in itertools.product(PATHS, TARGETS):
+        weight = weighting(path, target, t)
+        assert weight.isnan().tolist() == [False, *[True] * 5, False, False, False, False]
+        assert weight[6] == weight[9], "rounding outside the interval is its end"
+        assert weight[7] == weight[8]
+        assert (weight[6:] >= 0).all()
+        assert weight[6:].float().isfinite().all()
+    with pytest.raises(UserError, match="floating numbers in"):
+        weighting("linear", "u", torch.tensor([3, 500]))
 
 
-def test_constant():
-    for name, target in itertools.product(PATHS, TARGETS):
-        assert Constant()(name, target, T).tolist() == [1.0] * len(T)
+class NoHostReads(TorchDispatchMode):
+    """Fails on the operators by which a value leaves the device, as a synchronisation would need."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        words = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal.default")
+        assert not any(word in str(function) for word in words), f"{function} reads values on the host"
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_value_is_read_on_the_host():
+    weightings = [make(scheme) for scheme in NOISE_WEIGHTINGS] + [NOISE_WEIGHTINGS["erd"](density="uniform")]
+    with NoHostReads():
+        for weighting, target in itertools.product(weightings, TARGETS):
+            weighting.terms("linear", target, T)
+    with pytest.raises(AssertionError, match="reads values"), NoHostReads():
+        T.sum().item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_narrow_noise_levels_are_taken_as_they_are(dtype):
+    t = T.to(dtype)
+    for scheme in NOISE_WEIGHTINGS:
+        torch.testing.assert_close(make(scheme)("linear", "u", t), make(scheme)("linear", "u", t.double()))
 
 
 @pytest.mark.parametrize("name", PATHS)
-@pytest.mark.parametrize("scheme", [MinSNR(), SoftMinSNR()])
+@pytest.mark.parametrize(
+    "scheme",
+    [MinSNR(), SoftMinSNR(), MaxSNR(), P2(), Debiased(), EDM(), SigmaSqrt("log_snr"), CosMap("log_snr"), Constant("v")],
+    ids=repr,
+)
 def test_one_weighted_loss_whatever_the_target(name, scheme):
     """The conversion's meaning: the same network errors, restated in any target, cost the same."""
     generator = torch.Generator().manual_seed(0)
@@ -75,37 +121,41 @@ def test_one_weighted_loss_whatever_the_target(name, scheme):
         torch.testing.assert_close(cost, expected, rtol=1e-7, atol=0)
 
 
-def test_conversion_of_a_weight_that_overflows():
-    """ln W = 1000 at a noise level where the factor to eps is e^-1000: only their product is representable."""
-    path = get_path("edm", sigma_min=1e-217, sigma_max=1.0, rho=1.0)
-    t = torch.tensor([0.0], dtype=torch.float64)
-    log_snr = path.log_snr(t)
-    assert log_snr > 900
-    torch.testing.assert_close(x0_to_target_weight(log_snr, path, "eps", t), torch.zeros(1, dtype=torch.float64))
+@pytest.mark.parametrize("scheme", [SigmaSqrt, CosMap])
+def test_sd3_weights_are_undefined_away_from_the_linear_path(scheme):
+    for path, target in itertools.product(("vp", "gvp", "edm"), TARGETS):
+        with pytest.raises(UserError, match=r"linear path's sigma and is undefined on the .* by='log_snr'"):
+            scheme()(path, target, T)
+        carried = scheme(by="log_snr")(path, target, T)
+        assert carried.isfinite().all()
+    torch.testing.assert_close(scheme()("linear", "u", T), scheme(by="log_snr")("linear", "u", T), rtol=0, atol=0)
+    with pytest.raises(UserError, match="choose one of sigma, log_snr"):
+        scheme(by="t")
 
 
-@pytest.mark.parametrize("name", PATHS)
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("scheme", NOISE_WEIGHTINGS)
-def test_ends_are_finite_and_not_negative(name, target, scheme):
-    weight = NOISE_WEIGHTINGS[scheme]()(name, target, torch.tensor([0.0, 1.0]))
-    assert weight.isfinite().all()
-    assert (weight >= 0).all()
+def test_bad_options_are_one_sentence():
+    bad = (0.0, -1.0, math.inf, math.nan, "5", None, True)
+    for scheme, value in itertools.product((MinSNR, SoftMinSNR, MaxSNR), bad):
+        with pytest.raises(UserError, match="gamma must be a finite number above 0; got"):
+            scheme(value)
+    for value in bad:
+        with pytest.raises(UserError, match="k must be a finite number above 0"):
+            P2(k=value)
+        with pytest.raises(UserError, match="sigma_data must be a finite number above 0"):
+            EDM(value)
+    for value in (-0.1, math.inf, math.nan, "1", None, True):
+        with pytest.raises(UserError, match="gamma must be a finite number of at least 0"):
+            P2(gamma=value)
+    with pytest.raises(UserError, match="choose one of trained, eps, x0, v, u"):
+        Constant("score")
+    for scheme in (MinSNR(), Constant(), LearnedUncertainty(), NOISE_WEIGHTINGS["erd"]()):
+        with pytest.raises(UserError, match="choose one of"):
+            scheme("linear", "score", T)
+        with pytest.raises(UserError, match="choose one of"):
+            scheme("cosine", "u", T)
 
 
-def test_limits_at_the_ends():
-    ends = torch.tensor([0.0, 1.0])
-    np.testing.assert_allclose(MinSNR(5.0)("linear", "eps", ends), [0, 1], atol=1e-6)
-    np.testing.assert_allclose(MinSNR(5.0)("linear", "x0", ends), [5, 0], atol=1e-6)
-    np.testing.assert_allclose(MinSNR(5.0)("linear", "u", ends), [0, 0], atol=1e-6)
-    np.testing.assert_allclose(SoftMinSNR(4.0)("gvp", "eps", ends), [0, 1], atol=1e-6)
-
-
-def test_bad_options_are_user_errors():
-    for scheme, gamma in itertools.product((MinSNR, SoftMinSNR), (0.0, -1.0, math.inf, math.nan)):
-        with pytest.raises(UserError, match="gamma must be a finite number above 0"):
-            scheme(gamma)
-    with pytest.raises(UserError, match="choose one of"):
-        MinSNR()("linear", "score", T)
-    with pytest.raises(UserError, match="choose one of"):
-        MinSNR()("cosine", "u", T)
+def test_representation_names_the_options():
+    assert repr(P2(2.0, 0.5)) == "P2(k=2.0, gamma=0.5)"
+    assert repr(SigmaSqrt()) == "SigmaSqrt(by='sigma')"
+    assert LearnedUncertainty(sigma_data=1.0).options().keys() == {"base", "channels", "seed"}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from eisbach.diffusion.paths import Path, get_path
 from eisbach.diffusion.targets import check_target, determinant
-from eisbach.errors import UserError
+from eisbach.errors import CheckpointError, UserError
 
 _EDGE = 2.0**-53  # how far noise levels are kept from 0 and 1, where log-SNR is infinite and only limits exist
 _EDGE_FLOAT32 = 2.0**-24
@@ -72,6 +73,25 @@ class NoiseWeight(ABC):
     def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
         """Parameters that training must update beside the network's, by name; empty for a fixed scheme."""
         return {}
+
+    def to(self, device: torch.device | str) -> NoiseWeight:
+        """This scheme with whatever it learns on `device`; the parameters stay the same objects."""
+        return self
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a checkpoint must keep of a learned scheme; empty for a fixed one."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what `state_dict` gave.
+
+        Raises
+        ------
+        CheckpointError
+            It belongs to a scheme with other options.
+        """
+        if state:
+            raise CheckpointError(f"the {self.name} weighting learns nothing, and got {len(state)} tensors to restore.")
 
     def __repr__(self) -> str:
         options = ", ".join(f"{key}={value!r}" for key, value in self.options().items())

@@ -166,7 +166,12 @@ def _base(base: Any, sigma_data: float | None) -> NoiseWeight:
         if base not in NOISE_WEIGHTINGS:
             known = ", ".join(name for name in NOISE_WEIGHTINGS if name != LearnedUncertainty.name)
             raise UserError(f"the edm2 weighting's base {base!r} is not known; choose one of {known}.")
-        base = NOISE_WEIGHTINGS[base]()
+        try:
+            base = NOISE_WEIGHTINGS[base]()
+        except TypeError as error:
+            raise UserError(
+                f"the edm2 weighting's base {base!r} needs options of its own ({error}); build it and pass the object."
+            ) from error
     if not isinstance(base, NoiseWeight) or base.trainable_parameters():
         raise UserError(
             f"the edm2 weighting's base must be a noise-level weighting without learned parameters; got {base!r}."
