@@ -21,7 +21,7 @@ import torch
 from eisbach.backbones import create_backbone
 from eisbach.files import write_json
 from eisbach.progress import Progress
-from eisbach.weighting import Weighting, build_weighting, per_sample_mse
+from eisbach.weighting import NOISE_WEIGHTINGS, SAMPLE_WEIGHTINGS, Weighting, build_weighting, per_sample_mse
 
 LARGE_SHAPE = (4, 256, 1292)  # batch, channels and frames of 120 s in Stable Audio 3
 LARGE_RATE = 10.77
@@ -29,16 +29,30 @@ CASES: dict[str, dict[str, object]] = {
     "plain": {},
     "entropy barrier, batch (Eq. 5)": {"sample": "entropy_barrier", "reduction": "batch"},
     "entropy barrier, sample": {"sample": "entropy_barrier"},
+    "entropy barrier of x0, relative": {"sample": "entropy_barrier", "source": "x0", "energy": "relative"},
+    "entropy barrier, gated, level means": {
+        "sample": "entropy_barrier",
+        "gate_below": 0.5,
+        "gate_width": 0.1,
+        "level_means": [[0.1 * level, 0.1 + 0.01 * level] for level in range(1, 10)],
+    },
     "recurrence barrier, von Neumann": {"sample": "recurrence_barrier"},
     "recurrence barrier, Renyi-2": {"sample": "recurrence_barrier", "entropy": "renyi2"},
-    "min-SNR": {"noise_level": "min_snr"},
-    "soft min-SNR": {"noise_level": "soft_min_snr"},
-    "ERD": {"noise_level": "erd"},
+    **{
+        f"noise level: {name}": {
+            "noise_level": name,
+            **({"points": [[0.1, 1.0], [0.9, 0.1]]} if name == "tabulated" else {}),
+        }
+        for name in NOISE_WEIGHTINGS
+    },
     "recurrence barrier x soft min-SNR, mean 1": {
         "sample": "recurrence_barrier",
         "noise_level": "soft_min_snr",
         "normalisation": "mean1",
     },
+}
+CASES |= {
+    f"{name}": {"sample": name} for name in SAMPLE_WEIGHTINGS if name not in ("entropy_barrier", "recurrence_barrier")
 }
 
 
@@ -105,7 +119,9 @@ def time_weightings(
     output, x_t = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
     losses = torch.rand(shape[0], generator=generator).to(device)
     t = torch.rand(shape[0], generator=generator).to(device)
-    cases = {name: build_weighting(latent_rate=rate, **options) for name, options in CASES.items()}  # type: ignore[arg-type]
+    cases = {
+        name: build_weighting(latent_rate=rate, path="linear", **options).to(device) for name, options in CASES.items()
+    }  # type: ignore[arg-type]
 
     def call(weighting: Weighting) -> float:
         return stopwatch(lambda: weighting(losses, output, x_t=x_t, t=t, path="linear", target="u"), device)

@@ -102,7 +102,9 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_broken_one(
 
 def test_copy_named_is_all_or_nothing() -> None:
     parameters = {"a": torch.zeros(2), "b": torch.zeros(3)}
-    with pytest.raises(CheckpointError, match=r"1 of 2 tensors match, 1 are missing and 1 unknown \(the file lacks 'b'\)"):
+    with pytest.raises(
+        CheckpointError, match=r"1 of 2 tensors match, 1 are missing and 1 unknown \(the file lacks 'b'\)"
+    ):
         copy_named(parameters, {"a": torch.ones(2), "c": torch.ones(3)}, Path("x"))
     with pytest.raises(CheckpointError, match=r"'b' has shape \[4\], the model needs \[3\]"):
         copy_named(parameters, {"a": torch.ones(2), "b": torch.ones(4)}, Path("x"))

@@ -16,13 +16,12 @@ from eisbach.weighting.noise_level import NOISE_WEIGHTINGS
 from eisbach.weighting.noise_level.base import NoiseWeight
 
 
-class Scale(NoiseWeight, torch.nn.Module):
+class Scale(NoiseWeight):
     """exp(-u) with one parameter u, and the penalty u: at its optimum e^u is the mean loss."""
 
     name = "scale"
 
     def __init__(self) -> None:
-        torch.nn.Module.__init__(self)
         self.u = torch.nn.Parameter(torch.zeros(()))
 
     def _weight(self, path: NoisingPath, target: str, t: torch.Tensor, num_frames: int | None) -> torch.Tensor:
@@ -34,10 +33,11 @@ class Scale(NoiseWeight, torch.nn.Module):
     def trainable_parameters(self):
         return {"u": self.u}
 
-    __repr__ = NoiseWeight.__repr__
+    def state_dict(self):
+        return {"u": self.u.detach()}
 
-    def options(self):
-        return {}
+    def load_state_dict(self, state):
+        self.u.data.copy_(state["u"])
 
 
 @pytest.fixture(autouse=True)
@@ -73,8 +73,8 @@ def test_it_trains_is_saved_and_resumes_exactly(configure, tmp_path):
 
     whole = loop.train(run("whole"), quiet=True)
     saved = load_file(whole / "checkpoints" / "step-000006" / "weighting.safetensors")
-    assert set(saved) == {"weighting.u"}
-    assert abs(float(saved["weighting.u"])) > 0.02  # six steps of 1e-2
+    assert set(saved) == {"u"}
+    assert abs(float(saved["u"])) > 0.02  # six steps of 1e-2
     # a run that stops at step 3 and goes on from its checkpoint
     half = loop.train(run("half"), quiet=True)
     import shutil
@@ -99,6 +99,24 @@ def test_the_networks_update_does_not_depend_on_the_penalty(configure):
     first, second = (load_file(f"{c.out}/adapter/adapter_model.safetensors") for c in (config, plain))
     for key, value in first.items():
         torch.testing.assert_close(value, second[key], rtol=1e-5, atol=1e-8)
+
+
+def test_the_scheme_that_ships_with_the_package_resumes_too(configure):
+    import shutil
+
+    def run(out: str):
+        return configure(out, weighting={"noise_level": "edm2"}, checkpoint={"every": 3, "keep": 9})
+
+    whole, half = loop.train(run("whole"), quiet=True), loop.train(run("half"), quiet=True)
+    shutil.rmtree(half / "checkpoints" / "step-000006")
+    (half / "result.json").unlink()
+    loop.train(run("half"), quiet=True)
+    first, second = (
+        load_file(folder / "checkpoints" / "step-000006" / "weighting.safetensors") for folder in (whole, half)
+    )
+    assert first.keys() == second.keys() >= {"weight", "bias", "frequencies"}
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert float(first["weight"].abs().max()) > 0
 
 
 def test_options_that_are_not_options(configure):

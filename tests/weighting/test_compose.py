@@ -274,8 +274,10 @@ def test_build_weighting_routes_options_and_refuses_strangers():
     assert build_weighting() == Weighting()
     with pytest.raises(UserError, match="its options are center, entropy"):
         build_weighting("recurrence_barrier", "none", latent_rate=5.4, gama=1)
-    with pytest.raises(UserError, match="its options are none"):
+    with pytest.raises(UserError, match="its options are target"):
         build_weighting("none", "constant", gamma=1)
+    with pytest.raises(UserError, match="its options are none"):
+        build_weighting(gamma=1)
     with pytest.raises(UserError, match="choose one of none, entropy_barrier"):
         build_weighting("entropy")
     with pytest.raises(UserError, match="choose one of none, constant"):

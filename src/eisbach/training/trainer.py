@@ -246,7 +246,7 @@ class Trainer:
         if self.average is not None:
             tensors[AVERAGE] = self.average.average
         if self.learned:
-            tensors[WEIGHTING] = {name: value.detach() for name, value in self.learned.items()}
+            tensors[WEIGHTING] = self.objective.weighting.state_dict()
         texts = {} if self.adapter is None else {peft_format.CONFIG: peft_format.config_values(self.adapter)}
         write_checkpoint(root, self.step, tensors, texts, self.origin, self.config.checkpoint.keep)
 
@@ -285,7 +285,7 @@ class Trainer:
         self.window.load(window)
         load_optimiser(self.optimiser, self.parameters | self.learned, state)
         if self.learned:
-            copy_named(self.learned, read_tensors(folder / WEIGHTING), folder / WEIGHTING)
+            self.objective.weighting.load_state_dict(read_tensors(folder / WEIGHTING))
         if self.average is not None:
             copy_named(self.average.average, read_tensors(folder / AVERAGE), folder / AVERAGE)
         self.step = checkpoint.step

@@ -18,6 +18,7 @@ same thing for a batch that is already whole.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -245,9 +246,18 @@ class Weighting:
 
     def to(self, device: torch.device | str) -> Weighting:
         """This weighting, with a learned noise-level weight moved to `device` in place; the others hold no tensors."""
-        if isinstance(self.noise_level, torch.nn.Module):
+        if self.noise_level is not None:
             self.noise_level.to(device)
         return self
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a checkpoint must keep of a learned noise-level weight; empty when nothing is learned."""
+        return {} if self.noise_level is None else self.noise_level.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what `state_dict` gave; `CheckpointError` when it is of another weighting."""
+        if self.noise_level is not None:
+            self.noise_level.load_state_dict(state)
 
     def _shape(self, weights: SampleWeights, t: Tensor | None) -> Tensor:
         """s_b: the weights after gate and level means."""
