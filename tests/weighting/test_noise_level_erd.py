@@ -63,7 +63,9 @@ def kumaraswamy(t, a=2.0, b=3.0):
 
 def score(path: str, target: str, t: np.ndarray) -> np.ndarray:
     """Eq. 111's list, with sqrt(2) for v as Eq. 110 gives it."""
-    alpha, sigma = (getattr(get_path(path), part)(torch.as_tensor(t)).numpy() for part in ("alpha", "sigma"))
+    alpha, sigma = (
+        getattr(get_path(path), part)(torch.as_tensor(t, dtype=torch.float64)).numpy() for part in ("alpha", "sigma")
+    )
     return {
         "x0": alpha,
         "eps": sigma,
@@ -120,7 +122,7 @@ def test_normalised_mean_of_drawn_noise_levels():
 def log_snr_density(path: str, t: np.ndarray, pdf: np.ndarray) -> np.ndarray:
     """p(lambda) = p(t) |dt / dlambda|, the slope by finite differences."""
     step = 1e-6
-    ends = [get_path(path).log_snr(torch.as_tensor(t + s)).numpy() for s in (step, -step)]
+    ends = [get_path(path).log_snr(torch.as_tensor(t + s, dtype=torch.float64)).numpy() for s in (step, -step)]
     return pdf * 2 * step / np.abs(ends[0] - ends[1])
 
 
