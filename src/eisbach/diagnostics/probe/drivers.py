@@ -8,7 +8,6 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +32,8 @@ LOUDNESS = ("latent_db", "loudness_db")
 ENERGY = ("output_energy_db", "x0_energy_db")
 LOSS = ("loss", "x0_loss")
 STRUCTURE = "structure."
+SOUND = ("noise_floor_db", "bandwidth_hz", "share_below_200", "share_above_2000")
+"""Columns under `STRUCTURE` that describe timbre and recording: candidates, but no part of what structure explains."""
 MIN_CLIPS = 12
 """Below this a rank correlation must exceed 0.58 to be told from 0 and shares have intervals from 0 to 1."""
 MOST_MISSING = 0.2
@@ -53,7 +54,7 @@ class Driver:
     ----------
     name : str
         Column of the rows.
-    group : "loudness", "energy", "structure" or "loss"
+    group : "loudness", "energy", "structure", "loss" or "sound"
     clips : int
         Clips that have it.
     spearman : Estimate
@@ -186,9 +187,9 @@ def find_drivers(grid: Grid, weights: np.ndarray, rng: np.random.Generator, resa
 
 
 def group_of(name: str) -> str:
-    """ "loudness", "energy", "loss" or "structure"."""
-    for group, names in (("loudness", LOUDNESS), ("energy", ENERGY), ("loss", LOSS)):
-        if name in names:
+    """ "loudness", "energy", "loss", "sound" or "structure"."""
+    for group, names in (("loudness", LOUDNESS), ("energy", ENERGY), ("loss", LOSS), ("sound", SOUND)):
+        if name.removeprefix(STRUCTURE) in names:
             return group
     return "structure"
 
@@ -306,8 +307,10 @@ def _shares(effect: np.ndarray, joint: dict[str, np.ndarray]) -> Shares:
         return np.array([first, second, both, both - second, both - first, first + second - both])
 
     found = jackknife(statistics, len(effect), -1.0, 1.0)
-    shares: Sequence[Estimate] = [_at_least_zero(one) for one in found]
-    return Shares(*shares, energy=energy, loss=loss)
+    names = ("loudness", "structure", "both", "loudness_only", "structure_only", "shared")
+    return Shares(
+        energy=energy, loss=loss, **{name: _at_least_zero(one) for name, one in zip(names, found, strict=True)}
+    )
 
 
 def _at_least_zero(one: Estimate) -> Estimate:

@@ -191,7 +191,8 @@ def decompose(weights: np.ndarray, draws: np.ndarray | None) -> VarianceShares |
         resampled = np.array([_shares(logs[index]) for index in draws])
         intervals = [percentile_interval(value, resampled[:, k]) for k, value in enumerate(shares)]
     between = logs.mean(axis=2).var(axis=0, ddof=1)
-    return VarianceShares(*intervals, sd=float(logs.std()), sd_between_clips=float(np.sqrt(between.mean())))
+    level, clip, rest = intervals
+    return VarianceShares(level, clip, rest, sd=float(logs.std()), sd_between_clips=float(np.sqrt(between.mean())))
 
 
 def _shares(logs: np.ndarray) -> tuple[float, float, float]:

@@ -16,6 +16,10 @@ _COLUMNS = {
     "x0_energy_db": "the energy of the data estimate",
     "loss": "the loss",
     "x0_loss": "the loss of the data estimate",
+    "structure.noise_floor_db": "the noise floor",
+    "structure.bandwidth_hz": "the bandwidth",
+    "structure.share_below_200": "the share of energy below 200 Hz",
+    "structure.share_above_2000": "the share of energy above 2 kHz",
 }
 
 

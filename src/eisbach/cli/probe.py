@@ -1,0 +1,291 @@
+"""`eisbach probe`: what a weighting would do on a model and its data, before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eisbach.errors import UserError
+
+if TYPE_CHECKING:
+    from eisbach.diagnostics.probe.config import ProbeConfig
+    from eisbach.diagnostics.probe.explain import Explanation
+    from eisbach.diagnostics.probe.result import ProbeResult
+    from eisbach.diagnostics.probe.verdict import Verdict
+
+DEFAULT_FOLDER = "runs/probe"
+_REQUEST = "request"
+
+
+def probe(
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(metavar="RECIPE", help="YAML recipe of the training in question.", show_default=False),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="'embedded' or a saved model's folder, instead of the recipe's.")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MANIFEST", help="Manifest or its folder, instead of the recipe's (repeatable)."),
+    ] = None,
+    sample: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Sample weighting, e.g. entropy_barrier, recurrence_barrier.")
+    ] = None,
+    noise_level: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Noise-level weighting, e.g. min_snr, soft_min_snr, erd.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. --set weighting.strength=1 (repeatable)."),
+    ] = None,
+    clips: Annotated[int | None, typer.Option(metavar="N", help="Clips measured at every noise level (64).")] = None,
+    levels: Annotated[
+        str | None, typer.Option(metavar="T,T,…", help="Noise levels t within (0, 1), e.g. 0.1,0.5,0.9.")
+    ] = None,
+    draws: Annotated[int | None, typer.Option(metavar="N", help="Draws of noise a clip and level (1).")] = None,
+    split: Annotated[str | None, typer.Option(help="Clips of which split: train, held_out or all.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Probe the model with this trained adapter.")
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Two-valued label to judge the weights by; kind or flat where there is one."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help=f"Result folder; {DEFAULT_FOLDER}/<weighting> unless named."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print verdict and explanation as JSON.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    gradients: Annotated[
+        bool, typer.Option("--gradients/--no-gradients", help="Compare weighted with plain gradients.")
+    ] = True,
+    structure: Annotated[
+        bool, typer.Option("--structure/--no-structure", help="Measure the structure of the clips' audio.")
+    ] = True,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure anew although this very probe is done.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes.")] = False,
+) -> None:
+    """See what a weighting would do on your model and data, without training: where it acts, and what it prefers.
+
+    Works without a recipe: eisbach probe --data FOLDER --sample entropy_barrier. Prints the verdict; the result folder
+    holds probe.json, rows, pictures and index.html. The same command again reuses what was measured.
+    """
+    from eisbach.config import dump_yaml
+
+    config = _configure(
+        recipe,
+        overrides or [],
+        train={
+            "model": model,
+            "manifest": data or None,
+            "sample": sample,
+            "noise_level": noise_level,
+        },
+        probe={
+            "clips": clips,
+            "levels": _numbers(levels),
+            "draws": draws,
+            "split": split,
+            "adapter": adapter,
+            "gradient_batches": None if gradients else 0,
+            "structure": None if structure else False,
+            "out": None if out is None else str(out),
+        },
+    )
+    folder = Path(config.out or DEFAULT_FOLDER)
+    if dry_run:
+        typer.echo(dump_yaml(config), nl=False)
+        return
+    result, reused = _measure(config, folder, fresh=fresh, quiet=quiet)
+    explanation, verdict = _explain(result, label, quiet)
+    page = _write(config, folder, result, explanation, verdict, quiet)
+    if as_json:
+        values = {
+            "verdict": verdict.to_json(),
+            "explanation": explanation.to_json(),
+            "setup": result.setup,
+            "folder": str(folder),
+            "page": str(page),
+            "reused": reused,
+        }
+        typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        return
+    _print(explanation, verdict, page)
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise UserError(
+            f"--levels is '{text}'; give noise levels between 0 and 1, separated by commas, for example 0.1,0.5,0.9."
+        ) from error
+
+
+def _configure(
+    recipe: Path | None, overrides: Sequence[str], train: dict[str, Any], probe: dict[str, Any]
+) -> ProbeConfig:
+    from eisbach.config import apply_overrides, build_config, read_yaml
+    from eisbach.diagnostics.probe.config import ProbeConfig
+    from eisbach.training.config import TrainConfig
+
+    values = apply_overrides(read_yaml(recipe) if recipe is not None else {}, overrides)
+
+    def put(group: str, key: str, value: object) -> None:
+        if value is not None:
+            held = values.get(group)
+            values[group] = {**(held if isinstance(held, dict) else {}), key: value}
+
+    if train["model"] is not None:
+        values["model"] = train["model"]
+    put("data", "manifest", train["manifest"])
+    put("weighting", "sample", train["sample"])
+    put("weighting", "noise_level", train["noise_level"])
+    if not isinstance(values.get("data"), dict) or not values["data"].get("manifest"):
+        raise UserError("the probe has no data; add --data FOLDER (with its manifest.jsonl), or name a recipe.")
+    source = str(recipe) if recipe is not None else "the configuration"
+    config = build_config(TrainConfig, values, source)  # alone first, so that faults name the recipe's own keys
+    given = {key: value for key, value in probe.items() if value is not None}
+    given.setdefault("out", f"{DEFAULT_FOLDER}/{_name(config.weighting)}")
+    return build_config(ProbeConfig, {"train": config.model_dump(mode="json"), **given}, "the probe")
+
+
+def _name(weighting: Any) -> str:
+    parts = [name for name in (weighting.sample, weighting.noise_level) if name != "none"]
+    if weighting.reduction == "batch" and weighting.sample != "none":
+        parts.append("batch")
+    return "-".join(parts) or "none"
+
+
+def _measure(config: ProbeConfig, folder: Path, *, fresh: bool, quiet: bool) -> tuple[ProbeResult, bool]:
+    """The result, measured or found in the folder, and whether it was found."""
+    from eisbach.diagnostics.probe.result import RESULT, load_result
+    from eisbach.files import read_json
+
+    request = _request(config)
+    if (folder / RESULT).is_file():
+        held = read_json(folder / RESULT, "probe result")
+        same = isinstance(held, dict) and held.get(_REQUEST) == request
+        if same and not fresh:
+            _note(f"reusing the measurements in {folder} (--fresh measures anew)", quiet)
+            return load_result(folder), True
+        if not same:
+            _note(f"replacing the probe of other settings in {folder}", quiet)
+    from eisbach.diagnostics.probe import run_probe
+
+    result = run_probe(config.model_copy(update={"out": None}), quiet=quiet)
+    result.save(
+        folder, {_REQUEST: request}
+    )  # before anything is judged: a mistyped label must not cost the measurements
+    return result, False
+
+
+def _request(config: ProbeConfig) -> dict[str, Any]:
+    """What a measurement depends on: the configuration, and what stands behind the paths in it."""
+    from eisbach import __version__
+
+    values = config.model_dump(mode="json", exclude={"out"})
+    paths = [*config.train.data.manifest, config.train.model, config.adapter]
+    found = {}
+    for name in paths:
+        if isinstance(name, str) and Path(name).exists():
+            path = Path(name)
+            files = sorted(path.glob("*")) if path.is_dir() else [path]
+            kept = [file for file in files if file.suffix in (".json", ".jsonl", ".safetensors") and file.is_file()]
+            found[name] = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in kept]
+    return {"version": __version__, "config": values, "files": found}
+
+
+def _note(text: str, quiet: bool) -> None:
+    if not quiet:
+        typer.echo(f"note: {text}", err=True)
+
+
+def _explain(result: ProbeResult, label: str | None, quiet: bool) -> tuple[Explanation, Verdict]:
+    from eisbach.diagnostics.probe.explain import explain
+    from eisbach.diagnostics.probe.verdict import verdict
+    from eisbach.progress import Progress
+
+    with Progress(1, "explain", quiet=quiet) as bar:
+        explanation = explain(result, label=label)
+        bar.advance()
+    return explanation, verdict(explanation)
+
+
+def _write(
+    config: ProbeConfig, folder: Path, result: ProbeResult, explanation: Explanation, verdict: Verdict, quiet: bool
+) -> Path:
+    from eisbach.progress import Progress
+    from eisbach.report.probe_page import write_probe_page
+
+    with Progress(1, "draw", quiet=quiet) as bar:
+        page = write_probe_page(result, explanation, verdict, folder, command=_command(config))
+        result.save(
+            folder,
+            {_REQUEST: _request(config), "explanation": explanation.to_json(), "verdict": verdict.to_json()},
+        )
+        bar.advance()
+    return page
+
+
+def _command(config: ProbeConfig) -> str:
+    """The shell line that asks the same, recipe or not."""
+    import shlex
+
+    train = config.train
+    words = ["eisbach", "probe", *(word for path in train.data.manifest for word in ("--data", path))]
+    if isinstance(train.model, str) and train.model != "embedded":
+        words += ["--model", train.model]
+    chosen = train.weighting
+    words += ["--sample", chosen.sample, "--noise-level", chosen.noise_level]
+    for key in ("reduction", "normalisation", "strength"):
+        if getattr(chosen, key) != type(chosen).model_fields[key].default:
+            words += ["--set", f"weighting.{key}={getattr(chosen, key)}"]
+    if chosen.options:
+        words += ["--set", f"weighting.options={json.dumps(chosen.options)}"]
+    return shlex.join(words)
+
+
+def _print(explanation: Explanation, verdict: Verdict, page: Path) -> None:
+    typer.echo(verdict.headline)
+    typer.echo("")
+    for text in verdict.sentences:
+        typer.echo(f"- {text}")
+    typer.echo("")
+    typer.echo(_table(explanation))
+    typer.echo(f"A setting to try: {verdict.recommendation.reason}")
+    typer.echo("")
+    typer.echo(verdict.recommendation.yaml)
+    typer.echo(f"page: {page}")
+
+
+def _table(explanation: Explanation) -> str:
+    """Noise levels in rows, in plain text."""
+    from eisbach.diagnostics.probe.wording import percent
+
+    def text(value: float | None) -> str:
+        return "–" if value is None else f"{value:.3g}"
+
+    rows = [["t", "belief", "sample weight", "differs between clips", "as trained", "loss"]]
+    for one in explanation.levels:
+        spreads = (one.cv_sample_weight.value, one.cv.value)
+        rows.append(
+            [
+                f"{one.t:g}",
+                text(one.columns["belief"].mean.value),
+                text(one.columns["sample_weight"].mean.value),
+                *("–" if value is None else percent(value) for value in spreads),
+                text(one.columns["loss"].mean.value),
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(lines) + "\n"
