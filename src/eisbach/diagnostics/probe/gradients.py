@@ -8,21 +8,17 @@ adapter off its starting point; they are taken back with the adapter.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from eisbach import adapters
-from eisbach.adapters.formats import peft as peft_format
 from eisbach.diagnostics.probe.subject import Subject
+from eisbach.diagnostics.probe.trainable import has_dropout, starts_fresh, trainable
 from eisbach.diagnostics.probe.vectors import AdamUpdates, Vector, angle, cosine, norm, ratio, summary
 from eisbach.diffusion.noise_levels import NoiseLevelDensity
-from eisbach.training.assembly import inject_adapter
 from eisbach.training.optimisation import build_optimiser
 from eisbach.training.step import Objective, predict_batch, step_generator, weigh
 from eisbach.weighting.compose import COUNT, SUM
@@ -48,7 +44,7 @@ class BatchGradients:
     plain, weighted : Vector
         Of the mean loss, and of the loss that training differentiates.
     halves : tuple of two Vectors, or None
-        Of the mean losses of the first and the second half of the samples; None for a batch of one.
+        Of the mean losses of the first and the second half of the samples; None where not asked for, or for a batch of one.
     mean_weight : float
         Mean of the weights before normalisation "mean1".
     """
@@ -112,60 +108,6 @@ def units(subject: Subject) -> int:
     return size * (points + len(chosen_levels(config.levels)) * level_batches(subject))
 
 
-def starts_fresh(subject: Subject) -> bool:
-    """Whether a new adapter is trained, whose B is zero."""
-    return subject.config.train.adapter.type != "none" and not _has_peft_adapter(subject)
-
-
-@contextmanager
-def trainable(subject: Subject) -> Iterator[tuple[str, dict[str, nn.Parameter], bool]]:
-    """(what trains, its parameters, whether it is a fresh adapter): the network made ready as training makes it.
-
-    A trained adapter in peft's layout is continued, where the recipe trains an adapter too. Other trained weights are
-    folded in, and the recipe starts from there. The network is as it was afterwards: layers, weights and what takes
-    gradients.
-    """
-    from eisbach.adapters.inject import ATTACHED
-
-    backbone, config = subject.backbone, subject.config
-    module, kind = backbone.module, config.train.adapter.type
-    required = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
-    training = module.training
-    continued = kind != "none" and _has_peft_adapter(subject)
-    originals = None
-    if config.adapter is not None and not continued:
-        adapters.attach(backbone, config.adapter)
-        originals = ATTACHED.pop(module)  # the trained weights are what a further training would start from
-    try:
-        if kind == "none":
-            module.requires_grad_(True)
-        elif continued:
-            folder = Path(str(config.adapter))
-            chosen = peft_format.read_config(folder)
-            chosen.inference_mode = False
-            adapters.inject(backbone, chosen)
-            peft_format.load_into(module, peft_format.read_tensors(folder), folder)
-            kind = "dora" if chosen.use_dora else "lora"
-        else:
-            inject_adapter(config.train, backbone)
-        module.to(subject.device).train()
-        yield (
-            ("all" if kind == "none" else kind),
-            adapters.trainable_parameters(module),
-            kind != "none" and not continued,
-        )
-    finally:
-        if kind != "none":
-            adapters.remove_layers(module)
-        if originals is not None:
-            ATTACHED[module] = originals
-            adapters.detach(backbone)
-        module.zero_grad(set_to_none=True)
-        for name, parameter in module.named_parameters():
-            parameter.requires_grad_(required[name])
-        module.train(training)
-
-
 def measure_point(subject: Subject, parameters: dict[str, nn.Parameter], advance: Advance) -> dict[str, Any]:
     """One *point* of the result, with ``skipped`` and ``mean_weight`` beside it."""
     train = subject.config.train
@@ -222,14 +164,20 @@ def measure_point(subject: Subject, parameters: dict[str, nn.Parameter], advance
 
 
 def batch_gradients(
-    subject: Subject, parameters: dict[str, nn.Parameter], step: int, objective: Objective | None = None
+    subject: Subject,
+    parameters: dict[str, nn.Parameter],
+    step: int,
+    objective: Objective | None = None,
+    *,
+    halves: bool = True,
 ) -> BatchGradients | None:
     """The gradients of one global batch; None where they are not finite."""
     objective = subject.objective if objective is None else objective
     leaves, seed = list(parameters.values()), subject.config.train.seed
     size = subject.config.train.batch_size
     total = size * subject.accumulation
-    halves = [[torch.zeros_like(leaf) for leaf in leaves] for _ in range(2)]
+    cut = total // 2 if halves else 0
+    parts = [[torch.zeros_like(leaf) for leaf in leaves] for _ in range(2 if cut else 1)]
     weighted = [torch.zeros_like(leaf) for leaf in leaves]
     stats: torch.Tensor | None = None
     for micro in range(subject.accumulation):
@@ -243,20 +191,20 @@ def batch_gradients(
             return None
         partial = weigh(objective, prediction, batch.mask)
         stats = partial.stats if stats is None else stats + partial.stats
-        split = max(0, min(size, total // 2 - micro * size))
-        for half, losses in zip(halves, (prediction.losses[:split], prediction.losses[split:]), strict=True):
+        split = max(0, min(size, cut - micro * size))  # samples of this micro-batch that lie in the first half
+        both = (prediction.losses[:split], prediction.losses[split:]) if cut else (prediction.losses,)
+        for part, losses in zip(parts, both, strict=True):
             if len(losses):
-                _accumulate(half, losses.sum(), leaves, keep=True)
+                _accumulate(part, losses.sum(), leaves, keep=True)
         _accumulate(weighted, partial.unscaled, leaves, keep=False)
     assert stats is not None  # accumulation is at least 1
     factor = float(objective.weighting.gradient_factor(stats))
-    plain = [(first + second) / total for first, second in zip(*halves, strict=True)]
+    plain = [torch.stack(pieces).sum(dim=0) / total for pieces in zip(*parts, strict=True)]
     weighted = [part * factor for part in weighted]
     if not (math.isfinite(norm(plain)) and math.isfinite(norm(weighted))):
         return None
-    cut = total // 2
-    both = ([part / cut for part in halves[0]], [part / (total - cut) for part in halves[1]]) if cut else None
-    return BatchGradients(plain, weighted, both, float(stats[SUM] / stats[COUNT]))
+    pair = ([part / cut for part in parts[0]], [part / (total - cut) for part in parts[1]]) if cut else None
+    return BatchGradients(plain, weighted, pair, float(stats[SUM] / stats[COUNT]))
 
 
 def _accumulate(into: Vector, scalar: torch.Tensor, leaves: list[nn.Parameter], keep: bool) -> None:
@@ -271,7 +219,7 @@ def move(subject: Subject, parameters: dict[str, nn.Parameter], first: int, adva
     train = subject.config.train
     optimiser = build_optimiser(parameters, train.optimiser)
     for step in range(first, first + MOVING_STEPS):
-        made = batch_gradients(subject, parameters, step)
+        made = batch_gradients(subject, parameters, step, halves=False)
         advance(train.batch_size * subject.accumulation)
         if made is None:
             continue
@@ -295,7 +243,7 @@ def measure_levels(
         )
         found = []
         for step in range(level_batches(subject)):
-            made = batch_gradients(subject, parameters, step, objective)
+            made = batch_gradients(subject, parameters, step, objective, halves=False)
             advance(subject.config.train.batch_size * subject.accumulation)
             if made is not None:
                 size = norm(made.plain), norm(made.weighted) / (mean_weight if relative else 1.0)
@@ -318,11 +266,6 @@ def chosen_levels(levels: list[float]) -> list[float]:
 def level_batches(subject: Subject) -> int:
     """Batches a level."""
     return math.ceil(_LEVEL_SAMPLES / (subject.config.train.batch_size * subject.accumulation))
-
-
-def has_dropout(subject: Subject) -> bool:
-    """Whether the network draws random numbers of its own."""
-    return any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in subject.backbone.module.modules())
 
 
 def _follow(
@@ -354,7 +297,3 @@ def _clipping(per_batch: list[dict[str, Any]]) -> dict[str, Any]:
         for name in ("plain", "weighted")
     }
     return {"norm_ratio": summary([row["clipped_norm_ratio"] for row in per_batch]), **shares}
-
-
-def _has_peft_adapter(subject: Subject) -> bool:
-    return subject.config.adapter is not None and (Path(subject.config.adapter) / peft_format.CONFIG).is_file()
