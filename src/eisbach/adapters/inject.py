@@ -1,4 +1,6 @@
-"""Putting a low-rank adapter into a model for training: peft's layers, and only their parameters trainable."""
+"""Putting a low-rank adapter into a model for training: peft's layers (DoRA's with a faster forward), and only their parameters
+trainable.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from eisbach.adapters.dora import NORM_GRADIENTS, NormGradient
 from eisbach.errors import ConfigError
 
 ADAPTER_NAME = "default"
@@ -69,22 +72,43 @@ def adapter_config(
     )
 
 
-def inject(model: AdaptableModel, config: Any, seed: int = 0) -> dict[str, nn.Parameter]:
+def inject(
+    model: AdaptableModel,
+    config: Any,
+    seed: int = 0,
+    *,
+    norm_gradient: NormGradient = "detached",
+    frozen_dtype: torch.dtype | None = None,
+) -> dict[str, nn.Parameter]:
     """Injects the adapter in place, freezes everything else and returns the adapter's parameters by name.
 
     At the start the adapter changes nothing (B = 0; DoRA's magnitudes are the rows' own norms). A is drawn from
     `seed` alone; the global random state is left as it was.
 
+    Parameters
+    ----------
+    norm_gradient : "detached" or "full"
+        Whether DoRA's row norm is a constant to the gradient (see `eisbach.adapters.dora`); means nothing to LoRA.
+    frozen_dtype : torch.dtype or None
+        What the frozen linear layers and convolutions are stored in from now on; the adapter stays in their old one. Under
+        autocast to this dtype their output is the same bit for bit, as autocast reads them in it anyway.
+
     Raises
     ------
     ConfigError
-        No layer has one of the target names, or the model carries an adapter already.
+        No layer has one of the target names, the model carries an adapter already, or `norm_gradient` cannot be had.
     """
     from peft import inject_adapter_in_model
 
     module = model.module
     if module in ATTACHED or has_adapter(module):
         raise ConfigError("an adapter is attached already; detach it first, or load the model anew.")
+    if norm_gradient not in NORM_GRADIENTS:
+        raise ConfigError(f"norm_gradient is {norm_gradient!r}; allowed are {', '.join(NORM_GRADIENTS)}.")
+    if config.use_dora:
+        from eisbach.adapters.dora_layers import layer_classes
+
+        config._register_custom_module(layer_classes())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -97,7 +121,37 @@ def inject(model: AdaptableModel, config: Any, seed: int = 0) -> dict[str, nn.Pa
             ) from error
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(is_adapter_parameter(name))
+    if frozen_dtype is not None:
+        store_frozen(module, frozen_dtype)
+    if config.use_dora:
+        _prepare_dora(module, norm_gradient)
     return trainable_parameters(module)
+
+
+def store_frozen(module: nn.Module, dtype: torch.dtype) -> None:
+    """Casts the weights and biases of frozen linear layers and convolutions, which is what autocast casts at every step.
+
+    Norms, embeddings and free parameters keep their dtype: autocast leaves them alone, so casting them would change the result.
+    """
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+            for parameter in layer.parameters(recurse=False):
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.to(dtype)
+
+
+def _prepare_dora(module: nn.Module, norm_gradient: NormGradient) -> None:
+    from eisbach.adapters.dora_layers import DoraConv1d, DoraLinear, is_framewise
+
+    for name, layer in module.named_modules():
+        if isinstance(layer, (DoraLinear, DoraConv1d)):
+            base = layer.get_base_layer()
+            if norm_gradient == "full" and isinstance(base, nn.Conv1d) and not is_framewise(base):
+                raise ConfigError(
+                    f"norm_gradient full is not available for the convolution {name} with kernel {base.kernel_size}; use "
+                    "detached, or exclude the layer."
+                )
+            layer.prepare(ADAPTER_NAME, norm_gradient)
 
 
 def has_adapter(module: nn.Module) -> bool:
