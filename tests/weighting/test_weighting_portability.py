@@ -14,7 +14,7 @@ NAMES = list(SAMPLE_WEIGHTINGS)
 
 
 def build(name: str, **options):
-    if name == "recurrence_barrier":
+    if name in ("recurrence_barrier", "development_barrier"):
         options["window_frames"] = 4
     return build_weighting(name, "soft_min_snr", **options)
 

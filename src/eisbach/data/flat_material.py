@@ -70,13 +70,13 @@ def render_flat(
 
 def drone(performance: Performance, sample_rate: int, rng: np.random.Generator, *, stereo: bool) -> Waveform:
     """One chord of the piece held from beginning to end; what dies away is struck again at a steady pulse."""
-    tracks = _held_chord(performance, rng, notes=int(rng.integers(1, 4)), pulse=float(rng.uniform(0.25, 1.5)))
+    tracks = held_chord(performance, rng, notes=int(rng.integers(1, 4)), pulse=float(rng.uniform(0.25, 1.5)))
     return synthesise(tracks, performance.seconds, sample_rate, stereo=stereo)
 
 
 def pad(performance: Performance, sample_rate: int, rng: np.random.Generator, *, stereo: bool) -> Waveform:
     """A wide static chord with slow beating: a steady amplitude wave of constant depth, and slightly late doubles."""
-    tracks = _held_chord(performance, rng, notes=int(rng.integers(3, 6)), pulse=float(rng.uniform(0.4, 1.2)))
+    tracks = held_chord(performance, rng, notes=int(rng.integers(3, 6)), pulse=float(rng.uniform(0.4, 1.2)))
     waveform = synthesise(tracks, performance.seconds, sample_rate, stereo=stereo)
     time = np.arange(waveform.samples.shape[1]) / sample_rate
     depth, speed = float(rng.uniform(0.1, 0.5)), float(np.exp(rng.uniform(np.log(0.3), np.log(6.0))))
@@ -114,11 +114,11 @@ def _busy_start(samples: np.ndarray, length: int, rng: np.random.Generator) -> i
 def texture(performance: Performance, sample_rate: int, rng: np.random.Generator, *, stereo: bool) -> Waveform:
     """Noise with the performance's own spectrum, or a cloud of its notes at constant density."""
     if rng.random() < 0.5:
-        return _coloured_noise(performance, sample_rate, rng, stereo=stereo)
-    return _cloud(performance, sample_rate, rng, stereo=stereo)
+        return coloured_noise(performance, sample_rate, rng, stereo=stereo)
+    return cloud(performance, sample_rate, rng, stereo=stereo)
 
 
-def _coloured_noise(performance: Performance, sample_rate: int, rng: np.random.Generator, *, stereo: bool) -> Waveform:
+def coloured_noise(performance: Performance, sample_rate: int, rng: np.random.Generator, *, stereo: bool) -> Waveform:
     """Stationary noise filtered to the long-term spectrum of the performance, smoothed over a third of an octave."""
     whole = synthesise(performance.tracks, performance.seconds, sample_rate, stereo=stereo).samples
     count = whole.shape[1]
@@ -141,7 +141,7 @@ def _smooth_octaves(power: np.ndarray) -> np.ndarray:
     return smoothed
 
 
-def _cloud(performance: Performance, sample_rate: int, rng: np.random.Generator, *, stereo: bool) -> Waveform:
+def cloud(performance: Performance, sample_rate: int, rng: np.random.Generator, *, stereo: bool) -> Waveform:
     """Short notes of the performance's instruments and pitches, at random moments of one constant density."""
     seconds = performance.seconds
     density = float(rng.uniform(8, 25))
@@ -162,7 +162,7 @@ def _cloud(performance: Performance, sample_rate: int, rng: np.random.Generator,
     return synthesise(tracks, seconds, sample_rate, stereo=stereo)
 
 
-def _held_chord(performance: Performance, rng: np.random.Generator, *, notes: int, pulse: float) -> list[Track]:
+def held_chord(performance: Performance, rng: np.random.Generator, *, notes: int, pulse: float) -> list[Track]:
     """A chord that sounds somewhere in the performance, given to its instruments and held throughout."""
     seconds = performance.seconds
     moment = float(rng.uniform(0.1, 0.9)) * seconds

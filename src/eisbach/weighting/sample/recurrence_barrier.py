@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from eisbach.diffusion.paths import Path
-from eisbach.diffusion.targets import to_x0
 from eisbach.errors import UserError
-from eisbach.weighting.sample.base import SampleBarrier, SampleWeights, at_least_float32
+from eisbach.weighting.sample.base import SampleBarrier, SampleWeights, check_choice, data_estimate
 from eisbach.weighting.sample.entropy_barrier import log_barrier
 from eisbach.weighting.sample.spectral_entropy import renyi2_entropy, von_neumann_entropy
+from eisbach.weighting.sample.window import window_in_frames
 
 Entropy = Literal["von_neumann", "renyi2"]
 Form = Literal["barrier", "power"]
@@ -75,32 +75,12 @@ class RecurrenceBarrier(SampleBarrier):
         sharpness: float = 2.0,
         center: Center = "none",
     ) -> None:
-        _check_choice("entropy", entropy, get_args(Entropy))
-        _check_choice("form", form, get_args(Form))
-        _check_choice("center", center, get_args(Center))
+        check_choice("the recurrence barrier's entropy", entropy, get_args(Entropy))
+        check_choice("the recurrence barrier's form", form, get_args(Form))
+        check_choice("the recurrence barrier's center", center, get_args(Center))
         if not 0 < sharpness < math.inf:
             raise UserError(f"the recurrence barrier's sharpness must be a finite number above 0; got {sharpness!r}.")
-        if window_frames is not None and window_seconds is not None:
-            raise UserError(
-                f"the recurrence barrier got a window of {window_seconds!r} seconds and one of {window_frames!r} frames; "
-                "give one of the two."
-            )
-        if window_frames is None:
-            window_seconds = 3.0 if window_seconds is None else window_seconds
-            if latent_rate is None:
-                raise UserError(
-                    "the recurrence barrier's window is given in seconds, so it needs latent_rate (latent frames per second); "
-                    "pass latent_rate, or give window_frames instead."
-                )
-            if not (0 < latent_rate < math.inf and 0 < window_seconds < math.inf):
-                raise UserError(
-                    f"the recurrence barrier needs window_seconds and latent_rate above 0; got {window_seconds!r} and "
-                    f"{latent_rate!r}."
-                )
-            window_frames = max(1, round(window_seconds * latent_rate))
-        elif isinstance(window_frames, bool) or not isinstance(window_frames, int) or window_frames < 1:
-            raise UserError(f"window_frames must be a whole number of at least 1; got {window_frames!r}.")
-        self.window_frames = window_frames
+        self.window_frames = window_in_frames("the recurrence barrier", window_seconds, latent_rate, window_frames)
         self.entropy, self.form, self.sharpness, self.center = entropy, form, float(sharpness), center
 
     def _weigh(
@@ -113,16 +93,7 @@ class RecurrenceBarrier(SampleBarrier):
         target: str | None = None,
         valid: Tensor | None = None,
     ) -> SampleWeights:
-        if x_t is None or t is None or path is None or target is None:
-            missing = [k for k, v in (("x_t", x_t), ("t", t), ("path", path), ("target", target)) if v is None]
-            raise UserError(
-                f"the recurrence barrier looks at the data estimate, so it needs x_t, t, path and target; "
-                f"{' and '.join(missing)} did not arrive."
-            )
-        if x_t.shape != output.shape:
-            raise UserError(f"x_t {tuple(x_t.shape)} and the output {tuple(output.shape)} must have the same shape.")
-        output = at_least_float32(output)
-        x0 = to_x0(path, target, output, x_t.detach().to(output.dtype), t.detach())
+        x0 = data_estimate("the recurrence barrier", output, x_t, t, path, target)
         recurrence, windows = self.statistic(x0, valid)
         enough = windows >= 2
         weights = log_barrier(recurrence, enough, FLOOR)
@@ -177,8 +148,3 @@ def _center(windows: Tensor, inside: Tensor, how: str) -> Tensor:
     left, whole = centred.square().sum((1, 2)), windows.square().sum((1, 2))
     rounding = (64 * torch.finfo(windows.dtype).eps) ** 2
     return torch.where((left <= rounding * whole)[:, None, None], torch.zeros_like(centred), centred)
-
-
-def _check_choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(f"the recurrence barrier's {what} is {value!r}; choose one of {', '.join(allowed)}.")

@@ -1,0 +1,206 @@
+"""The development barrier: how far the predicted music travels, beyond what a texture or a loop of it would.
+
+Cut a clip into cells of about 3/8 s and average x, the data estimate x0_hat, and y, the noisy data x_t, over windows of
+3 s (w = 8 cells) and of 3/4 s (v = 2 cells) that start at every cell. With windows of one length::
+
+    d_ij = (x_i.y_i + x_j.y_j) / 2 - (x_i.y_j + x_j.y_i) / 2        distance of the windows i and j
+    D(l) = mean of d_ij over |i - j| = l                            a variogram
+    E    = mean of x_i.y_i                                          energy
+    far  = min( mean of D(l) over l >= w,  2 min of D(l) over l from 3 to 16 s )
+    S    = (far_w - (v / w) D_v(v)) / E_w,  clamped to [0, 1];      B = 1 - S
+
+`far` is how unlike itself the music is after a while: for geostatistics, the sill. If there is a lag after which everything
+comes back (a loop), what counts is twice the distance that is left then. The term that is subtracted is the nugget: windows
+of a drone or a texture, whose memory is shorter than v, have exactly ``D_w = (v / w) D_v(v)`` at every lag, since averaging
+over four times as long leaves a quarter of the variance. So S is 0 for drones, textures and loops, and rises with what
+later windows hold that others do not.
+
+Why x0_hat against x_t, and not against itself: the noise of x_t is new in every frame, so products of different frames have no bias
+at any noise level, and a model that hedges (x0_hat shrinks to a mean as t rises) shrinks numerator and denominator
+alike. The mean of S therefore hardly depends on t, where that of a statistic of x0_hat alone falls to nothing.
+
+S ignores the gain of the data, of x0_hat and of x_t, any rotation of the channels, and the direction of time. It is this
+project's own statistic; the variogram, its sill and its nugget are Matheron's (1963).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool1d, pad
+
+from eisbach.diffusion.paths import Path
+from eisbach.errors import UserError
+from eisbach.weighting.sample.base import SampleBarrier, SampleWeights, check_choice, data_estimate
+from eisbach.weighting.sample.entropy_barrier import log_barrier
+from eisbach.weighting.sample.window import window_in_frames
+
+Form = Literal["barrier", "power"]
+Against = Literal["noisy_data", "estimate"]
+FLOOR = 1e-6
+"""Smallest S that enters the logarithm or the power: S itself is exact to about 1e-6 in float32."""
+CELLS = 8
+"""Least number of cells in a window, where the latent rate allows it: loops are found to half a cell."""
+LONGEST_RETURN = 16 / 3
+"""Longest lag, in windows, at which a loop is looked for: 16 s for windows of 3 s."""
+RETURN_SHARE = 0.4
+"""A loop is looked for at a lag only where this share of the windows has a partner at that lag."""
+
+
+class DevelopmentBarrier(SampleBarrier):
+    """Weight from the sill of the predicted music's variogram, less its nugget and less what returns.
+
+    A cell counts when all of its frames are valid, so a padded clip weighs what it weighs without its padding. A clip
+    too short for two windows that do not overlap (6 s by default) gets weight 1 and belief NaN. An estimate that
+    is zero everywhere, or at odds with the data (E not above 0), has S = 0.
+
+    Parameters
+    ----------
+    window_seconds : float > 0 or None
+        Length w of a window, 3 s when neither length is given; needs `latent_rate`. All other lengths follow from it.
+    latent_rate : float > 0 or None
+        Latent frames per second.
+    window_frames : int >= 2 or None
+        Length of a window in frames, instead of seconds.
+    form : {"barrier", "power"}, default "barrier"
+        The log-barrier w = 1 / (1 - ln S), or S to the power `sharpness`.
+    sharpness : float > 0, default 1.0
+        Exponent of the power form.
+    against : {"noisy_data", "estimate"}, default "noisy_data"
+        What x0_hat is compared with: x_t, or x0_hat itself.
+
+    Raises
+    ------
+    UserError
+        An option out of its range, a window in seconds without `latent_rate`, or a window in both units.
+    """
+
+    name = "development_barrier"
+
+    def __init__(
+        self,
+        window_seconds: float | None = None,
+        latent_rate: float | None = None,
+        window_frames: int | None = None,
+        form: Form = "barrier",
+        sharpness: float = 1.0,
+        against: Against = "noisy_data",
+    ) -> None:
+        check_choice("the development barrier's form", form, get_args(Form))
+        check_choice("the development barrier's against", against, get_args(Against))
+        if not 0 < sharpness < math.inf:
+            raise UserError(f"the development barrier's sharpness must be a finite number above 0; got {sharpness!r}.")
+        self.window_frames = window_in_frames(
+            "the development barrier", window_seconds, latent_rate, window_frames, least=2
+        )
+        self.form, self.sharpness, self.against = form, float(sharpness), against
+
+    def _weigh(
+        self,
+        output: Tensor,
+        *,
+        x_t: Tensor | None = None,
+        t: Tensor | None = None,
+        path: Path | str | None = None,
+        target: str | None = None,
+        valid: Tensor | None = None,
+    ) -> SampleWeights:
+        x0 = data_estimate("the development barrier", output, x_t, t, path, target)
+        # x_t is there: the estimate was made from it.
+        other = x0 if self.against == "estimate" or x_t is None else x_t.detach().to(x0.dtype)
+        development, enough = self.statistic(x0, other, valid)
+        weights = log_barrier(development, enough, FLOOR)
+        if self.form == "barrier":
+            return weights
+        power = development.clamp(FLOOR, 1) ** self.sharpness
+        return SampleWeights(torch.where(enough, power, torch.ones_like(power)), weights.belief)
+
+    def statistic(self, x0: Tensor, other: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(S, whether the clip is long enough to have one) of each sample, both (B,).
+
+        Parameters
+        ----------
+        x0 : Tensor [shape=(B, C, T...)], float32 or float64
+            The data estimate; axes after the first trailing one count as channels.
+        other : Tensor [shape=(B, C, T...)]
+            What it is compared with: x_t, or `x0` again.
+        valid : Tensor [shape=(B, T...), bool] or None
+        """
+        cell = max(1, self.window_frames // CELLS)
+        window = round(self.window_frames / cell)
+        near = max(1, window // 4)
+        x, inside = _cells(x0, valid, cell)
+        y = x if other is x0 else _cells(other, valid, cell)[0]
+        cells = x.shape[2]
+        if cells < 2 * window:
+            return x.new_zeros(x.shape[0]), torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
+        distance, pairs, energy = _variogram(x, y, inside, window)
+        lags = torch.arange(cells - window + 1, device=x.device)
+        by_lag = distance / pairs.clamp(min=1)
+        apart = (lags >= window) & (pairs >= 1)
+        enough = apart.any(1)
+        far = torch.where(apart, by_lag, torch.zeros_like(by_lag)).sum(1) / apart.sum(1).clamp(min=1)
+        tested = apart & (lags <= LONGEST_RETURN * window) & (pairs >= RETURN_SHARE * pairs[:, :1])
+        far = torch.minimum(far, 2 * torch.where(tested, by_lag, torch.full_like(by_lag, torch.inf)).amin(1))
+        nugget = _mean_step(x, y, inside, near) * (near / window)
+        # <= and not >: a NaN takes the other branch and stays NaN.
+        development = torch.where(energy <= 0, torch.zeros_like(energy), (far - nugget) / energy)
+        return development.clamp(0, 1), enough
+
+
+def _cells(x: Tensor, valid: Tensor | None, cell: int) -> tuple[Tensor, Tensor]:
+    """Means over cells (B, features, n), at a scale of 1, and which cells hold valid frames only (B, n), as numbers."""
+    if valid is not None:
+        x = torch.where(valid[:, None], x, torch.zeros_like(x))
+        valid = valid.flatten(2).all(2) if valid.dim() > 2 else valid
+    frames = x if x.dim() == 3 else x.movedim(2, -1).flatten(1, -2)
+    frames = pad(frames, (0, max(0, cell - frames.shape[2])))  # less than one cell: still a cell, and too few of them
+    peak = frames.abs().amax((1, 2), keepdim=True)
+    means = avg_pool1d(frames / torch.where(peak == 0, torch.ones_like(peak), peak), cell)
+    inside = torch.ones((means.shape[0], means.shape[2]), dtype=means.dtype, device=means.device)
+    if valid is not None:
+        share = avg_pool1d(pad(valid.to(means.dtype), (0, max(0, cell - valid.shape[1])))[:, None], cell)[:, 0]
+        inside = (share > 1 - 0.5 / cell).to(means.dtype)
+    return means, inside
+
+
+def _windows(cells: Tensor, inside: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Running means of `length` cells (B, features, n - length + 1), zero where a cell is invalid, and where they are not."""
+    whole = (avg_pool1d(inside[:, None], length, 1)[:, 0] > 1 - 0.5 / length).to(cells.dtype)
+    return avg_pool1d(cells, length, 1) * whole[:, None], whole
+
+
+def _variogram(x: Tensor, y: Tensor, inside: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(sum of d_ij, number of pairs) by lag from 0, both (B, n), and the energy E (B,), of windows of `window` cells."""
+    a, whole = _windows(x, inside, window)
+    b = a if y is x else _windows(y, inside, window)[0]
+    products = a.transpose(1, 2) @ b
+    own = products.diagonal(dim1=1, dim2=2)
+    both = whole[:, :, None] * whole[:, None, :]
+    energies = own[:, :, None] * whole[:, None, :]  # x_i.y_i once for each partner j
+    # Summed over (i, j) and (j, i) alike, so neither term needs to be made symmetric first.
+    distance = _lag_sums(energies - products)
+    energy = own.sum(1) / whole.sum(1).clamp(min=1)
+    return distance, _lag_sums(both), energy
+
+
+def _lag_sums(matrix: Tensor) -> Tensor:
+    """Sums of (B, n, n) along its diagonals, those above and below the main one averaged: (B, n), lag 0 first."""
+    batch, n, _ = matrix.shape
+    # Rows padded from n to 2n and read again as rows of 2n - 1: each moves one further right than the row above it,
+    # so with the columns reversed entry (i, j) comes to lie in column n - 1 + i - j.
+    columns = pad(matrix.flip(2), (0, n)).flatten(1)[:, : n * (2 * n - 1)].reshape(batch, n, 2 * n - 1).sum(1)
+    return 0.5 * (columns[:, :n].flip(1) + columns[:, n - 1 :])
+
+
+def _mean_step(x: Tensor, y: Tensor, inside: Tensor, length: int) -> Tensor:
+    """D_v(v): the mean distance (B,) of neighbouring windows of `length` cells that do not overlap."""
+    a, whole = _windows(x, inside, length)
+    b = a if y is x else _windows(y, inside, length)[0]
+    step_x, step_y = a[:, :, length:] - a[:, :, :-length], b[:, :, length:] - b[:, :, :-length]
+    both = whole[:, length:] * whole[:, :-length]
+    # (x_j - x_i).(y_j - y_i) / 2 is d_ij.
+    return 0.5 * ((step_x * step_y).sum(1) * both).sum(1) / both.sum(1).clamp(min=1)
