@@ -21,6 +21,7 @@ from eisbach.errors import UserError
 from eisbach.weighting.noise_level.base import NoiseWeight, inner_levels, positive
 
 _TAIL_MASS, _MAX_RATIO = 0.01, 20.0
+_NEVER = 1e-9  # a share of draws that no training meets
 
 
 class ERD(NoiseWeight):
@@ -50,8 +51,8 @@ class ERD(NoiseWeight):
     correct_density : bool, default False
         Multiply by r.
     log_snr_range : (low, high) or None
-        The range on which the corrected allocation is the score, in nats of ln(alpha^2/sigma^2). None takes the range
-        that holds all draws but `tail_mass`.
+        The range on which the corrected allocation is the score, in nats of ln(alpha^2/sigma^2); where the density draws
+        nothing it is cut. None takes the range that holds all draws but `tail_mass`.
     tail_mass : float in (0, 1), default 0.01
         Share of the density's draws outside the range, half on each side; read when `log_snr_range` is None.
     max_ratio : float >= 1, default 20
@@ -61,7 +62,7 @@ class ERD(NoiseWeight):
     ------
     UserError
         An option out of its range, or one that needs a density or the correction and lacks it. In use: a density that
-        shifts by length and no num_frames.
+        shifts by length and no num_frames, one that has no density over t, or a range in which nothing is drawn.
     """
 
     name = "erd"
@@ -123,18 +124,25 @@ class ERD(NoiseWeight):
                 self._cache.clear()
             # Made on the CPU in float64; the one copy to the device is the only transfer.
             like = torch.zeros((), dtype=torch.float64)
-            self._cache[key] = self._make_context(path, target, num_frames, like).to(t)
+            context = self._make_context(path, target, num_frames, like)
+            if self.correct_density and not context.low < context.high:
+                raise UserError(
+                    f"the erd weighting's log_snr_range {self.log_snr_range} holds none of the noise levels that the "
+                    f"density draws on the {path.name} path; widen it, or leave it out."
+                )
+            self._cache[key] = context.to(t)
         return self._cache[key]
 
     def _make_context(self, path: Path, target: str, num_frames: int | None, like: Tensor) -> _Context:
         density = self.density
         assert density is not None  # callers have looked
+        # An explicit range is cut to what is drawn, so that its edges lie where the density is above 0.
+        tail = _NEVER if self.log_snr_range is not None else self.tail_mass / 2
+        ends = density.quantile(torch.tensor([tail, 1 - tail], dtype=like.dtype, device=like.device), num_frames)
         if self.log_snr_range is not None:
-            ends = torch.tensor(self.log_snr_range[::-1], dtype=like.dtype, device=like.device)
-            ends = path.t_from_log_snr(ends).clamp(0, 1)
-        else:
-            tails = [self.tail_mass / 2, 1 - self.tail_mass / 2]
-            ends = density.quantile(torch.tensor(tails, dtype=like.dtype, device=like.device), num_frames)
+            stated = torch.tensor(self.log_snr_range[::-1], dtype=like.dtype, device=like.device)
+            stated = path.t_from_log_snr(stated)
+            ends = torch.stack([torch.maximum(ends[0], stated[0]), torch.minimum(ends[1], stated[1])])
         ends = inner_levels(ends)
         log_snr = path.log_snr(ends)
         context = _Context(ends[0], ends[1], -torch.log(log_snr[0] - log_snr[1]), torch.ones_like(like))
