@@ -41,7 +41,7 @@ def make_result(
     if follows == "confounded":
         structure = loud + 0.05 * rng.standard_normal(clips)
     if follows == "nested":
-        structure = 0.6 * loud + 0.8 * structure
+        structure = 0.8 * loud + 0.6 * structure
     cause = {
         "loudness": loud, "quiet": -loud, "middle": -(loud**2), "structure": structure, "both": (loud + structure) / 2**0.5,
         "confounded": loud, "nested": loud, "nothing": chance, "equal": np.zeros(clips),

@@ -40,7 +40,7 @@ MOST_MISSING = 0.2
 """A candidate that more clips lack than this is left out of the joint shares: filling it in would make it up."""
 SAME_DB = 0.1
 """Levels (dB) that differ by less than this have been normalised; ranking them would rank rounding."""
-SAME_RELATIVE, SAME_ABSOLUTE = 0.01, 0.005
+SAME_RELATIVE, SAME_ABSOLUTE = 0.02, 0.005
 """A structure metric that differs by less has not changed: clips at other gains differ by rounding in the audio file."""
 BANDS = (("low", 0.0, 1 / 3), ("mid", 1 / 3, 2 / 3), ("high", 2 / 3, 1.0))
 """Noise levels t, lower end excluded; thirds of the range."""
@@ -176,7 +176,11 @@ def find_drivers(grid: Grid, weights: np.ndarray, rng: np.random.Generator, resa
     usable = {name: values for name, values in columns.items() if not same[name]}
     joint = {name: _filled(values) for name, values in usable.items() if np.isnan(values).mean() <= MOST_MISSING}
     found = [Driver(name, group_of(name), int(kept.sum()), same=True) for name in columns if same[name]]
-    tested = [_driver(grid, name, values, weights, kept, rng, joint, resamples) for name, values in usable.items()]
+    p_values = _p_values(weights, usable, rng)
+    tested = [
+        _driver(grid, name, values, weights, kept, rng, joint, resamples, p_values.get(name))
+        for name, values in usable.items()
+    ]
     corrected = holm([one.p for one in tested if one.p is not None])
     for one in tested:
         found.append(
@@ -240,6 +244,7 @@ def _driver(
     rng: np.random.Generator,
     joint: dict[str, np.ndarray],
     resamples: int,
+    p: float | None,
 ) -> Driver:
     has = np.isfinite(values)
     group, count = group_of(name), int(has.sum())
@@ -265,12 +270,27 @@ def _driver(
         group,
         count,
         spearman=spearman(values[has], effect, draws),
-        p=float(permutation_p(ranks(effect), ranks(values[has])[:, None], rng)[0]),
+        p=p,
         share=estimate(explained(effect, [values[has][:, None]])).value,
         beyond_loudness=beyond,
         bends=estimate(float(np.corrcoef(square, ranks(effect))[0, 1])).value if square.std() > 1e-9 else None,
         bands=bands,
     )
+
+
+def _p_values(weights: np.ndarray, columns: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, float]:
+    """p of each candidate that enough clips have; the candidates that the same clips have share their shuffles."""
+    together: dict[bytes, list[str]] = {}
+    for name, values in columns.items():
+        together.setdefault(np.isfinite(values).tobytes(), []).append(name)
+    found: dict[str, float] = {}
+    for names in together.values():
+        has = np.isfinite(columns[names[0]])
+        if has.sum() >= MIN_CLIPS:
+            effect, _ = clip_effect(weights[has])
+            candidates = np.stack([ranks(columns[name][has]) for name in names], axis=1)
+            found.update(zip(names, map(float, permutation_p(ranks(effect), candidates, rng)), strict=True))
+    return found
 
 
 def _fisher(pair: np.ndarray, given: int) -> Estimate:

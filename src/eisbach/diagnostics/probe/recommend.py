@@ -72,6 +72,8 @@ def recommend(explanation: Explanation, cause: str, effect: str) -> Recommendati
         return Recommendation(before, reason, {}, False)
     after = {**before, "options": dict(before["options"])}
     reasons: list[str] = []
+    if effect == "constant":
+        reasons.append("As it stands it changes nothing worth its cost.")
     changed = _another_statistic(explanation, cause, after, reasons)
     if after["sample"] != "none":
         _each_sample(explanation, after, reasons, changed)
@@ -112,15 +114,15 @@ def _another_statistic(explanation: Explanation, cause: str, after: dict[str, An
         if entropy:
             _replace(after)
             reasons.append(
-                "It is not worth using as it is: even undiluted it weighs all clips nearly alike (use sample: none for the same "
-                "result at no cost). The recurrence barrier spreads its weights wider."
+                "Even undiluted it weighs all clips nearly alike (sample: none gives the same result at no cost); the recurrence "
+                "barrier spreads its weights wider."
             )
             _drop_level_tables(after)
             return True
         after.update(sample="none", reduction="sample", normalisation="none", options={})
         if after["noise_level"] != "none":
             after["options"] = {}
-        reasons.append("It is not worth its cost: even undiluted it weighs all clips nearly alike.")
+        reasons.append("Even undiluted it weighs all clips nearly alike, so leave it out.")
     return False
 
 

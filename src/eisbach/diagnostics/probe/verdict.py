@@ -27,6 +27,8 @@ EXPLAINS = 0.25
 """A group explains the clips' weights from this share of their rank variance on (a correlation of 0.5)."""
 ADDS = 0.15
 """A group says something of its own where it adds this much to the other, with an interval that excludes 0."""
+GO_TOGETHER = 0.5
+"""Loudness and structure go together where half of what the weaker one explains is explained by the other as well."""
 TELLS_AUC = 0.9
 """Two kinds are told apart from this AUC on: nine pairs of ten are ordered right."""
 CHANCE_AUC = 0.65
@@ -34,7 +36,7 @@ CHANCE_AUC = 0.65
 FEW_OF_A_KIND = 5
 """Fewer clips than this of either side say nothing about AUC: its interval spans most of 0 to 1."""
 
-Cause = Literal["none", "loudness", "structure", "both", "confounded", "neither", "unknown"]
+Cause = Literal["none", "loudness", "structure", "both", "confounded", "undecided", "neither", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Finding:
     ----------
     code : str
         What it is about: "no_weighting", "noise_level_only", "constant", "acts", "noise_level", "loudness", "structure",
-        "both", "confounded", "unexplained", "few_clips", "same_loudness", "loss", "labels", "gradients", "prediction_1",
+        "both", "confounded", "undecided", "unexplained", "few_clips", "same_loudness", "loss", "labels", "gradients", "prediction_1",
         "prediction_5".
     text : str
     numbers : dict
@@ -143,7 +145,8 @@ def find_cause(explanation: Explanation) -> Cause:
         return "loudness"
     if structured and not loud and (shares.loudness.value or 0.0) < EXPLAINS / 2:
         return "structure"
-    return "confounded"
+    together_they_go = min(shares.loudness.value, shares.structure.value) * GO_TOGETHER
+    return "confounded" if (shares.shared.value or 0.0) >= together_they_go > 0 else "undecided"
 
 
 def _explains(share: Estimate) -> bool:
@@ -319,6 +322,12 @@ def _cause(explanation: Explanation, cause: Cause, effect: Finding) -> list[Find
             "that were brought to equal loudness."
         )
         found.append(Finding("confounded", text, numbers))
+    elif cause == "undecided":
+        text = (
+            f"What it follows cannot be said from {drivers.clips} clips: loudness explains {_percent(shares.loudness)} of the difference "
+            f"between clips, structure {_percent(shares.structure)}, both together {_percent(shares.both)}; probe more clips (--clips)."
+        )
+        found.append(Finding("undecided", text, numbers))
     else:
         measured = shares.both if shares.both.value is not None else shares.loudness
         what = (
@@ -497,6 +506,7 @@ def _headline(explanation: Explanation, effect: Finding, cause: Cause) -> str:
         "structure": "follows structure, not loudness",
         "both": "follows both loudness and structure",
         "confounded": "follows loudness or structure, which cannot be told apart here",
+        "undecided": "follows something that these clips are too few to name",
         "neither": "follows neither loudness nor structure",
     }.get(cause, "")
     level = explanation.variance
