@@ -97,6 +97,9 @@ class AdapterConfig(StrictModel):
         Names of the linear layers (suffixes, or one regular expression); None is the backbone's own choice.
     exclude : list of str or None
         Layers left out of `targets` (default none).
+    norm_gradient : "detached", "full" or None
+        DoRA only: whether the row norm is a constant to the gradient (detached, the default: the DoRA paper and peft), or takes part
+        in it (full: Stability's own trainer). The adapter's file and its meaning are the same.
     """
 
     type: Literal["dora", "lora", "none"] = "dora"
@@ -105,6 +108,7 @@ class AdapterConfig(StrictModel):
     dropout: float | None = Field(default=None, ge=0, lt=1)
     targets: list[str] | str | None = None
     exclude: list[str] | None = None
+    norm_gradient: Literal["detached", "full"] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -116,6 +120,8 @@ class AdapterConfig(StrictModel):
             for key, default in _ADAPTER_DEFAULTS.items():
                 if filled.get(key) is None:
                     filled[key] = default
+        if filled.get("type", "dora") == "dora" and filled.get("norm_gradient") is None:
+            filled["norm_gradient"] = "detached"
         return filled
 
 
@@ -243,7 +249,13 @@ class TrainConfig(StrictModel):
     condition_dropout : float
         Share of samples whose caption is dropped, for classifier-free guidance.
     precision : "auto", "fp32" or "bf16"
-        auto is bf16 on a GPU that has it in hardware, fp32 elsewhere. Weights stay fp32.
+        auto is bf16 on a GPU that has it in hardware, fp32 elsewhere. Trained weights stay fp32.
+    frozen : "auto", "fp32" or "bf16"
+        What an adapter's frozen model is stored in: linear layers and convolutions, the only weights that bf16 training reads in bf16
+        anyway. bf16 halves their memory and needs bf16 training; auto is bf16 where training is bf16 on a GPU.
+    gradient_checkpointing : bool
+        Keep only each block's input for the backward pass and compute the block again there: less memory, about a third more
+        time, the same gradients.
     ema_decay : float or None
         Decay of an exponential moving average of the trained weights; the average is what is evaluated and
         shipped. None keeps none.
@@ -265,6 +277,8 @@ class TrainConfig(StrictModel):
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     condition_dropout: float = Field(default=0.1, ge=0, le=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    frozen: Literal["auto", "fp32", "bf16"] = "auto"
+    gradient_checkpointing: bool = False
     seed: int = Field(default=0, ge=0, lt=2**31)
     held_out: HeldOutConfig = HeldOutConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -309,6 +323,14 @@ def contradictions(values: Mapping[str, Any]) -> list[InitErrorDetails]:
         for key in ("rank", "alpha", "dropout", "targets", "exclude"):
             if adapter.get(key) is not None:
                 fault(f"adapter.{key}", "means nothing when adapter.type is none; leave it out", adapter[key])
+    if adapter.get("type", "dora") != "dora" and adapter.get("norm_gradient") is not None:
+        message = "means something for adapter.type dora alone; leave it out"
+        fault("adapter.norm_gradient", message, adapter["norm_gradient"])
+    if values.get("frozen") == "bf16":
+        if adapter.get("type") == "none":
+            fault("frozen", "nothing is frozen when adapter.type is none; use fp32 or auto", "bf16")
+        if values.get("precision") == "fp32":
+            fault("frozen", "frozen weights in bf16 need precision bf16 or auto", "bf16")
     if weighting.get("reduction") == "batch" and weighting.get("normalisation") == "mean1":
         message = (
             "mean1 would turn the one weight of reduction batch into exactly 1; use normalisation none, "

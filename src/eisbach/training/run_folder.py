@@ -20,7 +20,15 @@ from eisbach.files import read_json, write_json
 from eisbach.training.checkpoint import list_checkpoints
 from eisbach.training.config import TrainConfig
 
-FREE_KEYS = ("out", "tensorboard", "log_every", "checkpoint.every", "checkpoint.keep", "data.cache")
+FREE_KEYS = (
+    "out",
+    "tensorboard",
+    "log_every",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "data.cache",
+    "gradient_checkpointing",
+)
 """Keys that may change when a run is continued: none of them changes the weights."""
 
 _PACKAGES = ("torch", "diffusers", "peft", "accelerate", "safetensors", "numpy")
