@@ -9,11 +9,13 @@ from eisbach import adapters
 from eisbach.training.config import TrainConfig
 from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, manifest_hash, training_rows
 from eisbach.training.held_out import HeldOut
+from eisbach.training.memory import checkpoint_activations, frozen_dtype
 from eisbach.training.run_folder import note, recipe_hash
 from eisbach.training.step import Objective
 from eisbach.training.trainer import Trainer
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
 
     from eisbach.backbones.base import Backbone
@@ -39,7 +41,9 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tupl
     if config.adapter.type == "none":
         backbone.module.requires_grad_(True)
     else:
-        adapter = inject_adapter(config, backbone)
+        adapter = inject_adapter(config, backbone, frozen_dtype(config, accelerator))
+    if config.gradient_checkpointing:
+        checkpoint_activations(backbone.module)
     cache = cache_folder(config.data, manifest)
     codec = load_codec_of(backbone)
     with accelerator.main_process_first():  # one process encodes, the others find the cache
@@ -106,8 +110,11 @@ def build_objective(config: TrainConfig, backbone: Backbone) -> Objective:
     )
 
 
-def inject_adapter(config: TrainConfig, backbone: Backbone) -> Any:
-    """Puts the adapter of a configuration into the model and returns peft's configuration of it."""
+def inject_adapter(config: TrainConfig, backbone: Backbone, frozen: torch.dtype | None = None) -> Any:
+    """Puts the adapter of a configuration into the model and returns peft's configuration of it.
+
+    `frozen` is the dtype that frozen weights are stored in; None leaves them as they are.
+    """
     chosen = config.adapter
     adapter = adapters.adapter_config(
         backbone,
@@ -118,7 +125,13 @@ def inject_adapter(config: TrainConfig, backbone: Backbone) -> Any:
         targets=chosen.targets,
         exclude=chosen.exclude or (),
     )
-    adapters.inject(backbone, adapter, seed=config.seed)
+    adapters.inject(
+        backbone,
+        adapter,
+        seed=config.seed,
+        norm_gradient=chosen.norm_gradient or "detached",
+        frozen_dtype=frozen,
+    )
     return adapter
 
 
