@@ -214,6 +214,17 @@ def test_outside_the_range_the_ratio_keeps_its_edge_and_the_cap_holds():
         nothing("linear", "u", T)
 
 
+def test_what_a_wider_range_costs():
+    """The shares of effective samples in the docstring."""
+    density = LogitNormal()
+    t = density.quantile((torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000)
+    shares = []
+    for options in ({"tail_mass": 0.1}, {}, {"tail_mass": 0.01}):
+        weight = ERD(density=density, correct_density=True, **options)("linear", "u", t)
+        shares.append(float(weight.mean() ** 2 / weight.square().mean()))
+    assert shares == pytest.approx([0.71, 0.55, 0.25], abs=0.006)
+
+
 def test_corrected_weights_are_finite_at_the_ends_on_every_path():
     for path, target, density in itertools.product(PATHS, TARGETS, (Kumaraswamy(), Middle())):
         for options in ({}, {"log_snr_range": (-100.0, 100.0)}):
