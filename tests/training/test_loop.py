@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from eisbach.audio import audio_hash, write_audio
 from eisbach.backbones import load_backbone
-from eisbach.errors import (
+from eisbach.errors import (, UserError
     CheckpointError,
     ConfigError,
     InterruptedRun,
@@ -381,3 +381,15 @@ def _no_leftover_state() -> Iterator[None]:
     before = torch.random.get_rng_state()
     yield
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_scheme_that_is_undefined_for_the_model_is_refused_before_anything_is_encoded(configure, clips):
+    from eisbach.backbones import load_backbone
+    from eisbach.training.assembly import build_objective
+
+    config = configure("undefined", weighting={"noise_level": "sigma_sqrt"})
+    backbone = load_backbone(str(config.model))
+    build_objective(config, backbone)  # the linear path is where it is defined
+    backbone.path = "vp"
+    with pytest.raises(UserError, match="undefined on the vp path"):
+        build_objective(config, backbone)

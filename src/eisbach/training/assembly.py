@@ -83,12 +83,13 @@ def build_objective(config: TrainConfig, backbone: Backbone) -> Objective:
     ConfigError, UserError
         A name or an option does not exist; the sentence lists what does.
     """
-    from eisbach.diffusion.noise_levels import get_density
+    from eisbach.diffusion.noise_levels import get_density, refuse_path
     from eisbach.diffusion.paths import get_path
     from eisbach.weighting import build_weighting
 
     chosen, levels, path = config.weighting, config.noise_levels, get_path(backbone.path)
-    density = get_density(levels.density or backbone.density, **levels.options)
+    refuse_path(levels.density or backbone.density, levels.options)
+    density = get_density(levels.density or backbone.density, path=path, **levels.options)
     weighting = build_weighting(
         chosen.sample,
         chosen.noise_level,
@@ -100,6 +101,10 @@ def build_objective(config: TrainConfig, backbone: Backbone) -> Objective:
         density=density,
         **chosen.options,
     )
+    if (
+        weighting.noise_level is not None
+    ):  # a scheme that is undefined for this model says so before anything is encoded
+        weighting.noise_level(path, backbone.target, torch.tensor([0.5]), num_frames=256)
     return Objective(
         path=path,
         target=backbone.target,

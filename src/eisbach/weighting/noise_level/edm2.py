@@ -1,5 +1,5 @@
-"""EDM2's learned uncertainty (Karras et al. 2024, arXiv 2312.02696, Eqs. 14-16 and 21): the loss's own scale, learned at
-every noise level.
+"""EDM2's learned uncertainty (Karras et al. 2024, arXiv 2312.02696, loss weighting by learned uncertainty): the loss's own
+scale, learned at every noise level.
 
 ``L = lambda(sigma) / exp(u(sigma)) * err^2 + u(sigma)``. At its optimum ``exp(u) = E[lambda err^2 | sigma]``: every noise
 level then contributes a loss of 1, whatever lambda was.

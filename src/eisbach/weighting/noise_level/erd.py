@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -184,18 +183,23 @@ class _Context:
         return _Context(self.low.to(like), self.high.to(like), self.log_uniform.to(like), self.mean.to(like))
 
 
-def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+def _quadrature() -> tuple[Tensor, Tensor]:
     """Nodes and weights over quantiles in (0, 1): 8-point Gauss-Legendre on panels of 1/64, halved towards both ends.
 
     A density's quantile function is steep in its tails and smooth between; the panels follow that. What lies beyond
     2^-40 of each end is taken with the outermost panels.
     """
-    graded = 2.0 ** -np.arange(40, 6, -1)
-    edges = np.concatenate([[0.0], graded, np.arange(1, 64) / 64, 1 - graded[::-1], [1.0]])
-    edges = np.unique(edges)
-    nodes, shares = np.polynomial.legendre.leggauss(8)
-    half = np.diff(edges)[:, None] / 2
-    return (edges[:-1, None] + half * (1 + nodes)).ravel(), (half * shares).ravel()
+    double = torch.float64
+    graded = 2.0 ** -torch.arange(40, 6, -1, dtype=double)
+    inner = torch.arange(1, 64, dtype=double) / 64
+    ends = torch.tensor([0.0, 1.0], dtype=double)
+    edges = torch.cat([ends, graded, inner, 1 - graded]).unique()
+    # Golub & Welsch (1969): the nodes are the eigenvalues of the Jacobi matrix of the Legendre polynomials.
+    k = torch.arange(1, 8, dtype=double)
+    beside = k / (4 * k * k - 1).sqrt()
+    nodes, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
+    half = edges.diff()[:, None] / 2
+    return (edges[:-1, None] + half * (1 + nodes)).flatten(), (half * 2 * vectors[0].square()).flatten()
 
 
 _RULE = _quadrature()
