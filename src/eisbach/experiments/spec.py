@@ -230,10 +230,12 @@ def check_spec(spec: ExperimentSpec) -> None:
 
 def _check_names_of(training: TrainConfig) -> None:
     """Builds the weighting and the density, so that a name that does not exist is found before hour three."""
-    from eisbach.diffusion.noise_levels import get_density
+    from eisbach.diffusion.noise_levels import check_density
     from eisbach.weighting import build_weighting
 
-    chosen = training.weighting
+    chosen, levels = training.weighting, training.noise_levels
+    # The model's own path and density are not known here; a weighting that corrects for the density is tried with one.
+    density = check_density(levels.density or "uniform", levels.options if levels.density is not None else {})
     build_weighting(
         chosen.sample,
         chosen.noise_level,
@@ -241,10 +243,9 @@ def _check_names_of(training: TrainConfig) -> None:
         normalisation=chosen.normalisation,
         strength=chosen.strength,
         latent_rate=1.0,
+        density=density,
         **chosen.options,
     )
-    if training.noise_levels.density is not None:
-        get_density(training.noise_levels.density, **training.noise_levels.options)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> set[str]:
