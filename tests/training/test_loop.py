@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from eisbach.audio import audio_hash, write_audio
 from eisbach.backbones import load_backbone
-from eisbach.errors import (, UserError
+from eisbach.errors import (
     CheckpointError,
     ConfigError,
     InterruptedRun,

@@ -83,6 +83,8 @@ def build_objective(config: TrainConfig, backbone: Backbone) -> Objective:
     ConfigError, UserError
         A name or an option does not exist; the sentence lists what does.
     """
+    import torch
+
     from eisbach.diffusion.noise_levels import get_density, refuse_path
     from eisbach.diffusion.paths import get_path
     from eisbach.weighting import build_weighting
@@ -101,9 +103,8 @@ def build_objective(config: TrainConfig, backbone: Backbone) -> Objective:
         density=density,
         **chosen.options,
     )
-    if (
-        weighting.noise_level is not None
-    ):  # a scheme that is undefined for this model says so before anything is encoded
+    if weighting.noise_level is not None:
+        # A scheme that is undefined for this model says so here, before anything is encoded.
         weighting.noise_level(path, backbone.target, torch.tensor([0.5]), num_frames=256)
     return Objective(
         path=path,
