@@ -304,7 +304,7 @@ def labels_picture(grid: Grid, explanation: Explanation) -> ProbePicture | None:
 def auc_picture(explanation: Explanation) -> ProbePicture | None:
     """AUC by noise level with intervals, and the line of chance."""
     shown = [one for one in explanation.separations if any(auc.value is not None for _, auc in one.levels)][
-        :_MOST_LINES
+        : _MOST_LINES - 1
     ]
     if not shown:
         return None
@@ -312,10 +312,14 @@ def auc_picture(explanation: Explanation) -> ProbePicture | None:
     ends = []
     for index, one in enumerate(shown):
         t = np.array([level for level, _ in one.levels]) + 0.006 * (index - (len(shown) - 1) / 2)
-        _estimates(axes, t, [auc for _, auc in one.levels], _SERIES[index], _MARKERS[index], one.negative)
+        colour, marker = (
+            _SERIES[index + 1],
+            _MARKERS[index + 1],
+        )  # the first is the positive label's in the other pictures
+        _estimates(axes, t, [auc for _, auc in one.levels], colour, marker, one.negative)
         last = [auc.value for _, auc in one.levels if auc.value is not None][-1]
         name = one.negative if one.label == "kind" else f"{one.label}: {one.positive} > {one.negative}"
-        ends.append((name, float(last), _SERIES[index]))
+        ends.append((name, float(last), colour))
     for height, name in ((0.5, "chance"), (TELLS_AUC, "told apart")):
         axes.axhline(height, color=GREY, linestyle="--", linewidth=1, zorder=0)
         axes.annotate(name, (0.995, height), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points",
@@ -497,7 +501,9 @@ def _name_ends(axes: Any, ends: Sequence[tuple[str, float, str]]) -> None:
     placed = np.clip(np.array(wanted)[order], low, high)
     for index in range(1, len(placed)):
         placed[index] = max(placed[index], placed[index - 1] + gap)
+    placed -= (placed - np.array(wanted)[order]).mean()  # a pushed-up pile is centred on its lines again
     placed -= max(0.0, float(placed[-1]) - high)
+    placed += max(0.0, low - float(placed[0]))
     for index in range(len(placed) - 2, -1, -1):
         placed[index] = min(placed[index], placed[index + 1] - gap)
     for spot, index in zip(placed, order, strict=True):

@@ -216,6 +216,6 @@ def _mean_one(explanation: Explanation, after: dict[str, Any], reasons: list[str
         return
     after["normalisation"] = "mean1"
     reasons.append(
-        f"The weights average {batches.mean_weight:.2g}; 'mean1' keeps the loss, and with it clipping and weight decay, at the scale "
+        f"As probed the weights average {batches.mean_weight:.2g}; 'mean1' keeps the loss, and with it clipping and weight decay, at the scale "
         "of unweighted training."
     )
