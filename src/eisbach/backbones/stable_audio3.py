@@ -38,7 +38,9 @@ class StableAudio3Model(nn.Module):
             for norm in (block.pre_norm, block.cross_attend_norm, block.ff_norm):
                 norm.eps = _NORM_EPS
 
-    def context(self, tokens: torch.Tensor, mask: torch.Tensor, seconds: torch.Tensor, text: torch.Tensor) -> Any:
+    def context(
+        self, tokens: torch.Tensor, mask: torch.Tensor, seconds: torch.Tensor, text: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-attention sequence [shape=(B, max_tokens + 1, D)] and duration embedding [shape=(B, D)].
 
         Parameters
@@ -208,7 +210,10 @@ class StableAudio3Backbone:
         state = self._state()
         version = tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())
         if self._identity is None or self._identity[0] != version:
-            config = {"transformer": _options(self.transformer), "duration": _options(self.duration_embedder)}
+            config: dict[str, Any] = {
+                "transformer": _options(self.transformer),
+                "duration": _options(self.duration_embedder),
+            }
             config["max_tokens"] = cast(StableAudio3Model, self.module).max_tokens
             digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
             for name, tensor in sorted(state.items()):

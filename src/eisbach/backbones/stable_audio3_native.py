@@ -213,7 +213,13 @@ def _conditioners(
         list(diffusion.get("input_concat_ids") or []) + list(diffusion.get("prepend_cond_ids") or []),
         list(diffusion.get("modular_local_cond_configs") or []),
     )
-    expected = (["prompt", "seconds_total"], ["seconds_total"], ["inpaint_mask", "inpaint_masked_input"], [], [])
+    expected: tuple[list[Any], ...] = (
+        ["prompt", "seconds_total"],
+        ["seconds_total"],
+        ["inpaint_mask", "inpaint_masked_input"],
+        [],
+        [],
+    )
     kinds = {name: kind for name, (kind, _) in found.items()}
     if wiring != expected or kinds != {"prompt": "t5gemma", "seconds_total": "number"}:
         raise CheckpointError(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from eisbach.codecs.weight_files import build_empty, has_weights, load_exactly, read_tensors
 from eisbach.errors import CheckpointError
+from eisbach.files import atomic_write
 
 
 class TextEncoder:
@@ -80,12 +82,11 @@ class TextEncoder:
                 f"the text encoder's configuration in {self.folder} cannot be read ({error})."
             ) from error
         state = self._tensors or read_tensors(self.folder)
-        # The published T5Gemma holds a decoder too, which an encoder has no use for.
+        # The published T5Gemma has a decoder too, which an encoder has no use for, and its names begin with `model.`.
+        state = {name.removeprefix("model."): tensor for name, tensor in state.items()}
         state = {name: tensor for name, tensor in state.items() if not name.startswith(("decoder.", "lm_head."))}
-        if state and not any(name.startswith("encoder.") for name in state):
-            state = {f"encoder.{name}": tensor for name, tensor in state.items()}
         model = build_empty(lambda: T5GemmaEncoderModel(config))
-        load_exactly(model, state, self.folder)
+        load_exactly(model, state, f"the text encoder in {self.folder}")
         return model.eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -117,8 +118,14 @@ class TextEncoder:
 
     def save(self, encoder_folder: Path, tokenizer_folder: Path) -> None:
         """Writes the encoder (safetensors) and the tokenizer in diffusers' layout."""
-        model: Any = self.model
-        model.save_pretrained(str(encoder_folder), safe_serialization=True)
+        config: Any = cast(Any, self.model).config
+        config.architectures = ["T5GemmaEncoderModel"]
+        state = {name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        atomic_write(
+            encoder_folder / "model.safetensors",
+            lambda partial: save_file(state, str(partial), metadata={"format": "pt"}),
+        )
+        config.save_pretrained(str(encoder_folder))
         tokenizer: Any = _tokenizer(self.tokenizer_folder)
         tokenizer.model_max_length = self.max_tokens  # where diffusers' pipeline looks for the length
         tokenizer.save_pretrained(str(tokenizer_folder))

@@ -124,16 +124,23 @@ class SameCodec:
             out.append(Waveform(samples.float().numpy(), self.sample_rate))
         return out
 
+    def _unit(self) -> int:
+        """Frames that pieces must begin on a multiple of: those of an attention chunk, 1 with a sliding window."""
+        return int(self.config["chunk_size"]) // int(self.config["encoder_strides"][-1]) if self._chunked() else 1
+
+    def _chunked(self) -> bool:
+        return "chunk_size" in self.config
+
     def _reach(self) -> int:
-        """Frames on either side that a frame's code depends on, even."""
+        """Frames on either side that a frame's code depends on: each layer sees a window, or a chunk, further."""
         layers = sum(self.config["encoder_transformer_depths"])
-        window = 2 if "chunk_size" in self.config else int(self.config["sliding_window"])
-        return layers * window + (layers * window) % 2
+        return layers * (self._unit() if self._chunked() else int(self.config["sliding_window"]))
 
     def _in_pieces(self, frames: int, piece: Callable[[int, int], torch.Tensor], scale: int) -> torch.Tensor:
         """`piece(start, stop)` over overlapping ranges of frames, joined; `scale` is its samples a frame."""
         reach = self._reach()
         size = max(_CHUNK_FRAMES, 4 * reach)
+        size += -size % self._unit()
         if frames <= size:
             return piece(0, frames)
         out, done = [], 0

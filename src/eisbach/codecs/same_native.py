@@ -116,14 +116,14 @@ def autoencoder_config(values: Mapping[str, Any], sample_rate: int, source: str)
 
 
 def _same(encoder: Mapping[str, Any], decoder: Mapping[str, Any], name: str, source: str, default: Any = None) -> Any:
+    if name not in _SHARED_DEFAULTS and not (name in encoder and name in decoder):
+        raise KeyError(name)
     mine, theirs = encoder.get(name, default), decoder.get(name, default)
     if mine != theirs:
         raise CheckpointError(
             f"the autoencoder in {source} has {name} {mine} in its encoder and {theirs} in its decoder; diffusers' class "
             "has one value for both."
         )
-    if mine is None and name not in _SHARED_DEFAULTS:
-        raise KeyError(name)
     return mine
 
 

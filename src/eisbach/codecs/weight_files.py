@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 
 from eisbach.errors import CheckpointError
 from eisbach.files import read_json
+from eisbach.tensor_files import check_fit
 
 
 def has_weights(folder: str | Path, stem: str = "model") -> bool:
@@ -99,7 +101,10 @@ def build_empty(make: Callable[[], nn.Module]) -> nn.Module:
     """The module that `make` builds, its parameters without storage: nothing is drawn at random only to be overwritten."""
     from accelerate import init_empty_weights
 
-    with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
+    with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False), warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # torch's, of the weight norm that diffusers' SAME is written with
         return make()
 
 
@@ -124,27 +129,15 @@ def load_exactly(
         Anything does not match; the sentence counts the tensors and names the first ones.
     """
     expected = module.state_dict()
-    missing = sorted(expected.keys() - state.keys() - set(recomputed))
-    unexpected = sorted(state.keys() - expected.keys())
-    shapes = sorted(name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape)
-    faults = [
-        f"{len(names)} {what} (first: {', '.join(names[:3])})"
-        for what, names in (("missing", missing), ("not known", unexpected), ("of another shape", shapes))
-        if names
-    ]
-    if faults:
-        raise CheckpointError(
-            f"the weights of {source} do not fit its configuration: of {len(expected)} tensors, {', '.join(faults)}; the "
-            "files are of another model, or of a version that is not supported."
-        )
+    kept = {name: expected[name] for name in set(recomputed) - state.keys()}
+    check_fit(expected, {**kept, **state}, source)
     values = {name: _floating(tensor) for name, tensor in state.items()}
     broken = sorted(name for name, tensor in values.items() if not bool(tensor.isfinite().all()))
     if broken:
         raise CheckpointError(
-            f"the weights of {source} hold NaN or infinite values in {len(broken)} of {len(values)} tensors (first: "
+            f"{source} holds NaN or infinite values in {len(broken)} of {len(values)} tensors (first: "
             f"{broken[0]}); fetch the model again."
         )
-    kept = {name: expected[name] for name in expected.keys() - values.keys()}
     module.load_state_dict({**kept, **values}, assign=True)
 
 
