@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import eisbach
 from eisbach.weighting import SAMPLE_WEIGHTINGS, build_weighting
 
 NAMES = list(SAMPLE_WEIGHTINGS)
@@ -69,11 +70,77 @@ def test_torch_compile_generates_code_with_the_same_numbers(name):
     check_compiled(name, "inductor")
 
 
-def test_imports_nothing_but_torch():
-    code = (
-        "import sys, eisbach.weighting; "
-        "heavy = {'diffusers', 'transformers', 'peft', 'scipy', 'pydantic', 'matplotlib', 'soundfile', 'yaml'}; "
-        "print(sorted(heavy & set(sys.modules)))"
+BARE = """
+import sys
+
+class Block:
+    # Refuses every package beside torch, its own dependencies and the standard library.
+
+    names = {"numpy", "pydantic", "typer", "yaml", "safetensors", "scipy", "diffusers", "transformers", "peft",
+             "accelerate", "matplotlib", "pandas", "soundfile", "soxr", "tqdm", "rich"}
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in self.names:
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+
+sys.meta_path.insert(0, Block())
+import torch  # does without numpy, with a warning
+before = set(sys.modules)
+"""
+
+
+def run_bare(code: str) -> str:
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", BARE + code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_imports_nothing_beyond_torch_and_the_standard_library():
+    printed = run_bare(
+        "from eisbach.weighting import Weighting, build_weighting\n"
+        "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(new - set(sys.stdlib_module_names) - {'torch'}))"  # torch loads parts of itself late
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+    assert printed == "['eisbach']"
+
+
+def test_the_top_level_names_are_the_same_objects_and_come_without_torch_until_asked_for():
+    printed = run_bare(
+        "import eisbach, eisbach.weighting as w\n"
+        "from eisbach import Weighting, build_weighting\n"
+        "print(Weighting is w.Weighting, build_weighting is w.build_weighting, 'Weighting' in dir(eisbach))"
+    )
+    assert printed == "True True True"
+    code = "import sys, eisbach; print('torch' in sys.modules)"
+    alone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert alone.stdout.strip() == "False"
+    with pytest.raises(AttributeError, match="no attribute 'Wieghting'"):
+        eisbach.Wieghting  # noqa: B018
+
+
+def test_every_weighting_works_where_torch_is_all_there_is():
+    """Each name on each axis gives a loss and a gradient; the densities that a correction needs are there as well."""
+    printed = run_bare(
+        """
+from eisbach.diffusion.noise_levels import get_density
+from eisbach.weighting import NOISE_WEIGHTINGS, SAMPLE_WEIGHTINGS, build_weighting, per_sample_mse
+
+options = {"entropy_barrier": {}, "tabulated": {"points": [[0.1, 1], [0.9, 2]]}, "sigma_sqrt": {}, "cosmap": {},
+           "erd": {"correct_density": True, "density": get_density("logit_normal")}}
+torch.manual_seed(0)
+y, x_t = torch.randn(3, 4, 24, requires_grad=True), torch.randn(3, 4, 24)
+t = torch.tensor([0.2, 0.5, 0.9])
+made = 0
+for table, axis in ((SAMPLE_WEIGHTINGS, 0), (NOISE_WEIGHTINGS, 1)):
+    for name in table:
+        given = {"window_frames": 4} if name in ("recurrence_barrier", "development_barrier") else options.get(name, {})
+        names = (name, "none") if axis == 0 else ("none", name)
+        weighting = build_weighting(*names, path="linear", **given)
+        terms = weighting(per_sample_mse(y, x_t), y, x_t=x_t, t=t, path="linear", target="u")
+        (gradient,) = torch.autograd.grad(terms.loss, y)
+        assert terms.loss.isfinite() and gradient.abs().sum() > 0, name
+        made += 1
+print(made == len(SAMPLE_WEIGHTINGS) + len(NOISE_WEIGHTINGS), "numpy" in sys.modules)
+"""
+    )
+    assert printed == "True False"

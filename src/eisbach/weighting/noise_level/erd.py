@@ -189,15 +189,14 @@ def _quadrature() -> tuple[Tensor, Tensor]:
     A density's quantile function is steep in its tails and smooth between; the panels follow that. What lies beyond
     2^-40 of each end is taken with the outermost panels.
     """
-    double = torch.float64
-    graded = 2.0 ** -torch.arange(40, 6, -1, dtype=double)
-    inner = torch.arange(1, 64, dtype=double) / 64
-    ends = torch.tensor([0.0, 1.0], dtype=double)
-    edges = torch.cat([ends, graded, inner, 1 - graded]).unique()
-    # Golub & Welsch (1969): the nodes are the eigenvalues of the Jacobi matrix of the Legendre polynomials.
-    k = torch.arange(1, 8, dtype=double)
-    beside = k / (4 * k * k - 1).sqrt()
-    nodes, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
+    with torch.device("cpu"):  # whatever default device is set where this is imported
+        graded = 2.0 ** -torch.arange(40, 6, -1, dtype=torch.float64)
+        inner = torch.arange(1, 64, dtype=torch.float64) / 64
+        edges = torch.cat([torch.zeros_like(inner[:1]), graded, inner, 1 - graded, torch.ones_like(inner[:1])]).unique()
+        # Golub & Welsch (1969): the nodes are the eigenvalues of the Jacobi matrix of the Legendre polynomials.
+        k = torch.arange(1, 8, dtype=torch.float64)
+        beside = k / (4 * k * k - 1).sqrt()
+        nodes, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
     half = edges.diff()[:, None] / 2
     return (edges[:-1, None] + half * (1 + nodes)).flatten(), (half * 2 * vectors[0].square()).flatten()
 
