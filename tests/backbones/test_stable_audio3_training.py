@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from eisbach.audio import audio_hash, write_audio
 from eisbach.backbones import load_backbone
 from eisbach.config import build_config
 from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
+from eisbach.errors import UserError
 from eisbach.training import train
 from eisbach.training.config import TrainConfig
 from eisbach.types import Waveform
@@ -77,3 +79,12 @@ def test_training_two_steps_and_resuming_give_the_same_adapter(manifest: Path, t
     assert backbone.identity() != before  # something was folded into the weights
     detach(backbone)
     assert backbone.identity() == before
+
+
+def test_a_distilled_model_is_not_trained(manifest: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "distilled"
+    shutil.copytree(NATIVE, folder)
+    text = (folder / "model_config.json").read_text()
+    (folder / "model_config.json").write_text(text.replace('"rectified_flow"', '"rf_denoiser"'))
+    with pytest.raises(UserError, match=r"is distilled.*train the base model"):
+        train(configuration(manifest, tmp_path / "run", model=str(folder)))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eisbach import adapters
+from eisbach.errors import UserError
 from eisbach.training.config import TrainConfig
 from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, manifest_hash, training_rows
 from eisbach.training.held_out import HeldOut
@@ -65,11 +66,23 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tupl
 
 
 def load_model(config: TrainConfig) -> Backbone:
-    """The model that training starts from."""
+    """The model that training starts from.
+
+    Raises
+    ------
+    UserError
+        No such model, or a distilled one.
+    """
     from eisbach.backbones import create_backbone, load_backbone
 
     if isinstance(config.model, str):
-        return load_backbone(config.model)
+        backbone = load_backbone(config.model)
+        if getattr(backbone, "distilled", False):
+            raise UserError(
+                f"the model '{config.model}' is distilled: it samples in a few steps, and training it as a flow would undo "
+                "that; train the base model, and play the adapter on either."
+            )
+        return backbone
     values = dict(config.model["create"])
     kind = {"kind": values.pop("kind")} if "kind" in values else {}
     return create_backbone(values, **kind, seed=config.seed)
