@@ -39,6 +39,9 @@ def test_a_probe_has_every_part(found: ProbeResult) -> None:
     assert len(found.batches) == 16
     assert all(row.keys() == BATCH_COLUMNS.keys() for row in found.batches)
     assert found.gradients["batches"] == 3
+    assert {row["gain_db"] for row in found.gain} >= {-6.0, 0.0}
+    assert {row["clip"] for row in found.gain} <= {row["clip"] for row in found.rows}
+    assert all(0 < float(row["sample_weight"]) <= 1 for row in found.gain)  # type: ignore[arg-type]
     means = dict(found.level_means)
     assert list(means) == [0.1, 0.5, 0.9]
     at_half = [float(row["sample_weight"]) for row in found.rows if row["t"] == 0.5]  # type: ignore[arg-type]
@@ -75,7 +78,7 @@ def test_the_same_probe_gives_the_same_numbers_and_leaves_the_random_state(
     state = torch.get_rng_state()
     again = run_probe(configure({"structure": True, "draws": 2}, weighting=weighting), quiet=True)
     assert torch.equal(torch.get_rng_state(), state)
-    for part in ("rows", "batches", "gradients", "level_means"):
+    for part in ("rows", "batches", "gradients", "level_means", "gain"):
         assert getattr(again, part) == getattr(found, part)
     other = run_probe(configure({"structure": True, "draws": 2}, weighting=weighting, seed=1), quiet=True)
     assert other.rows != found.rows

@@ -16,9 +16,10 @@ from eisbach.diagnostics.probe.agreement import LABEL
 from eisbach.diagnostics.probe.association import Estimate
 from eisbach.diagnostics.probe.drivers import Driver
 from eisbach.diagnostics.probe.explain import ACTS_CV, Explanation
+from eisbach.diagnostics.probe.findings import TELLS_AUC
 from eisbach.diagnostics.probe.grid import Grid, make_grid
 from eisbach.diagnostics.probe.result import ProbeResult
-from eisbach.diagnostics.probe.verdict import TELLS_AUC, strongest
+from eisbach.diagnostics.probe.verdict import strongest
 from eisbach.report.figures import _figure, _finish
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (

@@ -28,6 +28,8 @@ class ProbeConfig(StrictModel):
         Draws of noise for each clip and level.
     gradient_batches : int
         Global batches whose gradients are compared; 0 compares none.
+    gain_clips : int
+        Clips that are turned up and down by 6 dB to see what that does to their weights; 0 turns none.
     adapter : str or None
         Folder of a trained adapter (or of fully trained weights): the probe looks at that model instead of the base.
     structure : bool
@@ -44,6 +46,7 @@ class ProbeConfig(StrictModel):
     levels: list[float] = Field(default=DEFAULT_LEVELS, min_length=1)
     draws: int = Field(default=1, ge=1)
     gradient_batches: int = Field(default=12, ge=0)
+    gain_clips: int = Field(default=16, ge=0)
     adapter: str | None = None
     structure: bool = True
     split: Literal["train", "held_out", "all"] = "train"

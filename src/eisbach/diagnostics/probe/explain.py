@@ -21,6 +21,7 @@ from eisbach.diagnostics.probe.agreement import (
 )
 from eisbach.diagnostics.probe.association import RESAMPLES, resample_clips
 from eisbach.diagnostics.probe.drivers import MIN_CLIPS, Drivers, find_drivers
+from eisbach.diagnostics.probe.gain_effect import GainEffect, gain_effect
 from eisbach.diagnostics.probe.grid import make_grid
 from eisbach.diagnostics.probe.levels import (
     BatchSummary,
@@ -94,6 +95,8 @@ class Explanation:
     drivers : Drivers
         What explains the sample weight's differences between clips. (Strength, and the one factor of reduction 'batch',
         shrink them; they do not change their order at a noise level.)
+    gain : GainEffect or None
+        What turning clips up and down did to their sample weights.
     separations : list of Separation
     belief_loss : BeliefLoss or None
     predictions : list of Prediction
@@ -114,6 +117,7 @@ class Explanation:
     sample_variance: VarianceShares | None
     batches: BatchSummary | None
     drivers: Drivers
+    gain: GainEffect | None
     separations: list[Separation]
     belief_loss: BeliefLoss | None
     predictions: list[Prediction]
@@ -174,6 +178,7 @@ def explain(result: ProbeResult, *, label: str | None = None, seed: int = 0, res
         sample_variance=decompose(sample, draws) if sampled else None,
         batches=summarise_batches(result.batches),
         drivers=find_drivers(grid, sample, rng, resamples),
+        gain=gain_effect(result.gain, grid, sample) if sampled else None,
         separations=separate(grid, label, rng, resamples) if sampled or label is not None else [],
         belief_loss=belief_loss,
         predictions=[one for one in predictions if one is not None],

@@ -6,6 +6,9 @@ not finite is None.
 
 `ProbeResult.batches` holds one row a simulated global training batch, with the columns `BATCH_COLUMNS`.
 
+`ProbeResult.gain` holds the experiment on loudness: rows ``{clip, t, gain_db, sample_weight}`` of clips turned up and down
+(`gain.measure_gain`); empty where there was none.
+
 `ProbeResult.gradients` is {} when none were compared, else
 
 - ``trained`` ("dora", "lora" or "all"), ``scalars`` (number of trained parameters), ``batches``, ``batch_size`` (global),
@@ -36,7 +39,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +100,7 @@ class ProbeResult:
     gradients : dict
     level_means : list of [t, mean sample weight]
         In ascending t; the mean is None where no weight was finite.
+    gain : list of Record
     """
 
     setup: dict[str, Any]
@@ -104,6 +108,7 @@ class ProbeResult:
     batches: list[Record]
     gradients: dict[str, Any]
     level_means: list[list[float | None]]
+    gain: list[Record] = field(default_factory=list)
 
     def save(self, folder: str | Path, extra: Mapping[str, Any] | None = None) -> Path:
         """Writes `probe.json`, `rows.jsonl` and `rows.parquet` into `folder` and returns the folder.

@@ -47,7 +47,7 @@ def measure_rows(subject: Subject, advance: Advance) -> list[Record]:
         batch = subject.to_device(stack_crops(chunk))
         conditioning = subject.conditioning(batch)
         for draw in range(draws):
-            noise = torch.stack([_noise(subject, crop, draw) for crop in chunk]).to(subject.device)
+            noise = torch.stack([clip_noise(subject, crop, draw) for crop in chunk]).to(subject.device)
             for level in levels:
                 columns = measure_level(subject, batch, conditioning, noise, level)
                 for place in range(len(chunk)):
@@ -165,7 +165,8 @@ def loudness_db(waveform: Waveform) -> float:
     return 10.0 * math.log10(power) if power > 0 else math.nan
 
 
-def _noise(subject: Subject, crop: Crop, draw: int) -> torch.Tensor:
+def clip_noise(subject: Subject, crop: Crop, draw: int) -> torch.Tensor:
+    """The noise of a crop's draw [shape=(C, T)], the same in every measurement of a probe."""
     generator = step_generator(subject.config.train.seed, crop.number, draw, _STREAM)
     return torch.randn(crop.batch.latents.shape[1:], generator=generator)
 

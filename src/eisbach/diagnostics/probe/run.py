@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from eisbach.diagnostics.probe import batches, gradients, rows
+from eisbach.diagnostics.probe import batches, gain, gradients, rows
 from eisbach.diagnostics.probe.config import ProbeConfig
 from eisbach.diagnostics.probe.result import ProbeResult, plain
 from eisbach.diagnostics.probe.subject import Subject, load_subject, trained_weights
@@ -35,7 +35,7 @@ def run_probe(config: ProbeConfig, *, quiet: bool = False) -> ProbeResult:
     started = time.monotonic()
     subject = load_subject(config, quiet)
     took = {"load": time.monotonic() - started}
-    total = rows.units(subject) + batches.units(subject) + gradients.units(subject)
+    total = rows.units(subject) + gain.units(subject) + batches.units(subject) + gradients.units(subject)
     with Progress(total, "probe", quiet=quiet) as bar:
 
         def timed(name: str, measure: Any) -> Any:
@@ -46,6 +46,7 @@ def run_probe(config: ProbeConfig, *, quiet: bool = False) -> ProbeResult:
 
         with trained_weights(subject):
             measured = timed("rows", rows.measure_rows)
+            turned = timed("gain", gain.measure_gain)
             simulated = timed("batches", batches.simulate_batches)
         compared = timed("gradients", gradients.measure_gradients)
     took["total"] = time.monotonic() - started
@@ -55,6 +56,7 @@ def run_probe(config: ProbeConfig, *, quiet: bool = False) -> ProbeResult:
         batches=simulated,
         gradients=plain(compared),
         level_means=rows.level_means(measured, judged=subject.objective.weighting.sample is not None),
+        gain=turned,
     )
     if config.out is not None:
         result.save(config.out)

@@ -5,15 +5,14 @@ Every sentence names the numbers it rests on. Thresholds are constants with a re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from eisbach.diagnostics.probe import wording
-from eisbach.diagnostics.probe.agreement import Separation
 from eisbach.diagnostics.probe.association import Estimate
 from eisbach.diagnostics.probe.drivers import Driver, Drivers
 from eisbach.diagnostics.probe.explain import ACTS_CV, Explanation, GradientSummary
+from eisbach.diagnostics.probe.findings import Finding, label_findings, said_interval
 from eisbach.diagnostics.probe.recommend import Recommendation, recommend
 from eisbach.diagnostics.probe.result import plain
 
@@ -29,34 +28,14 @@ ADDS = 0.15
 """A group says something of its own where it adds this much to the other, with an interval that excludes 0."""
 GO_TOGETHER = 0.5
 """Loudness and structure go together where half of what the weaker one explains is explained by the other as well."""
-TELLS_AUC = 0.9
-"""Two kinds are told apart from this AUC on: nine pairs of ten are ordered right."""
-CHANCE_AUC = 0.65
-"""Below this at every level a kind is not told from developing material."""
-FEW_OF_A_KIND = 5
-"""Fewer clips than this of either side say nothing about AUC: its interval spans most of 0 to 1."""
+TURNED = 0.5
+"""Loudness is the cause where turning clips up, by experiment, makes half of the difference between them."""
+UNMOVED = 0.1
+"""Loudness is out of the question where the experiment makes under a tenth of it, interval and all."""
+HEARS_LEVEL = 1.02
+"""A factor on the weight of 6 dB more that is nearer to 1 than this is not worth a sentence of its own."""
 
 Cause = Literal["none", "loudness", "structure", "both", "confounded", "undecided", "neither", "unknown"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One sentence.
-
-    Attributes
-    ----------
-    code : str
-        What it is about: "no_weighting", "noise_level_only", "constant", "acts", "noise_level", "loudness", "structure",
-        "both", "confounded", "undecided", "unexplained", "few_clips", "same_loudness", "loss", "labels", "gradients", "prediction_1",
-        "prediction_5".
-    text : str
-    numbers : dict
-        What the sentence rests on.
-    """
-
-    code: str
-    text: str
-    numbers: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,7 +86,8 @@ def verdict(explanation: Explanation) -> Verdict:
         effect,
         *_level_share(explanation, effect),
         *_cause(explanation, cause, effect),
-        *_labels(explanation.separations),
+        *_gain(explanation, cause),
+        *label_findings(explanation.separations),
         *_gradients(explanation, effect),
         *_predictions(explanation),
     ]
@@ -118,13 +98,26 @@ def find_cause(explanation: Explanation) -> Cause:
     """What the differences between clips follow, as far as these clips can tell.
 
     Loudness and structure are each asked what they add to the other: structure that merely follows loudness adds nothing
-    to it. Where both explain the weights and neither adds anything, these clips cannot tell them apart.
+    to it. Where both explain the weights and neither adds anything, these clips cannot tell them apart. The experiment on
+    loudness can: it overrules what merely goes together.
     """
     drivers = explanation.drivers
     if not explanation.has_sample_weight:
         return "none"
     if not drivers.enough:
         return "unknown"
+    observed, turned = _observed_cause(drivers), explanation.gain
+    if turned is None or turned.share.value is None:
+        return observed
+    if turned.share.value >= TURNED and turned.share.above(EXPLAINS):
+        return "both" if observed in ("structure", "both") else "loudness"
+    if observed == "confounded" and turned.share.below(UNMOVED):
+        return "structure"
+    return observed
+
+
+def _observed_cause(drivers: Drivers) -> Cause:
+    """The cause as far as it shows in which clips weigh more."""
     shares = drivers.shares
     loud, structured = _explains(shares.loudness), _explains(shares.structure)
     if shares.loudness.value is None or shares.structure.value is None:
@@ -343,6 +336,32 @@ def _cause(explanation: Explanation, cause: Cause, effect: Finding) -> list[Find
     return found
 
 
+def _gain(explanation: Explanation, cause: Cause) -> list[Finding]:
+    """What the experiment on loudness said."""
+    gain = explanation.gain
+    if gain is None or gain.per_step.value is None:
+        return []
+    per_step, share = gain.per_step, gain.share
+    numbers = {"per_6_db": vars(per_step), "share": vars(share), "clips": gain.clips, "levels": gain.levels}
+    measured = f"(measured on {wording.count(gain.clips, 'clip')}, through the codec and the model)"
+    certain = per_step.above(1) or per_step.below(1)
+    if not certain or 1 / HEARS_LEVEL < (per_step.value or 1.0) < HEARS_LEVEL:
+        text = f"Turning a clip up by 6 dB leaves its weight about where it is: times {_factor(per_step)} {measured}"
+        if cause in ("loudness", "both"):
+            text += "; what it follows goes with loudness in these clips and is not the level itself"
+    else:
+        text = f"Turning a clip up by 6 dB multiplies its weight by {_factor(per_step)} {measured}"
+        if share.value is not None:
+            text += f"; their differences in loudness alone would make {_percent(share)} of the difference between these clips"
+    return [Finding("gain", text + ".", numbers)]
+
+
+def _factor(one: Estimate) -> str:
+    if one.value is None or one.low is None or one.high is None:
+        return wording.weight(one.value or 1.0)
+    return f"{one.value:.3g} (95% {one.low:.3g} to {one.high:.3g})"
+
+
 def strongest(drivers: Drivers, group: str) -> Driver | None:
     """The candidate of a group that explains most; None where none could be tested."""
     members = [one for one in drivers.candidates if one.group == group and one.spearman.value is not None]
@@ -358,7 +377,7 @@ def _preference(lead: Driver | None) -> str:
     if abs(bends) > abs(rho):
         shape = "the loudest and the quietest clips" if bends > 0 else "clips of middling loudness"
         return f"{shape} (rank correlation with the squared rank of {name} {wording.number(bends)})"
-    return f"{'loud' if rho > 0 else 'quiet'} clips (rank correlation with {name} {_rho(lead.spearman)})"
+    return f"{'loud' if rho > 0 else 'quiet'} clips (rank correlation with {name} {said_interval(lead.spearman)})"
 
 
 def _beyond(drivers: Drivers) -> str:
@@ -376,7 +395,7 @@ def _lead_by(rich: Driver | None) -> str:
     rho, bends = rich.spearman, rich.bends or 0.0
     if abs(bends) > abs(rho.value or 0.0):
         return f" (most of all {wording.column(rich.name)}, {'both ends weighing more' if bends > 0 else 'the middle weighing more'})"
-    return f" (most of all {wording.column(rich.name)}, rank correlation {_rho(rho)})"
+    return f" (most of all {wording.column(rich.name)}, rank correlation {said_interval(rho)})"
 
 
 def _otherwise(drivers: Drivers) -> str:
@@ -387,86 +406,8 @@ def _otherwise(drivers: Drivers) -> str:
     ):
         lead = strongest(drivers, group)
         if _explains(share) and lead is not None:
-            return (
-                f"; {what} ({_percent(share)}; rank correlation with {wording.column(lead.name)} {_rho(lead.spearman)})"
-            )
+            return f"; {what} ({_percent(share)}; rank correlation with {wording.column(lead.name)} {said_interval(lead.spearman)})"
     return ""
-
-
-def _labels(separations: Sequence[Separation]) -> list[Finding]:
-    """Which labels the weight tells apart, and up to which noise level."""
-    found = []
-    kinds = [one for one in separations if one.label == "kind"]
-    told: list[str] = []
-    lost: list[str] = []
-    partly: list[str] = []
-    turned: list[str] = []
-    few: list[str] = []
-    for one in kinds:
-        values = [(t, auc) for t, auc in one.levels if auc.value is not None]
-        if min(one.n_positive, one.n_negative) < FEW_OF_A_KIND or not values:
-            few.append(f"{one.negative} ({wording.count(min(one.n_positive, one.n_negative), 'clip')})")
-            continue
-        upto = up_to(one)
-        best = max(values, key=lambda item: item[1].value or 0.0)
-        worst = min(values, key=lambda item: item[1].value or 0.0)
-        if upto is not None:
-            told.append(f"{one.negative} up to t = {upto[0]:g} (AUC {_rho(upto[1])} there)")
-        elif (worst[1].value or 0.0) <= 1 - TELLS_AUC and worst[1].below(0.5):
-            turned.append(f"{one.negative} (AUC {_rho(worst[1])} at t = {worst[0]:g})")
-        elif (best[1].value or 0.0) < CHANCE_AUC:
-            lost.append(f"{one.negative} (AUC at best {_rho(best[1])}, at t = {best[0]:g})")
-        else:
-            partly.append(f"{one.negative} (AUC at best {_rho(best[1])}, at t = {best[0]:g})")
-    parts = []
-    if told:
-        parts.append(f"It tells developing material from {wording.series(told)}")
-    if partly:
-        parts.append(
-            f"{'only partly from' if told else 'It only partly tells developing material from'} {wording.series(partly)}"
-        )
-    if lost:
-        parts.append(
-            f"{'not from' if told or partly else 'It does not tell developing material from'} {wording.series(lost)}"
-        )
-    if turned:
-        parts.append(
-            f"{'it' if parts else 'It'} gives more weight to {wording.series(turned)} than to developing material"
-        )
-    if few:
-        parts.append(f"{'too' if parts else 'Too'} few clips to say so of {wording.series(few)}")
-    if parts:
-        found.append(
-            Finding(
-                "labels", "; ".join(parts) + ".", {one.negative: [[t, vars(a)] for t, a in one.levels] for one in kinds}
-            )
-        )
-    return [*found, *(_two_values(one) for one in separations if one.label != "kind")]
-
-
-def up_to(one: Separation) -> tuple[float, Estimate] | None:
-    """The highest noise level up to which every AUC reaches `TELLS_AUC`, and the AUC there; None where the first fails."""
-    last = None
-    for t, auc in one.levels:
-        if auc.value is None or auc.value < TELLS_AUC:
-            break
-        last = t, auc
-    return last
-
-
-def _two_values(one: Separation) -> Finding:
-    numbers = {"levels": [[t, vars(auc)] for t, auc in one.levels]}
-    names = f"{one.label} '{one.positive}' from '{one.negative}'"
-    values = [(t, auc) for t, auc in one.levels if auc.value is not None]
-    if min(one.n_positive, one.n_negative) < FEW_OF_A_KIND or not values:
-        text = f"Too few clips to say whether it tells {names} ({one.n_positive} against {one.n_negative})."
-        return Finding("labels", text, numbers)
-    t, auc = max(values, key=lambda item: abs((item[1].value or 0.5) - 0.5))
-    heavier = one.positive if (auc.value or 0.5) >= 0.5 else one.negative
-    strength = max(auc.value or 0.5, 1 - (auc.value or 0.5))
-    how = "tells" if strength >= TELLS_AUC else "does not tell" if strength < CHANCE_AUC else "partly tells"
-    text = f"It {how} {names}: '{heavier}' weighs more, AUC {_rho(auc)} at t = {t:g}, where it differs most from chance (0.5)."
-    return Finding("labels", text, numbers)
 
 
 def _gradients(explanation: Explanation, effect: Finding) -> list[Finding]:
@@ -535,7 +476,3 @@ def _percent(one: Estimate) -> str:
     if one.low is None or one.high is None:
         return wording.percent(one.value)
     return f"{wording.percent(one.value)} (95% {100 * one.low:.0f} to {100 * one.high:.0f})"
-
-
-def _rho(one: Estimate) -> str:
-    return wording.said(one)

@@ -1,0 +1,100 @@
+"""The experiment on loudness: what turning clips up says where watching them cannot."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from probe_cases import make_result
+
+from eisbach.diagnostics.probe.explain import explain
+from eisbach.diagnostics.probe.result import ProbeResult, load_result
+from eisbach.diagnostics.probe.verdict import find_cause, verdict
+
+
+def turned(result: ProbeResult, slope: float, *, clips: int = 16, scatter: float = 0.02, gains=(-6.0, 0.0, 6.0)):
+    """The result with an experiment in which ln w changes by `slope` a dB, give or take a little for each clip."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for clip in range(clips):
+        own = slope + scatter * abs(slope) * rng.standard_normal() + 1e-4 * rng.standard_normal()
+        for t in (0.05, 0.5):
+            for gain in gains:
+                weight = 0.3 * math.exp(own * gain)
+                rows.append({"clip": f"clip-{clip:03d}", "t": t, "gain_db": gain, "sample_weight": weight})
+    return replace(result, gain=rows)
+
+
+def effect(result: ProbeResult):
+    return explain(result, resamples=100)
+
+
+# In the confounded cases ln w has the standard deviation 0.4 between clips and loudness about 6.2 dB.
+CAUSING = 0.4 / 6.2
+
+
+def test_the_factor_and_the_share_are_what_was_put_in():
+    gain = effect(turned(make_result("loudness"), CAUSING)).gain
+    assert gain.clips == 16
+    assert gain.levels == [0.05, 0.5]
+    assert gain.per_step.value == pytest.approx(math.exp(6 * CAUSING), rel=0.01)
+    assert gain.per_step.low < gain.per_step.value < gain.per_step.high
+    assert gain.share.value == pytest.approx(0.9, abs=0.15)
+    half = effect(turned(make_result("loudness"), CAUSING / 2)).gain
+    assert half.share.value == pytest.approx(gain.share.value / 4, rel=0.15)
+
+
+def test_it_decides_what_watching_cannot():
+    confounded = make_result("confounded")
+    assert find_cause(effect(confounded)) == "confounded"
+    loud = effect(turned(confounded, CAUSING))
+    assert find_cause(loud) == "loudness"
+    assert "prefers loud clips" in verdict(loud).headline
+    sentence = next(one.text for one in verdict(loud).findings if one.code == "gain")
+    assert "Turning a clip up by 6 dB multiplies its weight by 1.47" in sentence
+    deaf = effect(turned(confounded, 0.0))
+    assert find_cause(deaf) == "structure"
+    assert "leaves its weight about where it is" in " ".join(verdict(deaf).sentences)
+
+
+def test_loudness_that_is_only_a_sign_of_something_else_is_said_to_be():
+    sentences = " ".join(verdict(effect(turned(make_result("loudness"), 0.0))).sentences)
+    assert "goes with loudness in these clips and is not the level itself" in sentences
+
+
+def test_quiet_clips_can_be_what_is_preferred():
+    found = effect(turned(make_result("quiet"), -CAUSING))
+    assert found.gain.per_step.value < 1
+    assert found.gain.share.low > 0.5
+    assert "prefers quiet clips" in verdict(found).headline
+
+
+@pytest.mark.parametrize("clips", [0, 1, 3])
+def test_too_few_clips_are_no_experiment(clips):
+    assert effect(turned(make_result("loudness"), CAUSING, clips=clips)).gain is None
+
+
+def test_clips_of_one_loudness_have_no_share_but_a_factor():
+    result = make_result("structure")
+    even = replace(result, rows=[{**row, "loudness_db": -20.0, "latent_db": -3.0} for row in result.rows])
+    gain = effect(turned(even, CAUSING)).gain
+    assert gain.share.value is None
+    assert gain.per_step.value > 1.3
+    assert "multiplies its weight" in " ".join(verdict(effect(turned(even, CAUSING))).sentences)
+
+
+def test_weights_that_are_missing_or_zero():
+    result = turned(make_result("loudness"), CAUSING)
+    rows = [{**row} for row in result.gain]
+    rows[0]["sample_weight"] = None
+    rows[40]["sample_weight"] = 0.0
+    gain = effect(replace(result, gain=rows)).gain
+    assert gain.clips == 15
+    assert math.isfinite(gain.per_step.value)
+
+
+def test_it_is_saved_and_read_again(tmp_path):
+    result = turned(make_result("loudness"), CAUSING)
+    assert load_result(result.save(tmp_path)).gain == result.gain
