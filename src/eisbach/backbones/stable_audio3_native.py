@@ -7,7 +7,6 @@ option that diffusers' classes do not compute, and a tensor without a counterpar
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +15,16 @@ from typing import Any
 import torch
 
 from eisbach.codecs.same_native import PREFIX as CODEC_PREFIX
-from eisbach.codecs.same_native import qkv_rows_to_diffusers
 from eisbach.codecs.weight_files import read_tensors
 from eisbach.errors import CheckpointError
 from eisbach.files import read_json
+from eisbach.stable_audio3_keys import NATIVE_DURATION, NATIVE_TRANSFORMER, rows_to_diffusers, transformer_key
 
 CONFIG = "model_config.json"
-_DIT = "model.model."
+_DIT = f"model.{NATIVE_TRANSFORMER}"
 _PADDING = "conditioner.conditioners.prompt.padding_embedding"
 _TEXT = "conditioner.conditioners.prompt.model."
-_SECONDS = "conditioner.conditioners.seconds_total.embedder.embedding.1."
+_SECONDS = f"conditioner.{NATIVE_DURATION}."
 _HUB_TEXT_ENCODER = "google/t5gemma-b-b-ul2"
 
 OBJECTIVES = {"rectified_flow": False, "rf_denoiser": True}
@@ -117,8 +116,7 @@ def read_native(folder: str | Path) -> NativeModel:
     for name, tensor in tensors.items():
         if name.startswith(_DIT):
             key = transformer_key(name.removeprefix(_DIT))
-            swap = transformer_config["use_differential_attention"] and key.endswith("self_attn.to_qkv.weight")
-            transformer[key] = qkv_rows_to_diffusers(tensor) if swap else tensor
+            transformer[key] = rows_to_diffusers(key, tensor, transformer_config["embed_dim"])
         elif name == _PADDING:
             transformer["prompt_padding_embedding"] = tensor
         elif name.startswith(_SECONDS):
@@ -158,14 +156,6 @@ def read_native(folder: str | Path) -> NativeModel:
         samples_per_frame=samples_per_frame,
         distilled=OBJECTIVES[objective],
     )
-
-
-def transformer_key(name: str) -> str:
-    """Diffusers' name of a native transformer tensor (without the prefix `model.model.`); unknown names stay themselves."""
-    name = re.sub(r"^transformer\.layers\.", "transformer_blocks.", name)
-    name = re.sub(r"^transformer\.project_(in|out)\.", r"proj_\1.", name)
-    name = re.sub(r"^transformer\.(memory_tokens|rotary_pos_emb|global_cond_embedder)", r"\1", name)
-    return name.replace(".ff.ff.0.proj.", ".ff.proj_in.").replace(".ff.ff.2.", ".ff.proj_out.")
 
 
 def _check_kind(values: Any, source: str) -> tuple[Mapping[str, Any], Mapping[str, Any], str]:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from eisbach.errors import CheckpointError
+from eisbach.stable_audio3_keys import qkv_rows_to_diffusers as qkv_rows_to_diffusers
+from eisbach.stable_audio3_keys import qkv_rows_to_native as qkv_rows_to_native
 
 PREFIX = "pretransform.model."
 """Where a full Stable Audio 3 checkpoint keeps its autoencoder; a checkpoint of SAME alone has no prefix."""
@@ -40,21 +42,6 @@ _SHARED_DEFAULTS: dict[str, Any] = {
     "chunk_size": 128,
     "chunk_midpoint_shift": False,
 }
-
-
-def qkv_rows_to_diffusers(rows: torch.Tensor) -> torch.Tensor:
-    """Rows [q | k | v | q2 | k2] of a fused differential projection in diffusers' order [q1 | q2 | k1 | k2 | v].
-
-    Works on anything whose first axis is those rows: weights, a low-rank factor B, magnitudes.
-    """
-    q, k, v, q2, k2 = rows.chunk(5, dim=0)
-    return torch.cat([q, q2, k, k2, v])
-
-
-def qkv_rows_to_native(rows: torch.Tensor) -> torch.Tensor:
-    """The inverse of `qkv_rows_to_diffusers`."""
-    q, q2, k, k2, v = rows.chunk(5, dim=0)
-    return torch.cat([q, k, v, q2, k2])
 
 
 def autoencoder_config(values: Mapping[str, Any], sample_rate: int, source: str) -> dict[str, Any]:
