@@ -1,14 +1,15 @@
 """The picture of an allocation: weight, density of draws and their product over log-SNR, with noise levels on top.
 
 Also the pieces that other pictures over log-SNR are made of: a panel of curves, labels that stand beside their curves,
-and the second axis of noise levels. Colours are Okabe and Ito's, told apart by line style as well.
+and the second axis of noise levels. Colours start with Okabe and Ito's, and line styles tell them apart as well.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 DPI = 150
 MOST = 12
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#8C6D00", "#56B4E9")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#E69F00", "#56B4E9", "#1d1f24", "#8C6D00", "#7A5CC8")
 STYLES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.4, 1.2, 1.4)))
 INK, SOFT, LINE, FILL = "#1d1f24", "#5b606b", "#dcd9d0", "#e9e6de"
 _LABEL, _TICK, _HEAD = 9.0, 8.0, 9.5
@@ -69,40 +70,55 @@ def allocation_picture(
     """
     if not 1 <= len(allocations) <= MOST:
         raise UserError(f"a picture holds 1 to {MOST} allocations, not {len(allocations)}; choose fewer.")
+    import torch
+
     first = allocations[0]
     if any((one.path, one.target) != (first.path, first.target) for one in allocations):
         raise UserError(
             "the allocations of one picture must share path and target; draw one picture for each combination."
         )
+    if any(
+        one.log_snr.shape != first.log_snr.shape or not torch.equal(one.log_snr, first.log_snr) for one in allocations
+    ):
+        raise UserError(
+            "the allocations of one picture must be tabulated at the same points; make them with "
+            "log_snr=common_grid(allocations)."
+        )
     labels = [one.noise_level for one in allocations] if labels is None else list(labels)
     if len(labels) != len(allocations):
         raise UserError(f"{len(allocations)} allocations came with {len(labels)} labels; give one for each.")
     figure, panels = panels_over_log_snr(3, ratios=(1.15, 0.7, 1.25), height=7.4)
-    curves = [
-        [Curve(label, one.log_snr.numpy(), getattr(one, part).numpy(), index) for index, (label, one) in enumerate(zip(labels, allocations, strict=True))]
+    # Tails that hold next to nothing would only squeeze the rest.
+    shapes = torch.stack([shape / shape.max() for one in allocations for shape in (one.draws, one.effort)])
+    held = (shapes.amax(0) > 2e-3).nonzero()
+    shown = slice(int(held[0]), int(held[-1]) + 1)
+    grid = first.log_snr[shown].numpy()
+    panels[-1].set_xlim(grid[0], grid[-1])
+    weights, draws, efforts = (
+        [
+            Curve(label, grid, getattr(one, part)[shown].numpy(), i)
+            for i, (label, one) in enumerate(zip(labels, allocations, strict=True))
+        ]
         for part in ("weight", "draws", "effort")
-    ]  # fmt: skip
-    seen = np.max([[*(one.draws / one.draws.max()).tolist()] for one in allocations], axis=0) > 1e-3
-    draw_curves(panels[0], curves[0], f"weight on the loss of {first.target}", log=True, seen=seen)
+    )
+    draw_curves(panels[0], weights, f"weight on the loss of {first.target}", log=True)
     densities = _distinct(
-        [Curve(_density(one), c.x, c.y, i) for i, (one, c) in enumerate(zip(allocations, curves[1], strict=True))]
+        [Curve(one.density_label, c.x, c.y, i) for i, (one, c) in enumerate(zip(allocations, draws, strict=True))]
     )
     if len(densities) == 1:
         _ground(panels[1], densities[0])
         _ground(panels[2], densities[0])
         panels[1].set_title(f"density of draws: {densities[0].label}", loc="left", fontsize=_HEAD, color=INK)
     else:
-        draw_curves(panels[1], curves[1], "density of draws, per nat of log-SNR")
+        draw_curves(panels[1], draws, "density of draws, per nat of log-SNR")
     draw_curves(
         panels[2],
-        curves[2],
+        efforts,
         "effort = weight × density, normalised" + (", over the draws (grey)" if len(densities) == 1 else ""),
     )
     for panel in panels[1:]:
         panel.set_ylim(bottom=0)
-    grid = first.log_snr.numpy()
-    noise_level_axis(panels[0], grid, first.t.numpy())
-    panels[-1].set_xlim(grid[0], grid[-1])
+    noise_level_axis(panels[0], grid, first.t[shown].numpy())
     return save(figure, title or f"{first.path} path, target {first.target}", out)
 
 
@@ -133,26 +149,28 @@ def draw_curves(
     heading: str,
     *,
     log: bool = False,
-    seen: np.ndarray | None = None,
-    decades: float = 5.0,
+    decades: float = 4.0,
 ) -> None:
     """Curves with labels at the right margin, joined to their ends by a thin line; equal curves share one.
 
     Parameters
     ----------
     log : bool
-        Logarithmic y axis of at most `decades`, which fit the part of the curves where `seen` is True.
+        Logarithmic y axis of at most `decades`; labels then join the curves' ends, else they stand at their peaks' heights.
     """
     merged = _distinct(curves)
+    if len(merged) == 1 < len(curves):
+        merged = [replace(merged[0], label="the same for all")]
     for curve in merged:
         panel.plot(curve.x, curve.y, linewidth=1.7, solid_capstyle="round", **curve.line)
     if log:
         panel.set_yscale("log")
-        shown = np.concatenate([curve.y if seen is None else curve.y[seen] for curve in merged])
+        shown = np.concatenate([curve.y for curve in merged])
         shown = shown[np.isfinite(shown) & (shown > 0)]
         high = float(shown.max())
         low = max(float(shown.min()), high / 10**decades)
-        panel.set_ylim(low / 1.5, high * 1.5)
+        room = 1.5 if high / low > 1.5 else 3.0  # a constant weight is a line in the middle
+        panel.set_ylim(low / room, high * room)
         if high / low < 8:
             _plain_log_ticks(panel)
     panel.set_title(heading, loc="left", fontsize=_HEAD, color=INK)
@@ -174,16 +192,21 @@ def noise_level_axis(panel: Any, log_snr: np.ndarray, t: np.ndarray) -> None:
     top.set_xticks([x for x, _ in places], [f"{tick:g}" for _, tick in places])
     top.tick_params(labelsize=_TICK, colors=SOFT)
     top.spines["top"].set_color(SOFT)
-    top.set_xlabel("noise level t", fontsize=_LABEL, color=INK)
+    panel.annotate("noise level t", (1.015, 1.0), xytext=(0, 5), xycoords="axes fraction", textcoords="offset points",
+                   fontsize=_TICK, color=SOFT, annotation_clip=False)  # fmt: skip
 
 
 def save(figure: Any, title: str, out: str | Path | None) -> bytes:
     """PNG bytes with a fixed layout, also written to `out`; the same figure gives the same bytes."""
     if title:
         figure.suptitle(title, fontsize=_HEAD + 1.5, fontweight="bold", color=INK, parse_math=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    png = buffer.getvalue()
+    from PIL import Image  # matplotlib's own dependency
+
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
+    # Line art needs few colours: a palette makes the file a third of the size.
+    Image.open(drawn).convert("RGB").quantize(192, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
+    png = small.getvalue()
     if out is not None:
         atomic_write(out, _writer(png))
     return png
@@ -199,15 +222,6 @@ def _writer(png: bytes) -> Callable[[Path], None]:
 def _ground(panel: Any, curve: Curve) -> None:
     panel.fill_between(curve.x, curve.y, color=FILL, linewidth=0, zorder=0.5)
     panel.plot(curve.x, curve.y, color=SOFT, linewidth=0.9, zorder=0.6)
-
-
-def _density(one: Allocation) -> str:
-    options = ", ".join(
-        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
-        for key, value in one.density_options.items()
-    )
-    frames = f", {one.num_frames} frames" if one.num_frames is not None else ""
-    return f"{one.density}({options}{frames})"
 
 
 def _distinct(curves: Sequence[Curve]) -> list[Curve]:
@@ -227,38 +241,49 @@ def _distinct(curves: Sequence[Curve]) -> list[Curve]:
 def _margin_labels(panel: Any, curves: Sequence[Curve], *, at_peak: bool) -> None:
     """Labels right of the panel, in the order of what they point at, pushed apart where they would touch."""
     to_axes = panel.transData + panel.transAxes.inverted()
-    x_low, x_high = min(c.x[0] for c in curves), max(c.x[-1] for c in curves)
-    panel.set_xlim(x_low, x_high)
     anchors = []
     for curve in curves:
         low, high = panel.get_ylim()
-        visible = np.flatnonzero((curve.y >= low) & (curve.y <= high) & np.isfinite(curve.y))
-        spot = visible[-1] if len(visible) else len(curve.y) - 1
-        if at_peak and len(visible):
-            spot = int(np.nanargmax(curve.y))
+        inside = np.flatnonzero((curve.y >= low) & (curve.y <= high) & np.isfinite(curve.y))
+        spot = int(np.nanargmax(curve.y)) if at_peak else int(inside[-1]) if len(inside) else len(curve.y) - 1
         anchors.append(to_axes.transform((curve.x[spot], np.clip(curve.y[spot], low, high))))
-    order = sorted(range(len(curves)), key=lambda i: -anchors[i][1])
-    gap = 0.155 / (panel.get_position().height * panel.figure.get_figheight())
-    heights = _spread([float(anchors[i][1]) for i in order], gap)
+    order = sorted(range(len(curves)), key=lambda i: (-anchors[i][1], -anchors[i][0]))
+    texts = [_wrapped(curve.label) for curve in curves]
+    line_height = 0.155 / (panel.get_position().height * panel.figure.get_figheight())
+    heights = _spread([float(anchors[i][1]) for i in order], [line_height * (1 + texts[i].count("\n")) for i in order])
     for i, height in zip(order, heights, strict=True):
         line = curves[i].line
         panel.plot([1.015, 1.05], [height, height], transform=panel.transAxes, clip_on=False, linewidth=1.7, **line)
-        if not at_peak:
+        if not at_peak and anchors[i][0] > 0.97:
             panel.plot([float(anchors[i][0]), 1.015], [float(anchors[i][1]), height], transform=panel.transAxes,
                        clip_on=False, linewidth=0.6, color=line["color"], alpha=0.6)  # fmt: skip
-        panel.annotate(curves[i].label, (1.06, height), xycoords="axes fraction", va="center", ha="left",
-                       fontsize=_LABEL, color=line["color"], annotation_clip=False, parse_math=False)  # fmt: skip
+        panel.annotate(texts[i], (1.06, height), xycoords="axes fraction", va="center", ha="left", linespacing=1.05,
+                       fontsize=_LABEL, color=INK, annotation_clip=False, parse_math=False)  # fmt: skip
 
 
-def _spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Heights (descending) at least `gap` apart, close to the wanted ones and, where they fit, within [0, 1]."""
+def _wrapped(label: str, width: int = 22) -> str:
+    """Names joined by '=' over several lines, so that one long label does not squeeze the panel."""
+    lines = [""]
+    for name in label.split(" = "):
+        joined = f"{lines[-1]} = {name}" if lines[-1] else name
+        if lines[-1] and len(joined) > width:
+            lines[-1] += " ="
+            lines.append(name)
+        else:
+            lines[-1] = joined
+    return "\n".join(lines)
+
+
+def _spread(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
+    """Heights (descending) of labels of these sizes that do not touch, close to the wanted ones and within [0, 1]."""
+    gaps = [(a + b) / 2 for a, b in itertools.pairwise(sizes)]
     placed = [min(wanted[0], 1.0)]
-    for height in wanted[1:]:
+    for height, gap in zip(wanted[1:], gaps, strict=True):
         placed.append(min(height, placed[-1] - gap))
     if placed[-1] < 0:
         placed[-1] = 0.0
         for index in range(len(placed) - 2, -1, -1):
-            placed[index] = max(placed[index], placed[index + 1] + gap)
+            placed[index] = max(placed[index], placed[index + 1] + gaps[index])
     return placed
 
 

@@ -74,6 +74,8 @@ class Allocation:
         Shares of draws and effort in t = [0, 0.2), ..., [0.8, 1].
     log_snr_quantiles, t_quantiles : dict of float to float
         Of the effort: half of it lies below log_snr_quantiles[0.5].
+    draws_log_snr_quantiles : dict of float to float
+        Of the density of draws.
     notes : tuple of str
         Sentences about what the numbers cannot say, such as a mean weight that does not exist.
     """
@@ -96,7 +98,17 @@ class Allocation:
     bands: tuple[Band, ...]
     log_snr_quantiles: dict[float, float]
     t_quantiles: dict[float, float]
+    draws_log_snr_quantiles: dict[float, float]
     notes: tuple[str, ...]
+
+    @property
+    def density_label(self) -> str:
+        """The density with its options, for people: ``logit_normal(m=0, s=1)``."""
+        given = {key: value for key, value in self.density_options.items() if (key, value) != ("shift", 1.0)}
+        parts = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in given.items()]
+        if self.num_frames is not None and self.density_options.get("shift_by_length"):
+            parts.append(f"{self.num_frames} frames")
+        return f"{self.density}({', '.join(parts)})"
 
     def rows(self) -> list[dict[str, float]]:
         """The table, one row a log-SNR: log_snr, t, draws, weight, x0_weight, effort."""
@@ -119,6 +131,7 @@ class Allocation:
             "bands": [vars(band) for band in self.bands],
             "log_snr_quantiles": {str(q): value for q, value in self.log_snr_quantiles.items()},
             "t_quantiles": {str(q): value for q, value in self.t_quantiles.items()},
+            "draws_log_snr_quantiles": {str(q): value for q, value in self.draws_log_snr_quantiles.items()},
             "notes": list(self.notes),
         }
 
@@ -164,7 +177,7 @@ def allocation(
     draws, weight = problem.draws_at(t), problem.weight_at(t)
     inner = t.clamp(_CUT, 1 - _CUT)
     factor = x0_to_target_weight(torch.zeros_like(inner), path, target, inner)
-    quantiles = cells.quantiles()
+    quantiles = cells.quantiles(cells.effort)
     return Allocation(
         noise_level="none" if weighting is None else weighting.name,
         weight_options={} if weighting is None else _options(weighting),
@@ -184,6 +197,7 @@ def allocation(
         bands=cells.bands(),
         log_snr_quantiles=quantiles,
         t_quantiles={q: _t(path, quantiles[round(1 - q, 9)]) for q in QUANTILES},
+        draws_log_snr_quantiles=cells.quantiles(cells.draws),
         notes=cells.notes(),
     )
 
@@ -281,9 +295,9 @@ class _Cells:
             found.append(Band(low, high, float(self.draws[inside].sum()), float(self.effort[inside].sum())))
         return tuple(found)
 
-    def quantiles(self) -> dict[float, float]:
-        """log-SNR below which a share of the effort lies, linear within a cell."""
-        return {q: self._quantile(self.effort, q) for q in QUANTILES}
+    def quantiles(self, shares: Tensor) -> dict[float, float]:
+        """log-SNR below which a share of the draws or of the effort lies, linear within a cell."""
+        return {q: self._quantile(shares, q) for q in QUANTILES}
 
     def _quantile(self, shares: Tensor, q: float) -> float:
         below = torch.cat([torch.zeros(1, dtype=torch.float64), shares.cumsum(0)])
