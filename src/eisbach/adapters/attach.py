@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from eisbach.adapters.formats import full
+from eisbach.adapters import convert
+from eisbach.adapters.formats import full, low_rank
 from eisbach.adapters.formats import peft as peft_format
+from eisbach.adapters.formats.low_rank import Differences
 from eisbach.adapters.inject import ADAPTER_NAME, ATTACHED, AdaptableModel, inject, is_adapter_parameter
 from eisbach.errors import CheckpointError, ConfigError
 
 
-def attach(model: AdaptableModel, folder: str | Path, strength: float = 1.0) -> int:
-    """Folds the adapter, or the fully trained weights, of a folder into the model; returns how many tensors it changed.
+def attach(model: AdaptableModel, path: str | Path, strength: float = 1.0, *, any_base: bool = False) -> int:
+    """Folds an adapter, or fully trained weights, into the model; returns how many of its tensors changed.
 
     ``W = W0 + strength·(W1 - W0)`` where W1 is the weight as trained: 0 is the base exactly and 1 the training's
     result, for DoRA as for LoRA (scaling DoRA's low-rank part alone would leave its magnitudes behind). A folded
@@ -24,49 +26,74 @@ def attach(model: AdaptableModel, folder: str | Path, strength: float = 1.0) -> 
     Parameters
     ----------
     model : a backbone
-    folder : str or Path
-        `adapter_config.json` and `adapter_model.safetensors` in peft's layout, or the `model.safetensors` of a
-        fully trained model.
+    path : str or Path
+        An adapter's file or folder of any format that `eisbach.adapters.convert` reads, or the folder with the
+        `model.safetensors` of a fully trained model.
     strength : float, default 1.0
+    any_base : bool
+        Play it on another base model than the one it was trained on, such as the distilled one; names and shapes must still fit.
 
     Raises
     ------
     CheckpointError
-        The folder holds neither, a file is truncated, it was trained on another base model, or its weights do not
+        There is nothing that can be read, a file is truncated, it was trained on another base model, or its weights do not
         match the model's.
     ConfigError
         Something is attached already.
     """
-    folder, module = Path(folder), model.module
+    path, module = Path(path), model.module
     if module in ATTACHED:
         raise ConfigError("an adapter is attached already; detach it before attaching another.")
-    if (folder / peft_format.CONFIG).is_file():
-        check_base(model, folder, peft_format.read_stamp(folder))
-        originals = _attach_adapter(model, folder, strength)
-    elif (folder / full.WEIGHTS).is_file():
-        check_base(model, folder, full.read_stamp(folder))
-        originals = full.blend(module, folder, strength)
-    else:
+    if (path / peft_format.CONFIG).is_file():
+        check_base(model, path, peft_format.read_stamp(path), any_base=any_base)
+        config, tensors = peft_format.read_config(path), peft_format.read_weights(path)
+        originals = _attach_factors(model, config, tensors, path, strength)
+    elif (path / full.WEIGHTS).is_file():
+        check_base(model, path, full.read_stamp(path), any_base=any_base)
+        originals = full.blend(module, path, strength)
+    elif path.is_dir() and convert.detect_or_none(path) is None:
         raise CheckpointError(
-            f"{folder} holds neither {peft_format.CONFIG} nor {full.WEIGHTS}; give the adapter/ or model/ folder of a run."
+            f"{path} holds neither {peft_format.CONFIG} nor {full.WEIGHTS}; give the adapter/ or model/ folder of a run, or the file of "
+            "an adapter."
         )
+    else:
+        adapter = convert.read(path, convert.weights_of(module))
+        check_base(model, path, adapter.stamp, any_base=any_base)
+        low_rank.check_fit(adapter, module, path)
+        if isinstance(adapter, Differences):
+            originals = _add(module, adapter, strength)
+        else:
+            config, tensors = peft_format.config_of(adapter), peft_format.tensors_of(adapter)
+            originals = _attach_factors(model, config, tensors, path, strength)
     ATTACHED[module] = originals
     return len(originals)
 
 
-def _attach_adapter(model: AdaptableModel, folder: Path, strength: float) -> dict[str, torch.Tensor]:
-    config, tensors = peft_format.read_config(folder), peft_format.read_weights(folder)
+def _attach_factors(
+    model: AdaptableModel, config: Any, tensors: dict[str, torch.Tensor], source: Path, strength: float
+) -> dict[str, torch.Tensor]:
     config.inference_mode = False
     module = model.module
     trainable = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     try:
         inject(model, config)
-        peft_format.load_into(module, tensors, folder)
+        peft_format.load_into(module, tensors, source)
         return _fold(module, strength)
     finally:
         remove_layers(module)
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name in trainable)
+
+
+@torch.no_grad()
+def _add(module: nn.Module, differences: Differences, strength: float) -> dict[str, torch.Tensor]:
+    """Adds differences to the weights; returns the weights from before by name."""
+    originals = {}
+    for layer, difference in differences.layers.items():
+        weight: Any = module.get_submodule(layer).weight
+        originals[f"{layer}.weight"] = weight.detach().clone()
+        weight += strength * difference.view(weight.shape).to(weight.device, weight.dtype)
+    return originals
 
 
 def detach(model: AdaptableModel) -> None:
@@ -80,13 +107,16 @@ def detach(model: AdaptableModel) -> None:
             state[name].copy_(value)
 
 
-def check_base(model: AdaptableModel, folder: Path, stamp: dict[str, Any]) -> None:
-    """Refuses weights that were trained on another base model; those without a stamp are not checked."""
-    trained_on, here = stamp.get("base_identity"), model.identity()
-    if trained_on is not None and trained_on != here:
+def check_base(model: AdaptableModel, source: Path, stamp: dict[str, Any], *, any_base: bool = False) -> None:
+    """Refuses weights that were trained on another base model, unless `any_base`; those without a stamp are not checked."""
+    trained_on = stamp.get("base_identity")
+    if trained_on is None or any_base:
+        return
+    here = model.identity()
+    if trained_on != here:
         raise CheckpointError(
-            f"{folder} was trained on the base model {trained_on}, and this is {here}; load the model that it was "
-            "trained on."
+            f"{source} was trained on the base model {trained_on}, and this is {here}; load the model that it was "
+            "trained on, or allow another one with --any-base."
         )
 
 
