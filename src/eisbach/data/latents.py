@@ -7,13 +7,14 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eisbach.audio import audio_hash, read_audio
+from eisbach.audio import audio_hash
+from eisbach.data.codec_workers import SILENT_PEAK, SectionEncoder
 from eisbach.data.manifest import Manifest, ManifestRow
 from eisbach.errors import AudioError, ManifestError, UserError
 from eisbach.files import atomic_write, write_json
@@ -41,14 +42,17 @@ class LatentEntry:
     ----------
     row : ManifestRow
     path : Path
-        safetensors with one tensor (C, T) for each section.
+        safetensors with one tensor (C, T) for each section, or a pre-encoded `.npy` (C, T).
     frames : tuple of int
         T of each section.
+    first : int
+        First valid frame of a `.npy`, whose padding is left out.
     """
 
     row: ManifestRow
     path: Path
     frames: tuple[int, ...]
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,15 @@ class LatentCache:
         Frames a second.
     report : SkipReport
         Clips left out, and clips of which only sections are used.
+    silence : torch.Tensor [shape=(C, N), float32] or None
+        What clips shorter than a crop are padded with, repeated; None pads with zeros.
     """
 
     entries: tuple[LatentEntry, ...]
     channels: int
     latent_rate: float
     report: SkipReport
+    silence: torch.Tensor | None = field(default=None, compare=False)
 
 
 def sections_of(duration: float, crop_seconds: float) -> list[tuple[float, float]]:
@@ -85,7 +92,15 @@ def sections_of(duration: float, crop_seconds: float) -> list[tuple[float, float
 
 
 def encode_manifest(
-    manifest: Manifest, codec: Codec, cache_dir: str | Path, *, crop_seconds: float, jobs: int = 1, quiet: bool = False
+    manifest: Manifest,
+    codec: Codec,
+    cache_dir: str | Path,
+    *,
+    crop_seconds: float,
+    jobs: int = 1,
+    source: str | None = None,
+    device: str | None = None,
+    quiet: bool = False,
 ) -> LatentCache:
     """Encodes what is not in the cache yet; the same call again, or with more clips, continues.
 
@@ -98,7 +113,11 @@ def encode_manifest(
     crop_seconds : float
         Length of the crops that will train; decides which sections of long clips are kept.
     jobs : int
-        Threads.
+        Threads, or processes when `source` is given.
+    source : str or None
+        What `codecs.load_codec` makes this codec from: processes load their own copy.
+    device : str or None
+        Where those copies compute.
 
     Raises
     ------
@@ -117,11 +136,15 @@ def encode_manifest(
         path = folder / row.audio_hash[:2] / f"{row.audio_hash}.safetensors"
         frames = _read_frames(path)
         try:
-            return LatentEntry(row, path, frames or _encode_one(manifest, row, codec, path, crop_seconds))
+            return LatentEntry(row, path, frames or _encode_one(manifest, row, codec, encoder, path, crop_seconds))
         except AudioError as error:
             return str(error)
 
-    with ThreadPoolExecutor(max(1, jobs)) as pool, Progress(len(manifest), "encode", quiet=quiet) as bar:
+    with (
+        SectionEncoder(codec, source=source, jobs=jobs, device=device) as encoder,
+        ThreadPoolExecutor(max(1, jobs)) as pool,
+        Progress(len(manifest), "encode", quiet=quiet) as bar,
+    ):
         try:
             for row, made in zip(manifest, pool.map(one, manifest), strict=True):
                 bar.advance()
@@ -144,32 +167,36 @@ def encode_manifest(
     return LatentCache(tuple(entries), codec.channels, codec.latent_rate, report)
 
 
-def _encode_one(manifest: Manifest, row: ManifestRow, codec: Codec, path: Path, crop_seconds: float) -> tuple[int, ...]:
-    from safetensors.torch import save_file
+def _encode_one(
+    manifest: Manifest, row: ManifestRow, codec: Codec, encoder: SectionEncoder, path: Path, crop_seconds: float
+) -> tuple[int, ...]:
+    from safetensors.numpy import save_file
 
+    audio = unchanged_audio(manifest, row)
+    tensors: dict[str, np.ndarray] = {}
+    peak = 0.0
+    sections = sections_of(row.duration, crop_seconds)
+    for number, (start, length) in enumerate(sections):
+        # the last section of a whole clip reads to the end of the file, whatever rounding the manifest has
+        made = encoder(audio, start, None if len(sections) == 1 else length)
+        peak = max(peak, made.peak)
+        tensors[f"section-{number}"] = made.latents
+    if peak < SILENT_PEAK:
+        raise AudioError(f"{audio} is silent (peak below -80 dBFS); remove it or record it again.")
+    metadata = {"audio_hash": row.audio_hash, "codec": codec.identity(), "crop_seconds": f"{crop_seconds:g}"}
+    atomic_write(path, lambda partial: save_file(tensors, str(partial), metadata=metadata))
+    return tuple(int(tensor.shape[1]) for tensor in tensors.values())
+
+
+def unchanged_audio(manifest: Manifest, row: ManifestRow) -> Path:
+    """Where the audio of a row lies; `ManifestError` when its bytes are not those that the manifest was made of."""
     audio = manifest.audio_path(row)
     if audio_hash(audio) != row.audio_hash:
         raise ManifestError(
             f"{audio} has changed since its manifest was made (clip '{row.id}'); make the manifest again with "
             "'eisbach data folder', or restore the file."
         )
-    tensors: dict[str, torch.Tensor] = {}
-    peak = 0.0
-    sections = sections_of(row.duration, crop_seconds)
-    for number, (start, length) in enumerate(sections):
-        # the last section of a whole clip reads to the end of the file, whatever rounding the manifest has
-        wanted = None if len(sections) == 1 else length
-        waveform = read_audio(audio, start=start, duration=wanted, allow_silent=True)
-        peak = max(peak, float(np.abs(waveform.samples).max()))
-        latents = codec.encode(waveform).detach().float().cpu().contiguous()
-        if not bool(latents.isfinite().all()):
-            raise AudioError(f"{audio} gives non-finite latents; re-export it, or remove it.")
-        tensors[f"section-{number}"] = latents
-    if peak < 1e-4:
-        raise AudioError(f"{audio} is silent (peak below -80 dBFS); remove it or record it again.")
-    metadata = {"audio_hash": row.audio_hash, "codec": codec.identity(), "crop_seconds": f"{crop_seconds:g}"}
-    atomic_write(path, lambda partial: save_file(tensors, str(partial), metadata=metadata))
-    return tuple(int(tensor.shape[1]) for tensor in tensors.values())
+    return audio
 
 
 def _read_frames(path: Path) -> tuple[int, ...] | None:
@@ -190,7 +217,7 @@ class LatentDataset:
     """Batches of crops, drawn without any state: a batch is a pure function of (seed, step).
 
     Every epoch is its own permutation of the clips; where a crop begins is drawn for each position on its own.
-    Clips shorter than the crop are padded with zeros and masked.
+    Clips shorter than the crop are padded (with the cache's silence, else zeros) and masked.
 
     Parameters
     ----------
@@ -232,16 +259,23 @@ class LatentDataset:
     def crop_at(self, position: int) -> tuple[int, int, int]:
         """(clip, section, first frame) of a position; a section is drawn by the crops it holds."""
         clip = self.index_at(position)
+        return clip, *self._draw_crop(clip, position, self.crop_frames)
+
+    def _draw_crop(self, clip: int, position: int, crop_frames: int) -> tuple[int, int]:
         rng = np.random.default_rng([self.seed, _CROP, position])
-        starts = np.array([max(1, frames - self.crop_frames + 1) for frames in self.cache.entries[clip].frames])
+        starts = np.array([max(1, frames - crop_frames + 1) for frames in self.cache.entries[clip].frames])
         draw = int(rng.integers(int(starts.sum())))
         section = int(np.searchsorted(np.cumsum(starts), draw, side="right"))
-        return clip, section, draw - int(starts[:section].sum())
+        return section, draw - int(starts[:section].sum())
 
     def batch(self, step: int, batch_size: int) -> LatentBatch:
         """The batch of `step` [latents (batch_size, C, crop_frames)]; with fewer clips than that, clips come twice."""
-        import torch
+        self._check_batch(step, batch_size)
+        return self._collate(
+            [self.crop_at(position) for position in self.positions(step, batch_size)], self.crop_frames
+        )
 
+    def _check_batch(self, step: int, batch_size: int) -> None:
         if batch_size < 1 or step < 0:
             raise UserError(f"step must be at least 0 and batch_size at least 1 (got {step} and {batch_size}).")
         if batch_size * self.world_size > len(self) and not self._warned:
@@ -249,16 +283,25 @@ class LatentDataset:
             warnings.warn(
                 f"{len(self)} clips fill batches of {batch_size * self.world_size}: some clips come more than once "
                 "in a batch; add clips or lower the batch size.",
-                stacklevel=2,
+                stacklevel=3,
             )
-        latents = torch.zeros(batch_size, self.cache.channels, self.crop_frames)
-        mask = torch.zeros(batch_size, self.crop_frames, dtype=torch.bool)
+
+    def _collate(self, crops: Sequence[tuple[int, int, int]], crop_frames: int) -> LatentBatch:
+        """The crops (clip, section, first frame) as a batch, padded to `crop_frames`."""
+        import torch
+
+        latents = torch.zeros(len(crops), self.cache.channels, crop_frames)
+        mask = torch.zeros(len(crops), crop_frames, dtype=torch.bool)
         rows = []
-        for place, position in enumerate(self.positions(step, batch_size)):
-            clip, section, start = self.crop_at(position)
-            piece = self._sections(clip)[section][:, start : start + self.crop_frames]
-            latents[place, :, : piece.shape[1]] = piece
-            mask[place, : piece.shape[1]] = True
+        for place, (clip, section, start) in enumerate(crops):
+            piece = self._sections(clip)[section][:, start : start + crop_frames]
+            valid = piece.shape[1]
+            latents[place, :, :valid] = piece
+            mask[place, :valid] = True
+            silence = self.cache.silence
+            if valid < crop_frames and silence is not None:
+                missing = crop_frames - valid
+                latents[place, :, valid:] = silence.repeat(1, -(-missing // silence.shape[1]))[:, :missing]
             rows.append(self.cache.entries[clip].row)
         return LatentBatch(
             latents=latents,
@@ -267,6 +310,11 @@ class LatentDataset:
             durations=mask.sum(dim=1).float() / self.cache.latent_rate,
             mask=None if bool(mask.all()) else mask,
         )
+
+    def padding_share(self) -> float:
+        """The share of an epoch's frames that are padding."""
+        longest = [min(self.crop_frames, max(entry.frames)) for entry in self.cache.entries]
+        return 1.0 - sum(longest) / (len(longest) * self.crop_frames)
 
     def _sections(self, clip: int) -> list[torch.Tensor]:
         if clip in self._loaded:
@@ -284,6 +332,13 @@ def _load_sections(entry: LatentEntry) -> list[torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if entry.path.suffix == ".npy":
+        import torch
+
+        array = np.array(read_latent_array(entry.path)[:, entry.first : entry.first + entry.frames[0]], np.float32)
+        if not np.isfinite(array).all():
+            raise ManifestError(f"{entry.path} holds NaN or infinite values; encode it again, or remove it.")
+        return [torch.from_numpy(array)]
     try:
         tensors = load_file(str(entry.path))
         return [tensors[f"section-{number}"] for number in range(len(entry.frames))]
@@ -291,6 +346,30 @@ def _load_sections(entry: LatentEntry) -> list[torch.Tensor]:
         raise UserError(
             f"the cached latents {entry.path} cannot be read ({error}); delete the file and run the same command again."
         ) from error
+
+
+def read_latent_array(path: Path) -> np.ndarray:
+    """A pre-encoded `.npy` [shape=(C, T), floating], mapped and not read.
+
+    Raises
+    ------
+    ManifestError
+        Truncated, of another format, or not latents.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a foreign header can fail in many ways
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise ManifestError(
+            f"{path} is truncated or not a NumPy array ({reason}); encode it again, or remove it with its .json."
+        ) from error
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.size == 0 or array.dtype.kind != "f":
+        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+        raise ManifestError(
+            f"{path} holds {found} and not floating-point latents (channels, frames); encode it again, or remove it with "
+            "its .json."
+        )
+    return array
 
 
 def _size(sections: Sequence[torch.Tensor]) -> int:

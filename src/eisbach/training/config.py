@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -10,6 +11,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from eisbach.config import StrictModel
 
+_DEFAULT_BUCKETS = 8
+_RANGE = re.compile(r"(\d+(?:\.\d+)?)\s*-\s*(\d+(?:\.\d+)?)")
 _ADAPTER_DEFAULTS: dict[str, Any] = {"rank": 16, "alpha": 16.0, "dropout": 0.0, "exclude": []}
 
 
@@ -19,13 +22,30 @@ class CropShare(StrictModel):
     Attributes
     ----------
     seconds : float
-        Length of the crop, s; at most an hour.
+        Length of the crop, s; at most an hour. With `buckets`, the most that a clip takes.
     share : float
         Relative frequency among the steps; the shares need not sum to 1.
+    buckets : int or None
+        Batch clips of (nearly) equal length, of at most this many lengths; None pads every clip to `seconds`.
+    fit : "cut" or "pad"
+        Within a bucket: cut to the shortest (for models that cannot mask padding), or pad to the longest, masked.
+    min_seconds : float or None
+        Shorter clips are left out and named.
     """
 
     seconds: float = Field(gt=0, le=3600)
     share: float = Field(default=1.0, gt=0)
+    buckets: int | None = Field(default=None, ge=1, le=256)
+    fit: Literal["cut", "pad"] = "cut"
+    min_seconds: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> CropShare:
+        if self.min_seconds is not None and self.min_seconds > self.seconds:
+            raise ValueError(f"min_seconds {self.min_seconds:g} is longer than seconds {self.seconds:g}; swap them")
+        if self.buckets is None and self.fit == "pad":
+            raise ValueError("fit pad means something with buckets alone; every clip is padded without them")
+        return self
 
 
 class DataConfig(StrictModel):
@@ -37,7 +57,8 @@ class DataConfig(StrictModel):
         Manifest files or folders that hold a `manifest.jsonl`; one path may be given without a list.
     crop_seconds : list of CropShare
         Length of the training crops; a plain number is one length. With several, each step draws one of them,
-        so that every batch has a single length.
+        so that every batch has a single length. ``full`` takes whole clips (of up to an hour), and ``20-60`` whole clips
+        of 20 to 60 s (longer ones are cropped), in 8 buckets of equal length.
     select : mapping of str to str
         Only clips whose labels have these values (the *oracle* arm: ``{flat: "false"}``).
     split : "train" or "all"
@@ -61,9 +82,13 @@ class DataConfig(StrictModel):
     @classmethod
     def _one_length(cls, value: object) -> object:
         # text too: YAML 1.1 reads 1e2 as text, and the field itself knows what is a number
+        if isinstance(value, str) and value.strip() == "full":
+            return [{"seconds": 3600.0, "buckets": _DEFAULT_BUCKETS}]
+        if isinstance(value, str) and (ends := _RANGE.fullmatch(value.strip())):
+            return [{"seconds": ends[2], "min_seconds": ends[1], "buckets": _DEFAULT_BUCKETS}]
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
             return [{"seconds": value}]
-        return value
+        return [value] if isinstance(value, Mapping) else value
 
     @field_validator("crop_seconds")
     @classmethod
@@ -169,6 +194,61 @@ class NoiseLevelConfig(StrictModel):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class InpaintingConfig(StrictModel):
+    """What a model with an inpainting condition is shown in training; the defaults are Stability's.
+
+    Attributes
+    ----------
+    segments, full, causal : float
+        Probabilities, summing to 1, of: random stretches to be made and the rest known; everything to be made; a
+        beginning known.
+    max_segments : int
+        Most stretches of the first case.
+    context_weight : float
+        Weight of the loss over what is known, beside 1 for what is to be made.
+    """
+
+    segments: float = Field(default=0.1, ge=0, le=1)
+    full: float = Field(default=0.8, ge=0, le=1)
+    causal: float = Field(default=0.1, ge=0, le=1)
+    max_segments: int = Field(default=10, ge=1, le=1000)
+    context_weight: float = Field(default=1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> InpaintingConfig:
+        total = self.segments + self.full + self.causal
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"segments, full and causal must sum to 1; they sum to {total:g}")
+        return self
+
+
+class ObjectiveConfig(StrictModel):
+    """What the network is asked in a step, beside noise levels and weights (see docs/stable-audio-3.md).
+
+    Attributes
+    ----------
+    inpainting : InpaintingConfig or None
+        Needs a model with an inpainting condition; `true` takes the defaults, None trains plain generation only.
+    pairing : "independent" or "optimal_transport"
+        Optimal transport exchanges the noise of a micro-batch's clips for the shortest paths; it makes noise and data
+        dependent, which the class-conditional-entropy identities exclude.
+    silence_extension : float
+        Mean, s, of an exponential draw: how much of the silence behind a clip that is shorter than its crop counts in the
+        loss. 0 leaves padding out; 4 in Stability's trainer.
+    """
+
+    inpainting: InpaintingConfig | None = None
+    pairing: Literal["independent", "optimal_transport"] = "independent"
+    silence_extension: float = Field(default=0.0, ge=0, le=3600)
+
+    @field_validator("inpainting", mode="before")
+    @classmethod
+    def _switch(cls, value: object) -> object:
+        if isinstance(value, bool):
+            return {} if value else None
+        return value
+
+
 class OptimiserConfig(StrictModel):
     """AdamW.
 
@@ -268,6 +348,7 @@ class TrainConfig(StrictModel):
     adapter: AdapterConfig = AdapterConfig()
     weighting: WeightingConfig = WeightingConfig()
     noise_levels: NoiseLevelConfig = NoiseLevelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     steps: int = Field(default=1000, ge=1)
     batch_size: int = Field(default=4, ge=1)

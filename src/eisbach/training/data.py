@@ -5,25 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from eisbach.data.latents import LatentDataset, encode_manifest
+from eisbach.data.buckets import BucketedDataset
+from eisbach.data.latents import LatentCache, LatentDataset, encode_manifest
 from eisbach.data.manifest import Manifest, common_root, load_manifest, merge
+from eisbach.data.pre_encoded import is_pre_encoded, latent_entries, read_pre_encoded
 from eisbach.errors import ManifestError
 from eisbach.training.config import CropShare, DataConfig
 from eisbach.training.run_folder import note
 from eisbach.training.step import step_generator
-from eisbach.types import LatentBatch
+from eisbach.types import LatentBatch, Skipped, SkipReport
 
 if TYPE_CHECKING:
     from eisbach.codecs.base import Codec
 
 _LENGTH_STREAM = 1  # keeps the draw of the length apart from the draws of noise
 _SHOWN = 5
+_PADDING_WORTH_SAYING = 0.05
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class TrainingData:
 
     Attributes
     ----------
-    datasets : one for each crop length, in the order of the configuration.
+    datasets : one for each crop length, in the order of the configuration; a `BucketedDataset` where it has buckets.
     shares : torch.Tensor [shape=(n,), float64]
         Probability of each length; sums to 1.
     seed : int
@@ -54,10 +57,26 @@ class TrainingData:
         return self.datasets[chosen].batch(index, batch_size)
 
 
-def load_manifests(paths: Sequence[str]) -> Manifest:
-    """One manifest from several files or folders."""
-    manifests = [load_manifest(path) for path in paths]
+def load_manifests(paths: Sequence[str], quiet: bool = False) -> Manifest:
+    """One manifest from several files or folders; a folder of pre-encoded latents is one too (its rows name `.npy` files).
+
+    Clips of such a folder that cannot be used are left out and named on standard error.
+    """
+    manifests = []
+    for path in paths:
+        if not is_pre_encoded(path):
+            manifests.append(load_manifest(path))
+            continue
+        manifest, report = read_pre_encoded(path, quiet=quiet)
+        if report.skipped:
+            note(f"{path}: {len(manifest)} pre-encoded clips are used; {_shown(report.skipped)}", quiet)
+        manifests.append(manifest)
     return manifests[0] if len(manifests) == 1 else merge(manifests, common_root(manifests))
+
+
+def _shown(skipped: Sequence[Skipped]) -> str:
+    more = f"; and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
+    return "; ".join(f"{item.item}: {item.reason}" for item in skipped[:_SHOWN]) + more
 
 
 def training_rows(manifest: Manifest, config: DataConfig, batch_size: int) -> Manifest:
@@ -99,34 +118,77 @@ def load_data(
     batch_size: int = 1,
     quiet: bool,
 ) -> TrainingData:
-    """Encodes what is not in the cache yet and returns the batches of `manifest`.
+    """Encodes what is not in the cache yet and returns the batches of `manifest`; pre-encoded clips need no encoding.
 
-    Clips that cannot be encoded are left out and named on standard error.
+    Clips that cannot be encoded, or are shorter than a crop's `min_seconds`, are left out and named on standard error.
 
     Raises
     ------
     ManifestError
-        Fewer clips than a batch holds are left.
+        Fewer clips than a batch holds are left, or pre-encoded latents of another codec.
     """
     datasets = []
     for crop in crops:
-        latents = encode_manifest(manifest, codec, cache, crop_seconds=crop.seconds, quiet=quiet)
+        latents = _latents(manifest, codec, crop, cache, quiet)
         usable, skipped = len(latents.entries), latents.report.skipped
         if skipped:
-            shown = "; ".join(f"{item.item}: {item.reason}" for item in skipped[:_SHOWN])
-            more = f"; and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
             note(
-                f"{usable} of {len(manifest)} clips are used; of these clips some or all is left out: {shown}{more}",
+                f"{usable} of {len(manifest)} clips are used; of these clips some or all is left out: {_shown(skipped)}",
                 quiet,
             )
         if usable < batch_size:
+            left = "could be encoded" if crop.min_seconds is None else "are long enough and can be used"
             raise ManifestError(
-                f"only {usable} of {len(manifest)} clips could be encoded ({skipped[0].item}: {skipped[0].reason}), and "
+                f"only {usable} of {len(manifest)} clips {left} ({skipped[0].item}: {skipped[0].reason}), and "
                 f"batch_size is {batch_size}; repair them, add clips, or lower batch_size."
             )
-        datasets.append(LatentDataset(latents, codec.frames_for(crop.seconds), seed))
+        datasets.append(_dataset(latents, codec.frames_for(crop.seconds), crop, seed, batch_size, quiet))
     shares = torch.tensor([crop.share for crop in crops], dtype=torch.float64)
     return TrainingData(datasets, shares / shares.sum(), seed, min(len(dataset) for dataset in datasets))
+
+
+def _latents(manifest: Manifest, codec: Codec, crop: CropShare, cache: Path, quiet: bool) -> LatentCache:
+    """The latents of audio (encoded now, or before) and of pre-encoded clips, in the manifest's order."""
+    report = SkipReport()
+    stored = Manifest((row for row in manifest if row.path.endswith(".npy")), manifest.root)
+    audio = Manifest((row for row in manifest if not row.path.endswith(".npy")), manifest.root)
+    parts = [latent_entries(stored, codec)] if len(stored) else []
+    if crop.min_seconds is not None:
+        wanted = crop.min_seconds
+        for row in (entry.row for part in parts for entry in part.entries):
+            if row.duration < wanted:
+                report.add(row.id, f"{row.duration:.1f} s is shorter than min_seconds")
+        for row in audio:
+            if row.duration < wanted:
+                report.add(row.id, f"{row.duration:.1f} s is shorter than min_seconds")
+        audio = Manifest((row for row in audio if row.duration >= wanted), audio.root)
+        parts = [replace(part, entries=tuple(e for e in part.entries if e.row.duration >= wanted)) for part in parts]
+    if len(audio):
+        parts.append(encode_manifest(audio, codec, cache, crop_seconds=crop.seconds, quiet=quiet))
+    place = {row.id: number for number, row in enumerate(manifest)}
+    entries = sorted((entry for part in parts for entry in part.entries), key=lambda entry: place[entry.row.id])
+    report.skipped.extend(item for part in parts for item in part.report.skipped)
+    silence = next((part.silence for part in parts if part.silence is not None), None)
+    return LatentCache(tuple(entries), codec.channels, codec.latent_rate, report, silence)
+
+
+def _dataset(
+    latents: LatentCache, crop_frames: int, crop: CropShare, seed: int, batch_size: int, quiet: bool
+) -> LatentDataset:
+    """Crops of one length, or buckets; says how much is padded."""
+    if crop.buckets is not None:
+        bucketed = BucketedDataset(latents, crop_frames, seed, count=crop.buckets, fit=crop.fit)
+        note(f"{bucketed.report(batch_size).sentence()}.", quiet)
+        return bucketed
+    dataset = LatentDataset(latents, crop_frames, seed)
+    padding = dataset.padding_share()
+    if padding > _PADDING_WORTH_SAYING:
+        note(
+            f"{padding:.1%} of the frames of the {crop.seconds:g} s crops are padding; data.crop_seconds 'full' batches clips "
+            "by length instead.",
+            quiet,
+        )
+    return dataset
 
 
 def manifest_hash(manifest: Manifest) -> str:

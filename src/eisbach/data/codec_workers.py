@@ -1,0 +1,141 @@
+"""Sections of audio files to latents: in this process, or in several, each with its own copy of the codec."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from eisbach.audio import read_audio
+from eisbach.data.pool import process_pool
+from eisbach.errors import AudioError, UserError
+
+if TYPE_CHECKING:
+    from eisbach.codecs.base import Codec
+
+SILENT_PEAK = 1e-4  # -80 dBFS
+
+
+@dataclass(frozen=True)
+class EncodedSection:
+    """The latents of a stretch of audio.
+
+    Attributes
+    ----------
+    latents : np.ndarray [shape=(C, T), float32]
+        Finite.
+    peak : float
+        Largest absolute sample.
+    seconds : float
+        Length of the audio that was read.
+    """
+
+    latents: np.ndarray
+    peak: float
+    seconds: float
+
+
+class SectionEncoder:
+    """`encoder(path, start, seconds)` gives the latents of a section; a context manager.
+
+    Parameters
+    ----------
+    codec : Codec
+    source : str or None
+        What `codecs.load_codec` makes the same codec from. With it and `jobs` above 1 the work is done by `jobs` processes; call
+        the encoder from as many threads.
+    jobs : int
+    device : str or None
+        Where processes put the codec's network ("cuda"); None leaves it on the CPU.
+    """
+
+    def __init__(self, codec: Codec, *, source: str | None = None, jobs: int = 1, device: str | None = None) -> None:
+        self._codec, self._source, self._device, self._jobs = codec, source, device, max(1, jobs)
+        self._identity = codec.identity()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        if self._source is not None and self._jobs > 1:
+            self._pool = process_pool(self._jobs)  # processes start with the first section, not before
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __call__(self, path: Path, start: float = 0.0, seconds: float | None = None) -> EncodedSection:
+        """The latents of `seconds` (None: up to the end) of a file from `start`.
+
+        Raises
+        ------
+        AudioError
+            Audio that cannot be read, or latents that are not finite.
+        UserError
+            A process died, or its copy of the codec is another one.
+        """
+        if self._pool is None or self._source is None:
+            return _encode(self._codec, path, start, seconds)
+        try:
+            return self._pool.submit(
+                _encode_in_process, self._source, self._identity, self._device, self._jobs, path, start, seconds
+            ).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"a process died while encoding (out of memory?); lower --jobs (now {self._jobs}) and run the same command "
+                "again: what is done is kept."
+            ) from error
+
+
+def place_codec(codec: Codec, device: str) -> None:
+    """Moves the codec's network to a device; `UserError` when there is no such device or no network to move."""
+    import torch
+
+    if device == "cpu":
+        return
+    network = getattr(codec, "model", None)
+    if not isinstance(network, torch.nn.Module):
+        raise UserError(f"the codec '{codec.name}' computes on the CPU only; leave --device out.")
+    try:
+        network.to(device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"the codec cannot be put on '{device}' ({first}); choose cpu.") from error
+
+
+def _encode(codec: Codec, path: Path, start: float, seconds: float | None) -> EncodedSection:
+    waveform = read_audio(path, start=start, duration=seconds, allow_silent=True)
+    latents = codec.encode(waveform).detach().float().cpu().contiguous().numpy()
+    if not bool(np.isfinite(latents).all()):
+        raise AudioError(f"{path} gives non-finite latents; re-export it, or remove it.")
+    return EncodedSection(latents, float(np.abs(waveform.samples).max()), waveform.duration)
+
+
+@lru_cache(maxsize=1)
+def _codec_of_process(source: str, identity: str, device: str | None, jobs: int) -> Codec:
+    import os
+
+    import torch
+
+    from eisbach.codecs import load_codec
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+    codec = load_codec(source)
+    if codec.identity() != identity:
+        raise UserError(f"the codec '{source}' changed while it was being used; run the same command again.")
+    if device is not None:
+        place_codec(codec, device)
+    return codec
+
+
+def _encode_in_process(
+    source: str, identity: str, device: str | None, jobs: int, path: Path, start: float, seconds: float | None
+) -> EncodedSection:
+    return _encode(_codec_of_process(source, identity, device, jobs), path, start, seconds)
