@@ -96,24 +96,42 @@ class StableAudio3Backbone:
         UserError
             Not one finite duration for each caption, or one beyond what the duration embedder tells apart.
         """
-        limit = float(self.duration_embedder.config.max_val)
-        if len(captions) != len(durations) or not all(0 <= value < math.inf for value in durations):
-            raise UserError(
-                f"{len(captions)} captions came with the durations {list(durations)[:8]}; give each caption one finite number "
-                "of seconds."
-            )
-        if any(value > limit for value in durations):
-            raise UserError(
-                f"a duration of {max(durations):g} s arrived; this model knows durations of up to {limit:g} s."
-            )
+        if len(captions) != len(durations):
+            raise UserError(f"{len(captions)} captions came with {len(durations)} durations; give each caption one.")
         device = next(self.module.parameters()).device
-        seconds = torch.tensor([[float(value), 1.0] for value in durations], dtype=torch.float32, device=device)
+        seconds = self._seconds(durations).to(device)
         if not captions:
             width = int(self.transformer.config.cond_token_dim)
             empty = torch.zeros(0, 1, width, device=device)
             return Conditioning(empty, seconds.reshape(0, 2), torch.zeros(0, 1, dtype=torch.bool, device=device))
         tokens, mask = self.text_encoder.encode(captions, device)
         return Conditioning(tokens, seconds, mask)
+
+    def with_durations(self, conditioning: Conditioning, durations: Sequence[float]) -> Conditioning:
+        """The same captions with other durations: what is cached by caption serves crops of every length.
+
+        Raises
+        ------
+        UserError
+            As `condition`.
+        """
+        if len(conditioning) != len(durations):
+            raise UserError(
+                f"{len(conditioning)} rows of conditioning came with {len(durations)} durations; give each one."
+            )
+        seconds = self._seconds(durations).to(conditioning.global_embed)
+        return Conditioning(conditioning.tokens, seconds, conditioning.token_mask)
+
+    def _seconds(self, durations: Sequence[float]) -> torch.Tensor:
+        """Seconds and 1 [shape=(B, 2), float32]."""
+        limit = float(self.duration_embedder.config.max_val)
+        if not all(0 <= value < math.inf for value in durations):
+            raise UserError(f"the durations {list(durations)[:8]} arrived; give finite numbers of seconds.")
+        if any(value > limit for value in durations):
+            raise UserError(
+                f"a duration of {max(durations):g} s arrived; this model knows durations of up to {limit:g} s."
+            )
+        return torch.tensor([[float(value), 1.0] for value in durations], dtype=torch.float32).reshape(-1, 2)
 
     def null_condition(self, conditioning: Conditioning) -> Conditioning:
         """The whole cross-attention sequence zeroed; the global duration stays."""

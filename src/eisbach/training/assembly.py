@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eisbach import adapters
-from eisbach.errors import UserError
+from eisbach.errors import ConfigError, UserError
 from eisbach.training.config import TrainConfig
 from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, manifest_hash, training_rows
 from eisbach.training.held_out import HeldOut
+from eisbach.training.inpainting import InpaintingMasks
 from eisbach.training.memory import checkpoint_activations, frozen_dtype
+from eisbach.training.padding import pad_with_silence
 from eisbach.training.run_folder import note, recipe_hash
 from eisbach.training.step import Objective
 from eisbach.training.trainer import Trainer
@@ -52,6 +55,10 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tupl
             rows, codec, config.data.crop_seconds, cache, config.seed, batch_size=config.batch_size, quiet=quiet
         )
         held_out = load_held_out(config, manifest, codec, cache, quiet)
+    if config.objective.silence_extension > 0:
+        pad_with_silence(data.datasets, codec)
+    if config.objective.pairing != "independent" and config.batch_size == 1:
+        note("objective.pairing does nothing in batches of 1.", quiet)
     trainer = Trainer(
         config=config,
         accelerator=accelerator,
@@ -62,6 +69,10 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tupl
         adapter=adapter,
         origin=origin,
     )
+    captions = [entry.row.caption for dataset in data.datasets for entry in dataset.cache.entries]
+    if held_out is not None:
+        captions += [caption for batch in held_out.batches for caption in batch.captions]
+    trainer.conditioning.fill(captions, quiet=quiet)
     return trainer, held_out
 
 
@@ -126,7 +137,30 @@ def build_objective(config: TrainConfig, backbone: Backbone) -> Objective:
         weighting=weighting,
         condition_dropout=config.condition_dropout,
         null_condition=backbone.null_condition,
+        latent_rate=backbone.latent_rate,
+        inpainting=inpainting_masks(config, backbone),
+        pairing=config.objective.pairing,
+        silence_extension=config.objective.silence_extension * backbone.latent_rate,
     )
+
+
+def inpainting_masks(config: TrainConfig, backbone: Backbone) -> InpaintingMasks | None:
+    """What draws the inpainting masks of a configuration; None without.
+
+    Raises
+    ------
+    ConfigError
+        The model has no inpainting condition.
+    """
+    chosen = config.objective.inpainting
+    if chosen is None:
+        return None
+    if "inpainting" not in signature(backbone.predict).parameters:
+        raise ConfigError(
+            f"objective.inpainting is set and the model '{backbone.name}' has no inpainting condition; leave it out, or train "
+            "a Stable Audio 3 model."
+        )
+    return InpaintingMasks(**chosen.model_dump())
 
 
 def inject_adapter(config: TrainConfig, backbone: Backbone, frozen: torch.dtype | None = None) -> Any:

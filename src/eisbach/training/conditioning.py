@@ -1,26 +1,34 @@
-"""Conditioning computed once per caption and duration, then read from memory."""
+"""Conditioning computed once per caption, then read from memory; the text encoder can leave when all captions are there."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from eisbach.errors import UserError
+from eisbach.progress import Progress
 from eisbach.types import Conditioning, LatentBatch
 
 if TYPE_CHECKING:
     from eisbach.backbones.base import Backbone
 
 _LIMIT_BYTES = 2**30
+_CHUNK = 16  # captions encoded together when all are
 
 
 class ConditioningCache:
-    """Rows of conditioning by (caption, duration), at most 1 GiB of them, the least recently used forgotten first."""
+    """Rows of conditioning, at most 1 GiB of them, the least recently used forgotten first.
+
+    They are kept by caption and duration; by caption alone where the backbone has ``with_durations(conditioning, durations)``,
+    which gives rows other durations without reading their captions again.
+    """
 
     def __init__(self, backbone: Backbone, device: torch.device, limit_bytes: int = _LIMIT_BYTES) -> None:
         self._backbone, self._device, self._limit = backbone, device, limit_bytes
+        self._retime: Any = getattr(backbone, "with_durations", None)
         self._rows: OrderedDict[tuple[str, float], Conditioning] = OrderedDict()
         self._bytes = 0
 
@@ -33,15 +41,50 @@ class ConditioningCache:
         UserError
             The backbone gives captions different numbers of tokens and no mask to tell padding by.
         """
-        keys = list(zip(batch.captions, (float(seconds) for seconds in batch.durations.tolist()), strict=True))
+        durations = [float(seconds) for seconds in batch.durations.tolist()]
+        # One duration stands for all of them where rows are kept by caption.
+        kept = durations if self._retime is None else [0.0] * len(durations)
+        keys = list(zip(batch.captions, kept, strict=True))
         fresh = list(dict.fromkeys(key for key in keys if key not in self._rows))
         rows = {key: self._rows[key] for key in keys if key in self._rows}
         if fresh:
-            made = self._backbone.condition([caption for caption, _ in fresh], [seconds for _, seconds in fresh])
-            rows |= {key: _row(made, index) for index, key in enumerate(fresh)}
+            rows |= self._make(fresh)
         for key in dict.fromkeys(keys):
             self._remember(key, rows[key])
-        return stack([rows[key] for key in keys]).to(self._device)
+        joined = stack([rows[key] for key in keys])
+        return (joined if self._retime is None else self._retime(joined, durations)).to(self._device)
+
+    def _make(self, keys: Sequence[tuple[str, float]]) -> dict[tuple[str, float], Conditioning]:
+        made = self._backbone.condition([caption for caption, _ in keys], [seconds for _, seconds in keys])
+        return {key: _row(made, index) for index, key in enumerate(keys)}
+
+    @torch.no_grad()
+    def fill(self, captions: Iterable[str], *, quiet: bool = True) -> bool:
+        """Encodes every caption in chunks of a fixed size, whatever step training is at, and drops the text encoder.
+
+        What a caption becomes then does not depend, by rounding, on the batch it was first met in: a continued run, which
+        encodes again, gets the same numbers.
+
+        Returns
+        -------
+        bool
+            True when all rows are in memory and the encoder (`backbone.release_text_encoder`) has left it. False for a
+            backbone that has none to release, or when the rows would outgrow the cache: then the encoder stays.
+        """
+        release: Any = getattr(self._backbone, "release_text_encoder", None)
+        if self._retime is None or release is None:
+            return False
+        keys = [(caption, 0.0) for caption in dict.fromkeys(captions)]
+        with Progress(len(keys), "captions", quiet=quiet) as bar:
+            for start in range(0, len(keys), _CHUNK):
+                chunk = keys[start : start + _CHUNK]
+                for key, row in self._make(chunk).items():
+                    self._remember(key, row)
+                bar.advance(len(chunk))
+                if len(self._rows) < start + len(chunk):
+                    return False
+        release()
+        return True
 
     def _remember(self, key: tuple[str, float], row: Conditioning) -> None:
         if key in self._rows:

@@ -16,6 +16,7 @@ from eisbach.training.config import TrainConfig
 from eisbach.training.devices import build_accelerator
 from eisbach.training.held_out import HeldOut
 from eisbach.training.logging import Board, MetricsFile
+from eisbach.training.out_of_memory import out_of_memory_explained
 from eisbach.training.publish import publish
 from eisbach.training.run_folder import RunFolder, describe_run, exclusive, note, open_run
 from eisbach.training.signals import stop_signal
@@ -47,6 +48,8 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
         The newest checkpoint is damaged or of another run.
     StorageError
         The disk is full; what was saved is intact.
+    OutOfMemory
+        The device or the machine has less memory than the recipe needs; says how much, and what to change.
     NonFiniteLossError
         The loss was not finite; the last good checkpoint stays.
     InterruptedRun
@@ -58,7 +61,8 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
         return folder.root
     accelerator = build_accelerator(config)
     quiet = quiet or not accelerator.is_main_process
-    with exclusive(folder) if accelerator.is_main_process else nullcontext():
+    alone = exclusive(folder) if accelerator.is_main_process else nullcontext()
+    with alone, out_of_memory_explained(config, accelerator.device):
         _train(config, folder, accelerator, quiet)
     return folder.root
 

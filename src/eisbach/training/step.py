@@ -11,13 +11,17 @@ import torch
 from eisbach.diffusion.noise_levels import NoiseLevelDensity
 from eisbach.diffusion.paths import Path as NoisingPath
 from eisbach.diffusion.targets import make_sample
+from eisbach.training.inpainting import InpaintingMasks, inpainting_condition
+from eisbach.training.padding import extend_into_silence, frames_mask, valid_frames
+from eisbach.training.pairing import pair_by_transport
 from eisbach.types import Conditioning, LatentBatch, PathSample
 from eisbach.weighting import PartialLoss, Weighting, per_sample_mse
 
 NOISE_LEVEL_BINS = 10
 """Diagnostics report the loss in this many equal bins of t over [0, 1]."""
 
-Predict = Callable[[torch.Tensor, torch.Tensor, Conditioning], torch.Tensor]
+Predict = Callable[..., torch.Tensor]
+"""(x_t (B, C, T), t (B,), conditioning) -> output (B, C, T); with inpainting, a fourth argument (B, 1 + C, T)."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,14 @@ class Objective:
         Share of samples trained without their caption.
     null_condition : Conditioning -> Conditioning
         The unconditional input that keeps the duration.
+    latent_rate : float or None
+        Frames a second; None reads the lengths of padded rows from their mask.
+    inpainting : InpaintingMasks or None
+        Shows the model parts of some clips; None is plain generation only.
+    pairing : {"independent", "optimal_transport"}
+        Which noise of the batch goes with which clip.
+    silence_extension : float
+        Mean, in frames, of how much of the padding behind a clip counts as valid in the loss; 0 is none of it.
     """
 
     path: NoisingPath
@@ -42,6 +54,10 @@ class Objective:
     weighting: Weighting
     condition_dropout: float
     null_condition: Callable[[Conditioning], Conditioning]
+    latent_rate: float | None = None
+    inpainting: InpaintingMasks | None = None
+    pairing: str = "independent"
+    silence_extension: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +111,8 @@ class Prediction:
     output : torch.Tensor [shape=(B, C, T), float32]
         Differentiable.
     losses : torch.Tensor [shape=(B,)]
-        Unweighted loss of each sample; differentiable.
+        Unweighted loss of each sample; differentiable. With inpainting: over the frames to be made, plus the weighted loss
+        over the known ones.
     """
 
     sample: PathSample
@@ -111,15 +128,43 @@ def predict_batch(
     generator: torch.Generator,
 ) -> Prediction:
     """The network's answer to one micro-batch; parameters as in `micro_step`."""
-    x0 = batch.latents
-    t = objective.density.sample(x0.shape[0], generator=generator, num_frames=x0.shape[-1])
+    x0, length = batch.latents, batch.latents.shape[-1]
+    frames = valid_frames(batch, objective.latent_rate)
+    num_frames = length if batch.mask is None else frames
+    t = objective.density.sample(x0.shape[0], generator=generator, num_frames=num_frames)
     noise = torch.randn(x0.shape, generator=generator)
     drop = torch.rand(x0.shape[0], generator=generator) < objective.condition_dropout
+    # What an option draws comes after these three, so that switching it on leaves them as they were.
     t, noise, drop = (drawn.to(x0.device, non_blocking=True) for drawn in (t, noise, drop))
+    if objective.pairing == "optimal_transport":
+        noise = pair_by_transport(x0, noise)
+    valid = batch.mask
+    if valid is not None and objective.silence_extension > 0:
+        frames = extend_into_silence(frames, length, objective.silence_extension, generator)
+        valid = frames_mask(frames, length).to(x0.device, non_blocking=True)
     sample = make_sample(objective.path, objective.target, x0, noise, t)
     conditioning = drop_conditions(conditioning, objective.null_condition(conditioning), drop)
-    output = predict(sample.x_t, t, conditioning).float()
-    return Prediction(sample, output, per_sample_mse(output, sample.target, batch.mask))
+    if objective.inpainting is None:
+        output = predict(sample.x_t, t, conditioning).float()
+        return Prediction(sample, output, per_sample_mse(output, sample.target, valid))
+    known = objective.inpainting.draw(frames, length, generator).to(x0.device, non_blocking=True)
+    output = predict(sample.x_t, t, conditioning, inpainting_condition(x0, known)).float()
+    losses = inpainting_losses(output, sample.target, known, valid, objective.inpainting.context_weight)
+    return Prediction(sample, output, losses)
+
+
+def inpainting_losses(
+    output: torch.Tensor, target: torch.Tensor, known: torch.Tensor, valid: torch.Tensor | None, context_weight: float
+) -> torch.Tensor:
+    """Each sample's mean square error over what is to be made, plus `context_weight` times that over what is known: (B,).
+
+    `known` and `valid` are masks (B, T); a mean over no frame is 0.
+    """
+    valid = torch.ones_like(known) if valid is None else valid
+    losses = per_sample_mse(output, target, valid & ~known)
+    if context_weight:
+        losses = losses + context_weight * per_sample_mse(output, target, valid & known)
+    return losses
 
 
 def weigh(objective: Objective, prediction: Prediction, mask: torch.Tensor | None) -> PartialLoss:
@@ -146,14 +191,15 @@ def micro_step(
 
     Parameters
     ----------
-    predict : (x_t (B, C, T), t (B,), conditioning) -> output (B, C, T)
+    predict : (x_t (B, C, T), t (B,), conditioning[, inpainting (B, 1 + C, T)]) -> output (B, C, T)
     batch : LatentBatch
         On the device of the model.
     conditioning : Conditioning
         One row a sample, on the device of the model.
     generator : torch.Generator
         On the CPU; the only source of randomness. t, noise and dropped captions are drawn in that order whatever
-        the weighting is, so two arms with one seed differ in their weighting only.
+        the weighting is, so two arms with one seed differ in their weighting only; the extension into silence and the
+        inpainting masks are drawn after them.
 
     Returns
     -------

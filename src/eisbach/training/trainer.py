@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,11 +47,15 @@ class Predictor(nn.Module):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.module = backbone.module
-        self._predict = backbone.predict
+        self._predict: Callable[..., torch.Tensor] = backbone.predict
 
-    def forward(self, x_t: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        """The network's output (B, C, T)."""
-        return self._predict(x_t, t, conditioning)
+    def forward(
+        self, x_t: torch.Tensor, t: torch.Tensor, conditioning: Conditioning, inpainting: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The network's output (B, C, T); only backbones with an inpainting condition are given one (B, 1 + C, T)."""
+        if inpainting is None:
+            return self._predict(x_t, t, conditioning)
+        return self._predict(x_t, t, conditioning, inpainting)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -103,10 +103,16 @@ class Subject:
         mask = None if batch.mask is None else batch.mask.to(self.device)
         return replace(batch, latents=batch.latents.to(self.device), mask=mask)
 
-    def predict(self, x_t: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        """The network's output [shape=(B, C, T), float32], computed in training's precision."""
+    def predict(
+        self, x_t: torch.Tensor, t: torch.Tensor, conditioning: Conditioning, *inpainting: torch.Tensor
+    ) -> torch.Tensor:
+        """The network's output [shape=(B, C, T), float32], computed in training's precision.
+
+        `inpainting` is the condition (B, 1 + C, T) of a recipe that trains inpainting.
+        """
         with self.autocast():
-            return self.backbone.predict(x_t, t, conditioning).float()
+            predict: Callable[..., torch.Tensor] = self.backbone.predict
+            return predict(x_t, t, conditioning, *inpainting).float()
 
     def micro_batch(self, step: int, micro: int) -> tuple[LatentBatch, int]:
         """A micro-batch exactly as one process would draw it in training, and the index that seeds its noise."""
