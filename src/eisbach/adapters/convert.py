@@ -1,0 +1,248 @@
+"""Adapters from any file or folder that is read, into any that is written; nothing on the way is dropped in silence."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from eisbach.adapters.formats import comfyui, diffusers, low_rank, peft, sa3
+from eisbach.adapters.formats.low_rank import Differences, LowRankAdapter, WeightOf
+from eisbach.errors import CheckpointError, UserError
+
+FORMATS = ("sa3", "peft", "diffusers", "comfyui")
+"""What adapters are read from and written to: two files (sa3, comfyui) and two kinds of folders."""
+
+_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+
+
+def detect(path: str | Path) -> str:
+    """The format of an adapter's file or folder, one of `FORMATS`.
+
+    Raises
+    ------
+    CheckpointError
+        There is nothing, or something else.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if (path / peft.CONFIG).is_file():
+            return "peft"
+        if diffusers.is_split(path):
+            return "diffusers"
+        raise CheckpointError(
+            f"{path} holds no {peft.CONFIG}; give the adapter/ folder of a run, a peft folder, or a native or ComfyUI file."
+        )
+    if path.suffix in _PICKLES:
+        raise CheckpointError(
+            f"{path} is a pickle, which can run code when it is opened, so it is not read; convert it to safetensors with the tool "
+            "that wrote it."
+        )
+    if not path.is_file():
+        raise CheckpointError(f"there is no adapter {path}; check the path.")
+    names, metadata = _header(path)
+    if sa3.is_native(names, metadata):
+        return "sa3"
+    if comfyui.is_comfyui(names):
+        return "comfyui"
+    if any(name.startswith("base_model.model.") for name in names):
+        raise CheckpointError(f"{path} is a part of a peft folder; give the folder, which holds {peft.CONFIG} too.")
+    first = f"first: '{sorted(names)[0]}'" if names else "it is empty"
+    raise CheckpointError(
+        f"none of the {len(names)} tensors in {path} have the names of a native Stable Audio 3 or ComfyUI adapter ({first})."
+    )
+
+
+def _header(path: Path) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return dict.fromkeys(file.keys()), dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is truncated or not a safetensors file ({error}).") from error
+
+
+def read(path: str | Path, weight_of: WeightOf | None = None) -> LowRankAdapter | Differences:
+    """The adapter of a file or folder of any format that is read.
+
+    Parameters
+    ----------
+    path : str or Path
+    weight_of : the base model's weights by layer (`weights_of`); only ComfyUI's DoRA needs them.
+
+    Raises
+    ------
+    CheckpointError
+        It cannot be read, or is of a kind that has no counterpart here.
+    """
+    path = Path(path)
+    kind = detect(path)
+    if kind == "sa3":
+        return sa3.read(path)
+    if kind == "comfyui":
+        return comfyui.read(path, weight_of)
+    return peft.read_adapter(path) if kind == "peft" else diffusers.read_adapter(path)
+
+
+def weights_of(module: nn.Module) -> WeightOf:
+    """A network's weights by its layers' names."""
+
+    def weight(layer: str) -> torch.Tensor:
+        try:
+            found = module.get_submodule(layer).weight
+        except AttributeError as error:
+            raise CheckpointError(f"this model has no layer '{layer}'; the adapter is of another model.") from error
+        return torch.as_tensor(found).detach()
+
+    return weight
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an export wrote.
+
+    Attributes
+    ----------
+    path : str
+    format, kind : str
+        `kind` is "lora", "dora" or "diff".
+    layers, tensors, bytes : int
+    notes : list of str
+        What a person should know: sentences.
+    """
+
+    path: str
+    format: str
+    kind: str
+    layers: int
+    tensors: int
+    bytes: int
+    notes: list[str] = field(default_factory=list)
+
+
+def write(
+    adapter: LowRankAdapter,
+    to: str,
+    out: str | Path,
+    *,
+    module: nn.Module | None = None,
+    strength: float = 1.0,
+    dora: str = "diff",
+    precision: str = "fp16",
+    drop_conditioner: bool = False,
+    overwrite: bool = False,
+) -> Written:
+    """Writes an adapter as a file (sa3, comfyui) or a folder (peft, diffusers: fp32).
+
+    Parameters
+    ----------
+    adapter : LowRankAdapter
+    to : one of `FORMATS`
+    out : str or Path
+    module : the base model's network, which the layers are checked against; DoRA for ComfyUI needs it.
+    strength : float
+        1 writes the adapter as it was trained.
+    dora : "diff" or "scale"
+        How DoRA is written for ComfyUI (see `formats.comfyui`).
+    precision : "fp16" or "fp32"
+        Of sa3 and comfyui files; Stability's trainer writes fp16.
+    drop_conditioner : bool
+        Leave out what ComfyUI cannot load: the duration embedder's update.
+    overwrite : bool
+        Replace what is at `out`.
+
+    Raises
+    ------
+    UserError
+        An unknown format, something at `out`, or an adapter that the format cannot express.
+    StorageError
+        The disk is full or the folder is not writable.
+    """
+    out = Path(out)
+    _check_options(to, dora, precision, out, overwrite)
+    if module is not None:
+        low_rank.check_fit(adapter, module, "the adapter")
+    notes: list[str] = []
+    if drop_conditioner and to == "comfyui":
+        adapter = _without_conditioner(adapter, notes)
+    weight_of = None if module is None else weights_of(module)
+    kind = adapter.kind
+    if to == "comfyui" and kind == "dora" and dora == "diff":
+        tensors = comfyui.write(out, adapter, weight_of=weight_of, strength=strength, precision=precision)
+        kind = "diff"
+        notes.append(
+            "ComfyUI computes DoRA by another formula, so the whole difference of every weight was written: it plays as trained on this "
+            "base model; --dora scale writes a small file, exact while ComfyUI computes in fp32."
+        )
+    else:
+        adapter = low_rank.with_strength(adapter, strength)
+        tensors = _writer(to, out, adapter, weight_of, dora, precision)
+    return Written(str(out), to, kind, len(adapter.layers), tensors, _size(out), notes)
+
+
+def _writer(to: str, out: Path, adapter: LowRankAdapter, weight_of: WeightOf | None, dora: str, precision: str) -> int:
+    if to == "sa3":
+        return sa3.write(out, adapter, precision)
+    if to == "comfyui":
+        return comfyui.write(out, adapter, weight_of=weight_of, dora=dora, precision=precision)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    count = (peft if to == "peft" else diffusers).write_adapter(partial, adapter)
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)
+    return count
+
+
+def _check_options(to: str, dora: str, precision: str, out: Path, overwrite: bool) -> None:
+    for name, value, allowed in (
+        ("--to", to, FORMATS),
+        ("--dora", dora, comfyui.DORA),
+        ("--precision", precision, tuple(low_rank.PRECISIONS)),
+    ):
+        if value not in allowed:
+            raise UserError(f"{name} is '{value}'; allowed are {', '.join(allowed)}.")
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} exists already; choose another --out, or replace it with --overwrite.")
+    folder = to in ("peft", "diffusers")
+    if out.exists() and out.is_dir() != folder:
+        raise UserError(
+            f"{out} is a {'folder' if out.is_dir() else 'file'}, and {to} is a {'folder' if folder else 'file'}."
+        )
+    if folder and out.is_dir() and any(out.iterdir()) and detect_or_none(out) is None:
+        raise UserError(f"{out} is a folder that holds no adapter, so it is not replaced; choose another --out.")
+    if not folder and out.suffix != ".safetensors":
+        raise UserError(f"--out is '{out}', and {to} is a file; give a name that ends in .safetensors.")
+
+
+def detect_or_none(path: str | Path) -> str | None:
+    """The format of an adapter, or None where there is no adapter."""
+    try:
+        return detect(path)
+    except CheckpointError:
+        return None
+
+
+def _without_conditioner(adapter: LowRankAdapter, notes: list[str]) -> LowRankAdapter:
+    outside = comfyui.unreachable(adapter.layers)
+    if not outside:
+        return adapter
+    kept = {name: factors for name, factors in adapter.layers.items() if name not in outside}
+    if not kept:
+        raise UserError(
+            f"the adapter changes {', '.join(outside)} alone, and ComfyUI loads adapters of the transformer alone."
+        )
+    notes.append(
+        f"{', '.join(outside)} was left out, which ComfyUI cannot load: the file sounds different from the adapter."
+    )
+    return LowRankAdapter(kept, adapter.rank, adapter.alpha, adapter.dropout, adapter.stamp)
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)

@@ -1,0 +1,223 @@
+"""ComfyUI's generic keys: `diffusion_model.<native layer>.lora_A.weight`, `.lora_B.weight`, `.alpha`, `.dora_scale`, `.diff`.
+
+Facts from ComfyUI (`comfy/lora.py`, `comfy/weight_adapter/lora.py` and `base.py`), which computes, for a file loaded at the strength σ,
+
+- without `dora_scale`: ``W + σ (alpha / rank) B A``, or ``W + σ D`` for a `diff`;
+- with `dora_scale` d of one entry a row: ``W + σ (V d / (‖W‖_row + eps) - W)`` with ``V = W + (alpha / rank) B A``. The norm is the
+  base weight's, not V's, so DoRA's magnitude in its place would play another sound.
+
+Two ways of writing DoRA give the sound it was trained for, and both need the base model: `diff`, the whole difference W' - W (the size of
+the weights, whatever the arithmetic), or `scale`, the magnitude times ‖W‖ / ‖V‖ (small; exact while ComfyUI computes in fp32).
+Its model keeps the duration embedder outside of what such files reach.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eisbach import stable_audio3_keys as keys
+from eisbach.adapters.formats.low_rank import (
+    PRECISIONS,
+    Differences,
+    Factors,
+    LowRankAdapter,
+    WeightOf,
+    adapted_weight,
+    read_file,
+    stored,
+)
+from eisbach.adapters.formats.sa3 import native_layers, rows_from_native, rows_to_native
+from eisbach.errors import CheckpointError, UserError
+from eisbach.files import atomic_write
+
+PREFIX = "diffusion_model."
+STAMP = "eisbach"
+DORA = ("diff", "scale")
+_EPS = torch.finfo(torch.float32).eps
+_PARTS = {
+    ".lora_A.weight": "a",
+    ".lora_B.weight": "b",
+    ".lora_down.weight": "a",
+    ".lora_up.weight": "b",
+    ".alpha": "alpha",
+    ".dora_scale": "dora_scale",
+    ".diff": "diff",
+}
+
+
+def unreachable(layers: Mapping[str, Any]) -> list[str]:
+    """The layers that a ComfyUI file cannot carry: all outside of the transformer."""
+    return [layer for layer in layers if not layer.startswith(keys.TRANSFORMER)]
+
+
+def write(
+    path: str | Path,
+    adapter: LowRankAdapter,
+    *,
+    weight_of: WeightOf | None = None,
+    dora: str = "diff",
+    strength: float = 1.0,
+    precision: str = "fp16",
+) -> int:
+    """Writes a ComfyUI file and returns the number of its tensors.
+
+    Parameters
+    ----------
+    weight_of : the base model's weights; DoRA needs them.
+    dora : "diff" or "scale"
+        How DoRA is written; means nothing to LoRA.
+    strength : float
+        Folded into the differences of DoRA as `diff`; scale LoRA beforehand (`low_rank.with_strength`).
+
+    Raises
+    ------
+    UserError
+        A layer that ComfyUI does not reach or Stable Audio 3 does not have, or DoRA without the base model.
+    StorageError
+        The disk is full or the folder is not writable.
+    """
+    from safetensors.torch import save_file
+
+    names = native_layers(adapter.layers)
+    outside = unreachable(adapter.layers)
+    if outside:
+        raise UserError(
+            f"ComfyUI loads adapters of the transformer alone, and this one also changes {', '.join(outside)}; leave that out "
+            "with --drop-conditioner (it will sound different), or train with adapter.exclude: [duration_embedder]."
+        )
+    tensors: dict[str, torch.Tensor] = {}
+    for layer, factors in adapter.layers.items():
+        prefix = PREFIX + names[layer].removeprefix(keys.NATIVE_TRANSFORMER)
+        if factors.magnitude is None:
+            made = _low_rank(layer, factors, adapter, precision)
+        elif weight_of is None:
+            raise UserError(
+                "ComfyUI computes DoRA by another formula, so writing it needs the base model; give --model."
+            )
+        elif dora == "diff":
+            made = _difference(layer, factors, adapter.scale, weight_of(layer), strength, precision)
+        else:
+            made = _scaled(layer, factors, adapter, weight_of(layer), factors.magnitude, precision)
+        tensors |= {prefix + ending: tensor for ending, tensor in made.items()}
+    metadata = {"format": "pt"} | ({STAMP: json.dumps(adapter.stamp, sort_keys=True)} if adapter.stamp else {})
+    atomic_write(Path(path), lambda partial: save_file(tensors, partial, metadata=metadata))
+    return len(tensors)
+
+
+def _low_rank(layer: str, factors: Factors, adapter: LowRankAdapter, precision: str) -> dict[str, torch.Tensor]:
+    kept = stored(rows_to_native(layer, replace(factors, magnitude=None)), precision, layer)
+    return {".lora_A.weight": kept.a, ".lora_B.weight": kept.b, ".alpha": torch.tensor(float(adapter.alpha))}
+
+
+def _difference(
+    layer: str, factors: Factors, scale: float, weight: torch.Tensor, strength: float, precision: str
+) -> dict[str, torch.Tensor]:
+    """W' - W in the native order of rows."""
+    weight = weight.double()
+    difference = strength * (adapted_weight(weight, factors, scale) - weight)
+    rows = keys.rows_to_native(layer, difference, factors.a.shape[1])
+    return {".diff": rows.to(PRECISIONS[precision]).contiguous()}
+
+
+def _scaled(
+    layer: str,
+    factors: Factors,
+    adapter: LowRankAdapter,
+    weight: torch.Tensor,
+    magnitude: torch.Tensor,
+    precision: str,
+) -> dict[str, torch.Tensor]:
+    """Factors with the `dora_scale` by which ComfyUI's arithmetic gives DoRA.
+
+    It is computed of the factors as they are stored and stays in fp32, so that it also mends what rounding did to V's norm.
+    """
+    made = _low_rank(layer, factors, adapter, precision)
+    width = factors.a.shape[1]
+    base = keys.rows_to_native(layer, weight.flatten(1).double(), width)
+    v = base + adapter.scale * (made[".lora_B.weight"].double() @ made[".lora_A.weight"].double())
+    ratio = (base.norm(dim=1) + _EPS) / v.norm(dim=1).clamp_min(1e-12)
+    compensated = keys.rows_to_native(layer, magnitude.double(), width) * ratio
+    return made | {".dora_scale": compensated.view(-1, *[1] * (weight.ndim - 1)).float()}
+
+
+def is_comfyui(tensors: Mapping[str, Any]) -> bool:
+    """Whether a file's names are ComfyUI's generic ones."""
+    return any(name.startswith(PREFIX) for name in tensors)
+
+
+def read(path: str | Path, weight_of: WeightOf | None = None) -> LowRankAdapter | Differences:
+    """The adapter of a ComfyUI file, rows in diffusers' order.
+
+    Raises
+    ------
+    CheckpointError
+        Unreadable, not finite, unknown names, several ranks, or kinds of keys mixed.
+    UserError
+        A file with `dora_scale` without the base model.
+    """
+    tensors, metadata = read_file(path)
+    layers: dict[str, dict[str, torch.Tensor]] = {}
+    strangers = []
+    for name, tensor in tensors.items():
+        ending = next((ending for ending in _PARTS if name.endswith(ending)), None)
+        if ending is None or not name.startswith(PREFIX):
+            strangers.append(name)
+            continue
+        native = keys.NATIVE_TRANSFORMER + name.removeprefix(PREFIX).removesuffix(ending)
+        layer = keys.layer_from_native(native)
+        layers.setdefault(str(layer), {})[_PARTS[ending]] = tensor.float()
+    if strangers:
+        raise CheckpointError(
+            f"{len(tensors) - len(strangers)} of {len(tensors)} tensors in {path} are LoRA, DoRA or differences of the diffusion model "
+            f"(not: '{sorted(strangers)[0]}'); other kinds are not read."
+        )
+    stamp = dict(json.loads(metadata.get(STAMP, "{}")))
+    sets = {frozenset(parts) - {"alpha"} for parts in layers.values()}
+    if sets == {frozenset({"diff"})}:
+        made = {
+            layer: keys.rows_to_diffusers(layer, parts["diff"], parts["diff"].flatten(1).shape[1])
+            for layer, parts in layers.items()
+        }
+        return Differences(made, stamp)
+    if sets not in ({frozenset("ab")}, {frozenset({"a", "b", "dora_scale"})}):
+        raise CheckpointError(
+            f"{path} mixes kinds of keys ({', '.join(sorted({part for parts in sets for part in parts}))}) or lacks some; factors for "
+            "every layer, with or without dora_scale, or differences alone are read."
+        )
+    return _factors(layers, stamp, path, weight_of)
+
+
+def _factors(
+    layers: Mapping[str, Mapping[str, torch.Tensor]],
+    stamp: dict[str, Any],
+    path: str | Path,
+    weight_of: WeightOf | None,
+) -> LowRankAdapter:
+    ranks = {int(parts["a"].shape[0]) for parts in layers.values()}
+    alphas = {float(parts["alpha"]) if "alpha" in parts else float(parts["a"].shape[0]) for parts in layers.values()}
+    if len(ranks) != 1 or len(alphas) != 1:
+        raise CheckpointError(
+            f"{path} has layers of several ranks {sorted(ranks)} or alphas {sorted(alphas)}; one is read."
+        )
+    rank, alpha = ranks.pop(), alphas.pop()
+    made = {}
+    for layer, parts in layers.items():
+        factors = Factors(parts["a"].flatten(1), parts["b"].flatten(1), convolution=layer in keys.CONVOLUTIONS)
+        factors = rows_from_native(layer, factors)
+        if "dora_scale" in parts:
+            if weight_of is None:
+                raise UserError(
+                    f"{path} holds DoRA as ComfyUI computes it; reading it needs the base model: give --model."
+                )
+            weight = weight_of(layer).flatten(1).double()
+            v = weight + alpha / rank * (factors.b.double() @ factors.a.double())
+            scale = keys.rows_to_diffusers(layer, parts["dora_scale"].flatten(), factors.a.shape[1])
+            factors = replace(factors, magnitude=(scale * v.norm(dim=1) / (weight.norm(dim=1) + _EPS)).float())
+        made[layer] = factors
+    return LowRankAdapter(made, rank, alpha, stamp=stamp)
