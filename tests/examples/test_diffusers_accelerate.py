@@ -1,0 +1,157 @@
+import multiprocessing
+import re
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
+from safetensors.torch import load_file, save_file
+
+from eisbach.diffusion.discrete_path import DiscretePath
+from eisbach.weighting import EntropyBarrier, gate_table
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def example(load_example):
+    return load_example("diffusers_accelerate")
+
+
+def test_it_runs_as_it_stands(run_example):
+    printed = run_example("diffusers_accelerate", "--steps", "5", "--batch-size", "4", "--prediction", "epsilon")
+    assert re.search(r"^step +5 +weighted loss \d", printed, re.M)
+    ess, of, content, noise = re.search(
+        r"effective samples ([\d.]+) of (\d+) .*with content ([\d.]+), noise ([\d.]+)", printed
+    ).groups()
+    assert of == "8"
+    assert 1 <= float(ess) < 8
+    assert float(content) > float(noise)
+
+
+def settled_draw(images, scheduler, generator):
+    """Noise and timesteps that belong to the image, however the batch is cut and whichever process has it."""
+    noise, timesteps = [], []
+    for image in images:
+        own = torch.Generator().manual_seed(int(float(image.abs().sum()) * 1e4))
+        noise.append(torch.randn(image.shape, generator=own))
+        timesteps.append(torch.randint(0, scheduler.config.num_train_timesteps, (), generator=own))
+    return torch.stack(noise), torch.stack(timesteps)
+
+
+def one_step(example, *arguments):
+    """(gradients before clipping, history) of one optimiser step of the example's own loop."""
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    seen = []
+
+    class Recording(Accelerator):
+        def clip_grad_norm_(self, parameters, *args, **kwargs):
+            seen.extend(parameter.grad.clone() for parameter in parameters)
+
+    options = example.parse(["--steps", "1", *arguments])
+    accelerator = Recording(gradient_accumulation_steps=options.accumulate, cpu=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(example, "draw", settled_draw)
+        _, history = example.train(options, accelerator)
+    return seen, history
+
+
+def by_hand(example, prediction, weighted=True):
+    """Gradients of one batch of 8: Min-SNR as diffusers' scripts write it, times the sample weight below t = 0.6."""
+    torch.manual_seed(0)
+    network = example.make_network()
+    scheduler = DDPMScheduler(prediction_type=prediction, beta_schedule="squaredcos_cap_v2")
+    images, _ = example.make_images(8, 0)
+    noise, timesteps = settled_draw(images, scheduler, None)
+    noisy = scheduler.add_noise(images, noise, timesteps)
+    output = network(noisy, timesteps).sample
+    wanted = noise if prediction == "epsilon" else scheduler.get_velocity(images, noise, timesteps)
+    losses = ((output - wanted) ** 2).mean((1, 2, 3))
+    snr = compute_snr(scheduler, timesteps)
+    weight = snr.clamp(max=5.0) / (snr if prediction == "epsilon" else snr + 1)
+    abar = scheduler.alphas_cumprod[timesteps][:, None, None, None]
+    with torch.no_grad():
+        if prediction == "epsilon":
+            estimate = (noisy - (1 - abar).sqrt() * output) / abar.sqrt()
+        else:
+            estimate = abar.sqrt() * noisy - (1 - abar).sqrt() * output
+        w = EntropyBarrier(energy="relative")(estimate).weight
+        gate = gate_table(below=0.6)((timesteps + 1) / 1000)
+        weight = weight * (1 + gate * (w - 1))
+    loss = ((weight if weighted else torch.ones_like(weight)) * losses).mean()
+    return loss.detach(), torch.autograd.grad(loss, list(network.parameters()))
+
+
+def assert_same(gradients, expected):
+    scale = max(float(g.abs().max()) for g in expected)
+    for got, want in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=2e-4, atol=2e-5 * scale)
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
+@pytest.mark.parametrize(("batch", "accumulate"), [(8, 1), (4, 2), (2, 4)])
+def test_micro_batches_under_accelerate_are_one_batch_written_by_hand(example, prediction, batch, accumulate):
+    arguments = ["--batch-size", str(batch), "--accumulate", str(accumulate), "--prediction", prediction]
+    gradients, history = one_step(example, *arguments)
+    loss, expected = by_hand(example, prediction)
+    assert history[0]["samples"] == 8
+    assert history[0]["loss"] == pytest.approx(float(loss), rel=1e-4)
+    assert_same(gradients, expected)
+    _, plain = by_hand(example, prediction, weighted=False)
+    a, b = (torch.cat([g.flatten() for g in many]) for many in (gradients, plain))
+    assert torch.nn.functional.cosine_similarity(a, b, dim=0) < 0.999
+
+
+def _worker(rank: int, port: int, folder: str) -> None:
+    import os
+
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    torch.set_num_threads(1)
+    sys.path.insert(0, str(EXAMPLES))
+    import diffusers_accelerate
+
+    gradients, history = one_step(diffusers_accelerate, "--batch-size", "2", "--accumulate", "2")
+    assert history[0]["samples"] == 8
+    save_file({f"{i:03d}": gradient for i, gradient in enumerate(gradients)}, Path(folder) / f"{rank}.safetensors")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_two_processes_with_two_micro_batches_each_are_one_batch_written_by_hand(example, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "accelerate", "diffusers.models.unets.unet_2d", "pytest"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    workers = [context.Process(target=_worker, args=(rank, port, str(tmp_path))) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(300)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    _, expected = by_hand(example, "v_prediction")
+    for rank in range(2):
+        gradients = load_file(tmp_path / f"{rank}.safetensors")
+        assert_same([gradients[name] for name in sorted(gradients)], expected)
+
+
+def test_the_path_is_this_scheduler_s_table(example):
+    """A rescaled table gives other weights at the same timesteps: nothing assumes a formula."""
+    usual, rescaled = DDPMScheduler(), DDPMScheduler(rescale_betas_zero_snr=True)
+    timesteps = torch.tensor([900, 950])
+    weighting = example.make_weighting("none", "min_snr")
+    weights = []
+    for scheduler in (usual, rescaled):
+        path = DiscretePath.from_scheduler(scheduler)
+        t = path.timesteps_to_t(timesteps)
+        weights.append(weighting(torch.ones(2), torch.zeros(2, 3, 4, 4), t=t, path=path, target="v").weight)
+    assert (weights[1] < 0.8 * weights[0]).all()
