@@ -44,6 +44,7 @@ class TextEncoder:
         tensors: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self.folder, self.tokenizer_folder, self._tensors = folder, tokenizer_folder, dict(tensors or {})
+        self._warned = False
         self._model: nn.Module | None = None
         missing = [name for name in ("config.json",) if not (folder / name).is_file()]
         missing += [] if self._tensors or has_weights(folder) else ["model.safetensors"]
@@ -93,7 +94,7 @@ class TextEncoder:
     def encode(self, captions: Sequence[str], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens [shape=(B, S, D), float32] and their mask [shape=(B, S), bool]; S is the longest caption's count.
 
-        A caption longer than `max_tokens` is cut there, with a warning that says so.
+        A caption longer than `max_tokens` is cut there; the first one gives a warning that says so of all.
         """
         batch = self.tokenizer(
             list(captions), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
@@ -109,12 +110,17 @@ class TextEncoder:
         full = [text for text, kept in zip(captions, mask.all(dim=1).tolist(), strict=True) if kept]
         if not full:
             return
-        for text, ids in zip(full, self.tokenizer(full)["input_ids"], strict=True):
-            if len(ids) > self.max_tokens:
-                warnings.warn(
-                    f"a caption has {len(ids)} tokens and the model reads {self.max_tokens}; the end is cut: '{text[:60]}…'",
-                    stacklevel=3,
-                )
+        counts = [len(ids) for ids in self.tokenizer(full)["input_ids"]]
+        cut = [(text, count) for text, count in zip(full, counts, strict=True) if count > self.max_tokens]
+        if not cut or self._warned:  # a training set may hold thousands; one warning says it of all of them
+            return
+        self._warned = True
+        text, count = cut[0]
+        warnings.warn(
+            f"the model reads {self.max_tokens} tokens of a caption and longer ones lose their end, without further warning; "
+            f"the first has {count}: '{text[:60]}…'",
+            stacklevel=2,
+        )
 
     def save(self, encoder_folder: Path, tokenizer_folder: Path) -> None:
         """Writes the encoder (safetensors) and the tokenizer in diffusers' layout."""
