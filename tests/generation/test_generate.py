@@ -17,6 +17,7 @@ from eisbach.config import build_config
 from eisbach.data.manifest import load_manifest
 from eisbach.errors import CheckpointError, ConfigError, StorageError, UserError
 from eisbach.generation import GenerateConfig, generate, prompts_from_texts
+from eisbach.generation.generate import settle_sampling
 
 PROMPTS = prompts_from_texts(["slow low cello", "fast high celesta"])
 
@@ -187,3 +188,33 @@ def test_faults_of_the_configuration(tmp_path: Path, changes: dict[str, Any], to
 def test_a_model_folder_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no model"):
         generate(config_of(tmp_path / "nothing", tmp_path / "out"), quiet=True)
+
+
+def test_pingpong_draws_each_sample_s_noise_on_its_own(tiny_model: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"sampler": "pingpong", "guidance_scale": 1.0}
+    generate(config_of(tiny_model, tmp_path / "together", **settings), quiet=True)
+    generate(config_of(tiny_model, tmp_path / "alone", batch_size=1, **settings), quiet=True)
+    generate(config_of(tiny_model, tmp_path / "again", **settings), quiet=True)
+    assert hashes(tmp_path / "together") == hashes(tmp_path / "again")
+    assert len(set(hashes(tmp_path / "together").values())) == 4
+    for path in (tmp_path / "together").glob("*.flac"):
+        together, alone = read_audio(path).samples, read_audio(tmp_path / "alone" / path.name).samples
+        assert np.corrcoef(together[0], alone[0])[0, 1] > 0.99
+
+
+def test_a_distilled_model_brings_its_own_sampling_and_what_is_set_stands(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = {"model": str(tiny_model), "out": str(tmp_path / "run"), "prompts": [PROMPTS[0].model_dump()]}
+    config = build_config(GenerateConfig, plain)
+    backbone = load_backbone(tiny_model)
+    assert settle_sampling(config, backbone) == config
+    monkeypatch.setattr(backbone, "distilled", True, raising=False)
+    settled = settle_sampling(config, backbone)
+    assert (settled.sampler, settled.num_inference_steps, settled.guidance_scale) == ("pingpong", 8, 1.0)
+    chosen = settle_sampling(build_config(GenerateConfig, plain | {"num_inference_steps": 4}), backbone)
+    assert (chosen.sampler, chosen.num_inference_steps) == ("pingpong", 4)
+    monkeypatch.setattr("eisbach.backbones.load_backbone", lambda name: backbone)
+    generate(config, quiet=True)
+    stamp = json.loads((tmp_path / "run" / "generation.json").read_text())
+    assert (stamp["sampler"], stamp["num_inference_steps"], stamp["guidance_scale"]) == ("pingpong", 8, 1.0)

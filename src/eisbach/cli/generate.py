@@ -26,9 +26,13 @@ def generate(
     strength: Annotated[float, typer.Option(help="1 plays the adapter as trained, 0 the base.")] = 1.0,
     arm: Annotated[str | None, typer.Option(help="Label in the manifest; the adapter's name unless given.")] = None,
     duration: Annotated[float, typer.Option(help="Seconds, 30 to 120.")] = 30.0,
-    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 100,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.")] = 3.0,
-    sampler: Annotated[str, typer.Option(help="euler or heun.")] = "euler",
+    steps: Annotated[int | None, typer.Option(help="Sampling steps; 100, or 8 for a distilled model.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance; 3, or 1 (none) for a distilled model.")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="euler, heun or pingpong; euler, or pingpong for a distilled model.")
+    ] = None,
     schedule: Annotated[str | None, typer.Option(help="Noise schedule; the model's own unless given.")] = None,
     batch_size: Annotated[int, typer.Option(help="Clips sampled together.")] = 8,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
@@ -48,12 +52,12 @@ def generate(
         "adapter_strength": strength,
         "arm": arm or (_adapter_name(adapter) if adapter else "base"),
         "duration": duration,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "sampler": sampler,
         "schedule": schedule,
         "batch_size": batch_size,
     }
+    # What is not said is left to the configuration, which takes a distilled model's own for it.
+    said = {"num_inference_steps": steps, "guidance_scale": guidance, "sampler": sampler}
+    values |= {key: value for key, value in said.items() if value is not None}
     config = build_config(GenerateConfig, values, "the command")
     if dry_run:
         typer.echo(dump_yaml(config), nl=False)

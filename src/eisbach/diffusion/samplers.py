@@ -70,7 +70,7 @@ def sample_ode(
     check_target(target)
     if method not in METHODS:
         raise UserError(f"the sampling method {method!r} is not known; choose one of {', '.join(METHODS)}.")
-    levels = _check_times(times)
+    levels = check_times(times)
     require_defined(path, target, levels[:-1])
     points = [level.to(device=noise.device, dtype=noise.dtype) for level in levels]
     x = noise * path.sigma(points[0])
@@ -122,7 +122,8 @@ def _is_noisy(path: Path, t: Tensor) -> bool:
     return bool(path.log_snr(t) < 0) and path.name != "edm"
 
 
-def _check_times(times: Tensor) -> Tensor:
+def check_times(times: Tensor) -> Tensor:
+    """A sampling schedule in float64 on the CPU; `UserError` unless it falls strictly from 1 to 0."""
     levels = times.detach().to(device="cpu", dtype=torch.float64)
     if levels.dim() != 1 or levels.numel() < 2:
         raise UserError(f"times must be a row of at least 2 noise levels; got shape {tuple(times.shape)}.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from eisbach.errors import UserError
 from eisbach.files import read_json, write_json
-from eisbach.generation.config import GenerateConfig
+from eisbach.generation.config import DISTILLED, GenerateConfig
 from eisbach.generation.noise import starting_noise
 from eisbach.generation.prompts import Prompt
 from eisbach.progress import Progress
@@ -76,6 +76,7 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
 
     takes = plan_takes(config)
     backbone = load_backbone(config.model)
+    config = settle_sampling(config, backbone)
     get_schedule(config.schedule or backbone.schedule, config.num_inference_steps)  # refuses an unknown name early
     codec = load_codec_of(backbone)
     if notify is not None:
@@ -103,6 +104,15 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     return _save_manifest(config, takes)
 
 
+def settle_sampling(config: GenerateConfig, backbone: Backbone) -> GenerateConfig:
+    """The configuration with the sampling defaults of a distilled model, where the model is one; what was set stands."""
+    if not getattr(backbone, "distilled", False):
+        return config
+    return config.model_copy(
+        update={key: value for key, value in DISTILLED.items() if key not in config.model_fields_set}
+    )
+
+
 def unknown_words(prompts: Iterable[Prompt], backbone: Backbone) -> list[str]:
     """A sentence for each prompt with words that the model has no meaning for; none when it reads everything."""
     ask: Callable[[str], list[str]] | None = getattr(backbone, "unknown_words", None)
@@ -123,26 +133,34 @@ def _sample_batch(
     import torch
 
     from eisbach.diffusion.guidance import guided
+    from eisbach.diffusion.pingpong import sample_pingpong
     from eisbach.diffusion.samplers import sample_ode
     from eisbach.diffusion.schedules import get_schedule
 
     frames = codec.frames_for(config.duration)
     device = next(backbone.module.parameters()).device
-    noise = torch.stack([starting_noise(take.prompt.id, take.seed, backbone.latent_channels, frames) for take in batch])
+
+    def noise_of(step: int) -> torch.Tensor:
+        rows = [starting_noise(take.prompt.id, take.seed, backbone.latent_channels, frames, step) for take in batch]
+        return torch.stack(rows).to(device)
+
     backbone.module.eval()
     with torch.no_grad():
         texts = [take.prompt.text for take in batch]
         conditioning = backbone.condition(texts, [config.duration] * len(batch)).to(device=device)
         null = backbone.null_condition(conditioning)
-        latents = sample_ode(
-            guided(backbone.predict, conditioning, null, config.guidance_scale),
-            path=backbone.path,
-            target=backbone.target,
-            noise=noise.to(device),
-            times=get_schedule(config.schedule or backbone.schedule, config.num_inference_steps),
-            method=config.sampler,
-            on_step=lambda *_: bar.advance(),
-        )
+        predict = guided(backbone.predict, conditioning, null, config.guidance_scale)
+        shared: dict[str, Any] = {
+            "path": backbone.path,
+            "target": backbone.target,
+            "noise": noise_of(0),
+            "times": get_schedule(config.schedule or backbone.schedule, config.num_inference_steps),
+            "on_step": lambda *_: bar.advance(),
+        }
+        if config.sampler == "pingpong":
+            latents = sample_pingpong(predict, fresh_noise=noise_of, **shared)
+        else:
+            latents = sample_ode(predict, method=config.sampler, **shared)
     # Decoding the missing ones alone would round differently than decoding them with the rest of their batch.
     for take, waveform in zip(batch, codec.decode(latents.float().cpu()), strict=True):
         if take.id in missing:
