@@ -113,7 +113,7 @@ def test_sharp_edges_and_unbounded_densities_lose_nothing():
 def test_length_moves_the_draws():
     short, long = (allocation("min_snr", "trunc_logit_normal", "linear", "u", num_frames=n) for n in (256, 4096))
     assert long.draws_log_snr_quantiles[0.5] == pytest.approx(short.draws_log_snr_quantiles[0.5] - 2 * 0.65, abs=1e-6)
-    assert long.density_label == "trunc_logit_normal(truncation=0.075, shift_by_length=True, 4096 frames)"
+    assert long.density_label == "trunc_logit_normal(truncation=0.075, 4096 frames)"
     with pytest.raises(UserError, match="num_frames"):
         allocation("min_snr", "trunc_logit_normal", "linear", "u")
 

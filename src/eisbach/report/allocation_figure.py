@@ -101,7 +101,9 @@ def allocation_picture(
         ]
         for part in ("weight", "draws", "effort")
     )
-    draw_curves(panels[0], weights, f"weight on the loss of {first.target}", log=True)
+    draw_curves(
+        panels[0], weights, f"weight on the loss of {first.target}", log=True, limits=_weight_limits(allocations)
+    )
     densities = _distinct(
         [Curve(one.density_label, c.x, c.y, i) for i, (one, c) in enumerate(zip(allocations, draws, strict=True))]
     )
@@ -122,8 +124,25 @@ def allocation_picture(
     return save(figure, title or f"{first.path} path, target {first.target}", out)
 
 
+def _weight_limits(allocations: Sequence[Allocation], decades: float = 5.0) -> tuple[float, float]:
+    """Ends of a logarithmic axis on which the weights show wherever there are draws or effort to speak of."""
+    low, high = np.inf, 0.0
+    for one in allocations:
+        busy = (one.draws > 0.02 * one.draws.max()) | (one.effort > 0.02 * one.effort.max())
+        weight = one.weight[busy & (one.weight > 0)]
+        low, high = min(low, float(weight.min())), max(high, float(weight.max()))
+    room = 1.5 if high / low > 1.5 else 3.0  # a constant weight is a line in the middle
+    return max(low, high / 10**decades) / room, high * room
+
+
 def panels_over_log_snr(
-    rows: int, *, columns: int = 1, ratios: Sequence[float] | None = None, width: float = 7.2, height: float = 3.4
+    rows: int,
+    *,
+    columns: int = 1,
+    ratios: Sequence[float] | None = None,
+    width: float = 7.2,
+    height: float = 3.4,
+    share_x: bool = True,
 ) -> tuple[Any, list[Any]]:
     """A figure and its panels, top to bottom, each with log-SNR as x; no pyplot, no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -131,7 +150,7 @@ def panels_over_log_snr(
 
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    panels = list(figure.subplots(rows, columns, squeeze=False, sharex=True, height_ratios=ratios).flat)
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharex=share_x, height_ratios=ratios).flat)
     for index, panel in enumerate(panels):
         panel.spines[["top", "right"]].set_visible(False)
         panel.spines[["left", "bottom"]].set_color(SOFT)
@@ -149,14 +168,16 @@ def draw_curves(
     heading: str,
     *,
     log: bool = False,
-    decades: float = 4.0,
+    limits: tuple[float, float] | None = None,
 ) -> None:
     """Curves with labels at the right margin, joined to their ends by a thin line; equal curves share one.
 
     Parameters
     ----------
     log : bool
-        Logarithmic y axis of at most `decades`; labels then join the curves' ends, else they stand at their peaks' heights.
+        Logarithmic y axis; labels then join the curves' ends, else they stand at their peaks' heights.
+    limits : (low, high) or None
+        Of the y axis. None takes what the curves need.
     """
     merged = _distinct(curves)
     if len(merged) == 1 < len(curves):
@@ -165,13 +186,9 @@ def draw_curves(
         panel.plot(curve.x, curve.y, linewidth=1.7, solid_capstyle="round", **curve.line)
     if log:
         panel.set_yscale("log")
-        shown = np.concatenate([curve.y for curve in merged])
-        shown = shown[np.isfinite(shown) & (shown > 0)]
-        high = float(shown.max())
-        low = max(float(shown.min()), high / 10**decades)
-        room = 1.5 if high / low > 1.5 else 3.0  # a constant weight is a line in the middle
-        panel.set_ylim(low / room, high * room)
-        if high / low < 8:
+    if limits is not None:
+        panel.set_ylim(*limits)
+        if log and limits[1] / limits[0] < 50:
             _plain_log_ticks(panel)
     panel.set_title(heading, loc="left", fontsize=_HEAD, color=INK)
     _margin_labels(panel, merged, at_peak=not log)
@@ -247,7 +264,7 @@ def _margin_labels(panel: Any, curves: Sequence[Curve], *, at_peak: bool) -> Non
         inside = np.flatnonzero((curve.y >= low) & (curve.y <= high) & np.isfinite(curve.y))
         spot = int(np.nanargmax(curve.y)) if at_peak else int(inside[-1]) if len(inside) else len(curve.y) - 1
         anchors.append(to_axes.transform((curve.x[spot], np.clip(curve.y[spot], low, high))))
-    order = sorted(range(len(curves)), key=lambda i: (-anchors[i][1], -anchors[i][0]))
+    order = sorted(range(len(curves)), key=lambda i: (-round(anchors[i][1], 2), -anchors[i][0]))
     texts = [_wrapped(curve.label) for curve in curves]
     line_height = 0.155 / (panel.get_position().height * panel.figure.get_figheight())
     heights = _spread([float(anchors[i][1]) for i in order], [line_height * (1 + texts[i].count("\n")) for i in order])
@@ -257,7 +274,7 @@ def _margin_labels(panel: Any, curves: Sequence[Curve], *, at_peak: bool) -> Non
         if not at_peak and anchors[i][0] > 0.97:
             panel.plot([float(anchors[i][0]), 1.015], [float(anchors[i][1]), height], transform=panel.transAxes,
                        clip_on=False, linewidth=0.6, color=line["color"], alpha=0.6)  # fmt: skip
-        panel.annotate(texts[i], (1.06, height), xycoords="axes fraction", va="center", ha="left", linespacing=1.05,
+        panel.annotate(texts[i], (1.065, height), xycoords="axes fraction", va="center", ha="left", linespacing=1.05,
                        fontsize=_LABEL, color=INK, annotation_clip=False, parse_math=False)  # fmt: skip
 
 
@@ -275,9 +292,9 @@ def _wrapped(label: str, width: int = 22) -> str:
 
 
 def _spread(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
-    """Heights (descending) of labels of these sizes that do not touch, close to the wanted ones and within [0, 1]."""
+    """Heights (descending) of labels of these sizes that do not touch, close to the wanted ones and within [0, 0.97]."""
     gaps = [(a + b) / 2 for a, b in itertools.pairwise(sizes)]
-    placed = [min(wanted[0], 1.0)]
+    placed = [min(wanted[0], 0.97)]  # above stands the name of the second axis
     for height, gap in zip(wanted[1:], gaps, strict=True):
         placed.append(min(height, placed[-1] - gap))
     if placed[-1] < 0:

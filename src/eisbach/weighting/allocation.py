@@ -104,7 +104,8 @@ class Allocation:
     @property
     def density_label(self) -> str:
         """The density with its options, for people: ``logit_normal(m=0, s=1)``."""
-        given = {key: value for key, value in self.density_options.items() if (key, value) != ("shift", 1.0)}
+        silent = {"shift": 1.0, "shift_by_length": True}  # the first says nothing, the second is said by the length
+        given = {key: value for key, value in self.density_options.items() if silent.get(key) != value}
         parts = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in given.items()]
         if self.num_frames is not None and self.density_options.get("shift_by_length"):
             parts.append(f"{self.num_frames} frames")
