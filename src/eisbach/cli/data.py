@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from eisbach.codecs.base import Codec
     from eisbach.data.doctor import DoctorReport
     from eisbach.data.render import RenderSpec
     from eisbach.types import SkipReport
@@ -201,30 +202,178 @@ def _print_doctor(report: DoctorReport, show: int) -> None:
 @app.command()
 def encode(
     manifest: Path = typer.Argument(..., help="A manifest, or the folder that holds it."),
-    codec: str = typer.Option("bands", "--codec", help="Name or folder of a codec."),
-    crop_seconds: float = typer.Option(30.0, "--crop-seconds", help="Length of the training crops."),
-    cache: Path = typer.Option(None, "--cache", help="Folder of the latents (default: latents/ beside the manifest)."),
+    codec: str = typer.Option(None, "--codec", help="Name, file or folder of a codec (default: bands)."),
+    model: str = typer.Option(None, "--model", "-m", help="Instead of --codec: the model whose codec is taken."),
+    layout: str = typer.Option(
+        "cache",
+        "--format",
+        help="cache (Eisbach's own), or sa3 (.npy and .json, which Stable Audio's trainer reads too).",
+    ),
+    out: Path = typer.Option(
+        None, "--out", "-o", "--cache", help="Folder of the latents (default with cache: latents/ beside the manifest)."
+    ),
+    crop_seconds: float = typer.Option(30.0, "--crop-seconds", help="cache: length of the training crops."),
+    max_seconds: float = typer.Option(380.0, "--max-seconds", help="sa3: longer clips are cut into equal sections."),
+    half: bool = typer.Option(False, "--half", help="sa3: keep float16."),
+    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda: where a codec with a network computes."),
+    jobs: int = _JOBS,
+    dry_run: bool = _DRY,
+    as_json: bool = _JSON,
+) -> None:
+    """Encode a manifest's audio; the same command continues an interrupted one. A recipe's data.manifest may name an sa3 folder."""
+    from dataclasses import asdict
+
+    from eisbach.data.codec_workers import place_codec
+    from eisbach.data.manifest import load_manifest
+    from eisbach.errors import UserError
+
+    if layout not in ("cache", "sa3"):
+        raise UserError(f"there is no format '{layout}'; choose cache or sa3.")
+    if layout == "sa3" and out is None:
+        raise UserError("the format sa3 needs a folder of its own; give --out FOLDER.")
+    rows = load_manifest(manifest)
+    target = out or rows.root / "latents"
+    source, chosen = _codec(codec, model)
+    where = _device(device, chosen)
+    jobs = (
+        1 if where != "cpu" else min(_jobs(jobs), len(rows))
+    )  # one network on one accelerator is fed best by one process
+    if dry_run:
+        shown = {
+            "clips": len(rows),
+            "codec": source,
+            "identity": chosen.identity(),
+            "format": layout,
+            "out": str(target),
+        }
+        lengths = {"crop_seconds": crop_seconds} if layout == "cache" else {"max_seconds": max_seconds, "half": half}
+        _print_json({**shown, **lengths, "device": where, "jobs": jobs})
+        return
+    place_codec(chosen, where)
+    if layout == "cache":
+        from eisbach.data.latents import encode_manifest
+
+        cache = encode_manifest(rows, chosen, target, crop_seconds=crop_seconds, jobs=jobs, source=source)
+        clips, report = len(cache.entries), cache.report
+        frames = sum(sum(entry.frames) for entry in cache.entries)
+    else:
+        from eisbach.data.pre_encode import pre_encode
+
+        made = pre_encode(
+            rows, chosen, target, max_seconds=max_seconds, precision="float16" if half else "float32", jobs=jobs,
+            source=source,
+        )  # fmt: skip
+        clips, frames, report = made.clips, made.frames, made.report
+    if as_json:
+        skipped = [asdict(item) for item in report.skipped]
+        _print_json({"clips": clips, "frames": frames, "cache": str(target), "format": layout, "skipped": skipped})
+        return
+    minutes = frames / chosen.latent_rate / 60
+    typer.echo(f"{clips} clips, {frames} frames ({minutes:.1f} minutes) in {target}")
+    _say_skipped(report, "notes")
+
+
+def _codec(codec: str | None, model: str | None) -> tuple[str, Codec]:
+    """A codec, and what `load_codec` makes it from (in other processes too)."""
+    from eisbach.codecs import load_codec
+    from eisbach.errors import UserError
+
+    if model is None:
+        source = codec or "bands"
+    elif codec is not None:
+        raise UserError("--codec and --model both name a codec; give one of the two.")
+    else:
+        from eisbach.backbones import LAYOUTS, load_backbone
+        from eisbach.backbones.hub import fetch, is_hub_id
+
+        folder = fetch(model) if not Path(model).is_dir() and is_hub_id(model) else Path(model)
+        brings_codec = any((folder / marker).is_file() for marker in LAYOUTS)
+        source = str(folder) if brings_codec else load_backbone(model).codec
+    return source, load_codec(source)
+
+
+def _device(device: str, codec: Codec) -> str:
+    if device != "auto":
+        return device
+    import torch
+
+    has_network = isinstance(getattr(codec, "model", None), torch.nn.Module)
+    return "cuda" if has_network and torch.cuda.is_available() else "cpu"
+
+
+@app.command()
+def latents(
+    folder: Path = typer.Argument(..., help="A folder of pre-encoded latents (.npy and .json)."),
+    codec: str = typer.Option(None, "--codec", help="Also check that the latents fit this codec."),
+    model: str = typer.Option(None, "--model", "-m", help="Also check that the latents fit this model's codec."),
+    buckets: int = typer.Option(8, "--buckets", help="How many lengths batches may have."),
+    batch_size: int = typer.Option(4, "--batch-size", help="For the shares of padding."),
     jobs: int = _JOBS,
     as_json: bool = _JSON,
 ) -> None:
-    """Encode a manifest's audio into the latent cache; the same command continues an interrupted one."""
+    """Check a folder of pre-encoded latents: what can be used, what cannot and why, and how lengths would be batched."""
     from dataclasses import asdict
 
-    from eisbach.codecs import load_codec
-    from eisbach.data.latents import encode_manifest
-    from eisbach.data.manifest import load_manifest
+    from eisbach.data.pre_encoded import inspect_folder
 
-    rows = load_manifest(manifest)
-    target = cache or rows.root / "latents"
-    made = encode_manifest(rows, load_codec(codec), target, crop_seconds=crop_seconds, jobs=_jobs(jobs))
-    frames = sum(sum(entry.frames) for entry in made.entries)
+    chosen = None if codec is None and model is None else _codec(codec, model)[1]
+    found = inspect_folder(folder, chosen, buckets=buckets, batch_size=batch_size, jobs=_jobs(jobs))
     if as_json:
-        skipped = [asdict(item) for item in made.report.skipped]
-        _print_json({"clips": len(made.entries), "frames": frames, "cache": str(target), "skipped": skipped})
+        _print_json(asdict(found))
         return
-    minutes = frames / made.latent_rate / 60
-    typer.echo(f"{len(made.entries)} clips, {frames} frames ({minutes:.1f} minutes) in {target}")
-    _say_skipped(made.report, "notes")
+    typer.echo(
+        f"{found.clips} clips of {found.channels} channels, {found.frames} frames: {found.shortest} to {found.longest} each"
+    )
+    for fit, share in (("cut", found.cut_share), ("pad", found.padding_share)):
+        typer.echo(
+            f"  in {len(found.lengths[fit])} lengths, fit {fit}: {share:.1%} {'cut' if fit == 'cut' else 'padding'}"
+        )
+    typer.echo(f"  padded to the longest: {found.padded_share:.1%} padding")
+    _say_skipped(found.report, "clips cannot be used (--json lists all)")
+
+
+@app.command()
+def musiccaps(
+    table: Path = typer.Argument(..., metavar="CSV", help="musiccaps-public.csv."),
+    audio: Path = typer.Argument(
+        ..., help="Folder of the audio you fetched: ID.ext, ID_30_40.ext, title [ID].ext, ..."
+    ),
+    out: Path = _OUT,
+    caption: str = typer.Option(
+        "{caption}", "--caption", help="Template of the captions, of {caption} and {aspects}: '{caption} {aspects}'."
+    ),
+    held_out: str = typer.Option(
+        "hash",
+        "--held-out",
+        help="hash (a tenth of the videos), eval (AudioSet's), balanced (the balanced subset) or none.",
+    ),
+    strict: bool = typer.Option(False, "--strict", help="Refuse a CSV with malformed or repeated rows."),
+    jobs: int = _JOBS,
+    dry_run: bool = _DRY,
+    as_json: bool = _JSON,
+) -> None:
+    """Make clips and a manifest from MusicCaps' CSV and the audio you have; nothing is downloaded.
+
+    Says what is missing (missing.csv), unreadable, too short or ambiguous (report.json). The same command again adds
+    what was fetched since.
+    """
+    from eisbach.data.musiccaps import build_musiccaps, preview, summary
+
+    options = {"template": caption, "held_out": held_out, "strict": strict}
+    if dry_run:
+        seen = preview(table, audio, out, **options)
+        _print_json({"csv": str(table), "audio": str(audio), "out": str(out), **options, "jobs": _jobs(jobs), **seen})
+        return
+    manifest, report = build_musiccaps(table, audio, out, jobs=_jobs(jobs), **options)
+    if as_json:
+        _print_json({**report.as_json(), "manifest": str(out / "manifest.jsonl")})
+        return
+    typer.echo(f"{len(manifest)} clips, {report.seconds / 60:.1f} minutes: {out / 'manifest.jsonl'}")
+    for name, count in summary(report).items():
+        typer.echo(f"{count:6d}  {name.replace('_', ' ')}")
+    for item in [item for item in report.findings if item.kind != "missing"][:10]:
+        typer.echo(f"  {item.kind.replace('_', ' ')}: {item.reason}")
+    typer.echo(f"What is missing: {out / 'missing.csv'}; everything that was left out: {out / 'report.json'}")
 
 
 @app.command()

@@ -322,3 +322,74 @@ def _nearest(folder: Path, root: Path, name: str) -> Path | None:
         if candidate == top:
             break
     return None
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """What a folder holds and how its lengths would be batched.
+
+    Attributes
+    ----------
+    clips, channels, frames, shortest, longest : int
+        Clips that can be used, their channels, all their frames, and the frames of the shortest and the longest.
+    lengths : dict
+        Frames of the buckets, for fit "cut" and fit "pad".
+    cut_share, padding_share : float
+        Share of the frames that a pass cuts (fit "cut"), or that are padding (fit "pad").
+    padded_share : float
+        Share of padding where every clip is padded to the longest.
+    report : SkipReport
+        What cannot be used.
+    """
+
+    clips: int
+    channels: int
+    frames: int
+    shortest: int
+    longest: int
+    lengths: dict[str, tuple[int, ...]]
+    cut_share: float
+    padding_share: float
+    padded_share: float
+    report: SkipReport
+
+
+def inspect_folder(
+    folder: str | Path, codec: Codec | None = None, *, buckets: int = 8, batch_size: int = 4, jobs: int = 4,
+    quiet: bool = False,
+) -> FolderReport:  # fmt: skip
+    """What a folder holds; with a codec also whether the latents are that codec's.
+
+    Raises
+    ------
+    ManifestError
+        As `read_pre_encoded` and `latent_entries`.
+    UserError
+        A batch size below 1.
+    """
+    from eisbach.data.buckets import FITS, BucketedDataset
+
+    if batch_size < 1:
+        raise UserError(f"the batch size must be at least 1 (got {batch_size}).")
+    manifest, report = read_pre_encoded(folder, jobs=jobs, quiet=quiet)
+    if codec is not None:
+        latent_entries(manifest, codec)
+    found = [read_clip(manifest.audio_path(row)) for row in manifest]
+    frames = [clip.frames for clip in found]
+    entries = tuple(
+        LatentEntry(row, clip.path, (clip.frames,), clip.first) for row, clip in zip(manifest, found, strict=True)
+    )
+    cache = LatentCache(entries, found[0].channels, 1.0, report)
+    made = {fit: BucketedDataset(cache, max(frames), 0, count=buckets, fit=fit) for fit in FITS}
+    return FolderReport(
+        clips=len(found),
+        channels=found[0].channels,
+        frames=sum(frames),
+        shortest=min(frames),
+        longest=max(frames),
+        lengths={fit: tuple(int(length) for length in data.lengths) for fit, data in made.items()},
+        cut_share=made["cut"].report(batch_size).cut_share,
+        padding_share=made["pad"].report(batch_size).padding_share,
+        padded_share=1.0 - sum(frames) / (len(frames) * max(frames)),
+        report=report,
+    )

@@ -1,0 +1,256 @@
+"""MusicCaps' CSV (`musiccaps-public.csv`; Agostinelli et al. 2023, 5,521 rows of ten seconds), checked row by row."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from eisbach.errors import UserError
+from eisbach.files import write_text
+
+REQUIRED = ("ytid", "start_s", "end_s", "aspect_list", "caption")
+OPTIONAL = ("audioset_positive_labels", "author_id", "is_balanced_subset", "is_audioset_eval")
+
+_YTID = re.compile(r"[A-Za-z0-9_-]+")
+_FLAGS = {"true": True, "false": False, "1": True, "0": False}
+
+
+@dataclass(frozen=True)
+class MusicCapsRow:
+    """One row.
+
+    Attributes
+    ----------
+    number : int
+        1 for the first row after the header.
+    ytid : str
+        The video's id.
+    start, end : float
+        Seconds within the video.
+    caption : str
+    aspects : tuple of str
+    audioset : tuple of str
+        AudioSet's labels of the clip.
+    author : str
+        Number of the musician who wrote the caption.
+    balanced, evaluation : bool or None
+        Of the balanced subset; of AudioSet's evaluation part. None when the CSV does not say.
+    """
+
+    number: int
+    ytid: str
+    start: float
+    end: float
+    caption: str
+    aspects: tuple[str, ...] = ()
+    audioset: tuple[str, ...] = ()
+    author: str = ""
+    balanced: bool | None = None
+    evaluation: bool | None = None
+
+    @property
+    def id(self) -> str:
+        """ytid_start_end: unique in the CSV."""
+        return f"{self.ytid}_{self.start:g}_{self.end:g}"
+
+    @property
+    def seconds(self) -> float:
+        """Length of the clip."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class RowFault:
+    """A row that is not used, and why."""
+
+    number: int
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class MusicCapsTable:
+    """What a CSV holds.
+
+    Attributes
+    ----------
+    rows : tuple of MusicCapsRow
+        Well-formed, each (ytid, start, end) once.
+    faults : tuple of RowFault
+        The others: "malformed" or "duplicate".
+    columns : tuple of str
+        The header.
+    originals : mapping of int to list of str
+        The cells of each well-formed row, by its number.
+    """
+
+    rows: tuple[MusicCapsRow, ...]
+    faults: tuple[RowFault, ...]
+    columns: tuple[str, ...]
+    originals: Mapping[int, list[str]]
+
+
+def read_rows(path: str | Path, *, strict: bool = False) -> MusicCapsTable:
+    """The rows of MusicCaps' CSV; malformed and repeated ones are listed apart.
+
+    Parameters
+    ----------
+    path : str or Path
+    strict : bool
+        Refuse the file when any row is malformed or comes twice.
+
+    Raises
+    ------
+    UserError
+        No such file, not UTF-8, columns missing, a quotation mark that is never closed, no usable row; with `strict`, any
+        fault. The sentence names the row.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; give the path of musiccaps-public.csv.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); it must be UTF-8 text.") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    columns = _header(reader, path)
+    rows: list[MusicCapsRow] = []
+    faults: list[RowFault] = []
+    originals: dict[int, list[str]] = {}
+    seen: dict[tuple[str, float, float], int] = {}
+    for number, cells in _numbered(reader, path):
+        try:
+            if isinstance(cells, str):
+                raise ValueError(cells)
+            row = _parse(number, columns, cells)
+        except ValueError as error:
+            faults.append(RowFault(number, "malformed", f"row {number} (line {reader.line_num}) {error}"))
+            continue
+        key = (row.ytid, row.start, row.end)
+        if key in seen:
+            reason = f"row {number} (line {reader.line_num}) is {row.id}, as row {seen[key]} is; the first is used"
+            faults.append(RowFault(number, "duplicate", reason))
+            continue
+        seen[key] = number
+        rows.append(row)
+        originals[number] = cells
+    if strict and faults:
+        raise UserError(
+            f"{path} has {len(faults)} rows that cannot be used (the first: {faults[0].reason}); mend them."
+        )
+    if not rows:
+        why = f" (the first: {faults[0].reason})" if faults else ""
+        raise UserError(f"{path} has no usable row{why}; give musiccaps-public.csv as it was published.")
+    return MusicCapsTable(tuple(rows), tuple(faults), columns, originals)
+
+
+def _header(reader: Iterator[list[str]], path: Path) -> tuple[str, ...]:
+    try:
+        columns = tuple(cell.strip() for cell in next(reader, []))
+    except csv.Error as error:
+        raise UserError(f"{path} is not a CSV file: its first line cannot be read ({error}).") from error
+    missing = [name for name in REQUIRED if name not in columns]
+    if missing:
+        shown = ", ".join(columns[:12]) or "nothing"
+        raise UserError(
+            f"{path} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)} (its first line has: {shown[:200]}); "
+            f"MusicCaps' CSV has {', '.join((*REQUIRED, *OPTIONAL))}, separated by commas."
+        )
+    if len(set(columns)) < len(columns):
+        raise UserError(f"{path} names a column twice in its first line; name each once.")
+    return columns
+
+
+def _numbered(reader: Iterator[list[str]], path: Path) -> Iterator[tuple[int, list[str] | str]]:
+    """The rows that are not blank, counted from 1; a text says why a row cannot be read.
+
+    A quote that is never closed swallows all that follows: refused, not skipped.
+    """
+    number = 0
+    while True:
+        cells: list[str] | str
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if "end of data" in str(error):
+                raise UserError(
+                    f"{path} has a quotation mark after row {number} that is never closed, so the rest cannot be read; mend "
+                    f"row {number + 1}."
+                ) from error
+            cells = f"cannot be read ({error})"
+        if isinstance(cells, str) or any(cell.strip() for cell in cells):
+            number += 1
+            yield number, cells
+
+
+def _parse(number: int, columns: Sequence[str], cells: Sequence[str]) -> MusicCapsRow:
+    """A row; `ValueError` says what is wrong with it, as the end of a sentence."""
+    if len(cells) != len(columns):
+        raise ValueError(f"has {len(cells)} cells where the header has {len(columns)}")
+    values = {name: cell.strip() for name, cell in zip(columns, cells, strict=True)}
+    if not _YTID.fullmatch(values["ytid"]):
+        raise ValueError(f"has the ytid {values['ytid'][:40]!r}; letters, digits, - and _ are allowed")
+    start, end = _seconds("start_s", values["start_s"]), _seconds("end_s", values["end_s"])
+    if not end > start:
+        raise ValueError(f"ends at {end:g} s and starts at {start:g} s; the end must come later")
+    if not values["caption"]:
+        raise ValueError("has no caption")
+    audioset = values.get("audioset_positive_labels", "")
+    return MusicCapsRow(
+        number=number,
+        ytid=values["ytid"],
+        start=start,
+        end=end,
+        caption=values["caption"],
+        aspects=_aspects(values["aspect_list"]),
+        audioset=tuple(part.strip() for part in audioset.split(",") if part.strip()),
+        author=values.get("author_id", ""),
+        balanced=_flag("is_balanced_subset", values.get("is_balanced_subset")),
+        evaluation=_flag("is_audioset_eval", values.get("is_audioset_eval")),
+    )
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"has the {name} {text[:40]!r}; a number of seconds from 0 is needed")
+    return value
+
+
+def _aspects(text: str) -> tuple[str, ...]:
+    """The list as it is published: a Python list of texts."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        value = None
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"has the aspect_list {text[:40]!r}; a list such as ['slow', 'cello'] is needed")
+    return tuple(item.strip() for item in value if item.strip())
+
+
+def _flag(name: str, text: str | None) -> bool | None:
+    if text is None or text == "":
+        return None
+    if text.lower() not in _FLAGS:
+        raise ValueError(f"has the {name} {text[:40]!r}; True or False is needed")
+    return _FLAGS[text.lower()]
+
+
+def write_missing(path: Path, table: MusicCapsTable, numbers: Sequence[int]) -> None:
+    """The rows of these numbers, as they stand in the CSV, under its header: what is still to be fetched."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(table.columns)
+    writer.writerows(table.originals[number] for number in numbers)
+    write_text(path, out.getvalue())
