@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from eisbach.adapters.attach import attach, detach
 from eisbach.adapters.inject import ATTACHED, AdaptableModel, has_adapter
 from eisbach.diffusion.samplers import sample_ode
 from eisbach.diffusion.schedules import get_schedule
@@ -122,62 +124,60 @@ def relative_change(
     ConfigError
         There is no adapter.
     """
-    training = model.module.training
-    model.module.eval()
-    try:
+    with _evaluating(model):
         changed = model.predict(x_t, t, conditioning).float()
         with without_adapter(model):
             base = model.predict(x_t, t, conditioning).float()
-    finally:
-        model.module.train(training)
     return (changed - base).flatten(1).norm(dim=1) / base.flatten(1).norm(dim=1).clamp_min(
         torch.finfo(torch.float32).tiny
     )
 
 
+@dataclass(frozen=True)
+class Levels:
+    """Where an adapter is looked at: noise levels and x_t of the base model's own sampling.
+
+    Attributes
+    ----------
+    x_t : torch.Tensor [shape=(n, C, T)]
+    t : torch.Tensor [shape=(n,)]
+    conditioning : Conditioning of one row
+    """
+
+    x_t: torch.Tensor
+    t: torch.Tensor
+    conditioning: Conditioning
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for x_t, t in zip(self.x_t, self.t, strict=True):
+            yield x_t[None], t[None]
+
+
 @torch.no_grad()
-def measure(
-    model: PredictingModel,
-    caption: str = "",
-    seconds: float = 5.0,
-    steps: int = 8,
-    seed: int = 0,
-) -> Effect:
-    """The adapter's effect where generation goes: at the noise levels and the x_t of the base model's own sampling.
+def base_levels(model: PredictingModel, caption: str = "", frames: int = 64, steps: int = 8, seed: int = 0) -> Levels:
+    """Noise levels and x_t along Euler steps of the base model (without its adapter, where it has one).
 
     Parameters
     ----------
-    model : a backbone with an adapter, attached or injected
+    model : a backbone
     caption : str
-    seconds : float
-        Length of what is sampled.
+    frames : int
+        Latent frames that are sampled.
     steps : int
         Euler steps, and so noise levels.
     seed : int
-
-    Raises
-    ------
-    ConfigError
-        There is no adapter.
     """
     device = next(model.module.parameters()).device
-    frames = max(2, round(seconds * model.latent_rate))
-    conditioning = model.condition([caption], [seconds]).to(device=device)
+    conditioning = model.condition([caption], [frames / model.latent_rate]).to(device=device)
     noise = torch.randn(1, model.latent_channels, frames, generator=torch.Generator().manual_seed(seed))
-    levels: list[float] = []
-    relative: list[float] = []
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def predict(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        changed = model.predict(x_t, t, conditioning)
-        with without_adapter(model):
-            base = model.predict(x_t, t, conditioning)
-        levels.append(float(t.flatten()[0]))
-        relative.append(float((changed - base).float().norm() / base.float().norm()))
-        return base
+        seen.append((x_t[0], t.flatten()[0]))
+        return model.predict(x_t, t, conditioning)
 
-    training = model.module.training
-    model.module.eval()
-    try:
+    adapted = model.module in ATTACHED or has_adapter(model.module)
+    with _evaluating(model), without_adapter(model) if adapted else nullcontext():
         sample_ode(
             predict,
             path=model.path,
@@ -186,6 +186,78 @@ def measure(
             times=get_schedule(model.schedule, steps),
             method="euler",
         )
+    return Levels(torch.stack([x_t for x_t, _ in seen]), torch.stack([t for _, t in seen]), conditioning)
+
+
+def measure(model: PredictingModel, levels: Levels | None = None) -> Effect:
+    """The adapter's effect where generation goes (see `base_levels`, whose defaults apply).
+
+    Raises
+    ------
+    ConfigError
+        There is no adapter.
+    """
+    levels = base_levels(model) if levels is None else levels
+    relative = [float(relative_change(model, levels.conditioning, x_t, t)) for x_t, t in levels]
+    return Effect([float(t) for t in levels.t], relative)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A written adapter beside the one it was made from.
+
+    Attributes
+    ----------
+    effect : Effect
+        Of the adapter that was written.
+    deviation : float
+        RMS difference of the two predictions, as a share of the adapter's own change of the prediction.
+    relative_deviation : float
+        The same as a share of the prediction.
+    """
+
+    effect: Effect
+    deviation: float
+    relative_deviation: float
+
+
+@torch.no_grad()
+def compare(
+    model: PredictingModel, source: str | Path, written: str | Path, *, strength: float = 1.0, any_base: bool = False
+) -> Comparison:
+    """Plays the source at a strength, and what was written of it at 1, on the same inputs; the model is as before afterwards.
+
+    Raises
+    ------
+    CheckpointError, ConfigError
+        As in `eisbach.adapters.attach`.
+    """
+    levels = base_levels(model)
+    attach(model, source, strength, any_base=any_base)
+    try:
+        theirs = _predictions(model, levels)
+    finally:
+        detach(model)
+    attach(model, written, any_base=any_base)
+    try:
+        effect, ours = measure(model, levels), _predictions(model, levels)
+    finally:
+        detach(model)
+    base = _predictions(model, levels)
+    far, change = float((ours - theirs).norm()), float((theirs - base).norm())
+    return Comparison(effect, far / change if change else math.inf if far else 0.0, far / float(base.norm()))
+
+
+def _predictions(model: PredictingModel, levels: Levels) -> torch.Tensor:
+    with _evaluating(model):
+        return torch.cat([model.predict(x_t, t, levels.conditioning).float() for x_t, t in levels])
+
+
+@contextmanager
+def _evaluating(model: AdaptableModel) -> Iterator[None]:
+    training = model.module.training
+    model.module.eval()
+    try:
+        yield
     finally:
         model.module.train(training)
-    return Effect(levels, relative)

@@ -22,8 +22,13 @@ def generate(
     seeds: Annotated[str, typer.Option(help="Comma-separated; one clip a prompt and seed.")] = "0",
     out: Annotated[str, typer.Option(help="Folder for the audio and its manifest.")] = "generated",
     model: Annotated[str, typer.Option(help='"embedded" or a model folder.')] = "embedded",
-    adapter: Annotated[str | None, typer.Option(help="Folder of a trained adapter.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="An adapter: a run's adapter/ folder, a peft folder, a native or ComfyUI file.")
+    ] = None,
     strength: Annotated[float, typer.Option(help="1 plays the adapter as trained, 0 the base.")] = 1.0,
+    any_base: Annotated[
+        bool, typer.Option("--any-base", help="Play the adapter on another model than it was trained on.")
+    ] = False,
     arm: Annotated[str | None, typer.Option(help="Label in the manifest; the adapter's name unless given.")] = None,
     duration: Annotated[float, typer.Option(help="Seconds, 30 to 120.")] = 30.0,
     steps: Annotated[int | None, typer.Option(help="Sampling steps; 100, or 8 for a distilled model.")] = None,
@@ -50,6 +55,7 @@ def generate(
         "model": model,
         "adapter": adapter,
         "adapter_strength": strength,
+        "any_base": any_base,
         "arm": arm or (_adapter_name(adapter) if adapter else "base"),
         "duration": duration,
         "schedule": schedule,
@@ -100,4 +106,6 @@ def _prompts(texts: list[str], source: str | None) -> tuple[Prompt, ...]:
 def _adapter_name(adapter: str) -> str:
     """`runs/barrier/adapter` is called `barrier`."""
     path = Path(adapter)
-    return path.resolve().parent.name if path.name == "adapter" else path.name
+    if path.name == "adapter":
+        return path.resolve().parent.name
+    return path.stem if path.suffix == ".safetensors" else path.name

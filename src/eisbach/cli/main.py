@@ -8,7 +8,7 @@ from typing import NoReturn
 import typer
 
 from eisbach import __version__
-from eisbach.cli import allocation, analyze, compare, data, demo, experiment, generate, probe, train
+from eisbach.cli import allocation, analyze, compare, data, demo, experiment, export, generate, probe, train
 from eisbach.errors import EisbachError, InterruptedRun
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
+app.command("export")(export.export)
 app.command("probe")(probe.probe)
 app.command("allocation")(allocation.allocation)
 app.command("analyze")(analyze.analyze)

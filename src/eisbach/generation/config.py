@@ -71,9 +71,12 @@ class GenerateConfig(SamplingConfig):
     model : str
         `"embedded"` or a folder that `backbones.load_backbone` reads.
     adapter : str or None
-        Folder of an adapter that training wrote (full fine-tuning writes a model folder: give it as `model`).
+        An adapter: the folder that training wrote, a peft folder, or a native or ComfyUI file (full fine-tuning writes a model
+        folder: give it as `model`).
     adapter_strength : float
         1 plays the adapter as trained, 0 the base.
+    any_base : bool
+        Play the adapter on another model than the one it was trained on, such as the distilled one.
     arm : str
         Label that the manifest's rows carry.
     """
@@ -83,6 +86,7 @@ class GenerateConfig(SamplingConfig):
     model: str = "embedded"
     adapter: str | None = None
     adapter_strength: float = Field(default=1.0, ge=-2.0, le=4.0)
+    any_base: bool = False
     arm: str = Field(default="base", min_length=1)
 
     @field_validator("prompts")

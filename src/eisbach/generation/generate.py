@@ -86,7 +86,7 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     if config.adapter is not None:
         from eisbach.adapters import load_adapter
 
-        load_adapter(backbone, config.adapter, strength=config.adapter_strength)
+        load_adapter(backbone, config.adapter, strength=config.adapter_strength, any_base=config.any_base)
     stamp_path = Path(config.out) / STAMP
     _check_stamp(stamp_path, stamp)
     missing = {take.id for take in takes if not _is_finished(take.path, config.duration)}
@@ -223,7 +223,8 @@ def _row(config: GenerateConfig, take: Take, audio_hash: str) -> ManifestRow:
 
 def generation_stamp(config: GenerateConfig, backbone: Backbone, codec: Codec) -> dict[str, Any]:
     """What decides the audio: the weights and settings, and the words of each prompt. Batching is left out."""
-    settings = config.model_dump(mode="json", exclude={"out", "prompts", "seeds", "batch_size", "model", "adapter"})
+    left_out = {"out", "prompts", "seeds", "batch_size", "model", "adapter", "any_base"}
+    settings = config.model_dump(mode="json", exclude=left_out)
     return {
         "model": config.model,
         "model_identity": backbone.identity(),
@@ -236,12 +237,15 @@ def generation_stamp(config: GenerateConfig, backbone: Backbone, codec: Codec) -
     }
 
 
-def _weights_hash(folder: Path) -> str:
-    """SHA-256 over the safetensors files of a folder, in the order of their names."""
+def _weights_hash(path: Path) -> str:
+    """SHA-256 over the safetensors files of a folder and the folders in it, in the order of their names, or of one file."""
     from eisbach.audio import audio_hash
 
-    files = sorted(folder.glob("*.safetensors"))
-    return hashlib.sha256("".join(f"{path.name}:{audio_hash(path)};" for path in files).encode()).hexdigest()
+    if path.is_file():
+        return audio_hash(path)
+    files = sorted([*path.glob("*.safetensors"), *path.glob("*/*.safetensors")])
+    text = "".join(f"{file.relative_to(path).as_posix()}:{audio_hash(file)};" for file in files)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 _FREE = ("model", "adapter", "seeds", "prompts")  # paths may move, and prompts and seeds may be added

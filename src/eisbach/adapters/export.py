@@ -1,0 +1,225 @@
+"""An adapter to where it is played: converted or merged, and checked by playing both on the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import Field
+
+from eisbach.adapters import convert
+from eisbach.adapters.attach import attach, check_base, detach
+from eisbach.adapters.effect import NEGLIGIBLE, Comparison, Effect, PredictingModel, compare, measure
+from eisbach.adapters.formats.low_rank import Differences, LowRankAdapter
+from eisbach.adapters.merge import save_merged
+from eisbach.config import StrictModel
+from eisbach.errors import ConfigError, UserError
+
+
+class ExportConfig(StrictModel):
+    """What to write of an adapter.
+
+    Attributes
+    ----------
+    adapter : str
+        A file or folder that `eisbach.adapters.convert` reads; merging also takes the folder of a fully trained model.
+    to : "sa3", "peft", "diffusers", "comfyui" or None
+    out : str or None
+        A file (sa3, comfyui) or a folder (peft, diffusers, and the merged model).
+    model : str or None
+        The base model. Merging, checking and DoRA for ComfyUI need it; without it the adapter's base is not checked.
+    strength : float
+        1 writes the adapter as it was trained.
+    merge : bool
+        Write the whole model with the adapter folded in.
+    check : bool
+        Measure what the adapter changes, and how far what was written is from it.
+    dora : "diff" or "scale"
+        How DoRA is written for ComfyUI: whole differences, or factors with a scale that its formula makes right.
+    precision : "fp16" or "fp32"
+        Of sa3 and comfyui files.
+    drop_conditioner : bool
+        Leave out what ComfyUI cannot load.
+    any_base : bool
+        Convert for another base model than the one that the adapter was trained on.
+    overwrite : bool
+        Replace what is at `out`.
+    """
+
+    adapter: str
+    to: Literal["sa3", "peft", "diffusers", "comfyui"] | None = None
+    out: str | None = None
+    model: str | None = None
+    strength: float = Field(default=1.0, ge=-2.0, le=4.0)
+    merge: bool = False
+    check: bool = False
+    dora: Literal["diff", "scale"] = "diff"
+    precision: Literal["fp16", "fp32"] = "fp16"
+    drop_conditioner: bool = False
+    any_base: bool = False
+    overwrite: bool = False
+
+
+def check_together(config: ExportConfig) -> None:
+    """Refuses options that contradict one another, all of them in one sentence.
+
+    Raises
+    ------
+    ConfigError
+        They do.
+    """
+    writes = config.to is not None or config.merge
+    faults = {
+        "there is nothing to do, so give --to, --merge or --check": not writes and not config.check,
+        "--merge writes a whole model and --to an adapter, so leave one out": config.merge and config.to is not None,
+        "something is to be written, so give --out": writes and config.out is None,
+        "--out is given and nothing is to be written, so give --to or --merge": not writes and config.out is not None,
+        "--merge and --check need the base model, so give --model": (config.merge or config.check)
+        and config.model is None,
+    }
+    found = [sentence for sentence, wrong in faults.items() if wrong]
+    if found:
+        raise ConfigError(f"the options do not fit together: {'; '.join(found)}.")
+
+
+class ExportableModel(PredictingModel, Protocol):
+    """A backbone, as far as exporting needs it."""
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the model."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` did.
+
+    Attributes
+    ----------
+    written : Written or None
+    merged : dict or None
+        The record of a merge (see `eisbach.adapters.merge`).
+    effect : Effect or None
+        What the adapter changes, where it was checked.
+    comparison : Comparison or None
+        How far the written file is from it, where it was checked.
+    notes : list of str
+        Sentences for the person.
+    """
+
+    written: convert.Written | None = None
+    merged: Mapping[str, Any] | None = None
+    effect: Effect | None = None
+    comparison: Comparison | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def summary(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {
+            "written": None if self.written is None else asdict(self.written),
+            "merged": self.merged,
+            "effect": None if self.effect is None else {**asdict(self.effect), "overall": self.effect.overall},
+            "deviation": None if self.comparison is None else self.comparison.deviation,
+            "relative_deviation": None if self.comparison is None else self.comparison.relative_deviation,
+            "notes": self.notes,
+        }
+
+
+def export(config: ExportConfig, load_model: Callable[[str], ExportableModel]) -> Exported:
+    """Does what a configuration says.
+
+    Parameters
+    ----------
+    config : ExportConfig
+    load_model : function of a model's name
+        `eisbach.backbones.load_backbone`.
+
+    Raises
+    ------
+    ConfigError
+        Options that contradict one another.
+    UserError
+        Something is at `out`, the format cannot express the adapter, or (CheckpointError) the adapter cannot be read, or is of
+        another model.
+    StorageError
+        The disk is full or the folder is not writable.
+    """
+    check_together(config)
+    adapter = None if config.merge else _read_low_rank(config)
+    model = None if config.model is None else load_model(config.model)
+    notes: list[str] = []
+    written = None
+    if config.to is not None and config.out is not None:
+        adapter = adapter or _read_with_base(config, model)
+        if model is not None:
+            check_base(model, Path(config.adapter), adapter.stamp, any_base=config.any_base)
+        written = convert.write(
+            adapter,
+            config.to,
+            config.out,
+            module=None if model is None else model.module,
+            strength=config.strength,
+            dora=config.dora,
+            precision=config.precision,
+            drop_conditioner=config.drop_conditioner,
+            overwrite=config.overwrite,
+        )
+        notes += written.notes
+    effect = comparison = None
+    if config.check and model is not None:
+        effect, comparison = _check(config, model, written)
+        notes += _verdict(effect, comparison)
+    merged = None
+    if config.merge and model is not None and config.out is not None:
+        merged = save_merged(model, config.adapter, config.out, config.strength, any_base=config.any_base)
+    return Exported(written, merged, effect, comparison, notes)
+
+
+def _read_low_rank(config: ExportConfig) -> LowRankAdapter | None:
+    """The adapter, read before the model is: None where that takes the model."""
+    if config.to is None or convert.detect(config.adapter) == "comfyui":
+        return None
+    return _low_rank(convert.read(config.adapter), config)
+
+
+def _read_with_base(config: ExportConfig, model: ExportableModel | None) -> LowRankAdapter:
+    weight_of = None if model is None else convert.weights_of(model.module)
+    return _low_rank(convert.read(config.adapter, weight_of), config)
+
+
+def _low_rank(adapter: LowRankAdapter | Differences, config: ExportConfig) -> LowRankAdapter:
+    if isinstance(adapter, Differences):
+        raise UserError(
+            f"{config.adapter} holds whole differences, which are no LoRA or DoRA and cannot be converted back; play it with generate "
+            "--adapter, or write a model with --merge."
+        )
+    return adapter
+
+
+def _check(
+    config: ExportConfig, model: ExportableModel, written: convert.Written | None
+) -> tuple[Effect, Comparison | None]:
+    if written is not None:
+        comparison = compare(model, config.adapter, written.path, strength=config.strength, any_base=config.any_base)
+        return comparison.effect, comparison
+    attach(model, config.adapter, config.strength, any_base=config.any_base)
+    try:
+        return measure(model), None
+    finally:
+        detach(model)
+
+
+def _verdict(effect: Effect, comparison: Comparison | None) -> list[str]:
+    notes = []
+    if effect.negligible:
+        notes.append(
+            f"the adapter changes the prediction by {effect.overall:.1e} of its size, less than {NEGLIGIBLE:.0e}: it did next to nothing; "
+            "train longer, at a higher learning rate, or look whether it is the file you meant."
+        )
+    if comparison is not None and comparison.deviation > 0.02:
+        notes.append(
+            f"what was written differs from the adapter by {comparison.deviation:.1%} of the adapter's own effect "
+            "(rounding to half precision is most of it, unless a part was left out); --precision fp32 rounds less."
+        )
+    return notes

@@ -1,0 +1,113 @@
+"""`eisbach export`: an adapter to where it is played."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from eisbach.adapters.export import Exported
+
+
+def export(
+    adapter: Annotated[
+        str,
+        typer.Argument(help="A run's adapter/ folder, a peft folder, or a native or ComfyUI file.", show_default=False),
+    ],
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="sa3 (Stability's file), peft or diffusers (a folder), or comfyui (a file).", show_default=False
+        ),
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="The file or folder to write.", show_default=False)] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The base model: checks that the adapter fits; --merge, --check and DoRA for ComfyUI need it."
+        ),
+    ] = None,
+    strength: Annotated[float, typer.Option(help="1 writes the adapter as it was trained.")] = 1.0,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Write a whole model with the adapter folded in, instead of an adapter.")
+    ] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Play it: what the adapter changes, and how far the written file is from it."),
+    ] = False,
+    dora: Annotated[
+        str, typer.Option(help="DoRA for ComfyUI: diff (large, always right) or scale (small, right in fp32).")
+    ] = "diff",
+    precision: Annotated[str, typer.Option(help="fp16 or fp32, for sa3 and comfyui files.")] = "fp16",
+    drop_conditioner: Annotated[
+        bool, typer.Option("--drop-conditioner", help="Leave out the duration embedder, which ComfyUI cannot load.")
+    ] = False,
+    any_base: Annotated[
+        bool, typer.Option("--any-base", help="Convert for another model than the adapter was trained on.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+) -> None:
+    """Convert an adapter between Stability's file, peft and diffusers folders and ComfyUI's file, merge it, or check what it does.
+
+    The adapter's own format is recognised. Every name and shape is counted; what a format cannot express is refused.
+    """
+    from eisbach.adapters.convert import detect
+    from eisbach.adapters.export import ExportConfig, check_together
+    from eisbach.adapters.export import export as run
+    from eisbach.config import build_config, dump_yaml
+
+    values = {
+        "adapter": adapter,
+        "to": to,
+        "out": out,
+        "model": model,
+        "strength": strength,
+        "merge": merge,
+        "check": check,
+        "dora": dora,
+        "precision": precision,
+        "drop_conditioner": drop_conditioner,
+        "any_base": any_base,
+        "overwrite": overwrite,
+    }
+    config = build_config(ExportConfig, values, "the command")
+    if dry_run:
+        check_together(config)
+        if not merge:
+            detect(adapter)
+        typer.echo(dump_yaml(config), nl=False)
+        return
+    from eisbach.backbones import load_backbone
+
+    done = run(config, load_backbone)
+    if as_json:
+        typer.echo(json.dumps(done.summary(), indent=2, ensure_ascii=False))
+        return
+    for sentence in done.notes:
+        typer.echo(f"note: {sentence}", err=True)
+    for line in _lines(done):
+        typer.echo(line)
+
+
+def _lines(done: Exported) -> list[str]:
+    lines = []
+    if done.written is not None:
+        item = done.written
+        lines.append(
+            f"{item.path}: {item.kind} for {item.format}, {item.layers} layers, {item.tensors} tensors, {item.bytes / 2**20:.1f} MiB"
+        )
+    if done.merged is not None:
+        lines.append(
+            f"{done.merged['merged_identity']}: the model with {done.merged['tensors_changed']} tensors changed"
+        )
+    if done.effect is not None:
+        lines.append("t      change of the prediction")
+        lines += [f"{t:.3f}  {value:.2e}" for t, value in zip(done.effect.levels, done.effect.relative, strict=True)]
+        lines.append(f"all    {done.effect.overall:.2e}")
+    if done.comparison is not None:
+        lines.append(f"the written file is off by {done.comparison.deviation:.1e} of that change")
+    return lines
