@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from eisbach.codecs.base import Codec
     from eisbach.data.latents import LatentDataset
 
-SILENCE_SECONDS = 20.0
-"""Length of the silence that is encoded once and repeated; longer than any codec's attention reaches."""
+SILENCE_FRAMES = 256
+"""Latent frames of silence that are encoded once and repeated."""
 
 _ROUNDING = 0.01  # frames; a duration is a float32 of frames over rate
 
@@ -55,7 +55,7 @@ def pad_with_silence(datasets: Iterable[LatentDataset], codec: Codec) -> None:
     missing = [dataset for dataset in datasets if dataset.cache.silence is None]
     if not missing:
         return
-    samples = np.zeros((1, round(SILENCE_SECONDS * codec.sample_rate)), dtype=np.float32)
+    samples = np.zeros((1, SILENCE_FRAMES * codec.samples_per_frame), dtype=np.float32)
     silence = codec.encode(Waveform(samples, codec.sample_rate)).detach().float().cpu()
     for dataset in missing:
         dataset.cache = replace(dataset.cache, silence=silence)
