@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from eisbach.cli.data_common import AS_JSON, DRY_RUN, JOBS, print_json, say_skipped, worker_count
+from eisbach.cli.data_encode import encode, latents
+from eisbach.cli.data_musiccaps import musiccaps
+
 if TYPE_CHECKING:
-    from eisbach.codecs.base import Codec
     from eisbach.data.doctor import DoctorReport
     from eisbach.data.render import RenderSpec
-    from eisbach.types import SkipReport
 
 app = typer.Typer(help="Make, check and encode training data.", no_args_is_help=True)
 
@@ -27,10 +27,7 @@ _STEREO = typer.Option(False, "--stereo/--mono", help="Two channels, or one.")
 _FORMAT = typer.Option("flac", "--format", help="flac, wav or ogg.")
 _PIECES = typer.Option(None, "--pieces", help="Score ids, collections, families or patterns; repeat for more.")
 _FREE = typer.Option(False, "--redistributable-only", help="Leave out scores whose file restricts passing on.")
-_JOBS = typer.Option(0, "--jobs", "-j", min=0, help="Processes; 0 takes one for each processor.")
 _CACHE = typer.Option(None, "--cache", help="Folder of parsed scores (default: the user's cache).")
-_DRY = typer.Option(False, "--dry-run", help="Print the resolved options and stop.")
-_JSON = typer.Option(False, "--json", help="Print JSON instead of text.")
 
 
 def _spec(
@@ -56,27 +53,12 @@ def _spec(
     )
 
 
-def _jobs(jobs: int) -> int:
-    return jobs or os.cpu_count() or 1
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def _say_skipped(report: SkipReport, what: str) -> None:
-    for item in report.skipped[:10]:
-        typer.echo(f"  skipped {item.item}: {item.reason}")
-    if len(report.skipped) > 10:
-        typer.echo(f"  and {len(report.skipped) - 10} more {what}.")
-
-
 @app.command()
 def render(
     out: Path = _OUT, clips: int = _CLIPS, seconds: str = _SECONDS, seed: int = _SEED, sample_rate: int = _RATE,
     stereo: bool = _STEREO, audio_format: str = _FORMAT, pieces: list[str] = _PIECES,
     styles: list[str] = typer.Option(None, "--styles", help="Only these ensembles (such as 'celesta'); repeat for more."),
-    redistributable_only: bool = _FREE, jobs: int = _JOBS, cache: Path = _CACHE, dry_run: bool = _DRY,
+    redistributable_only: bool = _FREE, jobs: int = JOBS, cache: Path = _CACHE, dry_run: bool = DRY_RUN,
 ) -> None:  # fmt: skip
     """Render developing music: sections of real scores, performed by many ensembles, with captions.
 
@@ -88,11 +70,11 @@ def render(
 
     spec = _spec(seconds, seed, sample_rate, stereo, audio_format, pieces, redistributable_only, styles)
     if dry_run:
-        _print_json({"out": str(out), "clips": clips, "jobs": _jobs(jobs), **asdict(spec)})
+        print_json({"out": str(out), "clips": clips, "jobs": worker_count(jobs), **asdict(spec)})
         return
-    manifest, report = run(out, clips=clips, spec=spec, jobs=_jobs(jobs), cache=cache)
+    manifest, report = run(out, clips=clips, spec=spec, jobs=worker_count(jobs), cache=cache)
     typer.echo(f"{len(manifest)} clips: {out / 'manifest.jsonl'}")
-    _say_skipped(report, "(see skipped.json)")
+    say_skipped(report, "(see skipped.json)")
 
 
 @app.command()
@@ -100,7 +82,7 @@ def flat(
     out: Path = _OUT, clips: int = _CLIPS, seconds: str = _SECONDS, seed: int = _SEED, sample_rate: int = _RATE,
     stereo: bool = _STEREO, audio_format: str = _FORMAT, pieces: list[str] = _PIECES,
     kinds: list[str] = typer.Option(None, "--kinds", help="drone, pad, loop or texture; repeat for more (default: all)."),
-    redistributable_only: bool = _FREE, jobs: int = _JOBS, cache: Path = _CACHE, dry_run: bool = _DRY,
+    redistributable_only: bool = _FREE, jobs: int = JOBS, cache: Path = _CACHE, dry_run: bool = DRY_RUN,
 ) -> None:  # fmt: skip
     """Make structurally flat material of the same sound world: drones, pads, loops of 1-16 s and textures.
 
@@ -113,11 +95,11 @@ def flat(
     spec = _spec(seconds, seed, sample_rate, stereo, audio_format, pieces, redistributable_only)
     chosen = tuple(kinds) if kinds else KINDS
     if dry_run:
-        _print_json({"out": str(out), "clips": clips, "jobs": _jobs(jobs), **asdict(spec), "kind": list(chosen)})
+        print_json({"out": str(out), "clips": clips, "jobs": worker_count(jobs), **asdict(spec), "kind": list(chosen)})
         return
-    manifest, report = render_flat(out, clips=clips, spec=spec, kinds=chosen, jobs=_jobs(jobs), cache=cache)
+    manifest, report = render_flat(out, clips=clips, spec=spec, kinds=chosen, jobs=worker_count(jobs), cache=cache)
     typer.echo(f"{len(manifest)} clips: {out / 'manifest.jsonl'}")
-    _say_skipped(report, "(see skipped.json)")
+    say_skipped(report, "(see skipped.json)")
 
 
 @app.command()
@@ -127,8 +109,8 @@ def folder(
         "files", "--caption-from", help="files (.txt or .json beside the audio), name, none, or text:your words."
     ),
     label: list[str] = typer.Option(None, "--label", help="A label for every clip, such as kind=developing."),
-    jobs: int = _JOBS,
-    as_json: bool = _JSON,
+    jobs: int = JOBS,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Make the manifest of your own folder of audio; it is written into the folder."""
     from dataclasses import asdict
@@ -142,13 +124,13 @@ def folder(
         if not (separator and key and value):
             raise UserError(f"--label '{item}' must look like key=value, for example kind=developing.")
         labels[key] = value
-    manifest, report = read_folder(path, caption_from=caption_from, labels=labels, jobs=_jobs(jobs))
+    manifest, report = read_folder(path, caption_from=caption_from, labels=labels, jobs=worker_count(jobs))
     if as_json:
-        _print_json({"clips": len(manifest), "skipped": [asdict(item) for item in report.skipped]})
+        print_json({"clips": len(manifest), "skipped": [asdict(item) for item in report.skipped]})
         return
     total = sum(row.duration for row in manifest)
     typer.echo(f"{len(manifest)} clips, {total / 60:.1f} minutes: {path / 'manifest.jsonl'}")
-    _say_skipped(report, "files were left out (--json lists all)")
+    say_skipped(report, "files were left out (--json lists all)")
 
 
 @app.command()
@@ -159,17 +141,17 @@ def doctor(
     same_audio: bool = typer.Option(False, "--same-audio", help="Also compare the sound itself, not only the bytes."),
     strict: bool = typer.Option(False, "--strict", help="Exit with code 2 when anything is found."),
     show: int = typer.Option(20, "--show", help="How many samples the table of what trains shows; 0 shows all."),
-    jobs: int = _JOBS,
-    as_json: bool = _JSON,
+    jobs: int = JOBS,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Report what is wrong with the data, and the text and audio that each sample will really train on."""
     from eisbach.data.doctor import examine
 
     report = examine(
-        path, crop_seconds=crop_seconds, caption_from=caption_from, same_audio=same_audio, jobs=_jobs(jobs)
+        path, crop_seconds=crop_seconds, caption_from=caption_from, same_audio=same_audio, jobs=worker_count(jobs)
     )
     if as_json:
-        _print_json(report.as_json())
+        print_json(report.as_json())
     else:
         _print_doctor(report, show)
     if strict and not report.healthy:
@@ -199,181 +181,9 @@ def _print_doctor(report: DoctorReport, show: int) -> None:
     typer.echo(f"\n{report.samples} samples, {len(report.trained)} of them will train; {found}.")
 
 
-@app.command()
-def encode(
-    manifest: Path = typer.Argument(..., help="A manifest, or the folder that holds it."),
-    codec: str = typer.Option(None, "--codec", help="Name, file or folder of a codec (default: bands)."),
-    model: str = typer.Option(None, "--model", "-m", help="Instead of --codec: the model whose codec is taken."),
-    layout: str = typer.Option(
-        "cache",
-        "--format",
-        help="cache (Eisbach's own), or sa3 (.npy and .json, which Stable Audio's trainer reads too).",
-    ),
-    out: Path = typer.Option(
-        None, "--out", "-o", "--cache", help="Folder of the latents (default with cache: latents/ beside the manifest)."
-    ),
-    crop_seconds: float = typer.Option(30.0, "--crop-seconds", help="cache: length of the training crops."),
-    max_seconds: float = typer.Option(380.0, "--max-seconds", help="sa3: longer clips are cut into equal sections."),
-    half: bool = typer.Option(False, "--half", help="sa3: keep float16."),
-    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda: where a codec with a network computes."),
-    jobs: int = _JOBS,
-    dry_run: bool = _DRY,
-    as_json: bool = _JSON,
-) -> None:
-    """Encode a manifest's audio; the same command continues an interrupted one. A recipe's data.manifest may name an sa3 folder."""
-    from dataclasses import asdict
-
-    from eisbach.data.codec_workers import place_codec
-    from eisbach.data.manifest import load_manifest
-    from eisbach.errors import UserError
-
-    if layout not in ("cache", "sa3"):
-        raise UserError(f"there is no format '{layout}'; choose cache or sa3.")
-    if layout == "sa3" and out is None:
-        raise UserError("the format sa3 needs a folder of its own; give --out FOLDER.")
-    rows = load_manifest(manifest)
-    target = out or rows.root / "latents"
-    source, chosen = _codec(codec, model)
-    where = _device(device, chosen)
-    jobs = (
-        1 if where != "cpu" else min(_jobs(jobs), len(rows))
-    )  # one network on one accelerator is fed best by one process
-    if dry_run:
-        shown = {
-            "clips": len(rows),
-            "codec": source,
-            "identity": chosen.identity(),
-            "format": layout,
-            "out": str(target),
-        }
-        lengths = {"crop_seconds": crop_seconds} if layout == "cache" else {"max_seconds": max_seconds, "half": half}
-        _print_json({**shown, **lengths, "device": where, "jobs": jobs})
-        return
-    place_codec(chosen, where)
-    if layout == "cache":
-        from eisbach.data.latents import encode_manifest
-
-        cache = encode_manifest(rows, chosen, target, crop_seconds=crop_seconds, jobs=jobs, source=source)
-        clips, report = len(cache.entries), cache.report
-        frames = sum(sum(entry.frames) for entry in cache.entries)
-    else:
-        from eisbach.data.pre_encode import pre_encode
-
-        made = pre_encode(
-            rows, chosen, target, max_seconds=max_seconds, precision="float16" if half else "float32", jobs=jobs,
-            source=source,
-        )  # fmt: skip
-        clips, frames, report = made.clips, made.frames, made.report
-    if as_json:
-        skipped = [asdict(item) for item in report.skipped]
-        _print_json({"clips": clips, "frames": frames, "cache": str(target), "format": layout, "skipped": skipped})
-        return
-    minutes = frames / chosen.latent_rate / 60
-    typer.echo(f"{clips} clips, {frames} frames ({minutes:.1f} minutes) in {target}")
-    _say_skipped(report, "notes")
-
-
-def _codec(codec: str | None, model: str | None) -> tuple[str, Codec]:
-    """A codec, and what `load_codec` makes it from (in other processes too)."""
-    from eisbach.codecs import load_codec
-    from eisbach.errors import UserError
-
-    if model is None:
-        source = codec or "bands"
-    elif codec is not None:
-        raise UserError("--codec and --model both name a codec; give one of the two.")
-    else:
-        from eisbach.backbones import LAYOUTS, load_backbone
-        from eisbach.backbones.hub import fetch, is_hub_id
-
-        folder = fetch(model) if not Path(model).is_dir() and is_hub_id(model) else Path(model)
-        brings_codec = any((folder / marker).is_file() for marker in LAYOUTS)
-        source = str(folder) if brings_codec else load_backbone(model).codec
-    return source, load_codec(source)
-
-
-def _device(device: str, codec: Codec) -> str:
-    if device != "auto":
-        return device
-    import torch
-
-    has_network = isinstance(getattr(codec, "model", None), torch.nn.Module)
-    return "cuda" if has_network and torch.cuda.is_available() else "cpu"
-
-
-@app.command()
-def latents(
-    folder: Path = typer.Argument(..., help="A folder of pre-encoded latents (.npy and .json)."),
-    codec: str = typer.Option(None, "--codec", help="Also check that the latents fit this codec."),
-    model: str = typer.Option(None, "--model", "-m", help="Also check that the latents fit this model's codec."),
-    buckets: int = typer.Option(8, "--buckets", help="How many lengths batches may have."),
-    batch_size: int = typer.Option(4, "--batch-size", help="For the shares of padding."),
-    jobs: int = _JOBS,
-    as_json: bool = _JSON,
-) -> None:
-    """Check a folder of pre-encoded latents: what can be used, what cannot and why, and how lengths would be batched."""
-    from dataclasses import asdict
-
-    from eisbach.data.pre_encoded import inspect_folder
-
-    chosen = None if codec is None and model is None else _codec(codec, model)[1]
-    found = inspect_folder(folder, chosen, buckets=buckets, batch_size=batch_size, jobs=_jobs(jobs))
-    if as_json:
-        _print_json(asdict(found))
-        return
-    typer.echo(
-        f"{found.clips} clips of {found.channels} channels, {found.frames} frames: {found.shortest} to {found.longest} each"
-    )
-    for fit, share in (("cut", found.cut_share), ("pad", found.padding_share)):
-        typer.echo(
-            f"  in {len(found.lengths[fit])} lengths, fit {fit}: {share:.1%} {'cut' if fit == 'cut' else 'padding'}"
-        )
-    typer.echo(f"  padded to the longest: {found.padded_share:.1%} padding")
-    _say_skipped(found.report, "clips cannot be used (--json lists all)")
-
-
-@app.command()
-def musiccaps(
-    table: Path = typer.Argument(..., metavar="CSV", help="musiccaps-public.csv."),
-    audio: Path = typer.Argument(
-        ..., help="Folder of the audio you fetched: ID.ext, ID_30_40.ext, title [ID].ext, ..."
-    ),
-    out: Path = _OUT,
-    caption: str = typer.Option(
-        "{caption}", "--caption", help="Template of the captions, of {caption} and {aspects}: '{caption} {aspects}'."
-    ),
-    held_out: str = typer.Option(
-        "hash",
-        "--held-out",
-        help="hash (a tenth of the videos), eval (AudioSet's), balanced (the balanced subset) or none.",
-    ),
-    strict: bool = typer.Option(False, "--strict", help="Refuse a CSV with malformed or repeated rows."),
-    jobs: int = _JOBS,
-    dry_run: bool = _DRY,
-    as_json: bool = _JSON,
-) -> None:
-    """Make clips and a manifest from MusicCaps' CSV and the audio you have; nothing is downloaded.
-
-    Says what is missing (missing.csv), unreadable, too short or ambiguous (report.json). The same command again adds
-    what was fetched since.
-    """
-    from eisbach.data.musiccaps import build_musiccaps, preview, summary
-
-    options = {"template": caption, "held_out": held_out, "strict": strict}
-    if dry_run:
-        seen = preview(table, audio, out, **options)
-        _print_json({"csv": str(table), "audio": str(audio), "out": str(out), **options, "jobs": _jobs(jobs), **seen})
-        return
-    manifest, report = build_musiccaps(table, audio, out, jobs=_jobs(jobs), **options)
-    if as_json:
-        _print_json({**report.as_json(), "manifest": str(out / "manifest.jsonl")})
-        return
-    typer.echo(f"{len(manifest)} clips, {report.seconds / 60:.1f} minutes: {out / 'manifest.jsonl'}")
-    for name, count in summary(report).items():
-        typer.echo(f"{count:6d}  {name.replace('_', ' ')}")
-    for item in [item for item in report.findings if item.kind != "missing"][:10]:
-        typer.echo(f"  {item.kind.replace('_', ' ')}: {item.reason}")
-    typer.echo(f"What is missing: {out / 'missing.csv'}; everything that was left out: {out / 'report.json'}")
+app.command()(encode)
+app.command()(latents)
+app.command()(musiccaps)
 
 
 @app.command()
@@ -382,9 +192,9 @@ def scores(
     list_all: bool = typer.Option(False, "--list", help="Print every piece with what its file states, and stop."),
     redistributable_only: bool = _FREE,
     out: Path = typer.Option(None, "--out", "-o", help="Write the list of pieces and licences to this JSON file."),
-    jobs: int = _JOBS,
+    jobs: int = JOBS,
     cache: Path = _CACHE,
-    as_json: bool = _JSON,
+    as_json: bool = AS_JSON,
 ) -> None:
     """List the scores and the licence that each file states, or parse them into the cache ahead of rendering."""
     from dataclasses import asdict
@@ -399,15 +209,15 @@ def scores(
             write_json(out, rows)
             typer.echo(f"{len(rows)} pieces: {out}")
         elif as_json:
-            _print_json(rows)
+            print_json(rows)
         else:
             for row in rows:
                 mark = "yes" if row["redistributable"] else "no "
                 typer.echo(f"{mark}  {row['piece']}  {row['reason']}")
         return
-    good, report = parse_all(chosen, cache=cache, jobs=_jobs(jobs))
+    good, report = parse_all(chosen, cache=cache, jobs=worker_count(jobs))
     if as_json:
-        _print_json({"parsed": len(good), "skipped": [asdict(item) for item in report.skipped]})
+        print_json({"parsed": len(good), "skipped": [asdict(item) for item in report.skipped]})
         return
     typer.echo(f"{len(good)} of {len(chosen)} scores can be played.")
-    _say_skipped(report, "scores were skipped")
+    say_skipped(report, "scores were skipped")
