@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eisbach import adapters
-from eisbach.adapters.dora import dora_linear, row_norm, row_norm_squared
+from eisbach.adapters.dora import dora_linear, measure_rows, row_norm
 from eisbach.adapters.formats import peft as peft_format
 from eisbach.backbones import load_backbone
 from eisbach.errors import ConfigError
@@ -50,7 +50,7 @@ def test_output_and_gradients_are_those_of_the_weight_as_written(norm_gradient, 
     branch = dropped if drops else None
     expected = as_written(x, weight, bias, a, b, magnitude, SCALE, branch, norm_gradient)
     y = dora_linear(
-        x, weight, bias, a, b, magnitude, row_norm_squared(weight), SCALE, dropped=branch, norm_gradient=norm_gradient
+        x, weight, bias, a, b, magnitude, measure_rows(weight), SCALE, dropped=branch, norm_gradient=norm_gradient
     )
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
     wanted, found = torch.autograd.grad(expected, leaves, grad), torch.autograd.grad(y, leaves, grad)
@@ -61,7 +61,7 @@ def test_the_full_gradient_is_the_functions_own():
     weight, bias, magnitude, x, a, b = drawn(
         (ROWS, COLUMNS), (ROWS,), (ROWS,), (4, COLUMNS), (RANK, COLUMNS), (ROWS, RANK)
     )
-    base = row_norm_squared(weight)
+    base = measure_rows(weight)
     leaves = tuple(tensor.requires_grad_() for tensor in (x, a, b, magnitude))
 
     def function(x, a, b, magnitude):
@@ -74,10 +74,10 @@ def test_row_norms_are_summed_beyond_single_precision():
     (weight,) = drawn((3, 5000), dtype=torch.float32)
     weight[0] += 1e4
     exact = weight.double().square().sum(dim=1)
-    torch.testing.assert_close(row_norm_squared(weight).double(), exact, rtol=1e-7, atol=0)
+    torch.testing.assert_close(measure_rows(weight).squared.double(), exact, rtol=1e-7, atol=0)
     a, b = drawn((RANK, 5000), (3, RANK), dtype=torch.float32)
     exact = (weight.double() + SCALE * b.double() @ a.double()).norm(dim=1)
-    found = row_norm(weight, a, b, row_norm_squared(weight), SCALE).double()
+    found = row_norm(weight, a, b, measure_rows(weight), SCALE).double()
     torch.testing.assert_close(found, exact, rtol=2e-6, atol=0)
 
 
@@ -87,7 +87,7 @@ def test_a_weight_that_cancels_a_zero_row_and_a_zero_magnitude_stay_finite(norm_
     weight = -SCALE * b @ a  # V = 0 but for rounding: the closed form's terms cancel, to less than nothing in some rows
     weight[0], magnitude[1] = 0.0, 0.0
     leaves = [tensor.requires_grad_() for tensor in (x, a, b, magnitude)]
-    y = dora_linear(x, weight, None, a, b, magnitude, row_norm_squared(weight), SCALE, norm_gradient=norm_gradient)
+    y = dora_linear(x, weight, None, a, b, magnitude, measure_rows(weight), SCALE, norm_gradient=norm_gradient)
     assert y.isfinite().all()
     assert y[:, 1].eq(0).all()
     assert all(grad.isfinite().all() for grad in torch.autograd.grad(y.sum(), leaves))
@@ -245,7 +245,7 @@ def test_nothing_of_the_weights_size_is_kept_and_the_weight_gets_no_gradient(nor
     weight.requires_grad_(False)
     for tensor in (x, a, b, magnitude):
         tensor.requires_grad_()
-    base = row_norm_squared(weight)
+    base = measure_rows(weight)
     with saved_tensors() as kept:
         y = dora_linear(x, weight, None, a, b, magnitude, base, 1.0, norm_gradient=norm_gradient)
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in kept}
@@ -324,8 +324,10 @@ def test_the_rows_scale_keeps_its_precision_in_bf16():
     """1.01 is 1.0078 in bf16; applied in fp32 it is 1.01 in the mean, although each output is rounded."""
     weight, x = drawn((4, 64), (4096, 64), dtype=torch.bfloat16)
     a, b = torch.zeros(2, 64), torch.zeros(4, 2)
-    base = row_norm_squared(weight)
-    outputs = [dora_linear(x, weight, None, a, b, factor * base.sqrt(), base, 1.0).float() for factor in (1.0, 1.01)]
+    base = measure_rows(weight)
+    outputs = [
+        dora_linear(x, weight, None, a, b, factor * base.squared.sqrt(), base, 1.0).float() for factor in (1.0, 1.01)
+    ]
     ratio = (outputs[1] * outputs[0]).sum() / outputs[0].square().sum()
     assert ratio.item() == pytest.approx(1.01, abs=5e-4)
 

@@ -13,7 +13,7 @@ anyway) and tensors of the adapter's size.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -24,50 +24,59 @@ NORM_GRADIENTS: tuple[NormGradient, ...] = ("detached", "full")
 _BLOCK_ELEMENTS = 2**22
 
 
+class BaseNorms(NamedTuple):
+    """What the closed form needs of a frozen weight, measured once.
+
+    Attributes
+    ----------
+    squared : torch.Tensor [shape=(out,), float32, or float64 for a float64 weight]
+        ‖W‖²_row, summed in float64. Norms and row scales are computed in its dtype.
+    floor : torch.Tensor [shape=(out,)]
+        The least ‖V‖² that is believed: the terms of the closed form may cancel, and rounding leaves about this much of ‖W‖².
+    """
+
+    squared: torch.Tensor
+    floor: torch.Tensor
+
+
 @torch.no_grad()
-def row_norm_squared(weight: torch.Tensor) -> torch.Tensor:
-    """‖W‖²_row [shape=(out,), float32, or float64 for a float64 weight] of W [shape=(out, in)], summed in float64."""
+def measure_rows(weight: torch.Tensor) -> BaseNorms:
+    """The norms of the rows of W [shape=(out, in)], in any floating dtype; reads no values on the host."""
     wide = torch.float32 if weight.device.type == "mps" else torch.float64
     rows = max(1, _BLOCK_ELEMENTS // max(1, weight.shape[1]))
-    parts = [block.to(wide).square().sum(dim=1) for block in weight.detach().split(rows)]
-    return torch.cat(parts).to(_norm_dtype(weight))
-
-
-def _norm_dtype(weight: torch.Tensor) -> torch.dtype:
-    return torch.float64 if weight.dtype == torch.float64 else torch.float32
+    squared = torch.cat([block.to(wide).square().sum(dim=1) for block in weight.detach().split(rows)])
+    squared = squared.to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
+    info = torch.finfo(squared.dtype)
+    return BaseNorms(squared, (squared * info.eps).clamp_min(info.tiny))
 
 
 def _norms(
-    weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, base: torch.Tensor, scale: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(‖V‖²_row [shape=(out,)], P = s W Aᵀ + s² B A Aᵀ [shape=(out, r)]); 2 P is the derivative of ‖V‖² by B.
-
-    A sum of large terms can cancel to less than nothing, so the square is held above what rounding leaves of ‖W‖².
-    """
-    cross = torch.mm(weight, a.to(weight.dtype).t()).to(base.dtype).mul_(scale)
-    p = torch.addmm(cross, b, torch.mm(a, a.t()), alpha=scale * scale)
-    squared = base + cross.add_(p).mul_(b).sum(dim=1)
-    info = torch.finfo(base.dtype)
-    return torch.maximum(squared, base * info.eps).clamp_min(info.tiny), p
+    weight: torch.Tensor, scaled_a: torch.Tensor, narrow_a: torch.Tensor, b: torch.Tensor, base: BaseNorms
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(‖V‖²_row [shape=(out,)], W Âᵀ and B Â Âᵀ [shape=(out, r)]) for Â = s A, which comes wide and in the weight's dtype."""
+    cross = torch.mm(weight, narrow_a.t())
+    inner = torch.mm(b, torch.mm(scaled_a, scaled_a.t()))
+    both = torch.add(inner, cross, alpha=2.0)
+    squared = torch.baddbmm(base.squared[:, None, None], both[:, None, :], b[:, :, None])[:, 0, 0]
+    return torch.maximum(squared, base.floor), cross, inner
 
 
 @torch.no_grad()
-def row_norm(
-    weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, base_norm_squared: torch.Tensor, scale: float
-) -> torch.Tensor:
+def row_norm(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, base: BaseNorms, scale: float) -> torch.Tensor:
     """‖W + s B A‖_row [shape=(out,)], not differentiable.
 
     Parameters
     ----------
     weight : torch.Tensor [shape=(out, in)]
     a, b : torch.Tensor [shape=(r, in)], [shape=(out, r)]
-    base_norm_squared : torch.Tensor [shape=(out,)]
-        `row_norm_squared(weight)`.
+    base : BaseNorms
+        `measure_rows(weight)`.
     scale : float
         s = alpha / rank.
     """
-    dtype = base_norm_squared.dtype
-    return _norms(weight, a.to(dtype), b.to(dtype), base_norm_squared, scale)[0].sqrt_()
+    wide = base.squared.dtype
+    scaled_a = a.to(wide) * scale
+    return _norms(weight, scaled_a, scaled_a.to(weight.dtype), b.to(wide), base)[0].sqrt_()
 
 
 def dora_linear(
@@ -77,13 +86,13 @@ def dora_linear(
     a: torch.Tensor,
     b: torch.Tensor,
     magnitude: torch.Tensor,
-    base_norm_squared: torch.Tensor,
+    base: BaseNorms,
     scale: float,
     *,
     dropped: torch.Tensor | None = None,
     norm_gradient: NormGradient = "detached",
 ) -> torch.Tensor:
-    """DoRA's output [shape=(..., out)] in x's dtype; gradients go to x, a, b and magnitude, never to weight and bias.
+    """DoRA's output [shape=(..., out)] in x's dtype (autocast's, under autocast); gradients go to x, a, b and magnitude alone.
 
     With b = 0 and magnitude = ‖W‖_row it is the frozen layer's own output, up to the rounding of the bias.
 
@@ -95,8 +104,8 @@ def dora_linear(
     a, b : torch.Tensor [shape=(r, in)], [shape=(out, r)]
     magnitude : torch.Tensor [shape=(out,)]
         m. A row whose magnitude is exactly 0 gives no output, and its magnitude gets no gradient.
-    base_norm_squared : torch.Tensor [shape=(out,)]
-        `row_norm_squared(weight)`. Norms and scales are computed in its dtype.
+    base : BaseNorms
+        `measure_rows(weight)`.
     scale : float
         s = alpha / rank.
     dropped : torch.Tensor [shape of x] or None
@@ -109,14 +118,16 @@ def dora_linear(
     if torch.is_autocast_enabled(device) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
     branch = None if dropped is None else dropped.to(dtype)
+    full = norm_gradient == "full"
     with torch.autocast(device, enabled=False):
-        return _DoraLinear.apply(
-            x.to(dtype), branch, weight, bias, a, b, magnitude, base_norm_squared, scale, norm_gradient == "full"
-        )
+        return _DoraLinear.apply(x.to(dtype), branch, weight, bias, a, b, magnitude, *base, scale, full)
 
 
 class _DoraLinear(torch.autograd.Function):
-    """`dora_linear` with every tensor in place; x and dropped are in the dtype of the product."""
+    """`dora_linear` with every argument in place; x and dropped are in the dtype of the product.
+
+    Small operations are counted here: on a GPU each costs as much as a large one until the large ones are long.
+    """
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -128,27 +139,31 @@ class _DoraLinear(torch.autograd.Function):
         a: torch.Tensor,
         b: torch.Tensor,
         magnitude: torch.Tensor,
-        base: torch.Tensor,
+        squared: torch.Tensor,
+        floor: torch.Tensor,
         scale: float,
         full: bool,
     ) -> torch.Tensor:
-        dtype, wide_a, wide_b = x.dtype, a.to(base.dtype), b.to(base.dtype)
-        squared, p = _norms(weight, wide_a, wide_b, base, scale)
-        row_scale = magnitude.to(base.dtype) / squared.sqrt()
+        dtype, wide = x.dtype, squared.dtype
+        scaled_a, b = _times(a.to(wide), scale), b.to(wide)
+        narrow_a = scaled_a.to(dtype)
+        read = weight.to(dtype)
+        norm_a = narrow_a if weight.dtype == dtype else scaled_a.to(weight.dtype)
+        squared, cross, inner = _norms(weight, scaled_a, norm_a, b, BaseNorms(squared, floor))
+        row_scale = magnitude.to(wide) / squared.sqrt()
         flat = x.reshape(-1, x.shape[-1])
         branch = flat if dropped is None else dropped.reshape(flat.shape)
-        hidden = torch.mm(branch, a.to(dtype).t())
-        product = torch.mm(flat, weight.to(dtype).t())
-        product.mul_(
-            row_scale
-        )  # in row_scale's precision whatever the product's: a magnitude moves by less than bf16 resolves
+        hidden = torch.mm(branch, narrow_a.t())
+        product = torch.mm(flat, read.t())
+        product.mul_(row_scale)  # row_scale stays in fp32: rounded to bf16, 1.003 would be 1
         if bias is not None:
             product.add_(bias.to(dtype))
-        y = product.addmm_(hidden, _scaled_b(wide_b, row_scale, scale, dtype).t()).view(*x.shape[:-1], -1)
+        scaled_b = (b * row_scale[:, None]).to(dtype)
+        y = product.addmm_(hidden, scaled_b.t()).view(*x.shape[:-1], -1)
         ctx.scale, ctx.full, ctx.has_dropped = scale, full, dropped is not None
         ctx.save_for_backward(
-            x if dropped is None else dropped, y, hidden, weight, bias, a, b, magnitude, row_scale, squared, base,
-            p if full else None,
+            x if dropped is None else dropped, y, hidden, weight, bias, narrow_a, scaled_b, magnitude, row_scale,
+            *((squared, floor, scaled_a, b, cross, inner) if full else ()),
         )  # fmt: skip
         return y
 
@@ -160,11 +175,10 @@ class _DoraLinear(torch.autograd.Function):
 
 
 def _gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    """The gradient of every argument of `_DoraLinear.apply`."""
-    branch, y, hidden, weight, bias, a, b, magnitude, row_scale, squared, base, p = ctx.saved_tensors
+    """The gradient of every argument of `_DoraLinear.apply`; those of the adapter are in the dtype of the norms."""
+    branch, y, hidden, weight, bias, narrow_a, scaled_b, magnitude, row_scale, *norm = ctx.saved_tensors
     needs_x, needs_dropped, _, _, needs_a, needs_b, needs_m = ctx.needs_input_grad[:7]
-    scale, dtype, wide = ctx.scale, branch.dtype, base.dtype
-    shape, wide_a, wide_b = branch.shape, a.to(wide), b.to(wide)
+    dtype, wide, shape = branch.dtype, row_scale.dtype, branch.shape
     grad, y, branch = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (grad, y, branch))
     grad_x = grad_dropped = grad_a = grad_b = grad_m = None
 
@@ -174,44 +188,34 @@ def _gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         # Σ_tokens grad ∘ (y - bias) = row_scale times the gradient of row_scale
         along = torch.mul(grad, y, out=buffer).sum(dim=0, dtype=wide)
         if bias is not None:
-            along = along - grad.sum(dim=0, dtype=wide) * bias.to(wide)
-        wide_m = magnitude.to(wide)
-        grad_m = torch.where(wide_m == 0, 0.0, along / wide_m).to(magnitude.dtype)
-    grad_hidden = torch.mm(grad, _scaled_b(wide_b, row_scale, scale, dtype))
+            along = along.addcmul_(grad.sum(dim=0, dtype=wide), bias.to(wide), value=-1.0)
+        grad_m = (along / magnitude).masked_fill_(magnitude == 0, 0.0)
+    grad_hidden = torch.mm(grad, scaled_b)
     if needs_x:
         grad_x = torch.mm(torch.mul(grad, row_scale, out=buffer), weight.to(dtype))
         if not ctx.has_dropped:
-            grad_x.addmm_(grad_hidden, a.to(dtype))
+            grad_x.addmm_(grad_hidden, narrow_a)
         grad_x = grad_x.view(shape)
     if needs_dropped:
-        grad_dropped = torch.mm(grad_hidden, a.to(dtype)).view(shape)
+        grad_dropped = torch.mm(grad_hidden, narrow_a).view(shape)
     if needs_b:
-        grad_b = torch.mm(grad.t(), hidden).to(wide) * (row_scale * scale)[:, None]
+        grad_b = torch.mm(grad.t(), hidden) * row_scale[:, None]
     if needs_a:
         grad_a = torch.mm(grad_hidden.t(), branch).to(wide)
     if through_norm:
-        # the gradient of ‖V‖²; none flows where the square is held above rounding
-        by_square = torch.where(squared > base * torch.finfo(wide).eps, -0.5 * along / squared, 0.0)
-        rows = by_square[:, None] * wide_b
+        squared, floor, scaled_a, b, cross, inner = norm
+        # twice the gradient of ‖V‖²; none flows where the square is held at its floor
+        by_square = (along / squared).masked_fill_(squared <= floor, 0.0).neg_()[:, None]
         if grad_b is not None:
-            grad_b = torch.addcmul(grad_b, by_square[:, None], p, value=2.0)
+            grad_b = torch.addcmul(grad_b, by_square, inner + cross)
         if grad_a is not None:
-            grad_a = grad_a.add_(torch.mm(rows.to(weight.dtype).t(), weight).to(wide), alpha=2.0 * scale)
-            grad_a = grad_a.addmm_(torch.mm(rows.t(), wide_b), wide_a, alpha=2.0 * scale * scale)
-    return (
-        grad_x,
-        grad_dropped,
-        None,
-        None,
-        None if grad_a is None else grad_a.to(a.dtype),
-        None if grad_b is None else grad_b.to(b.dtype),
-        grad_m if needs_m else None,
-        None,
-        None,
-        None,
-    )
+            rows = by_square * b
+            grad_a.add_(torch.mm(rows.to(weight.dtype).t(), weight))
+            grad_a.addmm_(torch.mm(rows.t(), b), scaled_a)
+    if grad_a is not None:
+        grad_a = _times(grad_a, ctx.scale)
+    return grad_x, grad_dropped, None, None, grad_a, grad_b, grad_m if needs_m else None, None, None, None, None
 
 
-def _scaled_b(b: torch.Tensor, row_scale: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
-    """s n ∘ B [shape=(out, r)]: what the low-rank activations are multiplied by."""
-    return (b * (row_scale * scale)[:, None]).to(dtype)
+def _times(tensor: torch.Tensor, scale: float) -> torch.Tensor:
+    return tensor if scale == 1.0 else tensor * scale

@@ -11,7 +11,7 @@ import torch
 from peft.tuners.lora import layer as peft_layers
 from torch import nn
 
-from eisbach.adapters.dora import NormGradient, dora_linear, row_norm, row_norm_squared
+from eisbach.adapters.dora import BaseNorms, NormGradient, dora_linear, measure_rows, row_norm
 
 
 class _ClosedFormDora:
@@ -22,16 +22,14 @@ class _ClosedFormDora:
     """
 
     norm_gradient: NormGradient = "detached"
-    base_norm_squared: torch.Tensor
+    _norms: BaseNorms | None = None
     _measured: Any = None
 
     def prepare(self, adapter_name: str, norm_gradient: NormGradient) -> None:
         """Measures the frozen weight's row norms and sets the magnitudes to the norms as they are: nothing changes yet."""
         self.norm_gradient = norm_gradient
-        self._refresh()
-        weight, a, b = self._matrices(adapter_name)
         magnitude = self.lora_magnitude_vector[adapter_name].weight  # type: ignore[attr-defined]
-        norm = row_norm(weight, a, b, self.base_norm_squared, self.scaling[adapter_name])  # type: ignore[attr-defined]
+        norm = row_norm(*self._matrices(adapter_name), self._measure(), self.scaling[adapter_name])  # type: ignore[attr-defined]
         with torch.no_grad():
             magnitude.copy_(norm.view_as(magnitude))
 
@@ -44,15 +42,21 @@ class _ClosedFormDora:
         )
         return weight.flatten(1), a.flatten(1), b.flatten(1)
 
-    def _refresh(self) -> None:
-        """Measures the frozen weight anew if it was replaced, moved or written to since; reads no values on the host."""
+    def _measure(self) -> BaseNorms:
+        """The frozen weight's norms, taken anew if it was replaced, moved or written to since; reads no values on the host."""
         weight = self.get_base_layer().weight  # type: ignore[attr-defined]
         key = (weight.data_ptr(), weight._version, weight.dtype, weight.device)
-        if self._measured != key:
-            squared = row_norm_squared(weight.flatten(1))
-            # A buffer, to move with the layer; not persistent, so that it stays out of files.
-            self.register_buffer("base_norm_squared", squared, persistent=False)  # type: ignore[attr-defined]
-            self._measured = key
+        if self._norms is None or self._measured != key:
+            self._norms, self._measured = measure_rows(weight.flatten(1)), key
+        return self._norms
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        # The norms follow the weight to another device or dtype. They are no buffer: data-parallel training would send buffers
+        # from process to process at every step.
+        result = super()._apply(*args, **kwargs)  # type: ignore[misc]
+        if self._norms is not None:
+            self._measure()
+        return result
 
     def _adapter(self) -> str | None:
         """The one active DoRA adapter, or None where peft's own forward applies."""
@@ -65,8 +69,9 @@ class _ClosedFormDora:
 
     def _dora(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
         """The output [shape=(..., out)] for x [shape=(..., in)]."""
-        if not torch.compiler.is_compiling():
-            self._refresh()
+        norms = self._norms if torch.compiler.is_compiling() else self._measure()
+        if norms is None:
+            raise RuntimeError("the layer was not prepared before it was compiled")
         dropout = self.lora_dropout[adapter_name]  # type: ignore[attr-defined]
         drops = isinstance(dropout, nn.Dropout) and dropout.training and dropout.p > 0
         weight, a, b = self._matrices(adapter_name)
@@ -77,7 +82,7 @@ class _ClosedFormDora:
             a,
             b,
             self.lora_magnitude_vector[adapter_name].weight.flatten(),  # type: ignore[attr-defined]
-            self.base_norm_squared,
+            norms,
             self.scaling[adapter_name],  # type: ignore[attr-defined]
             dropped=dropout(x) if drops else None,
             norm_gradient=self.norm_gradient,
