@@ -119,11 +119,72 @@ def _allocations(out: Path, arms: list[tuple[str, Any, NoiseLevelDensity]], fram
     allocation_picture(made, [label for label, _, _ in arms], out=out)
 
 
+RATE = 2.0  # frames per second of the synthetic latents below
+KINDS = ("drone", "noise texture", "loop of 4 s", "developing")
+
+
+def synthetic_latents(kind: str) -> torch.Tensor:
+    """Latents [shape=(1, 24, 120)] of a minute of each kind, at 2 frames/s: what a perfect model would predict."""
+    generator = torch.Generator().manual_seed(3)
+    states = torch.randn(24, 64, generator=generator)
+    grain = torch.randn(24, 120, generator=generator)
+    frames = torch.arange(120)
+    if kind == "drone":
+        music = states[:, :1].expand(-1, 120)
+    elif kind == "noise texture":
+        return (0.55 * states[:, :1] + 0.85 * grain)[None]
+    elif kind == "loop of 4 s":
+        levels = torch.tensor([1.35, 0.75, 1.1, 0.5, 1.25, 0.8, 0.9, 0.6])
+        music = states[:, 1:9][:, frames % 8] * levels[frames % 8]
+    else:  # a new state every two seconds, with phrases that swell and fade
+        swell = 0.55 + 0.85 * torch.sin(torch.pi * (frames % 24) / 24)
+        music = states[:, frames // 4 + 9] * swell
+    return (music + 0.08 * grain)[None]
+
+
+def entropy_barrier(out: Path) -> None:
+    """Eqs. 1-4 step by step for four kinds of sound, beside what the statistics that look for return say."""
+    import matplotlib.pyplot as plt
+
+    from eisbach.weighting import SAMPLE_WEIGHTINGS
+
+    others = {name: make for name, make in SAMPLE_WEIGHTINGS.items() if name != "entropy_barrier"}
+    figure, panels = plt.subplots(2, len(KINDS), figsize=(13.5, 5.2), sharex=True, sharey="row", layout="constrained")
+    seconds = (torch.arange(120) / RATE).numpy()
+    for column, kind in enumerate(KINDS):
+        latents = synthetic_latents(kind)
+        energy = latents[0].square().mean(0)  # Eq. 1
+        share = energy.softmax(0)  # Eq. 2
+        top, bottom = panels[0, column], panels[1, column]
+        top.plot(seconds, energy.numpy(), color="#0072b2", linewidth=1.4)
+        bottom.fill_between(seconds, 120 * share.numpy(), color="#e69f00", linewidth=0)
+        bottom.axhline(1.0, color="#555555", linewidth=0.8)
+        entropy = SAMPLE_WEIGHTINGS["entropy_barrier"]()(latents)
+        lines = [f"entropy: B = {float(entropy.belief):.3f}, w = {float(entropy.weight):.2f}"]
+        context = {"x_t": latents, "t": torch.zeros(1), "path": "linear", "target": "x0"}
+        for name, make in others.items():
+            found = make(window_seconds=3.0, latent_rate=RATE)(latents, **context)
+            lines.append(
+                f"{name.removesuffix('_barrier')}: B = {float(found.belief):.3f}, w = {float(found.weight):.2f}"
+            )
+        top.set_title(kind, loc="left", fontsize=12)
+        bottom.text(0.03, 0.95, "\n".join(lines), transform=bottom.transAxes, va="top", fontsize=9.5)
+        bottom.set_xlabel("s")
+        for panel in (top, bottom):
+            panel.spines[["top", "right"]].set_visible(False)
+    panels[0, 0].set_ylabel("energy of a frame, e")
+    panels[1, 0].set_ylabel("softmax of e, times T")
+    panels[1, 0].set_ylim(0, 6)
+    figure.savefig(out, dpi=90)
+    plt.close(figure)
+
+
 PICTURES: dict[str, Callable[[Path], None]] = {
     "noise-weights": noise_weights,
     "densities": densities,
     "allocation": allocation_weights,
     "allocation-stable-audio-3": allocation_stable_audio_3,
+    "entropy-barrier": entropy_barrier,
 }
 """File name to function; a new picture is one function and one line here."""
 
