@@ -78,10 +78,8 @@ def remedies(config: TrainConfig) -> list[str]:
         found.append("gradient_checkpointing: true (same result, slower)")
     if config.batch_size > 1:
         half = config.batch_size // 2
-        found.append(
-            f"batch_size: {half} with accumulation: {config.accumulation * -(-config.batch_size // half)} (the same global "
-            "batch)"
-        )
+        accumulation = config.accumulation * -(-config.batch_size // half)
+        found.append(f"batch_size: {half} with accumulation: {accumulation} ({half * accumulation} clips a step)")
     if config.adapter.type == "none":
         found.append("adapter.type: lora (trains an adapter instead of every weight)")
     elif config.precision == "fp32" or config.frozen == "fp32":
