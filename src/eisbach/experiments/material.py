@@ -80,6 +80,7 @@ def _encode(spec: ExperimentSpec, root: Path) -> None:
     """Fills the latent cache that all arms share, so that no arm's training waits for it."""
     from eisbach.backbones import load_backbone, load_codec_of
     from eisbach.data.latents import encode_manifest
+    from eisbach.data.pre_encoded import is_pre_encoded
 
     manifest, cache = plan_material(spec, root)
     training = arm_training(
@@ -89,6 +90,8 @@ def _encode(spec: ExperimentSpec, root: Path) -> None:
         return  # a model made from scratch has no codec yet; without a shared cache each manifest keeps its own
     codec = load_codec_of(load_backbone(training.model))
     for path in training.data.manifest:
+        if is_pre_encoded(path):
+            continue
         for crop in training.data.crop_seconds:
             rows = load_manifest(path)
             encode_manifest(

@@ -32,7 +32,7 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tupl
     """Loads the model and the data and puts the adapter in."""
     from eisbach.backbones import load_codec_of
 
-    manifest = load_manifests(config.data.manifest)
+    manifest = load_manifests(config.data.manifest, quiet)
     rows = training_rows(manifest, config.data, config.batch_size)
     backbone = load_model(config)
     objective = build_objective(config, backbone)

@@ -150,7 +150,7 @@ def load_subject(config: ProbeConfig, quiet: bool = False) -> Subject:
     from eisbach.backbones import load_codec_of
 
     train = config.train
-    manifest = load_manifests(train.data.manifest)
+    manifest = load_manifests(train.data.manifest, quiet)
     rows = probed_rows(manifest, config)
     backbone = load_model(train)
     objective = build_objective(train, backbone)
