@@ -19,7 +19,7 @@ from eisbach.errors import UserError
 SUFFIXES = (
     *AUDIO_SUFFIXES, ".opus", ".oga", ".aif", ".aiff", ".m4a", ".aac", ".mp4", ".webm", ".mka", ".mkv", ".wma",
 )  # fmt: skip
-"""Endings that are looked at. Not all of them can be read: what cannot is reported, not overlooked."""
+"""Endings that are looked at, those preferred first. Not all of them can be read: what cannot is reported, not overlooked."""
 
 _NUMBER = r"(\d+(?:\.\d+)?)s?"
 _TIMES = re.compile(rf"[\s_.-]*\[?{_NUMBER}(?:\s*[-_ ]+\s*{_NUMBER})?\]?")
@@ -51,7 +51,7 @@ class Matches:
 
     Attributes
     ----------
-    files : for each row's number, the files that may hold it: those named with its times first.
+    files : for each row's number, the files that may hold it: those named with its times first, wav and flac before the others.
     mistimed : for each row's number, files of its video whose names hold other times.
     unmatched : files that name no video of the CSV.
     ambiguous : files that name several.
@@ -136,7 +136,7 @@ def match_files(rows: Sequence[MusicCapsRow], paths: Iterable[Path]) -> Matches:
                 for row in videos[audio.ytid]:
                     matches.mistimed.setdefault(row.number, []).append(audio)
     for files in matches.files.values():
-        files.sort(key=lambda item: (item.start is None, str(item.path)))
+        files.sort(key=lambda item: (item.start is None, SUFFIXES.index(item.path.suffix.lower()), str(item.path)))
     return matches
 
 
