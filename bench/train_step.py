@@ -47,7 +47,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "frames": [108, 323, 1292],
         "batches": [1, 4, 8],
     },  # diffusers' defaults are SA3-medium's shape
-    "cpu": {"model": {"embed_dim": 768, "num_heads": 12, "depth": 4}, "frames": [323], "batches": [1]},
+    "cpu": {"model": {"embed_dim": 768, "num_heads": 12, "depth": 4}, "frames": [108, 323, 1292], "batches": [1]},
+    "cpu-wide": {"model": {"depth": 2}, "frames": [323], "batches": [1]},  # medium's own layers, two of them
     "tiny": {
         "model": {"embed_dim": 64, "num_heads": 2, "depth": 2, "num_memory_tokens": 4},
         "frames": [16],
@@ -126,13 +127,19 @@ def adapt(module: nn.Module, case: str, rank: int) -> list[nn.Parameter]:
         part = re.search(r"lora_A|lora_B|magnitude", name)
         parameter.requires_grad_(part is not None)
         if part is not None:
-            parameter.data = parameter.data.float()
-            if part[0] != "magnitude":
-                layer = name.split(".parametrizations")[0].split(".lora_")[0]
-                noise = torch.Generator().manual_seed(zlib.crc32(f"{layer}.{part[0]}".encode()))
-                parameter.data.copy_(0.02 * torch.randn(parameter.shape, generator=noise))
+            layer = re.split(r"\.parametrizations|\.lora_", name)[0]
+            parameter.data = same_values(module.get_submodule(layer), layer, part[0], parameter)
             trained.append(parameter)
     return trained
+
+
+def same_values(layer: nn.Module, name: str, part: str, parameter: torch.Tensor) -> torch.Tensor:
+    """fp32 values of an adapter's parameter that depend on the layer and the part alone."""
+    if part == "magnitude":
+        weight = layer.base_layer.weight if hasattr(layer, "base_layer") else layer.parametrizations.weight.original
+        return torch.linalg.vector_norm(weight.float(), dim=1).view_as(parameter)
+    noise = torch.Generator().manual_seed(zlib.crc32(f"{name}.{part}".encode()))
+    return 0.02 * torch.randn(parameter.shape, generator=noise).to(parameter.device)
 
 
 def make_step(module: nn.Module, case: str, setting: Setting, device: torch.device) -> Callable[[], torch.Tensor]:

@@ -215,9 +215,14 @@ def test_dropout_reaches_the_low_rank_branch_alone():
     torch.testing.assert_close(network(x), injected(exclude=("wide",))[0].eval()(x))
 
 
-def test_a_full_gradient_through_a_wide_convolution_is_refused():
-    with pytest.raises(ConfigError, match=r"wide.*\(3,\)"):
-        injected(norm_gradient="full")
+def test_a_full_gradient_through_a_wide_convolution_is_refused_and_leaves_the_model_alone():
+    model = Model()
+    config = adapters.adapter_config(model, kind="dora", rank=3, alpha=6.0)
+    names = list(model.module.state_dict())
+    with pytest.raises(ConfigError, match="convolution wide"):
+        adapters.inject(model, config, norm_gradient="full", frozen_dtype=torch.bfloat16)
+    assert list(model.module.state_dict()) == names
+    assert {value.dtype for value in model.module.parameters()} == {torch.float32}
     with pytest.raises(ConfigError, match=r"half.*detached, full"):
         injected(norm_gradient="half")
 

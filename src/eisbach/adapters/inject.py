@@ -119,6 +119,8 @@ def inject(
                 f"the adapter's targets {config.target_modules!r} cannot be used ({' '.join(str(error).split())}); "
                 f"the model's linear layers end in: {', '.join(layers)}."
             ) from error
+    if config.use_dora and norm_gradient == "full":
+        _refuse_wide_convolutions(module)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(is_adapter_parameter(name))
     if frozen_dtype is not None:
@@ -140,17 +142,25 @@ def store_frozen(module: nn.Module, dtype: torch.dtype) -> None:
                     parameter.data = parameter.data.to(dtype)
 
 
-def _prepare_dora(module: nn.Module, norm_gradient: NormGradient) -> None:
-    from eisbach.adapters.dora_layers import DoraConv1d, DoraLinear, is_framewise
+def _refuse_wide_convolutions(module: nn.Module) -> None:
+    """Takes the adapter out again and says so if a layer's norm cannot take part in the gradient."""
+    from eisbach.adapters.attach import remove_layers
+    from eisbach.adapters.dora_layers import DoraConv1d, is_framewise
 
     for name, layer in module.named_modules():
+        if isinstance(layer, DoraConv1d) and not is_framewise(layer.get_base_layer()):
+            remove_layers(module)
+            raise ConfigError(
+                f"norm_gradient full is not available for the convolution {name}, which is more than a linear map of each frame; "
+                "use detached, or exclude the layer."
+            )
+
+
+def _prepare_dora(module: nn.Module, norm_gradient: NormGradient) -> None:
+    from eisbach.adapters.dora_layers import DoraConv1d, DoraLinear
+
+    for layer in module.modules():
         if isinstance(layer, (DoraLinear, DoraConv1d)):
-            base = layer.get_base_layer()
-            if norm_gradient == "full" and isinstance(base, nn.Conv1d) and not is_framewise(base):
-                raise ConfigError(
-                    f"norm_gradient full is not available for the convolution {name} with kernel {base.kernel_size}; use "
-                    "detached, or exclude the layer."
-                )
             layer.prepare(ADAPTER_NAME, norm_gradient)
 
 
