@@ -302,3 +302,43 @@ def test_another_rank_in_some_layers_becomes_one_rank(sa3: Any, play: Any, make_
     convert.write(adapter, "sa3", tmp_path / "native.safetensors", precision="fp32")
     adapters.attach(sa3, tmp_path / "native.safetensors")
     torch.testing.assert_close(play(sa3), played, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("form", ["no configuration", "dora", "columns of one"])
+def test_older_native_files(
+    sa3: Any, native: Path, play: Any, reference: dict[str, torch.Tensor], tmp_path: Path, form: str
+) -> None:
+    """Stability's loader fills in rank, alpha = rank and plain LoRA, and takes `dora` and magnitudes of (out, 1) for rows."""
+    kind = "lora" if form == "no configuration" else "dora-rows"
+    tensors, told = load_file(native / f"{kind}.safetensors"), metadata(native / f"{kind}.safetensors")
+    if form == "no configuration":
+        told = {"format": "pt"}
+    else:
+        told["lora_config"] = told["lora_config"].replace("dora-rows", "dora")
+    if form == "columns of one":
+        tensors = {name: value[:, None] if name.endswith("magnitude") else value for name, value in tensors.items()}
+    save_file(tensors, tmp_path / "old.safetensors", metadata=told)
+    adapters.attach(sa3, tmp_path / "old.safetensors")
+    assert (play(sa3) - reference[f"velocity_{kind}"]).abs().max() < 1e-5
+
+
+def test_what_half_precision_loses_of_a_small_dora_is_said(sa3: Any, make_adapter: Any, tmp_path: Path) -> None:
+    for size, precision, least, most in (
+        (0.1, "fp16", 1e-4, 0.02),
+        (1e-3, "fp16", 0.03, 1.0),
+        (1e-3, "fp32", 0.0, 1e-4),
+    ):
+        make_adapter(tmp_path / "ours", kind="dora", size=size)
+        adapter, file = convert.read(tmp_path / "ours"), tmp_path / "native.safetensors"
+        written = convert.write(adapter, "sa3", file, module=sa3.module, precision=precision, overwrite=True)
+        assert written.rounding is not None
+        assert least <= written.rounding < most
+        assert len(written.notes) == (written.rounding > 0.02)
+
+
+def test_generations_of_two_files_are_told_apart(native: Path, tmp_path: Path) -> None:
+    from eisbach.generation.generate import _weights_hash
+
+    convert.write(convert.read(native / "lora.safetensors"), "diffusers", tmp_path / "parts")
+    paths = [native / "lora.safetensors", native / "dora-rows.safetensors", tmp_path / "parts", tmp_path]
+    assert len({_weights_hash(path) for path in paths}) == 4

@@ -18,6 +18,7 @@ from eisbach.errors import CheckpointError, UserError
 FORMATS = ("sa3", "peft", "diffusers", "comfyui")
 """What adapters are read from and written to: two files (sa3, comfyui) and two kinds of folders."""
 
+_MUCH_LOST = 0.02
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -113,6 +114,8 @@ class Written:
     format, kind : str
         `kind` is "lora", "dora" or "diff".
     layers, tensors, bytes : int
+    rounding : float or None
+        Share of the update that the file's precision changes, for native files where the base model was given.
     notes : list of str
         What a person should know: sentences.
     """
@@ -123,6 +126,7 @@ class Written:
     layers: int
     tensors: int
     bytes: int
+    rounding: float | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -172,7 +176,7 @@ def write(
     if drop_conditioner and to == "comfyui":
         adapter = _without_conditioner(adapter, notes)
     weight_of = None if module is None else weights_of(module)
-    kind = adapter.kind
+    kind, lost = adapter.kind, None
     if to == "comfyui" and kind == "dora" and dora == "diff":
         tensors = comfyui.write(out, adapter, weight_of=weight_of, strength=strength, precision=precision)
         kind = "diff"
@@ -183,7 +187,14 @@ def write(
     else:
         adapter = low_rank.with_strength(adapter, strength)
         tensors = _writer(to, out, adapter, weight_of, dora, precision)
-    return Written(str(out), to, kind, len(adapter.layers), tensors, _size(out), notes)
+        if to == "sa3" and weight_of is not None:
+            lost = low_rank.rounding(adapter, weight_of, precision)
+            if lost > _MUCH_LOST:
+                notes.append(
+                    f"half precision changes the update by {lost:.1%} of its size (of DoRA's magnitudes it keeps 11 bits); --precision fp32 "
+                    "does not, and Stability's loader reads it too."
+                )
+    return Written(str(out), to, kind, len(adapter.layers), tensors, _size(out), lost, notes)
 
 
 def _writer(to: str, out: Path, adapter: LowRankAdapter, weight_of: WeightOf | None, dora: str, precision: str) -> int:
