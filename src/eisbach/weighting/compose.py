@@ -166,18 +166,20 @@ class Weighting:
         Raises
         ------
         UserError
-            Shapes that do not fit, or a missing argument that a weighting needs.
+            Shapes that do not fit, integer noise levels, or a missing argument that a weighting needs.
 
         Notes
         -----
         Nothing here waits for the device. A NaN in the output or in the losses reaches `unscaled` and `terms.loss`, so
-        that the training loop's check for a finite loss sees it.
+        that the training loop's check for a finite loss sees it. So does a t outside [0, 1] (a timestep of a scheduler,
+        say) wherever a weighting reads t.
         """
         if per_sample_loss.dim() != 1 or per_sample_loss.shape[0] != output.shape[0] or output.shape[0] == 0:
             raise UserError(
                 f"the weighting needs one loss for each sample of the output; got losses of shape "
                 f"{tuple(per_sample_loss.shape)} for an output of {tuple(output.shape)}."
             )
+        t = _noise_levels(t)
         losses = at_least_float32(per_sample_loss)
         ones = torch.ones_like(losses, requires_grad=False)
         sample_weight, belief = ones, torch.full_like(ones, torch.nan)
@@ -295,6 +297,19 @@ class Weighting:
         if penalty is not None:
             costs = costs + penalty.to(losses.dtype)
         return weight.detach(), costs
+
+
+def _noise_levels(t: Tensor | None) -> Tensor | None:
+    """`t` with NaN where it is no noise level; a value beyond the ends by rounding alone counts as one."""
+    if t is None:
+        return None
+    if not t.is_floating_point():
+        raise UserError(
+            f"noise levels must be floating numbers in [0, 1], where 1 is noise; got a tensor of {t.dtype}: a scheduler's "
+            "timesteps become noise levels through DiscretePath.timesteps_to_t."
+        )
+    t = t.detach()
+    return t.masked_fill((t < -1e-6) | (t > 1 + 1e-6), math.nan)
 
 
 def _stats(weight: Tensor, sample_weight: Tensor) -> Tensor:
