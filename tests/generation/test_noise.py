@@ -41,3 +41,14 @@ def test_seeds_do_not_collide_between_neighbouring_prompts() -> None:
     # "1/1x" and "11/x" style ambiguities would make two cells share their noise
     seeds = {noise_seed(f"p{i}", seed) for i in range(50) for seed in range(50)}
     assert len(seeds) == 2500
+
+
+def test_every_step_has_noise_of_its_own_and_the_first_is_the_starting_noise() -> None:
+    made = [starting_noise("a", 3, 4, 40, step) for step in range(4)]
+    assert torch.equal(made[0], starting_noise("a", 3, 4, 40))
+    for first in range(4):
+        for second in range(first):
+            correlation = float(torch.corrcoef(torch.stack([made[first].flatten(), made[second].flatten()]))[0, 1])
+            assert abs(correlation) < 0.35  # four standard deviations of 160 independent pairs
+    assert torch.equal(starting_noise("a", 3, 4, 20, 2), made[2][:, :20])
+    assert not torch.equal(made[2], starting_noise("a", 4, 4, 40, 2))
