@@ -136,7 +136,7 @@ def test_timesteps_in_place_of_noise_levels_do_not_pass_silently(sample):
     weighting = build_weighting(sample, "min_snr" if sample == "none" else "none", **options)
     arguments = {"x_t": x_t, "path": "linear", "target": "u"}
     losses = per_sample_mse(x_t, x0)
-    with pytest.raises(UserError, match="floating numbers in .0, 1.* torch.int64.*DiscretePath"):
+    with pytest.raises(UserError, match=r"floating numbers in .0, 1.* torch.int64.*DiscretePath"):
         weighting(losses, x_t, t=torch.tensor([10, 200, 500, 990]), **arguments)
     assert weighting(losses, x_t, t=1000 * t, **arguments).loss.isnan()
     assert weighting(losses, x_t, t=t, **arguments).loss.isfinite()
