@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -351,6 +352,26 @@ def test_training_in_buckets(
     assert ("s is shorter than min_seconds" in said) == (crop == "7-12")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert np.isfinite(rows[-1]["loss"])
+
+
+def test_buckets_resume_exactly_and_hold_out(
+    manifest: Manifest, codec: Codec, tiny_model: Path, tmp_path: Path
+) -> None:
+    rows = [replace(row, split="held_out" if row.id == "3.wav" else "train") for row in manifest]
+    pre_encode(Manifest(rows, manifest.root), codec, tmp_path / "held", quiet=True)
+    more = {
+        "data": {"manifest": str(tmp_path / "held"), "crop_seconds": "full"},
+        "held_out": {"every": 2, "batches": 1},
+        "checkpoint": {"every": 2},
+        "log_every": 1,
+    }
+    train(config(tmp_path / "held", tiny_model, tmp_path / "a", **more, steps=5), quiet=True)
+    train(config(tmp_path / "held", tiny_model, tmp_path / "b", **more, steps=2), quiet=True)
+    train(config(tmp_path / "held", tiny_model, tmp_path / "b", **more, steps=5), quiet=True)
+    first, second = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in "ab")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    logged = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in logged if "held_out_loss" in row] == [0, 2, 4, 5]
 
 
 def test_audio_and_latents_train_together(folder: Path, manifest: Manifest, codec: Codec, tmp_path: Path) -> None:

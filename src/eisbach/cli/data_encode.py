@@ -97,7 +97,7 @@ def latents(
     folder: Path = typer.Argument(..., help="A folder of pre-encoded latents (.npy and .json)."),
     codec: str = typer.Option(None, "--codec", help="Also check that the latents fit this codec."),
     model: str = typer.Option(None, "--model", "-m", help="Also check that the latents fit this model's codec."),
-    buckets: int = typer.Option(8, "--buckets", help="How many lengths batches may have."),
+    buckets: int = typer.Option(16, "--buckets", help="How many lengths batches may have."),
     batch_size: int = typer.Option(4, "--batch-size", help="For the shares of what is cut and padded."),
     jobs: int = JOBS,
     as_json: bool = AS_JSON,

@@ -137,7 +137,7 @@ class BucketedDataset(LatentDataset):
     """
 
     def __init__(
-        self, cache: LatentCache, crop_frames: int, seed: int, *, count: int = 8, fit: Fit = "cut",
+        self, cache: LatentCache, crop_frames: int, seed: int, *, count: int = 16, fit: Fit = "cut",
         rank: int = 0, world_size: int = 1,
     ) -> None:  # fmt: skip
         super().__init__(cache, crop_frames, seed, rank=rank, world_size=world_size)

@@ -355,7 +355,7 @@ class FolderReport:
 
 
 def inspect_folder(
-    folder: str | Path, codec: Codec | None = None, *, buckets: int = 8, batch_size: int = 4, jobs: int = 4,
+    folder: str | Path, codec: Codec | None = None, *, buckets: int = 16, batch_size: int = 4, jobs: int = 4,
     quiet: bool = False,
 ) -> FolderReport:  # fmt: skip
     """What a folder holds; with a codec also whether the latents are that codec's.

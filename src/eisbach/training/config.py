@@ -11,7 +11,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from eisbach.config import StrictModel
 
-_DEFAULT_BUCKETS = 8
+_DEFAULT_BUCKETS = 16
 _RANGE = re.compile(r"(\d+(?:\.\d+)?)\s*-\s*(\d+(?:\.\d+)?)")
 _ADAPTER_DEFAULTS: dict[str, Any] = {"rank": 16, "alpha": 16.0, "dropout": 0.0, "exclude": []}
 
@@ -58,7 +58,7 @@ class DataConfig(StrictModel):
     crop_seconds : list of CropShare
         Length of the training crops; a plain number is one length. With several, each step draws one of them,
         so that every batch has a single length. ``full`` takes whole clips (of up to an hour), and ``20-60`` whole clips
-        of 20 to 60 s (longer ones are cropped), in 8 buckets of equal length.
+        of 20 to 60 s (longer ones are cropped), in 16 buckets of equal length.
     select : mapping of str to str
         Only clips whose labels have these values (the *oracle* arm: ``{flat: "false"}``).
     split : "train" or "all"
