@@ -1,113 +1,217 @@
 """Does a weight tell developing clips from flat ones, by kind and noise level, on the embedded model's own predictions?
 
-    eisbach data render --out runs/auc/developing --clips 200 --seconds 32 --seed 41 --sample-rate 22050
-    eisbach data flat   --out runs/auc/flat       --clips 200 --seconds 32 --seed 42 --sample-rate 22050
-    python bench/belief_auc.py --developing runs/auc/developing --flat runs/auc/flat --out bench/results/belief_auc.json
+    python bench/belief_material.py --out runs/auc2/test --side held_out --seed 72 --clips 200 --developing 400
+    python bench/belief_auc.py --material runs/auc2/test --section "test, 30 s"
+    python bench/belief_auc.py --material runs/auc2/test --section "test, 10 s" --seconds 10
 
-For each weighting, kind and noise level: AUC = the share of (developing, flat) pairs in which the developing clip gets the larger weight (0.5 is
-chance), with a 95% bootstrap interval over clips. Also the coefficient of variation of the weight over all clips of that noise level, and
-how its mean moves with the noise level, since a weight that depends on t acts as a noise-level weight too.
+For each weighting, cell and noise level: AUC = the share of (developing, flat) pairs in which the developing clip gets the larger weight
+(ties count half; 0.5 is chance). The 95% intervals come from a bootstrap over pieces, not clips, since clips of one piece are alike.
+Noise level 0 is the clean latent, as a perfect model would give it back. Also, among developing clips: the mean weight by noise level, since a weight
+whose mean moves acts as a noise-level weight too; its coefficient of variation; its rank correlation with the loudness
+of the audio and with the energy of the latents. Each call writes its section of the JSON file and leaves the others.
+The model's outputs are kept beside the material, so that another weighting takes seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 
+from eisbach.audio import read_audio
 from eisbach.backbones import load_backbone
+from eisbach.backbones.base import Backbone
 from eisbach.codecs import load_codec
 from eisbach.data.latents import all_crops, encode_manifest
 from eisbach.data.manifest import load_manifest
 from eisbach.diffusion.targets import make_sample
-from eisbach.files import write_json
-from eisbach.weighting import EntropyBarrier, RecurrenceBarrier
+from eisbach.files import read_json, write_json
+from eisbach.progress import Progress
+from eisbach.weighting.sample import DevelopmentBarrier, EntropyBarrier, RecurrenceBarrier, SampleBarrier
 
-LEVELS = (0.1, 0.2, 0.4, 0.6, 0.8, 0.95)
+LEVELS = (0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
+FOLDERS = ("developing", "flat", "late")
+DEVELOPING = "developing"
+POOLED = {
+    "texture": ("texture noise", "texture cloud"),
+    "loop 1.5-12 s": ("loop 1.5-3 s", "loop 3-6 s", "loop 6-12 s"),
+}
+RESAMPLES = 1000
 
 
-def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    difference = positive[:, None] - negative[None]
-    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
+@dataclass(frozen=True)
+class Clips:
+    """What the weightings see of every clip, and what is known about it; clean, noise (n, C, T), output (n, levels, C, T)."""
+
+    clean: torch.Tensor
+    noise: torch.Tensor
+    output: torch.Tensor
+    cells: np.ndarray
+    pieces: np.ndarray
+    loudness: np.ndarray
 
 
-def interval(positive: np.ndarray, negative: np.ndarray, resamples: int = 400) -> list[float]:
-    rng = np.random.default_rng(0)
-    draws = [auc(rng.choice(positive, len(positive)), rng.choice(negative, len(negative))) for _ in range(resamples)]
-    return [float(value) for value in np.percentile(draws, [2.5, 97.5])]
+def weightings(rate: float) -> dict[str, SampleBarrier]:
+    """Name to weighting. Powers, where there is a choice: AUC is the same for every rising function of a statistic."""
+    return {
+        "entropy (paper)": EntropyBarrier(),
+        "entropy of x0_hat": EntropyBarrier(source="x0"),
+        "entropy of x0_hat, gain-invariant": EntropyBarrier(source="x0", energy="relative"),
+        "recurrence R^4, 3 s": RecurrenceBarrier(3.0, rate, form="power", sharpness=4.0),
+        "recurrence R^4, 1.5 s": RecurrenceBarrier(1.5, rate, form="power", sharpness=4.0),
+        "recurrence R^4, 6 s": RecurrenceBarrier(6.0, rate, form="power", sharpness=4.0),
+        "recurrence Renyi-2^4, 3 s": RecurrenceBarrier(3.0, rate, entropy="renyi2", form="power", sharpness=4.0),
+        "development": DevelopmentBarrier(3.0, rate, form="power"),
+        "development, log-barrier": DevelopmentBarrier(3.0, rate),
+        "development, against x0_hat": DevelopmentBarrier(3.0, rate, form="power", against="estimate"),
+        "development, 1.5 s": DevelopmentBarrier(1.5, rate, form="power"),
+        "development, 2.25 s": DevelopmentBarrier(2.25, rate, form="power"),
+        "development, 4.5 s": DevelopmentBarrier(4.5, rate, form="power"),
+        "development, 6 s": DevelopmentBarrier(6.0, rate, form="power"),
+    }
+
+
+def load_clips(backbone: Backbone, material: Path, seconds: float) -> Clips:
+    """All clips of the material's folders, with the model's outputs, from the cache beside it where that fits."""
+    codec = load_codec(backbone.codec)
+    frames = codec.frames_for(seconds)
+    parts: list[dict[str, np.ndarray]] = []
+    for folder in (material / name for name in FOLDERS if (material / name).is_dir()):
+        manifest = load_manifest(folder)
+        digest = hashlib.sha256("".join(row.audio_hash for row in manifest).encode()).hexdigest()[:12]
+        cached = folder / "outputs" / f"{backbone.identity()}-{seconds:g}s-{digest}.npz"
+        if not cached.is_file():
+            cache = encode_manifest(manifest, codec, folder / "latents", crop_seconds=max(seconds, 30.0))
+            crops = [(row, x0) for row, x0 in all_crops(cache, frames) if x0.shape[-1] == frames]
+            arrays = predict(backbone, [row.caption for row, _ in crops], torch.stack([x0 for _, x0 in crops]).float())
+            arrays["cells"] = np.array([row.labels.get("cell", row.labels["kind"]) for row, _ in crops])
+            arrays["pieces"] = np.array([row.labels["piece"] for row, _ in crops])
+            paths = [manifest.audio_path(row) for row, _ in crops]
+            arrays["loudness"] = np.array(
+                [10 * np.log10(np.square(read_audio(p).samples).mean() + 1e-12) for p in paths]
+            )
+            cached.parent.mkdir(exist_ok=True)
+            np.savez(cached, **arrays)
+        with np.load(cached, allow_pickle=False) as stored:
+            parts.append({key: stored[key] for key in stored.files})
+    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    clean, noise, output = (torch.from_numpy(joined[key]) for key in ("clean", "noise", "output"))
+    return Clips(clean, noise, output, joined["cells"], joined["pieces"], joined["loudness"])
+
+
+def predict(backbone: Backbone, captions: Sequence[str], latents: torch.Tensor) -> dict[str, np.ndarray]:
+    """The model's output for every clip at `LEVELS`, with one draw of noise a clip and the clip's own caption; half precision."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(latents.shape, generator=generator)
+    levels, seconds = len(LEVELS), latents.shape[2] / backbone.latent_rate
+    outputs = []
+    with Progress(len(captions), "predict") as bar:
+        for caption, x0, eps in zip(captions, latents, noise, strict=True):
+            conditioning = backbone.condition([caption] * levels, [seconds] * levels)
+            repeated = (x0.expand(levels, -1, -1), eps.expand(levels, -1, -1))
+            sample = make_sample(backbone.path, backbone.target, *repeated, torch.tensor(LEVELS))
+            with torch.no_grad():
+                outputs.append(backbone.predict(sample.x_t, sample.t, conditioning).half())
+            bar.advance()
+    return {"clean": latents.half().numpy(), "noise": noise.half().numpy(), "output": torch.stack(outputs).numpy()}
+
+
+def weigh(weighting: SampleBarrier, backbone: Backbone, clips: Clips, t: float) -> np.ndarray:
+    """The weight of every clip at noise level `t`."""
+    clean = clips.clean.float()
+    if t == 0:  # the clean latent, as the estimate of a model that makes no error
+        return weighting(clean, x_t=clean, t=torch.zeros(len(clean)), path="linear", target="x0").weight.numpy()
+    level = torch.full((len(clean),), t)
+    x_t = make_sample(backbone.path, backbone.target, clean, clips.noise.float(), level).x_t
+    output = clips.output[:, LEVELS.index(t)].float()
+    return weighting(output, x_t=x_t, t=level, path=backbone.path, target=backbone.target).weight.numpy()
+
+
+def multiplicities(pieces: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """How often each clip is drawn [shape=(RESAMPLES, clips)] when its pieces are drawn with replacement."""
+    names, index = np.unique(pieces, return_inverse=True)
+    draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
+    return draws[:, index].astype(np.float64)
+
+
+def auc(positive: np.ndarray, negative: np.ndarray, times: tuple[np.ndarray, np.ndarray]) -> tuple[float, list[float]]:
+    """AUC and its 95% interval; `times` are the multiplicities of the positive and the negative clips."""
+    wins = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
+    weight = times[0].sum(1) * times[1].sum(1)
+    draws = ((times[0] @ wins) * times[1]).sum(1)[weight > 0] / weight[weight > 0]
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(wins.mean()), [float(low), float(high)]
+
+
+def describe(values: np.ndarray, clips: Clips, times: dict[str, np.ndarray]) -> dict[str, object]:
+    """One row of the table: moments and correlations over developing clips, AUC by cell."""
+    developing = clips.cells == DEVELOPING
+    mine = values[developing]
+    energy = clips.clean.float().square().mean((1, 2)).numpy()
+    flat_mean = float(values[~developing].mean())
+    cells: dict[str, object] = {}
+    groups = {str(cell): (str(cell),) for cell in np.unique(clips.cells) if cell != DEVELOPING}
+    groups |= {name: members for name, members in POOLED.items() if all(member in groups for member in members)}
+    for name, members in groups.items():
+        inside = np.isin(clips.cells, members)
+        value, interval = auc(mine, values[inside], (times[DEVELOPING], times[name]))
+        cells[name] = {"auc": value, "interval": interval, "mean": float(values[inside].mean())}
+    return {
+        "mean_developing": float(mine.mean()),
+        "cv_developing": float(mine.std() / max(mine.mean(), 1e-12)),
+        "flat_over_developing": flat_mean / max(float(mine.mean()), 1e-12),
+        "loudness_correlation": float(spearmanr(mine, clips.loudness[developing])[0]),
+        "energy_correlation": float(spearmanr(mine, energy[developing])[0]),
+        "cells": cells,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--developing", type=Path, required=True)
-    parser.add_argument("--flat", type=Path, required=True)
+    parser.add_argument("--material", type=Path, required=True, help="Folder that bench/belief_material.py wrote.")
+    parser.add_argument("--section", required=True, help="Name of the section in the JSON file.")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--out", type=Path, default=Path("bench/results/belief_auc.json"))
     options = parser.parse_args()
     backbone = load_backbone(options.model)
-    codec = load_codec(backbone.codec)
-    frames = codec.frames_for(options.seconds)
-    weightings = {
-        "entropy barrier": EntropyBarrier(),
-        "recurrence R^4, 3 s": RecurrenceBarrier(window_frames=8, form="power", sharpness=4.0),
-        "recurrence R^4, 1.5 s": RecurrenceBarrier(window_frames=4, form="power", sharpness=4.0),
-        "recurrence Renyi-2, 3 s": RecurrenceBarrier(window_frames=8, entropy="renyi2", form="power", sharpness=4.0),
-    }
-    weights: dict[str, dict[float, list[float]]] = {name: {t: [] for t in LEVELS} for name in weightings}
-    kinds: list[str] = []
-    generator = torch.Generator().manual_seed(0)
-    for folder in (options.developing, options.flat):
-        cache = encode_manifest(load_manifest(folder), codec, folder / "latents", crop_seconds=options.seconds)
-        for row, x0 in all_crops(cache, frames):
-            if x0.shape[-1] < frames:
-                continue
-            kinds.append(row.labels["kind"])
-            x0 = x0[None].float()
-            noise = torch.randn(x0.shape, generator=generator)
-            # The same noise at every level; the clip's own caption, as in training.
-            conditioning = backbone.condition([row.caption] * len(LEVELS), [frames / codec.latent_rate] * len(LEVELS))
-            sample = make_sample(
-                backbone.path,
-                backbone.target,
-                x0.expand(len(LEVELS), -1, -1),
-                noise.expand(len(LEVELS), -1, -1),
-                torch.tensor(LEVELS),
-            )
-            with torch.no_grad():
-                output = backbone.predict(sample.x_t, sample.t, conditioning)
-                for name, weighting in weightings.items():
-                    result = weighting(output, x_t=sample.x_t, t=sample.t, path=backbone.path, target=backbone.target)
-                    for t, value in zip(LEVELS, result.weight.tolist(), strict=True):
-                        weights[name][t].append(value)
-    kind_of = np.array(kinds)
+    clips = load_clips(backbone, options.material, options.seconds)
+    rng = np.random.default_rng(0)
+    names = [DEVELOPING, *sorted(set(clips.cells.tolist()) - {DEVELOPING})]
+    groups = {name: (name,) for name in names} | POOLED
+    times = {name: multiplicities(clips.pieces[np.isin(clips.cells, group)], rng) for name, group in groups.items()}
     table = []
-    for name in weightings:
-        for t in LEVELS:
-            values = np.array(weights[name][t])
-            developing = values[kind_of == "developing"]
-            row = {
-                "weighting": name,
-                "t": t,
-                "mean": float(values.mean()),
-                "cv": float(values.std() / max(values.mean(), 1e-12)),
-                "mean_developing": float(developing.mean()),
-            }
-            for kind in sorted(set(kinds) - {"developing"}):
-                flat = values[kind_of == kind]
-                row[kind] = {
-                    "auc": auc(developing, flat),
-                    "interval": interval(developing, flat),
-                    "mean": float(flat.mean()),
-                }
+    for name, weighting in weightings(backbone.latent_rate).items():
+        for t in (0.0, *LEVELS):
+            if t == 0 and name == "entropy (paper)":
+                continue  # the output at t = 0 has no counterpart without a model
+            row = {"weighting": name, "t": t, **describe(weigh(weighting, backbone, clips, t), clips, times)}
             table.append(row)
-    counts = {kind: int((kind_of == kind).sum()) for kind in sorted(set(kinds))}
-    write_json(options.out, {"model": backbone.identity(), "clips": counts, "table": table})
-    for row in table:
-        cells = "  ".join(f"{kind} {cell['auc']:.2f}" for kind, cell in row.items() if isinstance(cell, dict))
-        print(f"{row['weighting']:26s} t={row['t']:<5g} cv {row['cv']:.2f}  mean {row['mean']:.4f}  {cells}")
+            cells: dict[str, dict[str, float]] = row["cells"]  # type: ignore[assignment]
+            shown = "  ".join(f"{cell} {entry['auc']:.3f}" for cell, entry in cells.items())
+            print(
+                f"{name:34s} t={t:<5g} mean {row['mean_developing']:.4f} cv {row['cv_developing']:.2f}  {shown}",
+                flush=True,
+            )
+    results = read_json(options.out, "results") if options.out.is_file() else {}
+    sections = results.get("sections", {}) if isinstance(results, dict) else {}
+    sections[options.section] = {
+        "seconds": options.seconds,
+        "model": backbone.identity(),
+        "material": {f: json.loads((options.material / f / "render.json").read_text())["seed"] for f in FOLDERS
+                     if (options.material / f).is_dir()},
+        "clips": {name: int(np.isin(clips.cells, group).sum()) for name, group in groups.items()},
+        "pieces": {name: len(set(clips.pieces[np.isin(clips.cells, group)])) for name, group in groups.items()},
+        "table": table,
+    }  # fmt: skip
+    write_json(options.out, {"intervals": f"95%, {RESAMPLES} bootstrap resamples of pieces", "sections": sections})
 
 
 if __name__ == "__main__":

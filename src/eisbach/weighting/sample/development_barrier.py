@@ -6,11 +6,15 @@ Cut a clip into cells of about 3/8 s and average x, the data estimate x0_hat, an
     d_ij = (x_i.y_i + x_j.y_j) / 2 - (x_i.y_j + x_j.y_i) / 2        distance of the windows i and j
     D(l) = mean of d_ij over |i - j| = l                            a variogram
     E    = mean of x_i.y_i                                          energy
-    far  = min( mean of D(l) over l >= w,  2 min of D(l) over l from 3 to 16 s )
-    S    = (far_w - (v / w) D_v(v)) / E_w,  clamped to [0, 1];      B = 1 - S
+    sill = mean of D(l) over l >= w
+    left = min of D(l) / min(sill, largest D before l)   over l from 3 to 16 s
+    S    = (sill min(1, 2 left) - (v / w) D_v(v)) / E,  clamped to [0, 1];      B = 1 - S
 
-`far` is how unlike itself the music is after a while: for geostatistics, the sill. If there is a lag after which everything
-comes back (a loop), what counts is twice the distance that is left then. The term that is subtracted is the nugget: windows
+where D_v is the variogram of the short windows and everything else is of the long ones.
+
+The sill is how unlike itself the music is after a while. A loop comes back to itself: at its period, `left` is what is left
+of the distance that it had covered; less than half of it counts, in proportion. Music that moves slowly has no such dip, for D has
+only risen. The term that is subtracted is the nugget: windows
 of a drone or a texture, whose memory is shorter than v, have exactly ``D_w = (v / w) D_v(v)`` at every lag, since averaging
 over four times as long leaves a quarter of the variance. So S is 0 for drones, textures and loops, and rises with what
 later windows hold that others do not.
@@ -30,7 +34,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool1d, pad
+from torch.nn.functional import pad
 
 from eisbach.diffusion.paths import Path
 from eisbach.errors import UserError
@@ -132,45 +136,64 @@ class DevelopmentBarrier(SampleBarrier):
         cell = max(1, self.window_frames // CELLS)
         window = round(self.window_frames / cell)
         near = max(1, window // 4)
+        cells = x0.shape[2] // cell
+        if cells < 2 * window:
+            return x0.new_zeros(x0.shape[0]), torch.zeros(x0.shape[0], dtype=torch.bool, device=x0.device)
         x, inside = _cells(x0, valid, cell)
         y = x if other is x0 else _cells(other, valid, cell)[0]
-        cells = x.shape[2]
-        if cells < 2 * window:
-            return x.new_zeros(x.shape[0]), torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
         distance, pairs, energy = _variogram(x, y, inside, window)
         lags = torch.arange(cells - window + 1, device=x.device)
         by_lag = distance / pairs.clamp(min=1)
         apart = (lags >= window) & (pairs >= 1)
         enough = apart.any(1)
-        far = torch.where(apart, by_lag, torch.zeros_like(by_lag)).sum(1) / apart.sum(1).clamp(min=1)
+        sill = torch.where(apart, by_lag, torch.zeros_like(by_lag)).sum(1) / apart.sum(1).clamp(min=1)
+        reached = torch.minimum(by_lag.cummax(1).values, sill[:, None])
+        left = by_lag / reached.clamp(min=torch.finfo(by_lag.dtype).tiny)
         tested = apart & (lags <= LONGEST_RETURN * window) & (pairs >= RETURN_SHARE * pairs[:, :1])
-        far = torch.minimum(far, 2 * torch.where(tested, by_lag, torch.full_like(by_lag, torch.inf)).amin(1))
+        left = torch.where(tested, left, torch.full_like(left, torch.inf)).amin(1)
         nugget = _mean_step(x, y, inside, near) * (near / window)
+        excess = sill * (2 * left).clamp(0, 1) - nugget
         # <= and not >: a NaN takes the other branch and stays NaN.
-        development = torch.where(energy <= 0, torch.zeros_like(energy), (far - nugget) / energy)
+        development = torch.where(energy <= 0, torch.zeros_like(energy), excess / energy)
         return development.clamp(0, 1), enough
 
 
 def _cells(x: Tensor, valid: Tensor | None, cell: int) -> tuple[Tensor, Tensor]:
-    """Means over cells (B, features, n), at a scale of 1, and which cells hold valid frames only (B, n), as numbers."""
+    """Means over cells (B, features, n), scaled to a peak of 1, and which cells hold valid frames only (B, n), as numbers."""
     if valid is not None:
         x = torch.where(valid[:, None], x, torch.zeros_like(x))
         valid = valid.flatten(2).all(2) if valid.dim() > 2 else valid
     frames = x if x.dim() == 3 else x.movedim(2, -1).flatten(1, -2)
-    frames = pad(frames, (0, max(0, cell - frames.shape[2])))  # less than one cell: still a cell, and too few of them
-    peak = frames.abs().amax((1, 2), keepdim=True)
-    means = avg_pool1d(frames / torch.where(peak == 0, torch.ones_like(peak), peak), cell)
-    inside = torch.ones((means.shape[0], means.shape[2]), dtype=means.dtype, device=means.device)
-    if valid is not None:
-        share = avg_pool1d(pad(valid.to(means.dtype), (0, max(0, cell - valid.shape[1])))[:, None], cell)[:, 0]
-        inside = (share > 1 - 0.5 / cell).to(means.dtype)
-    return means, inside
+    count = frames.shape[2] // cell
+    means = frames if cell == 1 else frames[:, :, : count * cell].unflatten(2, (count, cell)).mean(3)
+    peak = frames.abs().amax(
+        (1, 2), keepdim=True
+    )  # of all frames: what is not finite beyond the last cell shows as well
+    means = means / torch.where(peak == 0, torch.ones_like(peak), peak)
+    if valid is None:
+        return means, torch.ones_like(means[:, 0])
+    return means, valid[:, : count * cell].unflatten(1, (count, cell)).all(2).to(means.dtype)
 
 
 def _windows(cells: Tensor, inside: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Running means of `length` cells (B, features, n - length + 1), zero where a cell is invalid, and where they are not."""
-    whole = (avg_pool1d(inside[:, None], length, 1)[:, 0] > 1 - 0.5 / length).to(cells.dtype)
-    return avg_pool1d(cells, length, 1) * whole[:, None], whole
+    whole = (_running_sum(inside, length) > length - 0.5).to(cells.dtype)
+    return _running_sum(cells, length) * (whole / length)[:, None], whole
+
+
+def _running_sum(x: Tensor, length: int) -> Tensor:
+    """Sums of `length` neighbours along the last axis, from sums over powers of two (a pooling kernel takes ten times as long)."""
+    count = x.shape[-1] - length + 1
+    total = torch.zeros_like(x[..., :count])
+    start, size = 0, 1
+    while True:
+        if length & size:
+            total = total + x[..., start : start + count]
+            start += size
+        if 2 * size > length:
+            return total
+        x = x[..., :-size] + x[..., size:]
+        size *= 2
 
 
 def _variogram(x: Tensor, y: Tensor, inside: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
