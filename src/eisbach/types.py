@@ -144,6 +144,8 @@ class LossTerms:
         In [0, 1]; 1 = structureless. NaN where the weighting has no belief.
     effective_sample_size : torch.Tensor [shape=()]
         (sum w)^2 / sum w^2 of `weight`, between 1 and B.
+    shaped_weight : torch.Tensor [shape=(B,)]
+        The sample weight after gate and level means; `sample_weight` where there is neither.
     """
 
     loss: torch.Tensor
@@ -153,6 +155,7 @@ class LossTerms:
     weight: torch.Tensor
     belief: torch.Tensor
     effective_sample_size: torch.Tensor
+    shaped_weight: torch.Tensor
 
 
 RecordValue = str | int | float | bool | None

@@ -1,3 +1,4 @@
+import gc
 import multiprocessing
 import re
 import socket
@@ -122,6 +123,8 @@ def _worker(rank: int, port: int, folder: str) -> None:
     gradients, history = one_step(diffusers_accelerate, "--batch-size", "2", "--accumulate", "2")
     assert history[0]["samples"] == 8
     save_file({f"{i:03d}": gradient for i, gradient in enumerate(gradients)}, Path(folder) / f"{rank}.safetensors")
+    gc.collect()  # the wrapper's threads must end before the process group does
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 

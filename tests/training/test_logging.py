@@ -16,8 +16,10 @@ from eisbach.weighting import PartialLoss
 
 def output(losses: list[float], weights: list[float], beliefs: list[float], t: list[float]) -> StepOutput:
     loss, weight, belief = (torch.tensor(values) for values in (losses, weights, beliefs))
-    terms = LossTerms((weight * loss).mean(), loss, weight, torch.ones_like(loss), weight, belief, torch.ones(()))
-    return StepOutput(PartialLoss(loss.sum(), torch.zeros(4), terms), torch.tensor(t))
+    terms = LossTerms(
+        (weight * loss).mean(), loss, weight, torch.ones_like(loss), weight, belief, torch.ones(()), weight
+    )
+    return StepOutput(PartialLoss(loss.sum(), torch.zeros(4), terms, weight), torch.tensor(t))
 
 
 def test_a_window_averages_over_samples_and_steps() -> None:

@@ -1,5 +1,6 @@
 """Reduction, normalisation and the split over micro-batches, against sums written out."""
 
+import gc
 import itertools
 import math
 
@@ -156,6 +157,9 @@ def _worker(rank: int, world_size: int, folder: str) -> None:
         results[str(index)] = gradients(layer) * factor
     if rank == 0:
         np.savez(f"{folder}/gradients.npz", **{key: value.numpy() for key, value in results.items()})
+    del layer
+    gc.collect()  # the wrapper's threads must end before the process group does
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from typing import Any
 
@@ -92,7 +93,8 @@ def test_accumulated(case, cuts):
         part = share(weighting, layer, batch(), slice(start, stop))
         part.unscaled.backward()
         stats += part.stats
-    joined = gradients(*parameters(weighting, layer)) * weighting.gradient_factor(stats)
+    weighting.finish_gradients([*layer.parameters(), *weighting.trainable_parameters().values()], stats)
+    joined = gradients(*parameters(weighting, layer))
     # a learned weight's parameters are float32
     torch.testing.assert_close(joined, in_one(case), rtol=2e-5 if "learned" in case else 1e-10, atol=1e-7)
 
@@ -107,13 +109,13 @@ def _worker(rank: int, folder: str) -> None:
         part.unscaled.backward()
         stats = part.stats.clone()
         torch.distributed.all_reduce(stats)
-        own, learned = parameters(weighting, layer)
-        for parameter in learned:  # no wrapper looks after these
-            torch.distributed.all_reduce(parameter.grad)
-        exact = gradients(own) * weighting.gradient_factor(stats, already_divided_by=2)
-        results[case] = torch.cat([exact, gradients(learned) * weighting.gradient_factor(stats)]) if learned else exact
+        weighting.finish_gradients(layer.parameters(), stats, already_divided_by=2)
+        results[case] = gradients(*parameters(weighting, layer))
     if rank == 0:
         np.savez(f"{folder}/gradients.npz", **{key: value.numpy() for key, value in results.items()})
+    del layer
+    gc.collect()  # the wrapper's threads must end before the process group does
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
@@ -125,6 +127,22 @@ def test_two_processes(tmp_path):
             np.testing.assert_allclose(
                 results[case], in_one(case), rtol=2e-5 if "learned" in case else 1e-10, atol=1e-7
             )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_raw_weight_is_what_multiplies_each_loss(case):
+    weighting, data = build(case), batch()
+    output = torch.randn(8, 3, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    losses = torch.rand(8, generator=torch.Generator().manual_seed(4), dtype=torch.float64).requires_grad_()
+    arguments = {"x_t": data["x_t"], "t": data["t"], "path": "linear", "target": "u", "mask": data["mask"]}
+    part = weighting.partial(losses, output, **arguments)
+    (slope,) = torch.autograd.grad(part.unscaled, losses)
+    torch.testing.assert_close(part.weight, slope)
+    assert not part.weight.requires_grad
+    assert float(part.samples) == 8
+    torch.testing.assert_close(part.mean_sample_weight, part.terms.shaped_weight.mean().double())
+    if weighting.gate is None and weighting.level_means is None:
+        torch.testing.assert_close(part.terms.shaped_weight, part.terms.sample_weight)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -64,6 +65,11 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
     alone = exclusive(folder) if accelerator.is_main_process else nullcontext()
     with alone, out_of_memory_explained(config, accelerator.device):
         _train(config, folder, accelerator, quiet)
+    if accelerator.num_processes > 1:
+        # The data-parallel wrapper's threads must end before the process group does, or a process may abort as it leaves.
+        gc.collect()
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
     return folder.root
 
 

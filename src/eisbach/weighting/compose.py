@@ -18,7 +18,7 @@ same thing for a batch that is already whole.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -51,11 +51,24 @@ class PartialLoss:
         Add these over micro-batches and processes, then ask `Weighting.gradient_factor`.
     terms : LossTerms
         What was computed, with every mean over this micro-batch alone; for logging.
+    weight : Tensor [shape=(B,), detached]
+        What multiplies each sample's loss in `unscaled`: the factors of a trainer that weighs gradients itself.
     """
 
     unscaled: Tensor
     stats: Tensor
     terms: LossTerms
+    weight: Tensor
+
+    @property
+    def samples(self) -> Tensor:
+        """Samples of this micro-batch, a 0-d tensor."""
+        return self.stats[COUNT]
+
+    @property
+    def mean_sample_weight(self) -> Tensor:
+        """Mean of s_b over this micro-batch, a 0-d tensor: the factor of Eq. 5 before strength."""
+        return self.stats[SAMPLE_SUM] / self.stats[COUNT]
 
 
 @dataclass(frozen=True)
@@ -207,8 +220,9 @@ class Weighting:
             weight=final,
             belief=belief,
             effective_sample_size=effective_sample_size(stats).to(losses.dtype),
+            shaped_weight=shaped,
         )
-        return PartialLoss(unscaled=unscaled, stats=stats, terms=terms)
+        return PartialLoss(unscaled=unscaled, stats=stats, terms=terms, weight=weight.detach())
 
     def gradient_factor(self, stats: Tensor, already_divided_by: float = 1.0) -> Tensor:
         """What the accumulated gradients of `PartialLoss.unscaled` are multiplied by, before clipping: a 0-d tensor.
@@ -234,6 +248,36 @@ class Weighting:
             mean_weight = stats[SAMPLE_SUM] / count
             factor = factor * ((1 - self.strength) + self.strength * mean_weight)  # Eq. 5
         return factor * already_divided_by
+
+    @torch.no_grad()
+    def finish_gradients(self, parameters: Iterable[Tensor], stats: Tensor, already_divided_by: float = 1.0) -> Tensor:
+        """Multiplies accumulated gradients by `gradient_factor`, in place and before clipping, and returns the factor.
+
+        A learned noise-level weight's gradients are looked after too: no data-parallel wrapper exchanges them, so they are
+        summed over the processes here where `torch.distributed` is running.
+
+        Parameters
+        ----------
+        parameters : tensors
+            Of the network; those without a gradient are passed over, and so are the learned weight's own.
+        stats : Tensor [shape=(4,)]
+            Sum of `PartialLoss.stats` over all micro-batches and processes.
+        already_divided_by : float, default 1.0
+            As in `gradient_factor`; of the network's gradients alone.
+        """
+        learned = list(self.trainable_parameters().values())
+        factor = self.gradient_factor(stats, already_divided_by)
+        gradients = [p.grad for p in parameters if p.grad is not None and all(p is not own for own in learned)]
+        if gradients:
+            torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
+        own = self.gradient_factor(stats)
+        for parameter in learned:
+            if parameter.grad is None:
+                continue
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.all_reduce(parameter.grad)
+            parameter.grad.mul_(own.to(parameter.grad.dtype))
+        return factor
 
     def __repr__(self) -> str:
         return (
