@@ -42,6 +42,30 @@ def _diffusers_load(folder: Path) -> Backbone:
     return load_diffusers(folder)
 
 
+def _stable_audio_open_load(folder: Path) -> Backbone:
+    from eisbach.backbones.stable_audio_open import load_stable_audio_open
+
+    return load_stable_audio_open(folder)
+
+
+def _ace_step_load(folder: Path) -> Backbone:
+    from eisbach.backbones.ace_step import load_ace_step
+
+    return load_ace_step(folder)
+
+
+def _pipeline_load(folder: Path) -> Backbone:
+    from eisbach.backbones.pipeline_folder import pipeline_name
+
+    name = pipeline_name(folder)
+    if name not in PIPELINES:
+        raise CheckpointError(
+            f"{folder / 'model_index.json'} describes a {name}; of diffusers' pipelines these are read: "
+            f"{', '.join(PIPELINES)}."
+        )
+    return PIPELINES[name](folder)
+
+
 BACKBONES: dict[str, tuple[Callable[[Mapping[str, Any], int], Backbone], Callable[[Path], Backbone]]] = {
     "eisbach-tiny-music": (_tiny_create, _tiny_load),
 }
@@ -49,9 +73,18 @@ BACKBONES: dict[str, tuple[Callable[[Mapping[str, Any], int], Backbone], Callabl
 
 LAYOUTS: dict[str, Callable[[Path], Backbone]] = {
     "model_config.json": _native_load,
-    "model_index.json": _diffusers_load,
+    "model_index.json": _pipeline_load,
 }
 """Other people's folders: the file that tells the layout, and how to load it."""
+
+PIPELINES: dict[str, Callable[[Path], Backbone]] = {
+    "StableAudio3Pipeline": _diffusers_load,
+    "StableAudio3InpaintPipeline": _diffusers_load,
+    "StableAudio3Audio2AudioPipeline": _diffusers_load,
+    "StableAudioPipeline": _stable_audio_open_load,
+    "AceStepPipeline": _ace_step_load,
+}
+"""diffusers' pipelines, by the class that `model_index.json` names."""
 
 
 def create_backbone(
@@ -73,7 +106,7 @@ def load_backbone(name: str | Path = "embedded") -> Backbone:
     """The model that the package carries ("embedded"), the one in a folder, or one of the Hugging Face hub ("owner/name").
 
     A folder is one that a backbone's `save` wrote, a native Stable Audio 3 checkpoint (`model_config.json`) or a
-    diffusers pipeline (`model_index.json`).
+    diffusers pipeline (`model_index.json`) of Stable Audio 3, Stable Audio Open or ACE-Step 1.5.
 
     Raises
     ------
@@ -114,6 +147,8 @@ def load_codec_of(backbone: Backbone) -> Codec:
 
 
 def _load_folder(folder: Path) -> Backbone:
+    if _is_other_pipeline(folder):
+        return _pipeline_load(folder)
     for marker, load in LAYOUTS.items():
         if (folder / marker).is_file():
             return load(folder)
@@ -129,3 +164,12 @@ def _load_folder(folder: Path) -> Backbone:
             f"the model in '{folder}' has the format '{kind}'; known formats: {', '.join(sorted(BACKBONES))}."
         )
     return BACKBONES[kind][1](folder)
+
+
+def _is_other_pipeline(folder: Path) -> bool:
+    """True for a pipeline of another model than Stable Audio 3: Stable Audio Open's folder holds a native checkpoint too, which
+    only Stable Audio 3 is read from.
+    """
+    from eisbach.backbones.pipeline_folder import pipeline_name
+
+    return PIPELINES.get(pipeline_name(folder) or "", _diffusers_load) is not _diffusers_load

@@ -13,6 +13,7 @@ _PATTERNS = [
     "model*.safetensors",
     "t5gemma*/*",
     *(f"{part}/*" for part in ("transformer", "vae", "duration_embedder", "text_encoder", "tokenizer", "scheduler")),
+    *(f"{part}/*" for part in ("projection_model", "condition_encoder", "audio_tokenizer", "audio_token_detokenizer")),
 ]
 _IGNORED = ["*.ckpt", "*.bin", "*.pt", "*.onnx", "*.gguf", "*.msgpack"]
 

@@ -21,8 +21,8 @@ CODECS: dict[str, Callable[[], Codec]] = {"bands": _bands}
 
 
 def load_codec(name: str = "bands") -> Codec:
-    """The codec called `name`, the one saved in the file `name` (a safetensors file that `BandCodec.save` wrote), or the SAME
-    autoencoder in the folder `name` (native, or diffusers' layout).
+    """The codec called `name`, the one saved in the file `name` (a safetensors file that `BandCodec.save` wrote), or the
+    autoencoder in the folder `name`: SAME (native, or diffusers' layout) or Oobleck (diffusers' layout).
 
     Raises
     ------
@@ -38,11 +38,14 @@ def load_codec(name: str = "bands") -> Codec:
 
         return BandCodec.load(name)
     if Path(name).is_dir():
+        from eisbach.codecs.oobleck import OobleckCodec, oobleck_folder
         from eisbach.codecs.same import SameCodec
 
+        if oobleck_folder(name) is not None:
+            return OobleckCodec.load(name)
         return SameCodec.load(name)
-    if name == "same":
-        raise UserError("the codec 'same' comes with its model; give the folder of the model or of the autoencoder.")
+    if name in ("same", "oobleck"):
+        raise UserError(f"the codec '{name}' comes with its model; give the folder of the model or of the autoencoder.")
     raise UserError(
         f"there is no codec '{name}'; known codecs: {', '.join(sorted(CODECS))}, or the path of a codec file or folder."
     )

@@ -1,0 +1,309 @@
+"""What backbones that live in a diffusers pipeline's folder share: its index, its text encoder, naming, saving."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from eisbach.codecs.base import Codec
+from eisbach.codecs.oobleck import OobleckCodec
+from eisbach.codecs.weight_files import build_empty, component_config, has_weights, load_exactly, read_tensors
+from eisbach.errors import CheckpointError, UserError
+from eisbach.files import atomic_write, read_json, write_json
+
+INDEX = "model_index.json"
+WEIGHTS = "diffusion_pytorch_model"
+_SCHEDULER = Path("scheduler") / "scheduler_config.json"
+_TEXT_MODELS = {"t5": "T5EncoderModel", "qwen3": "Qwen3Model"}
+_TIED = {"encoder.embed_tokens.weight": "shared.weight"}  # T5 has one table of word vectors under two names
+
+
+def pipeline_name(folder: str | Path) -> str | None:
+    """The pipeline class that the folder's `model_index.json` names; None without that file or that name."""
+    file = Path(folder) / INDEX
+    values: Any = read_json(file, "pipeline's index") if file.is_file() else None
+    name = values.get("_class_name") if isinstance(values, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def read_index(folder: Path, pipeline: str, parts: Sequence[str]) -> dict[str, Any]:
+    """The folder's `model_index.json`.
+
+    Raises
+    ------
+    CheckpointError
+        It is of another pipeline than `pipeline`, or one of the folders `parts` is missing.
+    """
+    name = pipeline_name(folder)
+    if name != pipeline:
+        raise CheckpointError(f"{folder / INDEX} describes a {name}, and a {pipeline} is expected.")
+    missing = [part for part in parts if not (folder / part).is_dir()]
+    if missing:
+        raise CheckpointError(
+            f"the {pipeline} in {folder} is not complete: {', '.join(missing)} is missing; fetch it again."
+        )
+    return dict(read_json(folder / INDEX, "pipeline's index"))
+
+
+def read_scheduler(folder: Path, **expected: object) -> dict[str, Any]:
+    """The scheduler's configuration, for what it says about the training objective.
+
+    Raises
+    ------
+    CheckpointError
+        An option of `expected` has another value: the weights were trained for another objective than the backbone states.
+    """
+    values: Any = read_json(folder / _SCHEDULER, "scheduler's configuration")
+    for name, value in expected.items():
+        if values.get(name, value) != value:
+            raise CheckpointError(
+                f"{folder / _SCHEDULER} has {name} {values[name]!r}; models of this kind are read with {name} {value!r} only."
+            )
+    return dict(values)
+
+
+class PipelineTextEncoder:
+    """A text encoder of transformers (T5 or Qwen3) with its tokenizer, read when first needed.
+
+    Parameters
+    ----------
+    folder : Path
+        The pipeline's folder, with `text_encoder` and `tokenizer`.
+    max_tokens : int or None
+        Tokens of a text that are read; None takes the tokenizer's own limit.
+
+    Raises
+    ------
+    CheckpointError
+        A file is missing, another kind of encoder, or a tokenizer without a limit where one is needed.
+    """
+
+    def __init__(self, folder: Path, max_tokens: int | None = None) -> None:
+        self.folder = folder / "text_encoder"
+        self._model: nn.Module | None = None
+        self._warned = False
+        missing = [] if (self.folder / "config.json").is_file() else ["config.json"]
+        missing += [] if has_weights(self.folder) else ["model.safetensors"]
+        if missing:
+            raise CheckpointError(
+                f"the text encoder in {self.folder} is not complete: {', '.join(missing)} is missing; fetch it again."
+            )
+        self.tokenizer = _tokenizer(folder / "tokenizer")
+        limit = int(self.tokenizer.model_max_length)
+        if max_tokens is None and limit > 1_000_000:
+            raise CheckpointError(
+                f"the tokenizer in {folder / 'tokenizer'} states no model_max_length, which is the number of tokens that the "
+                "model reads; fetch it again."
+            )
+        self.max_tokens = limit if max_tokens is None else max_tokens
+
+    @property
+    def loaded(self) -> bool:
+        """True while the encoder's weights are in memory."""
+        return self._model is not None
+
+    def release(self) -> None:
+        """Drops the encoder's weights from memory; the next use reads them again."""
+        self._model = None
+
+    @property
+    def model(self) -> Any:
+        """The encoder in fp32, in evaluation mode, without gradients."""
+        if self._model is None:
+            self._model = self._read()
+        return self._model
+
+    def _read(self) -> nn.Module:
+        import transformers
+
+        try:
+            config: Any = transformers.AutoConfig.from_pretrained(str(self.folder), local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"the text encoder's configuration in {self.folder} cannot be read ({error})."
+            ) from error
+        if config.model_type not in _TEXT_MODELS:
+            raise CheckpointError(
+                f"the text encoder in {self.folder} is of the type '{config.model_type}'; "
+                f"{' and '.join(_TEXT_MODELS)} are read."
+            )
+        kind: Any = getattr(transformers, _TEXT_MODELS[config.model_type])
+        model = build_empty(lambda: kind(config))
+        expected = model.state_dict().keys()
+        state = {name.removeprefix("model."): tensor for name, tensor in read_tensors(self.folder).items()}
+        # A whole language model has a decoder or an output layer too, which an encoder has no use for.
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(("decoder.", "lm_head."))}
+        for one, other in (*_TIED.items(), *((other, one) for one, other in _TIED.items())):
+            if one in expected and one not in state and other in state:
+                state[one] = state[other]
+        load_exactly(model, state, f"the text encoder in {self.folder}")
+        return model.eval().requires_grad_(False)
+
+    def tokens(
+        self, texts: Sequence[str], device: torch.device, *, padding: str, limit: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids [shape=(B, S), int64] and their mask [shape=(B, S), bool], padded on the right.
+
+        A longer text is cut at `limit` (None: `max_tokens`); the first one gives a warning that says so of all.
+        """
+        limit = self.max_tokens if limit is None else limit
+        batch = self.tokenizer(list(texts), padding=padding, truncation=True, max_length=limit, return_tensors="pt")
+        mask = batch["attention_mask"].to(device=device, dtype=torch.bool)
+        full = [text for text, kept in zip(texts, mask.sum(dim=1).tolist(), strict=True) if kept == limit]
+        counts = [len(ids) for ids in self.tokenizer(full)["input_ids"]] if full else []
+        cut = [(text, count) for text, count in zip(full, counts, strict=True) if count > limit]
+        if cut and not self._warned:  # a training set may hold thousands; one warning says it of all of them
+            self._warned = True
+            warnings.warn(
+                f"the model reads {limit} tokens of a text and longer ones lose their end, without further warning; the first "
+                f"has {cut[0][1]}: '{cut[0][0][:60]}…'",
+                stacklevel=2,
+            )
+        return batch["input_ids"].to(device), mask
+
+    def save(self, folder: Path) -> None:
+        """Writes the encoder (safetensors) and the tokenizer below `folder`, in diffusers' layout."""
+        state = {name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        for twin, name in _TIED.items():
+            if twin in state and name in state:
+                del state[twin]
+        atomic_write(
+            folder / "text_encoder" / "model.safetensors",
+            lambda partial: save_file(state, str(partial), metadata={"format": "pt"}),
+        )
+        self.model.config.save_pretrained(str(folder / "text_encoder"))
+        self.tokenizer.save_pretrained(str(folder / "tokenizer"))
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the tokenizer in {folder} cannot be read ({error}); fetch it again.") from error
+    # On the right, the real tokens of a caption are a prefix: what a caption becomes does not depend on its batch.
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+class PipelineBackbone:
+    """The part of `Backbone` that does not depend on the network: its codec, its name, what is kept of its folder."""
+
+    name: str
+    module: nn.Module
+
+    def __init__(self, folder: Path, index: dict[str, Any], text_encoder: PipelineTextEncoder) -> None:
+        self.folder, self._index, self.text_encoder = folder, index, text_encoder
+        self._identity: tuple[Any, str] | None = None
+
+    def load_codec(self) -> Codec:
+        """The autoencoder that comes with this model."""
+        return self._oobleck()
+
+    def _oobleck(self) -> OobleckCodec:
+        return OobleckCodec.load(self.folder / "vae")
+
+    def release_text_encoder(self) -> None:
+        """Drops the text encoder from memory; a later `condition` reads it again."""
+        self.text_encoder.release()
+
+    def parts(self) -> dict[str, Any]:
+        """The networks that `module` is made of and that have a folder of their own, by the folder's name."""
+        raise NotImplementedError
+
+    def identity(self) -> str:
+        """A 16-digit hash of configuration and weights (in half precision), computed again when a weight changed.
+
+        Raises
+        ------
+        CheckpointError
+            The backbone carries an adapter.
+        """
+        state = self._state()
+        version = tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())
+        if self._identity is None or self._identity[0] != version:
+            config = {part: options(model) for part, model in self.parts().items()}
+            digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+            for name, tensor in sorted(state.items()):
+                digest.update(name.encode())
+                digest.update(tensor.half().cpu().contiguous().numpy().tobytes())
+            self._identity = (version, f"{self.name}-{digest.hexdigest()[:16]}")
+        return self._identity[1]
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        state = self.module.state_dict()
+        if any("lora_" in key for key in state):
+            raise CheckpointError(
+                "the backbone carries an adapter; detach or merge it before saving or naming the base."
+            )
+        return {name: tensor.detach() for name, tensor in state.items()}
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the pipeline as diffusers does; parts that the backbone does not use are copied from where it was loaded.
+
+        Raises
+        ------
+        CheckpointError
+            The backbone carries an adapter, or a part to copy is no longer there.
+        """
+        self._state()
+        folder = Path(folder)
+        written = {"text_encoder", "tokenizer", "vae", *self.parts()}
+        for part, model in self.parts().items():
+            model.save_pretrained(str(folder / part), safe_serialization=True)
+        self.text_encoder.save(folder)
+        self._oobleck().save(folder / "vae")
+        for part, value in self._index.items():
+            if not isinstance(value, list) or not all(value) or part in written:
+                continue
+            source = self.folder / part
+            if not source.is_dir():
+                raise CheckpointError(
+                    f"{source} is no longer there and belongs to the pipeline; put it back, then save again."
+                )
+            if source.resolve() != (folder / part).resolve():
+                shutil.copytree(source, folder / part, dirs_exist_ok=True)
+        write_json(folder / INDEX, self._index)  # last: a folder with it is whole
+
+
+def frame_rate(folder: Path) -> float:
+    """Latent frames a second, of the folder's `vae`.
+
+    Raises
+    ------
+    CheckpointError
+        Its configuration has options that diffusers' class does not know.
+    """
+    from diffusers import AutoencoderOobleck
+
+    config = component_config(folder / "vae", AutoencoderOobleck)
+    return float(config["sampling_rate"]) / math.prod(config["downsampling_ratios"])
+
+
+def check_durations(captions: Sequence[str], durations: Sequence[float], limit: float) -> None:
+    """Nothing, when each caption has one finite number of seconds, at most `limit`; otherwise a `UserError`."""
+    if len(captions) != len(durations):
+        raise UserError(f"{len(captions)} captions came with {len(durations)} durations; give each caption one.")
+    if not all(0 <= value < math.inf for value in durations):
+        raise UserError(f"the durations {list(durations)[:8]} arrived; give finite numbers of seconds.")
+    if any(value > limit for value in durations):
+        raise UserError(
+            f"a duration of {max(durations):g} s arrived; this model makes at most {limit:.4g} s at a time: ask for less, or "
+            "cut clips shorter."
+        )
+
+
+def options(model: Any) -> dict[str, Any]:
+    """The configuration of a diffusers model, without diffusers' own entries."""
+    return {name: value for name, value in dict(model.config).items() if not name.startswith("_")}
