@@ -231,7 +231,7 @@ def test_several_crop_lengths_use_the_most_frequent_for_rows(configure: Configur
         ({}, {"noise_levels": {"density": "triangle"}}, UserError, "triangle"),
         ({}, {"batch_size": 9}, ManifestError, "batch_size"),
         ({}, {"model": "nowhere"}, UserError, "no model in 'nowhere'"),
-        ({"adapter": "nowhere"}, {}, CheckpointError, "nowhere holds neither"),
+        ({"adapter": "nowhere"}, {}, CheckpointError, "no adapter nowhere"),
     ],
 )
 def test_mistakes_are_one_sentence(

@@ -20,6 +20,10 @@ CODECS: dict[str, Callable[[], Codec]] = {"bands": _bands}
 """Codec constructors by name: adding one is a file and a line here."""
 
 
+_MARKERS = ("config.json", "model_config.json", "model_index.json", "vae/config.json")
+"""One of these lies in every folder of an autoencoder, or of the model that it belongs to."""
+
+
 def load_codec(name: str = "bands") -> Codec:
     """The codec called `name`, the one saved in the file `name` (a safetensors file that `BandCodec.save` wrote), or the
     autoencoder in the folder `name`: SAME (native, or diffusers' layout) or Oobleck (diffusers' layout).
@@ -37,7 +41,7 @@ def load_codec(name: str = "bands") -> Codec:
         from eisbach.codecs.bands import BandCodec
 
         return BandCodec.load(name)
-    if Path(name).is_dir():
+    if any((Path(name) / marker).is_file() for marker in _MARKERS):
         from eisbach.codecs.oobleck import OobleckCodec, oobleck_folder
         from eisbach.codecs.same import SameCodec
 
