@@ -205,7 +205,6 @@ class PipelineBackbone:
 
     def __init__(self, folder: Path, index: dict[str, Any], text_encoder: PipelineTextEncoder) -> None:
         self.folder, self._index, self.text_encoder = folder, index, text_encoder
-        self._identity: tuple[Any, str] | None = None
 
     def load_codec(self) -> Codec:
         """The autoencoder that comes with this model."""
@@ -223,23 +222,21 @@ class PipelineBackbone:
         raise NotImplementedError
 
     def identity(self) -> str:
-        """A 16-digit hash of configuration and weights (in half precision), computed again when a weight changed.
+        """A 16-digit hash of configuration and weights (in half precision).
+
+        It is computed at every call: peft folds adapters into weights without a trace in torch's version counters.
 
         Raises
         ------
         CheckpointError
             The backbone carries an adapter.
         """
-        state = self._state()
-        version = tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())
-        if self._identity is None or self._identity[0] != version:
-            config = {part: options(model) for part, model in self.parts().items()}
-            digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-            for name, tensor in sorted(state.items()):
-                digest.update(name.encode())
-                digest.update(tensor.half().cpu().contiguous().numpy().tobytes())
-            self._identity = (version, f"{self.name}-{digest.hexdigest()[:16]}")
-        return self._identity[1]
+        config = {part: options(model) for part, model in self.parts().items()}
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+        for name, tensor in sorted(self._state().items()):
+            digest.update(name.encode())
+            digest.update(tensor.half().cpu().contiguous().numpy().tobytes())
+        return f"{self.name}-{digest.hexdigest()[:16]}"
 
     def _state(self) -> dict[str, torch.Tensor]:
         state = self.module.state_dict()

@@ -1,0 +1,321 @@
+"""A tiny random ACE-Step 1.5 in diffusers' layout, against what diffusers' own pipeline does with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from eisbach.adapters.attach import attach, detach
+from eisbach.backbones import load_backbone, load_codec_of
+from eisbach.backbones.ace_step import AceStepBackbone, load_ace_step
+from eisbach.backbones.base import Backbone
+from eisbach.config import build_config
+from eisbach.diffusion.samplers import sample_ode
+from eisbach.errors import CheckpointError, UserError
+from eisbach.generation import GenerateConfig, generate
+from eisbach.training import train
+from eisbach.training.conditioning import stack
+from eisbach.training.config import TrainConfig
+
+PROMPTS = ["slow strings and bassoon", "celesta"]
+
+
+def make_pipeline(tiny_tokenizer: Callable[..., Any], tiny_oobleck: Callable[..., Any], *, turbo: bool = False) -> Any:
+    from diffusers import AceStepPipeline, AceStepTransformer1DModel, FlowMatchEulerDiscreteScheduler
+    from diffusers.pipelines.ace_step import AceStepConditionEncoder
+    from transformers import Qwen3Config, Qwen3Model
+
+    shape: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "sliding_window": 3,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformer = AceStepTransformer1DModel(
+            **shape, num_hidden_layers=2, in_channels=12, audio_acoustic_hidden_dim=4, is_turbo=turbo
+        )
+        encoder = AceStepConditionEncoder(
+            **shape,
+            text_hidden_dim=12,
+            timbre_hidden_dim=4,
+            num_lyric_encoder_hidden_layers=2,
+            num_timbre_encoder_hidden_layers=1,
+        )
+        encoder.silence_latent = torch.randn(1, 40, 4).repeat(1, 375, 1)  # in practice the latents of silence
+        text: Any = Qwen3Model(
+            Qwen3Config(
+                vocab_size=32,
+                hidden_size=12,
+                intermediate_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=6,
+            )
+        )
+    return AceStepPipeline(
+        vae=tiny_oobleck(4),
+        text_encoder=text.eval(),
+        tokenizer=tiny_tokenizer(512, padding_side="left"),
+        transformer=transformer.eval(),
+        condition_encoder=encoder.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0),
+    )
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_tokenizer: Callable[..., Any], tiny_oobleck: Callable[..., Any]) -> Any:
+    made = make_pipeline(tiny_tokenizer, tiny_oobleck)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("ace_step")
+    pipeline.save_pretrained(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def backbone(folder: Path) -> AceStepBackbone:
+    return load_ace_step(folder)
+
+
+def recorded(pipeline: Any, **options: Any) -> tuple[list[tuple[dict[str, torch.Tensor], torch.Tensor]], torch.Tensor]:
+    """The inputs and outputs of the transformer while diffusers' pipeline runs, and the latents that it makes."""
+    calls = []
+    handle = pipeline.transformer.register_forward_hook(
+        lambda _, __, kwargs, output: calls.append((kwargs, output[0])), with_kwargs=True
+    )
+    try:
+        made = pipeline(output_type="latent", generator=torch.Generator().manual_seed(0), **options).audios
+    finally:
+        handle.remove()
+    return calls, made
+
+
+def test_it_is_a_backbone(folder: Path) -> None:
+    backbone = load_backbone(folder)
+    assert isinstance(backbone, AceStepBackbone)
+    assert isinstance(backbone, Backbone)
+    assert (backbone.path, backbone.target, backbone.distilled) == ("linear", "u", False)
+    assert (backbone.latent_channels, backbone.latent_rate) == (4, 20)
+    assert load_codec_of(backbone).name == "oobleck"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_predict_is_the_pipelines_own_call(
+    backbone: AceStepBackbone, pipeline: Any, guidance: float, prompt: str
+) -> None:
+    # 13 frames: an odd number, which the transformer pads to whole patches.
+    calls, _ = recorded(
+        pipeline, prompt=[prompt], lyrics=[""], audio_duration=0.65, num_inference_steps=3, guidance_scale=guidance
+    )
+    conditioning = backbone.condition([prompt], [0.65])
+    branches = [conditioning, backbone.null_condition(conditioning)]
+    assert len(calls) == 3
+    for inputs, output in calls:
+        rows = inputs["hidden_states"].split(1)
+        assert len(rows) == (2 if guidance > 1 else 1)
+        for row, theirs, branch in zip(rows, output.split(1), branches, strict=False):
+            assert (
+                torch.allclose(branch.tokens, inputs["encoder_hidden_states"][: len(branch)], atol=1e-5) or guidance > 1
+            )
+            ours = backbone.predict(row.transpose(1, 2), inputs["timestep"][:1], branch).transpose(1, 2)
+            assert float((ours - theirs).abs().max()) < 1e-5 * float(theirs.abs().max())
+
+
+def test_euler_steps_are_the_pipelines(backbone: AceStepBackbone, pipeline: Any) -> None:
+    """Sign, time's scale and direction of the flow at once: the same latents from the same noise in four Euler steps."""
+    noise = torch.randn(1, 13, 4, generator=torch.Generator().manual_seed(3))
+    _, theirs = recorded(
+        pipeline,
+        prompt=PROMPTS[:1],
+        lyrics=[""],
+        audio_duration=0.65,
+        num_inference_steps=4,
+        guidance_scale=1.0,
+        shift=1.0,
+        latents=noise,
+    )
+    conditioning = backbone.condition(PROMPTS[:1], [0.65])
+    ours = sample_ode(
+        lambda x, t: backbone.predict(x, t, conditioning),
+        path=backbone.path,
+        target=backbone.target,
+        noise=noise.transpose(1, 2),
+        times=torch.linspace(1, 0, 5),
+        method="euler",
+    )
+    assert torch.allclose(ours.transpose(1, 2), theirs, atol=1e-4)
+
+
+def test_the_flow_goes_from_noise_to_data(pipeline: Any) -> None:
+    """diffusers' scheduler turns noise into data when it is given noise - x0, which is this package's target u."""
+    x0, noise = torch.randn(2, 1, 6, 4, generator=torch.Generator().manual_seed(0))
+    pipeline.scheduler.set_timesteps(sigmas=[1.0, 0.6, 0.2])
+    x = noise
+    for t in pipeline.scheduler.timesteps:
+        assert torch.allclose(x, (1 - t) * x0 + t * noise, atol=1e-5)
+        x = pipeline.scheduler.step(noise - x0, t, x, return_dict=False)[0]
+    assert torch.allclose(x, x0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_row_does_not_depend_on_its_batch(backbone: AceStepBackbone) -> None:
+    both = backbone.condition(PROMPTS, [0.5, 0.5])
+    alone = [backbone.condition([prompt], [0.5]) for prompt in PROMPTS]
+    assert alone[0].tokens.shape[1] != alone[1].tokens.shape[1]
+    x_t = torch.randn(2, 4, 12, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0.3, 0.8])
+    together = backbone.predict(x_t, t, both)
+    assert torch.allclose(together, backbone.predict(x_t, t, stack(alone)), atol=1e-5)
+    for row in range(2):
+        one = backbone.predict(x_t[row : row + 1], t[row : row + 1], alone[row])
+        assert torch.allclose(together[row : row + 1], one, atol=1e-5)
+
+
+def test_gradient_checkpointing_changes_nothing(folder: Path) -> None:
+    backbone = load_ace_step(folder)
+    conditioning = backbone.condition(PROMPTS, [0.5, 0.5])
+    x_t = torch.randn(2, 4, 12, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0.3, 0.8])
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            backbone.transformer.enable_gradient_checkpointing()
+        backbone.module.train().zero_grad()
+        first = backbone.predict(x_t, t, conditioning)
+        backbone.predict(x_t[:1], t[:1], conditioning.select([1]))  # another call in between
+        first.square().mean().backward()
+        gradients.append({name: p.grad.clone() for name, p in backbone.module.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.allclose(gradients[0][name], gradients[1][name], atol=1e-6) for name in gradients[0])
+
+
+def test_no_condition_is_the_learned_one(backbone: AceStepBackbone) -> None:
+    conditioning = backbone.condition(PROMPTS, [0.5, 0.5])
+    null = backbone.null_condition(conditioning)
+    assert torch.equal(null.tokens[1, 3], backbone.condition_encoder.null_condition_emb[0, 0])
+    assert null.tokens.shape == conditioning.tokens.shape
+
+
+def test_encoders_leave_and_come_back(folder: Path) -> None:
+    backbone = load_ace_step(folder)
+    assert not backbone.text_encoder.loaded
+    before = backbone.condition(PROMPTS, [0.01, 0.01]).tokens
+    backbone.release_text_encoder()
+    assert not backbone.text_encoder.loaded
+    assert torch.equal(backbone.condition(PROMPTS, [0.01, 0.01]).tokens, before)
+
+
+def configuration(folder: Path, clips: Path, out: Path, **changes: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "model": str(folder),
+        "data": {"manifest": str(clips), "crop_seconds": 1.0},
+        "adapter": {"type": "dora", "rank": 2},
+        "optimiser": {"lr": 1e-2},
+        "weighting": {"sample": "entropy_barrier"},
+        "batch_size": 2,
+        "steps": 2,
+        "condition_dropout": 0.5,
+        "held_out": {"every": 0},
+        "tensorboard": False,
+        "out": str(out),
+        **changes,
+    }
+    return build_config(TrainConfig, values, "test")
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_two_steps_of_training_then_playing(folder: Path, clips: Path, tmp_path: Path, kind: str) -> None:
+    run = train(configuration(folder, clips, tmp_path / "run", adapter={"type": kind, "rank": 2}))
+    adapter = Path(run) / "adapter"
+    weights = load_file(adapter / "adapter_model.safetensors")
+    assert any(float(weights[name].abs().max()) > 0 for name in weights if "lora_B" in name)
+    backbone = load_backbone(folder)
+    before = backbone.identity()
+    assert attach(backbone, adapter) == len({name.rpartition(".lora_")[0] for name in weights})
+    assert backbone.identity() != before
+    detach(backbone)
+    assert backbone.identity() == before
+    values = {
+        "model": str(folder),
+        "adapter": str(adapter),
+        "prompts": [{"id": "a", "text": PROMPTS[0]}],
+        "seeds": [0],
+        "duration": 30.0,
+        "num_inference_steps": 4,
+        "sampler": "euler",
+        "out": str(tmp_path / "played"),
+    }
+    manifest = generate(build_config(GenerateConfig, values, "test"))
+    assert [row.duration for row in manifest.rows] == [30.0]
+
+
+def test_saved_and_loaded_again_is_equal(folder: Path, tmp_path: Path) -> None:
+    backbone = load_ace_step(folder)
+    backbone.save(tmp_path / "copy")
+    again = load_backbone(tmp_path / "copy")
+    assert again.identity() == backbone.identity()
+    first, second = backbone.condition(PROMPTS, [0.02, 0.03]), again.condition(PROMPTS, [0.02, 0.03])
+    assert torch.equal(first.tokens, second.tokens)
+    assert load_codec_of(again).identity() == load_codec_of(backbone).identity()
+
+
+def test_turbo_is_distilled_and_not_trained(
+    tiny_tokenizer: Callable[..., Any], tiny_oobleck: Callable[..., Any], clips: Path, tmp_path: Path
+) -> None:
+    make_pipeline(tiny_tokenizer, tiny_oobleck, turbo=True).save_pretrained(tmp_path / "turbo")
+    with pytest.raises(UserError, match="is distilled"):
+        train(configuration(tmp_path / "turbo", clips, tmp_path / "run"))
+
+
+def damaged(folder: Path, place: Path, what: str) -> Path:
+    shutil.copytree(folder, place)
+    weights = place / "condition_encoder" / "diffusion_pytorch_model.safetensors"
+    if what == "a tensor":
+        tensors = load_file(weights)
+        del tensors["null_condition_emb"]
+        save_file(tensors, weights)
+    elif what == "a part":
+        shutil.rmtree(place / "condition_encoder")
+    elif what == "the time":
+        file = place / "scheduler" / "scheduler_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "num_train_timesteps": 1000}))
+    elif what == "an option":
+        file = place / "transformer" / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "use_magic": True}))
+    elif what == "the text encoder":
+        file = place / "text_encoder" / "config.json"
+        file.write_text('{"model_type": "bert"}')
+    return place
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("a tensor", "the condition encoder in .* 1 are missing and 0 unknown"),
+        ("a part", "not complete: condition_encoder is missing"),
+        ("the time", "num_train_timesteps 1000; models of this kind are read with num_train_timesteps 1 only"),
+        ("an option", "does not know: use_magic"),
+        ("the text encoder", "of the type 'bert'; t5 and qwen3 are read"),
+    ],
+)
+def test_damage_is_named(folder: Path, tmp_path: Path, what: str, sentence: str) -> None:
+    with pytest.raises(CheckpointError, match=sentence):
+        load_backbone(damaged(folder, tmp_path / "damaged", what)).condition(["celesta"], [0.01])
