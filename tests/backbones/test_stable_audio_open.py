@@ -276,6 +276,24 @@ def test_a_native_checkpoint_beside_the_pipeline_does_not_mislead(folder: Path, 
     assert isinstance(load_backbone(tmp_path / "both"), StableAudioOpenBackbone)
 
 
+def test_all_of_it_is_fetched_from_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    def snapshot(_: str, **options: Any) -> str:
+        names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+        for name in filter_repo_objects(names, **options):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            shutil.copy(folder / name, tmp_path / name)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    backbone = load_backbone("owner/tiny")
+    assert isinstance(backbone, StableAudioOpenBackbone)
+    assert len(backbone.condition(PROMPTS[:1], [1.0])) == 1
+    assert load_codec_of(backbone).name == "oobleck"
+
+
 def damaged(folder: Path, place: Path, what: str) -> Path:
     shutil.copytree(folder, place)
     weights = place / "transformer" / "diffusion_pytorch_model.safetensors"
