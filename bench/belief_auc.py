@@ -147,7 +147,12 @@ def auc(positive: np.ndarray, negative: np.ndarray, times: tuple[np.ndarray, np.
     weight = times[0].sum(1) * times[1].sum(1)
     draws = ((times[0] @ wins) * times[1]).sum(1)[weight > 0] / weight[weight > 0]
     low, high = np.percentile(draws, [2.5, 97.5])
-    return float(wins.mean()), [float(low), float(high)]
+    return round(float(wins.mean()), 4), [round(float(low), 4), round(float(high), 4)]
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Spearman's; None where all weights are alike, as those of clips too short for a weighting are."""
+    return None if np.ptp(a) == 0 else float(spearmanr(a, b)[0])
 
 
 def describe(values: np.ndarray, clips: Clips, times: dict[str, np.ndarray]) -> dict[str, object]:
@@ -162,13 +167,13 @@ def describe(values: np.ndarray, clips: Clips, times: dict[str, np.ndarray]) -> 
     for name, members in groups.items():
         inside = np.isin(clips.cells, members)
         value, interval = auc(mine, values[inside], (times[DEVELOPING], times[name]))
-        cells[name] = {"auc": value, "interval": interval, "mean": float(values[inside].mean())}
+        cells[name] = {"auc": value, "interval": interval, "mean": round(float(values[inside].mean()), 4)}
     return {
         "mean_developing": float(mine.mean()),
         "cv_developing": float(mine.std() / max(mine.mean(), 1e-12)),
         "flat_over_developing": flat_mean / max(float(mine.mean()), 1e-12),
-        "loudness_correlation": float(spearmanr(mine, clips.loudness[developing])[0]),
-        "energy_correlation": float(spearmanr(mine, energy[developing])[0]),
+        "loudness_correlation": rank_correlation(mine, clips.loudness[developing]),
+        "energy_correlation": rank_correlation(mine, energy[developing]),
         "cells": cells,
     }
 
@@ -179,16 +184,23 @@ def main() -> None:
     parser.add_argument("--material", type=Path, required=True, help="Folder that bench/belief_material.py wrote.")
     parser.add_argument("--section", required=True, help="Name of the section in the JSON file.")
     parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--weightings", nargs="*", help="Only these, by name; all unless given.")
     parser.add_argument("--out", type=Path, default=Path("bench/results/belief_auc.json"))
     options = parser.parse_args()
     backbone = load_backbone(options.model)
+    chosen = weightings(backbone.latent_rate)
+    if unknown := sorted(set(options.weightings or ()) - set(chosen)):
+        parser.error(
+            f"no weighting is called {', '.join(map(repr, unknown))}; choose among {', '.join(map(repr, chosen))}"
+        )
+    chosen = {name: chosen[name] for name in options.weightings or chosen}
     clips = load_clips(backbone, options.material, options.seconds)
     rng = np.random.default_rng(0)
     names = [DEVELOPING, *sorted(set(clips.cells.tolist()) - {DEVELOPING})]
     groups = {name: (name,) for name in names} | POOLED
     times = {name: multiplicities(clips.pieces[np.isin(clips.cells, group)], rng) for name, group in groups.items()}
     table = []
-    for name, weighting in weightings(backbone.latent_rate).items():
+    for name, weighting in chosen.items():
         for t in (0.0, *LEVELS):
             if t == 0 and name == "entropy (paper)":
                 continue  # the output at t = 0 has no counterpart without a model

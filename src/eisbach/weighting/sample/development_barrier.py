@@ -8,20 +8,23 @@ Cut a clip into cells of about 3/8 s and average x, the data estimate x0_hat, an
     E    = mean of x_i.y_i                                          energy
     sill = mean of D(l) over l >= w
     left = min of D(l) / min(sill, largest D before l)   over l from 3 to 16 s
-    S    = (sill min(1, 2 left) - (v / w) D_v(v)) / E,  clamped to [0, 1];      B = 1 - S
+    far  = sill min(1, 2 left)
+    S    = max(far - (v / w) D_v(v), far / 5) / E,  clamped to [0, 1];      B = 1 - S
 
 where D_v is the variogram of the short windows and everything else is of the long ones.
 
-The sill is how unlike itself the music is after a while. A loop comes back to itself: at its period, `left` is what is left
-of the distance that it had covered; less than half of it counts, in proportion. Music that moves slowly has no such dip, for D has
-only risen. The term that is subtracted is the nugget: windows
-of a drone or a texture, whose memory is shorter than v, have exactly ``D_w = (v / w) D_v(v)`` at every lag, since averaging
-over four times as long leaves a quarter of the variance. So S is 0 for drones, textures and loops, and rises with what
-later windows hold that others do not.
+The sill is how unlike itself the music is after a while. A loop comes back to itself: `left` is what is left, at its
+period, of the distance that it had covered, and where that is less than half it counts in proportion. Music that moves
+slowly has no such dip, for D has only risen.
 
-Why x0_hat against x_t, and not against itself: the noise of x_t is new in every frame, so products of different frames have no bias
-at any noise level, and a model that hedges (x0_hat shrinks to a mean as t rises) shrinks numerator and denominator
-alike. The mean of S therefore hardly depends on t, where that of a statistic of x0_hat alone falls to nothing.
+The term that is subtracted is the nugget. Windows of a texture whose memory is shorter than v have ``D_w(l) = (v / w)
+D_v(v)`` at every lag, since averaging over four times as long leaves a quarter of the variance. A fifth of `far` always
+counts, so that clips that do not exceed their nugget still stand in the order of how far they move. So S is small for
+drones, textures and loops, and rises with what later windows hold that others do not.
+
+Why x0_hat against x_t, and not against itself: the noise of x_t is new in every frame, so a product of different frames is
+that of the clean ones on average, whatever the noise level; and a model that hedges (x0_hat shrinks to a mean as t
+rises) shrinks numerator and denominator alike. The mean of S therefore hardly moves with t.
 
 S ignores the gain of the data, of x0_hat and of x_t, any rotation of the channels, and the direction of time. It is this
 project's own statistic; the variogram, its sill and its nugget are Matheron's (1963).
@@ -52,6 +55,8 @@ LONGEST_RETURN = 16 / 3
 """Longest lag, in windows, at which a loop is looked for: 16 s for windows of 3 s."""
 RETURN_SHARE = 0.4
 """A loop is looked for at a lag only where this share of the windows has a partner at that lag."""
+LEAST_SHARE = 0.2
+"""Share of the distance travelled that counts even where the nugget is larger."""
 
 
 class DevelopmentBarrier(SampleBarrier):
@@ -152,7 +157,8 @@ class DevelopmentBarrier(SampleBarrier):
         tested = apart & (lags <= LONGEST_RETURN * window) & (pairs >= RETURN_SHARE * pairs[:, :1])
         left = torch.where(tested, left, torch.full_like(left, torch.inf)).amin(1)
         nugget = _mean_step(x, y, inside, near) * (near / window)
-        excess = sill * (2 * left).clamp(0, 1) - nugget
+        far = sill * (2 * left).clamp(0, 1)
+        excess = torch.maximum(far - nugget, LEAST_SHARE * far)
         # <= and not >: a NaN takes the other branch and stays NaN.
         development = torch.where(energy <= 0, torch.zeros_like(energy), excess / energy)
         return development.clamp(0, 1), enough
