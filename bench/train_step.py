@@ -38,7 +38,7 @@ from torch import nn
 
 from eisbach import adapters
 from eisbach.adapters.inject import store_frozen
-from eisbach.files import write_json
+from eisbach.files import read_json, write_json
 from eisbach.progress import Progress
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -299,6 +299,9 @@ def measure(setting: Setting, cases: list[str], args: argparse.Namespace, device
     weights = sum(value.nbytes for value in base.parameters())
     return {
         **asdict(setting),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "repeats": args.repeats,
         "parameters": sum(value.numel() for value in base.parameters()),
         "weight_bytes": weights,
         "cases": rows,
@@ -329,6 +332,14 @@ def show(result: dict[str, Any]) -> None:
             memory = row.get(f"memory_over_{other}")
             line += f"{'' if ratio is None else format(ratio['median'], '.2f'):>8s}{'' if memory is None else format(memory, '.2f'):>6s}"
         print(line)
+
+
+def add_result(output: Path, device: str, result: dict[str, Any]) -> None:
+    """Writes a setting's rows beside those of earlier runs on the same kind of device, in place of its own earlier ones."""
+    kept = read_json(output, "benchmark results")["results"] if output.is_file() else []
+    names = list(Setting.__dataclass_fields__)
+    others = [row for row in kept if any(row[name] != result[name] for name in names)]
+    write_json(output, {"device": device, "results": [*others, result]})
 
 
 def parse() -> argparse.Namespace:
@@ -376,7 +387,6 @@ def main() -> None:
     print(
         f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, preset {args.preset}, rank {args.rank}"
     )
-    results = []
     output = args.output or Path(f"bench/results/train_step_{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')}.json")
     for frozen in args.frozen:
         for frames in args.frames or PRESETS[args.preset]["frames"]:
@@ -391,21 +401,12 @@ def main() -> None:
                     checkpointing=args.checkpointing,
                     compile=args.compile,
                 )
-                results.append(measure(setting, args.cases, args, device))
-                show(results[-1])
+                result = measure(setting, args.cases, args, device)
+                show(result)
+                add_result(output, name, result)
                 gc.collect()
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
-                write_json(
-                    output,
-                    {
-                        "device": name,
-                        "threads": torch.get_num_threads(),
-                        "torch": torch.__version__,
-                        "repeats": args.repeats,
-                        "results": results,
-                    },
-                )
     print(f"\nwritten to {output}")
 
 

@@ -114,11 +114,12 @@ def dora_linear(
         "detached" treats ‖V‖ as a constant (the DoRA paper, §4.3); "full" is the gradient of the function itself. The output
         is the same.
     """
-    device, dtype = x.device.type, x.dtype
-    if torch.is_autocast_enabled(device) and dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
-    branch = None if dropped is None else dropped.to(dtype)
     full = norm_gradient == "full"
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return _DoraLinear.apply(x, dropped, weight, bias, a, b, magnitude, *base, scale, full)
+    dtype = x.dtype if x.dtype == torch.float64 else torch.get_autocast_dtype(device)
+    branch = None if dropped is None else dropped.to(dtype)
     with torch.autocast(device, enabled=False):
         return _DoraLinear.apply(x.to(dtype), branch, weight, bias, a, b, magnitude, *base, scale, full)
 
@@ -169,7 +170,9 @@ class _DoraLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        # A compiler traces the backward pass under the autocast of the forward pass, and every dtype here is chosen.
+        if not torch.compiler.is_compiling() and not torch.is_autocast_enabled(grad.device.type):
+            return _gradients(ctx, grad)
+        # Every dtype here is chosen; a compiler traces this under the forward pass's autocast, without saying so.
         with torch.autocast(grad.device.type, enabled=False):
             return _gradients(ctx, grad)
 

@@ -35,16 +35,13 @@ class _ClosedFormDora:
 
     def _matrices(self, adapter_name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """W [shape=(out, in)], A [shape=(r, in)] and B [shape=(out, r)]; a convolution over one frame has a last axis of 1."""
-        weight, a, b = (
-            self.get_base_layer().weight,  # type: ignore[attr-defined]
-            self.lora_A[adapter_name].weight,  # type: ignore[attr-defined]
-            self.lora_B[adapter_name].weight,  # type: ignore[attr-defined]
-        )
-        return weight.flatten(1), a.flatten(1), b.flatten(1)
+        layer: Any = self
+        weight, a, b = layer.base_layer.weight, layer.lora_A[adapter_name].weight, layer.lora_B[adapter_name].weight
+        return (weight, a, b) if weight.dim() == 2 else (weight.flatten(1), a.flatten(1), b.flatten(1))
 
     def _measure(self) -> BaseNorms:
         """The frozen weight's norms, taken anew if it was replaced, moved or written to since; reads no values on the host."""
-        weight = self.get_base_layer().weight  # type: ignore[attr-defined]
+        weight = self.base_layer.weight  # type: ignore[attr-defined]
         key = (weight.data_ptr(), weight._version, weight.dtype, weight.device)
         if self._norms is None or self._measured != key:
             self._norms, self._measured = measure_rows(weight.flatten(1)), key
@@ -72,18 +69,19 @@ class _ClosedFormDora:
         norms = self._norms if torch.compiler.is_compiling() else self._measure()
         if norms is None:
             raise RuntimeError("the layer was not prepared before it was compiled")
-        dropout = self.lora_dropout[adapter_name]  # type: ignore[attr-defined]
+        layer: Any = self
+        dropout, magnitude = layer.lora_dropout[adapter_name], layer.lora_magnitude_vector[adapter_name].weight
         drops = isinstance(dropout, nn.Dropout) and dropout.training and dropout.p > 0
         weight, a, b = self._matrices(adapter_name)
         return dora_linear(
             x,
             weight,
-            self.get_base_layer().bias,  # type: ignore[attr-defined]
+            layer.base_layer.bias,
             a,
             b,
-            self.lora_magnitude_vector[adapter_name].weight.flatten(),  # type: ignore[attr-defined]
+            magnitude if magnitude.dim() == 1 else magnitude.flatten(),
             norms,
-            self.scaling[adapter_name],  # type: ignore[attr-defined]
+            layer.scaling[adapter_name],
             dropped=dropout(x) if drops else None,
             norm_gradient=self.norm_gradient,
         )
