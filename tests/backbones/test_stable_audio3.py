@@ -290,3 +290,13 @@ def test_another_pipeline_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableAudioPipeline"}')
     with pytest.raises(CheckpointError, match="describes a StableAudioPipeline"):
         load_diffusers(tmp_path)
+
+
+def test_the_identity_follows_weights_that_are_changed_behind_its_back(backbone: StableAudio3Backbone) -> None:
+    before = backbone.identity()
+    weight = next(backbone.module.parameters())
+    kept = weight.data.clone()
+    weight.data.add_(1.0)  # as merging an adapter does
+    assert backbone.identity() != before
+    weight.data.copy_(kept)
+    assert backbone.identity() == before

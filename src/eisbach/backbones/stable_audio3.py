@@ -67,7 +67,6 @@ class StableAudio3Backbone:
         self.sample_rate, self.samples_per_frame, self.distilled = sample_rate, samples_per_frame, distilled
         self.latent_channels = int(self.transformer.config.io_channels)
         self.latent_rate = sample_rate / samples_per_frame
-        self._identity: tuple[Any, str] | None = None
 
     @property
     def transformer(self) -> Any:
@@ -160,27 +159,24 @@ class StableAudio3Backbone:
         return self.module(x_t, t, conditioning.tokens, mask, seconds, text, inpainting)
 
     def identity(self) -> str:
-        """A 16-digit hash of configuration and weights (in half precision), computed again when a weight changed.
+        """A 16-digit hash of configuration and weights (in half precision).
 
         Raises
         ------
         CheckpointError
             The backbone carries an adapter.
         """
-        state = self._state()
-        version = tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())
-        if self._identity is None or self._identity[0] != version:
-            config: dict[str, Any] = {
-                "transformer": _options(self.transformer),
-                "duration": _options(self.duration_embedder),
-            }
-            config["max_tokens"] = cast(StableAudio3Model, self.module).max_tokens
-            digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-            for name, tensor in sorted(state.items()):
-                digest.update(name.encode())
-                digest.update(tensor.half().cpu().contiguous().numpy().tobytes())
-            self._identity = (version, f"{self.name}-{digest.hexdigest()[:16]}")
-        return self._identity[1]
+        config: dict[str, Any] = {
+            "transformer": _options(self.transformer),
+            "duration": _options(self.duration_embedder),
+        }
+        config["max_tokens"] = cast(StableAudio3Model, self.module).max_tokens
+        # Never kept: weights that are changed through `.data`, as merging does, leave no trace to tell an old hash by.
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+        for name, tensor in sorted(self._state().items()):
+            digest.update(name.encode())
+            digest.update(tensor.half().cpu().contiguous().numpy().tobytes())
+        return f"{self.name}-{digest.hexdigest()[:16]}"
 
     def _state(self) -> dict[str, torch.Tensor]:
         state = self.module.state_dict()
