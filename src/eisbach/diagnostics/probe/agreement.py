@@ -250,9 +250,11 @@ def stratification(
 
     falls = percentile_interval(drop(weights), np.array([drop(weights[index]) for index in draws]))
     claim = "the weight goes to 1 and the gradient is large at low noise, and both are damped at high noise"
+    rises = (falls.value or 0.0) < 0
+    change = Estimate(*(None if x is None else -x for x in (falls.value, falls.high, falls.low))) if rises else falls
     because = (
-        f"the mean weight at t = {grid.levels[lowest]:g} is {said(at_lowest)}, and from low to high noise it falls by "
-        f"{said(falls)}"
+        f"the mean weight at t = {grid.levels[lowest]:g} is {said(at_lowest)}, and from low to high noise it "
+        f"{'rises' if rises else 'falls'} by {said(change)}"
     )
     norms = [(float(row["t"]), row.get("weighted_norm")) for row in gradient_levels]
     quiet = [float(norm) for t, norm in norms if t <= low_end and norm is not None]
