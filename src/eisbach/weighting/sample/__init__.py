@@ -16,4 +16,11 @@ SAMPLE_WEIGHTINGS: dict[str, Callable[..., SampleBarrier]] = {
 }
 """Name to class. "none" is not in the table: it stands for the absence of a sample weighting."""
 
-__all__ = ["SAMPLE_WEIGHTINGS", "DevelopmentBarrier", "EntropyBarrier", "RecurrenceBarrier", "SampleBarrier", "SampleWeights"]
+__all__ = [
+    "SAMPLE_WEIGHTINGS",
+    "DevelopmentBarrier",
+    "EntropyBarrier",
+    "RecurrenceBarrier",
+    "SampleBarrier",
+    "SampleWeights",
+]
