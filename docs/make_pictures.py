@@ -179,12 +179,49 @@ def entropy_barrier(out: Path) -> None:
     plt.close(figure)
 
 
+SHOWN = ("drone", "pad", "texture noise", "texture cloud", "loop 1.5-3 s", "loop 3-6 s", "loop 6-12 s")
+COLOURS = ("#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#009e73", "#000000", "#cc79a7")
+
+
+def sample_auc(out: Path) -> None:
+    """AUC of each sample weight against each flat kind, by noise level, as `bench/belief_auc.py` wrote it."""
+    import json
+
+    import matplotlib.pyplot as plt
+
+    results = json.loads((Path(__file__).parents[1] / "bench" / "results" / "belief_auc.json").read_text())
+    name = next(key for key in reversed(results["sections"]) if key.endswith("30 s"))
+    section = results["sections"][name]
+    weightings = ("entropy (paper)", "recurrence R^4, 3 s", "development")
+    figure, panels = plt.subplots(
+        1, len(weightings), figsize=(4.2 * len(weightings), 4.4), sharey=True, layout="constrained"
+    )
+    for panel, weighting in zip(panels, weightings, strict=True):
+        rows = [row for row in section["table"] if row["weighting"] == weighting and row["t"] > 0]
+        levels = [row["t"] for row in rows]
+        for kind, colour in zip(SHOWN, COLOURS, strict=True):
+            cells = [row["cells"][kind] for row in rows]
+            panel.plot(levels, [cell["auc"] for cell in cells], color=colour, linewidth=1.6, marker="o", markersize=3.5)
+            low, high = zip(*(cell["interval"] for cell in cells), strict=True)
+            panel.fill_between(levels, low, high, color=colour, alpha=0.12, linewidth=0)
+        panel.axhline(0.5, color="#777777", linewidth=0.8)
+        panel.set_title(weighting, loc="left", fontsize=12)
+        panel.set_xlabel("noise level t (1 = noise)")
+        panel.set_ylim(0.2, 1.01)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("AUC, developing against")
+    figure.legend(panels[0].lines[: len(SHOWN)], SHOWN, loc="outside lower center", ncols=len(SHOWN), frameon=False)
+    figure.savefig(out, dpi=90)
+    plt.close(figure)
+
+
 PICTURES: dict[str, Callable[[Path], None]] = {
     "noise-weights": noise_weights,
     "densities": densities,
     "allocation": allocation_weights,
     "allocation-stable-audio-3": allocation_stable_audio_3,
     "entropy-barrier": entropy_barrier,
+    "sample-auc": sample_auc,
 }
 """File name to function; a new picture is one function and one line here."""
 
