@@ -53,12 +53,16 @@ def measure_rows(weight: torch.Tensor) -> BaseNorms:
 def _norms(
     weight: torch.Tensor, scaled_a: torch.Tensor, narrow_a: torch.Tensor, b: torch.Tensor, base: BaseNorms
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(‖V‖²_row [shape=(out,)], W Âᵀ and B Â Âᵀ [shape=(out, r)]) for Â = s A, which comes wide and in the weight's dtype."""
+    """(‖V‖²_row [shape=(out,)], W Âᵀ and ½ B Â Âᵀ [shape=(out, r)]) for Â = s A, which comes wide and in the weight's dtype.
+
+    ‖V‖² = ‖W‖² + 2 rowsum(B ∘ (W Âᵀ + ½ B Â Âᵀ)). The factor 2 is not an ``alpha`` of the sum of the two products: torch 2.13's
+    inductor turns ``add(x, mm(…), alpha=2)`` into an addmm without the 2.
+    """
     cross = torch.mm(weight, narrow_a.t())
-    inner = torch.mm(b, torch.mm(scaled_a, scaled_a.t()))
-    both = torch.add(inner, cross, alpha=2.0)
-    squared = torch.baddbmm(base.squared[:, None, None], both[:, None, :], b[:, :, None])[:, 0, 0]
-    return torch.maximum(squared, base.floor), cross, inner
+    half = torch.mm(b, torch.mm(scaled_a, scaled_a.t()).mul_(0.5))
+    both = half + cross
+    squared = torch.baddbmm(base.squared[:, None, None], both[:, None, :], b[:, :, None], alpha=2.0)[:, 0, 0]
+    return torch.maximum(squared, base.floor), cross, half
 
 
 @torch.no_grad()
@@ -150,7 +154,7 @@ class _DoraLinear(torch.autograd.Function):
         narrow_a = scaled_a.to(dtype)
         read = weight.to(dtype)
         norm_a = narrow_a if weight.dtype == dtype else scaled_a.to(weight.dtype)
-        squared, cross, inner = _norms(weight, scaled_a, norm_a, b, BaseNorms(squared, floor))
+        squared, cross, half = _norms(weight, scaled_a, norm_a, b, BaseNorms(squared, floor))
         row_scale = magnitude.to(wide) / squared.sqrt()
         flat = x.reshape(-1, x.shape[-1])
         branch = flat if dropped is None else dropped.reshape(flat.shape)
@@ -164,7 +168,7 @@ class _DoraLinear(torch.autograd.Function):
         ctx.scale, ctx.full, ctx.has_dropped = scale, full, dropped is not None
         ctx.save_for_backward(
             x if dropped is None else dropped, y, hidden, weight, bias, narrow_a, scaled_b, magnitude, row_scale,
-            *((squared, floor, scaled_a, b, cross, inner) if full else ()),
+            *((squared, floor, scaled_a, b, cross, half) if full else ()),
         )  # fmt: skip
         return y
 
@@ -206,11 +210,11 @@ def _gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     if needs_a:
         grad_a = torch.mm(grad_hidden.t(), branch).to(wide)
     if through_norm:
-        squared, floor, scaled_a, b, cross, inner = norm
+        squared, floor, scaled_a, b, cross, half = norm
         # twice the gradient of ‖V‖²; none flows where the square is held at its floor
         by_square = (along / squared).masked_fill_(squared <= floor, 0.0).neg_()[:, None]
         if grad_b is not None:
-            grad_b = torch.addcmul(grad_b, by_square, inner + cross)
+            grad_b = torch.addcmul(grad_b, by_square, 2.0 * half + cross)
         if grad_a is not None:
             rows = by_square * b
             grad_a.add_(torch.mm(rows.to(weight.dtype).t(), weight))
