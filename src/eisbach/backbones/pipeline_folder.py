@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import shutil
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from eisbach.backbones.state import adapter_free_state, identity_of
 from eisbach.codecs.base import Codec
 from eisbach.codecs.oobleck import OobleckCodec
 from eisbach.codecs.weight_files import build_empty, component_config, has_weights, load_exactly, read_tensors
@@ -197,7 +197,7 @@ def _tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-class PipelineBackbone:
+class PipelineBackbone(ABC):
     """The part of `Backbone` that does not depend on the network: its codec, its name, what is kept of its folder."""
 
     name: str
@@ -217,34 +217,19 @@ class PipelineBackbone:
         """Drops the text encoder from memory; a later `condition` reads it again."""
         self.text_encoder.release()
 
+    @abstractmethod
     def parts(self) -> dict[str, Any]:
         """The networks that `module` is made of and that have a folder of their own, by the folder's name."""
-        raise NotImplementedError
 
     def identity(self) -> str:
         """A 16-digit hash of configuration and weights (in half precision).
-
-        It is computed at every call: peft folds adapters into weights without a trace in torch's version counters.
 
         Raises
         ------
         CheckpointError
             The backbone carries an adapter.
         """
-        config = {part: options(model) for part, model in self.parts().items()}
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-        for name, tensor in sorted(self._state().items()):
-            digest.update(name.encode())
-            digest.update(tensor.half().cpu().contiguous().numpy().tobytes())
-        return f"{self.name}-{digest.hexdigest()[:16]}"
-
-    def _state(self) -> dict[str, torch.Tensor]:
-        state = self.module.state_dict()
-        if any("lora_" in key for key in state):
-            raise CheckpointError(
-                "the backbone carries an adapter; detach or merge it before saving or naming the base."
-            )
-        return {name: tensor.detach() for name, tensor in state.items()}
+        return identity_of(self.name, {part: options(model) for part, model in self.parts().items()}, self.module)
 
     def save(self, folder: str | Path) -> None:
         """Writes the pipeline as diffusers does; parts that the backbone does not use are copied from where it was loaded.
@@ -254,7 +239,7 @@ class PipelineBackbone:
         CheckpointError
             The backbone carries an adapter, or a part to copy is no longer there.
         """
-        self._state()
+        adapter_free_state(self.module)  # refuses a network that carries an adapter
         folder = Path(folder)
         written = {"text_encoder", "tokenizer", "vae", *self.parts()}
         for part, model in self.parts().items():

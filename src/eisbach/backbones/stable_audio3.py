@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from torch import nn
 from eisbach.backbones import stable_audio3_native as native
 from eisbach.backbones.stable_audio3_model import StableAudio3Model
 from eisbach.backbones.stable_audio3_text import TextEncoder, find_native
+from eisbach.backbones.state import adapter_free_state, identity_of
 from eisbach.codecs.base import Codec
 from eisbach.codecs.same_native import CHUNK_OPTIONS
 from eisbach.codecs.weight_files import build_empty, component_config, load_exactly, read_tensors
@@ -171,20 +170,7 @@ class StableAudio3Backbone:
             "duration": _options(self.duration_embedder),
         }
         config["max_tokens"] = cast(StableAudio3Model, self.module).max_tokens
-        # Never kept: weights that are changed through `.data`, as merging does, leave no trace to tell an old hash by.
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-        for name, tensor in sorted(self._state().items()):
-            digest.update(name.encode())
-            digest.update(tensor.half().cpu().contiguous().numpy().tobytes())
-        return f"{self.name}-{digest.hexdigest()[:16]}"
-
-    def _state(self) -> dict[str, torch.Tensor]:
-        state = self.module.state_dict()
-        if any("lora_" in key for key in state):
-            raise CheckpointError(
-                "the backbone carries an adapter; detach or merge it before saving or naming the base."
-            )
-        return {name: tensor.detach() for name, tensor in state.items()}
+        return identity_of(self.name, config, self.module)
 
     def save(self, folder: str | Path) -> None:
         """Writes everything (transformer, duration embedder, text encoder, tokenizer, codec) as diffusers' pipelines do."""
@@ -192,7 +178,7 @@ class StableAudio3Backbone:
 
         from eisbach.codecs.same import SameCodec
 
-        self._state()
+        adapter_free_state(self.module)  # refuses a network that carries an adapter
         folder = Path(folder)
         for part, model in (("transformer", self.transformer), ("duration_embedder", self.duration_embedder)):
             model.save_pretrained(str(folder / part), safe_serialization=True)

@@ -7,8 +7,6 @@ a caption is the set of its known words in order, and words outside the vocabula
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 import unicodedata
@@ -21,6 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from safetensors.torch import save_file
 from torch import nn
 
+from eisbach.backbones.state import adapter_free_state, identity_of
 from eisbach.config import StrictModel, build_config
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import atomic_write, read_json, write_json
@@ -185,25 +184,12 @@ class TinyMusicBackbone:
 
     def identity(self) -> str:
         """A 16-digit hash of configuration and weights (in half precision, as they are shipped)."""
-        digest = hashlib.sha256(json.dumps(self.config.model_dump(mode="json"), sort_keys=True).encode())
-        for name, tensor in sorted(self._state().items()):
-            digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return f"{self.name}-{digest.hexdigest()[:16]}"
-
-    def _state(self) -> dict[str, torch.Tensor]:
-        # Adapters wrap layers and rename keys; identity and saving are about the model itself.
-        state = self.module.state_dict()
-        if any("lora_" in key for key in state):
-            raise CheckpointError(
-                "the backbone carries an adapter; detach or merge it before saving or naming the base."
-            )
-        return {key: value.detach().half() for key, value in state.items()}
+        return identity_of(self.name, self.config.model_dump(mode="json"), self.module)
 
     def save(self, folder: str | Path) -> None:
         """Writes `config.json` and `model.safetensors` (half precision) into `folder`."""
         folder = Path(folder)
-        state = {key: value.cpu().contiguous() for key, value in self._state().items()}
+        state = {key: value.half().cpu().contiguous() for key, value in adapter_free_state(self.module).items()}
         atomic_write(
             folder / "model.safetensors",
             lambda partial: save_file(state, str(partial), metadata={"format": _FORMAT}),

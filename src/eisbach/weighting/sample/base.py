@@ -152,8 +152,8 @@ def expand_mask(mask: Tensor | None, output: Tensor) -> Tensor | None:
         return None
     shape = (output.shape[0], *output.shape[2:])
     fits = 2 <= mask.dim() <= len(shape) and mask.shape[0] == shape[0]
-    # Not strict: a mask may have fewer trailing axes than the output.
-    fits = fits and all(size in (1, full) for size, full in zip(mask.shape[1:], shape[1:], strict=False))
+    # Axes that the mask lacks have nothing to fit.
+    fits = fits and all(size in (1, full) for size, full in zip(mask.shape, shape[: mask.dim()], strict=True))
     if not fits:
         raise UserError(
             f"the mask has shape {tuple(mask.shape)}; for an output of {tuple(output.shape)} it must be {shape}, or have "
