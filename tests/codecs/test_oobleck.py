@@ -76,10 +76,10 @@ def test_numbers_are_diffusers_and_the_mean(codec: OobleckCodec) -> None:
 
 def test_pieces_give_the_whole(codec: OobleckCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     audio = noise(401)
-    monkeypatch.setattr(module, "_PIECE_FRAMES", 10_000)
+    monkeypatch.setattr(module.OobleckCodec, "piece_frames", 10_000)
     latents = codec.encode(audio)
     (whole,) = codec.decode(latents)
-    monkeypatch.setattr(module, "_PIECE_FRAMES", 1)  # four times the reach
+    monkeypatch.setattr(module.OobleckCodec, "piece_frames", 1)  # four times the reach
     pieces: list[tuple[int, int]] = []
 
     def count(start: int, stop: int) -> torch.Tensor:

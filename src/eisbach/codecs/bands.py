@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from importlib import resources
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from eisbach.audio import resample, to_mono
+from eisbach.codecs.base import batch_of_latents, frames_in
 from eisbach.codecs.spectrum import SpectrumConfig, band_filters, band_levels, invert
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import atomic_write
@@ -94,9 +94,7 @@ class BandCodec:
 
     def frames_for(self, seconds: float) -> int:
         """Latent frames in `seconds` of audio, rounded down, at least 1; `UserError` for NaN and infinity."""
-        if not math.isfinite(seconds):
-            raise UserError(f"{seconds} seconds of audio have no number of frames; give a finite length.")
-        return max(1, int(seconds * self.latent_rate + 1e-6))
+        return frames_in(seconds, self.latent_rate)
 
     def levels(self, waveform: Waveform) -> torch.Tensor:
         """Band levels in dB [shape=(n_bands, T * stack)], the waveform padded with silence to whole latent frames."""
@@ -146,16 +144,9 @@ class BandCodec:
         UserError
             Latents of another channel count, without frames, or with NaN.
         """
-        batch = latents[None] if latents.ndim == 2 else latents
-        if batch.ndim != 3 or batch.shape[1] != self.channels or batch.shape[2] == 0:
-            raise UserError(
-                f"latents of shape {tuple(latents.shape)} do not fit this codec: ({self.channels}, T) with T at least 1 "
-                "is expected."
-            )
+        batch = batch_of_latents(latents, self.channels)
         if batch.shape[0] == 0:
             return []
-        if not bool(torch.isfinite(batch).all()):
-            raise UserError("the latents hold NaN or infinite values; the model that made them is broken.")
         out: list[Waveform] = []
         for chunk in batch.detach().cpu().split(_DECODE_CHUNK):
             magnitude = self._magnitudes(self.latents_to_levels(chunk))

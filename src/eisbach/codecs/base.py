@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from eisbach.errors import UserError
 from eisbach.types import Waveform
 
 if TYPE_CHECKING:
@@ -48,3 +50,28 @@ class Codec(Protocol):
     def decode(self, latents: torch.Tensor) -> list[Waveform]:
         """Waveforms of latents [shape=(C, T) or (B, C, T)], one an item."""
         ...
+
+
+def frames_in(seconds: float, latent_rate: float) -> int:
+    """Latent frames that `seconds` of audio hold, rounded down, at least 1; `UserError` for NaN and infinity."""
+    if not math.isfinite(seconds):
+        raise UserError(f"{seconds} seconds of audio have no number of frames; give a finite length.")
+    return max(1, int(seconds * latent_rate + 1e-6))
+
+
+def batch_of_latents(latents: torch.Tensor, channels: int) -> torch.Tensor:
+    """Latents [shape=(C, T) or (B, C, T)] as a batch (B, C, T).
+
+    Raises
+    ------
+    UserError
+        Another number of channels, no frames, or NaN or infinite values.
+    """
+    batch = latents[None] if latents.ndim == 2 else latents
+    if batch.ndim != 3 or batch.shape[1] != channels or batch.shape[2] == 0:
+        raise UserError(
+            f"latents of shape {tuple(latents.shape)} do not fit this codec: ({channels}, T) with T at least 1 is expected."
+        )
+    if not bool(batch.isfinite().all()):
+        raise UserError("the latents hold NaN or infinite values; the model that made them is broken.")
+    return batch

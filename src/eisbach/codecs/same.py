@@ -6,31 +6,22 @@ that reach and the pieces give what the whole would give, at a memory that does 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from eisbach.audio import resample
 from eisbach.codecs import same_native as native
+from eisbach.codecs.autoencoder import AutoencoderCodec
 from eisbach.codecs.same_chunked import use_chunks
 from eisbach.codecs.weight_files import build_empty, component_config, load_exactly, read_tensors
-from eisbach.errors import CheckpointError, UserError
+from eisbach.errors import CheckpointError
 from eisbach.files import read_json, write_json
-from eisbach.types import Waveform
 
-_CHUNK_FRAMES = (
-    128  # as in the native code; the attention mask of a piece of SAME-L is then 19 MB, of 120 s at once 1.9 GB
-)
 _WEIGHTS = "diffusion_pytorch_model"
 
 
-class SameCodec:
+class SameCodec(AutoencoderCodec):
     """SAME behind `Codec`.
 
     Parameters
@@ -42,87 +33,23 @@ class SameCodec:
 
     name = "same"
 
+    piece_frames = 128  # as in the native code; a piece's attention mask is then 19 MB, that of 120 s at once 1.9 GB
+
     def __init__(self, model: Any, config: dict[str, Any]) -> None:
-        self.model, self.config = model.eval().requires_grad_(False), dict(config)
-        self.sample_rate = int(config["sampling_rate"])
-        self.audio_channels = int(config["audio_channels"])
-        self.channels = int(config["latent_dim"])
-        self.samples_per_frame = int(model.downsampling_ratio)
-        self.latent_rate = self.sample_rate / self.samples_per_frame
-        self._identity: str | None = None
+        super().__init__(
+            model,
+            config,
+            sample_rate=int(config["sampling_rate"]),
+            audio_channels=int(config["audio_channels"]),
+            channels=int(config["latent_dim"]),
+            samples_per_frame=int(model.downsampling_ratio),
+        )
 
-    def identity(self) -> str:
-        """A 16-digit hash of options and weights."""
-        if self._identity is None:
-            digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
-            for name, tensor in sorted(self.model.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-            self._identity = f"same-{digest.hexdigest()[:16]}"
-        return self._identity
+    def _encode_piece(self, samples: torch.Tensor) -> torch.Tensor:
+        return self.model.encode(samples, return_dict=False)[0]
 
-    def frames_for(self, seconds: float) -> int:
-        """Latent frames that hold `seconds` of audio, rounded down, at least 1; `UserError` for NaN and infinity."""
-        if not math.isfinite(seconds):
-            raise UserError(f"{seconds} seconds of audio have no number of frames; give a finite length.")
-        return max(1, int(seconds * self.latent_rate + 1e-6))
-
-    @torch.no_grad()
-    def encode(self, waveform: Waveform) -> torch.Tensor:
-        """Latents [shape=(C, T), float32, CPU]; resampled, mono doubled, the last frame padded with silence.
-
-        Raises
-        ------
-        UserError
-            NaN or infinite samples, or more channels than the codec has.
-        """
-        resampled = resample(waveform, self.sample_rate).samples
-        if not bool(np.isfinite(resampled).all()):
-            raise UserError("the waveform holds NaN or infinite samples; re-export the audio it came from.")
-        if resampled.shape[0] == 1:
-            resampled = np.repeat(resampled, self.audio_channels, axis=0)
-        if resampled.shape[0] != self.audio_channels:
-            raise UserError(
-                f"the waveform has {resampled.shape[0]} channels and this codec codes {self.audio_channels}; mix it down first."
-            )
-        samples = torch.from_numpy(np.ascontiguousarray(resampled, dtype=np.float32))
-        frames = max(1, -(-samples.shape[1] // self.samples_per_frame))
-        samples = torch.nn.functional.pad(samples, (0, frames * self.samples_per_frame - samples.shape[1]))
-        device = next(self.model.parameters()).device
-
-        def piece(start: int, stop: int) -> torch.Tensor:
-            part = samples[None, :, start * self.samples_per_frame : stop * self.samples_per_frame]
-            return self.model.encode(part.to(device), return_dict=False)[0].cpu()
-
-        return self._in_pieces(frames, piece, 1)[0].float()
-
-    @torch.no_grad()
-    def decode(self, latents: torch.Tensor) -> list[Waveform]:
-        """Waveforms (stereo) of latents [shape=(C, T) or (B, C, T)]; `T * samples_per_frame` samples each.
-
-        Raises
-        ------
-        UserError
-            Latents of another channel count, without frames, or with NaN.
-        """
-        batch = latents[None] if latents.ndim == 2 else latents
-        if batch.ndim != 3 or batch.shape[1] != self.channels or batch.shape[2] == 0:
-            raise UserError(
-                f"latents of shape {tuple(latents.shape)} do not fit this codec: ({self.channels}, T) with T at least 1 is "
-                "expected."
-            )
-        if not bool(torch.isfinite(batch).all()):
-            raise UserError("the latents hold NaN or infinite values; the model that made them is broken.")
-        device, out = next(self.model.parameters()).device, []
-        for row in batch.detach():
-
-            def piece(start: int, stop: int, row: torch.Tensor = row) -> torch.Tensor:
-                part = row[None, :, start:stop].to(device, torch.float32)
-                return self.model.decode(part, return_dict=False)[0].cpu()
-
-            samples = self._in_pieces(row.shape[1], piece, self.samples_per_frame)[0]
-            out.append(Waveform(samples.float().numpy(), self.sample_rate))
-        return out
+    def _decode_piece(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.model.decode(latents, return_dict=False)[0]
 
     def _unit(self) -> int:
         """Frames that pieces must begin on a multiple of: those of an attention chunk, 1 with a sliding window."""
@@ -135,25 +62,6 @@ class SameCodec:
         """Frames on either side that a frame's code depends on: each layer sees a window, or a chunk, further."""
         layers = sum(self.config["encoder_transformer_depths"])
         return layers * (self._unit() if self._chunked() else int(self.config["sliding_window"]))
-
-    def _in_pieces(self, frames: int, piece: Callable[[int, int], torch.Tensor], scale: int) -> torch.Tensor:
-        """`piece(start, stop)` over overlapping ranges of frames, joined; `scale` is its samples a frame."""
-        reach = self._reach()
-        size = max(_CHUNK_FRAMES, 4 * reach)
-        size += -size % self._unit()
-        if frames <= size:
-            return piece(0, frames)
-        out, done = [], 0
-        while done < frames:
-            start = max(0, done - reach)
-            stop = min(frames, start + size)
-            if frames - stop < reach:  # a short rest joins the last piece
-                stop = frames
-            keep = frames if stop == frames else stop - reach
-            made = piece(start, stop)
-            out.append(made[..., (done - start) * scale : (keep - start) * scale])
-            done = keep
-        return torch.cat(out, dim=-1)
 
     def save(self, folder: str | Path) -> None:
         """Writes `config.json` and safetensors as diffusers does; SAME-S's chunks stand in the configuration too."""

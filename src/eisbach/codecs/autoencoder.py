@@ -1,0 +1,144 @@
+"""What codecs made of a diffusers autoencoder share: checks, identity, and coding long audio in pieces that equal the whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from eisbach.audio import resample
+from eisbach.codecs.base import batch_of_latents, frames_in
+from eisbach.errors import UserError
+from eisbach.types import Waveform
+
+
+class AutoencoderCodec(ABC):
+    """An autoencoder behind `Codec`; a subclass says how one piece is coded and how far a frame's code reaches.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, fp32
+    config : dict
+        Its options.
+    sample_rate, audio_channels, channels, samples_per_frame : int
+    """
+
+    name: str
+    piece_frames: int
+    """Frames of a piece, where the reach does not ask for more."""
+
+    def __init__(
+        self,
+        model: Any,
+        config: dict[str, Any],
+        *,
+        sample_rate: int,
+        audio_channels: int,
+        channels: int,
+        samples_per_frame: int,
+    ) -> None:
+        self.model, self.config = model.eval().requires_grad_(False), dict(config)
+        self.sample_rate, self.audio_channels, self.channels = sample_rate, audio_channels, channels
+        self.samples_per_frame, self.latent_rate = samples_per_frame, sample_rate / samples_per_frame
+        self._identity: str | None = None
+
+    @abstractmethod
+    def _encode_piece(self, samples: torch.Tensor) -> torch.Tensor:
+        """Latents [shape=(1, C, T)] of samples [shape=(1, channels, T * samples_per_frame)]."""
+
+    @abstractmethod
+    def _decode_piece(self, latents: torch.Tensor) -> torch.Tensor:
+        """Samples of latents, the inverse of `_encode_piece`."""
+
+    @abstractmethod
+    def _reach(self) -> int:
+        """Frames on either side that a frame's code depends on."""
+
+    def _unit(self) -> int:
+        """Frames that pieces must begin on a multiple of."""
+        return 1
+
+    def identity(self) -> str:
+        """A 16-digit hash of options and weights."""
+        if self._identity is None:
+            digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+            for key, tensor in sorted(self.model.state_dict().items()):
+                digest.update(key.encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            self._identity = f"{self.name}-{digest.hexdigest()[:16]}"
+        return self._identity
+
+    def frames_for(self, seconds: float) -> int:
+        """Latent frames that hold `seconds` of audio, rounded down, at least 1; `UserError` for NaN and infinity."""
+        return frames_in(seconds, self.latent_rate)
+
+    @torch.no_grad()
+    def encode(self, waveform: Waveform) -> torch.Tensor:
+        """Latents [shape=(C, T), float32, CPU]; resampled, mono doubled, the last frame padded with silence.
+
+        Raises
+        ------
+        UserError
+            NaN or infinite samples, or another number of channels than the codec has.
+        """
+        resampled = resample(waveform, self.sample_rate).samples
+        if not bool(np.isfinite(resampled).all()):
+            raise UserError("the waveform holds NaN or infinite samples; re-export the audio it came from.")
+        if resampled.shape[0] == 1:
+            resampled = np.repeat(resampled, self.audio_channels, axis=0)
+        if resampled.shape[0] != self.audio_channels:
+            raise UserError(
+                f"the waveform has {resampled.shape[0]} channels and this codec codes {self.audio_channels}; mix it down first."
+            )
+        samples, hop = torch.from_numpy(np.ascontiguousarray(resampled, dtype=np.float32)), self.samples_per_frame
+        frames = max(1, -(-samples.shape[1] // hop))
+        samples = torch.nn.functional.pad(samples, (0, frames * hop - samples.shape[1]))
+        device = next(self.model.parameters()).device
+
+        def piece(start: int, stop: int) -> torch.Tensor:
+            return self._encode_piece(samples[None, :, start * hop : stop * hop].to(device)).cpu()
+
+        return self._in_pieces(frames, piece, 1)[0].float()
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> list[Waveform]:
+        """Waveforms of latents [shape=(C, T) or (B, C, T)]; `T * samples_per_frame` samples each.
+
+        Raises
+        ------
+        UserError
+            Latents of another channel count, without frames, or with NaN.
+        """
+        device, out = next(self.model.parameters()).device, []
+        for row in batch_of_latents(latents, self.channels).detach():
+
+            def piece(start: int, stop: int, row: torch.Tensor = row) -> torch.Tensor:
+                return self._decode_piece(row[None, :, start:stop].to(device, torch.float32)).cpu()
+
+            samples = self._in_pieces(row.shape[1], piece, self.samples_per_frame)[0]
+            out.append(Waveform(samples.float().numpy(), self.sample_rate))
+        return out
+
+    def _in_pieces(self, frames: int, piece: Callable[[int, int], torch.Tensor], scale: int) -> torch.Tensor:
+        """`piece(start, stop)` over ranges of frames that overlap by the reach, joined; `scale` is its samples a frame."""
+        reach = self._reach()
+        size = max(self.piece_frames, 4 * reach)
+        size += -size % self._unit()
+        if frames <= size:
+            return piece(0, frames)
+        out, done = [], 0
+        while done < frames:
+            start = max(0, done - reach)
+            stop = min(frames, start + size)
+            if frames - stop < reach:  # a short rest joins the last piece
+                stop = frames
+            keep = frames if stop == frames else stop - reach
+            made = piece(start, stop)
+            out.append(made[..., (done - start) * scale : (keep - start) * scale])
+            done = keep
+        return torch.cat(out, dim=-1)
