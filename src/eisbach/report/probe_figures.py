@@ -7,26 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from eisbach.diagnostics.probe import wording
 from eisbach.diagnostics.probe.agreement import LABEL
-from eisbach.diagnostics.probe.association import Estimate
+from eisbach.diagnostics.probe.cause import strongest
 from eisbach.diagnostics.probe.drivers import Driver
 from eisbach.diagnostics.probe.explain import ACTS_CV, Explanation
 from eisbach.diagnostics.probe.findings import TELLS_AUC
 from eisbach.diagnostics.probe.grid import Grid, make_grid
 from eisbach.diagnostics.probe.result import ProbeResult
-from eisbach.diagnostics.probe.verdict import strongest
 from eisbach.report.figures import _figure, _finish
+from eisbach.report.probe_axes import (
+    BLUE,
+    GREEN,
+    GREY,
+    MARKERS,
+    ORANGE,
+    PURPLE,
+    RED,
+    SERIES,
+    axis_name,
+    band,
+    bare,
+    estimates,
+    name_ends,
+    panels,
+    t_axes,
+    whisker,
+    zero_based,
+)
 
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#555555",
-)  # fmt: skip
-_SERIES = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, GREY)
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _GROUPS = {
     "loudness": (RED, "s"),
     "structure": (BLUE, "o"),
@@ -35,7 +47,6 @@ _GROUPS = {
     "sound": (PURPLE, "v"),
 }
 _MOST_LINES = 7
-T_LABEL = "noise level t (1 = noise)"
 
 
 @dataclass(frozen=True)
@@ -81,27 +92,27 @@ def levels_picture(explanation: Explanation) -> ProbePicture | None:
         return _noise_weight_picture(explanation)
     levels = explanation.levels
     t = [one.t for one in levels]
-    figure, axes = _panels(3, 10.5, 3.1)
+    figure, axes = panels(3, 10.5, 3.1)
     has_belief = any(one.columns["belief"].q50 is not None for one in levels)
     if has_belief:
-        _band(axes[0], levels, "belief", BLUE)
+        band(axes[0], levels, "belief", BLUE)
     else:
         axes[0].text(0.5, 0.5, "this weighting has no belief", ha="center", va="center", transform=axes[0].transAxes)
     axes[0].set_ylabel("belief (1 = structureless)")
-    _band(axes[1], levels, "sample_weight", BLUE)
+    band(axes[1], levels, "sample_weight", BLUE)
     axes[1].set_ylabel("sample weight")
-    _zero_based(axes[1])
-    raw = _estimates(axes[2], t, [one.cv_sample_weight for one in levels], BLUE, "o", "before strength")
-    trained = _estimates(axes[2], t, [one.cv for one in levels], RED, "s", "as trained")
+    zero_based(axes[1])
+    raw = estimates(axes[2], t, [one.cv_sample_weight for one in levels], BLUE, "o", "before strength")
+    trained = estimates(axes[2], t, [one.cv for one in levels], RED, "s", "as trained")
     axes[2].axhline(ACTS_CV, color=GREY, linestyle="--", linewidth=1)
     axes[2].set_ylabel("variation between clips (sd / mean)")
-    _zero_based(axes[2], at_least=1.6 * ACTS_CV)
+    zero_based(axes[2], at_least=1.6 * ACTS_CV)
     axes[2].annotate(
         "acts above", (1, ACTS_CV), xytext=(-2, 2), textcoords="offset points", xycoords=("axes fraction", "data"),
         color=GREY, fontsize=8, va="bottom", ha="right",
     )  # fmt: skip
     axes[2].legend(handles=[raw, trained], frameon=False, fontsize=8, loc="upper right")
-    _t_axes(axes)
+    t_axes(axes)
     acting = wording.where(explanation.acts_at, t) if explanation.acts_at else "at no noise level"
     return ProbePicture(
         "levels",
@@ -117,10 +128,10 @@ def levels_picture(explanation: Explanation) -> ProbePicture | None:
 def _noise_weight_picture(explanation: Explanation) -> ProbePicture:
     levels = explanation.levels
     figure, axes = _figure(6.0, 3.1)
-    _band(axes, levels, "weight", BLUE)
-    _zero_based(axes)
+    band(axes, levels, "weight", BLUE)
+    zero_based(axes)
     axes.set_ylabel("weight")
-    _t_axes([axes])
+    t_axes([axes])
     return ProbePicture(
         "levels",
         "Weight by noise level",
@@ -144,7 +155,7 @@ def drivers_picture(explanation: Explanation) -> ProbePicture | None:
     tested = [one for one in drivers.candidates if one.spearman.value is not None]
     if not bars or not tested:
         return None
-    figure, axes = _panels(2, 10.5, 0.6 + 0.3 * max(len(bars), len(tested)), ratios=[1.0, 1.15])
+    figure, axes = panels(2, 10.5, 0.6 + 0.3 * max(len(bars), len(tested)), ratios=[1.0, 1.15])
     places = np.arange(len(bars))[::-1]
     for place, (_, share, colour, hatch) in zip(places, bars, strict=True):
         value = 100 * (share.value or 0.0)
@@ -167,13 +178,13 @@ def drivers_picture(explanation: Explanation) -> ProbePicture | None:
     places = np.arange(len(tested))[::-1]
     for place, one in zip(places, tested, strict=True):
         colour, marker = _GROUPS[one.group]
-        _whisker(axes[1], one.spearman, float(place), colour, marker)
+        whisker(axes[1], one.spearman, float(place), colour, marker)
     axes[1].axvline(0, color=GREY, linewidth=1)
     axes[1].set_yticks(places, [_driver_name(one) for one in tested])
     axes[1].set_xlim(-1.03, 1.03)
     axes[1].set_xlabel("rank correlation with the weight, within noise levels")
     for each in axes:
-        _bare(each)
+        bare(each)
         each.grid(axis="x", color="0.9", linewidth=0.8)
         each.set_axisbelow(True)
     said = ", ".join(f"{name} {wording.percent(share.value)}" for name, share, *_ in bars)
@@ -202,18 +213,18 @@ def loudness_picture(grid: Grid, explanation: Explanation) -> ProbePicture | Non
     place = int(np.argmax(spreads))
     weights = grid.by_level("sample_weight")[:, place]
     groups = _label_groups(grid, explanation)
-    figure, axes = _panels(len(chosen), 5.2 * len(chosen), 3.4)
+    figure, axes = panels(len(chosen), 5.2 * len(chosen), 3.4)
     for each, one in zip(axes, chosen, strict=True):
         values = grid.by_clip(one.name)
         for index, (name, members) in enumerate(groups):
             each.scatter(
-                values[members], weights[members], s=26, color=_SERIES[index], marker=_MARKERS[index], alpha=0.75,
+                values[members], weights[members], s=26, color=SERIES[index], marker=MARKERS[index], alpha=0.75,
                 linewidths=0, label=name,
             )  # fmt: skip
-        each.set_xlabel(_axis_name(one.name))
+        each.set_xlabel(axis_name(one.name))
         each.set_ylabel(f"sample weight at t = {grid.levels[place]:g}")
         each.set_title(f"rank correlation over all levels {wording.said(one.spearman)}", fontsize=9)
-        _bare(each)
+        bare(each)
     if len(groups) > 1:
         axes[0].legend(frameon=False, fontsize=8, loc="best", handletextpad=0.2)
     names = " and ".join(wording.column(one.name) for one in chosen)
@@ -262,7 +273,7 @@ def variance_picture(explanation: Explanation) -> ProbePicture | None:
     axes.set_ylim(-0.5, len(rows) - 0.5)
     axes.set_xlabel("share of the variance of ln weight (%)")
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.4, 1.0))
-    _bare(axes)
+    bare(axes)
     said = "; ".join(
         f"{name}: {wording.percent(one.level.value)} noise level, {wording.percent(one.clip.value)} clip"
         for name, one in rows
@@ -287,12 +298,12 @@ def labels_picture(grid: Grid, explanation: Explanation) -> ProbePicture | None:
     ends = []
     for index, (name, members) in enumerate(groups):
         mean = np.array([_mean(weights[members, k]) for k in range(len(grid.levels))])
-        axes.plot(grid.levels, mean, color=_SERIES[index], marker=_MARKERS[index], markersize=4.5, linewidth=1.6)
-        ends.append((name, float(mean[-1]), _SERIES[index]))
-    _zero_based(axes)
-    _name_ends(axes, ends)
+        axes.plot(grid.levels, mean, color=SERIES[index], marker=MARKERS[index], markersize=4.5, linewidth=1.6)
+        ends.append((name, float(mean[-1]), SERIES[index]))
+    zero_based(axes)
+    name_ends(axes, ends)
     axes.set_ylabel("mean sample weight")
-    _t_axes([axes])
+    t_axes([axes])
     return ProbePicture(
         "labels",
         "Weight by label",
@@ -314,10 +325,10 @@ def auc_picture(explanation: Explanation) -> ProbePicture | None:
     for index, one in enumerate(shown):
         t = np.array([level for level, _ in one.levels]) + 0.006 * (index - (len(shown) - 1) / 2)
         colour, marker = (
-            _SERIES[index + 1],
-            _MARKERS[index + 1],
+            SERIES[index + 1],
+            MARKERS[index + 1],
         )  # the first is the positive label's in the other pictures
-        _estimates(axes, t, [auc for _, auc in one.levels], colour, marker, one.negative)
+        estimates(axes, t, [auc for _, auc in one.levels], colour, marker, one.negative)
         last = [auc.value for _, auc in one.levels if auc.value is not None][-1]
         name = one.negative if one.label == "kind" else f"{one.label}: {one.positive} > {one.negative}"
         ends.append((name, float(last), colour))
@@ -330,8 +341,8 @@ def auc_picture(explanation: Explanation) -> ProbePicture | None:
     )
     axes.set_ylim(max(-0.02, min(0.38, lowest - 0.04)), 1.02)
     axes.set_ylabel("AUC of the weight")
-    _name_ends(axes, ends)
-    _t_axes([axes])
+    name_ends(axes, ends)
+    t_axes([axes])
     against = (
         "developing clips weigh more than clips of that kind"
         if shown[0].label == "kind"
@@ -353,7 +364,7 @@ def belief_loss_picture(explanation: Explanation) -> ProbePicture | None:
         return None
     figure, axes = _figure(7.0, 3.2)
     axes.axhline(0, color=GREY, linewidth=1)
-    _estimates(axes, [t for t, _ in found.levels], [one for _, one in found.levels], BLUE, "o", "")
+    estimates(axes, [t for t, _ in found.levels], [one for _, one in found.levels], BLUE, "o", "")
     axes.set_ylim(-1, 1)
     axes.set_ylabel("rank correlation of belief with loss")
     for height, name, where in (
@@ -361,7 +372,7 @@ def belief_loss_picture(explanation: Explanation) -> ProbePicture | None:
         (0.03, "low belief goes with high loss", "bottom"),
     ):
         axes.text(0.99, height, name, transform=axes.transAxes, ha="right", va=where, fontsize=8, color=GREY)
-    _t_axes([axes])
+    t_axes([axes])
     said = "; ".join(f"{band} noise {wording.said(one)}" for band, one in found.bands.items())
     return ProbePicture(
         "belief_loss",
@@ -388,7 +399,7 @@ def gradients_picture(explanation: Explanation) -> ProbePicture | None:
         ("the same with clipping", gradients.clipped_update_ratio, RED),
     ]  # fmt: skip
     kept = [[row for row in rows if row[1] is not None] for rows in (angles, sizes)]
-    figure, axes = _panels(2, 10.5, 2.6, ratios=[1.35, 1.0])
+    figure, axes = panels(2, 10.5, 2.6, ratios=[1.35, 1.0])
     for each, rows, unit, ends in zip(axes, kept, ("°", ""), (95.0, None), strict=True):
         places = np.arange(len(rows))[::-1]
         for place, (_, value, colour) in zip(places, rows, strict=True):
@@ -400,7 +411,7 @@ def gradients_picture(explanation: Explanation) -> ProbePicture | None:
         each.set_yticks(places, [name for name, *_ in rows])
         top = ends or 1.25 * max([1.0, *(row[1] or 0.0 for row in rows)])
         each.set_xlim(0, max(top, 1.15 * max(row[1] or 0.0 for row in rows)))
-        _bare(each)
+        bare(each)
     axes[0].set_xlabel("angle between them (degrees)")
     axes[1].axvline(1, color=GREY, linestyle="--", linewidth=1)
     axes[1].set_xlabel("size of weighted over plain")
@@ -434,9 +445,9 @@ def gradient_levels_picture(explanation: Explanation) -> ProbePicture | None:
         axes.yaxis.set_minor_formatter(lambda value, _: "")
     else:
         axes.set_ylabel("norm of the gradient")
-        _zero_based(axes)
-    _name_ends(axes, ends)
-    _t_axes([axes])
+        zero_based(axes)
+    name_ends(axes, ends)
+    t_axes([axes])
     return ProbePicture(
         "gradient_levels",
         "Gradients by noise level",
@@ -454,93 +465,6 @@ def _label_groups(grid: Grid, explanation: Explanation) -> list[tuple[str, np.nd
     texts = np.array([value or "" for value in grid.texts(LABEL + explanation.separations[0].label)])
     values = [explanation.separations[0].positive, *(one.negative for one in explanation.separations)]
     return [(value, texts == value) for value in values][:_MOST_LINES]
-
-
-def _panels(count: int, width: float, height: float, ratios: Sequence[float] | None = None) -> tuple[Any, list[Any]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, count, squeeze=False, width_ratios=ratios)[0])
-
-
-def _band(axes: Any, levels: Sequence[Any], column: str, colour: str) -> None:
-    rows = [(one.t, one.columns[column]) for one in levels if one.columns[column].q50 is not None]
-    t = [row[0] for row in rows]
-    axes.fill_between(t, [s.q10 for _, s in rows], [s.q90 for _, s in rows], color=colour, alpha=0.22, linewidth=0)
-    axes.plot(t, [s.q50 for _, s in rows], color=colour, marker="o", markersize=4, linewidth=1.6)
-
-
-def _estimates(
-    axes: Any, t: Sequence[float] | np.ndarray, values: Sequence[Estimate], colour: str, marker: str, label: str
-) -> Any:
-    rows = [(level, one) for level, one in zip(t, values, strict=True) if one.value is not None]
-    for level, one in rows:
-        if one.low is not None and one.high is not None:
-            axes.plot([level, level], [one.low, one.high], color=colour, linewidth=1.1, alpha=0.7)
-    (line,) = axes.plot(
-        [level for level, _ in rows], [one.value for _, one in rows], color=colour, marker=marker, markersize=4.5, linewidth=1.5,
-        label=label,
-    )  # fmt: skip
-    return line
-
-
-def _whisker(axes: Any, one: Estimate, place: float, colour: str, marker: str) -> None:
-    if one.low is not None and one.high is not None:
-        axes.plot([one.low, one.high], [place, place], color=colour, linewidth=1.4)
-    axes.plot([one.value], [place], color=colour, marker=marker, markersize=6, linestyle="none")
-
-
-def _name_ends(axes: Any, ends: Sequence[tuple[str, float, str]]) -> None:
-    """Writes each line's name beside its last point; names that would touch are moved apart."""
-    axes.figure.canvas.draw()  # so that limits are final
-    low, high = (axes.transData.transform((0, y))[1] for y in axes.get_ylim())
-    gap = 13.0 * axes.figure.dpi / 100
-    wanted = [axes.transData.transform((0, value))[1] for _, value, _ in ends]
-    order = np.argsort(wanted)
-    placed = np.clip(np.array(wanted)[order], low, high)
-    for index in range(1, len(placed)):
-        placed[index] = max(placed[index], placed[index - 1] + gap)
-    placed -= (placed - np.array(wanted)[order]).mean()  # a pushed-up pile is centred on its lines again
-    placed -= max(0.0, float(placed[-1]) - high)
-    placed += max(0.0, low - float(placed[0]))
-    for index in range(len(placed) - 2, -1, -1):
-        placed[index] = min(placed[index], placed[index + 1] - gap)
-    for spot, index in zip(placed, order, strict=True):
-        name, _, colour = ends[index]
-        axes.annotate(
-            name, (1.0, (spot - low) / (high - low)), xycoords="axes fraction", xytext=(5, 0), textcoords="offset points",
-            color=colour, fontsize=8.5, fontweight="bold", va="center", annotation_clip=False, parse_math=False,
-        )  # fmt: skip
-
-
-def _zero_based(axes: Any, at_least: float = 0.0) -> None:
-    top = axes.get_ylim()[1]
-    axes.set_ylim(0, max(top, at_least))
-
-
-def _t_axes(axes: Sequence[Any]) -> None:
-    for each in axes:
-        each.set_xlabel(T_LABEL)
-        each.set_xlim(-0.02, 1.02)
-        each.grid(axis="y", color="0.92", linewidth=0.8)
-        each.set_axisbelow(True)
-        _bare(each)
-
-
-def _bare(axes: Any) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _axis_name(column: str) -> str:
-    from eisbach.structure.metrics import METRICS
-
-    name = wording.column(column).removeprefix("the ")
-    metric = METRICS.get(column.removeprefix("structure."))
-    unit = "dB" if column.endswith("_db") else metric.unit if metric is not None else ""
-    return f"{name} ({unit})" if unit else name
 
 
 def _mean(values: np.ndarray) -> float:

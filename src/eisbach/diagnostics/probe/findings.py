@@ -117,3 +117,10 @@ def _two_values(one: Separation) -> Finding:
 def said_interval(one: Estimate) -> str:
     """A number with its interval, as a sentence says it."""
     return wording.said(one)
+
+
+def said_share(one: Estimate) -> str:
+    """A share in percent, with its interval where there is one."""
+    if one.low is None or one.high is None:
+        return wording.percent(one.value)
+    return f"{wording.percent(one.value)} (95% {100 * one.low:.0f} to {100 * one.high:.0f})"
