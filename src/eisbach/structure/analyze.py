@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from eisbach.structure.details import describe
 from eisbach.structure.energy import bandwidth_hz, is_clipped, noise_floor_db, share_of
 from eisbach.structure.features import MAX_SECONDS, SAMPLE_RATE, Features, extract_features
 from eisbach.structure.flatness import IS_FLAT_FROM, flat_probability, judge_identity
@@ -63,6 +65,14 @@ class Analysis:
         row["is_flat"] = None if np.isnan(self.flat_probability) else bool(self.flat_probability >= IS_FLAT_FROM)
         row["flags"] = ";".join(self.flags)
         return row
+
+    def detail(self) -> dict[str, Any]:
+        """What a page needs beside the record: JSON-ready, lists of plain numbers.
+
+        `sections` (`boundaries` in seconds from the start of the file, `strengths`, `labels`), `embedding` (64 texture
+        statistics, or None under 2 s) and `onsets` (seconds from the start of the file).
+        """
+        return describe(self.features)
 
 
 def analysis_version() -> str:

@@ -137,6 +137,13 @@ def texture_frames(mel_db: np.ndarray) -> np.ndarray:
     return np.concatenate([mean, np.sqrt(np.maximum(variance, 0.0))], axis=1)
 
 
+def texture_statistics(features: Features) -> np.ndarray | None:
+    """Mean and standard deviation over time of the texture, dB, [shape=(64,)]; None for less than 2 s of sound."""
+    if len(features.texture) == 0:
+        return None
+    return np.concatenate([features.texture.mean(axis=0), features.texture.std(axis=0)])
+
+
 def _chroma(samples: np.ndarray) -> np.ndarray:
     """Square-root-compressed pitch-class energy, 4 a second, each the mean of two transforms."""
     filters = chroma_filterbank(SAMPLE_RATE, _CHROMA_FFT, 65.0, 2100.0)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from eisbach.structure import blocks, closure, drift, levels, loops, motifs, onsets, vendi
 from eisbach.structure.features import Features
+from eisbach.structure.invariances import Invariances
 from eisbach.structure.synthetic import Ladder
 
 
@@ -34,6 +35,13 @@ class Metric:
         Synthetic pieces on which the metric has to rise or fall.
     label : str
         Title for tables and pictures.
+    family : str
+        What it is about: ``form``, ``repetition``, ``texture``, ``dynamics``, ``rhythm`` or ``paper``.
+    invariances : Invariances
+        What it must not depend on, and how closely.
+    contradicted_by : str
+        For a quantity of the paper that is kept as printed: the ground truth that speaks against it. "" for all others.
+        Such a metric is never primary, and tables mark it.
     """
 
     name: str
@@ -45,6 +53,18 @@ class Metric:
     function: Callable[[Features], float]
     ladder: Ladder
     label: str
+    family: str = "form"
+    invariances: Invariances = field(default_factory=Invariances)
+    contradicted_by: str = ""
+
+    def __post_init__(self) -> None:
+        if self.contradicted_by and self.primary:
+            raise ValueError(f"{self.name} is contradicted by ground truth and cannot be primary")
+
+    @property
+    def as_printed(self) -> bool:
+        """Whether it is one of the paper's own quantities, kept beside a better one."""
+        return bool(self.contradicted_by)
 
 
 _INFINITY = float("inf")

@@ -9,13 +9,16 @@ loudest frame are rounding and decoding noise and count as none; a clip without 
 from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
-from eisbach.structure.features import Features
+from eisbach.structure.features import FRAME_RATE, Features
 from eisbach.structure.synthetic import Ladder, onsets
 
 MIN_SECONDS = 3.0
 _LAG = 2  # frames of 20 ms: windows of 46 ms that hardly overlap
 _MIN_FLUX = 1e-3
+_NEAR, _AROUND = 3, 12  # frames: 60 ms and a quarter of a second on either side
+_RELATIVE, _ABSOLUTE = 0.1, 0.06  # the beating of a held chord stays under the second
 
 
 def spectral_flux(mel_db: np.ndarray) -> np.ndarray:
@@ -40,6 +43,28 @@ def flux_gini(features: Features) -> float:
     """Gini of the flux over time, in [0, 1]; NaN when nothing ever changes."""
     flux = spectral_flux(features.mel_db)
     return gini(np.where(flux >= _MIN_FLUX, flux, 0.0))
+
+
+def onset_times(features: Features) -> np.ndarray:
+    """Onsets, seconds from the start of the file, [shape=(onsets,), float64], by peak picking on the flux.
+
+    A frame is an onset when its flux is the largest within 60 ms, exceeds the mean of the surrounding half second
+    by a tenth of the clip's 99th percentile and by 0.06 of its loudest frame (Boeck, Krebs & Schedl 2012), and lies more than 60 ms
+    after the onset before.
+    """
+    if len(features.mel_db) <= _LAG:
+        return np.zeros(0)
+    flux = spectral_flux(features.mel_db)
+    threshold = max(_RELATIVE * float(np.percentile(flux, 99.0)), _ABSOLUTE)
+    largest = maximum_filter1d(flux, 2 * _NEAR + 1, mode="constant")
+    around = uniform_filter1d(flux, 2 * _AROUND + 1, mode="nearest")
+    picked = np.flatnonzero((flux >= largest) & (flux >= around + threshold))
+    kept: list[int] = []
+    for frame in picked:
+        if not kept or frame - kept[-1] > _NEAR:
+            kept.append(int(frame))
+    # the flux of frame k compares it with the frame 40 ms before: the change lies half-way
+    return features.trimmed_start + (np.array(kept, dtype=np.float64) + _LAG / 2) / FRAME_RATE
 
 
 LADDER = Ladder((0.5, 1.0, 2.0, 4.0, 8.0, 16.0), onsets, rising=False)

@@ -1,0 +1,25 @@
+"""What pictures and players need of a clip beside its record: sections, onsets, an embedding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eisbach.structure.features import Features, texture_statistics
+from eisbach.structure.onsets import onset_times
+
+
+def describe(features: Features) -> dict[str, Any]:
+    """JSON-ready: `sections` (`boundaries`, `strengths`, `labels`), `embedding` (64 floats or None), `onsets` (seconds).
+
+    All times are seconds from the start of the file, silence included.
+    """
+    embedding = texture_statistics(features)
+    return {
+        "sections": _sections(features),
+        "embedding": None if embedding is None else [round(float(value), 5) for value in embedding],
+        "onsets": [round(float(time), 3) for time in onset_times(features)],
+    }
+
+
+def _sections(features: Features) -> dict[str, Any]:
+    return {"boundaries": [], "strengths": [], "labels": []}
