@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from eisbach.diffusion.guidance import guided, join
+from eisbach.diffusion.guidance import guided, interval_from_sigma, join
+from eisbach.diffusion.paths import get_path
 from eisbach.errors import UserError
 from eisbach.types import Conditioning
 
@@ -64,3 +65,41 @@ def test_bad_calls_are_user_errors():
         guided(Model(), conditioning(), conditioning(tokens=5), 2.0)
     with pytest.raises(UserError, match="x_t has 3 rows"):
         guided(Model(), conditioning(), conditioning(), 2.0)(torch.ones(3, 4, 5), torch.ones(3))
+
+
+def test_an_interval_guides_inside_and_is_conditional_outside():
+    model, cond, null = Model(), conditioning(), conditioning(fill=0.0)
+    predict = guided(model, cond, null, 3.0, interval=(0.2, 0.5))
+    output = predict(X, T)  # 0.25 is inside, 0.75 outside
+    full, empty = Model()(X, T, cond), Model()(X, T, null)
+    torch.testing.assert_close(output[0], (empty + 3 * (full - empty))[0])
+    assert torch.equal(output[1], full[1])
+    assert model.rows == [4]
+    assert torch.equal(predict(X, torch.tensor([0.6, 0.1])), Model()(X, torch.tensor([0.6, 0.1]), cond))
+    assert model.rows == [4, 2]  # nobody inside: one branch
+
+
+def test_the_whole_interval_is_plain_guidance_and_scale_zero_is_null_inside():
+    cond, null = conditioning(), conditioning(fill=0.0)
+    whole = guided(Model(), cond, null, 3.0, interval=(0, 1))(X, T)
+    assert torch.equal(whole, guided(Model(), cond, null, 3.0)(X, T))
+    mixed = guided(Model(), cond, null, 0.0, interval=(0.0, 0.5))(X, T)
+    assert torch.equal(mixed[0], Model()(X, T, null)[0])
+    assert torch.equal(mixed[1], Model()(X, T, cond)[1])
+
+
+def test_intervals_convert_from_sigma():
+    low, high = interval_from_sigma("linear", 0.25, 4.0)
+    assert low == pytest.approx(0.2)
+    assert high == pytest.approx(0.8)
+    path = get_path("cosine")
+    low, high = interval_from_sigma(path, 0.19, 1.61)
+    t = torch.tensor([low, high], dtype=torch.float64)
+    torch.testing.assert_close(path.sigma(t) / path.alpha(t), torch.tensor([0.19, 1.61], dtype=torch.float64))
+    assert interval_from_sigma("vp", 0, float("inf")) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("interval", [(0.5, 0.2), (-0.1, 0.5), (0.5, 1.5), (0.3, 0.3), (0.1,), "ab"])
+def test_bad_intervals(interval):
+    with pytest.raises(UserError, match="0 <= low < high <= 1"):
+        guided(Model(), conditioning(), conditioning(), 2.0, interval=interval)

@@ -47,7 +47,8 @@ CASES = [
     ("log_snr_uniform", {}, "edm", None),
     ("log_snr_uniform", {"low": -3, "high": 4}, "gvp", None),
     *(("log_snr_normal", {"mean": -1.0, "std": 3.0}, path, None) for path in PATHS),
-    *(("edm", {}, path, None) for path in PATHS),
+    # the derivatives below are differences: not across the corners of the cosine table
+    *(("edm", {}, path, None) for path in PATHS if path != "cosine"),
     ("edm", {"p_mean": -0.4, "p_std": 1.0}, "linear", None),
 ]
 each_case = pytest.mark.parametrize(

@@ -51,8 +51,11 @@ def error(name: str, target: str, method: str, steps: int) -> float:
     return float((result - exact_solution(path, noise)).abs().max())
 
 
+SMOOTH = [name for name in PATHS if name != "cosine"]  # a table has corners
+
+
 @pytest.mark.parametrize(
-    ("name", "target"), [(n, t) for n in PATHS for t in TARGETS if not (t == "eps" and get_path(n).pure_noise)]
+    ("name", "target"), [(n, t) for n in SMOOTH for t in TARGETS if not (t == "eps" and get_path(n).pure_noise)]
 )
 def test_euler_is_first_order_and_heun_second(name, target):
     euler = [error(name, target, "euler", n) for n in (64, 128)]
@@ -172,3 +175,71 @@ def test_bad_calls_are_user_errors():
         run(predict=lambda x, t: x[:, :1])
     with pytest.raises(UserError, match="not finite"):
         run(predict=lambda x, t: x * torch.nan)
+
+
+@pytest.mark.parametrize("name", ["cosine", "vp", "linear"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_edm_heun_is_algorithm_1_on_any_path(name, target):
+    """EDM's sampler in its own coordinates: y = x/alpha against sigma/alpha, with the denoiser D(y; sigma)."""
+    path, noise, n = get_path(name), start(5), 9
+    times = get_schedule("karras", n, path)
+    result = sample_ode(
+        exact_model(path, target), path=path, target=target, noise=noise, times=times, method="edm_heun"
+    )
+    i = torch.arange(n, dtype=torch.float64)
+    sigmas = (80 ** (1 / 7) + i / (n - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    sigmas = torch.cat([sigmas, torch.zeros(1)])
+
+    def denoise(y, sigma):
+        return MEAN + SCALE**2 / (SCALE**2 + sigma**2) * (y - MEAN)
+
+    y = noise * path.sigma(times[0]) / path.alpha(times[0])
+    for i in range(n):
+        d = (y - denoise(y, sigmas[i])) / sigmas[i]
+        ahead = y + (sigmas[i + 1] - sigmas[i]) * d
+        if sigmas[i + 1] > 0:
+            second = (ahead - denoise(ahead, sigmas[i + 1])) / sigmas[i + 1]
+            ahead = y + (sigmas[i + 1] - sigmas[i]) * (d + second) / 2
+        y = ahead
+    torch.testing.assert_close(result, y, rtol=1e-7, atol=1e-9)
+
+
+def test_euler_is_ddim_on_the_cosine_path():
+    """DDIM with eta = 0 (Song et al. 2021, Eq. 12), on the table of cumulative alphas."""
+    path, noise = get_path("cosine"), start(6)
+    times = get_schedule("uniform", 10)
+    model = exact_model(path, "eps")
+    result = sample_ode(model, path=path, target="eps", noise=noise, times=times)
+    abar = torch.tensor((1.0, *path.alphas_cumprod), dtype=torch.float64)[(times * 1000).round().long()]
+    x = noise * (1 - abar[0]).sqrt()
+    for step in range(10):
+        eps = model(x, times[step].expand(3))
+        x0 = (x - (1 - abar[step]).sqrt() * eps) / abar[step].sqrt()
+        x = abar[step + 1].sqrt() * x0 + (1 - abar[step + 1]).sqrt() * eps
+    torch.testing.assert_close(result, x, rtol=1e-9, atol=1e-10)
+
+
+def test_the_cosine_path_is_solved_exactly_in_the_limit():
+    path, noise = get_path("cosine"), start(7)
+    errors = []
+    for steps in (20, 80):
+        times = get_schedule("log_snr", steps, path)
+        x = sample_ode(exact_model(path, "v"), path=path, target="v", noise=noise, times=times, method="edm_heun")
+        scale = (path.alpha(times[0]) ** 2 * SCALE**2 + path.sigma(times[0]) ** 2).sqrt()
+        exact = MEAN + SCALE * (path.sigma(times[0]) * noise - path.alpha(times[0]) * MEAN) / scale
+        errors.append(float((x - exact).abs().max()))
+    assert errors[1] < errors[0] / 6
+    assert errors[1] < 5e-3
+
+
+def test_sampling_starts_from_noise():
+    path = get_path("cosine")
+    call = {"path": path, "target": "v", "noise": start()}
+    with pytest.raises(UserError, match="still holds data"):
+        sample_ode(exact_model(path, "v"), times=torch.tensor([0.9, 0.4, 0.0]), **call)
+    with pytest.raises(UserError, match="fall strictly"):
+        sample_ode(exact_model(path, "v"), times=torch.tensor([1.1, 0.4, 0.0]), **call)
+    gvp, times = get_path("gvp"), get_schedule("uniform", 3)
+    call |= {"path": gvp, "times": times}
+    with pytest.raises(UserError, match="alpha = 0"):
+        sample_ode(exact_model(gvp, "v"), method="edm_heun", **call)

@@ -183,7 +183,7 @@ def base_levels(model: PredictingModel, caption: str = "", frames: int = 64, ste
             path=model.path,
             target=model.target,
             noise=noise.to(device),
-            times=get_schedule(model.schedule, steps),
+            times=get_schedule(model.schedule, steps, model.path),
             method="euler",
         )
     return Levels(torch.stack([x_t for x_t, _ in seen]), torch.stack([t for _, t in seen]), conditioning)

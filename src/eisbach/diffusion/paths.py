@@ -219,8 +219,20 @@ class EDMPath(Path):
         return -2 * self.rho * self._ends[1] / self._root(t)
 
 
-PATHS: dict[str, Callable[..., Path]] = {"linear": LinearPath, "vp": VPPath, "gvp": GVPPath, "edm": EDMPath}
-"""Name to class; a new path is one class and one line here."""
+def _cosine(**options: Any) -> Path:
+    from eisbach.diffusion.cosine import cosine_path  # it builds on this module
+
+    return cosine_path(**options)
+
+
+PATHS: dict[str, Callable[..., Path]] = {
+    "linear": LinearPath,
+    "vp": VPPath,
+    "gvp": GVPPath,
+    "edm": EDMPath,
+    "cosine": _cosine,
+}
+"""Name to what makes it; a new path is one class and one line here."""
 
 
 def get_path(path: str | Path, **options: Any) -> Path:

@@ -6,9 +6,10 @@ Between two noise levels t > s the ODE is solved in a variable in which it has n
 - other paths, while there is more data than noise: ``d(x/alpha) = eps d(sigma/alpha)``;
 - other paths, while there is more noise than data: ``d(x/sigma) = x0 d(alpha/sigma)``, finite where alpha = 0.
 
-One Euler step is the same in all three (it is DDIM's step: keep x0 and eps, move alpha and sigma). Heun's step
+One Euler step is the same in all three (it is DDIM's step with eta = 0: keep x0 and eps, move alpha and sigma). Heun's step
 evaluates the network a second time at s and averages the slope. On the edm path this is EDM's Algorithm 1 without
-churn. A step that ends on clean data is always an Euler step, as there: it ends on the last data estimate, and with
+churn; "edm_heun" is that algorithm on any path (the second form at every level, as EDM samples VP models: x/alpha over
+sigma/alpha), while "heun" averages the data estimate where there is more noise than data. A step that ends on clean data is always an Euler step, as there: it ends on the last data estimate, and with
 target x0 the slope does not exist at s = 0.
 """
 
@@ -23,7 +24,7 @@ from eisbach.diffusion.paths import LinearPath, Path, get_path
 from eisbach.diffusion.targets import check_target, convert, require_defined
 from eisbach.errors import UserError
 
-METHODS = ("euler", "heun")
+METHODS = ("euler", "heun", "edm_heun")
 
 
 @torch.no_grad()
@@ -46,12 +47,12 @@ def sample_ode(
     path : Path or str
     target : {"eps", "x0", "v", "u"}
     noise : Tensor [shape=(B, ...)]
-        Standard normal; the sampler scales it by sigma(1) itself.
+        Standard normal; the sampler scales it by sigma of the first level itself.
     times : Tensor [shape=(n + 1,)]
-        Strictly descending from 1 to 0, as `schedules.get_schedule` gives. t = 0 means clean data, also on a path whose
-        sigma(0) is not 0 (edm).
-    method : {"euler", "heun"}, default "euler"
-        n network evaluations for Euler, 2n - 1 for Heun.
+        Strictly descending from 1 (or from a level at which next to no data is left) to 0, as `schedules.get_schedule` gives.
+        t = 0 means clean data, also on a path whose sigma(0) is not 0 (edm).
+    method : {"euler", "heun", "edm_heun"}, default "euler"
+        n network evaluations for Euler, 2n - 1 for the others.
     on_step : callable or None
         ``on_step(step, x)`` after each step, step from 1 to n.
 
@@ -70,8 +71,14 @@ def sample_ode(
     check_target(target)
     if method not in METHODS:
         raise UserError(f"the sampling method {method!r} is not known; choose one of {', '.join(METHODS)}.")
-    levels = check_times(times)
+    levels = check_times(times, path)
     require_defined(path, target, levels[:-1])
+    edm = method == "edm_heun"
+    if edm and not bool(path.alpha(levels[0]) > 0):
+        raise UserError(
+            f"edm_heun follows x/alpha, and the {path.name} path has alpha = 0 at t = {levels[0]:g}; use the schedule karras or "
+            "log_snr, which start below, or the method heun."
+        )
     points = [level.to(device=noise.device, dtype=noise.dtype) for level in levels]
     x = noise * path.sigma(points[0])
 
@@ -87,10 +94,14 @@ def sample_ode(
     count = len(points) - 1
     for step in range(count):
         t, s = points[step], points[step + 1]
-        wanted, of_x, of_slope = _step_form(path, t, s, last=step == count - 1, noisy=_is_noisy(path, levels[step]))
+        last = step == count - 1
+        if edm:
+            wanted, of_x, of_slope = _published_form(path, t, s, last=last)
+        else:
+            wanted, of_x, of_slope = _step_form(path, t, s, last=last, noisy=_is_noisy(path, levels[step]))
         slope = evaluate(x, t, wanted)
         ahead = of_x * x + of_slope * slope
-        if method == "heun" and step < count - 1:
+        if method != "euler" and not last:
             slope = 0.5 * (slope + evaluate(ahead, s, wanted))
             ahead = of_x * x + of_slope * slope
         x = ahead
@@ -107,14 +118,19 @@ def _step_form(path: Path, t: Tensor, s: Tensor, *, last: bool, noisy: bool) -> 
     """(slope's target, a, b) of the step x_s = a x_t + b slope."""
     if isinstance(path, LinearPath):
         return "u", torch.ones_like(t), s - t
-    alpha_t, sigma_t = path.alpha(t), path.sigma(t)
+    if noisy and not last:
+        alpha_t, sigma_t, alpha_s, sigma_s = path.alpha(t), path.sigma(t), path.alpha(s), path.sigma(s)
+        return "x0", sigma_s / sigma_t, alpha_s - alpha_t * sigma_s / sigma_t
+    return _published_form(path, t, s, last=last)
+
+
+def _published_form(path: Path, t: Tensor, s: Tensor, *, last: bool) -> tuple[str, Tensor, Tensor]:
+    """The step in x/alpha over sigma/alpha, in which the slope is the noise (Karras et al. 2022, Eq. 1 and Algorithm 1)."""
     if last:
         # Clean data: alpha = 1 and sigma = 0, whatever sigma(0) of the path is.
         return "x0", torch.zeros_like(t), torch.ones_like(t)
-    alpha_s, sigma_s = path.alpha(s), path.sigma(s)
-    if noisy:
-        return "x0", sigma_s / sigma_t, alpha_s - alpha_t * sigma_s / sigma_t
-    return "eps", alpha_s / alpha_t, sigma_s - sigma_t * alpha_s / alpha_t
+    ratio = path.alpha(s) / path.alpha(t)
+    return "eps", ratio, path.sigma(s) - path.sigma(t) * ratio
 
 
 def _is_noisy(path: Path, t: Tensor) -> bool:
@@ -122,12 +138,28 @@ def _is_noisy(path: Path, t: Tensor) -> bool:
     return bool(path.log_snr(t) < 0) and path.name != "edm"
 
 
-def check_times(times: Tensor) -> Tensor:
-    """A sampling schedule in float64 on the CPU; `UserError` unless it falls strictly from 1 to 0."""
+START_LOG_SNR = -6.0
+"""Largest log-SNR that sampling may start from instead of t = 1: data of 5% of the noise's size. EDM starts at -8.8."""
+
+
+def check_times(times: Tensor, path: Path | None = None) -> Tensor:
+    """A sampling schedule in float64 on the CPU.
+
+    Raises
+    ------
+    UserError
+        It does not fall strictly to 0, or not from 1. With a `path` it may start lower, where that is as good as noise.
+    """
     levels = times.detach().to(device="cpu", dtype=torch.float64)
     if levels.dim() != 1 or levels.numel() < 2:
         raise UserError(f"times must be a row of at least 2 noise levels; got shape {tuple(times.shape)}.")
-    if levels[0] != 1 or levels[-1] != 0 or not bool((levels.diff() < 0).all()):
+    if path is not None and 0 < levels[0] < 1 and float(path.log_snr(levels[0])) > START_LOG_SNR:
+        raise UserError(
+            f"times start at {levels[0]:g}, where the {path.name} path still holds data (log-SNR "
+            f"{float(path.log_snr(levels[0])):.3g}); start at 1, or at a level of log-SNR at most {START_LOG_SNR:g}."
+        )
+    starts = levels[0] == 1 if path is None else 0 < levels[0] <= 1
+    if not starts or levels[-1] != 0 or not bool((levels.diff() < 0).all()):
         raise UserError(
             f"times must fall strictly from 1 to 0; got {levels.numel()} values from {levels[0]:g} to {levels[-1]:g}."
         )

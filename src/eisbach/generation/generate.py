@@ -77,7 +77,9 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     takes = plan_takes(config)
     backbone = load_backbone(config.model)
     config = settle_sampling(config, backbone)
-    get_schedule(config.schedule or backbone.schedule, config.num_inference_steps)  # refuses an unknown name early
+    get_schedule(
+        config.schedule or backbone.schedule, config.num_inference_steps, backbone.path
+    )  # refuses an unknown name early
     codec = load_codec_of(backbone)
     if notify is not None:
         for sentence in unknown_words(config.prompts, backbone):
@@ -154,7 +156,7 @@ def _sample_batch(
             "path": backbone.path,
             "target": backbone.target,
             "noise": noise_of(0),
-            "times": get_schedule(config.schedule or backbone.schedule, config.num_inference_steps),
+            "times": get_schedule(config.schedule or backbone.schedule, config.num_inference_steps, backbone.path),
             "on_step": lambda *_: bar.advance(),
         }
         if config.sampler == "pingpong":
