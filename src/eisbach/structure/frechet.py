@@ -55,7 +55,7 @@ def _square_root(matrix: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
 
 
-def frechet_distance(
+def gaussian_frechet(
     mean_a: np.ndarray, covariance_a: np.ndarray, mean_b: np.ndarray, covariance_b: np.ndarray
 ) -> float:
     """Squared Fréchet distance of two Gaussians, >= 0.
@@ -91,7 +91,7 @@ def texture_frechet(a: Sequence[Waveform] | np.ndarray, b: Sequence[Waveform] | 
             f"the embeddings have {sets[0].shape[1]} and {sets[1].shape[1]} dimensions; compare equal ones."
         )
     moments = [(rows.mean(axis=0), shrunk_covariance(rows)) for rows in sets]
-    return frechet_distance(*moments[0], *moments[1])
+    return gaussian_frechet(*moments[0], *moments[1])
 
 
 def _embeddings(clips: Sequence[Waveform] | np.ndarray, name: str) -> np.ndarray:
