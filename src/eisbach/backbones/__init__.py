@@ -14,8 +14,9 @@ from eisbach.files import read_json
 
 if TYPE_CHECKING:
     from eisbach.codecs.base import Codec
+    from eisbach.codecs.image_base import ImageCodec
 
-__all__ = ["BACKBONES", "Backbone", "create_backbone", "load_backbone", "load_codec_of"]
+__all__ = ["BACKBONES", "Backbone", "create_backbone", "load_backbone", "load_codec_of", "load_image_codec_of"]
 
 
 def _tiny_create(values: Mapping[str, Any], seed: int) -> Backbone:
@@ -66,8 +67,53 @@ def _pipeline_load(folder: Path) -> Backbone:
     return PIPELINES[name](folder)
 
 
+def _dit(values: Mapping[str, Any], seed: int) -> Backbone:
+    from eisbach.backbones.dit import DiTBackbone
+
+    return DiTBackbone.create(values, seed)
+
+
+def _dit_load(folder: Path) -> Backbone:
+    from eisbach.backbones.dit import DiTBackbone
+
+    return DiTBackbone.load(folder)
+
+
+def _uvit(values: Mapping[str, Any], seed: int) -> Backbone:
+    from eisbach.backbones.uvit import UViTBackbone
+
+    return UViTBackbone.create(values, seed)
+
+
+def _uvit_load(folder: Path) -> Backbone:
+    from eisbach.backbones.uvit import UViTBackbone
+
+    return UViTBackbone.load(folder)
+
+
+def _unet(values: Mapping[str, Any], seed: int) -> Backbone:
+    from eisbach.backbones.unet import UNetBackbone
+
+    return UNetBackbone.create(values, seed)
+
+
+def _unet_load(folder: Path) -> Backbone:
+    from eisbach.backbones.unet import UNetBackbone
+
+    return UNetBackbone.load(folder)
+
+
+def _dit_pipeline_load(folder: Path) -> Backbone:
+    from eisbach.backbones.dit_pipeline import load_dit_pipeline
+
+    return load_dit_pipeline(folder)
+
+
 BACKBONES: dict[str, tuple[Callable[[Mapping[str, Any], int], Backbone], Callable[[Path], Backbone]]] = {
     "eisbach-tiny-music": (_tiny_create, _tiny_load),
+    "dit": (_dit, _dit_load),
+    "uvit": (_uvit, _uvit_load),
+    "unet": (_unet, _unet_load),
 }
 """For each format name: how to create one at random, how to load one from its folder."""
 
@@ -83,6 +129,7 @@ PIPELINES: dict[str, Callable[[Path], Backbone]] = {
     "StableAudio3Audio2AudioPipeline": _diffusers_load,
     "StableAudioPipeline": _stable_audio_open_load,
     "AceStepPipeline": _ace_step_load,
+    "DiTPipeline": _dit_pipeline_load,
 }
 """diffusers' pipelines, by the class that `model_index.json` names."""
 
@@ -106,7 +153,7 @@ def load_backbone(name: str | Path = "embedded") -> Backbone:
     """The model that the package carries ("embedded"), the one in a folder, or one of the Hugging Face hub ("owner/name").
 
     A folder is one that a backbone's `save` wrote, a native Stable Audio 3 checkpoint (`model_config.json`) or a
-    diffusers pipeline (`model_index.json`) of Stable Audio 3, Stable Audio Open or ACE-Step 1.5.
+    diffusers pipeline (`model_index.json`) of Stable Audio 3, Stable Audio Open, ACE-Step 1.5 or DiT (images).
 
     Raises
     ------
@@ -142,6 +189,29 @@ def load_codec_of(backbone: Backbone) -> Codec:
             f"the model reads {backbone.latent_channels} channels at {backbone.latent_rate:.4g} frames/s, and its codec "
             f"'{backbone.codec}' gives {codec.channels} channels at {codec.latent_rate:.4g}; name the codec that fits, or "
             "set the model's latent_channels and latent_rate to the codec's."
+        )
+    return codec
+
+
+def load_image_codec_of(backbone: Backbone) -> ImageCodec:
+    """The image codec that an image backbone names; pixels have as many channels as the backbone.
+
+    Raises
+    ------
+    UserError
+        No such codec, or a backbone of audio.
+    CheckpointError
+        Its latents have another number of channels than the backbone's.
+    """
+    from eisbach.codecs import load_image_codec
+
+    if not hasattr(backbone, "latent_size"):
+        raise UserError(f"the model '{backbone.name}' makes audio, and images were asked for; give a model of images.")
+    codec = load_image_codec(backbone.codec, backbone.latent_channels if backbone.codec == "pixels" else 3)
+    if codec.channels != backbone.latent_channels:
+        raise CheckpointError(
+            f"the model reads {backbone.latent_channels} channels and its codec '{backbone.codec}' gives {codec.channels}; name "
+            "the codec that fits, or set the model's latent_channels to the codec's."
         )
     return codec
 

@@ -1,13 +1,14 @@
-"""Codecs: audio to latents and back."""
+"""Codecs: audio, or images, to latents and back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from eisbach.codecs.base import Codec
+from eisbach.codecs.image_base import ImageCodec
 from eisbach.errors import UserError
 
-__all__ = ["CODECS", "Codec", "load_codec"]
+__all__ = ["CODECS", "IMAGE_CODECS", "Codec", "ImageCodec", "load_codec", "load_image_codec"]
 
 
 def _bands() -> Codec:
@@ -52,4 +53,37 @@ def load_codec(name: str = "bands") -> Codec:
         raise UserError(f"the codec '{name}' comes with its model; give the folder of the model or of the autoencoder.")
     raise UserError(
         f"there is no codec '{name}'; known codecs: {', '.join(sorted(CODECS))}, or the path of a codec file or folder."
+    )
+
+
+def _pixels(channels: int) -> ImageCodec:
+    from eisbach.codecs.pixels import PixelCodec
+
+    return PixelCodec(channels)
+
+
+IMAGE_CODECS: dict[str, Callable[[int], ImageCodec]] = {"pixels": _pixels}
+"""Image codecs without weights, by name; each is given the number of image channels."""
+
+
+def load_image_codec(name: str = "pixels", channels: int = 3) -> ImageCodec:
+    """The image codec called `name` for images of `channels` channels, or the AutoencoderKL in the folder `name` (diffusers'
+    layout; a pipeline's folder with it as `vae` will do).
+
+    Raises
+    ------
+    UserError
+        No such codec.
+    """
+    from pathlib import Path
+
+    if name in IMAGE_CODECS:
+        return IMAGE_CODECS[name](channels)
+    if any((Path(name) / marker).is_file() for marker in _MARKERS):
+        from eisbach.codecs.autoencoder_kl import AutoencoderKLCodec
+
+        return AutoencoderKLCodec.load(name)
+    raise UserError(
+        f"there is no image codec '{name}'; known: {', '.join(sorted(IMAGE_CODECS))}, or the folder of an AutoencoderKL in "
+        "diffusers' layout (config.json and diffusion_pytorch_model.safetensors)."
     )
