@@ -8,7 +8,7 @@ from typing import NoReturn
 import typer
 
 from eisbach import __version__
-from eisbach.cli import allocation, analyze, compare, data, demo, experiment, export, generate, probe, train
+from eisbach.cli import allocation, analyze, compare, data, demo, experiment, export, figure, generate, probe, train
 from eisbach.errors import EisbachError, InterruptedRun
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("export")(export.export)
 app.command("probe")(probe.probe)
 app.command("allocation")(allocation.allocation)
 app.command("analyze")(analyze.analyze)
+app.command("figure")(figure.figure)
 app.command("compare")(compare.compare)
 app.add_typer(experiment.app, name="experiment")
 

@@ -150,7 +150,7 @@ def _finish(figure: Any, all_axes: Sequence[Any], title: str, out: str | Path | 
     if title:
         figure.suptitle(title, fontsize=_STYLE["title"] + 1.0, fontweight="bold", parse_math=False)
     for text in figure.findobj(_is_text):
-        text.set_fontfamily(_families())
+        text.set_fontfamily(font_families())
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # a title in a script that no installed font covers is drawn as boxes; a warning a glyph helps nobody
@@ -167,7 +167,7 @@ def _is_text(artist: Any) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _families() -> list[str]:
+def font_families() -> list[str]:
     """matplotlib's own font, then whatever installed fonts cover other scripts: captions come in all of them."""
     from matplotlib.font_manager import fontManager
 

@@ -6,7 +6,7 @@ Every function draws on axes that the caller owns. Colour maps are perceptually 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,12 +16,16 @@ from eisbach.structure.similarity import self_similarity
 _MEL_SHOWN_DB = 70.0
 _TICK_HZ = (100, 500, 1000, 2000, 5000)
 _MAX_COLUMNS = 1500  # pictures wider than this only cost bytes
+_PRINTED_RATE = 10.0  # mel frames a second in pictures by the paper's own definitions
+
+View = Literal["texture", "mel"]
+"""What is compared or projected: textures of 2 s on an absolute scale (ours), or single mel frames (as the paper prints)."""
 
 
 def draw_mel(axes: Any, features: Features) -> Any:
     """The mel-spectrogram in dB below the clip's maximum; returns the image (for a colour bar) or None when empty."""
     if len(features.mel_db) == 0:
-        return _nothing(axes, "no sound")
+        return draw_nothing(axes, "no sound")
     stride = -(-len(features.mel_db) // _MAX_COLUMNS)
     whole = len(features.mel_db) // stride * stride
     shown = features.mel_db[:whole].reshape(-1, stride, features.mel_db.shape[1]).mean(axis=1).T
@@ -39,14 +43,42 @@ def draw_mel(axes: Any, features: Features) -> Any:
     return image
 
 
-def draw_similarity(axes: Any, features: Features) -> Any:
-    """The texture's self-similarity matrix on its absolute scale 0–1; returns the image or None when too short."""
+def mel_frames(features: Features) -> tuple[np.ndarray, float]:
+    """Mel frames in dB above the floor, at most 10 a second, [shape=(n, 64)], and how many there are a second."""
+    pool = round(FRAME_RATE / _PRINTED_RATE) * -(-len(features.mel_db) // (20 * _MAX_COLUMNS))
+    whole = len(features.mel_db) // pool * pool
+    frames = features.mel_db[:whole].astype(np.float64).reshape(-1, pool, features.mel_db.shape[1]).mean(axis=1)
+    return frames + FLOOR_DB, FRAME_RATE / pool
+
+
+def cosine_similarity(frames: np.ndarray) -> np.ndarray:
+    """Cosine of every pair of rows, [shape=(n, n)], 0–1 for non-negative frames; a row of zeros is like nothing."""
+    norms = np.linalg.norm(frames, axis=1, keepdims=True)
+    unit = frames / np.where(norms > 0, norms, 1.0)
+    return unit @ unit.T
+
+
+def draw_similarity(axes: Any, features: Features, view: View = "texture") -> Any:
+    """A self-similarity matrix on the scale 0–1; returns the image or None when the clip is too short.
+
+    Parameters
+    ----------
+    view : 'texture' or 'mel'
+        Textures compared on our absolute scale, or the cosine of mel frames as in the paper's Figure 2.
+    """
     if len(features.texture) < 2:
-        return _nothing(axes, f"under {TEXTURE_WINDOW:g} s of sound")
-    stride = -(-len(features.texture) // _MAX_COLUMNS)
-    matrix = self_similarity(features.texture[::stride])
-    low = features.trimmed_start + TEXTURE_WINDOW / 2  # a window's time is its middle
-    high = low + (len(features.texture) - 1) / TEXTURE_RATE
+        return draw_nothing(axes, f"under {TEXTURE_WINDOW:g} s of sound")
+    if view == "mel":
+        frames, rate = mel_frames(features)
+        stride = -(-len(frames) // _MAX_COLUMNS)
+        matrix = cosine_similarity(frames[::stride])
+        low = features.trimmed_start
+        high = low + len(frames) / rate
+    else:
+        stride = -(-len(features.texture) // _MAX_COLUMNS)
+        matrix = self_similarity(features.texture[::stride])
+        low = features.trimmed_start + TEXTURE_WINDOW / 2  # a window's time is its middle
+        high = low + (len(features.texture) - 1) / TEXTURE_RATE
     image = axes.imshow(
         matrix, origin="lower", aspect="equal", cmap="cividis", vmin=0.0, vmax=1.0,
         extent=(low, high, low, high), interpolation="nearest", rasterized=True,
@@ -86,28 +118,44 @@ def project(texture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return path, explained
 
 
-def draw_trajectory(axes: Any, features: Features, limit: float | None = None) -> Any:
+def draw_trajectory(
+    axes: Any, features: Features, limit: float | None = None, *, view: View = "texture", marker: float = 1.0
+) -> Any:
     """The path through the textures' plane, coloured by time, a ring at the start and a square at the end.
 
     Parameters
     ----------
     limit : float or None
         Half-width of both axes in dB (the same for clips that are compared); None fits this clip, at least 2 dB.
+    view : 'texture' or 'mel'
+        Which frames are projected; see `View`.
+    marker : float
+        Scale of the marks, for small panels.
 
     Returns
     -------
     The coloured points (for a colour bar), or None when the clip is too short.
     """
     if len(features.texture) < 3:
-        return _nothing(axes, f"under {TEXTURE_WINDOW + 1:g} s of sound")
-    path, explained = project(features.texture)
-    limit = trajectory_limit([features]) if limit is None else limit
-    time = features.trimmed_start + TEXTURE_WINDOW / 2 + np.arange(len(path)) / TEXTURE_RATE
-    axes.plot(path[:, 0], path[:, 1], color="0.65", linewidth=0.8, zorder=1)
-    points = axes.scatter(path[:, 0], path[:, 1], c=time, cmap="viridis", s=11, linewidths=0, zorder=2)
-    outline = {"zorder": 4, "edgecolors": "black", "linewidths": 1.3}
-    axes.scatter(*path[0], marker="o", s=120, facecolors="white", label="start", **outline)
-    axes.scatter(*path[-1], marker="s", s=42, facecolors="#D55E00", label="end", **outline)
+        return draw_nothing(axes, f"under {TEXTURE_WINDOW + 1:g} s of sound")
+    frames, rate, first = _frames(features, view)
+    path, explained = project(frames)
+    limit = trajectory_limit([features], view) if limit is None else limit
+    time = features.trimmed_start + first + np.arange(len(path)) / rate
+    axes.plot(path[:, 0], path[:, 1], color="0.65", linewidth=0.8 * marker**0.5, zorder=1, rasterized=len(path) > 600)
+    points = axes.scatter(
+        path[:, 0],
+        path[:, 1],
+        c=time,
+        cmap="viridis",
+        s=11 * marker,
+        linewidths=0,
+        zorder=2,
+        rasterized=len(path) > 600,
+    )
+    outline = {"zorder": 4, "edgecolors": "black", "linewidths": 1.3 * marker**0.5}
+    axes.scatter(*path[0], marker="o", s=120 * marker, facecolors="white", label="start", **outline)
+    axes.scatter(*path[-1], marker="s", s=42 * marker, facecolors="#D55E00", label="end", **outline)
     axes.set_xticks(_marks(-limit, limit))
     axes.set_yticks(_marks(-limit, limit))
     axes.set_xlim(-limit, limit)
@@ -119,9 +167,17 @@ def draw_trajectory(axes: Any, features: Features, limit: float | None = None) -
     return points
 
 
-def trajectory_limit(clips: list[Features]) -> float:
+def _frames(features: Features, view: View) -> tuple[np.ndarray, float, float]:
+    """The frames that are projected, how many there are a second, and the time of the first."""
+    if view == "mel":
+        frames, rate = mel_frames(features)
+        return frames, rate, 0.5 / rate
+    return features.texture, TEXTURE_RATE, TEXTURE_WINDOW / 2
+
+
+def trajectory_limit(clips: list[Features], view: View = "texture") -> float:
     """Half-width in dB of axes that hold the path of every clip, at least 2 dB, rounded up to a half."""
-    reach = [np.abs(project(features.texture)[0]).max() for features in clips if len(features.texture) >= 3]
+    reach = [np.abs(project(_frames(one, view)[0])[0]).max() for one in clips if len(one.texture) >= 3]
     return float(np.ceil(2.0 * max([2.0, *(1.12 * r for r in reach)])) / 2.0)
 
 
@@ -133,7 +189,8 @@ def _marks(low: float, high: float) -> np.ndarray:
     return marks[(marks >= low) & (marks <= high)]
 
 
-def _nothing(axes: Any, reason: str) -> None:
+def draw_nothing(axes: Any, reason: str) -> None:
+    """An empty panel that says why it is empty."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.text(0.5, 0.5, reason, ha="center", va="center", transform=axes.transAxes, color="0.4")
