@@ -243,6 +243,11 @@ class LatentDataset:
     def __len__(self) -> int:
         return len(self.cache.entries)
 
+    @property
+    def captions(self) -> list[str]:
+        """The caption of every clip."""
+        return [entry.row.caption for entry in self.cache.entries]
+
     def positions(self, step: int, batch_size: int) -> range:
         """The positions, counted over all epochs, that this process draws in `step`."""
         first = (step * self.world_size + self.rank) * batch_size

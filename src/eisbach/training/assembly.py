@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from eisbach import adapters
+from eisbach.data.latents import LatentDataset
 from eisbach.errors import ConfigError, UserError
 from eisbach.training.config import TrainConfig
 from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, manifest_hash, training_rows
 from eisbach.training.held_out import HeldOut
+from eisbach.training.image_data import ImageMaterial
 from eisbach.training.inpainting import InpaintingMasks
 from eisbach.training.memory import checkpoint_activations, frozen_dtype
 from eisbach.training.padding import pad_with_silence
@@ -28,18 +31,62 @@ if TYPE_CHECKING:
 _FIXED_SEED = 0  # the held-out crops are the same for every training seed
 
 
+class Material(Protocol):
+    """What a run trains on, found and checked before the model is loaded."""
+
+    def content_hash(self) -> str:
+        """A hash of what trains: checkpoints are stamped with it."""
+        ...
+
+    def load(self, config: TrainConfig, backbone: Backbone, quiet: bool) -> tuple[TrainingData, HeldOut | None]:
+        """The batches that train and what the held-out loss is measured on, encoded where they are not yet."""
+        ...
+
+
+@dataclass(frozen=True)
+class AudioMaterial:
+    """`Material` of manifests: all clips, and those that train."""
+
+    manifest: Manifest
+    rows: Manifest
+
+    @classmethod
+    def open(cls, config: TrainConfig, quiet: bool) -> AudioMaterial:
+        """The clips of a configuration; `ManifestError` where they cannot be used."""
+        manifest = load_manifests(config.data.manifest, quiet)
+        return cls(manifest, training_rows(manifest, config.data, config.batch_size))
+
+    def content_hash(self) -> str:
+        """A hash of the clips that train."""
+        return manifest_hash(self.rows)
+
+    def load(self, config: TrainConfig, backbone: Backbone, quiet: bool) -> tuple[TrainingData, HeldOut | None]:
+        """The batches of the clips; `UserError` for a model of images."""
+        from eisbach.backbones import load_codec_of
+
+        if hasattr(backbone, "latent_size"):
+            raise ConfigError(
+                f"the model {backbone.name} makes images and data.manifest names audio; name data.images."
+            )
+        cache, codec = cache_folder(config.data, self.manifest), load_codec_of(backbone)
+        data = load_data(
+            self.rows, codec, config.data.crop_seconds, cache, config.seed, batch_size=config.batch_size, quiet=quiet
+        )
+        held_out = load_held_out(config, self.manifest, codec, cache, quiet)
+        if config.objective.silence_extension > 0:
+            pad_with_silence((dataset for dataset in data.datasets if isinstance(dataset, LatentDataset)), codec)
+        return data, held_out
+
+
 def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tuple[Trainer, HeldOut | None]:
     """Loads the model and the data and puts the adapter in."""
-    from eisbach.backbones import load_codec_of
-
-    manifest = load_manifests(config.data.manifest, quiet)
-    rows = training_rows(manifest, config.data, config.batch_size)
+    material: Material = AudioMaterial.open(config, quiet) if config.data.images is None else ImageMaterial.open(config)
     backbone = load_model(config)
     objective = build_objective(config, backbone)
     origin: dict[str, Any] = {
         "base_identity": backbone.identity(),
         "recipe_hash": recipe_hash(config),
-        "manifest_hash": manifest_hash(rows),
+        "manifest_hash": material.content_hash(),
     }
     adapter = None
     if config.adapter.type == "none":
@@ -48,15 +95,8 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tupl
         adapter = inject_adapter(config, backbone, frozen_dtype(config, accelerator))
     if config.gradient_checkpointing:
         checkpoint_activations(backbone.module)
-    cache = cache_folder(config.data, manifest)
-    codec = load_codec_of(backbone)
     with accelerator.main_process_first():  # one process encodes, the others find the cache
-        data = load_data(
-            rows, codec, config.data.crop_seconds, cache, config.seed, batch_size=config.batch_size, quiet=quiet
-        )
-        held_out = load_held_out(config, manifest, codec, cache, quiet)
-    if config.objective.silence_extension > 0:
-        pad_with_silence(data.datasets, codec)
+        data, held_out = material.load(config, backbone, quiet)
     if config.objective.pairing != "independent" and config.batch_size == 1:
         note("objective.pairing does nothing in batches of 1.", quiet)
     trainer = Trainer(
@@ -69,7 +109,7 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tupl
         adapter=adapter,
         origin=origin,
     )
-    captions = [entry.row.caption for dataset in data.datasets for entry in dataset.cache.entries]
+    captions = [caption for dataset in data.datasets for caption in dataset.captions]
     if held_out is not None:
         captions += [caption for batch in held_out.batches for caption in batch.captions]
     trainer.conditioning.fill(captions, quiet=quiet)

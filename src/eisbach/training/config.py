@@ -49,13 +49,53 @@ class CropShare(StrictModel):
         return self
 
 
+class ImagesConfig(StrictModel):
+    """Which images are trained on.
+
+    Attributes
+    ----------
+    folder : str or None
+        A folder of images, or of class folders (a class is a folder directly below it).
+    source : "folder" or "digits"
+        "digits" is scikit-learn's 8x8 digits, which need no folder.
+    resize : "crop" or "none"
+        Scale and cut images of other sizes to the model's (as ADM does), or leave them out and name them.
+    flip : bool
+        Train on mirrored images too.
+    classes : "auto", "folders" or "none"
+        Whether folders are classes; auto: where every image lies in one.
+    only : list of str
+        Names of the classes to train on; empty takes all.
+    held_out_share : float
+        In [0, 1): share of the images that is held out, by a hash of their content.
+    """
+
+    folder: str | None = None
+    source: Literal["folder", "digits"] = "folder"
+    resize: Literal["crop", "none"] = "crop"
+    flip: bool = False
+    classes: Literal["auto", "folders", "none"] = "auto"
+    only: list[str] = Field(default_factory=list)
+    held_out_share: float = Field(default=0.05, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ImagesConfig:
+        if self.source == "folder" and self.folder is None:
+            raise ValueError("source folder needs a folder: name the folder of the images")
+        if self.source == "digits" and self.folder is not None:
+            raise ValueError("source digits brings its own images; leave folder out")
+        return self
+
+
 class DataConfig(StrictModel):
-    """Which clips are trained on.
+    """Which clips, or which images, are trained on: `manifest` for audio, `images` for images.
 
     Attributes
     ----------
     manifest : list of str
         Manifest files or folders that hold a `manifest.jsonl`; one path may be given without a list.
+    images : ImagesConfig or None
+        Images instead of audio; a text is the folder. The keys about clips (crop_seconds, select) then mean nothing.
     crop_seconds : list of CropShare
         Length of the training crops; a plain number is one length. With several, each step draws one of them,
         so that every batch has a single length. ``full`` takes whole clips (of up to an hour), and ``20-60`` whole clips
@@ -65,19 +105,38 @@ class DataConfig(StrictModel):
     split : "train" or "all"
         Which clips train; "all" trains on the held-out clips too and switches the held-out loss off.
     cache : str or None
-        Folder of the latent cache; None is `latents/` beside each manifest.
+        Folder of the latent cache; None is `latents/` beside each manifest, and `.latents/` in the folder of images.
     """
 
-    manifest: list[str] = Field(min_length=1)
-    crop_seconds: list[CropShare] = Field(default=[CropShare(seconds=30.0)], min_length=1)
+    manifest: list[str] = Field(default_factory=list)
+    images: ImagesConfig | None = None
+    crop_seconds: list[CropShare] = Field(default=[CropShare(seconds=30.0)])
     select: dict[str, str] = Field(default_factory=dict)
     split: Literal["train", "all"] = "train"
     cache: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _images_have_no_length(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("images") is not None:
+            return {"crop_seconds": [], **values}
+        return values
+
+    @model_validator(mode="after")
+    def _some_length(self) -> DataConfig:
+        if self.images is None and not self.crop_seconds:
+            raise ValueError("crop_seconds lists no length; give one, or leave it out for 30 s")
+        return self
 
     @field_validator("manifest", mode="before")
     @classmethod
     def _one_manifest(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("images", mode="before")
+    @classmethod
+    def _one_folder(cls, value: object) -> object:
+        return {"folder": value} if isinstance(value, str) else value
 
     @field_validator("crop_seconds", mode="before")
     @classmethod

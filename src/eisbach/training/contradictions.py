@@ -49,6 +49,9 @@ def contradictions(values: Mapping[str, Any]) -> list[InitErrorDetails]:
     steps, warmup = values.get("steps", 1000), values.get("warmup_steps", 0)
     if isinstance(steps, int) and isinstance(warmup, int) and warmup > steps:
         fault("warmup_steps", f"must be at most steps ({steps})", warmup)
+    if "data" in values:
+        for key, message in image_faults(data, group("objective")):
+            fault(key, message, data.get("manifest"))
     if data.get("split") == "all" and group("held_out").get("every", 100):
         message = "split all trains on the held-out clips, so set held_out.every to 0"
         fault("data.split", message, "all")
@@ -59,4 +62,22 @@ def contradictions(values: Mapping[str, Any]) -> list[InitErrorDetails]:
         elif adapter.get("type") != "none":
             message = "a freshly created model needs adapter.type none: an adapter on random weights learns nothing"
             fault("adapter.type", message, adapter.get("type", "dora"))
+    return found
+
+
+def image_faults(data: Mapping[str, Any], objective: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(key, what is wrong) where a recipe names neither audio nor images, or both, or asks of images what clips have."""
+    images, manifest = data.get("images"), data.get("manifest")
+    if images is None:
+        missing = not manifest and not isinstance(manifest, bool)
+        return [("data.manifest", "is required: name a manifest, or data.images for images")] if missing else []
+    found = []
+    if manifest:
+        found.append(("data.manifest", "names audio while data.images names images; keep one of them"))
+    for key in ("crop_seconds", "select"):
+        if data.get(key):
+            found.append((f"data.{key}", "is about audio clips and means nothing for images; leave it out"))
+    for key, nothing in (("inpainting", (None, False)), ("silence_extension", (None, 0))):
+        if objective.get(key) not in nothing:
+            found.append((f"objective.{key}", "is about audio clips and means nothing for images; leave it out"))
     return found

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -15,7 +15,7 @@ from eisbach.data.buckets import BucketedDataset
 from eisbach.data.latents import LatentCache, LatentDataset, encode_manifest
 from eisbach.data.manifest import Manifest, common_root, load_manifest, merge
 from eisbach.data.pre_encoded import is_pre_encoded, latent_entries, read_pre_encoded
-from eisbach.errors import ManifestError
+from eisbach.errors import ConfigError, ManifestError
 from eisbach.training.config import CropShare, DataConfig
 from eisbach.training.run_folder import note
 from eisbach.training.step import step_generator
@@ -29,13 +29,26 @@ _SHOWN = 5
 _PADDING_WORTH_SAYING = 0.05
 
 
+class Batches(Protocol):
+    """Batches as a pure function of their number: `LatentDataset` of clips, `ImageDataset` of images."""
+
+    def batch(self, step: int, batch_size: int) -> LatentBatch:
+        """The batch of `step`."""
+        ...
+
+    @property
+    def captions(self) -> list[str]:
+        """The caption of every sample."""
+        ...
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """Batches as a pure function of the step.
 
     Attributes
     ----------
-    datasets : one for each crop length, in the order of the configuration; a `BucketedDataset` where it has buckets.
+    datasets : one for each crop length, in the order of the configuration; a `BucketedDataset` where it has buckets. One for images.
     shares : torch.Tensor [shape=(n,), float64]
         Probability of each length; sums to 1.
     seed : int
@@ -43,7 +56,7 @@ class TrainingData:
         Number of clips.
     """
 
-    datasets: Sequence[LatentDataset]
+    datasets: Sequence[Batches]
     shares: torch.Tensor
     seed: int
     clips: int
@@ -61,7 +74,14 @@ def load_manifests(paths: Sequence[str], quiet: bool = False) -> Manifest:
     """One manifest from several files or folders; a folder of pre-encoded latents is one too (its rows name `.npy` files).
 
     Clips of such a folder that cannot be used are left out and named on standard error.
+
+    Raises
+    ------
+    ConfigError
+        There is no path: the recipe trains on images.
     """
+    if not paths:
+        raise ConfigError("this needs audio, and the recipe names none (it trains on images); name data.manifest.")
     manifests = []
     for path in paths:
         if not is_pre_encoded(path):
@@ -69,12 +89,13 @@ def load_manifests(paths: Sequence[str], quiet: bool = False) -> Manifest:
             continue
         manifest, report = read_pre_encoded(path, quiet=quiet)
         if report.skipped:
-            note(f"{path}: {len(manifest)} pre-encoded clips are used; {_shown(report.skipped)}", quiet)
+            note(f"{path}: {len(manifest)} pre-encoded clips are used; {shown(report.skipped)}", quiet)
         manifests.append(manifest)
     return manifests[0] if len(manifests) == 1 else merge(manifests, common_root(manifests))
 
 
-def _shown(skipped: Sequence[Skipped]) -> str:
+def shown(skipped: Sequence[Skipped]) -> str:
+    """The first few of what was left out, and how many more there are."""
     more = f"; and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
     return "; ".join(f"{item.item}: {item.reason}" for item in skipped[:_SHOWN]) + more
 
@@ -133,7 +154,7 @@ def load_data(
         usable, skipped = len(latents.entries), latents.report.skipped
         if skipped:
             note(
-                f"{usable} of {len(manifest)} clips are used; of these clips some or all is left out: {_shown(skipped)}",
+                f"{usable} of {len(manifest)} clips are used; of these clips some or all is left out: {shown(skipped)}",
                 quiet,
             )
         if usable < batch_size:

@@ -84,8 +84,9 @@ def remedies(config: TrainConfig) -> list[str]:
         found.append("adapter.type: lora (trains an adapter instead of every weight)")
     elif config.precision == "fp32" or config.frozen == "fp32":
         found.append("precision: bf16 and frozen: bf16 (half the memory for frozen weights)")
-    longest = max(crop.seconds for crop in config.data.crop_seconds)
-    found.append(f"data.crop_seconds: {longest / 2:g} (now {longest:g})")
+    if config.data.crop_seconds:
+        longest = max(crop.seconds for crop in config.data.crop_seconds)
+        found.append(f"data.crop_seconds: {longest / 2:g} (now {longest:g})")
     if (config.adapter.rank or 1) > 4:
         found.append(f"adapter.rank: {(config.adapter.rank or 1) // 2}")
     found.append("adapter.targets: fewer layers" if config.adapter.type != "none" else "a smaller model")
