@@ -22,6 +22,8 @@ class StrictModel(BaseModel):
 
 Model = TypeVar("Model", bound=StrictModel)
 
+_DEPTH = 5  # how long a chain of recipes may be; longer ones are circles
+
 
 def build_config(cls: type[Model], values: Mapping[str, Any], source: str = "the configuration") -> Model:
     """An instance of `cls` from plain values.
@@ -92,6 +94,52 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"the recipe {path} must be a mapping of keys to values, not a {type(values).__name__}.")
     return values
+
+
+def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `overrides` laid over it, group by group; dotted keys reach into groups."""
+    merged: dict[str, Any] = {
+        key: merge(value, {}) if isinstance(value, Mapping) else value for key, value in base.items()
+    }
+    for key, value in overrides.items():
+        first, _, rest = key.partition(".")
+        if rest:
+            value = {rest: value}
+        if isinstance(value, Mapping):
+            group = merged.get(first)
+            merged[first] = merge(group if isinstance(group, Mapping) else {}, value)
+        else:
+            merged[first] = value
+    return merged
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """A recipe's values; it may say `extends: FILE` (beside it), and its own keys are then laid over that file's, group by group.
+
+    Raises
+    ------
+    ConfigError
+        As `read_yaml`; or it extends what is no file name, or itself in a circle.
+    """
+    chain: list[dict[str, Any]] = []
+    current = Path(path)
+    while True:
+        values = read_yaml(current)
+        base = values.pop("extends", None)
+        chain.append(values)
+        if base is None:
+            break
+        if not isinstance(base, str):
+            raise ConfigError(
+                f"the recipe {current} has extends: {base!r}; name one recipe, by its path from this one."
+            )
+        if len(chain) > _DEPTH:
+            raise ConfigError(f"the recipe {path} extends itself in a circle; remove one 'extends'.")
+        current = current.parent / base
+    merged: dict[str, Any] = {}
+    for values in reversed(chain):
+        merged = merge(merged, values)
+    return merged
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -133,11 +133,11 @@ def _numbers(text: str | None) -> list[float] | None:
 def _configure(
     recipe: Path | None, overrides: Sequence[str], train: dict[str, Any], probe: dict[str, Any]
 ) -> ProbeConfig:
-    from eisbach.config import apply_overrides, build_config, read_yaml
+    from eisbach.config import apply_overrides, build_config, read_recipe
     from eisbach.diagnostics.probe.config import ProbeConfig
     from eisbach.training.config import TrainConfig
 
-    values = apply_overrides(read_yaml(recipe) if recipe is not None else {}, overrides)
+    values = apply_overrides(read_recipe(recipe) if recipe is not None else {}, overrides)
 
     def put(group: str, key: str, value: object) -> None:
         if value is not None:

@@ -24,10 +24,10 @@ def train(
     Prints the run folder on standard output. Ctrl-C saves a checkpoint first. With several GPUs:
     accelerate launch -m eisbach train RECIPE.
     """
-    from eisbach.config import apply_overrides, build_config, dump_yaml, read_yaml
+    from eisbach.config import apply_overrides, build_config, dump_yaml, read_recipe
     from eisbach.training.config import TrainConfig
 
-    values = apply_overrides(read_yaml(recipe), overrides)
+    values = apply_overrides(read_recipe(recipe), overrides)
     if data:
         group = values.get("data")
         values["data"] = {**(group if isinstance(group, dict) else {}), "manifest": data}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from eisbach.config import StrictModel, build_config
+from eisbach.config import StrictModel, build_config, merge
 from eisbach.errors import ConfigError, UserError
 from eisbach.generation.config import SamplingConfig
 from eisbach.generation.prompts import Prompt, load_prompts
@@ -159,23 +159,6 @@ class ExperimentSpec(StrictModel):
         if self.oracle is not None and self.oracle == self.baseline:
             raise ValueError("the oracle and the baseline must be different arms")
         return self
-
-
-def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `overrides` laid over it, group by group; dotted keys reach into groups."""
-    merged: dict[str, Any] = {
-        key: merge(value, {}) if isinstance(value, Mapping) else value for key, value in base.items()
-    }
-    for key, value in overrides.items():
-        first, _, rest = key.partition(".")
-        if rest:
-            value = {rest: value}
-        if isinstance(value, Mapping):
-            group = merged.get(first)
-            merged[first] = merge(group if isinstance(group, Mapping) else {}, value)
-        else:
-            merged[first] = value
-    return merged
 
 
 def arm_training(
