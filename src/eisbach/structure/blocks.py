@@ -11,12 +11,13 @@ from __future__ import annotations
 import numpy as np
 
 from eisbach.structure.features import TEXTURE_RATE, Features
+from eisbach.structure.once import once_per_clip
 from eisbach.structure.similarity import self_similarity
 from eisbach.structure.synthetic import Ladder, blocks, contrast
 
 MIN_SECONDS = 8.0
 _MIN_SCALE, _MAX_SCALE = 1.5, 40.0  # seconds
-_SCALE_STEP = 1  # texture frames: 0.5 s
+MAX_FRAMES = 1200
 
 
 def checkerboard_profile(similarity: np.ndarray, half_widths: np.ndarray) -> np.ndarray:
@@ -46,23 +47,37 @@ def checkerboard_profile(similarity: np.ndarray, half_widths: np.ndarray) -> np.
     return profile
 
 
-def _profile(features: Features) -> tuple[np.ndarray, np.ndarray]:
-    longest = min(_MAX_SCALE, features.duration / 3.0)
-    half_widths = np.arange(round(_MIN_SCALE * TEXTURE_RATE), int(longest * TEXTURE_RATE) + 1, _SCALE_STEP)
-    half_widths = half_widths[2 * half_widths < len(features.texture)]
-    return half_widths, checkerboard_profile(self_similarity(features.texture), half_widths)
+@once_per_clip
+def block_curve(features: Features) -> tuple[np.ndarray, np.ndarray]:
+    """Strength of structure at every scale: half-widths (s) from 1.5 s up and strengths (0-1), both [shape=(scales,)].
+
+    Scales go to 40 s or a third of the clip. Beyond ten minutes the texture is pooled to at most `MAX_FRAMES` windows and the scales
+    to 40 s or a twelfth of the clip. Empty for clips under about 5 s.
+    """
+    factor = max(1, -(-len(features.texture) // MAX_FRAMES))
+    whole = len(features.texture) // factor
+    if whole == 0:
+        return np.zeros(0), np.zeros(0)
+    pooled = features.texture[: whole * factor].reshape(whole, factor, -1).mean(axis=1)
+    rate = TEXTURE_RATE / factor
+    longest = min(max(_MAX_SCALE, features.duration / 12.0), features.duration / 3.0)
+    half_widths = np.arange(max(2, round(_MIN_SCALE * rate)), int(longest * rate) + 1)
+    half_widths = half_widths[2 * half_widths < whole]
+    return half_widths / rate, checkerboard_profile(self_similarity(pooled), half_widths)
 
 
 def block_strength(features: Features) -> float:
     """Strength of the best scale, in [0, 1]; 0 for drones and noise."""
-    return float(_profile(features)[1].max())
+    strengths = block_curve(features)[1]
+    return float(strengths.max()) if len(strengths) else float("nan")
 
 
 def block_scale(features: Features) -> float:
     """The half-width with the strongest blocks, seconds; NaN when there are none (strength under 0.02)."""
-    half_widths, profile = _profile(features)
-    best = int(profile.argmax())
-    return float(half_widths[best] / TEXTURE_RATE) if profile[best] >= 0.02 else float("nan")
+    scales, strengths = block_curve(features)
+    if not len(strengths) or strengths.max() < 0.02:
+        return float("nan")
+    return float(scales[strengths.argmax()])
 
 
 SCALE_LADDER = Ladder((3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0), lambda v, seed: blocks(v, seed, duration=80.0))

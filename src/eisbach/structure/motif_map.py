@@ -1,0 +1,118 @@
+"""Motif map: which moment of a piece is heard again where, and how far it was transposed.
+
+Conventions: chroma at 4 Hz, windows of 4 s, cosines of centred chroma (`recurrence.chroma_windows`). For every window the best match
+is sought among all windows that do not overlap it, in 12 transpositions, on the frame grid and half a frame later (a period of
+7.37 s does not divide the grid). A window *recurs* when that match has a cosine of at least `recurrence.MIN_COSINE` and its harmony
+moves (`recurrence.MIN_MOVEMENT`). In pieces longer than five minutes every second, third, … window is asked for, so that there are at most
+1200 questions; the answers are still sought at 4 Hz, block by block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from eisbach.structure.features import CHROMA_RATE, Features
+from eisbach.structure.once import once_per_clip
+from eisbach.structure.recurrence import MAX_FRAMES, MIN_COSINE, MIN_MOVEMENT, chroma_windows, half_later
+
+WINDOW_SECONDS = 4.0
+_BLOCK = 256  # questions answered at once
+
+
+@dataclass(frozen=True)
+class MotifMap:
+    """The best match of every window; times are seconds from the start of the analysed stretch.
+
+    Attributes
+    ----------
+    start : np.ndarray [shape=(windows,)]
+        Where each window begins.
+    match : np.ndarray [shape=(windows,)]
+        Where its best match begins; NaN for a window without one (a piece shorter than two windows).
+    transposition : np.ndarray [shape=(windows,), int]
+        Semitones upwards from the window to its match, -5 to 6.
+    cosine : np.ndarray [shape=(windows,)]
+        Of that match; 0 where either harmony stands still.
+    recurs : np.ndarray of bool [shape=(windows,)]
+        Whether the cosine reaches the threshold.
+    window_seconds : float
+        Length of a window.
+    duration : float
+        Seconds of chroma that were searched.
+    """
+
+    start: np.ndarray
+    match: np.ndarray
+    transposition: np.ndarray
+    cosine: np.ndarray
+    recurs: np.ndarray
+    window_seconds: float
+    duration: float
+
+
+@once_per_clip
+def motif_map(features: Features) -> MotifMap:
+    """The motif map of a clip; without windows when it is shorter than one."""
+    length = round(WINDOW_SECONDS * CHROMA_RATE)
+    chroma = features.chroma
+    duration = len(chroma) / CHROMA_RATE
+    if len(chroma) < length:
+        none = np.zeros(0)
+        return MotifMap(none, none, none.astype(int), none, none.astype(bool), WINDOW_SECONDS, duration)
+    vectors, movement = chroma_windows(chroma, length)
+    vectors[movement < MIN_MOVEMENT] = 0.0
+    asked = np.arange(0, len(vectors), -(-len(vectors) // MAX_FRAMES))
+    cosine, match, shift = best_matches(vectors, asked, length)
+    found = cosine > -1.0
+    return MotifMap(
+        start=asked / CHROMA_RATE,
+        match=np.where(found, match / CHROMA_RATE, np.nan),
+        transposition=(shift + 5) % 12 - 5,
+        cosine=np.where(found, cosine, 0.0),
+        recurs=cosine >= MIN_COSINE,
+        window_seconds=WINDOW_SECONDS,
+        duration=duration,
+    )
+
+
+def best_matches(vectors: np.ndarray, asked: np.ndarray, min_lag: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Best match at least `min_lag` windows away, over 12 transpositions.
+
+    Parameters
+    ----------
+    vectors : np.ndarray [shape=(n, length, 12), float32]
+        Unit windows, or zeros.
+    asked : np.ndarray of int
+        The windows whose matches are sought.
+    min_lag : int
+        In frames.
+
+    Returns
+    -------
+    cosine, match, shift : np.ndarray [shape=(len(asked),)]
+        -1, 0 and 0 where no window is far enough away. `match` may end in .5; `shift` is in semitones upwards, 0 to 11.
+    """
+    count, length, _ = vectors.shape
+    candidates = np.stack([vectors, half_later(vectors)])
+    flat = candidates.reshape(2, count, length * 12)
+    best, match, shift = np.full(len(asked), -1.0), np.zeros(len(asked)), np.zeros(len(asked), dtype=int)
+    for first in range(0, len(asked), _BLOCK):
+        rows = asked[first : first + _BLOCK]
+        part = slice(first, first + len(rows))
+        too_near = np.where(
+            np.abs(rows[:, None] - np.arange(count)[None, :]) < min_lag, np.float32(-3.0), np.float32(0.0)
+        )
+        for semitones in range(12):
+            question = np.roll(vectors[rows], semitones, axis=2).reshape(len(rows), -1)
+            for half in range(2):
+                product = question @ flat[half].T
+                product += too_near
+                column = product.argmax(axis=1)
+                value = product[np.arange(len(rows)), column]
+                better = value > best[part] + (1e-4 if semitones or half else 0.0)  # ties go to the plainest match
+                best[part] = np.where(better, value, best[part])
+                match[part] = np.where(better, column + 0.5 * half, match[part])
+                shift[part] = np.where(better, semitones, shift[part])
+    return best, match, shift
