@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from eisbach.structure import blocks, closure, drift, levels, loops, motifs, onsets, vendi
+from eisbach.structure import repeats, structureness
+    blocks,
+    closure,
+    contrast,
+    coverage,
+    drift,
+    levels,
+    loops,
+    loudness,
+    motifs,
+    onsets,
+    paper,
+    vendi,
+)
 from eisbach.structure.features import Features
 from eisbach.structure.invariances import Invariances
 from eisbach.structure.synthetic import Ladder
@@ -72,7 +85,7 @@ _INFINITY = float("inf")
 _TABLE = (
     Metric("block_strength", "", (0.0, 1.0), "sections that differ more clearly from one another", True,
            blocks.MIN_SECONDS, blocks.block_strength, blocks.STRENGTH_LADDER, "Block strength"),
-    Metric("block_scale", "s", (0.0, 40.0), "longer sections", False,
+    Metric("block_scale", "s", (0.0, _INFINITY), "longer sections", False,
            blocks.MIN_SECONDS, blocks.block_scale, blocks.SCALE_LADDER, "Block scale"),
     Metric("section_contrast", "dB", (0.0, 80.0), "stretches that sound more different from one another", False,
            drift.MIN_SECONDS, drift.section_contrast, drift.LADDER, "Section contrast"),
@@ -80,6 +93,17 @@ _TABLE = (
            vendi.MIN_SECONDS, vendi.textural_vendi, vendi.LADDER, "Textural Vendi"),
     Metric("motif_coverage", "", (0.0, 1.0), "more of the piece is heard again elsewhere in it", True,
            motifs.MIN_SECONDS, motifs.motif_coverage, motifs.LADDER, "Motif coverage"),
+    Metric("structureness_short", "", (0.0, 1.0), "a fitter repeated segment of 3-8 s", False,
+           structureness.MIN_SECONDS, structureness.structureness_short, structureness.SHORT_LADDER, "Structureness 3-8 s",
+           "repetition"),
+    Metric("structureness_mid", "", (0.0, 1.0), "a fitter repeated segment of 8-15 s", False,
+           structureness.MIN_SECONDS, structureness.structureness_mid, structureness.MID_LADDER, "Structureness 8-15 s",
+           "repetition"),
+    Metric("structureness_long", "", (0.0, 1.0), "a fitter repeated segment of 15 s or more", True,
+           structureness.MIN_SECONDS, structureness.structureness_long, structureness.LONG_LADDER, "Structureness 15+ s",
+           "repetition"),
+    Metric("longest_repeat", "s", (0.0, _INFINITY), "a longer passage that is heard again", True,
+           repeats.MIN_SECONDS, repeats.longest_repeat, repeats.LADDER, "Longest repeat", "repetition"),
     Metric("level_range", "dB", (0.0, 80.0), "a wider range of loudness", True,
            levels.MIN_SECONDS, levels.level_range, levels.LADDER, "Level range"),
     Metric("flux_gini", "", (0.0, 1.0), "change gathered in few moments rather than spread evenly", True,
@@ -90,6 +114,39 @@ _TABLE = (
            loops.MIN_SECONDS, loops.lag_similarity, loops.SIMILARITY_LADDER, "Lag similarity"),
     Metric("loop_strength", "", (0.0, 1.0), "a clearer exact period (loops)", False,
            loops.MIN_SECONDS, loops.loop_strength, loops.STRENGTH_LADDER, "Loop strength"),
+    Metric("spectral_contrast", "dB", (0.0, 80.0), "tones that stand out more from what lies between them", False,
+           contrast.MIN_SECONDS, contrast.spectral_contrast, contrast.LADDER, "Spectral contrast",
+           "texture", contrast.INVARIANCES),
+    Metric("trajectory_coverage", "dB", (0.0, 80.0), "a wider area of textures walked through", False,
+           coverage.MIN_SECONDS, coverage.trajectory_coverage, coverage.LADDER, "Trajectory coverage",
+           "texture", coverage.INVARIANCES),
+    Metric("loudness_range", "LU", (0.0, 80.0), "a wider range of loudness within 20 LU of the mean (EBU R 128)", False,
+           loudness.MIN_SECONDS, loudness.loudness_range, loudness.LADDER, "Loudness range (EBU)",
+           "dynamics", loudness.INVARIANCES),
+    Metric("paper_block_scale", "s", (0.0, 40.0), "larger blocks in a cosine matrix of raw mel frames", False,
+           paper.MIN_SECONDS, paper.block_scale, paper.BLOCK_SCALE_LADDER, "Paper: block scale",
+           "paper", paper.INVARIANCES,
+           "drones and stationary noise have no blocks, and get a scale of several seconds"),
+    Metric("paper_peak_to_valley", "dB", (0.0, 80.0), "a wider mean mel spectrum", False,
+           paper.MIN_SECONDS, paper.peak_to_valley, paper.PEAK_TO_VALLEY_LADDER, "Paper: peak-to-valley",
+           "paper", paper.INVARIANCES,
+           "blind to time: a phase-randomised surrogate and any shuffling of the frames keep it"),
+    Metric("paper_flux_sparsity", "", (0.0, 1.0), "change gathered in fewer frames", False,
+           paper.MIN_SECONDS, paper.flux_sparsity, paper.FLUX_LADDER, "Paper: flux sparsity",
+           "paper", paper.INVARIANCES,
+           "decibels weigh the flutter of the noise floor like an onset"),
+    Metric("paper_pca_coverage", "dB", (0.0, 80.0), "a wider area of raw mel frames", False,
+           paper.MIN_SECONDS, paper.pca_coverage, paper.COVERAGE_LADDER, "Paper: PCA coverage",
+           "paper", paper.INVARIANCES,
+           "single frames of noise and of short loops fill as wide an area as a developing piece"),
+    Metric("paper_pc1_share", "", (0.0, 1.0), "more of the variance on one axis", False,
+           paper.MIN_SECONDS, paper.pc1_share, paper.PC1_LADDER, "Paper: share of PC1",
+           "paper", paper.INVARIANCES,
+           "blind to the order of frames, and random walks reach about 60% (see pc1_share_walk)"),
+    Metric("paper_dynamic_range", "dB", (0.0, 80.0), "a louder loudest against a quieter quietest frame", False,
+           paper.MIN_SECONDS, paper.dynamic_range, paper.DYNAMIC_RANGE_LADDER, "Paper: dynamic range",
+           "paper", paper.INVARIANCES,
+           "one gap of 20 ms decides it; the loudness range of EBU Tech 3342 stays under 25 LU"),
 )  # fmt: skip
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}

@@ -2,8 +2,8 @@
 
 Conventions: chroma frames have their mean over the 12 classes removed, so the cosine of two windows compares shapes and not the
 fact that energy is positive. Cell (i, j) is the highest cosine of the windows that begin at frames i and j, over 12
-transpositions. *Movement gate*: a window in which the harmony stands still carries no tune; its cells are 0 (without the gate a
-drone would repeat itself everywhere). Long pieces are pooled to at most `MAX_FRAMES` frames, so the matrix is bounded.
+transpositions. *Movement gate*: a window in which the harmony stands still carries no tune; such windows are marked, and no metric
+takes them for evidence (without the gate a drone would repeat itself everywhere). Long pieces are pooled to at most `MAX_FRAMES` frames, so the matrix is bounded.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Recurrence:
     Attributes
     ----------
     cosine : np.ndarray [shape=(windows, windows), float32]
-        Symmetric, in [-1, 1]; 0 where either window stands still or is silent.
+        Symmetric, in [-1, 1]; 0 where either window is silent.
+    moving : np.ndarray of bool [shape=(windows,)]
+        False for windows that stand still.
     rate : float
         Windows (and chroma frames) a second.
     length : int
@@ -43,6 +45,7 @@ class Recurrence:
     """
 
     cosine: np.ndarray
+    moving: np.ndarray
     rate: float
     length: int
 
@@ -101,9 +104,8 @@ def chroma_recurrence(features: Features) -> Recurrence:
     chroma, rate = pool_chroma(features.chroma)
     length = max(round(WINDOW_SECONDS * rate), MIN_FRAMES)
     if len(chroma) < length + 1:
-        return Recurrence(np.zeros((0, 0), np.float32), rate, length)
+        return Recurrence(np.zeros((0, 0), np.float32), np.zeros(0, dtype=bool), rate, length)
     vectors, movement = chroma_windows(chroma, length)
-    vectors[movement < MIN_MOVEMENT] = 0.0
     count = len(vectors)
     flat = vectors.reshape(count, -1)
     # the same windows half a frame later: a period that does not divide the frame grid then is at most a quarter of a frame off
@@ -116,4 +118,4 @@ def chroma_recurrence(features: Features) -> Recurrence:
             product = flat @ np.roll(vectors, shift, axis=2).reshape(count, -1).T
             np.maximum(cosine, product, out=cosine)
     np.maximum(cosine, cosine.T, out=cosine)
-    return Recurrence(cosine, rate, length)
+    return Recurrence(cosine, movement >= MIN_MOVEMENT, rate, length)

@@ -4,7 +4,7 @@ Conventions: the longest diagonal of the chroma recurrence matrix (`recurrence`)
 seconds apart, that match window by window (2 s, any transposition, cosine of at least `recurrence.MIN_COSINE`). The passages may overlap, so a loop
 repeats itself for its whole length less one period. *Tolerances*: from one frame to the next the lag may change by one frame
 (0.25 s; periods that do not divide the frame grid, and small changes of tempo), and gaps of up to half a second are bridged (an ornament,
-a smeared onset). Held chords and drones carry no tune and repeat for 0 s.
+a smeared onset). *Movement gate*: in a quarter of a repeat at least the harmony has to move; held chords and drones repeat for 0 s.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ MIN_LAG = 2.0
 MAX_GAP = 0.5  # seconds
 
 
-def longest_diagonal(matches: np.ndarray, min_lag: int, max_gap: int) -> tuple[int, int, int]:
-    """Length, first row and lag (column less row) of the longest diagonal above the main one; zeros when there is none.
+def longest_diagonal(
+    matches: np.ndarray, min_lag: int, max_gap: int, moving: np.ndarray | None = None
+) -> tuple[int, int, int]:
+    """Length, first row and lag (column less row, at its end) of the longest diagonal above the main one; zeros for none.
 
     Parameters
     ----------
@@ -32,31 +34,37 @@ def longest_diagonal(matches: np.ndarray, min_lag: int, max_gap: int) -> tuple[i
         Smallest distance from the main diagonal.
     max_gap : int
         Misses in a row that a diagonal survives; it always ends on a match.
+    moving : np.ndarray of bool [shape=(n,)] or None
+        Rows that are evidence; a diagonal counts when at least a quarter of its rows are. None: all are.
     """
     n = len(matches)
-    if n <= min_lag:
-        return 0, 0, 0
     lags = n - min_lag
-    run = np.zeros(lags + 2, dtype=np.int64)  # one slot of padding on either side
-    missed = np.zeros(lags + 2, dtype=np.int64)
-    first = np.zeros(lags + 2, dtype=np.int64)
     best = (0, 0, 0)
-    for row in range(n - min_lag):
+    if lags <= 0:
+        return best
+    evidence = np.ones(n, dtype=bool) if moving is None else moving
+    # one row a property of the diagonal that ends at each lag: length, misses at its end, first row, moving rows; padded by one
+    state = np.zeros((4, lags + 2), dtype=np.int32)
+    places = np.arange(1, lags + 1)
+    for row in range(lags):
         hit = np.zeros(lags, dtype=bool)
-        hit[: n - min_lag - row] = matches[row, row + min_lag :]
+        hit[: lags - row] = matches[row, row + min_lag :]
+        run = state[0]
+        if not hit.any() and not run.any():
+            continue
         own, above, below = run[1:-1], run[2:], run[:-2]
-        offset = np.where(above > np.maximum(own, below), 1, np.where(below > own, -1, 0))
-        source = np.arange(1, lags + 1) + offset
-        length, gap, start = run[source], missed[source], first[source]
+        step = np.where((above > own) & (above >= below), 1, np.where(below > own, -1, 0))
+        length, gap, first, moved = state[:, places + step]
         gap = np.where(hit, 0, gap + 1)
-        alive = (hit | (gap <= max_gap)) & (hit | (length > 0))
-        start = np.where(length > 0, start, row)
-        run[1:-1] = np.where(alive, length + 1, 0)
-        missed[1:-1], first[1:-1] = gap, start
-        reached = np.where(hit, run[1:-1], 0)
-        top = int(reached.argmax())
-        if reached[top] > best[0]:
-            best = (int(reached[top]), int(start[top]), top + min_lag)
+        alive = hit | ((gap <= max_gap) & (length > 0))
+        first = np.where(length > 0, first, row)
+        length = (length + 1) * alive
+        moved = (moved + (hit & evidence[row])) * alive
+        state[:, 1:-1] = length, gap, first, moved
+        counted = np.where(hit & (4 * moved >= length), length, 0)
+        top = int(counted.argmax())
+        if counted[top] > best[0]:
+            best = (int(counted[top]), int(first[top]), top + min_lag)
     return best
 
 
@@ -65,8 +73,10 @@ def longest_repeat_span(features: Features) -> tuple[float, float, float]:
     """Length, start and lag of the longest repeat, seconds from the start of the analysed stretch."""
     recurrence = chroma_recurrence(features)
     rate = recurrence.rate
-    min_lag = max(round(MIN_LAG * rate), 1)
-    length, start, lag = longest_diagonal(recurrence.cosine >= MIN_COSINE, min_lag, round(MAX_GAP * rate))
+    matches = recurrence.cosine >= MIN_COSINE
+    length, start, lag = longest_diagonal(
+        matches, max(round(MIN_LAG * rate), 1), round(MAX_GAP * rate), recurrence.moving
+    )
     if length == 0:
         return 0.0, 0.0, 0.0
     return (length - 1 + recurrence.length) / rate, start / rate, lag / rate

@@ -6,8 +6,8 @@ cosines from `THRESHOLD` to 1 become 0 to 1, all others the penalty -2. The thre
 of cells") would find repetition in every piece. SI 3-8, 8-15 and 15+ are the largest fitness of a segment of such a length in
 seconds; the first two are read on cells of 1 s (a 300th of pieces longer than five minutes), the third and the picture on at most
 80 cells (1.5 s for two minutes). An indicator whose lengths are shorter than a cell is undefined.
-*Drones*: a window whose chroma stands still repeats nothing (`recurrence.MIN_MOVEMENT`); this gate sits on the evidence itself, while
-one on block strength would also silence a tune that repeats in an unchanging timbre.
+*Drones*: cells of windows whose chroma stands still (`recurrence.MIN_MOVEMENT`) count 0 at most: a path may cross them and gains nothing,
+so a drone has no fitness. This gate sits on the evidence itself, while one on block strength would also silence a tune that repeats in an unchanging timbre.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from eisbach.structure.features import Features
 from eisbach.structure.once import once_per_clip
 from eisbach.structure.recurrence import chroma_recurrence
 from eisbach.structure.scape import Scape, fitness_scape
-from eisbach.structure.synthetic import Ladder, motif_share
+from eisbach.structure.synthetic import Ladder
+from eisbach.structure.synthetic_forms import refrain
 
 MIN_SECONDS = 24.0
 SCAPE_CELLS = 80
@@ -50,14 +51,15 @@ def enhanced_similarity(features: Features, max_cells: int = SCAPE_CELLS) -> tup
     count = len(recurrence.cosine)
     per_cell = max(round(recurrence.rate), -(-count // max_cells), 1)
     cells = np.arange(0, count, per_cell)
-    rows = recurrence.cosine[cells]
-    similarity = rows[:, cells]
+    cosine = np.where(recurrence.moving, recurrence.cosine[cells], np.minimum(recurrence.cosine[cells], THRESHOLD))
+    cosine[~recurrence.moving[cells]] = np.minimum(cosine[~recurrence.moving[cells]], THRESHOLD)
+    similarity = cosine[:, cells]
     for offset in range(-(per_cell // 2), per_cell // 2 + 1):
         near = cells + offset
         inside = (near >= 0) & (near < count)
-        similarity[:, inside] = np.maximum(similarity[:, inside], rows[:, near[inside]])
+        similarity[:, inside] = np.maximum(similarity[:, inside], cosine[:, near[inside]])
     similarity = np.minimum(np.maximum(similarity, similarity.T), 1.0).astype(np.float64)
-    enhanced = np.where(similarity >= THRESHOLD, (similarity - THRESHOLD) / (1.0 - THRESHOLD), PENALTY)
+    enhanced = np.where(similarity >= np.float32(THRESHOLD), (similarity - THRESHOLD) / (1.0 - THRESHOLD), PENALTY)
     np.fill_diagonal(enhanced, 1.0)
     return enhanced, per_cell / recurrence.rate
 
@@ -100,13 +102,9 @@ def structureness_long(features: Features) -> float:
     return structureness(features, "long")
 
 
-def _with_sections_of(seconds: float, sections: int) -> Ladder:
-    return Ladder((0.0, 0.25, 0.5, 0.75, 1.0), lambda v, seed: motif_share(v, seed, seconds, sections))
+def _with_sections_of(seconds: float) -> Ladder:
+    return Ladder((1.0, 2.0, 3.0, 4.0, 6.0), lambda times, seed: refrain(times, seed, seconds))
 
 
-SHORT_LADDER, MID_LADDER, LONG_LADDER = (
-    _with_sections_of(6.3, 8),
-    _with_sections_of(11.3, 8),
-    _with_sections_of(17.3, 8),
-)
-"""Share of the sections (6.3, 11.3 and 17.3 s: off every grid) that are heard twice."""
+SHORT_LADDER, MID_LADDER, LONG_LADDER = _with_sections_of(6.37), _with_sections_of(11.37), _with_sections_of(17.37)
+"""How often one of six sections (6.37, 11.37 and 17.37 s long: off every grid) is heard, the others being new."""

@@ -142,3 +142,12 @@ def repeated_stretch(seconds: float, seed: int, duration: float = 72.0) -> Wavef
     first, second, count = round(3.21 * SAMPLE_RATE), round(43.37 * SAMPLE_RATE), round(seconds * SAMPLE_RATE)
     samples[second : second + count] = samples[first : first + count]
     return _finish(samples, seed)
+
+
+def refrain(times: float, seed: int, section_seconds: float, sections: int = 6) -> Waveform:
+    """`sections` sections of which one is heard `times` times, evenly spread; all others are new."""
+    rng = np.random.default_rng([seed, 34])
+    places = set(np.round(np.linspace(0, sections - 1, int(times))).astype(int).tolist())
+    same = phrase(section_seconds, rng)
+    parts = [same if index in places else phrase(section_seconds, rng) for index in range(sections)]
+    return _finish(np.concatenate(parts), seed)
