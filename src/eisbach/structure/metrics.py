@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from eisbach.structure import repeats, structureness
+from eisbach.structure import (
     blocks,
     closure,
     contrast,
@@ -17,6 +17,8 @@ from eisbach.structure import repeats, structureness
     motifs,
     onsets,
     paper,
+    repeats,
+    structureness,
     vendi,
 )
 from eisbach.structure.features import Features
