@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
 from eisbach.audio import resample
 from eisbach.errors import AudioError
-from eisbach.structure import METRICS, analyze, features, synthetic
+from eisbach.structure import METRICS, analyze, synthetic
 from eisbach.structure.features import extract_features, texture_frames
 from eisbach.types import Waveform
 
@@ -71,10 +69,8 @@ def test_texture_is_mean_and_standard_deviation_of_bands():
     np.testing.assert_allclose(texture[3, 16:], bands[75:175].std(axis=0), rtol=1e-4)
 
 
-def test_long_audio_is_capped_and_flagged(monkeypatch):
-    monkeypatch.setattr(features, "MAX_SECONDS", 15.0)
-    monkeypatch.setattr(sys.modules["eisbach.structure.analyze"], "MAX_SECONDS", 15.0)
-    analysis = analyze(synthetic.noise(1, 20.0))
+def test_long_audio_is_capped_and_flagged():
+    analysis = analyze(synthetic.noise(1, 20.0), max_seconds=15.0)
     assert "capped" in analysis.flags
     assert analysis.conditions["duration"] == pytest.approx(20.0)
     assert analysis.conditions["analysed_seconds"] == pytest.approx(15.0, abs=0.05)

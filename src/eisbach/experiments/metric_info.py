@@ -102,6 +102,9 @@ CONDITIONS = frozenset(
         "bandwidth_hz",
         "share_below_200",
         "share_above_2000",
+        "loudness_lufs",
+        "pc1_share_walk",
+        "pc1_share_phases",
         "analysis_version",
     ]
 )
@@ -143,6 +146,8 @@ def _table() -> dict[str, MetricInfo]:
     for metric in METRICS.values():
         label = metric.label[:1].lower() + metric.label[1:]
         meaning = _MEANINGS.get(metric.name, f"A higher value means {metric.higher_means}.")
+        if metric.as_printed:
+            meaning += f" As the paper prints it, and contradicted by ground truth: {metric.contradicted_by}."
         table[metric.name] = MetricInfo(
             metric.name, label, metric.unit, _BETTER.get(metric.name), metric.primary, meaning
         )

@@ -1,6 +1,6 @@
 """Measuring musical structure: audio in, tidy numbers and flags out."""
 
-from eisbach.structure.analyze import Analysis, analyze
+from eisbach.structure.analyze import Analysis, analyze, analyze_array
 from eisbach.structure.batch import Clip, analyze_file, analyze_files
 from eisbach.structure.energy import energy_share
 from eisbach.structure.flatness import flat_probability, is_flat
@@ -14,6 +14,7 @@ __all__ = [
     "Clip",
     "Metric",
     "analyze",
+    "analyze_array",
     "analyze_file",
     "analyze_files",
     "energy_share",

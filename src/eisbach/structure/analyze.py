@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from eisbach.errors import AudioError
 from eisbach.structure.details import describe
-from eisbach.structure.energy import bandwidth_hz, is_clipped, noise_floor_db, share_of
-from eisbach.structure.features import MAX_SECONDS, SAMPLE_RATE, Features, extract_features
+from eisbach.structure.energy import bandwidth_hz, noise_floor_db, share_of
+from eisbach.structure.features import MAX_SECONDS, SAMPLE_RATE, Features, features_of_survey, source_of
 from eisbach.structure.flatness import IS_FLAT_FROM, flat_probability, judge_identity
+from eisbach.structure.loudness_meter import integrated_loudness
 from eisbach.structure.metrics import METRICS, measure
-from eisbach.structure.spectra import long_term_spectrum
+from eisbach.structure.paper import pc1_share_of_surrogates
+from eisbach.structure.sources import Source
+from eisbach.structure.survey import Survey, survey
 from eisbach.types import Record, Waveform
 
-ANALYSIS_VERSION = 2
+ANALYSIS_VERSION = 3
 """Raised whenever a number that `analyze` returns would change; records of another version are computed anew."""
 
 NARROW_BAND_HZ = 4300.0
@@ -24,7 +29,7 @@ NARROW_BAND_HZ = 4300.0
 
 CONDITIONS = (
     "duration", "analysed_seconds", "sample_rate", "channels", "peak_db", "noise_floor_db", "bandwidth_hz",
-    "share_below_200", "share_above_2000",
+    "share_below_200", "share_above_2000", "loudness_lufs", "pc1_share_walk", "pc1_share_phases",
 )  # fmt: skip
 """Circumstances reported beside every result; see `Analysis.conditions`."""
 
@@ -39,11 +44,14 @@ class Analysis:
         One value a metric of `METRICS`; NaN where it is undefined, and then a flag ``undefined:<metric>`` says so.
     conditions : dict of str to float
         What a comparison has to hold equal: `duration` and `analysed_seconds` (s), `sample_rate` (Hz), `channels`,
-        `peak_db` (dBFS), `noise_floor_db` (dB below the clip's maximum), `bandwidth_hz`, and the energy shares
-        `share_below_200` and `share_above_2000` (0-1).
+        `peak_db` (dBFS), `noise_floor_db` (dB below the clip's maximum), `bandwidth_hz`, the energy shares
+        `share_below_200` and `share_above_2000` (0-1), `loudness_lufs` (integrated loudness), and what the paper's share of PC1 is for surrogates of
+        the clip without any structure (`pc1_share_walk`, `pc1_share_phases`, see `paper.pc1_share_of_surrogates`).
     flags : list of str
-        ``silent``, ``clipped``, ``narrow_band``, ``too_short`` (some metric needs more), ``capped`` (only the first ten minutes were
-        analysed), ``undefined:<metric>``.
+        ``silent``; ``clipped``; ``dc_offset`` (it was taken off); ``phase_cancelling`` (the channels cancel: the loudest one
+        was analysed); ``truncated`` (the file holds less than it states); ``mislabelled`` (its ending names another format);
+        ``narrow_band``; ``too_short`` (some metric needs more); ``capped`` (only its first two hours were analysed);
+        ``undefined:<metric>``.
     flat_probability : float
         `flatness.flat_probability` of the metrics; 1 for silence.
     features : Features
@@ -84,47 +92,97 @@ RECORD_COLUMNS: tuple[str, ...] = (*METRICS, *CONDITIONS, "flat_probability", "i
 """The columns of `Analysis.record`, in order."""
 
 
-def analyze(waveform: Waveform, *, full_duration: float | None = None) -> Analysis:
-    """Every metric of a waveform.
+def analyze(
+    audio: Waveform | str | Path | Source, *, device: str | None = None, max_seconds: float = MAX_SECONDS
+) -> Analysis:
+    """Every metric of a waveform or a file.
 
     Parameters
     ----------
-    waveform : Waveform
-        Any sample rate and number of channels.
-    full_duration : float or None
-        Seconds of the whole recording, when `waveform` is only its beginning.
+    audio : Waveform, path or Source
+        Any sample rate and number of channels. A file is read in blocks, so that hours of it need no more memory than
+        their frames.
+    device : str or None
+        See `features.extract_features`.
+    max_seconds : float
+        Longer recordings are analysed up to here and flagged ``capped``.
 
     Raises
     ------
     AudioError
-        Empty or non-finite samples.
+        Empty or non-finite samples, or a file that cannot be read.
     """
-    features = extract_features(waveform)
-    duration = waveform.duration if full_duration is None else full_duration
-    conditions = _conditions(waveform, features, duration)
-    flags = []
-    if features.duration == 0.0:
-        flags.append("silent")
-    if is_clipped(waveform.samples):
-        flags.append("clipped")
-    if not np.isnan(conditions["bandwidth_hz"]) and conditions["bandwidth_hz"] < NARROW_BAND_HZ:
+    source = source_of(audio)
+    found = survey(source, max_seconds)
+    features = features_of_survey(source, found, device=device)
+    conditions = _conditions(source, found, features)
+    metrics = measure(features)
+    flags = [name for name in ("silent", "clipped", "dc_offset", "phase_cancelling") if getattr(found, name)]
+    flags += source.faults(found.frames) if not found.more else []
+    if conditions["bandwidth_hz"] < NARROW_BAND_HZ:  # NaN for silence is not narrow
         flags.append("narrow_band")
     if 0.0 < features.duration < max(metric.min_seconds for metric in METRICS.values()):
         flags.append("too_short")
-    if duration > MAX_SECONDS or duration > waveform.duration + 1.0:  # compressed files' headers are not exact
+    if found.more:
         flags.append("capped")
-    metrics = measure(features)
     flags += [f"undefined:{name}" for name, value in metrics.items() if np.isnan(value)]
     probability = 1.0 if features.duration == 0.0 else flat_probability(metrics)
     return Analysis(metrics, conditions, flags, probability, features)
 
 
-def _conditions(waveform: Waveform, features: Features, duration: float) -> dict[str, float]:
-    peak = float(np.abs(waveform.samples).max())
-    values = (duration, features.duration, float(waveform.sample_rate), float(waveform.channels),
-              20.0 * float(np.log10(max(peak, 1e-10))), noise_floor_db(features))  # fmt: skip
-    if features.duration == 0.0:
-        return dict(zip(CONDITIONS, (*values, *[float("nan")] * 3), strict=True))
-    spectrum = long_term_spectrum(features.samples)
-    shares = (share_of(spectrum, SAMPLE_RATE, 0.0, 200.0), share_of(spectrum, SAMPLE_RATE, 2000.0, SAMPLE_RATE))
-    return dict(zip(CONDITIONS, (*values, bandwidth_hz(spectrum, SAMPLE_RATE), *shares), strict=True))
+def analyze_array(samples: np.ndarray, sample_rate: float, *, device: str | None = None) -> Analysis | list[Analysis]:
+    """Every metric of audio in an array.
+
+    Parameters
+    ----------
+    samples : np.ndarray [shape=(n,), (channels, n) or (batch, channels, n)]
+        Floating point in the nominal range [-1, 1]; integers are taken at their full scale.
+    sample_rate : float
+        Hz.
+
+    Returns
+    -------
+    Analysis, or a list of them for a batch
+
+    Raises
+    ------
+    AudioError
+        Another number of axes, empty or non-finite samples, or a rate that is not positive.
+    """
+    samples = np.asarray(samples)
+    if samples.ndim == 3:
+        return [_analyze_one(clip, sample_rate, device) for clip in samples]
+    return _analyze_one(samples, sample_rate, device)
+
+
+def _analyze_one(samples: np.ndarray, sample_rate: float, device: str | None) -> Analysis:
+    if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu":
+        raise AudioError(
+            f"samples must be numbers of shape (n,), (channels, n) or (batch, channels, n), not {samples.dtype} of shape "
+            f"{samples.shape}."
+        )
+    if samples.dtype.kind == "u":
+        raise AudioError(f"samples of type {samples.dtype} have no agreed zero; pass signed integers or floats.")
+    if samples.ndim == 2 and samples.shape[0] > samples.shape[1]:
+        raise AudioError(f"samples must be (channels, n), not {samples.shape}; transpose the array.")
+    if samples.dtype.kind == "i":
+        samples = samples / float(-np.iinfo(samples.dtype).min)
+    if not (np.isfinite(sample_rate) and sample_rate > 0):
+        raise AudioError(f"a sample rate must be positive, not {sample_rate} Hz.")
+    rate = int(sample_rate) if float(sample_rate).is_integer() else sample_rate
+    return analyze(Waveform(np.atleast_2d(samples).astype(np.float32), rate), device=device)  # type: ignore[arg-type]
+
+
+def _conditions(source: Source, found: Survey, features: Features) -> dict[str, float]:
+    duration = max(found.seconds, source.declared_seconds()) if found.more else found.seconds
+    values = [duration, features.duration, float(source.sample_rate), float(source.channels),
+              20.0 * float(np.log10(max(found.peak, 1e-10))), noise_floor_db(features)]  # fmt: skip
+    if found.silent:
+        values += [float("nan")] * 3
+    else:
+        spectrum = features.spectrum
+        values += [bandwidth_hz(spectrum, SAMPLE_RATE), share_of(spectrum, SAMPLE_RATE, 0.0, 200.0),
+                   share_of(spectrum, SAMPLE_RATE, 2000.0, SAMPLE_RATE)]  # fmt: skip
+    values.append(integrated_loudness(features.loudness_blocks))
+    values += pc1_share_of_surrogates(features)
+    return dict(zip(CONDITIONS, values, strict=True))

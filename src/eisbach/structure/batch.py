@@ -11,14 +11,13 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eisbach.audio import AUDIO_SUFFIXES, audio_hash, read_audio
+from eisbach.audio import AUDIO_SUFFIXES, audio_hash
 from eisbach.errors import AudioError, StorageError, UserError
 from eisbach.files import atomic_write, write_jsonl
 from eisbach.progress import Progress
 from eisbach.structure.analyze import RECORD_COLUMNS, analysis_version, analyze
 from eisbach.types import Record, RecordValue, SkipReport
 
-_MAX_SAMPLES = 240_000_000  # decoded at once, over all channels: 1 GB of float32
 _JOURNAL = ".records.partial.jsonl"
 _FILE_COLUMNS = ("path", "audio_hash", "analysis_version")
 
@@ -41,40 +40,18 @@ class Clip:
 def analyze_file(path: str | Path) -> Record:
     """The record of one file: `path`, `audio_hash`, `analysis_version`, and every column of `Analysis.record`.
 
-    Only the first ten minutes are decoded (less where many channels at a high rate would fill 1 GB), so an hour-long file
-    needs no more memory than a ten-minute one; what was left out is flagged ``capped``.
-
     Raises
     ------
     AudioError
         The file is missing, unreadable, empty or holds NaN samples.
     """
-    from eisbach.structure.features import MAX_SECONDS
-
-    duration, per_second = _extent(path)
-    limit = min(MAX_SECONDS, _MAX_SAMPLES / per_second)
-    waveform = read_audio(path, duration=limit, allow_silent=True)
-    try:
-        analysis = analyze(waveform, full_duration=max(duration, waveform.duration))
-    except AudioError as error:
-        raise AudioError(f"{path}: {error}") from error
+    analysis = analyze(path)
     return {
         "path": str(path),
         "audio_hash": audio_hash(path),
         "analysis_version": analysis_version(),
         **analysis.record(),
     }
-
-
-def _extent(path: str | Path) -> tuple[float, int]:
-    """Seconds and samples a second over all channels, from the header; a file without one is left to `read_audio`."""
-    import soundfile as sf
-
-    try:
-        info = sf.info(str(path))
-    except (sf.LibsndfileError, RuntimeError, OSError):
-        return 0.0, 1
-    return info.frames / info.samplerate, info.samplerate * info.channels
 
 
 def analyze_files(

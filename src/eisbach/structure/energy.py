@@ -1,4 +1,4 @@
-"""Where the energy of a clip lies: shares of bands, bandwidth, noise floor, clipping."""
+"""Where the energy of a clip lies: shares of bands, bandwidth, noise floor."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import numpy as np
 from eisbach.audio import check_samples, to_mono
 from eisbach.errors import UserError
 from eisbach.structure.features import Features
-from eisbach.structure.spectra import long_term_spectrum
+from eisbach.structure.streams import long_term_spectrum
 from eisbach.types import Waveform
 
 _BANDWIDTH_DB = 60.0
 _BAND_HZ = 100.0
-_FULL_SCALE = 0.99
-_CLIPPED_SHARE = 1e-4
 
 
 def energy_share(waveform: Waveform, *, low: float = 0.0, high: float | None = None) -> float:
@@ -64,18 +62,3 @@ def noise_floor_db(features: Features) -> float:
     if len(features.mel_db) == 0:
         return float("nan")
     return float(np.median(np.percentile(features.mel_db, 5.0, axis=0)))
-
-
-def is_clipped(samples: np.ndarray) -> bool:
-    """Whether more than 0.01% of the samples lie in flat tops (3 or more in a row) at full scale.
-
-    Parameters
-    ----------
-    samples : np.ndarray [shape=(channels, n)]
-        As the file holds them: an encoder's overshoots beyond 1 count as full scale.
-    """
-    at_top = np.abs(samples) >= max(_FULL_SCALE, min(1.0, float(np.abs(samples).max())) - 1e-4)
-    if at_top.shape[-1] < 3:
-        return False
-    run = at_top[:, :-2] & at_top[:, 1:-1] & at_top[:, 2:]
-    return bool(run.sum() > _CLIPPED_SHARE * samples.size)

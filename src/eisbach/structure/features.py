@@ -1,47 +1,55 @@
-"""The front end of every structure metric: one waveform in, a few small matrices out.
+"""The front end of every structure metric: one recording in, a few small matrices out.
 
 Mono, 22.05 kHz, silence trimmed at both ends; STFT 1024, hop 441 (exactly 50 frames a second), 64 Slaney mels from
 30 Hz to 10 kHz, in dB below the clip's maximum and floored at -80 (so everything is invariant to gain). From these:
 
 - *texture*, 2 a second: 16 bands (means of 4 neighbouring mels), their mean and standard deviation over 2 s: 32 dims;
 - *chroma*, 4 a second: 12 pitch classes from an 8192-point transform (2.7 Hz bins), 65 Hz to 2.1 kHz;
-- *level*: RMS over 0.4 s, hop 0.1 s, dB below the clip's loudest window.
+- *contrast*, 8 a second: peak over valley of seven octave bands of the same transform;
+- *level*: RMS over 0.4 s, hop 0.1 s, dB below the clip's loudest window;
+- *loudness*: K-weighted power of 0.1 s, over all channels.
 
-Long audio: only the first `MAX_SECONDS` are analysed, and the clip is flagged ``capped``.
+A recording is read in blocks, and nothing at the rate of samples is kept of it: an hour needs what its frames need. It
+is read twice (`survey` finds its level, its extent and its faults; the frames follow), from memory where it is short.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from eisbach.audio import check_samples, resample, to_mono
-from eisbach.structure.spectra import chroma_filterbank, mel_filterbank, power_bands, power_to_db
+from eisbach.errors import UserError
+from eisbach.structure.loudness_meter import BLOCKS_PER_SECOND
+from eisbach.structure.sources import ArraySource, FileSource, Source
+from eisbach.structure.spectra import chroma_filterbank, mel_filterbank, power_to_db
+from eisbach.structure.streams import Bands, Contrast, FrameStream, SpectrumStream
+from eisbach.structure.survey import HOP, SAMPLE_RATE, Survey, survey
 from eisbach.types import Waveform
 
-SAMPLE_RATE = 22050
-"""Hz; everything is analysed at this rate."""
 FRAME_RATE = 50.0
 """Mel frames a second."""
 TEXTURE_RATE = 2.0
 """Texture frames a second."""
 CHROMA_RATE = 4.0
 """Chroma frames a second."""
+CONTRAST_RATE = 8.0
+"""Contrast frames a second."""
 LEVEL_RATE = 10.0
 """Level frames a second."""
 TEXTURE_WINDOW = 2.0
 """Seconds that one texture frame sees."""
-MAX_SECONDS = 600.0
+MAX_SECONDS = 7200.0
 """Longest stretch that is analysed; the rest of longer audio is left out and flagged."""
 FLOOR_DB = 80.0
 """Everything is floored this far below the clip's maximum."""
 
-_N_FFT, _HOP, _N_MELS, _LOW_HZ, _HIGH_HZ = 1024, 441, 64, 30.0, 10_000.0
+_N_FFT, _N_MELS, _LOW_HZ, _HIGH_HZ = 1024, 64, 30.0, 10_000.0
 _BANDS = 16
 _CHROMA_FFT, _CHROMA_OVERSAMPLING = 8192, 2
-_TRIM_DB = 65.0  # ends quieter than this below the loudest 20 ms are silence; a 60 dB crescendo keeps its start
-_SILENCE_PEAK = 10 ** (-80 / 20)
+_LEVEL_WINDOW, _LEVEL_HOP = 20, 5  # in blocks of 20 ms: 0.4 s and 0.1 s
+_ACTIVE_DB = 40.0  # frames further below the loudest are pauses and tails: their contrast is that of the noise floor
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,12 @@ class Features:
         Seconds that were analysed, after trimming and capping.
     trimmed_start : float
         Seconds of silence left out before the first frame.
-    samples : np.ndarray [shape=(n,), float32]
-        The analysed mono audio at 22.05 kHz (trimmed, capped, unscaled).
+    contrast_db : np.ndarray [shape=(contrast frames, 7), float32]
+        8 frames a second: peak over valley of the octave bands `spectra.OCTAVES_HZ`, dB; NaN where the clip pauses.
+    spectrum : np.ndarray [shape=(2049,), float64]
+        Long-term power spectrum at 22.05 kHz.
+    loudness_blocks : np.ndarray [shape=(blocks,), float64]
+        K-weighted mean squares over all channels, 10 a second, between the trimmed ends; see `loudness_meter`.
     """
 
     mel_db: np.ndarray
@@ -75,52 +87,108 @@ class Features:
     level_db: np.ndarray
     duration: float
     trimmed_start: float
-    samples: np.ndarray
+    contrast_db: np.ndarray
+    spectrum: np.ndarray
+    loudness_blocks: np.ndarray
 
 
-def extract_features(waveform: Waveform) -> Features:
-    """The features of a waveform; a silent one gives features of zero duration.
+def source_of(audio: Waveform | str | Path | Source) -> Source:
+    """The blocks of a waveform or of a file.
 
     Raises
     ------
     AudioError
-        Empty or non-finite samples.
+        Empty or non-finite samples; a file that is missing or not audio.
     """
-    check_samples(waveform.samples, "the waveform", allow_silent=True)
-    samples, start = _prepare(waveform)
+    if isinstance(audio, Waveform):
+        return ArraySource(audio)
+    return FileSource(audio) if isinstance(audio, str | Path) else audio
+
+
+def extract_features(audio: Waveform | str | Path | Source, *, device: str | None = None) -> Features:
+    """The features of a waveform or of a file (up to `MAX_SECONDS`); a silent one gives features of zero duration.
+
+    Parameters
+    ----------
+    audio : Waveform, path or Source
+        A file is decoded in blocks.
+    device : str or None
+        A torch device for the transforms (``"cuda"``, or ``"auto"`` for a GPU where there is one); None computes with numpy. The results agree to 0.001 dB.
+
+    Raises
+    ------
+    AudioError
+        Empty or non-finite samples; a file that is missing or not audio.
+    UserError
+        A device that is not there.
+    """
+    source = source_of(audio)
+    return features_of_survey(source, survey(source, MAX_SECONDS), device=device)
+
+
+def features_of_survey(source: Source, found: Survey, *, device: str | None = None) -> Features:
+    """The second pass: the features of what `survey` found in a source."""
     filters = mel_filterbank(SAMPLE_RATE, _N_FFT, _N_MELS, _LOW_HZ, _HIGH_HZ)
     mel_hz = (filters * np.arange(filters.shape[1]) * (SAMPLE_RATE / _N_FFT)).sum(1) / filters.sum(1)
-    if len(samples) == 0:
-        empty = np.zeros(0)
-        return Features(
-            np.zeros((0, _N_MELS), np.float32), mel_hz, np.zeros((0, 2 * _BANDS)), np.zeros((0, 12), np.float32),
-            empty, 0.0, start, np.zeros(0, np.float32),
-        )  # fmt: skip
-    mel_db = power_to_db(power_bands(samples, _N_FFT, _HOP, filters), FLOOR_DB)
+    if found.silent:
+        return _empty(mel_hz)
+    torch_device = resolve_device(device)
+    mels = FrameStream(_N_FFT, HOP, [Bands(filters)], torch_device)
+    chroma_hop = SAMPLE_RATE / (CHROMA_RATE * _CHROMA_OVERSAMPLING)
+    classes = Bands(chroma_filterbank(SAMPLE_RATE, _CHROMA_FFT, 65.0, 2100.0))
+    tones = FrameStream(_CHROMA_FFT, chroma_hop, [classes, Contrast(SAMPLE_RATE, _CHROMA_FFT)], torch_device)
+    spectrum, level = SpectrumStream(), _Level()
+    for chunk in found.mono(source):
+        for stream in (mels, tones, spectrum, level):
+            stream.push(chunk)  # type: ignore[attr-defined]
+    mel_db, columns = power_to_db(mels.finish(), FLOOR_DB), tones.finish()
     return Features(
         mel_db=mel_db,
         mel_hz=mel_hz,
         texture=texture_frames(mel_db),
-        chroma=_chroma(samples),
-        level_db=_level(samples),
-        duration=len(samples) / SAMPLE_RATE,
-        trimmed_start=start,
-        samples=samples,
+        chroma=_chroma(columns[:, :12]),
+        level_db=level.finish(),
+        duration=(found.last - found.first) / SAMPLE_RATE,
+        trimmed_start=found.first / SAMPLE_RATE,
+        contrast_db=_contrast(columns[:, 12:]),
+        spectrum=spectrum.finish(),
+        loudness_blocks=found.loudness_blocks[
+            found.first * BLOCKS_PER_SECOND // SAMPLE_RATE : -(-found.last * BLOCKS_PER_SECOND // SAMPLE_RATE)
+        ],
     )
 
 
-def _prepare(waveform: Waveform) -> tuple[np.ndarray, float]:
-    """Mono, 22.05 kHz, capped, trimmed: samples and the seconds trimmed off the start."""
-    kept = waveform.samples[:, : int(MAX_SECONDS * waveform.sample_rate)]
-    samples = resample(to_mono(Waveform(kept, waveform.sample_rate)), SAMPLE_RATE).samples[0]
-    if len(samples) == 0 or float(np.abs(samples).max()) < _SILENCE_PEAK:
-        return samples[:0], 0.0
-    count = -(-len(samples) // _HOP)
-    blocks = np.pad(samples, (0, count * _HOP - len(samples))).reshape(count, _HOP)
-    energy = np.einsum("ij,ij->i", blocks, blocks, dtype=np.float64)
-    loud = np.flatnonzero(energy > energy.max() * 10 ** (-_TRIM_DB / 10))
-    first, last = loud[0] * _HOP, (loud[-1] + 1) * _HOP
-    return np.ascontiguousarray(samples[first:last]), first / SAMPLE_RATE
+def resolve_device(device: str | None) -> str | None:
+    """The torch device to compute on: ``"auto"`` is a GPU where there is one and numpy elsewhere.
+
+    Raises
+    ------
+    UserError
+        A device that torch does not have.
+    """
+    if device is None:
+        return None
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else None
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"the device '{device}' cannot be used ({str(error).splitlines()[0]}); choose 'auto', 'cpu' or 'cuda'."
+        ) from error
+    return device
+
+
+def _empty(mel_hz: np.ndarray) -> Features:
+    def none(*shape: int) -> np.ndarray:
+        return np.zeros(shape, np.float32)
+
+    return Features(
+        none(0, _N_MELS), mel_hz, np.zeros((0, 2 * _BANDS)), none(0, 12), np.zeros(0), 0.0, 0.0, none(0, 7),
+        np.zeros(2049), np.zeros(0),
+    )  # fmt: skip
 
 
 def texture_frames(mel_db: np.ndarray) -> np.ndarray:
@@ -144,11 +212,9 @@ def texture_statistics(features: Features) -> np.ndarray | None:
     return np.concatenate([features.texture.mean(axis=0), features.texture.std(axis=0)])
 
 
-def _chroma(samples: np.ndarray) -> np.ndarray:
+def _chroma(energy: np.ndarray) -> np.ndarray:
     """Square-root-compressed pitch-class energy, 4 a second, each the mean of two transforms."""
-    filters = chroma_filterbank(SAMPLE_RATE, _CHROMA_FFT, 65.0, 2100.0)
-    hop = SAMPLE_RATE / (CHROMA_RATE * _CHROMA_OVERSAMPLING)
-    classes = np.sqrt(power_bands(samples, _CHROMA_FFT, hop, filters))
+    classes = np.sqrt(energy)
     whole = len(classes) // _CHROMA_OVERSAMPLING
     if whole == 0:
         return np.zeros((0, 12), np.float32)
@@ -157,11 +223,36 @@ def _chroma(samples: np.ndarray) -> np.ndarray:
     return pooled / top if top > 0 else pooled
 
 
-def _level(samples: np.ndarray) -> np.ndarray:
-    window, hop = int(0.4 * SAMPLE_RATE), int(SAMPLE_RATE / LEVEL_RATE)
-    if len(samples) < window:
-        return np.zeros(0)
-    energy = np.concatenate([[0.0], np.cumsum(samples.astype(np.float64) ** 2)])
-    starts = np.arange(0, len(samples) - window + 1, hop)
-    power = np.maximum(energy[starts + window] - energy[starts], 0.0)
-    return power_to_db(power, FLOOR_DB).astype(np.float64)
+def _contrast(columns: np.ndarray) -> np.ndarray:
+    """Peak over valley in dB, both floored 80 dB below the clip's highest peak; NaN where a frame is not active."""
+    peaks, valleys = np.split(columns, 2, axis=1)
+    top = float(peaks.max())
+    if top <= 0.0:
+        return np.full(peaks.shape, np.nan, dtype=np.float32)
+    floor = top * 10.0 ** (-FLOOR_DB / 10.0)
+    contrast = 10.0 * np.log10(np.maximum(peaks, floor) / np.maximum(valleys, floor))
+    contrast[peaks.max(axis=1) < top * 10.0 ** (-_ACTIVE_DB / 10.0)] = np.nan
+    return contrast.astype(np.float32)
+
+
+class _Level:
+    """RMS level over 0.4 s, from energies of 20 ms."""
+
+    def __init__(self) -> None:
+        self._held = np.zeros(0, np.float32)
+        self._energy: list[np.ndarray] = []
+
+    def push(self, samples: np.ndarray) -> None:
+        joined = np.concatenate([self._held, samples]) if len(self._held) else samples
+        whole = len(joined) // HOP
+        blocks = joined[: whole * HOP].reshape(whole, HOP)
+        self._energy.append(np.einsum("ij,ij->i", blocks, blocks, dtype=np.float64))
+        self._held = joined[whole * HOP :]
+
+    def finish(self) -> np.ndarray:
+        """dB below the clip's loudest, [shape=(level frames,)]."""
+        energy = np.concatenate(self._energy)
+        if len(energy) < _LEVEL_WINDOW:
+            return np.zeros(0)
+        windows = np.lib.stride_tricks.sliding_window_view(energy, _LEVEL_WINDOW)[::_LEVEL_HOP].sum(axis=1)
+        return power_to_db(windows, FLOOR_DB).astype(np.float64)

@@ -8,15 +8,19 @@ filterbank equals ``librosa.filters.mel(sr=22050, n_fft=1024, n_mels=64, fmin=30
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
-import scipy.fft
 
 _LINEAR_HZ_PER_MEL = 200.0 / 3.0
 _LOG_START_HZ = 1000.0
 _LOG_START_MEL = _LOG_START_HZ / _LINEAR_HZ_PER_MEL
 _LOG_STEP = np.log(6.4) / 27.0
-_BLOCK_FRAMES = 2048  # frames transformed at once: bounds memory on long audio
+
+OCTAVES_HZ = (30.0, 200.0, 400.0, 800.0, 1600.0, 3200.0, 6400.0, 10_000.0)
+"""Edges of the bands of the spectral contrast; the last one stays clear of the resampler's roll-off."""
+_QUANTILE = 0.02  # share of a band's bins that make its peak and its valley
 
 
 def hz_to_mel(hz: np.ndarray | float) -> np.ndarray:
@@ -60,49 +64,46 @@ def chroma_filterbank(sample_rate: int, n_fft: int, low_hz: float, high_hz: floa
     return np.where(inside[None, :], weights, 0.0).astype(np.float32)
 
 
-def power_bands(samples: np.ndarray, n_fft: int, hop: float, filterbank: np.ndarray) -> np.ndarray:
-    """Filterbank outputs of the power spectrogram, without ever holding the whole spectrogram.
+def hann(n_fft: int) -> np.ndarray:
+    """The periodic Hann window, [shape=(n_fft,), float32]."""
+    return np.hanning(n_fft + 1)[:-1].astype(np.float32)
+
+
+def octave_edges(sample_rate: int, n_fft: int) -> np.ndarray:
+    """First FFT bins of the bands of the spectral contrast, and the end of the last, [shape=(8,), int]."""
+    edges = np.array(OCTAVES_HZ) * (n_fft / sample_rate)
+    return np.minimum(np.round(edges).astype(np.int64), n_fft // 2 + 1)
+
+
+def octave_contrast(power: Any, sample_rate: int, n_fft: int) -> Any:
+    """Peak and valley of every octave band (Jiang et al. 2002): means of the strongest and of the weakest 2% of its bins.
 
     Parameters
     ----------
-    samples : np.ndarray [shape=(n,), float32]
-    n_fft : int
-        Window and transform length.
-    hop : float
-        Samples between frame centres.
-    filterbank : np.ndarray [shape=(bands, n_fft // 2 + 1)]
+    power : np.ndarray or torch.Tensor [shape=(frames, n_fft // 2 + 1)]
 
     Returns
     -------
-    np.ndarray [shape=(frames, bands), float32]
-        `frames` is 1 + floor((n - 1) / hop). Full-scale sine = order 1 (the window is normalised to sum 2).
+    np.ndarray or torch.Tensor [shape=(frames, 14)]
+        Seven peaks, then seven valleys, as power.
     """
-    count = 1 + int((len(samples) - 1) // hop)
-    window = np.hanning(n_fft + 1)[:-1].astype(np.float32)
-    window *= 2.0 / window.sum()
-    out = np.empty((count, filterbank.shape[0]), dtype=np.float32)
-    padded = np.pad(np.asarray(samples, dtype=np.float32), (n_fft // 2, n_fft))
-    view = np.lib.stride_tricks.sliding_window_view(padded, n_fft)
-    starts = np.round(np.arange(count) * hop).astype(np.int64)
-    for first in range(0, count, _BLOCK_FRAMES):
-        chunk = starts[first : first + _BLOCK_FRAMES]
-        spectrum = scipy.fft.rfft(view[chunk] * window, axis=1)
-        power = spectrum.real**2 + spectrum.imag**2
-        out[first : first + len(chunk)] = power @ filterbank.T
-    return out
+    edges = octave_edges(sample_rate, n_fft)
+    peaks, valleys = [], []
+    for first, last in pairwise(edges.tolist()):
+        band = power[:, first:last]
+        count = max(1, round(_QUANTILE * (last - first)))
+        if isinstance(power, np.ndarray):
+            ordered = np.partition(band, (count - 1, band.shape[1] - count), axis=1)
+            valleys.append(ordered[:, :count].mean(axis=1))
+            peaks.append(ordered[:, -count:].mean(axis=1))
+        else:
+            valleys.append(band.topk(count, dim=1, largest=False).values.mean(dim=1))
+            peaks.append(band.topk(count, dim=1).values.mean(dim=1))
+    if isinstance(power, np.ndarray):
+        return np.stack(peaks + valleys, axis=1)
+    import torch
 
-
-def long_term_spectrum(samples: np.ndarray, n_fft: int = 4096) -> np.ndarray:
-    """Mean power of each FFT bin over non-overlapping Hann windows, [shape=(n_fft // 2 + 1,), float64]."""
-    window = np.hanning(n_fft + 1)[:-1].astype(np.float32)
-    count = max(1, len(samples) // n_fft)
-    padded = np.pad(np.asarray(samples, dtype=np.float32), (0, max(0, n_fft - len(samples))))[: count * n_fft]
-    total = np.zeros(n_fft // 2 + 1)
-    blocks = padded.reshape(count, n_fft)
-    for first in range(0, count, _BLOCK_FRAMES):
-        spectrum = scipy.fft.rfft(blocks[first : first + _BLOCK_FRAMES] * window, axis=1)
-        total += (spectrum.real.astype(np.float64) ** 2 + spectrum.imag.astype(np.float64) ** 2).sum(axis=0)
-    return total / count
+    return torch.stack(peaks + valleys, dim=1)
 
 
 def power_to_db(power: np.ndarray, floor_db: float) -> np.ndarray:
