@@ -1,54 +1,112 @@
-"""`eisbach analyze`: the structure of any audio, as a table, records and pictures."""
+"""`eisbach analyze`: the structure of any audio, as a table, records, pictures and a page that sets sets side by side."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
+    from eisbach.report.structure_compare import Sets
     from eisbach.structure.batch import Clip
     from eisbach.types import Record, SkipReport
+
+DEFAULT_OUT = Path("analysis")
 
 
 def analyze(
     paths: Annotated[
-        list[Path], typer.Argument(help="Audio files, folders (searched through) or manifests.", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="Audio files, folders (searched through) or manifests; NAME=PATH names a set. Several are compared.",
+            show_default=False,
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for records.jsonl, records.parquet and pictures; a rerun continues it.")
+        Path | None,
+        typer.Option(
+            help="Folder for the page, records and comparison; a rerun continues it.",
+            show_default="analysis; none with --json or --no-page",
+        ),
     ] = None,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Write index.html, to see and hear the sets.")] = True,
+    by: Annotated[
+        str | None, typer.Option(help="What makes a set: a manifest's label, 'folder' or 'argument'.")
+    ] = None,
+    pair: Annotated[
+        str,
+        typer.Option(help="Match clips by labels, the first being the unit: prompt_id,seed; or auto, name, none."),
+    ] = "auto",
+    baseline: Annotated[str | None, typer.Option(help="The set that the others are compared with; the first.")] = None,
+    metrics: Annotated[str | None, typer.Option(help="Comma-separated metrics; all unless named.")] = None,
+    primary: Annotated[
+        str | None, typer.Option(help="Comma-separated metrics that decide (corrected by Holm).")
+    ] = None,
+    embedding: Annotated[
+        str,
+        typer.Option(help="What distances between sets use: texture, or NAME:FOLDER of a CLAP- or MERT-class model."),
+    ] = "texture",
+    training: Annotated[
+        Path | None, typer.Option(help="Training audio: how near each clip is to its nearest piece of it.")
+    ] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="Audio that was not trained on: the yardstick for --training.")
+    ] = None,
+    listen: Annotated[int, typer.Option(help="Clips that the page embeds; an even sample of larger sets.", min=0)] = 24,
+    clip: Annotated[
+        list[str] | None, typer.Option(help="Id of a clip to embed in place of the sample; repeat.", show_default=False)
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
     pictures: Annotated[
-        bool, typer.Option("--pictures", help="Also draw every clip (needs --out): spectrogram, similarity, path.")
+        bool, typer.Option("--pictures", help="Also write a PNG of every clip: spectrogram, similarity, path.")
     ] = False,
     jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print records, means and skipped files as JSON.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the resampling.", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print records, means and comparison as JSON.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be analysed and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Measure the musical structure of audio: sections, textures, motifs, dynamics, loops, and whether it is flat."""
+    """Measure the musical structure of audio, and how sets of it differ: sections, textures, motifs, dynamics, loops.
+
+    One folder is described; several are compared: eisbach analyze A/ B/ writes analysis/index.html.
+    """
+    if out is None and page and not as_json:
+        out = DEFAULT_OUT
     if pictures and out is None:
         raise UserError("--pictures needs a folder to put them in; add --out FOLDER.")
-    clips = collect(paths)
+    if held_out is not None and training is None:
+        raise UserError("--held-out is the yardstick for --training; name the training audio too.")
+    clips = collect(paths, by)
+    settings: dict[str, Any] = {
+        "clips": [str(one.path) for one in clips],
+        "sets": _sizes(clips),
+        "out": out and str(out),
+        "page": bool(out) and page,
+        "pair": pair,
+        "baseline": baseline,
+        "embedding": embedding,
+        "training": training and str(training),
+        "held_out": held_out and str(held_out),
+        "listen": listen,
+        "pictures": pictures,
+        "jobs": jobs,
+    }
     if dry_run:
-        plan = {
-            "clips": [str(clip.path) for clip in clips],
-            "out": out and str(out),
-            "pictures": pictures,
-            "jobs": jobs,
-        }
-        typer.echo(json.dumps(plan, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(settings, indent=2, ensure_ascii=False))
         return
+    from eisbach.report.structure_compare import compare
+    from eisbach.report.structure_set_tables import measure_sets
     from eisbach.structure.batch import analyze_files
     from eisbach.structure.summary import format_summary, summarise
     from eisbach.types import SkipReport
 
     skips = SkipReport()
+    captions = {str(one.keys.get("prompt_id") or ""): str(one.keys.get("caption") or "") for one in clips}
     records = analyze_files(clips, jobs=jobs, out=out, skips=skips, quiet=quiet)
     if not records:
         reasons = "; ".join(item.reason for item in skips.skipped[:3])
@@ -56,61 +114,143 @@ def analyze(
     if pictures and out is not None:
         _draw(records, out / "pictures", skips, quiet)
     means = summarise(records)
+    sets = compare(records, pair=pair, baseline=baseline, metrics=_split(metrics), primary=_split(primary), seed=seed)
+    wholes = measure_sets(
+        sets, embedding=embedding, training=training, held_out=held_out, folder=out, seed=seed, jobs=jobs, skips=skips, quiet=quiet
+    )  # fmt: skip
+    skipped = [{"item": item.item, "reason": item.reason} for item in skips.skipped]
+    comparison = {**sets.to_json(), "sets_as_wholes": wholes.values, "skipped": skipped}
+    if out is not None:
+        _save(out, sets, comparison)
+    written = None
+    if page and out is not None:
+        from eisbach.report.structure_page import StructurePage, write_structure_page
+
+        written = write_structure_page(
+            out,
+            StructurePage(
+                sets, _command(paths, out), title or "", wholes.tables, skips.skipped, captions, listen, clip or (), files=_files(pictures)
+            ),
+            quiet=quiet,
+        )  # fmt: skip
     if as_json:
-        skipped = [{"item": item.item, "reason": item.reason} for item in skips.skipped]
-        typer.echo(json.dumps({"groups": means, "records": records, "skipped": skipped}, ensure_ascii=False, indent=2))
+        result = {"groups": means, "records": records, "skipped": skipped, "comparison": comparison}
+        typer.echo(json.dumps(result | {"page": written and str(written)}, ensure_ascii=False, indent=2))
         return
     typer.echo(format_summary(means))
+    _print(sets)
     for item in skips.skipped:
         typer.echo(f"skipped: {item.reason}", err=True)
     if out is not None:
         typer.echo(
             f"records of {len(records)} clips in {out}" + (f", pictures in {out / 'pictures'}" if pictures else "")
         )
+    if written is not None:
+        typer.echo(f"page: {written}")
 
 
-def collect(paths: Sequence[Path]) -> list[Clip]:
-    """The clips that paths name, each file once, with `id`, `group` (its folder or manifest) and its manifest's labels.
+def collect(paths: Sequence[Path], by: str | None = None) -> list[Clip]:
+    """The clips that paths name; see `report.structure_inputs.collect_clips`."""
+    from eisbach.report.structure_inputs import collect_clips
 
-    A folder that holds a ``manifest.jsonl`` is read through it; any other folder is searched for audio, subfolders included.
-
-    Raises
-    ------
-    UserError
-        A path that does not exist, a folder without audio, or a manifest that cannot be read.
-    """
-    from eisbach.data.manifest import MANIFEST_NAME
-    from eisbach.structure.batch import Clip, find_audio
-
-    clips: dict[str, Clip] = {}
-    for path in paths:
-        if path.suffix == ".jsonl":
-            found = _from_manifest(path)
-        elif path.is_dir() and (path / MANIFEST_NAME).is_file():
-            found = _from_manifest(path / MANIFEST_NAME)
-        elif path.is_dir():
-            found = [Clip(file, {"id": file.stem, "group": str(file.parent)}) for file in find_audio(path)]
-        elif path.exists():
-            found = [Clip(path, {"id": path.stem, "group": str(path.parent)})]
-        else:
-            raise UserError(f"{path} does not exist; give an audio file, a folder or a manifest.jsonl.")
-        for clip in found:
-            clips.setdefault(str(clip.path), clip)
-    return list(clips.values())
+    return collect_clips(paths, by)
 
 
-def _from_manifest(path: Path) -> list[Clip]:
-    from eisbach.data.manifest import load_manifest
-    from eisbach.structure.batch import Clip
+def _split(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
 
-    manifest = load_manifest(path, check_files=False)  # a missing file is skipped and reported like a broken one
+
+def _sizes(clips: Sequence[Clip]) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for one in clips:
+        group = str(one.keys["group"])
+        sizes[group] = sizes.get(group, 0) + 1
+    return sizes
+
+
+def _command(paths: Sequence[Path], out: Path) -> str:
+    """The line that was typed, so that the page can be made again with every option of it."""
+    import shlex
+    import sys
+
+    if Path(sys.argv[0]).name.startswith("eisbach") and "analyze" in sys.argv[1:2]:
+        return shlex.join(["eisbach", *sys.argv[1:]])
+    return shlex.join(["eisbach", "analyze", *map(str, paths), "--out", str(out)])
+
+
+def _files(pictures: bool) -> list[tuple[str, str]]:
     return [
-        Clip(
-            manifest.audio_path(row),
-            {"id": row.id, "group": row.labels.get("arm") or str(path.parent), "split": row.split, **row.labels},
-        )
-        for row in manifest
+        ("records.jsonl, records.parquet", "a row a clip, a column a measure"),
+        ("details.jsonl", "each clip's sections, onsets and embedding"),
+        ("comparison.json, comparison.csv", "every number of this page, with intervals, effect sizes and p"),
+        *([("pictures/", "a picture a clip")] if pictures else []),
     ]
+
+
+def _save(out: Path, sets: Sets, comparison: dict[str, Any]) -> None:
+    import csv
+    import io
+
+    from eisbach.files import write_json, write_text
+
+    write_json(out / "comparison.json", comparison)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["metric", "unit", "primary", "set", "mean", "sd", "clips", "reference", "difference", "low", "high", "hedges_g", "p",
+         "p_corrected", "unit_of_inference", "units", "verdict"]
+    )  # fmt: skip
+    for info in (*sets.metrics, *sets.printed):
+        for name in sets.names:
+            summary, one = sets.summaries[name, info.name], sets.comparison(name, info.name)
+            row: list[Any] = [
+                info.name,
+                info.unit,
+                info.primary,
+                name,
+                summary.mean,
+                sets.spreads[name, info.name],
+                summary.n_clips,
+            ]
+            if one is not None:
+                low, high = one.shown_interval or (None, None)
+                row += [
+                    sets.names[0],
+                    one.difference,
+                    low,
+                    high,
+                    one.g,
+                    one.p,
+                    one.p_adjusted,
+                    one.unit,
+                    one.n_units,
+                    one.verdict,
+                ]
+            writer.writerow(["" if value is None else value for value in row])
+    write_text(out / "comparison.csv", text.getvalue())
+
+
+def _print(sets: Sets) -> None:
+    """The comparison by primary measures, below the table of means."""
+    if sets.results is None:
+        return
+    from eisbach.experiments.verdicts import format_difference, format_interval, format_p
+    from eisbach.report.tables import MARKS
+
+    for name in sets.names[1:]:
+        typer.echo(f"\n{name} against {sets.names[0]} (difference, 95% interval, Hedges g, p corrected):")
+        for info in sets.metrics:
+            one = sets.comparison(name, info.name)
+            if one is None or not info.primary:
+                continue
+            g = "" if one.g is None else f", g {one.g:+.2f}"
+            typer.echo(
+                f"  {info.label}: {format_difference(info, one.difference)} ({format_interval(info, one.shown_interval)}){g}, "
+                f"{format_p(one.decisive_p)}  {MARKS[one.verdict]}"
+            )
+    typer.echo(sets.how)
+    for note in sets.notes:
+        typer.echo(f"note: {note}")
 
 
 def _draw(records: Sequence[Record], folder: Path, skips: SkipReport, quiet: bool) -> None:

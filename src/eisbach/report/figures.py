@@ -14,12 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from eisbach.audio import read_audio
 from eisbach.errors import UserError
 from eisbach.files import atomic_write
 from eisbach.report.figures_draw import draw_mel, draw_similarity, draw_trajectory, trajectory_limit
 from eisbach.structure.analyze import Analysis
-from eisbach.structure.features import MAX_SECONDS, Features, extract_features
+from eisbach.structure.features import Features, extract_features
 from eisbach.types import Waveform
 
 Source = Waveform | Features | Analysis | str | Path
@@ -30,7 +29,7 @@ _STYLE = {"label": 9.0, "tick": 8.0, "title": 10.0}
 
 
 def features_of(source: Source) -> Features:
-    """The features behind a picture; files are read up to the ten minutes that an analysis covers.
+    """The features behind a picture; files are read as far as an analysis goes.
 
     Raises
     ------
@@ -41,9 +40,7 @@ def features_of(source: Source) -> Features:
         return source
     if isinstance(source, Analysis):
         return source.features
-    if isinstance(source, Waveform):
-        return extract_features(source)
-    return extract_features(read_audio(source, duration=MAX_SECONDS, allow_silent=True))
+    return extract_features(source)
 
 
 def mel_picture(source: Source, *, out: str | Path | None = None, title: str = "") -> bytes:

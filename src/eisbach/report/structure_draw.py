@@ -7,7 +7,7 @@ and the shares of variance that a trajectory has to be read against.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,9 @@ import numpy as np
 from eisbach.report.figures_draw import View, draw_similarity, mel_frames, project
 from eisbach.report.structure_sections import Span
 from eisbach.report.structure_style import COLOURS, INK, LINE, MARKERS, SOFT, TICK_PT, line_style
-from eisbach.structure.features import FLOOR_DB, SAMPLE_RATE, Features, extract_features
-from eisbach.structure.surrogates import phase_randomise
-from eisbach.types import Waveform
+from eisbach.structure.features import FLOOR_DB, Features
+from eisbach.structure.paper import MIN_SECONDS, pc1_share_of_surrogates
 
-_WALKS = 8  # random walks that the printed share is the mean of
 _SHOWN_HZ = (50, 100, 200, 500, 1000, 2000, 5000, 10000)
 
 
@@ -52,32 +50,30 @@ class Pc1Share:
     ----------
     clip : float
         Of the clip's own frames.
-    surrogate : float
-        Of the same clip with its phases turned at random: its spectrum without its structure.
     walk : float
-        Mean over random walks of as many steps in as many dimensions: what wandering without any direction gives.
+        Of random walks with the clip's own steps: what wandering without any direction gives.
+    phases : float
+        Of frames whose bands keep their spectra over time and have random phases: the clip's movement without its structure.
     """
 
     clip: float
-    surrogate: float
     walk: float
+    phases: float
 
     def text(self) -> str:
-        """The three shares in a line under a trajectory."""
-        return f"PC 1 {self.clip:.0%} · surrogate {self.surrogate:.0%} · random walk {self.walk:.0%}"
+        """The three shares in a line over a trajectory."""
+        return f"PC 1 {self.clip:.0%} · random walk {self.walk:.0%} · random phases {self.phases:.0%}"
 
 
-def pc1_share(features: Features, view: View = "texture", seed: int = 0) -> Pc1Share | None:
-    """The share of PC 1 and what it has to be compared with; None for clips of fewer than three textures."""
-    if len(features.texture) < 3:
+def pc1_share(features: Features, view: View = "texture") -> Pc1Share | None:
+    """The share of PC 1 of the frames that are drawn, and what it has to be compared with; None under 8 s of sound."""
+    if len(features.texture) < 3 or features.duration < MIN_SECONDS:
         return None
-    surrogate = extract_features(phase_randomise(Waveform(features.samples[None], SAMPLE_RATE), seed))
     frames = _projected(features, view)
-    rng = np.random.default_rng(seed)
-    walks = [project(rng.standard_normal(frames.shape).cumsum(axis=0))[1][0] for _ in range(_WALKS)]
-    return Pc1Share(
-        float(project(frames)[1][0]), float(project(_projected(surrogate, view))[1][0]), float(np.mean(walks))
-    )
+    walk, phases = pc1_share_of_surrogates(replace(features, mel_db=frames.astype(np.float32)))
+    if np.isnan(walk):  # nothing moves at all
+        return None
+    return Pc1Share(float(project(frames)[1][0]), walk, phases)
 
 
 def _projected(features: Features, view: View) -> np.ndarray:

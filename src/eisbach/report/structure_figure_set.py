@@ -236,13 +236,10 @@ def draw(drawings: Sequence[Drawing], *, view: View = "texture", quiet: bool = T
     done = Drawn()
     alone = len(drawings) == 1
     paths = list(dict.fromkeys(str(one.source) for drawing in drawings for one in drawing.clips))
-    whole = {str(one.source) for drawing in drawings for one in drawing.clips if not KINDS[drawing.kind].pools}
     with Progress(len(paths) + len(drawings), "draw", quiet=quiet) as bar:
         for path in paths:
             try:
-                found = features_of(path)
-                # Pooled figures need no samples: without them thirty clips of ten minutes fit into memory.
-                cache[path] = found if path in whole else replace(found, samples=found.samples[:0])
+                cache[path] = features_of(path)
             except AudioError as error:
                 if alone:
                     raise

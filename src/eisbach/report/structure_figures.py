@@ -43,6 +43,7 @@ from eisbach.report.structure_style import (
     shorten,
 )
 from eisbach.structure.blocks import MIN_SECONDS as _BLOCKS_NEED
+from eisbach.structure.blocks import block_curve
 from eisbach.structure.features import Features
 
 MOST_GROUPS = 7
@@ -124,8 +125,8 @@ def trajectory_figure(
 ) -> bytes:
     """Figure 4: paths through textures from start to end, on equal axes.
 
-    Above each path stands the share of PC 1, beside that of a surrogate (the clip with random phases) and of random walks: a
-    share means nothing by itself, since a walk without any direction has 60%.
+    Above each path stands the share of PC 1, beside that of two surrogates without structure, random walks and random phases:
+    a share means nothing by itself, since a walk without any direction has 60%.
     """
     features = _checked(clips, "trajectory")
     figure, panels = _grid(len(clips), 0.45)
@@ -156,7 +157,7 @@ def steps_figure(
         right.set_xlabel("PC 1 (dB)")
         share = pc1_share(one, view)
         if share is not None:
-            note(right, f"PC 1 {share.clip:.0%} (surrogate {share.surrogate:.0%})")
+            note(right, f"PC 1 {share.clip:.0%} (random walk {share.walk:.0%})")
         if row < len(clips) - 1:
             for axes in (left, middle, right):
                 axes.set_xlabel("")
@@ -197,8 +198,6 @@ def blocks_figure(
     UserError
         More than seven groups, or a group none of whose clips is long enough.
     """
-    from eisbach.structure.blocks import block_curve
-
     features = _checked(clips, "blocks")
     curves = []
     for name, members in _by_group(clips, features):
@@ -220,11 +219,15 @@ def scape_figure(
     """Fitness scape plots: how well each stretch of the piece (centre across, length upwards) explains the rest by repeats."""
     features = _checked(clips, "scape")
     figure, panels = _grid(len(clips), 0.3, height=0.8)
-    image = None
+    images = []
     for axes, clip, one in zip(panels, clips, features, strict=True):
-        image = draw_scape(axes, one) or image
+        images.append(draw_scape(axes, one))
         heading(axes, clip.label, most=round(96 / _columns(len(clips))))
-    colour_bar(figure, panels, image, "fitness", shrink=_shrink(len(clips)))
+    images = [image for image in images if image is not None]
+    top = max([0.5, *(float(np.nanmax(image.get_array())) for image in images)])
+    for image in images:
+        image.set_clim(0.0, top)
+    colour_bar(figure, panels, images[0] if images else None, "fitness", shrink=_shrink(len(clips)))
     return render(figure, panels, out, form=form)
 
 

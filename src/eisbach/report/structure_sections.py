@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
+from eisbach.structure.boundaries import find_sections
 from eisbach.structure.features import Features
 
 
@@ -17,21 +19,9 @@ class Span:
 
 
 def section_spans(features: Features) -> list[Span]:
-    """The sections that `boundaries.find_sections` finds, first to last; one for a clip that does not fall into sections.
-
-    Empty for silence.
-    """
-    from eisbach.structure.boundaries import find_sections
-
-    if features.duration <= 0:
-        return []
+    """The sections that `boundaries.find_sections` finds, first to last; empty for a clip too short to have any."""
     found = find_sections(features)
-    return to_spans(found.boundaries, found.labels, features)
-
-
-def to_spans(boundaries, labels, features: Features) -> list[Span]:  # type: ignore[no-untyped-def]
-    """Spans between boundaries; the first and the last may or may not be the clip's own ends."""
-    start, end = features.trimmed_start, features.trimmed_start + features.duration
-    inner = [float(one) for one in boundaries if start + 1e-6 < float(one) < end - 1e-6]
-    edges = [start, *inner, end]
-    return [Span(a, b, str(letter)) for a, b, letter in zip(edges[:-1], edges[1:], labels, strict=True)]
+    if not found.labels:
+        return []
+    edges = itertools.pairwise((found.start, *found.boundaries, found.end))
+    return [Span(float(a), float(b), letter) for (a, b), letter in zip(edges, found.labels, strict=True)]

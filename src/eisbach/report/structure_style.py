@@ -60,7 +60,7 @@ def blank(width: float, height: float) -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UserError("pictures need matplotlib, which is not installed; pip install 'eisbach[audio]'.") from error
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    figure: Any = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
     return figure
@@ -141,11 +141,12 @@ def render(figure: Any, all_axes: Sequence[Any], out: str | Path | None = None, 
     for text in figure.findobj(_is_text):
         text.set_fontfamily(font_families())
     settings = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "eisbach"}
-    metadata: dict[str, Any] = {
+    kinds: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
         "pdf": {"CreationDate": None, "Producer": None, "Creator": "Eisbach"},
         "svg": {"Date": None, "Creator": "Eisbach"},
-    }[form]
+    }
+    metadata = kinds[form]
     buffer = io.BytesIO()
     with warnings.catch_warnings(), matplotlib.rc_context(settings):
         warnings.filterwarnings("ignore", message="Glyph .* missing from")

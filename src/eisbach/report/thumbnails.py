@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def clip_thumbnail(path: Path, limit: float | None = None) -> list[Picture]:
     AudioError
         A file that cannot be read.
     """
-    return [_picture(features_of(path), limit)]
+    return [thumbnail_of(features_of(path), limit)]
 
 
 def thumbnail_maker(paths: Sequence[Path]) -> partial[list[Picture]]:
@@ -49,7 +49,10 @@ def thumbnail_maker(paths: Sequence[Path]) -> partial[list[Picture]]:
     return partial(clip_thumbnail, limit=trajectory_limit(clips))
 
 
-def _picture(features: Features, limit: float | None) -> Picture:
+def thumbnail_of(
+    features: Features, limit: float | None, draw_matrix: Callable[[Any, Features], Any] = draw_similarity
+) -> Picture:
+    """The picture of features that are at hand; `draw_matrix` draws the self-similarity matrix."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -57,7 +60,7 @@ def _picture(features: Features, limit: float | None) -> Picture:
     FigureCanvasAgg(figure)
     mel, similarity, trajectory = (figure.add_axes(box) for box in (_MEL, _SIMILARITY, _TRAJECTORY))
     draw_mel(mel, features)
-    draw_similarity(similarity, features)
+    draw_matrix(similarity, features)
     draw_trajectory(trajectory, features, limit)
     for axes in (mel, similarity, trajectory):
         _compact(axes)
