@@ -135,7 +135,7 @@ def test_arms_differ_only_through_training(done: ExperimentResult) -> None:
 def test_the_same_call_redoes_nothing(done: ExperimentResult, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: path.stat().st_mtime_ns for path in done.folder.rglob("*.flac")}
     before |= {path: path.stat().st_mtime_ns for path in done.folder.rglob("*.safetensors")}
-    monkeypatch.setattr("eisbach.structure.batch.analyze_file", None)  # nothing is left to measure
+    monkeypatch.setattr("eisbach.structure.batch.measure_file", None)  # nothing is left to measure
     again = run_experiment(done.spec, quiet=True)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert again.records == done.records

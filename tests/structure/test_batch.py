@@ -57,32 +57,32 @@ def test_broken_files_are_skipped_and_reported(folder, tmp_path):
 
 def count_calls(monkeypatch):
     calls = []
-    real = module.analyze_file
+    real = module.measure_file
 
-    def counted(path):
+    def counted(path, **options):
         calls.append(Path(path).name)
-        return real(path)
+        return real(path, **options)
 
-    monkeypatch.setattr(module, "analyze_file", counted)
+    monkeypatch.setattr(module, "measure_file", counted)
     return calls
 
 
 def test_a_killed_run_continues_where_it_was(folder, tmp_path, monkeypatch):
     calls = count_calls(monkeypatch)
-    real = module.analyze_file
+    real = module.measure_file
 
-    def dies(path):
+    def dies(path, **options):
         if Path(path).name == "six.wav":
             raise KeyboardInterrupt
-        return real(path)
+        return real(path, **options)
 
-    monkeypatch.setattr(module, "analyze_file", dies)
+    monkeypatch.setattr(module, "measure_file", dies)
     with pytest.raises(KeyboardInterrupt):
         analyze_files(files(folder), out=tmp_path, quiet=True)
     journal = tmp_path / ".records.partial.jsonl"
     with journal.open("a") as handle:
         handle.write('{"path": "torn')  # what a kill in the middle of a write leaves
-    monkeypatch.setattr(module, "analyze_file", real)
+    monkeypatch.setattr(module, "measure_file", real)
     calls.clear()
     records = analyze_files(files(folder), out=tmp_path, quiet=True)
     assert calls == ["six.wav"]
@@ -131,8 +131,8 @@ def test_a_dying_process_costs_only_its_own_file(folder, tmp_path, monkeypatch):
     class Fragile(ProcessPoolExecutor):
         """Its processes die on any file called six.wav."""
 
-        def submit(self, function, name):
-            return super().submit(_die if name.endswith("six.wav") else function, name)
+        def submit(self, function, name, *rest):
+            return super().submit(_die if name.endswith("six.wav") else function, name, *rest)
 
     monkeypatch.setattr(module, "ProcessPoolExecutor", Fragile)
     skips = SkipReport()
@@ -141,7 +141,7 @@ def test_a_dying_process_costs_only_its_own_file(folder, tmp_path, monkeypatch):
     assert [Path(s.item).name for s in skips.skipped] == ["six.wav"]
 
 
-def _die(name):
+def _die(name, *rest):
     import os
 
     os._exit(9)

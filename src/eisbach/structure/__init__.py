@@ -6,6 +6,7 @@ from eisbach.structure.energy import energy_share
 from eisbach.structure.flatness import flat_probability, is_flat
 from eisbach.structure.frechet import texture_embedding, texture_frechet
 from eisbach.structure.metrics import METRICS, Metric
+from eisbach.structure.record_files import read_details
 from eisbach.structure.surrogates import phase_randomise
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "flat_probability",
     "is_flat",
     "phase_randomise",
+    "read_details",
     "texture_embedding",
     "texture_frechet",
 ]

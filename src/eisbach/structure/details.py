@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from eisbach.structure.boundaries import find_sections
 from eisbach.structure.features import Features, texture_statistics
 from eisbach.structure.onsets import onset_times
 
@@ -13,13 +14,14 @@ def describe(features: Features) -> dict[str, Any]:
 
     All times are seconds from the start of the file, silence included.
     """
+    found = find_sections(features)
     embedding = texture_statistics(features)
     return {
-        "sections": _sections(features),
+        "sections": {
+            "boundaries": [round(time, 3) for time in found.boundaries],
+            "strengths": [round(strength, 4) for strength in found.strengths],
+            "labels": list(found.labels),
+        },
         "embedding": None if embedding is None else [round(float(value), 5) for value in embedding],
         "onsets": [round(float(time), 3) for time in onset_times(features)],
     }
-
-
-def _sections(features: Features) -> dict[str, Any]:
-    return {"boundaries": [], "strengths": [], "labels": []}
