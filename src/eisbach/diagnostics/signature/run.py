@@ -1,0 +1,349 @@
+"""`run_signature`: from a configuration to curves, in pieces that are kept, so that a stopped run continues."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eisbach.config import read_yaml
+from eisbach.diagnostics.signature.chain import Guidance, Trajectories, check_chain, follow, trajectory_seed
+from eisbach.diagnostics.signature.classes import ClassSet
+from eisbach.diagnostics.signature.config import GuidanceConfig, SignatureConfig
+from eisbach.diagnostics.signature.curve import SignatureCurve
+from eisbach.diagnostics.signature.model import ClassModel, backbone_model
+from eisbach.diagnostics.signature.summary import curves
+from eisbach.diffusion.paths import Path as NoisePath
+from eisbach.errors import UserError
+from eisbach.files import atomic_write, read_json, write_json
+from eisbach.progress import Progress
+from eisbach.tensor_files import read_tensors
+
+RESULT, PIECES, CURVES = "signature.json", "pieces", "curves"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One set of trajectories: where they come from and how they are guided."""
+
+    name: str
+    source: str
+    guidance: GuidanceConfig | None = None
+
+
+@dataclass
+class SignatureResult:
+    """What was measured: for each arm its curves, and what they were measured on."""
+
+    arms: dict[str, list[SignatureCurve]]
+    meta: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: `meta`, the curves of each arm, and how far guidance moved the half times."""
+        return {
+            "meta": self.meta,
+            "shifts": half_time_shifts(self),
+            "arms": {name: [curve.to_json() for curve in found] for name, found in self.arms.items()},
+        }
+
+
+def arms_of(config: SignatureConfig) -> list[Arm]:
+    """The sources, then a reverse chain for each guidance."""
+    found = [Arm(source, source) for source in config.sources]
+    found += [Arm(one.label, "reverse", one) for one in config.guidance]
+    if len({arm.name for arm in found}) != len(found):
+        raise UserError("two guidances are the same; list each once.")
+    return found
+
+
+def run_signature(
+    config: SignatureConfig,
+    out: str | Path | None = None,
+    *,
+    quiet: bool = False,
+    notify: Callable[[str], object] | None = None,
+) -> SignatureResult:
+    """Measures H[Z | X_t] of a conditional model.
+
+    Parameters
+    ----------
+    out : path or None
+        Folder for `signature.json`, `curves/*.json` and the pieces that a stopped run continues from.
+    notify : callable or None
+        Is told which words of a prompt the model has no meaning for.
+
+    Raises
+    ------
+    UserError
+        A bad set of classes, a model trained with optimal-transport pairing, a deterministic chain, too few steps, or a
+        folder that holds another measurement.
+    """
+    classes = config.class_set()
+    refuse_coupled(config)
+    backbone, model = _load(config, classes, notify)
+    from eisbach.diffusion.schedules import get_schedule
+
+    times = check_chain(model.path, model.target, get_schedule(config.schedule, config.steps), config.eta)
+    arms = arms_of(config)
+    meta = {**config.model_dump(mode="json"), "model_identity": _identity(backbone, config), "shape": list(model.shape)}
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        _check_folder(folder, meta)
+    label = torch.arange(len(classes)).repeat_interleave(config.trajectories)
+    data = None if config.data is None else read_data(config.data, len(classes), model.shape)
+    size = max(1, int(config.memory_mb * 2**20 / 8 / (4 * len(classes) * _numbers(model.shape))))
+    result = SignatureResult({}, meta)
+    pieces = sum(-(-len(_labels(arm, label, data)) // size) for arm in arms)
+    with Progress(pieces * (len(times) - 1), "signature", unit=" levels", quiet=quiet) as bar:
+        for arm in arms:
+            since = time.monotonic()
+            own = _labels(arm, label, data)
+            parts = [
+                _piece(folder, arm, number, rows, own, model, classes, times, config, backbone, data, bar)
+                for number, rows in _batches(len(own), size)
+            ]
+            whole = Trajectories.join(parts)
+            result.arms[arm.name] = curves(
+                whole,
+                classes,
+                model.path,
+                guided=arm.guidance is not None and arm.guidance.scale != 1,
+                resamples=config.resamples,
+                seed=config.seed,
+                path_options=path_options(model.path),
+                meta={
+                    "model": config.model,
+                    "model_identity": meta["model_identity"],
+                    "arm": arm.name,
+                    "source": arm.source,
+                    "guidance": None if arm.guidance is None else arm.guidance.model_dump(mode="json"),
+                    "steps": config.steps,
+                    "trajectories": len(own),
+                    "seed": config.seed,
+                    "seconds": round(time.monotonic() - since, 2),
+                },
+            )
+    if folder is not None:
+        save_result(result, folder)
+    return result
+
+
+def save_result(result: SignatureResult, folder: Path) -> None:
+    """Writes `signature.json` and one file a curve."""
+    for name, found in result.arms.items():
+        for curve in found:
+            curve.save(folder / CURVES / f"{name}-{curve.partition}-{curve.estimator}.json")
+    write_json(folder / RESULT, result.to_json())
+
+
+def half_time_shifts(result: SignatureResult) -> list[dict[str, Any]]:
+    """How far each guided arm's half-information point lies from the plain reverse chain's, in t and in log-SNR (chain reading).
+
+    Positive in t is nearer to noise: decided earlier in generation.
+    """
+    plain = {curve.partition: curve for curve in result.arms.get("reverse", []) if curve.estimator == "chain"}
+    rows = []
+    for name, found in result.arms.items():
+        for curve in found:
+            base = plain.get(curve.partition)
+            if curve.quantity != "cross-entropy" or curve.estimator != "chain" or base is None:
+                continue
+            both = base.half, curve.half
+            known = all(one.t is not None and one.log_snr is not None for one in both)
+            rows.append(
+                {
+                    "arm": name,
+                    "partition": curve.partition,
+                    "t": both[1].t - both[0].t if known else None,  # type: ignore[operator]
+                    "log_snr": both[1].log_snr - both[0].log_snr if known else None,  # type: ignore[operator]
+                }
+            )
+    return rows
+
+
+def refuse_coupled(config: SignatureConfig) -> None:
+    """`UserError` for a model trained with noise paired to data by optimal transport.
+
+    Noise that depends on the data breaks ``x_t = alpha x0 + sigma noise`` with independent noise, on which the kernel, and with it
+    every identity here, rests.
+    """
+    coupled = config.coupling == "optimal_transport"
+    for name in (config.model, config.adapter):
+        for folder in (
+            () if name is None else list(Path(name).parents)[:2]
+        ):  # a run folder holds adapter/ and checkpoints/step-N/
+            if (folder / "config.yaml").is_file():
+                objective = read_yaml(folder / "config.yaml").get("objective")
+                coupled = coupled or (isinstance(objective, dict) and objective.get("pairing") == "optimal_transport")
+    if coupled:
+        raise UserError(
+            "this model was trained with noise paired to data by optimal transport; the noise is then not independent of the data, "
+            "and neither estimator measures its entropy: use a model trained with independent noise."
+        )
+
+
+def path_options(path: NoisePath) -> dict[str, Any]:
+    """What builds the path again: its fields (a discrete path's is the whole table)."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in vars(path).items()
+        if not key.startswith("_")
+    }
+
+
+def read_data(path: str, classes: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """(latents (N, ...) float64, labels (N,)) of a safetensors file.
+
+    Raises
+    ------
+    UserError
+        Missing tensors, another shape than the model's, labels that are no class, or a class with fewer than 2 samples.
+    """
+    tensors = read_tensors(path)
+    if not {"latents", "labels"} <= tensors.keys():
+        raise UserError(f"{path} must hold 'latents' and 'labels'; it holds {', '.join(sorted(tensors)) or 'nothing'}.")
+    latents, labels = tensors["latents"].to(torch.float64), tensors["labels"].to(torch.int64).flatten()
+    if tuple(latents.shape[1:]) != shape or len(labels) != len(latents):
+        raise UserError(
+            f"{path} holds latents {tuple(latents.shape)} with {len(labels)} labels; the model reads (N, {', '.join(map(str, shape))})."
+        )
+    counts = torch.bincount(labels.clamp(min=0), minlength=classes)
+    if bool((labels < 0).any()) or len(counts) > classes or int(counts.min()) < 2:
+        raise UserError(f"the labels of {path} must be 0 to {classes - 1}, each at least twice.")
+    return latents, labels
+
+
+def _load(config: SignatureConfig, classes: ClassSet, notify: Callable[[str], object] | None) -> tuple[Any, ClassModel]:
+    from eisbach.backbones import load_backbone
+
+    backbone: Any = load_backbone(config.model)
+    if config.adapter is not None:
+        from eisbach.adapters import load_adapter
+
+        load_adapter(backbone, config.adapter)
+    backbone.module.eval()
+    texts = [one.name if one.text is None else one.text for one in config.classes]
+    if notify is not None and hasattr(backbone, "unknown_words"):
+        for one, text in zip(config.classes, texts, strict=True):
+            unknown = backbone.unknown_words(text)
+            if unknown:
+                notify(f"class '{one.name}': the model does not know {', '.join(unknown)}; these words change nothing.")
+    conditioning = backbone.condition(texts, [config.duration] * len(texts))
+    shape = getattr(backbone, "latent_shape", None)
+    if shape is None:
+        shape = (backbone.latent_channels, max(1, round(config.duration * backbone.latent_rate)))
+    return backbone, backbone_model(backbone, conditioning, tuple(shape), config.batch_rows)
+
+
+def _identity(backbone: Any, config: SignatureConfig) -> str:
+    if config.adapter is None:
+        return str(backbone.identity())
+    files = sorted(Path(config.adapter).glob("*.safetensors")) or [Path(config.adapter)]
+    digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))
+    return f"{config.model}+adapter-{digest.hexdigest()[:16]}"
+
+
+def _numbers(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _labels(arm: Arm, label: Tensor, data: tuple[Tensor, Tensor] | None) -> Tensor:
+    return data[1] if arm.source == "forward" and data is not None else label
+
+
+def _batches(count: int, size: int) -> Iterator[tuple[int, slice]]:
+    for number, start in enumerate(range(0, count, size)):
+        yield number, slice(start, min(count, start + size))
+
+
+def _check_folder(folder: Path, meta: dict[str, Any]) -> None:
+    """Refuses a folder of another measurement; arms may be added, and batching and the number of resamples may change."""
+    file = folder / "request.json"
+    request = {key: value for key, value in meta.items() if key not in ("batch_rows", "resamples", "sources", "guidance")}
+    if file.is_file() and read_json(file, "request of an earlier measurement") != request:
+        raise UserError(f"{folder} holds a measurement with other settings; choose another folder, or delete that one.")
+    write_json(file, request)
+
+
+def _piece(
+    folder: Path | None,
+    arm: Arm,
+    number: int,
+    rows: slice,
+    label: Tensor,
+    model: ClassModel,
+    classes: ClassSet,
+    times: Tensor,
+    config: SignatureConfig,
+    backbone: Any,
+    data: tuple[Tensor, Tensor] | None,
+    bar: Progress,
+) -> Trajectories:
+    """The trajectories `rows` of an arm: read from the folder where an earlier run left them, else followed and kept."""
+    file = None if folder is None else folder / PIECES / f"{arm.name}-{number:04d}.safetensors"
+    if file is not None and file.is_file():
+        bar.advance(len(times) - 1, f"{arm.name}, kept")
+        return load_piece(file)
+    own = label[rows]
+    indices = range(rows.start, rows.stop)
+    clean = None
+    if arm.source == "forward":
+        clean = _generated(model, config, own, indices) if data is None else data[0][rows]
+    guidance = None if arm.guidance is None else Guidance(arm.guidance.scale, arm.guidance.interval)
+    found = follow(
+        model,
+        classes,
+        times,
+        own,
+        [trajectory_seed(config.seed, index) for index in indices],
+        data=clean,
+        guidance=guidance,
+        eta=config.eta,
+        on_level=lambda: bar.advance(1, arm.name),
+    )
+    if file is not None:
+        save_piece(file, found)
+    return found
+
+
+def save_piece(file: Path, found: Trajectories) -> None:
+    """Writes trajectories as safetensors, atomically."""
+    from safetensors.torch import save_file
+
+    tensors = {name: value.contiguous() for name, value in vars(found).items() if value is not None}
+    atomic_write(file, lambda partial: save_file(tensors, str(partial)))
+
+
+def load_piece(file: Path) -> Trajectories:
+    """The trajectories of a piece."""
+    tensors = read_tensors(file)
+    return Trajectories(**{name: tensors.get(name) for name in Trajectories.__dataclass_fields__})  # type: ignore[arg-type]
+
+
+def _generated(model: ClassModel, config: SignatureConfig, label: Tensor, indices: range) -> Tensor:
+    """Samples of each trajectory's class along the model's own ODE, without guidance; their own noise, not the chain's."""
+    from eisbach.diffusion.samplers import sample_ode
+    from eisbach.diffusion.schedules import get_schedule
+
+    noise = torch.stack(
+        [
+            torch.randn(model.shape, generator=torch.Generator().manual_seed(trajectory_seed(config.seed, -1 - index)))
+            for index in indices
+        ]
+    )
+
+    def predict(x_t: Tensor, t: Tensor) -> Tensor:
+        parts = torch.arange(len(x_t)).split(model.batch_rows)
+        return torch.cat([model.by_class(x_t[part], t[part], label[part]) for part in parts])
+
+    times = get_schedule(config.schedule, config.sample_steps)
+    return sample_ode(predict, path=model.path, target=model.target, noise=noise, times=times)
