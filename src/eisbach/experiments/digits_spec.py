@@ -75,7 +75,7 @@ class DigitsConfig(StrictModel):
     arms: list[Arm] = Field(default=["constant", "min_snr", "p2", "erd"], min_length=1)
     barrier: list[Backbone] = Field(default=["unet"])
     seeds: int = Field(default=3, ge=1, le=100)
-    steps: dict[Backbone, int] = Field(default={"unet": 400, "dit": 1000, "uvit": 1600})
+    steps: dict[Backbone, int] = Field(default={"unet": 240, "dit": 600, "uvit": 1200})
     checkpoints: int = Field(default=4, ge=1)
     batch_size: int = Field(default=64, ge=1)
     lr: dict[Backbone, float] = Field(default={"unet": 2e-3, "dit": 3e-3, "uvit": 6e-3})
@@ -123,11 +123,11 @@ class Cell:
 
 
 def cells(config: DigitsConfig) -> list[Cell]:
-    """Every training, seed by seed, so that a stopped experiment has whole replications."""
+    """Every training, backbone by backbone and seed by seed, so that a stopped experiment has whole replications."""
     return [
         Cell(backbone, target, arm, seed)
-        for seed in range(config.seeds)
         for backbone in config.backbones
+        for seed in range(config.seeds)
         for target in config.targets
         for arm in [*config.arms, *(["entropy_barrier"] if backbone in config.barrier else [])]
     ]

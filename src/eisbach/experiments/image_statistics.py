@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from eisbach.data.images import read_all, read_image_folder
 from eisbach.errors import UserError
 from eisbach.experiments.image_features import FeatureNetwork
 from eisbach.files import atomic_write
+from eisbach.types import Skipped
 
 ADM_NETWORK = "inception"
 """What the statistics in ADM's reference files were made with: FID's Inception."""
@@ -166,3 +168,19 @@ def _check_moments(statistics: ImageStatistics, path: str | Path) -> None:
                 f"{path} holds a mean of {what.mean.shape} and a covariance of {what.covariance.shape}, or values that are not "
                 "finite; (d,) and (d, d) are expected."
             )
+
+
+def statistics_of_folder(
+    folder: str | Path, network: FeatureNetwork, size: int | None
+) -> tuple[ImageStatistics, list[Skipped]]:
+    """(statistics of the images of a folder, what was left out and why).
+
+    Raises
+    ------
+    UserError
+        No images, or images of different sizes and no `size`.
+    """
+    images = read_image_folder(folder, classes=False)
+    channels = 1 if network.name == "digits" else 3
+    pixels, used = read_all(images, size, channels, "none" if size is None else "crop")
+    return statistics_of(pixels, network), used.report.skipped

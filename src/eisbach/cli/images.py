@@ -1,0 +1,121 @@
+"""`eisbach images`: draw images from an image model, and measure a set of images against a reference."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from eisbach.experiments.image_features import FeatureNetwork
+    from eisbach.experiments.image_statistics import ImageStatistics
+
+app = typer.Typer(help="Images: draw them from a model, and measure their quality.", no_args_is_help=True)
+
+
+@app.command("sample")
+def sample(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved image model.", show_default=False)],
+    count: Annotated[int, typer.Option(metavar="N", min=1, help="Images to draw, the classes in turn.")] = 64,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", metavar="NAME", help="Only this class (repeatable); '' is no class.")
+    ] = None,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Sampling steps.")] = 50,
+    schedule: Annotated[str, typer.Option(help="uniform, karras or log_snr.")] = "karras",
+    method: Annotated[str, typer.Option(help="euler (DDIM), heun or edm_heun.")] = "edm_heun",
+    guidance: Annotated[float, typer.Option(metavar="W", help="Guidance scale; 1 is none.")] = 1.0,
+    interval: Annotated[
+        tuple[float, float] | None, typer.Option(metavar="LOW HIGH", help="Guide only at noise levels t within it.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise; image n depends on the seed and n alone.")] = 0,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at once.")] = 64,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="PNG files go here, in a folder for each class.")] = Path(
+        "runs/images"
+    ),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Draw images from a trained model: PNG files by class, and samples.json with how they were drawn."""
+    from eisbach.config import build_config, dump_yaml
+    from eisbach.generation.images import ImageSampling
+
+    values = {
+        "num_inference_steps": steps,
+        "schedule": schedule,
+        "method": method,
+        "guidance_scale": guidance,
+        "guidance_interval": interval,
+        "batch_size": batch_size,
+    }
+    sampling = build_config(ImageSampling, values, "the sampling options")
+    if dry_run:
+        typer.echo(dump_yaml(sampling), nl=False)
+        return
+    from eisbach.generation.image_files import write_images
+
+    written = write_images(model, sampling, out, count=count, classes=classes, seed=seed, quiet=quiet)
+    typer.echo(f"{written} images in {out}")
+
+
+@app.command("quality")
+def quality(
+    reference: Annotated[
+        str, typer.Option(metavar="FILE|FOLDER", help="ADM's .npz, saved statistics, or a folder of images.")
+    ],
+    samples: Annotated[str, typer.Option(metavar="FILE|FOLDER", help="Folder of images, or an .npz of them.")],
+    features: Annotated[str, typer.Option(help="inception, or digits.")] = "inception",
+    weights: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The feature network's weights; nothing is downloaded.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Resize and crop images to this; without it sizes must agree.")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the reference's statistics as an .npz for the next time.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be measured and stop.")] = False,
+) -> None:
+    """FID, sFID, inception score, precision and recall of images against a reference."""
+    if dry_run:
+        request = {"reference": reference, "samples": samples, "features": features, "weights": weights, "size": size}
+        typer.echo(json.dumps(request, indent=2, default=str))
+        return
+    from dataclasses import asdict
+
+    from eisbach.experiments.image_features import load_features
+    from eisbach.experiments.image_quality import image_quality
+
+    network = load_features(features, weights)
+    real = _statistics(reference, network, size)
+    if save is not None:
+        real.save(save)
+    result = image_quality(real, _statistics(samples, network, size))
+    if as_json:
+        typer.echo(json.dumps(asdict(result), indent=2, ensure_ascii=False))
+        return
+    _print(asdict(result))
+
+
+def _statistics(source: str, network: FeatureNetwork, size: int | None) -> ImageStatistics:
+    from eisbach.experiments.image_statistics import read_statistics, statistics_of_folder
+
+    if source.endswith(".npz"):
+        return read_statistics(source, network)
+    statistics, skipped = statistics_of_folder(source, network, size)
+    for item in skipped:
+        typer.echo(f"left out: {item.item} {item.reason}", err=True)
+    return statistics
+
+
+def _print(result: dict[str, Any]) -> None:
+    names = {"fid": "FID", "sfid": "sFID", "inception_score": "IS", "precision": "precision", "recall": "recall"}
+    for key, name in names.items():
+        typer.echo(f"{name:10} {'–' if result[key] is None else format(result[key], '.4g')}")
+    typer.echo(
+        f"{'images':10} {result['samples']} against {result['reference'] or 'an unstated number'}, {result['network']}"
+    )
+    for note in result["notes"]:
+        typer.echo(f"note: {note}.")

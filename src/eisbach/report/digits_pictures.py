@@ -1,0 +1,136 @@
+"""Pictures of the digits experiment: quality over steps, differences with intervals, and the digits that the models drew."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eisbach.types import Record
+
+COLOURS = {"constant": "#555555", "min_snr": "#0072b2", "p2": "#e69f00", "erd": "#d55e00", "entropy_barrier": "#009e73"}
+LABELS = {
+    "constant": "constant",
+    "min_snr": "Min-SNR",
+    "p2": "P2",
+    "erd": "ERD",
+    "entropy_barrier": "entropy barrier",
+}
+_DPI = 144
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI)
+    return buffer.getvalue()
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def curves_picture(records: Sequence[Record], floor: float) -> bytes:
+    """PNG: Fréchet distance over steps, a panel a setting (rows backbones, columns targets), thin lines seeds, thick their mean."""
+    backbones = list(dict.fromkeys(str(row["backbone"]) for row in records))
+    targets = list(dict.fromkeys(str(row["target"]) for row in records))
+    figure = _figure(3.3 * len(targets) + 1.2, 2.5 * len(backbones) + 0.7)
+    grid = figure.subplots(len(backbones), len(targets), squeeze=False, sharex="row", sharey="row")
+    for i, backbone in enumerate(backbones):
+        for j, target in enumerate(targets):
+            axes = grid[i][j]
+            rows = [row for row in records if row["backbone"] == backbone and row["target"] == target]
+            for arm, label in LABELS.items():
+                mine = [row for row in rows if row["arm"] == arm]
+                if mine:
+                    _lines(axes, mine, COLOURS[arm], label)
+            axes.axhline(floor, color="#999999", lw=0.8, ls=":")
+            axes.set_yscale("log")
+            axes.set_title(f"{backbone}, {target}", fontsize=9)
+            axes.tick_params(labelsize=7)
+            if j == 0:
+                axes.set_ylabel("Fréchet distance", fontsize=8)
+            if i == len(backbones) - 1:
+                axes.set_xlabel("training steps", fontsize=8)
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
+    return _png(figure)
+
+
+def _lines(axes: Any, rows: Sequence[Record], colour: str, label: str) -> None:
+    by_step: dict[int, list[float]] = {}
+    for seed in sorted({int(row["seed"] or 0) for row in rows}):
+        line = sorted((int(row["step"] or 0), float(row["frechet"] or 0)) for row in rows if row["seed"] == seed)
+        axes.plot(*zip(*line, strict=True), color=colour, lw=0.6, alpha=0.5)
+        for step, value in line:
+            by_step.setdefault(step, []).append(value)
+    steps = sorted(by_step)
+    means = [float(np.exp(np.mean(np.log(by_step[step])))) for step in steps]
+    axes.plot(steps, means, color=colour, lw=1.8, marker="o", ms=3, label=label)
+
+
+def differences_picture(summary: Mapping[str, Any]) -> bytes:
+    """PNG: ln Fréchet distance, arm minus baseline, in every setting (95% t interval over seeds) and pooled over settings."""
+    comparisons = summary["comparisons"]
+    figure = _figure(3.4 * len(comparisons) + 1.4, 4.2)
+    panels = figure.subplots(1, len(comparisons), squeeze=False, sharey=True)[0]
+    for axes, one in zip(panels, comparisons, strict=True):
+        names = [*one["by_setting"], "all settings"]
+        entries = [*one["by_setting"].values(), one["log_frechet"]]
+        for place, (name, entry) in enumerate(zip(names, entries, strict=True)):
+            bold = name == "all settings"
+            colour = COLOURS[one["arm"]]
+            if entry["interval"] is not None:
+                axes.plot(entry["interval"], [place, place], color=colour, lw=3 if bold else 1.2)
+            axes.plot([entry["mean"]], [place], "D" if bold else "o", color=colour, ms=7 if bold else 4)
+        axes.axvline(0, color="#999999", lw=0.8)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.invert_yaxis() if axes is panels[0] else None
+        axes.set_title(f"{LABELS[one['arm']]} − {LABELS[one['baseline']]}", fontsize=9)
+        axes.set_xlabel("difference of ln Fréchet distance (below 0: better)", fontsize=7)
+        axes.tick_params(axis="x", labelsize=7)
+    return _png(figure)
+
+
+def samples_picture(
+    folder: str | Path, backbone: str, arms: Sequence[str], targets: Sequence[str], seed: int = 0
+) -> bytes | None:
+    """PNG: the first 20 digits that each arm (rows) and target (columns) drew with one backbone and seed; None where there are none."""
+    root = Path(folder) / "cells"
+    shown = {
+        (arm, target): root / f"{backbone}-{target}-{arm}-{seed}" / "samples.npy" for arm in arms for target in targets
+    }
+    if not any(path.is_file() for path in shown.values()):
+        return None
+    figure = _figure(2.9 * len(targets) + 0.9, 0.68 * len(arms) + 0.5)
+    grid = figure.subplots(len(arms), len(targets), squeeze=False)
+    for (arm, target), path in shown.items():
+        i, j = arms.index(arm), targets.index(target)
+        axes = grid[i][j]
+        axes.set_xticks([])
+        axes.set_yticks([])
+        if path.is_file():
+            axes.imshow(tile(np.load(path, allow_pickle=False)[:20, ..., 0], 10), cmap="gray_r", vmin=0, vmax=255)
+        if i == 0:
+            axes.set_title(target, fontsize=9)
+        if j == 0:
+            axes.set_ylabel(LABELS[arm], fontsize=7, rotation=0, ha="right", va="center")
+    return _png(figure)
+
+
+def tile(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images [shape=(N, H, W)] side by side in rows of `columns`, one black pixel apart."""
+    count, height, width = images.shape
+    rows = -(-count // columns)
+    canvas = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1), dtype=images.dtype)
+    for number, image in enumerate(images):
+        top, left = number // columns * (height + 1), number % columns * (width + 1)
+        canvas[top : top + height, left : left + width] = image
+    return canvas
