@@ -1,0 +1,144 @@
+"""What the set metrics read of a clip, computed once and small enough to keep ten thousand of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from eisbach.errors import UserError
+from eisbach.progress import Progress
+from eisbach.structure.boundaries import find_sections
+from eisbach.structure.features import MAX_SECONDS, TEXTURE_WINDOW, Features, extract_features, texture_statistics
+from eisbach.structure.sets.excerpts import ExcerptFeatures, excerpt_features
+from eisbach.structure.sets.onset_details import OnsetEvents, onset_events
+from eisbach.types import SkipReport, Waveform
+
+
+@dataclass(frozen=True)
+class SetClip:
+    """One clip of a set.
+
+    Attributes
+    ----------
+    name : str
+        Path or id; unique in its set.
+    prompt : str or None
+        What takes of one prompt share; None where clips have no prompts.
+    duration : float
+        Seconds, silence at the ends included.
+    texture : np.ndarray [shape=(64,)]
+        `frechet.texture_embedding`, dB.
+    boundaries : np.ndarray [shape=(k,)]
+        Where sections begin, seconds from the start of the file.
+    onsets : OnsetEvents
+    excerpt : ExcerptFeatures
+    """
+
+    name: str
+    prompt: str | None
+    duration: float
+    texture: np.ndarray = field(repr=False)
+    boundaries: np.ndarray = field(repr=False)
+    onsets: OnsetEvents = field(repr=False)
+    excerpt: ExcerptFeatures = field(repr=False)
+
+
+def describe_clip(
+    audio: Waveform | Features, name: str, prompt: str | None = None, *, duration: float | None = None
+) -> SetClip:
+    """A clip's description from its audio, or from features that exist already (then give the file's `duration`).
+
+    Raises
+    ------
+    UserError
+        Empty, non-finite or silent audio, or less than 2 s of it.
+    """
+    features = audio if isinstance(audio, Features) else extract_features(audio)
+    texture = texture_statistics(features)
+    if texture is None:
+        raise UserError(f"{name} holds less than {TEXTURE_WINDOW:g} s of sound; leave it out of the set.")
+    if duration is None:
+        duration = audio.duration if isinstance(audio, Waveform) else features.trimmed_start + features.duration
+    return SetClip(
+        name,
+        prompt,
+        float(duration),
+        np.asarray(texture, dtype=np.float64),
+        np.asarray(find_sections(features).boundaries, dtype=np.float64),
+        onset_events(features),
+        excerpt_features(features),
+    )
+
+
+def read_clips(
+    paths: Sequence[str | Path],
+    prompts: Sequence[str | None] | None = None,
+    *,
+    jobs: int = 1,
+    skips: SkipReport | None = None,
+    quiet: bool = False,
+    description: str = "describe",
+) -> list[SetClip]:
+    """The readable ones of many files, described; about 2 kB a second of audio is kept.
+
+    Parameters
+    ----------
+    paths : sequence of paths
+        At most the first ten minutes of each are read.
+    prompts : sequence of str or None
+        One a path.
+    jobs : int
+        Processes, at least 1.
+    skips : SkipReport or None
+        Receives the files that were left out, with the reason.
+
+    Raises
+    ------
+    UserError
+        No path, prompts that do not match, or no file that could be read.
+    """
+    if not paths:
+        raise UserError("there is no file to describe; give at least one.")
+    if prompts is not None and len(prompts) != len(paths):
+        raise UserError(f"{len(paths)} files came with {len(prompts)} prompts; give one prompt a file.")
+    if jobs < 1:
+        raise UserError(f"jobs must be at least 1, not {jobs}.")
+    skips = SkipReport() if skips is None else skips
+    clips = []
+    with Progress(len(paths), description, quiet=quiet) as bar:
+        for clip, name, reason in _all([str(path) for path in paths], list(prompts or [None] * len(paths)), jobs):
+            if clip is None:
+                skips.add(name, reason)
+            else:
+                clips.append(clip)
+            bar.advance()
+    if not clips:
+        raise UserError(f"none of the {len(paths)} files could be described; the first: {skips.skipped[0].reason}")
+    return clips
+
+
+def _all(names: list[str], prompts: list[str | None], jobs: int) -> Iterator[tuple[SetClip | None, str, str]]:
+    if jobs == 1 or len(names) < 2:
+        yield from map(_attempt, names, prompts)
+        return
+    import multiprocessing
+
+    with ProcessPoolExecutor(min(jobs, len(names)), multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_attempt, names, prompts, chunksize=max(1, min(16, len(names) // (4 * jobs))))
+
+
+def _attempt(name: str, prompt: str | None) -> tuple[SetClip | None, str, str]:
+    from eisbach.audio import read_audio
+
+    read = partial(read_audio, name, duration=MAX_SECONDS, allow_silent=True)
+    try:
+        return describe_clip(read(), name, prompt), name, ""
+    except UserError as error:
+        return None, name, str(error)
+    except MemoryError:
+        return None, name, f"{name} needs more memory than there is"
