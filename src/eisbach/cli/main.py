@@ -8,7 +8,20 @@ from typing import NoReturn
 import typer
 
 from eisbach import __version__
-from eisbach.cli import allocation, analyze, compare, data, demo, experiment, export, figure, generate, probe, train
+from eisbach.cli import (
+    allocation,
+    analyze,
+    compare,
+    data,
+    demo,
+    experiment,
+    export,
+    figure,
+    generate,
+    probe,
+    signature,
+    train,
+)
 from eisbach.errors import EisbachError, InterruptedRun
 
 app = typer.Typer(
@@ -30,6 +43,7 @@ app.command("analyze")(analyze.analyze)
 app.command("figure")(figure.figure)
 app.command("compare")(compare.compare)
 app.add_typer(experiment.app, name="experiment")
+app.add_typer(signature.app, name="signature")
 
 
 def _version(value: bool) -> None:

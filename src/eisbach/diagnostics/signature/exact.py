@@ -68,6 +68,11 @@ def separation(mixture: GaussianMixture, path: Path | str, t: Tensor) -> Tensor:
     UserError
         Not two components, or unequal covariances: use `mixture_entropy`.
     """
+    if mixture.shares_covariance and mixture.num_components == 2:  # no (d, d) matrices: d may be thousands
+        level, path = torch.as_tensor(t, dtype=torch.float64), get_path(path)
+        apart = (mixture.means[0] - mixture.means[1]).norm() / 2
+        variance = mixture.component_variances()[0, 0]
+        return path.alpha(level) * apart / torch.sqrt(path.alpha(level) ** 2 * variance + path.sigma(level) ** 2)
     covariances = mixture.component_covariances()
     if mixture.num_components != 2 or not torch.allclose(covariances[0], covariances[1], rtol=1e-9, atol=0):
         raise UserError(
@@ -144,6 +149,11 @@ def _entropy_and_gap(mixture: GaussianMixture, path: Path, x_t: Tensor, t: float
 def speciation_log_snr(mixture: GaussianMixture) -> float | None:
     """ln SNR at which the mean of the noisy mixture becomes unstable, ``-ln lambda_max(B - W)``; None where it never does."""
     centred = mixture.means - mixture.mean()
+    if mixture.is_isotropic:  # B has rank below K: its largest eigenvalue is that of a K x K matrix
+        scaled = mixture.weights.sqrt()[:, None] * centred
+        within_variance = mixture.weights @ mixture.component_variances()[:, 0]
+        largest = float(torch.linalg.eigvalsh(scaled @ scaled.T)[-1] - within_variance)
+        return -math.log(largest) if largest > 0 else None
     between = torch.einsum("k,ki,kj->ij", mixture.weights, centred, centred)
     within = torch.einsum("k,kij->ij", mixture.weights, mixture.component_covariances())
     largest = float(torch.linalg.eigvalsh(between - within)[-1])

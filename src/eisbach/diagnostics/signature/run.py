@@ -268,7 +268,9 @@ def _batches(count: int, size: int) -> Iterator[tuple[int, slice]]:
 def _check_folder(folder: Path, meta: dict[str, Any]) -> None:
     """Refuses a folder of another measurement; arms may be added, and batching and the number of resamples may change."""
     file = folder / "request.json"
-    request = {key: value for key, value in meta.items() if key not in ("batch_rows", "resamples", "sources", "guidance")}
+    request = {
+        key: value for key, value in meta.items() if key not in ("batch_rows", "resamples", "sources", "guidance")
+    }
     if file.is_file() and read_json(file, "request of an earlier measurement") != request:
         raise UserError(f"{folder} holds a measurement with other settings; choose another folder, or delete that one.")
     write_json(file, request)
