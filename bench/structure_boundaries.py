@@ -1,0 +1,280 @@
+"""Section boundaries beside librosa's on pieces whose sections are known: ``python bench/structure_boundaries.py --help``.
+
+Material (`--pieces` of each kind; even seeds from 0 are for evaluation, the constants of `eisbach.structure.boundaries` were chosen on
+seeds from 1000 and, for scores, on other pieces):
+
+- *both*, *tune*, *sound*: synthetic forms whose letters differ in everything, in the tune alone, or in the timbres alone;
+- *chords*: sustained chords and a melody from the other synthesiser, every letter its own;
+- *scores*: excerpts of different real scores, each by one ensemble, joined without a gap;
+- *score forms*: the same with repeats (ABAC, AABA …).
+
+Sections last 6 to 24 s, drawn continuously, so nothing divides a frame grid. mir_eval's hit rate, trimmed, at 0.5 and 3 s. librosa's sides
+follow its documentation: agglomerative clustering of beat-synchronous features, and Laplacian segmentation (McFee and Ellis 2014);
+each once with the true number of sections and once with an estimate (one section every 12 s, the mean of the material; for the Laplacian
+variant also its number of clusters). Intervals: 2000 bootstrap draws over pieces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from eisbach.data.performance import perform, take_excerpt
+from eisbach.data.score_parsing import ScoreError
+from eisbach.data.scores import Piece, list_pieces, load_table
+from eisbach.data.synth import synthesise
+from eisbach.files import write_json
+from eisbach.progress import Progress
+from eisbach.structure import synthetic
+from eisbach.structure.boundaries import find_sections
+from eisbach.structure.features import extract_features
+from eisbach.structure.synthetic_forms import SectionedPiece, sectioned
+from eisbach.types import Waveform
+
+KINDS = ("both", "tune", "sound", "chords", "scores", "score forms")
+FORMS = ("AABA", "ABAC", "ABCA", "ABACA", "AABB", "ABCBA", "ABABC", "ABCDE", "AABCC", "ABCDAB", "ABCD")
+DEVELOPMENT_SEEDS = 1000
+_COLLECTIONS = (
+    "haydn",
+    "mozart",
+    "beethoven",
+    "bach",
+    "joplin",
+    "airdsAirs",
+    "nottingham-dataset",
+    "monteverdi",
+    "corelli",
+)
+_RATE = 22050
+
+
+def _shape(rng: np.random.Generator, forms: tuple[str, ...]) -> tuple[str, list[float]]:
+    """A form and the seconds of its letters, at most about two minutes in all."""
+    letters = forms[int(rng.integers(len(forms)))]
+    longest = min(24.0, 120.0 / len(letters))
+    return letters, [float(rng.uniform(6.0, longest)) for _ in set(letters)]
+
+
+@lru_cache(maxsize=2)
+def _pieces(development: bool) -> tuple[Piece, ...]:
+    """Half of the scores, by hash of the piece."""
+
+    def side(piece: Piece) -> bool:
+        return int(hashlib.sha256(f"sections {piece.id}".encode()).hexdigest(), 16) % 2 == 1
+
+    return tuple(piece for piece in list_pieces(_COLLECTIONS) if side(piece) == development)
+
+
+def _excerpt(seconds: float, rng: np.random.Generator, development: bool) -> np.ndarray:
+    """`seconds` of one score by one ensemble, RMS 0.1."""
+    pieces = _pieces(development)
+    while True:
+        piece = pieces[int(rng.integers(len(pieces)))]
+        try:
+            table = load_table(piece)
+        except ScoreError:
+            continue
+        excerpt = take_excerpt(iter([table]), seconds, rng)
+        if excerpt.onset.size < seconds or excerpt.onset.max() < seconds - 2.0 or excerpt.onset.min() > 0.5:
+            continue
+        performance = perform(excerpt, seconds, piece.family, rng, changing=False)
+        samples = synthesise(performance.tracks, seconds, _RATE).samples[0]
+        return np.asarray(0.1 * samples / max(float(np.sqrt(np.mean(samples**2))), 1e-6), dtype=np.float32)
+
+
+def _joined(letters: str, parts: dict[str, np.ndarray]) -> SectionedPiece:
+    samples = np.concatenate([parts[letter] for letter in letters])
+    edges = np.concatenate([[0.0], np.cumsum([len(parts[letter]) / _RATE for letter in letters])])
+    samples = (0.7 * samples / np.abs(samples).max()).astype(np.float32)
+    return SectionedPiece(Waveform(samples[None, :], _RATE), edges, tuple(letters))
+
+
+def material(kind: str, seed: int) -> SectionedPiece:
+    """One piece of a kind; a pure function of its arguments."""
+    rng = np.random.default_rng([seed, 71, KINDS.index(kind)])
+    if kind in ("both", "tune", "sound"):
+        # with one tune going on everywhere, equal neighbours would have no boundary between them
+        letters, lengths = _shape(rng, tuple(f for f in FORMS if kind == "both" or not _doubled(f)))
+        return sectioned(letters, lengths, seed, changes=kind, beat=float(rng.uniform(0.35, 0.8)))
+    letters, lengths = _shape(rng, ("ABCD", "ABCDE", "ABCDEF", "ABC") if kind == "scores" else FORMS)
+    if kind == "chords":
+        return _joined(letters, {
+            letter: synthetic.phrase(seconds, np.random.default_rng([seed, 72, ord(letter)]))
+            for letter, seconds in zip(sorted(set(letters)), lengths, strict=True)
+        })  # fmt: skip
+    return _joined(letters, {
+        letter: _excerpt(seconds, rng, seed >= DEVELOPMENT_SEEDS)
+        for letter, seconds in zip(sorted(set(letters)), lengths, strict=True)
+    })  # fmt: skip
+
+
+def _doubled(letters: str) -> bool:
+    return any(a == b for a, b in pairwise(letters))
+
+
+# --- librosa's sides ------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _beat_features(key: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Beat-synchronous CQT (dB) and MFCC, and the beats' times with 0 in front; of the waveform in `_CURRENT`."""
+    import librosa
+
+    samples = _CURRENT[key]
+    cqt = librosa.amplitude_to_db(np.abs(librosa.cqt(y=samples, sr=_RATE, bins_per_octave=36, n_bins=252)), ref=np.max)
+    _, beats = librosa.beat.beat_track(y=samples, sr=_RATE, trim=False)
+    synced = librosa.util.sync(cqt, beats, aggregate=np.median)
+    mfcc = librosa.util.sync(librosa.feature.mfcc(y=samples, sr=_RATE), beats)
+    times = librosa.frames_to_time(librosa.util.fix_frames(beats, x_min=0), sr=_RATE)
+    return synced, mfcc, times
+
+
+_CURRENT: dict[int, np.ndarray] = {}
+
+
+def librosa_agglomerative(key: int, sections: int) -> np.ndarray:
+    """`librosa.segment.agglomerative` on beat-synchronous CQT and MFCC: times of the boundaries."""
+    import librosa
+
+    cqt, mfcc, times = _beat_features(key)
+    frames = np.concatenate([librosa.util.normalize(cqt, axis=1), librosa.util.normalize(mfcc, axis=1)])
+    first = librosa.segment.agglomerative(frames, min(sections, frames.shape[1]))
+    return times[np.minimum(first, len(times) - 1)][1:]
+
+
+def librosa_laplacian(key: int, clusters: int) -> np.ndarray:
+    """Laplacian segmentation as in librosa's example gallery, with `clusters` kinds of section: times of the boundaries."""
+    import librosa
+    import scipy.linalg
+    import scipy.ndimage
+    import scipy.sparse.csgraph
+    from sklearn.cluster import KMeans
+
+    cqt, mfcc, times = _beat_features(key)
+    repeats = librosa.segment.recurrence_matrix(cqt, width=3, mode="affinity", sym=True)
+    smooth = librosa.segment.timelag_filter(scipy.ndimage.median_filter)(repeats, size=(1, 7))
+    distance = np.sum(np.diff(mfcc, axis=1) ** 2, axis=0)
+    near = np.exp(-distance / max(float(np.median(distance)), 1e-9))
+    path = np.diag(near, k=1) + np.diag(near, k=-1)
+    degree_path, degree_repeats = path.sum(axis=1), smooth.sum(axis=1)
+    mix = degree_path @ (degree_path + degree_repeats) / np.sum((degree_path + degree_repeats) ** 2)
+    laplacian = scipy.sparse.csgraph.laplacian(mix * smooth + (1.0 - mix) * path, normed=True)
+    vectors = scipy.ndimage.median_filter(scipy.linalg.eigh(laplacian)[1], size=(9, 1))
+    norms = np.cumsum(vectors**2, axis=1) ** 0.5
+    clusters = min(clusters, vectors.shape[0])
+    embedded = vectors[:, :clusters] / np.maximum(norms[:, clusters - 1 : clusters], 1e-12)
+    labels = KMeans(n_clusters=clusters, n_init=10, random_state=0).fit_predict(embedded)
+    return times[1 + np.flatnonzero(labels[1:] != labels[:-1])]
+
+
+# --- scores ---------------------------------------------------------------------------------------------------------------------
+
+
+def hit_rates(found: np.ndarray, edges: np.ndarray) -> tuple[float, float]:
+    """mir_eval's trimmed hit-rate F at 0.5 and at 3 s; 0 when nothing was found."""
+    import mir_eval
+
+    end = float(edges[-1])
+    inner = np.unique(found[(found > 0.01) & (found < end - 0.01)])
+    estimated = mir_eval.util.boundaries_to_intervals(np.concatenate([[0.0], inner, [end]]))
+    truth = mir_eval.util.boundaries_to_intervals(edges)
+    if len(inner) == 0:
+        return 0.0, 0.0
+    return tuple(float(mir_eval.segment.detection(truth, estimated, window=w, trim=True)[2]) for w in (0.5, 3.0))  # type: ignore[return-value]
+
+
+def pairwise_f(found: np.ndarray, labels: tuple[str, ...], piece: SectionedPiece) -> float:
+    """mir_eval's pairwise F of the labels."""
+    import mir_eval
+
+    end = float(piece.edges[-1])
+    estimated = mir_eval.util.boundaries_to_intervals(np.concatenate([[0.0], found, [end]]))
+    truth = mir_eval.util.boundaries_to_intervals(piece.edges)
+    return float(mir_eval.segment.pairwise(truth, list(piece.labels), estimated, list(labels))[2])
+
+
+def interval(values: list[float]) -> dict[str, float]:
+    """Mean and 95% bootstrap interval over pieces."""
+    data = np.array(values)
+    draws = np.random.default_rng(0).integers(0, len(data), (2000, len(data)))
+    low, high = np.percentile(data[draws].mean(axis=1), [2.5, 97.5])
+    return {"mean": round(float(data.mean()), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pieces", type=int, default=20, help="pieces of each kind")
+    parser.add_argument("--no-librosa", action="store_true", help="only ours")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "structure_boundaries.json")
+    args = parser.parse_args()
+    scores: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    labels: dict[str, list[float]] = {}
+    seconds: dict[str, list[float]] = {}
+    with Progress(args.pieces * len(KINDS), "boundaries") as bar:
+        for kind in KINDS:
+            for index in range(args.pieces):
+                piece = material(kind, index)
+                end, sections = float(piece.edges[-1]), len(piece.labels)
+                guess = max(2, round(end / 12.0))
+                sides: dict[str, Callable[[], np.ndarray]] = {}
+                if not args.no_librosa:
+                    _CURRENT.clear()
+                    key = hash((kind, index))
+                    _CURRENT[key] = piece.waveform.samples[0]
+                    sides = {
+                        "librosa agglomerative, true count": lambda k=key, n=sections: librosa_agglomerative(k, n),
+                        "librosa agglomerative, estimated": lambda k=key, n=guess: librosa_agglomerative(k, n),
+                        "librosa laplacian, true count": lambda k=key, n=len(set(piece.labels)): librosa_laplacian(
+                            k, n
+                        ),
+                        "librosa laplacian, estimated": lambda k=key: librosa_laplacian(k, 5),
+                    }
+                start = time.perf_counter()
+                found = find_sections(extract_features(piece.waveform))
+                seconds.setdefault("eisbach", []).append(time.perf_counter() - start)
+                ours = np.array(found.boundaries)
+                scores.setdefault("eisbach", {}).setdefault(kind, []).append(hit_rates(ours, piece.edges))
+                labels.setdefault(kind, []).append(pairwise_f(ours, found.labels, piece))
+                for name, side in sides.items():
+                    start = time.perf_counter()
+                    result = side()
+                    seconds.setdefault(name, []).append(time.perf_counter() - start)
+                    scores.setdefault(name, {}).setdefault(kind, []).append(hit_rates(result, piece.edges))
+                bar.advance()
+    still = {
+        name: sum(len(find_sections(extract_features(make(seed, 60.0))).boundaries) for seed in range(args.pieces))
+        for name, make in (("drone", synthetic.drone), ("noise", synthetic.noise), ("pad", synthetic.pad))
+    }
+    table = {
+        name: {
+            kind: {"f_0.5s": interval([v[0] for v in values]), "f_3s": interval([v[1] for v in values])}
+            for kind, values in {**by_kind, "all": [v for values in by_kind.values() for v in values]}.items()
+        }
+        for name, by_kind in scores.items()
+    }
+    result = {
+        "pieces_of_each_kind": args.pieces,
+        "hit_rate": table,
+        "labels_pairwise_f": {
+            kind: interval(values)
+            for kind, values in {**labels, "all": [value for values in labels.values() for value in values]}.items()
+        },
+        "boundaries_in_still_sounds": still,
+        "seconds_a_piece": {name: round(float(np.median(values)), 3) for name, values in seconds.items()},
+    }
+    write_json(args.out, result)
+    for name, by_kind in table.items():
+        print(f"{name:36s}", {k: (v["f_0.5s"]["mean"], v["f_3s"]["mean"]) for k, v in by_kind.items()})
+    print("labels", {k: v["mean"] for k, v in result["labels_pairwise_f"].items()}, "still", still)
+    print(result["seconds_a_piece"], f"written to {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Novelty curves: how much the music changes at every moment, in sound, in harmony and in what it repeats.
+
+Conventions: four moments a second. A *step* of width w compares the w seconds before a moment with the w seconds after it (less
+at the ends of the piece): in 16 mel bands (dB, 50 frames a second) and in chroma shares (4 a second). *Absolute* steps are
+RMS differences of means and standard deviations over 6 dB; *standardised* ones divide each difference of means by the spread within both
+sides, so a restless texture does not change all the time. Widths of 2 to 12 s make it multi-scale. The checkerboard of
+Foote (2000) is such a step for one kernel. `stripes.stripe_ends` adds what repeats.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import maximum_filter1d
+
+from eisbach.structure.features import CHROMA_RATE, FRAME_RATE, Features
+from eisbach.structure.similarity import TAU_DB
+from eisbach.structure.stripes import stripe_ends
+
+RATE = 4.0
+"""Moments a second."""
+_BANDS = 16
+_FLOOR_DB, _FLOOR_CHROMA = 1.0, 0.1  # spreads below these count as these
+_PEAK_SECONDS = 4.0
+
+_Statistics = tuple[np.ndarray, np.ndarray]
+
+
+class Running:
+    """Means and standard deviations of any stretch of a frame sequence, by running sums."""
+
+    def __init__(self, frames: np.ndarray, rate: float) -> None:
+        frames = np.asarray(frames, dtype=np.float64)
+        self.rate, self.count = rate, len(frames)
+        first = np.zeros((1, frames.shape[1]))
+        self.sums = np.concatenate([first, np.cumsum(frames, axis=0)])
+        self.squares = np.concatenate([first, np.cumsum(frames**2, axis=0)])
+
+    def sides(self, times: np.ndarray, width: float) -> tuple[_Statistics, _Statistics]:
+        """Mean and standard deviation [shape=(times, d)] of the `width` seconds before and after each moment."""
+        centre = np.clip(np.round(times * self.rate).astype(int), 0, self.count)
+        reach = round(width * self.rate)
+        return (
+            self._statistics(np.maximum(centre - reach, 0), centre),
+            self._statistics(centre, np.minimum(centre + reach, self.count)),
+        )
+
+    def stretch(self, first: float, last: float) -> _Statistics:
+        """Mean and standard deviation [shape=(d,)] between two moments (s)."""
+        begin = min(max(round(first * self.rate), 0), self.count)
+        mean, spread = self._statistics(
+            np.array([begin]), np.array([min(max(round(last * self.rate), begin), self.count)])
+        )
+        return mean[0], spread[0]
+
+    def _statistics(self, first: np.ndarray, last: np.ndarray) -> _Statistics:
+        size = np.maximum(last - first, 1)[:, None]
+        mean = (self.sums[last] - self.sums[first]) / size
+        return mean, np.sqrt(np.maximum((self.squares[last] - self.squares[first]) / size - mean**2, 0.0))
+
+
+def mel_bands(features: Features) -> np.ndarray:
+    """16 bands (means of 4 mels), dB, 50 frames a second, [shape=(frames, 16)]."""
+    mel = features.mel_db
+    return np.asarray(mel.reshape(len(mel), _BANDS, -1).mean(axis=2))
+
+
+def standardised_step(running: Running, times: np.ndarray, width: float, floor: float) -> np.ndarray:
+    """RMS over the dimensions of the difference of means over the spread within both sides, [shape=(times,)]."""
+    (before, spread_before), (after, spread_after) = running.sides(times, width)
+    return np.asarray(
+        np.sqrt(np.mean((after - before) ** 2 / (floor**2 + 0.5 * (spread_before**2 + spread_after**2)), axis=1))
+    )
+
+
+def _absolute_step(running: Running, times: np.ndarray, width: float) -> np.ndarray:
+    (before, spread_before), (after, spread_after) = running.sides(times, width)
+    squared = np.mean((after - before) ** 2, axis=1) + np.mean((spread_after - spread_before) ** 2, axis=1)
+    return np.asarray(np.sqrt(0.5 * squared) / TAU_DB)
+
+
+def _turn(running: Running, times: np.ndarray, width: float) -> np.ndarray:
+    """1 - the cosine of the mean centred chroma before and after."""
+    (before, _), (after, _) = running.sides(times, width)
+    before, after = (side - side.mean(axis=1, keepdims=True) for side in (before, after))
+    size = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+    return np.asarray(1.0 - np.sum(before * after, axis=1) / np.maximum(size, 1e-9))
+
+
+def novelty_curves(features: Features) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The moments (s from the start of the analysed stretch) and the curves by name, [shape=(moments,)] each."""
+    times = np.arange(0.0, features.duration, 1.0 / RATE)
+    sound = Running(mel_bands(features), FRAME_RATE)
+    share = features.chroma * (12.0 / np.maximum(features.chroma.sum(axis=1, keepdims=True), 1e-6))
+    harmony, shares = Running(features.chroma, CHROMA_RATE), Running(share, CHROMA_RATE)
+    curves = {f"sound_{width}": standardised_step(sound, times, width, _FLOOR_DB) for width in (2, 4, 8, 12)}
+    curves |= {f"sound_db_{width}": _absolute_step(sound, times, width) for width in (4, 8)}
+    curves |= {f"harmony_{width}": standardised_step(shares, times, width, _FLOOR_CHROMA) for width in (4, 8, 12)}
+    curves |= {f"turn_{width}": _turn(harmony, times, width) for width in (4, 8)}
+    curves["repeats"] = np.log1p(stripe_ends(features, times))
+    return times, curves
+
+
+def boundary_evidence(features: Features) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """What the boundary model reads.
+
+    Returns
+    -------
+    times : np.ndarray [shape=(moments,)]
+    evidence : np.ndarray [shape=(moments, 2 * curves + 1)]
+        Of every curve its highest value within a quarter of a second, and that value times how near it comes to the curve's highest
+        within 4 s (1 at a peak); last, the distance from the nearer end of the piece in units of 8 s, at most 1.
+    names : tuple of str
+    """
+    times, curves = novelty_curves(features)
+    columns, names = [], []
+    for name, curve in curves.items():
+        near = maximum_filter1d(curve, 3)
+        peak = near / (1e-3 + maximum_filter1d(curve, 2 * round(_PEAK_SECONDS * RATE) + 1))
+        columns += [near, near * peak]
+        names += [name, f"{name}_peak"]
+    columns.append(np.minimum(np.minimum(times, features.duration - times), 8.0) / 8.0)
+    return times, np.stack(columns, axis=1), (*names, "from_end")

@@ -1,0 +1,97 @@
+"""Repeated passages and the moments at which they begin and end: what a boundary between two alike sections is known by.
+
+Conventions: a *stripe* is a run of matching windows along one lag of the chroma recurrence matrix, at least 4 s long, with gaps of
+two frames closed, a lag of one frame either way allowed, and movement in a quarter of its windows. Its two passages have four ends.
+The idea is that of structure features (Serra, Mueller, Grosche and Arcos 2014): where the set of lags at which the music repeats
+changes, a section begins. Here the change is read off the ends of whole stripes, which sit where the repetition does; smoothed
+time-lag matrices place it only to about the width of their kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import binary_closing, maximum_filter1d
+
+from eisbach.structure.features import Features
+from eisbach.structure.once import once_per_clip
+from eisbach.structure.recurrence import MIN_COSINE, chroma_recurrence
+
+MIN_SECONDS = 4.0
+FULL_SECONDS = 8.0  # a stripe of this length counts fully, shorter ones in proportion
+_MIN_LAG = 2.0  # seconds
+_LAG_BIN = 1.0  # seconds: stripes whose lags lie in one bin are one
+_TENT = ((1, 0.7), (2, 0.4))  # what the end of a stripe counts for one and two frames away
+
+
+@dataclass(frozen=True)
+class Stripes:
+    """Stripes, all in frames of the recurrence matrix.
+
+    Attributes
+    ----------
+    lag, first, last : np.ndarray of int [shape=(stripes,)]
+        The passage [first, last) is heard again at [first + lag, last + lag).
+    rate : float
+        Frames a second.
+    frames : int
+        Length of the matrix.
+    """
+
+    lag: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    rate: float
+    frames: int
+
+
+@once_per_clip
+def find_stripes(features: Features) -> Stripes:
+    """The stripes of a clip; none when it is too short."""
+    recurrence = chroma_recurrence(features)
+    count, rate, length = len(recurrence.cosine), recurrence.rate, recurrence.length
+    none = np.zeros(0, dtype=int)
+    lags = np.arange(max(2, round(_MIN_LAG * rate)), count)
+    if not len(lags):
+        return Stripes(none, none, none, rate, count)
+    # the upper triangle laid out by lag and row: cell (lag, row) is a step of n + 1 along row `row` of the matrix
+    padded = np.zeros((count, 2 * count), dtype=bool)
+    padded[:, :count] = recurrence.cosine >= MIN_COSINE
+    size = padded.strides
+    sheared = np.lib.stride_tricks.as_strided(padded, (count, count), (size[0] + size[1], size[1]), writeable=False).T
+    runs = maximum_filter1d(sheared[lags].view(np.uint8), 3, axis=0).astype(bool)
+    runs = binary_closing(np.pad(runs, ((0, 0), (3, 3))), np.ones((1, 3), dtype=bool))[:, 3:-3]
+    edges = np.diff(np.pad(runs.view(np.int8), ((0, 0), (1, 1))), axis=1)
+    row, first = np.nonzero(edges == 1)
+    last = np.nonzero(edges == -1)[1]
+    moving = np.concatenate([[0], np.cumsum(recurrence.moving)])
+    long_enough = last - first + length - 1 >= MIN_SECONDS * rate
+    kept = long_enough & (4 * (moving[last] - moving[first]) >= last - first)
+    return Stripes(lags[row[kept]], first[kept], last[kept] + length - 1, rate, count)
+
+
+def stripe_ends(features: Features, times: np.ndarray) -> np.ndarray:
+    """How many stripes begin or end about each moment, [shape=(times,)].
+
+    Parameters
+    ----------
+    features : Features
+    times : np.ndarray
+        Seconds from the start of the analysed stretch, evenly spaced.
+    """
+    stripes = find_stripes(features)
+    if not len(stripes.lag) or not len(times):
+        return np.zeros(len(times))
+    per_bin = max(1, round(_LAG_BIN * stripes.rate))
+    found = np.zeros((stripes.frames // per_bin + 2, stripes.frames * 2))
+    weight = np.minimum(1.0, (stripes.last - stripes.first) / (FULL_SECONDS * stripes.rate))
+    for place in (stripes.first, stripes.last, stripes.first + stripes.lag, stripes.last + stripes.lag):
+        np.maximum.at(found, (stripes.lag // per_bin, place), weight)
+    found = maximum_filter1d(found, 3, axis=0)[::2]  # a stripe on the border of two bins counts once
+    spread = found.copy()
+    for offset, share in _TENT:
+        np.maximum(spread[:, offset:], share * found[:, :-offset], out=spread[:, offset:])
+        np.maximum(spread[:, :-offset], share * found[:, offset:], out=spread[:, :-offset])
+    ends = spread.sum(axis=0)
+    return np.asarray(np.interp(times * stripes.rate, np.arange(len(ends)), ends))
