@@ -18,7 +18,10 @@ from eisbach.cli import (
     export,
     figure,
     generate,
+    images,
     probe,
+    recoverability,
+    recoverability_digits,
     signature,
     train,
 )
@@ -44,6 +47,9 @@ app.command("figure")(figure.figure)
 app.command("compare")(compare.compare)
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(signature.app, name="signature")
+recoverability.app.command("digits")(recoverability_digits.digits)
+app.add_typer(recoverability.app, name="recoverability")
+app.add_typer(images.app, name="images")
 
 
 def _version(value: bool) -> None:
