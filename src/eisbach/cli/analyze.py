@@ -79,8 +79,8 @@ def analyze(
         out = DEFAULT_OUT
     if pictures and out is None:
         raise UserError("--pictures needs a folder to put them in; add --out FOLDER.")
-    if held_out is not None and training is None:
-        raise UserError("--held-out is the yardstick for --training; name the training audio too.")
+    if (held_out is None) != (training is None):
+        raise UserError("memorisation needs --training and --held-out: without unseen clips, genre looks like copying.")
     clips = collect(paths, by)
     settings: dict[str, Any] = {
         "clips": [str(one.path) for one in clips],
@@ -116,10 +116,11 @@ def analyze(
     means = summarise(records)
     sets = compare(records, pair=pair, baseline=baseline, metrics=_split(metrics), primary=_split(primary), seed=seed)
     wholes = measure_sets(
-        sets, embedding=embedding, training=training, held_out=held_out, folder=out, seed=seed, jobs=jobs, skips=skips, quiet=quiet
+        sets, prompts={str(one.path): str(one.keys.get("prompt_id") or "") for one in clips}, embedding=embedding, training=training,
+        held_out=held_out, seed=seed, jobs=jobs, skips=skips, quiet=quiet,
     )  # fmt: skip
     skipped = [{"item": item.item, "reason": item.reason} for item in skips.skipped]
-    comparison = {**sets.to_json(), "sets_as_wholes": wholes.values, "skipped": skipped}
+    comparison = {**sets.to_json(), "sets_as_wholes": wholes.values, "set_notes": wholes.notes, "skipped": skipped}
     if out is not None:
         _save(out, sets, comparison)
     written = None
@@ -129,7 +130,8 @@ def analyze(
         written = write_structure_page(
             out,
             StructurePage(
-                sets, _command(paths, out), title or "", wholes.tables, skips.skipped, captions, listen, clip or (), files=_files(pictures)
+                sets, _command(paths, out), title or "", wholes.tables, wholes.notes, skips.skipped, captions, listen, clip or (),
+                files=_files(pictures),
             ),
             quiet=quiet,
         )  # fmt: skip

@@ -262,9 +262,12 @@ def _how(
     if not matched:
         return "Nothing matches the clips of one set with those of another, so every clip counts as one."
     models = any(row.get("train_seed") is not None for row in rows)
-    inside = f", with {' and '.join(columns[1:])} inside it" if len(columns) > 1 else ""
-    unit = "trained model" if models else columns[0]
-    text = f"Clips were matched by {' and '.join(columns)}, and what counts as one is the {unit}{'' if models else inside}."
+    words = [{"prompt_id": "prompt", "id": "name"}.get(column, column) for column in columns]
+    inside = f", its {' and '.join(words[1:])}s averaged" if len(words) > 1 else ""
+    unit = "trained model (each folder of the same prompts and seeds is taken for one)" if models else words[0]
+    text = (
+        f"Clips were matched by {' and '.join(words)}, and what counts as one is the {unit}{'' if models else inside}."
+    )
     if unmatched:
         text += f" {' and '.join(unmatched)} could not be matched: every clip of it counts as one."
     return text

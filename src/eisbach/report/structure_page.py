@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eisbach import __version__
-from eisbach.experiments.metric_info import MetricInfo
+from eisbach.experiments.metric_info import FLAT, MetricInfo
 from eisbach.experiments.statistics import FEW_UNITS, ArmSummary
 from eisbach.experiments.verdicts import (
     format_difference,
@@ -24,6 +24,7 @@ from eisbach.report.structure_compare import Sets
 from eisbach.report.structure_listen import ListenGroup, embedded_words, plan_groups
 from eisbach.report.structure_players import Player, make_players
 from eisbach.report.structure_set_pictures import GroupPicture, group_pictures
+from eisbach.report.structure_set_tables import SetTable
 from eisbach.report.tables import MARK_MEANINGS, MARKS
 from eisbach.structure.metrics import METRICS
 from eisbach.types import Record, Skipped
@@ -31,6 +32,7 @@ from eisbach.types import Record, Skipped
 LISTEN = 24
 """Clips that a page lets one hear unless asked otherwise."""
 _MOST_SKIPPED, _MOST_ROWS, _MOST_POINTS = 200, 200, 300
+_SHOWN_MARK = ("▲ higher, ▼ lower", "a difference from the reference was shown (corrected p below 0.05)")
 _OPEN_CARDS = 12  # groups are open until so many players show
 
 FLAG_MEANINGS: Mapping[str, str] = {
@@ -48,16 +50,6 @@ FLAG_MEANINGS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class SetTable:
-    """A plain table about the sets as wholes: headings, rows of text, and a sentence on how to read it."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class StructurePage:
     """Everything that the page says.
 
@@ -68,8 +60,8 @@ class StructurePage:
         Shell line that makes the page again.
     title : str
         "" names the sets.
-    set_tables : sequence of SetTable
-        Distances between sets, memorisation.
+    set_tables, set_notes : sequence of SetTable, of str
+        Distances between sets and memorisation, and what a reader must know of them.
     skipped : sequence of Skipped
     captions : mapping of str to str
         Words of each prompt.
@@ -88,6 +80,7 @@ class StructurePage:
     command: str
     title: str = ""
     set_tables: Sequence[SetTable] = ()
+    set_notes: Sequence[str] = ()
     skipped: Sequence[Skipped] = ()
     captions: Mapping[str, str] = field(default_factory=dict)
     listen: int = LISTEN
@@ -145,7 +138,7 @@ def _values(page: StructurePage, quiet: bool) -> dict[str, Any]:
         "primary_rows": [_row(sets, info) for info in primary],
         "further_rows": [_row(sets, info) for info in further],
         "printed_rows": [_row(sets, info, METRICS[info.name].contradicted_by) for info in sets.printed],
-        "marks": [mark for mark in MARK_MEANINGS if not mark[0].startswith("▲ better")],
+        "marks": [_SHOWN_MARK, *MARK_MEANINGS[2:]],
         "charts": [(info, _chart(sets, info, point_name)) for info in primary],
         "point_name": point_name,
         "groups": [_group(sets, group, by_row, primary) for group in groups],
@@ -154,6 +147,7 @@ def _values(page: StructurePage, quiet: bool) -> dict[str, Any]:
         "group_pictures": pictures,
         "pictured_words": f"Made from the {len(rows)} clips that can be heard above.",
         "set_tables": page.set_tables,
+        "set_notes": page.set_notes,
         "metrics": [*primary, *further],
         "few_units": FEW_UNITS,
         "command": page.command,
@@ -207,7 +201,7 @@ def _findings(sets: Sets, primary: Sequence[MetricInfo]) -> list[str]:
 
 
 def _difference_sentence(sets: Sets, name: str, primary: Sequence[MetricInfo]) -> str:
-    shown, alike = [], []
+    shown, alike, leaning = [], [], []
     for info in primary:
         one = sets.comparison(name, info.name)
         if one is None or not math.isfinite(one.difference):
@@ -217,11 +211,15 @@ def _difference_sentence(sets: Sets, name: str, primary: Sequence[MetricInfo]) -
             shown.append(f"{one.verdict} {info.label} ({format_difference(info, one.difference)}, {interval})")
         elif one.verdict == "no difference":
             alike.append(info.label)
+        elif one.shown_interval is not None and (one.shown_interval[0] > 0 or one.shown_interval[1] < 0):
+            leaning.append(f"{'higher' if one.difference > 0 else 'lower'} {info.label}")
     reference = sets.names[0]
     if shown:
         text = f"{name} has {_list(shown)} than {reference}, by the primary measures after correction."
     else:
         text = f"No primary measure shows a difference between {name} and {reference}; that is no proof that there is none."
+    if leaning:
+        text += f" Leaning, but not certain after correction: {_list(leaning)}."
     return text + (f" Practically alike: {_list(alike)}." if alike else "")
 
 
@@ -305,13 +303,31 @@ def _card(
     }
     if row is None:
         return card
-    facts = [(info.label[:1].upper() + info.label[1:], format_value(info, _value(row, info))) for info in primary]
-    return card | {"name": str(row["id"]), "facts": facts, "flags": _own_flags(row)}
+    facts = [
+        (info.label[:1].upper() + info.label[1:], format_value(info, _value(row, info)))
+        for info in primary
+        if not info.share
+    ]
+    flat = row.get(FLAT.name)
+    judged = "" if flat is None else "judged flat" if flat else "judged developing"
+    return card | {"name": str(row["id"]), "judged": judged, "facts": facts, "flags": _said_flags(row)}
 
 
 def _value(row: Record, info: MetricInfo) -> float | None:
     value = row.get(info.name)
     return float(value) if isinstance(value, int | float) else None
+
+
+def _said_flags(row: Record) -> str:
+    """Flags in words: what has no value, and the rest by name."""
+    flags = [flag for flag in str(row.get("flags") or "").split(";") if flag]
+    undefined = [flag.partition(":")[2] for flag in flags if flag.startswith("undefined:")]
+    named = [flag for flag in flags if not flag.startswith("undefined:")]
+    parts = [f"Flags: {', '.join(named)}."] if named else []
+    if undefined:
+        labels = [METRICS[name].label.lower() if name in METRICS else name for name in undefined]
+        parts.append(f"No value: {', '.join(labels[:4])}{f' and {len(labels) - 4} more' if len(labels) > 4 else ''}.")
+    return " ".join(parts)
 
 
 def _own_flags(row: Record) -> str:
