@@ -1,0 +1,163 @@
+"""What an embedding is, and how clips longer than a model's window are embedded: the mean over windows, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from eisbach.audio import check_samples, read_audio, resample, to_mono
+from eisbach.errors import AudioError, UserError
+from eisbach.progress import Progress
+from eisbach.structure.features import MAX_SECONDS
+from eisbach.types import Waveform
+
+_MIN_SECONDS = 0.5
+
+
+@runtime_checkable
+class Embedding(Protocol):
+    """Turns clips into vectors."""
+
+    @property
+    def name(self) -> str:
+        """Short, for tables: "texture", "clap", "mert"."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        ...
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz that the model hears; clips of other rates are resampled."""
+        ...
+
+    def embed(self, waveforms: Iterable[Waveform]) -> np.ndarray:
+        """One row a clip, [shape=(clips, dim), float64]; clips are taken one after the other."""
+        ...
+
+
+def window_starts(samples: int, length: int) -> list[int]:
+    """Where windows of `length` begin: side by side, the last one moved back to end with the clip; one for a short clip."""
+    if samples <= length:
+        return [0]
+    return [*range(0, samples - length, length), samples - length]
+
+
+def mean_over_windows(
+    waveforms: Iterable[Waveform],
+    embed_batch: Callable[[np.ndarray], np.ndarray],
+    *,
+    sample_rate: int,
+    window: int,
+    dim: int,
+    batch_size: int,
+) -> np.ndarray:
+    """Mean embedding of every clip's windows, [shape=(clips, dim), float64].
+
+    Parameters
+    ----------
+    waveforms : iterable of Waveform
+        Mixed down and resampled here; at most one clip and one batch are in memory.
+    embed_batch : callable (np.ndarray [shape=(n, samples), float32]) -> np.ndarray [shape=(n, dim)]
+        Windows of one length at a time.
+    window : int
+        Samples a window; shorter clips are passed as they are.
+
+    Raises
+    ------
+    AudioError
+        Empty, non-finite or silent audio, or under half a second of it.
+    """
+    sums: list[np.ndarray] = []
+    counts: list[int] = []
+
+    def windows() -> Iterator[tuple[int, np.ndarray]]:
+        for index, waveform in enumerate(waveforms):
+            samples = _prepare(waveform, sample_rate, f"clip {index + 1}")
+            sums.append(np.zeros(dim))
+            counts.append(0)
+            for start in window_starts(len(samples), window):
+                yield index, samples[start : start + window]
+
+    for _, run in groupby(windows(), key=lambda item: len(item[1])):
+        batch: list[tuple[int, np.ndarray]] = []
+        for item in run:
+            batch.append(item)
+            if len(batch) == batch_size:
+                _add(batch, embed_batch, sums, counts)
+                batch = []
+        if batch:
+            _add(batch, embed_batch, sums, counts)
+    if not sums:
+        return np.zeros((0, dim))
+    return np.stack(sums) / np.array(counts)[:, None]
+
+
+def _add(
+    batch: Sequence[tuple[int, np.ndarray]],
+    embed_batch: Callable[[np.ndarray], np.ndarray],
+    sums: list[np.ndarray],
+    counts: list[int],
+) -> None:
+    rows = np.asarray(embed_batch(np.stack([samples for _, samples in batch])), dtype=np.float64)
+    for (index, _), row in zip(batch, rows, strict=True):
+        sums[index] += row
+        counts[index] += 1
+
+
+def _prepare(waveform: Waveform, sample_rate: int, name: str) -> np.ndarray:
+    check_samples(waveform.samples, name)
+    samples = resample(to_mono(waveform), sample_rate).samples[0]
+    if len(samples) < _MIN_SECONDS * sample_rate:
+        raise AudioError(
+            f"{name} lasts {len(samples) / sample_rate:.2f} s; an embedding needs at least {_MIN_SECONDS:g} s."
+        )
+    return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def embed_files(embedding: Embedding, paths: Sequence[str | Path], *, quiet: bool = False) -> np.ndarray:
+    """One row a file, [shape=(files, dim)], in the order given; files are read one after the other, ten minutes of each at most.
+
+    Raises
+    ------
+    UserError
+        No path, or a file that cannot be read or embedded (named).
+    """
+    if not paths:
+        raise UserError("there is no file to embed; give at least one.")
+    rows = []
+    with Progress(len(paths), f"embed ({embedding.name})", quiet=quiet) as bar:
+        for path in paths:
+            waveform = read_audio(path, duration=MAX_SECONDS)
+            try:
+                rows.append(embedding.embed([waveform])[0])
+            except UserError as error:
+                raise UserError(f"{path} cannot be embedded: {error}") from error
+            bar.advance()
+    return np.stack(rows)
+
+
+def resolve_model_device(device: str) -> str:
+    """ "auto" becomes the best device there is; others are returned when torch has them.
+
+    Raises
+    ------
+    UserError
+        A device that this machine does not have.
+    """
+    import torch
+
+    has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if has[name])
+    if not has.get(device.partition(":")[0], False):
+        raise UserError(
+            f"the device {device!r} is not on this machine; choose {', '.join(n for n, there in has.items() if there)} or auto."
+        )
+    return device
