@@ -10,19 +10,22 @@ from __future__ import annotations
 import numpy as np
 
 from eisbach.structure.features import Features
+from eisbach.structure.invariances import Invariances
 from eisbach.structure.similarity import squared_distances
 from eisbach.structure.synthetic import Ladder, arc
 
 MIN_SECONDS = 12.0
 _MIN_MEDIAN_DB = 1.0
+_MAX_WINDOWS = 1200  # ten minutes; longer clips are thinned evenly for the median, which keeps it
 
 
 def closure(features: Features) -> float:
     """Start-to-end distance over the median pairwise distance, >= 0; NaN when the texture stands still."""
     texture = features.texture
     tenth = max(1, round(len(texture) / 10))
-    distances = np.sqrt(squared_distances(texture))
-    median = float(np.median(distances[np.triu_indices(len(texture), k=1)]))
+    thinned = texture[:: -(-len(texture) // _MAX_WINDOWS)]
+    distances = np.sqrt(squared_distances(thinned))
+    median = float(np.median(distances[np.triu_indices(len(thinned), k=1)]))
     if median < _MIN_MEDIAN_DB:
         return float("nan")
     ends = texture[:tenth].mean(axis=0) - texture[-tenth:].mean(axis=0)
@@ -31,3 +34,5 @@ def closure(features: Features) -> float:
 
 LADDER = Ladder((120.0, 180.0, 240.0, 300.0, 360.0), arc, rising=False)
 """Degrees walked along a circle of timbres; 360 closes it."""
+
+INVARIANCES = Invariances(sample_rate=0.0, codec=0.15, noise_floor=0.1)

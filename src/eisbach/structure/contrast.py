@@ -27,4 +27,5 @@ def spectral_contrast(features: Features) -> float:
 LADDER = Ladder((20.0, 10.0, 0.0, -10.0, -20.0, -30.0, -40.0), tones_in_noise, rising=False)
 """Level of the noise relative to the tones, dB."""
 
-INVARIANCES = Invariances(sample_rate=1.0, codec=None, noise_floor=None, length=2.0)
+INVARIANCES = Invariances(sample_rate=0.0, length=2.0)
+"""Its valleys are the first thing that hiss and codecs fill."""

@@ -62,4 +62,4 @@ def trajectory_coverage(features: Features) -> float:
 LADDER = Ladder((0.0, 1.5, 3.0, 6.0, 9.0, 12.0), circle)
 """Radius of a full circle in a plane of timbres, dB."""
 
-INVARIANCES = Invariances(sample_rate=0.3, codec=1.5, noise_floor=None, length=None)
+INVARIANCES = Invariances(sample_rate=0.0, codec=1.0, noise_floor=1.5)

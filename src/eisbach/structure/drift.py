@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from eisbach.structure.features import Features
+from eisbach.structure.invariances import Invariances
 from eisbach.structure.similarity import squared_distances
 from eisbach.structure.synthetic import Ladder, contrast
 
@@ -29,3 +30,5 @@ LADDER = Ladder(
     (0.0, 2.0, 4.0, 6.0, 9.0, 12.0, 18.0), lambda v, seed: contrast(v, seed, section_seconds=10.0, duration=60.0)
 )
 """Spectral contrast between alternating 10 s sections, dB."""
+
+INVARIANCES = Invariances(sample_rate=0.0, codec=0.6, noise_floor=1.2, length=1.5)

@@ -24,5 +24,5 @@ def loudness_range(features: Features) -> float:
 LADDER = Ladder((0.0, 3.0, 6.0, 10.0, 15.0, 20.0), level_steps)
 """Distance of two levels that alternate every 10 s, dB."""
 
-INVARIANCES = Invariances(gain=0.05, sample_rate=0.3, stereo=0.05, codec=1.0, noise_floor=1.0)
+INVARIANCES = Invariances(gain=0.05, sample_rate=0.1, stereo=0.05, codec=0.5, noise_floor=0.5)
 """The gate at -70 LUFS is absolute: exact invariance to gain ends where a passage falls under it."""

@@ -12,22 +12,27 @@ import numpy as np
 from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
 from eisbach.structure.features import FRAME_RATE, Features
+from eisbach.structure.invariances import Invariances
 from eisbach.structure.synthetic import Ladder, onsets
 
 MIN_SECONDS = 3.0
 _LAG = 2  # frames of 20 ms: windows of 46 ms that hardly overlap
 _MIN_FLUX = 1e-3
+_BLOCK = 20_000  # frames
 _NEAR, _AROUND = 3, 12  # frames: 60 ms and a quarter of a second on either side
 _RELATIVE, _ABSOLUTE = 0.1, 0.06  # the beating of a held chord stays under the second
 
 
 def spectral_flux(mel_db: np.ndarray) -> np.ndarray:
     """SuperFlux of sqrt(mel power), relative to the loudest frame, [shape=(frames - 2,)]."""
-    root = 10.0 ** (mel_db / 20.0)
-    padded = np.pad(root[:-_LAG], ((0, 0), (1, 1)), mode="edge")
-    reference = np.maximum(np.maximum(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
-    flux = np.maximum(root[_LAG:] - reference, 0.0).sum(axis=1)
-    return flux / root.sum(axis=1).max()
+    parts, loudest = [], 0.0
+    for first in range(0, len(mel_db) - _LAG, _BLOCK):  # an hour of frames at once would be held four times over
+        root = 10.0 ** (mel_db[first : first + _BLOCK + _LAG] / 20.0)
+        padded = np.pad(root[:-_LAG], ((0, 0), (1, 1)), mode="edge")
+        reference = np.maximum(np.maximum(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
+        parts.append(np.maximum(root[_LAG:] - reference, 0.0).sum(axis=1))
+        loudest = max(loudest, float(root.sum(axis=1).max()))
+    return np.concatenate(parts) / np.float32(loudest)
 
 
 def gini(values: np.ndarray) -> float:
@@ -69,3 +74,5 @@ def onset_times(features: Features) -> np.ndarray:
 
 LADDER = Ladder((0.5, 1.0, 2.0, 4.0, 8.0, 16.0), onsets, rising=False)
 """Onsets a second."""
+
+INVARIANCES = Invariances(sample_rate=0.0, codec=0.06, noise_floor=0.02, length=0.05)

@@ -131,4 +131,4 @@ PC1_LADDER = Ladder((0.0, 2.0, 4.0, 6.0, 9.0, 12.0, 18.0), contrast)
 DYNAMIC_RANGE_LADDER = Ladder((6.0, 12.0, 20.0, 30.0, 40.0, 60.0), crescendo)
 """Rise of a crescendo, dB."""
 
-INVARIANCES = Invariances()
+INVARIANCES = Invariances(sample_rate=0.0)

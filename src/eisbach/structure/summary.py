@@ -54,6 +54,7 @@ def format_summary(groups: Mapping[str, Mapping[str, Any]]) -> str:
     lines.append(["analysed seconds (median)", *[f"{groups[n]['seconds']:.1f}" for n in names]])
     for key, metric in METRICS.items():
         label = f"{metric.label} ({metric.unit})" if metric.unit else metric.label
+        label += " †" if metric.as_printed else ""
         lines.append([label, *[_cell(groups[n]["metrics"][key], groups[n]["clips"]) for n in names]])
     shares = [groups[n]["share_flat"] for n in names]
     lines.append(["judged flat", *["–" if share is None else f"{share:.0%}" for share in shares]])
@@ -72,7 +73,7 @@ def _cell(numbers: Mapping[str, Any], clips: int) -> str:
 
 
 def _warnings(groups: Mapping[str, Mapping[str, Any]], names: Sequence[str], heads: Sequence[str]) -> list[str]:
-    lines = []
+    lines = ["†: as the paper prints it; contradicted by ground truth (docs/structure.md)."]
     if any(m["n"] != groups[n]["clips"] and m["n"] for n in names for m in groups[n]["metrics"].values()):
         lines.append("[n]: defined for n clips only.")
     seconds = [groups[n]["seconds"] for n in names]

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.linalg
 
 from eisbach.structure.features import Features
+from eisbach.structure.invariances import Invariances
 from eisbach.structure.similarity import self_similarity
 from eisbach.structure.synthetic import Ladder, states
 
@@ -33,3 +34,5 @@ def textural_vendi(features: Features) -> float:
 
 LADDER = Ladder((1.0, 2.0, 4.0, 8.0, 16.0), states)
 """Number of different textures."""
+
+INVARIANCES = Invariances(sample_rate=0.0, codec=0.5, noise_floor=0.8)
