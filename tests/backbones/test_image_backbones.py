@@ -34,7 +34,8 @@ def awake(kind: str, **changes: Any) -> Any:
     with torch.no_grad():
         for parameter in backbone.module.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    return backbone.module.eval() and backbone
+    backbone.module.eval()
+    return backbone
 
 
 def inputs(batch: int = 3, size: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -156,6 +157,14 @@ class TestEveryKind:
         assert all(gradient is not None for gradient in gradients[0].values())
         for name, gradient in gradients[0].items():
             torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+    def test_autocast_changes_little(self, kind: str) -> None:
+        backbone, (x_t, t) = awake(kind), inputs()
+        conditioning = backbone.condition(["robin", "", "red fox"], [1] * 3)
+        whole = backbone.predict(x_t, t, conditioning)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = backbone.predict(x_t, t, conditioning)
+        assert (half.float() - whole).abs().max() < 0.05 * whole.abs().max()
 
     def test_adapters_go_in_and_train_alone(self, kind: str) -> None:
         backbone, (x_t, t) = awake(kind), inputs()

@@ -15,7 +15,7 @@ from eisbach.backbones.uvit import UViTBackbone
 from eisbach.cli.main import app
 from eisbach.codecs.weight_files import build_empty
 from eisbach.config import apply_overrides, build_config, read_recipe
-from eisbach.errors import ConfigError
+from eisbach.errors import ConfigError, UserError
 from eisbach.training.assembly import build_objective
 from eisbach.training.config import TrainConfig
 
@@ -154,6 +154,22 @@ def test_dry_run_prints_the_whole_recipe(name: str) -> None:
     printed = yaml.safe_load(result.stdout)
     assert "extends" not in printed
     assert printed == configured(name).model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("model.create.size=Q", "there is no size 'Q'"),
+        ("model.create.patch=3", "latent_size 32 is no multiple of patch 3"),
+        ("model.create.sise=B", "unknown key 'sise'"),
+        ("model.create.kind=vit", "there is no backbone 'vit'"),
+    ],
+)
+def test_dry_run_finds_faults_in_the_model(change: str, words: str) -> None:
+    recipe = str(FOLDER / "table1" / "dit-s-2.yaml")
+    result = CliRunner().invoke(app, ["train", recipe, "--dry-run", "--set", change])
+    assert isinstance(result.exception, UserError)
+    assert words in str(result.exception)
 
 
 class TestExtends:

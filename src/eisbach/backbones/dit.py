@@ -113,7 +113,7 @@ class DiT(ModelMixin, ConfigMixin):
 
     def forward(self, x_t: torch.Tensor, time: torch.Tensor, ids: torch.Tensor | None = None) -> torch.Tensor:
         """The prediction [shape=(B, C, H, W)]; `time` [shape=(B,)], class `ids` [shape=(B,), int64] or None."""
-        x = self.patches(x_t)
+        x = self.patches(x_t).to(x_t.dtype)  # under autocast, what the blocks add up stays in fp32
         embedding = self.time(self.time_features(time).to(x.dtype))
         if self.classes is not None:
             embedding = embedding + self.classes(ids)

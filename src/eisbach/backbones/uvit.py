@@ -72,7 +72,8 @@ class UViTBlock(nn.Module):
     def forward(self, x: torch.Tensor, mirrored: torch.Tensor | None = None) -> torch.Tensor:
         """Tokens [shape=(B, N, D)] after the block; `mirrored`, of the same shape, where there is a skip connection."""
         if self.skip is not None and mirrored is not None:
-            x = self.skip(torch.cat([x, mirrored], dim=-1))
+            # under autocast, what the blocks add up stays in fp32
+            x = self.skip(torch.cat([x, mirrored], dim=-1)).to(x.dtype)
         x = x + self.attn(self.norm1(x))
         return x + self.ff(self.norm2(x))
 

@@ -35,6 +35,10 @@ def train(
         values["out"] = out
     config = build_config(TrainConfig, values, str(recipe))
     if dry_run:
+        if isinstance(config.model, dict):
+            from eisbach.backbones.check import check_created
+
+            check_created(config.model["create"])
         typer.echo(dump_yaml(config), nl=False)
         return
     from eisbach.training.loop import train as run
