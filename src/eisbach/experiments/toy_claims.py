@@ -155,11 +155,13 @@ def _number(value: Tensor | float) -> float:
 
 def _excess_at_the_end(arrays: Mapping[str, Tensor], i: int, _: str) -> dict[str, Any]:
     t, excess = arrays["global/t"], arrays["global/excess"][i]
-    end, middle = excess[t > _HIGH].mean(), excess[(t >= _LOW) & (t <= _HIGH)].mean()
-    floor = arrays["global/floor"][i][t > _HIGH].mean()
+    # The outermost levels count as the ends where the grid is coarser than a tenth.
+    last, first = t >= min(_HIGH, float(t[-1])), t <= max(_LOW, float(t[0]))
+    end, middle = excess[last].mean(), excess[~last & ~first].mean()
+    floor = arrays["global/floor"][i][last].mean()
     return {
         "end": _number(end), "middle": _number(middle), "over_floor_at_end": _number(end / floor),
-        "start": _number(excess[t < _LOW].mean()), "holds": bool(end > 2 * middle),
+        "start": _number(excess[first].mean()), "holds": bool(end > 2 * middle),
     }  # fmt: skip
 
 
