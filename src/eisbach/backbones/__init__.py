@@ -109,11 +109,30 @@ def _dit_pipeline_load(folder: Path) -> Backbone:
     return load_dit_pipeline(folder)
 
 
+def _stable_diffusion_load(folder: Path) -> Backbone:
+    from eisbach.backbones.stable_diffusion import load_stable_diffusion
+
+    return load_stable_diffusion(folder)
+
+
+def _edm2(values: Mapping[str, Any], seed: int) -> Backbone:
+    from eisbach.backbones.edm2 import EDM2Backbone
+
+    return EDM2Backbone.create(values, seed)
+
+
+def _edm2_load(folder: Path) -> Backbone:
+    from eisbach.backbones.edm2 import EDM2Backbone
+
+    return EDM2Backbone.load(folder)
+
+
 BACKBONES: dict[str, tuple[Callable[[Mapping[str, Any], int], Backbone], Callable[[Path], Backbone]]] = {
     "eisbach-tiny-music": (_tiny_create, _tiny_load),
     "dit": (_dit, _dit_load),
     "uvit": (_uvit, _uvit_load),
     "unet": (_unet, _unet_load),
+    "edm2": (_edm2, _edm2_load),
 }
 """For each format name: how to create one at random, how to load one from its folder."""
 
@@ -128,6 +147,7 @@ PIPELINES: dict[str, Callable[[Path], Backbone]] = {
     "StableAudio3InpaintPipeline": _diffusers_load,
     "StableAudio3Audio2AudioPipeline": _diffusers_load,
     "StableAudioPipeline": _stable_audio_open_load,
+    "StableDiffusionPipeline": _stable_diffusion_load,
     "AceStepPipeline": _ace_step_load,
     "DiTPipeline": _dit_pipeline_load,
 }

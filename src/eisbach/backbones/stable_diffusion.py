@@ -1,0 +1,234 @@
+"""Stable Diffusion 1.x and 2.x: the folder of diffusers' `StableDiffusionPipeline` as a caption-conditional image backbone.
+
+The network is diffusers' `UNet2DConditionModel`, shown the scheduler's index of t; the path is the scheduler's table
+(`DiscretePath`) and the target what its `prediction_type` says. A caption is CLIP's last hidden state over all 77 tokens, padding
+included and without a mask, as the pipeline computes it; no caption is that of the empty text.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from eisbach.backbones.pipeline_folder import INDEX, WEIGHTS, options, read_index, read_scheduler
+from eisbach.backbones.state import adapter_free_state, identity_of
+from eisbach.codecs.weight_files import build_empty, component_config, has_weights, load_exactly, read_tensors
+from eisbach.diffusion.discrete_path import DiscretePath, scheduler_target
+from eisbach.errors import CheckpointError, UserError
+from eisbach.files import write_json
+from eisbach.types import Conditioning
+
+PIPELINE = "StableDiffusionPipeline"
+_PARTS = ("unet", "text_encoder", "tokenizer", "vae", "scheduler")
+_COPIED = ("text_encoder", "tokenizer", "vae", "scheduler", "feature_extractor")
+_POSITIONS = "text_model.embeddings.position_ids"  # a buffer that older files hold
+
+
+class ClipText:
+    """CLIP's text encoder with its tokenizer, read when first needed.
+
+    Parameters
+    ----------
+    folder : Path
+        The pipeline's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._parts: tuple[Any, Any] | None = None
+        self._warned = False
+        if not has_weights(folder / "text_encoder"):
+            raise CheckpointError(f"{folder / 'text_encoder'} holds no model.safetensors; fetch the model again.")
+
+    def release(self) -> None:
+        """Drops the encoder from memory; the next use reads it again."""
+        self._parts = None
+
+    def _read(self) -> tuple[Any, Any]:
+        import transformers
+
+        try:
+            config = transformers.CLIPTextConfig.from_pretrained(
+                str(self.folder / "text_encoder"), local_files_only=True
+            )
+            tokenizer: Any = transformers.CLIPTokenizer.from_pretrained(
+                str(self.folder / "tokenizer"), local_files_only=True
+            )
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"the text encoder or tokenizer in {self.folder} cannot be read ({error})."
+            ) from error
+        model: Any = build_empty(lambda: transformers.CLIPTextModel(config))
+        expected = model.state_dict().keys()
+        state = {
+            name: tensor for name, tensor in read_tensors(self.folder / "text_encoder").items() if name != _POSITIONS
+        }
+        if not any(name.startswith("text_model.") for name in expected):  # newer transformers drop the prefix
+            state = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
+        load_exactly(model, state, f"the text encoder in {self.folder}")
+        return model.eval().requires_grad_(False), tokenizer
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str], device: torch.device) -> torch.Tensor:
+        """Last hidden states [shape=(B, S, D)], S the tokenizer's length; a longer text loses its end, with one warning."""
+        if self._parts is None:
+            self._parts = self._read()
+        model, tokenizer = self._parts
+        limit = int(tokenizer.model_max_length)
+        counts = [len(tokenizer(text)["input_ids"]) for text in texts]
+        if max(counts, default=0) > limit and not self._warned:
+            self._warned = True
+            text = texts[counts.index(max(counts))]
+            warnings.warn(
+                f"the model reads {limit} tokens of a text and longer ones lose their end, without further warning; one has "
+                f"{max(counts)}: '{text[:60]}…'",
+                stacklevel=3,
+            )
+        batch = tokenizer(list(texts), padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
+        mask = batch["attention_mask"].to(device) if getattr(model.config, "use_attention_mask", None) else None
+        found: torch.Tensor = model.to(device)(batch["input_ids"].to(device), attention_mask=mask)[0]
+        return found.float()
+
+
+class StableDiffusionBackbone:
+    """`Backbone` of a `StableDiffusionPipeline`.
+
+    A `Conditioning` holds CLIP's states [shape=(B, 77, D)] and a `global_embed` of zeros [shape=(B, 1)]. `latent_rate` is 1:
+    durations mean nothing for images.
+    """
+
+    name = "stable-diffusion"
+    latent_rate = 1.0
+    density = "uniform"
+    schedule = "uniform"
+    distilled = False
+    adapter_targets = r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
+
+    def __init__(
+        self,
+        folder: Path,
+        index: dict[str, Any],
+        module: nn.Module,
+        text_encoder: ClipText,
+        path: DiscretePath,
+        target: str,
+        scheduler: dict[str, Any],
+    ) -> None:
+        self.folder, self._files, self._scheduler = folder, index, scheduler
+        self.module, self.text_encoder = module, text_encoder
+        self.path: Any = path
+        self.target = target
+        self.codec = str(folder)
+        config: Any = module.config
+        self.latent_channels = int(config.in_channels)
+        self.latent_size = int(config.sample_size)
+        self._null: torch.Tensor | None = None
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) that the network was trained on; it reads other multiples of its strides too."""
+        return self.latent_channels, self.latent_size, self.latent_size
+
+    def condition(self, captions: Sequence[str], durations: Sequence[float] = ()) -> Conditioning:
+        """CLIP's states of each caption, one row each; `durations` are not looked at."""
+        device = next(self.module.parameters()).device
+        return Conditioning(self.text_encoder(captions, device), torch.zeros(len(captions), 1, device=device))
+
+    def null_condition(self, conditioning: Conditioning) -> Conditioning:
+        """The states of the empty text in every row."""
+        if self._null is None:
+            self._null = self.text_encoder([""], conditioning.tokens.device)
+        null = self._null.to(conditioning.tokens).expand(len(conditioning), -1, -1)
+        return Conditioning(null, conditioning.global_embed)
+
+    def predict(self, x_t: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """The network's output [shape=(B, C, H, W)] at x_t [shape=(B, C, H, W)] and t [shape=(B,)].
+
+        Raises
+        ------
+        UserError
+            Latents with another number of channels.
+        """
+        if x_t.dim() != 4 or x_t.shape[1] != self.latent_channels:
+            raise UserError(
+                f"latents of {tuple(x_t.shape)} arrived and this model reads (B, {self.latent_channels}, H, W); encode images with "
+                "its own autoencoder."
+            )
+        return self.module(
+            x_t, self.path.t_to_timesteps(t), encoder_hidden_states=conditioning.tokens, return_dict=False
+        )[0]
+
+    def identity(self) -> str:
+        """A 16-digit hash of the network's configuration and weights, and of the scheduler's.
+
+        Raises
+        ------
+        CheckpointError
+            The backbone carries an adapter.
+        """
+        return identity_of(self.name, {**options(self.module), "scheduler": self._scheduler}, self.module)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the pipeline as diffusers does; all but the network is copied from where it was loaded.
+
+        Raises
+        ------
+        CheckpointError
+            The backbone carries an adapter, or a part to copy is no longer there.
+        """
+        adapter_free_state(self.module)  # refuses a network that carries an adapter
+        folder, module = Path(folder), self.module
+        for part in _PARTS[1:]:
+            if not (self.folder / part).is_dir():
+                raise CheckpointError(
+                    f"{self.folder / part} is no longer there and belongs to the pipeline; put it back, then save again."
+                )
+        getattr(module, "save_pretrained")(str(folder / "unet"), safe_serialization=True)  # noqa: B009
+        for part in _COPIED:
+            source = self.folder / part
+            if source.is_dir() and source.resolve() != (folder / part).resolve():
+                shutil.copytree(source, folder / part, dirs_exist_ok=True)
+        write_json(folder / INDEX, self._files)  # last: a folder with it is whole
+
+
+def load_stable_diffusion(folder: str | Path) -> StableDiffusionBackbone:
+    """The backbone of a folder in the layout of diffusers' `StableDiffusionPipeline`.
+
+    Raises
+    ------
+    CheckpointError
+        Another pipeline, a missing part, weights that do not fit, an inpainting or class-conditional network, or a scheduler that
+        is no discrete variance-preserving one.
+    """
+    import diffusers
+
+    folder = Path(folder)
+    index = read_index(folder, PIPELINE, _PARTS)
+    config = component_config(folder / "unet", diffusers.UNet2DConditionModel)
+    if config["in_channels"] != config["out_channels"]:
+        raise CheckpointError(
+            f"the network in {folder / 'unet'} reads {config['in_channels']} channels and gives {config['out_channels']}; an "
+            "inpainting model is another thing: take the plain one."
+        )
+    if config["class_embed_type"] is not None or config["addition_embed_type"] is not None:
+        raise CheckpointError(
+            f"the network in {folder / 'unet'} is conditioned on more than a caption; only plain Stable Diffusion is read."
+        )
+    module: Any = build_empty(lambda: diffusers.UNet2DConditionModel(**config))
+    load_exactly(module, read_tensors(folder / "unet", WEIGHTS), f"the network in {folder}")
+    scheduler = read_scheduler(folder)
+    kind = getattr(diffusers, str(scheduler.get("_class_name")), None)
+    if kind is None or not hasattr(kind, "from_config"):
+        raise CheckpointError(
+            f"{folder / 'scheduler'} names the scheduler {scheduler.get('_class_name')!r}, which diffusers does not have."
+        )
+    table = kind.from_config(scheduler)
+    target = scheduler_target(str(table.config.get("prediction_type", "epsilon")))
+    path = DiscretePath.from_scheduler(table)
+    return StableDiffusionBackbone(folder, index, module.eval(), ClipText(folder), path, target, scheduler)
