@@ -109,7 +109,7 @@ def test_data_and_model_must_fit(class_folder, tmp_path):
     with pytest.raises(UserError, match="16 images and batch_size is 64"):
         run({"classes": 2}, folder, batch_size=64)
     with pytest.raises(UserError, match="makes audio"):
-        run({}, folder, model="embedded")
+        train(configure(tmp_path / "run", data=folder).model_copy(update={"model": "embedded"}), quiet=True)
     with pytest.raises(UserError, match="no class 12"):
         run({}, {"images": {"source": "digits", "only": ["12"]}})
     # an unlabelled image trains the null token
