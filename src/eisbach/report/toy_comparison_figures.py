@@ -18,6 +18,7 @@ MEASURE_NAMES = {
     "outliers": "outliers",
 }
 _MARKERS = ("o", "s", "^", "D", "v")
+_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 _FILLED = ("lower", "higher")
 
 
@@ -44,6 +45,9 @@ def ratios_picture(found: Sequence[Ratio], arm: str) -> ToyPicture:
             )  # fmt: skip
         axis.axvline(1, color=INK, linewidth=0.8)
         axis.set_xscale("log")
+        shown = [tick for tick in _TICKS if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]]
+        axis.set_xticks(shown, [f"{tick:g}" for tick in shown])
+        axis.set_xticks([], minor=True)
         axis.set_title(MEASURE_NAMES[measure], fontsize=9, color=INK)
         axis.set_xlabel("ratio to the baseline (below 1: lower, better)", fontsize=8)
     axes[0, 0].set_yticks(range(len(cells)), [f"{path_name(p)}, {target_name(y)}" for p, y in reversed(cells)])
