@@ -2,8 +2,8 @@
 
 Conventions: the texture (2 s windows, 0.5 s hop) is projected on its first two principal components, in RMS dB (a distance of 1 is a
 mean difference of 1 dB over the 32 dimensions, as in the pictures); the value is the square root of the area of the convex hull, so
-that it is a length in dB. Windows of 2 s average the flutter of single frames out, which fills the plane of *raw* frames for drones
-and music alike (`paper.pca_coverage`).
+that it is a length in dB. Windows of 2 s average out the play of single notes, with which a short loop fills half the plane of
+*raw* frames (`paper.pca_coverage`).
 """
 
 from __future__ import annotations

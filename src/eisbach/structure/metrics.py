@@ -151,7 +151,7 @@ _TABLE = (
     Metric("paper_pca_coverage", "dB", (0.0, 80.0), "a wider area of raw mel frames", False,
            paper.MIN_SECONDS, paper.pca_coverage, paper.COVERAGE_LADDER, "Paper: PCA coverage",
            "paper", paper.INVARIANCES,
-           "single frames of noise and of short loops fill as wide an area as a developing piece"),
+           "a loop of two seconds covers half the width of a developing piece, in any order of its frames"),
     Metric("paper_pc1_share", "", (0.0, 1.0), "more of the variance on one axis", False,
            paper.MIN_SECONDS, paper.pc1_share, paper.PC1_LADDER, "Paper: share of PC1",
            "paper", paper.INVARIANCES,
