@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from eisbach.audio import write_audio
+from eisbach.audio import read_audio, write_audio
 from eisbach.errors import UserError
 from eisbach.report import figures
 from eisbach.report.figures_draw import project, trajectory_limit
@@ -36,7 +36,7 @@ def test_pictures_are_png_bytes_and_files(picture, tmp_path):
 def test_every_kind_of_source_gives_the_same_picture(tmp_path):
     path = tmp_path / "piece.wav"
     write_audio(path, PIECE)
-    from_file = figures.read_audio(path)
+    from_file = read_audio(path)
     expected = figures.mel_picture(from_file)
     for source in (path, str(path), extract_features(from_file), analyze(from_file)):
         assert figures.mel_picture(source) == expected

@@ -48,9 +48,11 @@ def analyze(
         str | None, typer.Option(help="Comma-separated metrics that decide (corrected by Holm).")
     ] = None,
     embedding: Annotated[
-        str,
-        typer.Option(help="What distances between sets use: texture, or NAME:FOLDER of a CLAP- or MERT-class model."),
-    ] = "texture",
+        list[str] | None,
+        typer.Option(
+            help="Compare sets on a model's embeddings too: clap:FOLDER or mert:FOLDER; repeat.", show_default="texture"
+        ),
+    ] = None,
     training: Annotated[
         Path | None, typer.Option(help="Training audio: how near each clip is to its nearest piece of it.")
     ] = None,
@@ -89,7 +91,7 @@ def analyze(
         "page": bool(out) and page,
         "pair": pair,
         "baseline": baseline,
-        "embedding": embedding,
+        "embeddings": ["texture", *(embedding or [])],
         "training": training and str(training),
         "held_out": held_out and str(held_out),
         "listen": listen,
@@ -105,6 +107,7 @@ def analyze(
     from eisbach.structure.summary import format_summary, summarise
     from eisbach.types import SkipReport
 
+    models = _models(embedding or [])
     skips = SkipReport()
     captions = {str(one.keys.get("prompt_id") or ""): str(one.keys.get("caption") or "") for one in clips}
     records = analyze_files(clips, jobs=jobs, out=out, skips=skips, quiet=quiet)
@@ -116,7 +119,7 @@ def analyze(
     means = summarise(records)
     sets = compare(records, pair=pair, baseline=baseline, metrics=_split(metrics), primary=_split(primary), seed=seed)
     wholes = measure_sets(
-        sets, prompts={str(one.path): str(one.keys.get("prompt_id") or "") for one in clips}, embedding=embedding, training=training,
+        sets, prompts={str(one.path): str(one.keys.get("prompt_id") or "") for one in clips}, embeddings=models, training=training,
         held_out=held_out, seed=seed, jobs=jobs, skips=skips, quiet=quiet,
     )  # fmt: skip
     skipped = [{"item": item.item, "reason": item.reason} for item in skips.skipped]
@@ -156,6 +159,15 @@ def collect(paths: Sequence[Path], by: str | None = None) -> list[Clip]:
     from eisbach.report.structure_inputs import collect_clips
 
     return collect_clips(paths, by)
+
+
+def _models(specs: Sequence[str]) -> list[Any]:
+    """The embeddings, loaded before anything is analysed, so that a wrong folder costs no hour; textures need none."""
+    if not specs:
+        return []
+    from eisbach.structure.embeddings import load_embedding
+
+    return [load_embedding(spec) for spec in dict.fromkeys(specs) if spec != "texture"]
 
 
 def _split(text: str | None) -> list[str]:

@@ -137,7 +137,7 @@ def _values(page: StructurePage, quiet: bool) -> dict[str, Any]:
         "counted": "prompts" if sets.paired else "clips",
         "primary_rows": [_row(sets, info) for info in primary],
         "further_rows": [_row(sets, info) for info in further],
-        "printed_rows": [_row(sets, info, METRICS[info.name].contradicted_by) for info in sets.printed],
+        "printed_rows": _printed_rows(sets),
         "marks": [_SHOWN_MARK, *MARK_MEANINGS[2:]],
         "charts": [(info, _chart(sets, info, point_name)) for info in primary],
         "point_name": point_name,
@@ -234,6 +234,31 @@ def _row(sets: Sets, info: MetricInfo, why: str = "") -> dict[str, Any]:
         "why": why,
         "cells": [_cell(sets, name, info) for name in sets.names],
     }
+
+
+def _printed_rows(sets: Sets) -> list[dict[str, Any]]:
+    """The paper's own quantities, each with what speaks against it, and the surrogates that PC 1 has to be read against."""
+    rows = []
+    for info in sets.printed:
+        label = info.label.partition(": ")[2] or info.label
+        rows.append(_row(sets, replace(info, label=label), METRICS[info.name].contradicted_by))
+        if info.name == "paper_pc1_share":
+            rows += [
+                _plain_row(sets, "pc1_share_walk", "… of random walks with the clips’ own steps"),
+                _plain_row(sets, "pc1_share_phases", "… of the clips with random phases"),
+            ]
+    return rows
+
+
+def _plain_row(sets: Sets, column: str, label: str) -> dict[str, Any]:
+    """Means of a column that is reported and not compared."""
+    info = MetricInfo(column, label)
+    cells = []
+    for name in sets.names:
+        values = [float(row[column]) for row in sets.records if row["arm"] == name and row.get(column) is not None]  # type: ignore[arg-type]
+        mean = sum(values) / len(values) if values else None
+        cells.append({"value": format_value(info, mean), "spread": "", "missing": "", "mark": ""})
+    return {"label": label, "unit": "", "why": "", "cells": cells}
 
 
 def _cell(sets: Sets, name: str, info: MetricInfo) -> dict[str, str]:

@@ -19,6 +19,8 @@ from eisbach.types import SkipReport
 if TYPE_CHECKING:
     import numpy as np
 
+    from eisbach.structure.embeddings import Embedding
+
 TEXTURE = "texture"
 MOST_CLIPS = 200
 """Clips of each set that distances are measured on; an even sample of larger sets."""
@@ -48,7 +50,7 @@ def measure_sets(
     sets: Sets,
     *,
     prompts: Mapping[str, str] | None = None,
-    embedding: str = TEXTURE,
+    embeddings: Sequence[Embedding] = (),
     training: Path | None = None,
     held_out: Path | None = None,
     seed: int = 0,
@@ -62,15 +64,15 @@ def measure_sets(
     ----------
     prompts : mapping of str to str
         The prompt of each file (by path), for what only shows across seeds.
-    embedding : str
-        'texture', or 'NAME:FOLDER' of a model whose embeddings are compared as well.
+    embeddings : sequence of Embedding
+        Models (`structure.embeddings.load_embedding`) whose embeddings are compared beside the texture's.
     training, held_out : path or None
         Folders or manifests; both or neither.
 
     Raises
     ------
     UserError
-        Training audio without held-out audio, an embedding that cannot be loaded, or training audio that cannot be read.
+        Training audio without held-out audio, or training audio that cannot be read.
     """
     made = Wholes()
     skips = SkipReport() if skips is None else skips
@@ -86,7 +88,7 @@ def measure_sets(
             described[name] = _described(chosen, name, prompts or {}, jobs, skips, quiet)
         except UserError as error:
             made.notes.append(f"{name} could not be measured as a whole: {error}")
-    vectors = _embedded(embedding, described, quiet)
+    vectors = _embedded(embeddings, described, made, quiet)
     extra: dict[str, Any] = {}
     if training is not None and held_out is not None:
         extra["training"] = read_clips(
@@ -97,7 +99,7 @@ def measure_sets(
         )
     elif (training is None) != (held_out is None):
         raise UserError("memorisation needs --training and --held-out: without unseen clips, genre looks like copying.")
-    found = [one for one in _compared(sets.names, described, vectors, embedding, extra, seed, made) if one is not None]
+    found = [one for one in _compared(sets.names, described, vectors, extra, seed, made) if one is not None]
     made.values = [one.to_dict() for one in found]
     made.tables = _tables(sets.names, found, made.notes)
     return made
@@ -124,22 +126,28 @@ def _files(path: Path) -> list[str]:
     return [str(clip.path) for clip in collect_clips([path])]
 
 
-def _embedded(embedding: str, described: Mapping[str, Sequence[SetClip]], quiet: bool) -> dict[str, np.ndarray]:
-    """The embedding's rows of every set, in the order of its clips; empty for textures, which clips carry already."""
-    if embedding == TEXTURE:
-        return {}
-    from eisbach.structure.embeddings import embed_files, load_embedding
+def _embedded(
+    embeddings: Sequence[Embedding], described: Mapping[str, Sequence[SetClip]], made: Wholes, quiet: bool
+) -> dict[str, dict[str, np.ndarray]]:
+    """For each model the rows of every set, in the order of its clips; a model that refuses a clip is left out, and said."""
+    vectors = {}
+    for model in embeddings:
+        from eisbach.structure.embeddings import embed_files
 
-    name, _, folder = embedding.partition(":")
-    model = load_embedding(name, folder or None)
-    return {key: embed_files(model, [clip.name for clip in clips], quiet=quiet) for key, clips in described.items()}
+        try:
+            vectors[model.name] = {
+                name: embed_files(model, [clip.name for clip in clips], quiet=quiet)
+                for name, clips in described.items()
+            }
+        except UserError as error:
+            made.notes.append(f"no distances on {model.name}: {error}")
+    return vectors
 
 
 def _compared(
     names: Sequence[str],
     described: Mapping[str, list[SetClip]],
-    vectors: Mapping[str, np.ndarray],
-    embedding: str,
+    vectors: Mapping[str, Mapping[str, np.ndarray]],
     extra: Mapping[str, Any],
     seed: int,
     made: Wholes,
@@ -149,9 +157,7 @@ def _compared(
     def one(first: str, second: str | None) -> SetComparison | None:
         if first not in described or (second is not None and second not in described):
             return None
-        rows = None
-        if vectors:
-            rows = {embedding.partition(":")[0]: (vectors[first], None if second is None else vectors[second])}
+        rows = {model: (by_set[first], None if second is None else by_set[second]) for model, by_set in vectors.items()}
         try:
             return compare_sets(
                 described[first], None if second is None else described[second], names=(first, second or ""), embeddings=rows,
@@ -193,10 +199,10 @@ def _tables(names: Sequence[str], found: Sequence[SetComparison], notes: list[st
                 "exchanged at random: small sets are never at distance 0.",
             )
         )
-    for title, part in (("Within each set", inside), ("Memorisation", copied)):
-        if part:
+    for title, lines in (("Within each set", inside), ("Memorisation", copied)):
+        if lines:
             tables.append(
-                SetTable(title, ["Measure", *names, "Means nothing at", "A higher value means"], _by_set(part, names))
+                SetTable(title, ["Measure", *names, "No effect reads", "A higher value means"], _by_set(lines, names))
             )
     suspects = [
         [name, Path(str(row["clip"])).name, Path(str(row["nearest_training"])).name, format_p(row["p_clip"]), format_p(row["p_excerpt"]),

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import re
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eisbach.audio import write_audio
+from eisbach.errors import UserError
+from eisbach.report import structure_compare as comparing
+from eisbach.report.structure_inputs import sample_clips, short_names
+from eisbach.report.structure_listen import plan_groups
+from eisbach.report.structure_page import StructurePage, render_structure_page
+from eisbach.report.structure_players import clock, section_bars, waveform_path
+from eisbach.report.structure_sections import Span
+from eisbach.report.structure_set_tables import SetTable, measure_sets
+from eisbach.structure import METRICS, synthetic
+from eisbach.structure.batch import Clip
+from eisbach.types import Skipped, SkipReport, Waveform
+
+
+def record(group, prompt=None, seed=None, path=None, **values):
+    rng = np.random.default_rng([len(group), zlib.crc32((prompt or "").encode()), int(seed or 0)])
+    name = f"{prompt or rng.integers(1e6)}-{seed or 0}"
+    row = {
+        "id": name, "group": group, "path": path or f"{group}/{name}.wav", "duration": 30.0, "analysed_seconds": 30.0,
+        "flags": "", "is_flat": False, "flat_probability": 0.1, "bandwidth_hz": 9000.0,
+    }  # fmt: skip
+    row |= {metric: float(rng.uniform(0.2, 0.3)) for metric in METRICS}
+    if prompt is not None:
+        row |= {"prompt_id": prompt, "seed": seed}
+    return row | values
+
+
+def paired(shift=0.0, prompts=12):
+    rows = []
+    for index in range(prompts):
+        base = record("plain", f"p{index:02}", "0", block_strength=0.2 + 0.01 * index)
+        other = dict(base, group="barrier", path=f"barrier/{index}.wav")
+        other["block_strength"] = base["block_strength"] + shift + 0.001 * (index % 3)
+        rows += [base, other]
+    return rows
+
+
+def test_prompts_and_seeds_pair_sets_and_the_prompt_is_the_unit():
+    sets = comparing.compare(paired(0.05))
+    one = sets.comparison("barrier", "block_strength")
+    assert sets.names == ["plain", "barrier"]
+    assert (one.paired, one.unit, one.n_units) == (True, "prompt", 12)
+    assert one.difference == pytest.approx(0.051, abs=1e-6)
+    assert one.verdict == "higher"
+    assert one.p_adjusted >= one.p
+    assert "matched by prompt and seed" in sets.how
+
+
+def test_without_keys_every_clip_is_a_unit():
+    sets = comparing.compare(paired(0.05), pair="none")
+    one = sets.comparison("barrier", "block_strength")
+    assert (one.paired, one.unit, one.n_units) == (False, "clip", 12)
+    assert "every clip counts as one" in sets.how
+
+
+def test_several_folders_of_the_same_prompts_are_trained_models():
+    rows = []
+    for model in range(3):
+        for group in ("plain", "barrier"):
+            rows += [
+                record(
+                    group, f"p{n}", "0", path=f"{group}/seed-{model}/p{n}.wav", block_strength=0.1 * n + 0.01 * model
+                )
+                for n in range(4)
+            ]
+    sets = comparing.compare(rows)
+    one = sets.comparison("barrier", "block_strength")
+    assert (one.unit, one.n_units) == ("trained model", 3)
+    assert "trained model" in sets.how
+    assert any("no difference can be called shown" in note.replace("  ", " ") for note in sets.notes)
+
+
+def test_the_papers_quantities_stand_apart_and_are_never_primary():
+    sets = comparing.compare(paired(0.05))
+    assert {info.name for info in sets.printed} == {name for name, metric in METRICS.items() if metric.as_printed}
+    assert len(sets.printed) >= 5
+    assert not any(info.primary for info in sets.printed)
+    assert not {info.name for info in sets.printed} & {info.name for info in sets.metrics}
+    assert all(sets.to_json()["contradicted_by_ground_truth"].values())
+
+
+def test_small_sets_say_what_they_cannot_show():
+    assert any("single prompt" in note for note in comparing.compare(paired(prompts=1)).notes)
+    assert any("smallest possible p is 0.25" in note for note in comparing.compare(paired(prompts=3)).notes)
+    assert any("about 0.8 standard deviations" in note for note in comparing.compare(paired(prompts=12)).notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"baseline": "nobody"}, "plain, barrier"),
+        ({"pair": "mood"}, "nothing can be matched"),
+        ({"pair": " , "}, "--pair is empty"),
+        ({"metrics": ["beauty"]}, "'beauty'"),
+    ],
+)
+def test_mistakes(options, message):
+    with pytest.raises(UserError, match=message):
+        comparing.compare(paired(), **options)
+
+
+def test_short_names_tell_folders_apart():
+    assert short_names(["run/a/samples", "run/b/samples"]) == {"run/a/samples": "a", "run/b/samples": "b"}
+    assert short_names(["x/one", "y/two"]) == {"x/one": "one", "y/two": "two"}
+    assert short_names(["only/this"]) == {"only/this": "this"}
+    assert short_names(["a", "b/a"]) == {"a": "a", "b/a": "b/a"}
+
+
+def test_samples_are_even_over_sets_and_over_each_set():
+    clips = [
+        Clip(Path(f"{group}{n}"), {"group": group}) for group, size in (("a", 10_000), ("b", 3)) for n in range(size)
+    ]
+    taken = sample_clips(clips, 12)
+    own = [int(str(clip.path)[1:]) for clip in taken if clip.keys["group"] == "a"]
+    assert len(taken) == 12
+    assert len(own) == 9
+    assert np.diff(own).min() > 1000
+    assert taken == sample_clips(clips, 12)
+    assert sample_clips(clips[:5], 12) == clips[:5]
+
+
+def test_section_bars_end_with_the_audio():
+    bars = section_bars([Span(0.0, 4.0, "A"), Span(4.0, 8.0, "B"), Span(8.0, 20.0, "A")], 10.0)
+    assert [(bar.left, bar.width, bar.tone) for bar in bars] == [(0.0, 40.0, 0), (40.0, 40.0, 1), (80.0, 20.0, 0)]
+    assert bars[1].said == "Section B, 0:04 to 0:08"
+    assert section_bars([Span(0.0, 4.0, "A")], 0.0) == []
+    assert clock(65.4) == "1:05"
+
+
+def test_the_waveform_is_as_tall_as_its_peaks(tmp_path):
+    samples = np.concatenate([0.1 * np.ones(1000), 0.8 * np.ones(1000)]).astype(np.float32)
+    write_audio(tmp_path / "x.wav", Waveform(samples[None], 8000))
+    path, seconds = waveform_path(tmp_path / "x.wav")
+    heights = [int(b) - int(a) for a, b in re.findall(r"M\d+ (\d+)V(\d+)", path)]
+    assert seconds == pytest.approx(0.25)
+    assert len(heights) == 360
+    assert heights[-1] / heights[0] == pytest.approx(8, abs=0.5)
+    assert waveform_path(tmp_path / "none.wav") == ("", 0.0)
+
+
+class Outline(HTMLParser):
+    """Ids, links within the page, and tags that are left open."""
+
+    def __init__(self):
+        super().__init__()
+        self.ids, self.links, self.open = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.ids += [found["id"]] if "id" in found else []
+        self.links += [found["href"][1:]] if found.get("href", "").startswith("#") else []
+        if tag not in {"meta", "link", "img", "br", "path"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in {"meta", "link", "img", "br", "path"}:
+            assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def heard(tmp_path_factory):
+    """Two sets of two clips with sound, prompts in common, and one file that has vanished since."""
+    root = tmp_path_factory.mktemp("sets")
+    rows = []
+    for group, form in (("plain", "AAAA"), ("barrier", "ABCA")):
+        for seed in range(2):
+            path = root / f"{group}-{seed}.wav"
+            write_audio(path, synthetic.form(form, 3.0, seed))
+            rows.append(record(group, "piglet", str(seed), path=str(path), flags="clipped;undefined:closure"))
+    Path(str(rows[-1]["path"])).unlink()
+    return comparing.compare(rows)
+
+
+def test_the_page_is_whole(heard):
+    page = StructurePage(
+        heard, "eisbach analyze a b", skipped=[Skipped("x", "x <b>is</b> broken")] * 201, captions={"piglet": "a & b"},
+        set_tables=[SetTable("Distances", ["what", "value"], [["Fréchet", "1"]])], set_notes=["only four clips"],
+        files=[("records.jsonl", "rows")],
+    )  # fmt: skip
+    html = render_structure_page(page)
+    outline = Outline()
+    outline.feed(html)
+    assert outline.open == []
+    assert len(set(outline.ids)) == len(outline.ids)
+    assert set(outline.links) <= set(outline.ids)
+    assert "x &lt;b&gt;is&lt;/b&gt; broken" in html
+    assert "201 files left out" in html
+    assert "and 1 more" in html
+    assert "a &amp; b" in html
+    assert "The audio file is missing" in html
+    assert html.count("<audio") == 3
+    assert "Only four clips" in html
+    assert "overdriven" in html
+    assert "nothing to measure" in html  # what an undefined metric means
+
+
+def test_listening_can_be_chosen(heard):
+    assert plan_groups(heard, 0, {}) == []
+    chosen = plan_groups(heard, 24, {}, ["piglet-1"])
+    assert [row["id"] for group in chosen for take in group.takes for row in take.clips] == ["piglet-1", "piglet-1"]
+    with pytest.raises(UserError, match="piglet-0"):
+        plan_groups(heard, 24, {}, ["nobody"])
+
+
+def test_sets_as_wholes(tmp_path):
+    rows = []
+    for group, make in (
+        ("loops", lambda s: synthetic.loop(1.0, s, 5.0)),
+        ("forms", lambda s: synthetic.form("AB", 2.5, s)),
+    ):
+        for seed in range(7):
+            path = tmp_path / f"{group}-{seed}.wav"
+            write_audio(path, make(seed))
+            rows.append(record(group, f"p{seed}", "0", path=str(path)))
+    sets = comparing.compare(rows)
+    made = measure_sets(sets, skips=SkipReport())
+    titles = {table.title: table for table in made.tables}
+    between = titles["Distances between the sets"].rows
+    assert {row[1] for row in between} == {"loops vs forms"}
+    assert any(row[0].startswith("Fréchet") for row in between)
+    assert made.values[0]["sets"] == ["loops", "forms"]
+    alone = measure_sets(comparing.compare(rows[:1]), skips=SkipReport())
+    assert alone.tables
+    assert "Distances between the sets" not in {table.title for table in alone.tables}
+    with pytest.raises(UserError, match="held-out"):
+        measure_sets(sets, training=tmp_path)
