@@ -62,9 +62,9 @@ def fit(evidence: np.ndarray, truth: np.ndarray, penalty: float) -> tuple[np.nda
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pieces", type=int, default=46, help="development pieces of each kind")
+    parser.add_argument("--pieces", type=int, default=40, help="development pieces of each kind")
     parser.add_argument("--penalty", type=float, default=3.3)
-    parser.add_argument("--threshold", type=float, default=0.87)
+    parser.add_argument("--threshold", type=float, default=0.88)
     default = Path(__file__).parents[1] / "src/eisbach/assets/structure/boundaries.json"
     parser.add_argument("--out", type=Path, default=default)
     args = parser.parse_args()
@@ -75,7 +75,7 @@ def main() -> None:
             pieces = [(piece.waveform, piece.edges) for piece in (material(kind, seed) for kind in KINDS)]
             if index % 3 == 0:
                 pieces = [(with_hiss(waveform, seed), edges) for waveform, edges in pieces]
-            if index % 4 == 0:
+            if index % 2 == 0:
                 still = (synthetic.drone(seed, 60.0), synthetic.noise(seed, 60.0), synthetic.pad(seed, 60.0))
                 pieces += [(waveform, np.array([0.0, 60.0])) for waveform in still]
             tables += [labelled(waveform, edges) for waveform, edges in pieces]

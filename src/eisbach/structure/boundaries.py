@@ -2,7 +2,8 @@
 
 Conventions: four times a second a logistic model weighs the evidence of `novelty.boundary_evidence` (steps in sound and harmony on
 scales of 2 to 12 s, and the ends of repeated passages). Moments are taken in the order of their probability, those under `threshold`
-and those nearer than `MIN_SECTION` to a better one or to an end left out, then moved by at most half a second to where the mel-spectrogram
+and those nearer than `MIN_SECTION` to a better one or to an end left out, as are those where neither sound nor harmony changes by
+more than `STILL` (the slow beating of a drone repeats too), then moved by at most half a second to where the mel-spectrogram
 (50 frames a second) changes most. The constants are in ``assets/structure/boundaries.json``, written by
 ``bench/calibrate_boundaries.py`` from synthetic forms and joined excerpts of real scores; the evidence is absolute or standardised within a few
 seconds, never normalised over the clip, so drones and noise have no sections.
@@ -30,12 +31,14 @@ from eisbach.structure.once import once_per_clip
 MIN_SECONDS = 8.0
 MIN_SECTION = 4.0
 """Seconds: shorter sections are not told apart."""
+STILL = {"sound_db_4": 0.15, "turn_4": 0.1, "harmony_8": 0.2}
+"""Evidence up to which nothing has changed: 0.9 dB in the bands, a tenth of a right angle's turn, a fifth of the harmony's spread."""
 ALIKE_DB = 2.5
 ALIKE_COSINE = 0.75
 _REFINE_SECONDS, _REFINE_WIDTH = 0.3, 2.0
 _ALIGN_SECONDS = 1.5
 _MIN_OVERLAP = 0.6  # of the longer of two sections
-_MAX_LABELLED = 200  # sections compared pair by pair; the rest of very long pieces get letters of their own
+_MAX_LABELLED = 120  # sections compared pair by pair; the rest of very long pieces get letters of their own
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ def boundary_probability(features: Features) -> tuple[np.ndarray, np.ndarray]:
     times, evidence, names = boundary_evidence(features)
     weights = np.array([model["weights"][name] for name in names])
     logit = evidence @ weights + model["bias"]
-    return times, 1.0 / (1.0 + np.exp(-np.clip(logit, -60.0, 60.0)))
+    still = np.all([evidence[:, names.index(name)] <= limit for name, limit in STILL.items()], axis=0)
+    return times, np.where(still, 0.0, 1.0 / (1.0 + np.exp(-np.clip(logit, -60.0, 60.0))))
 
 
 @once_per_clip

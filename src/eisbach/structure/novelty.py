@@ -3,7 +3,7 @@
 Conventions: four moments a second. A *step* of width w compares the w seconds before a moment with the w seconds after it (less
 at the ends of the piece): in 16 mel bands (dB, 50 frames a second) and in chroma shares (4 a second). *Absolute* steps are
 RMS differences of means and standard deviations over 6 dB; *standardised* ones divide each difference of means by the spread within both
-sides, so a restless texture does not change all the time. Widths of 2 to 12 s make it multi-scale. The checkerboard of
+sides, so a restless texture does not change all the time. Harmony counts only as far as there is one: the chroma of noise turns at random. Widths of 2 to 12 s make it multi-scale. The checkerboard of
 Foote (2000) is such a step for one kernel. `stripes.stripe_ends` adds what repeats.
 """
 
@@ -19,7 +19,8 @@ from eisbach.structure.stripes import stripe_ends
 RATE = 4.0
 """Moments a second."""
 _BANDS = 16
-_FLOOR_DB, _FLOOR_CHROMA = 1.0, 0.1  # spreads below these count as these
+_FLOOR_DB, _FLOOR_CHROMA = 1.0, 0.3  # spreads below these count as these
+_TONAL = 1.0  # length of centred chroma shares (mean 1) from which a harmony counts fully: tunes read 1 to 6, noise under 0.6
 _PEAK_SECONDS = 4.0
 
 _Statistics = tuple[np.ndarray, np.ndarray]
@@ -79,11 +80,13 @@ def _absolute_step(running: Running, times: np.ndarray, width: float) -> np.ndar
 
 
 def _turn(running: Running, times: np.ndarray, width: float) -> np.ndarray:
-    """1 - the cosine of the mean centred chroma before and after."""
+    """1 - the cosine of the mean centred chroma shares before and after; towards 0 where either side is not tonal."""
     (before, _), (after, _) = running.sides(times, width)
     before, after = (side - side.mean(axis=1, keepdims=True) for side in (before, after))
-    size = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
-    return np.asarray(1.0 - np.sum(before * after, axis=1) / np.maximum(size, 1e-9))
+    lengths = [np.linalg.norm(side, axis=1) for side in (before, after)]
+    cosine = np.sum(before * after, axis=1) / np.maximum(lengths[0] * lengths[1], 1e-9)
+    tonal = np.minimum(1.0, np.minimum(lengths[0], lengths[1]) / _TONAL) ** 2
+    return np.asarray((1.0 - cosine) * tonal)
 
 
 def novelty_curves(features: Features) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -91,10 +94,10 @@ def novelty_curves(features: Features) -> tuple[np.ndarray, dict[str, np.ndarray
     times = np.arange(0.0, features.duration, 1.0 / RATE)
     sound = Running(mel_bands(features), FRAME_RATE)
     share = features.chroma * (12.0 / np.maximum(features.chroma.sum(axis=1, keepdims=True), 1e-6))
-    harmony, shares = Running(features.chroma, CHROMA_RATE), Running(share, CHROMA_RATE)
+    harmony = Running(share, CHROMA_RATE)
     curves = {f"sound_{width}": standardised_step(sound, times, width, _FLOOR_DB) for width in (2, 4, 8, 12)}
     curves |= {f"sound_db_{width}": _absolute_step(sound, times, width) for width in (4, 8)}
-    curves |= {f"harmony_{width}": standardised_step(shares, times, width, _FLOOR_CHROMA) for width in (4, 8, 12)}
+    curves |= {f"harmony_{width}": standardised_step(harmony, times, width, _FLOOR_CHROMA) for width in (4, 8, 12)}
     curves |= {f"turn_{width}": _turn(harmony, times, width) for width in (4, 8)}
     curves["repeats"] = np.log1p(stripe_ends(features, times))
     return times, curves

@@ -21,6 +21,8 @@ WINDOW_SECONDS = 2.0
 MIN_FRAMES = 8  # a window never has fewer frames than this, whatever the pooling
 MIN_MOVEMENT = 0.15
 """Share of a window's (centred, level-free) chroma energy that must change within the window."""
+MIN_TONALITY = 0.65
+"""Length of a frame's centred chroma over its mean, averaged over a window. Tunes read 0.7 to 6, noise under 0.56."""
 STATIC_WEIGHT = 0.5
 """What a window's mean chroma counts for beside its changes: two passages over the same held chord are no repeat of each other."""
 MIN_COSINE = 0.88
@@ -65,7 +67,8 @@ def chroma_windows(chroma: np.ndarray, length: int) -> tuple[np.ndarray, np.ndar
     vectors : np.ndarray [shape=(frames - length + 1, length, 12), float32]
         Centred over classes, unit norm over (length, 12); zero where silent.
     movement : np.ndarray [shape=(frames - length + 1,)]
-        1 - |mean direction|^2 of the window's frames: 0 for a held chord, towards 1 for ever new ones.
+        1 - |mean direction|^2 of the window's frames: 0 for a held chord, towards 1 for ever new ones; 0 for noise, whose
+        chroma has no shape (`MIN_TONALITY`).
     """
     centred = chroma - chroma.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(centred, axis=1, keepdims=True)
@@ -80,7 +83,9 @@ def chroma_windows(chroma: np.ndarray, length: int) -> tuple[np.ndarray, np.ndar
     )
     sums = np.concatenate([np.zeros((1, 12)), unit.cumsum(axis=0)])
     mean_direction = (sums[length:] - sums[:-length]) / length
-    return vectors, 1.0 - np.sum(mean_direction**2, axis=1)
+    tonality = norms[:, 0] / np.maximum(chroma.mean(axis=1), _SILENT)
+    tonal = np.convolve(tonality, np.full(length, 1.0 / length), mode="valid") >= MIN_TONALITY
+    return vectors, np.where(tonal, 1.0 - np.sum(mean_direction**2, axis=1), 0.0)
 
 
 def half_later(vectors: np.ndarray) -> np.ndarray:

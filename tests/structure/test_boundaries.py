@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from eisbach.structure import synthetic
+from eisbach.structure.blocks import block_curve, block_scale
+from eisbach.structure.boundaries import Sections, boundary_model, chroma_likeness, find_sections, pick_boundaries
+from eisbach.structure.features import extract_features
+from eisbach.structure.novelty import boundary_evidence
+from eisbach.structure.synthetic_forms import sectioned
+from eisbach.types import Waveform
+
+
+def found_within(sections, edges, tolerance):
+    """Share of the true inner edges that were found, and of the found ones that are true."""
+    distance = np.abs(np.array(sections.boundaries)[:, None] - edges[1:-1][None, :])
+    if not distance.size:
+        return 0.0, 0.0
+    return float((distance.min(axis=0) <= tolerance).mean()), float((distance.min(axis=1) <= tolerance).mean())
+
+
+@pytest.mark.parametrize("changes", ["both", "tune", "sound"])
+def test_sections_are_found_whatever_tells_them_apart(changes):
+    hits = []
+    for seed in (501, 502, 503):
+        piece = sectioned("ABACA", [13.37, 9.71, 16.2], seed, changes=changes)
+        hits.append(found_within(find_sections(extract_features(piece.waveform)), piece.edges, 0.5))
+    recall, precision = np.mean(hits, axis=0)
+    assert recall >= 0.7
+    assert precision >= 0.7
+
+
+def test_neighbours_that_are_alike_are_told_apart_by_their_repetition():
+    piece = sectioned("AABA", [13.37, 15.2], 511)
+    sections = find_sections(extract_features(piece.waveform))
+    assert np.abs(np.array(sections.boundaries) - piece.edges[1]).min() < 0.5
+    assert sections.labels == ("A", "A", "B", "A")
+
+
+@pytest.mark.parametrize("piece", [synthetic.drone, synthetic.noise, synthetic.pad])
+def test_still_sounds_have_one_section(piece):
+    sections = find_sections(extract_features(piece(7, 40.0)))
+    assert sections.boundaries == ()
+    assert sections.labels == ("A",)
+
+
+def test_times_count_from_the_start_of_the_file():
+    piece = sectioned("AB", [12.0, 13.0], 3).waveform
+    later = Waveform(np.concatenate([np.zeros((1, 3 * 22050), np.float32), piece.samples], axis=1), 22050)
+    plain, shifted = (find_sections(extract_features(w)) for w in (piece, later))
+    assert plain.boundaries[0] == pytest.approx(12.0, abs=0.1)
+    np.testing.assert_allclose(np.array(shifted.boundaries) - plain.boundaries, 3.0, atol=0.06)
+    assert shifted.start == pytest.approx(3.0, abs=0.05)
+    assert len(shifted.labels) == len(shifted.boundaries) + 1 == len(shifted.strengths) + 1
+
+
+def test_too_short_gives_no_sections():
+    assert find_sections(extract_features(synthetic.drone(0, 5.0))).labels == ()
+    silent = find_sections(extract_features(Waveform(np.zeros((1, 22050), np.float32), 22050)))
+    assert silent == Sections()
+
+
+def test_the_model_weighs_exactly_the_evidence_there_is():
+    _, evidence, names = boundary_evidence(extract_features(sectioned("AB", [6.0], 0).waveform))
+    assert set(boundary_model()["weights"]) == set(names)
+    assert evidence.shape[1] == len(names)
+    assert np.isfinite(evidence).all()
+
+
+def test_picking_takes_the_likeliest_first():
+    times = np.arange(0.0, 40.0, 0.25)
+    probability = np.zeros(160)
+    probability[[40, 50, 100, 2, 158]] = 0.95, 0.99, 0.9, 1.0, 1.0  # 10 s, 12.5 s, 25 s and the two ends
+    assert pick_boundaries(times, probability, 40.0, 0.8).tolist() == [50, 100]
+    assert pick_boundaries(times, probability, 40.0, 0.95).tolist() == [50]
+
+
+def test_likeness_finds_the_offset_and_wants_an_overlap():
+    chroma = np.random.default_rng(0).normal(size=(120, 12))
+    chroma[62:100] = chroma[0:38]
+    assert chroma_likeness(chroma, (0.0, 9.0), (15.0, 24.5)) == pytest.approx(1.0)
+    assert chroma_likeness(chroma, (0.0, 9.0), (10.0, 13.0)) == -1.0
+
+
+@pytest.mark.parametrize("seed", [0, 4])
+def test_block_scale_rises_off_the_frame_grid(seed):
+    lengths = (3.1, 4.37, 5.9, 8.3, 11.7, 17.1)
+    values = [block_scale(extract_features(synthetic.blocks(length, seed, duration=80.0))) for length in lengths]
+    assert (np.diff(values) > 0).all()
+
+
+def test_block_curve_is_what_strength_and_scale_read():
+    features = extract_features(synthetic.blocks(6.0, 1, duration=40.0))
+    scales, strengths = block_curve(features)
+    assert scales[strengths.argmax()] == block_scale(features)
+    assert scales[0] == 1.5
+    assert scales[-1] <= 40.0 / 3.0
+    assert len(block_curve(replace(features, texture=features.texture[:0]))[0]) == 0
