@@ -58,6 +58,21 @@ def test_every_target_gives_finite_images_on_the_cosine_path(target):
     assert sample_images(model(target), ["0"], SAMPLING).isfinite().all()
 
 
+def test_clipping_bounds_the_data_estimate_and_changes_nothing_within(tmp_path):
+    from eisbach.diffusion.targets import convert
+    from eisbach.generation.images import clipped
+
+    x_t, t = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, 0.5, 0.99])
+    for target in ("eps", "x0", "v", "u"):
+        inside = convert("cosine", "x0", target, 0.9 * torch.tanh(x_t), x_t, t)
+        kept = clipped(lambda x, t, output=inside: output, "cosine", target)(x_t, t)
+        torch.testing.assert_close(kept, inside, rtol=1e-3, atol=1e-3)
+        far = clipped(lambda x, t: 5 * x, "cosine", target)(x_t, t)
+        assert convert("cosine", target, "x0", far, x_t, t).abs().max() <= 1 + 1e-2
+    with pytest.raises(UserError, match="draws latents"):
+        sample_images(model(codec="vae"), ["0"], SAMPLING.model_copy(update={"clip": True}))
+
+
 def test_files_by_class_and_a_stopped_drawing_continues(tmp_path):
     backbone = model()
     backbone.save(tmp_path / "model")

@@ -29,6 +29,9 @@ def sample(
     interval: Annotated[
         tuple[float, float] | None, typer.Option(metavar="LOW HIGH", help="Guide only at noise levels t within it.")
     ] = None,
+    clip: Annotated[
+        bool, typer.Option("--clip", help="Keep data estimates within [-1, 1] (models of pixels).")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the noise; image n depends on the seed and n alone.")] = 0,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at once.")] = 64,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="PNG files go here, in a folder for each class.")] = Path(
@@ -47,6 +50,7 @@ def sample(
         "method": method,
         "guidance_scale": guidance,
         "guidance_interval": interval,
+        "clip": clip,
         "batch_size": batch_size,
     }
     sampling = build_config(ImageSampling, values, "the sampling options")

@@ -29,6 +29,9 @@ class ImageSampling(StrictModel):
         1 is no guidance.
     guidance_interval : (low, high) in t, or None
         Guide only there; [0, 0.8] is ERD's best (its Table 9).
+    clip : bool
+        Keep every step's data estimate within [-1, 1], as DDPM and ADM do with pixels: an eps-network's error at the first, noisiest
+        levels is otherwise multiplied by up to sigma / alpha = 80. Not for latents, which have no bounds.
     batch_size : int
         Images at once; it does not change them beyond rounding.
     """
@@ -38,6 +41,7 @@ class ImageSampling(StrictModel):
     method: Literal["euler", "heun", "edm_heun"] = "edm_heun"
     guidance_scale: float = 1.0
     guidance_interval: tuple[float, float] | None = None
+    clip: bool = False
     batch_size: int = Field(default=64, ge=1)
 
     @field_validator("guidance_interval")
@@ -89,6 +93,10 @@ def sample_images(
         raise UserError(
             f"guidance_scale is {sampling.guidance_scale:g} and the model has no classes to guide towards; use guidance_scale 1."
         )
+    if sampling.clip and backbone.codec != "pixels":
+        raise UserError(
+            f"clip keeps pixels within [-1, 1], and this model draws latents of '{backbone.codec}'; leave it out."
+        )
     times = get_schedule(sampling.schedule, sampling.num_inference_steps, backbone.path)
     device = next(backbone.module.parameters()).device
     shape = (backbone.latent_channels, backbone.latent_size, backbone.latent_size)
@@ -103,6 +111,8 @@ def sample_images(
             condition = backbone.condition(names, [1.0] * len(names)).to(device)
             null = backbone.null_condition(condition) if sampling.guidance_scale != 1 else None
             predict = guided(backbone.predict, condition, null, sampling.guidance_scale, sampling.guidance_interval)
+            if sampling.clip:
+                predict = clipped(predict, backbone.path, backbone.target)
             latents = sample_ode(
                 predict, path=backbone.path, target=backbone.target, noise=noise, times=times, method=sampling.method
             )
@@ -112,6 +122,19 @@ def sample_images(
     finally:
         backbone.module.train(training)
     return torch.cat(parts) if parts else torch.zeros(0, *shape)
+
+
+def clipped(
+    predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], path: str, target: str
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """`predict` with its data estimate clamped to [-1, 1], said in the same target again."""
+    from eisbach.diffusion.targets import convert
+
+    def inner(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        x0 = convert(path, target, "x0", predict(x_t, t).to(x_t.dtype), x_t, t).clamp(-1, 1)
+        return convert(path, "x0", target, x0, x_t, t)
+
+    return inner
 
 
 def image_noise(seed: int, number: int, shape: tuple[int, ...]) -> torch.Tensor:
