@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/weighting.md from the library's own tables, so that they show what the code does.
+"""Draws the pictures of docs/weighting.md and docs/structure.md from the library's own tables, so that they show what the code does.
 
 ``python docs/make_pictures.py`` draws all of them into docs/images; names after it draw only those. One function a
 picture, one line each in `PICTURES`.
@@ -215,6 +215,45 @@ def sample_auc(out: Path) -> None:
     plt.close(figure)
 
 
+PIECES = ("AABA", "ABCA", "loop of 3 s", "drone")
+
+
+def structure_clips() -> list[Any]:
+    """Pieces whose structure is known, half a minute each: two with sections, two without."""
+    from eisbach.report.structure_style import PictureClip
+    from eisbach.structure import synthetic
+
+    made = (
+        synthetic.form("AABA", 8.0, 5),
+        synthetic.form("ABCA", 8.0, 6),
+        synthetic.loop(3.0, 2, 32.0),
+        synthetic.drone(1, 32.0),
+    )
+    return [PictureClip(name, piece, name) for name, piece in zip(PIECES, made, strict=True)]
+
+
+def structure_figure(kind: str) -> Callable[[Path], None]:
+    """What `eisbach figure KIND` draws of those pieces."""
+
+    def draw(out: Path) -> None:
+        from eisbach.report.structure_figures import KINDS
+
+        shrink(KINDS[kind].draw(structure_clips(), form="png"), out)
+
+    return draw
+
+
+def shrink(png: bytes, out: Path, width: int = 1000) -> None:
+    """A figure of 300 dots an inch as a page shows it: fewer pixels, 256 colours."""
+    import io
+
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    small = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
+    small.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(out, optimize=True)
+
+
 PICTURES: dict[str, Callable[[Path], None]] = {
     "noise-weights": noise_weights,
     "densities": densities,
@@ -222,6 +261,9 @@ PICTURES: dict[str, Callable[[Path], None]] = {
     "allocation-stable-audio-3": allocation_stable_audio_3,
     "entropy-barrier": entropy_barrier,
     "sample-auc": sample_auc,
+    "structure-ssm": structure_figure("ssm"),
+    "structure-trajectory": structure_figure("trajectory"),
+    "structure-motifs": structure_figure("motifs"),
 }
 """File name to function; a new picture is one function and one line here."""
 

@@ -14,7 +14,7 @@ from eisbach.structure.features import Features
 if TYPE_CHECKING:
     from eisbach.structure.motif_map import MotifMap
 
-_MOST_ARCS = 12
+_MOST_ARCS, _SAID_ARCS = 12, 3  # drawn, and named by their length
 _SHORTEST = 3.0  # seconds; shorter segments are notes rather than passages
 
 
@@ -74,8 +74,8 @@ def draw_motifs(axes: Any, features: Features) -> None:
     offset = features.trimmed_start
     end = offset + features.duration
     tallest = max([(abs(one.to - one.start)) / 2 for one in passages], default=1.0)
-    for one in sorted(passages, key=lambda one: -one.length)[:_MOST_ARCS]:
-        _arc(axes, one, offset, tallest)
+    for index, one in enumerate(sorted(passages, key=lambda one: -one.length)[:_MOST_ARCS]):
+        _arc(axes, one, offset, tallest, said=index < _SAID_ARCS)
     heard = np.zeros(max(1, round(10 * features.duration)), dtype=bool)
     for start in found.start[found.recurs]:
         heard[round(10 * start) : round(10 * (start + found.window_seconds))] = True
@@ -138,7 +138,7 @@ def _same(one: Passage, other: Passage) -> bool:
     return abs(one.start - other.start) < near and abs(one.to - other.to) < near
 
 
-def _arc(axes: Any, one: Passage, offset: float, tallest: float) -> None:
+def _arc(axes: Any, one: Passage, offset: float, tallest: float, *, said: bool) -> None:
     """Two bars on the ground, one at each place, and an arc from middle to middle, thicker for longer passages."""
     same_key = one.transposition % 12 == 0
     style = {"color": COLOURS[0] if same_key else COLOURS[1], "solid_capstyle": "butt"}
@@ -151,6 +151,8 @@ def _arc(axes: Any, one: Passage, offset: float, tallest: float) -> None:
         middle - radius * np.cos(angle), height * np.sin(angle), linewidth=float(np.clip(0.5 * one.length / 2, 1.0, 4.5)),
         alpha=0.75, linestyle="-" if same_key else (0, (4, 1.2)), **style,
     )  # fmt: skip
+    if not said:
+        return
     words = f"{one.length:.0f} s" + ("" if same_key else f", {one.transposition:+d} semitones")
     axes.annotate(
         words, (middle, height), xytext=(0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=TICK_PT - 0.5,
