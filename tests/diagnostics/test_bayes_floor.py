@@ -133,7 +133,7 @@ def test_what_cannot_be_exact_is_drawn_or_refused() -> None:
 
 
 def test_an_integrand_that_no_grid_resolves_is_refused() -> None:
-    mixture = corners()
+    mixture = GaussianMixture([0.5, 0.5], [[1.0], [-1.0]], 0.3)
     with pytest.raises(UserError, match="still changed"):
         component_expectation(mixture, "linear", 0.5, 0, lambda x: (x[:, 0] > 0.1).double(), tolerance=1e-12)
 

@@ -146,10 +146,10 @@ def test_measures_of_a_network_with_a_known_error(path: str) -> None:
 @pytest.mark.parametrize("path", ["linear", "vp", "gvp"])
 def test_the_bayes_predictor_generates_the_data(path: str) -> None:
     targets = list(TARGETS)
-    samples = generate(Known(path, targets, 0.0), path, targets, 512, 60, 1)
+    samples = generate(Known(path, targets, 0.0), path, targets, 256, 40, 1)
     torch.testing.assert_close(samples[0], samples[2], rtol=1e-3, atol=1e-2)  # one ODE whatever is predicted
     good = quality(samples, MIXTURE)
-    assert float(good.sliced_wasserstein.max()) < 0.06
+    assert float(good.sliced_wasserstein.max()) < 0.1
     assert float(good.coverage_error.max()) < 0.01
     assert float(good.outliers.max()) < 0.02
 
