@@ -27,7 +27,7 @@ def spectral_flux(mel_db: np.ndarray) -> np.ndarray:
     """SuperFlux of sqrt(mel power), relative to the loudest frame, [shape=(frames - 2,)]."""
     parts, loudest = [], 0.0
     for first in range(0, len(mel_db) - _LAG, _BLOCK):  # an hour of frames at once would be held four times over
-        root = 10.0 ** (mel_db[first : first + _BLOCK + _LAG] / 20.0)
+        root = np.exp(mel_db[first : first + _BLOCK + _LAG] * np.float32(np.log(10.0) / 20.0))
         padded = np.pad(root[:-_LAG], ((0, 0), (1, 1)), mode="edge")
         reference = np.maximum(np.maximum(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
         parts.append(np.maximum(root[_LAG:] - reference, 0.0).sum(axis=1))

@@ -112,7 +112,7 @@ def pc1_share_of_surrogates(features: Features) -> list[float]:
 
 def dynamic_range(features: Features) -> float:
     """'Dynamic range' (> 40 dB against < 25 dB), dB: the loudest less the quietest frame of 20 ms, in [0, 80]."""
-    level = np.log10(np.power(10.0, features.mel_db / 10.0).sum(axis=1, dtype=np.float64)) * 10.0
+    level = np.log10(np.exp(features.mel_db * np.float32(np.log(10.0) / 10.0)).sum(axis=1, dtype=np.float64)) * 10.0
     return float(min(80.0, level.max() - level.min()))
 
 
