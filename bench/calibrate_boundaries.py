@@ -18,6 +18,7 @@ from structure_boundaries import DEVELOPMENT_SEEDS, KINDS, material
 from eisbach.files import write_json
 from eisbach.progress import Progress
 from eisbach.structure import synthetic
+from eisbach.structure.boundaries import MIN_SECTION
 from eisbach.structure.features import extract_features
 from eisbach.structure.novelty import boundary_evidence
 from eisbach.types import Waveform
@@ -37,7 +38,9 @@ def labelled(waveform: Waveform, edges: np.ndarray) -> tuple[np.ndarray, np.ndar
     times, evidence, names = boundary_evidence(extract_features(waveform))
     inner = edges[1:-1]
     distance = np.abs(times[:, None] - inner).min(axis=1) if len(inner) else np.full(len(times), np.inf)
-    clear = (distance <= NEAR) | (distance > FAR)
+    # moments near the ends are never asked for (`boundaries.MIN_SECTION`), so they teach nothing
+    inside = (times >= MIN_SECTION - 1.0) & (times <= edges[-1] - MIN_SECTION + 1.0)
+    clear = inside & ((distance <= NEAR) | (distance > FAR))
     return evidence[clear], distance[clear] <= NEAR, names
 
 
@@ -62,7 +65,7 @@ def fit(evidence: np.ndarray, truth: np.ndarray, penalty: float) -> tuple[np.nda
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pieces", type=int, default=40, help="development pieces of each kind")
+    parser.add_argument("--pieces", type=int, default=30, help="development pieces of each kind")
     parser.add_argument("--penalty", type=float, default=3.3)
     parser.add_argument("--threshold", type=float, default=0.88)
     default = Path(__file__).parents[1] / "src/eisbach/assets/structure/boundaries.json"

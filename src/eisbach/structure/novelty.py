@@ -109,9 +109,10 @@ def boundary_evidence(features: Features) -> tuple[np.ndarray, np.ndarray, tuple
     Returns
     -------
     times : np.ndarray [shape=(moments,)]
-    evidence : np.ndarray [shape=(moments, 2 * curves + 1)]
+    evidence : np.ndarray [shape=(moments, 2 * curves)]
         Of every curve its highest value within a quarter of a second, and that value times how near it comes to the curve's highest
-        within 4 s (1 at a peak); last, the distance from the nearer end of the piece in units of 8 s, at most 1.
+        within 4 s (1 at a peak). Nothing says how far the ends of the piece are: that would teach the model its material's
+        shortest section.
     names : tuple of str
     """
     times, curves = novelty_curves(features)
@@ -121,5 +122,4 @@ def boundary_evidence(features: Features) -> tuple[np.ndarray, np.ndarray, tuple
         peak = near / (1e-3 + maximum_filter1d(curve, 2 * round(_PEAK_SECONDS * RATE) + 1))
         columns += [near, near * peak]
         names += [name, f"{name}_peak"]
-    columns.append(np.minimum(np.minimum(times, features.duration - times), 8.0) / 8.0)
-    return times, np.stack(columns, axis=1), (*names, "from_end")
+    return times, np.stack(columns, axis=1), tuple(names)
