@@ -279,7 +279,7 @@ def test_weights_that_are_not_numbers(folder: Path) -> None:
     [
         ("{", "is not valid JSON"),
         ("[]", "format 'None'"),
-        ('{"format": "stable-audio-3"}', "format 'stable-audio-3'; known formats: eisbach-tiny-music"),
+        ('{"format": "stable-audio-3"}', "format 'stable-audio-3'; known formats: .*eisbach-tiny-music"),
         ('{"format": "eisbach-tiny-music", "width": 0, "colour": 1}', "2 faults"),
         ('{"format": "eisbach-tiny-music", "width": 30, "heads": 4, "text_width": 15}', "width"),
     ],
@@ -300,7 +300,7 @@ def test_folders_that_hold_no_model(folder: Path, tmp_path: Path) -> None:
 
 
 def test_kinds_and_configurations_that_do_not_exist() -> None:
-    with pytest.raises(UserError, match="no backbone 'magic'; known: eisbach-tiny-music"):
+    with pytest.raises(UserError, match=r"no backbone 'magic'; known: .*eisbach-tiny-music"):
         create_backbone(kind="magic")
     with pytest.raises(ConfigError, match=r"2 faults: 'width'.*; unknown key 'hue'"):
         create_backbone({"width": 2, "hue": 1})
