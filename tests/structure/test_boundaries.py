@@ -99,3 +99,8 @@ def test_block_curve_is_what_strength_and_scale_read():
     assert scales[0] == 1.5
     assert scales[-1] <= 40.0 / 3.0
     assert len(block_curve(replace(features, texture=features.texture[:0]))[0]) == 0
+
+
+@pytest.mark.parametrize("piece", [synthetic.crescendo(40.0, 1), synthetic.arc(300.0, 1)])
+def test_a_gradual_change_is_no_boundary(piece):
+    assert len(find_sections(extract_features(piece)).boundaries) <= 1

@@ -25,7 +25,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 
 from eisbach.structure.features import CHROMA_RATE, FRAME_RATE, Features
-from eisbach.structure.novelty import Running, boundary_evidence, mel_bands, standardised_step
+from eisbach.structure.novelty import RATE, Running, boundary_evidence, mel_bands, standardised_step
 from eisbach.structure.once import once_per_clip
 
 MIN_SECONDS = 8.0
@@ -35,6 +35,9 @@ STILL = {"sound_db_4": 0.15, "turn_4": 0.1, "harmony_8": 0.2}
 """Evidence up to which nothing has changed: 0.9 dB in the bands, a tenth of a right angle's turn, a fifth of the harmony's spread."""
 ALIKE_DB = 2.5
 ALIKE_COSINE = 0.75
+STANDS_OUT = {"sound_2": 0.2, "sound_4": 0.3, "sound_db_4": 0.1, "harmony_4": 0.17, "turn_4": 0.15, "repeats": 0.4}
+"""By how much some evidence must exceed its mean over the 12 s around: 99.5% of the development boundaries do, ramps do not."""
+_AROUND_SECONDS = 6.0
 _REFINE_SECONDS, _REFINE_WIDTH = 0.3, 2.0
 _ALIGN_SECONDS = 1.5
 _MIN_OVERLAP = 0.6  # of the longer of two sections
@@ -79,7 +82,13 @@ def boundary_probability(features: Features) -> tuple[np.ndarray, np.ndarray]:
     weights = np.array([model["weights"][name] for name in names])
     logit = evidence @ weights + model["bias"]
     still = np.all([evidence[:, names.index(name)] <= limit for name, limit in STILL.items()], axis=0)
-    return times, np.where(still, 0.0, 1.0 / (1.0 + np.exp(-np.clip(logit, -60.0, 60.0))))
+    # a ramp (a crescendo) steps at every moment alike: a boundary stands out from the seconds around it
+    reach = 2 * round(_AROUND_SECONDS * RATE) + 1
+    local = {name: evidence[:, names.index(name)] for name in STANDS_OUT}
+    flat = np.all(
+        [local[name] - uniform_filter1d(local[name], reach) < excess for name, excess in STANDS_OUT.items()], axis=0
+    )
+    return times, np.where(still | flat, 0.0, 1.0 / (1.0 + np.exp(-np.clip(logit, -60.0, 60.0))))
 
 
 @once_per_clip
