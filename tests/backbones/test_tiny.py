@@ -307,7 +307,7 @@ def test_kinds_and_configurations_that_do_not_exist() -> None:
     for bad in ({"width": 30, "heads": 4}, {"text_width": 15}, {"vocabulary": ["a", "a"]}):
         with pytest.raises(ConfigError):
             create_backbone(SMALL | bad)
-    assert list(BACKBONES) == ["eisbach-tiny-music"]
+    assert "eisbach-tiny-music" in BACKBONES
 
 
 def test_the_codec_must_fit_the_model(folder: Path, tiny_model: Path) -> None:
