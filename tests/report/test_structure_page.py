@@ -199,7 +199,7 @@ def test_the_page_is_whole(heard):
     assert "a &amp; b" in html
     assert "The audio file is missing" in html
     assert html.count("<audio") == 3
-    assert "Only four clips" in html
+    assert "<li>only four clips</li>" in html
     assert "overdriven" in html
     assert "nothing to measure" in html  # what an undefined metric means
 
@@ -232,5 +232,8 @@ def test_sets_as_wholes(tmp_path):
     alone = measure_sets(comparing.compare(rows[:1]), skips=SkipReport())
     assert alone.tables
     assert "Distances between the sets" not in {table.title for table in alone.tables}
+    assert [note for note in alone.notes if "across seeds" in note] == [
+        "loops: its clips name no prompts, so what varies across seeds and prompts is not measured."
+    ]
     with pytest.raises(UserError, match="held-out"):
         measure_sets(sets, training=tmp_path)

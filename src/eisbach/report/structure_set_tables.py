@@ -102,7 +102,20 @@ def measure_sets(
     found = [one for one in _compared(sets.names, described, vectors, extra, seed, made) if one is not None]
     made.values = [one.to_dict() for one in found]
     made.tables = _tables(sets.names, found, made.notes)
+    made.notes = _once(
+        made.notes, [name for name, clips in described.items() if all(one.prompt is None for one in clips)]
+    )
     return made
+
+
+def _once(notes: Sequence[str], unprompted: Sequence[str]) -> list[str]:
+    """One sentence for each set without prompts, in place of one a measure that needs them."""
+    kept = [note for note in notes if not any(note.startswith(f"{name}: no ") for name in unprompted)]
+    said = [
+        f"{name}: its clips name no prompts, so what varies across seeds and prompts is not measured."
+        for name in unprompted
+    ]
+    return [*kept, *said]
 
 
 def _sample(sets: Sets, name: str) -> list[str]:
