@@ -164,3 +164,14 @@ def test_sets_by_label_and_by_name(folders, tmp_path):
     assert {clip.keys["group"] for clip in named} == {"one", "two"}
     alone = collect([folders / "flat", folders])
     assert {clip.keys["group"] for clip in alone} == {str(folders / "flat"), str(folders)}
+
+
+def test_clips_of_a_second_are_reported_and_not_fatal(tmp_path):
+    for name in ("a", "b"):
+        write_audio(tmp_path / name / "short.flac", synthetic.drone(1, 1.0))
+    result = RUN.invoke(app, ["analyze", str(tmp_path / "a"), str(tmp_path / "b"), "-q"])
+    assert result.exit_code == 0, result.output
+    assert "No metric is defined" in result.stdout
+    page = Path("analysis/index.html").read_text()
+    assert "Too short for sections" in page
+    assert "too_short" in page

@@ -211,7 +211,7 @@ MISTAKES = {
     "analyze NONE": "does not exist",
     "analyze EMPTY": "no audio",
     "analyze RECIPE": "cannot be read as audio",
-    "analyze AUDIO --pictures": "add --out FOLDER",
+    "analyze AUDIO --pictures --json": "add --out FOLDER",
     "analyze BROKEN.jsonl": "fault",
     "compare AUDIO": "at least two arms",
     "compare AUDIO NONE": "does not exist",

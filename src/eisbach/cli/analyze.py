@@ -107,6 +107,7 @@ def analyze(
     from eisbach.structure.summary import format_summary, summarise
     from eisbach.types import SkipReport
 
+    _check_names(clips, baseline, [*_split(metrics), *_split(primary)])
     models = _models(embedding or [])
     skips = SkipReport()
     captions = {str(one.keys.get("prompt_id") or ""): str(one.keys.get("caption") or "") for one in clips}
@@ -159,6 +160,19 @@ def collect(paths: Sequence[Path], by: str | None = None) -> list[Clip]:
     from eisbach.report.structure_inputs import collect_clips
 
     return collect_clips(paths, by)
+
+
+def _check_names(clips: Sequence[Clip], baseline: str | None, metrics: Sequence[str]) -> None:
+    """Refuses names that nothing can have before hours of analysis are spent on them."""
+    from eisbach.experiments.metric_info import check_names
+    from eisbach.report.structure_inputs import short_names
+
+    check_names(metrics)
+    names = short_names(list(_sizes(clips)))
+    if baseline is not None and baseline not in (*names, *names.values()):
+        raise UserError(
+            f"the baseline '{baseline}' is not among the sets {', '.join(names.values())}; name one of them."
+        )
 
 
 def _models(specs: Sequence[str]) -> list[Any]:

@@ -121,7 +121,7 @@ def compare(
     Raises
     ------
     UserError
-        An unknown baseline or metric, labels that the clips lack or that match nothing, or no metric at all.
+        An unknown baseline or metric, or labels that the clips lack or that match nothing.
     """
     groups = list(dict.fromkeys(str(row["group"]) for row in records))
     names = short_names(groups)
@@ -136,8 +136,6 @@ def compare(
     known = [
         info for info in known_metrics(checked) if info.name in METRICS or info.name in ("is_flat", "flat_probability")
     ]
-    if not known:
-        raise UserError("no metric is defined for any of these clips; they need at least a few seconds of sound each.")
     chosen = [
         replace(info, better=None) for info in choose_metrics(known, metrics, primary)
     ]  # a description takes no side
@@ -155,6 +153,8 @@ def compare(
         summaries = {(order[0], info.name): summarise_arm(checked, info.name, order[0], seed=seed) for info in chosen}
     spreads = {(name, info.name): _spread(checked, name, info.name) for name in order for info in chosen}
     notes = [*_power_notes(results), *condition_notes(checked)]
+    if not known:
+        notes.insert(0, "No metric is defined for any of these clips: they need at least a few seconds of sound each.")
     return Sets(order, checked, shown, printed, summaries, spreads, results, how, notes)
 
 
