@@ -46,8 +46,9 @@ def _rows(found, **wanted):
 def test_every_metric_of_two_sets_is_a_row_inside_its_range(takes):
     rng = np.random.default_rng(0)
     other = _moved(takes, 4.0, 1)
+    unseen = [describe_clip(ladders.render(ladders.random_notes(50 + i, 9.0), i), "x") for i in range(5)]
     fresh = [
-        replace(clip, texture=clip.texture + rng.normal(0, 2, 64), name=f"h{i}") for i, clip in enumerate(takes * 2)
+        replace(unseen[i % 5], texture=unseen[i % 5].texture + rng.normal(0, 2, 64), name=f"h{i}") for i in range(20)
     ]
     training = [replace(clip, texture=clip.texture + 20.0, name=f"t{clip.name}") for clip in takes]
     found = compare_sets(
@@ -64,7 +65,7 @@ def test_every_metric_of_two_sets_is_a_row_inside_its_range(takes):
     for embedding in ("texture", "clap"):
         for metric in ("frechet", "kernel_gaussian"):
             (row,) = _rows(found, metric=metric, embedding=embedding)
-            assert row.p_value == 1 / 40
+            assert row.p_value == 2 / 64  # the least that six shared prompts allow
             assert row.value > row.reference
             assert row.sets == "plain vs barrier"
     assert {row.unit_of_interval for row in _rows(found, metric="frechet")} == {"prompt"}

@@ -12,9 +12,10 @@ import numpy as np
 from eisbach.audio import check_samples, read_audio, resample, to_mono
 from eisbach.errors import AudioError, UserError
 from eisbach.progress import Progress
-from eisbach.structure.features import MAX_SECONDS
 from eisbach.types import Waveform
 
+MAX_SECONDS = 600.0
+"""What is embedded of a longer file."""
 _MIN_SECONDS = 0.5
 
 

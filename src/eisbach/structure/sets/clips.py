@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from eisbach.errors import UserError
 from eisbach.progress import Progress
 from eisbach.structure.boundaries import find_sections
-from eisbach.structure.features import MAX_SECONDS, TEXTURE_WINDOW, Features, extract_features, texture_statistics
+from eisbach.structure.features import TEXTURE_WINDOW, Features, extract_features, source_of, texture_statistics
 from eisbach.structure.sets.excerpts import ExcerptFeatures, excerpt_features
 from eisbach.structure.sets.onset_details import OnsetEvents, onset_events
 from eisbach.types import SkipReport, Waveform
@@ -49,21 +48,25 @@ class SetClip:
 
 
 def describe_clip(
-    audio: Waveform | Features, name: str, prompt: str | None = None, *, duration: float | None = None
+    audio: Waveform | Features | str | Path, name: str, prompt: str | None = None, *, duration: float | None = None
 ) -> SetClip:
-    """A clip's description from its audio, or from features that exist already (then give the file's `duration`).
+    """A clip's description from its audio or file, or from features that exist already (then give the file's `duration`).
 
     Raises
     ------
     UserError
-        Empty, non-finite or silent audio, or less than 2 s of it.
+        Empty, non-finite, unreadable or silent audio, or less than 2 s of it.
     """
-    features = audio if isinstance(audio, Features) else extract_features(audio)
+    if isinstance(audio, Features):
+        features, whole = audio, 0.0
+    else:
+        source = source_of(audio)  # a file is decoded in blocks, however long it is
+        features, whole = extract_features(source), source.declared_seconds()
     texture = texture_statistics(features)
     if texture is None:
         raise UserError(f"{name} holds less than {TEXTURE_WINDOW:g} s of sound; leave it out of the set.")
     if duration is None:
-        duration = audio.duration if isinstance(audio, Waveform) else features.trimmed_start + features.duration
+        duration = max(whole, features.trimmed_start + features.duration)
     return SetClip(
         name,
         prompt,
@@ -89,7 +92,7 @@ def read_clips(
     Parameters
     ----------
     paths : sequence of paths
-        At most the first ten minutes of each are read.
+        At most `features.MAX_SECONDS` of each are described; excerpts are kept of the first ten minutes.
     prompts : sequence of str or None
         One a path.
     jobs : int
@@ -133,11 +136,8 @@ def _all(names: list[str], prompts: list[str | None], jobs: int) -> Iterator[tup
 
 
 def _attempt(name: str, prompt: str | None) -> tuple[SetClip | None, str, str]:
-    from eisbach.audio import read_audio
-
-    read = partial(read_audio, name, duration=MAX_SECONDS, allow_silent=True)
     try:
-        return describe_clip(read(), name, prompt), name, ""
+        return describe_clip(name, name, prompt), name, ""
     except UserError as error:
         return None, name, str(error)
     except MemoryError:

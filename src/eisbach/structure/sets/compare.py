@@ -22,6 +22,8 @@ from eisbach.structure.sets.rows import TEXTURE, SetRow, make_row
 from eisbach.structure.sets.table import SET_METRICS
 from eisbach.structure.similarity import TAU_DB
 
+_VERBATIM = 0.98  # window score of the same recording
+
 
 @dataclass(frozen=True)
 class SetMemorisation:
@@ -134,6 +136,8 @@ def compare_sets(
     sets = [list(a)] if b is None else [list(a), list(b)]
     used = names[: len(sets)]
     _check(sets, used, training, held_out)
+    if not 0.0 < level < 1.0:
+        raise UserError(f"the level of an interval must lie between 0 and 1, not {level}.")
     rows: list[SetRow] = []
     notes: list[str] = []
     for name, clips in zip(used, sets, strict=True):
@@ -209,6 +213,11 @@ def _memorisation(
     )  # fmt: skip
     if near.smallest_p > 0.05:
         notes.append(f"{len(held_out)} held-out clips allow no p value under {near.smallest_p:.3f}; give at least 19.")
+    verbatim = int((copies.closeness.held_out >= _VERBATIM).sum())
+    if verbatim:
+        notes.append(
+            f"{verbatim} held-out clip(s) hold a training excerpt note for note; while they do, copying of excerpts looks usual."
+        )
     found = SetMemorisation([clip.name for clip in clips], [clip.name for clip in training], near, copies)
     return found, [
         make_row("memorised_clips", near.share, name, TEXTURE),

@@ -24,6 +24,8 @@ from eisbach.structure.recurrence import MIN_MOVEMENT, chroma_windows
 
 WINDOW_SECONDS = 4.0
 FLUX_RATE = 25.0
+MAX_SECONDS = 600.0
+"""What is kept of a longer clip: two of them are compared in a matrix of 2400 windows a side."""
 _FLUX_BANDS = 3
 _LENGTH = round(WINDOW_SECONDS * CHROMA_RATE)
 _FLUX_LENGTH = round(WINDOW_SECONDS * FLUX_RATE)
@@ -109,16 +111,17 @@ class Diagonal:
 
 
 def excerpt_features(features: Features) -> ExcerptFeatures:
-    """Chroma and flux of a clip, small enough to keep ten thousand of them."""
-    amplitude = 10.0 ** (np.asarray(features.mel_db, dtype=np.float64) / 20.0)
+    """Chroma and flux of a clip's first ten minutes, small enough to keep ten thousand of them."""
+    amplitude = 10.0 ** (np.asarray(features.mel_db[: round(MAX_SECONDS * FRAME_RATE)], dtype=np.float64) / 20.0)
     rise = np.maximum(amplitude[2:] - amplitude[:-2], 0.0) if len(amplitude) > 2 else np.zeros((0, amplitude.shape[1]))
     pool = round(FRAME_RATE / FLUX_RATE)
     whole = len(rise) // pool
     pooled = rise[: whole * pool].reshape(whole, pool, -1).sum(axis=1)
     flux = np.stack([part.sum(axis=1) for part in np.array_split(pooled, _FLUX_BANDS, axis=1)], axis=1)
     top = float(flux.max(initial=0.0))
+    chroma = features.chroma[: round(MAX_SECONDS * CHROMA_RATE)]
     flux = flux / top if top > 0.0 else flux
-    return ExcerptFeatures(features.chroma.astype(np.float16), flux.astype(np.float16), float(features.trimmed_start))
+    return ExcerptFeatures(chroma.astype(np.float16), flux.astype(np.float16), float(features.trimmed_start))
 
 
 def closest_excerpts(

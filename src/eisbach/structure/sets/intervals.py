@@ -16,6 +16,9 @@ import numpy as np
 
 from eisbach.errors import UserError
 
+_EXACT = 64
+"""Up to this many exchanges of labels are all tried rather than drawn."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -122,7 +125,9 @@ def relabelling_p_value(
 ) -> tuple[float, float]:
     """One-sided p value of a distance between two sets, and its median under exchanged labels: what no difference reads.
 
-    A unit (prompt) with items in both sets has its two sides swapped or not; units of one set only are dealt out anew, whole. p = (1 + exceedances) / (1 + permutations).
+    A unit (prompt) with items in both sets has its two sides swapped or not; units of one set only are dealt out anew,
+    whole. p = (1 + exceedances) / (1 + permutations). With up to six shared prompts every exchange is tried; n prompts allow no p under
+    2 / 2^n.
 
     Parameters
     ----------
@@ -136,12 +141,18 @@ def relabelling_p_value(
     has_first = np.bincount(code[in_first], minlength=len(labels)) > 0
     has_second = np.bincount(code[~in_first], minlength=len(labels)) > 0
     both = has_first & has_second
+    if both.all() and 2 ** len(labels) <= max(
+        n_permutations, _EXACT
+    ):  # few prompts: every exchange, the observed one included
+        flips = np.arange(2 ** len(labels))[:, None] >> np.arange(len(labels)) & 1
+        values = np.array([statistic(in_first ^ flip.astype(bool)[code]) for flip in flips])
+        return float(np.mean(values >= observed - 1e-12 * abs(observed))), float(np.median(values))
     single = np.flatnonzero(~both)
-    values = []
+    drawn = []
     for _ in range(n_permutations):
         flipped = both & (rng.random(len(labels)) < 0.5)
         dealt = has_first.copy()
         dealt[single] = rng.permutation(has_first[single])
-        values.append(statistic(np.where(both[code], in_first ^ flipped[code], dealt[code])))
-    exceed = sum(value >= observed - 1e-12 * abs(observed) for value in values)
-    return (1 + exceed) / (1 + n_permutations), float(np.median(values))
+        drawn.append(statistic(np.where(both[code], in_first ^ flipped[code], dealt[code])))
+    exceed = sum(value >= observed - 1e-12 * abs(observed) for value in drawn)
+    return (1 + exceed) / (1 + n_permutations), float(np.median(drawn))
