@@ -3,12 +3,12 @@
 Conventions: a clip is kept as its chroma (4 a second) and its flux in three bands (25 a second): what is played, and exactly when. Both are
 compared over windows of 4 s, as cosines after removing means, so gain does not matter. The score of two windows is the mean of the chroma's
 cosine and the flux's correlation, the latter at the best of a few lags within +- 0.2 s; it lies in [-1, 1], near 1 for a copy. Chroma
-alone would call every shared chord progression a copy, flux alone every shared beat.
+alone hears a shared chord progression as a copy, flux alone a shared beat.
 
 The search has two stages. Every window of every query meets every training window (one a second) in blocked matrix products, under 12
 transpositions, by chroma alone; the windows must move (`recurrence`'s gate), or held chords would match each other. The few training clips
 that came closest are then compared at full resolution, along the diagonals where the chroma agrees. Memory holds the clips' small
-features and one block.
+features and one block. Copies at another tempo are found up to about 3%.
 """
 
 from __future__ import annotations
