@@ -6,7 +6,8 @@ the harmonic mean of precision and recall. Takes with many boundaries hit one an
 ``(F - F0) / (1 - F0)``, F0 the mean F when one take's boundaries are shifted round the clip by evenly spaced amounts, which keeps their number and
 spacing. 1 = the same moments, 0 = what chance gives, negative = avoidance. A prompt's value is the mean over its pairs of takes, the
 set's the mean over prompts. Circular shifts know nothing of habits that all clips share (a model whose every clip changes at 30 s): with
-``chance="prompts"`` F0 is instead the mean F of takes of *different* prompts, and the result says what the prompt adds. A pair without any boundary, or whose boundaries leave chance no room (F0 above 0.9), is undefined.
+``chance="prompts"`` F0 is instead the mean F of takes of *different* prompts, and the result says what the prompt adds.
+A pair without any boundary, or whose boundaries leave chance no room (F0 above 0.9), is undefined.
 """
 
 from __future__ import annotations
