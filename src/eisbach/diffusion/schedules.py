@@ -2,11 +2,12 @@
 
 Two kinds. Schedules of t alone (`uniform`, `sa3`) mean another sequence of noise on every path. Schedules of noise (`karras`,
 `log_snr`) are stated in ``sigma / alpha``, the noise beside data of size 1, so they visit the same noise on every path; they need
-the path. EDM's samplers (Karras et al. 2022, arXiv 2206.00364, Eq. 5) use `karras`; on the edm path `uniform` is nearly the same.
+the path. A third kind is measured: `entropic` and `rescaled_entropic` (`diffusion.entropic`) read a curve's file. EDM's samplers (Karras et al. 2022, arXiv 2206.00364, Eq. 5) use `karras`; on the edm path `uniform` is nearly the same.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eisbach.diffusion.entropic import entropic, rescaled_entropic
 from eisbach.diffusion.paths import Path, get_path
 from eisbach.errors import UserError
 
@@ -67,8 +69,13 @@ def log_snr(num_inference_steps: int, path: Path, sigma_min: float = 0.002, sigm
 SCHEDULES: dict[str, Callable[[int], Tensor]] = {"uniform": uniform, "sa3": sa3}
 """Schedules of t: name to function; a new schedule is one function and one line here."""
 
-PATH_SCHEDULES: dict[str, Callable[..., Tensor]] = {"karras": karras, "log_snr": log_snr}
-"""Schedules of noise: name to function of (steps, path, options)."""
+PATH_SCHEDULES: dict[str, Callable[..., Tensor]] = {
+    "karras": karras,
+    "log_snr": log_snr,
+    "entropic": entropic,
+    "rescaled_entropic": rescaled_entropic,
+}
+"""Schedules of noise: name to function of (steps, path, options), whose other parameters are its options."""
 
 
 def get_schedule(name: str, num_inference_steps: int, path: Path | str | None = None, **options: Any) -> Tensor:
@@ -76,24 +83,26 @@ def get_schedule(name: str, num_inference_steps: int, path: Path | str | None = 
 
     Parameters
     ----------
-    name : {"uniform", "sa3", "karras", "log_snr"}
+    name : {"uniform", "sa3", "karras", "log_snr", "entropic", "rescaled_entropic"}
+        A hyphen counts as an underscore.
     num_inference_steps : int >= 1
     path : Path, str or None
-        Needed by karras and log_snr, which are stated in noise; the others do not read it.
+        Needed by all but uniform and sa3, which do not read it.
     **options
-        Of karras and log_snr.
+        Of karras and log_snr (their ends); of the entropic ones: `curve`, a file, and sigma_max and floor.
 
     Returns
     -------
     Tensor [shape=(num_inference_steps + 1,), float64, CPU]
-        Strictly descending to exactly 0; from exactly 1, except for karras and log_snr, which start at ``sigma / alpha`` =
-        sigma_max.
+        Strictly descending to exactly 0; from exactly 1, except where a schedule starts at ``sigma / alpha`` = sigma_max: karras and
+        log_snr always, the entropic ones when asked.
 
     Raises
     ------
     UserError
-        Unknown name or option, fewer than 1 step, or a missing path.
+        Unknown name or option, fewer than 1 step, a missing path, or a curve that is missing or does not fit.
     """
+    name = name.replace("-", "_")
     known = {**SCHEDULES, **PATH_SCHEDULES}
     if name not in known:
         raise UserError(f"the schedule {name!r} is not known; choose one of {', '.join(known)}.")
@@ -107,7 +116,7 @@ def get_schedule(name: str, num_inference_steps: int, path: Path | str | None = 
         raise UserError(
             f"the schedule {name} is stated in noise and needs the model's path; pass path=, or use uniform."
         )
-    allowed = {"sigma_min", "sigma_max", *(("rho",) if name == "karras" else ())}
+    allowed = set(inspect.signature(PATH_SCHEDULES[name]).parameters) - {"num_inference_steps", "path"}
     if unknown := sorted(options.keys() - allowed):
         raise UserError(
             f"the schedule {name} has no option {', '.join(unknown)}; its options are {', '.join(sorted(allowed))}."

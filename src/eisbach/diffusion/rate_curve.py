@@ -1,0 +1,171 @@
+"""Measured rates over the noise level, as files: what schedules are built from.
+
+Two kinds of JSON are read:
+
+- **an entropic curve** (``"format": "eisbach-entropic-curve"``, written by `save_entropic_curve`): ``t`` from noise to data, ``mse`` =
+  E|x0 - D|^2 summed over ``dims`` numbers with its 95% interval ``mse_lo``, ``mse_hi``, ``log_snr``, ``path``, ``path_options``, ``meta``;
+- **a class signature** (``"format": "eisbach-signature-curve"``): its ``t``, ``rate`` (dH[Z | X_t]/dt), ``path`` and ``path_options``.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eisbach.diffusion.entropic import MIN_POINTS, entropic_rate, noise_over_data
+from eisbach.diffusion.paths import Path, get_path
+from eisbach.errors import UserError
+from eisbach.files import read_json, write_json
+
+ENTROPIC_FORMAT, SIGNATURE_FORMAT, VERSION = "eisbach-entropic-curve", "eisbach-signature-curve", 1
+
+
+def path_options(path: Path) -> dict[str, Any]:
+    """The fields of a path, as JSON holds them; a discrete path's is its table."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in vars(path).items()
+        if not key.startswith("_") and key != "pure_noise"
+    }
+
+
+@dataclass(frozen=True)
+class RateCurve:
+    """An entropy rate at measured noise levels of one path.
+
+    Attributes
+    ----------
+    t : Tensor [shape=(n,), float64]
+        Strictly falling, from noise to data.
+    rate : Tensor [shape=(n,), float64]
+        dH/dt, nats per unit of t.
+    of : str
+        What the entropy is of: "x0", or the name of a partition into classes.
+    path : str
+    options : mapping
+        Fields of the path.
+    source : str
+        The file, for sentences.
+    """
+
+    t: Tensor
+    rate: Tensor
+    of: str
+    path: str
+    options: Mapping[str, Any]
+    source: str = "the curve"
+
+    def require_path(self, path: Path) -> None:
+        """`UserError` when this was measured on another path than `path`, or on one with other options."""
+        if self.path != path.name:
+            raise UserError(
+                f"{self.source} was measured on the {self.path} path and the model is on the {path.name} path; measure the curve of "
+                "this model."
+            )
+        mine = {key: value for key, value in self.options.items() if key != "pure_noise"}
+        if mine != path_options(path):
+            raise UserError(
+                f"{self.source} was measured on a {self.path} path with other options; measure the curve of this model."
+            )
+
+    def rescaled(self, path: Path) -> tuple[Tensor, Tensor]:
+        """(t, sigma/alpha times the rate), without levels at which no data is left: there the product is undefined."""
+        noise = noise_over_data(path, self.t)
+        there = torch.isfinite(noise)
+        return self.t[there], noise[there] * self.rate[there]
+
+
+def read_rate_curve(file: str | pathlib.Path) -> RateCurve:
+    """The rates of a curve's file.
+
+    Raises
+    ------
+    UserError
+        The file is missing or no curve, its lists differ in length, its levels do not fall, there are fewer than 4, or a number is
+        negative where it cannot be.
+    """
+    values = read_json(file, "measured curve")
+    kind = values.get("format") if isinstance(values, Mapping) else None
+    if kind not in (ENTROPIC_FORMAT, SIGNATURE_FORMAT) or values.get("version") != VERSION:
+        raise UserError(
+            f"{file} is no measured curve (format '{ENTROPIC_FORMAT}' or '{SIGNATURE_FORMAT}', version {VERSION}); `eisbach signature "
+            "entropy` writes one."
+        )
+    t = _row(values, "t", file)
+    if len(t) < MIN_POINTS or bool((t.diff() >= 0).any()) or t[0] > 1 or t[-1] < 0:
+        raise UserError(
+            f"{file} needs at least {MIN_POINTS} noise levels t within [0, 1] that fall from noise to data; measure it again."
+        )
+    name, options = values.get("path"), values.get("path_options", {})
+    if not isinstance(name, str) or not isinstance(options, Mapping):
+        raise UserError(f"{file} does not say which path it was measured on; measure it again.")
+    numbers = _row(values, "mse" if kind == ENTROPIC_FORMAT else "rate", file)
+    if len(numbers) != len(t):
+        raise UserError(f"{file} has {len(numbers)} values for {len(t)} noise levels; measure it again.")
+    if bool((numbers < 0).any()):
+        where = int((numbers < 0).nonzero()[0])
+        raise UserError(
+            f"{file} has the negative value {float(numbers[where]):.3g} at t = {float(t[where]):.3g}, and a schedule cannot spend fewer "
+            "than no steps; use a reading that cannot be negative (the signature's 'rate'), or measure with more samples."
+        )
+    if kind == SIGNATURE_FORMAT:
+        return RateCurve(t, numbers, str(values.get("partition", "classes")), name, options, str(file))
+    rate = entropic_rate(_path_of(name, options, file), t, numbers)
+    if not bool(torch.isfinite(rate).all()):
+        raise UserError(f"{file} has a noise level without data or without noise, where the rate is undefined.")
+    return RateCurve(t, rate, "x0", name, options, str(file))
+
+
+def save_entropic_curve(
+    file: str | pathlib.Path,
+    *,
+    path: Path,
+    t: Sequence[float],
+    mse: Sequence[float],
+    mse_lo: Sequence[float],
+    mse_hi: Sequence[float],
+    dims: int,
+    meta: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Writes an entropic curve, atomically, and returns what was written; `t` falls from noise to data."""
+    content = {
+        "format": ENTROPIC_FORMAT,
+        "version": VERSION,
+        "path": path.name,
+        "path_options": path_options(path),
+        "dims": dims,
+        "t": list(t),
+        "log_snr": path.log_snr(torch.tensor(t, dtype=torch.float64)).tolist(),
+        "mse": list(mse),
+        "mse_lo": list(mse_lo),
+        "mse_hi": list(mse_hi),
+        "meta": dict(meta),
+    }
+    write_json(file, content)
+    return content
+
+
+def _row(values: Mapping[str, Any], key: str, file: str | pathlib.Path) -> Tensor:
+    row = values.get(key)
+    if not isinstance(row, list) or any(isinstance(one, bool) or not isinstance(one, (int, float)) for one in row):
+        raise UserError(f"{file} needs a list of numbers '{key}'; measure it again.")
+    numbers = torch.tensor(row, dtype=torch.float64)
+    if not bool(torch.isfinite(numbers).all()):
+        raise UserError(f"{file} has values that are not finite in '{key}'; measure it again.")
+    return numbers
+
+
+def _path_of(name: str, options: Mapping[str, Any], file: str | pathlib.Path) -> Path:
+    from eisbach.diffusion.discrete_path import DiscretePath
+
+    try:
+        if name == DiscretePath.name:
+            return DiscretePath(tuple(options["alphas_cumprod"]))
+        return get_path(name, **options)
+    except (KeyError, TypeError, UserError) as error:
+        raise UserError(f"{file} names a path that cannot be built ({name}: {error}).") from error
