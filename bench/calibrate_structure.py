@@ -1,9 +1,14 @@
 """Calibrates the flatness judge and writes its constants: ``python bench/calibrate_structure.py --help``.
 
+    python bench/calibrate_structure.py --manifest runs/auc2/dev/developing --manifest runs/auc2/dev/flat \
+        --test runs/auc2/test/developing --test runs/auc2/test/flat --test runs/auc2/test/late \
+        --synthetic 6 --limit 14 --developing 100 --cache runs/auc2/judge.json
+
 The judge (`eisbach.structure.flatness`) is a logistic model over structure metrics. It is fitted on labelled clips, each in
 three conditions: as it is, through the embedded codec (what generations have been through) and with hiss 45 dB below its level.
-A third of the pieces (of the seeds, for synthetic pieces) never touches the fit; on it the AUC
-for 'developing' against each kind of flat material is reported, condition by condition.
+A clip's label ``cell``, or else ``kind``, says what it is; every kind of flat material weighs the same. Clips of `--test` never touch the fit, nor, where
+there are none, a third of the pieces (of the seeds, for synthetic pieces); on them the AUC for 'developing' against each kind of flat
+material is reported, condition by condition. A kind of `--test` that the fit never saw is marked.
 """
 
 from __future__ import annotations
@@ -30,14 +35,14 @@ from eisbach.types import Waveform
 # what the metric means could only be an accident of the calibration set.
 FEATURES = {
     "lag_similarity": 1, "loop_strength": 1, "block_strength": -1, "section_contrast": -1, "motif_coverage": 0,
-    "level_range": -1, "flux_gini": 0,
+    "level_range": -1, "flux_gini": 0, "trajectory_coverage": -1, "spectral_contrast": 0, "longest_repeat": 1,
 }  # fmt: skip
 CONDITIONS = ("original", "decoded", "hiss")
 
 
 @dataclass
 class Row:
-    """One clip in one condition: the judge's metrics, in the order of FEATURES."""
+    """One clip in one condition: every metric, in the order of METRICS."""
 
     kind: str
     held_out: bool
@@ -51,28 +56,29 @@ def _held_out(source: str) -> bool:
     return int(hashlib.sha256(f"judge {source}".encode()).hexdigest(), 16) % 3 == 0
 
 
-def manifest_clips(path: Path, seconds: float, limit: int) -> Iterator[tuple[str, str, bool, Waveform]]:
+def manifest_clips(
+    path: Path, seconds: float, limit: int, developing: int, test: bool | None
+) -> Iterator[tuple[str, str, bool, Waveform]]:
     from eisbach.data.manifest import load_manifest
 
     manifest = load_manifest(path)
     counts: dict[str, int] = {}
     for row in manifest.rows:
-        kind = row.labels.get("kind")
-        key = str(kind)
-        counts[key] = counts.get(key, 0) + 1
-        if kind is None or counts[key] > limit:
+        kind = row.labels.get("cell") or row.labels.get("kind")
+        if kind is None or counts.get(kind, 0) >= (developing if kind == "developing" else limit):
             continue
+        counts[kind] = counts.get(kind, 0) + 1
         yield (
             row.id,
             kind,
-            _held_out(row.labels.get("piece") or row.audio_hash),
+            _held_out(row.labels.get("piece") or row.audio_hash) if test is None else test,
             read_audio(manifest.root / row.path, duration=seconds, mono=True),
         )
 
 
-def synthetic_clips(count: int, seconds: float) -> Iterator[tuple[str, str, bool, Waveform]]:
+def synthetic_clips(count: int, seconds: float, test: bool | None) -> Iterator[tuple[str, str, bool, Waveform]]:
     for seed in range(count):
-        held_out = seed % 3 == 2
+        held_out = seed % 3 == 2 if test is None else test
         rng = np.random.default_rng([seed, 99])
         letters = ["ABCD", "ABCA", "ABAC", "ABCDE"][seed % 4]
         section = seconds / len(letters)
@@ -151,9 +157,11 @@ def _load_rows(cache: Path | None) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--manifest", type=Path, action="append", default=[], help="labelled manifest (repeatable)")
+    parser.add_argument("--test", type=Path, action="append", default=[], help="manifest that only tests (repeatable)")
     parser.add_argument("--synthetic", type=int, default=0, help="seeds of synthetic pieces to add")
     parser.add_argument("--derive", action="store_true", help="add loops and phase surrogates made of developing clips")
     parser.add_argument("--limit", type=int, default=60, help="clips a kind and manifest at most")
+    parser.add_argument("--developing", type=int, default=60, help="developing clips a manifest at most")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--codec", default="bands", help="codec (name or file) for the 'decoded' condition, or 'none'")
     parser.add_argument("--cache", type=Path, default=None, help="keep the measurements here; a rerun only fits")
@@ -171,24 +179,31 @@ def main() -> None:
 
         codec = load_codec(args.codec)
 
-    clips = [clip for path in args.manifest for clip in manifest_clips(path, args.seconds, args.limit)]
+    cached = _load_rows(args.cache)
+    side = False if args.test else None
+    material = [] if cached else [(path, side) for path in args.manifest] + [(path, True) for path in args.test]
+    clips = [
+        clip
+        for path, test in material
+        for clip in manifest_clips(path, args.seconds, args.limit, args.developing, test)
+    ]
     if args.derive:
         sources = [clip for clip in clips if clip[1] == "developing"]
         for seed, (name, _, held_out, waveform) in enumerate(sources):
             clips += list(derived_clips(name, held_out, waveform, seed))
-    clips += list(synthetic_clips(args.synthetic, args.seconds))
-    rows = _load_rows(args.cache)
-    with Progress(0 if rows else len(clips), "calibrate") as bar:
-        clips = [] if rows else clips
+    clips += [] if cached else list(synthetic_clips(args.synthetic, args.seconds, side))
+    rows = cached
+    with Progress(len(clips), "calibrate") as bar:
         for index, (name, kind, held_out, waveform) in enumerate(clips):
             for condition, sound in in_conditions(waveform, codec, index):
                 metrics = measure(extract_features(sound))
-                rows.append(Row(kind, held_out, condition, np.array([metrics[f] for f in FEATURES]), name))
+                rows.append(Row(kind, held_out, condition, np.array(list(metrics.values())), name))
             bar.advance()
     if args.cache is not None:
         write_json(args.cache, [asdict(row) | {"values": [_null(v) for v in row.values.tolist()]} for row in rows])
 
-    table = np.array([row.values for row in rows])
+    columns = [list(METRICS).index(name) for name in FEATURES]
+    table = np.array([row.values[columns] for row in rows])
     flat = np.array([row.kind != "developing" for row in rows], dtype=float)
     train = np.array([not row.held_out for row in rows])
     # values beyond what was seen in training (rests of digital silence give level ranges of 80 dB) count as the extreme seen
@@ -198,11 +213,13 @@ def main() -> None:
     mean, scale = np.nanmean(table[train], axis=0), np.nanstd(table[train], axis=0)
     standard = np.nan_to_num((table - mean) / scale)
     kinds = sorted({row.kind for row in rows})
+    fitted = {row.kind for row in rows if not row.held_out}
     # developing weighs as much as all flat kinds together; flat kinds weigh the same
     weight = np.zeros(len(rows))
     for kind in kinds:
         members = np.array([row.kind == kind for row in rows]) & train
-        weight[members] = (1.0 if kind == "developing" else 1.0 / (len(kinds) - 1)) / members.sum()
+        if members.any():
+            weight[members] = (1.0 if kind == "developing" else 1.0 / (len(fitted) - 1)) / members.sum()
     weights, bias = fit(standard[train], flat[train], weight[train], args.penalty)
     score = standard @ weights + bias
 
@@ -216,19 +233,20 @@ def main() -> None:
             kind: {
                 "clips": int((chosen & members).sum()),
                 "auc": round(auc(score[chosen & members], real), 4),
+                **({} if kind in fitted else {"unseen": True}),
                 "judged_flat": round(float((score[chosen & members] >= 0).mean()), 4),
             }
             for kind in kinds
-            if (members := np.array([row.kind == kind for row in rows])).any()
+            if ((members := np.array([row.kind == kind for row in rows])) & chosen).any()
         }
         report[condition]["developing"].pop("auc")
-    columns = ("low", "high", "mean", "scale", "weight")
+    keys = ("low", "high", "mean", "scale", "weight")
     write_json(
         args.out,
         {
             "bias": round(bias, 6),
             "features": {
-                name: {key: round(float(number), 6) for key, number in zip(columns, numbers, strict=True)}
+                name: {key: round(float(number), 6) for key, number in zip(keys, numbers, strict=True)}
                 for name, *numbers in zip(FEATURES, low, high, mean, scale, weights, strict=True)
             },
             "held_out": report,
