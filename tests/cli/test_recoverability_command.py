@@ -65,6 +65,7 @@ def test_the_page_stands_alone_and_says_what_was_found(made: tuple[Path, dict]) 
     assert "http://" not in page
     assert "https://" not in page
     assert "U-shaped" in page
+    assert "With 2 seeds no difference can be shown" in page
 
 
 def test_the_same_command_continues(made: tuple[Path, dict]) -> None:

@@ -53,7 +53,7 @@ def panels(rows: int, columns: int, width: float = 2.6, height: float = 2.0, **o
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color(SOFT)
-        axis.tick_params(colors=SOFT, labelsize=7, labelcolor=INK)
+        axis.tick_params(which="both", colors=SOFT, labelsize=7, labelcolor=INK)
         axis.grid(color=LINE, linewidth=0.5)
         axis.set_axisbelow(True)
     return figure, axes

@@ -87,10 +87,17 @@ def _headline(ratios: Sequence[Ratio]) -> str:
         parts.append(
             f"than {arm_name(baseline)} in {counts['lower']} (higher in {counts['higher']}) of {_tested(counts)} cells"
         )
+    # Holm's first step multiplies the smallest p that the sign-flip test can give by the number of tests in a family.
+    first = next(one for one in ratios if one.arm == "erd" and one.measure == "excess")
+    tests = sum(
+        one.p is not None and (one.path, one.measure, one.arm) == (first.path, "excess", "erd") for one in ratios
+    )
+    weak = 2.0 ** (1 - seeds) * tests >= 0.05
     return (
         f"At equal steps, over {seeds} training seeds, ERD weighting left a lower excess over the Bayes floor "
         + ", ".join(parts)
         + " of path and target."
+        + (f" With {seeds} seeds no difference can be shown, however large it is: run more." if weak else "")
     )
 
 

@@ -177,9 +177,9 @@ class ToyConfig(StrictModel):
 
 
 _QUICK: dict[str, dict[str, Any]] = {
-    "figures": {"steps": 250, "batch": 256, "levels": 20, "samples": 256, "ntk_samples": 24, "ntk_levels": 8},
+    "figures": {"steps": 200, "batch": 128, "levels": 20, "samples": 256, "ntk_samples": 24, "ntk_levels": 8},
     "comparison": {
-        "seeds": 3, "steps": 250, "batch": 64, "levels": 20, "samples": 128, "generated": 256, "sampling_steps": 20,
+        "seeds": 3, "steps": 200, "batch": 64, "levels": 20, "samples": 128, "generated": 256, "sampling_steps": 20,
     },
 }  # fmt: skip
 
