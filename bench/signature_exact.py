@@ -1,6 +1,6 @@
 """The estimators of class-conditional entropy against exact mixtures: errors by step count, guidance, and scaling with dimension.
 
-python bench/signature_exact.py            # bench/results/signature_exact.json; about 4 minutes on one core
+python bench/signature_exact.py            # bench/results/signature_exact.json; 18 minutes on a core shared with seven others
 python bench/signature_exact.py --quick    # a tenth of it, printed only
 """
 

@@ -7,6 +7,8 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
+
 from eisbach.diagnostics.signature.curve import SignatureCurve
 from eisbach.diagnostics.signature.run import SignatureResult, half_time_shifts
 from eisbach.files import write_text
@@ -46,8 +48,9 @@ def write_signature_page(result: SignatureResult, folder: str | Path) -> Path:
         f"{_table(result)}{_shifts(result)}{figures}"
         "<p>By the chain: stochastic trajectories, each step's likelihood ratio between classes. By the rate: the integrated "
         "distance between the classes' data estimates. Where trajectories were guided the reading is a cross-entropy, of what the "
-        "unguided model would say of them. 'Bias' is the last column: entropy with every step less that with every second, at the "
-        "level where it is largest; the chain's reading has it extrapolated away.</p>"
+        "unguided model would say of them. 'Bias' is entropy with every step less that with every second, at the "
+        "level where it is largest; the chain's reading has it extrapolated away. 'Log loss' is the mean of -ln p(own group | x_t) at "
+        "the half time: about half of H[Z] where the posterior is honest, more where it is overconfident.</p>"
     )
     write_text(
         folder / PAGE,
@@ -62,7 +65,19 @@ def _file(folder: Path, name: str) -> Path:
 
 
 def _table(result: SignatureResult) -> str:
-    head = ("arm", "Z", "reading", "quantity", "H[Z], nats", "at the last level", "half at t", "95%", "log-SNR", "bias")
+    head = (
+        "arm",
+        "Z",
+        "reading",
+        "quantity",
+        "H[Z], nats",
+        "at the last level",
+        "half at t",
+        "95%",
+        "log-SNR",
+        "bias",
+        "log loss",
+    )
     rows = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
     for arm, found in result.arms.items():
         for curve in found:
@@ -71,7 +86,7 @@ def _table(result: SignatureResult) -> str:
 
 
 def _cells(arm: str, curve: SignatureCurve) -> list[str]:
-    half = curve.half
+    half, at, loss = curve.half, curve.half.t, curve.meta.get("log_loss")
     bias = max((abs(a - b) for a, b in zip(curve.fine, curve.coarse, strict=True)), default=None)
     return [
         arm,
@@ -84,6 +99,7 @@ def _cells(arm: str, curve: SignatureCurve) -> list[str]:
         "–" if half.t_lo is None or half.t_hi is None else f"{half.t_lo:.3f} to {half.t_hi:.3f}",
         "–" if half.log_snr is None else f"{half.log_snr:.2f}",
         "–" if bias is None else f"{bias:.3f}",
+        "–" if at is None or not loss else f"{float(np.interp(-at, [-t for t in curve.t], loss)):.3f}",
     ]
 
 

@@ -74,6 +74,9 @@ def curves(
         The trajectories are of a guided chain: curves are cross-entropies E[-ln p(own group | x_t)], and named so.
     resamples : int
         Of the bootstrap behind the 95% intervals.
+
+    `meta["log_loss"]` of each curve is the mean of -ln p(own group | x_t) at each level, without extrapolation. Of a model whose
+    samples follow its own conditional estimates it equals the entropy; where it is larger the posterior is overconfident there.
     """
     draw = Resamples(found.label.numpy(), classes.prior, resamples, seed)
     t = found.t.numpy()
@@ -103,7 +106,10 @@ def curves(
             "rate": rate[0].tolist(),
             "path": path.name,
             "path_options": dict(path_options or {}),
-            "meta": dict(meta or {}),
+            "meta": {
+                **(meta or {}),
+                "log_loss": draw(_reading(classes, name, found.fine, own, guided=True))[0].tolist(),
+            },
         }
         shared["rate_lo"], shared["rate_hi"] = _interval(rate)
         # First-order error, halved: extrapolate. The entropy is extrapolated and not the log-odds, whose error is not small
