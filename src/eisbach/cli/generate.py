@@ -38,14 +38,23 @@ def generate(
     sampler: Annotated[
         str | None, typer.Option(help="euler, heun or pingpong; euler, or pingpong for a distilled model.")
     ] = None,
-    schedule: Annotated[str | None, typer.Option(help="Noise schedule; the model's own unless given.")] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="uniform, sa3, karras, log_snr, entropic or rescaled_entropic; the model's own unless given."
+        ),
+    ] = None,
+    schedule_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Option of the schedule, as curve=FILE of the entropic ones; repeat."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Clips sampled together.")] = 8,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest's rows as JSON lines.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Generate music from prompts. The noise of a prompt and seed is the same whatever model or adapter plays it."""
-    from eisbach.config import build_config, dump_yaml
+    from eisbach.config import apply_overrides, build_config, dump_yaml
     from eisbach.generation.config import GenerateConfig
 
     values: dict[str, Any] = {
@@ -59,6 +68,7 @@ def generate(
         "arm": arm or (_adapter_name(adapter) if adapter else "base"),
         "duration": duration,
         "schedule": schedule,
+        "schedule_options": apply_overrides({}, schedule_option) if schedule_option else None,
         "batch_size": batch_size,
     }
     # What is not said is left to the configuration, which takes a distilled model's own for it.

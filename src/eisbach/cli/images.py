@@ -23,7 +23,11 @@ def sample(
         list[str] | None, typer.Option("--class", metavar="NAME", help="Only this class (repeatable); '' is no class.")
     ] = None,
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Sampling steps.")] = 50,
-    schedule: Annotated[str, typer.Option(help="uniform, karras or log_snr.")] = "karras",
+    schedule: Annotated[str, typer.Option(help="uniform, karras, log_snr, entropic or rescaled_entropic.")] = "karras",
+    schedule_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Option of the schedule, as curve=FILE of the entropic ones; repeat."),
+    ] = None,
     method: Annotated[str, typer.Option(help="euler (DDIM), heun or edm_heun.")] = "edm_heun",
     guidance: Annotated[float, typer.Option(metavar="W", help="Guidance scale; 1 is none.")] = 1.0,
     interval: Annotated[
@@ -41,12 +45,13 @@ def sample(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Draw images from a trained model: PNG files by class, and samples.json with how they were drawn."""
-    from eisbach.config import build_config, dump_yaml
+    from eisbach.config import apply_overrides, build_config, dump_yaml
     from eisbach.generation.images import ImageSampling
 
     values = {
         "num_inference_steps": steps,
         "schedule": schedule,
+        "schedule_options": apply_overrides({}, schedule_option) if schedule_option else None,
         "method": method,
         "guidance_scale": guidance,
         "guidance_interval": interval,

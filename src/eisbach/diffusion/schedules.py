@@ -69,13 +69,11 @@ def log_snr(num_inference_steps: int, path: Path, sigma_min: float = 0.002, sigm
 SCHEDULES: dict[str, Callable[[int], Tensor]] = {"uniform": uniform, "sa3": sa3}
 """Schedules of t: name to function; a new schedule is one function and one line here."""
 
-PATH_SCHEDULES: dict[str, Callable[..., Tensor]] = {
-    "karras": karras,
-    "log_snr": log_snr,
-    "entropic": entropic,
-    "rescaled_entropic": rescaled_entropic,
-}
+PATH_SCHEDULES: dict[str, Callable[..., Tensor]] = {"karras": karras, "log_snr": log_snr}
 """Schedules of noise: name to function of (steps, path, options), whose other parameters are its options."""
+
+MEASURED_SCHEDULES: dict[str, Callable[..., Tensor]] = {"entropic": entropic, "rescaled_entropic": rescaled_entropic}
+"""Schedules of a measured curve, in the same form; they need the option `curve`."""
 
 
 def get_schedule(name: str, num_inference_steps: int, path: Path | str | None = None, **options: Any) -> Tensor:
@@ -103,7 +101,7 @@ def get_schedule(name: str, num_inference_steps: int, path: Path | str | None = 
         Unknown name or option, fewer than 1 step, a missing path, or a curve that is missing or does not fit.
     """
     name = name.replace("-", "_")
-    known = {**SCHEDULES, **PATH_SCHEDULES}
+    known: dict[str, Callable[..., Tensor]] = {**SCHEDULES, **PATH_SCHEDULES, **MEASURED_SCHEDULES}
     if name not in known:
         raise UserError(f"the schedule {name!r} is not known; choose one of {', '.join(known)}.")
     if isinstance(num_inference_steps, bool) or not isinstance(num_inference_steps, int) or num_inference_steps < 1:
@@ -116,12 +114,12 @@ def get_schedule(name: str, num_inference_steps: int, path: Path | str | None = 
         raise UserError(
             f"the schedule {name} is stated in noise and needs the model's path; pass path=, or use uniform."
         )
-    allowed = set(inspect.signature(PATH_SCHEDULES[name]).parameters) - {"num_inference_steps", "path"}
+    allowed = set(inspect.signature(known[name]).parameters) - {"num_inference_steps", "path"}
     if unknown := sorted(options.keys() - allowed):
         raise UserError(
             f"the schedule {name} has no option {', '.join(unknown)}; its options are {', '.join(sorted(allowed))}."
         )
-    return PATH_SCHEDULES[name](num_inference_steps, get_path(path), **options)
+    return known[name](num_inference_steps, get_path(path), **options)
 
 
 def _steps(count: int) -> Tensor:

@@ -7,6 +7,7 @@ from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
+from eisbach.config import build_config
 from eisbach.data.pool import process_pool
 from eisbach.experiments.digits_cell import classifier_of, floor_of, run_digits_cell
 from eisbach.experiments.digits_spec import DECLARED, Cell, DigitsConfig, cells
@@ -47,7 +48,9 @@ def check_same(config: DigitsConfig) -> None:
     file = Path(config.out) / "config.json"
     if not file.is_file():
         return
-    old, new = read_json(file, "configuration"), config.model_dump(mode="json")
+    # Read through the model: an option that came later has its default there.
+    before = build_config(DigitsConfig, read_json(file, "configuration"), str(file))
+    old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
     changed = [
         f"{key} was {old.get(key)!r} and is now {new[key]!r}"
         for key in new

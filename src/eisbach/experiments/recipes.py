@@ -11,7 +11,7 @@ from eisbach.config import apply_overrides, build_config, read_yaml
 from eisbach.errors import ConfigError
 from eisbach.experiments.spec import ExperimentSpec, merge
 
-BUILT_IN_RECIPES = ("curation", "demo", "levels")
+BUILT_IN_RECIPES = ("curation", "demo", "gated", "levels")
 """Recipes inside the package; `recipes/` in the repository shows the same files."""
 
 _DEPTH = 5  # how long a chain of recipes may be; longer ones are circles
@@ -26,7 +26,7 @@ def load_spec(recipe: str | Path, overrides: Sequence[str] = (), *, quick: bool 
     Parameters
     ----------
     recipe : str or Path
-        `"demo"`, `"curation"`, `"levels"` or the path of a YAML file.
+        `"demo"`, `"curation"`, `"gated"`, `"levels"` or the path of a YAML file.
     overrides : sequence of str
         `key=value`, applied last.
     quick : bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -35,7 +35,9 @@ class SamplingConfig(StrictModel):
 
     A distilled model is played with `DISTILLED` instead of these three defaults; what is set explicitly stands.
     schedule : str or None
-        Name of a noise schedule; None takes the backbone's own.
+        Name of a noise schedule (`diffusion.schedules`); None takes the backbone's own.
+    schedule_options : mapping or None
+        Options of that schedule, as ``{curve: FILE}`` of the entropic ones.
     batch_size : int
         Clips that are sampled together. It changes the result by rounding only.
     """
@@ -46,6 +48,7 @@ class SamplingConfig(StrictModel):
     num_inference_steps: int = Field(default=100, ge=1, le=1000)
     guidance_scale: float = Field(default=3.0, ge=0.0, le=30.0)
     schedule: str | None = None
+    schedule_options: dict[str, Any] | None = None
     batch_size: int = Field(default=8, ge=1, le=256)
 
     @field_validator("seeds")

@@ -13,6 +13,7 @@ from eisbach.files import read_json, write_json
 from eisbach.generation.config import DISTILLED, GenerateConfig
 from eisbach.generation.noise import starting_noise
 from eisbach.generation.prompts import Prompt
+from eisbach.generation.times import curve_stamp, sampling_times
 from eisbach.progress import Progress
 
 if TYPE_CHECKING:
@@ -72,14 +73,11 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
         The disk is full or the folder is not writable; finished files stay.
     """
     from eisbach.backbones import load_backbone, load_codec_of
-    from eisbach.diffusion.schedules import get_schedule
 
     takes = plan_takes(config)
     backbone = load_backbone(config.model)
     config = settle_sampling(config, backbone)
-    get_schedule(
-        config.schedule or backbone.schedule, config.num_inference_steps, backbone.path
-    )  # refuses an unknown name early
+    sampling_times(config, backbone)  # refuses an unknown name or a missing curve early
     codec = load_codec_of(backbone)
     if notify is not None:
         for sentence in unknown_words(config.prompts, backbone):
@@ -137,7 +135,6 @@ def _sample_batch(
     from eisbach.diffusion.guidance import guided
     from eisbach.diffusion.pingpong import sample_pingpong
     from eisbach.diffusion.samplers import sample_ode
-    from eisbach.diffusion.schedules import get_schedule
 
     frames = codec.frames_for(config.duration)
     device = next(backbone.module.parameters()).device
@@ -156,7 +153,7 @@ def _sample_batch(
             "path": backbone.path,
             "target": backbone.target,
             "noise": noise_of(0),
-            "times": get_schedule(config.schedule or backbone.schedule, config.num_inference_steps, backbone.path),
+            "times": sampling_times(config, backbone),
             "on_step": lambda *_: bar.advance(),
         }
         if config.sampler == "pingpong":
@@ -234,6 +231,7 @@ def generation_stamp(config: GenerateConfig, backbone: Backbone, codec: Codec) -
         "adapter": config.adapter,
         "adapter_identity": None if config.adapter is None else _weights_hash(Path(config.adapter)),
         **settings,
+        **curve_stamp(config.schedule_options),
         "seeds": list(config.seeds),
         "prompts": {prompt.id: prompt.text for prompt in config.prompts},
     }

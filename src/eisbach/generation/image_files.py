@@ -9,6 +9,7 @@ from pathlib import Path
 from eisbach.errors import UserError
 from eisbach.files import atomic_write, write_json
 from eisbach.generation.images import ImageSampling, sample_images
+from eisbach.generation.times import curve_stamp, sampling_times
 from eisbach.progress import Progress
 
 
@@ -47,9 +48,12 @@ def write_images(
         raise UserError(f"the model '{model}' makes no images; give the folder of an image model.")
     codec = load_image_codec(backbone.codec, backbone.latent_channels)
     names = list(classes or backbone.classes or [""])  # type: ignore[attr-defined]
-    made_with = {
-        "model": backbone.identity(), "seed": seed, "classes": names, **sampling.model_dump(mode="json", exclude={"batch_size"})
-    }  # fmt: skip
+    settings = sampling.model_dump(mode="json", exclude={"batch_size"})
+    if settings["schedule_options"] is None:
+        del settings["schedule_options"]
+    sampling_times(sampling, backbone)  # refuses a schedule or curve that does not fit before anything is written
+    settings |= curve_stamp(sampling.schedule_options)
+    made_with = {"model": backbone.identity(), "seed": seed, "classes": names, **settings}
     out = Path(out)
     _check_folder(out, made_with)
     write_json(out / "samples.json", made_with)

@@ -23,6 +23,9 @@ class ImageSampling(StrictModel):
     num_inference_steps : int
     schedule : str
         A name of `diffusion.schedules`.
+    schedule_options : mapping or None
+        Options of that schedule, as ``{curve: FILE}`` of the entropic ones; with `edm_heun` they need a sigma_max as well where the path
+        ends in pure noise.
     method : "euler", "heun" or "edm_heun"
         "euler" is DDIM with eta = 0.
     guidance_scale : float
@@ -38,6 +41,7 @@ class ImageSampling(StrictModel):
 
     num_inference_steps: int = Field(default=50, ge=1)
     schedule: str = "karras"
+    schedule_options: dict[str, Any] | None = None
     method: Literal["euler", "heun", "edm_heun"] = "edm_heun"
     guidance_scale: float = 1.0
     guidance_interval: tuple[float, float] | None = None
@@ -85,7 +89,7 @@ def sample_images(
 
     from eisbach.diffusion.guidance import guided
     from eisbach.diffusion.samplers import sample_ode
-    from eisbach.diffusion.schedules import get_schedule
+    from eisbach.generation.times import sampling_times
 
     if getattr(backbone, "latent_size", None) is None:
         raise UserError(f"the model '{backbone.name}' makes no images; give an image model.")
@@ -97,7 +101,7 @@ def sample_images(
         raise UserError(
             f"clip keeps pixels within [-1, 1], and this model draws latents of '{backbone.codec}'; leave it out."
         )
-    times = get_schedule(sampling.schedule, sampling.num_inference_steps, backbone.path)
+    times = sampling_times(sampling, backbone)
     device = next(backbone.module.parameters()).device
     shape = (backbone.latent_channels, backbone.latent_size, backbone.latent_size)
     training = backbone.module.training
