@@ -5,6 +5,8 @@ seeds from 1000 and, for scores, on other pieces):
 
 - *both*, *tune*, *sound*: synthetic forms whose letters differ in everything, in the tune alone, or in the timbres alone;
 - *chords*: sustained chords and a melody from the other synthesiser, every letter its own;
+- *bands*: two instruments of six kinds and often drums, any tempo, every letter another band (`synthetic_sounds.band`);
+- *band tunes*: the letters are tunes of one such band, in one key and tempo;
 - *scores*: excerpts of different real scores, each by one ensemble, joined without a gap;
 - *score forms*: the same with repeats (ABAC, AABA …).
 
@@ -36,9 +38,10 @@ from eisbach.structure import synthetic
 from eisbach.structure.boundaries import find_sections
 from eisbach.structure.features import extract_features
 from eisbach.structure.synthetic_forms import SectionedPiece, sectioned
+from eisbach.structure.synthetic_sounds import band
 from eisbach.types import Waveform
 
-KINDS = ("both", "tune", "sound", "chords", "scores", "score forms")
+KINDS = ("both", "tune", "sound", "chords", "scores", "score forms", "bands", "band tunes")
 FORMS = ("AABA", "ABAC", "ABCA", "ABACA", "AABB", "ABCBA", "ABABC", "ABCDE", "AABCC", "ABCDAB", "ABCD")
 DEVELOPMENT_SEEDS = 1000
 _COLLECTIONS = (
@@ -107,6 +110,12 @@ def material(kind: str, seed: int) -> SectionedPiece:
     if kind == "chords":
         return _joined(letters, {
             letter: synthetic.phrase(seconds, np.random.default_rng([seed, 72, ord(letter)]))
+            for letter, seconds in zip(sorted(set(letters)), lengths, strict=True)
+        })  # fmt: skip
+    if kind in ("bands", "band tunes"):
+        players = seed if kind == "band tunes" else None
+        return _joined(letters, {
+            letter: band(seconds, 1000 * seed + ord(letter), players=players)
             for letter, seconds in zip(sorted(set(letters)), lengths, strict=True)
         })  # fmt: skip
     return _joined(letters, {

@@ -91,6 +91,7 @@ def test_a_file_named_twice_is_analysed_once(folders):
         (["FOLDER", "--baseline", "nobody", "-q"], "flat, moving"),
         (["FOLDER", "--pair", "prompt_id", "-q"], "nothing can be matched"),
         (["FOLDER", "--metrics", "beauty", "-q"], "'beauty'"),
+        (["FOLDER", "--clip", "nobody", "-q"], "no clip has the id 'nobody'"),
     ],
 )
 def test_mistakes_are_user_errors(arguments, message, folders, tmp_path):

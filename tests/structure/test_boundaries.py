@@ -11,6 +11,8 @@ from eisbach.structure.boundaries import Sections, boundary_model, chroma_likene
 from eisbach.structure.features import extract_features
 from eisbach.structure.novelty import boundary_evidence
 from eisbach.structure.synthetic_forms import sectioned
+from eisbach.structure.synthetic_sounds import band
+from eisbach.structure.synthetic_varied import finish
 from eisbach.types import Waveform
 
 
@@ -104,3 +106,15 @@ def test_block_curve_is_what_strength_and_scale_read():
 @pytest.mark.parametrize("piece", [synthetic.crescendo(40.0, 1), synthetic.arc(300.0, 1)])
 def test_a_gradual_change_is_no_boundary(piece):
     assert len(find_sections(extract_features(piece)).boundaries) <= 1
+
+
+@pytest.mark.parametrize("seed", [5, 12])
+def test_the_cycles_of_a_loop_are_no_sections(seed):
+    loop = band(4.95, seed)
+    assert not find_sections(extract_features(finish(np.tile(loop, 12), seed))).boundaries
+    other = band(30.0, seed + 50)
+    pieces = [np.tile(loop, 6), other, np.tile(loop, 6)]
+    between = find_sections(extract_features(finish(np.concatenate(pieces), seed)))
+    # where the loop stops and comes back a section begins all the same
+    assert between.labels == ("A", "B", "A")
+    np.testing.assert_allclose(between.boundaries, [29.7, 59.7], atol=0.7)

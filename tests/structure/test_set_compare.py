@@ -11,9 +11,9 @@ import pytest
 import soundfile as sf
 
 from eisbach.errors import UserError
-from eisbach.structure import synthetic
+from eisbach.structure import analyze, synthetic
 from eisbach.structure.features import extract_features
-from eisbach.structure.sets import SET_METRICS, compare_sets, describe_clip, ladders, read_clips
+from eisbach.structure.sets import SET_METRICS, clip_of_detail, compare_sets, describe_clip, ladders, read_clips
 from eisbach.structure.sets.intervals import jackknife, relabelling_p_value
 from eisbach.types import SkipReport
 
@@ -167,6 +167,21 @@ def test_relabelling_swaps_within_prompts():
     paired, _ = relabelling_p_value(gap, side, units, rng)
     unpaired, _ = relabelling_p_value(gap, side, list(range(20)), rng)
     assert paired < 0.02 < 0.5 < unpaired
+
+
+def test_a_clip_out_of_an_analysis_details_equals_one_described_from_its_audio():
+    clip = synthetic.form("ABA", 5.0, 3)
+    read = describe_clip(clip, "x", "p")
+    detail = json.loads(json.dumps(analyze(clip).detail()))
+    kept = clip_of_detail(detail, "x", "p", duration=read.duration)
+    np.testing.assert_allclose(kept.texture, read.texture, atol=1e-5)
+    np.testing.assert_allclose(kept.boundaries, read.boundaries, atol=1e-3)
+    np.testing.assert_allclose(kept.onsets.times, read.onsets.times, atol=1e-3)
+    np.testing.assert_allclose(kept.onsets.attacks, read.onsets.attacks, atol=1e-12)
+    assert len(read.onsets.times) > 5
+    assert clip_of_detail({**detail, "embedding": None}, "x", None, duration=1.0) is None
+    with pytest.raises(UserError, match="without its audio"):
+        compare_sets([kept], training=_moved([read, read], 9, 0), held_out=_moved([read, read], 1, 1))
 
 
 def test_clips_are_read_from_files_and_broken_ones_named(tmp_path):

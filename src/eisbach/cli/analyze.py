@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from eisbach.types import Record, SkipReport
 
 DEFAULT_OUT = Path("analysis")
+_SKIPS_SAID = 20
 
 
 def analyze(
@@ -101,17 +102,20 @@ def analyze(
     if dry_run:
         typer.echo(json.dumps(settings, indent=2, ensure_ascii=False))
         return
-    from eisbach.report.structure_compare import compare
+    from eisbach.report.structure_compare import check_pairing, compare
     from eisbach.report.structure_set_tables import measure_sets
     from eisbach.structure.batch import analyze_files
     from eisbach.structure.summary import format_summary, summarise
     from eisbach.types import SkipReport
 
     _check_names(clips, baseline, [*_split(metrics), *_split(primary)])
+    check_pairing([one.keys for one in clips], pair, [str(one.path) for one in clips])
+    _check_ids(clips, clip or ())
     models = _models(embedding or [])
     skips = SkipReport()
     captions = {str(one.keys.get("prompt_id") or ""): str(one.keys.get("caption") or "") for one in clips}
-    records = analyze_files(clips, jobs=jobs, out=out, skips=skips, quiet=quiet)
+    details: dict[str, str] = {}
+    records = analyze_files(clips, jobs=jobs, out=out, skips=skips, quiet=quiet, details=details)
     if not records:
         reasons = "; ".join(item.reason for item in skips.skipped[:3])
         raise UserError(f"none of the {len(clips)} files could be analysed: {reasons}")
@@ -120,8 +124,8 @@ def analyze(
     means = summarise(records)
     sets = compare(records, pair=pair, baseline=baseline, metrics=_split(metrics), primary=_split(primary), seed=seed)
     wholes = measure_sets(
-        sets, prompts={str(one.path): str(one.keys.get("prompt_id") or "") for one in clips}, embeddings=models, training=training,
-        held_out=held_out, seed=seed, jobs=jobs, skips=skips, quiet=quiet,
+        sets, prompts={str(one.path): str(one.keys.get("prompt_id") or "") for one in clips}, details=details, embeddings=models,
+        training=training, held_out=held_out, seed=seed, jobs=jobs, skips=skips, quiet=quiet,
     )  # fmt: skip
     skipped = [{"item": item.item, "reason": item.reason} for item in skips.skipped]
     comparison = {**sets.to_json(), "sets_as_wholes": wholes.values, "set_notes": wholes.notes, "skipped": skipped}
@@ -145,8 +149,11 @@ def analyze(
         return
     typer.echo(format_summary(means))
     _print(sets)
-    for item in skips.skipped:
+    for item in skips.skipped[:_SKIPS_SAID]:
         typer.echo(f"skipped: {item.reason}", err=True)
+    if len(skips.skipped) > _SKIPS_SAID:
+        where = f"; all stand in {out / 'comparison.json'}" if out is not None else "; --json names all"
+        typer.echo(f"skipped: {len(skips.skipped) - _SKIPS_SAID} more{where}", err=True)
     if out is not None:
         typer.echo(
             f"records of {len(records)} clips in {out}" + (f", pictures in {out / 'pictures'}" if pictures else "")
@@ -172,6 +179,15 @@ def _check_names(clips: Sequence[Clip], baseline: str | None, metrics: Sequence[
     if baseline is not None and baseline not in (*names, *names.values()):
         raise UserError(
             f"the baseline '{baseline}' is not among the sets {', '.join(names.values())}; name one of them."
+        )
+
+
+def _check_ids(clips: Sequence[Clip], chosen: Sequence[str]) -> None:
+    known = {str(one.keys["id"]) for one in clips}
+    wrong = next((one for one in chosen if one not in known), None)
+    if wrong is not None:
+        raise UserError(
+            f"no clip has the id '{wrong}' to embed; ids are like '{min(known)}' (--dry-run lists the files)."
         )
 
 

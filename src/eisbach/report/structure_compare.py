@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -152,10 +152,24 @@ def compare(
     else:
         summaries = {(order[0], info.name): summarise_arm(checked, info.name, order[0], seed=seed) for info in chosen}
     spreads = {(name, info.name): _spread(checked, name, info.name) for name in order for info in chosen}
-    notes = [*_power_notes(results), *condition_notes(checked)]
+    notes = [*_power_notes(results), *condition_notes(checked), *_duplicate_notes(checked)]
     if not known:
         notes.insert(0, "No metric is defined for any of these clips: they need at least a few seconds of sound each.")
     return Sets(order, checked, shown, printed, summaries, spreads, results, how, notes)
+
+
+def check_pairing(keys: Sequence[Mapping[str, Any]], pair: str, paths: Sequence[str]) -> None:
+    """Refuses a `pair` that can match nothing, by the clips' keys (with `id` and `group`) alone, before they are analysed.
+
+    Raises
+    ------
+    UserError
+        As `compare`.
+    """
+    rows: list[Record] = [{**one, "path": path} for one, path in zip(keys, paths, strict=True)]
+    groups = list(dict.fromkeys(str(row["group"]) for row in rows))
+    names = short_names(groups)
+    _matched(rows, names, [names[group] for group in groups], pair)
 
 
 def _number(value: float) -> float | None:
@@ -271,6 +285,25 @@ def _how(
     if unmatched:
         text += f" {' and '.join(unmatched)} could not be matched: every clip of it counts as one."
     return text
+
+
+def _duplicate_notes(records: Sequence[Record]) -> list[str]:
+    """Recordings that count more than once: within a set they make intervals too narrow, across sets differences too small."""
+    heard: dict[str, list[str]] = {}
+    for row in records:
+        heard.setdefault(str(row.get("audio_hash") or row["path"]), []).append(str(row["arm"]))
+    within = sum(len(arms) - len(set(arms)) for arms in heard.values())
+    across = sum(len(set(arms)) > 1 for arms in heard.values())
+    notes = []
+    if within:
+        notes.append(
+            f"{within} clip{'s repeat' if within > 1 else ' repeats'} another file of the same set byte for byte: intervals are too narrow by that."
+        )
+    if across:
+        notes.append(
+            f"{across} recording{'s are' if across > 1 else ' is'} in several sets byte for byte: there, nothing can differ."
+        )
+    return notes
 
 
 def _power_notes(results: Results | None) -> list[str]:

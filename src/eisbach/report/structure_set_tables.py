@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,8 @@ from eisbach.experiments.verdicts import format_p
 from eisbach.report.structure_compare import Sets
 from eisbach.report.structure_inputs import collect_clips, sample_clips
 from eisbach.structure.batch import Clip
-from eisbach.structure.sets import SET_METRICS, SetClip, SetComparison, SetRow, compare_sets, read_clips
-from eisbach.types import SkipReport
+from eisbach.structure.sets import SET_METRICS, SetClip, SetComparison, SetRow, clip_of_detail, compare_sets, read_clips
+from eisbach.types import Record, SkipReport
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +51,7 @@ def measure_sets(
     sets: Sets,
     *,
     prompts: Mapping[str, str] | None = None,
+    details: Mapping[str, str] | None = None,
     embeddings: Sequence[Embedding] = (),
     training: Path | None = None,
     held_out: Path | None = None,
@@ -64,6 +66,8 @@ def measure_sets(
     ----------
     prompts : mapping of str to str
         The prompt of each file (by path), for what only shows across seeds.
+    details : mapping of str to str
+        Each file's line of ``details.jsonl`` (by path): with it no audio is read again, but for memorisation.
     embeddings : sequence of Embedding
         Models (`structure.embeddings.load_embedding`) whose embeddings are compared beside the texture's.
     training, held_out : path or None
@@ -85,7 +89,10 @@ def measure_sets(
                 f"{name}: an even sample of {len(chosen)} of its {count:,} clips stands for the set here."
             )
         try:
-            described[name] = _described(chosen, name, prompts or {}, jobs, skips, quiet)
+            if details is not None and training is None:
+                described[name] = _of_details(chosen, name, prompts or {}, details, made)
+            else:
+                described[name] = _described(chosen, name, prompts or {}, jobs, skips, quiet)
         except UserError as error:
             made.notes.append(f"{name} could not be measured as a whole: {error}")
     vectors = _embedded(embeddings, described, made, quiet)
@@ -118,14 +125,35 @@ def _once(notes: Sequence[str], unprompted: Sequence[str]) -> list[str]:
     return [*kept, *said]
 
 
-def _sample(sets: Sets, name: str) -> list[str]:
-    clips = [Clip(Path(str(row["path"])), {"group": name}) for row in sets.records if row["arm"] == name]
-    return [str(clip.path) for clip in sample_clips(clips, MOST_CLIPS)]
+def _sample(sets: Sets, name: str) -> list[Record]:
+    rows = {str(row["path"]): row for row in sets.records if row["arm"] == name}
+    clips = [Clip(Path(path), {"group": name}) for path in rows]
+    return [rows[str(clip.path)] for clip in sample_clips(clips, MOST_CLIPS)]
+
+
+def _of_details(
+    rows: Sequence[Record], name: str, prompts: Mapping[str, str], details: Mapping[str, str], made: Wholes
+) -> list[SetClip]:
+    """What the analysis has found already; clips with less than 2 s of sound are left out, and counted."""
+    found = []
+    for row in rows:
+        path = str(row["path"])
+        duration = float(row["duration"] or 0.0)
+        found.append(clip_of_detail(json.loads(details[path]), path, prompts.get(path) or None, duration=duration))
+    clips = [clip for clip in found if clip is not None]
+    if not clips:
+        raise UserError(f"none of its {len(rows)} clips holds 2 s of sound.")
+    if len(clips) < len(rows):
+        made.notes.append(
+            f"{name}: {len(rows) - len(clips)} of {len(rows)} clips hold less than 2 s of sound and have no part in the distances."
+        )
+    return clips
 
 
 def _described(
-    paths: Sequence[str], name: str, prompts: Mapping[str, str], jobs: int, skips: SkipReport, quiet: bool
+    rows: Sequence[Record], name: str, prompts: Mapping[str, str], jobs: int, skips: SkipReport, quiet: bool
 ) -> list[SetClip]:
+    paths = [str(row["path"]) for row in rows]
     own = SkipReport()
     clips = read_clips(
         paths, [prompts.get(path) or None for path in paths], jobs=jobs, skips=own, quiet=quiet, description=f"measure {name}"

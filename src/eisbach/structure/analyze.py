@@ -20,7 +20,7 @@ from eisbach.structure.sources import Source
 from eisbach.structure.survey import Survey, survey
 from eisbach.types import Record, Waveform
 
-ANALYSIS_VERSION = 3
+ANALYSIS_VERSION = 4
 """Raised whenever a number that `analyze` returns would change; records of another version are computed anew."""
 
 NARROW_BAND_HZ = 4300.0
@@ -78,7 +78,7 @@ class Analysis:
         """What a page needs beside the record: JSON-ready, lists of plain numbers.
 
         `sections` (`boundaries` in seconds from the start of the file, `strengths`, `labels`), `embedding` (64 texture
-        statistics, or None under 2 s) and `onsets` (seconds from the start of the file).
+        statistics, or None under 2 s), `onsets` (seconds from the start of the file) and `attacks` (their spectra, packed).
         """
         return describe(self.features)
 

@@ -86,6 +86,7 @@ def analyze_files(
     skips: SkipReport | None = None,
     quiet: bool = False,
     device: str | None = None,
+    details: dict[str, str] | None = None,
 ) -> list[Record]:
     """One record for every readable file, in the order given.
 
@@ -104,6 +105,8 @@ def analyze_files(
         No progress bar.
     device : str or None
         See `features.extract_features`.
+    details : dict of str to str or None
+        Receives each clip's line of ``details.jsonl`` by path, also where there is no `out`.
 
     Raises
     ------
@@ -122,7 +125,7 @@ def analyze_files(
     found = {name: clip for name, clip in found.items() if clip.detail is not None}
     todo = [name for name in names if name not in found]
     with Progress(len(names), "analyse", done=len(found), quiet=quiet) as bar, journal(folder) as keep:
-        for name, clip, reason in _run(todo, jobs, folder is not None, device):
+        for name, clip, reason in _run(todo, jobs, folder is not None or details is not None, device):
             if clip is None:
                 skips.add(name, reason)
             else:
@@ -131,6 +134,8 @@ def analyze_files(
             bar.advance()
     chosen = [(item, found[str(item.path)]) for item in items if str(item.path) in found]
     records = [{**item.keys, **clip.record} for item, clip in chosen]
+    if details is not None:
+        details.update((str(item.path), clip.detail) for item, clip in chosen if clip.detail is not None)
     if folder is not None:
         write_details([clip.detail for _, clip in chosen if clip.detail is not None], folder)
         write_records(records, folder)
@@ -225,7 +230,9 @@ def find_audio(folder: str | Path) -> list[Path]:
         path
         for path in sorted(folder.rglob("*"))
         if path.suffix.lower() in AUDIO_SUFFIXES
-        and path.is_file()
+        and (
+            path.is_file() or (path.is_symlink() and not path.is_dir())
+        )  # a link to nowhere is reported, not passed over
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
     if not found:

@@ -173,5 +173,5 @@ def write_details(lines: Iterable[str], folder: str | Path) -> None:
 
 
 def read_details(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """The details of an analysed folder by path: `sections`, `embedding`, `onsets`, `audio_hash`; empty without the file."""
+    """The details of an analysed folder by path: `sections`, `embedding`, `onsets`, `attacks`, `audio_hash`; empty without the file."""
     return {str(row["path"]): row for row, _ in _rows(Path(folder) / DETAILS) if "path" in row}

@@ -5,6 +5,9 @@ two frames closed, a lag of one frame either way allowed, and movement in a quar
 The idea is that of structure features (Serra, Mueller, Grosche and Arcos 2014): where the set of lags at which the music repeats
 changes, a section begins. Here the change is read off the ends of whole stripes, which sit where the repetition does; smoothed
 time-lag matrices place it only to about the width of their kernel.
+
+A *loop* (a lag of at most 10 s at which the music goes on matching for three lags, so four cycles in a row) begins and ends where a section may,
+but no cycle of it is a section: passages that lie within it end where it does or not at all.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ MIN_SECONDS = 4.0
 FULL_SECONDS = 8.0  # a stripe of this length counts fully, shorter ones in proportion
 _MIN_LAG = 2.0  # seconds
 _LAG_BIN = 1.0  # seconds: stripes whose lags lie in one bin are one
+_LOOP_SECONDS, _LOOP_LAGS = 10.0, 3.0
+_LOOP_EDGE = 1.0  # seconds: ends of stripes this near to the ends of a loop are the loop's own
 _TENT = ((1, 0.7), (2, 0.4))  # what the end of a stripe counts for one and two frames away
 
 
@@ -71,6 +76,27 @@ def find_stripes(features: Features) -> Stripes:
     return Stripes(lags[row[kept]], first[kept], last[kept] + length - 1, rate, count)
 
 
+def loop_spans(stripes: Stripes) -> np.ndarray:
+    """First and last frame of every loop, those that overlap or touch joined, [shape=(loops, 2)]."""
+    looping = (stripes.lag <= _LOOP_SECONDS * stripes.rate) & (stripes.last - stripes.first >= _LOOP_LAGS * stripes.lag)
+    spans: list[list[int]] = []
+    for first, last in sorted(zip(stripes.first[looping], (stripes.last + stripes.lag)[looping], strict=True)):
+        if spans and first <= spans[-1][1]:
+            spans[-1][1] = max(spans[-1][1], int(last))
+        else:
+            spans.append([int(first), int(last)])
+    return np.array(spans, dtype=int).reshape(-1, 2)
+
+
+def _inside(loops: np.ndarray, first: np.ndarray, last: np.ndarray, place: np.ndarray, edge: int) -> np.ndarray:
+    """Which passages [first, last) lie within a loop while `place` is farther than `edge` from both its ends, [shape=(passages,)]."""
+    within = np.zeros(len(place), dtype=bool)
+    for begin, end in loops:
+        own = (first >= begin - edge) & (last <= end + edge)
+        within |= own & (place > begin + edge) & (place < end - edge)
+    return within
+
+
 def stripe_ends(features: Features, times: np.ndarray) -> np.ndarray:
     """How many stripes begin or end about each moment, [shape=(times,)].
 
@@ -86,8 +112,12 @@ def stripe_ends(features: Features, times: np.ndarray) -> np.ndarray:
     per_bin = max(1, round(_LAG_BIN * stripes.rate))
     found = np.zeros((stripes.frames // per_bin + 2, stripes.frames * 2))
     weight = np.minimum(1.0, (stripes.last - stripes.first) / (FULL_SECONDS * stripes.rate))
-    for place in (stripes.first, stripes.last, stripes.first + stripes.lag, stripes.last + stripes.lag):
-        np.maximum.at(found, (stripes.lag // per_bin, place), weight)
+    loops = loop_spans(stripes)
+    for shift in (np.zeros_like(stripes.lag), stripes.lag):
+        first, last = stripes.first + shift, stripes.last + shift
+        for place in (first, last):
+            evidence = ~_inside(loops, first, last, place, round(_LOOP_EDGE * stripes.rate))
+            np.maximum.at(found, (stripes.lag[evidence] // per_bin, place[evidence]), weight[evidence])
     found = maximum_filter1d(found, 3, axis=0)[::2]  # a stripe on the border of two bins counts once
     spread = found.copy()
     for offset, share in _TENT:

@@ -109,16 +109,18 @@ def place(out: np.ndarray, start: float, samples: np.ndarray, gain: float = 1.0)
     out[first : first + len(part)] += np.float32(gain) * part
 
 
-def band(seconds: float, seed: int, *, tempo: float | None = None) -> np.ndarray:
+def band(seconds: float, seed: int, *, tempo: float | None = None, players: int | None = None) -> np.ndarray:
     """`seconds` of one texture: two instruments, chords and a melody, often drums; unit RMS, [shape=(n,), float32].
 
     Tempo (beats a minute), key, mode, instruments, registers and rhythm follow from `seed`; beats do not divide any frame grid.
+    With `players`, a second seed, tempo, key, mode and instruments follow from that one: several tunes by one band.
     """
     rng = np.random.default_rng([seed, 31])
-    beat = 60.0 / (float(rng.uniform(57.0, 171.0)) if tempo is None else tempo)
-    mode, root = _MODES[int(rng.integers(4))], int(rng.integers(36, 60))
-    lead, backing = (str(name) for name in rng.choice(PITCHED, 2, replace=False))
-    bright = rng.uniform(0.0, 1.0, 3).round(2)
+    band_rng = rng if players is None else np.random.default_rng([players, 37])
+    beat = 60.0 / (float(band_rng.uniform(57.0, 171.0)) if tempo is None else tempo)
+    mode, root = _MODES[int(band_rng.integers(4))], int(band_rng.integers(36, 60))
+    lead, backing = (str(name) for name in band_rng.choice(PITCHED, 2, replace=False))
+    bright = band_rng.uniform(0.0, 1.0, 3).round(2)
     out = np.zeros(round(seconds * SAMPLE_RATE), np.float32)
     bar, octave = int(rng.choice([3, 4, 5])), 12 * int(rng.integers(1, 3))
     drums = rng.random(2 * bar) < 0.45 if rng.random() < 0.6 else np.zeros(2 * bar, bool)

@@ -15,7 +15,7 @@
 `compare_sets(a)` alone gives the metrics of one set. The pure array mathematics is in `sets.distances`.
 """
 
-from eisbach.structure.sets.clips import SetClip, describe_clip, read_clips
+from eisbach.structure.sets.clips import SetClip, clip_of_detail, describe_clip, read_clips
 from eisbach.structure.sets.compare import SetComparison, SetMemorisation, compare_sets
 from eisbach.structure.sets.distances import (
     density_coverage,
@@ -34,6 +34,7 @@ __all__ = [
     "SetMemorisation",
     "SetMetric",
     "SetRow",
+    "clip_of_detail",
     "compare_sets",
     "density_coverage",
     "describe_clip",

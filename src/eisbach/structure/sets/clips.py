@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from eisbach.progress import Progress
 from eisbach.structure.boundaries import find_sections
 from eisbach.structure.features import TEXTURE_WINDOW, Features, extract_features, source_of, texture_statistics
 from eisbach.structure.sets.excerpts import ExcerptFeatures, excerpt_features
-from eisbach.structure.sets.onset_details import OnsetEvents, onset_events
+from eisbach.structure.sets.onset_details import OnsetEvents, onset_events, unpack_events
 from eisbach.types import SkipReport, Waveform
 
 
@@ -35,7 +36,8 @@ class SetClip:
     boundaries : np.ndarray [shape=(k,)]
         Where sections begin, seconds from the start of the file.
     onsets : OnsetEvents
-    excerpt : ExcerptFeatures
+    excerpt : ExcerptFeatures or None
+        What memorisation of excerpts needs; None where only the analysis' details were at hand.
     """
 
     name: str
@@ -44,7 +46,7 @@ class SetClip:
     texture: np.ndarray = field(repr=False)
     boundaries: np.ndarray = field(repr=False)
     onsets: OnsetEvents = field(repr=False)
-    excerpt: ExcerptFeatures = field(repr=False)
+    excerpt: ExcerptFeatures | None = field(repr=False)
 
 
 def describe_clip(
@@ -75,6 +77,24 @@ def describe_clip(
         np.asarray(find_sections(features).boundaries, dtype=np.float64),
         onset_events(features),
         excerpt_features(features),
+    )
+
+
+def clip_of_detail(detail: Mapping[str, Any], name: str, prompt: str | None, *, duration: float) -> SetClip | None:
+    """A clip's description from its line of an analysis' ``details.jsonl``, without its excerpt features and without reading any audio.
+
+    None where the clip holds less than 2 s of sound.
+    """
+    if detail["embedding"] is None:
+        return None
+    return SetClip(
+        name,
+        prompt,
+        duration,
+        np.asarray(detail["embedding"], dtype=np.float64),
+        np.asarray(detail["sections"]["boundaries"], dtype=np.float64),
+        unpack_events(detail["onsets"], detail["attacks"]),
+        None,
     )
 
 

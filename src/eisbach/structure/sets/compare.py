@@ -14,6 +14,7 @@ from eisbach.structure.sets import distances
 from eisbach.structure.sets.alignment import boundary_alignment
 from eisbach.structure.sets.clips import SetClip
 from eisbach.structure.sets.differentiation import distance_icc, mean_distance
+from eisbach.structure.sets.excerpts import ExcerptFeatures
 from eisbach.structure.sets.intervals import Estimate, jackknife
 from eisbach.structure.sets.memorisation import Closeness, ExcerptCopies, clip_memorisation, excerpt_memorisation
 from eisbach.structure.sets.onset_details import detail_diversity
@@ -208,7 +209,7 @@ def _memorisation(
 
     near = clip_memorisation(textures(clips), textures(training), textures(held_out), level=level)
     copies = excerpt_memorisation(
-        [clip.excerpt for clip in clips], [clip.excerpt for clip in training], [clip.excerpt for clip in held_out],
+        _excerpts(clips), _excerpts(training), _excerpts(held_out),
         transpositions=transpositions, level=level,
     )  # fmt: skip
     if near.smallest_p > 0.05:
@@ -226,6 +227,13 @@ def _memorisation(
         make_row("memorised_excerpts_auc", copies.closeness.auc, name, ""),
         make_row("copied_share", copies.mean_copied_share, name, ""),
     ]
+
+
+def _excerpts(clips: Sequence[SetClip]) -> list[ExcerptFeatures]:
+    lacking = next((clip.name for clip in clips if clip.excerpt is None), None)
+    if lacking is not None:
+        raise UserError(f"{lacking} was described without its audio, which memorisation needs; use read_clips for it.")
+    return [clip.excerpt for clip in clips if clip.excerpt is not None]
 
 
 def _vendi(rows: np.ndarray, units: list[str], level: float) -> Estimate:

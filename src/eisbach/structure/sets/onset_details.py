@@ -11,6 +11,7 @@ fewer than eight onsets, or whose rotated distance is under 0.02 (an even pulse 
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class OnsetEvents:
     times : np.ndarray [shape=(n,)]
         Seconds, ascending.
     attacks : np.ndarray [shape=(n, 32)]
-        Rise of each mel band, non-negative, rows of unit length (or zero).
+        Rise of each mel band, non-negative, rows of unit length (or zero), in 255 steps before they are scaled to it.
     """
 
     times: np.ndarray
@@ -63,8 +64,30 @@ def onset_events(features: Features) -> OnsetEvents:
         before = pooled[max(0, frame - _BEFORE) : max(1, frame)].mean(axis=0)
         after = pooled[min(frame, len(pooled) - 1) : frame + _AFTER].max(axis=0)
         attacks[row] = np.maximum(after - before, 0.0)
+    return OnsetEvents(times, _units_of(_steps_of(attacks)))
+
+
+def _steps_of(attacks: np.ndarray) -> np.ndarray:
+    """Each row in 255 steps of its largest band, uint8: so that an attack read back from a file equals the one measured."""
+    top = attacks.max(axis=1, keepdims=True, initial=0.0)
+    return np.round(255.0 * np.divide(attacks, top, out=np.zeros_like(attacks), where=top > 0.0)).astype(np.uint8)
+
+
+def _units_of(steps: np.ndarray) -> np.ndarray:
+    attacks = steps.astype(np.float64)
     norms = np.linalg.norm(attacks, axis=1, keepdims=True)
-    return OnsetEvents(times, np.divide(attacks, norms, out=np.zeros_like(attacks), where=norms > 0.0))
+    return np.divide(attacks, norms, out=np.zeros_like(attacks), where=norms > 0.0)
+
+
+def pack_attacks(events: OnsetEvents) -> str:
+    """The attacks of the first `MAX_ONSETS` onsets as text: base64 of 32 bytes an onset."""
+    return base64.b64encode(_steps_of(events.attacks[:MAX_ONSETS]).tobytes()).decode("ascii")
+
+
+def unpack_events(times: Sequence[float], packed: str) -> OnsetEvents:
+    """The events whose times and `pack_attacks` these are; onsets beyond the packed ones are left out."""
+    steps = np.frombuffer(base64.b64decode(packed), dtype=np.uint8).reshape(-1, ATTACK_BANDS)
+    return OnsetEvents(np.asarray(times[: len(steps)], dtype=np.float64), _units_of(steps))
 
 
 def substitution_costs(first: OnsetEvents, second: OnsetEvents) -> np.ndarray:
