@@ -64,7 +64,7 @@ def manifest_clips(
     manifest = load_manifest(path)
     counts: dict[str, int] = {}
     for row in manifest.rows:
-        kind = row.labels.get("cell") or row.labels.get("kind")
+        kind = (row.labels.get("cell") or row.labels.get("kind") or "").removeprefix("unseen ") or None
         if kind is None or counts.get(kind, 0) >= (developing if kind == "developing" else limit):
             continue
         counts[kind] = counts.get(kind, 0) + 1

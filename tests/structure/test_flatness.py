@@ -18,8 +18,9 @@ def test_the_judge_uses_only_known_metrics_and_none_of_the_weightings():
 
 def test_the_asset_reports_held_out_numbers_for_every_kind():
     for by_kind in judge()["held_out"].values():
-        assert {"developing", "drone", "pad", "loop", "texture"} <= set(by_kind)
-        assert all(numbers["auc"] > 0.9 for kind, numbers in by_kind.items() if kind != "developing")
+        for family in ("developing", "drone", "pad", "loop", "texture"):
+            assert any(kind.startswith(family) for kind in by_kind), family
+        assert all(numbers["auc"] > 0.93 for kind, numbers in by_kind.items() if kind != "developing")
 
 
 @pytest.mark.parametrize("seed", [101, 102])
