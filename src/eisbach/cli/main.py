@@ -23,6 +23,7 @@ from eisbach.cli import (
     recoverability,
     recoverability_digits,
     signature,
+    signature_entropy,
     train,
 )
 from eisbach.errors import EisbachError, InterruptedRun
@@ -46,6 +47,8 @@ app.command("analyze")(analyze.analyze)
 app.command("figure")(figure.figure)
 app.command("compare")(compare.compare)
 app.add_typer(experiment.app, name="experiment")
+for command in (signature_entropy.entropy, signature_entropy.structure, signature_entropy.gate):
+    signature.app.command(command.__name__)(command)
 app.add_typer(signature.app, name="signature")
 recoverability.app.command("digits")(recoverability_digits.digits)
 app.add_typer(recoverability.app, name="recoverability")
