@@ -24,12 +24,13 @@ def found_within(sections, edges, tolerance):
     return float((distance.min(axis=0) <= tolerance).mean()), float((distance.min(axis=1) <= tolerance).mean())
 
 
-@pytest.mark.parametrize("changes", ["both", "tune", "sound"])
-def test_sections_are_found_whatever_tells_them_apart(changes):
+# a tune that goes on in one timbre is placed less exactly: docs/structure.md
+@pytest.mark.parametrize(("changes", "tolerance"), [("both", 0.5), ("tune", 1.0), ("sound", 0.5)])
+def test_sections_are_found_whatever_tells_them_apart(changes, tolerance):
     hits = []
     for seed in (501, 502, 503):
         piece = sectioned("ABACA", [13.37, 9.71, 16.2], seed, changes=changes)
-        hits.append(found_within(find_sections(extract_features(piece.waveform)), piece.edges, 0.5))
+        hits.append(found_within(find_sections(extract_features(piece.waveform)), piece.edges, tolerance))
     recall, precision = np.mean(hits, axis=0)
     assert recall >= 0.7
     assert precision >= 0.7

@@ -328,6 +328,14 @@ def _power_notes(results: Results | None) -> list[str]:
                 "be called shown, however large it is."
             )
             continue
+        primary = sum(info.primary for info in results.metrics)
+        if primary > 1 and (most.p_floor or 0.0) * primary >= 0.05:
+            notes.append(
+                f"With {most.n_units} {most.unit}s of {arm} the smallest possible p is {most.p_floor:.2g}, and {most.p_floor * primary:.2g} "
+                f"once it is corrected for {primary} primary measures: none can be called shown. Name fewer with --primary before "
+                "you look, or make more clips."
+            )
+            continue
         size = _POWER * math.sqrt((1.0 if most.paired else 2.0) / most.n_units)
         of = "of the differences between pairs" if most.paired else "of the clips"
         notes.append(

@@ -228,6 +228,8 @@ def _list(parts: Sequence[str]) -> str:
 
 
 def _row(sets: Sets, info: MetricInfo, why: str = "") -> dict[str, Any]:
+    if not why and info.name in METRICS:
+        why = f"higher: {METRICS[info.name].higher_means}"
     return {
         "label": info.label[:1].upper() + info.label[1:],
         "unit": info.unit,
