@@ -81,21 +81,21 @@ def differences_picture(summary: Mapping[str, Any]) -> bytes:
     comparisons = summary["comparisons"]
     figure = _figure(3.4 * len(comparisons) + 1.4, 4.2)
     panels = figure.subplots(1, len(comparisons), squeeze=False, sharey=True)[0]
+    # one row a setting in every panel: an arm that was trained in some settings only leaves the others empty
+    rows = [*dict.fromkeys(setting for one in comparisons for setting in one["by_setting"]), "all settings"]
     for axes, one in zip(panels, comparisons, strict=True):
-        names = [*one["by_setting"], "all settings"]
-        entries = [*one["by_setting"].values(), one["log_frechet"]]
-        for place, (name, entry) in enumerate(zip(names, entries, strict=True)):
-            bold = name == "all settings"
+        for name, entry in {**one["by_setting"], "all settings": one["log_frechet"]}.items():
+            place, bold = rows.index(name), name == "all settings"
             colour = COLOURS[one["arm"]]
             if entry["interval"] is not None:
                 axes.plot(entry["interval"], [place, place], color=colour, lw=3 if bold else 1.2)
             axes.plot([entry["mean"]], [place], "D" if bold else "o", color=colour, ms=7 if bold else 4)
         axes.axvline(0, color="#999999", lw=0.8)
-        axes.set_yticks(range(len(names)), names, fontsize=8)
-        axes.invert_yaxis() if axes is panels[0] else None
+        axes.set_yticks(range(len(rows)), rows, fontsize=8)
         axes.set_title(f"{LABELS[one['arm']]} − {LABELS[one['baseline']]}", fontsize=9)
         axes.set_xlabel("difference of ln Fréchet distance (below 0: better)", fontsize=7)
         axes.tick_params(axis="x", labelsize=7)
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)
     return _png(figure)
 
 
