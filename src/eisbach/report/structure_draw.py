@@ -60,8 +60,10 @@ class Pc1Share:
     walk: float
     phases: float
 
-    def text(self) -> str:
-        """The three shares in a line over a trajectory."""
+    def text(self, *, narrow: bool = False) -> str:
+        """The three shares in a line over a trajectory, or in two shorter ones."""
+        if narrow:
+            return f"PC 1 {self.clip:.0%}\nwalk {self.walk:.0%} · phases {self.phases:.0%}"
         return f"PC 1 {self.clip:.0%} · random walk {self.walk:.0%} · random phases {self.phases:.0%}"
 
 

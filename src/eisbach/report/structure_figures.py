@@ -129,7 +129,7 @@ def trajectory_figure(
     a share means nothing by itself, since a walk without any direction has 60%.
     """
     features = _checked(clips, "trajectory")
-    figure, panels = _grid(len(clips), 0.45)
+    figure, panels = _grid(len(clips), 0.6 if _columns(len(clips)) > 2 else 0.45)
     limit = trajectory_limit(features, view)
     _trajectories(figure, panels, clips, features, limit, view)
     return render(figure, panels, out, form=form)
@@ -349,6 +349,7 @@ def _trajectories(
     view: View,
 ) -> None:
     points = None
+    narrow = clips is not None and _columns(len(features)) > 2
     last = max(one.trimmed_start + one.duration for one in features)
     for index, (axes, one) in enumerate(zip(panels, features, strict=True)):
         found = draw_trajectory(axes, one, limit, view=view, marker=0.6)
@@ -361,9 +362,10 @@ def _trajectories(
         axes.set_ylabel("PC 2 (dB)")
         share = pc1_share(one, view)
         if share is not None:
-            note(axes, share.text())
+            note(axes, share.text(narrow=narrow))
         if clips is not None:
-            heading(axes, clips[index].label, most=round(96 / _columns(len(features))), above_note=True)
+            most = round(96 / _columns(len(features)))
+            heading(axes, clips[index].label, most=most, above_note=True, note_lines=2 if narrow else 1)
     colour_bar(figure, list(panels), points, "time (s)", shrink=_shrink(len(features)))
 
 

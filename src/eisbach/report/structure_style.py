@@ -96,12 +96,12 @@ def tidy(axes: Any) -> None:
             text.set_fontsize(TICK_PT)
 
 
-def heading(axes: Any, text: str, *, most: int = 46, above_note: bool = False) -> None:
+def heading(axes: Any, text: str, *, most: int = 46, above_note: bool = False, note_lines: int = 1) -> None:
     """The panel's title, taken literally (no mathematics in file names), cut in the middle where it would not fit.
 
-    `above_note` leaves room for a line of letters or small text between title and panel.
+    `above_note` leaves room for letters or `note_lines` lines of small text between title and panel.
     """
-    pad = 13 if above_note else 3
+    pad = 4 + 9 * note_lines if above_note else 3
     axes.set_title(shorten(text, most), loc="left", fontsize=TITLE_PT, color=INK, pad=pad, parse_math=False)
 
 
