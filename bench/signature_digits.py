@@ -63,7 +63,7 @@ def main() -> None:
             model=str(args.digits / "cells" / f"{args.cell}-{seed}" / "model"),
             classes=[{"name": str(digit)} for digit in range(10)],  # type: ignore[list-item]
             partitions=PARTITIONS, sources=["reverse", "forward"], data=str(data), guidance=list(GUIDANCE),  # type: ignore[arg-type]
-            steps=args.steps, trajectories=args.trajectories, seed=seed,
+            steps=args.steps, trajectories=args.trajectories,
         )  # fmt: skip
         folder = args.work / f"seed-{seed}"
         run_signature(config, folder)
