@@ -66,6 +66,9 @@ def test_the_page_stands_alone_and_says_what_was_found(made: tuple[Path, dict]) 
     assert "https://" not in page
     assert "U-shaped" in page
     assert "With 2 seeds no difference can be shown" in page
+    # every cell of every statement can be judged anew
+    cells = sum(len(claim["cells"]) for claim in printed["claims"])
+    assert page.count("<td>yes</td>") + page.count("<td>no</td>") == cells
 
 
 def test_the_same_command_continues(made: tuple[Path, dict]) -> None:

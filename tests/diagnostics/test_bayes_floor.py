@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from eisbach.diagnostics.bayes_floor import bayes_floor, component_expectation, effective, floor_curve
+from eisbach.diagnostics.bayes_floor import bayes_floor, component_expectation, effective, floor_curve, floor_curves
 from eisbach.diagnostics.mixture import GaussianMixture, corners
 from eisbach.diffusion.paths import get_path
 from eisbach.diffusion.targets import TARGETS, determinant
@@ -84,6 +84,14 @@ def test_a_curve_equals_its_points_ends_included(path: str, target: str) -> None
     t = torch.tensor([0.0, 0.001, 0.4, 0.8, 1.0])
     points = [bayes_floor(SKEW, path, target, float(level)).value for level in t]
     np.testing.assert_allclose(floor_curve(SKEW, path, target, t).numpy(), points, rtol=1e-6, atol=1e-7)
+
+
+def test_curves_of_all_targets_are_each_ones_own() -> None:
+    t = torch.tensor([0.05, 0.5, 0.95])
+    together = floor_curves(SKEW, "gvp", TARGETS, t)
+    np.testing.assert_allclose(
+        together, torch.stack([floor_curve(SKEW, "gvp", name, t) for name in TARGETS]), rtol=1e-12
+    )
 
 
 def test_known_limits() -> None:

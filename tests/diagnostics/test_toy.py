@@ -249,6 +249,7 @@ def test_standardised_data_have_unit_variance() -> None:
         ({"comparison": {"arms": ["erd", "erd"]}}, "names an arm twice"),
         ({"comparison": {"arms": ["sigma_sqrt"]}, "paths": ["vp"]}, "undefined on the vp path"),
         ({"comparison": {"arms": ["tabulated"]}}, "needs options"),
+        ({"comparison": {"arms": ["edm2"]}}, "learns its weight"),
         ({"paths": ["spiral"]}, "'spiral' is not a path"),
         ({"targets": ["score"]}, "'score' is not a target"),
         ({"targets": []}, "at least one"),

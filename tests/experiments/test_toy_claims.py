@@ -34,6 +34,8 @@ def arrays(good: bool) -> dict[str, torch.Tensor]:
         "ntk/rank": (10 * falling + 1).expand(4, -1) if good else rising.expand(4, -1),
         "ntk_untrained/rank": torch.ones(1, 10),
         "ntk/contrast": torch.tensor([[0.8, 0.05]] * 4) if good else torch.tensor([[0.1, 0.5]] * 4),
+        # at t = 0.95 (second) all samples alike, or each alone with a diagonal of ones that must not count
+        "ntk/gram": torch.ones(4, 2, 3, 3) if good else torch.eye(3).expand(4, 2, 3, 3),
         "ntk/joint": torch.ones(4, 10, 10) * (0.5 if good else 0.01),
     }  # fmt: skip
 

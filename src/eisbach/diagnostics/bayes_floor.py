@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -110,7 +110,12 @@ def bayes_floor(
 
 
 def floor_curve(mixture: GaussianMixture, path: Path | str, target: str, t: Tensor) -> Tensor:
-    """The floor at each noise level of `t` (n,), summed over coordinates, shape (n,) float64; see `bayes_floor`.
+    """The floor at each noise level of `t` (n,), summed over coordinates, shape (n,) float64; see `bayes_floor`."""
+    return floor_curves(mixture, path, [target], t)[0]
+
+
+def floor_curves(mixture: GaussianMixture, path: Path | str, targets: Sequence[str], t: Tensor) -> Tensor:
+    """The floors of several targets at each noise level of `t` (n,), for the price of one: (len(targets), n) float64.
 
     Given x_t, every target is a multiple of the noise or of the data plus a known vector, so the floors of all targets are one
     curve: ``floor_y = (D_y / alpha)^2 floor_eps = (D_y / sigma)^2 floor_x0`` with D of `targets.determinant`. The
@@ -118,13 +123,14 @@ def floor_curve(mixture: GaussianMixture, path: Path | str, target: str, t: Tens
     """
     path = get_path(path)
     level = t.detach().to(torch.float64)
-    alpha, sigma, det = path.alpha(level), path.sigma(level), determinant(path, target, level)
-    values = []
-    for index, here in enumerate(level.tolist()):
-        by_noise = bool(alpha[index] > sigma[index])
-        base = bayes_floor(mixture, path, "eps" if by_noise else "x0", here).value
-        values.append(base * float(det[index] / (alpha if by_noise else sigma)[index]) ** 2)
-    return torch.tensor(values, dtype=torch.float64)
+    alpha, sigma = path.alpha(level), path.sigma(level)
+    by_noise = alpha > sigma
+    base = [
+        bayes_floor(mixture, path, "eps" if noise else "x0", here).value
+        for here, noise in zip(level.tolist(), by_noise.tolist(), strict=True)
+    ]
+    det = torch.stack([determinant(path, name, level) for name in targets])
+    return torch.tensor(base, dtype=torch.float64) * (det / torch.where(by_noise, alpha, sigma)).square()
 
 
 def _monte_carlo(

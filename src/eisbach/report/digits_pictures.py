@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,14 @@ LABELS = {
     "erd": "ERD",
     "entropy_barrier": "entropy barrier",
 }
+_STYLES = {
+    "constant": ("-", "o"),
+    "min_snr": ((0, (5, 1.6)), "s"),
+    "p2": ((0, (1.2, 1.2)), "^"),
+    "erd": ("-", "D"),
+    "entropy_barrier": ((0, (6, 1.4, 1.2, 1.4)), "v"),
+}
+"""Line and mark of each arm, for those who do not see its colour."""
 _DPI = 144
 
 
@@ -50,7 +59,7 @@ def curves_picture(records: Sequence[Record], floor: float) -> bytes:
             for arm, label in LABELS.items():
                 mine = [row for row in rows if row["arm"] == arm]
                 if mine:
-                    _lines(axes, mine, COLOURS[arm], label)
+                    _lines(axes, mine, arm, label)
             axes.axhline(floor, color="#999999", lw=0.8, ls=":")
             axes.set_yscale("log")
             axes.set_title(f"{backbone}, {target}", fontsize=9)
@@ -64,16 +73,17 @@ def curves_picture(records: Sequence[Record], floor: float) -> bytes:
     return _png(figure)
 
 
-def _lines(axes: Any, rows: Sequence[Record], colour: str, label: str) -> None:
+def _lines(axes: Any, rows: Sequence[Record], arm: str, label: str) -> None:
+    colour, (line_style, mark) = COLOURS[arm], _STYLES[arm]
     by_step: dict[int, list[float]] = {}
     for seed in sorted({int(row["seed"] or 0) for row in rows}):
         line = sorted((int(row["step"] or 0), float(row["frechet"] or 0)) for row in rows if row["seed"] == seed)
-        axes.plot(*zip(*line, strict=True), color=colour, lw=0.6, alpha=0.5)
+        axes.plot(*zip(*line, strict=True), color=colour, lw=0.6, alpha=0.4)
         for step, value in line:
             by_step.setdefault(step, []).append(value)
     steps = sorted(by_step)
     means = [float(np.exp(np.mean(np.log(by_step[step])))) for step in steps]
-    axes.plot(steps, means, color=colour, lw=1.8, marker="o", ms=3, label=label)
+    axes.plot(steps, means, color=colour, lw=1.6, linestyle=line_style, marker=mark, ms=4, label=label)
 
 
 def differences_picture(summary: Mapping[str, Any]) -> bytes:
@@ -107,12 +117,15 @@ def samples_picture(
     shown = {
         (arm, target): root / f"{backbone}-{target}-{arm}-{seed}" / "samples.npy" for arm in arms for target in targets
     }
-    if not any(path.is_file() for path in shown.values()):
+    # an arm that was not trained with this backbone has no row
+    arms = [arm for arm in arms if any(shown[arm, target].is_file() for target in targets)]
+    if not arms:
         return None
     figure = _figure(2.9 * len(targets) + 0.9, 0.68 * len(arms) + 0.5)
     grid = figure.subplots(len(arms), len(targets), squeeze=False)
-    for (arm, target), path in shown.items():
-        i, j = arms.index(arm), targets.index(target)
+    for i, j in itertools.product(range(len(arms)), range(len(targets))):
+        arm, target = arms[i], targets[j]
+        path = shown[arm, target]
         axes = grid[i][j]
         axes.set_xticks([])
         axes.set_yticks([])

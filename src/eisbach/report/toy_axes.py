@@ -20,6 +20,7 @@ ARM_NAMES = {
     "erd_corrected": "ERD, density corrected",
 }
 CLUSTER_COLOURS = COLOURS[:4]
+CLUSTER_MARKERS = ("o", "^", "s", "D")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from eisbach.report.allocation_figure import COLOURS, SOFT
 from eisbach.report.toy_axes import (
     CLUSTER_COLOURS,
+    CLUSTER_MARKERS,
     ToyPicture,
     finish,
     panels,
@@ -21,7 +22,12 @@ from eisbach.report.toy_axes import (
 
 Figures = Mapping[str, Mapping[str, Tensor]]
 _GLOBAL, _PIECE, _FLOOR = COLOURS[1], COLOURS[2], "#1d1f24"
-_MODES = (COLOURS[0], COLOURS[1], COLOURS[2])
+# The first two eigenvalues often coincide (two outputs): a wide pale line stays visible under a thin dashed one.
+_MODES = (
+    {"color": COLOURS[5], "linewidth": 3.2},
+    {"color": COLOURS[0], "linewidth": 1.3, "linestyle": (0, (5, 1.6))},
+    {"color": COLOURS[1], "linewidth": 1.3, "linestyle": (0, (6, 1.4, 1.2, 1.4))},
+)
 
 
 def paper_pictures(figures: Figures, targets: Sequence[str], bins: Sequence[float]) -> list[ToyPicture]:
@@ -156,12 +162,13 @@ def features_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path:
     levels = arrays["features/t"].tolist()
     figure, axes = panels(len(targets), len(levels), width=2.1, height=2.0)
     component = arrays["features/component"].numpy()
-    colours = np.array(CLUSTER_COLOURS, dtype=object)[component % len(CLUSTER_COLOURS)]
     for i in range(len(targets)):
         points = arrays["features/projection"][i].numpy()
         reach = 1.1 * np.abs(points).max()
         for j in range(len(levels)):
-            axes[i, j].scatter(points[j, :, 0], points[j, :, 1], c=list(colours), s=5, linewidths=0, alpha=0.7)
+            for k, colour, marker in zip(range(component.max() + 1), CLUSTER_COLOURS, CLUSTER_MARKERS, strict=False):
+                x, y = points[j, component == k].T
+                axes[i, j].scatter(x, y, color=colour, marker=marker, s=7, linewidths=0, alpha=0.7)
             axes[i, j].set_xlim(-reach, reach)
             axes[i, j].set_ylim(-reach, reach)
             share = float(arrays["features/separation"][i, j])
@@ -171,7 +178,7 @@ def features_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path:
     )
     return ToyPicture(
         f"fig09-features-{path}", f"Figure 9: last hidden layer, {path_name(path)} path",
-        "Coloured by cluster, in the plane of the first two principal axes at t = 0.1; all panels of a row share their scale. 'Between' is "
+        "Colours and marks are clusters, in the plane of the first two principal axes at t = 0.1; all panels of a row share their scale. 'Between' is "
         "the share of the features' variance that lies between clusters.",
         "Hidden features at four noise levels for each target.", finish(figure),
     )  # fmt: skip
@@ -182,19 +189,24 @@ def spectrum_picture(figures: Figures, targets: Sequence[str]) -> ToyPicture:
     figure, axes = _grid(figures, targets)
     for axis, arrays, i in _cells(figures, targets, axes):
         t = arrays["ntk/t"].numpy()
-        for mode, colour in enumerate(_MODES):
-            axis.plot(t, arrays["ntk/top"][i][:, mode].numpy(), color=colour, linewidth=1.4, label=f"κ{mode + 1}")
+        for mode, line in enumerate(_MODES):
+            axis.plot(t, arrays["ntk/top"][i][:, mode].numpy(), label=f"κ{mode + 1}", **line)
             axis.plot(
-                t, arrays["ntk_untrained/top"][0][:, mode].numpy(), color=colour, linewidth=0.8, linestyle=(0, (1.2, 1.4)),
+                t, arrays["ntk_untrained/top"][0][:, mode].numpy(), color=SOFT, linewidth=0.9, linestyle=(0, (1.2, 1.4)),
                 label="untrained" if mode == 0 else None,
             )  # fmt: skip
         axis.set_yscale("log")
     _label(figures, targets, axes, "noise level t", "eigenvalue / samples")
-    axes[0, 0].legend(frameon=False, fontsize=7, ncols=2)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda i: labels[i] == "untrained")
+    figure.legend(
+        [handles[i] for i in order], [labels[i] for i in order],
+        loc="outside lower center", ncols=len(order), frameon=False, fontsize=8,
+    )  # fmt: skip
     return ToyPicture(
         "fig10-spectrum", "Figure 10: the three largest NTK eigenvalues",
-        "Of the full kernel (samples x outputs) divided by the number of samples. Dotted: the same network before training, which has seen "
-        "no target; it is alike in all rows.",
+        "Of the full kernel (samples x outputs) divided by the number of samples. κ1 and κ2 coincide where the "
+        "two outputs are alike. Dotted, from the top, κ1 and κ2 together and κ3 of the same network before training, which has seen no target.",
         "Top-3 NTK eigenvalues over the noise level.", finish(figure),
     )  # fmt: skip
 
@@ -220,11 +232,13 @@ def gram_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path: str
     """Cosines between samples' gradients at low and high noise, sorted by cluster."""
     figure, axes = panels(2, len(targets), width=2.1, height=2.1)
     image = None
+    # Cosines are rarely negative: the scale starts where they do, and its lightness rises throughout.
+    lowest = min(0.0, float(arrays["ntk/gram"].min()))
     for i in range(len(targets)):
         for j in range(2):
             axis = axes[j, i]
             image = axis.imshow(
-                arrays["ntk/gram"][i, j].numpy(), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest"
+                arrays["ntk/gram"][i, j].numpy(), cmap="cividis", vmin=lowest, vmax=1, interpolation="nearest"
             )
             axis.grid(visible=False)
             axis.set_xticks([])

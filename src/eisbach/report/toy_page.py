@@ -228,7 +228,11 @@ def _render(run: ToyRun, report: ToyReport, pictures: Sequence[ToyPicture], comm
         comparison=_comparison_sentences(report.ratios),
         claims=report.claims,
         pictures=[_embedded(picture) for picture in pictures],
-        tables=[table for table in (_ratio_table(report.ratios), _means_table(run)) if table.rows],
+        tables=[
+            table
+            for table in (_claim_table(report.claims), _ratio_table(report.ratios), _means_table(run))
+            if table.rows
+        ],
         command=command,
         config=json.dumps(config.model_dump(mode="json"), indent=2),
         cpu=f"{run.cpu_seconds / 60:.1f}",
@@ -249,6 +253,25 @@ def _embedded(picture: ToyPicture) -> dict[str, Any]:
         "height": round(height * _CSS_DPI / DPI),
         "uri": f"data:image/png;base64,{base64.b64encode(picture.png).decode('ascii')}",
     }
+
+
+def _claim_table(claims: Sequence[Claim]) -> NumberTable:
+    """Every cell of every claim, so that a reader with another threshold can judge anew."""
+    rows = []
+    for claim in claims:
+        for cell, numbers in claim.cells.items():
+            path, target = cell.split(" ")
+            said = "; ".join(
+                f"{key.replace('_', ' ')} {_plain(value)}" for key, value in numbers.items() if key != "holds"
+            )
+            holds = "yes" if numbers["holds"] else "no"
+            rows.append([claim.figure, claim.text, path_name(path), target_name(target), said, holds])
+    head = ["figure", "statement", "path", "target", "measured", "holds"]
+    return NumberTable("The statements, cell by cell", "What each verdict above was counted from.", head, rows)
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(f"{one:g}" for one in value) if isinstance(value, list) else f"{value:g}"
 
 
 def _ratio_table(ratios: Sequence[Ratio]) -> NumberTable:

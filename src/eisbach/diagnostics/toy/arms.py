@@ -27,7 +27,7 @@ def arm_weight(arm: str, path: str, target: str) -> Weight:
     Raises
     ------
     UserError
-        An unknown arm, or a scheme that is undefined for the path or the target.
+        An unknown arm, one that learns its weight, or a scheme that is undefined for the path or the target.
     """
     scheme = _scheme(arm)
     middles = (torch.arange(_CELLS, dtype=torch.float64) + 0.5) / _CELLS
@@ -40,7 +40,12 @@ def _scheme(arm: str) -> NoiseWeight:
         return ERD(density=get_density("uniform"), correct_density=arm == "erd_corrected")
     if arm not in NOISE_WEIGHTINGS:
         raise UserError(f"the weighting {arm!r} is not known; choose one of {', '.join(NOISE_WEIGHTINGS)}.")
-    return NOISE_WEIGHTINGS[arm]()
+    scheme = NOISE_WEIGHTINGS[arm]()
+    if scheme.trainable_parameters():
+        raise UserError(
+            f"the {arm} weighting learns its weight during training, and arms of the toy are fixed weights; choose another."
+        )
+    return scheme
 
 
 def same_weights(arms: Sequence[str], path: str, target: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from eisbach.backbones.mlp import MLPEnsemble, TimeMLP
-from eisbach.diagnostics.bayes_floor import floor_curve
+from eisbach.diagnostics.bayes_floor import floor_curves
 from eisbach.diagnostics.mixture import GaussianMixture
 from eisbach.diagnostics.ntk import effective_rank, eigenvalues, empirical_ntk, normalised_gram, trace_over_outputs
 from eisbach.diagnostics.toy.config import FigureSettings
@@ -34,7 +34,7 @@ def loss_arrays(
 
     All a coordinate. The loss is the exact floor plus the measured excess (Lemma 3.2), so the two never cross by chance.
     """
-    floor = torch.stack([floor_curve(mixture, points.path, name, points.t) for name in targets]) / mixture.dim
+    floor = floor_curves(mixture, points.path, targets, points.t) / mixture.dim
     over = excess(ensemble, points, mixture, targets)
     return {f"{prefix}/t": points.t, f"{prefix}/excess": over, f"{prefix}/floor": floor, f"{prefix}/loss": floor + over}
 
