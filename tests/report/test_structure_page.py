@@ -93,6 +93,22 @@ def test_small_sets_say_what_they_cannot_show():
     assert any("single prompt" in note for note in comparing.compare(paired(prompts=1)).notes)
     assert any("smallest possible p is 0.25" in note for note in comparing.compare(paired(prompts=3)).notes)
     assert any("about 0.8 standard deviations" in note for note in comparing.compare(paired(prompts=12)).notes)
+    # eight pairs allow p = 0.0078, which Holm over eight measures turns into 0.06
+    corrected = comparing.compare(paired(prompts=8), primary=list(METRICS)[:8]).notes
+    assert any("once it is corrected for 8 primary measures" in note for note in corrected)
+    assert not any(
+        "corrected for" in note for note in comparing.compare(paired(prompts=8), primary=["flux_gini"]).notes
+    )
+
+
+def test_the_same_recording_twice_is_said():
+    rows = [record(group, f"p{index}", "0", audio_hash=f"{group}{index}") for group in ("a", "b") for index in range(6)]
+    assert not any("byte for byte" in note for note in comparing.compare(rows).notes)
+    rows[1]["audio_hash"] = rows[0]["audio_hash"]
+    rows[7]["audio_hash"] = rows[3]["audio_hash"]
+    notes = " ".join(comparing.compare(rows).notes)
+    assert "1 clip repeats another file of the same set" in notes
+    assert "1 recording is in several sets" in notes
 
 
 @pytest.mark.parametrize(

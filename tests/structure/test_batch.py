@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -134,7 +135,7 @@ def test_a_dying_process_costs_only_its_own_file(folder, tmp_path, monkeypatch):
         def submit(self, function, name, *rest):
             return super().submit(_die if name.endswith("six.wav") else function, name, *rest)
 
-    monkeypatch.setattr(module, "ProcessPoolExecutor", Fragile)
+    monkeypatch.setattr(module, "process_pool", lambda jobs: Fragile(jobs, multiprocessing.get_context("spawn")))
     skips = SkipReport()
     records = analyze_files(files(folder), jobs=2, skips=skips, quiet=True)
     assert [Path(str(r["path"])).name for r in records] == ["drone.flac", "loop.wav"]

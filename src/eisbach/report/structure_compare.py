@@ -329,9 +329,10 @@ def _power_notes(results: Results | None) -> list[str]:
             )
             continue
         primary = sum(info.primary for info in results.metrics)
-        if primary > 1 and (most.p_floor or 0.0) * primary >= 0.05:
+        least = most.p_floor or 0.0
+        if primary > 1 and least * primary >= 0.05:
             notes.append(
-                f"With {most.n_units} {most.unit}s of {arm} the smallest possible p is {most.p_floor:.2g}, and {most.p_floor * primary:.2g} "
+                f"With {most.n_units} {most.unit}s of {arm} the smallest possible p is {least:.2g}, and {least * primary:.2g} "
                 f"once it is corrected for {primary} primary measures: none can be called shown. Name fewer with --primary before "
                 "you look, or make more clips."
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,6 +13,7 @@ from typing import Any
 
 from eisbach.audio import AUDIO_SUFFIXES, audio_hash
 from eisbach.errors import AudioError, UserError
+from eisbach.processes import process_pool
 from eisbach.progress import Progress
 from eisbach.structure.analyze import RECORD_COLUMNS, analysis_version, analyze
 from eisbach.structure.features import resolve_device
@@ -167,13 +168,8 @@ def _run(names: Sequence[str], jobs: int, detail: bool, device: str | None) -> I
         for name in names:
             yield _attempt(name, detail, device)
         return
-    import multiprocessing
-
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # forking a process that has started BLAS or torch threads can hang it
     rest, lost = iter(names), []
-    with ProcessPoolExecutor(min(jobs, len(names)), context) as pool:
+    with process_pool(min(jobs, len(names))) as pool:
         # a few files ahead of each process: waiting on all of ten thousand at once costs their number squared
         waiting: dict[Future[_Outcome], str] = {}
         try:
@@ -195,7 +191,7 @@ def _run(names: Sequence[str], jobs: int, detail: bool, device: str | None) -> I
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     for name in lost:  # one dying process takes every waiting file with it: give each its own process
-        with ProcessPoolExecutor(1, context) as pool:
+        with process_pool(1) as pool:
             try:
                 yield pool.submit(_attempt, name, detail, device).result()
             except BrokenProcessPool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from eisbach.errors import UserError
+from eisbach.processes import process_pool
 from eisbach.progress import Progress
 from eisbach.structure.boundaries import find_sections
 from eisbach.structure.features import TEXTURE_WINDOW, Features, extract_features, source_of, texture_statistics
@@ -149,9 +149,7 @@ def _all(names: list[str], prompts: list[str | None], jobs: int) -> Iterator[tup
     if jobs == 1 or len(names) < 2:
         yield from map(_attempt, names, prompts)
         return
-    import multiprocessing
-
-    with ProcessPoolExecutor(min(jobs, len(names)), multiprocessing.get_context("spawn")) as pool:
+    with process_pool(min(jobs, len(names))) as pool:
         yield from pool.map(_attempt, names, prompts, chunksize=max(1, min(16, len(names) // (4 * jobs))))
 
 
