@@ -221,7 +221,7 @@ def _few(material: Any, count: int, seed: int) -> Any:
     from eisbach.data.manifest import Manifest
     from eisbach.training.assembly import AudioMaterial
 
-    whole = material.rows if isinstance(material, AudioMaterial) else material.train
+    whole: Any = material.rows if isinstance(material, AudioMaterial) else material.train
     if len(whole) < count:
         raise UserError(
             f"{count} samples were asked for and the data has {len(whole)}; ask for fewer, or give more data."
