@@ -180,6 +180,7 @@ def compare(rows: list[dict[str, Any]], what: str, draws: int = 2000) -> dict[st
             "mean": value.mean(1).tolist(),
             "low": np.percentile(means, 2.5, axis=0).tolist(),
             "high": np.percentile(means, 97.5, axis=0).tolist(),
+            "fewest_steps_suffice": bool(np.isfinite(ratios[0]) and ratios[0] >= steps[place] / steps[0]),
             "steps_needed": None if not np.isfinite(ratios[0]) else float(steps[place] / ratios[0]),
             "uniform_over_this": None if not np.isfinite(ratios[0]) else float(ratios[0]),
             "uniform_over_this_interval": np.percentile(ratios[1:][known], [2.5, 97.5]).tolist()
@@ -250,6 +251,7 @@ def main() -> None:
             shown = (
                 "never reached" if ratio is None or ends is None else f"{ratio:.2f} ({ends[0]:.2f} to {ends[1]:.2f})"
             )
+            shown = f"at least {shown}" if curve["fewest_steps_suffice"] else shown
             print(f"{key}: {name}: uniform's steps over its own, for uniform's quality at {one['at_steps']}: {shown}")
 
 
