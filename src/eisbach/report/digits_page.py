@@ -11,6 +11,7 @@ from typing import Any
 from eisbach.experiments.digits_spec import DigitsConfig
 from eisbach.files import write_text
 from eisbach.report.digits_pictures import LABELS, curves_picture, differences_picture, samples_picture
+from eisbach.report.page import render_page
 from eisbach.report.probe_page import NumberTable
 from eisbach.types import Record
 
@@ -27,16 +28,8 @@ def write_digits_page(
     StorageError
         The disk is full or the folder cannot be written.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("eisbach.report", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("digits.html.j2").render(
+    page = render_page(
+        "digits.html.j2",
         title="Loss weights on digits",
         question="Does recoverability weighting give better digits than constant, Min-SNR and P2 weights, at equal steps?",
         facts=[

@@ -17,6 +17,7 @@ from eisbach.files import write_text
 from eisbach.progress import Progress
 from eisbach.report.audio_embed import BUDGET_BYTES, EmbeddedAudio, embed_all
 from eisbach.report.charts import Series, arms_chart, curves_chart
+from eisbach.report.page import render_page
 from eisbach.report.players import MAX_CLIPS, Picture, PictureMaker, PromptGroup, plan_takes
 from eisbach.report.tables import MARK_MEANINGS, arms_table
 from eisbach.report.thumbnails import thumbnail_maker
@@ -127,16 +128,7 @@ def write_report(out_dir: str | Path, context: ReportContext, *, quiet: bool = T
 
 def render_report(context: ReportContext, *, quiet: bool = True) -> str:
     """The page as text."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("eisbach.report", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("report.html.j2").render(**_page(context, quiet))
+    return render_page("report.html.j2", **_page(context, quiet))
 
 
 def _page(context: ReportContext, quiet: bool) -> dict[str, Any]:

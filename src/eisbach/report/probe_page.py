@@ -17,6 +17,7 @@ from eisbach.diagnostics.probe.result import ProbeResult
 from eisbach.diagnostics.probe.verdict import Verdict
 from eisbach.files import atomic_write, write_text
 from eisbach.report.figures import DPI
+from eisbach.report.page import render_page
 from eisbach.report.probe_figures import ProbePicture, probe_pictures
 
 PAGE, PICTURES = "index.html", "pictures"
@@ -78,17 +79,9 @@ def render_probe_page(
     title: str = "",
 ) -> str:
     """The page as text."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("eisbach.report", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     setup = result.setup
-    return environment.get_template("probe.html.j2").render(
+    return render_page(
+        "probe.html.j2",
         title=title or f"What {weighting_name(setup)} would do",
         question="Which clips and which noise levels would this weighting favour on this model and this data, before anything is trained?",
         facts=_facts(explanation),

@@ -20,6 +20,7 @@ from eisbach.experiments.verdicts import (
 from eisbach.files import write_text
 from eisbach.report.audio_embed import BUDGET_BYTES
 from eisbach.report.charts import arms_chart
+from eisbach.report.page import render_page
 from eisbach.report.structure_compare import Sets
 from eisbach.report.structure_listen import ListenGroup, embedded_words, plan_groups
 from eisbach.report.structure_players import Player, make_players
@@ -105,16 +106,7 @@ def write_structure_page(out: str | Path, page: StructurePage, *, quiet: bool = 
 
 def render_structure_page(page: StructurePage, *, quiet: bool = True) -> str:
     """The page as text: one file that needs no network."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("eisbach.report", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("structure.html.j2").render(**_values(page, quiet))
+    return render_page("structure.html.j2", **_values(page, quiet))
 
 
 def _values(page: StructurePage, quiet: bool) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from eisbach.experiments.toy_comparison import (
     tally,
 )
 from eisbach.files import atomic_write, write_json, write_text
+from eisbach.report.page import render_page
 from eisbach.report.probe_page import NumberTable
 from eisbach.report.toy_axes import DPI, ToyPicture, arm_name, path_name, target_name
 from eisbach.report.toy_comparison_figures import MEASURE_NAMES, curves_picture, ratios_picture
@@ -205,21 +206,13 @@ def _write_arrays(run: ToyRun, path: Path) -> None:
 
 
 def _render(run: ToyRun, report: ToyReport, pictures: Sequence[ToyPicture], command: str) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("eisbach.report", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     config = run.config
     compared = config.comparison.seeds if run.rows else 0
     facts = [("paths", str(len(config.paths))), ("targets", str(len(config.targets)))]
     if compared:
         facts += [("weightings", str(len(config.comparison.arms))), ("training seeds", str(compared))]
-    return environment.get_template("toy.html.j2").render(
+    return render_page(
+        "toy.html.j2",
         title="Recoverability on a toy with exact truth",
         question="How far from the best possible prediction do networks end at each noise level, and does recoverability weighting bring "
         "them closer?",
