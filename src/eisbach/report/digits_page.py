@@ -16,6 +16,7 @@ from eisbach.report.probe_page import NumberTable
 from eisbach.types import Record
 
 _SHOWN_DPI = 144 / 96
+_ALPHA = 0.05
 
 
 def write_digits_page(
@@ -62,7 +63,9 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
             continue
         low, high = entry["interval"]
         p = entry.get("p_holm", entry["p"])
-        verdict = "no clear difference" if low <= 0 <= high else "better" if high < 0 else "worse"
+        # An interval that leaves out 0 is not enough where three baselines were tried.
+        unclear = low <= 0 <= high or entry.get("p_holm", entry["p"]) >= _ALPHA
+        verdict = "no clear difference" if unclear else "better" if high < 0 else "worse"
         found.append(
             f"{names[0]} against {names[1]}: {verdict}. {change} (95% interval {_percent(low)} to {_percent(high)}, lower in "
             f"{entry['lower_in']} of {entry['settings']} settings, p = {p:.3f}"
