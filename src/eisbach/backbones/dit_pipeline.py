@@ -7,7 +7,6 @@ is the trainer's, from its own generator.
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 
 from eisbach.backbones.image_base import ImageBackbone, ImageConfig
-from eisbach.backbones.pipeline_folder import INDEX, WEIGHTS, options, read_index, read_scheduler
+from eisbach.backbones.pipeline_folder import INDEX, WEIGHTS, copy_parts, options, read_index, read_scheduler
 from eisbach.backbones.state import adapter_free_state, identity_of
 from eisbach.codecs.weight_files import build_empty, component_config, load_exactly, read_tensors
 from eisbach.config import build_config
@@ -90,16 +89,9 @@ class DiTPipelineBackbone(ImageBackbone):
             The backbone carries an adapter, or a part to copy is no longer there.
         """
         adapter_free_state(self.module)  # refuses a network that carries an adapter
-        folder, module = Path(folder), self.module
-        for part in _PARTS[1:]:
-            if not (self.folder / part).is_dir():
-                raise CheckpointError(
-                    f"{self.folder / part} is no longer there and belongs to the pipeline; put it back, then save again."
-                )
-        getattr(module, "save_pretrained")(str(folder / "transformer"), safe_serialization=True)  # noqa: B009
-        for part in _PARTS[1:]:
-            if (self.folder / part).resolve() != (folder / part).resolve():
-                shutil.copytree(self.folder / part, folder / part, dirs_exist_ok=True)
+        folder, network = Path(folder), self.module
+        copy_parts(self.folder, folder, _PARTS[1:])
+        getattr(network, "save_pretrained")(str(folder / "transformer"), safe_serialization=True)  # noqa: B009
         write_json(folder / INDEX, self._files)  # last: a folder with it is whole
 
     @classmethod

@@ -6,7 +6,7 @@ import math
 import shutil
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -246,17 +246,33 @@ class PipelineBackbone(ABC):
             model.save_pretrained(str(folder / part), safe_serialization=True)
         self.text_encoder.save(folder)
         self._oobleck().save(folder / "vae")
-        for part, value in self._index.items():
-            if not isinstance(value, list) or not all(value) or part in written:
-                continue
-            source = self.folder / part
-            if not source.is_dir():
-                raise CheckpointError(
-                    f"{source} is no longer there and belongs to the pipeline; put it back, then save again."
-                )
-            if source.resolve() != (folder / part).resolve():
-                shutil.copytree(source, folder / part, dirs_exist_ok=True)
+        others = [
+            part
+            for part, value in self._index.items()
+            if isinstance(value, list) and all(value) and part not in written
+        ]
+        copy_parts(self.folder, folder, others)
         write_json(folder / INDEX, self._index)  # last: a folder with it is whole
+
+
+def copy_parts(source: Path, folder: Path, needed: Iterable[str], optional: Iterable[str] = ()) -> None:
+    """Copies parts of a pipeline that a backbone does not hold from the folder it was loaded from.
+
+    Raises
+    ------
+    CheckpointError
+        A needed part is no longer there.
+    """
+    needed = list(needed)
+    for part in (*needed, *optional):
+        if not (source / part).is_dir():
+            if part not in needed:
+                continue
+            raise CheckpointError(
+                f"{source / part} is no longer there and belongs to the pipeline; put it back, then save again."
+            )
+        if (source / part).resolve() != (folder / part).resolve():
+            shutil.copytree(source / part, folder / part, dirs_exist_ok=True)
 
 
 def frame_rate(folder: Path) -> float:

@@ -7,7 +7,6 @@ included and without a mask, as the pipeline computes it; no caption is that of 
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from eisbach.backbones.pipeline_folder import INDEX, WEIGHTS, options, read_index, read_scheduler
+from eisbach.backbones.pipeline_folder import INDEX, WEIGHTS, copy_parts, options, read_index, read_scheduler
 from eisbach.backbones.state import adapter_free_state, identity_of
 from eisbach.codecs.weight_files import build_empty, component_config, has_weights, load_exactly, read_tensors
 from eisbach.diffusion.discrete_path import DiscretePath, scheduler_target
@@ -26,7 +25,6 @@ from eisbach.types import Conditioning
 
 PIPELINE = "StableDiffusionPipeline"
 _PARTS = ("unet", "text_encoder", "tokenizer", "vae", "scheduler")
-_COPIED = ("text_encoder", "tokenizer", "vae", "scheduler", "feature_extractor")
 _POSITIONS = "text_model.embeddings.position_ids"  # a buffer that older files hold
 
 
@@ -183,17 +181,9 @@ class StableDiffusionBackbone:
             The backbone carries an adapter, or a part to copy is no longer there.
         """
         adapter_free_state(self.module)  # refuses a network that carries an adapter
-        folder, module = Path(folder), self.module
-        for part in _PARTS[1:]:
-            if not (self.folder / part).is_dir():
-                raise CheckpointError(
-                    f"{self.folder / part} is no longer there and belongs to the pipeline; put it back, then save again."
-                )
-        getattr(module, "save_pretrained")(str(folder / "unet"), safe_serialization=True)  # noqa: B009
-        for part in _COPIED:
-            source = self.folder / part
-            if source.is_dir() and source.resolve() != (folder / part).resolve():
-                shutil.copytree(source, folder / part, dirs_exist_ok=True)
+        folder, network = Path(folder), self.module
+        copy_parts(self.folder, folder, _PARTS[1:], optional=("feature_extractor",))
+        getattr(network, "save_pretrained")(str(folder / "unet"), safe_serialization=True)  # noqa: B009
         write_json(folder / INDEX, self._files)  # last: a folder with it is whole
 
 
