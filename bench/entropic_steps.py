@@ -34,6 +34,9 @@ from eisbach.generation.prompts import load_prompts
 STEPS = (4, 6, 8, 12, 16, 24, 32)
 LEVEL = 16  # uniform at this many steps sets the quality that the others are asked for
 MEASURED = ("entropic", "rescaled_entropic")
+COLOURS = {
+    "uniform": "C0", "log_snr": "C1", "karras": "C2", "sa3": "C5", "entropic": "C3", "rescaled_entropic": "C4"
+}  # fmt: skip
 DECLARED = "with Euler, rescaled_entropic and entropic need fewer steps than uniform for uniform's quality at 16 steps"
 
 
@@ -198,12 +201,13 @@ def picture(result: dict[str, Any], out: Path) -> None:
     figure = Figure(figsize=(4.2 * len(shown), 3.6), layout="constrained")
     for axes, (key, one) in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
         for name, curve in one["schedules"].items():
-            line = axes.plot(curve["steps"], curve["mean"], marker="o", markersize=3, label=name)[0]
-            axes.fill_between(curve["steps"], curve["low"], curve["high"], alpha=0.15, color=line.get_color(), lw=0)
+            colour = COLOURS[name]
+            axes.plot(curve["steps"], curve["mean"], marker="o", markersize=3, label=name, color=colour)
+            axes.fill_between(curve["steps"], curve["low"], curve["high"], alpha=0.15, color=colour, lw=0)
         axes.set(xscale="log", yscale="log", xlabel="steps", title=key)
         axes.set_xticks(STEPS, [str(step) for step in STEPS], minor=False)
         axes.minorticks_off()
-    axes.legend(fontsize=8)
+        axes.legend(fontsize=7)
     figure.savefig(out, dpi=110)
 
 
@@ -239,7 +243,11 @@ def main() -> None:
     result = {
         "declared": DECLARED,
         "machine": platform.processor() or platform.machine(),
-        "settings": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
+        "settings": {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in vars(options).items()
+            if key not in ("out", "work")
+        },
         "comparisons": complete,
     }
     write_json(options.out, result)

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from eisbach.backbones import create_backbone, load_backbone
 from eisbach.cli.main import app
 from eisbach.errors import UserError
+from eisbach.experiments.recipes import load_spec
+from eisbach.experiments.spec import check_spec
 from eisbach.generation.images import ImageSampling, sample_images
 
 UNET = {
@@ -109,3 +111,13 @@ def test_generation_takes_the_curve_as_an_option_and_refuses_a_missing_one(tmp_p
     assert isinstance(found.exception, UserError)
     assert "gone.json" in str(found.exception)
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_the_recipe_gated_differs_from_its_ungated_arm_by_the_gate_alone() -> None:
+    for quick in (False, True):
+        check_spec(load_spec("gated", quick=quick))
+    arms = {name: arm.overrides["weighting"] for name, arm in load_spec("gated").arms.items()}
+    gate = {key: arms["gated"]["options"].pop(key) for key in ("gate_below", "gate_width")}
+    assert arms["gated"] == arms["clips"]
+    assert arms["clips"] == load_spec("levels").arms["clips"].overrides["weighting"]  # their records are joined
+    assert 0 < gate["gate_width"] < gate["gate_below"] < 1
