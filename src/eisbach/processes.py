@@ -1,4 +1,4 @@
-"""A pool of processes that ends with its parent, even when the parent is killed."""
+"""Pools of processes, and what they talk through, that end with their parent, even when the parent is killed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from multiprocessing.managers import SyncManager
 
 _LOOK_EVERY = 1.0  # seconds
 
@@ -16,6 +17,13 @@ def process_pool(jobs: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
         jobs, mp_context=get_context("spawn"), initializer=_end_with_parent, initargs=(os.getpid(),)
     )
+
+
+def process_manager() -> SyncManager:
+    """A started manager of queues between processes; a context manager that stops it."""
+    manager = SyncManager(ctx=get_context("spawn"))
+    manager.start(initializer=_end_with_parent, initargs=(os.getpid(),))
+    return manager
 
 
 def _end_with_parent(parent: int) -> None:

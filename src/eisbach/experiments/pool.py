@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from multiprocessing import get_context
 from typing import Any
 
 from eisbach.experiments.cells import Cell, run_cell
 from eisbach.experiments.material import available_cpus
 from eisbach.experiments.spec import ExperimentSpec
 from eisbach.experiments.stages import OverallProgress
+from eisbach.processes import process_manager, process_pool
 from eisbach.progress import Progress, redirect_progress
 from eisbach.structure import Clip
 
@@ -25,12 +25,8 @@ def run_cells_in_pool(spec: ExperimentSpec, cells: list[Cell], bar: OverallProgr
     The first cell that fails stops the ones that have not begun; what the others finish stays on disk.
     """
     threads = max(1, available_cpus() // spec.jobs)
-    context = get_context("spawn")  # torch's threads do not survive a fork
     clips: dict[int, list[Clip]] = {}
-    with (
-        context.Manager() as manager,
-        ProcessPoolExecutor(min(spec.jobs, len(cells)), mp_context=context) as pool,
-    ):
+    with process_manager() as manager, process_pool(min(spec.jobs, len(cells))) as pool:
         messages = manager.Queue()
         waiting: dict[Future[list[Clip]], int] = {
             pool.submit(_work, spec, cell, threads, messages): index for index, cell in enumerate(cells)

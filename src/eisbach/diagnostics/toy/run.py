@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from eisbach.config import save_config
 from eisbach.diagnostics.toy.cells import Cell, all_cells, load_cell, run_cell
 from eisbach.diagnostics.toy.config import ToyConfig
 from eisbach.errors import EisbachError, UserError
+from eisbach.processes import process_manager, process_pool
 from eisbach.progress import Progress
 
 CELLS = "cells"
@@ -111,8 +111,7 @@ class _Meter:
 
 
 def _in_processes(todo: Sequence[Cell], config: ToyConfig, folder: Path, jobs: int, meter: _Meter) -> None:
-    context = get_context("spawn")  # torch's threads do not survive a fork
-    with context.Manager() as manager, ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    with process_manager() as manager, process_pool(jobs) as pool:
         messages = manager.Queue()
         waiting: dict[Future[None], Cell] = {pool.submit(_work, cell, config, folder, messages): cell for cell in todo}
         try:
