@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eisbach.diffusion.entropic import entropic, rescaled_entropic
+from eisbach.diffusion.curve_schedules import entropic, rescaled_entropic
 from eisbach.diffusion.paths import Path, get_path
 from eisbach.errors import UserError
 
