@@ -146,7 +146,7 @@ def test_the_longer_run_is_long_enough() -> None:
     assert spec.training["steps"] >= load_spec("demo").training["steps"]
 
 
-@pytest.mark.parametrize("name", ["demo", "curation", "levels"])
+@pytest.mark.parametrize("name", ["demo", "curation", "levels", "gated"])
 def test_the_repository_shows_the_packages_recipes(name: str) -> None:
     root = Path(__file__).parents[2]
     shown = root / "recipes" / f"{name}.yaml"
@@ -163,7 +163,7 @@ def test_a_recipe_extends_another_and_overrides_come_last(tmp_path: Path) -> Non
     (tmp_path / "circle.yaml").write_text("extends: circle.yaml\n")
     with pytest.raises(ConfigError, match="circle"):
         load_spec(tmp_path / "circle.yaml")
-    with pytest.raises(ConfigError, match="built-in recipe: curation, demo, levels"):
+    with pytest.raises(ConfigError, match="built-in recipe: curation, demo, gated, levels"):
         load_spec(tmp_path / "nothing.yaml")
 
 

@@ -152,7 +152,7 @@ def test_bad_options_are_one_sentence():
         with pytest.raises(UserError, match="choose one of"):
             scheme("linear", "score", T)
         with pytest.raises(UserError, match="choose one of"):
-            scheme("cosine", "u", T)
+            scheme("sideways", "u", T)
 
 
 def test_representation_names_the_options():

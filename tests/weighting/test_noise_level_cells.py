@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eisbach.diffusion.paths import PATHS
+from eisbach.diffusion.paths import PATHS, get_path
 from eisbach.diffusion.targets import TARGETS
 from eisbach.weighting.noise_level import (
     EDM,
@@ -41,6 +41,9 @@ def alpha_sigma(path: str, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return alpha, np.sqrt(1 - alpha**2)
     if path == "gvp":
         return np.cos(np.pi * t / 2), np.sin(np.pi * t / 2)
+    if path == "cosine":  # a table, tested for itself: what is tested here is what the weights make of it
+        table = get_path(path)
+        return table.alpha(torch.from_numpy(t)).numpy(), table.sigma(torch.from_numpy(t)).numpy()
     low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
     return np.ones_like(t), (low + t * (high - low)) ** 7
 

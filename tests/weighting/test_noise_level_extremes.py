@@ -24,6 +24,7 @@ from eisbach.weighting.noise_level import (
     x0_to_target_weight,
 )
 
+CLOSED = [name for name in PATHS if name != "cosine"]  # a table has no digits beyond its own
 NEAR_0 = [2.0**-53, 3e-16, 1e-14, 1e-12, 1e-9, 3e-7, 1e-4, 0.01]
 LEVELS = [*NEAR_0, 0.3, 0.5, 0.8, *(1 - t for t in NEAR_0)]
 
@@ -64,7 +65,7 @@ SCHEMES = [
 ]
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", CLOSED)
 @pytest.mark.parametrize(("scheme", "x0_weight"), SCHEMES, ids=[repr(scheme) for scheme, _ in SCHEMES])
 def test_float64_keeps_twelve_digits_next_to_the_ends(scheme, x0_weight, path):
     with mp.workdps(60):
@@ -78,7 +79,7 @@ def test_float64_keeps_twelve_digits_next_to_the_ends(scheme, x0_weight, path):
             assert worst < 1e-12, target
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", CLOSED)
 @pytest.mark.parametrize("stated", ["v", "u"])
 def test_restated_constants_keep_twelve_digits(stated, path):
     with mp.workdps(60):
