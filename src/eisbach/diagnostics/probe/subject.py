@@ -13,7 +13,7 @@ import torch
 from eisbach.data.latents import LatentDataset, sections_of
 from eisbach.data.manifest import Manifest, ManifestRow
 from eisbach.diagnostics.probe.config import ProbeConfig
-from eisbach.errors import ManifestError
+from eisbach.errors import ConfigError, ManifestError
 from eisbach.training.assembly import build_objective, load_model
 from eisbach.training.conditioning import ConditioningCache
 from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, training_rows
@@ -150,6 +150,8 @@ def load_subject(config: ProbeConfig, quiet: bool = False) -> Subject:
     from eisbach.backbones import load_codec_of
 
     train = config.train
+    if train.data.images is not None:
+        raise ConfigError("a probe looks at clips of audio and this recipe trains on images; give a recipe with data.manifest.")
     manifest = load_manifests(train.data.manifest, quiet)
     rows = probed_rows(manifest, config)
     backbone = load_model(train)
@@ -165,13 +167,14 @@ def load_subject(config: ProbeConfig, quiet: bool = False) -> Subject:
         batch_size=train.batch_size,
         quiet=quiet,
     )
+    datasets = [dataset for dataset in data.datasets if isinstance(dataset, LatentDataset)]  # all of them: it is audio
     main = int(data.shares.argmax())
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     device = torch.device("cpu") if device is None else device
     backbone.module.to(device).eval()
     objective.weighting.to(device)
     skips = SkipReport()
-    for dataset in data.datasets:
+    for dataset in datasets:
         for item in dataset.cache.report.skipped:
             if item not in skips.skipped:
                 skips.skipped.append(item)
@@ -183,7 +186,7 @@ def load_subject(config: ProbeConfig, quiet: bool = False) -> Subject:
         manifest=pool,
         available=len(rows),
         data=data,
-        dataset=data.datasets[main],
+        dataset=datasets[main],
         crop_seconds=train.data.crop_seconds[main].seconds,
         device=device,
         conditioning=ConditioningCache(backbone, device),
