@@ -13,7 +13,7 @@ import torch
 from eisbach.data.latents import LatentDataset, sections_of
 from eisbach.data.manifest import Manifest, ManifestRow
 from eisbach.diagnostics.probe.config import ProbeConfig
-from eisbach.errors import ConfigError, ManifestError
+from eisbach.errors import ManifestError
 from eisbach.training.assembly import build_objective, load_model
 from eisbach.training.conditioning import ConditioningCache
 from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, training_rows
@@ -150,8 +150,6 @@ def load_subject(config: ProbeConfig, quiet: bool = False) -> Subject:
     from eisbach.backbones import load_codec_of
 
     train = config.train
-    if train.data.images is not None:
-        raise ConfigError("a probe looks at clips of audio and this recipe trains on images; give a recipe with data.manifest.")
     manifest = load_manifests(train.data.manifest, quiet)
     rows = probed_rows(manifest, config)
     backbone = load_model(train)

@@ -89,7 +89,7 @@ def run_signature(
     backbone, model = _load(config, classes, notify)
     from eisbach.diffusion.schedules import get_schedule
 
-    times = check_chain(model.path, model.target, get_schedule(config.schedule, config.steps), config.eta)
+    times = check_chain(model.path, model.target, get_schedule(config.schedule, config.steps, model.path), config.eta)
     arms = arms_of(config)
     meta = {**config.model_dump(mode="json"), "model_identity": _identity(backbone, config), "shape": list(model.shape)}
     folder = None if out is None else Path(out)
