@@ -163,3 +163,12 @@ def test_digits_need_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(UserError, match="pip install"):
         load_digits()
+
+
+def test_an_empty_class_folder_is_named(folder):
+    (folder / "mouse").mkdir()
+    images = read_image_folder(folder)
+    assert images.classes == ("cat", "dog")
+    assert [(item.item, item.reason) for item in images.report.skipped] == [
+        ("mouse/", "is a class folder without an image, so no class")
+    ]

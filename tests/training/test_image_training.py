@@ -96,6 +96,14 @@ def test_a_folder_names_the_models_classes_and_caches_its_latents(class_folder, 
     assert "11x11 pixels and 8x8 are wanted" in said
 
 
+def test_a_class_without_a_usable_image_is_refused(class_folder, tmp_path):
+    for path in (class_folder / "oak").iterdir():
+        Image.fromarray(np.zeros((11, 11, 3), dtype=np.uint8)).save(path)
+    images = {"folder": str(class_folder), "held_out_share": 0, "resize": "none"}
+    with pytest.raises(ConfigError, match="no image of the class oak can be used"):
+        train(configure(tmp_path / "run", {"classes": 2}, data={"images": images}, batch_size=2), quiet=True)
+
+
 def test_data_and_model_must_fit(class_folder, tmp_path):
     folder = {"images": {"folder": str(class_folder), "held_out_share": 0}}
 

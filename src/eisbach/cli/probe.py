@@ -150,7 +150,9 @@ def _configure(
     put("weighting", "sample", train["sample"])
     put("weighting", "noise_level", train["noise_level"])
     if isinstance(values.get("data"), dict) and values["data"].get("images"):
-        raise UserError("a probe looks at clips of audio and this recipe trains on images; give a recipe with data.manifest.")
+        raise UserError(
+            "a probe looks at clips of audio and this recipe trains on images; give a recipe with data.manifest."
+        )
     if not isinstance(values.get("data"), dict) or not values["data"].get("manifest"):
         raise UserError("the probe has no data; add --data FOLDER (with its manifest.jsonl), or name a recipe.")
     source = str(recipe) if recipe is not None else "the configuration"

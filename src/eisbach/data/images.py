@@ -138,6 +138,10 @@ def read_image_folder(folder: str | Path, *, classes: bool | None = None) -> Ima
             "classes to none."
         )
     report = SkipReport()
+    if classes:
+        for place in sorted(folder.iterdir()):
+            if place.is_dir() and not place.name.startswith(".") and place.name not in names:
+                report.add(f"{place.name}/", "is a class folder without an image, so no class")
     items = []
     for path in paths:
         try:

@@ -74,6 +74,12 @@ class ImageMaterial:
         options: dict[str, Any] = {"resize": chosen.resize, "flip": chosen.flip, "quiet": quiet}
         latents = encode_images(self.train, codec, size, cache, **options)
         _report(latents, len(self.train), quiet)
+        untaught = sorted(set(self.train.classes) - set(latents.labels))
+        if untaught:
+            raise ConfigError(
+                f"no image of the class{'' if len(untaught) == 1 else 'es'} {', '.join(untaught[:5])} can be used for training; "
+                "repair or add some, or leave it out with data.images.only."
+            )
         if len(latents) < config.batch_size:
             raise ConfigError(
                 f"only {len(latents)} of {len(self.train)} images can be used and batch_size is {config.batch_size}; repair them, "
