@@ -74,7 +74,7 @@ class ImageMaterial:
         options: dict[str, Any] = {"resize": chosen.resize, "flip": chosen.flip, "quiet": quiet}
         latents = encode_images(self.train, codec, size, cache, **options)
         _report(latents, len(self.train), quiet)
-        untaught = sorted(set(self.train.classes) - set(latents.labels))
+        untaught = sorted({item.label for item in self.train.items} - set(latents.labels))
         if untaught:
             raise ConfigError(
                 f"no image of the class{'' if len(untaught) == 1 else 'es'} {', '.join(untaught[:5])} can be used for training; "
