@@ -6,11 +6,22 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from eisbach.errors import StorageError, UserError
+
+
+def find_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files below a folder with one of these endings (lower case, with the dot), hidden ones left out, sorted."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in suffixes
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
 
 
 def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:

@@ -20,7 +20,7 @@ from eisbach.backbones.state import adapter_free_state, identity_of
 from eisbach.codecs.weight_files import build_empty, component_config, load_exactly, read_tensors
 from eisbach.config import build_config
 from eisbach.diffusion.discrete_path import DiscretePath, scheduler_target
-from eisbach.errors import CheckpointError
+from eisbach.errors import CheckpointError, UserError
 from eisbach.files import read_json, write_json
 
 PIPELINE = "DiTPipeline"
@@ -61,6 +61,13 @@ class DiTPipelineBackbone(ImageBackbone):
             for part in {part.strip() for part in label.split(",")}:
                 if single[part] == 1 and part:
                     self._index.setdefault(part, number)
+
+    @classmethod
+    def network(cls, config: Any) -> nn.Module:
+        """A pipeline's network is read with its folder; it cannot be made from a configuration."""
+        raise UserError(
+            "a DiTPipeline is read from its folder; to make a network from its sizes, create one of the kind 'dit'."
+        )
 
     def network_time(self, t: torch.Tensor) -> torch.Tensor:
         """The scheduler's index of t [shape=(B,)]."""

@@ -7,6 +7,7 @@ that training, sampling, adapters and probes ask of a `Backbone` is here.
 from __future__ import annotations
 
 import difflib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -102,7 +103,7 @@ def fill_size(values: Any, sizes: Mapping[str, Mapping[str, Any]]) -> Any:
     return {**values, **sizes[size], **given}
 
 
-class ImageBackbone:
+class ImageBackbone(ABC):
     """`Backbone` of an image network. `latent_rate` is 1: an image is one frame that lasts a second, as far as code that counts
     frames of audio goes, and durations mean nothing.
 
@@ -142,9 +143,9 @@ class ImageBackbone:
         self._index = {name: number for number, name in enumerate(config.classes)}
 
     @classmethod
+    @abstractmethod
     def network(cls, config: Any) -> nn.Module:
         """The network of a configuration, initialised from torch's global generator (which callers fork)."""
-        raise NotImplementedError
 
     @classmethod
     def create(cls, values: Mapping[str, Any], seed: int = 0) -> Self:

@@ -10,6 +10,7 @@ from eisbach.audio import AUDIO_SUFFIXES, audio_hash
 from eisbach.data.audio_check import AudioFacts, inspect_audio
 from eisbach.data.manifest import Manifest, ManifestRow, assign_split, save_manifest
 from eisbach.errors import AudioError, UserError
+from eisbach.files import find_files
 from eisbach.progress import Progress
 from eisbach.types import SkipReport
 
@@ -27,13 +28,7 @@ def find_audio(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give a folder that holds {', '.join(AUDIO_SUFFIXES)} files.")
-    paths = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in AUDIO_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    paths = find_files(folder, AUDIO_SUFFIXES)
     if not paths:
         raise UserError(f"{folder} holds no audio; put {', '.join(AUDIO_SUFFIXES)} files into it.")
     return paths

@@ -12,6 +12,7 @@ import numpy as np
 
 from eisbach.data.images_read import IMAGE_SUFFIXES, ImageError, Resize, read_image
 from eisbach.errors import UserError
+from eisbach.files import find_files
 from eisbach.types import SkipReport
 
 NO_CLASS = ""
@@ -88,13 +89,7 @@ def find_images(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give a folder of images, or one with a folder for each class.")
-    paths = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    paths = find_files(folder, IMAGE_SUFFIXES)
     if not paths:
         raise UserError(f"{folder} holds no image; put {', '.join(IMAGE_SUFFIXES)} files into it.")
     return paths

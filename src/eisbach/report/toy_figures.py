@@ -166,9 +166,11 @@ def features_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path:
         points = arrays["features/projection"][i].numpy()
         reach = 1.1 * np.abs(points).max()
         for j in range(len(levels)):
-            for k, colour, marker in zip(range(component.max() + 1), CLUSTER_COLOURS, CLUSTER_MARKERS, strict=False):
+            for k in range(component.max() + 1):
                 x, y = points[j, component == k].T
-                axes[i, j].scatter(x, y, color=colour, marker=marker, s=7, linewidths=0, alpha=0.7)
+                axes[i, j].scatter(
+                    x, y, color=CLUSTER_COLOURS[k], marker=CLUSTER_MARKERS[k], s=7, linewidths=0, alpha=0.7
+                )
             axes[i, j].set_xlim(-reach, reach)
             axes[i, j].set_ylim(-reach, reach)
             share = float(arrays["features/separation"][i, j])

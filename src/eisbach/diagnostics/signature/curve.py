@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ class SignatureCurve:
         rows: list[list[Any]] = [curve.log_snr, curve.entropy, curve.entropy_lo, curve.entropy_hi, curve.rate]
         if len(curve.t) < 2 or any(len(row) != len(curve.t) for row in rows):
             raise UserError(f"{source} has lists of different lengths or fewer than 2 noise levels; measure it again.")
-        if any(b >= a for a, b in zip(curve.t, curve.t[1:], strict=False)):
+        if any(later >= earlier for earlier, later in pairwise(curve.t)):
             raise UserError(f"{source} has noise levels that do not fall from noise to data; measure it again.")
         return curve
 

@@ -19,7 +19,7 @@ from eisbach.diagnostics.signature.config import GuidanceConfig, SignatureConfig
 from eisbach.diagnostics.signature.curve import SignatureCurve
 from eisbach.diagnostics.signature.model import ClassModel, backbone_model
 from eisbach.diagnostics.signature.summary import curves
-from eisbach.diffusion.paths import Path as NoisePath
+from eisbach.diffusion.rate_curve import path_options
 from eisbach.errors import UserError
 from eisbach.files import atomic_write, read_json, write_json
 from eisbach.progress import Progress
@@ -186,15 +186,6 @@ def refuse_coupled(config: SignatureConfig) -> None:
             "this model was trained with noise paired to data by optimal transport; the noise is then not independent of the data, "
             "and neither estimator measures its entropy: use a model trained with independent noise."
         )
-
-
-def path_options(path: NoisePath) -> dict[str, Any]:
-    """What builds the path again: its fields (a discrete path's is the whole table)."""
-    return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in vars(path).items()
-        if not key.startswith("_")
-    }
 
 
 def read_data(path: str, classes: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -157,7 +157,7 @@ def compare_sets(
                 k=k, level=level, n_permutations=n_permutations, seed=seed, notes=notes,
             )  # fmt: skip
     for embedding, pair in (embeddings or {}).items():
-        for name, clips, part in zip(used, sets, pair, strict=False):
+        for name, clips, part in zip(used, sets, pair[: len(sets)], strict=True):
             matched = _matching(part, clips, embedding)
             units = [clip.prompt if clip.prompt is not None else clip.name for clip in clips]
             vendi = _vendi(matched, units, level)
