@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from eisbach.errors import StorageError, UserError
-from eisbach.files import atomic_write, read_json, read_jsonl, write_json, write_jsonl, write_text
+from eisbach.files import (
+    atomic_write,
+    find_files,
+    read_json,
+    read_jsonl,
+    walk_files,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 
 
 def test_a_write_creates_folders_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -126,3 +137,40 @@ def test_malformed_json_names_the_line(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(json.dumps("ß").encode("latin-1") + b"\xff")
     with pytest.raises(UserError, match="cannot be read"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_folder_that_vanishes_while_it_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a/1.flac", "gone/2.flac", ".hidden/3.flac", "b/.4.flac", "b/5.FLAC", "b/6.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    scandir = os.scandir
+
+    def racing(path: str) -> object:
+        if str(path).endswith("gone"):
+            shutil.rmtree(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", racing)
+    assert find_files(tmp_path, (".flac",)) == [tmp_path / "a/1.flac", tmp_path / "b/5.FLAC"]
+    assert not (tmp_path / "gone").exists()
+
+
+def test_a_folder_that_may_not_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UserError, match=r"closed cannot be read \(Permission denied\)"):
+        find_files(tmp_path, (".flac",))
+
+
+def test_links(tmp_path: Path) -> None:
+    (tmp_path / "nowhere.flac").symlink_to(tmp_path / "missing.flac")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert list(walk_files(tmp_path)) == [tmp_path / "nowhere.flac"]
+    assert find_files(tmp_path, (".flac",)) == []

@@ -6,22 +6,37 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from eisbach.errors import StorageError, UserError
 
 
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Everything below a folder that is no folder, hidden files and folders left out, in no order.
+
+    Something may write there meanwhile: a subfolder that vanishes while it is looked at is passed over (`Path.rglob`
+    raises). Links to folders are not followed; links to nowhere are yielded.
+
+    Raises
+    ------
+    UserError
+        A folder may not be read: passing it over would hide files.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise UserError(f"the folder {error.filename} cannot be read ({error.strerror}); check its permissions.")
+
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(root, name) for name in names if not name.startswith("."))
+
+
 def find_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """The files below a folder with one of these endings (lower case, with the dot), hidden ones left out, sorted."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    return sorted(path for path in walk_files(folder) if path.suffix.lower() in suffixes and path.is_file())
 
 
 def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:

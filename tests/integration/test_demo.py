@@ -20,6 +20,7 @@ from eisbach.cli.main import app
 from eisbach.data.manifest import load_manifest
 from eisbach.errors import UserError
 from eisbach.experiments.records import load_records
+from eisbach.files import find_files
 from eisbach.types import Waveform
 
 SMALL = [
@@ -40,8 +41,8 @@ def command(model: Path, out: Path, *more: str) -> list[str]:
 
 
 def clips(root: Path) -> list[Path]:
-    """Finished clips; a kill may leave a hidden partial file."""
-    return sorted(path for path in (root / "arms").rglob("*.flac") if not path.name.startswith("."))
+    """Finished clips, while another process may be writing and removing beside them; a kill may leave a hidden partial file."""
+    return find_files(root / "arms", (".flac",))
 
 
 def sounds(root: Path) -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import Any
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, ManifestRow, Split, assign_split, save_manifest
 from eisbach.data.musiccaps_csv import MusicCapsRow, MusicCapsTable, read_rows, write_missing
 from eisbach.data.musiccaps_cuts import CLIPS, JOURNAL_NAME, Cut, Journal, NotUsed, cut_clip
-from eisbach.data.musiccaps_files import Matches, find_files, match_files
+from eisbach.data.musiccaps_files import Matches, find_fetched, match_files
 from eisbach.errors import AudioError, UserError
 from eisbach.files import write_json
 from eisbach.progress import Progress
@@ -214,7 +214,7 @@ def _read(
         raise UserError(f"{out} holds a manifest that MusicCaps did not make; choose another --out.")
     if audio.resolve().is_relative_to((out / CLIPS).resolve()):
         raise UserError(f"{audio} is where the clips of {out} are written; choose another --out.")
-    return read, match_files(read.rows, find_files(audio, leave_out=out / CLIPS))
+    return read, match_files(read.rows, find_fetched(audio, leave_out=out / CLIPS))
 
 
 def _check_flags(table: MusicCapsTable, held_out: str, source: Path) -> None:

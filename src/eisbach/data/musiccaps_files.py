@@ -15,6 +15,7 @@ from pathlib import Path
 from eisbach.audio import AUDIO_SUFFIXES
 from eisbach.data.musiccaps_csv import MusicCapsRow
 from eisbach.errors import UserError
+from eisbach.files import find_files
 
 SUFFIXES = (
     *AUDIO_SUFFIXES, ".opus", ".oga", ".aif", ".aiff", ".m4a", ".aac", ".mp4", ".webm", ".mka", ".mkv", ".wma",
@@ -63,7 +64,7 @@ class Matches:
     ambiguous: list[tuple[Path, tuple[str, ...]]] = field(default_factory=list)
 
 
-def find_files(folder: str | Path, *, leave_out: Path | None = None) -> list[Path]:
+def find_fetched(folder: str | Path, *, leave_out: Path | None = None) -> list[Path]:
     """The audio files in a folder and below it, sorted; hidden ones and those below `leave_out` are not looked at.
 
     Raises
@@ -75,14 +76,11 @@ def find_files(folder: str | Path, *, leave_out: Path | None = None) -> list[Pat
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the folder that holds the audio you fetched.")
     avoid = None if leave_out is None else leave_out.resolve()
-    paths = sorted(
+    paths = [
         path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not (avoid is not None and path.resolve().is_relative_to(avoid))
-    )
+        for path in find_files(folder, SUFFIXES)
+        if not (avoid is not None and path.resolve().is_relative_to(avoid))
+    ]
     if not paths:
         raise UserError(f"{folder} holds no audio; put the files you fetched into it, named by their ytid.")
     return paths

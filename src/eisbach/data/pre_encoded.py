@@ -19,7 +19,7 @@ import numpy as np
 from eisbach.data.latents import LatentCache, LatentEntry, read_latent_array
 from eisbach.data.manifest import MANIFEST_NAME, SPLITS, Manifest, ManifestRow, Split, assign_split
 from eisbach.errors import ManifestError, UserError
-from eisbach.files import read_json
+from eisbach.files import find_files, read_json, walk_files
 from eisbach.progress import Progress
 from eisbach.types import SkipReport, Waveform
 
@@ -69,11 +69,7 @@ class PreEncodedClip:
 def latent_files(folder: str | Path) -> list[Path]:
     """The `.npy` of clips in a folder and below it (hidden ones and silence left out), sorted."""
     folder = Path(folder)
-    return sorted(
-        path
-        for path in folder.rglob("*.npy")
-        if path.name != SILENCE_NAME and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    return [path for path in find_files(folder, (".npy",)) if path.name != SILENCE_NAME]
 
 
 def is_pre_encoded(path: str | Path) -> bool:
@@ -81,7 +77,7 @@ def is_pre_encoded(path: str | Path) -> bool:
     path = Path(path)
     if not path.is_dir() or (path / MANIFEST_NAME).exists():
         return False
-    return (path / SILENCE_NAME).is_file() or next(path.rglob("*.npy"), None) is not None
+    return (path / SILENCE_NAME).is_file() or any(file.suffix == ".npy" for file in walk_files(path))
 
 
 def read_clip(path: Path) -> PreEncodedClip:

@@ -13,6 +13,7 @@ from typing import Any
 
 from eisbach.audio import AUDIO_SUFFIXES, audio_hash
 from eisbach.errors import AudioError, UserError
+from eisbach.files import walk_files
 from eisbach.processes import process_pool
 from eisbach.progress import Progress
 from eisbach.structure.analyze import RECORD_COLUMNS, analysis_version, analyze
@@ -222,15 +223,8 @@ def find_audio(folder: str | Path) -> list[Path]:
         There are none.
     """
     folder = Path(folder)
-    found = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in AUDIO_SUFFIXES
-        and (
-            path.is_file() or (path.is_symlink() and not path.is_dir())
-        )  # a link to nowhere is reported, not passed over
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    # a link to nowhere stays, to be reported
+    found = sorted(path for path in walk_files(folder) if path.suffix.lower() in AUDIO_SUFFIXES)
     if not found:
         raise UserError(f"{folder} holds no audio files ({', '.join(AUDIO_SUFFIXES)}); choose another folder.")
     return found
