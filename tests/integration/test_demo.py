@@ -99,7 +99,7 @@ def start(arguments: list[str]) -> subprocess.Popen[bytes]:
 
 
 def kill_when(process: subprocess.Popen[bytes], happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not happened():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
