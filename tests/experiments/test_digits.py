@@ -155,7 +155,14 @@ def test_the_command_prints_its_configuration():
 
     app = typer.Typer()
     app.command()(digits_command)
-    result = CliRunner().invoke(app, ["--quick", "--dry-run", "--seeds", "5"])
+    result = CliRunner().invoke(app, ["--quick", "--dry-run", "--seeds", "5", "--first-seed", "3"])
     assert result.exit_code == 0
-    assert "seeds: 5" in result.stdout
+    assert "\nseeds: 5\nfirst_seed: 3\n" in result.stdout
     assert "- uvit" in result.stdout
+
+
+def test_another_first_seed_is_another_set_of_trainings():
+    first, second = (DigitsConfig(seeds=2, first_seed=number) for number in (0, 2))
+    assert {cell.seed for cell in cells(first)} == {0, 1}
+    assert {cell.seed for cell in cells(second)} == {2, 3}
+    assert len(cells(first)) == len(cells(second))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,9 @@ def digits(
         int, typer.Option(metavar="N", min=1, help="Trainings at once, in processes of one thread each.")
     ] = 1,
     seeds: Annotated[int | None, typer.Option(metavar="N", help="Training seeds of every cell (3).")] = None,
+    first_seed: Annotated[
+        int | None, typer.Option(metavar="N", help="The first of them (0); another one repeats the experiment.")
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. --set samples=640 (repeatable)."),
@@ -37,7 +41,9 @@ def digits(
     given = load_config(DigitsConfig, None, [*(overrides or [])])
     if quick:
         given = given.quick()
-    values = given.model_dump() | {"jobs": jobs, "out": str(out)} | ({} if seeds is None else {"seeds": seeds})
+    chosen = {"seeds": seeds, "first_seed": first_seed}
+    values = given.model_dump() | {"jobs": jobs, "out": str(out)}
+    values |= {key: value for key, value in chosen.items() if value is not None}
     config = build_config(DigitsConfig, values, "the experiment")
     if dry_run:
         typer.echo(dump_yaml(config), nl=False)
@@ -47,7 +53,12 @@ def digits(
     from eisbach.report.digits_page import sentences, write_digits_page
 
     summary = run_digits(config, quiet=quiet)
-    command = f"eisbach recoverability digits{' --quick' if quick else ''} --jobs {jobs} --out {out}"
+    parts = ["eisbach", "recoverability", "digits", *(["--quick"] if quick else [])]
+    for key, value in chosen.items():
+        parts += [] if value is None else [f"--{key.replace('_', '-')}", str(value)]
+    for change in overrides or []:
+        parts += ["--set", change]
+    command = shlex.join([*parts, "--jobs", str(jobs), "--out", str(out)])
     page = write_digits_page(config, read_jsonl(out / "records.jsonl", "records"), summary, command=command)
     if as_json:
         typer.echo(json.dumps({**summary, "page": str(page)}, indent=2, ensure_ascii=False))

@@ -16,7 +16,16 @@ from eisbach.files import read_json, write_json, write_jsonl
 from eisbach.progress import Progress
 from eisbach.types import Record
 
-_FREE = {"out", "jobs", "seeds", "backbones", "targets", "arms", "barrier"}  # may grow: a cell does not depend on them
+_FREE = {
+    "out",
+    "jobs",
+    "seeds",
+    "first_seed",
+    "backbones",
+    "targets",
+    "arms",
+    "barrier",
+}  # may grow: a cell does not depend on them
 
 
 def run_digits(config: DigitsConfig, *, quiet: bool = False) -> dict[str, Any]:

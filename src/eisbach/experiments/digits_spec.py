@@ -62,8 +62,8 @@ class DigitsConfig(StrictModel):
         Transformers learn digits more slowly than the UNet; arms are compared within a backbone. Chosen on one training of each
         backbone with constant weight.
     barrier : list of backbones that the entropy barrier is trained on too, with every target.
-    seeds : int
-        Training seeds 0 ... seeds - 1.
+    seeds, first_seed : int
+        Training seeds first_seed ... first_seed + seeds - 1.
     checkpoints : int
         Evaluations, evenly spaced; the last is at the backbone's `steps`.
     samples : int
@@ -77,6 +77,7 @@ class DigitsConfig(StrictModel):
     arms: list[Arm] = Field(default=["constant", "min_snr", "p2", "erd"], min_length=1)
     barrier: list[Backbone] = Field(default=["unet"])
     seeds: int = Field(default=3, ge=1, le=100)
+    first_seed: int = Field(default=0, ge=0, lt=1_000_000)
     steps: dict[Backbone, int] = Field(default={"unet": 240, "dit": 600, "uvit": 1200})
     checkpoints: int = Field(default=4, ge=1)
     batch_size: int = Field(default=64, ge=1)
@@ -129,7 +130,7 @@ def cells(config: DigitsConfig) -> list[Cell]:
     return [
         Cell(backbone, target, arm, seed)
         for backbone in config.backbones
-        for seed in range(config.seeds)
+        for seed in range(config.first_seed, config.first_seed + config.seeds)
         for target in config.targets
         for arm in [*config.arms, *(["entropy_barrier"] if backbone in config.barrier else [])]
     ]

@@ -35,7 +35,7 @@ def write_digits_page(
         question="Does recoverability weighting give better digits than constant, Min-SNR and P2 weights, at equal steps?",
         facts=[
             ("trainings", len({(r["backbone"], r["target"], r["arm"], r["seed"]) for r in records})),
-            ("training seeds", config.seeds),
+            ("training seeds", f"{config.first_seed} to {config.first_seed + config.seeds - 1}"),
             ("classifier's accuracy", f"{summary['classifier_accuracy']:.1%}"),
             ("distance of real digits", f"{summary['floor']['frechet']:.2f}"),
         ],
