@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from eisbach.backbones.pipeline_folder import (
-    WEIGHTS,
     PipelineBackbone,
     PipelineTextEncoder,
     check_durations,
@@ -25,7 +24,7 @@ from eisbach.backbones.pipeline_folder import (
     read_index,
     read_scheduler,
 )
-from eisbach.codecs.weight_files import build_empty, component_config, load_exactly, read_tensors
+from eisbach.codecs.weight_files import load_component
 from eisbach.types import Conditioning
 
 PIPELINE = "AceStepPipeline"
@@ -231,11 +230,7 @@ class AceStepBackbone(PipelineBackbone):
 def _read_condition_encoder(folder: Path) -> Any:
     from diffusers.pipelines.ace_step import AceStepConditionEncoder
 
-    place = folder / "condition_encoder"
-    config = component_config(place, AceStepConditionEncoder)
-    encoder: Any = build_empty(lambda: AceStepConditionEncoder(**config))
-    load_exactly(encoder, read_tensors(place, WEIGHTS), f"the condition encoder in {folder}")
-    return encoder
+    return load_component(folder / "condition_encoder", AceStepConditionEncoder, f"the condition encoder in {folder}")
 
 
 def load_ace_step(folder: str | Path) -> AceStepBackbone:
@@ -251,9 +246,7 @@ def load_ace_step(folder: str | Path) -> AceStepBackbone:
     folder = Path(folder)
     index = read_index(folder, PIPELINE, _PARTS)
     read_scheduler(folder, _class_name="FlowMatchEulerDiscreteScheduler", num_train_timesteps=1)
-    config = component_config(folder / "transformer", AceStepTransformer1DModel)
-    transformer = build_empty(lambda: AceStepTransformer1DModel(**config))
-    load_exactly(transformer, read_tensors(folder / "transformer", WEIGHTS), f"the transformer in {folder}")
+    transformer = load_component(folder / "transformer", AceStepTransformer1DModel, f"the transformer in {folder}")
     encoder = _read_condition_encoder(folder)
     module = AceStepModel(transformer, encoder.silence_latent.detach().clone()).eval()
     null = encoder.null_condition_emb.detach().clone()

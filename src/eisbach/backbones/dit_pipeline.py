@@ -15,13 +15,12 @@ import torch
 from torch import nn
 
 from eisbach.backbones.image_base import ImageBackbone, ImageConfig
-from eisbach.backbones.pipeline_folder import INDEX, WEIGHTS, copy_parts, options, read_index, read_scheduler
-from eisbach.backbones.state import adapter_free_state, identity_of
-from eisbach.codecs.weight_files import build_empty, component_config, load_exactly, read_tensors
+from eisbach.backbones.pipeline_folder import INDEX, read_index
+from eisbach.backbones.table_pipeline import SchedulerTable, TablePipeline, read_table
+from eisbach.codecs.weight_files import State, component_config, load_component
 from eisbach.config import build_config
-from eisbach.diffusion.discrete_path import DiscretePath, scheduler_target
 from eisbach.errors import CheckpointError, UserError
-from eisbach.files import read_json, write_json
+from eisbach.files import read_json
 
 PIPELINE = "DiTPipeline"
 _PARTS = ("transformer", "vae", "scheduler")
@@ -33,7 +32,7 @@ _UNSET = (
 _POSITIONS = "pos_embed.pos_embed"  # sines and cosines, which older files hold too
 
 
-class DiTPipelineBackbone(ImageBackbone):
+class DiTPipelineBackbone(TablePipeline, ImageBackbone):
     """`Backbone` of a `DiTPipeline`; its path is the table of its scheduler.
 
     Classes go by the pipeline's `id2label`: the whole label ("tench, Tinca tinca") or one of its names, where no other class
@@ -41,6 +40,8 @@ class DiTPipelineBackbone(ImageBackbone):
     """
 
     name = "dit-pipeline"
+    network_part = "transformer"
+    copied_parts = _PARTS[1:]
     config_class = ImageConfig
     adapter_targets = r"transformer_blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))"
 
@@ -51,11 +52,10 @@ class DiTPipelineBackbone(ImageBackbone):
         module: nn.Module,
         folder: Path,
         index: dict[str, Any],
-        scheduler: dict[str, Any],
-        path: DiscretePath,
+        table: SchedulerTable,
     ) -> None:
         super().__init__(config, module=module)
-        self.path, self.folder, self._files, self._scheduler = path, folder, index, scheduler
+        self.path, self.folder, self._files, self._table = table.path, folder, index, table
         single = Counter(name for label in config.classes for name in {part.strip() for part in label.split(",")})
         for number, label in enumerate(config.classes):
             for part in {part.strip() for part in label.split(",")}:
@@ -77,30 +77,6 @@ class DiTPipelineBackbone(ImageBackbone):
         output = self.module(x_t, timestep=time, class_labels=ids, return_dict=False)[0]
         return output[:, : self.latent_channels]
 
-    def identity(self) -> str:
-        """A 16-digit hash of the transformer's configuration and weights, and of the scheduler's.
-
-        Raises
-        ------
-        CheckpointError
-            The backbone carries an adapter.
-        """
-        return identity_of(self.name, {**options(self.module), "scheduler": self._scheduler}, self.module)
-
-    def save(self, folder: str | Path) -> None:
-        """Writes the pipeline as diffusers does; `vae` and `scheduler` are copied from where it was loaded.
-
-        Raises
-        ------
-        CheckpointError
-            The backbone carries an adapter, or a part to copy is no longer there.
-        """
-        adapter_free_state(self.module)  # refuses a network that carries an adapter
-        folder, network = Path(folder), self.module
-        copy_parts(self.folder, folder, _PARTS[1:])
-        getattr(network, "save_pretrained")(str(folder / "transformer"), safe_serialization=True)  # noqa: B009
-        write_json(folder / INDEX, self._files)  # last: a folder with it is whole
-
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """The backbone of a folder in the layout of diffusers' `DiTPipeline`.
@@ -115,29 +91,27 @@ class DiTPipelineBackbone(ImageBackbone):
         folder = Path(folder)
         index = read_index(folder, PIPELINE, _PARTS)
         config = _transformer_config(folder / "transformer")
-        state = read_tensors(folder / "transformer", WEIGHTS, lambda name: name != _POSITIONS)
-        module: Any = build_empty(lambda: diffusers.DiTTransformer2DModel(**config))
-        load_exactly(module, state, f"the transformer in {folder}")
+        source = f"the transformer in {folder}"
+        module = load_component(
+            folder / "transformer", diffusers.DiTTransformer2DModel, source, config, _without_positions
+        )
         for part in module.modules():
             if isinstance(part, diffusers.models.embeddings.LabelEmbedding):
                 part.dropout_prob = 0.0
-        scheduler = read_scheduler(folder)
-        kind = getattr(diffusers, str(scheduler.get("_class_name")), None)
-        if kind is None or not hasattr(kind, "from_config"):
-            raise CheckpointError(
-                f"{folder / 'scheduler'} names the scheduler {scheduler.get('_class_name')!r}, which diffusers does not have."
-            )
-        table = kind.from_config(scheduler)
+        table = read_table(folder)
         values = {
             "latent_channels": config["in_channels"],
             "latent_size": config["sample_size"],
-            "target": scheduler_target(str(table.config.get("prediction_type", "epsilon"))),
+            "target": table.target,
             "codec": str(folder),
             "classes": _labels(index, config["num_embeds_ada_norm"], folder),
         }
-        shape = build_config(ImageConfig, values, f"the transformer in {folder}")
-        path = DiscretePath.from_scheduler(table)
-        return cls(shape, module=module.eval(), folder=folder, index=index, scheduler=scheduler, path=path)
+        shape = build_config(ImageConfig, values, source)
+        return cls(shape, module=module.eval(), folder=folder, index=index, table=table)
+
+
+def _without_positions(state: State, expected: State) -> State:
+    return {name: tensor for name, tensor in state.items() if name != _POSITIONS}
 
 
 def _transformer_config(folder: Path) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from eisbach.errors import CheckpointError, UserError
 from eisbach.files import atomic_write, read_json, write_json
 
 INDEX = "model_index.json"
-WEIGHTS = "diffusion_pytorch_model"
 _SCHEDULER = Path("scheduler") / "scheduler_config.json"
 _TEXT_MODELS = {"t5": "T5EncoderModel", "qwen3": "Qwen3Model"}
 _TIED = {"encoder.embed_tokens.weight": "shared.weight"}  # T5 has one table of word vectors under two names

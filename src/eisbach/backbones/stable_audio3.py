@@ -16,14 +16,13 @@ from eisbach.backbones.stable_audio3_text import TextEncoder, find_native
 from eisbach.backbones.state import adapter_free_state, identity_of
 from eisbach.codecs.base import Codec
 from eisbach.codecs.same_native import CHUNK_OPTIONS
-from eisbach.codecs.weight_files import build_empty, component_config, load_exactly, read_tensors
+from eisbach.codecs.weight_files import WEIGHTS, build_empty, component_config, load_exactly, read_tensors
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import read_json, write_json
 from eisbach.types import Conditioning
 
 INDEX = "model_index.json"
 _PIPELINES = ("StableAudio3Pipeline", "StableAudio3InpaintPipeline", "StableAudio3Audio2AudioPipeline")
-_WEIGHTS = "diffusion_pytorch_model"
 
 
 class StableAudio3Backbone:
@@ -285,9 +284,9 @@ def load_diffusers(folder: str | Path) -> StableAudio3Backbone:
     text_encoder = TextEncoder(folder / "text_encoder", folder / "tokenizer", None)
     module = _module(
         transformer_config,
-        read_tensors(folder / "transformer", _WEIGHTS),
+        read_tensors(folder / "transformer", WEIGHTS),
         duration_config,
-        read_tensors(folder / "duration_embedder", _WEIGHTS),
+        read_tensors(folder / "duration_embedder", WEIGHTS),
         text_encoder.max_tokens,
         folder,
     )

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from eisbach.backbones.pipeline_folder import (
-    WEIGHTS,
     PipelineBackbone,
     PipelineTextEncoder,
     check_durations,
@@ -24,7 +23,7 @@ from eisbach.backbones.pipeline_folder import (
     read_index,
     read_scheduler,
 )
-from eisbach.codecs.weight_files import build_empty, component_config, load_exactly, read_tensors
+from eisbach.codecs.weight_files import load_component
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import read_json
 from eisbach.types import Conditioning
@@ -224,12 +223,10 @@ def load_stable_audio_open(folder: str | Path) -> StableAudioOpenBackbone:
     read_scheduler(
         folder, _class_name="CosineDPMSolverMultistepScheduler", prediction_type="v_prediction", sigma_data=1.0
     )
-    config = component_config(folder / "transformer", StableAudioDiTModel)
-    projection_config = _projection_config(folder / "projection_model")
-    transformer = build_empty(lambda: StableAudioDiTModel(**config))
-    load_exactly(transformer, read_tensors(folder / "transformer", WEIGHTS), f"the transformer in {folder}")
-    projection: Any = build_empty(lambda: StableAudioProjectionModel(**projection_config))
-    load_exactly(projection, read_tensors(folder / "projection_model", WEIGHTS), f"the projection model in {folder}")
+    place = folder / "projection_model"
+    config = _projection_config(place)
+    transformer = load_component(folder / "transformer", StableAudioDiTModel, f"the transformer in {folder}")
+    projection = load_component(place, StableAudioProjectionModel, f"the projection model in {folder}", config)
     text_encoder = PipelineTextEncoder(folder)
     module = StableAudioOpenModel(transformer, projection, text_encoder.max_tokens).eval()
     return StableAudioOpenBackbone(folder, index, module, text_encoder, frame_rate(folder))

@@ -15,12 +15,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from eisbach.backbones.pipeline_folder import INDEX, WEIGHTS, copy_parts, options, read_index, read_scheduler
-from eisbach.backbones.state import adapter_free_state, identity_of
-from eisbach.codecs.weight_files import build_empty, component_config, has_weights, load_exactly, read_tensors
-from eisbach.diffusion.discrete_path import DiscretePath, scheduler_target
+from eisbach.backbones.pipeline_folder import read_index
+from eisbach.backbones.table_pipeline import SchedulerTable, TablePipeline, read_table
+from eisbach.codecs.weight_files import (
+    build_empty,
+    component_config,
+    has_weights,
+    load_component,
+    load_exactly,
+    read_tensors,
+)
 from eisbach.errors import CheckpointError, UserError
-from eisbach.files import write_json
 from eisbach.types import Conditioning
 
 PIPELINE = "StableDiffusionPipeline"
@@ -94,7 +99,7 @@ class ClipText:
         return found.float()
 
 
-class StableDiffusionBackbone:
+class StableDiffusionBackbone(TablePipeline):
     """`Backbone` of a `StableDiffusionPipeline`.
 
     A `Conditioning` holds CLIP's states [shape=(B, 77, D)] and a `global_embed` of zeros [shape=(B, 1)]. `latent_rate` is 1:
@@ -102,6 +107,9 @@ class StableDiffusionBackbone:
     """
 
     name = "stable-diffusion"
+    network_part = "unet"
+    copied_parts = _PARTS[1:]
+    optional_parts = ("feature_extractor",)
     latent_rate = 1.0
     density = "uniform"
     schedule = "uniform"
@@ -114,14 +122,12 @@ class StableDiffusionBackbone:
         index: dict[str, Any],
         module: nn.Module,
         text_encoder: ClipText,
-        path: DiscretePath,
-        target: str,
-        scheduler: dict[str, Any],
+        table: SchedulerTable,
     ) -> None:
-        self.folder, self._files, self._scheduler = folder, index, scheduler
+        self.folder, self._files, self._table = folder, index, table
         self.module, self.text_encoder = module, text_encoder
-        self.path: Any = path
-        self.target = target
+        self.path: Any = table.path
+        self.target = table.target
         self.codec = str(folder)
         config: Any = module.config
         self.latent_channels = int(config.in_channels)
@@ -162,30 +168,6 @@ class StableDiffusionBackbone:
             x_t, self.path.t_to_timesteps(t), encoder_hidden_states=conditioning.tokens, return_dict=False
         )[0]
 
-    def identity(self) -> str:
-        """A 16-digit hash of the network's configuration and weights, and of the scheduler's.
-
-        Raises
-        ------
-        CheckpointError
-            The backbone carries an adapter.
-        """
-        return identity_of(self.name, {**options(self.module), "scheduler": self._scheduler}, self.module)
-
-    def save(self, folder: str | Path) -> None:
-        """Writes the pipeline as diffusers does; all but the network is copied from where it was loaded.
-
-        Raises
-        ------
-        CheckpointError
-            The backbone carries an adapter, or a part to copy is no longer there.
-        """
-        adapter_free_state(self.module)  # refuses a network that carries an adapter
-        folder, network = Path(folder), self.module
-        copy_parts(self.folder, folder, _PARTS[1:], optional=("feature_extractor",))
-        getattr(network, "save_pretrained")(str(folder / "unet"), safe_serialization=True)  # noqa: B009
-        write_json(folder / INDEX, self._files)  # last: a folder with it is whole
-
 
 def load_stable_diffusion(folder: str | Path) -> StableDiffusionBackbone:
     """The backbone of a folder in the layout of diffusers' `StableDiffusionPipeline`.
@@ -210,15 +192,6 @@ def load_stable_diffusion(folder: str | Path) -> StableDiffusionBackbone:
         raise CheckpointError(
             f"the network in {folder / 'unet'} is conditioned on more than a caption; only plain Stable Diffusion is read."
         )
-    module: Any = build_empty(lambda: diffusers.UNet2DConditionModel(**config))
-    load_exactly(module, read_tensors(folder / "unet", WEIGHTS), f"the network in {folder}")
-    scheduler = read_scheduler(folder)
-    kind = getattr(diffusers, str(scheduler.get("_class_name")), None)
-    if kind is None or not hasattr(kind, "from_config"):
-        raise CheckpointError(
-            f"{folder / 'scheduler'} names the scheduler {scheduler.get('_class_name')!r}, which diffusers does not have."
-        )
-    table = kind.from_config(scheduler)
-    target = scheduler_target(str(table.config.get("prediction_type", "epsilon")))
-    path = DiscretePath.from_scheduler(table)
-    return StableDiffusionBackbone(folder, index, module.eval(), ClipText(folder), path, target, scheduler)
+    module = load_component(folder / "unet", diffusers.UNet2DConditionModel, f"the network in {folder}", config)
+    table = read_table(folder)
+    return StableDiffusionBackbone(folder, index, module.eval(), ClipText(folder), table)

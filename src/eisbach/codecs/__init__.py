@@ -43,10 +43,11 @@ def load_codec(name: str = "bands") -> Codec:
 
         return BandCodec.load(name)
     if any((Path(name) / marker).is_file() for marker in _MARKERS):
-        from eisbach.codecs.oobleck import OobleckCodec, oobleck_folder
+        from eisbach.codecs.autoencoder_folder import find_autoencoder
+        from eisbach.codecs.oobleck import CLASS_NAME, OobleckCodec
         from eisbach.codecs.same import SameCodec
 
-        if oobleck_folder(name) is not None:
+        if find_autoencoder(name, CLASS_NAME) is not None:
             return OobleckCodec.load(name)
         return SameCodec.load(name)
     if name in ("same", "oobleck"):

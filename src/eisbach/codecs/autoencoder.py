@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 import torch
 
 from eisbach.audio import resample
+from eisbach.codecs.autoencoder_folder import exact_identity
 from eisbach.codecs.base import batch_of_latents, frames_in
 from eisbach.errors import UserError
 from eisbach.types import Waveform
@@ -66,11 +65,7 @@ class AutoencoderCodec(ABC):
     def identity(self) -> str:
         """A 16-digit hash of options and weights."""
         if self._identity is None:
-            digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
-            for key, tensor in sorted(self.model.state_dict().items()):
-                digest.update(key.encode())
-                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-            self._identity = f"{self.name}-{digest.hexdigest()[:16]}"
+            self._identity = exact_identity(self.name, self.config, self.model)
         return self._identity
 
     def frames_for(self, seconds: float) -> int:

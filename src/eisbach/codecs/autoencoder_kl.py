@@ -6,32 +6,18 @@ distribution instead), times its `scaling_factor`, after its `shift_factor` wher
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from eisbach.codecs.autoencoder_folder import exact_identity, load_autoencoder
 from eisbach.codecs.image_base import check_images, check_latents
-from eisbach.codecs.weight_files import build_empty, component_config, load_exactly, read_tensors
-from eisbach.errors import CheckpointError
-from eisbach.files import read_json
+from eisbach.codecs.weight_files import State
 
 CLASS_NAME = "AutoencoderKL"
-_WEIGHTS = "diffusion_pytorch_model"
 # Attention of autoencoders written before diffusers 0.14 has other names for the same four layers.
 _OLD_ATTENTION = {"query.": "to_q.", "key.": "to_k.", "value.": "to_v.", "proj_attn.": "to_out.0."}
-
-
-def autoencoder_kl_folder(folder: str | Path) -> Path | None:
-    """The folder itself, or its `vae`, when its `config.json` describes an `AutoencoderKL`; None otherwise."""
-    for place in (Path(folder), Path(folder) / "vae"):
-        file = place / "config.json"
-        values: Any = read_json(file, "configuration") if file.is_file() else None
-        if isinstance(values, dict) and values.get("_class_name") == CLASS_NAME:
-            return place
-    return None
 
 
 class AutoencoderKLCodec:
@@ -58,11 +44,7 @@ class AutoencoderKLCodec:
     def identity(self) -> str:
         """A 16-digit hash of options and weights."""
         if self._identity is None:
-            digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
-            for key, tensor in sorted(self.model.state_dict().items()):
-                digest.update(key.encode())
-                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-            self._identity = f"{self.name}-{digest.hexdigest()[:16]}"
+            self._identity = exact_identity(self.name, self.config, self.model)
         return self._identity
 
     @torch.no_grad()
@@ -112,23 +94,16 @@ class AutoencoderKLCodec:
         CheckpointError
             No such autoencoder, truncated files, options that are not known, or weights that do not fit.
         """
-        place = autoencoder_kl_folder(folder)
-        if place is None:
-            raise CheckpointError(
-                f"{folder} holds no {CLASS_NAME} (config.json names none, nor does vae/config.json); give the folder of the "
-                "pipeline or of its autoencoder."
-            )
-        from diffusers import AutoencoderKL
+        return cls(*load_autoencoder(folder, CLASS_NAME, _current))
 
-        config = component_config(place, AutoencoderKL)
-        state = {_current_name(name): tensor for name, tensor in read_tensors(place, _WEIGHTS).items()}
-        model: Any = build_empty(lambda: AutoencoderKL(**config))
-        expected = model.state_dict()
-        for name, tensor in state.items():  # the same old autoencoders hold them as 1x1 convolutions
-            if name in expected and tensor.ndim == 4 and expected[name].ndim == 2:
-                state[name] = tensor[:, :, 0, 0]
-        load_exactly(model, state, f"the autoencoder in {place}")
-        return cls(model, config)
+
+def _current(state: State, expected: State) -> State:
+    """Tensors of an old file under the names, and in the shapes, of today's layers: it holds attention as 1x1 convolutions."""
+    found = {_current_name(name): tensor for name, tensor in state.items()}
+    for name, tensor in found.items():
+        if name in expected and tensor.ndim == 4 and expected[name].ndim == 2:
+            found[name] = tensor[:, :, 0, 0]
+    return found
 
 
 def _current_name(name: str) -> str:

@@ -16,22 +16,10 @@ from typing import Any
 import torch
 
 from eisbach.codecs.autoencoder import AutoencoderCodec
-from eisbach.codecs.weight_files import build_empty, component_config, load_exactly, read_tensors
+from eisbach.codecs.autoencoder_folder import load_autoencoder
 from eisbach.errors import CheckpointError
-from eisbach.files import read_json
 
 CLASS_NAME = "AutoencoderOobleck"
-_WEIGHTS = "diffusion_pytorch_model"
-
-
-def oobleck_folder(folder: str | Path) -> Path | None:
-    """The folder itself, or its `vae`, when its `config.json` describes an `AutoencoderOobleck`; None otherwise."""
-    for place in (Path(folder), Path(folder) / "vae"):
-        file = place / "config.json"
-        values: Any = read_json(file, "configuration") if file.is_file() else None
-        if isinstance(values, dict) and values.get("_class_name") == CLASS_NAME:
-            return place
-    return None
 
 
 class OobleckCodec(AutoencoderCodec):
@@ -91,19 +79,7 @@ class OobleckCodec(AutoencoderCodec):
         CheckpointError
             No such autoencoder, truncated files, options that are not known, or weights that do not fit.
         """
-        place = oobleck_folder(folder)
-        if place is None:
-            raise CheckpointError(
-                f"{folder} holds no {CLASS_NAME} (config.json names none, nor does vae/config.json); give the folder of the "
-                "pipeline or of its autoencoder."
-            )
-        from diffusers import AutoencoderOobleck
-
-        config = component_config(place, AutoencoderOobleck)
-        state = read_tensors(place, _WEIGHTS)
-        model: Any = build_empty(lambda: AutoencoderOobleck(**config))
-        load_exactly(model, state, f"the autoencoder in {place}")
-        return cls(model, config)
+        return cls(*load_autoencoder(folder, CLASS_NAME))
 
 
 def reach_in_frames(ratios: Sequence[int]) -> int:

@@ -14,11 +14,9 @@ import torch
 from eisbach.codecs import same_native as native
 from eisbach.codecs.autoencoder import AutoencoderCodec
 from eisbach.codecs.same_chunked import use_chunks
-from eisbach.codecs.weight_files import build_empty, component_config, load_exactly, read_tensors
+from eisbach.codecs.weight_files import WEIGHTS, build_empty, component_config, load_exactly, read_tensors
 from eisbach.errors import CheckpointError
 from eisbach.files import read_json, write_json
-
-_WEIGHTS = "diffusion_pytorch_model"
 
 
 class SameCodec(AutoencoderCodec):
@@ -89,7 +87,7 @@ class SameCodec(AutoencoderCodec):
             config = component_config(folder, AutoencoderSAME, ignored=native.CHUNK_OPTIONS)
             values = read_json(folder / "config.json", "configuration")
             config |= {name: values[name] for name in native.CHUNK_OPTIONS[:2] if name in values}
-            state = read_tensors(folder, _WEIGHTS)
+            state = read_tensors(folder, WEIGHTS)
         options = {name: value for name, value in config.items() if name not in native.CHUNK_OPTIONS}
         model: Any = build_empty(lambda: AutoencoderSAME(**options))
         load_exactly(model, state, f"the autoencoder in {folder}")

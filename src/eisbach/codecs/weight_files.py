@@ -16,6 +16,12 @@ from eisbach.errors import CheckpointError
 from eisbach.files import read_json
 from eisbach.tensor_files import check_fit
 
+WEIGHTS = "diffusion_pytorch_model"
+"""Stem of a model's weights in diffusers' layout."""
+
+State = dict[str, torch.Tensor]
+"""Tensors by name."""
+
 
 def has_weights(folder: str | Path, stem: str = "model") -> bool:
     """True when `folder` holds `stem`.safetensors, or the index of its shards."""
@@ -95,6 +101,38 @@ def component_config(folder: Path, kind: Any, ignored: Iterable[str] = ()) -> di
             f"{', '.join(sorted(given.keys() - known.keys()))}; it is of another version of diffusers."
         )
     return {**known, **given}
+
+
+def load_component(
+    folder: Path,
+    kind: Any,
+    source: str,
+    config: Mapping[str, Any] | None = None,
+    adapt: Callable[[State, State], State] | None = None,
+) -> Any:
+    """A diffusers model in fp32 from a folder in diffusers' layout.
+
+    Parameters
+    ----------
+    folder : Path
+    kind : a class of diffusers
+    source : str
+        What to call it in errors.
+    config : mapping or None
+        Its options; None reads them (`component_config`).
+    adapt : function of (tensors of the file, tensors of the network), or None
+        Gives tensors of older files the names and shapes of the network's.
+
+    Raises
+    ------
+    CheckpointError
+        Missing or truncated files, options that are not known, or weights that do not fit.
+    """
+    options = component_config(folder, kind) if config is None else config
+    state = read_tensors(folder, WEIGHTS)
+    model = build_empty(lambda: kind(**options))
+    load_exactly(model, state if adapt is None else adapt(state, model.state_dict()), source)
+    return model
 
 
 def build_empty(make: Callable[[], nn.Module]) -> nn.Module:
