@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from eisbach.adapters.attach import attach, detach, remove_layers
-from eisbach.adapters.inject import AdaptableModel, adapter_config, inject, trainable_parameters
+from eisbach.adapters.attach import attach, detach
+from eisbach.adapters.inject import adapter_config, inject
+from eisbach.adapters.layers import AdaptableModel, remove_layers, trainable_parameters
 
 load_adapter = attach
 

@@ -12,7 +12,8 @@ from eisbach.adapters import convert
 from eisbach.adapters.formats import full, low_rank
 from eisbach.adapters.formats import peft as peft_format
 from eisbach.adapters.formats.low_rank import Differences
-from eisbach.adapters.inject import ADAPTER_NAME, ATTACHED, AdaptableModel, inject, is_adapter_parameter
+from eisbach.adapters.inject import inject
+from eisbach.adapters.layers import ADAPTER_NAME, ATTACHED, AdaptableModel, remove_layers
 from eisbach.errors import CheckpointError, ConfigError
 
 
@@ -140,18 +141,3 @@ def _fold(module: nn.Module, strength: float) -> dict[str, torch.Tensor]:
             f"the adapter's weights for '{broken[0]}' are not finite, so it cannot be played; use an earlier one."
         )
     return originals
-
-
-def remove_layers(module: nn.Module) -> None:
-    """Puts the base layers back in the places of peft's layers; what the adapter had learned is lost."""
-    from peft.tuners.lora import LoraLayer
-
-    for name, layer in list(module.named_modules()):
-        if isinstance(layer, LoraLayer):
-            parent, _, child = name.rpartition(".")
-            setattr(module.get_submodule(parent), child, layer.get_base_layer())
-    if hasattr(module, "peft_config"):
-        del module.peft_config
-    leftover = [name for name, _ in module.named_parameters() if is_adapter_parameter(name)]
-    if leftover:
-        raise RuntimeError(f"adapter parameters were left in the network: {leftover[:3]}")

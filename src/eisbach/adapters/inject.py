@@ -5,35 +5,22 @@ trainable.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import torch
 from torch import nn
 
 from eisbach.adapters.dora import NORM_GRADIENTS, NormGradient
+from eisbach.adapters.layers import (
+    ADAPTER_NAME,
+    ATTACHED,
+    AdaptableModel,
+    has_adapter,
+    is_adapter_parameter,
+    remove_layers,
+    trainable_parameters,
+)
 from eisbach.errors import ConfigError
-
-ADAPTER_NAME = "default"
-"""peft's name for the one adapter that a model carries."""
-
-ATTACHED: WeakKeyDictionary[nn.Module, dict[str, torch.Tensor]] = WeakKeyDictionary()
-"""The weights that attached adapters replaced, by network, so that detaching restores them bit for bit."""
-
-
-class AdaptableModel(Protocol):
-    """What an adapter needs to know of a backbone (see `eisbach.backbones.base.Backbone`)."""
-
-    @property
-    def module(self) -> nn.Module:
-        """The network."""
-
-    @property
-    def adapter_targets(self) -> Sequence[str] | str:
-        """Names of the layers adapted by default."""
-
-    def identity(self) -> str:
-        """Hash of configuration and weights."""
 
 
 def adapter_config(
@@ -144,7 +131,6 @@ def store_frozen(module: nn.Module, dtype: torch.dtype) -> None:
 
 def _refuse_wide_convolutions(module: nn.Module) -> None:
     """Takes the adapter out again and says so if a layer's norm cannot take part in the gradient."""
-    from eisbach.adapters.attach import remove_layers
     from eisbach.adapters.dora_layers import DoraConv1d, is_framewise
 
     for name, layer in module.named_modules():
@@ -162,21 +148,6 @@ def _prepare_dora(module: nn.Module, norm_gradient: NormGradient) -> None:
     for layer in module.modules():
         if isinstance(layer, (DoraLinear, DoraConv1d)):
             layer.prepare(ADAPTER_NAME, norm_gradient)
-
-
-def has_adapter(module: nn.Module) -> bool:
-    """True when the network holds adapter layers."""
-    return any(is_adapter_parameter(name) for name, _ in module.named_parameters())
-
-
-def is_adapter_parameter(name: str) -> bool:
-    """True for the parameters that peft's LoRA and DoRA layers add."""
-    return any(part.startswith("lora_") for part in name.split("."))
-
-
-def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that take gradients, by name."""
-    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
 def _is_linear(layer: nn.Module) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from eisbach.adapters.attach import attach
 from eisbach.adapters.convert import detect_or_none, read
-from eisbach.adapters.inject import ATTACHED, AdaptableModel
+from eisbach.adapters.layers import ATTACHED, AdaptableModel
 from eisbach.errors import UserError
 from eisbach.files import write_json
 

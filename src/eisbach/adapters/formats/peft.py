@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from eisbach.adapters.formats.low_rank import Factors, LowRankAdapter, check_finite
-from eisbach.adapters.inject import ADAPTER_NAME, is_adapter_parameter
+from eisbach.adapters.layers import ADAPTER_NAME, is_adapter_parameter
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import atomic_write, read_json, write_json
 from eisbach.tensor_files import copy_named, read_tensors
