@@ -1,0 +1,155 @@
+"""What a training run changes and what for: the adapter, the noise levels, the weights of losses, and the task in a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from eisbach.config import StrictModel
+
+_ADAPTER_DEFAULTS: dict[str, Any] = {"rank": 16, "alpha": 16.0, "dropout": 0.0, "exclude": []}
+
+
+class AdapterConfig(StrictModel):
+    """The low-rank adapter; type "none" trains every parameter of the model.
+
+    Attributes
+    ----------
+    type : "dora", "lora" or "none"
+    rank : int or None
+        Rank r of the update B·A (default 16; None with type "none").
+    alpha : float or None
+        The update is scaled by alpha / rank (default 16).
+    dropout : float or None
+        In [0, 1): share of the adapter's inputs dropped (default 0).
+    targets : list of str, str or None
+        Names of the linear layers (suffixes, or one regular expression); None is the backbone's own choice.
+    exclude : list of str or None
+        Layers left out of `targets` (default none).
+    norm_gradient : "detached", "full" or None
+        DoRA only: whether the row norm is a constant to the gradient (detached, the default: the DoRA paper and peft), or takes part
+        in it (full: Stability's own trainer). The adapter's file and its meaning are the same.
+    """
+
+    type: Literal["dora", "lora", "none"] = "dora"
+    rank: int | None = Field(default=None, ge=1)
+    alpha: float | None = Field(default=None, gt=0)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    targets: list[str] | str | None = None
+    exclude: list[str] | None = None
+    norm_gradient: Literal["detached", "full"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_defaults(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        filled = dict(values)
+        if filled.get("type", "dora") != "none":
+            for key, default in _ADAPTER_DEFAULTS.items():
+                if filled.get(key) is None:
+                    filled[key] = default
+        if filled.get("type", "dora") == "dora" and filled.get("norm_gradient") is None:
+            filled["norm_gradient"] = "detached"
+        return filled
+
+
+class WeightingConfig(StrictModel):
+    """How the losses of a batch are weighted (see `eisbach.weighting`).
+
+    Attributes
+    ----------
+    sample : str
+        Weight on the sample axis: "none", or a name of `weighting.SAMPLE_WEIGHTINGS`.
+    noise_level : str
+        Weight on the noise-level axis: "none", or a name of `weighting.NOISE_WEIGHTINGS`.
+    reduction : "sample" or "batch"
+        A weight for each sample (§5 of the barrier paper), or one scalar a step (its Eq. 5, as printed).
+    normalisation : "none" or "mean1"
+        Whether the weights are rescaled to mean 1 over the global batch.
+    strength : float
+        λ of Eq. 5, in [0, 1]: 0 is the unweighted loss.
+    options : mapping
+        Further options of the weighting that was named, and what shapes a sample weighting over the noise levels
+        (gate_below, gate_above, gate_width, level_means).
+    """
+
+    sample: str = "none"
+    noise_level: str = "none"
+    reduction: Literal["sample", "batch"] = "sample"
+    normalisation: Literal["none", "mean1"] = "none"
+    strength: float = Field(default=0.5, ge=0, le=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("options")
+    @classmethod
+    def _only_options(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key in value.keys() & cls.model_fields.keys():
+            raise ValueError(f"{key} is not an option of a weighting: set weighting.{key} itself")
+        for key in value.keys() & {"latent_rate", "path", "density"}:
+            raise ValueError(f"{key} comes from the model and the noise levels; leave it out")
+        return value
+
+
+class NoiseLevelConfig(StrictModel):
+    """The density that training noise levels t are drawn from; None is the backbone's own."""
+
+    density: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class InpaintingConfig(StrictModel):
+    """What a model with an inpainting condition is shown in training; the defaults are Stability's.
+
+    Attributes
+    ----------
+    segments, full, causal : float
+        Probabilities, summing to 1, of: random stretches to be made and the rest known; everything to be made; a
+        beginning known.
+    max_segments : int
+        Most stretches of the first case.
+    context_weight : float
+        Weight of the loss over what is known, beside 1 for what is to be made.
+    """
+
+    segments: float = Field(default=0.1, ge=0, le=1)
+    full: float = Field(default=0.8, ge=0, le=1)
+    causal: float = Field(default=0.1, ge=0, le=1)
+    max_segments: int = Field(default=10, ge=1, le=1000)
+    context_weight: float = Field(default=1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> InpaintingConfig:
+        total = self.segments + self.full + self.causal
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"segments, full and causal must sum to 1; they sum to {total:g}")
+        return self
+
+
+class ObjectiveConfig(StrictModel):
+    """What the network is asked in a step, beside noise levels and weights (see docs/stable-audio-3.md).
+
+    Attributes
+    ----------
+    inpainting : InpaintingConfig or None
+        Needs a model with an inpainting condition; `true` takes the defaults, None trains plain generation only.
+    pairing : "independent" or "optimal_transport"
+        Optimal transport exchanges the noise of a micro-batch's clips for the shortest paths; it makes noise and data
+        dependent, which the class-conditional-entropy identities exclude.
+    silence_extension : float
+        Mean, s, of an exponential draw: how much of the silence behind a clip that is shorter than its crop counts in the
+        loss. 0 leaves padding out; 4 in Stability's trainer.
+    """
+
+    inpainting: InpaintingConfig | None = None
+    pairing: Literal["independent", "optimal_transport"] = "independent"
+    silence_extension: float = Field(default=0.0, ge=0, le=3600)
+
+    @field_validator("inpainting", mode="before")
+    @classmethod
+    def _switch(cls, value: object) -> object:
+        if isinstance(value, bool):
+            return {} if value else None
+        return value
