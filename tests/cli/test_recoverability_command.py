@@ -118,3 +118,11 @@ def test_help_imports_nothing_heavy() -> None:
         "assert not {'torch', 'matplotlib', 'scipy'} & set(sys.modules), sorted({'torch', 'matplotlib', 'scipy'} & set(sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_key_that_is_set_holds_over_the_quick_values_of_digits() -> None:
+    arguments = ["--quick", "--set", "samples=64", "--set", "steps.uvit=60", "--set", "jobs=2", "--seeds", "3"]
+    result = CliRunner().invoke(app, ["recoverability", "digits", *arguments, "--dry-run"])
+    values = yaml.safe_load(result.stdout)
+    assert (values["samples"], values["steps"], values["jobs"], values["seeds"]) == (64, {"uvit": 60}, 2, 3)
+    assert values["backbones"] == ["uvit"]  # the rest stays quick
