@@ -4,7 +4,9 @@ import errno
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
@@ -174,3 +176,17 @@ def test_links(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path)
     assert list(walk_files(tmp_path)) == [tmp_path / "nowhere.flac"]
     assert find_files(tmp_path, (".flac",)) == []
+
+
+def test_threads_may_write_the_same_file(tmp_path: Path) -> None:
+    both = Barrier(2)
+
+    def write(partial: Path) -> None:
+        partial.write_text("whole")
+        both.wait(timeout=60)  # both have written, neither has renamed
+
+    with ThreadPoolExecutor(2) as pool:
+        for made in [pool.submit(atomic_write, tmp_path / "same", write) for _ in range(2)]:
+            made.result()
+    assert [path.name for path in tmp_path.iterdir()] == ["same"]
+    assert (tmp_path / "same").read_text() == "whole"

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,32 @@ def find_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     return sorted(path for path in walk_files(folder) if path.suffix.lower() in suffixes and path.is_file())
 
 
+def files_of_kind(folder: str | Path, suffixes: Collection[str], kind: str, wanted: str) -> list[Path]:
+    """As `find_files`, at least one.
+
+    Parameters
+    ----------
+    folder : str or Path
+    suffixes : tuple of str
+    kind : str
+        What the files are, for the message: "audio".
+    wanted : str
+        What to give instead of something that is no folder.
+
+    Raises
+    ------
+    UserError
+        The folder does not exist, or holds no such file.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give {wanted}.")
+    paths = find_files(folder, suffixes)
+    if not paths:
+        raise UserError(f"{folder} holds no {kind}; put {', '.join(suffixes)} files into it.")
+    return paths
+
+
 def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
     """Calls `write(partial_path)`, then renames the partial file onto `path`.
 
@@ -48,7 +75,8 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
         The disk is full or the folder is not writable; `path` keeps its old content.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Of this thread alone: two threads may write the same file, such as the latents of two clips with equal audio.
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from eisbach.audio import AUDIO_SUFFIXES, audio_hash
 from eisbach.data.audio_check import AudioFacts, inspect_audio
 from eisbach.data.manifest import Manifest, ManifestRow, assign_split, save_manifest
+from eisbach.data.threads import in_threads
 from eisbach.errors import AudioError, UserError
-from eisbach.files import find_files
-from eisbach.progress import Progress
+from eisbach.files import files_of_kind
 from eisbach.types import SkipReport
 
 _JSON_KEYS = ("caption", "prompt")
@@ -25,13 +24,8 @@ def find_audio(folder: str | Path) -> list[Path]:
     UserError
         The folder does not exist or holds no audio.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; give a folder that holds {', '.join(AUDIO_SUFFIXES)} files.")
-    paths = find_files(folder, AUDIO_SUFFIXES)
-    if not paths:
-        raise UserError(f"{folder} holds no audio; put {', '.join(AUDIO_SUFFIXES)} files into it.")
-    return paths
+    wanted = f"a folder that holds {', '.join(AUDIO_SUFFIXES)} files"
+    return files_of_kind(folder, AUDIO_SUFFIXES, "audio", wanted)
 
 
 def read_caption(audio: Path, caption_from: str = "files") -> str | None:
@@ -137,9 +131,8 @@ def read_folder(
         except (AudioError, UserError) as error:
             return str(error)
 
-    with ThreadPoolExecutor(max(1, jobs)) as pool, Progress(len(paths), "read", quiet=quiet) as bar:
-        for path, made in zip(paths, pool.map(one, paths), strict=True):
-            bar.advance()
+    with in_threads(paths, one, jobs=jobs, title="read", quiet=quiet) as results:
+        for path, made in results:
             name = path.relative_to(folder).as_posix()
             if isinstance(made, str):
                 report.add(name, made)

@@ -1,25 +1,30 @@
-"""Sections of audio files to latents: in this process, or in several, each with its own copy of the codec."""
+"""Audio files to latents, section by section: in this process, or in several, each with its own copy of the codec."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
 from eisbach.audio import read_audio
+from eisbach.data.manifest import Manifest, ManifestRow
 from eisbach.data.pool import process_pool
+from eisbach.data.threads import in_threads
 from eisbach.errors import AudioError, UserError
+from eisbach.types import SkipReport
 
 if TYPE_CHECKING:
     from eisbach.codecs.base import Codec
 
 SILENT_PEAK = 1e-4  # -80 dBFS
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,50 @@ class SectionEncoder:
                 f"a process died while encoding (out of memory?); lower --jobs (now {self._jobs}) and run the same command "
                 "again: what is done is kept."
             ) from error
+
+
+def encode_clips(
+    manifest: Manifest,
+    codec: Codec,
+    encode: Callable[[ManifestRow, SectionEncoder], Made],
+    keep: Callable[[ManifestRow, Made], None],
+    report: SkipReport,
+    *,
+    source: str | None,
+    jobs: int,
+    device: str | None,
+    quiet: bool,
+) -> None:
+    """Calls `encode(row, encoder)` for every clip, in threads, and `keep(row, made)` here, in the manifest's order.
+
+    Clips whose audio cannot be used (`AudioError`) go to `report`; the other arguments are those of `SectionEncoder`.
+
+    Raises
+    ------
+    UserError
+        No clip could be encoded.
+    """
+
+    def one(row: ManifestRow) -> Made | AudioError:
+        try:
+            return encode(row, encoder)
+        except AudioError as error:
+            return error
+
+    kept = 0
+    with (
+        SectionEncoder(codec, source=source, jobs=jobs, device=device) as encoder,
+        in_threads(manifest.rows, one, jobs=jobs, title="encode", quiet=quiet) as results,
+    ):
+        for row, made in results:
+            if isinstance(made, AudioError):
+                report.add(row.id, str(made))
+                continue
+            keep(row, made)
+            kept += 1
+    if not kept:
+        why = f" ({report.skipped[0].reason})" if report.skipped else ""
+        raise UserError(f"none of the {len(manifest)} clips could be encoded{why}; run 'eisbach data doctor' on them.")
 
 
 def place_codec(codec: Codec, device: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from eisbach.data.audio_check import CLIPPED_SHARE, LONG_SECONDS, SHORT_SECONDS,
 from eisbach.data.audio_folder import find_audio, read_caption
 from eisbach.data.latents import sections_of
 from eisbach.data.manifest import MANIFEST_NAME, load_manifest
+from eisbach.data.threads import in_threads
 from eisbach.errors import AudioError, UserError
-from eisbach.progress import Progress
 
 PROBLEMS = {
     "missing_caption": "no caption beside the audio",
@@ -145,10 +144,10 @@ def examine(
     formats: Counter[str] = Counter()
     hashes: dict[str, str] = {}
     sounds: list[_Sound] = []
-    with ThreadPoolExecutor(max(1, jobs)) as pool, Progress(len(samples), "examine", quiet=quiet) as bar:
-        looked = pool.map(lambda sample: _look(sample, same_audio), samples)
-        for sample, (facts, digest, sound) in zip(samples, looked, strict=True):
-            bar.advance()
+    with in_threads(
+        samples, lambda sample: _look(sample, same_audio), jobs=jobs, title="examine", quiet=quiet
+    ) as results:
+        for sample, (facts, digest, sound) in results:
             problems = _problems(sample, facts, digest)
             if digest and digest in hashes:
                 problems.append(Problem(sample.name, "duplicate", f"same bytes as {hashes[digest]}"))

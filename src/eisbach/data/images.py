@@ -12,7 +12,7 @@ import numpy as np
 
 from eisbach.data.images_read import IMAGE_SUFFIXES, ImageError, Resize, read_image
 from eisbach.errors import UserError
-from eisbach.files import find_files
+from eisbach.files import files_of_kind
 from eisbach.types import SkipReport
 
 NO_CLASS = ""
@@ -86,13 +86,8 @@ def find_images(folder: str | Path) -> list[Path]:
     UserError
         The folder does not exist or holds no image.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; give a folder of images, or one with a folder for each class.")
-    paths = find_files(folder, IMAGE_SUFFIXES)
-    if not paths:
-        raise UserError(f"{folder} holds no image; put {', '.join(IMAGE_SUFFIXES)} files into it.")
-    return paths
+    wanted = "a folder of images, or one with a folder for each class"
+    return files_of_kind(folder, IMAGE_SUFFIXES, "image", wanted)
 
 
 def read_image_folder(folder: str | Path, *, classes: bool | None = None) -> ImageSet:

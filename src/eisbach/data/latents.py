@@ -6,7 +6,6 @@ import math
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from eisbach.audio import audio_hash
-from eisbach.data.codec_workers import SILENT_PEAK, SectionEncoder
+from eisbach.data.codec_workers import SILENT_PEAK, SectionEncoder, encode_clips
 from eisbach.data.manifest import Manifest, ManifestRow
 from eisbach.errors import AudioError, ManifestError, UserError
 from eisbach.files import atomic_write, write_json
-from eisbach.progress import Progress
 from eisbach.types import LatentBatch, SkipReport
 
 if TYPE_CHECKING:
@@ -132,37 +130,18 @@ def encode_manifest(
     report = SkipReport()
     entries: list[LatentEntry] = []
 
-    def one(row: ManifestRow) -> LatentEntry | str:
+    def encode(row: ManifestRow, encoder: SectionEncoder) -> LatentEntry:
         path = folder / row.audio_hash[:2] / f"{row.audio_hash}.safetensors"
         frames = _read_frames(path)
-        try:
-            return LatentEntry(row, path, frames or _encode_one(manifest, row, codec, encoder, path, crop_seconds))
-        except AudioError as error:
-            return str(error)
+        return LatentEntry(row, path, frames or _encode_one(manifest, row, codec, encoder, path, crop_seconds))
 
-    with (
-        SectionEncoder(codec, source=source, jobs=jobs, device=device) as encoder,
-        ThreadPoolExecutor(max(1, jobs)) as pool,
-        Progress(len(manifest), "encode", quiet=quiet) as bar,
-    ):
-        try:
-            for row, made in zip(manifest, pool.map(one, manifest), strict=True):
-                bar.advance()
-                if isinstance(made, str):
-                    report.add(row.id, made)
-                    continue
-                entries.append(made)
-                used = sum(made.frames) / codec.latent_rate
-                if used < row.duration - 1.0:
-                    report.add(
-                        row.id, f"only {len(made.frames)} sections ({used:.0f} of {row.duration:.0f} s) are used"
-                    )
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-    if not entries:
-        why = f" ({report.skipped[0].reason})" if report.skipped else ""
-        raise UserError(f"none of the {len(manifest)} clips could be encoded{why}; run 'eisbach data doctor' on them.")
+    def keep(row: ManifestRow, made: LatentEntry) -> None:
+        entries.append(made)
+        used = sum(made.frames) / codec.latent_rate
+        if used < row.duration - 1.0:
+            report.add(row.id, f"only {len(made.frames)} sections ({used:.0f} of {row.duration:.0f} s) are used")
+
+    encode_clips(manifest, codec, encode, keep, report, source=source, jobs=jobs, device=device, quiet=quiet)
     write_json(folder / "report.json", [{"id": item.item, "reason": item.reason} for item in report.skipped])
     return LatentCache(tuple(entries), codec.channels, codec.latent_rate, report)
 

@@ -11,15 +11,14 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from eisbach.audio import audio_hash
+from eisbach.data.threads import in_threads
 from eisbach.errors import AudioError, ManifestError
 from eisbach.files import write_jsonl
-from eisbach.progress import Progress
 
 MANIFEST_NAME = "manifest.jsonl"
 Split = Literal["train", "held_out"]
@@ -232,16 +231,15 @@ def hash_files(
 ) -> dict[Path, str]:
     """SHA-256 of each file, read in parallel threads; unreadable files go to `on_error` or raise `AudioError`."""
 
-    def one(path: Path) -> tuple[Path, str | AudioError]:
+    def one(path: Path) -> str | AudioError:
         try:
-            return path, audio_hash(path)
+            return audio_hash(path)
         except AudioError as error:
-            return path, error
+            return error
 
     hashes: dict[Path, str] = {}
-    with ThreadPoolExecutor(max(1, jobs)) as pool, Progress(len(paths), "hash", quiet=quiet) as bar:
-        for path, result in pool.map(one, paths):
-            bar.advance()
+    with in_threads(paths, one, jobs=jobs, title="hash", quiet=quiet) as results:
+        for path, result in results:
             if isinstance(result, str):
                 hashes[path] = result
             elif on_error is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from eisbach.data.manifest import MANIFEST_NAME, Manifest, ManifestRow, Split, a
 from eisbach.data.musiccaps_csv import MusicCapsRow, MusicCapsTable, read_rows, write_missing
 from eisbach.data.musiccaps_cuts import CLIPS, JOURNAL_NAME, Cut, Journal, NotUsed, cut_clip
 from eisbach.data.musiccaps_files import Matches, find_fetched, match_files
+from eisbach.data.threads import in_threads
 from eisbach.errors import AudioError, UserError
 from eisbach.files import write_json
-from eisbach.progress import Progress
 
 HELD_OUT = ("hash", "eval", "balanced", "none")
 KINDS = ("missing", "unreadable", "too_short", "ambiguous", "silent", "malformed", "duplicate")
@@ -151,26 +150,21 @@ def build_musiccaps(
     def one(row: MusicCapsRow) -> tuple[Cut | None, list[Finding]]:
         return _find_clip(row, matches, videos[row.ytid], out, journal)
 
-    with ThreadPoolExecutor(max(1, jobs)) as pool, Progress(len(read.rows), "cut", quiet=quiet) as bar:
-        try:
-            for row, (cut, found) in zip(read.rows, pool.map(one, read.rows), strict=True):
-                bar.advance()
-                findings += found
-                if cut is None:
-                    continue
-                if not cut.kept:
-                    fresh += 1
-                    journal.add(cut)
-                made = _manifest_row(row, cut, template, held_out)
-                if made.caption:
-                    rows.append(made)
-                else:
-                    findings.append(
-                        Finding("malformed", row.number, row.id, f"row {row.number} has no aspects to caption it")
-                    )
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    with in_threads(read.rows, one, jobs=jobs, title="cut", quiet=quiet) as results:
+        for row, (cut, found) in results:
+            findings += found
+            if cut is None:
+                continue
+            if not cut.kept:
+                fresh += 1
+                journal.add(cut)
+            made = _manifest_row(row, cut, template, held_out)
+            if made.caption:
+                rows.append(made)
+            else:
+                findings.append(
+                    Finding("malformed", row.number, row.id, f"row {row.number} has no aspects to caption it")
+                )
     missing = [item.row for item in findings if item.kind == "missing" and item.row is not None]
     names = tuple(path.name for path in matches.unmatched)
     total = len(read.rows) + len(read.faults)

@@ -9,20 +9,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from eisbach.data.codec_workers import SILENT_PEAK, SectionEncoder
+from eisbach.data.codec_workers import SILENT_PEAK, SectionEncoder, encode_clips
 from eisbach.data.latents import read_latent_array, unchanged_audio
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, ManifestRow
 from eisbach.data.pre_encoded import DETAILS_NAME, OURS, SILENCE_NAME, latent_files
 from eisbach.errors import AudioError, ManifestError, UserError
 from eisbach.files import atomic_write, read_json, write_text
-from eisbach.progress import Progress
 from eisbach.types import SkipReport, Waveform
 
 if TYPE_CHECKING:
@@ -118,36 +116,19 @@ def pre_encode(
     existing = _existing(out, settings)
     plan = _plan(manifest, max_seconds, existing, out)
     report = SkipReport()
-    files = frames = fresh = clips = 0
+    done: list[tuple[int, int, int]] = []
     write_text(out / DETAILS_NAME, _json({OURS: settings}))
     _write_silence(out / SILENCE_NAME, codec, max_seconds, precision)
 
-    def one(row: ManifestRow) -> tuple[int, int, int] | str:
-        try:
-            return _write_clip(manifest, row, plan[row.id], out, existing, encoder, codec, precision)
-        except AudioError as error:
-            return str(error)
+    def encode(row: ManifestRow, encoder: SectionEncoder) -> tuple[int, int, int]:
+        return _write_clip(manifest, row, plan[row.id], out, existing, encoder, codec, precision)
 
-    with (
-        SectionEncoder(codec, source=source, jobs=jobs, device=device) as encoder,
-        ThreadPoolExecutor(max(1, jobs)) as pool,
-        Progress(len(manifest), "encode", quiet=quiet) as bar,
-    ):
-        try:
-            for row, made in zip(manifest, pool.map(one, manifest), strict=True):
-                bar.advance()
-                if isinstance(made, str):
-                    report.add(row.id, made)
-                    continue
-                clips += 1
-                files, frames, fresh = files + made[0], frames + made[1], fresh + made[2]
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-    if not clips:
-        why = f" ({report.skipped[0].reason})" if report.skipped else ""
-        raise UserError(f"none of the {len(manifest)} clips could be encoded{why}; run 'eisbach data doctor' on them.")
-    return WrittenFolder(clips, files, frames, fresh, report)
+    def keep(row: ManifestRow, made: tuple[int, int, int]) -> None:
+        done.append(made)
+
+    encode_clips(manifest, codec, encode, keep, report, source=source, jobs=jobs, device=device, quiet=quiet)
+    files, frames, fresh = (sum(counts) for counts in zip(*done, strict=True))
+    return WrittenFolder(len(done), files, frames, fresh, report)
 
 
 def _existing(out: Path, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

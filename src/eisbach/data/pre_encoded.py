@@ -9,7 +9,6 @@ an `eisbach` entry: id, labels, split and the hash of the audio.
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,9 @@ import numpy as np
 
 from eisbach.data.latents import LatentCache, LatentEntry, read_latent_array
 from eisbach.data.manifest import MANIFEST_NAME, SPLITS, Manifest, ManifestRow, Split, assign_split
+from eisbach.data.threads import in_threads
 from eisbach.errors import ManifestError, UserError
 from eisbach.files import find_files, read_json, walk_files
-from eisbach.progress import Progress
 from eisbach.types import SkipReport, Waveform
 
 if TYPE_CHECKING:
@@ -163,9 +162,8 @@ def read_pre_encoded(folder: str | Path, *, jobs: int = 4, quiet: bool = True) -
         except OSError as error:
             return f"{path} cannot be read ({error.strerror or error}); check the disk, or remove the clip."
 
-    with ThreadPoolExecutor(max(1, jobs)) as pool, Progress(len(paths), "check latents", quiet=quiet) as bar:
-        for path, made in zip(paths, pool.map(one, paths), strict=True):
-            bar.advance()
+    with in_threads(paths, one, jobs=jobs, title="check latents", quiet=quiet) as results:
+        for path, made in results:
             name = path.relative_to(folder).as_posix()
             if isinstance(made, str):
                 report.add(name, made)
