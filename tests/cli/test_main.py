@@ -6,6 +6,7 @@ import errno
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -153,6 +154,20 @@ def test_exit_codes(
     assert (found, out) == (code, "")
     assert said in err
     assert "Traceback" not in err
+
+
+def test_the_package_s_warnings_are_notes(eisbach: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sentence, without the file and line of our code; another library's warning is left as it is."""
+
+    def warn(*_: object, **__: object) -> None:
+        warnings.warn_explicit("4 clips fill batches of 16.", UserWarning, filename=str(cli.__file__), lineno=1)
+        warnings.warn_explicit("soon gone.", FutureWarning, filename="/elsewhere/library.py", lineno=7)
+
+    monkeypatch.setattr(cli, "app", warn)
+    said: list[object] = []
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_: said.append(str(message)))
+    assert eisbach("anything") == (0, "", "note: 4 clips fill batches of 16.\n")
+    assert said == ["soon gone."]
 
 
 def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

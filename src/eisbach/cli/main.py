@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+import warnings
+from pathlib import Path
+from typing import NoReturn, TextIO
 
 import typer
 
@@ -68,8 +70,29 @@ def _root(
     pass
 
 
+def _say_warnings() -> None:
+    """Shows the package's own warnings as the notes they are; those of other libraries keep their form."""
+    usual, home = warnings.showwarning, str(Path(__file__).parents[1])
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if filename.startswith(home) and file is None:
+            typer.echo(f"note: {message}", err=True)
+        else:
+            usual(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show
+
+
 def main() -> NoReturn:
     """Runs the command line: exit code 0, 1 (a defect of ours), 2 (a user's mistake) or 130 (stopped by the user)."""
+    _say_warnings()
     try:
         app(standalone_mode=True)
     except InterruptedRun as error:
