@@ -7,18 +7,15 @@ as long, which transformers' extractor does for one clip and, in a batch, for on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from eisbach.errors import CheckpointError
-from eisbach.structure.embeddings.base import mean_over_windows, resolve_model_device
-from eisbach.structure.embeddings.checkpoints import load_feature_extractor, load_model, read_config
-from eisbach.types import Waveform
+from eisbach.structure.embeddings.checkpoints import read_config
+from eisbach.structure.embeddings.windowed import WindowedEmbedding
 
 
-class ClapEmbedding:
-    """A CLAP checkpoint as an `Embedding`.
+class ClapEmbedding(WindowedEmbedding):
+    """A CLAP checkpoint as an `Embedding`; its rows are of length at most 1.
 
     Parameters
     ----------
@@ -44,29 +41,10 @@ class ClapEmbedding:
             raise CheckpointError(
                 f"{source} is a {raw.get('model_type', 'model without a type')!r} checkpoint, not CLAP; give a CLAP folder."
             )
-        self._device = resolve_model_device(device)
-        self._extractor = load_feature_extractor(ClapFeatureExtractor, source)
-        self._model = load_model(ClapModel, source, ClapConfig.from_dict(raw)).to(self._device)
-        self._batch_size = batch_size
+        config = ClapConfig.from_dict(raw)
+        super().__init__(ClapFeatureExtractor, ClapModel, source, config, device=device, batch_size=batch_size)
         self.dim = int(self._model.config.projection_dim)
-        self.sample_rate = int(self._extractor.sampling_rate)
-
-    def embed(self, waveforms: Iterable[Waveform]) -> np.ndarray:
-        """One row a clip, [shape=(clips, projection_dim), float64], of length at most 1.
-
-        Raises
-        ------
-        AudioError
-            Empty, non-finite or silent audio, or under half a second of it.
-        """
-        return mean_over_windows(
-            waveforms,
-            self._batch,
-            sample_rate=self.sample_rate,
-            window=int(self._extractor.nb_max_samples),
-            dim=self.dim,
-            batch_size=self._batch_size,
-        )
+        self.window = int(self._extractor.nb_max_samples)
 
     def _batch(self, windows: np.ndarray) -> np.ndarray:
         import torch

@@ -8,21 +8,19 @@ windows and time of one hidden state.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from eisbach.errors import CheckpointError, UserError
-from eisbach.structure.embeddings.base import mean_over_windows, resolve_model_device
-from eisbach.structure.embeddings.checkpoints import load_feature_extractor, load_model, read_config
-from eisbach.types import Waveform
+from eisbach.structure.embeddings.checkpoints import read_config
+from eisbach.structure.embeddings.windowed import WindowedEmbedding
 
 WINDOW_SECONDS = 5.0
 _HEADS = ("lm_head.", "final_proj.", "label_embs_concat", "projector.", "classifier.")
 
 
-class HubertEmbedding:
+class HubertEmbedding(WindowedEmbedding):
     """A HuBERT or MERT-v1 checkpoint as an `Embedding`.
 
     Parameters
@@ -50,30 +48,12 @@ class HubertEmbedding:
         layers = int(config.num_hidden_layers)
         if layer is not None and not 0 <= layer <= layers:
             raise UserError(f"{source} has hidden states 0 to {layers}; there is no {layer}.")
-        self._device = resolve_model_device(device)
-        self._extractor = load_feature_extractor(Wav2Vec2FeatureExtractor, source)
-        self._model = load_model(HubertModel, source, config, heads=_HEADS).to(self._device)
-        self._batch_size = batch_size
+        super().__init__(
+            Wav2Vec2FeatureExtractor, HubertModel, source, config, device=device, batch_size=batch_size, heads=_HEADS
+        )
         self._layer = layers if layer is None else layer
         self.dim = int(config.hidden_size)
-        self.sample_rate = int(self._extractor.sampling_rate)
-
-    def embed(self, waveforms: Iterable[Waveform]) -> np.ndarray:
-        """One row a clip, [shape=(clips, hidden_size), float64].
-
-        Raises
-        ------
-        AudioError
-            Empty, non-finite or silent audio, or under half a second of it.
-        """
-        return mean_over_windows(
-            waveforms,
-            self._batch,
-            sample_rate=self.sample_rate,
-            window=round(WINDOW_SECONDS * self.sample_rate),
-            dim=self.dim,
-            batch_size=self._batch_size,
-        )
+        self.window = round(WINDOW_SECONDS * self.sample_rate)
 
     def _batch(self, windows: np.ndarray) -> np.ndarray:
         import torch
