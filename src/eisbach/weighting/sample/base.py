@@ -29,6 +29,24 @@ class SampleWeights:
     belief: Tensor
 
 
+@dataclass(frozen=True)
+class Noising:
+    """How the network's input was made, and what its output stands for; None for what did not arrive.
+
+    Attributes
+    ----------
+    x_t : Tensor [shape=(B, C, T...)] or None
+    t : Tensor [shape=(B,)] or None
+    path : Path, str or None
+    target : {"eps", "x0", "v", "u"} or None
+    """
+
+    x_t: Tensor | None
+    t: Tensor | None
+    path: Path | str | None
+    target: str | None
+
+
 class SampleBarrier(ABC):
     """Turns each sample's own prediction into a weight. Nothing is learnt and no label is read."""
 
@@ -75,19 +93,10 @@ class SampleBarrier(ABC):
             )
         with torch.no_grad(), torch.autocast(device_type=output.device.type, enabled=False):
             valid = expand_mask(mask, output)
-            return self._weigh(output.detach(), x_t=x_t, t=t, path=path, target=target, valid=valid)
+            return self._weigh(output.detach(), Noising(x_t, t, path, target), valid)
 
     @abstractmethod
-    def _weigh(
-        self,
-        output: Tensor,
-        *,
-        x_t: Tensor | None,
-        t: Tensor | None,
-        path: Path | str | None,
-        target: str | None,
-        valid: Tensor | None,
-    ) -> SampleWeights:
+    def _weigh(self, output: Tensor, noising: Noising, valid: Tensor | None) -> SampleWeights:
         """The weights; `valid` has exactly the output's shape without its channel axis."""
 
     def __repr__(self) -> str:
@@ -99,25 +108,22 @@ class SampleBarrier(ABC):
         return {key: value for key, value in vars(self).items() if not key.startswith("_")}
 
 
-def data_estimate(
-    who: str, output: Tensor, x_t: Tensor | None, t: Tensor | None, path: Path | str | None, target: str | None
-) -> Tensor:
+def data_estimate(who: str, output: Tensor, noising: Noising) -> Tensor:
     """x0_hat, the data estimate that a prediction implies, in at least float32; NaN where the target does not determine it.
 
     Parameters
     ----------
     who : str
         Names the weighting in messages.
-    output, x_t : Tensor [shape=(B, C, T...)]
-    t : Tensor [shape=(B,)]
-    path : Path or str
-    target : {"eps", "x0", "v", "u"}
+    output : Tensor [shape=(B, C, T...)]
+    noising : Noising
 
     Raises
     ------
     UserError
-        One of them did not arrive, or x_t has another shape than the output.
+        A part of `noising` did not arrive, or x_t has another shape than the output.
     """
+    x_t, t, path, target = noising.x_t, noising.t, noising.path, noising.target
     if x_t is None or t is None or path is None or target is None:
         missing = [k for k, v in (("x_t", x_t), ("t", t), ("path", path), ("target", target)) if v is None]
         raise UserError(

@@ -32,20 +32,16 @@ project's own statistic; the variogram, its sill and its nugget are Matheron's (
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from eisbach.diffusion.paths import Path
-from eisbach.errors import UserError
-from eisbach.weighting.sample.base import SampleBarrier, SampleWeights, check_choice, data_estimate
-from eisbach.weighting.sample.entropy_barrier import log_barrier
+from eisbach.weighting.sample.base import Noising, SampleBarrier, SampleWeights, check_choice, data_estimate
+from eisbach.weighting.sample.forms import Form, check_form, weights_of_form
 from eisbach.weighting.sample.window import window_in_frames
 
-Form = Literal["barrier", "power"]
 Against = Literal["noisy_data", "estimate"]
 FLOOR = 1e-6
 """Smallest S that enters the logarithm or the power: S itself is exact to about 1e-6 in float32."""
@@ -98,34 +94,20 @@ class DevelopmentBarrier(SampleBarrier):
         sharpness: float = 1.0,
         against: Against = "noisy_data",
     ) -> None:
-        check_choice("the development barrier's form", form, get_args(Form))
         check_choice("the development barrier's against", against, get_args(Against))
-        if not 0 < sharpness < math.inf:
-            raise UserError(f"the development barrier's sharpness must be a finite number above 0; got {sharpness!r}.")
+        check_form("the development barrier", form, sharpness)
         self.window_frames = window_in_frames(
             "the development barrier", window_seconds, latent_rate, window_frames, least=2
         )
         self.form, self.sharpness, self.against = form, float(sharpness), against
 
-    def _weigh(
-        self,
-        output: Tensor,
-        *,
-        x_t: Tensor | None = None,
-        t: Tensor | None = None,
-        path: Path | str | None = None,
-        target: str | None = None,
-        valid: Tensor | None = None,
-    ) -> SampleWeights:
-        x0 = data_estimate("the development barrier", output, x_t, t, path, target)
+    def _weigh(self, output: Tensor, noising: Noising, valid: Tensor | None) -> SampleWeights:
+        x0 = data_estimate("the development barrier", output, noising)
         # x_t is there: the estimate was made from it.
+        x_t = noising.x_t
         other = x0 if self.against == "estimate" or x_t is None else x_t.detach().to(x0.dtype)
         development, enough = self.statistic(x0, other, valid)
-        weights = log_barrier(development, enough, FLOOR)
-        if self.form == "barrier":
-            return weights
-        power = development.clamp(FLOOR, 1) ** self.sharpness
-        return SampleWeights(torch.where(enough, power, torch.ones_like(power)), weights.belief)
+        return weights_of_form(development, enough, FLOOR, self.form, self.sharpness)
 
     def statistic(self, x0: Tensor, other: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(S, whether the clip is long enough to have one) of each sample, both (B,).

@@ -26,9 +26,16 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from eisbach.diffusion.paths import Path
 from eisbach.errors import UserError
-from eisbach.weighting.sample.base import SampleBarrier, SampleWeights, at_least_float32, check_choice, data_estimate
+from eisbach.weighting.sample.base import (
+    Noising,
+    SampleBarrier,
+    SampleWeights,
+    at_least_float32,
+    check_choice,
+    data_estimate,
+)
+from eisbach.weighting.sample.forms import log_barrier
 
 Source = Literal["output", "x0"]
 Energy = Literal["raw", "relative", "share"]
@@ -88,18 +95,9 @@ class EntropyBarrier(SampleBarrier):
         self.floor, self.temperature = float(floor), float(temperature)
         self.source, self.energy, self.over = source, energy, over
 
-    def _weigh(
-        self,
-        output: Tensor,
-        *,
-        x_t: Tensor | None = None,
-        t: Tensor | None = None,
-        path: Path | str | None = None,
-        target: str | None = None,
-        valid: Tensor | None = None,
-    ) -> SampleWeights:
+    def _weigh(self, output: Tensor, noising: Noising, valid: Tensor | None) -> SampleWeights:
         if self.source == "x0":
-            output = data_estimate("the entropy barrier with source 'x0'", output, x_t, t, path, target)
+            output = data_estimate("the entropy barrier with source 'x0'", output, noising)
         if self.over == "first" and output.dim() > 3:
             output, valid = _first_axis(output, valid)
         one_minus_belief, count = concentration(output, valid, self.energy, self.temperature)
@@ -162,20 +160,3 @@ def concentration(
         terms = terms.masked_fill(~valid, 0.0)
     divergence = terms.sum(1) / count.clamp(min=1)  # ln T - H(p)
     return divergence / count.clamp(min=2).log(), count
-
-
-def log_barrier(one_minus_belief: Tensor, has_belief: Tensor, floor: float) -> SampleWeights:
-    """w = 1 / (1 - ln(1 - B)) (Eq. 4); weight 1 and belief NaN where `has_belief` is False. NaN stays NaN.
-
-    Parameters
-    ----------
-    one_minus_belief : Tensor [shape=(B,)]
-    has_belief : Tensor [shape=(B,), bool]
-    floor : float
-        Smallest 1 - B that enters the logarithm.
-    """
-    inside = one_minus_belief.clamp(0, 1)
-    weight = 1 / (1 - inside.clamp(min=floor).log())
-    weight = torch.where(has_belief, weight, torch.ones_like(weight))
-    belief = torch.where(has_belief, 1 - inside, torch.full_like(inside, torch.nan))
-    return SampleWeights(weight=weight, belief=belief)

@@ -14,21 +14,17 @@ ignores gain. It is this project's own statistic, not one of the barrier paper's
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from eisbach.diffusion.paths import Path
-from eisbach.errors import UserError
-from eisbach.weighting.sample.base import SampleBarrier, SampleWeights, check_choice, data_estimate
-from eisbach.weighting.sample.entropy_barrier import log_barrier
+from eisbach.weighting.sample.base import Noising, SampleBarrier, SampleWeights, check_choice, data_estimate
+from eisbach.weighting.sample.forms import Form, check_form, weights_of_form
 from eisbach.weighting.sample.spectral_entropy import renyi2_entropy, von_neumann_entropy
 from eisbach.weighting.sample.window import window_in_frames
 
 Entropy = Literal["von_neumann", "renyi2"]
-Form = Literal["barrier", "power"]
 Center = Literal["none", "time", "channels"]
 FLOOR = 1e-6
 """Smallest R that enters the logarithm or the power: R itself is exact to about 1e-6 in float32."""
@@ -76,31 +72,15 @@ class RecurrenceBarrier(SampleBarrier):
         center: Center = "none",
     ) -> None:
         check_choice("the recurrence barrier's entropy", entropy, get_args(Entropy))
-        check_choice("the recurrence barrier's form", form, get_args(Form))
         check_choice("the recurrence barrier's center", center, get_args(Center))
-        if not 0 < sharpness < math.inf:
-            raise UserError(f"the recurrence barrier's sharpness must be a finite number above 0; got {sharpness!r}.")
+        check_form("the recurrence barrier", form, sharpness)
         self.window_frames = window_in_frames("the recurrence barrier", window_seconds, latent_rate, window_frames)
         self.entropy, self.form, self.sharpness, self.center = entropy, form, float(sharpness), center
 
-    def _weigh(
-        self,
-        output: Tensor,
-        *,
-        x_t: Tensor | None = None,
-        t: Tensor | None = None,
-        path: Path | str | None = None,
-        target: str | None = None,
-        valid: Tensor | None = None,
-    ) -> SampleWeights:
-        x0 = data_estimate("the recurrence barrier", output, x_t, t, path, target)
+    def _weigh(self, output: Tensor, noising: Noising, valid: Tensor | None) -> SampleWeights:
+        x0 = data_estimate("the recurrence barrier", output, noising)
         recurrence, windows = self.statistic(x0, valid)
-        enough = windows >= 2
-        weights = log_barrier(recurrence, enough, FLOOR)
-        if self.form == "barrier":
-            return weights
-        power = recurrence.clamp(FLOOR, 1) ** self.sharpness
-        return SampleWeights(torch.where(enough, power, torch.ones_like(power)), weights.belief)
+        return weights_of_form(recurrence, windows >= 2, FLOOR, self.form, self.sharpness)
 
     def statistic(self, x0: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(R, number of windows) of each sample, both (B,); R is meaningless where there are fewer than 2 windows.
