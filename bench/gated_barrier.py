@@ -19,29 +19,11 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from eisbach.data.manifest import load_manifest
-from eisbach.experiments.cells import Cell, run_cell
+from eisbach.experiments.cells import Cell, clips_of, run_cell
 from eisbach.experiments.material import build_material, plan_material
 from eisbach.experiments.recipes import load_spec
 from eisbach.experiments.run import claim_folder, measure
 from eisbach.files import write_json, write_jsonl
-from eisbach.structure import Clip
-
-
-def played(cell: Cell) -> list[Clip]:
-    """The clips of a finished cell, as `run_cell` returns them."""
-    manifest = load_manifest(cell.folder / "samples")
-    return [
-        Clip(
-            manifest.audio_path(row),
-            {
-                "arm": cell.arm,
-                "train_seed": cell.train_seed,
-                "prompt_id": row.labels["prompt_id"],
-                "seed": int(row.labels["seed"]),
-            },
-        )
-        for row in manifest
-    ]
 
 
 def by_model(records: list[dict[str, Any]], arm: str, metric: str) -> dict[int, float]:
@@ -93,7 +75,10 @@ def main() -> None:
             if options.only_finished and len(list((cell.folder / "samples").glob("*.flac"))) < wanted:
                 print(f"{cell.name} is not finished and is left out")
                 continue
-            clips += played(cell) if options.only_finished else run_cell(spec, cell, lambda key: nullcontext())
+            if options.only_finished:
+                clips += clips_of(cell, load_manifest(cell.folder / "samples"))
+            else:
+                clips += run_cell(spec, cell, lambda key: nullcontext())
     records: list[dict[str, Any]] = [dict(row) for row in measure(clips, options.root)]
     if options.recorded is not None:
         here = {row["arm"] for row in records}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from eisbach.data.manifest import Manifest
 from eisbach.experiments.spec import ExperimentSpec, arm_training
 from eisbach.experiments.stages import OpenStage, Stage
 from eisbach.generation.config import GenerateConfig
@@ -107,6 +108,11 @@ def run_cell(spec: ExperimentSpec, cell: Cell, stage: OpenStage) -> list[Clip]:
     config = generate_config(spec, cell)
     with stage(cell.key("generate")):
         manifest = generate(config, quiet=True)
+    return clips_of(cell, manifest)
+
+
+def clips_of(cell: Cell, manifest: Manifest) -> list[Clip]:
+    """What a cell played, with the keys of its records."""
     return [
         Clip(
             manifest.audio_path(row),
