@@ -6,14 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-
-from eisbach.audio import audio_hash, write_audio
-from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
-from eisbach.types import Waveform
-
-CAPTIONS = ("slow strings and bassoon", "celesta")
+from small_runs import write_clips
 
 
 @pytest.fixture(scope="session")
@@ -44,23 +38,7 @@ def tiny_tokenizer() -> Callable[..., Any]:
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
     """Folder with the manifest of four stereo clips of two seconds at 160 Hz."""
-    root, rng, rows = tmp_path / "clips", np.random.default_rng(0), []
-    for index in range(4):
-        samples = (0.1 * rng.standard_normal((2, 320))).astype(np.float32)
-        write_audio(root / f"{index}.wav", Waveform(samples, 160))
-        rows.append(
-            ManifestRow(
-                id=str(index),
-                path=f"{index}.wav",
-                caption=CAPTIONS[index % 2],
-                duration=2.0,
-                labels={},
-                audio_hash=audio_hash(root / f"{index}.wav"),
-                split="train",
-            )
-        )
-    save_manifest(Manifest(rows, root))
-    return root
+    return write_clips(tmp_path / "clips", 2.0, 160)
 
 
 def oobleck(channels: int, seed: int = 0) -> Any:

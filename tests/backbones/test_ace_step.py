@@ -11,20 +11,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_runs import CAPTIONS, run_of, trains_and_plays
 
-from eisbach.adapters.attach import attach, detach
 from eisbach.backbones import load_backbone, load_codec_of
 from eisbach.backbones.ace_step import AceStepBackbone, load_ace_step
 from eisbach.backbones.base import Backbone
-from eisbach.config import build_config
 from eisbach.diffusion.samplers import sample_ode
 from eisbach.errors import CheckpointError, UserError
-from eisbach.generation import GenerateConfig, generate
 from eisbach.training import train
 from eisbach.training.conditioning import stack
-from eisbach.training.config import TrainConfig
 
-PROMPTS = ["slow strings and bassoon", "celesta"]
+PROMPTS = list(CAPTIONS)
 
 
 def make_pipeline(tiny_tokenizer: Callable[..., Any], tiny_oobleck: Callable[..., Any], *, turbo: bool = False) -> Any:
@@ -223,48 +220,9 @@ def test_encoders_leave_and_come_back(folder: Path) -> None:
     assert torch.equal(backbone.condition(PROMPTS, [0.01, 0.01]).tokens, before)
 
 
-def configuration(folder: Path, clips: Path, out: Path, **changes: Any) -> TrainConfig:
-    values: dict[str, Any] = {
-        "model": str(folder),
-        "data": {"manifest": str(clips), "crop_seconds": 1.0},
-        "adapter": {"type": "dora", "rank": 2},
-        "optimiser": {"lr": 1e-2},
-        "weighting": {"sample": "entropy_barrier"},
-        "batch_size": 2,
-        "steps": 2,
-        "condition_dropout": 0.5,
-        "held_out": {"every": 0},
-        "tensorboard": False,
-        "out": str(out),
-        **changes,
-    }
-    return build_config(TrainConfig, values, "test")
-
-
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_two_steps_of_training_then_playing(folder: Path, clips: Path, tmp_path: Path, kind: str) -> None:
-    run = train(configuration(folder, clips, tmp_path / "run", adapter={"type": kind, "rank": 2}))
-    adapter = Path(run) / "adapter"
-    weights = load_file(adapter / "adapter_model.safetensors")
-    assert any(float(weights[name].abs().max()) > 0 for name in weights if "lora_B" in name)
-    backbone = load_backbone(folder)
-    before = backbone.identity()
-    assert attach(backbone, adapter) == len({name.rpartition(".lora_")[0] for name in weights})
-    assert backbone.identity() != before
-    detach(backbone)
-    assert backbone.identity() == before
-    values = {
-        "model": str(folder),
-        "adapter": str(adapter),
-        "prompts": [{"id": "a", "text": PROMPTS[0]}],
-        "seeds": [0],
-        "duration": 30.0,
-        "num_inference_steps": 4,
-        "sampler": "euler",
-        "out": str(tmp_path / "played"),
-    }
-    manifest = generate(build_config(GenerateConfig, values, "test"))
-    assert [row.duration for row in manifest.rows] == [30.0]
+    trains_and_plays(folder, clips, tmp_path, kind)
 
 
 def test_saved_and_loaded_again_is_equal(folder: Path, tmp_path: Path) -> None:
@@ -282,7 +240,7 @@ def test_turbo_is_distilled_and_not_trained(
 ) -> None:
     make_pipeline(tiny_tokenizer, tiny_oobleck, turbo=True).save_pretrained(tmp_path / "turbo")
     with pytest.raises(UserError, match="is distilled"):
-        train(configuration(tmp_path / "turbo", clips, tmp_path / "run"))
+        train(run_of(tmp_path / "turbo", clips, tmp_path / "run"))
 
 
 def test_all_of_it_is_fetched_from_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from eisbach.backbones.pipeline_folder import (
     read_index,
     read_scheduler,
 )
+from eisbach.backbones.text_encoder import token_mask
 from eisbach.codecs.weight_files import load_component
 from eisbach.types import Conditioning
 
@@ -221,10 +222,7 @@ class AceStepBackbone(PipelineBackbone):
 
     def predict(self, x_t: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """Velocity u [shape=(B, C, T)] at x_t [shape=(B, C, T)] and t [shape=(B,)]."""
-        mask = conditioning.token_mask
-        if mask is None:
-            mask = torch.ones(conditioning.tokens.shape[:2], dtype=torch.bool, device=conditioning.tokens.device)
-        return self.module(x_t, t, conditioning.tokens, mask)
+        return self.module(x_t, t, conditioning.tokens, token_mask(conditioning))
 
 
 def _read_condition_encoder(folder: Path) -> Any:

@@ -137,13 +137,4 @@ class DiTBackbone(ImageBackbone):
     @classmethod
     def network(cls, config: DiTConfig) -> nn.Module:
         """A `DiT` whose output is zero."""
-        return DiT(
-            latent_channels=config.latent_channels,
-            latent_size=config.latent_size,
-            patch=config.patch,
-            width=config.width,
-            depth=config.depth,
-            heads=config.heads,
-            mlp_ratio=config.mlp_ratio,
-            num_classes=len(config.classes),
-        )
+        return DiT(**config.network_options())

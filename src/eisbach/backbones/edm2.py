@@ -17,7 +17,6 @@ from torch.nn import functional
 
 from eisbach.backbones.image_base import ImageBackbone, ImageConfig, fill_size
 from eisbach.diffusion.paths import expand_like, get_path
-from eisbach.errors import UserError
 from eisbach.types import Conditioning
 
 SIZES: dict[str, dict[str, int]] = {
@@ -298,6 +297,7 @@ class EDM2Backbone(ImageBackbone):
 
     name = "edm2"
     config_class = EDM2Config
+    other_sizes = "resize them"
     adapter_targets = r"unet\.(enc|dec)\..*(attn_qkv|attn_proj|conv_res[01])"
 
     @classmethod
@@ -313,10 +313,6 @@ class EDM2Backbone(ImageBackbone):
         UserError
             Images of another shape than the model's.
         """
-        if tuple(x_t.shape[1:]) != self.latent_shape:
-            got, own = " x ".join(map(str, x_t.shape[1:])), " x ".join(map(str, self.latent_shape))
-            raise UserError(
-                f"images of {got} (channels x height x width) arrived and this model reads {own}; resize them."
-            )
+        self._check_shape(x_t)
         sigma = get_path("edm").sigma(t)
         return self.module(x_t, sigma, conditioning.tokens[:, 0] if self.config.classes else None)

@@ -14,14 +14,13 @@ from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
-from safetensors.torch import save_file
 from torch import nn
 
+from eisbach.backbones.saved import CONFIG, WEIGHTS, read_saved, write_saved
 from eisbach.backbones.state import adapter_free_state, identity_of
 from eisbach.codecs.weight_files import build_empty, load_exactly
 from eisbach.config import StrictModel, build_config
-from eisbach.errors import CheckpointError, UserError
-from eisbach.files import atomic_write, read_json, write_json
+from eisbach.errors import UserError
 from eisbach.tensor_files import read_tensors
 from eisbach.types import Conditioning
 
@@ -125,6 +124,8 @@ class ImageBackbone(ABC):
     config_class: type[ImageConfig]
     adapter_targets: str
     latent_rate = 1.0
+    other_sizes = "resize them, or make a model with their latent_channels and latent_size"
+    """What to do with images of another shape."""
 
     def __init__(self, config: Any, *, seed: int = 0, module: nn.Module | None = None) -> None:
         self.config = config
@@ -244,17 +245,19 @@ class ImageBackbone(ABC):
         UserError
             Images of another shape than the model's.
         """
-        if tuple(x_t.shape[1:]) != self.latent_shape:
-            got, own = " x ".join(map(str, x_t.shape[1:])), " x ".join(map(str, self.latent_shape))
-            raise UserError(
-                f"images of {got} (channels x height x width) arrived and this model reads {own}; resize them, or make a model "
-                "with their latent_channels and latent_size."
-            )
+        self._check_shape(x_t)
         if self.path == "edm":
             from eisbach.diffusion.paths import expand_like, get_path
 
             x_t = x_t * expand_like(torch.rsqrt(1 + get_path("edm").sigma(t) ** 2), x_t)
         return self._run(x_t, self.network_time(t), conditioning.tokens[:, 0] if self.config.classes else None)
+
+    def _check_shape(self, x_t: torch.Tensor) -> None:
+        if tuple(x_t.shape[1:]) != self.latent_shape:
+            got, own = " x ".join(map(str, x_t.shape[1:])), " x ".join(map(str, self.latent_shape))
+            raise UserError(
+                f"images of {got} (channels x height x width) arrived and this model reads {own}; {self.other_sizes}."
+            )
 
     def _run(self, x_t: torch.Tensor, time: torch.Tensor, ids: torch.Tensor | None) -> torch.Tensor:
         return self.module(x_t, time, ids)
@@ -271,13 +274,7 @@ class ImageBackbone(ABC):
 
     def save(self, folder: str | Path) -> None:
         """Writes `config.json` and `model.safetensors` (fp32: loading gives the same numbers) into `folder`."""
-        folder = Path(folder)
-        state = {key: value.cpu().contiguous() for key, value in adapter_free_state(self.module).items()}
-        atomic_write(
-            folder / "model.safetensors",
-            lambda partial: save_file(state, str(partial), metadata={"format": self.name}),
-        )
-        write_json(folder / "config.json", {"format": self.name, **self.config.model_dump(mode="json")})
+        write_saved(Path(folder), self.name, self.config, adapter_free_state(self.module))
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -289,14 +286,8 @@ class ImageBackbone(ABC):
             Missing or truncated files, tensors that do not match the configuration key by key, or non-finite weights.
         """
         folder = Path(folder)
-        if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
-            raise CheckpointError(
-                f"{folder} is not a model folder: config.json and model.safetensors are expected in it."
-            )
-        values: Any = read_json(folder / "config.json", "model configuration")
-        if not isinstance(values, dict) or values.pop("format", None) != cls.name:
-            raise CheckpointError(f"{folder} does not hold a model of the format '{cls.name}'.")
-        config = build_config(cls.config_class, values, str(folder / "config.json"))
+        values = read_saved(folder, cls.name, f"a model of the format '{cls.name}'")
+        config = build_config(cls.config_class, values, str(folder / CONFIG))
         module = build_empty(lambda: cls.network(config))
-        load_exactly(module, read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
+        load_exactly(module, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
         return cls(config, module=module)

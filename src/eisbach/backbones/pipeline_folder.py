@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from eisbach.backbones.state import adapter_free_state, identity_of
+from eisbach.backbones.text_encoder import LazyTextEncoder, read_tokenizer, save_encoder
 from eisbach.codecs.base import Codec
 from eisbach.codecs.oobleck import OobleckCodec
 from eisbach.codecs.weight_files import build_empty, component_config, has_weights, load_exactly, read_tensors
 from eisbach.errors import CheckpointError, UserError
-from eisbach.files import atomic_write, read_json, write_json
+from eisbach.files import read_json, write_json
 
 INDEX = "model_index.json"
 _SCHEDULER = Path("scheduler") / "scheduler_config.json"
@@ -71,7 +71,7 @@ def read_scheduler(folder: Path, **expected: object) -> dict[str, Any]:
     return dict(values)
 
 
-class PipelineTextEncoder:
+class PipelineTextEncoder(LazyTextEncoder):
     """A text encoder of transformers (T5 or Qwen3) with its tokenizer, read when first needed.
 
     Parameters
@@ -88,8 +88,8 @@ class PipelineTextEncoder:
     """
 
     def __init__(self, folder: Path, max_tokens: int | None = None) -> None:
+        super().__init__()
         self.folder = folder / "text_encoder"
-        self._model: nn.Module | None = None
         self._warned = False
         missing = [] if (self.folder / "config.json").is_file() else ["config.json"]
         missing += [] if has_weights(self.folder) else ["model.safetensors"]
@@ -97,7 +97,7 @@ class PipelineTextEncoder:
             raise CheckpointError(
                 f"the text encoder in {self.folder} is not complete: {', '.join(missing)} is missing; fetch it again."
             )
-        self.tokenizer = _tokenizer(folder / "tokenizer")
+        self.tokenizer = read_tokenizer(folder / "tokenizer")
         limit = int(self.tokenizer.model_max_length)
         if max_tokens is None and limit > 1_000_000:
             raise CheckpointError(
@@ -105,22 +105,6 @@ class PipelineTextEncoder:
                 "model reads; fetch it again."
             )
         self.max_tokens = limit if max_tokens is None else max_tokens
-
-    @property
-    def loaded(self) -> bool:
-        """True while the encoder's weights are in memory."""
-        return self._model is not None
-
-    def release(self) -> None:
-        """Drops the encoder's weights from memory; the next use reads them again."""
-        self._model = None
-
-    @property
-    def model(self) -> Any:
-        """The encoder in fp32, in evaluation mode, without gradients."""
-        if self._model is None:
-            self._model = self._read()
-        return self._model
 
     def _read(self) -> nn.Module:
         import transformers
@@ -172,28 +156,12 @@ class PipelineTextEncoder:
 
     def save(self, folder: Path) -> None:
         """Writes the encoder (safetensors) and the tokenizer below `folder`, in diffusers' layout."""
-        state = {name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        state = dict(self.model.state_dict())
         for twin, name in _TIED.items():
             if twin in state and name in state:
                 del state[twin]
-        atomic_write(
-            folder / "text_encoder" / "model.safetensors",
-            lambda partial: save_file(state, str(partial), metadata={"format": "pt"}),
-        )
-        self.model.config.save_pretrained(str(folder / "text_encoder"))
+        save_encoder(folder / "text_encoder", state, self.model.config)
         self.tokenizer.save_pretrained(str(folder / "tokenizer"))
-
-
-def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"the tokenizer in {folder} cannot be read ({error}); fetch it again.") from error
-    # On the right, the real tokens of a caption are a prefix: what a caption becomes does not depend on its batch.
-    tokenizer.padding_side = "right"
-    return tokenizer
 
 
 class PipelineBackbone(ABC):

@@ -14,6 +14,7 @@ from eisbach.backbones import stable_audio3_native as native
 from eisbach.backbones.stable_audio3_model import StableAudio3Model
 from eisbach.backbones.stable_audio3_text import TextEncoder, find_native
 from eisbach.backbones.state import adapter_free_state, identity_of
+from eisbach.backbones.text_encoder import token_mask
 from eisbach.codecs.base import Codec
 from eisbach.codecs.same_native import CHUNK_OPTIONS
 from eisbach.codecs.weight_files import WEIGHTS, build_empty, component_config, load_exactly, read_tensors
@@ -150,11 +151,8 @@ class StableAudio3Backbone:
         inpainting : torch.Tensor [shape=(B, 1 + C, T)] or None
             A mask (1 where the latents are known) and the known latents times that mask; None is plain generation.
         """
-        mask = conditioning.token_mask
-        if mask is None:
-            mask = torch.ones(conditioning.tokens.shape[:2], dtype=torch.bool, device=conditioning.tokens.device)
         seconds, text = conditioning.global_embed.float().unbind(dim=1)
-        return self.module(x_t, t, conditioning.tokens, mask, seconds, text, inpainting)
+        return self.module(x_t, t, conditioning.tokens, token_mask(conditioning), seconds, text, inpainting)
 
     def identity(self) -> str:
         """A 16-digit hash of configuration and weights (in half precision).

@@ -5,18 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
+from eisbach.backbones.text_encoder import LazyTextEncoder, read_tokenizer, save_encoder
 from eisbach.codecs.weight_files import build_empty, has_weights, load_exactly, read_tensors
 from eisbach.errors import CheckpointError
-from eisbach.files import atomic_write
 
 
-class TextEncoder:
+class TextEncoder(LazyTextEncoder):
     """Captions to T5Gemma tokens.
 
     Parameters
@@ -43,9 +42,9 @@ class TextEncoder:
         max_tokens: int | None,
         tensors: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
+        super().__init__()
         self.folder, self.tokenizer_folder, self._tensors = folder, tokenizer_folder, dict(tensors or {})
         self._warned = False
-        self._model: nn.Module | None = None
         missing = [name for name in ("config.json",) if not (folder / name).is_file()]
         missing += [] if self._tensors or has_weights(folder) else ["model.safetensors"]
         missing += [] if (tokenizer_folder / "tokenizer_config.json").is_file() else ["tokenizer_config.json"]
@@ -53,24 +52,8 @@ class TextEncoder:
             raise CheckpointError(
                 f"the text encoder in {folder} is not complete: {', '.join(missing)} is missing; fetch it again."
             )
-        self.tokenizer = _tokenizer(tokenizer_folder)
+        self.tokenizer = read_tokenizer(tokenizer_folder)
         self.max_tokens = min(int(self.tokenizer.model_max_length), 256) if max_tokens is None else max_tokens
-
-    @property
-    def loaded(self) -> bool:
-        """True while the encoder's weights are in memory."""
-        return self._model is not None
-
-    def release(self) -> None:
-        """Drops the encoder's weights from memory; the next `encode` reads them again."""
-        self._model = None
-
-    @property
-    def model(self) -> nn.Module:
-        """T5Gemma's encoder in fp32, in evaluation mode, without gradients."""
-        if self._model is None:
-            self._model = self._read()
-        return self._model
 
     def _read(self) -> nn.Module:
         from transformers import T5GemmaConfig, T5GemmaEncoderModel
@@ -124,30 +107,12 @@ class TextEncoder:
 
     def save(self, encoder_folder: Path, tokenizer_folder: Path) -> None:
         """Writes the encoder (safetensors) and the tokenizer in diffusers' layout."""
-        config: Any = cast(Any, self.model).config
+        config = self.model.config
         config.architectures = ["T5GemmaEncoderModel"]
-        state = {name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()}
-        atomic_write(
-            encoder_folder / "model.safetensors",
-            lambda partial: save_file(state, str(partial), metadata={"format": "pt"}),
-        )
-        config.save_pretrained(str(encoder_folder))
-        tokenizer: Any = _tokenizer(self.tokenizer_folder)
+        save_encoder(encoder_folder, dict(self.model.state_dict()), config)
+        tokenizer = read_tokenizer(self.tokenizer_folder)
         tokenizer.model_max_length = self.max_tokens  # where diffusers' pipeline looks for the length
         tokenizer.save_pretrained(str(tokenizer_folder))
-
-
-def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"the tokenizer in {folder} cannot be read ({error}); fetch it again.") from error
-    # Which side is padded changes nothing: the encoder's positions are relative and the transformer's cross-attention has
-    # none. On the right, the real tokens of a caption are a prefix that can be cut out and cached.
-    tokenizer.padding_side = "right"
-    return tokenizer
 
 
 def find_native(checkpoint: Path, sources: Sequence[str]) -> Path:

@@ -23,6 +23,7 @@ from eisbach.backbones.pipeline_folder import (
     read_index,
     read_scheduler,
 )
+from eisbach.backbones.text_encoder import token_mask
 from eisbach.codecs.weight_files import load_component
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import read_json
@@ -196,11 +197,8 @@ class StableAudioOpenBackbone(PipelineBackbone):
                 f"{x_t.shape[2]} latent frames arrived and this model makes at most {window} ({self.max_seconds:.4g} s); use "
                 "shorter clips."
             )
-        mask = conditioning.token_mask
-        if mask is None:
-            mask = torch.ones(conditioning.tokens.shape[:2], dtype=torch.bool, device=conditioning.tokens.device)
         seconds, text = conditioning.global_embed.float().unbind(dim=1)
-        return self.module(x_t, t, conditioning.tokens, mask, seconds, text)
+        return self.module(x_t, t, conditioning.tokens, token_mask(conditioning), seconds, text)
 
 
 def _seconds(durations: Sequence[float]) -> torch.Tensor:

@@ -12,17 +12,15 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import Field, field_validator, model_validator
-from safetensors.torch import save_file
 from torch import nn
 
+from eisbach.backbones.saved import CONFIG, WEIGHTS, read_saved, write_saved
 from eisbach.backbones.state import adapter_free_state, identity_of
 from eisbach.config import StrictModel, build_config
 from eisbach.errors import CheckpointError, UserError
-from eisbach.files import atomic_write, read_json, write_json
 from eisbach.tensor_files import check_fit, read_tensors
 from eisbach.types import Conditioning
 
@@ -188,13 +186,8 @@ class TinyMusicBackbone:
 
     def save(self, folder: str | Path) -> None:
         """Writes `config.json` and `model.safetensors` (half precision) into `folder`."""
-        folder = Path(folder)
-        state = {key: value.half().cpu().contiguous() for key, value in adapter_free_state(self.module).items()}
-        atomic_write(
-            folder / "model.safetensors",
-            lambda partial: save_file(state, str(partial), metadata={"format": _FORMAT}),
-        )
-        write_json(folder / "config.json", {"format": _FORMAT, **self.config.model_dump(mode="json")})
+        state = {key: value.half() for key, value in adapter_free_state(self.module).items()}
+        write_saved(Path(folder), _FORMAT, self.config, state)
 
     @classmethod
     def load(cls, folder: str | Path) -> TinyMusicBackbone:
@@ -206,20 +199,14 @@ class TinyMusicBackbone:
             Missing or truncated files, tensors that do not match the configuration key by key, or non-finite weights.
         """
         folder = Path(folder)
-        if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
-            raise CheckpointError(
-                f"{folder} is not a model folder: config.json and model.safetensors are expected in it."
-            )
-        values: Any = read_json(folder / "config.json", "model configuration")
-        if not isinstance(values, dict) or values.pop("format", None) != _FORMAT:
-            raise CheckpointError(f"{folder} does not hold an embedded music model (format '{_FORMAT}' is expected).")
-        backbone = cls(build_config(TinyMusicConfig, values, str(folder / "config.json")))
-        state = {key: value.float() for key, value in read_tensors(folder / "model.safetensors").items()}
-        check_fit(backbone.module.state_dict(), state, folder / "model.safetensors", "configuration beside it")
+        values = read_saved(folder, _FORMAT, f"an embedded music model (format '{_FORMAT}' is expected)")
+        backbone = cls(build_config(TinyMusicConfig, values, str(folder / CONFIG)))
+        state = {key: value.float() for key, value in read_tensors(folder / WEIGHTS).items()}
+        check_fit(backbone.module.state_dict(), state, folder / WEIGHTS, "configuration beside it")
         broken = [key for key in sorted(state) if not bool(state[key].isfinite().all())]
         if broken:
             raise CheckpointError(
-                f"{folder / 'model.safetensors'} holds NaN or infinite weights in {len(broken)} of {len(state)} tensors "
+                f"{folder / WEIGHTS} holds NaN or infinite weights in {len(broken)} of {len(state)} tensors "
                 f"(first: {broken[0]}); the training that wrote it went wrong, so take an earlier model."
             )
         backbone.module.load_state_dict(state)

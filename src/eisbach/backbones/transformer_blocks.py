@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -43,6 +43,11 @@ class ImageTransformerConfig(ImageConfig):
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    def network_options(self) -> dict[str, Any]:
+        """The options that every such network has."""
+        names = ("latent_channels", "latent_size", "patch", "width", "depth", "heads", "mlp_ratio")
+        return {**{name: getattr(self, name) for name in names}, "num_classes": len(self.classes)}
 
 
 def from_patches(tokens: torch.Tensor, patch: int, channels: int) -> torch.Tensor:

@@ -159,14 +159,4 @@ class UViTBackbone(ImageBackbone):
     @classmethod
     def network(cls, config: UViTConfig) -> nn.Module:
         """A `UViT`."""
-        return UViT(
-            latent_channels=config.latent_channels,
-            latent_size=config.latent_size,
-            patch=config.patch,
-            width=config.width,
-            depth=config.depth,
-            heads=config.heads,
-            mlp_ratio=config.mlp_ratio,
-            convolution=config.convolution,
-            num_classes=len(config.classes),
-        )
+        return UViT(**config.network_options(), convolution=config.convolution)

@@ -1,0 +1,76 @@
+"""What text encoders of transformers share: weights that are read when first needed, the tokenizer, masks, writing weights."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from eisbach.errors import CheckpointError
+from eisbach.files import atomic_write
+from eisbach.types import Conditioning
+
+
+class LazyTextEncoder(ABC):
+    """A text encoder whose weights are in memory only between their first use and `release`."""
+
+    def __init__(self) -> None:
+        self._model: nn.Module | None = None
+
+    @property
+    def loaded(self) -> bool:
+        """True while the encoder's weights are in memory."""
+        return self._model is not None
+
+    def release(self) -> None:
+        """Drops the encoder's weights from memory; the next use reads them again."""
+        self._model = None
+
+    @property
+    def model(self) -> Any:
+        """The encoder in fp32, in evaluation mode, without gradients."""
+        if self._model is None:
+            self._model = self._read()
+        return self._model
+
+    @abstractmethod
+    def _read(self) -> nn.Module:
+        """The encoder from its files, in fp32, in evaluation mode, without gradients."""
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder, padding on the right.
+
+    Raises
+    ------
+    CheckpointError
+        There is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the tokenizer in {folder} cannot be read ({error}); fetch it again.") from error
+    # On the right, the real tokens of a caption are a prefix that can be cut out and cached: what a caption becomes does not
+    # depend on its batch. Positions of the encoders read here are relative, so the side changes nothing else.
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def save_encoder(folder: Path, state: dict[str, torch.Tensor], config: Any) -> None:
+    """Writes an encoder's weights (safetensors) and configuration into `folder`."""
+    kept = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+    atomic_write(folder / "model.safetensors", lambda partial: save_file(kept, str(partial), metadata={"format": "pt"}))
+    config.save_pretrained(str(folder))
+
+
+def token_mask(conditioning: Conditioning) -> torch.Tensor:
+    """True on real tokens [shape=(B, S), bool]; a conditioning without a mask has real ones alone."""
+    if conditioning.token_mask is not None:
+        return conditioning.token_mask
+    return torch.ones(conditioning.tokens.shape[:2], dtype=torch.bool, device=conditioning.tokens.device)

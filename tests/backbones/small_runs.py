@@ -1,0 +1,92 @@
+"""Tiny clips, and a training run of two steps on them, for backbones that are folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file
+
+from eisbach.adapters.attach import attach, detach
+from eisbach.audio import audio_hash, write_audio
+from eisbach.backbones import load_backbone
+from eisbach.config import build_config
+from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
+from eisbach.generation import GenerateConfig, generate
+from eisbach.training import train
+from eisbach.training.config import TrainConfig
+from eisbach.types import Waveform
+
+CAPTIONS = ("slow strings and bassoon", "celesta")
+
+
+def write_clips(root: Path, seconds: float, sample_rate: int) -> Path:
+    """A folder with the manifest of four stereo clips of noise."""
+    rng, rows = np.random.default_rng(0), []
+    for index in range(4):
+        samples = (0.1 * rng.standard_normal((2, round(seconds * sample_rate)))).astype(np.float32)
+        write_audio(root / f"{index}.wav", Waveform(samples, sample_rate))
+        rows.append(
+            ManifestRow(
+                id=str(index),
+                path=f"{index}.wav",
+                caption=CAPTIONS[index % 2],
+                duration=seconds,
+                labels={},
+                audio_hash=audio_hash(root / f"{index}.wav"),
+                split="train",
+            )
+        )
+    save_manifest(Manifest(rows, root))
+    return root
+
+
+def run_of(model: Path, clips: Path, out: Path, **changes: Any) -> TrainConfig:
+    """Two steps of an adapter on crops of a second; keyword arguments replace whole keys."""
+    values: dict[str, Any] = {
+        "model": str(model),
+        "data": {"manifest": str(clips), "crop_seconds": 1.0},
+        "adapter": {"type": "dora", "rank": 2},
+        "optimiser": {"lr": 1e-2},
+        "weighting": {"sample": "entropy_barrier"},
+        "batch_size": 2,
+        "steps": 2,
+        "condition_dropout": 0.5,
+        "held_out": {"every": 0},
+        "tensorboard": False,
+        "out": str(out),
+        **changes,
+    }
+    return build_config(TrainConfig, values, "test")
+
+
+def attached_and_detached(model: Path, adapter: Path) -> None:
+    """An adapter folds all of its layers into the model's weights, and comes out without a trace."""
+    layers = {name.rpartition(".lora_")[0] for name in load_file(adapter / "adapter_model.safetensors")}
+    backbone = load_backbone(model)
+    before = backbone.identity()
+    assert attach(backbone, adapter) == len(layers)
+    assert backbone.identity() != before  # something was folded into the weights
+    detach(backbone)
+    assert backbone.identity() == before
+
+
+def trains_and_plays(model: Path, clips: Path, tmp_path: Path, kind: str) -> None:
+    """`train` learns something, what it wrote attaches and detaches, and `generate` plays it for the 30 s asked for."""
+    adapter = Path(train(run_of(model, clips, tmp_path / "run", adapter={"type": kind, "rank": 2}))) / "adapter"
+    weights = load_file(adapter / "adapter_model.safetensors")
+    assert any(float(weights[name].abs().max()) > 0 for name in weights if "lora_B" in name)
+    attached_and_detached(model, adapter)
+    values = {
+        "model": str(model),
+        "adapter": str(adapter),
+        "prompts": [{"id": "a", "text": CAPTIONS[0]}],
+        "seeds": [0],
+        "duration": 30.0,
+        "num_inference_steps": 4,
+        "sampler": "euler",
+        "out": str(tmp_path / "played"),
+    }
+    manifest = generate(build_config(GenerateConfig, values, "test"))
+    assert [row.duration for row in manifest.rows] == [30.0]
