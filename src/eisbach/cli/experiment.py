@@ -22,7 +22,7 @@ def _group() -> None:
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="A YAML recipe, or a built-in one: curation or demo.")],
+    recipe: Annotated[str, typer.Argument(help="A YAML recipe, or a built-in one: curation, demo, gated or levels.")],
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. --set training.steps=200 (repeatable)."),

@@ -89,11 +89,11 @@ def export(
         return
     for sentence in done.notes:
         typer.echo(f"note: {sentence}", err=True)
-    for line in _lines(done):
+    for line in _lines(done, out):
         typer.echo(line)
 
 
-def _lines(done: Exported) -> list[str]:
+def _lines(done: Exported, out: str | None) -> list[str]:
     lines = []
     if done.written is not None:
         item = done.written
@@ -102,7 +102,7 @@ def _lines(done: Exported) -> list[str]:
         )
     if done.merged is not None:
         lines.append(
-            f"{done.merged['merged_identity']}: the model with {done.merged['tensors_changed']} tensors changed"
+            f"{out}: the model with {done.merged['tensors_changed']} tensors changed, {done.merged['merged_identity']}"
         )
     if done.effect is not None:
         lines.append("t      change of the prediction")

@@ -87,7 +87,8 @@ def generate(
         for row in manifest:
             typer.echo(json.dumps(asdict(row), ensure_ascii=False))
     else:
-        typer.echo(f"{len(manifest)} clips of {duration:g} s in {Path(out)} (manifest.jsonl lists them)")
+        clips = f"{len(manifest)} clip{'' if len(manifest) == 1 else 's'}"
+        typer.echo(f"{clips} of {duration:g} s in {Path(out)} (manifest.jsonl lists them)")
 
 
 def parse_seeds(text: str) -> list[int]:
