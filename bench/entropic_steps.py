@@ -204,8 +204,9 @@ def picture(result: dict[str, Any], out: Path) -> None:
             colour = COLOURS[name]
             axes.plot(curve["steps"], curve["mean"], marker="o", markersize=3, label=name, color=colour)
             axes.fill_between(curve["steps"], curve["low"], curve["high"], alpha=0.15, color=colour, lw=0)
-        axes.set(xscale="log", yscale="log", xlabel="steps", title=key)
-        axes.set_xticks(STEPS, [str(step) for step in STEPS], minor=False)
+        above_0 = all(min(curve["low"]) > 0 for curve in one["schedules"].values())  # an unbiased distance may not be
+        axes.set(xscale="log", yscale="log" if above_0 else "linear", xlabel="steps", title=key)
+        axes.set_xticks(curve["steps"], [str(step) for step in curve["steps"]], minor=False)
         axes.minorticks_off()
         axes.legend(fontsize=7)
     figure.savefig(out, dpi=110)
