@@ -53,6 +53,20 @@ def test_all_faults_are_reported_together(tmp_path: Path) -> None:
     assert isinstance(caught.value, UserError)
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"stepz": 1}, r"unknown key 'stepz' \(did you mean 'steps'\?\)"),
+        ({"inner": {"ratee": 1}}, r"unknown key 'inner.ratee' \(did you mean 'rate'\?\)"),
+        ({"inner": {"steps": 1}}, r"unknown key 'inner.steps'[;.]"),  # near a key of another group only
+        ({"colour": 1}, r"unknown key 'colour'[;.]"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest_of_its_group(values: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        build_config(Outer, values)
+
+
 def test_one_fault_is_singular_and_long_values_are_shortened() -> None:
     with pytest.raises(ConfigError, match=r"^the configuration has 1 fault: 'steps'.*\.\.\.\)\.$") as caught:
         build_config(Outer, {"steps": "x" * 500})

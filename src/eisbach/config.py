@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -40,7 +41,7 @@ def build_config(cls: type[Model], values: Mapping[str, Any], source: str = "the
         for item in error.errors():
             key = ".".join(str(part) for part in item["loc"]) or "(whole)"
             if item["type"] == "extra_forbidden":
-                faults.append(f"unknown key '{key}'")
+                faults.append(f"unknown key '{key}'{_near(cls, item['loc'])}")
             elif item["type"] == "missing":
                 faults.append(f"'{key}' is required")
             else:
@@ -50,6 +51,20 @@ def build_config(cls: type[Model], values: Mapping[str, Any], source: str = "the
         raise ConfigError(
             f"{source} has {len(faults)} fault{'s' if len(faults) > 1 else ''}: " + "; ".join(faults) + "."
         ) from error
+
+
+def _near(cls: type[BaseModel], place: Sequence[int | str]) -> str:
+    """What an unknown key may have meant: the nearest keys of its group, or nothing where none is near."""
+    group: type[BaseModel] = cls
+    for part in place[:-1]:
+        field = group.model_fields.get(str(part))
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        below = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not below:
+            return ""
+        group = below[0]
+    near = difflib.get_close_matches(str(place[-1]), group.model_fields, n=2)
+    return f" (did you mean {' or '.join(repr(name) for name in near)}?)" if near else ""
 
 
 class _Loader(yaml.SafeLoader):

@@ -43,6 +43,20 @@ def test_a_dry_run_prints_the_resolved_recipe_and_makes_nothing(
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    "change", ["weighting.sample=nosuch", "weighting.noise_level=nosuch", "noise_levels.density=nosuch"]
+)
+def test_a_dry_run_checks_the_names_of_weightings_and_densities(
+    eisbach: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("data: {manifest: a}\n")
+    assert eisbach("train", str(recipe), "--dry-run", "--set", change) == 2
+    streams = capsys.readouterr()
+    assert "'nosuch' is not known; choose one of" in streams.err
+    assert streams.out == ""
+
+
 def test_the_command_trains_prints_the_folder_and_continues_nothing_that_is_finished(
     eisbach: Command, configure: Callable[..., TrainConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

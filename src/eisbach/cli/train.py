@@ -26,6 +26,7 @@ def train(
     """
     from eisbach.config import apply_overrides, build_config, dump_yaml, read_recipe
     from eisbach.training.config import TrainConfig
+    from eisbach.training.config_objective import check_names
 
     values = apply_overrides(read_recipe(recipe), overrides)
     if data:
@@ -34,6 +35,7 @@ def train(
     if out:
         values["out"] = out
     config = build_config(TrainConfig, values, str(recipe))
+    check_names(config.weighting, config.noise_levels)
     if dry_run:
         if isinstance(config.model, dict):
             from eisbach.backbones.check import check_created

@@ -13,6 +13,7 @@ from eisbach.errors import ConfigError, UserError
 from eisbach.generation.config import SamplingConfig
 from eisbach.generation.prompts import Prompt, load_prompts
 from eisbach.training.config import TrainConfig
+from eisbach.training.config_objective import check_names
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _SET_BY_RUNNER = ("out", "seed", "data.manifest", "data.cache")
@@ -200,7 +201,7 @@ def check_spec(spec: ExperimentSpec) -> None:
     for name in spec.arms:
         try:
             training = arm_training(spec, name, spec.train_seeds[0], out="run", manifest=manifest, cache=None)
-            _check_names_of(training)
+            check_names(training.weighting, training.noise_levels)
         except UserError as error:
             arms_of.setdefault(str(error), []).append(name)
     for fault, names in arms_of.items():
@@ -209,26 +210,6 @@ def check_spec(spec: ExperimentSpec) -> None:
     if faults:
         raise ConfigError(" ".join(faults))
     spec.generation.resolve_prompts()
-
-
-def _check_names_of(training: TrainConfig) -> None:
-    """Builds the weighting and the density, so that a name that does not exist is found before hour three."""
-    from eisbach.diffusion.noise_levels import check_density
-    from eisbach.weighting import build_weighting
-
-    chosen, levels = training.weighting, training.noise_levels
-    # The model's own path and density are not known here; a weighting that corrects for the density is tried with one.
-    density = check_density(levels.density or "uniform", levels.options if levels.density is not None else {})
-    build_weighting(
-        chosen.sample,
-        chosen.noise_level,
-        reduction=chosen.reduction,
-        normalisation=chosen.normalisation,
-        strength=chosen.strength,
-        latent_rate=1.0,
-        density=density,
-        **chosen.options,
-    )
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> set[str]:

@@ -100,6 +100,32 @@ class NoiseLevelConfig(StrictModel):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+def check_names(weighting: WeightingConfig, noise_levels: NoiseLevelConfig) -> None:
+    """Builds the weighting and the density, so that a name or an option that does not exist is found before hour three.
+
+    Raises
+    ------
+    UserError
+        The sentence lists what exists.
+    """
+    from eisbach.diffusion.noise_levels import check_density
+    from eisbach.weighting import build_weighting
+
+    named = noise_levels.density is not None
+    # The model's own path and density are not known here; a weighting that corrects for the density is tried with one.
+    density = check_density(noise_levels.density or "uniform", noise_levels.options if named else {})
+    build_weighting(
+        weighting.sample,
+        weighting.noise_level,
+        reduction=weighting.reduction,
+        normalisation=weighting.normalisation,
+        strength=weighting.strength,
+        latent_rate=1.0,
+        density=density,
+        **weighting.options,
+    )
+
+
 class InpaintingConfig(StrictModel):
     """What a model with an inpainting condition is shown in training; the defaults are Stability's.
 
