@@ -35,7 +35,9 @@ def allocation(
         list[str] | None,
         typer.Option(help="Density of noise levels, or NAME:KEY=VALUE,...; repeat to compare.", show_default="uniform"),
     ] = None,
-    path: Annotated[str, typer.Option(help="Noising path, or NAME:KEY=VALUE,...: linear, vp, gvp, cosine or edm.")] = "linear",
+    path: Annotated[
+        str, typer.Option(help="Noising path, or NAME:KEY=VALUE,...: linear, vp, gvp, cosine or edm.")
+    ] = "linear",
     target: Annotated[str, typer.Option(help="What the network predicts: eps, x0, v or u.")] = "u",
     overrides: Annotated[
         list[str] | None,
