@@ -59,7 +59,7 @@ def figure(
     """
     if kind != ALL and kind not in _NAMES:
         raise UserError(f"there is no figure '{kind}'; choose one of {', '.join(_NAMES)}, or '{ALL}'.")
-    from eisbach.report.structure_figure_set import Drawing, draw, one_figure, paper_set
+    from eisbach.report.structure_figure_set import Drawing, draw, one_figure, paper_set, write_captions
     from eisbach.report.structure_inputs import collect_clips
 
     clips = collect_clips(files, by)
@@ -74,6 +74,8 @@ def figure(
         typer.echo(json.dumps([one.plan() for one in drawings], indent=2, ensure_ascii=False))
         return
     done = draw(drawings, view="mel" if as_printed else "texture", quiet=quiet)
+    if kind == ALL:
+        write_captions([one for one in drawings if one.out in done.written], out)
     if as_json:
         typer.echo(json.dumps(_result(drawings, done), indent=2, ensure_ascii=False))
         return

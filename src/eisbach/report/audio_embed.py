@@ -14,7 +14,8 @@ from eisbach.errors import AudioError
 from eisbach.progress import Progress
 
 BUDGET_BYTES = 16_000_000
-"""What all audio of a page may take, as base64 text."""
+"""What all audio of a page may take at most, as base64 text."""
+_AIM_BYTES = 6_000_000  # what it takes while the bit rate can be lowered for it
 
 _RATE = 22_050  # Hz; MPEG-2 layer III encodes it from 8 to 160 kbit/s
 _HIGHEST, _LOWEST = 64_000, 24_000  # bit/s
@@ -40,16 +41,19 @@ class EmbeddedAudio:
 
 
 def embed_all(paths: Sequence[Path], *, budget: int = BUDGET_BYTES, quiet: bool = True) -> list[EmbeddedAudio]:
-    """Every file as mono audio at one bit rate, chosen so that all of them fit `budget` bytes of base64.
+    """Every file as mono audio at one bit rate: about 6 MB of base64 in all, and never more than `budget` bytes.
 
-    The rate stays between 24 and 64 kbit/s; a file that cannot be read gets its fault instead of sound.
+    The rate stays between 24 and 64 kbit/s; where all would not fit at the lowest, only the beginnings of the longest clips are
+    taken. A file that cannot be read gets its fault instead of sound.
     """
-    total = sum(_seconds(path) for path in paths)
-    rate = _HIGHEST if total <= 0 else int(min(_HIGHEST, max(_LOWEST, budget * 0.75 * 8 / total)))
+    lengths = [_seconds(path) for path in paths]
+    total, bits = sum(lengths), 0.75 * 8 * min(budget, _AIM_BYTES)
+    rate = _HIGHEST if total <= 0 else int(min(_HIGHEST, max(_LOWEST, bits / total)))
+    most = _longest(lengths, 0.75 * 8 * budget / rate)
     with ThreadPoolExecutor(2) as pool, Progress(len(paths), "embed audio", quiet=quiet) as bar:
 
         def one(path: Path) -> EmbeddedAudio:
-            return embed(path, rate)
+            return embed(path, rate, most)
 
         results = []
         for result in pool.map(one, paths):
@@ -58,12 +62,22 @@ def embed_all(paths: Sequence[Path], *, budget: int = BUDGET_BYTES, quiet: bool 
     return results
 
 
-def embed(path: Path, bit_rate: int = 48_000) -> EmbeddedAudio:
-    """One file as mono 22.05 kHz MP3 at about `bit_rate` bit/s; at most its first ten minutes."""
+def _longest(lengths: Sequence[float], room: float) -> float:
+    """Seconds that no clip may exceed so that all of them together last at most `room` seconds; ten minutes if they fit."""
+    for index, length in enumerate(sorted(lengths)):
+        share = room / (len(lengths) - index)
+        if length > share:
+            return share
+        room -= length
+    return _MOST_SECONDS
+
+
+def embed(path: Path, bit_rate: int = 48_000, most: float = _MOST_SECONDS) -> EmbeddedAudio:
+    """One file as mono 22.05 kHz MP3 at about `bit_rate` bit/s; at most its first `most` seconds (ten minutes)."""
     import soundfile as sf
 
     try:
-        waveform = read_audio(path, duration=_MOST_SECONDS, sample_rate=_RATE, mono=True, allow_silent=True)
+        waveform = read_audio(path, duration=most, sample_rate=_RATE, mono=True, allow_silent=True)
     except AudioError:
         return EmbeddedAudio("", 0.0, "The audio file is missing or cannot be read.")
     buffer = io.BytesIO()

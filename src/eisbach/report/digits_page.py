@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from eisbach.experiments.digits_spec import DigitsConfig
 from eisbach.files import write_text
-from eisbach.report.digits_pictures import LABELS, curves_picture, differences_picture, samples_picture
-from eisbach.report.page import render_page
-from eisbach.report.probe_page import NumberTable
+from eisbach.report.digits_pictures import (
+    BACKBONES,
+    DPI,
+    LABELS,
+    curves_picture,
+    differences_picture,
+    samples_picture,
+    setting_name,
+)
+from eisbach.report.page import NumberTable, PagePicture, render_page
 from eisbach.types import Record
 
-_SHOWN_DPI = 144 / 96
 _ALPHA = 0.05
 
 
@@ -78,51 +82,46 @@ def _percent(difference: float) -> str:
     """A difference of logarithms as a change in per cent."""
     import math
 
-    return f"{100 * math.expm1(difference):+.0f}%"
+    return f"{100 * math.expm1(difference):+.0f}%".replace("-", "−")
 
 
 def _pictures(config: DigitsConfig, records: Sequence[Record], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     made = [
-        (
+        PagePicture(
+            "quality",
             "Quality over steps",
-            "Fréchet distance to held-out digits (features of the classifier, averaged weights); thin lines are seeds, the dotted line "
-            "real digits. Both axes of a row are shared.",
+            "Fréchet distance to held-out digits (features of the classifier, averaged weights; lower is better); thin lines are seeds, "
+            "thick ones their geometric mean, the dotted line real digits. Both axes of a row are shared.",
+            "Fréchet distance over training steps for every network, target and weighting.",
             curves_picture(records, float(summary["floor"]["frechet"])),
         )
     ]
     if summary["comparisons"]:
         made.append(
-            (
-                "Differences",
-                "Arm minus baseline at the last checkpoint: dots are means over seeds with 95% t intervals, the diamond is the mean over "
-                "settings.",
+            PagePicture(
+                "differences",
+                "Which weighting is better, setting by setting",
+                "Fréchet distance at the last checkpoint over the baseline's: left of the line the first arm is better. Dots are means "
+                "over seeds with 95% t intervals, the diamond is the mean over settings; an interval across the line shows no difference.",
+                "; ".join(sentences(summary)),
                 differences_picture(summary),
             )
         )
     arms = [arm for arm in LABELS if any(row["arm"] == arm for row in records)]
     for backbone in config.backbones:
-        png = samples_picture(config.out, backbone, arms, list(config.targets))
+        png = samples_picture(config.out, backbone, arms, list(config.targets), config.first_seed)
         if png is not None:
+            name = BACKBONES.get(backbone, backbone)
             made.append(
-                (
-                    f"Digits of the {backbone}",
-                    "0 to 9, twice; seed 0, last checkpoint, the same noise in every arm.",
+                PagePicture(
+                    f"digits-{backbone}",
+                    f"Digits of the {name}",
+                    f"0 to 9, twice; seed {config.first_seed}, last checkpoint, the same noise in every arm; columns are targets.",
+                    f"Digits that the {name} drew, by weighting and target.",
                     png,
                 )
             )
-    return [_embedded(title, caption, png) for title, caption, png in made]
-
-
-def _embedded(title: str, caption: str, png: bytes) -> dict[str, Any]:
-    width, height = struct.unpack(">II", png[16:24])  # PNG's header
-    return {
-        "title": title,
-        "caption": caption,
-        "alt": title,
-        "width": round(width / _SHOWN_DPI),
-        "height": round(height / _SHOWN_DPI),
-        "uri": f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}",
-    }
+    return [picture.embedded(DPI) for picture in made]
 
 
 def _comparison_table(summary: Mapping[str, Any]) -> NumberTable:
@@ -134,7 +133,7 @@ def _comparison_table(summary: Mapping[str, Any]) -> NumberTable:
             interval = entry["interval"]
             rows.append(
                 [
-                    f"{names}, {setting}",
+                    f"{names}, {setting_name(setting)}",
                     "–" if entry["mean"] is None else f"{entry['mean']:+.3f}",
                     "–" if interval is None else f"{interval[0]:+.3f} to {interval[1]:+.3f}",
                     "–" if entry["p"] is None else f"{entry['p']:.3f}",
@@ -152,7 +151,8 @@ def _comparison_table(summary: Mapping[str, Any]) -> NumberTable:
 def _means_table(summary: Mapping[str, Any]) -> NumberTable:
     rows = []
     for entry in summary["means"]:
-        cells = [f"{entry['backbone']}, {entry['target']}, {LABELS[entry['arm']]}"]
+        setting = setting_name(f"{entry['backbone']}/{entry['target']}")
+        cells = [f"{setting}, {LABELS[entry['arm']]}"]
         for metric, digits in (
             ("frechet", 2),
             ("accuracy", 3),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from eisbach.report.toy_axes import log_axis, target_name
 from eisbach.types import Record
 
 COLOURS = {"constant": "#555555", "min_snr": "#0072b2", "p2": "#e69f00", "erd": "#d55e00", "entropy_barrier": "#009e73"}
@@ -28,12 +29,23 @@ _STYLES = {
     "entropy_barrier": ((0, (6, 1.4, 1.2, 1.4)), "v"),
 }
 """Line and mark of each arm, for those who do not see its colour."""
-_DPI = 144
+DPI = 200
+BACKBONES = {"unet": "UNet", "dit": "DiT", "uvit": "U-ViT"}
+
+
+def setting_name(setting: str) -> str:
+    """'unet/eps' as a person reads it: 'UNet, ε'."""
+    backbone, _, target = setting.partition("/")
+    return ", ".join(part for part in (BACKBONES.get(backbone, backbone), target_name(target)) if part)
+
+
+_POOLED = "all settings"
+_RATIOS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 10.0, 20.0)
 
 
 def _png(figure: Any) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI)
+    figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
 
 
@@ -50,7 +62,7 @@ def curves_picture(records: Sequence[Record], floor: float) -> bytes:
     """PNG: Fréchet distance over steps, a panel a setting (rows backbones, columns targets), thin lines seeds, thick their mean."""
     backbones = list(dict.fromkeys(str(row["backbone"]) for row in records))
     targets = list(dict.fromkeys(str(row["target"]) for row in records))
-    figure = _figure(3.3 * len(targets) + 1.2, 2.5 * len(backbones) + 0.7)
+    figure = _figure(2.6 * len(targets) + 0.6, 2.0 * len(backbones) + 0.5)
     grid = figure.subplots(len(backbones), len(targets), squeeze=False, sharex="row", sharey="row")
     for i, backbone in enumerate(backbones):
         for j, target in enumerate(targets):
@@ -60,9 +72,9 @@ def curves_picture(records: Sequence[Record], floor: float) -> bytes:
                 mine = [row for row in rows if row["arm"] == arm]
                 if mine:
                     _lines(axes, mine, arm, label)
-            axes.axhline(floor, color="#999999", lw=0.8, ls=":")
-            axes.set_yscale("log")
-            axes.set_title(f"{backbone}, {target}", fontsize=9)
+            axes.axhline(floor, color="#444444", lw=0.9, ls=":", label="real digits" if i == j == 0 else None)
+            log_axis(axes)
+            axes.set_title(setting_name(f"{backbone}/{target}"), fontsize=9)
             axes.tick_params(labelsize=7)
             if j == 0:
                 axes.set_ylabel("Fréchet distance", fontsize=8)
@@ -87,25 +99,36 @@ def _lines(axes: Any, rows: Sequence[Record], arm: str, label: str) -> None:
 
 
 def differences_picture(summary: Mapping[str, Any]) -> bytes:
-    """PNG: ln Fréchet distance, arm minus baseline, in every setting (95% t interval over seeds) and pooled over settings."""
+    """PNG: Fréchet distance, arm over baseline, in every setting (95% t interval over seeds) and pooled over settings."""
     comparisons = summary["comparisons"]
-    figure = _figure(3.4 * len(comparisons) + 1.4, 4.2)
-    panels = figure.subplots(1, len(comparisons), squeeze=False, sharey=True)[0]
     # one row a setting in every panel: an arm that was trained in some settings only leaves the others empty
-    rows = [*dict.fromkeys(setting for one in comparisons for setting in one["by_setting"]), "all settings"]
+    rows = [*dict.fromkeys(setting for one in comparisons for setting in one["by_setting"]), _POOLED]
+    figure = _figure(2.3 * len(comparisons) + 1.1, 0.28 * len(rows) + 1.1)
+    panels = figure.subplots(1, len(comparisons), squeeze=False, sharey=True, sharex=True)[0]
     for axes, one in zip(panels, comparisons, strict=True):
-        for name, entry in {**one["by_setting"], "all settings": one["log_frechet"]}.items():
-            place, bold = rows.index(name), name == "all settings"
+        axes.set_xscale("log")
+        for name, entry in {**one["by_setting"], _POOLED: one["log_frechet"]}.items():
+            if entry["mean"] is None:
+                continue
+            place, bold = rows.index(name), name == _POOLED
             colour = COLOURS[one["arm"]]
             if entry["interval"] is not None:
-                axes.plot(entry["interval"], [place, place], color=colour, lw=3 if bold else 1.2)
-            axes.plot([entry["mean"]], [place], "D" if bold else "o", color=colour, ms=7 if bold else 4)
-        axes.axvline(0, color="#999999", lw=0.8)
-        axes.set_yticks(range(len(rows)), rows, fontsize=8)
-        axes.set_title(f"{LABELS[one['arm']]} − {LABELS[one['baseline']]}", fontsize=9)
-        axes.set_xlabel("difference of ln Fréchet distance (below 0: better)", fontsize=7)
+                axes.plot(np.exp(entry["interval"]), [place, place], color=colour, lw=2.6 if bold else 1.2)
+            axes.plot([np.exp(entry["mean"])], [place], "D" if bold else "o", color=colour, ms=6 if bold else 4)
+        axes.axvline(1, color="#444444", lw=0.8)
+        axes.axhline(len(rows) - 1.5, color="#bbbbbb", lw=0.6)
+        axes.set_yticks(
+            range(len(rows)), [name if name == _POOLED else setting_name(name) for name in rows], fontsize=8
+        )
+        axes.set_title(f"{LABELS[one['arm']]} / {LABELS[one['baseline']]}", fontsize=9)
         axes.tick_params(axis="x", labelsize=7)
+        axes.grid(axis="x", color="#e4e4e4", lw=0.6)
+        axes.set_axisbelow(True)
+    ticks = [tick for tick in _RATIOS if panels[0].get_xlim()[0] <= tick <= panels[0].get_xlim()[1]]
+    panels[0].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    panels[0].set_xticks([], minor=True)
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    figure.supxlabel("ratio of Fréchet distances (below 1: lower, better)", fontsize=8)
     return _png(figure)
 
 
@@ -121,7 +144,7 @@ def samples_picture(
     arms = [arm for arm in arms if any(shown[arm, target].is_file() for target in targets)]
     if not arms:
         return None
-    figure = _figure(2.9 * len(targets) + 0.9, 0.68 * len(arms) + 0.5)
+    figure = _figure(2.5 * len(targets) + 0.9, 0.6 * len(arms) + 0.4)
     grid = figure.subplots(len(arms), len(targets), squeeze=False)
     for i, j in itertools.product(range(len(arms)), range(len(targets))):
         arm, target = arms[i], targets[j]
@@ -132,9 +155,9 @@ def samples_picture(
         if path.is_file():
             axes.imshow(tile(np.load(path, allow_pickle=False)[:20, ..., 0], 10), cmap="gray_r", vmin=0, vmax=255)
         if i == 0:
-            axes.set_title(target, fontsize=9)
+            axes.set_title(target_name(target), fontsize=9)
         if j == 0:
-            axes.set_ylabel(LABELS[arm], fontsize=7, rotation=0, ha="right", va="center")
+            axes.set_ylabel(LABELS[arm], fontsize=8, rotation=0, ha="right", va="center")
     return _png(figure)
 
 

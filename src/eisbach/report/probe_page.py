@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +12,12 @@ from eisbach.diagnostics.probe.association import Estimate
 from eisbach.diagnostics.probe.explain import Explanation
 from eisbach.diagnostics.probe.result import ProbeResult
 from eisbach.diagnostics.probe.verdict import Verdict
-from eisbach.files import atomic_write, write_text
+from eisbach.files import write_text
 from eisbach.report.figures import DPI
-from eisbach.report.page import render_page
-from eisbach.report.probe_figures import ProbePicture, probe_pictures
+from eisbach.report.page import NumberTable, PagePicture, render_page, save_pictures
+from eisbach.report.probe_figures import probe_pictures
 
 PAGE, PICTURES = "index.html", "pictures"
-_CSS_DPI = 96
-
-
-@dataclass(frozen=True)
-class NumberTable:
-    """A table of the page: heading, what it holds, column names, and rows of texts whose first cell names the row."""
-
-    title: str
-    note: str
-    head: list[str]
-    rows: list[list[str]]
 
 
 def write_probe_page(
@@ -59,21 +45,16 @@ def write_probe_page(
     """
     folder = Path(folder)
     pictures = probe_pictures(result, explanation)
-    for picture in pictures:
-        atomic_write(folder / PICTURES / f"{picture.name}.png", lambda partial, png=picture.png: _write(partial, png))  # type: ignore[misc]
+    save_pictures(pictures, folder / PICTURES)
     write_text(folder / PAGE, render_probe_page(result, explanation, verdict, pictures, command=command, title=title))
     return folder / PAGE
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 def render_probe_page(
     result: ProbeResult,
     explanation: Explanation,
     verdict: Verdict,
-    pictures: Sequence[ProbePicture],
+    pictures: Sequence[PagePicture],
     *,
     command: str = "",
     title: str = "",
@@ -89,7 +70,7 @@ def render_probe_page(
         findings=verdict.sentences,
         reason=verdict.recommendation.reason,
         yaml=verdict.recommendation.yaml,
-        pictures=[_embedded(picture) for picture in pictures],
+        pictures=[picture.embedded(DPI) for picture in pictures],
         tables=number_tables(explanation),
         drawn=_drawn(setup),
         commands=[command] if command else [],
@@ -137,18 +118,6 @@ def _shown(value: object) -> str:
     if isinstance(value, (dict, list)):
         return json.dumps(value, ensure_ascii=False) if value else "–"
     return "–" if value is None or value == "" else str(value)
-
-
-def _embedded(picture: ProbePicture) -> dict[str, Any]:
-    width, height = struct.unpack(">II", picture.png[16:24])  # PNG's header
-    return {
-        "title": picture.title,
-        "caption": picture.caption,
-        "alt": picture.alt,
-        "width": round(width * _CSS_DPI / DPI),
-        "height": round(height * _CSS_DPI / DPI),
-        "uri": f"data:image/png;base64,{base64.b64encode(picture.png).decode('ascii')}",
-    }
 
 
 def number_tables(explanation: Explanation) -> list[NumberTable]:

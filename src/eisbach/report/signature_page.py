@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-from html import escape
-from importlib import resources
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,77 +10,102 @@ import numpy as np
 from eisbach.diagnostics.signature.curve import SignatureCurve
 from eisbach.diagnostics.signature.run import SignatureResult, half_time_shifts
 from eisbach.files import write_text
+from eisbach.report.allocation_figure import DPI
+from eisbach.report.page import NumberTable, PagePicture, render_page, save_pictures
 from eisbach.report.signature_figures import curves_picture
 
 PAGE, PICTURES = "index.html", "pictures"
+_READ = (
+    "Above: the share of H[Z] that is still open, from noise on the left to data on the right; below: how fast it is decided. Bands are "
+    "95% intervals over trajectories, a dot is the half time."
+)
 
 
 def write_signature_page(result: SignatureResult, folder: str | Path) -> Path:
-    """Writes `folder/index.html` and `folder/pictures/*.png`, each atomically; returns the page's path."""
+    """Writes `folder/index.html` and `folder/pictures/*.png`, each atomically; returns the page's path.
+
+    Raises
+    ------
+    StorageError
+        The disk is full or the folder cannot be written.
+    """
     folder = Path(folder)
-    pictures = []
+    pictures = _pictures(result)
+    save_pictures(pictures, folder / PICTURES)
+    meta = result.meta
+    first = next(iter(result.arms.values()))
+    page = render_page(
+        "signature.html.j2",
+        title="When is it decided?",
+        question="At which noise level do the samples of this model take on their class, their words, or groups of them?",
+        facts=[
+            ("classes", str(max(len(curve.groups) for curve in first))),
+            ("steps", str(meta["steps"])),
+            ("trajectories a class", str(meta["trajectories"])),
+        ],
+        headline=_headline(result),
+        shifts=_shifts(result),
+        table=_table(result),
+        pictures=[picture.embedded(DPI) for picture in pictures],
+        model=str(meta["model"]),
+        identity=str(meta["model_identity"]),
+    )
+    write_text(folder / PAGE, page)
+    return folder / PAGE
+
+
+def _pictures(result: SignatureResult) -> list[PagePicture]:
+    """One picture an arm (what is decided when), then one a partition (do arms and estimators agree?)."""
+    made = []
     for arm, found in result.arms.items():
         chains = [curve for curve in found if curve.estimator == "chain"]
-        title = f"{arm}: {chains[0].quantity} by the chain, 95% over {chains[0].meta['trajectories']} trajectories"
-        pictures.append((title, curves_picture([(one.partition, one) for one in chains], title, _file(folder, arm))))
+        title = f"{arm}: {chains[0].quantity} by the chain"
+        made.append(_picture(arm, title, [(one.partition, one) for one in chains]))
     for partition in [curve.partition for curve in next(iter(result.arms.values())) if curve.estimator == "chain"]:
-        title = f"{partition}: arms and estimators"
         every = [
             (f"{arm}, {curve.estimator}", curve)
             for arm, found in result.arms.items()
             for curve in found
             if curve.partition == partition
         ]
-        pictures.append((title, curves_picture(every, title, _file(folder, f"partition-{partition}"))))
-    style = resources.files("eisbach.report").joinpath("templates/style.css").read_text(encoding="utf-8")
-    figures = "".join(
-        f'<figure><img style="max-width:100%" alt="{escape(title)}" src="data:image/png;base64,'
-        f'{base64.b64encode(png).decode("ascii")}"></figure>'
-        for title, png in pictures
-    )
-    meta = result.meta
-    body = (
-        f"<h1>When is it decided?</h1><p>Class-conditional entropy H[Z | X<sub>t</sub>] of {escape(str(meta['model']))} "
-        f"({escape(str(meta['model_identity']))}), {meta['steps']} steps, {meta['trajectories']} trajectories a class. "
-        "The half time is the noise level at which half of what there is to decide is decided.</p>"
-        f"{_table(result)}{_shifts(result)}{figures}"
-        "<p>By the chain: stochastic trajectories, each step's likelihood ratio between classes. By the rate: the integrated "
-        "distance between the classes' data estimates. Where trajectories were guided the reading is a cross-entropy, of what the "
-        "unguided model would say of them. 'Bias' is entropy with every step less that with every second, at the "
-        "level where it is largest; the chain's reading has it extrapolated away. 'Log loss' is the mean of -ln p(own group | x_t) at "
-        "the half time: about half of H[Z] where the posterior is honest, more where it is overconfident.</p>"
-    )
-    write_text(
-        folder / PAGE,
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>Signature</title><style>{style}</style></head><body><main>{body}</main></body></html>\n",
-    )
-    return folder / PAGE
+        made.append(_picture(f"partition-{partition}", f"{partition}: arms and estimators", every))
+    return made
 
 
-def _file(folder: Path, name: str) -> Path:
-    return folder / PICTURES / f"{name}.png"
+def _picture(name: str, title: str, curves: Sequence[tuple[str, SignatureCurve]]) -> PagePicture:
+    said = "; ".join(f"{label} {_half(curve)}" for label, curve in curves)
+    return PagePicture(name, title, _READ, f"Half times: {said}.", curves_picture(curves, title))
 
 
-def _table(result: SignatureResult) -> str:
-    head = (
-        "arm",
-        "Z",
-        "reading",
-        "quantity",
-        "H[Z], nats",
-        "at the last level",
-        "half at t",
-        "95%",
-        "log-SNR",
-        "bias",
-        "log loss",
-    )
-    rows = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
+def _half(curve: SignatureCurve) -> str:
+    """'at t = 0.62 (0.60 to 0.64)', or that it never is."""
+    half = curve.half
+    if half.t is None:
+        return "never by half"
+    interval = "" if half.t_lo is None or half.t_hi is None else f" ({half.t_lo:.2f} to {half.t_hi:.2f})"
+    return f"at t = {half.t:.2f}{interval}"
+
+
+def _headline(result: SignatureResult) -> list[str]:
+    """A sentence an unguided arm: what is decided in which order along generation, with 95% intervals."""
+    said = []
     for arm, found in result.arms.items():
-        for curve in found:
-            rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(arm, curve)) + "</tr>")
-    return f'<div style="overflow-x:auto"><table>{"".join(rows)}</table></div>'
+        chains = [curve for curve in found if curve.estimator == "chain" and curve.quantity == "entropy"]
+        if not chains:
+            continue
+        ordered = sorted(chains, key=lambda one: -1.0 if one.half.t is None else -one.half.t)
+        said.append(
+            f"Along {arm} trajectories half of each is decided (95% interval): "
+            + "; ".join(f"{one.partition} {_half(one)}" for one in ordered)
+            + ". Noise is t = 1."
+        )
+    return said
+
+
+def _table(result: SignatureResult) -> NumberTable:
+    head = ["arm", "Z", "reading", "quantity", "H[Z], nats", "at the last level", "half at t", "95%", "log-SNR", "bias", "log loss"]  # fmt: skip
+    rows = [_cells(arm, curve) for arm, found in result.arms.items() for curve in found]
+    return NumberTable("Half times", "Every arm, partition and estimator; entropies in nats.", head, rows)
 
 
 def _cells(arm: str, curve: SignatureCurve) -> list[str]:
@@ -108,4 +131,4 @@ def _shifts(result: SignatureResult) -> str:
     if not rows:
         return ""
     said = "; ".join(f"{row['arm']}, {row['partition']}: {row['t']:+.3f}" for row in rows)
-    return f"<p>Guidance moves the half time in t (positive: decided nearer to noise) by: {escape(said)}.</p>"
+    return f"Guidance moves the half time in t (positive: decided nearer to noise) by: {said}."

@@ -18,15 +18,22 @@ from eisbach.report.structure_style import COLOURS, INK, LINE, MARKERS, SOFT, TI
 from eisbach.structure.features import FLOOR_DB, Features
 from eisbach.structure.paper import MIN_SECONDS, pc1_share_of_surrogates
 
+_MOST_LINES = 24  # sections whose boundaries are drawn across the whole matrix
 _SHOWN_HZ = (50, 100, 200, 500, 1000, 2000, 5000, 10000)
 
 
 def draw_sections(axes: Any, features: Features, spans: Sequence[Span], view: View = "texture") -> Any:
-    """A self-similarity matrix with a line at every section boundary and the sections' letters above it."""
+    """A self-similarity matrix with a line at every section boundary and the sections' letters above it.
+
+    More than 24 sections are outlined on the diagonal only: lines across would hide the matrix.
+    """
     image = draw_similarity(axes, features, view)
     if image is None or len(spans) < 2:
         return image
     low, high = axes.get_xlim()
+    if len(spans) > _MOST_LINES:
+        _outline_blocks(axes, spans, low, high)
+        return image
     for span in spans[1:]:
         for line in (axes.axvline, axes.axhline):  # white on black: seen on dark and on bright ground
             line(span.start, color="black", linewidth=1.5, alpha=0.85)
@@ -40,6 +47,15 @@ def draw_sections(axes: Any, features: Features, spans: Sequence[Span], view: Vi
                 parse_math=False,
             )  # fmt: skip
     return image
+
+
+def _outline_blocks(axes: Any, spans: Sequence[Span], low: float, high: float) -> None:
+    from matplotlib.patches import Rectangle
+
+    for span in spans:
+        start, length = max(span.start, low), min(span.end, high) - max(span.start, low)
+        for colour, width in (("black", 1.4), ("white", 0.6)):
+            axes.add_patch(Rectangle((start, start), length, length, fill=False, edgecolor=colour, linewidth=width))
 
 
 @dataclass(frozen=True)
@@ -165,7 +181,7 @@ def draw_block_curves(
         )  # fmt: skip
     axes.set_xlim(left=0.0)
     axes.set_ylim(0.0, max(0.1, 1.12 * tallest))
-    axes.set_xlabel("half-width of the checkerboard (s)")
+    axes.set_xlabel("block length (half-width of the checkerboard, s)")
     axes.set_ylabel("block strength (0–1)")
     axes.grid(color=LINE, linewidth=0.5)
     axes.set_axisbelow(True)

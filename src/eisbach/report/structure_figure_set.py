@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eisbach.errors import AudioError, StorageError, UserError
+from eisbach.files import write_text
 from eisbach.progress import Progress
 from eisbach.report.figures import features_of
 from eisbach.report.figures_draw import View
@@ -51,6 +52,7 @@ class Drawing:
             "out": str(self.out),
             "clips": [{"label": one.label, "group": one.group, "path": str(one.source)} for one in self.clips],
             "note": self.note,
+            "caption": KINDS[self.kind].caption,
         }
 
 
@@ -217,6 +219,23 @@ def _matched(first: Sequence[Clip], second: Sequence[Clip]) -> tuple[Clip, Clip]
 
 def _file_name(text: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)[:80]
+
+
+def write_captions(drawings: Sequence[Drawing], folder: Path) -> Path:
+    """Writes `folder/captions.md`, a paragraph a figure, and returns its path.
+
+    Raises
+    ------
+    StorageError
+        The disk is full or the folder cannot be written.
+    """
+    path = folder / "captions.md"
+    said = [
+        f"**{one.out.name}** {KINDS[one.kind].caption}{f' Shown: {one.note}.' if one.note else ''}\n"
+        for one in drawings
+    ]
+    write_text(path, "\n".join(said))
+    return path
 
 
 def draw(drawings: Sequence[Drawing], *, view: View = "texture", quiet: bool = True) -> Drawn:

@@ -73,7 +73,7 @@ def mel_figure(
         axes.set_ylabel("Hz")
     rows[0].set_xlim(0.0, longest(features))
     rows[-1].set_xlabel("time (s)")
-    colour_bar(figure, list(rows), image, "level (dB below the clip's maximum)", shrink=min(1.0, 2.0 / len(clips)))
+    colour_bar(figure, list(rows), image, "level (dB re max)", shrink=min(1.0, 2.0 / len(clips)))
     return render(figure, rows, out, form=form)
 
 
@@ -161,7 +161,9 @@ def steps_figure(
         if row < len(clips) - 1:
             for axes in (left, middle, right):
                 axes.set_xlabel("")
-    for column, (image, words) in enumerate(((mel, "dB"), (matrix, "similarity"), (points, "time (s)"))):
+    for column, (image, words) in enumerate(
+        ((mel, "level (dB re max)"), (matrix, "similarity"), (points, "time (s), from ring to square"))
+    ):
         colour_bar(figure, list(grid[:, column]), image, words, shrink=0.8, location="bottom")
     return render(figure, list(grid.flat), out, form=form)
 
@@ -179,7 +181,7 @@ def baseline_figure(
         image = draw_mel(axes, one) or image
         heading(axes, clip.label, most=44)
         axes.set_xlim(0.0, longest(features))
-    colour_bar(figure, list(grid[0]), image, "level (dB)")
+    colour_bar(figure, list(grid[0]), image, "level (dB re max)")
     image = None
     for axes, one in zip(grid[1], features, strict=True):
         image = draw_sections(axes, one, section_spans(one), view) or image
@@ -227,7 +229,7 @@ def scape_figure(
     top = max([0.5, *(float(np.nanmax(image.get_array())) for image in images)])
     for image in images:
         image.set_clim(0.0, top)
-    colour_bar(figure, panels, images[0] if images else None, "fitness", shrink=_shrink(len(clips)))
+    colour_bar(figure, panels, images[0] if images else None, "fitness (ring: best)", shrink=_shrink(len(clips)))
     return render(figure, panels, out, form=form)
 
 
@@ -256,6 +258,8 @@ class Kind:
     draw : callable (clips, out=, form=, view=) -> bytes
     shows : str
         For lists and help.
+    caption : str
+        What stands under it: what is shown, and how to read it.
     figure : str
         The figures of the paper that it makes; "" for none.
     most : int
@@ -269,6 +273,7 @@ class Kind:
     name: str
     draw: Callable[..., bytes]
     shows: str
+    caption: str
     figure: str = ""
     most: int = 12
     exactly: int | None = None
@@ -278,19 +283,53 @@ class Kind:
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("mel", mel_figure, "mel-spectrograms in rows", "1"),
-        Kind("ssm", ssm_figure, "self-similarity matrices with detected boundaries and section letters", "2"),
         Kind(
-            "spectrum", spectrum_figure, "mean spectral energy and its spread over time, by group", "3", 500, None, True
+            "mel", mel_figure, "mel-spectrograms in rows",
+            "Mel-spectrograms on one time axis; levels are dB below each clip's loudest moment. Vertical edges are changes of texture, "
+            "horizontal bands are registers.", "1",
         ),
-        Kind("trajectory", trajectory_figure, "paths through textures, with surrogates' PC 1 shares", "4"),
-        Kind("steps", steps_figure, "a row a clip: mel-spectrogram, matrix, trajectory", "5", 8),
-        Kind("baseline", baseline_figure, "a baseline clip beside a method's clip", "6-8", 2, 2),
-        Kind("blocks", blocks_figure, "block strength by time scale, by group", "", 500, None, True),
-        Kind("scape", scape_figure, "fitness scape plots of repetition", "", 6),
-        Kind("motifs", motifs_figure, "where motifs return", "", 8),
+        Kind(
+            "ssm", ssm_figure, "self-similarity matrices with detected boundaries and section letters",
+            "Self-similarity of 2 s textures (1: alike). Bright blocks on the diagonal are sections, bright blocks beside it their returns; "
+            "dashed lines are detected boundaries, and equal letters sound alike.", "2",
+        ),
+        Kind(
+            "spectrum", spectrum_figure, "mean spectral energy and its spread over time, by group",
+            "Top: mean spectral energy of each group, relative to its mean over bands. Bottom: standard deviation over time, by band. Shaded: "
+            "one standard deviation over the group's clips.", "3", 500, None, True,
+        ),
+        Kind(
+            "trajectory", trajectory_figure, "paths through textures, with surrogates' PC 1 shares",
+            "Each clip's path through the plane of its first two principal components of texture, from ring (start) to square (end), on equal "
+            "axes. The share of PC 1 means something only beside those of random walks and random phases.", "4",
+        ),
+        Kind(
+            "steps", steps_figure, "a row a clip: mel-spectrogram, matrix, trajectory",
+            "A row a clip. Left: mel-spectrogram. Centre: self-similarity with detected sections. Right: path through textures from ring (start) "
+            "to square (end). Columns share their scales.", "5", 8,
+        ),
+        Kind(
+            "baseline", baseline_figure, "a baseline clip beside a method's clip",
+            "Left: the baseline. Right: the method. Rows: mel-spectrograms, self-similarity with detected sections, and paths through textures "
+            "from ring (start) to square (end), on equal axes.", "6-8", 2, 2,
+        ),
+        Kind(
+            "blocks", blocks_figure, "block strength by time scale, by group",
+            "How strongly clips fall into blocks of each length: thin lines are clips, thick ones a group's mean, marks their peaks. A peak is "
+            "the length of the sections; a low, even curve is music without sections.", "", 500, None, True,
+        ),
+        Kind(
+            "scape", scape_figure, "fitness scape plots of repetition",
+            "Each cell is a stretch of the piece (its centre across, its length upwards); its shade says how well the stretch and its repeats "
+            "explain the piece. The ring is the best stretch of 3 s or more.", "", 6,
+        ),
+        Kind(
+            "motifs", motifs_figure, "where motifs return",
+            "Arcs join a stretch with its best return: solid in the same key, dashed when transposed, thicker when longer; the twelve longest are "
+            "drawn. The strip below is black where the music is heard again anywhere.", "", 8,
+        ),
     )
-}
+}  # fmt: skip
 """Every figure by name; a new one is a function and a line here."""
 
 

@@ -100,6 +100,6 @@ def embedded_words(sets: Sets, rows: Sequence[Record], players: Sequence[Player]
         else "All clips are here."
     )
     return (
-        f"{which} The audio is mono, 22 kHz, about {rate:.0f} kbit/s, at most ten minutes a clip, and {size / 1e6:.1f} MB in all (limit "
+        f"{which} The audio is mono, 22 kHz, about {rate:.0f} kbit/s, of long clips only the beginning, and {size / 1e6:.1f} MB in all (limit "
         f"{budget / 1e6:.0f} MB): for listening, not for measuring."
     )

@@ -87,9 +87,14 @@ def draw_motifs(axes: Any, features: Features) -> None:
     axes.set_yticks([])
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.annotate(
-        f"{heard.mean():.0%} heard again" if passages else "nothing is heard again", (1.0, 1.0), xycoords="axes fraction",
+        f"{heard.mean():.0%} heard again{_key_words(passages)}" if passages else "nothing is heard again", (1.0, 1.0), xycoords="axes fraction",
         ha="right", va="top", fontsize=TICK_PT, color=SOFT,
     )  # fmt: skip
+
+
+def _key_words(passages: list[Passage]) -> str:
+    """What dashes mean, where there are any."""
+    return "" if all(one.transposition % 12 == 0 for one in passages) else " (dashed: transposed)"
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def _analysed(path: Path) -> tuple[Features | None, list[Span]]:
 def _player(
     row: Record, path: Path, audio: EmbeddedAudio, features: Features | None, spans: Sequence[Span], limit: float | None
 ) -> Player:
-    wave, seconds = waveform_path(path)
+    wave, seconds = waveform_path(path, audio.seconds or _MOST_SECONDS)
     picture, alt = "", ""
     if features is not None and limit is not None:
         made = thumbnail_of(features, limit, partial(draw_sections, spans=spans))
@@ -128,13 +128,13 @@ def _player(
     return Player(row, audio, wave, section_bars(spans, seconds), seconds, features, picture, alt)
 
 
-def waveform_path(path: Path) -> tuple[str, float]:
+def waveform_path(path: Path, most: float = _MOST_SECONDS) -> tuple[str, float]:
     """The outline of a file's peaks as an SVG path (360 × 100, loudest peak at full height), and the seconds it spans.
 
-    At most the first ten minutes, as much as is embedded. Empty, with 0 seconds, for a file that cannot be read.
+    At most the first `most` seconds, as much as is embedded. Empty, with 0 seconds, for a file that cannot be read.
     """
     try:
-        waveform = read_audio(path, duration=_MOST_SECONDS, mono=True, allow_silent=True)
+        waveform = read_audio(path, duration=most, mono=True, allow_silent=True)
     except AudioError:
         return "", 0.0
     size = np.abs(waveform.samples[0])

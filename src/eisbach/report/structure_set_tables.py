@@ -233,11 +233,11 @@ def _tables(names: Sequence[str], found: Sequence[SetComparison], notes: list[st
                 "Distances between the sets",
                 ["Distance", "Sets", "Value (95% interval)", "If nothing differed", "p", "A higher value means"],
                 [
-                    [_label(row), row.sets, _value(row), _shown(row.reference), format_p(row.p_value), row.higher_means]
+                    [_label(row), row.sets, _value(row), _shown(row.reference), _p(row.p_value), row.higher_means]
                     for row in between
                 ],
                 "Between the clips’ embeddings. For Fréchet and kernel distances the value is read beside what it is when the clips’ sets are "
-                "exchanged at random: small sets are never at distance 0.",
+                "exchanged at random: small sets are never at distance 0. A is the set that is named first, B the other.",
             )
         )
     for title, lines in (("Within each set", inside), ("Memorisation", copied)):
@@ -246,7 +246,7 @@ def _tables(names: Sequence[str], found: Sequence[SetComparison], notes: list[st
                 SetTable(title, ["Measure", *names, "No effect reads", "A higher value means"], _by_set(lines, names))
             )
     suspects = [
-        [name, Path(str(row["clip"])).name, Path(str(row["nearest_training"])).name, format_p(row["p_clip"]), format_p(row["p_excerpt"]),
+        [name, Path(str(row["clip"])).name, Path(str(row["nearest_training"])).name, _p(row["p_clip"]), _p(row["p_excerpt"]),
          f"{row['copied_share']:.0%}"]
         for part in found
         for name, memorised in part.memorisation.items()
@@ -262,6 +262,11 @@ def _tables(names: Sequence[str], found: Sequence[SetComparison], notes: list[st
             )
         )
     return tables
+
+
+def _p(value: float | None) -> str:
+    """`format_p` for a column that is headed p."""
+    return format_p(value).removeprefix("p = ").removeprefix("p ")
 
 
 def _by_set(rows: Sequence[SetRow], names: Sequence[str]) -> list[list[str]]:

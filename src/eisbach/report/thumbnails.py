@@ -14,9 +14,9 @@ from eisbach.report.players import Picture
 from eisbach.structure.features import Features
 
 _SIZE, _DPI = (4.2, 3.9), 112  # inches; sharp on a phone's or a laptop's card of 17 rem
-_MEL = (0.095, 0.62, 0.89, 0.365)  # left, bottom, width, height in figure fractions
-_SIMILARITY = (0.095, 0.085, 0.40, 0.431)
-_TRAJECTORY = (0.585, 0.085, 0.40, 0.431)
+_MEL = (0.115, 0.625, 0.87, 0.365)  # left, bottom, width, height in figure fractions
+_SIMILARITY = (0.095, 0.095, 0.39, 0.42)
+_TRAJECTORY = (0.595, 0.095, 0.39, 0.42)
 _QUALITY = 72
 
 
@@ -81,9 +81,9 @@ def thumbnail_of(
 
 
 def _compact(axes: Any) -> None:
-    axes.tick_params(labelsize=7, length=2, pad=1)
-    axes.xaxis.label.set_size(7)
-    axes.yaxis.label.set_size(7)
+    axes.tick_params(labelsize=9, length=2, pad=1)
+    axes.xaxis.label.set_size(9)
+    axes.yaxis.label.set_size(9)
     legend = axes.get_legend()
     if legend is not None:
         legend.remove()

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from eisbach.experiments.toy_comparison import PRIMARY, Ratio
 from eisbach.report.allocation_figure import COLOURS, INK, SOFT, STYLES
-from eisbach.report.toy_axes import ToyPicture, arm_name, finish, panels, path_name, target_name, titles
+from eisbach.report.page import PagePicture
+from eisbach.report.toy_axes import arm_name, finish, log_axis, panels, path_name, target_name, titles
 
 MEASURE_NAMES = {
     "excess": "excess over the Bayes floor",
@@ -22,7 +23,7 @@ _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 _FILLED = ("lower", "higher")
 
 
-def ratios_picture(found: Sequence[Ratio], arm: str) -> ToyPicture:
+def ratios_picture(found: Sequence[Ratio], arm: str) -> PagePicture:
     """A panel for each primary measure, a row for each path and target, a mark for each baseline."""
     chosen = [one for one in found if one.arm == arm and one.measure in PRIMARY]
     cells = list(dict.fromkeys((one.path, one.target) for one in chosen))
@@ -65,7 +66,7 @@ def ratios_picture(found: Sequence[Ratio], arm: str) -> ToyPicture:
         for i, name in enumerate(baselines)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
-    return ToyPicture(
+    return PagePicture(
         f"comparison-{arm}", f"{arm_name(arm)} against the baselines, at equal steps",
         "Ratio of geometric means over training seeds with its 95% t interval; filled where the sign-flip test after Holm's correction "
         "is below 0.05. No mark: the two weights are the same function there.",
@@ -75,7 +76,7 @@ def ratios_picture(found: Sequence[Ratio], arm: str) -> ToyPicture:
 
 def curves_picture(
     curves: Mapping[tuple[str, str, str], Tensor], t: Tensor, paths: Sequence[str], targets: Sequence[str]
-) -> ToyPicture:
+) -> PagePicture:
     """Excess over t of every arm, geometric mean over seeds."""
     arms = list(dict.fromkeys(arm for _, _, arm in curves))
     figure, axes = panels(len(targets), len(paths))
@@ -87,7 +88,7 @@ def curves_picture(
                     t.numpy(), mean.numpy(), color=COLOURS[index], linestyle=STYLES[index % len(STYLES)], linewidth=1.2,
                     label=arm_name(arm),
                 )  # fmt: skip
-            axes[i, j].set_yscale("log")
+            log_axis(axes[i, j])
     titles(
         axes, [path_name(p) for p in paths], [f"target {target_name(y)}" for y in targets], "noise level t", "excess"
     )
@@ -95,7 +96,7 @@ def curves_picture(
     figure.legend(
         handles, labels, loc="outside lower center", ncols=len(arms), frameon=False, fontsize=8, labelcolor=SOFT
     )
-    return ToyPicture(
+    return PagePicture(
         "comparison-curves", "Where each weighting leaves error",
         "Excess over the Bayes floor a coordinate, geometric mean over training seeds, unweighted: what a weighting gains at some noise "
         "levels it pays for at others.",

@@ -9,11 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from eisbach.report.allocation_figure import COLOURS, SOFT
+from eisbach.report.page import PagePicture
 from eisbach.report.toy_axes import (
     CLUSTER_COLOURS,
     CLUSTER_MARKERS,
-    ToyPicture,
+    colour_bar,
     finish,
+    log_axis,
     panels,
     path_name,
     target_name,
@@ -30,7 +32,7 @@ _MODES = (
 )
 
 
-def paper_pictures(figures: Figures, targets: Sequence[str], bins: Sequence[float]) -> list[ToyPicture]:
+def paper_pictures(figures: Figures, targets: Sequence[str], bins: Sequence[float]) -> list[PagePicture]:
     """All pictures, in the paper's order.
 
     Parameters
@@ -80,7 +82,7 @@ def _label(figures: Figures, targets: Sequence[str], axes: Any, x_label: str, y_
 
 def loss_picture(
     figures: Figures, targets: Sequence[str], bins: Sequence[float], name: str, title: str, *, piecewise: bool = True
-) -> ToyPicture:
+) -> PagePicture:
     """Loss of global (and piecewise) models over t, on the exact floor."""
     figure, axes = _grid(figures, targets)
     for axis, arrays, i in _cells(figures, targets, axes):
@@ -99,7 +101,7 @@ def loss_picture(
         axis.set_ylim(bottom=0)
     _label(figures, targets, axes, "noise level t", "loss a coordinate")
     axes[0, 0].legend(frameon=False, fontsize=7)
-    return ToyPicture(
+    return PagePicture(
         name, title,
         "The floor is exact; the loss is the floor plus the measured excess, and the shaded gap is that excess. "
         "See the next picture for the excess itself." if name.startswith("fig07") else
@@ -109,7 +111,7 @@ def loss_picture(
     )  # fmt: skip
 
 
-def excess_picture(figures: Figures, targets: Sequence[str]) -> ToyPicture:
+def excess_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
     """The gaps of Figure 7 on a logarithmic axis, where they can be seen."""
     figure, axes = _grid(figures, targets)
     for axis, arrays, i in _cells(figures, targets, axes):
@@ -119,17 +121,17 @@ def excess_picture(figures: Figures, targets: Sequence[str]) -> ToyPicture:
                 arrays["piecewise/t"].numpy(), arrays["piecewise/excess"][i].numpy(), color=_PIECE,
                 linestyle=(0, (4, 1.5)), label="piecewise models",
             )  # fmt: skip
-        axis.set_yscale("log")
+        log_axis(axis)
     _label(figures, targets, axes, "noise level t", "excess a coordinate")
     axes[0, 0].legend(frameon=False, fontsize=7)
-    return ToyPicture(
+    return PagePicture(
         "fig07b-excess", "Figure 7, the gap itself: excess over the Bayes floor",
         "Mean squared distance from the exact Bayes predictor, a coordinate, on a logarithmic axis.",
         "Excess over the noise level for global and piecewise models.", finish(figure),
     )  # fmt: skip
 
 
-def phase_picture(figures: Figures, targets: Sequence[str], name: str, title: str) -> ToyPicture:
+def phase_picture(figures: Figures, targets: Sequence[str], name: str, title: str) -> PagePicture:
     """|E[y | x_t]| against |y - E[y | x_t]|: points are samples, the line their root mean squares."""
     figure, axes = _grid(figures, targets, height=2.3)
     image = None
@@ -148,8 +150,8 @@ def phase_picture(figures: Figures, targets: Sequence[str], name: str, title: st
         axis.set_xlim(0, end)
         axis.set_ylim(0, end)
     _label(figures, targets, axes, "signal |E[y | x_t]|", "noise |y − E[y | x_t]|")
-    figure.colorbar(image, ax=axes, shrink=0.6, label="noise level t")
-    return ToyPicture(
+    colour_bar(figure, image, axes, "noise level t")
+    return PagePicture(
         name, title,
         "Points are samples, the black line root mean squares, the ringed dots its ends. Above the dashed diagonal more than half of "
         "the target's energy is noise that no network can predict.",
@@ -157,7 +159,7 @@ def phase_picture(figures: Figures, targets: Sequence[str], name: str, title: st
     )  # fmt: skip
 
 
-def features_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path: str) -> ToyPicture:
+def features_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path: str) -> PagePicture:
     """Hidden features at four noise levels in the PCA plane of the first."""
     levels = arrays["features/t"].tolist()
     figure, axes = panels(len(targets), len(levels), width=2.1, height=2.0)
@@ -174,11 +176,18 @@ def features_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path:
             axes[i, j].set_xlim(-reach, reach)
             axes[i, j].set_ylim(-reach, reach)
             share = float(arrays["features/separation"][i, j])
-            axes[i, j].annotate(f"between {share:.2f}", (0.03, 0.04), xycoords="axes fraction", fontsize=7)
+            axes[i, j].annotate(
+                f"between {share:.2f}", (0.03, 0.04), xycoords="axes fraction", fontsize=7, zorder=5,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0},
+            )  # fmt: skip
     titles(
-        axes, [f"t = {t:g}" for t in levels], [f"target {target_name(y)}" for y in targets], "first axis", "second axis"
+        axes,
+        [f"t = {t:g}" for t in levels],
+        [f"target {target_name(y)}" for y in targets],
+        f"PC 1 of t = {levels[0]:g}",
+        f"PC 2 of t = {levels[0]:g}",
     )
-    return ToyPicture(
+    return PagePicture(
         f"fig09-features-{path}", f"Figure 9: last hidden layer, {path_name(path)} path",
         "Colours and marks are clusters, in the plane of the first two principal axes at t = 0.1; all panels of a row share their scale. 'Between' is "
         "the share of the features' variance that lies between clusters.",
@@ -186,7 +195,7 @@ def features_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path:
     )  # fmt: skip
 
 
-def spectrum_picture(figures: Figures, targets: Sequence[str]) -> ToyPicture:
+def spectrum_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
     """Top-3 eigenvalues over t, with the untrained network's as a control."""
     figure, axes = _grid(figures, targets)
     for axis, arrays, i in _cells(figures, targets, axes):
@@ -197,7 +206,7 @@ def spectrum_picture(figures: Figures, targets: Sequence[str]) -> ToyPicture:
                 t, arrays["ntk_untrained/top"][0][:, mode].numpy(), color=SOFT, linewidth=0.9, linestyle=(0, (1.2, 1.4)),
                 label="untrained" if mode == 0 else None,
             )  # fmt: skip
-        axis.set_yscale("log")
+        log_axis(axis)
     _label(figures, targets, axes, "noise level t", "eigenvalue / samples")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda i: labels[i] == "untrained")
@@ -205,7 +214,7 @@ def spectrum_picture(figures: Figures, targets: Sequence[str]) -> ToyPicture:
         [handles[i] for i in order], [labels[i] for i in order],
         loc="outside lower center", ncols=len(order), frameon=False, fontsize=8,
     )  # fmt: skip
-    return ToyPicture(
+    return PagePicture(
         "fig10-spectrum", "Figure 10: the three largest NTK eigenvalues",
         "Of the full kernel (samples x outputs) divided by the number of samples. κ1 and κ2 coincide where the "
         "two outputs are alike. Dotted, from the top, κ1 and κ2 together and κ3 of the same network before training, which has seen no target.",
@@ -213,7 +222,7 @@ def spectrum_picture(figures: Figures, targets: Sequence[str]) -> ToyPicture:
     )  # fmt: skip
 
 
-def rank_picture(figures: Figures, targets: Sequence[str]) -> ToyPicture:
+def rank_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
     """Entropy-based effective rank over t."""
     figure, axes = _grid(figures, targets)
     for axis, arrays, i in _cells(figures, targets, axes):
@@ -223,16 +232,16 @@ def rank_picture(figures: Figures, targets: Sequence[str]) -> ToyPicture:
         axis.set_ylim(bottom=0)
     _label(figures, targets, axes, "noise level t", "effective rank")
     axes[0, 0].legend(frameon=False, fontsize=7)
-    return ToyPicture(
+    return PagePicture(
         "fig11-rank", "Figure 11: effective rank of the NTK",
         "exp of the Shannon entropy of the eigenvalues' shares: 1 would be a single mode. Two outputs that are not told apart make 2.",
         "Effective rank over the noise level.", finish(figure),
     )  # fmt: skip
 
 
-def gram_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path: str) -> ToyPicture:
+def gram_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path: str) -> PagePicture:
     """Cosines between samples' gradients at low and high noise, sorted by cluster."""
-    figure, axes = panels(2, len(targets), width=2.1, height=2.1)
+    figure, axes = panels(2, len(targets), width=2.1, height=2.1, images=True)
     image = None
     # Cosines are rarely negative: the scale starts where they do, and its lightness rises throughout.
     lowest = min(0.0, float(arrays["ntk/gram"].min()))
@@ -246,17 +255,17 @@ def gram_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path: str
             axis.set_xticks([])
             axis.set_yticks([])
     titles(axes, [f"target {target_name(y)}" for y in targets], ["t = 0.05", "t = 0.95"], "samples by cluster")
-    figure.colorbar(image, ax=axes, shrink=0.6, label="cosine")
-    return ToyPicture(
+    colour_bar(figure, image, axes, "cosine")
+    return PagePicture(
         f"fig12-gram-{path}", f"Figure 12: normalised NTK Gram matrices, {path_name(path)} path",
         "Samples sorted by cluster, the same ones at both noise levels; blocks on the diagonal are clusters whose gradients agree.",
         "Gram matrices at t = 0.05 and t = 0.95 for each target.", finish(figure),
     )  # fmt: skip
 
 
-def joint_picture(figures: Figures, targets: Sequence[str]) -> ToyPicture:
+def joint_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
     """Figure 4a: the kernel between noise levels, normalised."""
-    figure, axes = panels(len(figures), len(targets), width=2.1, height=2.1)
+    figure, axes = panels(len(figures), len(targets), width=2.1, height=2.1, images=True)
     image = None
     for j, arrays in enumerate(figures.values()):
         for i in range(len(targets)):
@@ -273,8 +282,8 @@ def joint_picture(figures: Figures, targets: Sequence[str]) -> ToyPicture:
         "noise level t",
         "noise level t′",
     )
-    figure.colorbar(image, ax=axes, shrink=0.6, label="|Θ(t, t′)| normalised")
-    return ToyPicture(
+    colour_bar(figure, image, axes, "|Θ(t, t′)| normalised")
+    return PagePicture(
         "fig04-joint", "Figure 4: joint NTK over noise levels",
         "Size of the kernel between two noise levels over the geometric mean of their own: 1 says that a step at one level moves the other as "
         "much as itself. The spectra of Figure 4b are those of Figure 10.",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +21,12 @@ from eisbach.experiments.toy_comparison import (
     tally,
 )
 from eisbach.files import atomic_write, write_json, write_text
-from eisbach.report.page import render_page
-from eisbach.report.probe_page import NumberTable
-from eisbach.report.toy_axes import DPI, ToyPicture, arm_name, path_name, target_name
+from eisbach.report.page import NumberTable, PagePicture, render_page, save_pictures
+from eisbach.report.toy_axes import DPI, arm_name, path_name, target_name
 from eisbach.report.toy_comparison_figures import MEASURE_NAMES, curves_picture, ratios_picture
 from eisbach.report.toy_figures import paper_pictures
 
 RESULT, PAGE, PICTURES, RECORDS, DATA = "toy.json", "index.html", "figures", "records", "figures.npz"
-_CSS_DPI = 96
 
 
 @dataclass(frozen=True)
@@ -139,7 +135,7 @@ def _claim_sentences(claims: Sequence[Claim]) -> list[str]:
     return [f"Figure {claim.figure}: “{claim.text}” {claim.verdict[0].upper()}{claim.verdict[1:]}." for claim in claims]
 
 
-def toy_pictures(run: ToyRun, report: ToyReport) -> list[ToyPicture]:
+def toy_pictures(run: ToyRun, report: ToyReport) -> list[PagePicture]:
     """Every picture of the page, the comparison first."""
     pictures = [ratios_picture(report.ratios, arm) for arm in dict.fromkeys(one.arm for one in report.ratios)]
     if run.curve_t is not None:
@@ -164,14 +160,9 @@ def write_toy(run: ToyRun, out: str | Path, *, command: str = "") -> ToyReport:
         save_records((_record(row) for row in run.rows), out, RECORDS)
     _write_arrays(run, out / DATA)
     pictures = toy_pictures(run, report)
-    for picture in pictures:
-        atomic_write(out / PICTURES / f"{picture.name}.png", lambda partial, png=picture.png: _bytes(partial, png))  # type: ignore[misc]
+    save_pictures(pictures, out / PICTURES)
     write_text(out / PAGE, _render(run, report, pictures, command))
     return report
-
-
-def _bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 def _record(row: dict[str, Any]) -> dict[str, Any]:
@@ -205,7 +196,7 @@ def _write_arrays(run: ToyRun, path: Path) -> None:
     atomic_write(path, write)
 
 
-def _render(run: ToyRun, report: ToyReport, pictures: Sequence[ToyPicture], command: str) -> str:
+def _render(run: ToyRun, report: ToyReport, pictures: Sequence[PagePicture], command: str) -> str:
     config = run.config
     compared = config.comparison.seeds if run.rows else 0
     facts = [("paths", str(len(config.paths))), ("targets", str(len(config.targets)))]
@@ -219,8 +210,9 @@ def _render(run: ToyRun, report: ToyReport, pictures: Sequence[ToyPicture], comm
         facts=facts,
         headline=report.headline,
         comparison=_comparison_sentences(report.ratios),
+        lead=len({one.baseline for one in report.ratios}),
         claims=report.claims,
-        pictures=[_embedded(picture) for picture in pictures],
+        pictures=[picture.embedded(DPI) for picture in pictures],
         tables=[
             table
             for table in (_claim_table(report.claims), _ratio_table(report.ratios), _means_table(run))
@@ -234,18 +226,6 @@ def _render(run: ToyRun, report: ToyReport, pictures: Sequence[ToyPicture], comm
         batch=config.comparison.batch,
         standardised=config.data.standardise,
     )
-
-
-def _embedded(picture: ToyPicture) -> dict[str, Any]:
-    width, height = struct.unpack(">II", picture.png[16:24])  # PNG's header
-    return {
-        "title": picture.title,
-        "caption": picture.caption,
-        "alt": picture.alt,
-        "width": round(width * _CSS_DPI / DPI),
-        "height": round(height * _CSS_DPI / DPI),
-        "uri": f"data:image/png;base64,{base64.b64encode(picture.png).decode('ascii')}",
-    }
 
 
 def _claim_table(claims: Sequence[Claim]) -> NumberTable:
