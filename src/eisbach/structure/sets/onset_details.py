@@ -58,7 +58,7 @@ def onset_events(features: Features) -> OnsetEvents:
     times = onset_times(features)
     frames = np.round((times - features.trimmed_start) * FRAME_RATE).astype(np.int64)
     mel = np.asarray(features.mel_db, dtype=np.float64)
-    pooled = mel.reshape(len(mel), ATTACK_BANDS, -1).mean(axis=2)
+    pooled = mel.reshape(len(mel), ATTACK_BANDS, mel.shape[1] // ATTACK_BANDS).mean(axis=2)
     attacks = np.zeros((len(times), ATTACK_BANDS))
     for row, frame in enumerate(frames):
         before = pooled[max(0, frame - _BEFORE) : max(1, frame)].mean(axis=0)
