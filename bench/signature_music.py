@@ -40,6 +40,9 @@ DECLARED = (
 )
 DIFFERENCES = (("instrument", "tempo"), ("register", "tempo"), ("instrument", "register"))
 PARTITIONS = ("instrument", "register", "tempo", "classes")
+PROMPTS = [
+    Path("recipes/signature") / f"{name}.yaml" for name in ("music-captions", "music-italian", "music-pairs", "music")
+]
 GRID, LOWEST, DURATION = 40, 0.7, 30.0
 _OWN_NOISE = 10_000  # trajectories of one wording and seed are numbered from a multiple of this
 
@@ -142,9 +145,7 @@ def summarise(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--prompts", type=Path, nargs="+", default=sorted(Path("recipes/signature").glob("music*.yaml"))
-    )
+    parser.add_argument("--prompts", type=Path, nargs="+", default=PROMPTS, help="their order decides their noise")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--trajectories", type=int, default=3, help="of each class, for each wording and seed")
     parser.add_argument("--draws", type=int, default=500, help="of the bootstrap")
