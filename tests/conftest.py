@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run: what fails for one fails for all, and nothing is kept in a folder that workers share.
+settings.register_profile("suite", derandomize=True, database=None, deadline=None)
+settings.load_profile("suite")
 
 WORDS = [
     "a",
@@ -74,6 +82,26 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_tiny_model() -> Callable[..., Path]:
     """`save_tiny_model(folder, seed=0)`, for tests that need another model."""
     return save_tiny_model
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """`free_port()`: a port that nobody listens at, nor anybody takes before it is used.
+
+    A port that the system picks is one that it may give to another process in the next moment. These lie below the ones
+    that it gives, and every worker of the suite looks among its own.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = iter(range(20_000 + 100 * (worker % 100), 20_100 + 100 * (worker % 100)))
+
+    def find() -> int:
+        for port in ports:
+            with socket.socket() as candidate, contextlib.suppress(OSError):
+                candidate.bind(("127.0.0.1", port))
+                return port
+        raise RuntimeError("no port is free")
+
+    return find
 
 
 @pytest.fixture(autouse=True, scope="session")

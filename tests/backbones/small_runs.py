@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from safetensors.torch import load_file
 
 from eisbach.adapters.attach import attach, detach
 from eisbach.audio import audio_hash, write_audio
-from eisbach.backbones import load_backbone
+from eisbach.backbones import load_backbone, load_codec_of
+from eisbach.backbones.base import Backbone
 from eisbach.config import build_config
 from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
 from eisbach.generation import GenerateConfig, generate
@@ -90,3 +93,22 @@ def trains_and_plays(model: Path, clips: Path, tmp_path: Path, kind: str) -> Non
     }
     manifest = generate(build_config(GenerateConfig, values, "test"))
     assert [row.duration for row in manifest.rows] == [30.0]
+
+
+def fetched_from_the_hub(model: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> Backbone:
+    """The backbone of a hub whose only repository holds `model`: what is asked for is enough to condition and to decode."""
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    def snapshot(_: str, **options: Any) -> str:
+        names = [file.relative_to(model).as_posix() for file in model.rglob("*") if file.is_file()]
+        for name in filter_repo_objects(names, **options):
+            (place / name).parent.mkdir(exist_ok=True)
+            shutil.copy(model / name, place / name)
+        return str(place)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    backbone = load_backbone("owner/tiny")
+    assert len(backbone.condition(CAPTIONS[:1], [1.0])) == 1
+    assert load_codec_of(backbone).name == "oobleck"
+    return backbone

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_runs import CAPTIONS, trains_and_plays
+from small_runs import CAPTIONS, fetched_from_the_hub, trains_and_plays
 
 from eisbach.backbones import load_backbone, load_codec_of
 from eisbach.backbones.base import Backbone
@@ -234,21 +234,7 @@ def test_a_native_checkpoint_beside_the_pipeline_does_not_mislead(folder: Path, 
 
 
 def test_all_of_it_is_fetched_from_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-    from huggingface_hub.utils import filter_repo_objects
-
-    def snapshot(_: str, **options: Any) -> str:
-        names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
-        for name in filter_repo_objects(names, **options):
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            shutil.copy(folder / name, tmp_path / name)
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    backbone = load_backbone("owner/tiny")
-    assert isinstance(backbone, StableAudioOpenBackbone)
-    assert len(backbone.condition(PROMPTS[:1], [1.0])) == 1
-    assert load_codec_of(backbone).name == "oobleck"
+    assert isinstance(fetched_from_the_hub(folder, tmp_path, monkeypatch), StableAudioOpenBackbone)
 
 
 def damaged(folder: Path, place: Path, what: str) -> Path:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from eisbach.data import scores
 from eisbach.data.licences import piece_licence
-from eisbach.data.score_parsing import ScoreError, parse_score
+from eisbach.data.score_parsing import ScoreError, _Expired, _time_limit, parse_score
 from eisbach.data.scores import Piece, licence_rows, list_pieces, load_table, parse_all
 from eisbach.errors import UserError
 
@@ -85,6 +87,16 @@ def test_a_parser_that_takes_too_long_is_given_up_and_not_remembered(tmp_path: P
     with pytest.raises(ScoreError, match=r"longer than 0\.01 s"):
         load_table(piece, tmp_path, timeout=0.01)
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_an_alarm_that_is_swallowed_rings_again() -> None:
+    def parse() -> None:
+        with suppress(_Expired):  # as in a finaliser, where what is raised goes no further
+            time.sleep(60)
+        time.sleep(60)
+
+    with pytest.raises(_Expired), _time_limit(0.01):
+        parse()
 
 
 def test_selection_by_id_collection_family_and_pattern() -> None:

@@ -1,6 +1,5 @@
 import multiprocessing
 import re
-import socket
 import sys
 from pathlib import Path
 
@@ -93,12 +92,10 @@ def _worker(rank: int, port: int, folder: str, arguments: list[str]) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 @pytest.mark.parametrize("manual", [[], ["--manual"]], ids=["automatic", "manual"])
-def test_two_processes_with_two_micro_batches_each_are_one_batch_written_by_hand(example, tmp_path, manual):
+def test_two_processes_with_two_micro_batches_each_are_one_batch_written_by_hand(example, tmp_path, manual, free_port):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "lightning.pytorch", "pytest"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     workers = [context.Process(target=_worker, args=(rank, port, str(tmp_path), manual)) for rank in range(2)]
     for worker in workers:
         worker.start()

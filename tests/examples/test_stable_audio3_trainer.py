@@ -1,6 +1,5 @@
 import multiprocessing
 import re
-import socket
 import sys
 from pathlib import Path
 
@@ -158,12 +157,10 @@ def _worker(rank: int, port: int, folder: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
-def test_two_processes_with_two_micro_batches_each_are_one_batch_written_by_hand(stand_in, tmp_path):
+def test_two_processes_with_two_micro_batches_each_are_one_batch_written_by_hand(stand_in, tmp_path, free_port):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "pytorch_lightning", "pytest"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     workers = [context.Process(target=_worker, args=(rank, port, str(tmp_path))) for rank in range(2)]
     for worker in workers:
         worker.start()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
-import socket
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,9 @@ def test_a_run_killed_at_random_moments_never_leaves_a_broken_checkpoint_and_end
     assert not [path for path in checkpoints.iterdir() if path.name.startswith(".")]
 
 
-def test_two_processes_equal_one_with_twice_the_accumulation(configure: Any, server: ForkServerContext) -> None:
+def test_two_processes_equal_one_with_twice_the_accumulation(
+    configure: Any, server: ForkServerContext, free_port: Callable[[], int]
+) -> None:
     changes = {
         "steps": 3,
         "held_out": {"every": 3, "batches": 1},
@@ -98,9 +100,7 @@ def test_two_processes_equal_one_with_twice_the_accumulation(configure: Any, ser
     }
     alone = train(configure("alone", accumulation=2, **changes), quiet=True)
     config = configure("together", **changes)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
     processes = [start(server, config, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
     for process in processes:

@@ -20,6 +20,7 @@ PARSER_VERSION = 2
 
 DEFAULT_VELOCITY = 76
 Repeats = Literal["none", "expanded", "once"]
+_RING_AGAIN = 0.5  # s between alarms
 
 
 class ScoreError(EisbachError):
@@ -127,7 +128,8 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
         raise _Expired
 
     previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, float(seconds or 0))
+    # It rings again: what is raised in a finaliser, or where the parser swallows everything, goes no further.
+    signal.setitimer(signal.ITIMER_REAL, float(seconds or 0), _RING_AGAIN)
     try:
         yield
     finally:
