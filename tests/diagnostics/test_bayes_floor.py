@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -144,6 +146,45 @@ def test_an_integrand_that_no_grid_resolves_is_refused() -> None:
     mixture = GaussianMixture([0.5, 0.5], [[1.0], [-1.0]], 0.3)
     with pytest.raises(UserError, match="still changed"):
         component_expectation(mixture, "linear", 0.5, 0, lambda x: (x[:, 0] > 0.1).double(), tolerance=1e-12)
+
+
+def test_auto_draws_where_the_grid_does_not_settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    covariances = torch.stack([torch.diag(torch.tensor([1.0, 1e-4])), torch.diag(torch.tensor([1e-4, 1.0]))]).double()
+    mixture = GaussianMixture([0.5, 0.5], [[0.0, 0.0], [0.0, 0.0]], covariances)
+    exact = bayes_floor(mixture, "linear", "eps", 0.05)
+    assert exact.method == "quadrature"
+    monkeypatch.setattr("eisbach.diagnostics.bayes_floor._HALVINGS", {1: 0, 2: 0})
+    with pytest.raises(UserError, match="use Monte Carlo"):
+        bayes_floor(mixture, "linear", "eps", 0.05, method="quadrature")
+    drawn = bayes_floor(mixture, "linear", "eps", 0.05)
+    assert drawn.method == "monte_carlo"
+    assert drawn.value == pytest.approx(exact.value, rel=0.01)
+
+
+def test_a_component_between_the_points_of_the_first_grids_is_not_missed() -> None:
+    """The narrow third takes over a stretch of the wide two that grids of step 0.2 and 0.1 both step over."""
+    weights, variances, t = [0.45, 0.45, 0.1], [1.0, 1.0, 1e-8], 0.01
+    alpha = 1 - t
+    means = [-1.0, 1.0, (-alpha + 1.05 * math.sqrt(alpha**2 + t**2)) / alpha]
+    mixture = GaussianMixture(weights, torch.tensor(means).double()[:, None], variances)
+    w, m, v = (torch.tensor(value, dtype=torch.float64) for value in (weights, means, variances))
+    noisy = alpha**2 * v + t**2
+    x = torch.linspace(-9, 9, 400_001, dtype=torch.float64)[:, None]  # 45 microns a point, the narrowest 10 mm wide
+    joint = w * torch.exp(-0.5 * (x - alpha * m) ** 2 / noisy) / torch.sqrt(2 * math.pi * noisy)
+    posterior = joint / joint.sum(1, keepdim=True)
+    estimate = t / noisy * (x - alpha * m)
+    left = alpha**2 * v / noisy + (estimate - (posterior * estimate).sum(1, keepdim=True)) ** 2
+    truth = float(torch.trapezoid((joint * left).sum(1), x[:, 0]))
+    assert bayes_floor(mixture, "linear", "eps", t).value == pytest.approx(truth, rel=1e-8)
+
+
+def test_the_tolerance_is_of_the_targets_own_variance() -> None:
+    small, large = (GaussianMixture([0.5, 0.5], [[-size], [3 * size]], size**2) for size in (1e-5, 1.0))
+    # Data and noise both at a hundred thousandth: x0's floor scales with the square.
+    t = 1e-5 / (1 + 1e-5)
+    assert bayes_floor(small, "linear", "x0", t).value == pytest.approx(
+        1e-10 * bayes_floor(large, "linear", "x0", 0.5).value, rel=1e-7
+    )
 
 
 def test_expectation_of_a_component_has_its_moments() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -123,6 +124,14 @@ def test_covariances_of_every_form_mean_the_same() -> None:
     torch.testing.assert_close(
         one.conditional_variance("linear", "u", x, 0.7), two.conditional_variance("linear", "u", x, 0.7)
     )
+
+
+def test_a_narrow_component_beside_a_wide_one_keeps_its_variance() -> None:
+    wide, narrow = 1e8 * torch.eye(2).double(), 1e-7 * torch.tensor([[2.0, 1.0], [1.0, 2.0]]).double()
+    mixture = GaussianMixture([0.5, 0.5], [[0.0, 0.0], [1.0, 1.0]], torch.stack([wide, narrow]))
+    assert mixture.component_variances()[1].tolist() == pytest.approx([1e-7, 3e-7])
+    at_data = mixture.log_density("linear", torch.tensor([[1.0, 1.0]]), 0.0)
+    assert float(at_data) == pytest.approx(math.log(0.5 / (2 * math.pi * math.sqrt(3e-14))))
 
 
 def test_levels_may_differ_by_sample_and_batches_may_be_cut(monkeypatch: pytest.MonkeyPatch) -> None:

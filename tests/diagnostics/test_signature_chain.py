@@ -174,6 +174,17 @@ def test_resamples_weight_by_prior_and_stay_within_classes():
     assert draw(values).ravel() == pytest.approx([wanted] * 51)
 
 
+@pytest.mark.parametrize("per_class", [2, 6, 16])
+def test_resamples_spread_as_the_stratified_mean_does(per_class):
+    """Whatever the number of trajectories: with few, drawing as many as there are would make intervals too narrow."""
+    label = torch.arange(4).repeat_interleave(per_class).numpy()
+    values = torch.randn(1, len(label), generator=torch.Generator().manual_seed(3), dtype=torch.float64).numpy()
+    wanted = sum(
+        share**2 * values[0, label == z].var(ddof=1) / per_class for z, share in enumerate(PRIOR)
+    )  # of a stratified mean
+    assert Resamples(label, PRIOR, 40_000, seed=1)(values)[1:].var() == pytest.approx(wanted, rel=0.03)
+
+
 def test_curve_files_round_trip_and_bad_ones_are_refused(tmp_path):
     curve = curves(run(steps=8, per_class=2), CLASSES, get_path("linear"), resamples=100, meta={"model": "x"})[0]
     curve.save(tmp_path / "curve.json")

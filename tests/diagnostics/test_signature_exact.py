@@ -120,6 +120,14 @@ def test_a_study_of_unequal_components_follows_monte_carlo():
     assert found["rows"][0]["half_log_snr"] > found["rows"][2]["half_log_snr"]
 
 
+@pytest.mark.parametrize("t", [0.0, 1e-300, 1e-9])
+def test_the_rate_ends_at_zero_where_snr_is_infinite(t):
+    mixture = GaussianMixture([0.5, 0.5], [[0.0], [3.0]], 1.0)
+    found = mixture_entropy(mixture, "linear", t, 500, torch.Generator().manual_seed(1))
+    assert 0 <= found.rate < 1e-12
+    assert 0 <= found.rate_se < 1e-12
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -8,7 +8,7 @@ posterior and mu_k = E[y | x_t, k] it splits into a closed form and one integral
 **How the integral is made exact.** Each pair's term is ``w_j N_j(x) p_k(x) |mu_j - mu_k|^2``: a Gaussian times a posterior in
 [0, 1]. It is summed on a grid in the whitened axes of the narrower of the two components, out to `_REACH` standard
 deviations. For such smooth, decaying integrands the plain trapezoidal rule converges exponentially in the step; the step is
-halved until the sum stands still to the tolerance asked for. That needs at most two dimensions; components of one shared
+halved until it is no wider than the narrowest component and the sum stands still to the tolerance asked for. That needs at most two dimensions; components of one shared
 isotropic covariance differ only within the span of their means, so those are exact in any dimension whose span is
 a plane or a line.
 """
@@ -25,14 +25,18 @@ from torch import Tensor
 
 from eisbach.diagnostics.mixture import GaussianMixture
 from eisbach.diffusion.paths import Path, get_path
-from eisbach.diffusion.targets import check_target, determinant
+from eisbach.diffusion.targets import check_target, coefficients, determinant
 from eisbach.errors import UserError
 
 METHODS = ("auto", "quadrature", "monte_carlo")
 _REACH = 9.0  # standard deviations: a Gaussian's mass beyond is 2e-19
-_FIRST_STEP, _HALVINGS = 0.2, 5
+_FIRST_STEP, _HALVINGS = 0.2, {1: 10, 2: 5}  # by dimension
 _POINTS = 2**18  # grid points evaluated at once
 _BLOCK = 2**22  # numbers drawn at once by Monte Carlo
+
+
+class UnsettledError(UserError):
+    """The finest grid did not resolve an integral."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def bayes_floor(
     target : {"eps", "x0", "v", "u"}
     t : float in [0, 1]
     method : {"auto", "quadrature", "monte_carlo"}
-        "auto" is exact where that is possible and Monte Carlo elsewhere.
+        "auto" is exact where that is possible and Monte Carlo elsewhere: more dimensions, or a grid that does not settle.
     tolerance : float, default 1e-8
         Of the quadrature, relative to the variance of the target.
     samples : int, default 1,000,000
@@ -98,8 +102,12 @@ def bayes_floor(
     if method != "monte_carlo":
         plane = effective(mixture)
         if plane is not None:
-            return _quadrature(mixture, plane, path, target, t, tolerance)
-        if method == "quadrature":
+            try:
+                return _quadrature(mixture, plane, path, target, t, tolerance)
+            except UnsettledError:
+                if method == "quadrature":
+                    raise
+        elif method == "quadrature":
             raise UserError(
                 f"quadrature needs components that differ in at most two dimensions, and this mixture has {mixture.dim}; "
                 "use method='monte_carlo'."
@@ -190,7 +198,7 @@ def component_expectation(
     Raises
     ------
     UserError
-        More than two dimensions, or no convergence.
+        More than two dimensions; `UnsettledError` without convergence.
     """
     if mixture.dim > 2:
         raise UserError(f"a grid over x_t needs at most two dimensions; this mixture has {mixture.dim}.")
@@ -200,9 +208,10 @@ def component_expectation(
     basis = torch.eye(mixture.dim, dtype=torch.float64) if mixture._basis is None else mixture._basis[component]
     to_x = (basis * deviations).mT
     centre = path.alpha(level) * mixture.means[component]
+    narrowest = _narrowest(mixture, path, level, to_x)
     total, weight, previous = 0.0, 0.0, math.nan
     step = _FIRST_STEP
-    for halving in range(_HALVINGS + 1):
+    for halving in range(_HALVINGS[mixture.dim] + 1):
         # Each halving adds the points that the coarser grid had not: everything but the even multiples.
         for points, mass in _grid(mixture.dim, step, new_only=halving > 0):
             values = function(points @ to_x + centre)
@@ -210,13 +219,21 @@ def component_expectation(
             weight += float(mass.sum())
         value = total / weight
         change = abs(value - previous)
-        if change <= tolerance:
+        if change <= tolerance and (step <= narrowest or halving == _HALVINGS[mixture.dim]):
             return value, change
         previous, step = value, step / 2
-    raise UserError(
+    raise UnsettledError(
         f"the integral over x_t at t = {float(t):g} still changed by {change:.2g} at the finest grid: the components' widths "
         "differ too much; use Monte Carlo."
     )
+
+
+def _narrowest(mixture: GaussianMixture, path: Path, level: Tensor, to_x: Tensor) -> float:
+    """The smallest standard deviation of any component in the grid's axes: what falls between the points of two grids, both miss."""
+    eye = torch.eye(mixture.dim, dtype=torch.float64)
+    noisy = path.alpha(level).square() * mixture.component_covariances() + path.sigma(level).square() * eye
+    to_grid = torch.linalg.inv(to_x)
+    return float(torch.linalg.eigvalsh(to_grid.mT @ noisy @ to_grid).clamp(min=0).min().sqrt())
 
 
 def _grid(dim: int, step: float, *, new_only: bool) -> list[tuple[Tensor, Tensor]]:
@@ -246,7 +263,8 @@ def _quadrature(
     mixture: GaussianMixture, plane: GaussianMixture, path: Path, target: str, t: float, tolerance: float
 ) -> Floor:
     value = mixture.within_variance(path, target, t)
-    scale = max(value, mixture.total_variance(), 1.0)
+    c_x, c_eps = (float(c) for c in coefficients(path, target, torch.tensor(t, dtype=torch.float64)))
+    scale = c_x**2 * mixture.total_variance() + c_eps**2 * mixture.dim
     widths = plane.noisy_variances(path, t).log().sum(dim=1)
     pairs = list(itertools.combinations(range(plane.num_components), 2))
     error = 0.0

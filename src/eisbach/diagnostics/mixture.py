@@ -94,8 +94,9 @@ class GaussianMixture:
         if tuple(covariances.shape) in allowed:
             variances = covariances.reshape(allowed[tuple(covariances.shape)])
         elif covariances.shape == (count, dim, dim):
-            scale = covariances.abs().amax().clamp(min=torch.finfo(torch.float64).tiny)
-            if not bool(((covariances - covariances.mT).abs() <= _ROUNDING * scale).all()):
+            # Each matrix by its own scale: a narrow component beside a wide one keeps its variances.
+            scale = covariances.abs().amax(dim=(1, 2)).clamp(min=torch.finfo(torch.float64).tiny)[:, None]
+            if not bool(((covariances - covariances.mT).abs() <= _ROUNDING * scale[:, None]).all()):
                 raise UserError("a covariance of the mixture is not symmetric; pass (K, d, d) symmetric matrices.")
             variances, basis = torch.linalg.eigh((covariances + covariances.mT) / 2)
             # eigh leaves zeros of either sign in singular matrices; what is below its own rounding is 0.

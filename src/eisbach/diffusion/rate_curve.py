@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eisbach.diffusion.discrete_path import DiscretePath
 from eisbach.diffusion.entropic import MIN_POINTS, entropic_rate, noise_over_data
 from eisbach.diffusion.paths import Path, get_path
 from eisbach.errors import UserError
@@ -161,8 +162,6 @@ def _row(values: Mapping[str, Any], key: str, file: str | pathlib.Path) -> Tenso
 
 
 def _path_of(name: str, options: Mapping[str, Any], file: str | pathlib.Path) -> Path:
-    from eisbach.diffusion.discrete_path import DiscretePath
-
     try:
         if "alphas_cumprod" in options:  # a table, whatever made it
             return DiscretePath(tuple(options["alphas_cumprod"]))

@@ -131,16 +131,18 @@ def mixture_entropy(
     variance = sum(
         (share**2 * value.var(dim=0) / len(value) for share, value in parts), torch.zeros(2, dtype=torch.float64)
     )
-    half_snr = 0.5 * float(path.log_snr(torch.tensor(t, dtype=torch.float64)).exp())
     entropy, gap = mean.tolist()
     entropy_se, gap_se = variance.sqrt().tolist()
-    return ExactPoint(entropy, entropy_se, half_snr * gap, half_snr * gap_se)
+    return ExactPoint(entropy, entropy_se, gap / 2, gap_se / 2)
 
 
 def _entropy_and_gap(mixture: GaussianMixture, path: Path, x_t: Tensor, t: float) -> Tensor:
-    """Posterior entropy and E[|D_Z - D|^2 | x_t], shape (n, 2)."""
+    """Posterior entropy and SNR E[|D_Z - D|^2 | x_t], shape (n, 2).
+
+    At one x_t, SNR |D_Z - D|^2 is the squared difference of the noise estimates, which is finite also where SNR is not.
+    """
     log_p = mixture.log_posterior(path, x_t, t)
-    predicted = mixture.component_predict(path, "x0", x_t, t)
+    predicted = mixture.component_predict(path, "eps", x_t, t)
     weight = log_p.exp()[..., None]
     between = (predicted - (weight * predicted).sum(dim=1, keepdim=True)).square()
     return torch.stack([entropy_of(log_p), (weight * between).sum(dim=(1, 2))], dim=1)

@@ -18,7 +18,8 @@ from eisbach.errors import UserError
 class Resamples:
     """Weights of trajectories: the estimate's own first, then bootstrap resamples that draw within each class.
 
-    Class z counts with its prior p(z) whatever number of trajectories it has.
+    Class z counts with its prior p(z) whatever number of trajectories it has. A resample draws one fewer than the class has, so that its
+    variance is that of the estimate (Rao & Wu 1988): drawing as many gives (m - 1) / m of it, 17% too little with 6 trajectories.
 
     Parameters
     ----------
@@ -45,9 +46,8 @@ class Resamples:
                 )
             weights[0, rows] = share / len(rows)
             if count:
-                weights[1:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=count) * (
-                    share / len(rows)
-                )
+                drawn = rng.multinomial(len(rows) - 1, np.full(len(rows), 1 / len(rows)), size=count)
+                weights[1:, rows] = drawn * (share / (len(rows) - 1))
         self.weights = weights
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
