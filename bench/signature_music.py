@@ -27,6 +27,7 @@ from eisbach.backbones import load_backbone
 from eisbach.diagnostics.signature.chain import Trajectories, follow, trajectory_seed
 from eisbach.diagnostics.signature.classes import ClassSet
 from eisbach.diagnostics.signature.config import SignatureConfig, read_prompts
+from eisbach.diagnostics.signature.curve import finite_or_none
 from eisbach.diagnostics.signature.model import backbone_model
 from eisbach.diagnostics.signature.run import load_piece, save_piece
 from eisbach.diagnostics.signature.summary import curves
@@ -108,6 +109,11 @@ def t_interval(values: Sequence[float]) -> list[float] | None:
     return [float(np.mean(values)) - half, float(np.mean(values)) + half]
 
 
+def percentiles(drawn: np.ndarray) -> list[float] | None:
+    """2.5 and 97.5% of resamples; None where one of them has no half time."""
+    return np.percentile(drawn, [2.5, 97.5]).tolist() if np.isfinite(drawn).all() else None
+
+
 def summarise(
     found: dict[tuple[str, int], Trajectories], wordings: dict[str, SignatureConfig], seeds: Sequence[int], draws: int
 ) -> dict[str, Any]:
@@ -131,12 +137,12 @@ def summarise(
             drawn = np.array([np.mean([quantity(one[name], reading, what) for name in wordings]) for one in again])
             by_cell = {f"{name}, seed {seed}": quantity(one, reading, what) for (name, seed), one in cells.items()}
             rows[" minus ".join(what)] = {
-                "mean": float(np.mean(list(by_wording.values()))),
+                "mean": finite_or_none(float(np.mean(list(by_wording.values())))),
                 "over_wordings": t_interval(list(by_wording.values())),
-                "these_wordings": np.nanpercentile(drawn, [2.5, 97.5]).tolist(),
+                "these_wordings": percentiles(drawn),
                 "resamples_with_a_half_time": float(np.isfinite(drawn).mean()),
-                "by_wording": by_wording,
-                "by_cell": by_cell,
+                "by_wording": {key: finite_or_none(value) for key, value in by_wording.items()},
+                "by_cell": {key: finite_or_none(value) for key, value in by_cell.items()},
                 "cells_above_0": int(sum(value > 0 for value in by_cell.values())),
             }
         report[reading] = rows
@@ -173,10 +179,10 @@ def main() -> None:
     )
     for reading, rows in report.items():
         for what, row in rows.items():
-            values = " ".join(f"{value:.3f}" for value in row["by_wording"].values())
-            print(
-                f"{reading:5s} {what:30s} {row['mean']:.3f}  over wordings {row['over_wordings']}  by wording {values}"
-            )
+            values = " ".join("none" if value is None else f"{value:.3f}" for value in row["by_wording"].values())
+            both = row["over_wordings"], row["these_wordings"]
+            ends = ["none" if one is None else f"{one[0]:.3f} to {one[1]:.3f}" for one in both]
+            print(f"{reading:5s} {what:28s} over wordings {ends[0]}, these wordings {ends[1]}, by wording {values}")
 
 
 if __name__ == "__main__":
