@@ -120,6 +120,16 @@ def test_data_of_a_file(model):
     assert "each at least twice" in str(refused.exception)
 
 
+def test_classes_that_the_model_cannot_tell_apart_are_refused(model):
+    """`--classes 0..9` on a model of music would measure the prior for hours."""
+    done = runner.invoke(
+        app, ["signature", "run", "--model", str(model / "model"), "--classes", "0..3", "--out", str(model / "out")]
+    )
+    assert isinstance(done.exception, UserError)
+    assert "hears no difference between the 4 classes ('0' to '3')" in str(done.exception)
+    assert not (model / "out").exists()
+
+
 def test_image_classes_and_dry_run(tmp_path):
     words = ["signature", "run", "--model", "nowhere", "--classes", "0..3", "--partition", "p=a:0,1/b:2,3", "--dry-run"]
     done = runner.invoke(app, words)

@@ -58,7 +58,7 @@ def sample(
         "clip": clip,
         "batch_size": batch_size,
     }
-    sampling = build_config(ImageSampling, values, "the sampling options")
+    sampling = build_config(ImageSampling, values, "the command")
     if dry_run:
         typer.echo(dump_yaml(sampling), nl=False)
         return

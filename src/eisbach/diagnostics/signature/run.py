@@ -226,6 +226,11 @@ def _load(config: SignatureConfig, classes: ClassSet, notify: Callable[[str], ob
             if unknown:
                 notify(f"class '{one.name}': the model does not know {', '.join(unknown)}; these words change nothing.")
     conditioning = backbone.condition(texts, [config.duration] * len(texts))
+    if bool((conditioning.tokens == conditioning.tokens[:1]).all()):
+        raise UserError(
+            f"the model {config.model} hears no difference between the {len(texts)} classes ('{texts[0]}' to '{texts[-1]}'), so "
+            "nothing could be decided among them; name a model that knows them, or write them in its own words."
+        )
     shape = getattr(backbone, "latent_shape", None)
     if shape is None:
         shape = (backbone.latent_channels, max(1, round(config.duration * backbone.latent_rate)))
