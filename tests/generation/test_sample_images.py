@@ -86,3 +86,12 @@ def test_files_by_class_and_a_stopped_drawing_continues(tmp_path):
     assert (np.asarray(Image.open(tmp_path / "out" / files[0])) == before).all()
     with pytest.raises(UserError, match="drawn otherwise"):
         write_images(str(tmp_path / "model"), sampling, tmp_path / "out", count=5, seed=1, quiet=True)
+
+
+def test_a_class_that_the_model_lacks_leaves_no_folder_behind(tmp_path):
+    """Otherwise the corrected command would meet a folder of other settings."""
+    model().save(tmp_path / "model")
+    with pytest.raises(UserError, match="no class 'x'"):
+        write_images(str(tmp_path / "model"), SAMPLING, tmp_path / "out", count=2, classes=["x"], quiet=True)
+    assert not (tmp_path / "out").exists()
+    assert write_images(str(tmp_path / "model"), SAMPLING, tmp_path / "out", count=2, classes=["1"], quiet=True) == 2

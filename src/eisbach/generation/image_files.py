@@ -52,6 +52,7 @@ def write_images(
     if settings["schedule_options"] is None:
         del settings["schedule_options"]
     sampling_times(sampling, backbone)  # refuses a schedule or curve that does not fit before anything is written
+    backbone.condition(names, [1.0] * len(names))  # and so a class that the model does not have
     settings |= curve_stamp(sampling.schedule_options)
     made_with = {"model": backbone.identity(), "seed": seed, "classes": names, **settings}
     out = Path(out)
