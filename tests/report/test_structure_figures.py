@@ -13,8 +13,8 @@ from eisbach.report import structure_figures as figures
 from eisbach.report import structure_maps as maps
 from eisbach.report import structure_style as style
 from eisbach.report.figures_draw import cosine_similarity, mel_frames
-from eisbach.report.structure_draw import mean_spectrum, pc1_share
-from eisbach.report.structure_sections import section_spans
+from eisbach.report.structure_draw import draw_sections, mean_spectrum, pc1_share
+from eisbach.report.structure_sections import Span, section_spans
 from eisbach.report.structure_style import PictureClip
 from eisbach.structure import synthetic
 from eisbach.structure.features import extract_features
@@ -153,3 +153,64 @@ def test_endings_are_checked_and_titles_are_cut_in_the_middle():
         style.format_of("x.bmp")
     assert style.shorten("a" * 30 + "end", 10) == "aaaa…aaend"
     assert style.shorten("short", 10) == "short"
+
+
+@pytest.mark.filterwarnings("ignore:Glyph .* missing from")
+@pytest.mark.parametrize("name", list(figures.KINDS))
+def test_no_text_leaves_the_page(name, monkeypatch):
+    long = "a_name_without_any_place_to_break_it_" * 4
+    clips = [
+        PictureClip(f"{long}1", FORM, f"{long}a"),
+        PictureClip("平均律クラヴィーア曲集第一巻" * 4, FORM, "平均律" * 20),
+    ]
+    found = []
+
+    def keep(figure, all_axes, out=None, *, form=None):
+        data = style.render(figure, all_axes, out, form=form)
+        found.append((figure.get_tightbbox(figure.canvas.get_renderer()), figure.get_size_inches()))
+        return data
+
+    monkeypatch.setattr(figures, "render", keep)
+    for count in (1, 2) if figures.KINDS[name].exactly is None else (2,):
+        figures.KINDS[name].draw(clips[:count])
+    for box, (width, height) in found:
+        assert box.x0 >= -0.02
+        assert box.y0 >= -0.02
+        assert box.x1 <= width + 0.02
+        assert box.y1 <= height + 0.02
+
+
+def test_a_common_time_axis_keeps_its_numbers_beside_a_clip_that_is_too_short():
+    clips = [PictureClip("form", FORM), PictureClip("short", SHORT)]
+    assert {"10", "20"} <= set(texts(figures.motifs_figure(clips, form="svg")))
+    assert {"10", "20"} <= set(texts(figures.mel_figure([clips[0], PictureClip("quiet", SILENCE)], form="svg")))
+
+
+def test_where_nothing_repeats_no_segment_is_ringed():
+    from matplotlib.figure import Figure
+
+    rings = []
+    for clip in (FORM, extract_features(synthetic.form("AB", 9.0, 2))):
+        axes = Figure().subplots()
+        image = maps.draw_scape(axes, clip)
+        rings.append((len(axes.lines), float(np.nanmax(image.get_array()))))
+    assert rings[0][0] == 2
+    assert rings[0][1] > 0
+    assert all(lines == 0 for lines, top in rings if top == 0)
+
+
+def test_many_sections_are_outlined_and_not_drawn_across():
+    from matplotlib.figure import Figure
+
+    for count, lines, outlines in ((4, 12, 0), (40, 0, 80)):
+        edges = np.linspace(0.0, 28.0, count + 1)
+        spans = [Span(float(a), float(b), "A") for a, b in itertools.pairwise(edges)]
+        axes = Figure().subplots()
+        draw_sections(axes, FORM, spans)
+        assert (len(axes.lines), len(axes.patches)) == (lines, outlines)
+
+
+def test_titles_count_ideographs_as_two_letters():
+    assert style.shorten("平均律クラ", 10) == "平均律クラ"
+    assert style.shorten("平均律クラヴィーア", 9) == "平均…ーア"
+    assert style.shorten("abcdefghij", 5) == "ab…ij"

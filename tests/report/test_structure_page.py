@@ -11,6 +11,8 @@ import pytest
 from eisbach.audio import write_audio
 from eisbach.errors import UserError
 from eisbach.report import structure_compare as comparing
+from eisbach.report.audio_embed import embed_all
+from eisbach.report.structure_findings import findings
 from eisbach.report.structure_inputs import sample_clips, short_names
 from eisbach.report.structure_listen import plan_groups
 from eisbach.report.structure_page import StructurePage, render_structure_page
@@ -253,3 +255,29 @@ def test_sets_as_wholes(tmp_path):
     ]
     with pytest.raises(UserError, match="held-out"):
         measure_sets(sets, training=tmp_path)
+
+
+def test_findings_say_what_a_measure_sounds_like():
+    sets = comparing.compare(paired(prompts=8))
+    primary = [info for info in sets.metrics if info.primary]
+    (found,) = findings(sets, primary)
+    assert "barrier" in found.lead
+    assert "plain" in found.lead
+    assert all("igher: " in item or "lat: " in item for item in found.items)
+    alone = comparing.compare([row for row in paired(prompts=8) if row["group"] == "plain"])
+    (one,) = findings(alone, primary)
+    assert "name a second folder" in one.rest
+
+
+def test_long_clips_are_cut_so_that_a_page_stays_small(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, seconds in (("short", 4), ("long", 40)):
+        noise = 0.1 * rng.standard_normal((1, 22_050 * seconds)).astype(np.float32)
+        write_audio(tmp_path / f"{name}.wav", Waveform(noise, 22_050))
+    paths = [tmp_path / "short.wav", tmp_path / "long.wav"]
+    short, long = embed_all(paths, budget=80_000)
+    assert short.seconds == pytest.approx(4.0)
+    assert 12.0 < long.seconds < 18.0
+    assert sum(len(one.uri) for one in (short, long)) < 90_000
+    _, seconds = waveform_path(paths[1], long.seconds)
+    assert seconds == pytest.approx(long.seconds, abs=0.01)  # the waveform is of what can be heard

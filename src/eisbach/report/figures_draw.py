@@ -190,7 +190,8 @@ def _marks(low: float, high: float) -> np.ndarray:
 
 
 def draw_nothing(axes: Any, reason: str) -> None:
-    """An empty panel that says why it is empty."""
-    axes.set_xticks([])
-    axes.set_yticks([])
+    """An empty panel that says why it is empty; ticks that it shares with other panels stay theirs."""
+    axes.tick_params(left=False, labelleft=False)
+    if len(axes.get_shared_x_axes().get_siblings(axes)) == 1:
+        axes.tick_params(bottom=False, labelbottom=False)
     axes.text(0.5, 0.5, reason, ha="center", va="center", transform=axes.transAxes, color="0.4")

@@ -15,6 +15,7 @@ from eisbach.report.page import NumberTable, PagePicture, render_page, save_pict
 from eisbach.report.signature_figures import curves_picture
 
 PAGE, PICTURES = "index.html", "pictures"
+_SOURCES = {"reverse": "the model’s own trajectories", "forward": "noised samples"}
 _READ = (
     "Above: the share of H[Z] that is still open, from noise on the left to data on the right; below: how fast it is decided. Bands are "
     "95% intervals over trajectories, a dot is the half time."
@@ -95,7 +96,7 @@ def _headline(result: SignatureResult) -> list[str]:
             continue
         ordered = sorted(chains, key=lambda one: -1.0 if one.half.t is None else -one.half.t)
         said.append(
-            f"Along {arm} trajectories half of each is decided (95% interval): "
+            f"Along {_SOURCES.get(arm, f'the trajectories {arm}')} half of each is decided (95% interval): "
             + "; ".join(f"{one.partition} {_half(one)}" for one in ordered)
             + ". Noise is t = 1."
         )

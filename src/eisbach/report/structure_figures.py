@@ -46,6 +46,7 @@ from eisbach.structure.blocks import MIN_SECONDS as _BLOCKS_NEED
 from eisbach.structure.blocks import block_curve
 from eisbach.structure.features import Features
 
+_LETTERS_AN_INCH, _HANDLE_LETTERS = 14, 9  # of a legend's text, and what a line and the gap beside it take
 MOST_GROUPS = 7
 """Lines that colours, dashes and marks can still tell apart."""
 
@@ -68,7 +69,7 @@ def mel_figure(
     image = None
     for axes, clip, one in zip(rows, clips, features, strict=True):
         image = draw_mel(axes, one) or image
-        heading(axes, clip.label, most=90)
+        heading(axes, clip.label, most=70)
         axes.set_xlabel("")
         axes.set_ylabel("Hz")
     rows[0].set_xlim(0.0, longest(features))
@@ -86,7 +87,7 @@ def ssm_figure(
     image = None
     for axes, clip, one in zip(panels, clips, features, strict=True):
         image = draw_sections(axes, one, section_spans(one), view) or image
-        heading(axes, clip.label, most=round(96 / _columns(len(clips))), above_note=True)
+        heading(axes, clip.label, most=_letters(len(clips)), above_note=True)
     what = "cosine of mel frames" if view == "mel" else "similarity of textures"
     colour_bar(figure, panels, image, what, shrink=_shrink(len(clips)))
     return render(figure, panels, out, form=form)
@@ -150,7 +151,7 @@ def steps_figure(
         matrix = draw_sections(middle, one, section_spans(one), view) or matrix
         points = draw_trajectory(right, one, limit, view=view, marker=0.5) or points
         _drop_legend(right)
-        heading(left, clip.label, most=44)
+        heading(left, clip.label, most=34)
         left.set_xlim(0.0, longest(features))
         middle.set_ylabel("")
         right.set_ylabel("PC 2 (dB)")
@@ -179,7 +180,7 @@ def baseline_figure(
     image: Any = None
     for axes, clip, one in zip(grid[0], clips, features, strict=True):
         image = draw_mel(axes, one) or image
-        heading(axes, clip.label, most=44)
+        heading(axes, clip.label, most=34)
         axes.set_xlim(0.0, longest(features))
     colour_bar(figure, list(grid[0]), image, "level (dB re max)")
     image = None
@@ -224,7 +225,7 @@ def scape_figure(
     images = []
     for axes, clip, one in zip(panels, clips, features, strict=True):
         images.append(draw_scape(axes, one))
-        heading(axes, clip.label, most=round(96 / _columns(len(clips))))
+        heading(axes, clip.label, most=_letters(len(clips)))
     images = [image for image in images if image is not None]
     top = max([0.5, *(float(np.nanmax(image.get_array())) for image in images)])
     for image in images:
@@ -242,7 +243,7 @@ def motifs_figure(
     rows = figure.subplots(len(clips), 1, squeeze=False, sharex=True)[:, 0]
     for axes, clip, one in zip(rows, clips, features, strict=True):
         draw_motifs(axes, one)
-        heading(axes, clip.label, most=90)
+        heading(axes, clip.label, most=70)
     rows[0].set_xlim(0.0, longest(features))
     rows[-1].set_xlabel("time (s)")
     return render(figure, rows, out, form=form)
@@ -362,6 +363,11 @@ def _columns(count: int) -> int:
     return min(count, 4 if count > 9 else 3 if count > 4 or count == 3 else 2)
 
 
+def _letters(count: int) -> int:
+    """As many as fit over a panel of `_grid`."""
+    return 34 if count == 1 else round(72 / _columns(count))
+
+
 def _shrink(count: int) -> float:
     return min(1.0, 2.0 / math.ceil(count / _columns(count)))
 
@@ -403,7 +409,7 @@ def _trajectories(
         if share is not None:
             note(axes, share.text(narrow=narrow))
         if clips is not None:
-            most = round(96 / _columns(len(features)))
+            most = _letters(len(features))
             heading(axes, clips[index].label, most=most, above_note=True, note_lines=2 if narrow else 1)
     colour_bar(figure, list(panels), points, "time (s)", shrink=_shrink(len(features)))
 
@@ -417,12 +423,14 @@ def _drop_legend(axes: Any) -> None:
 def _legend(figure: Any, axes: Any, groups: Sequence[tuple[str, Sequence[Any]]]) -> None:
     handles, labels = axes.get_legend_handles_labels()
     named = [
-        shorten(label, 56) + (f", {len(members)} clips" if len(members) > 1 else "")
+        shorten(label, 48) + (f", {len(members)} clips" if len(members) > 1 else "")
         for label, (_, members) in zip(labels, groups, strict=True)
     ]
+    room = _LETTERS_AN_INCH * figure.get_figwidth()
+    columns = int(room // (max(map(len, named)) + _HANDLE_LETTERS))
     legend = figure.legend(
-        handles, named, loc="outside upper center", ncols=2 if len(named) > 3 or max(map(len, named)) > 26 else 3,
-        frameon=False, fontsize=LABEL_PT, handlelength=3.0,
+        handles, named, loc="outside upper center", ncols=min(3, len(named), max(1, columns)), frameon=False,
+        fontsize=LABEL_PT, handlelength=3.0,
     )  # fmt: skip
     for text in legend.get_texts():
         text.set_parse_math(False)

@@ -41,7 +41,7 @@ def draw_scape(axes: Any, features: Features) -> Any:
     axes.set_xlim(start, start + n * step)
     axes.set_ylim(0.0, (n + 0.5) * step)
     first, last = scape.thumbnail(_SHORTEST)
-    if np.isfinite(first):
+    if np.isfinite(first) and np.nanmax(fitness) > 0.0:  # where nothing repeats no segment is the best
         axes.plot(
             start + (first + last) / 2, last - first, marker="o", markersize=6, markerfacecolor="none",
             markeredgecolor="black", markeredgewidth=2.2,

@@ -8,6 +8,8 @@ viridis), so that every figure can be read in greyscale and with any colour visi
 from __future__ import annotations
 
 import io
+import itertools
+import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -106,11 +108,21 @@ def heading(axes: Any, text: str, *, most: int = 46, above_note: bool = False, n
 
 
 def shorten(text: str, most: int) -> str:
-    """`text` with its middle left out where it is longer than `most` characters."""
-    if len(text) <= most:
+    """`text` with its middle left out where it is wider than `most` letters; ideographs are two wide."""
+    if _width(text) <= most:
         return text
-    head = (most - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
+    head, tail = (most - 1) // 2, most - 1 - (most - 1) // 2
+    return f"{_beginning(text, head)}…{_beginning(text[::-1], tail)[::-1]}"
+
+
+def _width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)
+
+
+def _beginning(text: str, most: int) -> str:
+    """As many of the first characters as `most` letters leave room for."""
+    widths = itertools.accumulate(_width(one) for one in text)
+    return text[: sum(width <= most for width in widths)]
 
 
 def format_of(out: str | Path) -> str:
