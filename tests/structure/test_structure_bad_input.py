@@ -40,6 +40,14 @@ def test_an_offset_is_flagged_and_taken_off(offset):
     close_to_reference(analysis, leave=("loudness_range",))
 
 
+def test_an_offset_is_taken_off_at_any_level():
+    shifted = PIECE.samples * 0.5 + np.float32(0.05)
+    loud, soft = (analyze(Waveform(shifted * np.float32(gain), RATE)) for gain in (1.0, 0.01))
+    assert "dc_offset" in loud.flags
+    assert "dc_offset" in soft.flags
+    assert soft.metrics["level_range"] == pytest.approx(loud.metrics["level_range"], abs=0.01)
+
+
 def test_a_constant_is_silence_with_an_offset():
     analysis = analyze_array(np.full(RATE * 3, 0.5), RATE)
     assert {"silent", "dc_offset"} <= set(analysis.flags)
@@ -80,6 +88,26 @@ def test_clipping_at_the_edge_of_a_block_is_seen(monkeypatch):
     loud = np.clip(4 * PIECE.samples, -1, 1)
     assert "clipped" in analyze(Waveform(loud, RATE)).flags
     assert "clipped" not in analyze(PIECE).flags
+
+
+@pytest.mark.parametrize("gain", [0.5, 0.1])
+def test_clipping_is_seen_when_the_clip_was_turned_down_afterwards(gain):
+    loud = np.clip(4 * PIECE.samples, -1, 1)
+    assert "clipped" in analyze(Waveform(loud * np.float32(gain), RATE)).flags
+
+
+@pytest.mark.parametrize("peak", [0.999, 0.4])
+def test_the_round_crests_of_a_bass_note_are_no_clipping(tmp_path, peak):
+    sf.write(
+        tmp_path / "bass.wav", peak * np.sin(2 * np.pi * 41.0 * np.arange(RATE * 4) / RATE), RATE, subtype="PCM_16"
+    )
+    assert "clipped" not in analyze(tmp_path / "bass.wav").flags
+
+
+def test_a_tone_that_never_changes_has_no_flux():
+    tone = analyze_array(0.5 * np.sin(2 * np.pi * 440.0 * np.arange(RATE * 5) / RATE), RATE)
+    assert np.isnan(tone.metrics["flux_gini"])
+    assert "undefined:flux_gini" in tone.flags
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg"])

@@ -4,6 +4,10 @@ Conventions: the texture's self-similarity matrix (0.5 s hop, tau = 6 dB fixed) 
 of half-width L (Foote 2000). At time t, *within* is the mean similarity inside [t-L, t) and inside [t, t+L), *across*
 the mean similarity between the two; their difference, floored at 0 and averaged over t, is the strength of
 structure at scale L. Drones and stationary noise score 0 because the scale of the similarity is absolute.
+
+*Scale* asks more. Pairs inside a half are nearer to each other in time than pairs across, and textures half a second apart share most
+of their 2 s: that alone makes sparse or slow music look like blocks of 2 s. So the curve that gives the scale compares pairs of equal
+distance, from L/2 up to L, within and across (`equal_distance_profile`).
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from eisbach.structure.synthetic import Ladder, blocks, contrast
 
 MIN_SECONDS = 8.0
 _MIN_SCALE, _MAX_SCALE = 1.5, 40.0  # seconds
+_MIN_STRENGTH = 0.02
 MAX_FRAMES = 1200
 
 
@@ -47,37 +52,69 @@ def checkerboard_profile(similarity: np.ndarray, half_widths: np.ndarray) -> np.
     return profile
 
 
+def equal_distance_profile(similarity: np.ndarray, half_widths: np.ndarray) -> np.ndarray:
+    """The checkerboard on pairs of equal distance, [shape=(len(half_widths),)].
+
+    For every distance from half the half-width up to one frame less than it: mean similarity of such pairs within the halves less that of
+    such pairs across the centre; the mean over the distances is floored at 0 and averaged over time. Whatever depends on the distance
+    of two moments alone cancels. Arguments as for `checkerboard_profile`.
+    """
+    n, widest = len(similarity), int(max(half_widths, default=0))
+    # by distance d and moment t: summed similarity of the pairs (i, i + d) with i < t, and with i + d < t
+    begun, ended = np.zeros((widest, n + 1)), np.zeros((widest, n + 1))
+    for distance in range(1, widest):
+        begun[distance, 1 : n - distance + 1] = ended[distance, distance + 1 :] = np.diagonal(
+            similarity, distance
+        ).cumsum()
+    profile = np.zeros(len(half_widths))
+    for index, width in enumerate(half_widths.tolist()):
+        distance = np.arange((width + 1) // 2, width)
+        rows, t = slice(distance[0], width), slice(width, n - width + 1)
+        before, after = slice(0, n - 2 * width + 1), slice(2 * width, n + 1)
+        within = (ended[rows, t] - begun[rows, before]) + (ended[rows, after] - begun[rows, t])
+        across = begun[rows, t] - ended[rows, t]
+        difference = (0.5 / (width - distance)) @ within - (1.0 / distance) @ across
+        profile[index] = np.maximum(0.0, difference / len(distance)).mean()
+    return profile
+
+
+@once_per_clip
+def _pooled(features: Features) -> tuple[np.ndarray, np.ndarray, float]:
+    """Self-similarity, half-widths in frames (none for clips under about 5 s) and frames a second."""
+    factor = max(1, -(-len(features.texture) // MAX_FRAMES))
+    whole = len(features.texture) // factor
+    rate = TEXTURE_RATE / factor
+    if whole == 0:
+        return np.zeros((0, 0)), np.zeros(0, dtype=int), rate
+    pooled = features.texture[: whole * factor].reshape(whole, factor, -1).mean(axis=1)
+    longest = min(max(_MAX_SCALE, features.duration / 12.0), features.duration / 3.0)
+    half_widths = np.arange(max(2, round(_MIN_SCALE * rate)), int(longest * rate) + 1)
+    return self_similarity(pooled), half_widths[2 * half_widths < whole], rate
+
+
 @once_per_clip
 def block_curve(features: Features) -> tuple[np.ndarray, np.ndarray]:
-    """Strength of structure at every scale: half-widths (s) from 1.5 s up and strengths (0-1), both [shape=(scales,)].
+    """Contrast of blocks at every scale: half-widths (s) from 1.5 s up and `equal_distance_profile` (0-1), both [shape=(scales,)].
 
     Scales go to 40 s or a third of the clip. Beyond ten minutes the texture is pooled to at most `MAX_FRAMES` windows and the scales
     to 40 s or a twelfth of the clip. Empty for clips under about 5 s.
     """
-    factor = max(1, -(-len(features.texture) // MAX_FRAMES))
-    whole = len(features.texture) // factor
-    if whole == 0:
-        return np.zeros(0), np.zeros(0)
-    pooled = features.texture[: whole * factor].reshape(whole, factor, -1).mean(axis=1)
-    rate = TEXTURE_RATE / factor
-    longest = min(max(_MAX_SCALE, features.duration / 12.0), features.duration / 3.0)
-    half_widths = np.arange(max(2, round(_MIN_SCALE * rate)), int(longest * rate) + 1)
-    half_widths = half_widths[2 * half_widths < whole]
-    return half_widths / rate, checkerboard_profile(self_similarity(pooled), half_widths)
+    similarity, half_widths, rate = _pooled(features)
+    return half_widths / rate, equal_distance_profile(similarity, half_widths)
 
 
 def block_strength(features: Features) -> float:
-    """Strength of the best scale, in [0, 1]; 0 for drones and noise."""
-    strengths = block_curve(features)[1]
-    return float(strengths.max()) if len(strengths) else float("nan")
+    """Strength of the best scale of the whole checkerboard, in [0, 1]; 0 for drones and noise."""
+    similarity, half_widths, _ = _pooled(features)
+    return float(checkerboard_profile(similarity, half_widths).max()) if len(half_widths) else float("nan")
 
 
 def block_scale(features: Features) -> float:
-    """The half-width with the strongest blocks, seconds; NaN when there are none (strength under 0.02)."""
-    scales, strengths = block_curve(features)
-    if not len(strengths) or strengths.max() < 0.02:
+    """The half-width at which the blocks of `block_curve` are clearest, seconds; NaN when there are none (strength or contrast under 0.02)."""
+    scales, contrasts = block_curve(features)
+    if not len(scales) or min(block_strength(features), contrasts.max()) < _MIN_STRENGTH:
         return float("nan")
-    return float(scales[strengths.argmax()])
+    return float(scales[contrasts.argmax()])
 
 
 SCALE_LADDER = Ladder((3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0), lambda v, seed: blocks(v, seed, duration=80.0))

@@ -1,6 +1,6 @@
 """Motif coverage: the share of a piece whose melody and harmony are heard again elsewhere in it.
 
-Conventions: those of the motif map (`motif_map`): 4 s windows of chroma, any of 12 transpositions, a cosine of at least 0.9, matches
+Conventions: those of the motif map (`motif_map`): 4 s windows of chroma, any of 12 transpositions, a cosine of at least 0.88, matches
 that do not overlap, and a movement gate, without which a drone would be one long motif. A piece's coverage is the share of its
 chroma frames that lie inside a recurring window.
 """

@@ -3,7 +3,8 @@
 Conventions: SuperFlux (Boeck & Widmer 2013): the positive difference of square-root mel power to the maximum over
 neighbouring bands 40 ms earlier, so that vibrato does not count as onsets; then the Gini coefficient of that flux over time.
 Few separate events give values near 1, a dense stream of them low ones. Changes under a thousandth of the clip's
-loudest frame are rounding and decoding noise and count as none; a clip without any change has no value (NaN).
+loudest frame are rounding and decoding noise and count as none, and so does what the zeros beyond the clip's ends make of the first and
+last two frames; a clip without any change has no value (NaN).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from eisbach.structure.synthetic import Ladder, onsets
 MIN_SECONDS = 3.0
 _LAG = 2  # frames of 20 ms: windows of 46 ms that hardly overlap
 _MIN_FLUX = 1e-3
+_EDGE = 2  # frames whose window reaches beyond the clip
 _BLOCK = 20_000  # frames
 _NEAR, _AROUND = 3, 12  # frames: 60 ms and a quarter of a second on either side
 _RELATIVE, _ABSOLUTE = 0.1, 0.06  # the beating of a held chord stays under the second
@@ -46,7 +48,7 @@ def gini(values: np.ndarray) -> float:
 
 def flux_gini(features: Features) -> float:
     """Gini of the flux over time, in [0, 1]; NaN when nothing ever changes."""
-    flux = spectral_flux(features.mel_db)
+    flux = spectral_flux(features.mel_db[_EDGE : len(features.mel_db) - _EDGE])
     return gini(np.where(flux >= _MIN_FLUX, flux, 0.0))
 
 

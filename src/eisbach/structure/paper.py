@@ -2,7 +2,7 @@
 
 Conventions: the paper reads them off mel-spectrograms and gives no formulas. Each function takes the plainest reading of its words on *raw* mel frames (50 a
 second, dB). Every one is contradicted by pieces whose structure is known (`Metric.contradicted_by` says how, and
-`tests/structure/test_paper.py` shows it); a metric that survives stands beside each. None of them is ever primary.
+`tests/structure/test_paper_dimensions.py` shows it); a metric that survives stands beside each. None of them is ever primary.
 """
 
 from __future__ import annotations

@@ -23,8 +23,15 @@ BUFFER_SECONDS = 600.0
 
 _TRIM_DB = 65.0  # ends quieter than this below the loudest 20 ms are silence; a 60 dB crescendo keeps its start
 _SILENCE_PEAK = 10 ** (-80 / 20)
-_FULL_SCALE, _CLIPPED_SHARE = 0.99, 1e-4
-_DC_AMPLITUDE, _DC_SHARE = 1e-3, 1e-3  # an offset is worth a flag from -60 dBFS on, when it holds 0.1% of the power
+_FULL_SCALE, _LOWEST_TOP = (
+    0.99,
+    0.05,
+)  # what was clipped and then turned down has its tops lower; quieter ones may be quantisation
+_CLIPPED_SHARE, _SHOULDER = (
+    2e-5,
+    1e-3,
+)  # flat tops a sample; a sample before one is this much lower: no crest of a slow wave is
+_DC_SHARE = 1e-3  # an offset is worth a flag when it holds 0.1% of the power, at any level: what is loud and soft must read alike
 _DC_SECONDS = 0.2  # the mean of a shorter sound is no offset
 _CANCELLED = 0.1  # of the power that uncorrelated channels would leave in their mean
 
@@ -161,7 +168,7 @@ class _Channels:
         self.count, self.peak = 0, 0.0
         self._sum, self._energy = np.zeros(channels), np.zeros(channels)
         self._mono_energy = 0.0
-        self._flat = 0  # samples in flat tops at `_top`
+        self._flat = 0  # flat tops at `_top`
         self._top = 0.0
         self._carry = np.zeros((channels, 0), np.float32)
 
@@ -179,15 +186,18 @@ class _Channels:
         self._clip(block, peak)
 
     def _clip(self, block: np.ndarray, peak: float) -> None:
-        """Counts runs of three samples at full scale; an encoder's overshoots beyond 1 count as full scale."""
-        top = max(_FULL_SCALE, min(1.0, self.peak) - 1e-4)
-        if top > self._top + 1e-4:  # tops counted so far lie below the real one
+        """Counts flat tops (three samples or more at the peak); an encoder's overshoots beyond 1 count as full scale."""
+        full = self.peak >= _FULL_SCALE
+        top = max(_FULL_SCALE, min(1.0, self.peak) - 1e-4) if full else self.peak
+        if top > self._top + 1e-4 * full:  # tops counted so far lie below the real one
             self._flat = 0
         self._top = max(self._top, top)
-        if peak >= self._top:
-            at_top = np.abs(np.concatenate([self._carry, block], axis=1)) >= self._top
-            self._flat += int((at_top[:, :-2] & at_top[:, 1:-1] & at_top[:, 2:]).sum())
-        self._carry = block[:, -2:].copy()
+        if peak >= self._top >= _LOWEST_TOP:
+            height = np.abs(np.concatenate([self._carry, block], axis=1))
+            at_top = height >= self._top
+            begins = height[:, :-3] < (1.0 - _SHOULDER) * self._top
+            self._flat += int((begins & at_top[:, 1:-2] & at_top[:, 2:-1] & at_top[:, 3:]).sum())
+        self._carry = block[:, -3:].copy()
 
     def clipped(self) -> bool:
         return self._flat > _CLIPPED_SHARE * self.count * len(self._sum)
@@ -206,7 +216,7 @@ class _Channels:
             return 0.0
         mean = float(self._sum.mean() if mix is None else self._sum[mix]) / self.count
         power = (self._mono_energy if mix is None else float(self._energy[mix])) / self.count
-        return mean if abs(mean) > _DC_AMPLITUDE and mean**2 > _DC_SHARE * power else 0.0
+        return mean if mean**2 > _DC_SHARE * power else 0.0
 
 
 class _Track:

@@ -87,6 +87,14 @@ def varied_states(count: float, seed: int) -> Waveform:
     return finish(np.concatenate([parts[visit % len(parts)] for visit in range(16)]), seed)
 
 
+def varied_blocks(block_seconds: float, seed: int, duration: float = 90.0, tempo: float | None = None) -> Waveform:
+    """Ever new bands, one every `block_seconds`, all at one tempo (40 to 120 beats a minute unless told): slow notes are no blocks."""
+    tempo = length_of(seed, 40.0, 120.0) if tempo is None else tempo
+    count = int(np.ceil(duration / block_seconds))
+    parts = [band(block_seconds, seed * 113 + index, tempo=tempo) for index in range(count)]
+    return finish(np.concatenate(parts)[: round(duration * SAMPLE_RATE)], seed)
+
+
 def _voices(seed: int, seconds: float) -> list[np.ndarray]:
     """Two bars of different bands, one below and one above 1.1 kHz, each repeated: what moves is only their balance."""
     voices = []
@@ -136,6 +144,7 @@ LADDERS: dict[str, Ladder] = {
     "level_range": Ladder((6.0, 12.0, 20.0, 30.0, 40.0, 60.0), varied_crescendo),
     "loudness_range": Ladder((0.0, 3.0, 6.0, 10.0, 15.0, 19.0), varied_level_steps),
     "flux_gini": Ladder((0.5, 1.0, 2.0, 4.0, 8.0), varied_onsets, rising=False),
+    "block_scale": Ladder((3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0), varied_blocks),
     "textural_vendi": Ladder((1.0, 2.0, 4.0, 8.0, 16.0), varied_states),
     "closure": Ladder((180.0, 225.0, 270.0, 315.0, 360.0), varied_arc, rising=False),
     "trajectory_coverage": Ladder((0.0, 1.5, 3.0, 6.0, 9.0, 12.0), varied_circle),
