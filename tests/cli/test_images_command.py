@@ -49,3 +49,9 @@ def test_sample_prints_its_configuration():
     assert result.exit_code == 0
     assert "guidance_scale: 2.0" in result.stdout
     assert "- 0.8" in result.stdout
+
+
+def test_a_guidance_that_is_no_number_is_refused():
+    result = CliRunner().invoke(app, ["sample", "nowhere", "--guidance", "nan", "--dry-run"])
+    assert "guidance_scale" in str(result.exception)
+    assert "finite number" in str(result.exception)

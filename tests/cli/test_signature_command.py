@@ -163,6 +163,7 @@ def test_one_class_and_no_classes(model):
     one = runner.invoke(app, ["signature", "run", "--classes", "1"])
     assert "at least 2 classes" in str(one.exception)
     assert "say what Z is" in str(runner.invoke(app, ["signature", "run"]).exception)
+    assert "lower number first" in str(runner.invoke(app, ["signature", "run", "--classes", "9..0"]).exception)
 
 
 def test_a_run_folder_that_paired_by_transport_is_refused(model):
@@ -181,3 +182,11 @@ def test_mixture_command(tmp_path):
     assert json.loads(dry.stdout)["path"] == "edm"
     bad = runner.invoke(app, ["signature", "mixture", "--weights", "0.5,0.6"])
     assert "sum to 1.1" in str(bad.exception)
+
+
+@pytest.mark.parametrize("dims", ["4.7,9", "nan", "inf", "four"])
+def test_dimensions_are_whole_numbers_and_nothing_is_cut_off(dims, tmp_path):
+    done = runner.invoke(app, ["signature", "mixture", "--dims", dims, "--out", str(tmp_path)])
+    assert isinstance(done.exception, UserError)
+    assert "must be whole numbers" in str(done.exception)
+    assert not list(tmp_path.iterdir())

@@ -196,6 +196,11 @@ def test_curve_files_round_trip_and_bad_ones_are_refused(tmp_path):
         ({"extra": 1}, "missing or unknown fields: extra"),
         ({"t": values["t"][:-1]}, "different lengths"),
         ({"t": values["t"][::-1]}, "do not fall"),
+        ({"t": None}, "finite numbers in 't'"),
+        ({"entropy": ["x"] * len(values["t"])}, "finite numbers in 'entropy'"),
+        ({"prior_entropy": "much"}, "finite numbers in 'prior_entropy'"),
+        ({"half": None}, "half time without its fields"),
+        ({"half": {"t": 0.5}}, "half time without its fields"),
     ):
         with pytest.raises(UserError, match=words):
             SignatureCurve.from_json(values | change)

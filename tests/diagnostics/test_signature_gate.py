@@ -89,6 +89,9 @@ def test_labels_that_cannot_be_judged_are_refused() -> None:
         statistic_signature(rows[:30])
     with pytest.raises(UserError, match="summing to 1"):
         statistic_signature(rows, prior={"true": 0.5, "false": 0.6})
+    for change in ({"t": 3.0}, {"t": "half"}, {"clip": None}):
+        with pytest.raises(UserError, match="no clip or no noise level"):
+            statistic_signature([*rows, {**rows[0], **change}])
 
 
 def test_squared_errors_of_the_perfect_network_are_the_posterior_variance() -> None:

@@ -137,8 +137,17 @@ def _names(text: str) -> list[str]:
     if dots:
         if not (first.strip().isdigit() and last.strip().isdigit()):
             raise UserError(f"the classes '{text}' must be whole numbers A..B, or names by comma.")
+        if int(last) < int(first):
+            raise UserError(f"the classes '{text}' hold none; write the lower number first.")
         return [str(number) for number in range(int(first), int(last) + 1)]
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _whole(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise UserError(f"the dimensions '{text}' must be whole numbers separated by commas.") from error
 
 
 def _numbers(text: str) -> list[float]:
@@ -196,7 +205,7 @@ def mixture(
     from eisbach.files import write_json
 
     study = MixtureStudy.build(
-        dims=[int(value) for value in _numbers(dims)],
+        dims=_whole(dims),
         components=components,
         weights=None if weights is None else _numbers(weights),
         separation=_numbers(separation),

@@ -43,7 +43,7 @@ class ImageSampling(StrictModel):
     schedule: str = "karras"
     schedule_options: dict[str, Any] | None = None
     method: Literal["euler", "heun", "edm_heun"] = "edm_heun"
-    guidance_scale: float = 1.0
+    guidance_scale: float = Field(default=1.0, allow_inf_nan=False)
     guidance_interval: tuple[float, float] | None = None
     clip: bool = False
     batch_size: int = Field(default=64, ge=1)

@@ -108,7 +108,7 @@ class SignatureCurve:
         Raises
         ------
         UserError
-            Another format, missing or unknown fields, lists of different lengths, or levels that do not fall.
+            Another format, missing or unknown fields, something else than numbers, lists of different lengths, or levels that do not fall.
         """
         if not isinstance(values, Mapping) or values.get("format") != FORMAT or values.get("version") != VERSION:
             raise UserError(f"{source} is not a measured signature (format '{FORMAT}', version {VERSION} is expected).")
@@ -117,6 +117,15 @@ class SignatureCurve:
         if given.keys() != known:
             odd = sorted(given.keys() ^ known)
             raise UserError(f"{source} has missing or unknown fields: {', '.join(odd)}; measure it again.")
+        if not isinstance(given["half"], Mapping) or given["half"].keys() != asdict(HalfTime()).keys():
+            raise UserError(f"{source} has a half time without its fields; measure it again.")
+        lists = [
+            key
+            for key in ("t", "log_snr", "entropy", "entropy_lo", "entropy_hi", "rate")
+            if not _numbers(given[key], key)
+        ]
+        if lists or not _numbers([given["prior_entropy"]], "prior_entropy"):
+            raise UserError(f"{source} needs finite numbers in '{(lists or ['prior_entropy'])[0]}'; measure it again.")
         given["half"] = HalfTime(**given["half"])
         curve = cls(**given)
         rows: list[list[Any]] = [curve.log_snr, curve.entropy, curve.entropy_lo, curve.entropy_hi, curve.rate]
@@ -125,6 +134,15 @@ class SignatureCurve:
         if any(later >= earlier for earlier, later in pairwise(curve.t)):
             raise UserError(f"{source} has noise levels that do not fall from noise to data; measure it again.")
         return curve
+
+
+def _numbers(row: object, key: str) -> bool:
+    """Whether `row` is a list of finite numbers; a log-SNR may be null."""
+    return isinstance(row, list) and all(
+        (one is None and key == "log_snr")
+        or (isinstance(one, (int, float)) and not isinstance(one, bool) and math.isfinite(one))
+        for one in row
+    )
 
 
 def load_curve(path: str | Path) -> SignatureCurve:

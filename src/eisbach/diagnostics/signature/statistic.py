@@ -56,7 +56,8 @@ def statistic_signature(
     Raises
     ------
     UserError
-        No such label or statistic, one value alone, fewer than 5 clips of a value, a prior that does not fit, or fewer than 2 levels.
+        No such label or statistic, one value alone, fewer than 5 clips of a value, a prior that does not fit, a row without a clip or a level in [0, 1],
+        or fewer than 2 levels.
     """
     column = f"label.{label}"
     usable = [row for row in rows if row.get(column) is not None and _is_number(row.get(statistic))]
@@ -65,6 +66,13 @@ def statistic_signature(
             f"no row has both the label '{label}' and a number '{statistic}'; probe labelled clips with a sample weighting first."
         )
     names = sorted({str(row[column]) for row in usable})
+    astray = [
+        row for row in usable if not _is_number(row.get("t")) or not 0 <= row["t"] <= 1 or row.get("clip") is None
+    ]
+    if astray:
+        raise UserError(
+            f"a row has no clip or no noise level t within [0, 1] ({str(astray[0])[:120]}); these are no rows of a probe."
+        )
     of_clip = {str(row["clip"]): names.index(str(row[column])) for row in usable}
     counts = np.bincount(list(of_clip.values()), minlength=len(names))
     if len(names) < 2 or counts.min() < MIN_CLIPS:
