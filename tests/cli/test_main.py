@@ -43,6 +43,12 @@ def commands() -> Iterator[tuple[str, ...]]:
     yield from walk(typer.main.get_command(cli.app), ())
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders that commands make by default, such as `analysis`, are in the working directory, which workers share."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+
+
 @pytest.fixture
 def eisbach(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs the command line in this process; gives its exit code, standard output and standard error."""
