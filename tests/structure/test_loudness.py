@@ -94,3 +94,9 @@ def test_the_metric_leaves_out_silent_ends_and_saturates_where_level_range_does_
     wide = extract_features(Waveform(tones([(-10, 20), (-60, 20)], rate, 1), rate))
     assert METRICS["level_range"].function(wide) == pytest.approx(50.0, abs=0.5)
     assert METRICS["loudness_range"].function(wide) < 25.0
+
+
+def test_loudness_range_of_a_soft_recording_is_that_of_the_same_turned_up():
+    blocks = measured(tones([(-20, 12), (-32, 12), (-26, 12)], rate=16000), 16000)
+    assert loudness_range_of(blocks * 10 ** (-45 / 10)) == pytest.approx(loudness_range_of(blocks), abs=1e-9)
+    assert np.isnan(loudness_range_of(np.zeros(100)))

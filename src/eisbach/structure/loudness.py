@@ -17,7 +17,7 @@ MIN_SECONDS = 6.0
 
 
 def loudness_range(features: Features) -> float:
-    """EBU loudness range, LU, at least 0; NaN under 8 kHz or when nothing is louder than -70 LUFS."""
+    """EBU loudness range, LU, at least 0; NaN under 8 kHz."""
     return loudness_range_of(features.loudness_blocks)
 
 
@@ -25,4 +25,3 @@ LADDER = Ladder((0.0, 3.0, 6.0, 10.0, 15.0, 20.0), level_steps)
 """Distance of two levels that alternate every 10 s, dB."""
 
 INVARIANCES = Invariances(gain=0.05, sample_rate=0.1, stereo=0.05, codec=0.5, noise_floor=0.5)
-"""The gate at -70 LUFS is absolute: exact invariance to gain ends where a passage falls under it."""

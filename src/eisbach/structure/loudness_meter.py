@@ -3,7 +3,7 @@
 Conventions: K-weighting per channel (a high shelf of +4 dB from 1.5 kHz and a high-pass at 38 Hz, the filters of BS.1770 redesigned
 for any sample rate), mean squares of 100 ms, summed over channels with weight 1 (surround channels of 5.1: 1.41; its low-frequency channel: 0).
 Integrated loudness uses blocks of 400 ms and two gates (-70 LUFS, then 10 LU below the mean), loudness range windows of 3 s, ten a second,
-and gates at -70 LUFS and 20 LU below the mean; it is the distance of the 10th and the 95th percentile.
+and gates at -70 LUFS (lower for soft recordings) and 20 LU below the mean; it is the distance of the 10th and the 95th percentile.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import scipy.signal
 BLOCKS_PER_SECOND = 10
 _LOWEST_RATE = 8000.0  # the shelf lies at 1.7 kHz: under this rate its design has no room
 _ABSOLUTE_GATE = -70.0
+_SOFTEST = 50.0  # LU
 _OFFSET = -0.691  # makes a 997 Hz sine at 0 dBFS in one channel read -3.01 LUFS
 _SURROUND = {5: (1.0, 1.0, 1.0, 1.41, 1.41), 6: (1.0, 1.0, 1.0, 0.0, 1.41, 1.41)}
 
@@ -101,13 +102,19 @@ def integrated_loudness(blocks: np.ndarray) -> float:
 
 
 def loudness_range_of(blocks: np.ndarray) -> float:
-    """Loudness range of 100 ms blocks, LU; NaN when nothing passes the gate (EBU Tech 3342)."""
+    """Loudness range of 100 ms blocks, LU; NaN when nothing sounds (EBU Tech 3342).
+
+    The absolute gate lies 50 LU below the loudest 3 s where that is lower than -70 LUFS: it is there to leave silence out, and a
+    recording that is merely soft reads what it would read turned up.
+    """
     power = _windows(blocks, 3 * BLOCKS_PER_SECOND)
-    power = power[to_lufs(power) >= _ABSOLUTE_GATE]
+    power = power[power > 0.0]
     if len(power) == 0:
         return float("nan")
     loudness = to_lufs(power)
-    low, high = np.percentile(loudness[loudness >= to_lufs(power.mean()) - 20.0], [10.0, 95.0])
+    heard = loudness >= min(_ABSOLUTE_GATE, loudness.max() - _SOFTEST)
+    gate = to_lufs(power[heard].mean()) - 20.0
+    low, high = np.percentile(loudness[heard & (loudness >= gate)], [10.0, 95.0])
     return float(high - low)
 
 
