@@ -244,6 +244,7 @@ def test_normalised_gram_holds_cosines() -> None:
         ({"method": "magic"}, "methods are jacobian and products"),
         ({"outputs": "some"}, "outputs full and trace"),
         ({"samples_at_once": -1}, "1 or more"),
+        ({"samples_at_once": 0}, "1 or more"),
     ],
 )
 def test_impossible_requests_are_refused(options: dict, words: str) -> None:

@@ -81,7 +81,7 @@ def empirical_ntk(
     with torch.no_grad():
         width = apply(chosen, *[value[0] for value in first]).numel()
     size = width * sum(value.numel() for value in chosen.values())
-    step = samples_at_once or max(1, _BUDGET // size)
+    step = max(1, _BUDGET // size) if samples_at_once is None else samples_at_once
     if step < 1:
         raise UserError(f"the NTK got samples_at_once={samples_at_once}; it must be 1 or more.")
     # Only the plain form of attention has both a batching rule and a forward derivative.

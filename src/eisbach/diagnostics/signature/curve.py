@@ -51,7 +51,7 @@ class SignatureCurve:
         What Z is: "classes", or the name of a partition into groups.
     groups : list of str
         Names of Z's values.
-    estimator : "exact", "chain" or "rate"
+    estimator : "exact", "chain", "rate" or "statistic"
     quantity : "entropy" or "cross-entropy"
         A cross-entropy wherever trajectories were guided: they do not follow the distribution that the posterior is of.
     prior_entropy : float

@@ -8,7 +8,8 @@ r u))`` and ``r^2 = alpha^2 |m|^2 / (alpha^2 s^2 + sigma^2)`` at means +-m.
 **When.** At the point between two equal Gaussians the marginal's score along the discriminant changes sign where r = 1 (its slope is
 ``(r^2 - 1) / v``): there the symmetric state becomes unstable and a trajectory must choose (Biroli et al. 2024). For a mixture with
 between-class covariance B and mean within-class covariance W the same argument about the overall mean gives the first such point at
-``SNR = 1 / lambda_max(B - W)``.
+``SNR = 1 / lambda_max(B - W)``. That is exact for equal Gaussians; with unequal priors or covariances the posterior at the mean is not the prior, and
+it is a first approximation.
 """
 
 from __future__ import annotations
