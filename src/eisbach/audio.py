@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from eisbach.types import Waveform
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 """File endings that `eisbach` looks for in folders."""
 
+_WRITE_FRAMES = 1 << 16
 _WRITTEN = {".flac": "FLAC", ".wav": "WAV", ".ogg": "OGG"}
 _SILENCE_PEAK = 10 ** (-80 / 20)
 
@@ -129,7 +131,7 @@ def write_audio(path: str | Path, waveform: Waveform) -> None:
 
     def write(partial: Path) -> None:
         try:
-            sf.write(str(partial), samples.T, waveform.sample_rate, format=_WRITTEN[path.suffix.lower()])
+            write_blocks(str(partial), samples, waveform.sample_rate, format=_WRITTEN[path.suffix.lower()])
             whole = (
                 sf.info(str(partial)).frames == samples.shape[1]
             )  # Vorbis ends early on a full disk, and says nothing
@@ -139,6 +141,17 @@ def write_audio(path: str | Path, waveform: Waveform) -> None:
             raise _write_fault(partial, samples.nbytes, "the file is cut short")
 
     atomic_write(path, write)
+
+
+def write_blocks(
+    target: Any, samples: np.ndarray, sample_rate: int, *, format: str, subtype: str | None = None
+) -> None:
+    """Encodes samples [shape=(channels, n)] into a path or a file object, block by block: libsndfile's Vorbis encoder crashes on a minute at once."""
+    import soundfile as sf
+
+    with sf.SoundFile(target, "w", sample_rate, len(samples), format=format, subtype=subtype) as handle:
+        for first in range(0, samples.shape[1], _WRITE_FRAMES):
+            handle.write(samples[:, first : first + _WRITE_FRAMES].T)
 
 
 def _write_fault(partial: Path, size: int, reason: str) -> OSError:

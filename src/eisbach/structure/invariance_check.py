@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eisbach.audio import resample
+from eisbach.audio import resample, write_blocks
 from eisbach.structure.features import extract_features
 from eisbach.structure.invariances import CONDITIONS, Kind
 from eisbach.structure.metrics import METRICS, Metric, measure
@@ -75,7 +75,7 @@ def through_vorbis(waveform: Waveform) -> Waveform:
     import soundfile as sf
 
     buffer = io.BytesIO()
-    sf.write(buffer, waveform.samples.T, waveform.sample_rate, format="OGG", subtype="VORBIS")
+    write_blocks(buffer, waveform.samples, int(waveform.sample_rate), format="OGG", subtype="VORBIS")
     buffer.seek(0)
     data, rate = sf.read(buffer, dtype="float32", always_2d=True)
     return Waveform(np.ascontiguousarray(data.T), int(rate))
