@@ -15,9 +15,9 @@ import numpy as np
 
 from eisbach.audio import read_audio
 from eisbach.data.manifest import Manifest, ManifestRow
-from eisbach.data.pool import process_pool
 from eisbach.data.threads import in_threads
 from eisbach.errors import AudioError, UserError
+from eisbach.processes import process_pool
 from eisbach.types import SkipReport
 
 if TYPE_CHECKING:

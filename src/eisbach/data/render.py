@@ -16,12 +16,12 @@ from eisbach.audio import audio_hash, write_audio
 from eisbach.data.captions import build_caption
 from eisbach.data.manifest import Manifest, ManifestRow, assign_split, save_manifest
 from eisbach.data.performance import Performance, perform, take_excerpt
-from eisbach.data.pool import process_pool
 from eisbach.data.score_parsing import PARSER_VERSION, NoteTable, ScoreError
 from eisbach.data.scores import Piece, list_pieces, load_table
 from eisbach.data.synth import synthesise
 from eisbach.errors import UserError
 from eisbach.files import read_json, write_json, write_jsonl
+from eisbach.processes import process_pool
 from eisbach.progress import Progress
 from eisbach.types import SkipReport, Waveform
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from eisbach.data.licences import LicenceNote, piece_licence
-from eisbach.data.pool import process_pool
 from eisbach.data.score_parsing import PARSER_VERSION, NoteTable, ScoreError, ScoreTimeout, parse_score
 from eisbach.errors import UserError
 from eisbach.files import atomic_write, write_json
+from eisbach.processes import process_pool
 from eisbach.progress import Progress
 from eisbach.types import SkipReport
 

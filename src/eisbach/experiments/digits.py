@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from eisbach.config import build_config
-from eisbach.data.pool import process_pool
 from eisbach.experiments.digits_cell import classifier_of, floor_of, run_digits_cell
 from eisbach.experiments.digits_spec import DECLARED, Cell, DigitsConfig, cells
 from eisbach.experiments.digits_statistics import summarise
 from eisbach.files import read_json, write_json, write_jsonl
+from eisbach.processes import process_pool
 from eisbach.progress import Progress
 from eisbach.types import Record
 
