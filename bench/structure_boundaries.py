@@ -8,9 +8,10 @@ seeds from 1000 and, for scores, on other pieces):
 - *bands*: two instruments of six kinds and often drums, any tempo, every letter another band (`synthetic_sounds.band`);
 - *band tunes*: the letters are tunes of one such band, in one key and tempo;
 - *scores*: excerpts of different real scores, each by one ensemble, joined without a gap;
-- *score forms*: the same with repeats (ABAC, AABA …).
+- *score forms*: the same with repeats (ABAC, AABA …);
+- *long*: rondos and other forms of sections of 24 to 90 s, up to ten minutes in all, of any of the sounds above.
 
-Sections last 6 to 24 s, drawn continuously, so nothing divides a frame grid. mir_eval's hit rate, trimmed, at 0.5 and 3 s. librosa's sides
+All other sections last 6 to 24 s, drawn continuously, so nothing divides a frame grid. mir_eval's hit rate, trimmed, at 0.5 and 3 s. librosa's sides
 follow its documentation: agglomerative clustering of beat-synchronous features, and Laplacian segmentation (McFee and Ellis 2014);
 each once with the true number of sections and once with an estimate (one section every 12 s, the mean of the material; for the Laplacian
 variant also its number of clusters). Intervals: 2000 bootstrap draws over pieces.
@@ -41,8 +42,9 @@ from eisbach.structure.synthetic_forms import SectionedPiece, sectioned
 from eisbach.structure.synthetic_sounds import band
 from eisbach.types import Waveform
 
-KINDS = ("both", "tune", "sound", "chords", "scores", "score forms", "bands", "band tunes")
+KINDS = ("both", "tune", "sound", "chords", "scores", "score forms", "bands", "band tunes", "long")
 FORMS = ("AABA", "ABAC", "ABCA", "ABACA", "AABB", "ABCBA", "ABABC", "ABCDE", "AABCC", "ABCDAB", "ABCD")
+LONG_FORMS = ("ABACA", "ABACADA", "ABACABA", "ABCDEF", "ABCBA", "AABA")
 DEVELOPMENT_SEEDS = 1000
 _COLLECTIONS = (
     "haydn",
@@ -58,11 +60,13 @@ _COLLECTIONS = (
 _RATE = 22050
 
 
-def _shape(rng: np.random.Generator, forms: tuple[str, ...]) -> tuple[str, list[float]]:
-    """A form and the seconds of its letters, at most about two minutes in all."""
+def _shape(
+    rng: np.random.Generator, forms: tuple[str, ...], seconds: tuple[float, float, float] = (6.0, 24.0, 120.0)
+) -> tuple[str, list[float]]:
+    """A form and the seconds of its letters; `seconds` are those of the shortest and longest section and of the piece."""
     letters = forms[int(rng.integers(len(forms)))]
-    longest = min(24.0, 120.0 / len(letters))
-    return letters, [float(rng.uniform(6.0, longest)) for _ in set(letters)]
+    longest = min(seconds[1], seconds[2] / len(letters))
+    return letters, [float(rng.uniform(seconds[0], longest)) for _ in set(letters)]
 
 
 @lru_cache(maxsize=2)
@@ -102,11 +106,23 @@ def _joined(letters: str, parts: dict[str, np.ndarray]) -> SectionedPiece:
 def material(kind: str, seed: int) -> SectionedPiece:
     """One piece of a kind; a pure function of its arguments."""
     rng = np.random.default_rng([seed, 71, KINDS.index(kind)])
+    if kind == "long":
+        sound = str(rng.choice(("both", "tune", "bands", "band tunes", "score forms")))
+        letters, lengths = _shape(
+            rng, tuple(f for f in LONG_FORMS if sound != "tune" or not _doubled(f)), (24.0, 90.0, 600.0)
+        )
+        return _played(sound, letters, lengths, seed, rng)
     if kind in ("both", "tune", "sound"):
         # with one tune going on everywhere, equal neighbours would have no boundary between them
         letters, lengths = _shape(rng, tuple(f for f in FORMS if kind == "both" or not _doubled(f)))
+    else:
+        letters, lengths = _shape(rng, ("ABCD", "ABCDE", "ABCDEF", "ABC") if kind == "scores" else FORMS)
+    return _played(kind, letters, lengths, seed, rng)
+
+
+def _played(kind: str, letters: str, lengths: list[float], seed: int, rng: np.random.Generator) -> SectionedPiece:
+    if kind in ("both", "tune", "sound"):
         return sectioned(letters, lengths, seed, changes=kind, beat=float(rng.uniform(0.35, 0.8)))
-    letters, lengths = _shape(rng, ("ABCD", "ABCDE", "ABCDEF", "ABC") if kind == "scores" else FORMS)
     if kind == "chords":
         return _joined(letters, {
             letter: synthetic.phrase(seconds, np.random.default_rng([seed, 72, ord(letter)]))

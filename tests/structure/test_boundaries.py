@@ -10,6 +10,7 @@ from eisbach.structure.blocks import block_curve, block_scale
 from eisbach.structure.boundaries import Sections, boundary_model, chroma_likeness, find_sections, pick_boundaries
 from eisbach.structure.features import extract_features
 from eisbach.structure.novelty import boundary_evidence
+from eisbach.structure.stripes import repetition_at
 from eisbach.structure.synthetic_forms import sectioned
 from eisbach.structure.synthetic_sounds import band
 from eisbach.structure.synthetic_varied import finish
@@ -41,6 +42,34 @@ def test_neighbours_that_are_alike_are_told_apart_by_their_repetition():
     sections = find_sections(extract_features(piece.waveform))
     assert np.abs(np.array(sections.boundaries) - piece.edges[1]).min() < 0.5
     assert sections.labels == ("A", "A", "B", "A")
+
+
+@pytest.mark.parametrize("changes", ["both", "tune"])
+def test_long_sections_are_not_split_into_their_phrases(changes):
+    hits = []
+    for seed in (521, 522, 523):
+        piece = sectioned("ABACA", [47.3, 61.9, 55.5], seed, changes=changes)
+        hits.append(found_within(find_sections(extract_features(piece.waveform)), piece.edges, 1.0))
+    recall, precision = np.mean(hits, axis=0)
+    assert recall >= 0.9
+    assert precision >= 0.75
+
+
+def test_tunes_of_one_timbre_that_are_heard_once_are_told_apart():
+    hits = []
+    for seed in range(531, 537):
+        piece = sectioned("ABC", [21.4, 17.8, 19.1], seed, changes="tune")
+        hits.append(found_within(find_sections(extract_features(piece.waveform)), piece.edges, 3.0))
+    recall, precision = np.mean(hits, axis=0)
+    assert recall >= 0.5
+    assert precision >= 0.5
+
+
+def test_a_passage_that_recurs_whole_is_left_whole():
+    features = extract_features(sectioned("ABAC", [30.2, 24.7], 541).waveform)
+    share, through = repetition_at(features, np.array([15.1, 30.2, 54.9]))
+    assert share[0] < 0.2 < 0.5 < min(share[1:])
+    assert through[0] > max(through[1:])
 
 
 @pytest.mark.parametrize("piece", [synthetic.drone, synthetic.noise, synthetic.pad])

@@ -1,12 +1,12 @@
 """Sections of a piece: where they begin, how clear each boundary is, and which of them are alike.
 
-Conventions: four times a second a logistic model weighs the evidence of `novelty.boundary_evidence` (steps in sound and harmony on
-scales of 2 to 12 s, and the ends of repeated passages). Moments are taken in the order of their probability, those under `threshold`
-and those nearer than `MIN_SECTION` to a better one or to an end left out, as are those where neither sound nor harmony changes by
-more than `STILL` (the slow beating of a drone repeats too), then moved by at most half a second to where the mel-spectrogram
+Conventions: four times a second a logistic model weighs the evidence of `novelty.boundary_evidence` (steps in sound, harmony and
+rhythm on scales of 2 to 12 s, and how much of the repetition about a moment begins or ends there). Moments are taken in the order of their probability,
+those under `threshold` and those nearer than `MIN_SECTION` to a better one or to an end left out, as are those where neither sound nor harmony
+changes by more than `STILL` (the slow beating of a drone repeats too), then moved by at most a fifth of a second to where the mel-spectrogram
 (50 frames a second) changes most. The constants are in ``assets/structure/boundaries.json``, written by
-``bench/calibrate_boundaries.py`` from synthetic forms and joined excerpts of real scores; the evidence is absolute or standardised within a few
-seconds, never normalised over the clip, so drones and noise have no sections.
+``bench/calibrate_boundaries.py`` from synthetic forms and joined excerpts of real scores; the evidence is absolute, standardised or compared within a few
+seconds, never normalised over the clip, so drones, noise and ramps have no sections.
 
 Two sections are *alike* when their textures are within `ALIKE_DB` of each other and their chroma, aligned within 1.5 s and not transposed,
 correlates by at least `ALIKE_COSINE`; letters go to groups by complete linkage, so that likeness does not creep.
@@ -25,7 +25,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 
 from eisbach.structure.features import CHROMA_RATE, FRAME_RATE, Features
-from eisbach.structure.novelty import RATE, Running, boundary_evidence, mel_bands, standardised_step
+from eisbach.structure.novelty import Running, boundary_evidence, mel_bands, sound_steps
 from eisbach.structure.once import once_per_clip
 
 MIN_SECONDS = 8.0
@@ -35,10 +35,7 @@ STILL = {"sound_db_4": 0.15, "turn_4": 0.1, "harmony_8": 0.2}
 """Evidence up to which nothing has changed: 0.9 dB in the bands, a tenth of a right angle's turn, a fifth of the harmony's spread."""
 ALIKE_DB = 2.5
 ALIKE_COSINE = 0.75
-STANDS_OUT = {"sound_2": 0.2, "sound_4": 0.3, "sound_db_4": 0.1, "harmony_4": 0.17, "turn_4": 0.15, "repeats": 0.4}
-"""By how much some evidence must exceed its mean over the 12 s around: 99.5% of the development boundaries do, ramps do not."""
-_AROUND_SECONDS = 6.0
-_REFINE_SECONDS, _REFINE_WIDTH = 0.3, 2.0
+_REFINE_SECONDS, _REFINE_WIDTH = 0.2, 2
 _ALIGN_SECONDS = 1.5
 _MIN_OVERLAP = 0.6  # of the longer of two sections
 _MAX_LABELLED = 120  # sections compared pair by pair; the rest of very long pieces get letters of their own
@@ -74,21 +71,20 @@ def boundary_model() -> dict[str, Any]:
     return dict(json.loads(asset.read_text(encoding="utf-8")))
 
 
+def probability_of(evidence: np.ndarray, names: tuple[str, ...], weights: np.ndarray, bias: float) -> np.ndarray:
+    """The model's probability of a boundary at every moment; 0 where nothing has changed (`STILL`), [shape=(moments,)]."""
+    still = np.all([evidence[:, names.index(name)] <= limit for name, limit in STILL.items()], axis=0)
+    logit = np.clip(evidence @ weights + bias, -60.0, 60.0)
+    return np.where(still, 0.0, 1.0 / (1.0 + np.exp(-logit)))
+
+
 @once_per_clip
 def boundary_probability(features: Features) -> tuple[np.ndarray, np.ndarray]:
     """Moments (s from the start of the analysed stretch, 4 a second) and the probability that a section begins there."""
     model = boundary_model()
     times, evidence, names = boundary_evidence(features)
     weights = np.array([model["weights"][name] for name in names])
-    logit = evidence @ weights + model["bias"]
-    still = np.all([evidence[:, names.index(name)] <= limit for name, limit in STILL.items()], axis=0)
-    # a ramp (a crescendo) steps at every moment alike: a boundary stands out from the seconds around it
-    reach = 2 * round(_AROUND_SECONDS * RATE) + 1
-    local = {name: evidence[:, names.index(name)] for name in STANDS_OUT}
-    flat = np.all(
-        [local[name] - uniform_filter1d(local[name], reach) < excess for name, excess in STANDS_OUT.items()], axis=0
-    )
-    return times, np.where(still | flat, 0.0, 1.0 / (1.0 + np.exp(-np.clip(logit, -60.0, 60.0))))
+    return times, probability_of(evidence, names, weights, float(model["bias"]))
 
 
 @once_per_clip
@@ -121,15 +117,13 @@ def pick_boundaries(times: np.ndarray, probability: np.ndarray, duration: float,
 
 
 def _refine(features: Features, times: np.ndarray) -> np.ndarray:
-    """Each time moved to the clearest step of the mel bands nearby, on the grid of 50 frames a second."""
+    """Each time moved to the clearest step of the mels nearby, on the grid of 50 frames a second."""
     if not len(times):
         return times
-    running = Running(mel_bands(features), FRAME_RATE)
     reach = round(_REFINE_SECONDS * FRAME_RATE)
-    offsets = np.arange(-reach, reach + 1) / FRAME_RATE
-    near = times[:, None] + offsets[None, :]
-    steps = standardised_step(running, near.ravel(), _REFINE_WIDTH, 1.0).reshape(near.shape)
-    return np.asarray(near[np.arange(len(times)), steps.argmax(axis=1)])
+    near = times[:, None] + np.arange(-reach, reach + 1) / FRAME_RATE
+    (steps,) = sound_steps(features.mel_db, near.ravel(), (_REFINE_WIDTH,)).values()
+    return np.asarray(near[np.arange(len(times)), steps.reshape(near.shape).argmax(axis=1)])
 
 
 def _labels(features: Features, edges: np.ndarray) -> tuple[str, ...]:

@@ -1,10 +1,13 @@
-"""Repeated passages and the moments at which they begin and end: what a boundary between two alike sections is known by.
+"""Repeated passages, the moments at which they begin and end, and what they run through: how boundaries are known by repetition.
 
 Conventions: a *stripe* is a run of matching windows along one lag of the chroma recurrence matrix, at least 4 s long, with gaps of
 two frames closed, a lag of one frame either way allowed, and movement in a quarter of its windows. Its two passages have four ends.
 The idea is that of structure features (Serra, Mueller, Grosche and Arcos 2014): where the set of lags at which the music repeats
 changes, a section begins. Here the change is read off the ends of whole stripes, which sit where the repetition does; smoothed
 time-lag matrices place it only to about the width of their kernel.
+
+The number of ends grows with the length of a piece and with how often it comes back to a section, so it cannot be read alone: the *share* says
+how much of the repetition about a moment begins or ends there, in seconds of stripe; a phrase within a section that recurs as a whole has a low one.
 
 A *loop* (a lag of at most 10 s at which the music goes on matching for three lags, so four cycles in a row) begins and ends where a section may,
 but no cycle of it is a section: passages that lie within it end where it does or not at all.
@@ -22,12 +25,13 @@ from eisbach.structure.once import once_per_clip
 from eisbach.structure.recurrence import MIN_COSINE, chroma_recurrence
 
 MIN_SECONDS = 4.0
-FULL_SECONDS = 8.0  # a stripe of this length counts fully, shorter ones in proportion
 _MIN_LAG = 2.0  # seconds
-_LAG_BIN = 1.0  # seconds: stripes whose lags lie in one bin are one
 _LOOP_SECONDS, _LOOP_LAGS = 10.0, 3.0
 _LOOP_EDGE = 1.0  # seconds: ends of stripes this near to the ends of a loop are the loop's own
-_TENT = ((1, 0.7), (2, 0.4))  # what the end of a stripe counts for one and two frames away
+_TENT = (0.4, 0.7, 1.0, 0.7, 0.4)  # what the end of a stripe counts for up to two frames away
+_MARGIN = 2.0  # seconds from its ends within which a stripe does not count as going on
+_MOST_SECONDS = 60.0  # a longer stripe says no more
+_LITTLE_SECONDS = 24.0  # so much repetition is too little for its share to say much
 
 
 @dataclass(frozen=True)
@@ -97,31 +101,38 @@ def _inside(loops: np.ndarray, first: np.ndarray, last: np.ndarray, place: np.nd
     return within
 
 
-def stripe_ends(features: Features, times: np.ndarray) -> np.ndarray:
-    """How many stripes begin or end about each moment, [shape=(times,)].
+def repetition_at(features: Features, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What repetition says about moments.
 
     Parameters
     ----------
     features : Features
     times : np.ndarray
         Seconds from the start of the analysed stretch, evenly spaced.
+
+    Returns
+    -------
+    share : np.ndarray [shape=(times,)]
+        Of the stripes about a moment the share that begins or ends there, weighed by their seconds, 0-1.
+    through : np.ndarray [shape=(times,)]
+        Seconds of the stripes that go on for 2 s or more on either side, in all.
     """
     stripes = find_stripes(features)
     if not len(stripes.lag) or not len(times):
-        return np.zeros(len(times))
-    per_bin = max(1, round(_LAG_BIN * stripes.rate))
-    found = np.zeros((stripes.frames // per_bin + 2, stripes.frames * 2))
-    weight = np.minimum(1.0, (stripes.last - stripes.first) / (FULL_SECONDS * stripes.rate))
-    loops = loop_spans(stripes)
+        return np.zeros(len(times)), np.zeros(len(times))
+    size = 2 * stripes.frames
+    seconds = np.minimum((stripes.last - stripes.first) / stripes.rate, _MOST_SECONDS)
+    loops, margin = loop_spans(stripes), round(_MARGIN * stripes.rate)
+    ends, steps = np.zeros(size), np.zeros(size)
     for shift in (np.zeros_like(stripes.lag), stripes.lag):
         first, last = stripes.first + shift, stripes.last + shift
+        np.add.at(steps, np.minimum(first + margin, last - margin), seconds)
+        np.add.at(steps, last - margin, -seconds)
         for place in (first, last):
             evidence = ~_inside(loops, first, last, place, round(_LOOP_EDGE * stripes.rate))
-            np.maximum.at(found, (stripes.lag[evidence] // per_bin, place[evidence]), weight[evidence])
-    found = maximum_filter1d(found, 3, axis=0)[::2]  # a stripe on the border of two bins counts once
-    spread = found.copy()
-    for offset, share in _TENT:
-        np.maximum(spread[:, offset:], share * found[:, :-offset], out=spread[:, offset:])
-        np.maximum(spread[:, :-offset], share * found[:, offset:], out=spread[:, :-offset])
-    ends = spread.sum(axis=0)
-    return np.asarray(np.interp(times * stripes.rate, np.arange(len(ends)), ends))
+            np.add.at(ends, place[evidence], seconds[evidence])
+    through = steps.cumsum()
+    ends = np.convolve(ends, _TENT, mode="same")
+    share = ends / (ends + through + _LITTLE_SECONDS)
+    grid = np.arange(size)
+    return np.interp(times * stripes.rate, grid, share), np.interp(times * stripes.rate, grid, through)
