@@ -281,3 +281,11 @@ def test_long_clips_are_cut_so_that_a_page_stays_small(tmp_path):
     assert sum(len(one.uri) for one in (short, long)) < 90_000
     _, seconds = waveform_path(paths[1], long.seconds)
     assert seconds == pytest.approx(long.seconds, abs=0.01)  # the waveform is of what can be heard
+
+
+def test_one_clip_is_named_and_has_no_chart_of_one_dot(heard):
+    one = comparing.compare([{**heard.records[0], "group": "plain"}])
+    html = render_structure_page(StructurePage(one, "eisbach analyze x", listen=0))
+    assert "<h1>The musical structure of piglet-0</h1>" in html
+    assert "Every clip by every primary measure" not in html
+    assert 'class="chart"' not in html

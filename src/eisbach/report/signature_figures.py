@@ -74,7 +74,15 @@ def mixture_picture(found: Mapping[str, Any], out: str | Path | None = None) -> 
         x = 0.5 * np.log(dims)
         axes[2].plot(x, half, "o", color=COLOURS[0], label="VP time of half the entropy")
         axes[2].plot(x, predicted, "-", color=COLOURS[0], linewidth=1, label="predicted instability, r = 1")
-        axes[2].plot(x, sigma, "s", color=COLOURS[1], label="ln sigma of half the entropy (EDM)")
+        axes[2].plot(
+            x,
+            sigma,
+            "s",
+            color=COLOURS[1],
+            markersize=9,
+            markerfacecolor="none",
+            label="ln sigma of half the entropy (EDM)",
+        )
         axes[2].plot(x, x + half[-1] - x[-1], ":", color=SOFT, linewidth=1, label="slope 1")
         axes[2].set_xlabel("½ ln d", color=INK)
         axes[2].set_ylabel("time, or ln sigma", color=INK)

@@ -22,10 +22,11 @@ class Finding:
     rest: str = ""
 
 
-def page_title(names: Sequence[str]) -> str:
+def page_title(sets: Sets) -> str:
     """The heading: which sets stand beside which."""
+    names = sets.names
     if len(names) == 1:
-        return f"The musical structure of {names[0]}"
+        return f"The musical structure of {_alone(sets) or names[0]}"
     others = list(names[1:])
     said = others[0] if len(others) == 1 else f"{', '.join(others[:-1])} and {others[-1]}"
     return f"{said} beside {names[0]}"
@@ -34,7 +35,10 @@ def page_title(names: Sequence[str]) -> str:
 def page_facts(sets: Sets, skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
     """Counts of sets, clips, minutes and files left out."""
     minutes = sum(float(row.get("duration") or 0.0) for row in sets.records) / 60.0
-    facts = [("set" if len(sets.names) == 1 else "sets", str(len(sets.names))), ("clips", f"{len(sets.records):,}")]
+    facts = [
+        ("set" if len(sets.names) == 1 else "sets", str(len(sets.names))),
+        ("clip" if len(sets.records) == 1 else "clips", f"{len(sets.records):,}"),
+    ]
     facts.append(("minutes of audio", f"{minutes:,.0f}" if minutes >= 10 else f"{minutes:.1f}"))
     if skipped:
         facts.append(("left out", f"{len(skipped):,}"))
@@ -57,9 +61,16 @@ def findings(sets: Sets, primary: Sequence[MetricInfo]) -> list[Finding]:
         ]
     return [
         Finding(
-            f"{name}, on average:", said, "A single set has nothing to differ from: name a second folder to compare."
+            f"{_alone(sets) or f'{name}, on average'}:",
+            said,
+            "A single set has nothing to differ from: name a second folder to compare.",
         )
     ]
+
+
+def _alone(sets: Sets) -> str:
+    """The name of the clip, where there is only one."""
+    return str(sets.records[0]["id"]) if len(sets.records) == 1 else ""
 
 
 def _difference(sets: Sets, name: str, primary: Sequence[MetricInfo]) -> Finding:

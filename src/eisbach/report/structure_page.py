@@ -99,7 +99,7 @@ def _values(page: StructurePage, quiet: bool) -> dict[str, Any]:
     further = [info for info in sets.metrics if info not in primary]
     point_name = "prompt" if sets.paired else "clip"
     return {
-        "title": page.title or page_title(sets.names),
+        "title": page.title or page_title(sets),
         "facts": page_facts(sets, page.skipped),
         "sets": [{"name": name, "clips": count_clips(sets, name)} for name in sets.names],
         "findings": findings(sets, primary),
@@ -110,7 +110,7 @@ def _values(page: StructurePage, quiet: bool) -> dict[str, Any]:
         "further_rows": [measure_row(sets, info) for info in further],
         "printed_rows": printed_rows(sets),
         "marks": [_SHOWN_MARK, *MARK_MEANINGS[2:]],
-        "charts": [(info, measure_chart(sets, info, point_name)) for info in primary],
+        "charts": [(info, measure_chart(sets, info, point_name)) for info in primary] if len(sets.records) > 1 else [],
         "point_name": point_name,
         "groups": [listen_group(sets, group, by_row, primary) for group in groups],
         "open_groups": open_groups(groups),

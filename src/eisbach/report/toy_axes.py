@@ -29,7 +29,7 @@ def panels(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    layout = "compressed" if images else "constrained"
+    layout: Any = "compressed" if images else "constrained"
     figure = Figure(figsize=(width * columns + 0.4, height * rows + 0.5), layout=layout)
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, **options)
