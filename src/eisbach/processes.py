@@ -6,17 +6,36 @@ import os
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from multiprocessing.managers import SyncManager
+
+from eisbach.errors import UserError
 
 _LOOK_EVERY = 1.0  # seconds
 
 
 def process_pool(jobs: int) -> ProcessPoolExecutor:
-    """`jobs` fresh processes (spawned: a fork would copy the parent's threads and locks)."""
-    return ProcessPoolExecutor(
+    """`jobs` fresh processes (spawned: a fork would copy the parent's threads and locks).
+
+    Raises
+    ------
+    UserError
+        No process comes up: a spawned process imports the script that it belongs to, and one without a guard starts
+        processes there again.
+    """
+    pool = ProcessPoolExecutor(
         jobs, mp_context=get_context("spawn"), initializer=_end_with_parent, initargs=(os.getpid(),)
     )
+    try:
+        pool.submit(int).result()
+    except BrokenProcessPool as error:
+        pool.shutdown()
+        raise UserError(
+            "the processes for jobs > 1 could not start; in a script, put the call under `if __name__ == '__main__':`, or "
+            "give jobs=1."
+        ) from error
+    return pool
 
 
 def process_manager() -> SyncManager:
