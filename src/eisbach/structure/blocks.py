@@ -62,13 +62,11 @@ def equal_distance_profile(similarity: np.ndarray, half_widths: np.ndarray) -> n
     n, widest = len(similarity), int(max(half_widths, default=0))
     # by distance d and moment t: summed similarity of the pairs (i, i + d) with i < t, and with i + d < t
     begun, ended = np.zeros((widest, n + 1)), np.zeros((widest, n + 1))
-    for distance in range(1, widest):
-        begun[distance, 1 : n - distance + 1] = ended[distance, distance + 1 :] = np.diagonal(
-            similarity, distance
-        ).cumsum()
+    for apart in range(1, widest):
+        begun[apart, 1 : n - apart + 1] = ended[apart, apart + 1 :] = np.diagonal(similarity, apart).cumsum()
     profile = np.zeros(len(half_widths))
     for index, width in enumerate(half_widths.tolist()):
-        distance = np.arange((width + 1) // 2, width)
+        distance = np.arange(width // 2, width)
         rows, t = slice(distance[0], width), slice(width, n - width + 1)
         before, after = slice(0, n - 2 * width + 1), slice(2 * width, n + 1)
         within = (ended[rows, t] - begun[rows, before]) + (ended[rows, after] - begun[rows, t])
