@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eisbach.backbones import tiny
+from eisbach.backbones import create_backbone, tiny
 from eisbach.backbones.mlp import TimeMLP, time_embedding
 from eisbach.backbones.tiny import TinyMusicBackbone, TinyMusicConfig
 from eisbach.diagnostics.ntk import (
@@ -188,6 +188,48 @@ def test_music_backbone_with_its_conditioning(backbone: TinyMusicBackbone, metho
     found = backbone_ntk(backbone, x, t, conditioning, parameters=chosen, method=method, vectorise=vectorise)
     assert float(expected.abs().max()) > 0
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8 * float(expected.abs().max()))
+
+
+IMAGE_NETWORKS = {
+    "dit": {"width": 8, "depth": 1, "heads": 2, "patch": 2},
+    "uvit": {"width": 8, "depth": 1, "heads": 2, "patch": 2},
+    "unet": {"channels": 4, "multipliers": [1, 2], "blocks": 1, "attention": [2], "head_width": 4, "groups": 2},
+    "edm2": {
+        "model_channels": 8,
+        "channel_mult": [1, 2],
+        "num_blocks": 1,
+        "attn_resolutions": [2],
+        "channels_per_head": 8,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", IMAGE_NETWORKS)
+def test_every_image_network_equals_explicit_jacobians(kind: str) -> None:
+    """All parameters, among them EDM2's gains, which are single numbers, and the class embedding."""
+    shape = {"latent_channels": 1, "latent_size": 4, "classes": ["a", "b"]}
+    found = create_backbone({**IMAGE_NETWORKS[kind], **shape}, kind=kind)
+    found.module.eval()
+    generator = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for parameter in found.module.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    x, t = torch.randn(2, 1, 4, 4, generator=generator), torch.tensor([0.2, 0.9])
+    conditioning = found.condition(["a", ""])
+    rows = []
+    for index in range(2):
+        out = found.predict(x[index : index + 1], t[index : index + 1], conditioning.select(torch.tensor([index])))
+        grads = [
+            torch.autograd.grad(
+                entry, list(found.module.parameters()), retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            for entry in out.flatten()
+        ]
+        rows.append(torch.stack([torch.cat([g.flatten() for g in one]) for one in grads]))
+    jacobian = torch.stack(rows)
+    expected = torch.einsum("iap,jbp->iajb", jacobian, jacobian)
+    kernel = backbone_ntk(found, x, t, conditioning)
+    torch.testing.assert_close(kernel, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_conditioning_reaches_the_kernel(backbone: TinyMusicBackbone) -> None:

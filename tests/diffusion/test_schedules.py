@@ -97,6 +97,10 @@ def test_bad_schedules_of_noise():
         get_schedule("log_snr", 10, "vp", rho=3)
     with pytest.raises(UserError, match="has no options"):
         get_schedule("uniform", 10, "vp", rho=3)
+    for option in ("rho", "sigma_min", "sigma_max"):
+        for value in ("x", None, True):
+            with pytest.raises(UserError, match=f"{option} must be a number"):
+                get_schedule("karras", 10, "vp", **{option: value})
     with pytest.raises(UserError, match="sigma_min < sigma_max"):
         get_schedule("karras", 10, "vp", sigma_min=3, sigma_max=1)
     with pytest.raises(UserError, match="outside the edm path"):

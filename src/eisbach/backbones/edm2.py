@@ -228,10 +228,9 @@ class EDM2Model(nn.Module):
         """E[x0] [shape=(B, C, H, W)] at x = x0 + sigma noise; `ids` [shape=(B,)], the number of classes for none."""
         labels = None
         if self.classes:
-            known = functional.one_hot(
-                torch.full_like(sigma, self.classes, dtype=torch.int64) if ids is None else ids, self.classes + 1
-            )
-            labels = known[:, : self.classes].to(x.dtype)
+            own = torch.full_like(sigma, self.classes, dtype=torch.int64) if ids is None else ids
+            # As one_hot, which looks at the values and so cannot be batched by vmap (the NTK's).
+            labels = (own[:, None] == torch.arange(self.classes, device=own.device)).to(x.dtype)
         noise_label = sigma.log() / 4
         level = expand_like(sigma, x)
         total = (level**2 + self.sigma_data**2).sqrt()

@@ -226,7 +226,7 @@ def _jacobian(apply: Callable[..., Tensor], chosen: Parameters, sample: tuple[Te
     """Rows of J, shape (k, O, P)."""
     if vectorise:
         found = torch.func.vmap(torch.func.jacrev(apply), in_dims=(None, *[0] * len(sample)))(chosen, *sample)
-        return torch.cat([value.flatten(2) for value in found.values()], dim=2)
+        return torch.cat([value.reshape(*value.shape[:2], -1) for value in found.values()], dim=2)
     rows = []
     for index in range(len(sample[0])):
         live = {name: value.clone().requires_grad_() for name, value in chosen.items()}

@@ -114,11 +114,16 @@ def get_schedule(name: str, num_inference_steps: int, path: Path | str | None = 
         raise UserError(
             f"the schedule {name} is stated in noise and needs the model's path; pass path=, or use uniform."
         )
-    allowed = set(inspect.signature(known[name]).parameters) - {"num_inference_steps", "path"}
+    parameters = inspect.signature(known[name]).parameters
+    allowed = set(parameters) - {"num_inference_steps", "path"}
     if unknown := sorted(options.keys() - allowed):
         raise UserError(
             f"the schedule {name} has no option {', '.join(unknown)}; its options are {', '.join(sorted(allowed))}."
         )
+    for option, value in options.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if option != "curve" and not number and value is not parameters[option].default:
+            raise UserError(f"the schedule {name}'s {option} must be a number; got {value!r}.")
     return known[name](num_inference_steps, get_path(path), **options)
 
 
