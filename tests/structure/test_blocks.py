@@ -16,7 +16,7 @@ def directly(similarity: np.ndarray, width: int) -> float:
     n, values = len(similarity), []
     for t in range(width, n - width + 1):
         differences = []
-        for distance in range(width // 2, width):
+        for distance in range((width + 1) // 2, width):
             pairs = [(i, i + distance) for i in range(t - width, t + width - distance)]
             within = [similarity[i, j] for i, j in pairs if j < t or i >= t]
             across = [similarity[i, j] for i, j in pairs if i < t <= j]

@@ -66,7 +66,7 @@ def equal_distance_profile(similarity: np.ndarray, half_widths: np.ndarray) -> n
         begun[apart, 1 : n - apart + 1] = ended[apart, apart + 1 :] = np.diagonal(similarity, apart).cumsum()
     profile = np.zeros(len(half_widths))
     for index, width in enumerate(half_widths.tolist()):
-        distance = np.arange(width // 2, width)
+        distance = np.arange((width + 1) // 2, width)
         rows, t = slice(distance[0], width), slice(width, n - width + 1)
         before, after = slice(0, n - 2 * width + 1), slice(2 * width, n + 1)
         within = (ended[rows, t] - begun[rows, before]) + (ended[rows, after] - begun[rows, t])
