@@ -141,6 +141,12 @@ def test_malformed_json_names_the_line(tmp_path: Path) -> None:
         read_json(tmp_path / "a.json")
 
 
+def test_a_name_as_long_as_the_disk_allows(tmp_path: Path) -> None:
+    for name in ("n" * 250 + ".json", "\N{MUSICAL SYMBOL G CLEF}" * 62 + ".json"):  # 255 and 253 bytes
+        write_json(tmp_path / name, [1])
+        assert read_json(tmp_path / name) == [1]
+
+
 def test_a_folder_that_vanishes_while_it_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a/1.flac", "gone/2.flac", ".hidden/3.flac", "b/.4.flac", "b/5.FLAC", "b/6.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -76,7 +76,8 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
     """
     path = Path(path)
     # Of this thread alone: two threads may write the same file, such as the latents of two clips with equal audio.
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    # Process and thread make it unique; of the name only a beginning, since a name may be as long as the disk allows.
+    partial = path.with_name(f".{path.name[:40]}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
