@@ -83,7 +83,7 @@ def test_safetensors_really_says_it_that_way(tmp_path: Path) -> None:
 def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for target in (tmp_path / "file" / "x.txt", tmp_path / "file" / "y" / "x.txt"):
-        with pytest.raises(StorageError, match="could not be written"):
+        with pytest.raises(StorageError, match="a file is where a folder should be"):
             write_text(target, "")
 
 

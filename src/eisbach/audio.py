@@ -144,12 +144,15 @@ def write_audio(path: str | Path, waveform: Waveform) -> None:
 
 
 def write_blocks(
-    target: Any, samples: np.ndarray, sample_rate: int, *, format: str, subtype: str | None = None
+    target: Any, samples: np.ndarray, sample_rate: int, *, format: str, subtype: str | None = None, **options: Any
 ) -> None:
-    """Encodes samples [shape=(channels, n)] into a path or a file object, block by block: libsndfile's Vorbis encoder crashes on a minute at once."""
+    """Encodes samples [shape=(channels, n)] into a path or a file object; `options` are soundfile's own.
+
+    Block by block, because libsndfile's Vorbis encoder crashes on a minute at once.
+    """
     import soundfile as sf
 
-    with sf.SoundFile(target, "w", sample_rate, len(samples), format=format, subtype=subtype) as handle:
+    with sf.SoundFile(target, "w", sample_rate, len(samples), format=format, subtype=subtype, **options) as handle:
         for first in range(0, samples.shape[1], _WRITE_FRAMES):
             handle.write(samples[:, first : first + _WRITE_FRAMES].T)
 

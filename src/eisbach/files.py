@@ -85,21 +85,28 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):  # the folder itself may be what is missing
             partial.unlink(missing_ok=True)
-        reason = _storage_reason(error)
-        if reason is None:
+        refused = _disk_error(error)
+        if refused is None:
             raise
-        raise StorageError(
-            f"{path} could not be written ({reason}); free some space or choose another folder."
-        ) from error
+        raise storage_error(path, refused) from error
 
 
-def _storage_reason(error: BaseException) -> str | None:
-    """Why the disk refused; None when the disk is not to blame."""
+def storage_error(path: str | Path, error: OSError) -> StorageError:
+    """What a user is told when the system refused to write a path."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return StorageError(f"{path} could not be written: a file is where a folder should be; choose another folder.")
+    return StorageError(
+        f"{path} could not be written ({error.strerror or error}); free some space or choose another folder."
+    )
+
+
+def _disk_error(error: BaseException) -> OSError | None:
+    """The system's error; None when the disk is not to blame."""
     if isinstance(error, OSError):
-        return error.strerror or str(error)
+        return error
     safetensors = sys.modules.get("safetensors")  # it wraps the system's errors in one of its own
     if safetensors is not None and isinstance(error, safetensors.SafetensorError) and "I/O error" in str(error):
-        return str(error).rpartition("I/O error: ")[2]
+        return OSError(str(error).rpartition("I/O error: ")[2])
     return None
 
 

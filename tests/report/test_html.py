@@ -237,6 +237,18 @@ def test_embedded_audio_keeps_to_its_budget(tmp_path):
     assert embed(paths[0]).seconds == pytest.approx(5.0)
 
 
+def test_a_minute_is_embedded_where_mp3_cannot_be_written(tmp_path, monkeypatch):
+    formats = sf.available_formats()
+    monkeypatch.setattr(sf, "available_formats", lambda: {key: formats[key] for key in formats if key != "MP3"})
+    path = tmp_path / "long.wav"
+    noise = 0.2 * np.random.default_rng(0).standard_normal((1, 8_000 * 70)).astype(np.float32)
+    write_audio(path, Waveform(noise, 8_000))
+    head, text = embed(path).uri.split(",")
+    assert head == "data:audio/ogg;base64"
+    with sf.SoundFile(io.BytesIO(base64.b64decode(text))) as sound:
+        assert sound.frames == pytest.approx(22_050 * 70, rel=1e-3)
+
+
 def test_markdown_table_says_what_the_page_says(tmp_path):
     results = evaluate(make(tmp_path, audio=False), METRICS, "plain", n_resamples=100)
     table = arms_table(METRICS, results.arms, results.summaries, results.comparisons, {"plain": "Plain"})

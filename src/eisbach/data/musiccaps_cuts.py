@@ -10,7 +10,8 @@ from eisbach.audio import audio_hash, read_audio, write_audio
 from eisbach.data.audio_check import SILENT_PEAK
 from eisbach.data.musiccaps_csv import MusicCapsRow
 from eisbach.data.musiccaps_files import AudioFile
-from eisbach.errors import AudioError, StorageError
+from eisbach.errors import AudioError
+from eisbach.files import storage_error
 
 CLIPS, JOURNAL_NAME = "clips", "clips.jsonl"
 
@@ -140,9 +141,7 @@ class Journal:
             with open(self._path, "a", encoding="utf-8") as handle:
                 handle.write(begin + json.dumps(values, ensure_ascii=False) + "\n")
         except OSError as error:
-            raise StorageError(
-                f"{self._path} could not be written ({error.strerror}); free some space or choose another folder."
-            ) from error
+            raise storage_error(self._path, error) from error
         self._cuts[cut.id] = cut
 
     def _ends_line(self) -> bool:

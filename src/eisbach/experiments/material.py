@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, merge, save_manifest
-from eisbach.errors import StorageError, UserError
+from eisbach.errors import UserError
 from eisbach.experiments.spec import ExperimentSpec, MaterialConfig, arm_training
 from eisbach.experiments.stages import OpenStage, Stage
+from eisbach.files import storage_error
 from eisbach.types import Skipped, SkipReport
 
 # First guesses on two laptop cores; measured speeds replace them within seconds.
@@ -229,6 +230,4 @@ def _link_or_copy(source: Path, target: Path) -> None:
                 pass
         shutil.copytree(source, target, dirs_exist_ok=True)
     except OSError as error:
-        raise StorageError(
-            f"{target} could not be written ({error.strerror or error}); free some space or choose another folder."
-        ) from error
+        raise storage_error(target, error) from error

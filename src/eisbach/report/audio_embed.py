@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from eisbach.audio import read_audio
+from eisbach.audio import read_audio, write_blocks
 from eisbach.errors import AudioError
 from eisbach.progress import Progress
 
@@ -81,7 +81,7 @@ def embed(path: Path, bit_rate: int = 48_000, most: float = _MOST_SECONDS) -> Em
     except AudioError:
         return EmbeddedAudio("", 0.0, "The audio file is missing or cannot be read.")
     buffer = io.BytesIO()
-    samples = waveform.samples[0].clip(-1.0, 1.0)
+    samples = waveform.samples.clip(-1.0, 1.0)
     if "MP3" in sf.available_formats():
         # libsndfile maps level 0 to the format's highest constant rate (160 kbit/s here) and 1 to its lowest (8).
         level = min(1.0, max(0.0, (160_000 - bit_rate) / (160_000 - 8_000)))
@@ -89,7 +89,7 @@ def embed(path: Path, bit_rate: int = 48_000, most: float = _MOST_SECONDS) -> Em
         mime = "audio/mpeg"
     else:
         level, options, mime = 0.8, {"format": "OGG", "subtype": "VORBIS"}, "audio/ogg"
-    sf.write(buffer, samples, _RATE, compression_level=level, **options)
+    write_blocks(buffer, samples, _RATE, compression_level=level, **options)
     text = base64.b64encode(buffer.getvalue()).decode("ascii")
     return EmbeddedAudio(f"data:{mime};base64,{text}", waveform.duration)
 

@@ -182,7 +182,7 @@ def draw_block_curves(
     axes.set_xlim(left=0.0)
     axes.set_ylim(0.0, max(0.1, 1.12 * tallest))
     axes.set_xlabel("block length (half-width of the checkerboard, s)")
-    axes.set_ylabel("block strength (0–1)")
+    axes.set_ylabel("contrast of blocks (0–1)")
     axes.grid(color=LINE, linewidth=0.5)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from eisbach.audio import audio_hash
-from eisbach.errors import AudioError, StorageError
-from eisbach.files import atomic_write, write_jsonl, write_text
+from eisbach.errors import AudioError
+from eisbach.files import atomic_write, storage_error, write_jsonl, write_text
 from eisbach.types import Record
 
 RECORDS, TABLE, DETAILS, JOURNAL = "records.jsonl", "records.parquet", "details.jsonl", ".records.partial.jsonl"
@@ -149,9 +149,7 @@ def journal(folder: Path | None) -> Iterator[Callable[[Known], None]]:
             handle.write("\n")  # ends a line that a kill may have torn
             yield append
     except OSError as error:
-        raise StorageError(
-            f"{folder} cannot be written ({error.strerror or error}); free some space or choose another folder."
-        ) from error
+        raise storage_error(folder, error) from error
 
 
 def write_records(records: Iterable[Record], folder: str | Path) -> None:
