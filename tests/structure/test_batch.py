@@ -124,7 +124,7 @@ def test_user_mistakes_are_one_sentence(folder, tmp_path):
         analyze_files([Clip(files(folder)[0], {"closure": "x"})])
     occupied = tmp_path / "file"
     occupied.write_text("x")
-    with pytest.raises(StorageError, match="cannot be written"):
+    with pytest.raises(StorageError, match="could not be written"):
         analyze_files(files(folder)[:1], out=occupied, quiet=True)
 
 
