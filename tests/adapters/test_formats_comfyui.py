@@ -108,6 +108,7 @@ def test_the_duration_embedder_is_refused_or_dropped_aloud(
     with pytest.raises(UserError, match=r"duration_embedder\.linear.*--drop-conditioner"):
         convert.write(adapter, "comfyui", file)
     assert not file.exists()
+    assert comfyui._some([f"layer.{n}" for n in range(5)]) == "layer.0 and 4 more layers"
     written = convert.write(adapter, "comfyui", file, drop_conditioner=True)
     assert "left out" in written.notes[0]
     assert written.layers == len(adapter.layers) - 1

@@ -68,6 +68,7 @@ def test_a_broken_file_is_left_out_of_a_set_and_named(tmp_path):
     assert result.exit_code == 0, result.output
     assert "b.wav" in result.stderr
     assert (tmp_path / "out" / "ssm.png").is_file()
+    assert "clips" not in result.stdout  # no note of a choice where all were taken
 
 
 def test_dry_run_draws_nothing(generated, tmp_path):
@@ -99,6 +100,7 @@ def test_labels_replace_names(generated, tmp_path):
         (["mel", "FOLDER", "--out", "x.png", "--by", "mood"], "no label 'mood'"),
         (["all", "FOLDER", "--out", "figures", "--baseline", "nobody"], "plain, barrier"),
         (["all", "FOLDER", "--out", "figures", "--format", "gif"], "not 'gif'"),
+        (["all", "FOLDER", "--out", "figures.png"], "give a folder"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, message, generated, tmp_path, monkeypatch):

@@ -130,10 +130,12 @@ def paper_set(
     Raises
     ------
     UserError
-        An unknown format or baseline.
+        An unknown format or baseline, or a picture's name in the place of the folder.
     """
     if form not in FORMATS:
         raise UserError(f"figures are written as {', '.join(FORMATS)}, not '{form}'; choose one of them.")
+    if folder.suffix.lower().lstrip(".") in FORMATS:
+        raise UserError(f"--out is '{folder}', and 'all' writes many pictures; give a folder.")
     by_group: dict[str, list[Clip]] = {}
     for clip in clips:
         by_group.setdefault(str(clip.keys["group"]), []).append(clip)
@@ -147,14 +149,18 @@ def paper_set(
     def drawing(kind: str, chosen: Sequence[Clip], stem: str, note: str = "") -> Drawing:
         return Drawing(kind, _pictured(chosen, pools=KINDS[kind].pools), folder / f"{stem}.{form}", note)
 
-    said = f"{len(few)} of {len(by_group[shown])} clips" + (f" of {about}" if about else "")
-    made = [drawing(kind, few[: KINDS[kind].most], kind, said) for kind in ("mel", "ssm", "trajectory")]
+    def standing_for_all(kind: str) -> Drawing:
+        chosen, there = few[: KINDS[kind].most], len(by_group[shown])
+        said = f"{len(chosen)} of {there} clips" + (f" of {about}" if about else "")
+        return drawing(kind, chosen, kind, said if about or len(chosen) < there else "")
+
+    made = [standing_for_all(kind) for kind in ("mel", "ssm", "trajectory")]
     pooled = sample_clips(clips, _POOL_MOST)
     if len(by_group) <= MOST_GROUPS:
         made += [drawing(kind, pooled, kind, _sampled(len(pooled), len(clips))) for kind in ("spectrum", "blocks")]
     else:
-        made += [drawing(kind, few, kind, said) for kind in ("spectrum", "blocks")]
-    made += [drawing(kind, few[: KINDS[kind].most], kind, said) for kind in ("scape", "motifs")]
+        made += [standing_for_all(kind) for kind in ("spectrum", "blocks")]
+    made += [standing_for_all(kind) for kind in ("scape", "motifs")]
     rows, why = _rows(clips, by_group)
     if len(rows) > 1:
         made.append(drawing("steps", rows, "steps", why))

@@ -14,7 +14,7 @@ Its model keeps the duration embedder outside of what such files reach.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,11 @@ def unreachable(layers: Mapping[str, Any]) -> list[str]:
     return [layer for layer in layers if not layer.startswith(keys.TRANSFORMER)]
 
 
+def _some(layers: Sequence[str]) -> str:
+    """The layers' names, or the first and how many more."""
+    return ", ".join(layers) if len(layers) <= 3 else f"{layers[0]} and {len(layers) - 1} more layers"
+
+
 def write(
     path: str | Path,
     adapter: LowRankAdapter,
@@ -88,7 +93,7 @@ def write(
     outside = unreachable(adapter.layers)
     if outside:
         raise UserError(
-            f"ComfyUI loads adapters of the transformer alone, and this one also changes {', '.join(outside)}; leave that out "
+            f"ComfyUI loads adapters of the transformer alone, and this one also changes {_some(outside)}; leave that out "
             "with --drop-conditioner (it will sound different), or train with adapter.exclude: [duration_embedder]."
         )
     tensors: dict[str, torch.Tensor] = {}
