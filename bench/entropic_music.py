@@ -207,9 +207,9 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, required=True, help="manifest of rendered music with a held-out split")
     parser.add_argument("--curve", type=Path, required=True, help="of `eisbach signature entropy`")
     parser.add_argument(
-        "--clips", type=int, default=32, help="samples in every cell, each with a held-out clip's caption"
+        "--clips", type=int, default=24, help="samples in every cell, each with a held-out clip's caption"
     )
-    parser.add_argument("--reference", type=int, default=64, help="other held-out clips, from the manifest's end")
+    parser.add_argument("--reference", type=int, default=48, help="other held-out clips, from the manifest's end")
     parser.add_argument("--many", type=int, default=24, help="Heun steps of the reference solution")
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--draws", type=int, default=500, help="random halves behind the intervals")

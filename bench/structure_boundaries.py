@@ -9,7 +9,8 @@ seeds from 1000 and, for scores, on other pieces):
 - *band tunes*: the letters are tunes of one such band, in one key and tempo;
 - *scores*: excerpts of different real scores, each by one ensemble, joined without a gap;
 - *score forms*: the same with repeats (ABAC, AABA …);
-- *long*: rondos and other forms of sections of 24 to 90 s, up to ten minutes in all, of any of the sounds above.
+- *long*: rondos and other forms of sections of 24 to 90 s, up to ten minutes in all, of any of the sounds above;
+- *strophic*: strophes of 12 to 40 s, heard again at once, of any of these sounds.
 
 All other sections last 6 to 24 s, drawn continuously, so nothing divides a frame grid. mir_eval's hit rate, trimmed, at 0.5 and 3 s. librosa's sides
 follow its documentation: agglomerative clustering of beat-synchronous features, and Laplacian segmentation (McFee and Ellis 2014);
@@ -42,8 +43,9 @@ from eisbach.structure.synthetic_forms import SectionedPiece, sectioned
 from eisbach.structure.synthetic_sounds import band
 from eisbach.types import Waveform
 
-KINDS = ("both", "tune", "sound", "chords", "scores", "score forms", "bands", "band tunes", "long")
+KINDS = ("both", "tune", "sound", "chords", "scores", "score forms", "bands", "band tunes", "long", "strophic")
 FORMS = ("AABA", "ABAC", "ABCA", "ABACA", "AABB", "ABCBA", "ABABC", "ABCDE", "AABCC", "ABCDAB", "ABCD")
+STROPHIC_FORMS = ("AAA", "AAAA", "AAAAAA", "AABA", "AABB", "AAB", "BAAAC")
 LONG_FORMS = ("ABACA", "ABACADA", "ABACABA", "ABCDEF", "ABCBA", "AABA")
 DEVELOPMENT_SEEDS = 1000
 _COLLECTIONS = (
@@ -112,6 +114,9 @@ def material(kind: str, seed: int) -> SectionedPiece:
             rng, tuple(f for f in LONG_FORMS if sound != "tune" or not _doubled(f)), (24.0, 90.0, 600.0)
         )
         return _played(sound, letters, lengths, seed, rng)
+    if kind == "strophic":
+        sound = str(rng.choice(("both", "tune", "chords", "bands", "band tunes", "score forms")))
+        return _played(sound, *_shape(rng, STROPHIC_FORMS, (12.0, 40.0, 240.0)), seed, rng)
     if kind in ("both", "tune", "sound"):
         # with one tune going on everywhere, equal neighbours would have no boundary between them
         letters, lengths = _shape(rng, tuple(f for f in FORMS if kind == "both" or not _doubled(f)))
