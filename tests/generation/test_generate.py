@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from eisbach import adapters
+from eisbach import adapters, audio
 from eisbach.adapters.formats import peft as peft_format
 from eisbach.audio import audio_hash, read_audio
 from eisbach.backbones import load_backbone
@@ -141,16 +141,14 @@ def test_an_adapter_of_another_model_is_refused(
 def test_a_full_disk_is_one_sentence_and_keeps_what_was_made(
     tiny_model: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import soundfile
-
-    write = soundfile.write
+    write = audio.write_blocks
 
     def full(path: str, *args: Any, **kwargs: Any) -> None:
         if "prompt-2" in path:
             raise OSError(28, "No space left on device")
         write(path, *args, **kwargs)
 
-    monkeypatch.setattr(soundfile, "write", full)
+    monkeypatch.setattr(audio, "write_blocks", full)
     with pytest.raises(StorageError, match="No space left"):
         generate(config_of(tiny_model, tmp_path), quiet=True)
     assert set(hashes(tmp_path)) == {"prompt-1_seed-0.flac", "prompt-1_seed-1.flac"}
