@@ -10,7 +10,7 @@ from eisbach.structure.blocks import block_curve, block_scale
 from eisbach.structure.boundaries import Sections, boundary_model, chroma_likeness, find_sections, pick_boundaries
 from eisbach.structure.features import extract_features
 from eisbach.structure.novelty import boundary_evidence
-from eisbach.structure.stripes import repetition_at
+from eisbach.structure.stripes import Stripes, cut_at_restarts, repetition_at
 from eisbach.structure.synthetic_forms import sectioned
 from eisbach.structure.synthetic_sounds import band
 from eisbach.structure.synthetic_varied import finish
@@ -42,6 +42,42 @@ def test_neighbours_that_are_alike_are_told_apart_by_their_repetition():
     sections = find_sections(extract_features(piece.waveform))
     assert np.abs(np.array(sections.boundaries) - piece.edges[1]).min() < 0.5
     assert sections.labels == ("A", "A", "B", "A")
+
+
+@pytest.mark.parametrize("form", ["AAAA", "AAAAAA", "BAAAC"])
+def test_strophes_heard_at_once_again_are_told_apart(form):
+    hits = []
+    for seed, seconds in ((551, 24.31), (552, 14.2), (553, 33.7)):
+        piece = sectioned(form, [seconds, 17.9, 20.3], seed)
+        hits.append(found_within(find_sections(extract_features(piece.waveform)), piece.edges, 1.0))
+    recall, precision = np.mean(hits, axis=0)
+    assert recall >= 0.85
+    assert precision >= 0.85
+
+
+def test_a_strophe_that_is_broken_off_leaves_the_others_found():
+    hits = []
+    for seed in (561, 562, 563):
+        piece = sectioned("AAAA", [21.3], seed)
+        samples = piece.waveform.samples[:, : round(73.0 * piece.waveform.sample_rate)]
+        broken = extract_features(Waveform(samples, piece.waveform.sample_rate))
+        hits.append(found_within(find_sections(broken), piece.edges, 1.0))
+    recall, precision = np.mean(hits, axis=0)
+    assert recall >= 0.65
+    assert precision >= 0.9
+
+
+def test_what_is_heard_in_a_row_is_cut_where_it_starts_again():
+    # four strophes of 30 frames, in one run and a broken one, the stripes at two and three lags, and another passage
+    lag, first, last = np.array([[30, 30, 30, 60, 90, 200], [0, 0, 40, 0, 0, 10], [90, 41, 90, 60, 30, 50]])
+    cut = cut_at_restarts(Stripes(lag, first, last, 4.0, 400), np.zeros((0, 2), dtype=int))
+    assert {(30, 0, 30), (30, 30, 60), (30, 60, 90), (200, 10, 50)} == set(
+        zip(cut.lag, cut.first, cut.last, strict=True)
+    )
+    looped = cut_at_restarts(Stripes(lag, first, last, 4.0, 400), np.array([[0, 120]]))
+    np.testing.assert_array_equal(looped.last, last)
+    twice = cut_at_restarts(Stripes(lag[:1], first[:1], last[:1] - 60, 4.0, 400), np.zeros((0, 2), dtype=int))
+    assert twice.last.tolist() == [30]
 
 
 @pytest.mark.parametrize("changes", ["both", "tune"])

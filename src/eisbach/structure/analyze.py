@@ -20,7 +20,7 @@ from eisbach.structure.sources import Source
 from eisbach.structure.survey import Survey, survey
 from eisbach.types import Record, Waveform
 
-ANALYSIS_VERSION = 6
+ANALYSIS_VERSION = 7
 """Raised whenever a number that `analyze` returns would change; records of another version are computed anew."""
 
 NARROW_BAND_HZ = 4300.0

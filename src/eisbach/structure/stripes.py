@@ -9,6 +9,9 @@ time-lag matrices place it only to about the width of their kernel.
 The number of ends grows with the length of a piece and with how often it comes back to a section, so it cannot be read alone: the *share* says
 how much of the repetition about a moment begins or ends there, in seconds of stripe; a phrase within a section that recurs as a whole has a low one.
 
+A stripe of two lags or more is one passage that is heard three times or more in a row (strophes): it does not run through the moments at which
+the passage starts again but ends and begins there, and the stripes within it at longer lags say the same once more.
+
 A *loop* (a lag of at most 10 s at which the music goes on matching for three lags, so four cycles in a row) begins and ends where a section may,
 but no cycle of it is a section: passages that lie within it end where it does or not at all.
 """
@@ -16,6 +19,7 @@ but no cycle of it is a section: passages that lie within it end where it does o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.ndimage import binary_closing, maximum_filter1d
@@ -28,6 +32,8 @@ MIN_SECONDS = 4.0
 _MIN_LAG = 2.0  # seconds
 _LOOP_SECONDS, _LOOP_LAGS = 10.0, 3.0
 _LOOP_EDGE = 1.0  # seconds: ends of stripes this near to the ends of a loop are the loop's own
+_WHOLE = 0.1  # lags that a stripe may be longer or shorter than a whole number of them
+_SAME_LAG = 1.5  # lags that differ by less than this factor are no multiples of each other
 _TENT = (0.4, 0.7, 1.0, 0.7, 0.4)  # what the end of a stripe counts for up to two frames away
 _MARGIN = 2.0  # seconds from its ends within which a stripe does not count as going on
 _MOST_SECONDS = 60.0  # a longer stripe says no more
@@ -101,6 +107,47 @@ def _inside(loops: np.ndarray, first: np.ndarray, last: np.ndarray, place: np.nd
     return within
 
 
+def cut_at_restarts(stripes: Stripes, loops: np.ndarray) -> Stripes:
+    """The stripes, those of passages heard three times or more in a row cut where the passage starts again; loops stay as they are.
+
+    What else lies within such a stretch at the same lag or a longer one is left out: it is implied.
+    """
+    runs: list[list[int]] = []
+    for lag, first, last in sorted(
+        zip(stripes.lag.tolist(), stripes.first.tolist(), stripes.last.tolist(), strict=True)
+    ):
+        # windows overlap, so a run that a mismatch of a moment breaks goes on without a gap
+        if runs and runs[-1][0] == lag and first <= runs[-1][2]:
+            runs[-1][2] = max(runs[-1][2], last)
+        else:
+            runs.append([lag, first, last])
+    lag, first, last = np.array(runs, dtype=int).reshape(-1, 3).T
+    edge = round(_LOOP_EDGE * stripes.rate)
+    again = last - first >= (2.0 - _WHOLE) * lag
+    again &= ~_inside(loops, first, last + lag, (first + last + lag) // 2, edge)
+    lag, first, last = lag[again], first[again], last[again]
+    ends, middle = stripes.last + stripes.lag, (stripes.first + stripes.last + stripes.lag) // 2
+    kept = np.ones(len(stripes.lag), dtype=bool)
+    cut: list[tuple[int, int, int]] = []
+    for step, begin, end in zip(lag.tolist(), first.tolist(), last.tolist(), strict=True):
+        shorter = (_SAME_LAG * lag < step) & (first <= begin + edge) & (last + lag >= end + step - edge)
+        if shorter.any():
+            continue
+        stretch = np.array([[begin, end + step]])
+        kept &= (stripes.lag <= step - edge) | ~_inside(stretch, stripes.first, ends, middle, edge)
+        times, rest = divmod((end - begin) / step + _WHOLE, 1.0)
+        # a whole number of times is spread between the ends, which are exact; the lag is one to a frame
+        places = begin + np.arange(times + 1) * ((end - begin) / times if rest <= 2 * _WHOLE else step)
+        joints = np.append(places, [] if rest <= 2 * _WHOLE else end).round().astype(int).tolist()
+        cut += [(step, one, next_one) for one, next_one in pairwise(joints)]
+    columns = np.array(cut, dtype=int).reshape(-1, 3).T
+    lag, first, last = (
+        np.concatenate([old[kept], new])
+        for old, new in zip((stripes.lag, stripes.first, stripes.last), columns, strict=True)
+    )
+    return Stripes(lag, first, last, stripes.rate, stripes.frames)
+
+
 def repetition_at(features: Features, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What repetition says about moments.
 
@@ -115,14 +162,15 @@ def repetition_at(features: Features, times: np.ndarray) -> tuple[np.ndarray, np
     share : np.ndarray [shape=(times,)]
         Of the stripes about a moment the share that begins or ends there, weighed by their seconds, 0-1.
     through : np.ndarray [shape=(times,)]
-        Seconds of the stripes that go on for 2 s or more on either side, in all.
+        Seconds of the stripes, cut at restarts, that go on for 2 s or more on either side, in all.
     """
     stripes = find_stripes(features)
     if not len(stripes.lag) or not len(times):
         return np.zeros(len(times)), np.zeros(len(times))
+    loops, margin = loop_spans(stripes), round(_MARGIN * stripes.rate)
+    stripes = cut_at_restarts(stripes, loops)
     size = 2 * stripes.frames
     seconds = np.minimum((stripes.last - stripes.first) / stripes.rate, _MOST_SECONDS)
-    loops, margin = loop_spans(stripes), round(_MARGIN * stripes.rate)
     ends, steps = np.zeros(size), np.zeros(size)
     for shift in (np.zeros_like(stripes.lag), stripes.lag):
         first, last = stripes.first + shift, stripes.last + shift
