@@ -135,9 +135,12 @@ def cut_at_restarts(stripes: Stripes, loops: np.ndarray) -> Stripes:
             continue
         stretch = np.array([[begin, end + step]])
         kept &= (stripes.lag <= step - edge) | ~_inside(stretch, stripes.first, ends, middle, edge)
-        times, rest = divmod((end - begin) / step + _WHOLE, 1.0)
+        # one stripe is seen at a few neighbouring lags; many times in a row, only their mean says how many
+        seen = (np.abs(lag - step) <= edge) & (np.abs(first - begin) <= edge) & (np.abs(last - end) <= edge)
+        period = float(lag[seen].mean())
+        times, rest = divmod((end - begin) / period + _WHOLE, 1.0)
         # a whole number of times is spread between the ends, which are exact; the lag is one to a frame
-        places = begin + np.arange(times + 1) * ((end - begin) / times if rest <= 2 * _WHOLE else step)
+        places = begin + np.arange(times + 1) * ((end - begin) / times if rest <= 2 * _WHOLE else period)
         joints = np.append(places, [] if rest <= 2 * _WHOLE else end).round().astype(int).tolist()
         cut += [(step, one, next_one) for one, next_one in pairwise(joints)]
     columns = np.array(cut, dtype=int).reshape(-1, 3).T
