@@ -184,6 +184,14 @@ def test_mixture_command(tmp_path):
     assert "sum to 1.1" in str(bad.exception)
 
 
+def test_a_mixture_that_never_decides_is_said_as_such(tmp_path):
+    words = ["--dims", "4", "--separation", "1e-4", "--samples", "64", "--levels", "8", "--out", str(tmp_path), "-q"]
+    done = runner.invoke(app, ["signature", "mixture", *words])
+    assert done.exit_code == 0, done.output
+    assert "d = 4: half of the classes' entropy stays open at every noise level" in done.stdout
+    assert "legend" not in done.stderr
+
+
 @pytest.mark.parametrize("dims", ["4.7,9", "nan", "inf", "four"])
 def test_dimensions_are_whole_numbers_and_nothing_is_cut_off(dims, tmp_path):
     done = runner.invoke(app, ["signature", "mixture", "--dims", dims, "--out", str(tmp_path)])

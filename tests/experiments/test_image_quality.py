@@ -132,6 +132,9 @@ def test_foreign_files_are_refused(tmp_path):
     np.savez(tmp_path / "pickled.npz", mu=np.array([{"a": 1}], dtype=object), sigma=np.eye(1))
     with pytest.raises(UserError, match="without pickles"):
         read_statistics(tmp_path / "pickled.npz", network)
+    (tmp_path / "text.npz").write_text("hello")
+    with pytest.raises(UserError, match=r"no whole \.npz archive"):
+        read_statistics(tmp_path / "text.npz", network)
     np.savez(tmp_path / "odd.npz", mu=np.ones(3), sigma=np.eye(2))
     with pytest.raises(UserError, match=r"\(d,\) and \(d, d\)"):
         read_statistics(tmp_path / "odd.npz", network)

@@ -227,6 +227,9 @@ def mixture(
         typer.echo(json.dumps(found, indent=2))
         return
     for row in found["rows"]:
+        if row["half_log_snr"] is None:
+            typer.echo(f"d = {row['dim']}: half of the classes' entropy stays open at every noise level")
+            continue
         typer.echo(
             f"d = {row['dim']}: half of the entropy at log-SNR {_shown(row['half_log_snr'])}, predicted instability at "
             f"{_shown(row['predicted_log_snr'])}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -134,10 +135,12 @@ def read_statistics(path: str | Path, network: FeatureNetwork | None) -> ImageSt
 
 
 def _arrays(path: str | Path) -> dict[str, np.ndarray]:
+    if Path(path).is_file() and not is_zipfile(path):
+        raise UserError(
+            f"the reference {path} cannot be read: it is no whole .npz archive; give statistics or images as ADM publishes them."
+        )
     try:
         with np.load(path, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
-                raise UserError(f"{path} is a single array; an .npz with mu and sigma, or with arr_0, is expected.")
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise UserError(f"the reference {path} does not exist; check the path.") from error

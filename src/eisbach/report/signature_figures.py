@@ -66,8 +66,8 @@ def mixture_picture(found: Mapping[str, Any], out: str | Path | None = None) -> 
     axes[1].set_xlabel("ln sigma minus its half point (EDM): does not sharpen", color=INK)
     for axis in axes[:2]:
         axis.set_ylabel("entropy left / H[Z]", color=INK)
-    axes[0].legend(frameon=False, fontsize=8)
     if times:
+        axes[0].legend(frameon=False, fontsize=8)
         half, predicted, sigma = (
             np.array([np.nan if v is None else v for v in column]) for column in zip(*times, strict=True)
         )
@@ -87,6 +87,8 @@ def mixture_picture(found: Mapping[str, Any], out: str | Path | None = None) -> 
         axes[2].set_xlabel("½ ln d", color=INK)
         axes[2].set_ylabel("time, or ln sigma", color=INK)
         axes[2].legend(frameon=False, fontsize=8)
+    else:
+        axes[0].set_title("no mixture here ever decides half of its classes", fontsize=9, color=SOFT)
     return _save(figure, out)
 
 
