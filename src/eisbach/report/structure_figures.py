@@ -8,7 +8,6 @@ definitions (cosine of mel frames, principal components of mel frames) instead o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,25 +27,29 @@ from eisbach.report.structure_draw import (
     pc1_share,
 )
 from eisbach.report.structure_maps import draw_motifs, draw_scape
+from eisbach.report.structure_panels import (
+    columns_of,
+    drop_legend,
+    group_legend,
+    letters_of,
+    panel_grid,
+    shrink_of,
+    trajectory_panels,
+)
 from eisbach.report.structure_sections import section_spans
 from eisbach.report.structure_style import (
-    COLUMN,
-    LABEL_PT,
     PAGE,
-    TITLE_PT,
     PictureClip,
     blank,
     colour_bar,
     heading,
     longest,
     render,
-    shorten,
 )
 from eisbach.structure.blocks import MIN_SECONDS as _BLOCKS_NEED
 from eisbach.structure.blocks import block_curve
 from eisbach.structure.features import Features
 
-_LETTERS_AN_INCH, _HANDLE_LETTERS = 14, 9  # of a legend's text, and what a line and the gap beside it take
 MOST_GROUPS = 7
 """Lines that colours, dashes and marks can still tell apart."""
 
@@ -83,13 +86,13 @@ def ssm_figure(
 ) -> bytes:
     """Figure 2: self-similarity matrices with detected boundaries and the letters of the sections, all on the scale 0-1."""
     features = _checked(clips, "ssm")
-    figure, panels = _grid(len(clips), 0.3)
+    figure, panels = panel_grid(len(clips), 0.3)
     image = None
     for axes, clip, one in zip(panels, clips, features, strict=True):
         image = draw_sections(axes, one, section_spans(one), view) or image
-        heading(axes, clip.label, most=_letters(len(clips)), above_note=True)
+        heading(axes, clip.label, most=letters_of(len(clips)), above_note=True)
     what = "cosine of mel frames" if view == "mel" else "similarity of textures"
-    colour_bar(figure, panels, image, what, shrink=_shrink(len(clips)))
+    colour_bar(figure, panels, image, what, shrink=shrink_of(len(clips)))
     return render(figure, panels, out, form=form)
 
 
@@ -117,7 +120,7 @@ def spectrum_figure(
     figure = blank(PAGE * 0.72, 4.1)
     top, bottom = figure.subplots(2, 1, sharex=True)
     draw_spectra(top, bottom, features[0].mel_hz, spectra)
-    _legend(figure, top, spectra)
+    group_legend(figure, top, spectra)
     return render(figure, [top, bottom], out, form=form)
 
 
@@ -130,9 +133,9 @@ def trajectory_figure(
     a share means nothing by itself, since a walk without any direction has 60%.
     """
     features = _checked(clips, "trajectory")
-    figure, panels = _grid(len(clips), 0.6 if _columns(len(clips)) > 2 else 0.45)
+    figure, panels = panel_grid(len(clips), 0.6 if columns_of(len(clips)) > 2 else 0.45)
     limit = trajectory_limit(features, view)
-    _trajectories(figure, panels, clips, features, limit, view)
+    trajectory_panels(figure, panels, clips, features, limit, view)
     return render(figure, panels, out, form=form)
 
 
@@ -150,7 +153,7 @@ def steps_figure(
         mel = draw_mel(left, one) or mel
         matrix = draw_sections(middle, one, section_spans(one), view) or matrix
         points = draw_trajectory(right, one, limit, view=view, marker=0.5) or points
-        _drop_legend(right)
+        drop_legend(right)
         heading(left, clip.label, most=34)
         left.set_xlim(0.0, longest(features))
         middle.set_ylabel("")
@@ -187,7 +190,7 @@ def baseline_figure(
     for axes, one in zip(grid[1], features, strict=True):
         image = draw_sections(axes, one, section_spans(one), view) or image
     colour_bar(figure, list(grid[1]), image, "similarity")
-    _trajectories(figure, list(grid[2]), None, features, limit, view)
+    trajectory_panels(figure, list(grid[2]), None, features, limit, view)
     return render(figure, list(grid.flat), out, form=form)
 
 
@@ -212,7 +215,7 @@ def blocks_figure(
     figure = blank(PAGE * 0.72, 2.7)
     axes = figure.subplots()
     draw_block_curves(axes, curves)
-    _legend(figure, axes, curves)
+    group_legend(figure, axes, curves)
     return render(figure, [axes], out, form=form)
 
 
@@ -221,16 +224,16 @@ def scape_figure(
 ) -> bytes:
     """Fitness scape plots: how well each stretch of the piece (centre across, length upwards) explains the rest by repeats."""
     features = _checked(clips, "scape")
-    figure, panels = _grid(len(clips), 0.3, height=0.8)
+    figure, panels = panel_grid(len(clips), 0.3, height=0.8)
     images = []
     for axes, clip, one in zip(panels, clips, features, strict=True):
         images.append(draw_scape(axes, one))
-        heading(axes, clip.label, most=_letters(len(clips)))
+        heading(axes, clip.label, most=letters_of(len(clips)))
     images = [image for image in images if image is not None]
     top = max([0.5, *(float(np.nanmax(image.get_array())) for image in images)])
     for image in images:
         image.set_clim(0.0, top)
-    colour_bar(figure, panels, images[0] if images else None, "fitness (ring: best)", shrink=_shrink(len(clips)))
+    colour_bar(figure, panels, images[0] if images else None, "fitness (ring: best)", shrink=shrink_of(len(clips)))
     return render(figure, panels, out, form=form)
 
 
@@ -357,81 +360,3 @@ def _by_group(clips: Sequence[PictureClip], features: Sequence[Features]) -> lis
             "clips by a label."
         )
     return list(groups.items())
-
-
-def _columns(count: int) -> int:
-    return min(count, 4 if count > 9 else 3 if count > 4 or count == 3 else 2)
-
-
-def _letters(count: int) -> int:
-    """As many as fit over a panel of `_grid`."""
-    return 34 if count == 1 else round(72 / _columns(count))
-
-
-def _shrink(count: int) -> float:
-    return min(1.0, 2.0 / math.ceil(count / _columns(count)))
-
-
-def _grid(count: int, extra: float, height: float = 1.0) -> tuple[Any, list[Any]]:
-    """Square panels over one page's width (one column's for a single clip); unused places stay empty."""
-    columns = _columns(count)
-    rows = math.ceil(count / columns)
-    width = PAGE if count > 1 else COLUMN
-    side = (width - 0.6) / columns
-    figure = blank(width, rows * (side * 0.92 * height + extra))
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes in panels[count:]:
-        axes.remove()
-    return figure, panels[:count]
-
-
-def _trajectories(
-    figure: Any,
-    panels: Sequence[Any],
-    clips: Sequence[PictureClip] | None,
-    features: Sequence[Features],
-    limit: float,
-    view: View,
-) -> None:
-    points = None
-    narrow = clips is not None and _columns(len(features)) > 2
-    last = max(one.trimmed_start + one.duration for one in features)
-    for index, (axes, one) in enumerate(zip(panels, features, strict=True)):
-        found = draw_trajectory(axes, one, limit, view=view, marker=0.6)
-        if found is not None:
-            found.set_clim(0.0, last)
-            points = found
-        if index:
-            _drop_legend(axes)
-        axes.set_xlabel("PC 1 (dB)")
-        axes.set_ylabel("PC 2 (dB)")
-        share = pc1_share(one, view)
-        if share is not None:
-            note(axes, share.text(narrow=narrow))
-        if clips is not None:
-            most = _letters(len(features))
-            heading(axes, clips[index].label, most=most, above_note=True, note_lines=2 if narrow else 1)
-    colour_bar(figure, list(panels), points, "time (s)", shrink=_shrink(len(features)))
-
-
-def _drop_legend(axes: Any) -> None:
-    legend = axes.get_legend()
-    if legend is not None:
-        legend.remove()
-
-
-def _legend(figure: Any, axes: Any, groups: Sequence[tuple[str, Sequence[Any]]]) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    named = [
-        shorten(label, 48) + (f", {len(members)} clips" if len(members) > 1 else "")
-        for label, (_, members) in zip(labels, groups, strict=True)
-    ]
-    room = _LETTERS_AN_INCH * figure.get_figwidth()
-    columns = int(room // (max(map(len, named)) + _HANDLE_LETTERS))
-    legend = figure.legend(
-        handles, named, loc="outside upper center", ncols=min(3, len(named), max(1, columns)), frameon=False,
-        fontsize=LABEL_PT, handlelength=3.0,
-    )  # fmt: skip
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-        text.set_fontsize(TITLE_PT - 0.5)
