@@ -22,8 +22,9 @@ setup: $(STAMP) ## build the environment in .venv
 demo: $(STAMP) ## the main job: fine-tune, generate, measure, compare; opens eisbach-demo/report/index.html
 	$(BIN)/eisbach demo --out eisbach-demo
 
+# One thread a worker: two workers of two threads each take twice as long on two cores.
 test: $(STAMP) ## the test suite
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(STAMP) ## ruff, types, import contracts
 	$(BIN)/ruff check .
