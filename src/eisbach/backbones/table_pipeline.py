@@ -90,7 +90,8 @@ class TablePipeline:
             The backbone carries an adapter, or a part to copy is no longer there.
         """
         adapter_free_state(self.module)  # refuses a network that carries an adapter
-        folder, network = Path(folder), self.module
+        network: Any = self.module  # diffusers' own class
+        folder = Path(folder)
         copy_parts(self.folder, folder, self.copied_parts, self.optional_parts)
-        getattr(network, "save_pretrained")(str(folder / self.network_part), safe_serialization=True)  # noqa: B009
+        network.save_pretrained(str(folder / self.network_part), safe_serialization=True)
         write_json(folder / INDEX, self._files)  # last: a folder with it is whole

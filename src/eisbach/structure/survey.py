@@ -23,15 +23,11 @@ BUFFER_SECONDS = 600.0
 
 _TRIM_DB = 65.0  # ends quieter than this below the loudest 20 ms are silence; a 60 dB crescendo keeps its start
 _SILENCE_PEAK = 10 ** (-80 / 20)
-_FULL_SCALE, _LOWEST_TOP = (
-    0.99,
-    0.05,
-)  # what was clipped and then turned down has its tops lower; quieter ones may be quantisation
-_CLIPPED_SHARE, _SHOULDER = (
-    2e-5,
-    1e-3,
-)  # flat tops a sample; a sample before one is this much lower: no crest of a slow wave is
-_DC_SHARE = 1e-3  # an offset is worth a flag when it holds 0.1% of the power, at any level: what is loud and soft must read alike
+_FULL_SCALE = 0.99
+_LOWEST_TOP = 0.05  # what was clipped and then turned down has lower tops; below this they may be quantisation
+_CLIPPED_SHARE = 2e-5  # flat tops a sample
+_SHOULDER = 1e-3  # the sample before a flat top is this much lower; before the crest of a slow wave it is not
+_DC_SHARE = 1e-3  # of the power, from which an offset is worth a flag, at any level: loud and soft must read alike
 _DC_SECONDS = 0.2  # the mean of a shorter sound is no offset
 _CANCELLED = 0.1  # of the power that uncorrelated channels would leave in their mean
 
