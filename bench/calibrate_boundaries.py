@@ -22,10 +22,10 @@ from structure_boundaries import DEVELOPMENT_SEEDS, KINDS, hit_rates, material
 
 from eisbach.files import read_json, write_json
 from eisbach.progress import Progress
-from eisbach.structure import synthetic
 from eisbach.structure.boundaries import MIN_SECTION, pick_boundaries, probability_of
 from eisbach.structure.features import extract_features
 from eisbach.structure.novelty import boundary_evidence
+from eisbach.studies.ground_truth import synthetic
 from eisbach.types import Waveform
 
 NEAR, FAR = 0.3, 2.0

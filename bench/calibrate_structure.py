@@ -25,10 +25,11 @@ from scipy.optimize import minimize
 from eisbach.audio import read_audio
 from eisbach.files import read_json, write_json
 from eisbach.progress import Progress
-from eisbach.structure import METRICS, phase_randomise, synthetic
+from eisbach.structure import METRICS, phase_randomise
 from eisbach.structure.features import extract_features
 from eisbach.structure.flatness import FORBIDDEN
 from eisbach.structure.metrics import measure
+from eisbach.studies.ground_truth import synthetic
 from eisbach.types import Waveform
 
 # Which way each metric may push the judge: +1 only towards flat, -1 only towards developing, 0 either. A sign that contradicts

@@ -64,7 +64,7 @@ class Cells:
 def digits(options: argparse.Namespace, cells: Cells) -> None:
     from eisbach.data.images_digits import load_digits
     from eisbach.data.images_read import to_bytes
-    from eisbach.experiments.digits_classifier import pixels_and_labels, train_classifier
+    from eisbach.image_quality.digits_classifier import pixels_and_labels, train_classifier
     from eisbach.structure.sets.distances import frechet_distance
 
     backbone: Any = load_backbone(options.digits)

@@ -24,8 +24,8 @@ from eisbach.data.images_digits import load_digits
 from eisbach.diagnostics.signature import load_curve
 from eisbach.diagnostics.signature.config import SignatureConfig
 from eisbach.diagnostics.signature.run import run_signature
-from eisbach.experiments.digits_classifier import pixels_and_labels
 from eisbach.files import write_json
+from eisbach.image_quality.digits_classifier import pixels_and_labels
 
 PARTITIONS = {
     "two": {"046": ["0", "4", "6"], "others": ["1", "2", "3", "5", "7", "8", "9"]},

@@ -36,11 +36,11 @@ from eisbach.data.scores import Piece, list_pieces, load_table
 from eisbach.data.synth import synthesise
 from eisbach.files import write_json
 from eisbach.progress import Progress
-from eisbach.structure import synthetic
 from eisbach.structure.boundaries import find_sections
 from eisbach.structure.features import extract_features
-from eisbach.structure.synthetic_forms import SectionedPiece, sectioned
-from eisbach.structure.synthetic_sounds import band
+from eisbach.studies.ground_truth import synthetic
+from eisbach.studies.ground_truth.synthetic_forms import SectionedPiece, sectioned
+from eisbach.studies.ground_truth.synthetic_sounds import band
 from eisbach.types import Waveform
 
 KINDS = ("both", "tune", "sound", "chords", "scores", "score forms", "bands", "band tunes", "long", "strophic")

@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from eisbach.files import write_json
-from eisbach.structure import synthetic
-from eisbach.structure.invariance_check import Piece, check_invariances
 from eisbach.structure.invariances import CONDITIONS
-from eisbach.structure.synthetic_varied import varied_form
+from eisbach.studies.ground_truth import synthetic
+from eisbach.studies.ground_truth.invariance_check import Piece, check_invariances
+from eisbach.studies.ground_truth.synthetic_varied import varied_form
 
 FORMS = ("ABCA", "AABA", "ABCD", "ABAB")
 

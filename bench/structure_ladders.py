@@ -21,8 +21,8 @@ from eisbach.progress import Progress
 from eisbach.structure import METRICS
 from eisbach.structure.features import extract_features
 from eisbach.structure.metrics import Metric
-from eisbach.structure.synthetic import Ladder
-from eisbach.structure.synthetic_varied import LADDERS as VARIED_LADDERS
+from eisbach.studies.ground_truth.synthetic import Ladder
+from eisbach.studies.ground_truth.synthetic_varied import LADDERS as VARIED_LADDERS
 
 GOAL = 0.95
 

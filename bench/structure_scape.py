@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from eisbach.files import write_json
-from eisbach.structure import synthetic
 from eisbach.structure.features import extract_features
 from eisbach.structure.scape import fitness_scape
 from eisbach.structure.structureness import enhanced_similarity
+from eisbach.studies.ground_truth import synthetic
 
 
 def main() -> None:

@@ -19,13 +19,14 @@ from eisbach.files import write_json
 from eisbach.progress import Progress
 from eisbach.structure.boundaries import find_sections
 from eisbach.structure.features import extract_features
-from eisbach.structure.sets import distances, ladders
+from eisbach.structure.sets import distances
 from eisbach.structure.sets.alignment import boundary_alignment
 from eisbach.structure.sets.differentiation import distance_icc
 from eisbach.structure.sets.excerpts import ExcerptFeatures, coarse_scores, excerpt_features
 from eisbach.structure.sets.intervals import jackknife
 from eisbach.structure.sets.memorisation import clip_memorisation, excerpt_memorisation
 from eisbach.structure.sets.onset_details import detail_diversity, onset_events
+from eisbach.studies.ground_truth import set_ladders as ladders
 from eisbach.types import Waveform
 
 SECONDS = 20.0

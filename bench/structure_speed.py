@@ -24,12 +24,13 @@ import soundfile as sf
 
 from eisbach.audio import resample
 from eisbach.files import write_json
-from eisbach.structure import METRICS, analyze, synthetic
+from eisbach.structure import METRICS, analyze
 from eisbach.structure.features import Features, extract_features, texture_frames
 from eisbach.structure.onsets import spectral_flux
 from eisbach.structure.similarity import self_similarity
 from eisbach.structure.spectra import chroma_filterbank, mel_filterbank, power_to_db
 from eisbach.structure.streams import Contrast, FrameStream, power_bands
+from eisbach.studies.ground_truth import synthetic
 from eisbach.types import Waveform
 
 Side = Callable[[], object]

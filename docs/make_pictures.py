@@ -220,8 +220,8 @@ PIECES = ("AABA", "ABCA", "loop of 3 s", "drone")
 
 def structure_clips() -> list[Any]:
     """Pieces whose structure is known, half a minute each: two with sections, two without."""
-    from eisbach.report.structure_style import PictureClip
-    from eisbach.structure import synthetic
+    from eisbach.report.structure.style import PictureClip
+    from eisbach.studies.ground_truth import synthetic
 
     made = (
         synthetic.form("AABA", 8.0, 5),
@@ -236,7 +236,7 @@ def structure_figure(kind: str) -> Callable[[Path], None]:
     """What `eisbach figure KIND` draws of those pieces."""
 
     def draw(out: Path) -> None:
-        from eisbach.report.structure_figures import KINDS
+        from eisbach.report.structure.figures import KINDS
 
         shrink(KINDS[kind].draw(structure_clips(), form="png"), out)
 

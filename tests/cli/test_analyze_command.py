@@ -15,7 +15,7 @@ from eisbach.cli.analyze import collect
 from eisbach.cli.main import app
 from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
 from eisbach.errors import UserError
-from eisbach.structure import synthetic
+from eisbach.studies.ground_truth import synthetic
 
 RUN = CliRunner()
 

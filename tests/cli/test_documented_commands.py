@@ -147,9 +147,9 @@ def test_keys_that_are_set_are_keys(page: Path) -> None:
     from eisbach.diagnostics.probe.config import ProbeConfig
     from eisbach.diagnostics.signature.config import SignatureConfig
     from eisbach.diagnostics.signature.entropic import EntropicConfig
-    from eisbach.diagnostics.toy.config import ToyConfig
-    from eisbach.experiments.digits_spec import DigitsConfig
     from eisbach.experiments.spec import ExperimentSpec
+    from eisbach.studies.erd_digits.spec import DigitsConfig
+    from eisbach.studies.erd_toy.config import ToyConfig
     from eisbach.training.config import TrainConfig
 
     configs = [TrainConfig, ExperimentSpec, ProbeConfig, SignatureConfig, EntropicConfig, ToyConfig, DigitsConfig]

@@ -13,8 +13,8 @@ from eisbach.cli import figure as command
 from eisbach.cli.main import app
 from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
 from eisbach.errors import AudioError, UserError
-from eisbach.report.structure_figures import KINDS
-from eisbach.structure import synthetic
+from eisbach.report.structure.figures import KINDS
+from eisbach.studies.ground_truth import synthetic
 
 RUN = CliRunner()
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from eisbach.cli.images import app
 from eisbach.data.images_digits import load_digits
-from eisbach.experiments.digits_classifier import pixels_and_labels, train_classifier
+from eisbach.image_quality.digits_classifier import pixels_and_labels, train_classifier
 
 
 def test_quality_of_digits_against_digits(tmp_path):

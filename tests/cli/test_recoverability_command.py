@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from eisbach.cli.main import app
 from eisbach.errors import UserError
-from eisbach.experiments.records import load_records
+from eisbach.statistics.records import load_records
 
 TINY = {
     "network": {"width": 8, "depth": 2, "embedding": 4},

@@ -14,15 +14,15 @@ from eisbach.backbones.mlp import MLPEnsemble, TimeMLP, load_mlp
 from eisbach.config import build_config
 from eisbach.diagnostics.bayes_floor import bayes_floor
 from eisbach.diagnostics.mixture import corners
-from eisbach.diagnostics.toy import ToyConfig, gather, run_toy
-from eisbach.diagnostics.toy.arms import arm_weight, same_weights
-from eisbach.diagnostics.toy.cells import Cell, all_cells, load_cell, request, run_cell
-from eisbach.diagnostics.toy.config import ToyNetwork
-from eisbach.diagnostics.toy.measure import excess, generate, likelihood_gap, quality
-from eisbach.diagnostics.toy.train import Member, draw_points, midpoints, new_network, train_members
 from eisbach.diffusion.paths import get_path
 from eisbach.diffusion.targets import TARGETS, add_noise, make_target
 from eisbach.errors import ConfigError, EisbachError, UserError
+from eisbach.studies.erd_toy import ToyConfig, gather, run_toy
+from eisbach.studies.erd_toy.arms import arm_weight, same_weights
+from eisbach.studies.erd_toy.cells import Cell, all_cells, load_cell, request, run_cell
+from eisbach.studies.erd_toy.config import ToyNetwork
+from eisbach.studies.erd_toy.measure import excess, generate, likelihood_gap, quality
+from eisbach.studies.erd_toy.train import Member, draw_points, midpoints, new_network, train_members
 
 MIXTURE = corners()
 SMALL = build_config(ToyNetwork, {"width": 12, "depth": 2, "embedding": 8})
@@ -193,7 +193,7 @@ def test_cells_hold_what_the_figures_need_and_are_not_made_twice(
     def never(*_: object) -> None:
         raise AssertionError("a finished cell was made again")
 
-    monkeypatch.setattr("eisbach.diagnostics.toy.run.run_cell", never)
+    monkeypatch.setattr("eisbach.studies.erd_toy.run.run_cell", never)
     assert run_toy(config, tmp_path, quiet=True).rows == run.rows
     gone = all_cells(config)[0]
     (tmp_path / "cells" / f"{gone.name}.safetensors").unlink()

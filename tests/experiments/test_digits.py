@@ -8,11 +8,11 @@ from typer.testing import CliRunner
 from eisbach.cli.recoverability_digits import digits as digits_command
 from eisbach.config import build_config
 from eisbach.errors import ConfigError, UserError
-from eisbach.experiments.digits import run_digits
-from eisbach.experiments.digits_classifier import DigitClassifier, train_classifier
-from eisbach.experiments.digits_spec import DigitsConfig, cells, training_values
-from eisbach.experiments.digits_statistics import differences, holm, log_frechet, pooled, summarise
 from eisbach.files import read_jsonl
+from eisbach.image_quality.digits_classifier import DigitClassifier, train_classifier
+from eisbach.studies.erd_digits.experiment import run_digits
+from eisbach.studies.erd_digits.judge import differences, holm, log_frechet, pooled, summarise
+from eisbach.studies.erd_digits.spec import DigitsConfig, cells, training_values
 from eisbach.training.config import TrainConfig
 
 
@@ -55,7 +55,7 @@ def test_the_experiment_runs_resumes_and_refuses_other_options(small):
 
 
 def test_its_page_holds_everything(small):
-    from eisbach.report.digits_page import write_digits_page
+    from eisbach.studies.erd_digits.page import write_digits_page
 
     config, summary = small
     text = write_digits_page(

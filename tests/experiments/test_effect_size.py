@@ -3,7 +3,7 @@ import pytest
 import scipy.stats
 from statsmodels.stats.weightstats import DescrStatsW, ttost_ind
 
-from eisbach.experiments.effect_size import (
+from eisbach.statistics.effect_size import (
     crossed_moments,
     equivalence_p,
     hedges_g,

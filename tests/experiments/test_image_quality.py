@@ -5,9 +5,9 @@ import pytest
 from scipy.linalg import sqrtm
 
 from eisbach.errors import UserError
-from eisbach.experiments.image_features import load_features
-from eisbach.experiments.image_quality import image_quality, inception_score
-from eisbach.experiments.image_statistics import read_statistics, statistics_of
+from eisbach.image_quality.distances import read_statistics, statistics_of
+from eisbach.image_quality.features import load_features
+from eisbach.image_quality.quality import image_quality, inception_score
 
 RNG = np.random.default_rng(0)
 

@@ -1,7 +1,7 @@
 import pytest
 
 from eisbach.errors import UserError
-from eisbach.experiments.metric_info import CONDITIONS, FLAT, choose_metrics, known_metrics
+from eisbach.statistics.metric_info import CONDITIONS, FLAT, choose_metrics, known_metrics
 from eisbach.structure.metrics import METRICS
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from eisbach.errors import UserError
-from eisbach.experiments.mixed_model import mixed_model_check
-from eisbach.experiments.statistics import compare_arms
+from eisbach.statistics.comparison import compare_arms
+from eisbach.statistics.mixed_model import mixed_model_check
 
 
 def make(prompts=16, seeds=3, models=(0,), effect=0.7, tilt=1.0, drift=0.0):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from eisbach.errors import UserError
-from eisbach.experiments.paired import metric_value, pair_cells
+from eisbach.statistics.paired import metric_value, pair_cells
 
 
 def row(arm, prompt, seed, value, model=0):

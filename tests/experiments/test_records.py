@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eisbach.errors import StorageError
-from eisbach.experiments.records import (
+from eisbach.statistics.records import (
     RecordError,
     arms_of,
     load_records,

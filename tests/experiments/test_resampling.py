@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from eisbach.experiments.resampling import (
+from eisbach.statistics.resampling import (
     bca_interval,
     cluster_bootstrap,
     crossed_means,

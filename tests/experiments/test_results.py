@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from eisbach.errors import UserError
-from eisbach.experiments.metric_info import FLAT, MetricInfo
-from eisbach.experiments.results import evaluate
+from eisbach.statistics.metric_info import FLAT, MetricInfo
+from eisbach.statistics.results import evaluate
 
 METRICS = [FLAT, MetricInfo("level", "level", unit="dB")]
 

@@ -12,9 +12,9 @@ from eisbach.config import build_config
 from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
 from eisbach.errors import ConfigError, InterruptedRun, UserError
 from eisbach.experiments import run as module
-from eisbach.experiments.records import load_records
 from eisbach.experiments.run import ExperimentResult, run_experiment
 from eisbach.experiments.spec import ExperimentSpec
+from eisbach.statistics.records import load_records
 from eisbach.training.run_folder import RunFolder, exclusive
 from eisbach.types import Waveform
 

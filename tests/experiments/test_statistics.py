@@ -8,8 +8,8 @@ import statsmodels.formula.api as smf
 from statsmodels.stats.multitest import multipletests
 
 from eisbach.errors import UserError
-from eisbach.experiments.metric_info import MetricInfo
-from eisbach.experiments.statistics import adjust, compare_all, compare_arms, compare_unpaired, summarise_arm
+from eisbach.statistics.comparison import adjust, compare_all, compare_arms, compare_unpaired, summarise_arm
+from eisbach.statistics.metric_info import MetricInfo
 
 METRIC = MetricInfo("score", "score", better="higher", primary=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from eisbach.experiments.toy_claims import Claim, judge_claims
+from eisbach.studies.erd_toy.claims import Claim, judge_claims
 
 TARGETS = ["eps", "x0", "v", "u"]
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from eisbach.errors import UserError
-from eisbach.experiments.toy_comparison import arm_means, compare_weightings, tally
+from eisbach.studies.erd_toy.comparison import arm_means, compare_weightings, tally
 
 TARGETS = ("eps", "x0", "v", "u")
 

@@ -1,9 +1,9 @@
 import pytest
 
-from eisbach.experiments.metric_info import FLAT, MetricInfo
-from eisbach.experiments.recovered import RecoveredShare
-from eisbach.experiments.statistics import Comparison
-from eisbach.experiments.verdicts import (
+from eisbach.statistics.comparison import Comparison
+from eisbach.statistics.metric_info import FLAT, MetricInfo
+from eisbach.statistics.recovered import RecoveredShare
+from eisbach.statistics.verdicts import (
     format_difference,
     format_interval,
     format_p,

@@ -19,8 +19,8 @@ from eisbach.audio import audio_hash, write_audio
 from eisbach.cli.main import app
 from eisbach.data.manifest import load_manifest
 from eisbach.errors import UserError
-from eisbach.experiments.records import load_records
 from eisbach.files import find_files
+from eisbach.statistics.records import load_records
 from eisbach.training.checkpoint import list_checkpoints
 from eisbach.types import Waveform
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from eisbach.experiments.digits_spec import DigitsConfig
-from eisbach.report.digits_page import write_digits_page
-from eisbach.report.digits_pictures import _STYLES, COLOURS, LABELS, samples_picture, setting_name
+from eisbach.studies.erd_digits.page import write_digits_page
+from eisbach.studies.erd_digits.pictures import _STYLES, COLOURS, LABELS, samples_picture, setting_name
+from eisbach.studies.erd_digits.spec import DigitsConfig
 
 
 def height(png: bytes | None) -> int:

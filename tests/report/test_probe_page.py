@@ -14,8 +14,8 @@ from probe_cases import make_result
 
 from eisbach.diagnostics.probe.explain import explain
 from eisbach.diagnostics.probe.verdict import verdict
-from eisbach.report.probe_figures import probe_pictures
-from eisbach.report.probe_page import number_tables, render_probe_page, weighting_name, write_probe_page
+from eisbach.report.probe.figures import probe_pictures
+from eisbach.report.probe.page import number_tables, render_probe_page, weighting_name, write_probe_page
 
 ALL = ["levels", "drivers", "scatter", "variance", "labels", "auc", "belief_loss", "gradients", "gradient_levels"]
 

@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 
 from eisbach.errors import UserError
-from eisbach.report import structure_figures as figures
-from eisbach.report import structure_maps as maps
-from eisbach.report import structure_style as style
 from eisbach.report.figures_draw import cosine_similarity, mel_frames
-from eisbach.report.structure_draw import draw_sections, mean_spectrum, pc1_share
-from eisbach.report.structure_sections import Span, section_spans
-from eisbach.report.structure_style import PictureClip
-from eisbach.structure import synthetic
+from eisbach.report.structure import figures, maps, style
+from eisbach.report.structure.draw import draw_sections, mean_spectrum, pc1_share
+from eisbach.report.structure.sections import Span, section_spans
+from eisbach.report.structure.style import PictureClip
 from eisbach.structure.features import extract_features
 from eisbach.structure.motif_map import MotifMap
+from eisbach.studies.ground_truth import synthetic
 from eisbach.types import Waveform
 
 FORM = extract_features(synthetic.form("ABAC", 7.0, 3))

@@ -10,17 +10,18 @@ import pytest
 
 from eisbach.audio import write_audio
 from eisbach.errors import UserError
-from eisbach.report import structure_compare as comparing
 from eisbach.report.audio_embed import embed_all
-from eisbach.report.structure_findings import findings
-from eisbach.report.structure_inputs import sample_clips, short_names
-from eisbach.report.structure_listen import plan_groups
-from eisbach.report.structure_page import StructurePage, render_structure_page
-from eisbach.report.structure_players import clock, section_bars, waveform_path
-from eisbach.report.structure_sections import Span
-from eisbach.report.structure_set_tables import SetTable, measure_sets
-from eisbach.structure import METRICS, synthetic
+from eisbach.report.structure import compare as comparing
+from eisbach.report.structure.findings import findings
+from eisbach.report.structure.inputs import sample_clips, short_names
+from eisbach.report.structure.listen import plan_groups
+from eisbach.report.structure.page import StructurePage, render_structure_page
+from eisbach.report.structure.players import clock, section_bars, waveform_path
+from eisbach.report.structure.sections import Span
+from eisbach.report.structure.set_tables import SetTable, measure_sets
+from eisbach.structure import METRICS
 from eisbach.structure.batch import Clip
+from eisbach.studies.ground_truth import synthetic
 from eisbach.types import Skipped, SkipReport, Waveform
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from eisbach.structure.blocks import block_curve, block_scale, checkerboard_profile, equal_distance_profile
 from eisbach.structure.features import extract_features
-from eisbach.structure.synthetic import blocks
-from eisbach.structure.synthetic_varied import varied_blocks
+from eisbach.studies.ground_truth.synthetic import blocks
+from eisbach.studies.ground_truth.synthetic_varied import varied_blocks
 
 
 def directly(similarity: np.ndarray, width: int) -> float:

@@ -237,7 +237,8 @@ def test_silence_and_scraps_are_refused_and_files_named(tmp_path):
 
 
 def test_the_texture_is_an_embedding(tmp_path):
-    from eisbach.structure import synthetic, texture_embedding
+    from eisbach.structure import texture_embedding
+    from eisbach.studies.ground_truth import synthetic
 
     clip = synthetic.form("AB", 3.0, 1)
     sf.write(tmp_path / "a.wav", clip.samples.T, clip.sample_rate, subtype="FLOAT")

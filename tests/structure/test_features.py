@@ -5,8 +5,9 @@ import pytest
 
 from eisbach.audio import resample
 from eisbach.errors import AudioError
-from eisbach.structure import METRICS, analyze, synthetic
+from eisbach.structure import METRICS, analyze
 from eisbach.structure.features import extract_features, texture_frames
+from eisbach.studies.ground_truth import synthetic
 from eisbach.types import Waveform
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from eisbach.errors import UserError
-from eisbach.structure import METRICS, analyze, flat_probability, is_flat, synthetic
+from eisbach.structure import METRICS, analyze, flat_probability, is_flat
 from eisbach.structure.flatness import FORBIDDEN, judge
+from eisbach.studies.ground_truth import synthetic
 
 
 def test_the_judge_uses_only_known_metrics_and_none_of_the_weightings():

@@ -5,8 +5,9 @@ import pytest
 from scipy.linalg import sqrtm
 
 from eisbach.errors import AudioError, UserError
-from eisbach.structure import phase_randomise, synthetic, texture_embedding, texture_frechet
+from eisbach.structure import phase_randomise, texture_embedding, texture_frechet
 from eisbach.structure.frechet import EMBEDDING_SIZE, gaussian_frechet, shrunk_covariance
+from eisbach.studies.ground_truth import synthetic
 from eisbach.types import Waveform
 
 

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 from scipy.stats import spearmanr
 
-from eisbach.structure import METRICS, synthetic
+from eisbach.structure import METRICS
 from eisbach.structure.features import extract_features
-from eisbach.structure.invariance_check import check_invariances
 from eisbach.structure.invariances import CONDITIONS, Invariances
-from eisbach.structure.synthetic_varied import LADDERS, varied_form
+from eisbach.studies.ground_truth import synthetic
+from eisbach.studies.ground_truth.invariance_check import check_invariances
+from eisbach.studies.ground_truth.synthetic_varied import LADDERS, varied_form
 
 
 @pytest.fixture(scope="module")

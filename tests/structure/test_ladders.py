@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from eisbach.structure import METRICS, synthetic
+from eisbach.structure import METRICS
 from eisbach.structure.features import extract_features
+from eisbach.studies.ground_truth import synthetic
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

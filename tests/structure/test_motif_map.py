@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eisbach.structure import synthetic
 from eisbach.structure.features import extract_features
 from eisbach.structure.motif_map import motif_map
 from eisbach.structure.motifs import motif_coverage
+from eisbach.studies.ground_truth import synthetic
 
 
 def test_a_section_points_to_its_repeat_and_back():

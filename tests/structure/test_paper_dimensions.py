@@ -9,11 +9,12 @@ import pytest
 from scipy.spatial import ConvexHull
 from scipy.stats import spearmanr
 
-from eisbach.structure import METRICS, analyze, paper, phase_randomise, synthetic
+from eisbach.structure import METRICS, analyze, paper, phase_randomise
 from eisbach.structure.coverage import hull_area, principal_plane
 from eisbach.structure.features import extract_features
 from eisbach.structure.summary import format_summary, summarise
-from eisbach.structure.synthetic_varied import varied_form, varied_loop
+from eisbach.studies.ground_truth import synthetic
+from eisbach.studies.ground_truth.synthetic_varied import varied_form, varied_loop
 
 PRINTED = [name for name, metric in METRICS.items() if metric.as_printed]
 PIECE = extract_features(synthetic.form("ABCD", 7.5, 1))

@@ -9,11 +9,12 @@ import pytest
 import soundfile as sf
 
 from eisbach.errors import AudioError
-from eisbach.structure import analyze, analyze_files, read_details, synthetic
+from eisbach.structure import analyze, analyze_files, read_details
 from eisbach.structure import batch as module
 from eisbach.structure.features import extract_features
 from eisbach.structure.onsets import onset_times
 from eisbach.structure.record_files import DETAILS, JOURNAL, Known, journal, known_clips, stamp, still_same
+from eisbach.studies.ground_truth import synthetic
 from eisbach.types import SkipReport, Waveform
 
 PAST = time.time() - 3600

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eisbach.structure import synthetic
 from eisbach.structure.features import extract_features
 from eisbach.structure.recurrence import chroma_recurrence
 from eisbach.structure.repeats import longest_diagonal, longest_repeat, longest_repeat_span
 from eisbach.structure.stripes import find_stripes
+from eisbach.studies.ground_truth import synthetic
 
 
 @pytest.mark.parametrize("section", [7.37, 10.0])

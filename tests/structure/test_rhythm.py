@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eisbach.structure import synthetic
 from eisbach.structure.features import FRAME_RATE, extract_features
 from eisbach.structure.rhythm import onset_strength, rhythm_steps
+from eisbach.studies.ground_truth import synthetic
 
 TIMES = np.arange(0.0, 40.0, 0.25)
 

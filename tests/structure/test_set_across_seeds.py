@@ -11,7 +11,6 @@ from scipy.stats import spearmanr
 
 from eisbach.errors import UserError
 from eisbach.structure.features import extract_features
-from eisbach.structure.sets import ladders
 from eisbach.structure.sets.alignment import boundary_alignment, hit_rate, hits
 from eisbach.structure.sets.differentiation import distance_icc, mean_distance
 from eisbach.structure.sets.onset_details import (
@@ -21,6 +20,7 @@ from eisbach.structure.sets.onset_details import (
     onset_events,
     pair_diversity,
 )
+from eisbach.studies.ground_truth import set_ladders as ladders
 
 
 def test_hits_are_mir_evals():

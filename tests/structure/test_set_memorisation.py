@@ -12,9 +12,10 @@ from scipy.stats import spearmanr
 
 from eisbach.errors import UserError
 from eisbach.structure.features import extract_features
-from eisbach.structure.sets import excerpts, ladders
+from eisbach.structure.sets import excerpts
 from eisbach.structure.sets.excerpts import closest_excerpts, coarse_scores, excerpt_features
 from eisbach.structure.sets.memorisation import clip_memorisation, excerpt_memorisation, usual_limit
+from eisbach.studies.ground_truth import set_ladders as ladders
 from eisbach.types import Waveform
 
 SECONDS = 12.0
@@ -103,7 +104,7 @@ def test_the_coarse_search_is_the_plain_maximum_over_windows_and_keys(monkeypatc
 
 
 def test_short_and_still_clips_match_nothing():
-    from eisbach.structure import synthetic
+    from eisbach.studies.ground_truth import synthetic
 
     drone = excerpt_features(extract_features(synthetic.drone(0, 12.0)))
     short = excerpt_features(extract_features(Waveform(_clip(1).samples[:, : 3 * 22050], 22050)))

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from eisbach.structure import survey, synthetic
+from eisbach.structure import survey
 from eisbach.structure.features import extract_features
 from eisbach.structure.spectra import chroma_filterbank, mel_filterbank, octave_contrast, octave_edges
 from eisbach.structure.streams import Bands, Contrast, FrameStream, SpectrumStream, long_term_spectrum, power_bands
+from eisbach.studies.ground_truth import synthetic
 from eisbach.types import Waveform
 
 NOISE = np.random.default_rng(0).standard_normal(30_011).astype(np.float32)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eisbach.structure import METRICS, analyze, synthetic
+from eisbach.structure import METRICS, analyze
 from eisbach.structure.analyze import RECORD_COLUMNS
+from eisbach.studies.ground_truth import synthetic
 from eisbach.types import Waveform
 
 

@@ -10,8 +10,9 @@ import pytest
 import soundfile as sf
 
 from eisbach.errors import AudioError, UserError
-from eisbach.structure import analyze, analyze_array, synthetic
+from eisbach.structure import analyze, analyze_array
 from eisbach.structure.features import extract_features
+from eisbach.studies.ground_truth import synthetic
 from eisbach.types import Waveform
 
 RATE = 22050

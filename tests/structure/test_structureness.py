@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eisbach.structure import synthetic
 from eisbach.structure.features import extract_features
 from eisbach.structure.structureness import clip_scape, enhanced_similarity, structureness
+from eisbach.studies.ground_truth import synthetic
 
 
 @pytest.mark.parametrize("seed", [11, 12])

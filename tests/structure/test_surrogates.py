@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eisbach.structure import METRICS, phase_randomise, synthetic
+from eisbach.structure import METRICS, phase_randomise
 from eisbach.structure.features import extract_features
+from eisbach.studies.ground_truth import synthetic
 from eisbach.types import Waveform
 
 

@@ -12,7 +12,7 @@ import typer
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
-    from eisbach.report.structure_compare import Sets
+    from eisbach.report.structure.compare import Sets
     from eisbach.structure.batch import Clip
     from eisbach.types import Record, SkipReport
 
@@ -102,8 +102,8 @@ def analyze(
     if dry_run:
         typer.echo(json.dumps(settings, indent=2, ensure_ascii=False))
         return
-    from eisbach.report.structure_compare import check_pairing, compare
-    from eisbach.report.structure_set_tables import measure_sets
+    from eisbach.report.structure.compare import check_pairing, compare
+    from eisbach.report.structure.set_tables import measure_sets
     from eisbach.structure.batch import analyze_files
     from eisbach.structure.summary import format_summary, summarise
     from eisbach.types import SkipReport
@@ -133,7 +133,7 @@ def analyze(
         _save(out, sets, comparison)
     written = None
     if page and out is not None:
-        from eisbach.report.structure_page import StructurePage, write_structure_page
+        from eisbach.report.structure.page import StructurePage, write_structure_page
 
         written = write_structure_page(
             out,
@@ -164,15 +164,15 @@ def analyze(
 
 def collect(paths: Sequence[Path], by: str | None = None) -> list[Clip]:
     """The clips that paths name; see `report.structure_inputs.collect_clips`."""
-    from eisbach.report.structure_inputs import collect_clips
+    from eisbach.report.structure.inputs import collect_clips
 
     return collect_clips(paths, by)
 
 
 def _check_names(clips: Sequence[Clip], baseline: str | None, metrics: Sequence[str]) -> None:
     """Refuses names that nothing can have before hours of analysis are spent on them."""
-    from eisbach.experiments.metric_info import check_names
-    from eisbach.report.structure_inputs import short_names
+    from eisbach.report.structure.inputs import short_names
+    from eisbach.statistics.metric_info import check_names
 
     check_names(metrics)
     names = short_names(list(_sizes(clips)))
@@ -278,8 +278,8 @@ def _print(sets: Sets) -> None:
     """The comparison by primary measures, below the table of means."""
     if sets.results is None:
         return
-    from eisbach.experiments.verdicts import format_difference, format_interval, format_p
     from eisbach.report.tables import MARKS
+    from eisbach.statistics.verdicts import format_difference, format_interval, format_p
 
     for name in sets.names[1:]:
         typer.echo(f"\n{name} against {sets.names[0]} (difference, 95% interval, Hedges g, p corrected):")

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from eisbach.experiments.folders import ArmSource, Measured
-    from eisbach.experiments.metric_info import MetricInfo
-    from eisbach.experiments.results import Results
+    from eisbach.statistics.metric_info import MetricInfo
+    from eisbach.statistics.results import Results
 
 
 def compare(
@@ -50,7 +50,7 @@ def compare(
 ) -> None:
     """Compare the musical structure of two or more folders of audio, with intervals, tests and a page to listen."""
     from eisbach.experiments.folders import choose_pairing, measure_arms, parse_arms
-    from eisbach.experiments.metric_info import check_names
+    from eisbach.statistics.metric_info import check_names
 
     check_names([*_split(metrics), *_split(primary)])
     sources = parse_arms(arms)
@@ -106,8 +106,8 @@ def _evaluate(
     unmatched: Sequence[str],
     seed: int,
 ) -> Results:
-    from eisbach.experiments.metric_info import choose_metrics, known_metrics
-    from eisbach.experiments.results import evaluate
+    from eisbach.statistics.metric_info import choose_metrics, known_metrics
+    from eisbach.statistics.results import evaluate
 
     known: list[MetricInfo] = known_metrics(measured.records)
     if not known:
@@ -176,7 +176,7 @@ def _arm_words(measured: Measured, name: str) -> str:
 
 
 def _as_json(measured: Measured, results: Results, written: Path | None) -> dict[str, Any]:
-    from eisbach.experiments.verdicts import overall_verdict
+    from eisbach.statistics.verdicts import overall_verdict
 
     headline = results.metrics[0]
     return {
@@ -190,8 +190,8 @@ def _as_json(measured: Measured, results: Results, written: Path | None) -> dict
 
 def _print(measured: Measured, results: Results, written: Path | None) -> None:
     from eisbach.experiments.folders import condition_notes, pairing_sentence
-    from eisbach.experiments.verdicts import overall_verdict, recovered_sentence
     from eisbach.report.tables import arms_table, to_markdown
+    from eisbach.statistics.verdicts import overall_verdict, recovered_sentence
 
     headline = results.metrics[0]
     shown = [info for info in results.metrics if info.primary] or results.metrics[:1]

@@ -54,7 +54,7 @@ def execute(spec: ExperimentSpec, *, dry_run: bool, as_json: bool, quiet: bool) 
         return
     from eisbach.experiments.run import run_experiment
     from eisbach.experiments.summary import summary_lines
-    from eisbach.report.experiment_page import write_experiment_page
+    from eisbach.report.experiment.page import write_experiment_page
 
     command = shlex.join(["eisbach", *sys.argv[1:]])
     result = run_experiment(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from eisbach.experiments.image_features import FeatureNetwork
-    from eisbach.experiments.image_statistics import ImageStatistics
+    from eisbach.image_quality.distances import ImageStatistics
+    from eisbach.image_quality.features import FeatureNetwork
 
 app = typer.Typer(help="Images: draw them from a model, and measure their quality.", no_args_is_help=True)
 
@@ -94,8 +94,8 @@ def quality(
         return
     from dataclasses import asdict
 
-    from eisbach.experiments.image_features import load_features
-    from eisbach.experiments.image_quality import image_quality
+    from eisbach.image_quality.features import load_features
+    from eisbach.image_quality.quality import image_quality
 
     network = load_features(features, weights)
     real = _statistics(reference, network, size)
@@ -109,7 +109,7 @@ def quality(
 
 
 def _statistics(source: str, network: FeatureNetwork, size: int | None) -> ImageStatistics:
-    from eisbach.experiments.image_statistics import read_statistics, statistics_of_folder
+    from eisbach.image_quality.distances import read_statistics, statistics_of_folder
 
     if source.endswith(".npz"):
         return read_statistics(source, network)

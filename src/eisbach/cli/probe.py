@@ -228,7 +228,7 @@ def _write(
     config: ProbeConfig, folder: Path, result: ProbeResult, explanation: Explanation, verdict: Verdict, quiet: bool
 ) -> Path:
     from eisbach.progress import Progress
-    from eisbach.report.probe_page import write_probe_page
+    from eisbach.report.probe.page import write_probe_page
 
     with Progress(1, "draw", quiet=quiet) as bar:
         page = write_probe_page(result, explanation, verdict, folder, command=_command(config))

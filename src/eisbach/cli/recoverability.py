@@ -13,7 +13,7 @@ import typer
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
-    from eisbach.diagnostics.toy.config import ToyConfig
+    from eisbach.studies.erd_toy.config import ToyConfig
 
 app = typer.Typer(
     name="recoverability",
@@ -72,9 +72,9 @@ def toy(
     if dry_run:
         typer.echo(dump_yaml(config), nl=False)
         return
-    from eisbach.diagnostics.toy import run_toy
     from eisbach.progress import Progress
-    from eisbach.report.toy_page import PAGE, write_toy
+    from eisbach.studies.erd_toy import run_toy
+    from eisbach.studies.erd_toy.page import PAGE, write_toy
 
     run = run_toy(config, out, jobs=jobs, quiet=quiet)
     with Progress(1, "draw", quiet=quiet) as bar:
@@ -100,7 +100,7 @@ def _configure(
     batch: int | None,
 ) -> ToyConfig:
     from eisbach.config import apply_overrides, build_config, read_yaml
-    from eisbach.diagnostics.toy.config import ToyConfig, quick_values
+    from eisbach.studies.erd_toy.config import ToyConfig, quick_values
 
     values: dict[str, Any] = read_yaml(recipe) if recipe is not None else {}
     if quick:

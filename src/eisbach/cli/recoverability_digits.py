@@ -37,7 +37,7 @@ def digits(
     minutes on two idle cores (--jobs 2); the folder holds records.parquet, summary.json and index.html.
     """
     from eisbach.config import apply_overrides, build_config, dump_yaml
-    from eisbach.experiments.digits_spec import DigitsConfig
+    from eisbach.studies.erd_digits.spec import DigitsConfig
 
     preset = DigitsConfig().quick() if quick else DigitsConfig()
     chosen = {"seeds": seeds, "first_seed": first_seed}
@@ -48,9 +48,9 @@ def digits(
     if dry_run:
         typer.echo(dump_yaml(config), nl=False)
         return
-    from eisbach.experiments.digits import run_digits
     from eisbach.files import read_jsonl
-    from eisbach.report.digits_page import sentences, write_digits_page
+    from eisbach.studies.erd_digits.experiment import run_digits
+    from eisbach.studies.erd_digits.page import sentences, write_digits_page
 
     summary = run_digits(config, quiet=quiet)
     parts = ["eisbach", "recoverability", "digits", *(["--quick"] if quick else [])]

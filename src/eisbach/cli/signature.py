@@ -81,7 +81,7 @@ def run(
         typer.echo(dump_yaml(config), nl=False)
         return
     from eisbach.diagnostics.signature.run import run_signature
-    from eisbach.report.signature_page import write_signature_page
+    from eisbach.report.signature.page import write_signature_page
 
     def note(text: str) -> None:
         if not quiet:
@@ -220,7 +220,7 @@ def mixture(
         return
     found = run_study(study, quiet=quiet)
     write_json(out / "mixture.json", found)
-    from eisbach.report.signature_figures import mixture_picture
+    from eisbach.report.signature.figures import mixture_picture
 
     mixture_picture(found, out / "mixture.png")
     if as_json:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from eisbach.errors import UserError
-from eisbach.experiments.records import save_records, validate_records
+from eisbach.statistics.records import save_records, validate_records
 from eisbach.types import Record, SkipReport
 
 Pairing = Literal["prompt", "name", "none"]

@@ -11,11 +11,11 @@ from eisbach.config import build_config, read_yaml, save_config
 from eisbach.errors import UserError
 from eisbach.experiments.cells import Cell, plan_stages, run_cell
 from eisbach.experiments.material import available_cpus, build_material, material_stages, plan_material
-from eisbach.experiments.records import save_records
 from eisbach.experiments.spec import ExperimentSpec, check_spec, merge
 from eisbach.experiments.stages import OverallProgress, SpeedBook, Stage
 from eisbach.experiments.summary import Summary, summarise
 from eisbach.files import write_json
+from eisbach.statistics.records import save_records
 from eisbach.structure import Clip
 from eisbach.training.run_folder import RunFolder, exclusive
 from eisbach.types import Record, SkipReport

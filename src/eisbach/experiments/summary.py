@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eisbach.experiments.metric_info import FLAT, choose_metrics, known_metrics
-from eisbach.experiments.recovered import RecoveredShare, recovered_share
-from eisbach.experiments.results import Results, evaluate
 from eisbach.experiments.spec import ExperimentSpec
-from eisbach.experiments.verdicts import overall_verdict, verdict
+from eisbach.statistics.metric_info import FLAT, choose_metrics, known_metrics
+from eisbach.statistics.recovered import RecoveredShare, recovered_share
+from eisbach.statistics.results import Results, evaluate
+from eisbach.statistics.verdicts import overall_verdict, verdict
 from eisbach.types import Record
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from eisbach.structure.features import TEXTURE_RATE, Features
 from eisbach.structure.once import once_per_clip
 from eisbach.structure.similarity import self_similarity
-from eisbach.structure.synthetic import Ladder, blocks, contrast
+from eisbach.studies.ground_truth.synthetic import Ladder, blocks, contrast
 
 MIN_SECONDS = 8.0
 _MIN_SCALE, _MAX_SCALE = 1.5, 40.0  # seconds

@@ -12,7 +12,7 @@ import numpy as np
 from eisbach.structure.features import Features
 from eisbach.structure.invariances import Invariances
 from eisbach.structure.similarity import squared_distances
-from eisbach.structure.synthetic import Ladder, arc
+from eisbach.studies.ground_truth.synthetic import Ladder, arc
 
 MIN_SECONDS = 12.0
 _MIN_MEDIAN_DB = 1.0

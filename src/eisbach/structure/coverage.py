@@ -12,8 +12,8 @@ import numpy as np
 
 from eisbach.structure.features import Features
 from eisbach.structure.invariances import Invariances
-from eisbach.structure.synthetic import Ladder
-from eisbach.structure.synthetic_levels import circle
+from eisbach.studies.ground_truth.synthetic import Ladder
+from eisbach.studies.ground_truth.synthetic_levels import circle
 
 MIN_SECONDS = 6.0
 

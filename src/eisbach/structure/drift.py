@@ -12,7 +12,7 @@ import numpy as np
 from eisbach.structure.features import Features
 from eisbach.structure.invariances import Invariances
 from eisbach.structure.similarity import squared_distances
-from eisbach.structure.synthetic import Ladder, contrast
+from eisbach.studies.ground_truth.synthetic import Ladder, contrast
 
 MIN_SECONDS = 15.0
 STRETCH_SECONDS = 5.0

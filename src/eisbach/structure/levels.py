@@ -10,7 +10,7 @@ import numpy as np
 
 from eisbach.structure.features import Features
 from eisbach.structure.invariances import Invariances
-from eisbach.structure.synthetic import Ladder, crescendo
+from eisbach.studies.ground_truth.synthetic import Ladder, crescendo
 
 MIN_SECONDS = 3.0
 

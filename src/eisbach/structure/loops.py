@@ -14,7 +14,7 @@ import numpy as np
 
 from eisbach.structure.features import FRAME_RATE, Features
 from eisbach.structure.similarity import lag_similarity as lag_band
-from eisbach.structure.synthetic import Ladder, loop_variation, partial_loop
+from eisbach.studies.ground_truth.synthetic import Ladder, loop_variation, partial_loop
 
 MIN_SECONDS = 8.0
 _POOL = 5  # 50 -> 10 frames a second

@@ -10,8 +10,8 @@ from __future__ import annotations
 from eisbach.structure.features import Features
 from eisbach.structure.invariances import Invariances
 from eisbach.structure.loudness_meter import loudness_range_of
-from eisbach.structure.synthetic import Ladder
-from eisbach.structure.synthetic_levels import level_steps
+from eisbach.studies.ground_truth.synthetic import Ladder
+from eisbach.studies.ground_truth.synthetic_levels import level_steps
 
 MIN_SECONDS = 6.0
 

@@ -23,7 +23,7 @@ from eisbach.structure import (
 )
 from eisbach.structure.features import Features
 from eisbach.structure.invariances import Invariances
-from eisbach.structure.synthetic import Ladder
+from eisbach.studies.ground_truth.synthetic import Ladder
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from eisbach.structure.features import CHROMA_RATE, Features
 from eisbach.structure.motif_map import motif_map
-from eisbach.structure.synthetic import Ladder, motif_share
+from eisbach.studies.ground_truth.synthetic import Ladder, motif_share
 
 MIN_SECONDS = 12.0
 

@@ -14,7 +14,7 @@ from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
 from eisbach.structure.features import FRAME_RATE, Features
 from eisbach.structure.invariances import Invariances
-from eisbach.structure.synthetic import Ladder, onsets
+from eisbach.studies.ground_truth.synthetic import Ladder, onsets
 
 MIN_SECONDS = 3.0
 _LAG = 2  # frames of 20 ms: windows of 46 ms that hardly overlap

@@ -13,9 +13,9 @@ from eisbach.structure.blocks import checkerboard_profile
 from eisbach.structure.coverage import hull_area, principal_plane
 from eisbach.structure.features import FRAME_RATE, Features
 from eisbach.structure.invariances import Invariances
-from eisbach.structure.synthetic import Ladder, contrast, crescendo, onsets
-from eisbach.structure.synthetic import blocks as block_pieces
-from eisbach.structure.synthetic_levels import circle, tones_in_noise
+from eisbach.studies.ground_truth.synthetic import Ladder, contrast, crescendo, onsets
+from eisbach.studies.ground_truth.synthetic import blocks as block_pieces
+from eisbach.studies.ground_truth.synthetic_levels import circle, tones_in_noise
 
 MIN_SECONDS = 8.0
 _MATRIX_RATE = 2.0  # frames a second of the cosine matrix: half a second is far finer than any block

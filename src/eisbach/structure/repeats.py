@@ -14,8 +14,8 @@ import numpy as np
 from eisbach.structure.features import Features
 from eisbach.structure.once import once_per_clip
 from eisbach.structure.recurrence import MIN_COSINE, chroma_recurrence
-from eisbach.structure.synthetic import Ladder
-from eisbach.structure.synthetic_forms import repeated_stretch
+from eisbach.studies.ground_truth.synthetic import Ladder
+from eisbach.studies.ground_truth.synthetic_forms import repeated_stretch
 
 MIN_SECONDS = 12.0
 MIN_LAG = 2.0

@@ -18,8 +18,8 @@ from eisbach.structure.features import Features
 from eisbach.structure.once import once_per_clip
 from eisbach.structure.recurrence import chroma_recurrence
 from eisbach.structure.scape import Scape, fitness_scape
-from eisbach.structure.synthetic import Ladder
-from eisbach.structure.synthetic_forms import refrain
+from eisbach.studies.ground_truth.synthetic import Ladder
+from eisbach.studies.ground_truth.synthetic_forms import refrain
 
 MIN_SECONDS = 24.0
 SCAPE_CELLS = 80

@@ -12,7 +12,7 @@ import scipy.linalg
 from eisbach.structure.features import Features
 from eisbach.structure.invariances import Invariances
 from eisbach.structure.similarity import self_similarity
-from eisbach.structure.synthetic import Ladder, states
+from eisbach.studies.ground_truth.synthetic import Ladder, states
 
 MIN_SECONDS = 6.0
 _MAX_WINDOWS = 400  # eigenvalues cost n^3: longer clips are thinned evenly, which keeps S / N's spectrum

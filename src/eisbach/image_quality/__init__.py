@@ -1,0 +1,1 @@
+"""Quality of generated images: features, distances between sets, FID and kin."""

@@ -1,0 +1,1 @@
+"""The page of `eisbach analyze`, and the pictures of structure."""

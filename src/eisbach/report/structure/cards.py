@@ -1,0 +1,162 @@
+"""The clips on the page of `eisbach analyze`: a card for each that can be heard, a row for each that was measured, their flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from eisbach.report.structure.compare import Sets
+from eisbach.report.structure.listen import ListenGroup
+from eisbach.report.structure.players import Player, clock
+from eisbach.statistics.metric_info import FLAT, MetricInfo
+from eisbach.statistics.verdicts import format_value
+from eisbach.structure.metrics import METRICS
+from eisbach.types import Record
+
+_MOST_ROWS = 200
+_OPEN_CARDS = 24  # groups are open until so many players show
+
+FLAG_MEANINGS: Mapping[str, str] = {
+    "silent": "peak below -80 dBFS: nothing could be measured; counts as flat",
+    "clipped": "overdriven: the loudest samples are cut off, which adds harmonics",
+    "narrow_band": "nothing above 4.3 kHz: an old or telephone-like recording; textures differ for that reason alone",
+    "too_short": "too short for some measure, which is empty for this clip",
+    "capped": "longer than what is analysed; the rest was left out",
+    "dc_offset": "the waveform does not swing around zero",
+    "phase_cancelling": "its channels cancel one another in mono: the mixture is not what a listener hears",
+    "truncated": "the file ends before its header says it should",
+    "mislabelled": "the file's ending names another format than it holds",
+}
+"""What a flag says; `undefined:<measure>` is explained by the measure."""
+
+
+def listen_group(
+    sets: Sets, group: ListenGroup, players: Mapping[int, Player], primary: Sequence[MetricInfo]
+) -> dict[str, Any]:
+    """The players under one heading."""
+    return {
+        "heading": group.heading,
+        "text": group.text,
+        "takes": [
+            {
+                "heading": take.heading,
+                "cards": [
+                    _card(sets, name, row, players.get(id(row)), primary)
+                    for name, row in zip(take.sets, take.clips, strict=True)
+                ],
+            }
+            for take in group.takes
+        ],
+    }
+
+
+def _card(
+    sets: Sets, name: str, row: Record | None, player: Player | None, primary: Sequence[MetricInfo]
+) -> dict[str, Any]:
+    card: dict[str, Any] = {
+        "set": name,
+        "index": sets.names.index(name),
+        "name": "",
+        "player": player,
+        "facts": [],
+        "flags": "",
+        "part": "",
+    }
+    if row is None:
+        return card
+    facts = [
+        (info.label[:1].upper() + info.label[1:], format_value(info, _value(row, info)))
+        for info in primary
+        if not info.share
+    ]
+    flat = row.get(FLAT.name)
+    judged = "" if flat is None else "judged flat" if flat else "judged developing"
+    return card | {
+        "name": str(row["id"]),
+        "judged": judged,
+        "facts": facts,
+        "flags": _said_flags(row),
+        "part": _part(row, player),
+    }
+
+
+def _part(row: Record, player: Player | None) -> str:
+    """How much of a long clip can be heard, where it is not all."""
+    whole = float(row.get("duration") or 0.0)
+    if player is None or player.seconds <= 0 or player.seconds > whole - 1.0:
+        return ""
+    return f"Heard here: the first {clock(player.seconds)} of {clock(whole)}; measured and pictured: all of it."
+
+
+def _value(row: Record, info: MetricInfo) -> float | None:
+    value = row.get(info.name)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _said_flags(row: Record) -> str:
+    """Flags in words: what has no value, and the rest by name."""
+    flags = [flag for flag in str(row.get("flags") or "").split(";") if flag]
+    undefined = [flag.partition(":")[2] for flag in flags if flag.startswith("undefined:")]
+    named = [flag for flag in flags if not flag.startswith("undefined:")]
+    parts = [f"Flags: {', '.join(named)}."] if named else []
+    if undefined:
+        labels = [
+            METRICS[name].label[:1].lower() + METRICS[name].label[1:] if name in METRICS else name for name in undefined
+        ]
+        parts.append(f"No value: {', '.join(labels[:4])}{f' and {len(labels) - 4} more' if len(labels) > 4 else ''}.")
+    return " ".join(parts)
+
+
+def _own_flags(row: Record) -> str:
+    return ", ".join(flag for flag in str(row.get("flags") or "").split(";") if flag)
+
+
+def open_groups(groups: Sequence[ListenGroup]) -> int:
+    """How many groups are open from the start."""
+    cards = 0
+    for index, group in enumerate(groups):
+        cards += sum(len(take.clips) for take in group.takes)
+        if cards > _OPEN_CARDS:
+            return max(1, index)
+    return len(groups)
+
+
+def flag_rows(sets: Sets) -> list[dict[str, Any]]:
+    """How many clips of each set carry each flag."""
+    counts: dict[str, dict[str, int]] = {}
+    for row in sets.records:
+        for flag in filter(None, str(row.get("flags") or "").split(";")):
+            own = counts.setdefault(flag, dict.fromkeys(sets.names, 0))
+            own[str(row["arm"])] += 1
+    return [
+        {"name": flag, "counts": [own[name] for name in sets.names], "means": _flag_means(flag)}
+        for flag, own in sorted(counts.items(), key=lambda item: (item[0].startswith("undefined:"), item[0]))
+    ]
+
+
+def _flag_means(flag: str) -> str:
+    kind, _, name = flag.partition(":")
+    if kind == "undefined" and name in METRICS:
+        return f"{METRICS[name].label} has no value for these clips (too short, silent, or nothing to measure)"
+    return FLAG_MEANINGS.get(flag, "see docs/structure.md")
+
+
+def clip_rows(sets: Sets, primary: Sequence[MetricInfo]) -> list[dict[str, Any]]:
+    """The first clips of all sets by the primary measures."""
+    return [
+        {
+            "id": row["id"],
+            "set": row["arm"],
+            "shown": [format_value(replace(info, unit=""), _value(row, info)) for info in primary],
+            "flags": _own_flags(row),
+        }
+        for row in sets.records[:_MOST_ROWS]
+    ]
+
+
+def clip_words(count: int) -> str:
+    """Which clips the table of clips holds."""
+    if count <= _MOST_ROWS:
+        return "by the primary measures"
+    return f"the first {_MOST_ROWS} of {count:,}, by the primary measures; all are in records.jsonl and records.parquet"

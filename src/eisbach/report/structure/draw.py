@@ -1,0 +1,202 @@
+"""What single panels of the structure figures show, drawn on axes that the caller owns.
+
+Beside the panels of `figures_draw`: detected sections over a matrix, mean spectra by group, the curve of block scales,
+and the shares of variance that a trajectory has to be read against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from eisbach.report.figures_draw import View, draw_similarity, mel_frames, project
+from eisbach.report.structure.sections import Span
+from eisbach.report.structure.style import COLOURS, INK, LINE, MARKERS, SOFT, TICK_PT, line_style
+from eisbach.structure.features import FLOOR_DB, Features
+from eisbach.structure.paper import MIN_SECONDS, pc1_share_of_surrogates
+
+_MOST_LINES = 24  # sections whose boundaries are drawn across the whole matrix
+_SHOWN_HZ = (50, 100, 200, 500, 1000, 2000, 5000, 10000)
+
+
+def draw_sections(axes: Any, features: Features, spans: Sequence[Span], view: View = "texture") -> Any:
+    """A self-similarity matrix with a line at every section boundary and the sections' letters above it.
+
+    More than 24 sections are outlined on the diagonal only: lines across would hide the matrix.
+    """
+    image = draw_similarity(axes, features, view)
+    if image is None or len(spans) < 2:
+        return image
+    low, high = axes.get_xlim()
+    if len(spans) > _MOST_LINES:
+        _outline_blocks(axes, spans, low, high)
+        return image
+    for span in spans[1:]:
+        for line in (axes.axvline, axes.axhline):  # white on black: seen on dark and on bright ground
+            line(span.start, color="black", linewidth=1.5, alpha=0.85)
+            line(span.start, color="white", linewidth=0.7, linestyle=(0, (3, 2)))
+    for span in spans:
+        middle = (max(span.start, low) + min(span.end, high)) / 2
+        if (min(span.end, high) - max(span.start, low)) > 0.035 * (high - low):  # narrower than a letter
+            axes.annotate(
+                span.letter, (middle, 1.0), xytext=(0, 2), xycoords=("data", "axes fraction"), ha="center", va="bottom",
+                textcoords="offset points", fontsize=TICK_PT, color=INK, fontweight="bold", annotation_clip=False,
+                parse_math=False,
+            )  # fmt: skip
+    return image
+
+
+def _outline_blocks(axes: Any, spans: Sequence[Span], low: float, high: float) -> None:
+    from matplotlib.patches import Rectangle
+
+    for span in spans:
+        start, length = max(span.start, low), min(span.end, high) - max(span.start, low)
+        for colour, width in (("black", 1.4), ("white", 0.6)):
+            axes.add_patch(Rectangle((start, start), length, length, fill=False, edgecolor=colour, linewidth=width))
+
+
+@dataclass(frozen=True)
+class Pc1Share:
+    """Shares of variance on the first principal component, 0–1.
+
+    Attributes
+    ----------
+    clip : float
+        Of the clip's own frames.
+    walk : float
+        Of random walks with the clip's own steps: what wandering without any direction gives.
+    phases : float
+        Of frames whose bands keep their spectra over time and have random phases: the clip's movement without its structure.
+    """
+
+    clip: float
+    walk: float
+    phases: float
+
+    def text(self, *, narrow: bool = False) -> str:
+        """The three shares in a line over a trajectory, or in two shorter ones."""
+        if narrow:
+            return f"PC 1 {self.clip:.0%}\nwalk {self.walk:.0%} · phases {self.phases:.0%}"
+        return f"PC 1 {self.clip:.0%} · random walk {self.walk:.0%} · random phases {self.phases:.0%}"
+
+
+def pc1_share(features: Features, view: View = "texture") -> Pc1Share | None:
+    """The share of PC 1 of the frames that are drawn, and what it has to be compared with; None under 8 s of sound."""
+    if len(features.texture) < 3 or features.duration < MIN_SECONDS:
+        return None
+    frames = _projected(features, view)
+    walk, phases = pc1_share_of_surrogates(replace(features, mel_db=frames.astype(np.float32)))
+    if np.isnan(walk):  # nothing moves at all
+        return None
+    return Pc1Share(float(project(frames)[1][0]), walk, phases)
+
+
+def _projected(features: Features, view: View) -> np.ndarray:
+    return mel_frames(features)[0] if view == "mel" else features.texture
+
+
+def mean_spectrum(features: Features) -> tuple[np.ndarray, np.ndarray]:
+    """A clip's mean spectral energy and its spread over time, by mel band.
+
+    Returns
+    -------
+    energy : np.ndarray [shape=(64,)]
+        Mean power in dB relative to the clip's mean over all bands, so that gain makes no difference.
+    spread : np.ndarray [shape=(64,)]
+        Standard deviation over time of the level, dB.
+    """
+    db = features.mel_db.astype(np.float64)
+    power = (10.0 ** (db / 10.0)).mean(axis=0)
+    return 10.0 * np.log10(power / power.mean()), db.std(axis=0)
+
+
+def draw_spectra(
+    top: Any, bottom: Any, mel_hz: np.ndarray, groups: Sequence[tuple[str, Sequence[tuple[np.ndarray, np.ndarray]]]]
+) -> None:
+    """Mean energy (top) and spread over time (bottom) of groups of clips; a band is ± 1 SD over the group's clips.
+
+    Parameters
+    ----------
+    groups : sequence of (name, sequence of `mean_spectrum`)
+        None of them empty.
+    """
+    for index, (name, spectra) in enumerate(groups):
+        for axes, part in ((top, 0), (bottom, 1)):
+            values = np.stack([one[part] for one in spectra])
+            style = line_style(index)
+            axes.plot(
+                mel_hz, values.mean(axis=0), linewidth=1.2, label=name, marker=MARKERS[index % len(MARKERS)], markersize=2.8,
+                markevery=(3 * index % 8, 8), **style,
+            )  # fmt: skip
+            if len(spectra) > 1:
+                sd = values.std(axis=0, ddof=1)
+                mean = values.mean(axis=0)
+                axes.fill_between(mel_hz, mean - sd, mean + sd, color=style["color"], alpha=0.13, linewidth=0)
+    for axes in (top, bottom):
+        axes.set_xscale("log")
+        axes.set_xlim(mel_hz[0], mel_hz[-1])
+        axes.grid(color=LINE, linewidth=0.5)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        shown = [hz for hz in _SHOWN_HZ if mel_hz[0] <= hz <= mel_hz[-1]]
+        axes.set_xticks(shown, [f"{hz // 1000}k" if hz >= 1000 else str(hz) for hz in shown])
+        axes.minorticks_off()
+    top.set_ylim(bottom=max(top.get_ylim()[0], -FLOOR_DB))
+    bottom.set_ylim(bottom=0.0)
+    top.set_ylabel("mean energy (dB re\nmean over bands)")
+    bottom.set_ylabel("spread over time\n(SD, dB)")
+    bottom.set_xlabel("frequency (Hz)")
+
+
+def draw_block_curves(
+    axes: Any, groups: Sequence[tuple[str, Sequence[tuple[np.ndarray, np.ndarray]]]], *, name_peaks: bool = True
+) -> None:
+    """Block strength by time scale: thin lines are clips, thick ones a group's mean, a mark stands at its peak.
+
+    Parameters
+    ----------
+    groups : sequence of (name, sequence of (scales in s, strengths 0–1))
+        Clips of different lengths reach different scales; the mean goes as far as the shortest.
+    """
+    tallest = 0.0
+    for index, (name, curves) in enumerate(groups):
+        style = line_style(index)
+        shortest = min((scales for scales, _ in curves), key=len)
+        stacked = np.stack([np.interp(shortest, scales, strengths) for scales, strengths in curves])
+        if len(curves) > 1:
+            for scales, strengths in curves:
+                axes.plot(scales, strengths, color=style["color"], linewidth=0.5, alpha=0.35)
+                tallest = max(tallest, float(strengths.max()))
+        mean = stacked.mean(axis=0)
+        best = int(mean.argmax())
+        tallest = max(tallest, float(mean.max()))
+        peak = f", peak at {shortest[best]:g} s" if name_peaks and mean[best] >= 0.02 else ""
+        axes.plot(shortest, mean, linewidth=1.5, label=f"{name}{peak}", **style)
+        axes.plot(
+            shortest[best], mean[best], marker=MARKERS[index % len(MARKERS)], color=style["color"], markersize=5,
+            markeredgecolor="white", markeredgewidth=0.6,
+        )  # fmt: skip
+    axes.set_xlim(left=0.0)
+    axes.set_ylim(0.0, max(0.1, 1.12 * tallest))
+    axes.set_xlabel("block length (half-width of the checkerboard, s)")
+    axes.set_ylabel("contrast of blocks (0–1)")
+    axes.grid(color=LINE, linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def note(axes: Any, text: str) -> None:
+    """A line of small grey text under a panel."""
+    axes.annotate(
+        text, (0.5, 1.0), xytext=(0, 2), xycoords="axes fraction", textcoords="offset points", ha="center", va="bottom",
+        fontsize=TICK_PT - 0.5, color=SOFT, annotation_clip=False, parse_math=False,
+    )  # fmt: skip
+
+
+def letter_colours(spans: Sequence[Span]) -> dict[str, str]:
+    """A colour for every letter, in order of appearance; they repeat after seven, the letters do not."""
+    letters = list(dict.fromkeys(span.letter for span in spans))
+    return {letter: COLOURS[index % len(COLOURS)] for index, letter in enumerate(letters)}

@@ -1,0 +1,93 @@
+"""The tables and charts of the page of `eisbach analyze`: every measure by every set, with intervals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from eisbach.report.charts import arms_chart
+from eisbach.report.structure.compare import Sets
+from eisbach.report.structure.findings import reading
+from eisbach.report.tables import MARKS
+from eisbach.statistics.comparison import ArmSummary
+from eisbach.statistics.metric_info import MetricInfo
+from eisbach.statistics.verdicts import format_difference, format_interval, format_p, format_value
+from eisbach.structure.metrics import METRICS
+
+_MOST_POINTS = 300
+
+
+def measure_row(sets: Sets, info: MetricInfo, why: str = "") -> dict[str, Any]:
+    """A line of a table: a cell a set; `why` says how to read the measure, where its own line is not wanted."""
+    return {
+        "label": info.label[:1].upper() + info.label[1:],
+        "unit": info.unit,
+        "why": why or reading(info),
+        "cells": [_cell(sets, name, info) for name in sets.names],
+    }
+
+
+def printed_rows(sets: Sets) -> list[dict[str, Any]]:
+    """The paper's own quantities, each with what speaks against it, and the surrogates that PC 1 has to be read against."""
+    rows = []
+    for info in sets.printed:
+        label = info.label.partition(": ")[2] or info.label
+        rows.append(measure_row(sets, replace(info, label=label), METRICS[info.name].contradicted_by))
+        if info.name == "paper_pc1_share":
+            rows += [
+                _plain_row(sets, "pc1_share_walk", "… of random walks with the clips’ own steps"),
+                _plain_row(sets, "pc1_share_phases", "… of the clips with random phases"),
+            ]
+    return rows
+
+
+def _plain_row(sets: Sets, column: str, label: str) -> dict[str, Any]:
+    """Means of a column that is reported and not compared."""
+    info = MetricInfo(column, label)
+    cells = []
+    for name in sets.names:
+        values = [float(row[column]) for row in sets.records if row["arm"] == name and row.get(column) is not None]  # type: ignore[arg-type]
+        mean = sum(values) / len(values) if values else None
+        cells.append({"value": format_value(info, mean), "spread": "", "missing": "", "mark": ""})
+    return {"label": label, "unit": "", "why": "", "cells": cells}
+
+
+def count_clips(sets: Sets, name: str) -> int:
+    """How many clips a set has."""
+    return sum(row["arm"] == name for row in sets.records)
+
+
+def _cell(sets: Sets, name: str, info: MetricInfo) -> dict[str, str]:
+    summary, spread = sets.summaries[name, info.name], sets.spreads[name, info.name]
+    clips = count_clips(sets, name)
+    cell = {
+        "value": format_value(replace(info, unit=""), summary.mean),
+        "spread": "" if spread is None or info.share else format_value(replace(info, unit=""), spread),
+        "missing": "" if summary.n_clips == clips else f"{summary.n_clips} of {clips}",
+        "mark": "",
+    }
+    one = sets.comparison(name, info.name)
+    if one is not None:
+        cell |= {
+            "mark": MARKS[one.verdict],
+            "difference": format_difference(info, one.difference),
+            "interval": format_interval(info, one.shown_interval),
+            "effect": "" if one.g is None else f"g = {one.g:+.2f}, ".replace("-", "\u2212"),
+            "p": format_p(one.decisive_p) if one.decisive_p is not None else "no test",
+        }
+    return cell
+
+
+def measure_chart(sets: Sets, info: MetricInfo, point_name: str) -> Any:
+    """Every prompt or clip of every set by one measure, as SVG."""
+    from markupsafe import Markup
+
+    summaries = [_thinned(sets.summaries[name, info.name]) for name in sets.names]
+    names = {name: name for name in sets.names}
+    return Markup(arms_chart(info, summaries, names, point_name=point_name))  # it escapes every text
+
+
+def _thinned(summary: ArmSummary) -> ArmSummary:
+    """At most 300 points, evenly over their order: more would be a smear and swell the page."""
+    step = -(-len(summary.points) // _MOST_POINTS)
+    return summary if step < 2 else replace(summary, points=dict(list(summary.points.items())[::step]))

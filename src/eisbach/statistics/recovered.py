@@ -1,0 +1,112 @@
+"""The recovered share of the oracle's gain: how much of what labels could give, an arm gets without them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eisbach.statistics.paired import pair_cells
+from eisbach.statistics.resampling import bca_interval, cluster_bootstrap, crossed_means, jackknife_means
+from eisbach.types import Record
+
+
+@dataclass(frozen=True)
+class RecoveredShare:
+    """(arm - plain) / (oracle - plain) for one metric.
+
+    Attributes
+    ----------
+    share : float or None
+        1 = everything that the oracle gains, 0 = nothing; None where the ratio is undefined.
+    interval : (float, float) or None
+        95% BCa cluster bootstrap of the ratio.
+    oracle_gain : float
+        oracle - plain, in the metric's unit.
+    oracle_interval : (float, float) or None
+        95% interval of that gain.
+    reason : str
+        Why the share or its interval is None; empty otherwise.
+    unit : str
+    n_units : int
+    """
+
+    arm: str
+    plain: str
+    oracle: str
+    metric: str
+    share: float | None
+    interval: tuple[float, float] | None
+    oracle_gain: float
+    oracle_interval: tuple[float, float] | None
+    reason: str
+    unit: str
+    n_units: int
+
+
+def recovered_share(
+    records: Sequence[Record],
+    metric: str,
+    plain: str,
+    oracle: str,
+    arm: str,
+    *,
+    seed: int = 0,
+    n_resamples: int = 9_999,
+    alpha: float = 0.05,
+) -> RecoveredShare:
+    """The recovered share of the oracle's gain over clips that all three arms have.
+
+    The three means are resampled together. As in Fieller's theorem, a ratio has no bounded interval when its
+    denominator may be zero: when the interval of the oracle's gain includes 0, the share is undefined and says so.
+
+    Raises
+    ------
+    UserError
+        An arm or a metric that the records do not hold.
+    """
+    cells = pair_cells(records, metric, [plain, oracle, arm])
+    nan = float("nan")
+    if not cells.values.size or cells.matched == 0:
+        return RecoveredShare(
+            arm, plain, oracle, metric, None, None, nan, None, "no prompt and seed is in all three arms", cells.unit, 0
+        )
+    means = crossed_means(cells.values)
+    n_units = cells.unit_means().shape[1]
+    gain = float(means[1] - means[0])
+    if n_units < 2:
+        return RecoveredShare(
+            arm,
+            plain,
+            oracle,
+            metric,
+            None,
+            None,
+            gain,
+            None,
+            f"only one {cells.unit}: no interval",
+            cells.unit,
+            n_units,
+        )
+    rng = np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in (metric, plain, oracle, arm))])
+    replicates = cluster_bootstrap(cells.values, rng, n_resamples)
+    left_out = jackknife_means(cells.values)
+    gains, left_gains = replicates[:, 1] - replicates[:, 0], left_out[:, 1] - left_out[:, 0]
+    gain_interval = bca_interval(gain, gains, left_gains, 1 - alpha)
+    if gain_interval[0] <= 0 <= gain_interval[1]:
+        return RecoveredShare(
+            arm, plain, oracle, metric, None, None, gain, gain_interval,
+            "the oracle's own gain is not clearly different from zero, so a share of it means nothing",
+            cells.unit, n_units,
+        )  # fmt: skip
+    # A few replicates may still touch zero; the interval is taken over those with a denominator.
+    usable = gains * np.sign(gain) > 1e-9 * abs(gain)
+    ratios = (replicates[usable, 2] - replicates[usable, 0]) / gains[usable]
+    share = float((means[2] - means[0]) / gain)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        left = (left_out[:, 2] - left_out[:, 0]) / left_gains
+    left = np.where(np.isfinite(left), left, share)
+    interval = bca_interval(share, ratios, left, 1 - alpha)
+    return RecoveredShare(arm, plain, oracle, metric, share, interval, gain, gain_interval, "", cells.unit, n_units)

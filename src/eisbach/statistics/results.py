@@ -1,0 +1,159 @@
+"""Everything that the records of an experiment say, in one named record that pages and programs read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eisbach.errors import UserError
+from eisbach.files import write_json
+from eisbach.statistics.comparison import ArmSummary, Comparison, compare_all, summarise_arm
+from eisbach.statistics.metric_info import MetricInfo
+from eisbach.statistics.records import arms_of
+from eisbach.statistics.recovered import RecoveredShare, recovered_share
+from eisbach.types import Record
+
+
+@dataclass(frozen=True)
+class Results:
+    """The statistics of one set of records.
+
+    Attributes
+    ----------
+    baseline : str
+    oracle : str or None
+    arms : list of str
+        All arms, the baseline first.
+    metrics : list of MetricInfo
+        Primary metrics first.
+    paired : bool
+        Clips were matched by prompt and seed.
+    comparisons : list of Comparison
+        Every other arm against the baseline by every metric, corrected.
+    checkpoint_comparisons : list of Comparison
+        The same with the prompt as unit, when the trained model is the unit of `comparisons`: what can be said of
+        these very checkpoints. Empty otherwise.
+    summaries : dict of (arm, metric) to ArmSummary
+    recovered : list of RecoveredShare
+        By the headline metric, when there is an oracle.
+    unmatched_arms : list of str
+        Arms that were compared as unmatched groups although the others are paired.
+    """
+
+    baseline: str
+    oracle: str | None
+    arms: list[str]
+    metrics: list[MetricInfo]
+    paired: bool
+    comparisons: list[Comparison]
+    checkpoint_comparisons: list[Comparison]
+    summaries: dict[tuple[str, str], ArmSummary]
+    recovered: list[RecoveredShare] = field(default_factory=list)
+    unmatched_arms: list[str] = field(default_factory=list)
+
+    @property
+    def headline(self) -> MetricInfo | None:
+        """The metric that the verdict is about: the first primary one, or the first."""
+        return self.metrics[0] if self.metrics else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; what is undefined is None."""
+        value = {
+            "baseline": self.baseline,
+            "oracle": self.oracle,
+            "arms": self.arms,
+            "paired": self.paired,
+            "unmatched_arms": self.unmatched_arms,
+            "metrics": [asdict(info) for info in self.metrics],
+            "comparisons": [asdict(one) for one in self.comparisons],
+            "checkpoint_comparisons": [asdict(one) for one in self.checkpoint_comparisons],
+            "summaries": [asdict(one) for one in self.summaries.values()],
+            "recovered": [asdict(one) for one in self.recovered],
+        }
+        return _plain(value)
+
+    def save(self, path: str | Path) -> None:
+        """Writes `to_json` atomically."""
+        write_json(path, self.to_json())
+
+
+def evaluate(
+    records: Sequence[Record],
+    metrics: Sequence[MetricInfo],
+    baseline: str,
+    *,
+    arms: Sequence[str] | None = None,
+    oracle: str | None = None,
+    paired: bool = True,
+    unmatched: Collection[str] = (),
+    seed: int = 0,
+    n_resamples: int = 9_999,
+    alpha: float = 0.05,
+) -> Results:
+    """All statistics of the records.
+
+    Parameters
+    ----------
+    metrics : sequence of MetricInfo
+        `known_metrics(records)` or a choice of them; the first is the headline.
+    arms : sequence of str or None
+        In the order in which they are shown; None takes the order of the records.
+    oracle : str or None
+        The arm whose gain is the yardstick of the recovered shares.
+    paired, unmatched : bool, collection of str
+        As in `compare_all`.
+
+    Raises
+    ------
+    UserError
+        A baseline, oracle or arm that the records do not hold, or fewer than two arms.
+    """
+    known = arms_of(records)
+    names = list(arms) if arms is not None else known
+    for role, name in (("baseline", baseline), ("oracle", oracle), *(("arm", name) for name in names)):
+        if name is not None and name not in known:
+            raise UserError(f"the {role} '{name}' is not among the arms of the records: {', '.join(known) or 'none'}.")
+    names = [baseline, *(name for name in names if name != baseline)]
+    if len(names) < 2:
+        raise UserError(f"a comparison needs at least two arms, and there is only '{baseline}'.")
+    options: dict[str, Any] = {
+        "paired": paired,
+        "unmatched": unmatched,
+        "seed": seed,
+        "n_resamples": n_resamples,
+        "alpha": alpha,
+    }
+    comparisons = compare_all(records, metrics, baseline, names, **options)
+    by_model = [one for one in comparisons if one.unit == "trained model"]
+    checkpoints = compare_all(records, metrics, baseline, names, unit="prompt", **options) if by_model else []
+    summaries = {
+        (arm, info.name): summarise_arm(records, info.name, arm, seed=seed, alpha=alpha)
+        for arm in names
+        for info in metrics
+    }
+    recovered = []
+    if oracle is not None and metrics and paired and oracle not in unmatched:
+        recovered = [
+            recovered_share(
+                records, metrics[0].name, baseline, oracle, arm, seed=seed, n_resamples=n_resamples, alpha=alpha
+            )
+            for arm in names
+            if arm not in (baseline, oracle, *unmatched)
+        ]
+    unmatched_arms = [arm for arm in names if arm in unmatched]
+    return Results(
+        baseline, oracle, names, list(metrics), paired, comparisons, checkpoints, summaries, recovered, unmatched_arms
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,1 @@
+"""Studies: a claim each, with what decides it."""

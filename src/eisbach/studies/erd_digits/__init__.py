@@ -1,0 +1,1 @@
+"""Recoverability weighting on small image models."""

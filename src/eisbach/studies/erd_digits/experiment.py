@@ -1,0 +1,112 @@
+"""`run_digits`: the whole grid, resumable cell by cell, to tidy records, a summary and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import as_completed
+from pathlib import Path
+from typing import Any
+
+from eisbach.config import build_config
+from eisbach.files import read_json, write_json, write_jsonl
+from eisbach.processes import process_pool
+from eisbach.progress import Progress
+from eisbach.studies.erd_digits.cell import classifier_of, floor_of, run_digits_cell
+from eisbach.studies.erd_digits.judge import summarise
+from eisbach.studies.erd_digits.spec import DECLARED, Cell, DigitsConfig, cells
+from eisbach.types import Record
+
+_FREE = {
+    "out",
+    "jobs",
+    "seeds",
+    "first_seed",
+    "backbones",
+    "targets",
+    "arms",
+    "barrier",
+}  # may grow: a cell does not depend on them
+
+
+def run_digits(config: DigitsConfig, *, quiet: bool = False) -> dict[str, Any]:
+    """Trains what is not trained yet and returns the summary; `out` then holds records.parquet, records.jsonl and summary.json.
+
+    Raises
+    ------
+    UserError
+        scikit-learn is missing, or the folder holds an experiment of another configuration.
+    """
+    root = Path(config.out)
+    check_same(config)
+    classifier = classifier_of(config)
+    write_json(root / "config.json", config.model_dump(mode="json"))
+    write_json(root / "declared.json", DECLARED)
+    todo = cells(config)
+    rows = {cell.name: found for cell, found in zip(todo, run_all(config, todo, quiet), strict=True)}
+    records = [row for cell in todo for row in rows[cell.name]]
+    save_rows(records, root)
+    summary = summarise(records, config, floor=floor_of(config, classifier), classifier=classifier.accuracy)
+    write_json(root / "summary.json", summary)
+    return summary
+
+
+def check_same(config: DigitsConfig) -> None:
+    """Refuses a folder whose cells were made with other options; the grid itself may grow."""
+    from eisbach.errors import ConfigError
+
+    file = Path(config.out) / "config.json"
+    if not file.is_file():
+        return
+    # Read through the model: an option that came later has its default there.
+    before = build_config(DigitsConfig, read_json(file, "configuration"), str(file))
+    old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
+    changed = [
+        f"{key} was {old.get(key)!r} and is now {new[key]!r}"
+        for key in new
+        if key not in _FREE and old.get(key) != new[key]
+    ]
+    if changed:
+        raise ConfigError(
+            f"{config.out} holds an experiment of another configuration: {'; '.join(changed)}; choose another out."
+        )
+
+
+def run_all(config: DigitsConfig, todo: Sequence[Cell], quiet: bool) -> list[list[Record]]:
+    """The rows of every cell, in order; in processes of their own where `jobs` is above 1."""
+    with Progress(len(todo), "digits", unit=" trainings", quiet=quiet) as bar:
+        if config.jobs == 1:
+            found = []
+            for cell in todo:
+                found.append(run_digits_cell(config, cell))
+                bar.advance(note=cell.name)
+            return found
+        with process_pool(min(config.jobs, len(todo))) as pool:
+            futures = {pool.submit(_work, config, cell): number for number, cell in enumerate(todo)}
+            results: dict[int, list[Record]] = {}
+            try:
+                for future in as_completed(futures):
+                    results[futures[future]] = future.result()
+                    bar.advance(note=todo[futures[future]].name)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    return [results[number] for number in range(len(todo))]
+
+
+def _work(config: DigitsConfig, cell: Cell) -> list[Record]:
+    import torch
+
+    torch.set_num_threads(1)
+    return run_digits_cell(config, cell)
+
+
+def save_rows(records: Sequence[Record], root: Path) -> None:
+    """records.jsonl and records.parquet: one row a checkpoint of a training."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from eisbach.files import atomic_write
+
+    write_jsonl(root / "records.jsonl", records)
+    table = pa.Table.from_pylist([dict(row) for row in records])
+    atomic_write(root / "records.parquet", lambda partial: pq.write_table(table, partial))

@@ -1,0 +1,152 @@
+"""Training of toy networks side by side: every member sees the same draws of data, noise and noise level in each step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eisbach.backbones.mlp import MLPEnsemble, TimeMLP
+from eisbach.diagnostics.mixture import GaussianMixture
+from eisbach.diffusion.paths import get_path
+from eisbach.diffusion.targets import add_noise, make_target
+from eisbach.studies.erd_toy.arms import Weight
+from eisbach.studies.erd_toy.config import ToyNetwork
+
+_AHEAD = 50  # steps whose noise levels and weights are made at once
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of an ensemble: what it predicts and how its loss is weighted."""
+
+    target: str
+    weight: Weight
+
+
+def new_network(network: ToyNetwork, seed: int) -> TimeMLP:
+    """An untrained network; equal for equal seeds."""
+    generator = torch.Generator().manual_seed(2 * seed)
+    return TimeMLP(2, network.width, network.depth, network.embedding, network.time_scale, generator)
+
+
+def train_members(
+    mixture: GaussianMixture,
+    path: str,
+    members: Sequence[Member],
+    network: ToyNetwork,
+    *,
+    steps: int,
+    batch: int,
+    seed: int,
+    low: float = 0.0,
+    high: float = 1.0,
+    on_step: Callable[[int], object] | None = None,
+) -> MLPEnsemble:
+    """The trained ensemble; member i minimises the mean of weight_i(t) |f(x_t, t) - y_i|^2 / d over t uniform in [low, high].
+
+    All members start from the same weights and see the same (x0, noise, t): what differs between them is target and
+    weight alone. Adam is elementwise, so the ensemble's step is each member's own step.
+
+    Parameters
+    ----------
+    seed : int
+        Of the initial weights and, in a stream of its own, of the draws.
+    on_step : callable or None
+        Called with the number of finished steps.
+    """
+    ensemble = MLPEnsemble([new_network(network, seed)] * len(members))
+    optimiser = torch.optim.Adam(ensemble.parameters(), lr=network.learning_rate, fused=True)
+    generator = torch.Generator().manual_seed(2 * seed + 1)
+    names = list(dict.fromkeys(member.target for member in members))
+    index = torch.tensor([names.index(member.target) for member in members])
+    for first in range(0, steps, _AHEAD):
+        count = min(_AHEAD, steps - first)
+        t = low + (high - low) * torch.rand(count * batch, generator=generator, dtype=torch.float64)
+        weights = torch.stack([member.weight(t) for member in members]).float().reshape(len(members), count, batch)
+        x0 = mixture.sample(count * batch, generator)[0].float()
+        noise = torch.randn(count * batch, 2, generator=generator)
+        t = t.float()
+        x_t = add_noise(path, x0, noise, t)
+        targets = torch.stack([make_target(path, name, x0, noise, t) for name in names])
+        for step in range(count):
+            rows = slice(step * batch, (step + 1) * batch)
+            optimiser.zero_grad(set_to_none=True)
+            error = ensemble(x_t[rows], t[rows]) - targets[index, rows]
+            loss = (weights[:, step] * error.square().mean(dim=2)).mean(dim=1).sum()
+            loss.backward()
+            optimiser.step()
+            if on_step is not None:
+                on_step(first + step + 1)
+    return ensemble
+
+
+@dataclass(frozen=True)
+class LevelPoints:
+    """Draws of x_t at each of L noise levels, and the exact Bayes predictor there, for judging networks.
+
+    Attributes
+    ----------
+    t : Tensor [shape=(L,)]
+    x_t, x0, noise : Tensor [shape=(L, n, 2), float64]
+    component : Tensor [shape=(L, n)]
+    """
+
+    path: str
+    t: Tensor
+    x_t: Tensor
+    x0: Tensor
+    noise: Tensor
+    component: Tensor
+
+    @property
+    def flat(self) -> tuple[Tensor, Tensor]:
+        """(x_t (L n, 2), t (L n,)) in float32: what a network is asked."""
+        levels, n, dim = self.x_t.shape
+        return self.x_t.reshape(levels * n, dim).float(), self.t.repeat_interleave(n).float()
+
+    def bayes(self, mixture: GaussianMixture, target: str) -> Tensor:
+        """E[y | x_t] at every point, shape (L, n, 2)."""
+        levels, n, dim = self.x_t.shape
+        t = self.t.repeat_interleave(n)
+        return mixture.bayes_predict(self.path, target, self.x_t.reshape(-1, dim), t).reshape(levels, n, dim)
+
+    def target(self, target: str) -> Tensor:
+        """y at every point, shape (L, n, 2)."""
+        levels, n, dim = self.x_t.shape
+        t = self.t.repeat_interleave(n)
+        y = make_target(self.path, target, self.x0.reshape(-1, dim), self.noise.reshape(-1, dim), t)
+        return y.reshape(levels, n, dim)
+
+
+def draw_points(mixture: GaussianMixture, path: str, t: Tensor, samples: int, seed: int) -> LevelPoints:
+    """Points at each level of `t` (L,); the same x0 and noise at every level, equal shares of the components."""
+    level = t.to(torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    component = torch.arange(samples) % mixture.num_components
+    x0 = mixture.sample_given(component, generator)
+    noise = torch.randn(samples, mixture.dim, generator=generator, dtype=torch.float64)
+    way = get_path(path)
+    x_t = way.alpha(level)[:, None, None] * x0 + way.sigma(level)[:, None, None] * noise
+    shape = (len(level), samples)
+    return LevelPoints(path, level, x_t, x0.expand(*shape, -1), noise.expand(*shape, -1), component.expand(shape))
+
+
+def midpoints(cells: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """The middles of equal cells of [low, high], float64."""
+    return low + (high - low) * (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
+
+
+@torch.no_grad()
+def predict_points(ensemble: MLPEnsemble, points: LevelPoints, levels_at_once: int = 8) -> Tensor:
+    """Every member's prediction at every point, shape (E, L, n, 2), float64."""
+    out = []
+    x_t, t = points.flat
+    levels, n, dim = points.x_t.shape
+    for start in range(0, levels, levels_at_once):
+        rows = slice(start * n, (start + levels_at_once) * n)
+        found = ensemble(x_t[rows], t[rows]).double()
+        out.append(found.reshape(ensemble.size, -1, n, dim))
+    return torch.cat(out, dim=1)

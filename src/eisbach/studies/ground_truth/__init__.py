@@ -1,0 +1,1 @@
+"""Do the structure metrics follow music whose structure is known?"""
