@@ -36,7 +36,7 @@ def is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and not Path(name.partition("/")[0]).exists()
 
 
-def _pinned(name: str) -> tuple[str, dict[str, str]]:
+def _pinned(name: str) -> tuple[str, dict[str, Any]]:
     repository, _, revision = name.partition("@")
     return repository, {"revision": revision} if revision else {}
 
