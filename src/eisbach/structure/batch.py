@@ -65,7 +65,7 @@ def analyze_file(path: str | Path, *, device: str | None = None) -> Record:
 def measure_file(
     path: str | Path, *, detail: bool = True, device: str | None = None
 ) -> tuple[Record, dict[str, Any] | None]:
-    """The record of one file, and what its page needs beside it (`details.describe`, with the file's identity and stamp).
+    """The record of one file, and what its page needs beside it (`Analysis.detail`, with the file's identity and stamp).
 
     Raises
     ------
@@ -209,6 +209,8 @@ def _attempt(name: str, detail: bool, device: str | None) -> _Outcome:
         return name, None, str(error)
     except MemoryError:
         return name, None, f"{name} needs more memory than there is"
+    except ImportError:  # a missing package is missing for every file
+        raise
     except Exception as error:  # one odd file must not cost the other ten thousand, nor vanish
         return name, None, f"{name} could not be analysed ({type(error).__name__}: {error}); please report it"
     return name, Known(record, None if more is None else json.dumps(more, ensure_ascii=False, allow_nan=False)), ""
