@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eisbach.errors import ConfigError, UserError
-from eisbach.files import read_json, read_text, write_text
+from eisbach.files import read_text, write_text
 
 
 class StrictModel(BaseModel):

@@ -133,7 +133,7 @@ def clear_partials(folder: Path) -> None:
                 else:
                     abandoned = not _writes(int(match["pid"]), modified)
                 if abandoned:
-                    os.unlink(entry.path)
+                    Path(entry.path).unlink()
 
 
 def _writes(pid: int, modified: float) -> bool:
@@ -215,24 +215,37 @@ def read_bytes(
         permission, a name that is too long or has a NUL, links in a circle).
     """
     name = f"the {what} {path}"
+    check_regular(path, what, missing=missing, error=error)
     try:
-        mode = os.stat(path).st_mode  # before opening: a pipe without a writer never opens
-        if not stat.S_ISREG(mode):
-            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a device or a socket"
-            raise error(f"{name} cannot be read: it is {kind}; give a file.")
         with open(path, "rb") as file:
             content = file.read(limit + 1)
-    except FileNotFoundError as fault:
-        raise error(f"{name} does not exist; {missing}.") from fault
     except OSError as fault:
         raise error(f"{name} cannot be read ({fault.strerror or fault}).") from fault
-    except ValueError as fault:
-        if isinstance(fault, UserError):
-            raise
-        raise error(f"{name} cannot be read ({fault}).") from fault
     if len(content) > limit:
         raise error(f"{name} cannot be read: it is larger than {limit / 2**20:.3g} MiB, which none of its kind is.")
     return content
+
+
+def check_regular(
+    path: str | Path, what: str = "file", *, missing: str = "check the path", error: type[UserError] = UserError
+) -> None:
+    """Nothing, when there is a regular file; what else is there is not opened (a pipe without a writer never opens).
+
+    Raises
+    ------
+    UserError
+        As in `read_bytes`, whose arguments these are.
+    """
+    name = f"the {what} {path}"
+    try:
+        mode = Path(path).stat().st_mode
+    except FileNotFoundError as fault:
+        raise error(f"{name} does not exist; {missing}.") from fault
+    except (OSError, ValueError) as fault:  # ValueError: a NUL, or what the file system's encoding lacks
+        raise error(f"{name} cannot be read ({getattr(fault, 'strerror', None) or fault}).") from fault
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a device or a socket"
+        raise error(f"{name} cannot be read: it is {kind}; give a file.")
 
 
 def read_text(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import stat
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -14,14 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eisbach.errors import CheckpointError, UserError
-from eisbach.files import atomic_write, parse_object
+from eisbach.files import atomic_write, check_regular, parse_object
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
 DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
-"""What is read, in safetensors' words: what torch computes with. Eight-bit floats lack most operations."""
+"""What is read, in safetensors' words: what torch computes with."""
+_SMALL = ("F8_E4M3", "F8_E5M2")  # read as float32, exactly: torch has few operations for them
 _AXES = 8
 _HEADER_LIMIT = 64 * 2**20  # bytes; the format's own is 100 MB
 _ARRAYS_LIMIT = 2**31  # bytes of an .npz when it is unpacked
@@ -58,7 +58,7 @@ def read_header(path: str | Path) -> TensorHeader:
         for name in handle.keys():  # noqa: SIM118
             part = handle.get_slice(name)
             dtype, shape = str(part.get_dtype()), tuple(part.get_shape())
-            if dtype not in DTYPES:
+            if dtype not in (*DTYPES, *_SMALL):
                 raise CheckpointError(
                     f"{path} holds '{name}' as {dtype}; tensors of {', '.join(DTYPES)} are read: save it in fp16 or fp32."
                 )
@@ -81,24 +81,25 @@ def read_tensors(path: str | Path, wanted: Callable[[str], bool] | None = None) 
     ------
     CheckpointError
         As in `read_header`.
+
+    Eight-bit floats come as float32.
     """
     names = read_header(path).shapes
     with _opened(path) as handle:
-        return {name: handle.get_tensor(name) for name in names if wanted is None or wanted(name)}
+        tensors = {name: handle.get_tensor(name) for name in names if wanted is None or wanted(name)}
+    wide = {
+        name: tensor.float()
+        for name, tensor in tensors.items()
+        if tensor.element_size() == 1 and tensor.is_floating_point()
+    }
+    return {**tensors, **wide}
 
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
-    try:
-        regular = stat.S_ISREG(os.stat(path).st_mode)
-    except (OSError, ValueError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise CheckpointError(f"{path} is missing.") from error
-        raise CheckpointError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}).") from error
-    if not regular:
-        raise CheckpointError(f"{path} is no file.")
+    check_regular(path, "file of tensors", error=CheckpointError)
     try:
         with safe_open(str(path), framework="pt") as handle:
             yield handle
@@ -109,12 +110,14 @@ def _opened(path: str | Path) -> Iterator[Any]:
         raise CheckpointError(f"{path} is truncated or not a safetensors file ({error}).") from error
 
 
-def read_stamp(metadata: Mapping[str, str], key: str, path: str | Path) -> dict[str, Any]:
+def read_metadata_object(metadata: Mapping[str, str], key: str, path: str | Path) -> dict[str, Any]:
     """The JSON object that a safetensors file's metadata holds under `key`; {} where it has none, `CheckpointError` for others."""
     return parse_object(metadata.get(key, "{}"), f"the metadata '{key}' of {path}", error=CheckpointError)
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Writes a safetensors file atomically: equal tensors and metadata give equal bytes.
 
     Parameters
@@ -177,7 +180,7 @@ def read_arrays(
     """
     import numpy as np
 
-    _check_regular(path, what, error)
+    check_regular(path, what, error=error)
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(item.file_size for item in archive.infolist())
@@ -199,7 +202,7 @@ def read_array(path: str | Path, what: str = "array", *, error: type[UserError] 
     """The array of an .npy file, mapped from the disk: nothing is in memory before it is used; errors as in `read_arrays`."""
     import numpy as np
 
-    _check_regular(path, what, error)
+    check_regular(path, what, error=error)
     try:
         with open(path, "rb") as file:
             magic = file.read(6)
@@ -207,22 +210,11 @@ def read_array(path: str | Path, what: str = "array", *, error: type[UserError] 
             raise ValueError("it does not begin as one")
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         expected = math.prod(array.shape) * array.dtype.itemsize
-        if os.path.getsize(path) < expected:
+        if Path(path).stat().st_size < expected:
             raise ValueError("it is truncated")
     except Exception as fault:  # as above
         raise error(f"the {what} {path} cannot be read as .npy without pickles ({_reason(fault)}).") from fault
     return array
-
-
-def _check_regular(path: str | Path, what: str, error: type[UserError]) -> None:
-    try:
-        regular = stat.S_ISREG(os.stat(path).st_mode)
-    except FileNotFoundError as fault:
-        raise error(f"the {what} {path} does not exist; check the path.") from fault
-    except (OSError, ValueError) as fault:
-        raise error(f"the {what} {path} cannot be read ({getattr(fault, 'strerror', None) or fault}).") from fault
-    if not regular:
-        raise error(f"the {what} {path} cannot be read: it is no file.")
 
 
 def _reason(error: Exception) -> str:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from eisbach.errors import CheckpointError
-from eisbach.files import atomic_write
+from eisbach.tensor_files import write_tensors
 from eisbach.types import Conditioning
 
 
@@ -64,8 +63,7 @@ def read_tokenizer(folder: Path) -> Any:
 
 def save_encoder(folder: Path, state: dict[str, torch.Tensor], config: Any) -> None:
     """Writes an encoder's weights (safetensors) and configuration into `folder`."""
-    kept = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
-    atomic_write(folder / "model.safetensors", lambda partial: save_file(kept, str(partial), metadata={"format": "pt"}))
+    write_tensors(folder / "model.safetensors", state, {"format": "pt"})
     config.save_pretrained(str(folder))
 
 

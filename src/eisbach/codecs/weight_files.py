@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from eisbach.errors import CheckpointError
 from eisbach.files import read_json
 from eisbach.tensor_files import check_fit
+from eisbach.tensor_files import read_tensors as read_file
 
 WEIGHTS = "diffusion_pytorch_model"
 """Stem of a model's weights in diffusers' layout."""
@@ -49,13 +49,7 @@ def read_tensors(
     folder = Path(folder)
     tensors: dict[str, torch.Tensor] = {}
     for file in _shards(folder, stem):
-        try:
-            with safe_open(str(file), framework="pt") as handle:
-                for name in handle.keys():  # noqa: SIM118
-                    if wanted(name):
-                        tensors[name] = handle.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} cannot be read ({error}); it may be truncated: fetch it again.") from error
+        tensors |= read_file(file, wanted)
     return tensors
 
 

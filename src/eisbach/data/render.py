@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +20,7 @@ from eisbach.data.scores import Piece, list_pieces, load_table
 from eisbach.data.synth import synthesise
 from eisbach.errors import UserError
 from eisbach.files import read_json, write_json, write_jsonl
-from eisbach.processes import process_pool
+from eisbach.processes import Processes
 from eisbach.progress import Progress
 from eisbach.types import SkipReport, Waveform
 
@@ -344,14 +343,10 @@ def _made(
         for index in todo:
             yield index, _make_one(out, spec, index, cache, make)
         return
-    with process_pool(jobs) as pool:
-        futures = {pool.submit(_make_one, out, spec, index, cache, make): index for index in todo}
-        try:
-            for future in as_completed(futures):
-                yield futures.pop(future), future.result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    calls = [(out, spec, index, cache, make) for index in todo]
+    with Processes(min(jobs, len(todo))) as processes:
+        for number, entry in processes.each(_make_one, calls):
+            yield todo[number], entry
 
 
 def _make_one(out: Path, spec: RenderSpec, index: int, cache: Path | None, make: ClipMaker) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from torch import nn
 from eisbach.data.images import ImageSet
 from eisbach.data.images_read import to_unit_range
 from eisbach.errors import UserError
-from eisbach.files import atomic_write, read_json, write_json
-from eisbach.tensor_files import copy_named, read_tensors
+from eisbach.files import read_json, write_json
+from eisbach.tensor_files import copy_named, read_tensors, write_tensors
 
 FEATURES = 32
 _EPOCHS, _BATCH, _RATE = 20, 64, 2e-3
@@ -90,10 +90,7 @@ class DigitClassifier:
 
     def save(self, folder: str | Path) -> None:
         """Writes `classifier.safetensors` and `classifier.json`."""
-        from safetensors.torch import save_file
-
-        state = {key: value.contiguous() for key, value in self.net.state_dict().items()}
-        atomic_write(Path(folder) / _WEIGHTS, lambda partial: save_file(state, str(partial)))
+        write_tensors(Path(folder) / _WEIGHTS, self.net.state_dict())
         facts = {"classes": list(self.classes), "accuracy": self.accuracy, "identity": self.identity()}
         write_json(Path(folder) / _FACTS, facts)
 

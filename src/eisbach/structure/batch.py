@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from eisbach.audio import AUDIO_SUFFIXES, audio_hash
 from eisbach.errors import AudioError, UserError
 from eisbach.files import walk_files
-from eisbach.processes import process_pool
+from eisbach.processes import Processes
 from eisbach.progress import Progress
 from eisbach.structure.analyze import RECORD_COLUMNS, analysis_version, analyze
 from eisbach.structure.features import resolve_device
@@ -30,8 +27,6 @@ from eisbach.structure.record_files import (
     write_records,
 )
 from eisbach.types import Record, RecordValue, SkipReport
-
-_IN_FLIGHT = 4  # files handed to each process ahead of time
 
 _Outcome = tuple[str, Known | None, str]
 
@@ -169,37 +164,14 @@ def _run(names: Sequence[str], jobs: int, detail: bool, device: str | None) -> I
         for name in names:
             yield _attempt(name, detail, device)
         return
-    rest, lost = iter(names), []
-    with process_pool(min(jobs, len(names))) as pool:
-        # a few files ahead of each process: waiting on all of ten thousand at once costs their number squared
-        waiting: dict[Future[_Outcome], str] = {}
-        try:
-            while True:
-                for name in islice(rest, _IN_FLIGHT * jobs - len(waiting)):
-                    waiting[pool.submit(_attempt, name, detail, device)] = name
-                if not waiting:
-                    break
-                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    name = waiting.pop(future)
-                    try:
-                        yield future.result()
-                    except BrokenProcessPool:
-                        lost.append(name)
-        except BrokenProcessPool:  # on submitting: the name at hand and all that follow are not done
-            lost += [name, *waiting.values()]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    for name in lost:  # one dying process takes every waiting file with it: give each its own process
-        with process_pool(1) as pool:
-            try:
-                yield pool.submit(_attempt, name, detail, device).result()
-            except BrokenProcessPool:
-                yield name, None, f"{name} killed the process that analysed it (out of memory?); shorten the file"
-    left = list(rest)
-    if left:
-        yield from _run(left, jobs, detail, device)
+
+    def dead(index: int) -> _Outcome:
+        name = names[index]
+        return name, None, f"{name} killed the process that analysed it twice (out of memory?); shorten the file"
+
+    with Processes(min(jobs, len(names))) as processes:
+        for _, outcome in processes.each(_attempt, [(name, detail, device) for name in names], dead=dead):
+            yield outcome
 
 
 def _attempt(name: str, detail: bool, device: str | None) -> _Outcome:
@@ -209,6 +181,8 @@ def _attempt(name: str, detail: bool, device: str | None) -> _Outcome:
         return name, None, str(error)
     except MemoryError:
         return name, None, f"{name} needs more memory than there is"
+    except ImportError:  # a missing package is missing for every file
+        raise
     except Exception as error:  # one odd file must not cost the other ten thousand, nor vanish
         return name, None, f"{name} could not be analysed ({type(error).__name__}: {error}); please report it"
     return name, Known(record, None if more is None else json.dumps(more, ensure_ascii=False, allow_nan=False)), ""

@@ -21,9 +21,9 @@ from eisbach.diagnostics.signature.model import ClassModel, backbone_model
 from eisbach.diagnostics.signature.summary import curves
 from eisbach.diffusion.rate_curve import path_options
 from eisbach.errors import UserError
-from eisbach.files import atomic_write, read_json, write_json
+from eisbach.files import read_json, write_json
 from eisbach.progress import Progress
-from eisbach.tensor_files import read_tensors
+from eisbach.tensor_files import read_tensors, write_tensors
 
 RESULT, PIECES, CURVES = "signature.json", "pieces", "curves"
 
@@ -315,10 +315,7 @@ def _piece(
 
 def save_piece(file: Path, found: Trajectories) -> None:
     """Writes trajectories as safetensors, atomically."""
-    from safetensors.torch import save_file
-
-    tensors = {name: value.contiguous() for name, value in vars(found).items() if value is not None}
-    atomic_write(file, lambda partial: save_file(tensors, str(partial)))
+    write_tensors(file, {name: value for name, value in vars(found).items() if value is not None})
 
 
 def load_piece(file: Path) -> Trajectories:
