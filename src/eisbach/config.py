@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from eisbach.errors import ConfigError, UserError
 from eisbach.files import read_text, write_text
@@ -21,6 +22,7 @@ class StrictModel(BaseModel):
 
 
 Model = TypeVar("Model", bound=StrictModel)
+Checked = TypeVar("Checked")
 
 _CHAIN = 5  # how long a chain of recipes may be; longer ones are circles
 _YAML_LIMIT = 2**20  # bytes; the longest recipe has some thousand
@@ -56,6 +58,41 @@ def build_config(cls: type[Model], values: Mapping[str, Any], source: str = "the
         ) from error
 
 
+@lru_cache(maxsize=64)
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def check_values(kind: type[Checked], values: Any, source: str, *, error: type[UserError] = UserError) -> Checked:
+    """Plain values of a file as an instance of `kind`, which may be a dataclass, a pydantic model or `dict[str, float]`.
+
+    Parameters
+    ----------
+    kind : type
+    values : what JSON or YAML gave
+    source : str
+        What the values are, for the message: "the record of speeds runs/a/speeds.json".
+    error : type
+        What is raised.
+
+    Raises
+    ------
+    UserError
+        (or `error`) The values do not fit; the sentence names the first fault.
+    """
+    try:
+        return cast(Checked, _adapter(kind).validate_python(values))  # type: ignore[arg-type]
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        shown = repr(first.get("input"))
+        where = f" in '{key}'" if key else ""
+        raise error(
+            f"{source} is not as it was written{where}: {first['msg'].removeprefix('Value error, ')} "
+            f"(got {shown if len(shown) < 80 else shown[:77] + '...'}); restore it, or make it again."
+        ) from fault
+
+
 def _near(cls: type[BaseModel], place: Sequence[int | str]) -> str:
     """What an unknown key may have meant: the nearest keys of its group, or nothing where none is near."""
     group: type[BaseModel] = cls
@@ -73,7 +110,21 @@ def _near(cls: type[BaseModel], place: Sequence[int | str]) -> str:
 _TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map"))
 
 
-class _Loader(yaml.SafeLoader):
+if yaml.__with_libyaml__:  # ten times faster
+
+    class _Events(yaml.cyaml.CParser):  # type: ignore[name-defined,misc]
+        pass
+
+else:
+
+    class _Events(yaml.reader.Reader, yaml.scanner.Scanner, yaml.parser.Parser):  # type: ignore[no-redef]
+        def __init__(self, text: str) -> None:
+            yaml.reader.Reader.__init__(self, text)
+            yaml.scanner.Scanner.__init__(self)
+            yaml.parser.Parser.__init__(self)
+
+
+class _Loader(yaml.composer.Composer, _Events, yaml.constructor.SafeConstructor, yaml.resolver.Resolver):
     """YAML of groups, lists and plain values; every key is text, written once, and all of it is bounded."""
 
     # Dates stay text: no configuration has one, and "2024-13-45" is no date.
@@ -83,7 +134,10 @@ class _Loader(yaml.SafeLoader):
     }
 
     def __init__(self, text: str) -> None:
-        super().__init__(text)
+        _Events.__init__(self, text)  # type: ignore[call-arg]
+        yaml.composer.Composer.__init__(self)
+        yaml.constructor.SafeConstructor.__init__(self)
+        yaml.resolver.Resolver.__init__(self)
         self._depth = self._nodes = 0
         self._sizes: dict[str, int | None] = {}  # nodes below each anchor; None while it is being read
 
@@ -150,13 +204,12 @@ def parse_yaml(text: str) -> Any:
         Malformed; a key twice; a part that holds itself; nested more than 50 deep; more than 100,000 values with aliases
         spelled out; other tags; a NUL or half a surrogate pair.
     """
-    loader = _Loader(text)
     try:
-        return loader.get_single_data()
+        return _Loader(text).get_single_data()
+    except UnicodeEncodeError as error:
+        raise yaml.YAMLError("it has half a surrogate pair, which stands for no letter") from error
     except RecursionError as error:
         raise yaml.YAMLError("it is nested too deep") from error
-    finally:
-        loader.dispose()
 
 
 def read_yaml_file(

@@ -24,7 +24,8 @@ from eisbach.errors import StorageError, UserError
 
 TEXT_LIMIT = 64 * 2**20
 """Bytes of a text or JSON file; no file that the program reads whole comes near it."""
-_LINES_LIMIT = 2**30  # bytes of a file of JSON lines, such as the manifest of a million clips
+LINES_LIMIT = 2**30
+"""Bytes of a file of JSON lines, such as the manifest of a million clips."""
 _DEPTH_LIMIT = 100  # of nested JSON; Python's own limit is the depth of its stack, which differs from place to place
 _DIGITS_LIMIT = 40  # a 128-bit number has 39; longer integers overflow wherever they are turned into a float
 
@@ -113,7 +114,7 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):  # the folder itself may be what is missing
             partial.unlink(missing_ok=True)
-        refused = _disk_error(error)
+        refused = disk_error(error)
         if refused is None:
             raise
         raise storage_error(path, refused) from error
@@ -157,7 +158,7 @@ def storage_error(path: str | Path, error: OSError) -> StorageError:
     )
 
 
-def _disk_error(error: BaseException) -> OSError | None:
+def disk_error(error: BaseException | None) -> OSError | None:
     """The system's error; None when the disk is not to blame."""
     if isinstance(error, OSError):
         return error
@@ -360,7 +361,7 @@ def parse_object(text: str, name: str, *, error: type[UserError] = UserError) ->
 
 def read_jsonl(path: str | Path, what: str = "file", *, error: type[UserError] = UserError) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file; `UserError` (or `error`) names the line that is malformed."""
-    text = read_text(path, what, limit=_LINES_LIMIT, error=error)
+    text = read_text(path, what, limit=LINES_LIMIT, error=error)
     rows = []
     for number, line in enumerate(text.split("\n"), start=1):  # splitlines() would also cut at U+2028 within a text
         if not line.strip():
@@ -390,7 +391,7 @@ def read_journal(path: str | Path, what: str = "journal") -> list[dict[str, Any]
     """
     if not os.path.lexists(path):
         return []
-    content = read_bytes(path, what, limit=_LINES_LIMIT)
+    content = read_bytes(path, what, limit=LINES_LIMIT)
     rows = []
     for line in content.split(b"\n"):
         with contextlib.suppress(JsonError, UnicodeDecodeError):

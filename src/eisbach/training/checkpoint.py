@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel
 
 from eisbach.errors import CheckpointError, StorageError
-from eisbach.files import read_object, write_json
+from eisbach.files import disk_error, read_object, write_json
 from eisbach.tensor_files import write_tensors
 
 STATE = "state.json"
@@ -58,8 +58,9 @@ def storage_errors(target: Path) -> Iterator[None]:
     """Turns the ways in which a write can fail into one `StorageError` that names `target`."""
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, StorageError) as error:
+        refused = disk_error(error if isinstance(error, OSError) else error.__cause__)
+        reason = str(error) if refused is None else refused.strerror or str(refused)
         raise StorageError(
             f"{target} could not be written ({reason}); what was saved before is intact: free some space and run "
             "the same command again."

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from eisbach.errors import CheckpointError, UserError
+from eisbach.files import read_object
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
@@ -43,12 +43,7 @@ def _read_local(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise CheckpointError(f"{folder} holds no config.json; give the folder of a transformers checkpoint.")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{file} is not valid JSON ({error}); download the checkpoint again.") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file} is not a model's configuration; download the checkpoint again.")
+    config = read_object(file, "model's configuration", error=CheckpointError)
     if not any((folder / name).is_file() for name in _WEIGHTS):
         pickled = (folder / "pytorch_model.bin").is_file()
         has = "only pytorch_model.bin, a pickle, which is not opened" if pickled else "no weights"
