@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict
+from pydantic import BaseModel
 
 from eisbach.config import check_values
 from eisbach.errors import UserError
@@ -254,10 +254,8 @@ def _weights_hash(path: Path) -> str:
 _FREE = ("model", "adapter", "seeds", "prompts")  # paths may move, and prompts and seeds may be added
 
 
-class _Stamp(TypedDict):
+class _Stamp(BaseModel, extra="allow"):
     """What a later generation into the same folder reads of `generation.json`."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
     seeds: list[int]
     prompts: dict[str, str]
@@ -265,7 +263,7 @@ class _Stamp(TypedDict):
 
 def _read_stamp(path: Path) -> dict[str, Any]:
     what = "record of earlier generations"
-    return dict(check_values(_Stamp, read_json(path, what), f"the {what} {path}"))
+    return check_values(_Stamp, read_json(path, what), f"the {what} {path}").model_dump()
 
 
 def _check_stamp(path: Path, stamp: dict[str, Any]) -> None:
