@@ -107,7 +107,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
     except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         if isinstance(error, UserError):
             raise
-        raise CheckpointError(f"{path} is truncated or not a safetensors file ({error}).") from error
+        raise CheckpointError(f"{path} cannot be read: it is truncated or not a safetensors file ({error}).") from error
 
 
 def read_metadata_object(metadata: Mapping[str, str], key: str, path: str | Path) -> dict[str, Any]:

@@ -16,8 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from eisbach.audio import audio_hash
-from eisbach.errors import AudioError
-from eisbach.files import atomic_write, storage_error, write_jsonl, write_text
+from eisbach.errors import AudioError, UserError
+from eisbach.files import (
+    LINES_LIMIT,
+    JsonError,
+    atomic_write,
+    parse_json,
+    parse_object,
+    read_bytes,
+    storage_error,
+    write_jsonl,
+    write_text,
+)
 from eisbach.types import Record
 
 RECORDS, TABLE, DETAILS, JOURNAL = "records.jsonl", "records.parquet", "details.jsonl", ".records.partial.jsonl"
@@ -70,12 +80,13 @@ def still_same(name: str, audio_hash_before: str, detail: str | None) -> bool:
     """
     try:
         now = stamp(name)
-        before = json.loads(detail).get("stamp", {}) if detail is not None else {}
-        old_enough = before.get("seen_ns", 0) - max(now["mtime_ns"], now["ctime_ns"]) > _RACY_NS
-        if old_enough and same_state(before, now):
+        before = parse_object(detail, "a measured clip").get("stamp") if detail is not None else None
+        seen = before.get("seen_ns") if isinstance(before, dict) else None
+        old_enough = isinstance(seen, int) and seen - max(now["mtime_ns"], now["ctime_ns"]) > _RACY_NS
+        if old_enough and same_state(before or {}, now):
             return True
         return audio_hash(name) == audio_hash_before
-    except AudioError:
+    except UserError:
         return False
 
 
@@ -94,7 +105,8 @@ def known_clips(folder: Path, names: Sequence[str], columns: Sequence[str], vers
 
     def take(row: Mapping[str, Any], detail: str | None) -> None:
         name = row.get("path")
-        if name in wanted and row.get("analysis_version") == version and all(column in row for column in columns):
+        whole = all(isinstance(row.get(column, []), str | int | float | None) for column in columns)
+        if whole and name in wanted and row.get("analysis_version") == version:
             found[str(name)] = Known({column: row[column] for column in columns}, detail)
 
     details = {str(row.get("path")): (row.get("audio_hash"), text) for row, text in _rows(folder / DETAILS)}
@@ -109,15 +121,15 @@ def known_clips(folder: Path, names: Sequence[str], columns: Sequence[str], vers
 
 
 def _rows(file: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    try:
-        with open(file, encoding="utf-8", errors="replace", newline="\n") as handle:
-            for line in handle:
-                with contextlib.suppress(json.JSONDecodeError):
-                    row = json.loads(line)
-                    if isinstance(row, dict):
-                        yield row, line.rstrip("\n")
-    except OSError:
+    """The whole lines of a file, parsed and as they stand; none where there is no such file."""
+    if not file.exists():
         return
+    for line in read_bytes(file, "record of an analysis", limit=LINES_LIMIT).split(b"\n"):
+        with contextlib.suppress(JsonError):
+            text = line.decode("utf-8", "replace")
+            row = parse_json(text) if text.strip() else None
+            if isinstance(row, dict):
+                yield row, text
 
 
 @contextlib.contextmanager
