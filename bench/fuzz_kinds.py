@@ -457,10 +457,10 @@ def _analysis(folder: Path) -> None:
 
 def _read_analysis(folder: Path, draw: random.Random) -> None:
     from eisbach.structure.analyze import RECORD_COLUMNS, analysis_version
-    from eisbach.structure.record_files import FILE_COLUMNS, known_clips, read_details
+    from eisbach.structure.record_files import FILE_COLUMNS, measured_clips, read_details
 
     out = folder / "out"
-    known_clips(out, [str(folder / "0.wav")], (*FILE_COLUMNS, *RECORD_COLUMNS), analysis_version())
+    measured_clips(out, [str(folder / "0.wav")], (*FILE_COLUMNS, *RECORD_COLUMNS), analysis_version())
     read_details(out)
 
 
