@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
+from eisbach.config import check_values
 from eisbach.errors import InterruptedRun, UserError
 from eisbach.files import read_json, write_json
 from eisbach.generation.config import DISTILLED, GenerateConfig
@@ -214,8 +217,7 @@ def _sample_batch(
     import torch
 
     from eisbach.diffusion.guidance import guided
-    from eisbach.diffusion.pingpong import sample_pingpong
-    from eisbach.diffusion.samplers import sample_ode
+    from eisbach.diffusion.samplers import sample_ode, sample_pingpong
 
     frames = codec.frames_for(config.duration)
     device = next(backbone.module.parameters()).device
@@ -322,6 +324,18 @@ _FREE = ("model", "adapter", "seeds", "prompts", "schedule_options.curve")
 """Paths may move, since what they lead to stands beside them; prompts and seeds may be added."""
 
 
+class _Stamp(BaseModel, extra="allow"):
+    """What a later generation into the same folder reads of `generation.json`."""
+
+    seeds: list[int]
+    prompts: dict[str, str]
+
+
+def _read_stamp(path: Path) -> dict[str, Any]:
+    what = "record of earlier generations"
+    return check_values(_Stamp, read_json(path, what), f"the {what} {path}").model_dump()
+
+
 def _check_stamp(path: Path, stamp: dict[str, Any]) -> None:
     """Refuses a folder whose audio came from another model or from other settings; without audio there is nothing to mix."""
     if not path.is_file() or not any(path.parent.glob("*.flac")):
@@ -335,15 +349,6 @@ def _check_stamp(path: Path, stamp: dict[str, Any]) -> None:
                 f"{path.parent} holds generations for the prompt '{name}' with other words; "
                 "give the new prompt another id, or choose another output folder."
             )
-
-
-def _read_stamp(path: Path) -> dict[str, Any]:
-    """The record of earlier generations, with its prompts and seeds."""
-    old = read_json(path, "record of earlier generations")
-    prompts, seeds = (old.get("prompts"), old.get("seeds")) if isinstance(old, dict) else (None, None)
-    if not (isinstance(prompts, dict) and isinstance(seeds, list)):
-        raise UserError(f"{path} lists no prompts and seeds; it is damaged: choose another output folder.")
-    return dict(old)
 
 
 def _merge_stamp(path: Path, stamp: dict[str, Any]) -> dict[str, Any]:

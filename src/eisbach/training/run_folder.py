@@ -12,8 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from eisbach import __version__
-from eisbach.config import build_config, read_yaml, save_config
+from eisbach.config import build_config, check_values, read_yaml, save_config
 from eisbach.errors import CheckpointError, ConfigError
 from eisbach.files import read_json, write_json
 from eisbach.output_folder import flatten, refuse_other_settings
@@ -67,17 +69,20 @@ class RunFolder:
 
         Raises
         ------
-        ConfigError
+        UserError
             It is damaged.
         """
         if not self.result.is_file():
             return None
-        result = read_json(self.result, "result of a run")
-        if not (
-            isinstance(result, dict) and isinstance(result.get("steps"), int) and isinstance(result.get("stamp"), dict)
-        ):
-            raise ConfigError(f"{self.result} is damaged; delete that file, and the same command writes it again.")
-        return result
+        result = read_json(self.result, "result")
+        return check_values(_Result, result, f"the result {self.result}").model_dump()
+
+
+class _Result(BaseModel):
+    """What a later run reads of `result.json`."""
+
+    steps: int
+    stamp: dict[str, Any]
 
 
 def recipe_hash(config: TrainConfig) -> str:
