@@ -321,5 +321,5 @@ def test_sets_of_unequal_length_get_no_verdict_until_they_are_cut(tmp_path):
 def test_the_former_command_names_the_new_one(compared):
     result = RUN.invoke(app, ["compare", "a b/", "c/", "--pairing", "name", "--oracle", "c"])
     assert isinstance(result.exception, UserError)
-    assert str(result.exception).endswith("eisbach analyze 'a b/' c/ --pair name --oracle c")
+    assert str(result.exception).endswith("eisbach analyze 'a b/' c/ --pair name --oracle c .")
     assert not re.search(r"^\W*compare\b", RUN.invoke(app, ["--help"]).output, flags=re.MULTILINE)

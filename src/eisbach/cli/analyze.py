@@ -129,7 +129,7 @@ def compare(context: typer.Context) -> None:
     """The former command, which `analyze` has taken in: says what to type."""
     arguments = ["--pair" if word == "--pairing" else word for word in context.args]
     typed = shlex.join(["eisbach", "analyze", *(arguments or ["A/", "B/"])])
-    raise UserError(f"'eisbach compare' is part of 'eisbach analyze' now; type: {typed}")
+    raise UserError(f"'eisbach compare' is part of 'eisbach analyze' now; type {typed} .")
 
 
 def _split(text: str | None) -> list[str]:
