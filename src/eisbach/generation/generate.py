@@ -71,6 +71,14 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
         The adapter is unreadable or was trained on another model.
     StorageError
         The disk is full or the folder is not writable; finished files stay.
+
+    Examples
+    --------
+    >>> from eisbach import GenerateConfig, generate
+    >>> prompts = [{"id": "calm", "text": "a calm cello"}]
+    >>> manifest = generate(GenerateConfig(prompts=prompts, num_inference_steps=1, out="takes"), quiet=True)
+    >>> [(row.path, row.labels["prompt_id"]) for row in manifest]
+    [('calm_seed-0.flac', 'calm')]
     """
     from eisbach.backbones import load_backbone, load_codec_of
 
