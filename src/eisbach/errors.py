@@ -42,3 +42,21 @@ class NonFiniteLossError(EisbachError):
 
 class InterruptedRun(EisbachError):
     """The user stopped a run; what had been made is saved and the same command continues it."""
+
+
+def printable(text: object) -> str:
+    r"""A name or a caption as a terminal may show it: what is invisible or would steer it is escaped.
+
+    >>> printable("a\x1b[31m b\u200b")
+    'a\\x1b[31m b\\u200b'
+    """
+    return "".join(character if _is_shown(character) else _escape(character) for character in str(text))
+
+
+def _is_shown(character: str) -> bool:
+    # joiners within Persian, Indic scripts and emoji are neither printable nor to be touched
+    return character.isprintable() or character in "\u200c\u200d"
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
