@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import warnings
 from pathlib import Path
@@ -28,6 +29,8 @@ from eisbach.cli import (
     signature_entropy,
     train,
 )
+from eisbach.cli.packages import missing_package
+from eisbach.cli.streams import close_streams, open_streams
 from eisbach.errors import EisbachError, InterruptedRun
 
 app = typer.Typer(
@@ -92,27 +95,48 @@ def _say_warnings() -> None:
 
 def main() -> NoReturn:
     """Runs the command line: exit code 0, 1 (a defect of ours), 2 (a user's mistake) or 130 (stopped by the user)."""
+    open_streams()
     _say_warnings()
+    code = _run()
+    lost = close_streams()
+    if lost is not None:
+        code = _fail(f"part of what was printed could not be written ({lost.strerror}); print it elsewhere.")
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
         app(standalone_mode=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except InterruptedRun as error:
-        typer.echo(f"eisbach: stopped: {error}", err=True)
-        sys.exit(130)
+        return _fail(f"stopped: {error}", 130)
     except EisbachError as error:
-        typer.echo(f"eisbach: {error}", err=True)
-        sys.exit(2)
+        return _fail(str(error))
     except KeyboardInterrupt:
-        typer.echo("eisbach: stopped.", err=True)
-        sys.exit(130)
+        return _fail("stopped.", 130)
+    except ModuleNotFoundError as error:
+        sentence = missing_package(error.name)
+        if sentence is None:
+            raise
+        return _fail(sentence)
     except OSError as error:
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
-            typer.echo(
-                f"eisbach: the disk is full ({error.filename or error}); free some space and run the same command again.",
-                err=True,
-            )
-            sys.exit(2)
-        if error.errno in (1, 13, 30) and error.filename:  # EPERM, EACCES, EROFS
-            typer.echo(f"eisbach: {error.filename} is out of reach ({error.strerror}); choose another place.", err=True)
-            sys.exit(2)
-        raise
-    sys.exit(0)
+        sentence = _storage(error)
+        if sentence is None:
+            raise
+        return _fail(sentence)
+    return 0
+
+
+def _fail(sentence: str, code: int = 2) -> int:
+    typer.echo(f"eisbach: {sentence}", err=True)
+    return code
+
+
+def _storage(error: OSError) -> str | None:
+    """The sentence for a disk that is full or out of reach; None for every other error."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({error.filename or error}); free some space and run the same command again."
+    if error.errno in (errno.EPERM, errno.EACCES, errno.EROFS) and error.filename:
+        return f"{error.filename} is out of reach ({error.strerror}); choose another place."
+    return None

@@ -192,7 +192,7 @@ def sound_font() -> Path:
 
     spec = find_spec("pretty_midi")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError("pretty_midi, whose sound font is played, is not installed; run: pip install 'eisbach[demo]'.")
+        raise UserError("pretty_midi, whose sound font is played, is not installed; run: pip install pretty_midi.")
     path = Path(next(iter(spec.submodule_search_locations))) / "TimGM6mb.sf2"
     if not path.is_file():
         raise UserError(f"the sound font {path} is missing; reinstall pretty_midi>=0.2.10.")

@@ -77,7 +77,7 @@ def corpus_folder() -> Path:
     """Where music21 keeps its corpus; `UserError` when it is not installed."""
     spec = find_spec("music21")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError("music21, whose scores are rendered, is not installed; run: pip install 'eisbach[demo]'.")
+        raise UserError("music21, whose scores are rendered, is not installed; run: pip install music21.")
     folder = Path(next(iter(spec.submodule_search_locations))) / "corpus"
     if not (folder / "bach").is_dir():
         raise UserError(f"the installed music21 has no scores in {folder}; install the full package from PyPI.")

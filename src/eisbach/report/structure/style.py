@@ -61,7 +61,7 @@ def blank(width: float, height: float) -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UserError("pictures need matplotlib, which is not installed; pip install 'eisbach[audio]'.") from error
+        raise UserError("pictures need matplotlib, which is not installed; pip install matplotlib.") from error
     figure: Any = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
