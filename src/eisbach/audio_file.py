@@ -18,8 +18,10 @@ from eisbach.errors import AudioError, printable
 
 SAMPLE_RATES = (1_000, 768_000)
 """Hz: the lowest and the highest rate that is read."""
+BLOCK_SAMPLES = 1 << 19
+"""Samples of a block over all channels: 2 MB of float32, whatever the rate and the number of channels."""
 
-_BLOCK_SAMPLES = 1 << 19  # of all channels together: 2 MB of float32
+_SALVAGE_FRAMES = 1024  # how finely a block that cannot be decoded as a whole is tried again
 _MISSING_SECONDS = 0.05  # codecs' delays and last blocks are shorter
 _MISSING_SHARE, _MISSING_ESTIMATED = 0.005, 0.1  # of a length that MP3 without a table only estimates
 _UNKNOWN_FRAMES = 1 << 46  # what libsndfile says of streams without a length
@@ -30,6 +32,11 @@ _MAGIC = (
     (0, b"\x89PNG", "a picture"), (0, b"\xff\xd8\xff", "a picture"), (0, b"#!AMR", "an AMR file"), (0, b"MAC ", "Monkey's Audio"),
     (0, b"wvpk", "a WavPack file"), (0, b"version https://git-lfs", "a Git LFS pointer (run 'git lfs pull')"),
 )  # fmt: skip
+
+
+def block_frames(channels: int) -> int:
+    """Samples a channel of a block."""
+    return max(4096, BLOCK_SAMPLES // channels)
 
 
 def is_utf8(path: str | Path) -> bool:
@@ -82,41 +89,48 @@ class AudioFile:
                 f"{SAMPLE_RATES[1]} Hz are read: re-export it, or remove it."
             )
 
-    def blocks(self, start: int = 0, frames: int | None = None) -> Iterator[np.ndarray]:
+    def blocks(self, start: int = 0, frames: int | None = None, *, salvage: bool = False) -> Iterator[np.ndarray]:
         """What is there of `frames` (None: all) from `start`: arrays [shape=(n, channels), float32], n at least 1.
 
-        Nothing but the order is checked: samples may be NaN.
+        Nothing but the order is checked: samples may be NaN. With `salvage`, a file that breaks off gives what can be decoded
+        of it, and `missing` says the rest.
 
         Raises
         ------
         AudioError
             The file breaks off, or cannot be decoded; what came before has been given.
         """
-        step, done = self.block_frames, 0
-        with self._opened() as handle:
-            try:
-                if start:
-                    with self._listening():
-                        handle.seek(start if self.declared_frames is None else min(start, self.declared_frames))
-                while frames is None or done < frames:
-                    wanted = step if frames is None else min(step, frames - done)
-                    with self._listening():
-                        block = handle.read(wanted, dtype="float32", always_2d=True)
-                    if len(block) == 0:
-                        return
-                    done += len(block)
-                    yield block
-            except _decoding_errors() as error:
+        done = 0
+        try:
+            for block in self._read(start, frames, block_frames(self.channels)):
+                done += len(block)
+                yield block
+        except _decoding_errors() as error:
+            if salvage:
+                with contextlib.suppress(*_decoding_errors()):
+                    for block in self._read(start + done, block_frames(self.channels), _SALVAGE_FRAMES):
+                        done += len(block)
+                        yield block
+            if not salvage or not done:
                 at = (start + done) / self.sample_rate
                 raise AudioError(
-                    f"{self.path} cannot be read as audio beyond {at:.2f} s ({error_reason(error)}); re-export it as wav or flac, or "
-                    "remove it."
+                    f"{self.path} cannot be read as audio beyond {at:.2f} s ({error_reason(error)}); re-export it as wav or flac, "
+                    "or remove it."
                 ) from error
 
-    @property
-    def block_frames(self) -> int:
-        """Frames of a block: 2 MB, whatever the number of channels."""
-        return max(4096, _BLOCK_SAMPLES // self.channels)
+    def _read(self, start: int, frames: int | None, step: int) -> Iterator[np.ndarray]:
+        left = frames
+        with self._opened() as handle:
+            if start:
+                with self._listening():
+                    handle.seek(start if self.declared_frames is None else min(start, self.declared_frames))
+            while left is None or left > 0:
+                with self._listening():
+                    block = handle.read(step if left is None else min(step, left), dtype="float32", always_2d=True)
+                if len(block) == 0:
+                    return
+                left = None if left is None else left - len(block)
+                yield block
 
     def missing(self, frames: int) -> str | None:
         """What a file lacks of which `frames` samples a channel were read, in words; None when it is whole."""
@@ -137,7 +151,7 @@ class AudioFile:
     def _opened(self) -> Iterator[Any]:
         import soundfile as sf
 
-        if not _is_file(self.path):
+        if not is_file(self.path):
             raise AudioError(
                 f"{printable(self.path)} does not exist or is not a file; give the path of an audio file (.wav, .flac, "
                 ".mp3, .ogg, ...)."
@@ -161,7 +175,8 @@ class AudioFile:
         return _DECODER_LOG.taken(self.complaints) if self.format in ("MP3", "MPEG") else contextlib.nullcontext()
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """`Path.is_file`, and no for a name that no file can have."""
     try:
         return path.is_file()
     except (OSError, ValueError):  # a name that is too long, or holds NUL

@@ -225,7 +225,7 @@ def choose_pool(rows: Manifest, config: ProbeConfig) -> Manifest:
         return rows
     rng = np.random.default_rng([train.seed, _POOL_STREAM])
     chosen = set(rng.permutation(len(rows))[:wanted].tolist())
-    return Manifest((row for index, row in enumerate(rows) if index in chosen), rows.root)
+    return rows.with_rows(row for index, row in enumerate(rows) if index in chosen)
 
 
 @contextmanager
