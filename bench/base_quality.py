@@ -22,9 +22,8 @@ from eisbach.codecs import load_codec
 from eisbach.data.manifest import load_manifest
 from eisbach.files import write_json
 from eisbach.generation import GenerateConfig, generate, load_prompts
-from eisbach.structure.energy import energy_share
+from eisbach.structure.energy import energy_share, phase_randomise
 from eisbach.structure.frechet import texture_embedding, texture_frechet
-from eisbach.structure.surrogates import phase_randomise
 from eisbach.types import Waveform
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from eisbach.files import write_json
-from eisbach.structure.invariances import CONDITIONS
+from eisbach.structure.metrics.base import CONDITIONS
 from eisbach.studies.ground_truth import synthetic
 from eisbach.studies.ground_truth.invariance_check import Piece, check_invariances
 from eisbach.studies.ground_truth.synthetic_varied import varied_form
