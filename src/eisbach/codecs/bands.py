@@ -49,6 +49,7 @@ class BandCodec:
 
     name = "bands"
     audio_channels = 1
+    model: torch.nn.Module | None = None
 
     def __init__(
         self,

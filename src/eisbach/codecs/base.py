@@ -32,6 +32,8 @@ class Codec(Protocol):
         Audio samples that one latent frame covers.
     latent_rate : float
         Latent frames per second.
+    model : torch.nn.Module or None
+        Its network; None when it has none.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Codec(Protocol):
     channels: int
     samples_per_frame: int
     latent_rate: float
+    model: torch.nn.Module | None
 
     def identity(self) -> str:
         """A short hash of everything that changes latents: cached latents are keyed by it."""

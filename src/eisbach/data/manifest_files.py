@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
-from eisbach.audio import audio_hash
+from eisbach.audio import audio_hash, proves_unchanged, stamp
 from eisbach.audio_file import is_file
 from eisbach.data.threads import in_threads
-from eisbach.errors import AudioError, ManifestError
+from eisbach.errors import AudioError, ManifestError, StorageError, UserError
 from eisbach.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from eisbach.data.manifest import Manifest, ManifestRow
 
 _AUDIO_ROOT = ".audio.json"  # beside a manifest whose audio lies elsewhere
 
@@ -84,6 +89,63 @@ class ManifestFiles:
         if path.parent not in self._inside:
             self._inside[path.parent] = _is_below(os.path.realpath(path.parent), self._real_root)
         return self._inside[path.parent]
+
+
+def user_cache(name: str) -> Path:
+    """A folder of the user's own cache: ``$EISBACH_CACHE/NAME``, else ``eisbach/NAME`` in the system's place for caches."""
+    if chosen := os.environ.get("EISBACH_CACHE"):
+        return Path(chosen) / name
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eisbach" / name
+
+
+class KnownHashes:
+    """Hashes of files, remembered with their size and times: a file that nobody touched since is not read again.
+
+    Parameters
+    ----------
+    path : Path
+        Where they are remembered; a file that cannot be understood is forgotten.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, dict[str, Any]] = {}
+        self._changed = False
+        with contextlib.suppress(UserError):
+            values = read_json(path, "list of hashes") if is_file(path) else {}
+            self._known = (
+                {key: item for key, item in values.items() if isinstance(item, dict)}
+                if isinstance(values, dict)
+                else {}
+            )
+
+    def hash_of(self, path: Path) -> str:
+        """`audio_hash`; `AudioError` when the file cannot be read."""
+        key, now = str(path.resolve()), stamp(path)
+        before = self._known.get(key, {})
+        if isinstance(before.get("audio_hash"), str) and proves_unchanged(before, now):
+            return str(before["audio_hash"])
+        digest = audio_hash(path)
+        self._known[key] = {**now, "audio_hash": digest}
+        self._changed = True
+        return digest
+
+    def save(self) -> None:
+        """Writes what was learned."""
+        if self._changed:
+            with contextlib.suppress(StorageError):  # it only saves time
+                write_json(self._path, self._known)
+
+
+def check_unchanged(manifest: Manifest, row: ManifestRow, known: KnownHashes) -> Path:
+    """Where the audio of a row lies; `ManifestError` when its bytes are not those that the manifest was made of."""
+    audio = manifest.audio_path(row)
+    if known.hash_of(audio) != row.audio_hash:
+        raise ManifestError(
+            f"{audio} has changed since its manifest was made (clip '{row.id}'); make the manifest again with "
+            "'eisbach data folder', or restore the file."
+        )
+    return audio
 
 
 def _is_below(path: str, folder: str) -> bool:
