@@ -166,5 +166,7 @@ def _print_doctor(report: DoctorReport, show: int) -> None:
         typer.echo(f"  {printable(item.sample)} [{spans}{padding}]: {printable(item.caption) or '(no words)'}")
     if show and len(report.trained) > show:
         typer.echo(f"  and {len(report.trained) - show} more (--show 0 shows all)")
+    for note in report.notes:
+        typer.echo(f"\nnote: {note}.")
     found = f"{len(report.problems)} problems found" if report.problems else "no problems found"
     typer.echo(f"\n{report.samples} samples looked at. {report.selection}; {found}.")

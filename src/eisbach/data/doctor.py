@@ -47,7 +47,6 @@ PROBLEMS = {
     "very_long": f"longer than {LONG_SECONDS / 60:g} minutes: only sections train",
     "duplicate": "the same bytes as another file",
     "same_audio": "sounds the same as another file (other container or gain)",
-    "unknown_words": "words that mean nothing to the model",
     "refused": "a set that training refuses",
 }
 """Names of what is reported, and what they mean."""
@@ -108,6 +107,8 @@ class DoctorReport:
         How many train, are held out and are left out: the sentence that training prints.
     formats : dict of str to int
         Count of files for each "rate Hz, channels".
+    notes : list of str
+        What is no fault of the data, such as words that the model does not know.
     """
 
     samples: int
@@ -117,6 +118,7 @@ class DoctorReport:
     held_out: list[str] = field(default_factory=list)
     selection: str = ""
     formats: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
@@ -210,7 +212,7 @@ def _add_choice(
     report.problems += [Problem(item.item, "duplicate", item.reason) for item in twins]
     unheard = None if unknown_words is None else unheard_words([row.caption for row in choice.train], unknown_words)
     if unheard is not None:
-        report.problems.append(Problem("", "unknown_words", unheard))
+        report.notes.append(unheard)
     fault = choice.fault()
     if fault is not None:
         report.problems.append(Problem("", "refused", fault))
