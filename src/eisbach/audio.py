@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from eisbach.audio_file import AudioFile, error_reason, is_utf8
-from eisbach.errors import AudioError, UserError, printable
+from eisbach.errors import AudioError, UserError, one_line
 from eisbach.files import atomic_write, walk_files
 from eisbach.types import Skipped, Waveform
 
@@ -240,7 +240,7 @@ def audio_hash(path: str | Path) -> str:
             while block := handle.read(1 << 20):
                 digest.update(block)
     except (OSError, ValueError) as error:
-        raise AudioError(f"{printable(path)} cannot be read ({error_reason(error)}).") from error
+        raise AudioError(f"{one_line(str(path))} cannot be read ({error_reason(error)}).") from error
     return digest.hexdigest()
 
 
@@ -255,7 +255,7 @@ def stamp(path: str | Path) -> dict[str, int]:
     try:
         state = Path(path).stat()
     except (OSError, ValueError) as error:
-        raise AudioError(f"{printable(path)} cannot be read ({error_reason(error)}).") from error
+        raise AudioError(f"{one_line(str(path))} cannot be read ({error_reason(error)}).") from error
     return {
         "size": state.st_size,
         "mtime_ns": state.st_mtime_ns,

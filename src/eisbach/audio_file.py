@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from eisbach.errors import AudioError, printable
+from eisbach.errors import AudioError, one_line
 
 SAMPLE_RATES = (1_000, 768_000)
 """Hz: the lowest and the highest rate that is read."""
@@ -153,11 +153,11 @@ class AudioFile:
 
         if not is_file(self.path):
             raise AudioError(
-                f"{printable(self.path)} does not exist or is not a file; give the path of an audio file (.wav, .flac, "
+                f"{one_line(str(self.path))} does not exist or is not a file; give the path of an audio file (.wav, .flac, "
                 ".mp3, .ogg, ...)."
             )
         if not is_utf8(self.path):
-            raise AudioError(f"{printable(self.path)} has a name that is not UTF-8; rename it.")
+            raise AudioError(f"{one_line(str(self.path))} has a name that is not UTF-8; rename it.")
         try:
             with _DECODER_LOG.taken(self.complaints):
                 handle = sf.SoundFile(str(self.path))

@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from eisbach.errors import CheckpointError, StorageError
-from eisbach.tensor_files import copy_named, read_tensors
+from eisbach.tensor_files import copy_named, read_tensors, write_tensors
 from eisbach.training import checkpoint as checkpoints
 from eisbach.training.checkpoint import (
     clean_leftovers,
     list_checkpoints,
     newest_checkpoint,
     open_checkpoint,
-    save_tensors,
     write_checkpoint,
 )
 
@@ -38,7 +37,7 @@ def test_what_is_written_comes_back_and_old_ones_go(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
 def test_tensors_of_any_type_and_shape_come_back(tmp_path: Path, dtype: torch.dtype) -> None:
     tensors = {"scalar": torch.tensor(3).to(dtype), "turned": torch.arange(6).view(2, 3).T.to(dtype)}
-    save_tensors(tensors, tmp_path / "x.safetensors")
+    write_tensors(tmp_path / "x.safetensors", tensors)
     back = read_tensors(tmp_path / "x.safetensors")
     assert back.keys() == tensors.keys()
     assert all(torch.equal(back[key], tensors[key]) and back[key].dtype == dtype for key in tensors)
@@ -89,11 +88,11 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_broken_one(
 ) -> None:
     good = write(tmp_path, 5)
 
-    def full(tensors: object, path: Path) -> None:
+    def full(path: Path, *rest: object) -> None:
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_tensors", full)
+    monkeypatch.setattr(checkpoints, "write_tensors", full)
     with pytest.raises(StorageError, match="No space left"):
         write(tmp_path, 10)
     assert [path.name for path in tmp_path.iterdir()] == [good.name]

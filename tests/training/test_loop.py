@@ -246,17 +246,17 @@ def test_a_full_disk_at_a_checkpoint_loses_nothing_that_was_saved(
     configure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configure()
-    save_tensors = checkpoints.save_tensors
+    write_tensors = checkpoints.write_tensors
     calls = []
 
-    def full(tensors: Any, path: Any) -> None:
+    def full(path: Any, *rest: Any) -> None:
         calls.append(path)
         if len(calls) > 2:  # the second checkpoint
             raise OSError(28, "No space left on device")
-        save_tensors(tensors, path)
+        write_tensors(path, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_tensors", full)
+        patch.setattr(checkpoints, "write_tensors", full)
         with pytest.raises(StorageError, match="No space left on device"):
             train(config, quiet=True)
     assert [path.name for path in (Path(config.out) / "checkpoints").iterdir()] == ["step-000003"]

@@ -137,18 +137,21 @@ class _UnknownWords:
     def __call__(self, caption: str) -> Sequence[str]:
         if not caption.strip():
             return []
-        ask = self._ask
-        if ask is None:
+        if self._ask is None:
             from eisbach.backbones import load_backbone
 
             backbone: Any = load_backbone(self._model)
-            ask = self._ask = getattr(backbone, "unknown_words", lambda caption: [])
-        return ask(caption)
+            self._ask = getattr(backbone, "unknown_words", None) or _knows_all
+        return self._ask(caption)
+
+
+def _knows_all(caption: str) -> Sequence[str]:
+    return []
 
 
 def _print_doctor(report: DoctorReport, show: int) -> None:
     from eisbach.data.doctor import PROBLEMS
-    from eisbach.errors import printable
+    from eisbach.errors import one_line
 
     for name, count in report.formats.items():
         typer.echo(f"{count:6d}  {name}")
@@ -156,14 +159,14 @@ def _print_doctor(report: DoctorReport, show: int) -> None:
         typer.echo(f"\n{count} x {kind.replace('_', ' ')} ({PROBLEMS[kind]}):")
         of_kind = [problem for problem in report.problems if problem.kind == kind]
         for problem in of_kind[:_SHOWN_OF_A_KIND]:
-            typer.echo(f"  {printable(problem.sample)}: {problem.detail}" if problem.sample else f"  {problem.detail}")
+            typer.echo(f"  {one_line(problem.sample)}: {problem.detail}" if problem.sample else f"  {problem.detail}")
         if count > _SHOWN_OF_A_KIND:
             typer.echo(f"  and {count - _SHOWN_OF_A_KIND} more (--json lists all)")
     typer.echo(f"\nWhat trains, in crops of {report.crop_seconds:g} s:")
     for item in report.trained[: show or None]:
         spans = ", ".join(f"{start:g}-{start + length:g} s" for start, length in item.sections)
         padding = f" + {item.padding:g} s padding" if item.padding else ""
-        typer.echo(f"  {printable(item.sample)} [{spans}{padding}]: {printable(item.caption) or '(no words)'}")
+        typer.echo(f"  {one_line(item.sample)} [{spans}{padding}]: {one_line(item.caption) or '(no words)'}")
     if show and len(report.trained) > show:
         typer.echo(f"  and {len(report.trained) - show} more (--show 0 shows all)")
     for note in report.notes:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 from eisbach.audio_file import is_file
-from eisbach.errors import UserError, printable
+from eisbach.errors import UserError, one_line
+from eisbach.files import JsonError, parse_json, read_text
 
 CAPTION_SUFFIXES = (".txt", ".json")
 _JSON_KEYS = ("caption", "prompt")
@@ -29,7 +29,7 @@ def resolve_captions(paths: Sequence[Path], caption_from: str) -> str:
         return "files" if any(_beside(path, ending) for path in paths for ending in CAPTION_SUFFIXES) else "none"
     if caption_from not in ("files", "name", "none") and not caption_from.startswith("text:"):
         raise UserError(
-            f"captions cannot come from '{printable(caption_from)}'; choose auto, files, name, none or text:your words."
+            f"captions cannot come from '{one_line(caption_from)}'; choose auto, files, name, none or text:your words."
         )
     return caption_from
 
@@ -87,27 +87,19 @@ def _beside(audio: Path, ending: str) -> Path | None:
 
 def _read(path: Path) -> str:
     try:
-        with open(path, "rb") as handle:
-            content = handle.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"the caption {path.name} cannot be read ({error.strerror or error}).") from error
-    if len(content) > _MOST_BYTES:
-        raise UserError(f"the caption {path.name} is longer than {_MOST_BYTES // 1024} KiB; write a sentence or two.")
-    if b"\0" in content and not content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text = read_text(path, "caption", limit=_MOST_BYTES)
+    except UserError as error:
+        raise UserError(f"the caption {path.name} cannot be used ({error})") from error
+    if "\0" in text:
         raise UserError(f"the caption {path.name} holds NUL bytes, so it is no text; write it again as UTF-8.")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"the caption {path.name} is not UTF-8 text; save it as UTF-8.") from error
+    return text
 
 
 def _from_json(path: Path) -> str:
     try:
-        values = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f'the caption {path.name} is not valid JSON; write {{"caption": "..."}}.') from error
+        values = parse_json(_read(path))
+    except JsonError as error:
+        raise UserError(f'the caption {path.name} is not valid JSON ({error}); write {{"caption": "..."}}.') from error
     present = [key for key in _JSON_KEYS if isinstance(values, dict) and key in values]
     if len(present) != 1 or not isinstance(values[present[0]], str):
         raise UserError(

@@ -28,7 +28,7 @@ from eisbach.data.latents import sections_of
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest
 from eisbach.data.selection import TrainingChoice, TrainingRule, choose_clips, unheard_words
 from eisbach.data.threads import in_threads
-from eisbach.errors import AudioError, UserError, printable
+from eisbach.errors import AudioError, UserError, one_line
 
 PROBLEMS = {
     "left_out": "audio in the folder that is not read",
@@ -278,7 +278,7 @@ def _problems(sample: Sample, captions_wanted: bool) -> list[Problem]:
     elif not sample.caption and captions_wanted:
         found.append(("empty_caption", "write what the clip sounds like"))
     elif sample.written is not None and sample.caption != sample.written.strip().replace("\n", " "):
-        found.append(("unseen_characters", f"take them out of '{printable(sample.written)}'"))
+        found.append(("unseen_characters", f"take them out of '{one_line(sample.written)}'"))
     if facts.problem:
         found.append(("unusable", facts.problem))
         return [Problem(sample.name, kind, detail) for kind, detail in found]

@@ -8,7 +8,6 @@ elsewhere than into its audio (because that may not be written to, say) has a `m
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any, Literal
 from eisbach.audio_file import is_utf8
 from eisbach.data.manifest_files import ManifestFiles, read_audio_root, write_audio_root
 from eisbach.errors import ManifestError
-from eisbach.files import write_jsonl
+from eisbach.files import LINES_LIMIT, JsonError, parse_json, read_text, write_jsonl
 
 MANIFEST_NAME = "manifest.jsonl"
 Split = Literal["train", "held_out"]
@@ -153,14 +152,9 @@ def load_manifest(path: str | Path, *, check_files: bool = True) -> Manifest:
     path = Path(path)
     if path.is_dir():
         path = path / MANIFEST_NAME
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would also cut at U+2028 within a caption
-    except FileNotFoundError as error:
-        raise ManifestError(
-            f"the manifest {path} does not exist; make one with 'eisbach data folder' or 'eisbach data render'."
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"the manifest {path} cannot be read ({error}); it must be UTF-8 text.") from error
+    missing = "make one with 'eisbach data folder' or 'eisbach data render'"
+    text = read_text(path, "manifest", limit=LINES_LIMIT, missing=missing, error=ManifestError)
+    lines = text.split("\n")  # splitlines() would also cut at U+2028 within a caption
     audio_root = read_audio_root(path)
     files = ManifestFiles(audio_root)
     rows: list[ManifestRow] = []
@@ -271,13 +265,9 @@ _KEYS = tuple(item.name for item in fields(ManifestRow))
 
 def _parse_row(line: str) -> tuple[ManifestRow | None, list[str]]:
     try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        return None, [f"not valid JSON ({error.msg}); write one object a line"]
-    except (ValueError, RecursionError):
-        return None, [
-            "not JSON that can be read (a number of thousands of digits, or deep nesting); write one object a line"
-        ]
+        values = parse_json(line)
+    except JsonError as error:
+        return None, [f"not valid JSON ({str(error).removeprefix('line 1: ')}); write one object a line"]
     if not isinstance(values, dict):
         return None, [f"a {type(values).__name__} instead of an object; write one JSON object a line"]
     faults = _check_values(values)

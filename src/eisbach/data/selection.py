@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from eisbach.data.manifest import Manifest, ManifestRow
-from eisbach.errors import printable
+from eisbach.errors import one_line
 from eisbach.types import Skipped
 
 _SHOWN = 3
@@ -69,7 +69,7 @@ class TrainingChoice:
         if other:
             parts.append(f"{other} of other labels")
         if self.left_out:
-            named = "; ".join(f"{printable(item.item)}: {item.reason}" for item in self.left_out[:_SHOWN])
+            named = "; ".join(f"{one_line(item.item)}: {item.reason}" for item in self.left_out[:_SHOWN])
             more = f"; and {len(self.left_out) - _SHOWN} more" if len(self.left_out) > _SHOWN else ""
             parts.append(f"{len(self.left_out)} left out ({named}{more})")
         silent = sum(not row.caption.strip() for row in self.train)
@@ -142,6 +142,6 @@ def unheard_words(captions: Iterable[str], unknown_words: Callable[[str], Sequen
         words.update(set(unknown))
     if not words:
         return None
-    named = ", ".join(f"'{printable(word)}'" for word, _ in words.most_common(_SHOWN))
+    named = ", ".join(f"'{one_line(word)}'" for word, _ in words.most_common(_SHOWN))
     more = f" and {len(words) - _SHOWN} more words" if len(words) > _SHOWN else ""
     return f"the model does not know {named}{more}, in {touched} of {total} captions; these words change nothing"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, merge, save_manifest
-from eisbach.errors import UserError, printable
+from eisbach.errors import UserError, one_line
 from eisbach.experiments.spec import ExperimentSpec, MaterialConfig, arm_training
 from eisbach.experiments.stages import OpenStage, Stage
 from eisbach.types import Skipped, SkipReport
@@ -178,7 +178,7 @@ def adopt_folder(
     captioned = any(row.caption for row in manifest)
     if notify is not None:
         for item in skips.skipped:
-            notify(f"{printable(item.item)} is left out: {item.reason}.")
+            notify(f"{one_line(item.item)} is left out: {item.reason}.")
         if not captioned:
             notify(f"{folder} holds no captions (.txt or .json beside the audio), so the models train without text.")
         notify(f"{choice.sentence()}.")

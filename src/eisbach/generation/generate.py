@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
+from eisbach.config import check_values
 from eisbach.errors import UserError
 from eisbach.files import read_json, write_json
 from eisbach.generation.config import DISTILLED, GenerateConfig
@@ -133,8 +136,7 @@ def _sample_batch(
     import torch
 
     from eisbach.diffusion.guidance import guided
-    from eisbach.diffusion.pingpong import sample_pingpong
-    from eisbach.diffusion.samplers import sample_ode
+    from eisbach.diffusion.samplers import sample_ode, sample_pingpong
 
     frames = codec.frames_for(config.duration)
     device = next(backbone.module.parameters()).device
@@ -252,11 +254,23 @@ def _weights_hash(path: Path) -> str:
 _FREE = ("model", "adapter", "seeds", "prompts")  # paths may move, and prompts and seeds may be added
 
 
+class _Stamp(BaseModel, extra="allow"):
+    """What a later generation into the same folder reads of `generation.json`."""
+
+    seeds: list[int]
+    prompts: dict[str, str]
+
+
+def _read_stamp(path: Path) -> dict[str, Any]:
+    what = "record of earlier generations"
+    return check_values(_Stamp, read_json(path, what), f"the {what} {path}").model_dump()
+
+
 def _check_stamp(path: Path, stamp: dict[str, Any]) -> None:
     """Refuses a folder whose audio came from another model or from other settings; without audio there is nothing to mix."""
     if not path.is_file() or not any(path.parent.glob("*.flac")):
         return
-    old = read_json(path, "record of earlier generations")
+    old = _read_stamp(path)
     for key, value in stamp.items():
         if key not in _FREE and old.get(key) != value:
             raise UserError(
@@ -276,6 +290,6 @@ def _merge_stamp(path: Path, stamp: dict[str, Any]) -> dict[str, Any]:
     """The stamp of everything in the folder: earlier prompts and seeds stay listed."""
     if not path.is_file() or not any(path.parent.glob("*.flac")):
         return stamp
-    old = read_json(path, "record of earlier generations")
+    old = _read_stamp(path)
     seeds = [*old["seeds"], *(seed for seed in stamp["seeds"] if seed not in old["seeds"])]
     return stamp | {"seeds": seeds, "prompts": old["prompts"] | stamp["prompts"]}

@@ -75,11 +75,11 @@ def write_images(
 
 
 def _check_folder(out: Path, made_with: dict[str, object]) -> None:
-    from eisbach.files import read_json
+    from eisbach.files import read_object
 
     if not (out / "samples.json").is_file():
         return
-    before = read_json(out / "samples.json", "description of the samples")
+    before = read_object(out / "samples.json", "description of the samples")
     if before != made_with:
         changed = sorted(key for key in made_with if before.get(key) != made_with[key])
         raise UserError(

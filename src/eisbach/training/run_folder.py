@@ -13,8 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from eisbach import __version__
-from eisbach.config import build_config, read_yaml, save_config
+from eisbach.config import build_config, check_values, read_yaml, save_config
 from eisbach.errors import ConfigError, StorageError
 from eisbach.files import read_json, write_json
 from eisbach.training.checkpoint import list_checkpoints
@@ -62,7 +64,15 @@ class RunFolder:
 
     def finished_steps(self) -> int:
         """Steps of a finished run; 0 when it is not finished."""
-        return int(read_json(self.result, "result")["steps"]) if self.result.is_file() else 0
+        if not self.result.is_file():
+            return 0
+        return check_values(_Result, read_json(self.result, "result"), f"the result {self.result}").steps
+
+
+class _Result(BaseModel):
+    """What a later run reads of `result.json`."""
+
+    steps: int
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

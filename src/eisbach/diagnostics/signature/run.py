@@ -21,9 +21,9 @@ from eisbach.diagnostics.signature.model import ClassModel, backbone_model
 from eisbach.diagnostics.signature.summary import curves
 from eisbach.diffusion.rate_curve import path_options
 from eisbach.errors import UserError
-from eisbach.files import atomic_write, read_json, write_json
+from eisbach.files import read_json, write_json
 from eisbach.progress import Progress
-from eisbach.tensor_files import read_tensors
+from eisbach.tensor_files import read_tensors, write_tensors
 
 RESULT, PIECES, CURVES = "signature.json", "pieces", "curves"
 
@@ -204,8 +204,8 @@ def read_data(path: str, classes: int, shape: tuple[int, ...]) -> tuple[Tensor, 
         raise UserError(
             f"{path} holds latents {tuple(latents.shape)} with {len(labels)} labels; the model reads (N, {', '.join(map(str, shape))})."
         )
-    counts = torch.bincount(labels.clamp(min=0), minlength=classes)
-    if bool((labels < 0).any()) or len(counts) > classes or int(counts.min()) < 2:
+    known = bool(((labels >= 0) & (labels < classes)).all())
+    if not known or int(torch.bincount(labels, minlength=classes).min()) < 2:
         raise UserError(f"the labels of {path} must be 0 to {classes - 1}, each at least twice.")
     return latents, labels
 
@@ -315,10 +315,7 @@ def _piece(
 
 def save_piece(file: Path, found: Trajectories) -> None:
     """Writes trajectories as safetensors, atomically."""
-    from safetensors.torch import save_file
-
-    tensors = {name: value.contiguous() for name, value in vars(found).items() if value is not None}
-    atomic_write(file, lambda partial: save_file(tensors, str(partial)))
+    write_tensors(file, {name: value for name, value in vars(found).items() if value is not None})
 
 
 def load_piece(file: Path) -> Trajectories:
@@ -343,5 +340,5 @@ def _generated(model: ClassModel, config: SignatureConfig, label: Tensor, indice
         parts = torch.arange(len(x_t)).split(model.batch_rows)
         return torch.cat([model.by_class(x_t[part], t[part], label[part]) for part in parts])
 
-    times = get_schedule(config.schedule, config.sample_steps)
+    times = get_schedule(config.schedule, config.sample_steps, model.path)
     return sample_ode(predict, path=model.path, target=model.target, noise=noise, times=times)

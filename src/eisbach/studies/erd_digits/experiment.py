@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
 from eisbach.config import build_config
 from eisbach.files import read_json, write_json, write_jsonl
-from eisbach.processes import process_pool
+from eisbach.processes import Processes
 from eisbach.progress import Progress
 from eisbach.studies.erd_digits.cell import classifier_of, floor_of, run_digits_cell
 from eisbach.studies.erd_digits.judge import summarise
@@ -80,16 +79,11 @@ def run_all(config: DigitsConfig, todo: Sequence[Cell], quiet: bool) -> list[lis
                 found.append(run_digits_cell(config, cell))
                 bar.advance(note=cell.name)
             return found
-        with process_pool(min(config.jobs, len(todo))) as pool:
-            futures = {pool.submit(_work, config, cell): number for number, cell in enumerate(todo)}
-            results: dict[int, list[Record]] = {}
-            try:
-                for future in as_completed(futures):
-                    results[futures[future]] = future.result()
-                    bar.advance(note=todo[futures[future]].name)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        results: dict[int, list[Record]] = {}
+        with Processes(min(config.jobs, len(todo))) as processes:
+            for number, rows in processes.each(_work, [(config, cell) for cell in todo]):
+                results[number] = rows
+                bar.advance(note=todo[number].name)
     return [results[number] for number in range(len(todo))]
 
 
