@@ -85,9 +85,7 @@ def test_a_file_that_is_cut_short_counts_what_is_there(tmp_path: Path, ending: s
      ("FLAC", "PCM_24", 96000), ("CAF", "ALAC_16", 44100), ("AIFF", "IMA_ADPCM", 22050), ("W64", "FLOAT", 44100)],
 )  # fmt: skip
 @pytest.mark.parametrize("samples", [12345, 100_001])
-def test_whole_files_of_every_codec_are_whole(
-    tmp_path: Path, form: str, subtype: str, rate: int, samples: int
-) -> None:
+def test_whole_files_of_every_codec_are_whole(tmp_path: Path, form: str, subtype: str, rate: int, samples: int) -> None:
     path = tmp_path / "a"
     with sf.SoundFile(str(path), "w", rate, 1, format=form, subtype=subtype) as handle:
         handle.write(music(samples / rate, rate)[:samples, 0])
@@ -171,7 +169,9 @@ def test_silence_is_judged_on_what_the_codec_is_given(tmp_path: Path) -> None:
     assert inspect_audio(inverted, CodecInput(44100, 2)).problem is None
     assert "above 11.025 kHz" in str(inspect_audio(high).problem)
     assert inspect_audio(high, CodecInput(44100, 1)).problem is None
-    assert "mix it down" in str(inspect_audio(write(tmp_path / "six.wav", tone(1.0, 8000, 6)), CodecInput(44100, 2)).problem)
+    assert "mix it down" in str(
+        inspect_audio(write(tmp_path / "six.wav", tone(1.0, 8000, 6)), CodecInput(44100, 2)).problem
+    )
     manifest, report = read_folder(tmp_path, caption_from="none", quiet=True)
     assert {row.id for row in manifest} == {"nearly.wav", "wide.wav", "six.wav"}
     assert {item.item for item in report.skipped} == {"inverted.wav", "high.wav"}
