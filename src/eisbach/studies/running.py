@@ -1,0 +1,181 @@
+"""Runs a study and judges its records."""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from eisbach.config import StrictModel, apply_overrides, build_config, dump_yaml, merge, parse_yaml, read_yaml, save_config
+from eisbach.errors import UserError
+from eisbach.files import read_json, write_json
+from eisbach.studies.contract import RECIPE, RESULT, RUN_FACTS, ClaimResult, Result, RunFacts, Study
+
+SETTINGS = "settings.yaml"
+"""In a run's folder: what it was run with."""
+
+
+def resolve_settings(
+    study: Study, *, quick: bool = False, file: Path | None = None, changes: Sequence[str] = ()
+) -> StrictModel:
+    """The settings of a run: the study's own, its `--quick` ones, a file's, and `key=value` changes, later ones first.
+
+    Raises
+    ------
+    ConfigError
+        Faults in the file or the changes; all are named.
+    """
+    values: dict[str, Any] = {} if file is None else read_yaml(file)
+    if (study.folder / RECIPE).is_file():
+        from eisbach.experiments.recipes import load_spec
+
+        if file is not None:
+            raise UserError(
+                f"the study {study.name} has a recipe, which --config cannot replace; change keys with --set, or run your own recipe "
+                "with `eisbach experiment run FILE`."
+            )
+        return load_spec(study.name, changes, quick=quick)
+    module = _module(study, "run")
+    if quick:
+        values = merge(module.QUICK, values)
+    source = str(file) if file is not None else "the configuration"
+    settings: StrictModel = build_config(module.Settings, apply_overrides(values, changes), source)
+    return settings
+
+
+def option_key(study: Study, option: str) -> str:
+    """The settings key behind an option that some studies have (`--seeds`, `--first-seed`, `--path` …).
+
+    Raises
+    ------
+    UserError
+        This study does not have it.
+    """
+    keys = {} if (study.folder / RECIPE).is_file() else dict(getattr(_module(study, "run"), "OPTIONS", {}))
+    if option not in keys:
+        have = f"; it has {', '.join('--' + name for name in keys)}" if keys else ""
+        raise UserError(
+            f"the study {study.name} has no --{option}{have}; change a key of its settings with --set KEY=VALUE "
+            f"(`eisbach study run {study.name} --dry-run` prints them)."
+        )
+    return keys[option]
+
+
+def run_study(
+    study: Study,
+    settings: StrictModel,
+    out: Path,
+    *,
+    command: str,
+    jobs: int = 1,
+    quick: bool = False,
+    quiet: bool = False,
+) -> Result:
+    """Runs what is missing in `out`, judges it and writes `out/result.json`.
+
+    Raises
+    ------
+    UserError
+        The folder holds a run with other settings; or as the study itself.
+    """
+    started = time.monotonic()
+    if (study.folder / RECIPE).is_file():
+        _run_recipe(settings, out, command, jobs, quiet)
+    else:
+        module = _module(study, "run")
+        claim_folder(out, settings, study.name, free=getattr(module, "FREE", ()))
+        module.run(settings, out, jobs=jobs, quiet=quiet)
+    before = read_facts(out)
+    seconds = round(time.monotonic() - started + (before.seconds or 0.0 if before is not None else 0.0), 1)
+    facts = RunFacts(
+        date=datetime.date.today(), command=command, seconds=seconds, versions=versions(), quick=quick
+    )
+    write_json(out / RUN_FACTS, facts.model_dump(mode="json"))
+    return judge_records(study, out)
+
+
+def judge_records(study: Study, folder: Path) -> Result:
+    """The verdicts on a folder of records, also written to its `result.json`.
+
+    Raises
+    ------
+    UserError
+        The folder does not hold the study's records.
+    """
+    judge: Callable[[Path], list[ClaimResult]] = _module(study, "judge").judge
+    try:
+        claims = judge(folder)
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} does not hold the records of {study.name}: {error.filename} is missing.") from error
+    result = Result(study=study.name, run=read_facts(folder), claims=claims)
+    write_json(folder / RESULT, result.model_dump(mode="json"))
+    return result
+
+
+def read_facts(folder: Path) -> RunFacts | None:
+    """How a folder's records were made; None where nobody wrote it down."""
+    file = folder / RUN_FACTS
+    return build_config(RunFacts, read_json(file, "facts of a run"), str(file)) if file.is_file() else None
+
+
+def versions() -> dict[str, str]:
+    """What a run's numbers depend on: versions, the processor, and the number of threads."""
+    import torch
+
+    from eisbach import __version__
+
+    return {
+        "eisbach": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("torch", "numpy", "scipy")},
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def claim_folder(out: Path, settings: StrictModel, name: str, *, free: Sequence[str] = ()) -> None:
+    """Writes a run's settings into its folder, or refuses one whose records were made with others.
+
+    Keys in `free` (dotted) may change: what is done already does not depend on them.
+
+    Raises
+    ------
+    UserError
+        Names every key that differs.
+    """
+    file = out / SETTINGS
+    if file.is_file():
+        old, new = _flat(read_yaml(file)), _flat(dict(parse_yaml(dump_yaml(settings))))
+        changed = sorted(
+            key
+            for key in old.keys() | new.keys()
+            if old.get(key) != new.get(key) and not any(key == name or key.startswith(f"{name}.") for name in free)
+        )
+        if changed:
+            shown = "; ".join(f"{key} was {old.get(key)!r} and is now {new.get(key)!r}" for key in changed)
+            raise UserError(f"{out} holds a run of {name} with other settings ({shown}); choose another --out.")
+    save_config(settings, file)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
+
+
+def _module(study: Study, part: str) -> Any:
+    return importlib.import_module(f"eisbach.studies.{study.name}.{part}")
+
+
+def _run_recipe(settings: Any, out: Path, command: str, jobs: int, quiet: bool) -> None:
+    from eisbach.experiments.run import run_experiment
+    from eisbach.report.experiment.page import write_experiment_page
+
+    spec = settings.model_copy(update={"out": str(out), "jobs": jobs})
+    run_experiment(spec, finish=lambda done: write_experiment_page(done, [command]), quiet=quiet)
