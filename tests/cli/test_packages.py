@@ -43,7 +43,7 @@ def test_what_is_no_requirement_stays_a_defect(module: str | None) -> None:
     ("package", "words"),
     [
         ("scipy", ["analyze", "SOUND"]),
-        ("matplotlib", ["figure", "ssm", "SOUND"]),
+        ("matplotlib", ["figure", "ssm", "SOUND", "--out", "ssm.png"]),
         ("soundfile", ["analyze", "SOUND"]),
         ("jinja2", ["analyze", "SOUND"]),
         ("music21", ["demo", "--quick"]),

@@ -51,7 +51,7 @@ def test_a_digits_model_is_measured_and_then_sampled_by_its_curve(model, tmp_pat
     images = sample_images(backbone, ["0", "1"], ImageSampling(method="euler", **shared))
     assert images.shape == (2, 1, 8, 8)
     with pytest.raises(UserError, match="measured curve"):
-        sample_images(backbone, ["0"], ImageSampling(schedule="entropic", num_inference_steps=3))
+        sample_images(backbone, ["0"], ImageSampling(schedule="rescaled_entropic", num_inference_steps=3))
 
 
 def test_dry_runs_print_the_configuration_and_write_nothing(model, tmp_path) -> None:
@@ -99,7 +99,7 @@ def test_generation_takes_the_curve_as_an_option_and_refuses_a_missing_one(tmp_p
         "generate",
         "strings",
         "--schedule",
-        "entropic",
+        "rescaled_entropic",
         "--schedule-option",
         "curve=gone.json",
         "--out",

@@ -111,15 +111,15 @@ def test_a_class_signature_gives_schedules_and_its_format_is_the_one_that_is_rea
     }  # fmt: skip
     file = tmp_path / "signature.json"
     file.write_text(json.dumps(values))
-    found = get_schedule("entropic", 20, "linear", curve=file)
+    found = get_schedule("rescaled_entropic", 20, "linear", curve=file)
     assert ((found > 0.5) & (found < 0.7)).sum() > 14
     assert read_rate_curve(file).of == "classes"
-    assert get_schedule("rescaled_entropic", 20, "linear", curve=file)[0] == 1
+    assert found[0] == 1
 
 
 def test_sigma_max_starts_below_pure_noise(tmp_path) -> None:
     file = gaussian_curve(tmp_path / "c.json", get_path("linear"))
-    found = get_schedule("entropic", 6, "linear", curve=file, sigma_max=40.0)
+    found = get_schedule("rescaled_entropic", 6, "linear", curve=file, sigma_max=40.0)
     assert math.isclose(float(noise_over_data(get_path("linear"), found[0])), 40.0, rel_tol=1e-9)
 
 
@@ -144,18 +144,18 @@ def test_bad_curves_are_one_sentence(tmp_path, change, message) -> None:
     }  # fmt: skip
     file = tmp_path / "c.json"
     file.write_text(json.dumps(values))
-    get_schedule("entropic", 5, "linear", curve=file)
+    get_schedule("rescaled_entropic", 5, "linear", curve=file)
     file.write_text(json.dumps(values | change))
     with pytest.raises(UserError, match=message) as caught:
-        get_schedule("entropic", 5, "linear", curve=file)
+        get_schedule("rescaled_entropic", 5, "linear", curve=file)
     assert "\n" not in str(caught.value)
 
 
 def test_missing_curve_and_wrong_options_are_refused(tmp_path) -> None:
     with pytest.raises(UserError, match="give its file as curve="):
-        get_schedule("entropic", 5, "linear")
+        get_schedule("rescaled_entropic", 5, "linear")
     with pytest.raises(UserError, match="nothing"):
-        get_schedule("entropic", 5, "linear", curve=tmp_path / "nothing.json")
+        get_schedule("rescaled_entropic", 5, "linear", curve=tmp_path / "nothing.json")
     with pytest.raises(UserError, match="has no option rho"):
         get_schedule("rescaled-entropic", 5, "linear", curve="x", rho=7)
     with pytest.raises(UserError, match="floor must be"):
@@ -166,3 +166,8 @@ def test_missing_curve_and_wrong_options_are_refused(tmp_path) -> None:
         schedule_from_rate([0.1, 0.3, 0.2, 0.4], [1.0] * 4, 5)
     with pytest.raises(UserError, match="at least 4 measured levels"):
         schedule_from_rate([0.1, 0.3], [1.0] * 2, 5)
+
+
+def test_plain_entropic_time_has_left() -> None:
+    with pytest.raises(UserError, match="'entropic' is not known"):
+        get_schedule("entropic", 5, "linear", curve="x")

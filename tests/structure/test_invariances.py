@@ -10,7 +10,8 @@ from eisbach.structure.features import extract_features
 from eisbach.structure.invariances import CONDITIONS, Invariances
 from eisbach.studies.ground_truth import synthetic
 from eisbach.studies.ground_truth.invariance_check import check_invariances
-from eisbach.studies.ground_truth.synthetic_varied import LADDERS, varied_form
+from eisbach.studies.ground_truth.ladders import VARIED_LADDERS
+from eisbach.studies.ground_truth.synthetic_varied import varied_form
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +55,9 @@ def test_exact_close_and_no():
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("name", list(LADDERS))
+@pytest.mark.parametrize("name", list(VARIED_LADDERS))
 def test_metrics_follow_their_ladders_over_other_instruments(name, seed):
-    ladder = LADDERS[name]
+    ladder = VARIED_LADDERS[name]
     values = [METRICS[name].function(extract_features(ladder.piece(value, seed))) for value in ladder.values]
     correlation = spearmanr(ladder.values, values).statistic
     assert (correlation if ladder.rising else -correlation) >= 0.95, values

@@ -40,13 +40,11 @@ def generate(
     ] = None,
     schedule: Annotated[
         str | None,
-        typer.Option(
-            help="uniform, sa3, karras, log_snr, entropic or rescaled_entropic; the model's own unless given."
-        ),
+        typer.Option(help="uniform, sa3, karras, log_snr or rescaled_entropic; the model's own unless given."),
     ] = None,
     schedule_option: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Option of the schedule, as curve=FILE of the entropic ones; repeat."),
+        typer.Option(metavar="KEY=VALUE", help="Option of the schedule, as curve=FILE of rescaled_entropic; repeat."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Clips sampled together.")] = 8,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,

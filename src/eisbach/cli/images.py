@@ -23,10 +23,10 @@ def sample(
         list[str] | None, typer.Option("--class", metavar="NAME", help="Only this class (repeatable); '' is no class.")
     ] = None,
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Sampling steps.")] = 50,
-    schedule: Annotated[str, typer.Option(help="uniform, karras, log_snr, entropic or rescaled_entropic.")] = "karras",
+    schedule: Annotated[str, typer.Option(help="uniform, karras, log_snr or rescaled_entropic.")] = "karras",
     schedule_option: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Option of the schedule, as curve=FILE of the entropic ones; repeat."),
+        typer.Option(metavar="KEY=VALUE", help="Option of the schedule, as curve=FILE of rescaled_entropic; repeat."),
     ] = None,
     method: Annotated[str, typer.Option(help="euler (DDIM), heun or edm_heun.")] = "edm_heun",
     guidance: Annotated[float, typer.Option(metavar="W", help="Guidance scale; 1 is none.")] = 1.0,

@@ -24,6 +24,8 @@ def missing_package(module: str | None) -> str | None:
     """
     top = (module or "").partition(".")[0]
     package = _DISTRIBUTIONS.get(top, top)
+    if top in ("", "eisbach"):
+        return None
     for requirement in _requirements():
         if _normal(re.split(r"[\s<>=!~;\[(]", requirement, maxsplit=1)[0]) != _normal(package):
             continue

@@ -79,7 +79,7 @@ def _safe(stream: TextIO | None, number: int) -> TextIO:
         encoding = stream.encoding
     raw = _Unheard(number, "w", closefd=False)
     return io.TextIOWrapper(
-        io.BufferedWriter(raw),
+        io.BufferedWriter(raw),  # type: ignore[type-var]
         encoding=encoding,
         errors="backslashreplace",
         line_buffering=number == 2 or raw.isatty(),

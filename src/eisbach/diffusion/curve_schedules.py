@@ -14,14 +14,14 @@ from eisbach.diffusion.rate_curve import RateCurve, read_rate_curve
 from eisbach.errors import UserError
 
 
-def entropic(
+def rescaled_entropic(
     num_inference_steps: int,
     path: Path,
     curve: str | pathlib.Path | RateCurve | None = None,
     sigma_max: float | None = None,
     floor: float = FLOOR,
 ) -> Tensor:
-    """n + 1 levels evenly spaced in the entropy that is resolved: of the data, or of the class of a signature.
+    """n + 1 levels evenly spaced in ``int (sigma / alpha) dH``: of the data, or of the class of a signature.
 
     Parameters
     ----------
@@ -37,41 +37,18 @@ def entropic(
     UserError
         No curve, a file that is missing or something else, a curve of another path, or as `schedule_from_rate`.
     """
-    return _from_curve("entropic", num_inference_steps, path, curve, sigma_max, floor)
-
-
-def rescaled_entropic(
-    num_inference_steps: int,
-    path: Path,
-    curve: str | pathlib.Path | RateCurve | None = None,
-    sigma_max: float | None = None,
-    floor: float = FLOOR,
-) -> Tensor:
-    """n + 1 levels evenly spaced in ``int (sigma / alpha) dH``; arguments and errors as `entropic`."""
-    return _from_curve("rescaled_entropic", num_inference_steps, path, curve, sigma_max, floor)
-
-
-def _from_curve(
-    name: str,
-    num_inference_steps: int,
-    path: Path,
-    curve: str | pathlib.Path | RateCurve | None,
-    sigma_max: float | None,
-    floor: float,
-) -> Tensor:
     if curve is None:
         raise UserError(
-            f"the schedule {name} spaces its steps by a measured curve; give its file as curve= (schedule_options: {{curve: FILE}} in a "
-            "configuration), as `eisbach signature entropy` writes it."
+            "the schedule rescaled_entropic spaces its steps by a measured curve; give its file as curve= (schedule_options: "
+            "{curve: FILE} in a configuration), as `eisbach signature entropy` writes it."
         )
-    found = curve if isinstance(curve, RateCurve) else read_rate_curve(curve)
-    found.require_path(path)
+    measured = curve if isinstance(curve, RateCurve) else read_rate_curve(curve)
+    measured.require_path(path)
     start = 1.0
     if sigma_max is not None:
         if not (isinstance(sigma_max, (int, float)) and 0 < sigma_max < math.inf):
-            raise UserError(f"the {name} schedule's sigma_max must be a finite number above 0; got {sigma_max!r}.")
+            raise UserError(
+                f"the rescaled_entropic schedule's sigma_max must be a finite number above 0; got {sigma_max!r}."
+            )
         start = float(path.t_from_log_snr(torch.tensor(-2 * math.log(sigma_max), dtype=torch.float64)).clamp(0, 1))
-    t, rate = found.t, found.rate
-    if name == "rescaled_entropic":
-        t, rate = found.rescaled(path)
-    return schedule_from_rate(t, rate, num_inference_steps, floor=floor, start=start)
+    return schedule_from_rate(*measured.rescaled(path), num_inference_steps, floor=floor, start=start)

@@ -2,7 +2,7 @@
 
 Two kinds. Schedules of t alone (`uniform`, `sa3`) mean another sequence of noise on every path. Schedules of noise (`karras`,
 `log_snr`) are stated in ``sigma / alpha``, the noise beside data of size 1, so they visit the same noise on every path; they need
-the path. A third kind is measured: `entropic` and `rescaled_entropic` (`diffusion.entropic`) read a curve's file. EDM's samplers (Karras et al. 2022, arXiv 2206.00364, Eq. 5) use `karras`; on the edm path `uniform` is nearly the same.
+the path. A third kind is measured: `rescaled_entropic` (`diffusion.entropic`) reads a curve's file. EDM's samplers (Karras et al. 2022, arXiv 2206.00364, Eq. 5) use `karras`; on the edm path `uniform` is nearly the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eisbach.diffusion.curve_schedules import entropic, rescaled_entropic
+from eisbach.diffusion.curve_schedules import rescaled_entropic
 from eisbach.diffusion.paths import Path, get_path
 from eisbach.errors import UserError
 
@@ -72,7 +72,7 @@ SCHEDULES: dict[str, Callable[[int], Tensor]] = {"uniform": uniform, "sa3": sa3}
 PATH_SCHEDULES: dict[str, Callable[..., Tensor]] = {"karras": karras, "log_snr": log_snr}
 """Schedules of noise: name to function of (steps, path, options), whose other parameters are its options."""
 
-MEASURED_SCHEDULES: dict[str, Callable[..., Tensor]] = {"entropic": entropic, "rescaled_entropic": rescaled_entropic}
+MEASURED_SCHEDULES: dict[str, Callable[..., Tensor]] = {"rescaled_entropic": rescaled_entropic}
 """Schedules of a measured curve, in the same form; they need the option `curve`."""
 
 
@@ -81,19 +81,19 @@ def get_schedule(name: str, num_inference_steps: int, path: Path | str | None = 
 
     Parameters
     ----------
-    name : {"uniform", "sa3", "karras", "log_snr", "entropic", "rescaled_entropic"}
+    name : {"uniform", "sa3", "karras", "log_snr", "rescaled_entropic"}
         A hyphen counts as an underscore.
     num_inference_steps : int >= 1
     path : Path, str or None
         Needed by all but uniform and sa3, which do not read it.
     **options
-        Of karras and log_snr (their ends); of the entropic ones: `curve`, a file, and sigma_max and floor.
+        Of karras and log_snr (their ends); of rescaled_entropic: `curve`, a file, and sigma_max and floor.
 
     Returns
     -------
     Tensor [shape=(num_inference_steps + 1,), float64, CPU]
         Strictly descending to exactly 0; from exactly 1, except where a schedule starts at ``sigma / alpha`` = sigma_max: karras and
-        log_snr always, the entropic ones when asked.
+        log_snr always, rescaled_entropic when asked.
 
     Raises
     ------

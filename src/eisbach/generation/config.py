@@ -37,7 +37,7 @@ class SamplingConfig(StrictModel):
     schedule : str or None
         Name of a noise schedule (`diffusion.schedules`); None takes the backbone's own.
     schedule_options : mapping or None
-        Options of that schedule, as ``{curve: FILE}`` of the entropic ones.
+        Options of that schedule, as ``{curve: FILE}`` of rescaled_entropic.
     batch_size : int
         Clips that are sampled together. It changes the result by rounding only.
     """

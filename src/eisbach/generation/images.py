@@ -24,7 +24,7 @@ class ImageSampling(StrictModel):
     schedule : str
         A name of `diffusion.schedules`.
     schedule_options : mapping or None
-        Options of that schedule, as ``{curve: FILE}`` of the entropic ones; with `edm_heun` they need a sigma_max as well where the path
+        Options of that schedule, as ``{curve: FILE}`` of rescaled_entropic; with `edm_heun` it needs a sigma_max as well where the path
         ends in pure noise.
     method : "euler", "heun" or "edm_heun"
         "euler" is DDIM with eta = 0.

@@ -17,7 +17,6 @@ import numpy as np
 from eisbach.structure.features import TEXTURE_RATE, Features
 from eisbach.structure.once import once_per_clip
 from eisbach.structure.similarity import self_similarity
-from eisbach.studies.ground_truth.synthetic import Ladder, blocks, contrast
 
 MIN_SECONDS = 8.0
 _MIN_SCALE, _MAX_SCALE = 1.5, 40.0  # seconds
@@ -113,10 +112,3 @@ def block_scale(features: Features) -> float:
     if not len(scales) or min(block_strength(features), contrasts.max()) < _MIN_STRENGTH:
         return float("nan")
     return float(scales[contrasts.argmax()])
-
-
-SCALE_LADDER = Ladder((3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0), lambda v, seed: blocks(v, seed, duration=80.0))
-"""Length of the blocks, seconds."""
-
-STRENGTH_LADDER = Ladder((0.0, 2.0, 4.0, 6.0, 9.0, 12.0, 18.0), contrast)
-"""Spectral contrast between alternating 6 s sections, dB."""

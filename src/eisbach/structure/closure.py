@@ -12,7 +12,6 @@ import numpy as np
 from eisbach.structure.features import Features
 from eisbach.structure.invariances import Invariances
 from eisbach.structure.similarity import squared_distances
-from eisbach.studies.ground_truth.synthetic import Ladder, arc
 
 MIN_SECONDS = 12.0
 _MIN_MEDIAN_DB = 1.0
@@ -31,8 +30,5 @@ def closure(features: Features) -> float:
     ends = texture[:tenth].mean(axis=0) - texture[-tenth:].mean(axis=0)
     return float(np.sqrt(np.mean(ends**2)) / median)
 
-
-LADDER = Ladder((120.0, 180.0, 240.0, 300.0, 360.0), arc, rising=False)
-"""Degrees walked along a circle of timbres; 360 closes it."""
 
 INVARIANCES = Invariances(sample_rate=0.0, codec=0.15, noise_floor=0.1)

@@ -12,8 +12,6 @@ import numpy as np
 
 from eisbach.structure.features import Features
 from eisbach.structure.invariances import Invariances
-from eisbach.studies.ground_truth.synthetic import Ladder
-from eisbach.studies.ground_truth.synthetic_levels import tones_in_noise
 
 MIN_SECONDS = 3.0
 
@@ -23,9 +21,6 @@ def spectral_contrast(features: Features) -> float:
     active = features.contrast_db[~np.isnan(features.contrast_db[:, 0])]
     return float(active.mean(dtype=np.float64)) if len(active) else float("nan")
 
-
-LADDER = Ladder((20.0, 10.0, 0.0, -10.0, -20.0, -30.0, -40.0), tones_in_noise, rising=False)
-"""Level of the noise relative to the tones, dB."""
 
 INVARIANCES = Invariances(sample_rate=0.0, length=2.0)
 """Its valleys are the first thing that hiss and codecs fill."""

@@ -12,8 +12,6 @@ import numpy as np
 
 from eisbach.structure.features import Features
 from eisbach.structure.invariances import Invariances
-from eisbach.studies.ground_truth.synthetic import Ladder
-from eisbach.studies.ground_truth.synthetic_levels import circle
 
 MIN_SECONDS = 6.0
 
@@ -58,8 +56,5 @@ def trajectory_coverage(features: Features) -> float:
     """Square root of the hull's area in the plane of textures, dB, at least 0."""
     return float(np.sqrt(hull_area(principal_plane(features.texture)[0])))
 
-
-LADDER = Ladder((0.0, 1.5, 3.0, 6.0, 9.0, 12.0), circle)
-"""Radius of a full circle in a plane of timbres, dB."""
 
 INVARIANCES = Invariances(sample_rate=0.0, codec=1.0, noise_floor=1.5)

@@ -12,7 +12,6 @@ import numpy as np
 from eisbach.structure.features import Features
 from eisbach.structure.invariances import Invariances
 from eisbach.structure.similarity import squared_distances
-from eisbach.studies.ground_truth.synthetic import Ladder, contrast
 
 MIN_SECONDS = 15.0
 STRETCH_SECONDS = 5.0
@@ -25,10 +24,5 @@ def section_contrast(features: Features) -> float:
     distances = np.sqrt(squared_distances(stretches))
     return float(distances[np.triu_indices(count, k=1)].mean())
 
-
-LADDER = Ladder(
-    (0.0, 2.0, 4.0, 6.0, 9.0, 12.0, 18.0), lambda v, seed: contrast(v, seed, section_seconds=10.0, duration=60.0)
-)
-"""Spectral contrast between alternating 10 s sections, dB."""
 
 INVARIANCES = Invariances(sample_rate=0.0, codec=0.6, noise_floor=1.2, length=1.5)

@@ -10,7 +10,6 @@ import numpy as np
 
 from eisbach.structure.features import Features
 from eisbach.structure.invariances import Invariances
-from eisbach.studies.ground_truth.synthetic import Ladder, crescendo
 
 MIN_SECONDS = 3.0
 
@@ -20,9 +19,6 @@ def level_range(features: Features) -> float:
     low, high = np.percentile(features.level_db, [5.0, 95.0])
     return float(high - low)
 
-
-LADDER = Ladder((6.0, 12.0, 20.0, 30.0, 40.0, 60.0), crescendo)
-"""Rise of a crescendo, dB; the metric reads 0.9 of it."""
 
 INVARIANCES = Invariances(sample_rate=0.0, codec=0.5, length=3.0)
 """Hiss fills what is quieter than it: no invariance to the noise floor."""

@@ -14,7 +14,6 @@ import numpy as np
 
 from eisbach.structure.features import FRAME_RATE, Features
 from eisbach.structure.similarity import lag_similarity as lag_band
-from eisbach.studies.ground_truth.synthetic import Ladder, loop_variation, partial_loop
 
 MIN_SECONDS = 8.0
 _POOL = 5  # 50 -> 10 frames a second
@@ -40,10 +39,3 @@ def loop_strength(features: Features) -> float:
     profile = lag_profile(features)
     lowest = np.minimum.accumulate(profile)
     return float((profile - lowest)[round(_MIN_PERIOD * _RATE) - 1 :].max())
-
-
-STRENGTH_LADDER = Ladder((0.0, 0.25, 0.5, 0.75, 1.0), partial_loop)
-"""Share of the bars, from the start, that are one bar repeated."""
-
-SIMILARITY_LADDER = Ladder((18.0, 12.0, 9.0, 6.0, 3.0, 0.0), loop_variation, rising=False)
-"""How far each repetition of a loop departs from the first, dB."""

@@ -10,8 +10,6 @@ from __future__ import annotations
 from eisbach.structure.features import Features
 from eisbach.structure.invariances import Invariances
 from eisbach.structure.loudness_meter import loudness_range_of
-from eisbach.studies.ground_truth.synthetic import Ladder
-from eisbach.studies.ground_truth.synthetic_levels import level_steps
 
 MIN_SECONDS = 6.0
 
@@ -20,8 +18,5 @@ def loudness_range(features: Features) -> float:
     """EBU loudness range, LU, at least 0; NaN under 8 kHz."""
     return loudness_range_of(features.loudness_blocks)
 
-
-LADDER = Ladder((0.0, 3.0, 6.0, 10.0, 15.0, 20.0), level_steps)
-"""Distance of two levels that alternate every 10 s, dB."""
 
 INVARIANCES = Invariances(gain=0.05, sample_rate=0.1, stereo=0.05, codec=0.5, noise_floor=0.5)

@@ -1,4 +1,4 @@
-"""The table of structure metrics. Adding one is a file with a function and a ladder, and a line here."""
+"""The table of structure metrics. Adding one is a function and a line here (and a ladder in studies/ground_truth)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from eisbach.structure import (
 )
 from eisbach.structure.features import Features
 from eisbach.structure.invariances import Invariances
-from eisbach.studies.ground_truth.synthetic import Ladder
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,6 @@ class Metric:
         Shortest analysed length at which the metric is defined; shorter clips get no value and a flag.
     function : callable (Features) -> float
         NaN where the metric is undefined for the clip.
-    ladder : Ladder
-        Synthetic pieces on which the metric has to rise or fall.
     label : str
         Title for tables and pictures.
     family : str
@@ -66,7 +63,6 @@ class Metric:
     primary: bool
     min_seconds: float
     function: Callable[[Features], float]
-    ladder: Ladder
     label: str
     family: str = "form"
     invariances: Invariances = field(default_factory=Invariances)
@@ -86,78 +82,78 @@ _INFINITY = float("inf")
 
 _TABLE = (
     Metric("block_strength", "", (0.0, 1.0), "sections that differ more clearly from one another", True,
-           blocks.MIN_SECONDS, blocks.block_strength, blocks.STRENGTH_LADDER, "Block strength",
+           blocks.MIN_SECONDS, blocks.block_strength, "Block strength",
            "form", Invariances(sample_rate=0.0, codec=0.03, noise_floor=0.04, length=0.08)),
     Metric("block_scale", "s", (0.0, _INFINITY), "longer sections", False,
-           blocks.MIN_SECONDS, blocks.block_scale, blocks.SCALE_LADDER, "Block scale",
+           blocks.MIN_SECONDS, blocks.block_scale, "Block scale",
            "form", Invariances(sample_rate=0.0)),
     Metric("section_contrast", "dB", (0.0, 80.0), "stretches that sound more different from one another", False,
-           drift.MIN_SECONDS, drift.section_contrast, drift.LADDER, "Section contrast",
+           drift.MIN_SECONDS, drift.section_contrast, "Section contrast",
            "form", drift.INVARIANCES),
     Metric("textural_vendi", "textures", (1.0, _INFINITY), "more different textures", True,
-           vendi.MIN_SECONDS, vendi.textural_vendi, vendi.LADDER, "Textural Vendi",
+           vendi.MIN_SECONDS, vendi.textural_vendi, "Textural Vendi",
            "texture", vendi.INVARIANCES),
     Metric("motif_coverage", "", (0.0, 1.0), "more of the piece is heard again elsewhere in it", True,
-           motifs.MIN_SECONDS, motifs.motif_coverage, motifs.LADDER, "Motif coverage",
+           motifs.MIN_SECONDS, motifs.motif_coverage, "Motif coverage",
            "repetition", Invariances(sample_rate=0.0, codec=0.05, noise_floor=0.05)),
     Metric("structureness_short", "", (0.0, 1.0), "a fitter repeated segment of 3-8 s", False,
-           structureness.MIN_SECONDS, structureness.structureness_short, structureness.SHORT_LADDER, "Structureness 3-8 s",
+           structureness.MIN_SECONDS, structureness.structureness_short, "Structureness 3-8 s",
            "repetition", Invariances(sample_rate=0.0, codec=0.03, noise_floor=0.05)),
     Metric("structureness_mid", "", (0.0, 1.0), "a fitter repeated segment of 8-15 s", False,
-           structureness.MIN_SECONDS, structureness.structureness_mid, structureness.MID_LADDER, "Structureness 8-15 s",
+           structureness.MIN_SECONDS, structureness.structureness_mid, "Structureness 8-15 s",
            "repetition", Invariances(sample_rate=0.0, codec=0.03, noise_floor=0.05)),
     Metric("structureness_long", "", (0.0, 1.0), "a fitter repeated segment of 15 s or more", False,
-           structureness.MIN_SECONDS, structureness.structureness_long, structureness.LONG_LADDER, "Structureness 15+ s",
+           structureness.MIN_SECONDS, structureness.structureness_long, "Structureness 15+ s",
            "repetition", Invariances(sample_rate=0.0, codec=0.03, noise_floor=0.05)),
     Metric("longest_repeat", "s", (0.0, _INFINITY), "a longer passage that is heard again", False,
-           repeats.MIN_SECONDS, repeats.longest_repeat, repeats.LADDER, "Longest repeat",
+           repeats.MIN_SECONDS, repeats.longest_repeat, "Longest repeat",
            "repetition", Invariances(sample_rate=0.0, codec=1.0, noise_floor=1.0)),
     Metric("level_range", "dB", (0.0, 80.0), "a wider range of loudness", True,
-           levels.MIN_SECONDS, levels.level_range, levels.LADDER, "Level range",
+           levels.MIN_SECONDS, levels.level_range, "Level range",
            "dynamics", levels.INVARIANCES),
     Metric("flux_gini", "", (0.0, 1.0), "change gathered in few moments rather than spread evenly", True,
-           onsets.MIN_SECONDS, onsets.flux_gini, onsets.LADDER, "Flux Gini",
+           onsets.MIN_SECONDS, onsets.flux_gini, "Flux Gini",
            "rhythm", onsets.INVARIANCES),
     Metric("closure", "", (0.0, _INFINITY), "an end farther from the beginning", False,
-           closure.MIN_SECONDS, closure.closure, closure.LADDER, "Closure",
+           closure.MIN_SECONDS, closure.closure, "Closure",
            "form", closure.INVARIANCES),
     Metric("lag_similarity", "", (0.0, 1.0), "some delay at which the piece matches itself (loops, drones)", False,
-           loops.MIN_SECONDS, loops.lag_similarity, loops.SIMILARITY_LADDER, "Lag similarity",
+           loops.MIN_SECONDS, loops.lag_similarity, "Lag similarity",
            "repetition", Invariances(sample_rate=0.0, codec=0.04, noise_floor=0.06)),
     Metric("loop_strength", "", (0.0, 1.0), "a clearer exact period (loops)", False,
-           loops.MIN_SECONDS, loops.loop_strength, loops.STRENGTH_LADDER, "Loop strength",
+           loops.MIN_SECONDS, loops.loop_strength, "Loop strength",
            "repetition", Invariances(sample_rate=0.0, codec=0.04, noise_floor=0.05)),
     Metric("spectral_contrast", "dB", (0.0, 80.0), "tones that stand out more from what lies between them", False,
-           contrast.MIN_SECONDS, contrast.spectral_contrast, contrast.LADDER, "Spectral contrast",
+           contrast.MIN_SECONDS, contrast.spectral_contrast, "Spectral contrast",
            "texture", contrast.INVARIANCES),
     Metric("trajectory_coverage", "dB", (0.0, 80.0), "a wider area of textures walked through", False,
-           coverage.MIN_SECONDS, coverage.trajectory_coverage, coverage.LADDER, "Trajectory coverage",
+           coverage.MIN_SECONDS, coverage.trajectory_coverage, "Trajectory coverage",
            "texture", coverage.INVARIANCES),
     Metric("loudness_range", "LU", (0.0, 80.0), "a wider range of loudness within 20 LU of the mean (EBU R 128)", False,
-           loudness.MIN_SECONDS, loudness.loudness_range, loudness.LADDER, "Loudness range (EBU)",
+           loudness.MIN_SECONDS, loudness.loudness_range, "Loudness range (EBU)",
            "dynamics", loudness.INVARIANCES),
     Metric("paper_block_scale", "s", (0.0, 40.0), "larger blocks in a cosine matrix of raw mel frames", False,
-           paper.MIN_SECONDS, paper.block_scale, paper.BLOCK_SCALE_LADDER, "Paper: block scale",
+           paper.MIN_SECONDS, paper.block_scale, "Paper: block scale",
            "paper", paper.INVARIANCES,
            "drones and stationary noise have no blocks, and get a scale of several seconds"),
     Metric("paper_peak_to_valley", "dB", (0.0, 80.0), "a wider mean mel spectrum", False,
-           paper.MIN_SECONDS, paper.peak_to_valley, paper.PEAK_TO_VALLEY_LADDER, "Paper: peak-to-valley",
+           paper.MIN_SECONDS, paper.peak_to_valley, "Paper: peak-to-valley",
            "paper", paper.INVARIANCES,
            "blind to time: a phase-randomised surrogate and any shuffling of the frames keep it"),
     Metric("paper_flux_sparsity", "", (0.0, 1.0), "change gathered in fewer frames", False,
-           paper.MIN_SECONDS, paper.flux_sparsity, paper.FLUX_LADDER, "Paper: flux sparsity",
+           paper.MIN_SECONDS, paper.flux_sparsity, "Paper: flux sparsity",
            "paper", paper.INVARIANCES,
            "decibels weigh the flutter of the noise floor like an onset"),
     Metric("paper_pca_coverage", "dB", (0.0, 80.0), "a wider area of raw mel frames", False,
-           paper.MIN_SECONDS, paper.pca_coverage, paper.COVERAGE_LADDER, "Paper: PCA coverage",
+           paper.MIN_SECONDS, paper.pca_coverage, "Paper: PCA coverage",
            "paper", paper.INVARIANCES,
            "a loop of two seconds covers half the width of a developing piece, in any order of its frames"),
     Metric("paper_pc1_share", "", (0.0, 1.0), "more of the variance on one axis", False,
-           paper.MIN_SECONDS, paper.pc1_share, paper.PC1_LADDER, "Paper: share of PC1",
+           paper.MIN_SECONDS, paper.pc1_share, "Paper: share of PC1",
            "paper", paper.INVARIANCES,
            "blind to the order of frames, and random walks reach about 60% (see pc1_share_walk)"),
     Metric("paper_dynamic_range", "dB", (0.0, 80.0), "a louder loudest against a quieter quietest frame", False,
-           paper.MIN_SECONDS, paper.dynamic_range, paper.DYNAMIC_RANGE_LADDER, "Paper: dynamic range",
+           paper.MIN_SECONDS, paper.dynamic_range, "Paper: dynamic range",
            "paper", paper.INVARIANCES,
            "one gap of 20 ms decides it; the loudness range of EBU Tech 3342 stays under 25 LU"),
 )  # fmt: skip

@@ -11,7 +11,6 @@ import numpy as np
 
 from eisbach.structure.features import CHROMA_RATE, Features
 from eisbach.structure.motif_map import motif_map
-from eisbach.studies.ground_truth.synthetic import Ladder, motif_share
 
 MIN_SECONDS = 12.0
 
@@ -27,7 +26,3 @@ def motif_coverage(features: Features) -> float:
     np.add.at(covered, starts, 1.0)
     np.add.at(covered, starts + length, -1.0)
     return float((np.cumsum(covered)[:-1] > 0.5).mean())
-
-
-LADDER = Ladder((0.0, 0.25, 0.5, 0.75, 1.0), motif_share)
-"""Share of the sections that are heard twice."""

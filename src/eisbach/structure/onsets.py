@@ -14,7 +14,6 @@ from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
 from eisbach.structure.features import FRAME_RATE, Features
 from eisbach.structure.invariances import Invariances
-from eisbach.studies.ground_truth.synthetic import Ladder, onsets
 
 MIN_SECONDS = 3.0
 _LAG = 2  # frames of 20 ms: windows of 46 ms that hardly overlap
@@ -73,8 +72,5 @@ def onset_times(features: Features) -> np.ndarray:
     # the flux of frame k compares it with the frame 40 ms before: the change lies half-way
     return features.trimmed_start + (np.array(kept, dtype=np.float64) + _LAG / 2) / FRAME_RATE
 
-
-LADDER = Ladder((0.5, 1.0, 2.0, 4.0, 8.0, 16.0), onsets, rising=False)
-"""Onsets a second."""
 
 INVARIANCES = Invariances(sample_rate=0.0, codec=0.06, noise_floor=0.02, length=0.05)

@@ -13,9 +13,6 @@ from eisbach.structure.blocks import checkerboard_profile
 from eisbach.structure.coverage import hull_area, principal_plane
 from eisbach.structure.features import FRAME_RATE, Features
 from eisbach.structure.invariances import Invariances
-from eisbach.studies.ground_truth.synthetic import Ladder, contrast, crescendo, onsets
-from eisbach.studies.ground_truth.synthetic import blocks as block_pieces
-from eisbach.studies.ground_truth.synthetic_levels import circle, tones_in_noise
 
 MIN_SECONDS = 8.0
 _MATRIX_RATE = 2.0  # frames a second of the cosine matrix: half a second is far finer than any block
@@ -115,20 +112,5 @@ def dynamic_range(features: Features) -> float:
     level = np.log10(np.exp(features.mel_db * np.float32(np.log(10.0) / 10.0)).sum(axis=1, dtype=np.float64)) * 10.0
     return float(min(80.0, level.max() - level.min()))
 
-
-BLOCK_SCALE_LADDER = Ladder(
-    (3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0), lambda v, seed: block_pieces(v, seed, duration=80.0)
-)
-"""Length of the blocks, seconds."""
-PEAK_TO_VALLEY_LADDER = Ladder((20.0, 10.0, 0.0, -10.0, -20.0, -30.0, -40.0), tones_in_noise, rising=False)
-"""Level of noise relative to tones, dB."""
-FLUX_LADDER = Ladder((0.5, 1.0, 2.0, 4.0, 8.0, 16.0), onsets, rising=False)
-"""Onsets a second."""
-COVERAGE_LADDER = Ladder((0.0, 1.5, 3.0, 6.0, 9.0, 12.0), circle)
-"""Radius of a full circle in a plane of timbres, dB."""
-PC1_LADDER = Ladder((0.0, 2.0, 4.0, 6.0, 9.0, 12.0, 18.0), contrast)
-"""Contrast along one direction of timbre, dB."""
-DYNAMIC_RANGE_LADDER = Ladder((6.0, 12.0, 20.0, 30.0, 40.0, 60.0), crescendo)
-"""Rise of a crescendo, dB."""
 
 INVARIANCES = Invariances(sample_rate=0.0)

@@ -14,8 +14,6 @@ import numpy as np
 from eisbach.structure.features import Features
 from eisbach.structure.once import once_per_clip
 from eisbach.structure.recurrence import MIN_COSINE, chroma_recurrence
-from eisbach.studies.ground_truth.synthetic import Ladder
-from eisbach.studies.ground_truth.synthetic_forms import repeated_stretch
 
 MIN_SECONDS = 12.0
 MIN_LAG = 2.0
@@ -85,7 +83,3 @@ def longest_repeat_span(features: Features) -> tuple[float, float, float]:
 def longest_repeat(features: Features) -> float:
     """Seconds of the longest passage that is heard again; 0 when nothing comes back."""
     return longest_repeat_span(features)[0]
-
-
-LADDER = Ladder((0.0, 4.0, 8.0, 12.0, 16.0, 24.0), repeated_stretch)
-"""Length of the one passage that is heard twice, seconds."""

@@ -18,8 +18,6 @@ from eisbach.structure.features import Features
 from eisbach.structure.once import once_per_clip
 from eisbach.structure.recurrence import chroma_recurrence
 from eisbach.structure.scape import Scape, fitness_scape
-from eisbach.studies.ground_truth.synthetic import Ladder
-from eisbach.studies.ground_truth.synthetic_forms import refrain
 
 MIN_SECONDS = 24.0
 SCAPE_CELLS = 80
@@ -100,11 +98,3 @@ def structureness_mid(features: Features) -> float:
 def structureness_long(features: Features) -> float:
     """SI 15+ s."""
     return structureness(features, "long")
-
-
-def _with_sections_of(seconds: float) -> Ladder:
-    return Ladder((1.0, 2.0, 3.0, 4.0, 6.0), lambda times, seed: refrain(times, seed, seconds))
-
-
-SHORT_LADDER, MID_LADDER, LONG_LADDER = _with_sections_of(6.37), _with_sections_of(11.37), _with_sections_of(17.37)
-"""How often one of six sections (6.37, 11.37 and 17.37 s long: off every grid) is heard, the others being new."""

@@ -12,7 +12,6 @@ import scipy.linalg
 from eisbach.structure.features import Features
 from eisbach.structure.invariances import Invariances
 from eisbach.structure.similarity import self_similarity
-from eisbach.studies.ground_truth.synthetic import Ladder, states
 
 MIN_SECONDS = 6.0
 _MAX_WINDOWS = 400  # eigenvalues cost n^3: longer clips are thinned evenly, which keeps S / N's spectrum
@@ -31,8 +30,5 @@ def textural_vendi(features: Features) -> float:
     stride = -(-len(features.texture) // _MAX_WINDOWS)
     return vendi_score(self_similarity(features.texture[::stride]))
 
-
-LADDER = Ladder((1.0, 2.0, 4.0, 8.0, 16.0), states)
-"""Number of different textures."""
 
 INVARIANCES = Invariances(sample_rate=0.0, codec=0.5, noise_floor=0.8)

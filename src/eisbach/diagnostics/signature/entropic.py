@@ -1,4 +1,4 @@
-"""Entropic time of a model: E|x0 - D|^2 over the noise level on data, the curve that `entropic` schedules are built from.
+"""Entropic time of a model: E|x0 - D|^2 over the noise level on data, the curve that `rescaled_entropic` schedules are built from.
 
 Stancevic et al. 2025 (arXiv 2504.13612); the formulas are in `diffusion.entropic`. Every sample meets the same noise at every level,
 so the curve is smoother than its interval; the interval is over samples.

@@ -21,8 +21,7 @@ from eisbach.progress import Progress
 from eisbach.structure import METRICS
 from eisbach.structure.features import extract_features
 from eisbach.structure.metrics import Metric
-from eisbach.studies.ground_truth.synthetic import Ladder
-from eisbach.studies.ground_truth.synthetic_varied import LADDERS as VARIED_LADDERS
+from eisbach.studies.ground_truth.ladders import LADDERS, VARIED_LADDERS, Ladder
 
 GOAL = 0.95
 
@@ -53,7 +52,7 @@ def main() -> None:
     report: dict[str, Any] = {}
     with Progress(len(METRICS), "ladders") as bar:
         for name, metric in METRICS.items():
-            ladders = {"first": metric.ladder, **({"varied": VARIED_LADDERS[name]} if name in VARIED_LADDERS else {})}
+            ladders = {"first": LADDERS[name], **({"varied": VARIED_LADDERS[name]} if name in VARIED_LADDERS else {})}
             report[name] = {
                 "primary": metric.primary,
                 "as_printed": metric.as_printed,

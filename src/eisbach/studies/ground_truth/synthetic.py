@@ -7,7 +7,6 @@ a metric that only works on one sound shows it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,24 +18,6 @@ from eisbach.types import Waveform
 SAMPLE_RATE = 22050
 _NOISE_DB = -66.0  # every piece carries a faint noise floor, as recordings do
 _PENTATONIC = (0, 2, 4, 7, 9, 12, 14, 16)
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """Synthetic pieces ordered by the quantity that a metric claims to measure.
-
-    Attributes
-    ----------
-    values : tuple of float
-        The true quantity, rung by rung.
-    piece : callable (value, seed) -> Waveform
-    rising : bool
-        Whether the metric should rise (True) or fall with `values`.
-    """
-
-    values: tuple[float, ...]
-    piece: Callable[[float, int], Waveform]
-    rising: bool = True
 
 
 @dataclass(frozen=True)

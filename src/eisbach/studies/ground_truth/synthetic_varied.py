@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.signal
 
-from eisbach.studies.ground_truth.synthetic import SAMPLE_RATE, Ladder
+from eisbach.studies.ground_truth.synthetic import SAMPLE_RATE
 from eisbach.studies.ground_truth.synthetic_sounds import INSTRUMENTS, band, note, place
 from eisbach.types import Waveform
 
@@ -138,17 +138,3 @@ def varied_noise(noise_db: float, seed: int) -> Waveform:
     music = band(23.7, seed + 600)
     noise = np.random.default_rng([seed, 43]).standard_normal(len(music), dtype=np.float32)
     return finish(music + noise * np.float32(10.0 ** (noise_db / 20.0)), seed)
-
-
-LADDERS: dict[str, Ladder] = {
-    "level_range": Ladder((6.0, 12.0, 20.0, 30.0, 40.0, 60.0), varied_crescendo),
-    "loudness_range": Ladder((0.0, 3.0, 6.0, 10.0, 15.0, 19.0), varied_level_steps),
-    "flux_gini": Ladder((0.5, 1.0, 2.0, 4.0, 8.0), varied_onsets, rising=False),
-    "block_scale": Ladder((3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0), varied_blocks),
-    "textural_vendi": Ladder((1.0, 2.0, 4.0, 8.0, 16.0), varied_states),
-    "closure": Ladder((180.0, 225.0, 270.0, 315.0, 360.0), varied_arc, rising=False),
-    "trajectory_coverage": Ladder((0.0, 1.5, 3.0, 6.0, 9.0, 12.0), varied_circle),
-    "section_contrast": Ladder((0.0, 2.0, 4.0, 6.0, 9.0, 12.0, 18.0), varied_contrast),
-    "spectral_contrast": Ladder((20.0, 10.0, 0.0, -10.0, -20.0, -30.0), varied_noise, rising=False),
-}
-"""Metric -> a second ladder, over these pieces."""
