@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from structure_boundaries import DEVELOPMENT_SEEDS, KINDS, hit_rates, material
+from eisbach.studies.boundaries.run import DEVELOPMENT_SEEDS, KINDS, hit_rates, material
 
 from eisbach.files import read_json, write_json
 from eisbach.progress import Progress

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib
 import importlib.metadata
+import json
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -21,30 +22,44 @@ SETTINGS = "settings.yaml"
 
 
 def resolve_settings(
-    study: Study, *, quick: bool = False, file: Path | None = None, changes: Sequence[str] = ()
+    study: Study,
+    *,
+    out: Path,
+    jobs: int | None = None,
+    quick: bool = False,
+    file: Path | None = None,
+    changes: Sequence[str] = (),
 ) -> StrictModel:
     """The settings of a run: the study's own, its `--quick` ones, a file's, and `key=value` changes, later ones first.
+
+    Settings that know an output folder or a number of jobs take `out` and `jobs`.
 
     Raises
     ------
     ConfigError
         Faults in the file or the changes; all are named.
+    UserError
+        A file for a study whose run is a recipe.
     """
-    values: dict[str, Any] = {} if file is None else read_yaml(file)
-    if (study.folder / RECIPE).is_file():
+    if _has_recipe(study):
         from eisbach.experiments.recipes import load_spec
 
         if file is not None:
             raise UserError(
-                f"the study {study.name} has a recipe, which --config cannot replace; change keys with --set, or run your own recipe "
-                "with `eisbach experiment run FILE`."
+                f"the run of {study.name} is a recipe, which --config cannot replace; change its keys with --set, or run your own "
+                "recipe with `eisbach experiment run FILE`."
             )
-        return load_spec(study.name, changes, quick=quick)
+        place = [f"out={json.dumps(str(out))}", *([] if jobs is None else [f"jobs={jobs}"])]
+        return load_spec(study.name, [*changes, *place], quick=quick)
     module = _module(study, "run")
+    values: dict[str, Any] = {} if file is None else read_yaml(file)
     if quick:
         values = merge(module.QUICK, values)
-    source = str(file) if file is not None else "the configuration"
-    settings: StrictModel = build_config(module.Settings, apply_overrides(values, changes), source)
+    values = apply_overrides(values, changes)
+    fields = module.Settings.model_fields
+    values |= {"out": str(out)} if "out" in fields else {}
+    values |= {"jobs": jobs} if "jobs" in fields and jobs is not None else {}
+    settings: StrictModel = build_config(module.Settings, values, str(file) if file else "the configuration")
     return settings
 
 
@@ -56,7 +71,7 @@ def option_key(study: Study, option: str) -> str:
     UserError
         This study does not have it.
     """
-    keys = {} if (study.folder / RECIPE).is_file() else dict(getattr(_module(study, "run"), "OPTIONS", {}))
+    keys = {} if _has_recipe(study) else dict(getattr(_module(study, "run"), "OPTIONS", {}))
     if option not in keys:
         have = f"; it has {', '.join('--' + name for name in keys)}" if keys else ""
         raise UserError(
@@ -76,31 +91,35 @@ def run_study(
     quick: bool = False,
     quiet: bool = False,
 ) -> Result:
-    """Runs what is missing in `out`, judges it and writes `out/result.json`.
+    """Runs what is missing in `out`, judges it and writes `out/result.json`; a killed run continues.
 
     Raises
     ------
     UserError
         The folder holds a run with other settings; or as the study itself.
     """
-    started = time.monotonic()
-    if (study.folder / RECIPE).is_file():
-        _run_recipe(settings, out, command, jobs, quiet)
+    started, before = time.monotonic(), read_facts(out)
+    if _has_recipe(study):
+        from eisbach.experiments.run import run_experiment
+        from eisbach.report.experiment.page import write_experiment_page
+
+        run_experiment(settings, finish=lambda done: write_experiment_page(done, [command]), quiet=quiet)  # type: ignore[arg-type]
     else:
         module = _module(study, "run")
         claim_folder(out, settings, study.name, free=getattr(module, "FREE", ()))
         module.run(settings, out, jobs=jobs, quiet=quiet)
-    before = read_facts(out)
-    seconds = round(time.monotonic() - started + (before.seconds or 0.0 if before is not None else 0.0), 1)
+        if (study.folder / "page.py").is_file():
+            _module(study, "page").write_page(settings, out, command)
+    seconds = time.monotonic() - started + ((before.seconds or 0.0) if before is not None else 0.0)
     facts = RunFacts(
-        date=datetime.date.today(), command=command, seconds=seconds, versions=versions(), quick=quick
+        date=datetime.date.today(), command=command, seconds=round(seconds, 1), versions=_versions(), quick=quick
     )
     write_json(out / RUN_FACTS, facts.model_dump(mode="json"))
     return judge_records(study, out)
 
 
-def judge_records(study: Study, folder: Path) -> Result:
-    """The verdicts on a folder of records, also written to its `result.json`.
+def judge_records(study: Study, folder: Path, into: Path | None = None) -> Result:
+    """The verdicts on a folder of records, also written to the `result.json` of `into` (the same folder unless given).
 
     Raises
     ------
@@ -108,12 +127,8 @@ def judge_records(study: Study, folder: Path) -> Result:
         The folder does not hold the study's records.
     """
     judge: Callable[[Path], list[ClaimResult]] = _module(study, "judge").judge
-    try:
-        claims = judge(folder)
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} does not hold the records of {study.name}: {error.filename} is missing.") from error
-    result = Result(study=study.name, run=read_facts(folder), claims=claims)
-    write_json(folder / RESULT, result.model_dump(mode="json"))
+    result = Result(study=study.name, run=read_facts(folder), claims=judge(folder))
+    write_json((into or folder) / RESULT, result.model_dump(mode="json"))
     return result
 
 
@@ -123,7 +138,7 @@ def read_facts(folder: Path) -> RunFacts | None:
     return build_config(RunFacts, read_json(file, "facts of a run"), str(file)) if file.is_file() else None
 
 
-def versions() -> dict[str, str]:
+def _versions() -> dict[str, str]:
     """What a run's numbers depend on: versions, the processor, and the number of threads."""
     import torch
 
@@ -154,7 +169,8 @@ def claim_folder(out: Path, settings: StrictModel, name: str, *, free: Sequence[
         changed = sorted(
             key
             for key in old.keys() | new.keys()
-            if old.get(key) != new.get(key) and not any(key == name or key.startswith(f"{name}.") for name in free)
+            if old.get(key) != new.get(key)
+            and not any(key == part or key.startswith(f"{part}.") for part in ("out", "jobs", *free))
         )
         if changed:
             shown = "; ".join(f"{key} was {old.get(key)!r} and is now {new.get(key)!r}" for key in changed)
@@ -173,9 +189,5 @@ def _module(study: Study, part: str) -> Any:
     return importlib.import_module(f"eisbach.studies.{study.name}.{part}")
 
 
-def _run_recipe(settings: Any, out: Path, command: str, jobs: int, quiet: bool) -> None:
-    from eisbach.experiments.run import run_experiment
-    from eisbach.report.experiment.page import write_experiment_page
-
-    spec = settings.model_copy(update={"out": str(out), "jobs": jobs})
-    run_experiment(spec, finish=lambda done: write_experiment_page(done, [command]), quiet=quiet)
+def _has_recipe(study: Study) -> bool:
+    return (study.folder / RECIPE).is_file()

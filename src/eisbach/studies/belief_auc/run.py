@@ -1,39 +1,39 @@
 """Does a weight tell developing clips from flat ones, by kind and noise level, on the embedded model's own predictions?
 
-    python bench/belief_material.py --out runs/auc2/test --side held_out --seed 72 --clips 200 --developing 400
-    python bench/belief_auc.py --material runs/auc2/test --section "test, 30 s"
-    python bench/belief_auc.py --material runs/auc2/test --section "test, 10 s" --seconds 10
-
 For each weighting, cell and noise level: AUC = the share of (developing, flat) pairs in which the developing clip gets the larger weight
 (ties count half; 0.5 is chance). The 95% intervals come from a bootstrap over pieces, not clips, since clips of one piece are alike.
 Noise level 0 is the clean latent, as a perfect model would give it back. Also, among developing clips: the mean weight by noise level, since a weight
 whose mean moves acts as a noise-level weight too; its coefficient of variation; its rank correlation with the loudness
-of the audio and with the energy of the latents. Each call writes its section of the JSON file and leaves the others.
+of the audio and with the energy of the latents. Each run writes its section of the JSON file and leaves the others.
 The model's outputs are kept beside the material, so that another weighting takes seconds.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from scipy.stats import spearmanr
 
 from eisbach.audio import read_audio
 from eisbach.backbones import load_backbone
 from eisbach.backbones.base import Backbone
 from eisbach.codecs import load_codec
+from eisbach.config import StrictModel
 from eisbach.data.latents import all_crops, encode_manifest
 from eisbach.data.manifest import load_manifest
 from eisbach.diffusion.targets import make_sample
+from eisbach.errors import UserError
 from eisbach.files import read_json, write_json
 from eisbach.progress import Progress
+from eisbach.studies.ground_truth.flat_cells import render_cells
 from eisbach.weighting.sample import DevelopmentBarrier, EntropyBarrier, RecurrenceBarrier, SampleBarrier
 
 LEVELS = (0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
@@ -44,6 +44,38 @@ POOLED = {
     "loop 1.5-12 s": ("loop 1.5-3 s", "loop 3-6 s", "loop 6-12 s"),
 }
 RESAMPLES = 1000
+RESULT = "belief_auc.json"
+
+
+class Settings(StrictModel):
+    """One section of the table: which material, heard at which length.
+
+    Attributes
+    ----------
+    material : str
+        Folder of labelled clips as `ground_truth.flat_cells` renders them; "" renders it here, from the next five keys.
+    section : str
+        Name of the section in the file of records.
+    seconds : float
+        Length of the crops that the weightings see.
+    weightings : list of str
+        Only these, by name; all where empty.
+    """
+
+    model: str = "embedded"
+    material: str = ""
+    side: Literal["train", "held_out"] = "held_out"
+    seed: int = Field(72, ge=0)
+    clips: int = Field(200, ge=1)
+    developing: int = Field(400, ge=2)
+    rendered_seconds: float = Field(32.0, gt=0)
+    section: str = "test set, 30 s"
+    seconds: float = Field(30.0, gt=0)
+    weightings: list[str] = []
+
+
+QUICK: dict[str, Any] = {"clips": 2, "developing": 8, "rendered_seconds": 12.0, "seconds": 10.0, "section": "quick, 10 s"}
+FREE = ("section", "seconds", "weightings")
 
 
 @dataclass(frozen=True)
@@ -178,53 +210,50 @@ def describe(values: np.ndarray, clips: Clips, times: dict[str, np.ndarray]) -> 
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--material", type=Path, required=True, help="Folder that bench/belief_material.py wrote.")
-    parser.add_argument("--section", required=True, help="Name of the section in the JSON file.")
-    parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--weightings", nargs="*", help="Only these, by name; all unless given.")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/belief_auc.json"))
-    options = parser.parse_args()
-    backbone = load_backbone(options.model)
-    chosen = weightings(backbone.latent_rate)
-    if unknown := sorted(set(options.weightings or ()) - set(chosen)):
-        parser.error(
-            f"no weighting is called {', '.join(map(repr, unknown))}; choose among {', '.join(map(repr, chosen))}"
+def table_of(
+    chosen: dict[str, SampleBarrier], backbone: Backbone, clips: Clips, times: dict[str, np.ndarray], quiet: bool
+) -> list[dict[str, object]]:
+    """A row a weighting and noise level."""
+    table: list[dict[str, object]] = []
+    with Progress(len(chosen) * (1 + len(LEVELS)), "AUC", quiet=quiet) as bar:
+        for name, weighting in chosen.items():
+            for t in (0.0, *LEVELS):
+                # the output at t = 0 has no counterpart without a model
+                if not (t == 0 and name == "entropy (paper)"):
+                    values = weigh(weighting, backbone, clips, t)
+                    table.append({"weighting": name, "t": t, **describe(values, clips, times)})
+                bar.advance(note=name)
+    return table
+
+
+def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) -> None:
+    """Adds a section to `belief_auc.json`; material and the model's outputs are kept beside it."""
+    backbone = load_backbone(settings.model)
+    known = weightings(backbone.latent_rate)
+    if unknown := sorted(set(settings.weightings) - set(known)):
+        raise UserError(
+            f"no weighting is called {', '.join(map(repr, unknown))}; choose among {', '.join(map(repr, known))}."
         )
-    chosen = {name: chosen[name] for name in options.weightings or chosen}
-    clips = load_clips(backbone, options.material, options.seconds)
+    chosen = {name: known[name] for name in settings.weightings or known}
+    material = Path(settings.material) if settings.material else render_cells(
+        out / "material", side=settings.side, seed=settings.seed, clips=settings.clips, developing=settings.developing,
+        seconds=settings.rendered_seconds, jobs=jobs, quiet=quiet,
+    )  # fmt: skip
+    clips = load_clips(backbone, material, settings.seconds)
     rng = np.random.default_rng(0)
     names = [DEVELOPING, *sorted(set(clips.cells.tolist()) - {DEVELOPING})]
     groups = {name: (name,) for name in names} | POOLED
-    times = {name: multiplicities(clips.pieces[np.isin(clips.cells, group)], rng) for name, group in groups.items()}
-    table = []
-    for name, weighting in chosen.items():
-        for t in (0.0, *LEVELS):
-            if t == 0 and name == "entropy (paper)":
-                continue  # the output at t = 0 has no counterpart without a model
-            row = {"weighting": name, "t": t, **describe(weigh(weighting, backbone, clips, t), clips, times)}
-            table.append(row)
-            cells: dict[str, dict[str, float]] = row["cells"]  # type: ignore[assignment]
-            shown = "  ".join(f"{cell} {entry['auc']:.3f}" for cell, entry in cells.items())
-            print(
-                f"{name:34s} t={t:<5g} mean {row['mean_developing']:.4f} cv {row['cv_developing']:.2f}  {shown}",
-                flush=True,
-            )
-    results = read_json(options.out, "results") if options.out.is_file() else {}
-    sections = results.get("sections", {}) if isinstance(results, dict) else {}
-    sections[options.section] = {
-        "seconds": options.seconds,
+    inside = {name: np.isin(clips.cells, group) for name, group in groups.items()}
+    times = {name: multiplicities(clips.pieces[rows], rng) for name, rows in inside.items()}
+    file = out / RESULT
+    sections = dict(read_json(file, "records")["sections"]) if file.is_file() else {}
+    sections[settings.section] = {
+        "seconds": settings.seconds,
         "model": backbone.identity(),
-        "material": {f: json.loads((options.material / f / "render.json").read_text())["seed"] for f in FOLDERS
-                     if (options.material / f).is_dir()},
-        "clips": {name: int(np.isin(clips.cells, group).sum()) for name, group in groups.items()},
-        "pieces": {name: len(set(clips.pieces[np.isin(clips.cells, group)])) for name, group in groups.items()},
-        "table": table,
+        "material": {f: json.loads((material / f / "render.json").read_text())["seed"] for f in FOLDERS
+                     if (material / f).is_dir()},
+        "clips": {name: int(rows.sum()) for name, rows in inside.items()},
+        "pieces": {name: len(set(clips.pieces[rows])) for name, rows in inside.items()},
+        "table": table_of(chosen, backbone, clips, times, quiet),
     }  # fmt: skip
-    write_json(options.out, {"intervals": f"95%, {RESAMPLES} bootstrap resamples of pieces", "sections": sections})
-
-
-if __name__ == "__main__":
-    main()
+    write_json(file, {"intervals": f"95%, {RESAMPLES} bootstrap resamples of pieces", "sections": sections})

@@ -1,6 +1,6 @@
-"""Section boundaries beside librosa's on pieces whose sections are known: ``python bench/structure_boundaries.py --help``.
+"""Section boundaries beside librosa's on pieces whose sections are known.
 
-Material (`--pieces` of each kind, seeds from 0; the constants of `eisbach.structure.boundaries` were chosen on
+Material (`pieces` of each kind, seeds from 0; the constants of `eisbach.structure.boundaries` were chosen on
 seeds from 1000 and, for scores, on other pieces):
 
 - *both*, *tune*, *sound*: synthetic forms whose letters differ in everything, in the tune alone, or in the timbres alone;
@@ -20,15 +20,18 @@ variant also its number of clusters). Intervals: 2000 bootstrap draws over piece
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pydantic import Field
+
+from eisbach.config import StrictModel
 
 from eisbach.data.performance import perform, take_excerpt
 from eisbach.data.score_parsing import ScoreError
@@ -38,6 +41,7 @@ from eisbach.files import write_json
 from eisbach.progress import Progress
 from eisbach.structure.boundaries import find_sections
 from eisbach.structure.features import extract_features
+from eisbach.studies.finished import Finished
 from eisbach.studies.ground_truth import synthetic
 from eisbach.studies.ground_truth.synthetic_forms import SectionedPiece, sectioned
 from eisbach.studies.ground_truth.synthetic_sounds import band
@@ -60,6 +64,18 @@ _COLLECTIONS = (
     "corelli",
 )
 _RATE = 22050
+OURS, RESULT = "eisbach", "boundaries.json"
+
+
+class Settings(StrictModel):
+    """Pieces of each kind, which kinds, and whether librosa is measured too (it takes nine tenths of the time)."""
+
+    pieces: int = Field(8, ge=1)
+    kinds: list[str] = Field(default=list(KINDS), min_length=1)
+    librosa: bool = True
+
+
+QUICK: dict[str, Any] = {"pieces": 2, "kinds": ["both", "chords", "bands"]}
 
 
 def _shape(
@@ -238,73 +254,80 @@ def interval(values: list[float]) -> dict[str, float]:
     return {"mean": round(float(data.mean()), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pieces", type=int, default=20, help="pieces of each kind")
-    parser.add_argument("--no-librosa", action="store_true", help="only ours")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "structure_boundaries.json")
-    args = parser.parse_args()
-    scores: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    labels: dict[str, list[float]] = {}
-    seconds: dict[str, list[float]] = {}
-    with Progress(args.pieces * len(KINDS), "boundaries") as bar:
-        for kind in KINDS:
-            for index in range(args.pieces):
-                piece = material(kind, index)
-                end, sections = float(piece.edges[-1]), len(piece.labels)
-                guess = max(2, round(end / 12.0))
-                sides: dict[str, Callable[[], np.ndarray]] = {}
-                if not args.no_librosa:
-                    _CURRENT.clear()
-                    key = hash((kind, index))
-                    _CURRENT[key] = piece.waveform.samples[0]
-                    sides = {
-                        "librosa agglomerative, true count": lambda k=key, n=sections: librosa_agglomerative(k, n),
-                        "librosa agglomerative, estimated": lambda k=key, n=guess: librosa_agglomerative(k, n),
-                        "librosa laplacian, true count": lambda k=key, n=len(set(piece.labels)): librosa_laplacian(
-                            k, n
-                        ),
-                        "librosa laplacian, estimated": lambda k=key: librosa_laplacian(k, 5),
-                    }
-                start = time.perf_counter()
-                found = find_sections(extract_features(piece.waveform))
-                seconds.setdefault("eisbach", []).append(time.perf_counter() - start)
-                ours = np.array(found.boundaries)
-                scores.setdefault("eisbach", {}).setdefault(kind, []).append(hit_rates(ours, piece.edges))
-                labels.setdefault(kind, []).append(pairwise_f(ours, found.labels, piece))
-                for name, side in sides.items():
-                    start = time.perf_counter()
-                    result = side()
-                    seconds.setdefault(name, []).append(time.perf_counter() - start)
-                    scores.setdefault(name, {}).setdefault(kind, []).append(hit_rates(result, piece.edges))
-                bar.advance()
+def librosa_sides(key: int, piece: SectionedPiece) -> dict[str, Callable[[], np.ndarray]]:
+    """librosa's four segmentations of a piece: with the true number of sections, and with an estimate of it."""
+    _CURRENT.clear()
+    _CURRENT[key] = piece.waveform.samples[0]
+    guess = max(2, round(float(piece.edges[-1]) / 12.0))
+    return {
+        "librosa agglomerative, true count": lambda: librosa_agglomerative(key, len(piece.labels)),
+        "librosa agglomerative, estimated": lambda: librosa_agglomerative(key, guess),
+        "librosa laplacian, true count": lambda: librosa_laplacian(key, len(set(piece.labels))),
+        "librosa laplacian, estimated": lambda: librosa_laplacian(key, 5),
+    }
+
+
+def measure(kind: str, index: int, librosa: bool) -> dict[str, Any]:
+    """Hit rates at 0.5 and 3 s and the seconds of every side on one piece, and the pairwise F of our labels."""
+    piece = material(kind, index)
+    start = time.perf_counter()
+    sections = find_sections(extract_features(piece.waveform))
+    seconds = {OURS: time.perf_counter() - start}
+    ours = np.array(sections.boundaries)
+    scores = {OURS: hit_rates(ours, piece.edges)}
+    key = KINDS.index(kind) * 10_000 + index
+    for name, side in librosa_sides(key, piece).items() if librosa else ():
+        start = time.perf_counter()
+        estimate = side()
+        seconds[name] = time.perf_counter() - start
+        scores[name] = hit_rates(estimate, piece.edges)
+    return {"scores": scores, "labels": pairwise_f(ours, sections.labels, piece), "seconds": seconds}
+
+
+def table_of(pieces: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Hit rates with intervals by side and kind."""
+    everything = {**pieces, "all": [row for rows in pieces.values() for row in rows]}
+    sides = next(iter(everything["all"]))["scores"]
+    return {
+        side: {
+            kind: {
+                name: interval([row["scores"][side][place] for row in rows])
+                for place, name in enumerate(("f_0.5s", "f_3s"))
+            }
+            for kind, rows in everything.items()
+        }
+        for side in sides
+    }
+
+
+def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) -> None:
+    """Writes `boundaries.json`; pieces that are measured already are kept in `pieces.jsonl`."""
+    done = Finished(out / "pieces.jsonl")
+    pieces: dict[str, list[dict[str, Any]]] = {}
+    with Progress(settings.pieces * len(settings.kinds), "boundaries", quiet=quiet) as bar:
+        for kind in settings.kinds:
+            for index in range(settings.pieces):
+                row = done.get(
+                    f"{kind} {index}", lambda kind=kind, index=index: measure(kind, index, settings.librosa)
+                )
+                pieces.setdefault(kind, []).append(row)
+                bar.advance(note=kind)
     still = {
-        name: sum(len(find_sections(extract_features(make(seed, 60.0))).boundaries) for seed in range(args.pieces))
+        name: sum(len(find_sections(extract_features(make(seed, 60.0))).boundaries) for seed in range(settings.pieces))
         for name, make in (("drone", synthetic.drone), ("noise", synthetic.noise), ("pad", synthetic.pad))
     }
-    table = {
-        name: {
-            kind: {"f_0.5s": interval([v[0] for v in values]), "f_3s": interval([v[1] for v in values])}
-            for kind, values in {**by_kind, "all": [v for values in by_kind.values() for v in values]}.items()
-        }
-        for name, by_kind in scores.items()
-    }
-    result = {
-        "pieces_of_each_kind": args.pieces,
-        "hit_rate": table,
-        "labels_pairwise_f": {
-            kind: interval(values)
-            for kind, values in {**labels, "all": [value for values in labels.values() for value in values]}.items()
+    everything = [row for rows in pieces.values() for row in rows]
+    labels = {kind: interval([row["labels"] for row in rows]) for kind, rows in {**pieces, "all": everything}.items()}
+    write_json(
+        out / RESULT,
+        {
+            "pieces_of_each_kind": settings.pieces,
+            "hit_rate": table_of(pieces),
+            "labels_pairwise_f": labels,
+            "boundaries_in_still_sounds": still,
+            "seconds_a_piece": {
+                name: round(float(np.median([row["seconds"][name] for row in everything])), 3)
+                for name in everything[0]["seconds"]
+            },
         },
-        "boundaries_in_still_sounds": still,
-        "seconds_a_piece": {name: round(float(np.median(values)), 3) for name, values in seconds.items()},
-    }
-    write_json(args.out, result)
-    for name, by_kind in table.items():
-        print(f"{name:36s}", {k: (v["f_0.5s"]["mean"], v["f_3s"]["mean"]) for k, v in by_kind.items()})
-    print("labels", {k: v["mean"] for k, v in result["labels_pairwise_f"].items()}, "still", still)
-    print(result["seconds_a_piece"], f"written to {args.out}")
-
-
-if __name__ == "__main__":
-    main()
+    )

@@ -1,8 +1,5 @@
 """What every structure metric reads on real scores and on flat material: distributions, and AUC of real against each kind of flatness.
 
-    python bench/belief_material.py --out runs/auc2/test --side held_out --seed 72 --clips 200 --developing 400
-    python bench/structure_real.py --material runs/auc2/test --per-cell 60 --developing 200 --jobs 2
-
 The material is a folder with subfolders that hold a manifest each; a clip's label ``cell`` (or ``kind``) names what it is, and
 `developing` is real music: performed scores. To it come, made from the developing clips themselves, phase-randomised surrogates (the same spectrum,
 no structure in time).
@@ -13,15 +10,14 @@ is below it. Intervals: 95%, bootstrap over pieces on both sides, since clips of
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from eisbach.audio import read_audio, write_audio
 from eisbach.data.manifest import load_manifest
-from eisbach.files import write_json
 from eisbach.structure import METRICS, phase_randomise
 from eisbach.structure.batch import Clip, analyze_files
 from eisbach.types import Record, SkipReport, Waveform
@@ -76,66 +72,53 @@ def by_piece(rows: list[Record], name: str) -> list[np.ndarray]:
     return [np.array(values) for values in pieces.values()]
 
 
-def interval(real: list[np.ndarray], flat: list[np.ndarray], rng: np.random.Generator) -> list[float]:
+def _interval(real: list[np.ndarray], flat: list[np.ndarray], rng: np.random.Generator) -> list[float]:
     def draw(pieces: list[np.ndarray]) -> np.ndarray:
         return np.concatenate([pieces[i] for i in rng.integers(len(pieces), size=len(pieces))])
 
     values = [auc(draw(real), draw(flat)) for _ in range(RESAMPLES)]
     return [round(float(v), 3) for v in np.percentile(values, (2.5, 97.5))]
+def check_real(material: Path, per_cell: int, developing: int, work: Path, jobs: int) -> dict[str, Any]:
+    """Distributions of every metric by cell, AUC against each kind of flatness with intervals, and what the judge calls flat.
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--material", type=Path, required=True)
-    parser.add_argument("--per-cell", type=int, default=60)
-    parser.add_argument("--developing", type=int, default=200)
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--work", type=Path, default=None, help="records and surrogates; default: beside the material")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/structure_real.json")
-    args = parser.parse_args()
-    work = args.work or args.material / "structure"
+    Parameters
+    ----------
+    work : Path
+        Receives records and surrogates; what is there is kept.
+    """
     skips = SkipReport()
-    clips = collect(args.material, args.per_cell, args.developing, work / "surrogates")
-    records = analyze_files(clips, jobs=args.jobs, out=work, skips=skips)
+    clips = collect(material, per_cell, developing, work / "surrogates")
     cells: dict[str, list[Record]] = defaultdict(list)
-    for row in records:
-        cells[str(row["cell"])].append(row)
+    for record in analyze_files(clips, jobs=jobs, out=work, skips=skips):
+        cells[str(record["cell"])].append(record)
     rng = np.random.default_rng(0)
-    report: dict[str, dict[str, object]] = {}
+    report = {}
     for name, metric in METRICS.items():
         real = by_piece(cells[DEVELOPING], name)
-        entry: dict[str, object] = {"primary": metric.primary, "unit": metric.unit, "cells": {}}
-        for cell, rows in cells.items():
-            pieces = by_piece(rows, name)
-            values = np.concatenate(pieces) if pieces else np.zeros(0)
-            cell_report: dict[str, object] = {"clips": len(rows), "defined": len(values)}
-            if len(values):
-                cell_report["quantiles"] = {f"p{q}": round(float(np.percentile(values, q)), 4) for q in QUANTILES}
-                cell_report["mean"] = round(float(values.mean()), 4)
-            if cell != DEVELOPING and len(values) and real:
-                cell_report["auc"] = round(auc(np.concatenate(real), values), 3)
-                cell_report["auc_95"] = interval(real, pieces, rng)
-            entry["cells"][cell] = cell_report  # type: ignore[index]
-        report[name] = entry
+        entry = {cell: _describe(cell, len(rows), by_piece(rows, name), real, rng) for cell, rows in cells.items()}
+        report[name] = {"primary": metric.primary, "unit": metric.unit, "cells": entry}
     judged = {
         cell: round(float(np.mean([bool(row["is_flat"]) for row in rows if row["is_flat"] is not None])), 3)
         for cell, rows in cells.items()
     }
-    result = {
-        "material": args.material.as_posix(),
+    return {
+        "material": material.as_posix(),
         "clips": {cell: len(rows) for cell, rows in cells.items()},
         "skipped": len(skips.skipped),
         "judged_flat": judged,
         "metrics": report,
     }
-    write_json(args.out, result)
-    names = [cell for cell in cells if cell != DEVELOPING]
-    print("AUC of real scores against:", ", ".join(names))
-    for name, entry in report.items():
-        row = [entry["cells"][cell].get("auc") for cell in names]  # type: ignore[index]
-        print(f"{name:24s}", " ".join("  – " if v is None else f"{v:4.2f}" for v in row))
-    print("judged flat:", judged)
 
 
-if __name__ == "__main__":
-    main()
+def _describe(
+    cell: str, clips: int, pieces: list[np.ndarray], real: list[np.ndarray], rng: np.random.Generator
+) -> dict[str, object]:
+    values = np.concatenate(pieces) if pieces else np.zeros(0)
+    report: dict[str, object] = {"clips": clips, "defined": len(values)}
+    if len(values):
+        report["quantiles"] = {f"p{q}": round(float(np.percentile(values, q)), 4) for q in QUANTILES}
+        report["mean"] = round(float(values.mean()), 4)
+    if cell != DEVELOPING and len(values) and real:
+        report["auc"] = round(auc(np.concatenate(real), values), 3)
+        report["auc_95"] = _interval(real, pieces, rng)
+    return report

@@ -1,21 +1,18 @@
-"""Whether the measures of sets can be believed: ``python bench/structure_sets.py``.
+"""Whether the measures of sets can be believed.
 
 Rank correlation of every set metric with its ladder of synthetic sets, how often 95% intervals cover the truth, distances against closed forms and
-against sets that do not differ, and whether copied excerpts are found and unseen music is left alone. One JSON in bench/results/.
+against sets that do not differ, and whether copied excerpts are found and unseen music is left alone.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import soundfile as sf
 
-from eisbach.files import write_json
 from eisbach.progress import Progress
 from eisbach.structure.boundaries import find_sections
 from eisbach.structure.features import extract_features
@@ -26,6 +23,7 @@ from eisbach.structure.sets.excerpts import ExcerptFeatures, coarse_scores, exce
 from eisbach.structure.sets.intervals import jackknife
 from eisbach.structure.sets.memorisation import clip_memorisation, excerpt_memorisation
 from eisbach.structure.sets.onset_details import detail_diversity, onset_events
+from eisbach.studies.finished import Finished
 from eisbach.studies.ground_truth import set_ladders as ladders
 from eisbach.types import Waveform
 
@@ -249,39 +247,19 @@ def speed(clips: int) -> dict[str, float]:
         "kB_a_clip": kilobytes / clips,
         "s_a_query_a_1000_clips": seconds / 8 / clips * 1000,
     }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("bench/results/structure_sets.json"))
-    args = parser.parse_args()
+def check_sets(seed: int, done: Finished, quiet: bool = False) -> dict[str, object]:
+    """Every part by name, those that are done already as they were."""
     parts: dict[str, Callable[[], dict[str, object]]] = {
-        "boundary_alignment": lambda: alignment(args.seed),
-        "detail_diversity": lambda: details(args.seed),
-        "distance_icc": lambda: differentiation(args.seed),
-        "distances": lambda: calibration(args.seed),
-        "memorisation": lambda: memorisation(args.seed),
+        "boundary_alignment": lambda: alignment(seed),
+        "detail_diversity": lambda: details(seed),
+        "distance_icc": lambda: differentiation(seed),
+        "distances": lambda: calibration(seed),
+        "memorisation": lambda: memorisation(seed),
         "speed": lambda: dict(speed(1000)),
     }
-    results: dict[str, object] = {"seed": args.seed}
-    with Progress(len(parts), "sets") as bar:
+    results: dict[str, object] = {"seed": seed}
+    with Progress(len(parts), "sets", quiet=quiet) as bar:
         for name, part in parts.items():
-            results[name] = part()
-            bar.advance()
-    write_json(args.out, results)
-    for path, value in _correlations(results):
-        print(f"{path:60s} {value:6.3f}")
-
-
-def _correlations(value: object, path: str = "") -> list[tuple[str, float]]:
-    if not isinstance(value, dict):
-        return []
-    own = [(path, float(value["rank_correlation"]))] if "rank_correlation" in value else []
-    return own + [
-        row for key, part in value.items() for row in _correlations(part, f"{path}/{key}" if path else str(key))
-    ]
-
-
-if __name__ == "__main__":
-    main()
+            results[name] = done.get(f"sets {name}", part)
+            bar.advance(note=name)
+    return results

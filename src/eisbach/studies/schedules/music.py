@@ -1,35 +1,24 @@
-"""Do entropic sampling steps bring the embedded model's sound nearer to music? Distance of decoded sets to held-out music by step count.
-
-    python bench/entropic_music.py --held-out runs/base/short --curve bench/results/entropic_curve_music.json
+"""Decoded music by schedule and number of steps: distance of its texture to held-out music.
 
 Each sample has the caption of a held-out clip, and the same noise under every schedule and number of steps (Euler, guidance 3). The reference is other
 held-out clips, so the two sets are independent, encoded and decoded by the model's codec, so the codec is on both sides. The middle 9 s
 of each are decoded (decoding is most of the cost) and described by the texture embedding.
 
-Declared before looking. Primary: the unbiased kernel distance (Gaussian, the median distance of the reference clips as bandwidth), by which
-rescaled_entropic needs fewer steps than uniform for the distance that uniform has at 16. No direction for log_snr and sa3. Secondary:
-Fréchet distance (Ledoit-Wolf covariances; sets of equal size, so its bias of small sets is alike in all), and the distance to each
-sample's own many-step solution.
-
 Intervals: 2.5 to 97.5% over random halves of the captions and of the reference. A half drawn without repetition varies about the whole as
 much as the whole about the truth (delete-half jackknife, Shao & Wu 1989), and no item meets itself in a kernel sum. Distances are centred
 on the whole's, because a half's Fréchet distance is biased more. Where a half
 never reaches uniform's quality its ratio counts as 0, and where the fewest steps do as 16 over those; an interval that reaches such an end is open there.
-Batches of captions that are in the work folder already are kept, so a stopped run continues.
 """
 
 from __future__ import annotations
 
-import argparse
-import platform
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from entropic_steps import LEVEL, Cells, needed, picture
 
 from eisbach.audio import read_audio
 from eisbach.backbones import load_backbone
@@ -38,13 +27,16 @@ from eisbach.data.manifest import load_manifest
 from eisbach.diffusion.guidance import guided
 from eisbach.diffusion.samplers import sample_ode
 from eisbach.diffusion.schedules import get_schedule
-from eisbach.files import write_json
+from eisbach.errors import UserError
 from eisbach.generation.noise import starting_noise
 from eisbach.progress import Progress
 from eisbach.structure.frechet import texture_embedding
 from eisbach.structure.sets.distances import frechet_distance, kernel_distance, median_distance
+from eisbach.studies.schedules.steps import LEVEL, Cells, needed
 
-DECLARED = "rescaled_entropic needs fewer steps than uniform for the kernel distance that uniform has at 16 steps"
+if TYPE_CHECKING:
+    from eisbach.studies.schedules.run import Settings
+
 SCHEDULES = ("uniform", "rescaled_entropic", "log_snr", "sa3")
 STEPS = (8, 12, 16, 24)
 DURATION, MIDDLE = 30.0, slice(28, 52)  # seconds asked for; latent frames decoded, 8.9 s
@@ -55,18 +47,18 @@ REAL, MANY = "held out", "many"  # cells that are no schedule
 class Sets:
     """Makes cells: samples or clips to latents to decoded texture embeddings, kept row by row."""
 
-    def __init__(self, options: argparse.Namespace, cells: Cells) -> None:
-        self.options, self.cells = options, cells
+    def __init__(self, settings: Settings, curve: Path, cells: Cells) -> None:
+        self.settings, self.curve, self.cells = settings, curve, cells
         self.backbone: Any = load_backbone("embedded")
         self.backbone.module.eval()
         self.codec = load_codec(self.backbone.codec)
         self.frames = round(DURATION * self.backbone.latent_rate)
-        self.held_out = load_manifest(options.held_out).select(split="held_out")
+        self.held_out = load_manifest(settings.held_out).select(split="held_out")
 
     def missing(self, name: str, steps: int, ids: list[str]) -> list[int]:
         """Places of the items that a cell lacks."""
         return [
-            place for place, one in enumerate(ids) if ("music sets", "euler", name, steps, one) not in self.cells.keys
+            place for place, item in enumerate(ids) if not self.cells.has("music sets", "euler", name, steps, item)
         ]
 
     def keep(self, name: str, steps: int, ids: list[str], latents: torch.Tensor, error: torch.Tensor | None) -> None:
@@ -95,11 +87,11 @@ class Sets:
 
     def samples(self, rows: Any, bar: Progress) -> None:
         """Samples of every schedule and number of steps, and of the many-step solution, for each row's caption."""
-        backbone, options = self.backbone, self.options
+        backbone, settings = self.backbone, self.settings
         for start in range(0, len(rows), BATCH):
             part = rows[start : start + BATCH]
             ids = [row.id for row in part]
-            wanted = [(MANY, options.many), *((name, steps) for steps in STEPS for name in SCHEDULES)]
+            wanted = [(MANY, settings.set_many), *((name, steps) for steps in STEPS for name in SCHEDULES)]
             missing = [cell for cell in wanted if self.missing(*cell, ids)]
             bar.advance(len(wanted) - len(missing), "kept")
             if not missing:
@@ -108,16 +100,16 @@ class Sets:
             condition = backbone.condition([row.caption for row in part], [DURATION] * len(part))
             draw = partial(
                 sample_ode,
-                guided(backbone.predict, condition, backbone.null_condition(condition), options.guidance),
+                guided(backbone.predict, condition, backbone.null_condition(condition), settings.guidance),
                 path=backbone.path,
                 target=backbone.target,
                 noise=noise,
             )
-            many = draw(times=get_schedule("uniform", options.many, backbone.path), method="heun")
+            many = draw(times=get_schedule("uniform", settings.many, backbone.path), method="heun")
             for name, steps in missing:
                 made = many
                 if name != MANY:
-                    extra = {"curve": str(options.curve)} if name == "rescaled_entropic" else {}
+                    extra = {"curve": str(self.curve)} if name == "rescaled_entropic" else {}
                     made = draw(times=get_schedule(name, steps, backbone.path, **extra), method="euler")
                 error = (made - many).flatten(1).norm(dim=1) / many.flatten(1).norm(dim=1)
                 self.keep(name, steps, ids, made, error)
@@ -129,7 +121,9 @@ Measure = Callable[[str, int, np.ndarray, np.ndarray], float]
 
 def measures(cells: Cells) -> tuple[int, int, dict[str, Measure]]:
     """How many captions every cell has and how many clips the reference, and three qualities (lower is better) of a cell on some of both."""
-    table = {(row["schedule"], row["steps"], row["seed"]): row for row in cells.rows}
+    table = {
+        (row["schedule"], row["steps"], row["seed"]): row for row in cells.rows if row["set"] == "music sets"
+    }
     kinds = {key[:2] for key in table if key[0] != REAL}
     ids = dict.fromkeys(key[2] for key in table if key[0] != REAL)
     captions = [one for one in ids if all((*kind, one) in table for kind in kinds)]
@@ -203,52 +197,21 @@ def interval(values: np.ndarray) -> list[float]:
     return [float(value) for value in np.percentile(values, [2.5, 97.5])]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--held-out", type=Path, required=True, help="manifest of rendered music with a held-out split")
-    parser.add_argument("--curve", type=Path, required=True, help="of `eisbach signature entropy`")
-    parser.add_argument(
-        "--clips", type=int, default=24, help="samples in every cell, each with a held-out clip's caption"
-    )
-    parser.add_argument("--reference", type=int, default=48, help="other held-out clips, from the manifest's end")
-    parser.add_argument("--many", type=int, default=24, help="Heun steps of the reference solution")
-    parser.add_argument("--guidance", type=float, default=3.0)
-    parser.add_argument("--draws", type=int, default=500, help="random halves behind the intervals")
-    parser.add_argument("--work", type=Path, default=Path("runs/entropic-music.jsonl"))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/entropic_music.json")
-    options = parser.parse_args()
-    cells = Cells(options.work)
-    sets = Sets(options, cells)
+def music_sets(settings: Settings, curve: Path, cells: Cells, quiet: bool) -> dict[str, Any]:
+    """Comparisons of decoded sets of music with held-out music, by kernel distance, Fréchet distance and error."""
+    sets = Sets(settings, curve, cells)
     rows = sets.held_out.rows
-    if options.clips + options.reference > len(rows):
-        parser.error(f"{len(rows)} held-out clips are there: fewer than --clips and --reference together.")
-    sets.reference(rows[-options.reference :])
-    batches = -(-options.clips // BATCH)
-    with Progress(batches * (1 + len(STEPS) * len(SCHEDULES)), "sets", unit=f" sets of {BATCH}") as bar:
-        sets.samples(rows[: options.clips], bar)
+    if settings.set_clips + settings.reference > len(rows):
+        raise UserError(
+            f"{settings.held_out} has {len(rows)} held-out clips, fewer than set_clips and reference together "
+            f"({settings.set_clips} + {settings.reference}); name a larger manifest or ask for fewer."
+        )
+    sets.reference(rows[-settings.reference :])
+    batches = -(-settings.set_clips // BATCH)
+    with Progress(batches * (1 + len(STEPS) * len(SCHEDULES)), "sets", unit=f" sets of {BATCH}", quiet=quiet) as bar:
+        sets.samples(rows[: settings.set_clips], bar)
     captions, clips, qualities = measures(cells)
-    result = {
-        "declared": DECLARED,
-        "machine": platform.processor() or platform.machine(),
-        "settings": {
-            "schedules": list(SCHEDULES), "steps": list(STEPS), "guidance": options.guidance, "samples": captions, "reference": clips,
-            "many": options.many, "curve": options.curve.name, "latent_frames_decoded": [MIDDLE.start, MIDDLE.stop],
-        },
-        "comparisons": {
-            f"music, {name}": compare(one, captions, clips, options.draws, options.many) for name, one in qualities.items()
-        },
-    }  # fmt: skip
-    write_json(options.out, result)
-    picture(result, options.out.with_suffix(".png"))
-    for key, one in result["comparisons"].items():
-        print(f"{key}: {one['many_steps']:.4g} at {options.many} Heun steps")
-        for name, curve in one["schedules"].items():
-            low, high = curve["uniform_over_this_interval"]
-            values = " ".join(f"{value:.4g}" for value in curve["mean"])
-            print(
-                f"  {name}: {values}; uniform's steps over its own {curve['uniform_over_this']:.2f} ({low:.2f} to {high:.2f})"
-            )
-
-
-if __name__ == "__main__":
-    main()
+    return {
+        f"music, {name}": compare(measure, captions, clips, settings.draws, settings.set_many)
+        for name, measure in qualities.items()
+    }

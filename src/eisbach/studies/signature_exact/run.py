@@ -1,19 +1,16 @@
-"""The estimators of class-conditional entropy against exact mixtures: errors by step count, guidance, and scaling with dimension.
-
-python bench/signature_exact.py            # bench/results/signature_exact.json; 18 minutes on a core shared with seven others
-python bench/signature_exact.py --quick    # a tenth of it, printed only
-"""
+"""The estimators of class-conditional entropy against exact mixtures: errors by step count, guidance, and scaling with dimension."""
 
 from __future__ import annotations
 
-import argparse
 import math
-import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import Field
 
+from eisbach.config import StrictModel
 from eisbach.diagnostics.mixture import GaussianMixture
 from eisbach.diagnostics.signature.chain import Guidance, follow, trajectory_seed
 from eisbach.diagnostics.signature.classes import ClassSet
@@ -24,9 +21,23 @@ from eisbach.diagnostics.signature.summary import curves
 from eisbach.diffusion.paths import get_path
 from eisbach.diffusion.schedules import get_schedule
 from eisbach.files import write_json
+from eisbach.progress import Progress
+from eisbach.studies.finished import Finished
 
-OUT = Path("bench/results/signature_exact.json")
+RESULT = "signature_exact.json"
 TARGET = {"linear": "u", "vp": "eps", "gvp": "v", "edm": "x0"}
+
+
+class Settings(StrictModel):
+    """How much is computed; trajectories are counted a class."""
+
+    steps: list[int] = Field(default=[16, 32, 64, 128, 256], min_length=1)
+    trajectories: int = Field(100, ge=2)
+    guided_trajectories: int = Field(150, ge=2)
+    rate_samples: int = Field(20_000, ge=10)
+
+
+QUICK: dict[str, Any] = {"steps": [16, 32], "trajectories": 10, "guided_trajectories": 10, "rate_samples": 2000}
 
 
 def cases() -> dict[str, GaussianMixture]:
@@ -130,7 +141,6 @@ def guidance(per_class: int) -> list[dict[str, object]]:
                 "half_t_rate": rate.half.t,
             }
         )
-        print(rows[-1])
     return rows
 
 
@@ -162,9 +172,6 @@ def measured_speciation(per_class: int) -> dict[str, object]:
             for value in (chain.half.log_snr, chain.half.log_snr_hi, chain.half.log_snr_lo)
         )
         rows.append({**asdict(exact), "tau_half_chain": tau, "tau_half_chain_95": [low, high]})
-        print(
-            {key: rows[-1][key] for key in ("dim", "tau_half", "tau_half_chain", "relative_width", "log_sigma_width")}
-        )
     x = [0.5 * math.log(row["dim"]) for row in rows]
     return {
         "rows": rows,
@@ -174,30 +181,39 @@ def measured_speciation(per_class: int) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
-    since = time.monotonic()
+def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) -> None:
+    """Writes `signature_exact.json`; pieces that are done already are kept."""
+    done = Finished(out / "pieces.jsonl")
+    grid = [
+        (name, path, source, steps)
+        for name in cases()
+        for path in ("linear", "vp", "edm")
+        for source in ("forward", "reverse")
+        for steps in settings.steps
+    ]
     table = []
-    for name, mixture in cases().items():
-        for path in ("linear", "vp", "edm"):
-            for source in ("forward", "reverse"):
-                for steps in (16, 64) if quick else (16, 32, 64, 128, 256):
-                    row = errors(mixture, path, steps, 20 if quick else 100, source)
-                    table.append({"mixture": name, "path": path, "source": source, "steps": steps, **row})
-                    print({key: round(v, 4) if isinstance(v, float) else v for key, v in table[-1].items()}, flush=True)
-    result = {
-        "errors": table,
-        "rate_relative_error": {path: rate_pointwise(path, 20_000) for path in TARGET},
-        "guidance": guidance(20 if quick else 150),
-        "speciation": measured_speciation(20 if quick else 100),
-        "seconds": round(time.monotonic() - since, 1),
-    }
-    print(result["rate_relative_error"], result["speciation"]["slope_exact"], result["speciation"]["slope_chain"])
-    if not quick:
-        write_json(OUT, result)
+    with Progress(len(grid) + len(TARGET) + 2, "exact mixtures", quiet=quiet) as bar:
+        for name, path, source, steps in grid:
+            key = f"{name}, {path}, {source}, {steps}"
+            row = done.get(
+                key, lambda cell=(name, path, source, steps): _cell(*cell, trajectories=settings.trajectories)
+            )
+            table.append(row)
+            bar.advance(note=key)
+        rates = {}
+        for path in TARGET:
+            rates[path] = done.get(f"rate {path}", lambda path=path: rate_pointwise(path, settings.rate_samples))
+            bar.advance(note=f"rate, {path}")
+        guided = done.get("guidance", lambda: guidance(settings.guided_trajectories))
+        bar.advance(note="guidance")
+        speciation = done.get("speciation", lambda: measured_speciation(settings.trajectories))
+        bar.advance(note="speciation")
+    write_json(
+        out / RESULT,
+        {"errors": table, "rate_relative_error": rates, "guidance": guided, "speciation": speciation},
+    )
 
 
-if __name__ == "__main__":
-    main()
+def _cell(name: str, path: str, source: str, steps: int, trajectories: int) -> dict[str, object]:
+    row = errors(cases()[name], path, steps, trajectories, source)
+    return {"mixture": name, "path": path, "source": source, "steps": steps, **row}

@@ -1,10 +1,8 @@
 """Are instrument and register decided before tempo in generation? The embedded model, over wordings of the prompts and seeds.
 
-    python bench/signature_music.py                      # about 5 minutes of one core; a stopped run continues
-
-Eight prompts (register x instrument x tempo) in four wordings, `recipes/signature/music*.yaml`. Own chains of the model without guidance, on the
+Eight prompts (register x instrument x tempo) in four wordings, `music*.yaml` beside this file. Own chains of the model without guidance, on the
 levels of a uniform grid of 40 steps down to t = 0.7: a half time above that does not depend on the rest. Noise is independent between
-wordings and seeds, and none of it is that of `signature_music.json`'s first measurement (seed 0).
+wordings and seeds, and none of it is that of the first measurement, of one wording (seed 0; `records/first_wording.json`).
 
 Declared before looking, on the chain reading: half of the instrument and half of the register is decided at a higher t (earlier in
 generation) than half of the tempo. No direction between instrument and register.
@@ -15,15 +13,16 @@ wording would give. `these_wordings`: bootstrap of trajectories within class and
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from eisbach.backbones import load_backbone
+from eisbach.config import StrictModel
 from eisbach.diagnostics.signature.chain import Trajectories, follow, trajectory_seed
 from eisbach.diagnostics.signature.classes import ClassSet
 from eisbach.diagnostics.signature.config import SignatureConfig, read_prompts
@@ -41,11 +40,32 @@ DECLARED = (
 )
 DIFFERENCES = (("instrument", "tempo"), ("register", "tempo"), ("instrument", "register"))
 PARTITIONS = ("instrument", "register", "tempo", "classes")
-PROMPTS = [
-    Path("recipes/signature") / f"{name}.yaml" for name in ("music-captions", "music-italian", "music-pairs", "music")
-]
+WORDINGS = ("music-captions", "music-italian", "music-pairs", "music")
+RESULT = "wordings.json"
 GRID, LOWEST, DURATION = 40, 0.7, 30.0
 _OWN_NOISE = 10_000  # trajectories of one wording and seed are numbered from a multiple of this
+
+
+class Settings(StrictModel):
+    """Which wordings (files of prompts, or names of those here), and how many trajectories.
+
+    Attributes
+    ----------
+    prompts : list of str
+        Their order decides their noise.
+    trajectories : int
+        Of each class, for each wording and seed.
+    draws : int
+        Of the bootstrap.
+    """
+
+    prompts: list[str] = Field(default=list(WORDINGS), min_length=1)
+    seeds: list[int] = Field(default=[1, 2], min_length=1)
+    trajectories: int = Field(3, ge=2)
+    draws: int = Field(500, ge=2)
+
+
+QUICK: dict[str, Any] = {"prompts": ["music-captions", "music"], "seeds": [1], "trajectories": 2, "draws": 20}
 
 
 def levels() -> torch.Tensor:
@@ -54,7 +74,9 @@ def levels() -> torch.Tensor:
     return torch.cat([kept[kept >= LOWEST - 1e-9], torch.zeros(1, dtype=torch.float64)])
 
 
-def measure(options: argparse.Namespace, wordings: dict[str, SignatureConfig]) -> dict[tuple[str, int], Trajectories]:
+def measure(
+    settings: Settings, wordings: dict[str, SignatureConfig], work: Path, quiet: bool
+) -> dict[tuple[str, int], Trajectories]:
     """Trajectories of every wording and seed, from the work folder where they are kept already."""
     backbone: Any = load_backbone("embedded")
     backbone.module.eval()
@@ -62,17 +84,17 @@ def measure(options: argparse.Namespace, wordings: dict[str, SignatureConfig]) -
     identity = backbone.identity()
     found = {}
     times = levels()
-    with Progress(len(wordings) * len(options.seeds) * (len(times) - 1), "signature", unit=" levels") as bar:
-        for seed in options.seeds:
+    with Progress(len(wordings) * len(settings.seeds) * (len(times) - 1), "signature", unit=" levels", quiet=quiet) as bar:
+        for seed in settings.seeds:
             for place, (name, config) in enumerate(wordings.items()):
-                file = options.work / f"{identity}-{name}-{seed}-{options.trajectories}.safetensors"
+                file = work / f"{identity}-{name}-{seed}-{settings.trajectories}.safetensors"
                 if not file.is_file():
                     texts = [str(one.text) for one in config.classes]
                     condition = backbone.condition(texts, [DURATION] * len(texts))
                     model = backbone_model(backbone, condition, (backbone.latent_channels, frames))
-                    label = torch.arange(len(texts)).repeat_interleave(options.trajectories)
+                    label = torch.arange(len(texts)).repeat_interleave(settings.trajectories)
                     seeds = [trajectory_seed(seed, place * _OWN_NOISE + index) for index in range(len(label))]
-                    options.work.mkdir(parents=True, exist_ok=True)
+                    work.mkdir(parents=True, exist_ok=True)
                     made = follow(
                         model, config.class_set(), times, label, seeds, on_level=lambda: bar.advance(1, "followed")
                     )
@@ -149,41 +171,19 @@ def summarise(
     return report
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=Path, nargs="+", default=PROMPTS, help="their order decides their noise")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--trajectories", type=int, default=3, help="of each class, for each wording and seed")
-    parser.add_argument("--draws", type=int, default=500, help="of the bootstrap")
-    parser.add_argument("--work", type=Path, default=Path("runs/signature-music-wordings"))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/signature_music_wordings.json")
-    options = parser.parse_args()
+def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) -> None:
+    """Writes `wordings.json`; trajectories that are there already are kept."""
     wordings = {}
-    for file in options.prompts:
+    for name in settings.prompts:
+        file = Path(__file__).parent / f"{name}.yaml" if name in WORDINGS else Path(name)
         prompts = read_prompts(file)
         wordings[file.stem] = SignatureConfig(classes=prompts.classes, partitions=prompts.partitions)
-    found = measure(options, wordings)
-    report = summarise(found, wordings, options.seeds, options.draws)
-    write_json(
-        options.out,
-        {
-            "declared": DECLARED,
-            "settings": {
-                "wordings": {name: [one.text for one in config.classes] for name, config in wordings.items()},
-                "seeds": options.seeds,
-                "trajectories_a_class": options.trajectories,
-                "levels": levels()[:-1].tolist(),
-            },
-            "half_t": report,
-        },
-    )
-    for reading, rows in report.items():
-        for what, row in rows.items():
-            values = " ".join("none" if value is None else f"{value:.3f}" for value in row["by_wording"].values())
-            both = row["over_wordings"], row["these_wordings"]
-            ends = ["none" if one is None else f"{one[0]:.3f} to {one[1]:.3f}" for one in both]
-            print(f"{reading:5s} {what:28s} over wordings {ends[0]}, these wordings {ends[1]}, by wording {values}")
-
-
-if __name__ == "__main__":
-    main()
+    trajectories = measure(settings, wordings, out / "trajectories", quiet)
+    report = summarise(trajectories, wordings, settings.seeds, settings.draws)
+    shown = {
+        "wordings": {name: [one.text for one in config.classes] for name, config in wordings.items()},
+        "seeds": settings.seeds,
+        "trajectories_a_class": settings.trajectories,
+        "levels": levels()[:-1].tolist(),
+    }
+    write_json(out / RESULT, {"declared": DECLARED, "settings": shown, "half_t": report})

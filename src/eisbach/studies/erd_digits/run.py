@@ -1,4 +1,4 @@
-"""`run_digits`: the whole grid, resumable cell by cell, to tidy records, a summary and a page."""
+"""The whole grid, resumable cell by cell, to tidy records, a summary and a page."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from eisbach.files import read_json, write_json, write_jsonl
 from eisbach.processes import process_pool
 from eisbach.progress import Progress
 from eisbach.studies.erd_digits.cell import classifier_of, floor_of, run_digits_cell
-from eisbach.studies.erd_digits.judge import summarise
-from eisbach.studies.erd_digits.spec import DECLARED, Cell, DigitsConfig, cells
+from eisbach.studies.erd_digits.comparison import summarise
+from eisbach.studies.erd_digits.spec import DECLARED, QUICK, Cell, DigitsConfig, cells
 from eisbach.types import Record
 
-_FREE = {
-    "out",
-    "jobs",
-    "seeds",
-    "first_seed",
-    "backbones",
-    "targets",
-    "arms",
-    "barrier",
-}  # may grow: a cell does not depend on them
+__all__ = ["QUICK", "Settings", "run"]
+Settings = DigitsConfig
+OPTIONS = {"seeds": "seeds", "first-seed": "first_seed"}
+FREE = ("out", "jobs", "seeds", "first_seed", "backbones", "targets", "arms", "barrier")
+"""May grow in one folder: a cell does not depend on them."""
+
+
+def run(settings: DigitsConfig, out: Path, *, jobs: int = 1, quiet: bool = False) -> None:
+    """Trains what is missing; `out` then holds the records and `summary.json`."""
+    run_digits(settings.model_copy(update={"out": str(out), "jobs": jobs}), quiet=quiet)
 
 
 def run_digits(config: DigitsConfig, *, quiet: bool = False) -> dict[str, Any]:
@@ -50,6 +50,27 @@ def run_digits(config: DigitsConfig, *, quiet: bool = False) -> dict[str, Any]:
     return summary
 
 
+def train_networks(
+    cell: str, out: Path, *, seeds: int, steps: int | None = None, jobs: int = 1, quiet: bool = False
+) -> list[Path]:
+    """Model folders of one setting and arm (`unet-v-constant`), one a training seed, trained as this study trains them.
+
+    Parameters
+    ----------
+    steps : int or None
+        Training steps; None is the study's own number.
+    """
+    backbone, target, arm = cell.split("-")
+    values: dict[str, Any] = {
+        "backbones": [backbone], "targets": [target], "arms": [arm], "barrier": [], "seeds": seeds, "jobs": jobs,
+        "out": str(out),
+    }  # fmt: skip
+    if steps is not None:
+        values["steps"] = {backbone: steps}
+    run_digits(build_config(DigitsConfig, values), quiet=quiet)
+    return [out / "cells" / f"{cell}-{seed}" / "model" for seed in range(seeds)]
+
+
 def check_same(config: DigitsConfig) -> None:
     """Refuses a folder whose cells were made with other options; the grid itself may grow."""
     from eisbach.errors import ConfigError
@@ -63,7 +84,7 @@ def check_same(config: DigitsConfig) -> None:
     changed = [
         f"{key} was {old.get(key)!r} and is now {new[key]!r}"
         for key in new
-        if key not in _FREE and old.get(key) != new[key]
+        if key not in FREE and old.get(key) != new[key]
     ]
     if changed:
         raise ConfigError(

@@ -1,7 +1,6 @@
 """Labelled material for judging beliefs: developing music and eighteen flat cells, from scores that one split holds out of the other.
 
-    python bench/belief_material.py --out runs/auc2/dev  --side train    --seed 71 --clips 120 --developing 300
-    python bench/belief_material.py --out runs/auc2/test --side held_out --seed 72 --clips 200 --developing 400
+    python -m eisbach.studies.ground_truth.flat_cells --out runs/auc2/dev --side train --seed 71 --clips 120 --developing 300
 
 `held_out` draws only from scores whose split is held out of the embedded model's training, `train` only from the others, so the two sets
 share no score. Clips are 32 s long unless told. Every row's label `cell` names its cell: `developing`; the flat kinds that `eisbach
@@ -248,26 +247,41 @@ def pieces_of(side: str) -> tuple[str, ...]:
     chosen = [piece for piece in list_pieces() if assign_split("0" * 64, {"piece": piece.id}) == side]
     tunes = sorted((p.id for p in chosen if p.family == "tune"), key=lambda name: sha256(name.encode()).hexdigest())
     return tuple(sorted([p.id for p in chosen if p.family != "tune"] + tunes[:TUNES]))
+def render_cells(
+    out: Path, *, side: str, seed: int, clips: int, developing: int, seconds: float = 32.0, jobs: int = 1,
+    quiet: bool = False,
+) -> Path:
+    """The folders `developing`, `flat` and `late` in `out`, continued where they are there in part; returns `out`.
+
+    Parameters
+    ----------
+    side : {"train", "held_out"}
+    clips : int
+        Of each flat cell.
+    developing : int
+        Developing clips.
+    """
+    spec = RenderSpec(seed=seed, seconds=(seconds,), pieces=pieces_of(side))
+    render(out / "developing", clips=developing, spec=spec, jobs=jobs, quiet=quiet)
+    flat = replace(spec, kind="flat-cells")
+    render(out / "flat", clips=clips * len(CELLS), spec=flat, jobs=jobs, quiet=quiet, make=flat_cell)
+    late = replace(spec, kind="flat-late")
+    make = partial(flat_cell, cells=tuple(LATE))
+    render(out / "late", clips=clips * len(LATE), spec=late, jobs=jobs, quiet=quiet, make=make)
+    return out
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="Receives the folders developing and flat.")
+def _main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="Receives the folders developing, flat and late.")
     parser.add_argument("--side", choices=("train", "held_out"), required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--clips", type=int, default=200, help="Clips a flat cell.")
     parser.add_argument("--developing", type=int, default=400)
     parser.add_argument("--seconds", type=float, default=32.0)
     parser.add_argument("--jobs", type=int, default=1)
-    options = parser.parse_args()
-    spec = RenderSpec(seed=options.seed, seconds=(options.seconds,), pieces=pieces_of(options.side))
-    render(options.out / "developing", clips=options.developing, spec=spec, jobs=options.jobs)
-    flat = replace(spec, kind="flat-cells")
-    render(options.out / "flat", clips=options.clips * len(CELLS), spec=flat, jobs=options.jobs, make=flat_cell)
-    late = replace(spec, kind="flat-late")
-    make = partial(flat_cell, cells=tuple(LATE))
-    render(options.out / "late", clips=options.clips * len(LATE), spec=late, jobs=options.jobs, make=make)
+    render_cells(**vars(parser.parse_args()))
 
 
 if __name__ == "__main__":
-    main()
+    _main()
