@@ -22,9 +22,9 @@ from eisbach.studies.boundaries.run import DEVELOPMENT_SEEDS, KINDS, hit_rates, 
 
 from eisbach.files import read_json, write_json
 from eisbach.progress import Progress
-from eisbach.structure.boundaries import MIN_SECTION, pick_boundaries, probability_of
 from eisbach.structure.features import extract_features
 from eisbach.structure.novelty import boundary_evidence
+from eisbach.structure.sections import MIN_SECTION, pick_boundaries, probability_of
 from eisbach.studies.ground_truth import synthetic
 from eisbach.types import Waveform
 
@@ -53,7 +53,7 @@ class Clip:
         """Evidence and truth of the moments that are clearly one or the other."""
         inner = self.edges[1:-1]
         distance = np.abs(self.times[:, None] - inner).min(axis=1) if len(inner) else np.full(len(self.times), np.inf)
-        # moments near the ends are never asked for (`boundaries.MIN_SECTION`), so they teach nothing
+        # moments near the ends are never asked for (`sections.MIN_SECTION`), so they teach nothing
         inside = (self.times >= MIN_SECTION - 1.0) & (self.times <= self.edges[-1] - MIN_SECTION + 1.0)
         clear = inside & ((distance <= NEAR) | (distance > FAR))
         return self.evidence[clear], distance[clear] <= NEAR

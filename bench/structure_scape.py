@@ -15,8 +15,7 @@ import numpy as np
 
 from eisbach.files import write_json
 from eisbach.structure.features import extract_features
-from eisbach.structure.scape import fitness_scape
-from eisbach.structure.structureness import enhanced_similarity
+from eisbach.structure.scape import enhanced_similarity, fitness_scape
 from eisbach.studies.ground_truth import synthetic
 
 

@@ -26,10 +26,9 @@ from eisbach.audio import resample
 from eisbach.files import write_json
 from eisbach.structure import METRICS, analyze
 from eisbach.structure.features import Features, extract_features, texture_frames
-from eisbach.structure.onsets import spectral_flux
+from eisbach.structure.rhythm import spectral_flux
 from eisbach.structure.similarity import self_similarity
-from eisbach.structure.spectra import chroma_filterbank, mel_filterbank, power_to_db
-from eisbach.structure.streams import Contrast, FrameStream, power_bands
+from eisbach.structure.spectra import Contrast, FrameStream, chroma_filterbank, mel_filterbank, power_bands, power_to_db
 from eisbach.studies.ground_truth import synthetic
 from eisbach.types import Waveform
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eisbach.backbones import hub, load_backbone
+from eisbach import pretrained as hub
+from eisbach.backbones import load_backbone
 from eisbach.backbones.stable_audio3 import StableAudio3Backbone
 from eisbach.backbones.stable_audio3_native import read_native, transformer_key
 from eisbach.errors import CheckpointError, UserError

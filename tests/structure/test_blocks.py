@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eisbach.structure.blocks import block_curve, block_scale, checkerboard_profile, equal_distance_profile
 from eisbach.structure.features import extract_features
+from eisbach.structure.metrics.form import block_curve, block_scale, checkerboard_profile, equal_distance_profile
 from eisbach.studies.ground_truth.synthetic import blocks
 from eisbach.studies.ground_truth.synthetic_varied import varied_blocks
 

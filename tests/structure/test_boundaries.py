@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eisbach.structure.blocks import block_curve, block_scale
-from eisbach.structure.boundaries import Sections, boundary_model, chroma_likeness, find_sections, pick_boundaries
 from eisbach.structure.features import extract_features
+from eisbach.structure.metrics.form import block_curve, block_scale
 from eisbach.structure.novelty import boundary_evidence
+from eisbach.structure.sections import Sections, boundary_model, chroma_likeness, find_sections, pick_boundaries
 from eisbach.structure.stripes import Stripes, cut_at_restarts, repetition_at
 from eisbach.studies.ground_truth import synthetic
 from eisbach.studies.ground_truth.synthetic_forms import sectioned

@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 
 from eisbach.structure import METRICS
 from eisbach.structure.features import extract_features
-from eisbach.structure.invariances import CONDITIONS, Invariances
+from eisbach.structure.metrics.base import CONDITIONS, Invariances
 from eisbach.studies.ground_truth import synthetic
 from eisbach.studies.ground_truth.invariance_check import check_invariances
 from eisbach.studies.ground_truth.ladders import VARIED_LADDERS

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from eisbach.structure.features import extract_features
+from eisbach.structure.metrics.repetition import motif_coverage
 from eisbach.structure.motif_map import motif_map
-from eisbach.structure.motifs import motif_coverage
 from eisbach.studies.ground_truth import synthetic
 
 

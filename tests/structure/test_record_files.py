@@ -12,8 +12,8 @@ from eisbach.errors import AudioError
 from eisbach.structure import analyze, analyze_files, read_details
 from eisbach.structure import batch as module
 from eisbach.structure.features import extract_features
-from eisbach.structure.onsets import onset_times
 from eisbach.structure.record_files import DETAILS, JOURNAL, Known, journal, known_clips, stamp, still_same
+from eisbach.structure.rhythm import onset_times
 from eisbach.studies.ground_truth import synthetic
 from eisbach.types import SkipReport, Waveform
 

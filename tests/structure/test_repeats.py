@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from eisbach.structure.features import extract_features
-from eisbach.structure.recurrence import chroma_recurrence
-from eisbach.structure.repeats import longest_diagonal, longest_repeat, longest_repeat_span
+from eisbach.structure.metrics.repetition import longest_diagonal, longest_repeat, longest_repeat_span
+from eisbach.structure.similarity import chroma_recurrence
 from eisbach.structure.stripes import find_stripes
 from eisbach.studies.ground_truth import synthetic
 

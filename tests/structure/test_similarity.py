@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from eisbach.structure.blocks import checkerboard_profile
-from eisbach.structure.similarity import lag_similarity, self_similarity, squared_distances
-from eisbach.structure.vendi import vendi_score
+from eisbach.structure.metrics.form import checkerboard_profile
+from eisbach.structure.metrics.texture import vendi_score
+from eisbach.structure.similarity import lagged_similarity, self_similarity, squared_distances
 
 FRAMES = np.random.default_rng(0).normal(-40, 8, (40, 32))
 
@@ -23,9 +23,9 @@ def test_a_constant_offset_of_tau_gives_the_kernels_value():
 
 def test_lag_similarity_is_the_band_of_the_matrix():
     matrix = self_similarity(FRAMES)
-    for lag, diagonal in enumerate(lag_similarity(FRAMES, 10), start=1):
+    for lag, diagonal in enumerate(lagged_similarity(FRAMES, 10), start=1):
         np.testing.assert_allclose(diagonal, np.diagonal(matrix, lag), rtol=1e-4)
-    assert len(lag_similarity(FRAMES, 100)) == 39
+    assert len(lagged_similarity(FRAMES, 100)) == 39
 
 
 def test_checkerboard_equals_direct_means():

@@ -8,11 +8,12 @@ import scipy.signal
 from eisbach.structure.spectra import (
     chroma_filterbank,
     hz_to_mel,
+    long_term_spectrum,
     mel_filterbank,
     mel_to_hz,
+    power_bands,
     power_to_db,
 )
-from eisbach.structure.streams import long_term_spectrum, power_bands
 
 
 def test_mel_filterbank_equals_librosa():

@@ -10,8 +10,18 @@ import soundfile as sf
 
 from eisbach.structure import survey
 from eisbach.structure.features import extract_features
-from eisbach.structure.spectra import chroma_filterbank, mel_filterbank, octave_contrast, octave_edges
-from eisbach.structure.streams import Bands, Contrast, FrameStream, SpectrumStream, long_term_spectrum, power_bands
+from eisbach.structure.spectra import (
+    Bands,
+    Contrast,
+    FrameStream,
+    SpectrumStream,
+    chroma_filterbank,
+    long_term_spectrum,
+    mel_filterbank,
+    octave_contrast,
+    octave_edges,
+    power_bands,
+)
 from eisbach.studies.ground_truth import synthetic
 from eisbach.types import Waveform
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from eisbach.structure.features import extract_features
-from eisbach.structure.structureness import clip_scape, enhanced_similarity, structureness
+from eisbach.structure.metrics.repetition import structureness
+from eisbach.structure.scape import clip_scape, enhanced_similarity
 from eisbach.studies.ground_truth import synthetic
 
 

@@ -183,7 +183,7 @@ def load_backbone(name: str | Path = "embedded") -> Backbone:
     if str(name) == "embedded":
         with resources.as_file(resources.files("eisbach") / "assets" / "base") as folder:
             return _load_folder(folder)
-    from eisbach.backbones.hub import fetch, is_hub_id
+    from eisbach.pretrained import fetch, is_hub_id
 
     if not Path(name).is_dir() and isinstance(name, str) and is_hub_id(name):
         return _load_folder(fetch(name))

@@ -13,26 +13,36 @@ from typing import Any
 import torch
 from torch import nn
 
+from eisbach import pretrained
 from eisbach.backbones.state import adapter_free_state, identity_of
-from eisbach.backbones.text_encoder import LazyTextEncoder, read_tokenizer, save_encoder
+from eisbach.backbones.text_encoder import LazyTextEncoder, save_encoder
 from eisbach.codecs.base import Codec
 from eisbach.codecs.oobleck import OobleckCodec
-from eisbach.codecs.weight_files import build_empty, component_config, has_weights, load_exactly, read_tensors
+from eisbach.codecs.weight_files import build_empty, component_config, load_exactly
 from eisbach.errors import CheckpointError, UserError
-from eisbach.files import read_json, write_json
+from eisbach.files import write_json
+from eisbach.pretrained import has_weights, read_weights
 
 INDEX = "model_index.json"
 _SCHEDULER = Path("scheduler") / "scheduler_config.json"
-_TEXT_MODELS = {"t5": "T5EncoderModel", "qwen3": "Qwen3Model"}
+_TEXT_MODELS = {"t5": ("T5Config", "T5EncoderModel"), "qwen3": ("Qwen3Config", "Qwen3Model")}
 _TIED = {"encoder.embed_tokens.weight": "shared.weight"}  # T5 has one table of word vectors under two names
 
 
 def pipeline_name(folder: str | Path) -> str | None:
-    """The pipeline class that the folder's `model_index.json` names; None without that file or that name."""
+    """The pipeline class that the folder's `model_index.json` names; None without that file or that name.
+
+    Raises
+    ------
+    CheckpointError
+        The index lists code of its own, or is none.
+    """
     file = Path(folder) / INDEX
-    values: Any = read_json(file, "pipeline's index") if file.is_file() else None
-    name = values.get("_class_name") if isinstance(values, dict) else None
-    return name if isinstance(name, str) else None
+    if not file.is_file():
+        return None
+    values = pretrained.read_object(file, "pipeline's index")
+    pretrained.check_index(values, file)
+    return values.get("_class_name")
 
 
 def read_index(folder: Path, pipeline: str, parts: Sequence[str]) -> dict[str, Any]:
@@ -51,7 +61,7 @@ def read_index(folder: Path, pipeline: str, parts: Sequence[str]) -> dict[str, A
         raise CheckpointError(
             f"the {pipeline} in {folder} is not complete: {', '.join(missing)} is missing; fetch it again."
         )
-    return dict(read_json(folder / INDEX, "pipeline's index"))
+    return pretrained.read_object(folder / INDEX, "pipeline's index")
 
 
 def read_scheduler(folder: Path, **expected: object) -> dict[str, Any]:
@@ -62,13 +72,13 @@ def read_scheduler(folder: Path, **expected: object) -> dict[str, Any]:
     CheckpointError
         An option of `expected` has another value: the weights were trained for another objective than the backbone states.
     """
-    values: Any = read_json(folder / _SCHEDULER, "scheduler's configuration")
+    values = pretrained.read_object(folder / _SCHEDULER, "scheduler's configuration")
     for name, value in expected.items():
         if values.get(name, value) != value:
             raise CheckpointError(
                 f"{folder / _SCHEDULER} has {name} {values[name]!r}; models of this kind are read with {name} {value!r} only."
             )
-    return dict(values)
+    return values
 
 
 class PipelineTextEncoder(LazyTextEncoder):
@@ -97,7 +107,8 @@ class PipelineTextEncoder(LazyTextEncoder):
             raise CheckpointError(
                 f"the text encoder in {self.folder} is not complete: {', '.join(missing)} is missing; fetch it again."
             )
-        self.tokenizer = read_tokenizer(folder / "tokenizer")
+        pretrained.refuse_code(self.folder)
+        self.tokenizer = pretrained.tokenizer(folder / "tokenizer")
         limit = int(self.tokenizer.model_max_length)
         if max_tokens is None and limit > 1_000_000:
             raise CheckpointError(
@@ -109,21 +120,11 @@ class PipelineTextEncoder(LazyTextEncoder):
     def _read(self) -> nn.Module:
         import transformers
 
-        try:
-            config: Any = transformers.AutoConfig.from_pretrained(str(self.folder), local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"the text encoder's configuration in {self.folder} cannot be read ({error})."
-            ) from error
-        if config.model_type not in _TEXT_MODELS:
-            raise CheckpointError(
-                f"the text encoder in {self.folder} is of the type '{config.model_type}'; "
-                f"{' and '.join(_TEXT_MODELS)} are read."
-            )
-        kind: Any = getattr(transformers, _TEXT_MODELS[config.model_type])
+        config = pretrained.text_config(self.folder, {kind: names[0] for kind, names in _TEXT_MODELS.items()})
+        kind: Any = getattr(transformers, _TEXT_MODELS[config.model_type][1])
         model = build_empty(lambda: kind(config))
         expected = model.state_dict().keys()
-        state = {name.removeprefix("model."): tensor for name, tensor in read_tensors(self.folder).items()}
+        state = {name.removeprefix("model."): tensor for name, tensor in read_weights(self.folder).items()}
         # A whole language model has a decoder or an output layer too, which an encoder has no use for.
         state = {name: tensor for name, tensor in state.items() if not name.startswith(("decoder.", "lm_head."))}
         for one, other in (*_TIED.items(), *((other, one) for one, other in _TIED.items())):
@@ -239,7 +240,9 @@ def copy_parts(source: Path, folder: Path, needed: Iterable[str], optional: Iter
                 f"{source / part} is no longer there and belongs to the pipeline; put it back, then save again."
             )
         if (source / part).resolve() != (folder / part).resolve():
-            shutil.copytree(source / part, folder / part, dirs_exist_ok=True)
+            shutil.copytree(
+                source / part, folder / part, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.py", "__pycache__")
+            )
 
 
 def frame_rate(folder: Path) -> float:

@@ -17,9 +17,10 @@ from eisbach.backbones.state import adapter_free_state, identity_of
 from eisbach.backbones.text_encoder import token_mask
 from eisbach.codecs.base import Codec
 from eisbach.codecs.same_native import CHUNK_OPTIONS
-from eisbach.codecs.weight_files import WEIGHTS, build_empty, component_config, load_exactly, read_tensors
+from eisbach.codecs.weight_files import WEIGHTS, build_empty, component_config, load_exactly
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import read_json, write_json
+from eisbach.pretrained import read_weights
 from eisbach.types import Conditioning
 
 INDEX = "model_index.json"
@@ -282,9 +283,9 @@ def load_diffusers(folder: str | Path) -> StableAudio3Backbone:
     text_encoder = TextEncoder(folder / "text_encoder", folder / "tokenizer", None)
     module = _module(
         transformer_config,
-        read_tensors(folder / "transformer", WEIGHTS),
+        read_weights(folder / "transformer", WEIGHTS),
         duration_config,
-        read_tensors(folder / "duration_embedder", WEIGHTS),
+        read_weights(folder / "duration_embedder", WEIGHTS),
         text_encoder.max_tokens,
         folder,
     )

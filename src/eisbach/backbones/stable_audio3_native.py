@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from eisbach.codecs.same_native import PREFIX as CODEC_PREFIX
-from eisbach.codecs.weight_files import read_tensors
 from eisbach.errors import CheckpointError
 from eisbach.files import read_json
+from eisbach.pretrained import read_weights
 from eisbach.stable_audio3_keys import NATIVE_DURATION, NATIVE_TRANSFORMER, rows_to_diffusers, transformer_key
 
 CONFIG = "model_config.json"
@@ -108,7 +108,7 @@ def read_native(folder: str | Path) -> NativeModel:
     model, diffusion, objective = _check_kind(values, source)
     prompt, seconds = _conditioners(model, diffusion, source)
     transformer_config = _transformer_config(diffusion.get("config"), source)
-    tensors = read_tensors(folder, wanted=lambda name: not name.startswith(CODEC_PREFIX))
+    tensors = read_weights(folder, wanted=lambda name: not name.startswith(CODEC_PREFIX))
     transformer: dict[str, torch.Tensor] = {}
     duration: dict[str, torch.Tensor] = {}
     text: dict[str, torch.Tensor] = {}

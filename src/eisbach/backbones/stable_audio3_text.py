@@ -5,14 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from eisbach.backbones.text_encoder import LazyTextEncoder, read_tokenizer, save_encoder
-from eisbach.codecs.weight_files import build_empty, has_weights, load_exactly, read_tensors
+from eisbach import pretrained
+from eisbach.backbones.text_encoder import LazyTextEncoder, save_encoder
+from eisbach.codecs.weight_files import build_empty, load_exactly
 from eisbach.errors import CheckpointError
+from eisbach.pretrained import has_weights, read_weights
 
 
 class TextEncoder(LazyTextEncoder):
@@ -52,20 +53,16 @@ class TextEncoder(LazyTextEncoder):
             raise CheckpointError(
                 f"the text encoder in {folder} is not complete: {', '.join(missing)} is missing; fetch it again."
             )
-        self.tokenizer = read_tokenizer(tokenizer_folder)
+        pretrained.refuse_code(folder)
+        self.tokenizer = pretrained.tokenizer(tokenizer_folder)
         self.max_tokens = min(int(self.tokenizer.model_max_length), 256) if max_tokens is None else max_tokens
 
     def _read(self) -> nn.Module:
-        from transformers import T5GemmaConfig, T5GemmaEncoderModel
+        from transformers import T5GemmaEncoderModel
 
-        try:
-            config: Any = T5GemmaConfig.from_pretrained(str(self.folder), local_files_only=True)
-            config.is_encoder_decoder = False
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"the text encoder's configuration in {self.folder} cannot be read ({error})."
-            ) from error
-        state = self._tensors or read_tensors(self.folder)
+        config = pretrained.text_config(self.folder, {"t5gemma": "T5GemmaConfig"})
+        config.is_encoder_decoder = False
+        state = self._tensors or read_weights(self.folder)
         # The published T5Gemma has a decoder too, which an encoder has no use for, and its names begin with `model.`.
         state = {name.removeprefix("model."): tensor for name, tensor in state.items()}
         state = {name: tensor for name, tensor in state.items() if not name.startswith(("decoder.", "lm_head."))}
@@ -110,7 +107,7 @@ class TextEncoder(LazyTextEncoder):
         config = self.model.config
         config.architectures = ["T5GemmaEncoderModel"]
         save_encoder(encoder_folder, dict(self.model.state_dict()), config)
-        tokenizer = read_tokenizer(self.tokenizer_folder)
+        tokenizer = pretrained.tokenizer(self.tokenizer_folder)
         tokenizer.model_max_length = self.max_tokens  # where diffusers' pipeline looks for the length
         tokenizer.save_pretrained(str(tokenizer_folder))
 
@@ -128,9 +125,7 @@ def find_native(checkpoint: Path, sources: Sequence[str]) -> Path:
         if (folder / "config.json").is_file():
             return folder
     hub = sources[-1]
-    from eisbach.backbones.hub import cached_folder
-
-    found = cached_folder(hub)
+    found = pretrained.cached_folder(hub)
     if found is not None and (found / "config.json").is_file():
         return found
     raise CheckpointError(

@@ -15,17 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from eisbach import pretrained
 from eisbach.backbones.pipeline_folder import read_index
 from eisbach.backbones.table_pipeline import SchedulerTable, TablePipeline, read_table
-from eisbach.codecs.weight_files import (
-    build_empty,
-    component_config,
-    has_weights,
-    load_component,
-    load_exactly,
-    read_tensors,
-)
+from eisbach.codecs.weight_files import build_empty, component_config, load_component, load_exactly
 from eisbach.errors import CheckpointError, UserError
+from eisbach.pretrained import has_weights, read_weights
 from eisbach.types import Conditioning
 
 PIPELINE = "StableDiffusionPipeline"
@@ -48,6 +43,8 @@ class ClipText:
         self._warned = False
         if not has_weights(folder / "text_encoder"):
             raise CheckpointError(f"{folder / 'text_encoder'} holds no model.safetensors; fetch the model again.")
+        for part in ("text_encoder", "tokenizer"):
+            pretrained.refuse_code(folder / part)
 
     def release(self) -> None:
         """Drops the encoder from memory; the next use reads it again."""
@@ -56,21 +53,12 @@ class ClipText:
     def _read(self) -> tuple[Any, Any]:
         import transformers
 
-        try:
-            config = transformers.CLIPTextConfig.from_pretrained(
-                str(self.folder / "text_encoder"), local_files_only=True
-            )
-            tokenizer: Any = transformers.CLIPTokenizer.from_pretrained(
-                str(self.folder / "tokenizer"), local_files_only=True
-            )
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"the text encoder or tokenizer in {self.folder} cannot be read ({error})."
-            ) from error
+        config = pretrained.text_config(self.folder / "text_encoder", {"clip_text_model": "CLIPTextConfig"})
+        tokenizer = pretrained.tokenizer(self.folder / "tokenizer", "CLIPTokenizer")
         model: Any = build_empty(lambda: transformers.CLIPTextModel(config))
         expected = model.state_dict().keys()
         state = {
-            name: tensor for name, tensor in read_tensors(self.folder / "text_encoder").items() if name != _POSITIONS
+            name: tensor for name, tensor in read_weights(self.folder / "text_encoder").items() if name != _POSITIONS
         }
         if not any(name.startswith("text_model.") for name in expected):  # newer transformers drop the prefix
             state = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}

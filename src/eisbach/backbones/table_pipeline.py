@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from eisbach import pretrained
 from eisbach.backbones.pipeline_folder import INDEX, copy_parts, options, read_scheduler
 from eisbach.backbones.state import adapter_free_state, identity_of
 from eisbach.diffusion.discrete_path import DiscretePath, scheduler_target
-from eisbach.errors import CheckpointError
 from eisbach.files import write_json
 
 
@@ -43,15 +43,8 @@ def read_table(folder: Path) -> SchedulerTable:
     UserError
         One that is no discrete variance-preserving one, or of another target.
     """
-    import diffusers
-
     values = read_scheduler(folder)
-    kind = getattr(diffusers, str(values.get("_class_name")), None)
-    if kind is None or not hasattr(kind, "from_config"):
-        raise CheckpointError(
-            f"{folder / 'scheduler'} names the scheduler {values.get('_class_name')!r}, which diffusers does not have."
-        )
-    table = kind.from_config(values)
+    table = pretrained.scheduler(values, folder)
     target = scheduler_target(str(table.config.get("prediction_type", "epsilon")))
     return SchedulerTable(values, DiscretePath.from_scheduler(table), target)
 

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from eisbach.errors import CheckpointError
 from eisbach.files import atomic_write
 from eisbach.types import Conditioning
 
@@ -40,26 +39,6 @@ class LazyTextEncoder(ABC):
     @abstractmethod
     def _read(self) -> nn.Module:
         """The encoder from its files, in fp32, in evaluation mode, without gradients."""
-
-
-def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a folder, padding on the right.
-
-    Raises
-    ------
-    CheckpointError
-        There is none, or it cannot be read.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"the tokenizer in {folder} cannot be read ({error}); fetch it again.") from error
-    # On the right, the real tokens of a caption are a prefix that can be cut out and cached: what a caption becomes does not
-    # depend on its batch. Positions of the encoders read here are relative, so the side changes nothing else.
-    tokenizer.padding_side = "right"
-    return tokenizer
 
 
 def save_encoder(folder: Path, state: dict[str, torch.Tensor], config: Any) -> None:

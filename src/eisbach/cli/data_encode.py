@@ -132,7 +132,7 @@ def _load_codec(codec: str | None, model: str | None) -> tuple[str, Codec]:
         raise UserError("--codec and --model both name a codec; give one of the two.")
     else:
         from eisbach.backbones import LAYOUTS, load_backbone
-        from eisbach.backbones.hub import fetch, is_hub_id
+        from eisbach.pretrained import fetch, is_hub_id
 
         folder = fetch(model) if not Path(model).is_dir() and is_hub_id(model) else Path(model)
         brings_codec = any((folder / marker).is_file() for marker in LAYOUTS)

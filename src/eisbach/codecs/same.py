@@ -14,9 +14,10 @@ import torch
 from eisbach.codecs import same_native as native
 from eisbach.codecs.autoencoder import AutoencoderCodec
 from eisbach.codecs.same_chunked import use_chunks
-from eisbach.codecs.weight_files import WEIGHTS, build_empty, component_config, load_exactly, read_tensors
+from eisbach.codecs.weight_files import WEIGHTS, build_empty, component_config, load_exactly
 from eisbach.errors import CheckpointError
 from eisbach.files import read_json, write_json
+from eisbach.pretrained import read_weights
 
 
 class SameCodec(AutoencoderCodec):
@@ -87,7 +88,7 @@ class SameCodec(AutoencoderCodec):
             config = component_config(folder, AutoencoderSAME, ignored=native.CHUNK_OPTIONS)
             values = read_json(folder / "config.json", "configuration")
             config |= {name: values[name] for name in native.CHUNK_OPTIONS[:2] if name in values}
-            state = read_tensors(folder, WEIGHTS)
+            state = read_weights(folder, WEIGHTS)
         options = {name: value for name, value in config.items() if name not in native.CHUNK_OPTIONS}
         model: Any = build_empty(lambda: AutoencoderSAME(**options))
         load_exactly(model, state, f"the autoencoder in {folder}")
@@ -107,6 +108,6 @@ def _read_native(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
         )
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{source} describes no autoencoder ({error!r}); fetch it again.") from error
-    tensors = read_tensors(folder, wanted=lambda name: alone or name.startswith(native.PREFIX))
+    tensors = read_weights(folder, wanted=lambda name: alone or name.startswith(native.PREFIX))
     bare = {name.removeprefix(native.PREFIX): tensor for name, tensor in tensors.items()}
     return config, native.autoencoder_state(bare, config)

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from eisbach.errors import CheckpointError
-from eisbach.files import read_json
+from eisbach.pretrained import read_object, read_weights
 from eisbach.tensor_files import check_fit
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -21,62 +20,6 @@ WEIGHTS = "diffusion_pytorch_model"
 
 State = dict[str, torch.Tensor]
 """Tensors by name."""
-
-
-def has_weights(folder: str | Path, stem: str = "model") -> bool:
-    """True when `folder` holds `stem`.safetensors, or the index of its shards."""
-    folder = Path(folder)
-    return (folder / f"{stem}.safetensors").is_file() or (folder / f"{stem}.safetensors.index.json").is_file()
-
-
-def read_tensors(
-    folder: str | Path, stem: str = "model", wanted: Callable[[str], bool] = lambda name: True
-) -> dict[str, torch.Tensor]:
-    """The tensors of `stem`.safetensors, or of the shards that `stem`.safetensors.index.json lists.
-
-    Parameters
-    ----------
-    folder : str or Path
-    stem : str, default "model"
-    wanted : function of a tensor's name
-        Only these are read.
-
-    Raises
-    ------
-    CheckpointError
-        No such file, a missing shard, or a file that cannot be read.
-    """
-    folder = Path(folder)
-    tensors: dict[str, torch.Tensor] = {}
-    for file in _shards(folder, stem):
-        try:
-            with safe_open(str(file), framework="pt") as handle:
-                for name in handle.keys():  # noqa: SIM118
-                    if wanted(name):
-                        tensors[name] = handle.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} cannot be read ({error}); it may be truncated: fetch it again.") from error
-    return tensors
-
-
-def _shards(folder: Path, stem: str) -> list[Path]:
-    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if not index.is_file():
-        raise CheckpointError(f"there is no {single.name} in {folder}; fetch the model again, with all its files.")
-    listing: Any = read_json(index, "index of weights")
-    names = listing.get("weight_map") if isinstance(listing, dict) else None
-    if not isinstance(names, dict) or not names:
-        raise CheckpointError(f"{index} lists no weights; fetch the model again, with all its files.")
-    files = [folder / str(name) for name in sorted(set(names.values()))]
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise CheckpointError(
-            f"{len(missing)} of {len(files)} files with weights are missing from {folder} (first: {missing[0]}); fetch "
-            "them again."
-        )
-    return files
 
 
 def component_config(folder: Path, kind: Any, ignored: Iterable[str] = ()) -> dict[str, Any]:
@@ -87,14 +30,14 @@ def component_config(folder: Path, kind: Any, ignored: Iterable[str] = ()) -> di
     CheckpointError
         An option that the class does not have and that is not `ignored`.
     """
-    values: Any = read_json(folder / "config.json", f"configuration of {kind.__name__}")
+    values = read_object(folder / "config.json", f"configuration of {kind.__name__}")
     parameters = inspect.signature(kind.__init__).parameters
     known = {
         name: parameter.default
         for name, parameter in parameters.items()
         if parameter.default is not inspect.Parameter.empty
     }
-    given = {name: value for name, value in dict(values).items() if not name.startswith("_") and name not in ignored}
+    given = {name: value for name, value in values.items() if not name.startswith("_") and name not in ignored}
     if given.keys() - known.keys():
         raise CheckpointError(
             f"{folder / 'config.json'} has options that diffusers' {kind.__name__} does not know: "
@@ -129,7 +72,7 @@ def load_component(
         Missing or truncated files, options that are not known, or weights that do not fit.
     """
     options = component_config(folder, kind) if config is None else config
-    state = read_tensors(folder, WEIGHTS)
+    state = read_weights(folder, WEIGHTS)
     model = build_empty(lambda: kind(**options))
     load_exactly(model, state if adapt is None else adapt(state, model.state_dict()), source)
     return model

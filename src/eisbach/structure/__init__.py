@@ -2,12 +2,11 @@
 
 from eisbach.structure.analyze import Analysis, analyze, analyze_array
 from eisbach.structure.batch import Clip, analyze_file, analyze_files
-from eisbach.structure.energy import energy_share
+from eisbach.structure.energy import energy_share, phase_randomise
 from eisbach.structure.flatness import flat_probability, is_flat
 from eisbach.structure.frechet import texture_embedding, texture_frechet
 from eisbach.structure.metrics import METRICS, Metric
 from eisbach.structure.record_files import read_details
-from eisbach.structure.surrogates import phase_randomise
 
 __all__ = [
     "METRICS",

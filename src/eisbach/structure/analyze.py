@@ -9,13 +9,21 @@ from typing import Any
 import numpy as np
 
 from eisbach.errors import AudioError
-from eisbach.structure.details import describe
 from eisbach.structure.energy import bandwidth_hz, noise_floor_db, share_of
-from eisbach.structure.features import MAX_SECONDS, SAMPLE_RATE, Features, features_of_survey, source_of
+from eisbach.structure.features import (
+    MAX_SECONDS,
+    SAMPLE_RATE,
+    Features,
+    features_of_survey,
+    source_of,
+    texture_statistics,
+)
 from eisbach.structure.flatness import IS_FLAT_FROM, flat_probability, judge_identity
 from eisbach.structure.loudness_meter import integrated_loudness
 from eisbach.structure.metrics import METRICS, measure
-from eisbach.structure.paper import pc1_share_of_surrogates
+from eisbach.structure.metrics.paper import pc1_share_of_surrogates
+from eisbach.structure.sections import find_sections
+from eisbach.structure.sets.onset_details import onset_events, pack_attacks
 from eisbach.structure.sources import Source
 from eisbach.structure.survey import Survey, survey
 from eisbach.types import Record, Waveform
@@ -78,9 +86,21 @@ class Analysis:
         """What a page needs beside the record: JSON-ready, lists of plain numbers.
 
         `sections` (`boundaries` in seconds from the start of the file, `strengths`, `labels`), `embedding` (64 texture
-        statistics, or None under 2 s), `onsets` (seconds from the start of the file) and `attacks` (their spectra, packed).
+        statistics, or None under 2 s), `onsets` (seconds from the start of the file) and `attacks` (what enters at each
+        onset, `sets.onset_details.pack_attacks`). Times count the silence at the file's start.
         """
-        return describe(self.features)
+        sections, events = find_sections(self.features), onset_events(self.features)
+        embedding = texture_statistics(self.features)
+        return {
+            "sections": {
+                "boundaries": [round(time, 3) for time in sections.boundaries],
+                "strengths": [round(strength, 4) for strength in sections.strengths],
+                "labels": list(sections.labels),
+            },
+            "embedding": None if embedding is None else [round(float(value), 5) for value in embedding],
+            "onsets": [round(float(time), 3) for time in events.times],
+            "attacks": pack_attacks(events),
+        }
 
 
 def analysis_version() -> str:

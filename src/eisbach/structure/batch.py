@@ -65,7 +65,7 @@ def analyze_file(path: str | Path, *, device: str | None = None) -> Record:
 def measure_file(
     path: str | Path, *, detail: bool = True, device: str | None = None
 ) -> tuple[Record, dict[str, Any] | None]:
-    """The record of one file, and what its page needs beside it (`details.describe`, with the file's identity and stamp).
+    """The record of one file, and what its page needs beside it (`Analysis.detail`, with the file's identity and stamp).
 
     Raises
     ------

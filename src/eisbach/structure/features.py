@@ -15,16 +15,27 @@ is read twice (`survey` finds its level, its extent and its faults; the frames f
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from eisbach.errors import UserError
 from eisbach.structure.loudness_meter import BLOCKS_PER_SECOND
 from eisbach.structure.sources import ArraySource, FileSource, Source
-from eisbach.structure.spectra import chroma_filterbank, mel_filterbank, power_to_db
-from eisbach.structure.streams import Bands, Contrast, FrameStream, SpectrumStream
+from eisbach.structure.spectra import (
+    Bands,
+    Contrast,
+    FrameStream,
+    SpectrumStream,
+    chroma_filterbank,
+    mel_filterbank,
+    power_to_db,
+)
 from eisbach.structure.survey import HOP, SAMPLE_RATE, Survey, survey
 from eisbach.types import Waveform
 
@@ -90,6 +101,29 @@ class Features:
     contrast_db: np.ndarray
     spectrum: np.ndarray
     loudness_blocks: np.ndarray
+
+
+_T = TypeVar("_T")
+_results: dict[int, dict[str, Any]] = {}  # by id of the features, then by name of the function
+
+
+def once_per_clip(function: Callable[[Features], _T]) -> Callable[[Features], _T]:
+    """A function of features that is evaluated once for each `Features` object; its results must not be changed."""
+    name = f"{function.__module__}.{function.__qualname__}"
+
+    @wraps(function)
+    def cached(features: Features) -> _T:
+        key = id(features)
+        if key not in _results:
+            _results[key] = {}
+            weakref.finalize(features, _results.pop, key, None)
+        stored = _results[key]
+        if name not in stored:
+            stored[name] = function(features)
+        result: _T = stored[name]
+        return result
+
+    return cached
 
 
 def source_of(audio: Waveform | str | Path | Source) -> Source:

@@ -1,9 +1,9 @@
 """Motif map: which moment of a piece is heard again where, and how far it was transposed.
 
-Conventions: chroma at 4 Hz, windows of 4 s, cosines of centred chroma (`recurrence.chroma_windows`). For every window the best match
+Conventions: chroma at 4 Hz, windows of 4 s, cosines of centred chroma (`similarity.chroma_windows`). For every window the best match
 is sought among all windows that do not overlap it, in 12 transpositions, on the frame grid and half a frame later (a period of
-7.37 s does not divide the grid). A window *recurs* when that match has a cosine of at least `recurrence.MIN_COSINE` and its harmony
-moves (`recurrence.MIN_MOVEMENT`). In pieces longer than five minutes every second, third, … window is asked for, so that there are at most
+7.37 s does not divide the grid). A window *recurs* when that match has a cosine of at least `similarity.MIN_COSINE` and its harmony
+moves (`similarity.MIN_MOVEMENT`). In pieces longer than five minutes every second, third, … window is asked for, so that there are at most
 1200 questions; the answers are still sought at 4 Hz, block by block.
 """
 
@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eisbach.structure.features import CHROMA_RATE, Features
-from eisbach.structure.once import once_per_clip
-from eisbach.structure.recurrence import MAX_FRAMES, MIN_COSINE, MIN_MOVEMENT, chroma_windows, half_later
+from eisbach.structure.features import CHROMA_RATE, Features, once_per_clip
+from eisbach.structure.similarity import MAX_FRAMES, MIN_COSINE, MIN_MOVEMENT, chroma_windows, half_later
 
 WINDOW_SECONDS = 4.0
 _BLOCK = 256  # questions answered at once

@@ -1,7 +1,7 @@
 """The files of an analysis: records, details, the journal that a killed run leaves, and whether a file is still the one measured.
 
 ``records.jsonl`` and ``records.parquet`` hold one tidy row a clip; ``details.jsonl`` one object a clip with what pages need beside it
-(`details.describe`) and the file's `stamp`. While a run goes on, every finished clip is one appended line of a journal.
+(`Analysis.detail`) and the file's `stamp`. While a run goes on, every finished clip is one appended line of a journal.
 """
 
 from __future__ import annotations

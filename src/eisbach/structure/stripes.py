@@ -24,9 +24,8 @@ from itertools import pairwise
 import numpy as np
 from scipy.ndimage import binary_closing, maximum_filter1d
 
-from eisbach.structure.features import Features
-from eisbach.structure.once import once_per_clip
-from eisbach.structure.recurrence import MIN_COSINE, chroma_recurrence
+from eisbach.structure.features import Features, once_per_clip
+from eisbach.structure.similarity import MIN_COSINE, chroma_recurrence
 
 MIN_SECONDS = 4.0
 _MIN_LAG = 2.0  # seconds

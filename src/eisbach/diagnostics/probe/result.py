@@ -18,14 +18,11 @@ not finite is None.
   zero and A has no gradient there. A *point* has
 
   - ``cosine``, ``angle`` (degrees) between the plain gradient g_p and the weighted g_w of a batch, ``norm_ratio``
-    |g_w|/|g_p|, ``plain_norm``, ``weighted_norm``;
-  - for scale ``between_batches_angle`` (plain gradients of successive, independent batches) and ``halves_angle`` (plain
-    gradients of the two halves of a batch);
-  - ``clipped``: None without clipping, else ``norm_ratio``, ``plain_share``, ``weighted_share`` (shares of the batches that
-    were clipped);
-  - ``adamw``: AdamW's normalised updates u over the batches, in the order of training and with unmoved weights:
-    ``norm_ratio`` |u_w|/|u_p| and ``angle`` (degrees) after each batch, and ``last``: their means over the last third;
-    ``adamw_clipped``: the same on clipped gradients, None without clipping;
+    |g_w|/|g_p|, ``plain_norm``, ``weighted_norm``, and for scale ``between_batches_angle`` (plain gradients of
+    successive, independent batches);
+  - ``plain_clipped``, ``weighted_clipped`` (share of the batches that training would clip), ``clipped_norm_ratio``;
+  - ``update_norm_ratio``, ``update_angle`` (degrees) between AdamW's normalised updates u_p and u_w, clipped as the recipe
+    clips, in the order of training and with unmoved weights, over the last third of the batches;
   - ``per_batch``: the numbers of each batch.
 
   Every number over batches is a *summary* ``{mean, sd, low, high, n}``, where low and high bound the 95% interval of the mean (a

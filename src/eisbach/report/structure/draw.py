@@ -16,7 +16,7 @@ from eisbach.report.figures_draw import View, draw_similarity, mel_frames, proje
 from eisbach.report.structure.sections import Span
 from eisbach.report.structure.style import COLOURS, INK, LINE, MARKERS, SOFT, TICK_PT, line_style
 from eisbach.structure.features import FLOOR_DB, Features
-from eisbach.structure.paper import MIN_SECONDS, pc1_share_of_surrogates
+from eisbach.structure.metrics.paper import MIN_SECONDS, pc1_share_of_surrogates
 
 _MOST_LINES = 24  # sections whose boundaries are drawn across the whole matrix
 _SHOWN_HZ = (50, 100, 200, 500, 1000, 2000, 5000, 10000)

@@ -46,9 +46,9 @@ from eisbach.report.structure.style import (
     longest,
     render,
 )
-from eisbach.structure.blocks import MIN_SECONDS as _BLOCKS_NEED
-from eisbach.structure.blocks import block_curve
 from eisbach.structure.features import Features
+from eisbach.structure.metrics.form import BLOCKS_MIN_SECONDS as _BLOCKS_NEED
+from eisbach.structure.metrics.form import block_curve
 
 MOST_GROUPS = 7
 """Lines that colours, dashes and marks can still tell apart."""

@@ -20,7 +20,7 @@ _SHORTEST = 3.0  # seconds; shorter segments are notes rather than passages
 
 def draw_scape(axes: Any, features: Features) -> Any:
     """The fitness of every segment: its centre across, its length upwards; returns the image, or None when too short."""
-    from eisbach.structure.structureness import clip_scape
+    from eisbach.structure.scape import clip_scape
 
     scape = clip_scape(features)
     fitness = np.asarray(scape.fitness)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from eisbach.structure.boundaries import find_sections
 from eisbach.structure.features import Features
+from eisbach.structure.sections import find_sections
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Span:
 
 
 def section_spans(features: Features) -> list[Span]:
-    """The sections that `boundaries.find_sections` finds, first to last; empty for a clip too short to have any."""
+    """The sections that `structure.sections.find_sections` finds, first to last; empty for a clip too short to have any."""
     found = find_sections(features)
     if not found.labels:
         return []

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from eisbach.report.structure.figures import MOST_GROUPS, blocks_figure, spectrum_figure
 from eisbach.report.structure.players import Player
 from eisbach.report.structure.style import PictureClip
-from eisbach.structure.blocks import MIN_SECONDS
+from eisbach.structure.metrics.form import BLOCKS_MIN_SECONDS
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def group_pictures(players: Sequence[Player], names: Sequence[str]) -> list[Grou
                 _address(spectrum_figure(clips, form="svg")),
             )
         )
-    long = [clip for clip in clips if clip.source.duration >= MIN_SECONDS]  # type: ignore[union-attr]
+    long = [clip for clip in clips if clip.source.duration >= BLOCKS_MIN_SECONDS]  # type: ignore[union-attr]
     if long and len(names) <= MOST_GROUPS:
         made.append(
             GroupPicture(

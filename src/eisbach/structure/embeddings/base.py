@@ -80,7 +80,7 @@ def mean_over_windows(
 
     def windows() -> Iterator[tuple[int, np.ndarray]]:
         for index, waveform in enumerate(waveforms):
-            samples = _prepare(waveform, sample_rate, f"clip {index + 1}")
+            samples = prepare(waveform, sample_rate, f"clip {index + 1}")
             sums.append(np.zeros(dim))
             counts.append(0)
             for start in window_starts(len(samples), window):
@@ -112,7 +112,8 @@ def _add(
         counts[index] += 1
 
 
-def _prepare(waveform: Waveform, sample_rate: int, name: str) -> np.ndarray:
+def prepare(waveform: Waveform, sample_rate: int, name: str) -> np.ndarray:
+    """Mono at `sample_rate`, [shape=(samples,), float32]; AudioError for what cannot be embedded."""
     check_samples(waveform.samples, name)
     samples = resample(to_mono(waveform), sample_rate).samples[0]
     if len(samples) < _MIN_SECONDS * sample_rate:

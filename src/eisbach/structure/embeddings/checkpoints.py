@@ -2,66 +2,57 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from eisbach import pretrained
 from eisbach.errors import CheckpointError, UserError
 
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
-
-def read_config(source: str) -> dict[str, Any]:
-    """The checkpoint's config.json, from a folder or (downloaded by transformers) from the hub.
+def model_folder(source: str) -> Path:
+    """The folder of a model: `source` itself, or the hub's "owner/name" or "owner/name@revision", fetched into its cache.
 
     Raises
     ------
     UserError
-        No such folder or hub id, no configuration, or weights that are not safetensors.
+        No such folder or hub id.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
-        return _read_local(folder)
-    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+        return folder
+    if not pretrained.is_hub_id(source):
         raise UserError(
-            f"{source} is not a folder; give a model folder with config.json and model.safetensors, or a hub id such as laion/clap-htsat-unfused."
+            f"{source} is not a folder; give a model folder with config.json and model.safetensors, or a hub id such as "
+            "laion/clap-htsat-unfused."
         )
-    from transformers import PretrainedConfig
-
-    try:
-        config, _ = PretrainedConfig.get_config_dict(source)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{source} is neither a folder here nor a model that the hub gave ({reason}); download it and give the folder."
-        ) from error
-    return dict(config)
+    return pretrained.fetch(source, pretrained.EMBEDDING_FILES)
 
 
-def _read_local(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
-    if not file.is_file():
+def read_config(folder: Path) -> dict[str, Any]:
+    """The checkpoint's config.json.
+
+    Raises
+    ------
+    CheckpointError
+        No configuration, or weights that are not safetensors.
+    """
+    if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} holds no config.json; give the folder of a transformers checkpoint.")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{file} is not valid JSON ({error}); download the checkpoint again.") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file} is not a model's configuration; download the checkpoint again.")
-    if not any((folder / name).is_file() for name in _WEIGHTS):
+    config = pretrained.read_object(folder / "config.json", "model's configuration")
+    if not pretrained.has_weights(folder):
         pickled = (folder / "pytorch_model.bin").is_file()
         has = "only pytorch_model.bin, a pickle, which is not opened" if pickled else "no weights"
         raise CheckpointError(f"{folder} holds {has}; put model.safetensors there (save_pretrained writes it).")
     return config
 
 
-def load_model(model_class: Any, source: str, config: Any, *, heads: Sequence[str] = ()) -> Any:
+def load_model(model_class: Any, folder: Path, config: Any, *, heads: Sequence[str] = ()) -> Any:
     """A transformers model with every weight from the checkpoint, in float32, in evaluation mode.
 
     Parameters
     ----------
-    model_class : a class with `from_pretrained`
+    model_class : a class of transformers
     heads : sequence of str
         Prefixes of weights that the checkpoint may hold beyond the model (heads of its pretraining).
 
@@ -70,50 +61,13 @@ def load_model(model_class: Any, source: str, config: Any, *, heads: Sequence[st
     CheckpointError
         Unreadable weights, a missing weight, or one that is neither the model's nor a head's.
     """
-    import torch
-
-    folder = Path(source).expanduser()
-    try:
-        model, info = model_class.from_pretrained(
-            str(folder) if folder.is_dir() else source,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=folder.is_dir(),
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (
-        Exception
-    ) as error:  # transformers raises many kinds for a bad file: OSError, RuntimeError, SafetensorError …
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"the weights in {source} cannot be loaded as {model_class.__name__} ({reason})."
-        ) from error
+    model, info = pretrained.audio_model(model_class, folder, config)
     missing = sorted(info["missing_keys"])
     unknown = sorted(key for key in info["unexpected_keys"] if not key.startswith(tuple(heads)))
     if missing or unknown:
         first = f"'{missing[0]}' is missing" if missing else f"'{unknown[0]}' has no place"
         raise CheckpointError(
-            f"{source} is not a {model_class.__name__}: {len(missing)} weights are missing and {len(unknown)} unknown ({first})."
+            f"{folder} is not a {model_class.__name__}: {len(missing)} weights are missing and {len(unknown)} unknown "
+            f"({first})."
         )
     return model.eval()
-
-
-def load_feature_extractor(extractor_class: Any, source: str) -> Any:
-    """The checkpoint's feature extractor (preprocessor_config.json).
-
-    Raises
-    ------
-    CheckpointError
-        It is missing or of another model.
-    """
-    folder = Path(source).expanduser()
-    try:
-        return extractor_class.from_pretrained(
-            str(folder) if folder.is_dir() else source, local_files_only=folder.is_dir()
-        )
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(
-            f"{source} holds no usable preprocessor_config.json, which says how its model hears; download it, too."
-        ) from error

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from eisbach.errors import CheckpointError
-from eisbach.structure.embeddings.checkpoints import read_config
+from eisbach.pretrained import library_config
+from eisbach.structure.embeddings.checkpoints import model_folder, read_config
 from eisbach.structure.embeddings.windowed import WindowedEmbedding
 
 
@@ -36,13 +37,14 @@ class ClapEmbedding(WindowedEmbedding):
     def __init__(self, source: str, *, device: str = "cpu", batch_size: int = 8) -> None:
         from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
-        raw = read_config(source)
+        folder = model_folder(source)
+        raw = read_config(folder)
         if raw.get("model_type") != "clap":
             raise CheckpointError(
                 f"{source} is a {raw.get('model_type', 'model without a type')!r} checkpoint, not CLAP; give a CLAP folder."
             )
-        config = ClapConfig.from_dict(raw)
-        super().__init__(ClapFeatureExtractor, ClapModel, source, config, device=device, batch_size=batch_size)
+        config = library_config(ClapConfig, raw, source)
+        super().__init__(ClapFeatureExtractor, ClapModel, folder, config, device=device, batch_size=batch_size)
         self.dim = int(self._model.config.projection_dim)
         self.window = int(self._extractor.nb_max_samples)
 

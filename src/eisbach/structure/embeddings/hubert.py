@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from eisbach.errors import CheckpointError, UserError
-from eisbach.structure.embeddings.checkpoints import read_config
+from eisbach.pretrained import library_config
+from eisbach.structure.embeddings.checkpoints import model_folder, read_config
 from eisbach.structure.embeddings.windowed import WindowedEmbedding
 
 WINDOW_SECONDS = 5.0
@@ -44,12 +45,13 @@ class HubertEmbedding(WindowedEmbedding):
     def __init__(self, source: str, *, device: str = "cpu", batch_size: int = 8, layer: int | None = None) -> None:
         from transformers import HubertModel, Wav2Vec2FeatureExtractor
 
-        config = hubert_config(read_config(source), source)
+        folder = model_folder(source)
+        config = hubert_config(read_config(folder), source)
         layers = int(config.num_hidden_layers)
         if layer is not None and not 0 <= layer <= layers:
             raise UserError(f"{source} has hidden states 0 to {layers}; there is no {layer}.")
         super().__init__(
-            Wav2Vec2FeatureExtractor, HubertModel, source, config, device=device, batch_size=batch_size, heads=_HEADS
+            Wav2Vec2FeatureExtractor, HubertModel, folder, config, device=device, batch_size=batch_size, heads=_HEADS
         )
         self._layer = layers if layer is None else layer
         self.dim = int(config.hidden_size)
@@ -91,5 +93,5 @@ def hubert_config(raw: dict[str, Any], source: str) -> Any:
             f"{source} switches on {', '.join(on)}, which transformers' HuBERT lacks and only the checkpoint's own code has; "
             "that code is not run: use MERT-v1-95M, whose network is a plain HuBERT."
         )
-    own = {"model_type", "architectures", "auto_map", "transformers_version", "torch_dtype", "dtype", *additions}
-    return HubertConfig.from_dict({key: value for key, value in raw.items() if key not in own})
+    own = {"model_type", "architectures", "transformers_version", "torch_dtype", "dtype", *additions}
+    return library_config(HubertConfig, {key: value for key, value in raw.items() if key not in own}, source)

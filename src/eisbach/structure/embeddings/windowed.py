@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from eisbach import pretrained
 from eisbach.structure.embeddings.base import mean_over_windows, resolve_model_device
-from eisbach.structure.embeddings.checkpoints import load_feature_extractor, load_model
+from eisbach.structure.embeddings.checkpoints import load_model
 from eisbach.types import Waveform
 
 
@@ -19,8 +21,8 @@ class WindowedEmbedding(ABC):
     Parameters
     ----------
     extractor, model : classes of transformers
-    source : str
-        Folder or hub id with config.json, preprocessor_config.json and model.safetensors.
+    folder : Path
+        With config.json, preprocessor_config.json and model.safetensors.
     config : the model's configuration
     device : str
     batch_size : int
@@ -39,12 +41,12 @@ class WindowedEmbedding(ABC):
     window: int
 
     def __init__(
-        self, extractor: Any, model: Any, source: str, config: Any, *, device: str, batch_size: int,
+        self, extractor: Any, model: Any, folder: Path, config: Any, *, device: str, batch_size: int,
         heads: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self._device = resolve_model_device(device)
-        self._extractor = load_feature_extractor(extractor, source)
-        self._model = load_model(model, source, config, heads=heads).to(self._device)
+        self._extractor = pretrained.feature_extractor(extractor, folder)
+        self._model = load_model(model, folder, config, heads=heads).to(self._device)
         self._batch_size = batch_size
         self.sample_rate = int(self._extractor.sampling_rate)
 

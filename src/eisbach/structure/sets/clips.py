@@ -12,8 +12,8 @@ import numpy as np
 from eisbach.errors import UserError
 from eisbach.processes import process_pool
 from eisbach.progress import Progress
-from eisbach.structure.boundaries import find_sections
 from eisbach.structure.features import TEXTURE_WINDOW, Features, extract_features, source_of, texture_statistics
+from eisbach.structure.sections import find_sections
 from eisbach.structure.sets.excerpts import ExcerptFeatures, excerpt_features
 from eisbach.structure.sets.onset_details import OnsetEvents, onset_events, unpack_events
 from eisbach.types import SkipReport, Waveform

@@ -25,7 +25,7 @@ import numpy as np
 
 from eisbach.errors import UserError
 from eisbach.structure.frechet import gaussian_frechet, shrunk_covariance
-from eisbach.structure.vendi import vendi_score as vendi_of_similarity
+from eisbach.structure.metrics.texture import vendi_score as vendi_of_similarity
 
 _BLOCK_VALUES = 8_000_000
 """Entries of a distance matrix held at once: 64 MB of float64."""

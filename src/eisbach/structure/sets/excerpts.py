@@ -20,7 +20,7 @@ import numpy as np
 
 from eisbach.errors import UserError
 from eisbach.structure.features import CHROMA_RATE, FRAME_RATE, Features
-from eisbach.structure.recurrence import MIN_MOVEMENT, chroma_windows
+from eisbach.structure.similarity import MIN_MOVEMENT, chroma_windows
 
 WINDOW_SECONDS = 4.0
 FLUX_RATE = 25.0

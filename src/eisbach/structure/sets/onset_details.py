@@ -21,7 +21,7 @@ import numpy as np
 
 from eisbach.errors import UserError
 from eisbach.structure.features import FRAME_RATE, Features
-from eisbach.structure.onsets import onset_times
+from eisbach.structure.rhythm import onset_times
 from eisbach.structure.sets.alignment import takes_of
 from eisbach.structure.sets.intervals import Estimate, jackknife
 

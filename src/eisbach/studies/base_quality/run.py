@@ -23,9 +23,8 @@ from eisbach.data.render import RenderSpec, render
 from eisbach.errors import UserError
 from eisbach.files import write_json
 from eisbach.generation import GenerateConfig, generate, load_prompts
-from eisbach.structure.energy import energy_share
+from eisbach.structure.energy import energy_share, phase_randomise
 from eisbach.structure.frechet import texture_embedding, texture_frechet
-from eisbach.structure.surrogates import phase_randomise
 from eisbach.studies.ground_truth.flat_cells import pieces_of
 from eisbach.types import Waveform
 

@@ -39,8 +39,8 @@ from eisbach.data.scores import Piece, list_pieces, load_table
 from eisbach.data.synth import synthesise
 from eisbach.files import write_json
 from eisbach.progress import Progress
-from eisbach.structure.boundaries import find_sections
 from eisbach.structure.features import extract_features
+from eisbach.structure.sections import find_sections
 from eisbach.studies.finished import Finished
 from eisbach.studies.ground_truth import synthetic
 from eisbach.studies.ground_truth.synthetic_forms import SectionedPiece, sectioned

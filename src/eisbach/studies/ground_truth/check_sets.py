@@ -14,8 +14,8 @@ import numpy as np
 import soundfile as sf
 
 from eisbach.progress import Progress
-from eisbach.structure.boundaries import find_sections
 from eisbach.structure.features import extract_features
+from eisbach.structure.sections import find_sections
 from eisbach.structure.sets import distances
 from eisbach.structure.sets.alignment import boundary_alignment
 from eisbach.structure.sets.differentiation import distance_icc

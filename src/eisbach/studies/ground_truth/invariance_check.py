@@ -10,8 +10,8 @@ import numpy as np
 
 from eisbach.audio import resample, write_blocks
 from eisbach.structure.features import extract_features
-from eisbach.structure.invariances import CONDITIONS, Kind
 from eisbach.structure.metrics import METRICS, Metric, measure
+from eisbach.structure.metrics.base import CONDITIONS, Kind
 from eisbach.types import Waveform
 
 NOISE_DB = -50.0

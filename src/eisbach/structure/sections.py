@@ -24,9 +24,8 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
-from eisbach.structure.features import CHROMA_RATE, FRAME_RATE, Features
+from eisbach.structure.features import CHROMA_RATE, FRAME_RATE, Features, once_per_clip
 from eisbach.structure.novelty import Running, boundary_evidence, mel_bands, sound_steps
-from eisbach.structure.once import once_per_clip
 
 MIN_SECONDS = 8.0
 MIN_SECTION = 4.0

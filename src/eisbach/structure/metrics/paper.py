@@ -7,17 +7,19 @@ second, dB). Every one is contradicted by pieces whose structure is known (`Metr
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from eisbach.structure.blocks import checkerboard_profile
-from eisbach.structure.coverage import hull_area, principal_plane
 from eisbach.structure.features import FRAME_RATE, Features
-from eisbach.structure.invariances import Invariances
+from eisbach.structure.metrics.base import Metric
+from eisbach.structure.metrics.form import checkerboard_profile
+from eisbach.structure.metrics.texture import hull_area, principal_plane
 
 MIN_SECONDS = 8.0
 _MATRIX_RATE = 2.0  # frames a second of the cosine matrix: half a second is far finer than any block
 _MATRIX_FRAMES = 1200  # longest side: ten minutes at that rate, longer clips are pooled further
-_MIN_SCALE, _MAX_SCALE = 1.5, 40.0  # seconds, as for blocks.block_scale
+_MIN_SCALE, _MAX_SCALE = 1.5, 40.0  # seconds, as for form.block_scale
 _PLANE_FRAMES = 30_000  # frames of a projection: ten minutes, longer clips are thinned evenly
 _SURROGATE_FRAMES, _SURROGATES = 1500, 4
 
@@ -113,4 +115,82 @@ def dynamic_range(features: Features) -> float:
     return float(min(80.0, level.max() - level.min()))
 
 
-INVARIANCES = Invariances(sample_rate=0.0)
+def _as_printed(
+    name: str,
+    label: str,
+    unit: str,
+    top: float,
+    higher_means: str,
+    function: Callable[[Features], float],
+    contradicted_by: str,
+) -> Metric:
+    return Metric(
+        name=f"paper_{name}",
+        label=f"Paper: {label}",
+        unit=unit,
+        range=(0.0, top),
+        higher_means=higher_means,
+        family="paper",
+        min_seconds=MIN_SECONDS,
+        function=function,
+        contradicted_by=contradicted_by,
+    )
+
+
+AS_PRINTED = (
+    _as_printed(
+        name="block_scale",
+        label="block scale",
+        unit="s",
+        top=40.0,
+        higher_means="larger blocks in a cosine matrix of raw mel frames",
+        function=block_scale,
+        contradicted_by="drones and stationary noise have no blocks, and get a scale of several seconds",
+    ),
+    _as_printed(
+        name="peak_to_valley",
+        label="peak-to-valley",
+        unit="dB",
+        top=80.0,
+        higher_means="a wider mean mel spectrum",
+        function=peak_to_valley,
+        contradicted_by="blind to time: a phase-randomised surrogate and any shuffling of the frames keep it",
+    ),
+    _as_printed(
+        name="flux_sparsity",
+        label="flux sparsity",
+        unit="",
+        top=1.0,
+        higher_means="change gathered in fewer frames",
+        function=flux_sparsity,
+        contradicted_by="decibels weigh the flutter of the noise floor like an onset",
+    ),
+    _as_printed(
+        name="pca_coverage",
+        label="PCA coverage",
+        unit="dB",
+        top=80.0,
+        higher_means="a wider area of raw mel frames",
+        function=pca_coverage,
+        contradicted_by="a loop of two seconds covers half the width of a developing piece, in any order of its frames",
+    ),
+    _as_printed(
+        name="pc1_share",
+        label="share of PC1",
+        unit="",
+        top=1.0,
+        higher_means="more of the variance on one axis",
+        function=pc1_share,
+        contradicted_by="blind to the order of frames, and random walks reach about 60% (see pc1_share_walk)",
+    ),
+    _as_printed(
+        name="dynamic_range",
+        label="dynamic range",
+        unit="dB",
+        top=80.0,
+        higher_means="a louder loudest against a quieter quietest frame",
+        function=dynamic_range,
+        contradicted_by="one gap of 20 ms decides it; the loudness range of EBU Tech 3342 stays under 25 LU",
+    ),
+)
+"""The paper's dimensions, in its order."""

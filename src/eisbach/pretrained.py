@@ -1,0 +1,404 @@
+"""Other people's model folders, opened without running anything from them: the one door to the loaders of transformers,
+diffusers and the Hugging Face hub.
+
+A folder chooses among classes that the libraries ship and that the caller names; its own Python is never imported, whatever
+it asks for (`auto_map`, custom pipelines, attention kernels of the hub) and whatever stands on stdin. Weights are safetensors.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from eisbach.errors import CheckpointError, UserError
+from eisbach.files import read_json
+
+# --- the hub
+
+_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([A-Za-z0-9][\w./-]*))?")
+_KINDS = ("json", "safetensors", "txt", "model", "jinja")  # nothing that a program runs and no pickle
+_PLACES = (
+    *("transformer", "vae", "duration_embedder", "text_encoder", "tokenizer", "scheduler", "unet", "feature_extractor"),
+    *("projection_model", "condition_encoder", "audio_tokenizer", "audio_token_detokenizer", "t5gemma*"),
+)
+MODEL_FILES = ("*.json", "model*.safetensors", *(f"{place}/*.{kind}" for place in _PLACES for kind in _KINDS))
+"""What `fetch` takes of a model of audio or images."""
+
+EMBEDDING_FILES = ("config.json", "*processor_config.json", "model*.safetensors", "model.safetensors.index.json")
+"""What `fetch` takes of a model that turns audio into vectors."""
+
+
+def is_hub_id(name: str) -> bool:
+    """True for `owner/name` or `owner/name@revision` where no folder `owner` is at hand that would make it a mistyped path."""
+    return _HUB_ID.fullmatch(name) is not None and not Path(name.partition("/")[0]).exists()
+
+
+def _pinned(name: str) -> tuple[str, dict[str, Any]]:
+    repository, _, revision = name.partition("@")
+    return repository, {"revision": revision} if revision else {}
+
+
+def cached_folder(name: str) -> Path | None:
+    """The folder of a model in the hub's local cache; None when it was never fetched."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repository, pin = _pinned(name)
+    try:
+        return Path(snapshot_download(repository, local_files_only=True, **pin))
+    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError, ValueError):
+        return None
+
+
+def fetch(name: str, patterns: Collection[str] = MODEL_FILES) -> Path:
+    """The folder of a model of the hub, fetched where the local cache lacks it; no code and no pickles.
+
+    Parameters
+    ----------
+    name : str
+        "owner/name", or "owner/name@revision" for a branch, tag or commit: a commit pins every byte.
+    patterns : collection of str
+        The files to take.
+
+    Raises
+    ------
+    UserError
+        It cannot be fetched: no connection, no such model or revision, or a licence that is not accepted.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    repository, pin = _pinned(name)
+    try:
+        return Path(snapshot_download(repository, allow_patterns=list(patterns), **pin))
+    except GatedRepoError as error:
+        raise UserError(
+            f"the model '{repository}' asks for its licence to be accepted; accept it at https://huggingface.co/{repository}, "
+            "log in with 'hf auth login', and run the same command again."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UserError(
+            f"the model '{repository}' has no revision '{pin['revision']}'; give a branch, tag or commit that "
+            f"https://huggingface.co/{repository}/commits lists."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"there is no folder '{repository}' and no model of this name on the Hugging Face hub that this login may read; "
+            "check the name, or log in with 'hf auth login'."
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"there is no folder '{name}', and the model '{name}' could not be fetched from the Hugging Face hub nor found in "
+            f"its local cache ({reason}); check the name and the connection, or give the folder of a model on this machine."
+        ) from error
+
+
+# --- weights
+
+
+def has_weights(folder: str | Path, stem: str = "model") -> bool:
+    """True when `folder` holds `stem`.safetensors, or the index of its shards."""
+    folder = Path(folder)
+    return (folder / f"{stem}.safetensors").is_file() or (folder / f"{stem}.safetensors.index.json").is_file()
+
+
+def read_weights(folder: str | Path, stem: str = "model", wanted: Callable[[str], bool] = lambda name: True) -> Any:
+    """The tensors, by name, of `stem`.safetensors, or of the shards that `stem`.safetensors.index.json lists.
+
+    Parameters
+    ----------
+    folder : str or Path
+    stem : str, default "model"
+    wanted : function of a tensor's name
+        Only these are read.
+
+    Raises
+    ------
+    CheckpointError
+        No such file, a missing shard, or a file that cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    tensors = {}
+    for file in _shards(Path(folder), stem):
+        try:
+            with safe_open(str(file), framework="pt") as handle:
+                for name in handle.keys():  # noqa: SIM118
+                    if wanted(name):
+                        tensors[name] = handle.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} cannot be read ({error}); it may be truncated: fetch it again.") from error
+    return tensors
+
+
+def _shards(folder: Path, stem: str) -> list[Path]:
+    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        raise CheckpointError(f"there is no {single.name} in {folder}; fetch the model again, with all its files.")
+    names = read_object(index, "index of weights").get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointError(f"{index} lists no weights; fetch the model again, with all its files.")
+    strange = sorted(name for name in names.values() if Path(name).name != name)
+    if strange:
+        raise CheckpointError(f"{index} names the file '{strange[0]}', which is not beside it; fetch the model again.")
+    files = [folder / name for name in sorted(set(names.values()))]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{len(missing)} of {len(files)} files with weights are missing from {folder} (first: {missing[0]}); fetch "
+            "them again."
+        )
+    return files
+
+
+# --- configurations
+
+_OF_ANOTHER_PROGRAM = {
+    "auto_map",  # classes from Python files of the folder
+    "custom_pipelines",
+    "custom_generate",
+    "attn_implementation",  # may name a repository of kernels, which transformers downloads and imports
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "experts_implementation",
+    "_experts_implementation",
+    "_experts_implementation_internal",
+    "quantization_config",  # chooses packages to import
+    "transformers_weights",  # chooses another file of weights
+}
+
+
+def read_object(file: Path, what: str) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises
+    ------
+    CheckpointError
+        No such file, not JSON, or not an object.
+    """
+    try:
+        values: Any = read_json(file, what)
+    except UserError as error:
+        raise CheckpointError(str(error)) from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"the {what} {file} holds a {type(values).__name__}, not an object; fetch it again.")
+    return values
+
+
+def without_code(values: Any) -> Any:
+    """A configuration without the entries by which transformers would run or fetch code, at any depth."""
+    if isinstance(values, dict):
+        return {name: without_code(value) for name, value in values.items() if name not in _OF_ANOTHER_PROGRAM}
+    return [without_code(value) for value in values] if isinstance(values, list) else values
+
+
+def refuse_code(folder: Path) -> None:
+    """Nothing, when the folder needs no code of its own; Python files that nothing refers to are ignored with a warning.
+
+    Raises
+    ------
+    CheckpointError
+        A configuration in it names classes of its own.
+    """
+    for file in sorted(folder.glob("*config*.json")):
+        if "auto_map" in read_object(file, "configuration"):
+            raise CheckpointError(
+                f"{file} asks for code of its own (auto_map), and code from a model's folder is never run; take a model whose "
+                "classes transformers ships."
+            )
+    scripts = sorted(path.name for path in folder.glob("*.py"))
+    if scripts:
+        warnings.warn(f"{folder} holds {', '.join(scripts)}: code from a model's folder is not run.", stacklevel=3)
+
+
+def text_config(folder: Path, classes: Mapping[str, str]) -> Any:
+    """The configuration of a text encoder in a folder, by `classes`: names of transformers' classes by `model_type`.
+
+    Raises
+    ------
+    CheckpointError
+        Another type, code of its own, or entries that the class refuses.
+    """
+    import transformers
+
+    refuse_code(folder)
+    values = read_object(folder / "config.json", "text encoder's configuration")
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str) or model_type not in classes:
+        raise CheckpointError(
+            f"the text encoder in {folder} is of the type '{model_type}'; {' and '.join(classes)} are read."
+        )
+    return library_config(getattr(transformers, classes[model_type]), values, folder)
+
+
+def library_config(config_class: Any, values: Mapping[str, Any], source: str | Path) -> Any:
+    """`config_class` of transformers from the entries of a config.json, whatever asks for code left out.
+
+    Raises
+    ------
+    CheckpointError
+        Entries that the class refuses.
+    """
+    try:
+        return config_class.from_dict(without_code(dict(values)))
+    except Exception as error:  # of a bad entry transformers raises whatever the first use of it raises
+        raise CheckpointError(f"the configuration of {source} cannot be read ({_reason(error)}).") from error
+
+
+def feature_extractor(extractor_class: Any, folder: Path) -> Any:
+    """The model's feature extractor, of preprocessor_config.json or its part of processor_config.json.
+
+    Raises
+    ------
+    CheckpointError
+        It is missing or of another model.
+    """
+    own, joint = folder / "preprocessor_config.json", folder / "processor_config.json"
+    try:
+        values = read_object(
+            own if own.is_file() or not joint.is_file() else joint, "feature extractor's configuration"
+        )
+        if not own.is_file():
+            values = values["feature_extractor"]
+        return extractor_class.from_dict(without_code(values))
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder} holds no usable preprocessor_config.json, which says how its model hears; download it, too."
+        ) from error
+
+
+def audio_model(model_class: Any, folder: Path, config: Any) -> tuple[Any, dict[str, Any]]:
+    """A transformers model in fp32 with the folder's weights, and what the loader says of missing and unexpected keys.
+
+    transformers is handed tensors, never the folder: it follows adapter_config.json to other models, for one.
+
+    Raises
+    ------
+    CheckpointError
+        Unreadable weights, or ones that do not fit.
+    """
+    import torch
+
+    try:
+        model, info = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=read_weights(folder),
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # OSError, RuntimeError, SafetensorError, KeyError …
+        raise CheckpointError(
+            f"the weights in {folder} cannot be loaded as {model_class.__name__} ({_reason(error)})."
+        ) from error
+    return model, dict(info)
+
+
+def tokenizer(folder: Path, kind: str = "AutoTokenizer") -> Any:
+    """The tokenizer in a folder, padding on the right; `kind` is a class of transformers.
+
+    Raises
+    ------
+    CheckpointError
+        There is none, it asks for code of its own, or it cannot be read or used.
+    """
+    import transformers
+
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no tokenizer in {folder}; fetch the model again, with all its files.")
+    refuse_code(folder)
+    try:
+        value: Any = getattr(transformers, kind).from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+        # On the right, the real tokens of a caption are a prefix that can be cut out and cached: what a caption becomes does
+        # not depend on its batch. Positions of the encoders read here are relative, so the side changes nothing else.
+        value.padding_side = "right"
+        value.model_max_length = int(value.model_max_length)
+        if value.model_max_length < 1:
+            raise ValueError(f"a text of {value.model_max_length} tokens")
+        value(["a", "a a"], padding="longest", truncation=True, max_length=2, return_tensors="pt")
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of the library's Rust
+            raise
+        raise CheckpointError(
+            f"the tokenizer in {folder} cannot be read ({_reason(error)}); fetch it again."
+        ) from error
+    return value
+
+
+# --- diffusers
+
+
+def scheduler(values: Mapping[str, Any], folder: Path) -> Any:
+    """diffusers' scheduler of a scheduler_config.json.
+
+    Raises
+    ------
+    CheckpointError
+        A class that diffusers does not have or that is no scheduler, or options that it refuses.
+    """
+    import diffusers
+
+    name = values.get("_class_name")
+    kind = vars(diffusers.schedulers).get(name) if isinstance(name, str) else None
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+        raise CheckpointError(f"{folder / 'scheduler'} names the scheduler {name!r}, which diffusers does not have.")
+    steps = values.get("num_train_timesteps", 1000)
+    if type(steps) is not int or not 1 <= steps <= 100_000:
+        raise CheckpointError(
+            f"{folder / 'scheduler'} has num_train_timesteps {steps!r}; give a number from 1 to 100000."
+        )
+    try:
+        return kind.from_config(dict(values))  # type: ignore[attr-defined]
+    except Exception as error:  # of a bad option diffusers raises whatever the first use of it raises
+        raise CheckpointError(f"the scheduler in {folder / 'scheduler'} cannot be read ({_reason(error)}).") from error
+
+
+def check_index(values: Mapping[str, Any], file: Path) -> None:
+    """Nothing, when every part that a pipeline's model_index.json lists is a class that a library ships.
+
+    Raises
+    ------
+    CheckpointError
+        A part, or the pipeline itself, is code of the folder or lies elsewhere.
+    """
+    import diffusers
+
+    pipelines = Path(next(iter(diffusers.pipelines.__path__)))
+    if not isinstance(values.get("_class_name"), str | None):
+        raise CheckpointError(f"{file} names a pipeline of its own, and code from a model's folder is never run.")
+    for part, value in values.items():
+        if not isinstance(value, list) or part.startswith("_") or not any(value):
+            continue
+        if Path(part).name != part or part in ("", ".", ".."):
+            raise CheckpointError(f"{file} lists the part '{part}', which is not a folder beside it; fetch it again.")
+        library = str(value[0])
+        shipped = library in ("diffusers", "transformers") or (
+            library.isidentifier() and (pipelines / library / "__init__.py").is_file()
+        )
+        if len(value) != 2 or not shipped:
+            raise CheckpointError(
+                f"{file} lists '{part}' as {value}, code of its own, and code from a model's folder is never run; take a "
+                "model whose classes diffusers or transformers ships."
+            )
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

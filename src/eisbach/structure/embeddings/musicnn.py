@@ -1,0 +1,175 @@
+"""musicnn: fifty tags and a 200-dimensional embedding of any music, by a network that nobody here trained.
+
+Pons and Serra, "musicnn: Pre-trained convolutional neural networks for music audio tagging" (2019): the model trained on
+MagnaTagATune, whose weights come with the Python package of that name (ISC licence). The network is written here in torch and reads
+them as safetensors (`recipes/judges/convert_musicnn.py`); its outputs equal the original's (tests/structure/test_musicnn.py).
+
+What goes in: mono, 16 kHz, 96 mels, windows of 187 frames (3 s) side by side. One difference to the original: a part at the end that is
+shorter than a window is heard too, in a window that ends with the clip (the original drops it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from importlib import resources
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from eisbach.structure.embeddings.base import prepare, resolve_model_device, window_starts
+from eisbach.structure.spectra import hann, mel_filterbank
+from eisbach.tensor_files import copy_named, read_tensors
+from eisbach.types import Waveform
+
+TAGS = (
+    *("guitar", "classical", "slow", "techno", "strings", "drums", "electronic", "rock", "fast", "piano"),
+    *("ambient", "beat", "violin", "vocal", "synth", "female", "indian", "opera", "male", "singing"),
+    *("vocals", "no vocals", "harpsichord", "loud", "quiet", "flute", "woman", "male vocal", "no vocal", "pop"),
+    *("soft", "sitar", "solo", "man", "classic", "choir", "voice", "new age", "dance", "male voice"),
+    *("female vocal", "beats", "harp", "cello", "no voice", "weird", "country", "metal", "female voice", "choral"),
+)
+"""What the network hears, in the order of its outputs."""
+
+SAMPLE_RATE = 16_000
+_N_FFT, _HOP, _MELS, _FRAMES = 512, 256, 96, 187
+_TEMPORAL = (128, 64, 32)  # frames of the front end's horizontal filters
+
+
+class Musicnn(nn.Module):
+    """The network: log-mel windows (B, 187, 96) → tag logits (B, 50) and the penultimate layer (B, 200).
+
+    Front end: vertical filters (timbre; 40% and 70% of the mels high, at any pitch) beside horizontal ones (time; 128, 64 and 32 frames
+    long); middle: three convolutions over time with shortcuts; back end: maximum and mean over time, two dense layers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = _norm(nn.BatchNorm2d, 1)
+        self.timbral = nn.ModuleList(_Layer(1, 204, (7, int(share * _MELS))) for share in (0.4, 0.7))
+        self.temporal = nn.ModuleList(_Layer(1, 51, (frames, 1)) for frames in _TEMPORAL)
+        front = 2 * 204 + 3 * 51
+        self.middle = nn.ModuleList(_Layer(1, 64, (7, width)) for width in (front, 64, 64))
+        pooled = 2 * (front + 3 * 64)
+        self.pool_norm = _norm(nn.BatchNorm1d, pooled)
+        self.dense = nn.Linear(pooled, 200)
+        self.dense_norm = _norm(nn.BatchNorm1d, 200)
+        self.output = nn.Linear(200, len(TAGS))
+
+    def forward(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (B, 50) and the penultimate layer (B, 200) of windows (B, 187, 96)."""
+        x = self.norm(windows[:, None])  # (B, 1, time, mel)
+        # Every filter's maximum over all pitches: a timbre is the same wherever it sounds.
+        parts = [layer(functional.pad(x, (0, 0, 3, 3))).amax(3) for layer in self.timbral]
+        for frames, layer in zip(_TEMPORAL, self.temporal, strict=True):
+            # TensorFlow's 'same': an even filter has one frame more behind than before.
+            parts.append(layer(functional.pad(x, (0, 0, (frames - 1) // 2, frames // 2))).amax(3))
+        levels = [torch.cat(parts, 1)]  # each (B, channels, time)
+        for layer in self.middle:
+            image = functional.pad(levels[-1].transpose(1, 2)[:, None], (0, 0, 3, 3))
+            made = layer(image).squeeze(3)
+            levels.append(made if len(levels) == 1 else made + levels[-1])
+        features = torch.cat(levels, 1)
+        # The original's order: maximum and mean of a channel side by side.
+        pooled = torch.stack([features.amax(2), features.mean(2)], 2).flatten(1)
+        penultimate = self.dense_norm(self.dense(self.pool_norm(pooled)).relu())
+        return self.output(penultimate), penultimate
+
+
+class _Layer(nn.Module):
+    """Convolution, then ReLU, then batch normalisation: in this order in the original."""
+
+    def __init__(self, channels: int, filters: int, kernel: tuple[int, int]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, filters, kernel)
+        self.norm = _norm(nn.BatchNorm2d, filters)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        normed: torch.Tensor = self.norm(self.conv(x).relu())
+        return normed
+
+
+def _norm(kind: type[nn.BatchNorm1d] | type[nn.BatchNorm2d], channels: int) -> nn.Module:
+    return kind(channels, eps=1e-3)
+
+
+class MusicnnEmbedding:
+    """The penultimate layer, averaged over a clip's windows: an `Embedding`, and a listener that nobody here trained.
+
+    Parameters
+    ----------
+    device : str
+        "cpu", "cuda", "mps" or "auto".
+    batch_size : int
+        Windows at once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from eisbach.types import Waveform
+    >>> hiss = Waveform(0.1 * np.random.default_rng(0).standard_normal((1, 64_000), dtype=np.float32), 16_000)
+    >>> listener = MusicnnEmbedding()
+    >>> listener.embed([hiss]).shape, listener.tags([hiss]).shape
+    ((1, 200), (1, 50))
+    """
+
+    name = "musicnn"
+    dim = 200
+    sample_rate = SAMPLE_RATE
+
+    def __init__(self, *, device: str = "cpu", batch_size: int = 8) -> None:
+        self._device = resolve_model_device(device)
+        self._batch_size = batch_size
+        network = Musicnn().eval().requires_grad_(False)
+        with resources.as_file(resources.files("eisbach").joinpath("assets/judges/musicnn.safetensors")) as path:
+            tensors = read_tensors(path)
+            copy_named(network.state_dict(), tensors, path)
+        self._network = network.to(self._device)
+
+    def embed(self, waveforms: Iterable[Waveform]) -> np.ndarray:
+        """One row a clip, [shape=(clips, 200), float64].
+
+        Raises
+        ------
+        AudioError
+            Empty, non-finite or silent audio, or under half a second of it.
+        """
+        return self._rows(waveforms, 1, self.dim)
+
+    def tags(self, waveforms: Iterable[Waveform]) -> np.ndarray:
+        """Probability of every tag in `TAGS`, the mean over windows, [shape=(clips, 50), range 0 to 1, float64]; raises as `embed`."""
+        return self._rows(waveforms, 0, len(TAGS))
+
+    def _rows(self, waveforms: Iterable[Waveform], output: int, dim: int) -> np.ndarray:
+        rows = [
+            np.concatenate([results[output] for results in self._windows(waveform, f"clip {number}")]).mean(0)
+            for number, waveform in enumerate(waveforms, 1)
+        ]
+        return np.stack(rows) if rows else np.zeros((0, dim))
+
+    def _windows(self, waveform: Waveform, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        mels = log_mels(prepare(waveform, SAMPLE_RATE, name))
+        if len(mels) < _FRAMES:  # as in training: a short clip is repeated
+            mels = np.tile(mels, (-(-_FRAMES // len(mels)), 1))[:_FRAMES]
+        windows = np.stack([mels[start : start + _FRAMES] for start in window_starts(len(mels), _FRAMES)])
+        with torch.inference_mode():
+            for batch in torch.from_numpy(windows).split(self._batch_size):
+                logits, penultimate = self._network(batch.to(self._device))
+                yield logits.sigmoid().double().cpu().numpy(), penultimate.double().cpu().numpy()
+
+
+def log_mels(samples: np.ndarray) -> np.ndarray:
+    """What the network hears: log10(1 + 10,000 power) of 96 mels, 62.5 frames a second, [shape=(frames, 96), float32].
+
+    Powers go through half precision, as those that the network was trained on; the logarithm does not, since 10,000 times a loud frame
+    would be infinite there.
+    """
+    window = torch.from_numpy(hann(_N_FFT))
+    spectrum = torch.stft(
+        torch.from_numpy(samples), _N_FFT, _HOP, window=window, center=True, pad_mode="constant", return_complex=True
+    )
+    power = (spectrum.real.square() + spectrum.imag.square()).numpy()
+    mels = mel_filterbank(SAMPLE_RATE, _N_FFT, _MELS, 0.0, SAMPLE_RATE / 2) @ power
+    half = np.minimum(mels, np.finfo(np.float16).max).astype(np.float16).astype(np.float32)
+    return np.ascontiguousarray(np.log10(10_000.0 * half + 1.0).T)
