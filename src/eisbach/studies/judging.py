@@ -62,7 +62,8 @@ class Arms:
         spec = load_spec(recipe)
         self.records = load_records(folder / "records.parquet")
         here = {str(row["arm"]) for row in self.records}
-        metrics = choose_metrics(known_metrics(self.records), primary=spec.primary_metrics)
+        known = choose_metrics(known_metrics(self.records), primary=spec.primary_metrics)
+        metrics = [info for info in known if info.primary]
         self.results: Results = evaluate(
             self.records, metrics, spec.baseline, arms=[arm for arm in spec.arms if arm in here],
             oracle=spec.oracle if spec.oracle in here else None,

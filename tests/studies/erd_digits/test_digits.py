@@ -5,14 +5,14 @@ import pytest
 from scipy.stats import t as student
 from typer.testing import CliRunner
 
-from eisbach.cli.recoverability_digits import digits as digits_command
+from eisbach.cli.main import app
 from eisbach.config import build_config
 from eisbach.errors import ConfigError, UserError
 from eisbach.files import read_jsonl
 from eisbach.image_quality.digits_classifier import DigitClassifier, train_classifier
-from eisbach.studies.erd_digits.experiment import run_digits
-from eisbach.studies.erd_digits.judge import differences, holm, log_frechet, pooled, summarise
-from eisbach.studies.erd_digits.spec import DigitsConfig, cells, training_values
+from eisbach.studies.erd_digits.comparison import differences, holm, log_frechet, pooled, summarise
+from eisbach.studies.erd_digits.run import run_digits
+from eisbach.studies.erd_digits.spec import QUICK, DigitsConfig, cells, training_values
 from eisbach.training.config import TrainConfig
 
 
@@ -25,7 +25,7 @@ def test_the_grid_and_its_trainings():
         training = build_config(TrainConfig, training_values(config, cell, "x"))
         assert training.steps % training.checkpoint.every == 0
         assert training.seed == cell.seed
-    assert len(cells(config.quick())) == 4
+    assert len(cells(build_config(DigitsConfig, QUICK))) == 4
 
 
 @pytest.fixture(scope="module")
@@ -151,11 +151,8 @@ def test_holm_is_the_textbooks():
 
 
 def test_the_command_prints_its_configuration():
-    import typer
-
-    app = typer.Typer()
-    app.command()(digits_command)
-    result = CliRunner().invoke(app, ["--quick", "--dry-run", "--seeds", "5", "--first-seed", "3"])
+    words = ["study", "run", "erd_digits", "--quick", "--dry-run", "--seeds", "5", "--first-seed", "3"]
+    result = CliRunner().invoke(app, words)
     assert result.exit_code == 0
     assert "\nseeds: 5\nfirst_seed: 3\n" in result.stdout
     assert "- uvit" in result.stdout

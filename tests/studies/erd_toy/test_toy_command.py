@@ -1,4 +1,4 @@
-"""`eisbach recoverability toy` from the outside: files, JSON, continuing, and one sentence for each mistake."""
+"""`eisbach study run erd_toy` from the outside: files, JSON, continuing, and one sentence for each mistake."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TINY = {
 
 
 def run(*arguments: str) -> str:
-    result = CliRunner().invoke(app, ["recoverability", "toy", *arguments])
+    result = CliRunner().invoke(app, ["study", "run", "erd_toy", *arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output
@@ -40,12 +40,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     out = folder / "out"
     printed = run("--config", str(folder / "tiny.yaml"), "--out", str(out), "--jobs", "1", "--json", "--quiet")
-    return out, json.loads(printed)
+    assert json.loads(printed) == json.loads((out / "result.json").read_text())
+    return out, json.loads((out / "toy.json").read_text())
 
 
 def test_the_folder_holds_everything(made: tuple[Path, dict]) -> None:
     out, printed = made
-    assert json.loads((out / "toy.json").read_text()) == printed
+    assert {claim["key"] for claim in json.loads((out / "result.json").read_text())["claims"]} >= {"excess-constant"}
     assert len(load_records(out / "records.parquet")) == 2 * 2 * 5
     assert {claim["figure"] for claim in printed["claims"]} >= {"7", "9", "11", "12"}
     assert any(one["measure"] == "likelihood_gap" for one in printed["comparison"])
@@ -76,8 +77,8 @@ def test_the_same_command_continues(made: tuple[Path, dict]) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
     gone = next(iter((out / "cells").glob("piecewise-*.json")))
     gone.unlink()
-    again = run("--config", str(out.parent / "tiny.yaml"), "--out", str(out), "--jobs", "1", "--quiet", "--json")
-    assert json.loads(again)["comparison"] == printed["comparison"]
+    run("--config", str(out.parent / "tiny.yaml"), "--out", str(out), "--jobs", "1", "--quiet", "--json")
+    assert json.loads((out / "toy.json").read_text())["comparison"] == printed["comparison"]
     after = {path.name: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
     assert {name for name in after if after[name] != before[name]} == {gone.name, f"{gone.stem}.safetensors"}
 
@@ -114,7 +115,7 @@ def test_mistakes_are_one_sentence(arguments: list[str], words: str, tmp_path: P
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from eisbach.cli.main import app; "
-        "r = CliRunner().invoke(app, ['recoverability', 'toy', '--help']); assert r.exit_code == 0 and '--quick' in r.output, r.output; "
+        "r = CliRunner().invoke(app, ['study', 'run', '--help']); assert r.exit_code == 0 and '--quick' in r.output, r.output; "
         "assert not {'torch', 'matplotlib', 'scipy'} & set(sys.modules), sorted({'torch', 'matplotlib', 'scipy'} & set(sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -122,7 +123,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_a_key_that_is_set_holds_over_the_quick_values_of_digits() -> None:
     arguments = ["--quick", "--set", "samples=64", "--set", "steps.uvit=60", "--set", "jobs=2", "--seeds", "3"]
-    result = CliRunner().invoke(app, ["recoverability", "digits", *arguments, "--dry-run"])
+    result = CliRunner().invoke(app, ["study", "run", "erd_digits", *arguments, "--dry-run"])
     values = yaml.safe_load(result.stdout)
     assert (values["samples"], values["steps"], values["jobs"], values["seeds"]) == (64, {"uvit": 60}, 2, 3)
     assert values["backbones"] == ["uvit"]  # the rest stays quick
