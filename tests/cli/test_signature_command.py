@@ -49,6 +49,14 @@ def call(model, *words):
     )
 
 
+@pytest.mark.parametrize("schedule", ["uniform", "sa3", "karras", "log_snr"])
+@pytest.mark.parametrize("source", ["reverse", "forward"])
+def test_every_schedule_serves_every_source(model, schedule, source):
+    done = call(model, "--source", source, "--set", f"schedule={schedule}", "--set", "sample_steps=8", "--json")
+    assert done.exit_code == 0, done.output
+    assert set(json.loads(done.stdout)["arms"]) == {source}
+
+
 def test_run_writes_curves_page_and_pictures_and_continues(model):
     first = call(
         model,

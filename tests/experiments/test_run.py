@@ -14,6 +14,7 @@ from eisbach.errors import ConfigError, InterruptedRun, UserError
 from eisbach.experiments import run as module
 from eisbach.experiments.run import ExperimentResult, run_experiment
 from eisbach.experiments.spec import ExperimentSpec
+from eisbach.report.experiment.wording import write_summary
 from eisbach.statistics.records import load_records
 from eisbach.training.run_folder import RunFolder, exclusive
 from eisbach.types import Waveform
@@ -96,7 +97,8 @@ def tree(root: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def done(tiny_model: Path, material: Path, tmp_path_factory: pytest.TempPathFactory) -> ExperimentResult:
-    return run_experiment(spec_of(tiny_model, material, tmp_path_factory.mktemp("done")), quiet=True)
+    spec = spec_of(tiny_model, material, tmp_path_factory.mktemp("done"))
+    return run_experiment(spec, finish=write_summary, quiet=True)
 
 
 def test_the_folder_holds_what_the_documentation_says(done: ExperimentResult) -> None:

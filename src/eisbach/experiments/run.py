@@ -20,7 +20,7 @@ from eisbach.structure import Clip
 from eisbach.training.run_folder import RunFolder, exclusive
 from eisbach.types import Record, SkipReport
 
-SPEC_FILE = "experiment.yaml"
+SPEC_FILE, SUMMARY_FILE = "experiment.yaml", "summary.json"
 SECONDS_PER_MEASURED_CLIP = 0.4
 _MAX_ANALYSIS_JOBS = 4
 
@@ -36,7 +36,7 @@ class ExperimentResult:
     records : list of Record
         One row a generated clip; also in `records.parquet` and `records.jsonl`.
     summary : Summary
-        Also in `summary.json`.
+        Also in `summary.json`, to which the page adds its sentences.
     """
 
     spec: ExperimentSpec
@@ -107,7 +107,7 @@ def _run(
         with bar.stage("compare"):
             save_records(records, root)
             summary = summarise(spec, records)
-            write_json(root / "summary.json", summary.to_json())
+            write_json(root / SUMMARY_FILE, summary.to_json())
         result = ExperimentResult(spec, root, records, summary)
         if finish is not None:
             with bar.stage("report"):

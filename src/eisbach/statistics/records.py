@@ -184,7 +184,8 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise RecordError(f"the records file {path} does not exist; check the path.")
     try:
-        return pq.ParquetFile(str(path)).read().to_pylist()
+        rows: list[dict[str, Any]] = pq.ParquetFile(str(path)).read().to_pylist()
+        return rows
     except (pa.ArrowInvalid, OSError) as error:
         raise RecordError(
             f"the records file {path} is truncated or not Parquet ({' '.join(str(error).split())[:120]}); "

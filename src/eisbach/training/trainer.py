@@ -125,7 +125,7 @@ class Trainer:
         weighted = unscaled * factor
         self._scale_learned(factor)
         self.guard.observe(step + 1, weighted, grad_norm)
-        self.window.add_step(weighted, grad_norm)
+        self.window.add_step(weighted, grad_norm, stats, factor, world)
         self._update(step)
         self.step = step + 1
 

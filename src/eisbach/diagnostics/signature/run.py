@@ -343,5 +343,5 @@ def _generated(model: ClassModel, config: SignatureConfig, label: Tensor, indice
         parts = torch.arange(len(x_t)).split(model.batch_rows)
         return torch.cat([model.by_class(x_t[part], t[part], label[part]) for part in parts])
 
-    times = get_schedule(config.schedule, config.sample_steps)
+    times = get_schedule(config.schedule, config.sample_steps, model.path)
     return sample_ode(predict, path=model.path, target=model.target, noise=noise, times=times)
