@@ -64,6 +64,7 @@ class Arms:
         here = {str(row["arm"]) for row in self.records}
         known = choose_metrics(known_metrics(self.records), primary=spec.primary_metrics)
         metrics = [info for info in known if info.primary]
+        self._labels = {info.name: info.label for info in metrics}
         self.results: Results = evaluate(
             self.records, metrics, spec.baseline, arms=[arm for arm in spec.arms if arm in here],
             oracle=spec.oracle if spec.oracle in here else None,
@@ -82,7 +83,7 @@ class Arms:
         found = self.comparison(arm, metric, checkpoints=checkpoints)
         ends = found.shown_interval
         return Effect(
-            name=f"{metric}, {arm} − {found.baseline} ({found.unit}s)",
+            name=f"{self._labels[metric]}, {arm} − {found.baseline} ({found.unit}s)",
             value=scale * found.difference,
             low=None if ends is None else scale * ends[0],
             high=None if ends is None else scale * ends[1],

@@ -44,8 +44,8 @@ class _Retired(StrictModel):
 
 
 def _digits(value: float) -> str:
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
+    if float(value).is_integer() or not math.isfinite(value):
+        return f"{value:.0f}".replace("-", "−")
     places = max(0, 2 - math.floor(math.log10(abs(value))))
     text = f"{value:.{min(places, 4)}f}"
     return text.replace("-", "−")
@@ -53,7 +53,7 @@ def _digits(value: float) -> str:
 
 def effect_text(effect: Effect, *, name: bool = False) -> str:
     """'−26 points (−56 to +5), p = 0.095', with the effect's name in front where asked."""
-    text = _digits(effect.value) + (f" {effect.unit}" if effect.unit else "")
+    text = _digits(effect.value) + ("%" if effect.unit == "%" else f" {effect.unit}" if effect.unit else "")
     if effect.low is not None and effect.high is not None:
         text += f" ({_digits(effect.low)} to {_digits(effect.high)})"
     if effect.p is not None:
