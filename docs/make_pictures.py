@@ -189,7 +189,9 @@ def sample_auc(out: Path) -> None:
 
     import matplotlib.pyplot as plt
 
-    results = json.loads((Path(__file__).parents[1] / "src/eisbach/studies/belief_auc/records/belief_auc.json").read_text())
+    results = json.loads(
+        (Path(__file__).parents[1] / "src/eisbach/studies/belief_auc/records/belief_auc.json").read_text()
+    )
     name = next(key for key in reversed(results["sections"]) if key.endswith("30 s"))
     section = results["sections"][name]
     weightings = ("entropy (paper)", "recurrence R^4, 3 s", "development")

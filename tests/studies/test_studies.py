@@ -154,7 +154,7 @@ def test_a_result_may_not_speak_of_what_was_not_declared(tmp_path: Path, monkeyp
     assert [result.verdict for _, result in load_study("boundaries").rows()] == ["not run", "not run"]
     invented = Result(study="boundaries", claims=[ClaimResult(key="invented", verdict="supported")])
     (folder / "result.json").write_text(invented.model_dump_json())
-    with pytest.raises(EisbachError, match="claims that its study.yaml lacks: invented"):
+    with pytest.raises(EisbachError, match=r"claims that its study\.yaml lacks: invented"):
         load_study("boundaries")
 
 
@@ -179,7 +179,11 @@ def test_declarations_are_strict(change: dict, words: str) -> None:
 def test_an_interval_has_two_ends_and_verdicts_exclude_one_another() -> None:
     with pytest.raises(ConfigError, match="two ends"):
         build_config(Effect, {"name": "x", "value": 1.0, "low": 0.5})
-    assert [verdict(True, False), verdict(False, True), verdict(False, False)] == ["supported", "refuted", "inconclusive"]
+    assert [verdict(True, False), verdict(False, True), verdict(False, False)] == [
+        "supported",
+        "refuted",
+        "inconclusive",
+    ]
     with pytest.raises(ValueError, match="cannot be supported and refuted"):
         judged("x", [], supported=True, refuted=True)
     assert not_run("x").verdict == "not run"

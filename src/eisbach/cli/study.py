@@ -148,7 +148,9 @@ def page(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Receives index.html.")] = Path("runs/claims"),
     markdown: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The same as Markdown; docs/claims.md where it is there, else beside the page."),
+        typer.Option(
+            metavar="FILE", help="The same as Markdown; docs/claims.md where it is there, else beside the page."
+        ),
     ] = None,
     as_json: _Json = False,
 ) -> None:

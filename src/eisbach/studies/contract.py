@@ -151,7 +151,7 @@ class ClaimResult(StrictModel):
 
     key: str
     verdict: Verdict
-    effects: list[Effect] = []
+    effects: list[Effect] = Field(default_factory=list)
     note: str = ""
 
 
@@ -161,7 +161,7 @@ class RunFacts(StrictModel):
     date: datetime.date | None = None
     command: str
     seconds: float | None = None
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     quick: bool = False
     by_hand: str = ""
 
@@ -229,7 +229,9 @@ def load_study(name: str) -> Study:
         result = read_result(folder / RESULT)
     undeclared = {claim.key for claim in result.claims} - {claim.key for claim in declaration.claims}
     if undeclared:
-        raise EisbachError(f"the result of {chosen} has claims that its study.yaml lacks: {', '.join(sorted(undeclared))}.")
+        raise EisbachError(
+            f"the result of {chosen} has claims that its study.yaml lacks: {', '.join(sorted(undeclared))}."
+        )
     return Study(chosen, folder, declaration, result)
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from eisbach.errors import UserError
+from eisbach.experiments.measures import known_metrics
 from eisbach.experiments.recipes import load_spec
 from eisbach.statistics.comparison import Comparison
-from eisbach.statistics.metric_info import choose_metrics, known_metrics
+from eisbach.statistics.metric_info import choose_metrics
 from eisbach.statistics.records import load_records
 from eisbach.statistics.results import Results, evaluate
 from eisbach.studies.contract import ClaimResult, Effect, Verdict

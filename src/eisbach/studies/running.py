@@ -12,7 +12,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from eisbach.config import StrictModel, apply_overrides, build_config, dump_yaml, merge, parse_yaml, read_yaml, save_config
+from eisbach.config import (
+    StrictModel,
+    apply_overrides,
+    build_config,
+    dump_yaml,
+    merge,
+    parse_yaml,
+    read_yaml,
+    save_config,
+)
 from eisbach.errors import UserError
 from eisbach.files import read_json, write_json
 from eisbach.studies.contract import RECIPE, RESULT, RUN_FACTS, ClaimResult, Result, RunFacts, Study

@@ -13,7 +13,13 @@ from eisbach.studies.judging import high, interval_effect, judged, low, not_run
 
 PLAIN_ANGLE = 5.0
 """Degrees between two updates below which they are one."""
-SEEN = {"eq5": "Eq. 5", "entropy": "per sample", "recurrence": "recurrence", "development": "development", "min-snr": "Min-SNR"}
+SEEN = {
+    "eq5": "Eq. 5",
+    "entropy": "per sample",
+    "recurrence": "recurrence",
+    "development": "development",
+    "min-snr": "Min-SNR",
+}
 
 
 def judge(folder: Path) -> list[ClaimResult]:
@@ -42,7 +48,9 @@ def _plain(probes: dict[str, dict[str, Any]]) -> ClaimResult:
             interval_effect(f"{SEEN[name]}: angle of AdamW's update to the plain one after {len(angles)} batches",
                             last["angle"], None, "degrees", n=len(angles))
         )  # fmt: skip
-        effects.append(interval_effect(f"{SEEN[name]}: size of the gradient", norm["mean"], [norm["low"], norm["high"]], "×"))
+        effects.append(
+            interval_effect(f"{SEEN[name]}: size of the gradient", norm["mean"], [norm["low"], norm["high"]], "×")
+        )
         effects.append(Effect(name=f"{SEEN[name]}: size of the update", value=last["norm_ratio"], unit="×"))
     angle, size = effects[0].value, effects[2].value
     return judged(
@@ -70,12 +78,14 @@ def _prediction_1(probe: dict[str, Any]) -> ClaimResult:
 
 def _prediction_5(probe: dict[str, Any]) -> ClaimResult:
     loss = probe["explanation"]["belief_loss"]
-    names = (("low noise", loss["bands"]["low"]), ("high noise", loss["bands"]["high"]), ("low − high", loss["difference"]))
+    names = (
+        ("low noise", loss["bands"]["low"]),
+        ("high noise", loss["bands"]["high"]),
+        ("low − high", loss["difference"]),
+    )
     effects = [interval_effect(f"rank correlation of belief and loss, {name}", *_value(entry)) for name, entry in names]
     at_low, apart = effects[0], effects[2]
-    return judged(
-        "prediction-5", effects, supported=low(at_low) > 0 and low(apart) > 0, refuted=high(at_low) < 0
-    )
+    return judged("prediction-5", effects, supported=low(at_low) > 0 and low(apart) > 0, refuted=high(at_low) < 0)
 
 
 def _value(entry: dict[str, Any]) -> tuple[float, list[float]]:

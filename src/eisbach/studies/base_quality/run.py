@@ -54,6 +54,7 @@ OPTIONS = {"seeds": "seeds"}
 
 
 def difference_of_means(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Mean of x minus mean of y along an axis."""
     return np.mean(x, axis=axis) - np.mean(y, axis=axis)
 
 
@@ -115,9 +116,7 @@ def held_out_clips(settings: Settings, out: Path, jobs: int, quiet: bool) -> Man
     return render(out / "held_out", clips=6 * settings.seeds, spec=spec, jobs=jobs, quiet=quiet)[0]
 
 
-def distances(
-    settings: Settings, common: dict[str, Any], held_out: Manifest, out: Path, quiet: bool
-) -> dict[str, Any]:
+def distances(settings: Settings, common: dict[str, Any], held_out: Manifest, out: Path, quiet: bool) -> dict[str, Any]:
     """Fréchet distances between samples, music, its surrogates and what the codec makes of it.
 
     One sample for each held-out clip, with that clip's own caption: the two sets then ask for the same music.

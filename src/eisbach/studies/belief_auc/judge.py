@@ -76,10 +76,7 @@ def _chance(key: str, rows: Rows) -> ClaimResult:
     if any((name, t) not in rows for name in names):
         return not_run(key)
     cells = [
-        (name, _cell(rows[name, t], kind, t))
-        for name in names
-        for kind in KINDS
-        if kind in rows[name, t]["cells"]
+        (name, _cell(rows[name, t], kind, t)) for name in names for kind in KINDS if kind in rows[name, t]["cells"]
     ]
     effects = []
     for name in names:
@@ -98,6 +95,8 @@ def _level_mean(key: str, rows: Rows) -> ClaimResult:
         if any((name, t) not in rows for t in ends):
             return not_run(key)
         first, last = (rows[name, t]["mean_developing"] for t in ends)
-        effects.append(Effect(name=f"{name}: mean weight at t = {HIGH:g} over that at 0.1", value=last / first, unit="×"))
+        effects.append(
+            Effect(name=f"{name}: mean weight at t = {HIGH:g} over that at 0.1", value=last / first, unit="×")
+        )
     ratio = effects[0].value
     return judged(key, effects, supported=abs(ratio - 1) < 0.1, refuted=abs(ratio - 1) > 0.5)

@@ -71,10 +71,16 @@ class Settings(StrictModel):
     rendered_seconds: float = Field(32.0, gt=0)
     section: str = "test set, 30 s"
     seconds: float = Field(30.0, gt=0)
-    weightings: list[str] = []
+    weightings: list[str] = Field(default_factory=list)
 
 
-QUICK: dict[str, Any] = {"clips": 2, "developing": 8, "rendered_seconds": 12.0, "seconds": 10.0, "section": "quick, 10 s"}
+QUICK: dict[str, Any] = {
+    "clips": 2,
+    "developing": 8,
+    "rendered_seconds": 12.0,
+    "seconds": 10.0,
+    "section": "quick, 10 s",
+}
 FREE = ("section", "seconds", "weightings")
 
 

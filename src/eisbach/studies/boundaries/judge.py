@@ -23,7 +23,9 @@ def judge(folder: Path) -> list[ClaimResult]:
         for side, entry in rates.items()
     }  # fmt: skip
     ours, others = sides.pop(OURS), [effect for effects in sides.values() for effect in effects]
-    best = [max((effects[place] for effects in sides.values()), key=lambda one: one.value, default=None) for place in (0, 1)]
+    best = [
+        max((effects[place] for effects in sides.values()), key=lambda one: one.value, default=None) for place in (0, 1)
+    ]
     if None in best:
         beside = not_run("beside-librosa", "librosa was left out.")
     else:
@@ -34,5 +36,9 @@ def judge(folder: Path) -> list[ClaimResult]:
             refuted=any(high(mine) < low(other) for mine, other in pairs),
         )  # fmt: skip
     still = report["boundaries_in_still_sounds"]
-    count = Effect(name="boundaries in drones, noise and pads", value=sum(still.values()), n=report["pieces_of_each_kind"] * len(still))
+    count = Effect(
+        name="boundaries in drones, noise and pads",
+        value=sum(still.values()),
+        n=report["pieces_of_each_kind"] * len(still),
+    )
     return [beside, judged("none-in-still-sounds", [count], supported=count.value == 0, refuted=count.value > 0)]

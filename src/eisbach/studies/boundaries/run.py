@@ -307,9 +307,7 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
     with Progress(settings.pieces * len(settings.kinds), "boundaries", quiet=quiet) as bar:
         for kind in settings.kinds:
             for index in range(settings.pieces):
-                row = done.get(
-                    f"{kind} {index}", lambda kind=kind, index=index: measure(kind, index, settings.librosa)
-                )
+                row = done.get(f"{kind} {index}", lambda kind=kind, index=index: measure(kind, index, settings.librosa))
                 pieces.setdefault(kind, []).append(row)
                 bar.advance(note=kind)
     still = {

@@ -28,9 +28,7 @@ def judge(folder: Path) -> list[ClaimResult]:
         flat = arms.effect(arm, _FLAT, "points", scale=100, checkpoints=True)
         blocks = arms.effect(arm, _BLOCKS, "", checkpoints=True)
         over_models = arms.effect(arm, _FLAT, "points", scale=100)
-        shares = [
-            recovered_share(arms.records, metric, "plain", "oracle", arm) for metric in (_FLAT, _BLOCKS)
-        ]
+        shares = [recovered_share(arms.records, metric, "plain", "oracle", arm) for metric in (_FLAT, _BLOCKS)]
         recovered = [
             interval_effect(f"recovered share of the oracle's gain, {NAMES[one.metric]}", 100 * one.share,
                             None if one.interval is None else [100 * end for end in one.interval], "%")

@@ -34,7 +34,10 @@ STATEMENTS = {
 }
 """Claim to the first words of the statement in `claims.py`."""
 COMPARISONS = [
-    *((f"excess-{baseline.replace('_', '-')}", "erd", "excess", baseline) for baseline in ("constant", "min_snr", "p2")),
+    *(
+        (f"excess-{baseline.replace('_', '-')}", "erd", "excess", baseline)
+        for baseline in ("constant", "min_snr", "p2")
+    ),
     ("gap-constant", "erd", "likelihood_gap", "constant"),
     ("samples-constant", "erd", "sliced_wasserstein", "constant"),
     ("corrected-gap", "erd_corrected", "likelihood_gap", "constant"),
@@ -59,7 +62,9 @@ def judge(folder: Path) -> list[ClaimResult]:
 def _statement(key: str, words: str, claims: Sequence[Mapping[str, Any]]) -> ClaimResult:
     for claim in claims:
         if claim["text"].startswith(words):
-            effect = Effect(name="holds in", value=claim["holds"], unit=f"of {claim['judged']} cells", n=claim["judged"])
+            effect = Effect(
+                name="holds in", value=claim["holds"], unit=f"of {claim['judged']} cells", n=claim["judged"]
+            )
             return judged(
                 key, [effect], supported=claim["holds"] == claim["judged"],
                 refuted=2 * claim["holds"] < claim["judged"],
@@ -87,7 +92,9 @@ def _comparison(key: str, cells: Sequence[Mapping[str, Any]], again: Sequence[Ma
     if again:
         for outcome in ("lower", "higher"):
             count = sum(cell["outcome"] == outcome for cell in again)
-            effects.append(Effect(name=f"repeated with other seeds, {outcome} in", value=count, unit=f"of {len(again)} cells"))
+            effects.append(
+                Effect(name=f"repeated with other seeds, {outcome} in", value=count, unit=f"of {len(again)} cells")
+            )
     return judged(
         key, effects, supported=higher == 0 and 2 * lower > len(cells), refuted=lower == 0 and higher > 0,
         note=f"Lower in {lower} and higher in {higher} of {len(cells)} cells of path and target.",

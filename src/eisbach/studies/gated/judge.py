@@ -37,7 +37,12 @@ def judge(folder: Path) -> list[ClaimResult]:
     inside = low(flat) > -MARGIN and high(flat) < MARGIN
     return [
         judged("gate-costs-nothing", effects, supported=inside, refuted=shown and flat.value > 0 and not inside),
-        judged("gate-gains", effects, supported=shown and flat.value < 0, refuted=low(flat) > -MARGIN and not (shown and flat.value < 0)),
+        judged(
+            "gate-gains",
+            effects,
+            supported=shown and flat.value < 0,
+            refuted=low(flat) > -MARGIN and not (shown and flat.value < 0),
+        ),
     ]
 
 

@@ -18,6 +18,7 @@ FORMS = ("ABCA", "AABA", "ABCD", "ABAB")
 
 
 def pieces(count: int, section_seconds: float) -> list[Piece]:
+    """`count` pieces of each family, by the length of their sections."""
     made: list[Piece] = []
     for seed in range(count):
         letters = FORMS[seed % len(FORMS)]
@@ -26,6 +27,8 @@ def pieces(count: int, section_seconds: float) -> list[Piece]:
                 lambda longer, form=form, letters=letters, seed=seed: form(letters, section_seconds * longer, 60 + seed)
             )
     return made
+
+
 def check(count: int, section_seconds: float) -> dict[str, Any]:
     """Every metric under every condition, over `count` pieces of each family with four sections of `section_seconds`."""
     outcomes = check_invariances(pieces(count, section_seconds))

@@ -78,6 +78,8 @@ def _interval(real: list[np.ndarray], flat: list[np.ndarray], rng: np.random.Gen
 
     values = [auc(draw(real), draw(flat)) for _ in range(RESAMPLES)]
     return [round(float(v), 3) for v in np.percentile(values, (2.5, 97.5))]
+
+
 def check_real(material: Path, per_cell: int, developing: int, work: Path, jobs: int) -> dict[str, Any]:
     """Distributions of every metric by cell, AUC against each kind of flatness with intervals, and what the judge calls flat.
 

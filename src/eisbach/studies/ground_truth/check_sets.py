@@ -30,14 +30,14 @@ from eisbach.types import Waveform
 SECONDS = 20.0
 
 
-def rank_correlation(truth: list[float], values: list[float]) -> float:
+def _rank_correlation(truth: list[float], values: list[float]) -> float:
     from scipy.stats import spearmanr
 
     return float(spearmanr(truth, values).statistic)
 
 
-def ladder(truth: list[float], values: list[float], rising: bool = True) -> dict[str, object]:
-    correlation = rank_correlation(truth, values)
+def _ladder(truth: list[float], values: list[float], rising: bool = True) -> dict[str, object]:
+    correlation = _rank_correlation(truth, values)
     return {
         "truth": truth,
         "values": [round(v, 4) for v in values],
@@ -45,7 +45,7 @@ def ladder(truth: list[float], values: list[float], rising: bool = True) -> dict
     }
 
 
-def alignment(seed: int) -> dict[str, object]:
+def _alignment(seed: int) -> dict[str, object]:
     out: dict[str, object] = {}
     for window, jitters in ((3.0, [0.0, 1.0, 2.0, 3.0, 5.0]), (0.5, [0.0, 0.25, 0.5, 1.0, 2.0])):
         values = [boundary_alignment(*ladders.jittered_boundaries(j, seed), window=window).value for j in jitters]
@@ -53,9 +53,9 @@ def alignment(seed: int) -> dict[str, object]:
             boundary_alignment(*ladders.jittered_boundaries(np.inf, seed + 10 + i), window=window).value
             for i in range(10)
         ]
-        out[f"+-{window:g} s"] = {**ladder(jitters, values, rising=False), "unrelated_mean": float(np.mean(unrelated))}
+        out[f"+-{window:g} s"] = {**_ladder(jitters, values, rising=False), "unrelated_mean": float(np.mean(unrelated))}
     jitters = [0.0, 1.0, 2.0, 4.0]
-    out["from audio, +-3 s"] = ladder(jitters, [_alignment_of_audio(j, seed) for j in jitters], rising=False)
+    out["from audio, +-3 s"] = _ladder(jitters, [_alignment_of_audio(j, seed) for j in jitters], rising=False)
     return out
 
 
@@ -75,7 +75,7 @@ def _alignment_of_audio(jitter: float, seed: int) -> float:
     return boundary_alignment(rows, durations, prompts, window=3.0).value
 
 
-def details(seed: int) -> dict[str, object]:
+def _details(seed: int) -> dict[str, object]:
     def diversity(change: Callable[[ladders.Notes, int], ladders.Notes], **options: float) -> float:
         events, prompts = [], []
         for piece in range(6):
@@ -87,49 +87,49 @@ def details(seed: int) -> dict[str, object]:
 
     shares, shifts = [0.0, 0.1, 0.25, 0.5, 0.75, 1.0], [0.0, 0.01, 0.03, 0.1, 0.2]
     return {
-        "share of notes replaced": ladder(
+        "share of notes replaced": _ladder(
             shares, [diversity(lambda n, s, x=x: ladders.substitute(n, x, s)) for x in shares]
         ),
-        "onset jitter, s": ladder(shifts, [diversity(lambda n, s, x=x: ladders.jitter(n, x, s)) for x in shifts]),
+        "onset jitter, s": _ladder(shifts, [diversity(lambda n, s, x=x: ladders.jitter(n, x, s)) for x in shifts]),
         "unrelated": diversity(lambda n, s: ladders.random_notes(s + 90, 15.0)),
         "20% faster": diversity(lambda n, s: n, tempo=1.2),
         "34 dB softer": diversity(lambda n, s: n, gain=0.01),
     }
 
 
-def differentiation(seed: int) -> dict[str, object]:
+def _differentiation(seed: int) -> dict[str, object]:
     shares = [0.0, 0.25, 0.5, 0.75, 1.0]
     values = [distance_icc(*ladders.separated_rows(s, seed)).value for s in shares]
     runs = [distance_icc(*ladders.separated_rows(0.5, 1000 + i, d=8)) for i in range(400)]
     return {
-        **ladder(shares, values),
+        **_ladder(shares, values),
         "coverage_of_95%_intervals": float(np.mean([r.low <= 0.5 <= r.high for r in runs])),
     }
 
 
-def calibration(seed: int) -> dict[str, object]:
+def _calibration(seed: int) -> dict[str, object]:
     rng = np.random.default_rng([seed, 41])
     shifts = [0.0, 0.2, 0.4, 0.8, 1.6]
     sets = [(rng.normal(size=(200, 8)), rng.normal(size=(200, 8)) + s) for s in shifts]
     modes = rng.normal(size=(6, 8)) * 8.0
     out: dict[str, object] = {
-        "frechet, mean shift": ladder(shifts, [distances.frechet_distance(a, b) for a, b in sets]),
-        "kernel_gaussian, mean shift": ladder(shifts, [distances.kernel_distance(a, b) for a, b in sets]),
-        "kernel_polynomial, mean shift": ladder(
+        "frechet, mean shift": _ladder(shifts, [distances.frechet_distance(a, b) for a, b in sets]),
+        "kernel_gaussian, mean shift": _ladder(shifts, [distances.kernel_distance(a, b) for a, b in sets]),
+        "kernel_polynomial, mean shift": _ladder(
             shifts, [distances.kernel_distance(a, b, "polynomial") for a, b in sets]
         ),
     }
     kept, real = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], modes[np.arange(180) % 6] + rng.normal(size=(180, 8))
     fakes = [modes[np.arange(180) % int(k)] + rng.normal(size=(180, 8)) for k in kept]
-    out["coverage, modes kept"] = ladder(kept, [distances.density_coverage(real, f).coverage for f in fakes])
-    out["recall, modes kept"] = ladder(kept, [distances.precision_recall(real, f).recall for f in fakes])
-    out["vendi, modes kept"] = ladder(kept, [distances.vendi_score(f, "gaussian", bandwidth=6.0) for f in fakes])
+    out["coverage, modes kept"] = _ladder(kept, [distances.density_coverage(real, f).coverage for f in fakes])
+    out["recall, modes kept"] = _ladder(kept, [distances.precision_recall(real, f).recall for f in fakes])
+    out["vendi, modes kept"] = _ladder(kept, [distances.vendi_score(f, "gaussian", bandwidth=6.0) for f in fakes])
     noise = [0.0, 0.5, 1.0, 1.5, 2.0]
     blurred = [real[rng.permutation(180)] + n * rng.normal(size=(180, 8)) for n in noise]
-    out["precision, noise added"] = ladder(
+    out["precision, noise added"] = _ladder(
         noise, [distances.precision_recall(real, f).precision for f in blurred], rising=False
     )
-    out["density, noise added"] = ladder(
+    out["density, noise added"] = _ladder(
         noise, [distances.density_coverage(real, f).density for f in blurred], rising=False
     )
     out["no difference, 16 dims: mean over 60 pairs"] = _null(rng)
@@ -169,7 +169,7 @@ def _kernel_coverage(rng: np.random.Generator) -> float:
     return float(np.mean(inside))
 
 
-def through_codec(waveform: Waveform) -> Waveform:
+def _through_codec(waveform: Waveform) -> Waveform:
     buffer = io.BytesIO()
     sf.write(buffer, waveform.samples.T, waveform.sample_rate, format="OGG", subtype="VORBIS")
     buffer.seek(0)
@@ -177,7 +177,7 @@ def through_codec(waveform: Waveform) -> Waveform:
     return Waveform(np.ascontiguousarray(data.T), rate)
 
 
-def memorisation(seed: int) -> dict[str, object]:
+def _memorisation(seed: int) -> dict[str, object]:
     """5 s and more of training clips inside unseen ones, at other gains and keys, through Vorbis."""
 
     def kept(piece: int) -> ExcerptFeatures:
@@ -202,14 +202,14 @@ def memorisation(seed: int) -> dict[str, object]:
             target = ladders.render(ladders.random_notes(base + 300 + i, SECONDS), i % 5)
             excerpt = ladders.render(ladders.random_notes(source, SECONDS), source % 5, transpose=float(i % 5 - 2))
             spliced = ladders.splice(target, excerpt, 1.0, 0.61, share * SECONDS, 0.1 * (1 + i % 9))
-            copies.append(excerpt_features(extract_features(through_codec(spliced))))
+            copies.append(excerpt_features(extract_features(_through_codec(spliced))))
             sources.append(3 * i)
         found = excerpt_memorisation(copies, training, held)
         read.append(found.mean_copied_share.value)
         aucs.append(found.closeness.auc.value)
         right.append(float(np.mean(found.closeness.nearest == np.array(sources))))
     out["copied share"] = {
-        **ladder([0.0, *shares], [honest.mean_copied_share.value, *read]),
+        **_ladder([0.0, *shares], [honest.mean_copied_share.value, *read]),
         "auc": aucs,
         "right_training_clip": right,
     }
@@ -227,10 +227,10 @@ def _clip_level(seed: int) -> dict[str, object]:
         found = clip_memorisation(rows, training, held)
         aucs.append(found.auc.value)
         suspicious.append(found.share.value)
-    return {"auc": ladder(shares, aucs), "share_p<=.05": ladder(shares, suspicious)}
+    return {"auc": _ladder(shares, aucs), "share_p<=.05": _ladder(shares, suspicious)}
 
 
-def speed(clips: int) -> dict[str, float]:
+def _speed(clips: int) -> dict[str, float]:
     """The coarse search, all transpositions, of one 30 s query among many 30 s training clips of noise features."""
     rng = np.random.default_rng(0)
 
@@ -247,15 +247,17 @@ def speed(clips: int) -> dict[str, float]:
         "kB_a_clip": kilobytes / clips,
         "s_a_query_a_1000_clips": seconds / 8 / clips * 1000,
     }
+
+
 def check_sets(seed: int, done: Finished, quiet: bool = False) -> dict[str, object]:
     """Every part by name, those that are done already as they were."""
     parts: dict[str, Callable[[], dict[str, object]]] = {
-        "boundary_alignment": lambda: alignment(seed),
-        "detail_diversity": lambda: details(seed),
-        "distance_icc": lambda: differentiation(seed),
-        "distances": lambda: calibration(seed),
-        "memorisation": lambda: memorisation(seed),
-        "speed": lambda: dict(speed(1000)),
+        "boundary_alignment": lambda: _alignment(seed),
+        "detail_diversity": lambda: _details(seed),
+        "distance_icc": lambda: _differentiation(seed),
+        "distances": lambda: _calibration(seed),
+        "memorisation": lambda: _memorisation(seed),
+        "speed": lambda: dict(_speed(1000)),
     }
     results: dict[str, object] = {"seed": seed}
     with Progress(len(parts), "sets", quiet=quiet) as bar:

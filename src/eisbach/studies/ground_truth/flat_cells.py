@@ -247,8 +247,17 @@ def pieces_of(side: str) -> tuple[str, ...]:
     chosen = [piece for piece in list_pieces() if assign_split("0" * 64, {"piece": piece.id}) == side]
     tunes = sorted((p.id for p in chosen if p.family == "tune"), key=lambda name: sha256(name.encode()).hexdigest())
     return tuple(sorted([p.id for p in chosen if p.family != "tune"] + tunes[:TUNES]))
+
+
 def render_cells(
-    out: Path, *, side: str, seed: int, clips: int, developing: int, seconds: float = 32.0, jobs: int = 1,
+    out: Path,
+    *,
+    side: str,
+    seed: int,
+    clips: int,
+    developing: int,
+    seconds: float = 32.0,
+    jobs: int = 1,
     quiet: bool = False,
 ) -> Path:
     """The folders `developing`, `flat` and `late` in `out`, continued where they are there in part; returns `out`.

@@ -68,7 +68,9 @@ def _real(key: str, report: dict[str, Any], kinds: tuple[str, ...], *, printed: 
             cell = entry["cells"].get(kind, {})
             if cell.get("auc") is None:
                 continue
-            effect = interval_effect(f"AUC of real scores above {kind}, {name}", cell["auc"], cell["auc_95"], n=cell["clips"])
+            effect = interval_effect(
+                f"AUC of real scores above {kind}, {name}", cell["auc"], cell["auc_95"], n=cell["clips"]
+            )
             effects.append(effect)
             if (high(effect) < SAME) if name not in FALLING else (low(effect) > SAME):
                 wrong.append(f"{name} against {kind}s")
@@ -85,7 +87,9 @@ def _real(key: str, report: dict[str, Any], kinds: tuple[str, ...], *, printed: 
 def _judge_of_flatness(report: dict[str, Any]) -> ClaimResult:
     judged_flat, clips = report["judged_flat"], report["clips"]
     flat = {kind: share for kind, share in judged_flat.items() if kind != "developing"}
-    effects = [Effect(name="real scores called flat", value=100 * judged_flat["developing"], unit="%", n=clips["developing"])]
+    effects = [
+        Effect(name="real scores called flat", value=100 * judged_flat["developing"], unit="%", n=clips["developing"])
+    ]
     effects += [
         Effect(name=f"called flat, {kind}", value=100 * flat[kind], unit="%", n=clips[kind])
         for kind in sorted(flat, key=lambda kind: flat[kind])[:4]

@@ -47,7 +47,9 @@ def _faster(key: str, comparison: dict[str, Any] | None, name: str = "rescaled_e
         if other not in (name, "uniform") and (found := _effect(other, curve)) is not None
     ]
     if effect is None:
-        return ClaimResult(key=key, verdict="refuted", effects=others, note="It never reaches uniform's quality at 16 steps.")
+        return ClaimResult(
+            key=key, verdict="refuted", effects=others, note="It never reaches uniform's quality at 16 steps."
+        )
     return judged(key, [effect, *others], supported=low(effect) > 1, refuted=high(effect) < 1)
 
 

@@ -57,9 +57,7 @@ class Sets:
 
     def missing(self, name: str, steps: int, ids: list[str]) -> list[int]:
         """Places of the items that a cell lacks."""
-        return [
-            place for place, item in enumerate(ids) if not self.cells.has("music sets", "euler", name, steps, item)
-        ]
+        return [place for place, item in enumerate(ids) if not self.cells.has("music sets", "euler", name, steps, item)]
 
     def keep(self, name: str, steps: int, ids: list[str], latents: torch.Tensor, error: torch.Tensor | None) -> None:
         """Decodes, embeds and writes those items of a cell that it lacks."""
@@ -121,9 +119,7 @@ Measure = Callable[[str, int, np.ndarray, np.ndarray], float]
 
 def measures(cells: Cells) -> tuple[int, int, dict[str, Measure]]:
     """How many captions every cell has and how many clips the reference, and three qualities (lower is better) of a cell on some of both."""
-    table = {
-        (row["schedule"], row["steps"], row["seed"]): row for row in cells.rows if row["set"] == "music sets"
-    }
+    table = {(row["schedule"], row["steps"], row["seed"]): row for row in cells.rows if row["set"] == "music sets"}
     kinds = {key[:2] for key in table if key[0] != REAL}
     ids = dict.fromkeys(key[2] for key in table if key[0] != REAL)
     captions = [one for one in ids if all((*kind, one) in table for kind in kinds)]

@@ -79,7 +79,11 @@ def digits_curve(settings: Settings, model: Path, out: Path, quiet: bool) -> Pat
         return Path(settings.digits_curve)
     file = out / "entropic_curve_digits.json"
     if not file.is_file():
-        values = {"model": str(model), "data": {"images": {"source": "digits", "held_out_share": 0.25}}, "samples": settings.curve_samples}
+        values = {
+            "model": str(model),
+            "data": {"images": {"source": "digits", "held_out_share": 0.25}},
+            "samples": settings.curve_samples,
+        }
         measure_entropic(build_config(EntropicConfig, values), file, quiet=quiet)
     return file
 

@@ -107,9 +107,7 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
     models = networks_of(settings, out, jobs, quiet)
     data = out / "held_out.safetensors"
     held_out(data, settings.trajectories)
-    networks = [
-        readings(settings, out / f"seed-{seed}", model, data, quiet) for seed, model in enumerate(models)
-    ]
+    networks = [readings(settings, out / f"seed-{seed}", model, data, quiet) for seed, model in enumerate(models)]
     means = {
         name: round(float(np.mean([network[name]["half_t"] for network in networks])), 4)
         for name in networks[0]

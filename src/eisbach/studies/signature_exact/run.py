@@ -41,6 +41,7 @@ QUICK: dict[str, Any] = {"steps": [16, 32], "trajectories": 10, "guided_trajecto
 
 
 def cases() -> dict[str, GaussianMixture]:
+    """The four mixtures, by name."""
     generator = torch.Generator().manual_seed(0)
     means = 1.2 * torch.randn(4, 8, generator=generator, dtype=torch.float64)
     diagonal = torch.rand(4, 8, generator=generator, dtype=torch.float64) + 0.05
@@ -116,6 +117,7 @@ def rate_pointwise(path: str, samples: int) -> float:
 
 
 def guidance(per_class: int) -> list[dict[str, object]]:
+    """Half times of the first mixture by guidance scale and interval."""
     mixture = cases()["4 equal, isotropic, d = 8"]
     classes = ClassSet(tuple("abcd"), (0.25,) * 4)
     label = torch.arange(4).repeat_interleave(per_class)

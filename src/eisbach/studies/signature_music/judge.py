@@ -23,11 +23,16 @@ def judge(folder: Path) -> list[ClaimResult]:
         count = len(chain["by_wording"])
         effects = [interval_effect(f"half time, {name} (chain)", chain["mean"], chain["over_wordings"], "t", n=count)]
         if rate["mean"] is not None:
-            effects.append(interval_effect(f"half time, {name} (rate)", rate["mean"], rate["over_wordings"], "t", n=count))
+            effects.append(
+                interval_effect(f"half time, {name} (rate)", rate["mean"], rate["over_wordings"], "t", n=count)
+            )
         claims.append(
             judged(
-                key, effects, supported=low(effects[0]) > 0, refuted=high(effects[0]) < 0,
+                key,
+                effects,
+                supported=low(effects[0]) > 0,
+                refuted=high(effects[0]) < 0,
                 note=f"In this order in {chain['cells_above_0']} of {len(chain['by_cell'])} cells of wording and seed.",
-            )  # fmt: skip
+            )
         )
     return claims

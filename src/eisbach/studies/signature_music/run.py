@@ -84,7 +84,9 @@ def measure(
     identity = backbone.identity()
     found = {}
     times = levels()
-    with Progress(len(wordings) * len(settings.seeds) * (len(times) - 1), "signature", unit=" levels", quiet=quiet) as bar:
+    with Progress(
+        len(wordings) * len(settings.seeds) * (len(times) - 1), "signature", unit=" levels", quiet=quiet
+    ) as bar:
         for seed in settings.seeds:
             for place, (name, config) in enumerate(wordings.items()):
                 file = work / f"{identity}-{name}-{seed}-{settings.trajectories}.safetensors"
