@@ -133,8 +133,7 @@ def _sample_batch(
     import torch
 
     from eisbach.diffusion.guidance import guided
-    from eisbach.diffusion.pingpong import sample_pingpong
-    from eisbach.diffusion.samplers import sample_ode
+    from eisbach.diffusion.samplers import sample_ode, sample_pingpong
 
     frames = codec.frames_for(config.duration)
     device = next(backbone.module.parameters()).device

@@ -30,8 +30,7 @@ from torch import Tensor
 from eisbach.diagnostics.signature.classes import ClassSet
 from eisbach.diagnostics.signature.model import ClassModel
 from eisbach.diffusion.paths import Path
-from eisbach.diffusion.samplers import check_times
-from eisbach.diffusion.stochastic import posterior_kernel
+from eisbach.diffusion.samplers import check_times, posterior_kernel
 from eisbach.diffusion.targets import convert, require_defined
 from eisbach.errors import UserError
 
