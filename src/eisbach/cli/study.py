@@ -55,7 +55,9 @@ def run(
     quick: Annotated[
         bool, typer.Option("--quick", help="A rehearsal of about a minute; its numbers decide nothing.")
     ] = False,
-    jobs: Annotated[int | None, typer.Option(metavar="N", min=1, help="Processes, of one thread each (1).")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Processes, of one thread each (1; erd_toy 2).")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="The run's folder (runs/NAME); the same command continues it."),
@@ -83,7 +85,7 @@ def run(
     from eisbach.config import dump_yaml
     from eisbach.studies.contract import load_study
     from eisbach.studies.page import result_lines
-    from eisbach.studies.running import option_key, resolve_settings, run_study
+    from eisbach.studies.running import default_jobs, option_key, resolve_settings, run_study
 
     study = load_study(name)
     chosen: dict[str, Any] = {
@@ -96,15 +98,15 @@ def run(
     if dry_run:
         typer.echo(dump_yaml(settings), nl=False)
         return
-    jobs = jobs or getattr(settings, "jobs", 1)
+    processes = jobs or default_jobs(study, settings)
     parts = ["eisbach", "study", "run", study.name, *(["--quick"] if quick else [])]
     parts += [] if config is None else ["--config", str(config)]
     for key, value in given.items():
         for item in value if isinstance(value, list) else [value]:
             parts += [f"--{key}", str(item)]
     parts += [part for change in overrides or [] for part in ("--set", change)]
-    command = shlex.join([*parts, *(["--jobs", str(jobs)] if jobs > 1 else []), "--out", str(folder)])
-    result = run_study(study, settings, folder, command=command, jobs=jobs, quick=quick, quiet=quiet)
+    command = shlex.join([*parts, *(["--jobs", str(processes)] if processes > 1 else []), "--out", str(folder)])
+    result = run_study(study, settings, folder, command=command, jobs=processes, quick=quick, quiet=quiet)
     if as_json:
         typer.echo(json.dumps(result.model_dump(mode="json"), indent=2, ensure_ascii=False))
         return

@@ -101,7 +101,7 @@ class Declaration(StrictModel):
     question: str
     declared: Declared
     needs: str = ""
-    minutes: float | None = Field(None, gt=0, description="CPU minutes of a full run")
+    minutes: float | None = Field(default=None, gt=0, description="CPU minutes of a full run")
     claims: list[ClaimDeclaration] = Field(min_length=1)
 
     @field_validator("claims")
@@ -136,8 +136,8 @@ class Effect(StrictModel):
     low: float | None = None
     high: float | None = None
     unit: str = ""
-    p: float | None = Field(None, ge=0, le=1)
-    n: int | None = Field(None, ge=0)
+    p: float | None = Field(default=None, ge=0, le=1)
+    n: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _ends(self) -> Effect:

@@ -90,6 +90,12 @@ def option_key(study: Study, option: str) -> str:
     return keys[option]
 
 
+def default_jobs(study: Study, settings: StrictModel) -> int:
+    """Processes of a run that names none: what its settings say, or else the study."""
+    named = getattr(settings, "jobs", None)
+    return int(named) if named is not None else 1 if _has_recipe(study) else getattr(_module(study, "run"), "JOBS", 1)
+
+
 def run_study(
     study: Study,
     settings: StrictModel,

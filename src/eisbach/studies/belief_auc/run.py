@@ -136,7 +136,7 @@ def load_clips(backbone: Backbone, material: Path, seconds: float) -> Clips:
                 [10 * np.log10(np.square(read_audio(p).samples).mean() + 1e-12) for p in paths]
             )
             cached.parent.mkdir(exist_ok=True)
-            np.savez(cached, **arrays)
+            np.savez(cached, **arrays)  # type: ignore[arg-type]
         with np.load(cached, allow_pickle=False) as stored:
             parts.append({key: stored[key] for key in stored.files})
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
@@ -200,7 +200,9 @@ def describe(values: np.ndarray, clips: Clips, times: dict[str, np.ndarray]) -> 
     energy = clips.clean.float().square().mean((1, 2)).numpy()
     flat_mean = float(values[~developing].mean())
     cells: dict[str, object] = {}
-    groups = {str(cell): (str(cell),) for cell in np.unique(clips.cells) if cell != DEVELOPING}
+    groups: dict[str, tuple[str, ...]] = {
+        str(cell): (str(cell),) for cell in np.unique(clips.cells) if cell != DEVELOPING
+    }
     groups |= {name: members for name, members in POOLED.items() if all(member in groups for member in members)}
     for name, members in groups.items():
         inside = np.isin(clips.cells, members)
@@ -248,7 +250,7 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
     clips = load_clips(backbone, material, settings.seconds)
     rng = np.random.default_rng(0)
     names = [DEVELOPING, *sorted(set(clips.cells.tolist()) - {DEVELOPING})]
-    groups = {name: (name,) for name in names} | POOLED
+    groups: dict[str, tuple[str, ...]] = {**{name: (name,) for name in names}, **POOLED}
     inside = {name: np.isin(clips.cells, group) for name, group in groups.items()}
     times = {name: multiplicities(clips.pieces[rows], rng) for name, rows in inside.items()}
     file = out / RESULT

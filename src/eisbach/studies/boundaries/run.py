@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ import numpy as np
 from pydantic import Field
 
 from eisbach.config import StrictModel
-
 from eisbach.data.performance import perform, take_excerpt
 from eisbach.data.score_parsing import ScoreError
 from eisbach.data.scores import Piece, list_pieces, load_table
@@ -175,7 +174,7 @@ def _beat_features(key: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     samples = _CURRENT[key]
     cqt = librosa.amplitude_to_db(np.abs(librosa.cqt(y=samples, sr=_RATE, bins_per_octave=36, n_bins=252)), ref=np.max)
-    _, beats = librosa.beat.beat_track(y=samples, sr=_RATE, trim=False)
+    _, beats = librosa.beat.beat_track(y=samples, sr=_RATE, trim=False)  # type: ignore[attr-defined]
     synced = librosa.util.sync(cqt, beats, aggregate=np.median)
     mfcc = librosa.util.sync(librosa.feature.mfcc(y=samples, sr=_RATE), beats)
     times = librosa.frames_to_time(librosa.util.fix_frames(beats, x_min=0), sr=_RATE)
@@ -191,7 +190,7 @@ def librosa_agglomerative(key: int, sections: int) -> np.ndarray:
 
     cqt, mfcc, times = _beat_features(key)
     frames = np.concatenate([librosa.util.normalize(cqt, axis=1), librosa.util.normalize(mfcc, axis=1)])
-    first = librosa.segment.agglomerative(frames, min(sections, frames.shape[1]))
+    first = librosa.segment.agglomerative(frames, min(sections, frames.shape[1]))  # type: ignore[attr-defined]
     return times[np.minimum(first, len(times) - 1)][1:]
 
 
@@ -204,8 +203,8 @@ def librosa_laplacian(key: int, clusters: int) -> np.ndarray:
     from sklearn.cluster import KMeans
 
     cqt, mfcc, times = _beat_features(key)
-    repeats = librosa.segment.recurrence_matrix(cqt, width=3, mode="affinity", sym=True)
-    smooth = librosa.segment.timelag_filter(scipy.ndimage.median_filter)(repeats, size=(1, 7))
+    repeats = librosa.segment.recurrence_matrix(cqt, width=3, mode="affinity", sym=True)  # type: ignore[attr-defined]
+    smooth = librosa.segment.timelag_filter(scipy.ndimage.median_filter)(repeats, size=(1, 7))  # type: ignore[attr-defined]
     distance = np.sum(np.diff(mfcc, axis=1) ** 2, axis=0)
     near = np.exp(-distance / max(float(np.median(distance)), 1e-9))
     path = np.diag(near, k=1) + np.diag(near, k=-1)
@@ -307,7 +306,7 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
     with Progress(settings.pieces * len(settings.kinds), "boundaries", quiet=quiet) as bar:
         for kind in settings.kinds:
             for index in range(settings.pieces):
-                row = done.get(f"{kind} {index}", lambda kind=kind, index=index: measure(kind, index, settings.librosa))
+                row = done.get(f"{kind} {index}", partial(measure, kind, index, settings.librosa))
                 pieces.setdefault(kind, []).append(row)
                 bar.advance(note=kind)
     still = {

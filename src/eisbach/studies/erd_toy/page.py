@@ -22,8 +22,8 @@ from eisbach.studies.erd_toy.comparison import (
     tally,
 )
 from eisbach.studies.erd_toy.comparison_figures import MEASURE_NAMES, curves_picture, ratios_picture
-from eisbach.studies.erd_toy.figures import paper_pictures
 from eisbach.studies.erd_toy.config import BASELINES, ToyConfig
+from eisbach.studies.erd_toy.figures import paper_pictures
 from eisbach.studies.erd_toy.run import ToyRun, gather
 
 RESULT, PAGE, PICTURES, RECORDS, DATA = "toy.json", "index.html", "figures", "records", "figures.npz"

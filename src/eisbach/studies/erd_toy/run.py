@@ -26,6 +26,7 @@ OPTIONS = {
     "seeds": "comparison.seeds", "first-seed": "comparison.first_seed", "path": "paths", "target": "targets",
     "arm": "comparison.arms", "batch": "comparison.batch",
 }  # fmt: skip
+JOBS = 2
 FREE = tuple(ToyConfig.model_fields)  # a cell that was made with other settings is made anew
 _POLL = 0.5
 _TICK_EVERY = 25  # steps between two reports of a worker

@@ -7,12 +7,15 @@ made half as long again; every metric is measured before and after, and its larg
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from eisbach.studies.ground_truth import synthetic
 from eisbach.studies.ground_truth.invariance_check import Piece, check_invariances
 from eisbach.studies.ground_truth.synthetic_varied import varied_form
+from eisbach.types import Waveform
 
 FORMS = ("ABCA", "AABA", "ABCD", "ABAB")
 
@@ -23,10 +26,14 @@ def pieces(count: int, section_seconds: float) -> list[Piece]:
     for seed in range(count):
         letters = FORMS[seed % len(FORMS)]
         for form in (synthetic.form, varied_form):
-            made.append(
-                lambda longer, form=form, letters=letters, seed=seed: form(letters, section_seconds * longer, 60 + seed)
-            )
+            made.append(partial(_piece, form, letters, section_seconds, 60 + seed))
     return made
+
+
+def _piece(
+    form: Callable[[str, float, int], Waveform], letters: str, section_seconds: float, seed: int, longer: float
+) -> Waveform:
+    return form(letters, section_seconds * longer, seed)
 
 
 def check(count: int, section_seconds: float) -> dict[str, Any]:

@@ -8,6 +8,7 @@ The paper's quantities as printed stand beside: that a ladder orders one does no
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,9 +53,7 @@ def check_ladders(seeds: int, done: Finished, quiet: bool = False) -> dict[str, 
                 "as_printed": metric.as_printed,
                 "unit": metric.unit,
                 "ladders": {
-                    which: done.get(
-                        f"ladder {name} {which}", lambda metric=metric, ladder=ladder: climb(metric, ladder, seeds)
-                    )
+                    which: done.get(f"ladder {name} {which}", partial(climb, metric, ladder, seeds))
                     for which, ladder in ladders.items()
                 },
             }

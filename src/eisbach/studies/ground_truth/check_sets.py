@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import soundfile as sf
@@ -75,6 +76,14 @@ def _alignment_of_audio(jitter: float, seed: int) -> float:
     return boundary_alignment(rows, durations, prompts, window=3.0).value
 
 
+def _substituted(share: float, notes: ladders.Notes, seed: int) -> ladders.Notes:
+    return ladders.substitute(notes, share, seed)
+
+
+def _jittered(seconds: float, notes: ladders.Notes, seed: int) -> ladders.Notes:
+    return ladders.jitter(notes, seconds, seed)
+
+
 def _details(seed: int) -> dict[str, object]:
     def diversity(change: Callable[[ladders.Notes, int], ladders.Notes], **options: float) -> float:
         events, prompts = [], []
@@ -87,10 +96,8 @@ def _details(seed: int) -> dict[str, object]:
 
     shares, shifts = [0.0, 0.1, 0.25, 0.5, 0.75, 1.0], [0.0, 0.01, 0.03, 0.1, 0.2]
     return {
-        "share of notes replaced": _ladder(
-            shares, [diversity(lambda n, s, x=x: ladders.substitute(n, x, s)) for x in shares]
-        ),
-        "onset jitter, s": _ladder(shifts, [diversity(lambda n, s, x=x: ladders.jitter(n, x, s)) for x in shifts]),
+        "share of notes replaced": _ladder(shares, [diversity(partial(_substituted, x)) for x in shares]),
+        "onset jitter, s": _ladder(shifts, [diversity(partial(_jittered, x)) for x in shifts]),
         "unrelated": diversity(lambda n, s: ladders.random_notes(s + 90, 15.0)),
         "20% faster": diversity(lambda n, s: n, tempo=1.2),
         "34 dB softer": diversity(lambda n, s: n, gain=0.01),
@@ -161,12 +168,13 @@ def _kernel_coverage(rng: np.random.Generator) -> float:
     for _ in range(200):
         rows = np.concatenate([rng.normal(size=(30, d)), rng.normal(size=(30, d)) + shift])
         side = np.arange(60) < 30
-        found = jackknife(
-            lambda keep, rows=rows, side=side: distances.kernel_distance(rows[keep & side], rows[keep & ~side], bandwidth=s),
-            range(60), strata=side.tolist(),
-        )  # fmt: skip
+        found = jackknife(partial(_kernel_of_kept, rows, side, s), range(60), strata=side.tolist())
         inside.append(found.low <= truth <= found.high)
     return float(np.mean(inside))
+
+
+def _kernel_of_kept(rows: np.ndarray, side: np.ndarray, bandwidth: float, keep: np.ndarray) -> float:
+    return distances.kernel_distance(rows[keep & side], rows[keep & ~side], bandwidth=bandwidth)
 
 
 def _through_codec(waveform: Waveform) -> Waveform:

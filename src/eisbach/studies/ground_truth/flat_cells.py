@@ -26,6 +26,7 @@ see whether a statistic found on the former holds on the latter. The last two we
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -205,7 +206,7 @@ def granular(performance: Performance, sample_rate: int, rng: np.random.Generato
     return Waveform(out[None, : len(whole)].astype(np.float32), sample_rate)
 
 
-PLAIN = {
+PLAIN: dict[str, Callable[..., Waveform]] = {
     "drone": partial(drone, stereo=False),
     "pad": partial(pad, stereo=False),
     "texture noise": partial(coloured_noise, stereo=False),

@@ -62,10 +62,10 @@ def _sets(key: str, comparison: dict[str, Any] | None) -> ClaimResult:
     effects = [interval_effect(f"kernel distance at {curve['steps'][0]} steps, rescaled − uniform", apart, ends)]
     ratio = _effect("rescaled_entropic", curve)
     effects += [] if ratio is None else [ratio]
-    decided = ratio is not None and not open_ended
+    decided = [] if ratio is None or open_ended else [ratio]
     return judged(
-        key, effects, supported=decided and low(ratio) > 1,
-        refuted=decided and high(ratio) < 1,
+        key, effects, supported=any(low(effect) > 1 for effect in decided),
+        refuted=any(high(effect) < 1 for effect in decided),
         note="Uniform is at the many-step solution's distance with the fewest steps already." if open_ended else "",
     )  # fmt: skip
 

@@ -77,7 +77,7 @@ def digits(settings: Settings, model: Path, curve: Path, cells: Cells, quiet: bo
             num_inference_steps=steps,
             schedule=schedule,
             schedule_options=extra,
-            method=method,
+            method=method,  # type: ignore[arg-type]
             clip=True,
             batch_size=512,
         )

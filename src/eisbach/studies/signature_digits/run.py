@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from eisbach.config import StrictModel
 from eisbach.data.images_digits import load_digits
 from eisbach.diagnostics.signature import load_curve
-from eisbach.diagnostics.signature.config import SignatureConfig
+from eisbach.diagnostics.signature.config import ClassConfig, SignatureConfig
 from eisbach.diagnostics.signature.run import run_signature
 from eisbach.files import write_json
 from eisbach.image_quality.digits_classifier import pixels_and_labels
@@ -84,7 +84,7 @@ def readings(settings: Settings, folder: Path, model: Path, data: Path, quiet: b
     """Half times and last entropies of one network, by source or guidance, partition and estimator."""
     config = SignatureConfig(
         model=str(model),
-        classes=[{"name": str(digit)} for digit in range(10)],  # type: ignore[list-item]
+        classes=[ClassConfig(name=str(digit)) for digit in range(10)],
         partitions=PARTITIONS, sources=["reverse", "forward"], data=str(data), guidance=list(GUIDANCE),  # type: ignore[arg-type]
         steps=settings.steps, trajectories=settings.trajectories,
     )  # fmt: skip

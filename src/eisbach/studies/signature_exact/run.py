@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +117,13 @@ def rate_pointwise(path: str, samples: int) -> float:
     return max(found)
 
 
-def guidance(per_class: int) -> list[dict[str, object]]:
+def guidance(per_class: int) -> list[dict[str, Any]]:
     """Half times of the first mixture by guidance scale and interval."""
     mixture = cases()["4 equal, isotropic, d = 8"]
     classes = ClassSet(tuple("abcd"), (0.25,) * 4)
     label = torch.arange(4).repeat_interleave(per_class)
     seeds = [trajectory_seed(0, index) for index in range(len(label))]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for scale, interval in ((1.0, None), (2.0, None), (4.0, None), (4.0, (0.6, 0.9)), (4.0, (0.0, 0.4))):
         found = follow(
             mixture_model(mixture, "linear", "u"),
@@ -197,14 +198,11 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
     with Progress(len(grid) + len(TARGET) + 2, "exact mixtures", quiet=quiet) as bar:
         for name, path, source, steps in grid:
             key = f"{name}, {path}, {source}, {steps}"
-            row = done.get(
-                key, lambda cell=(name, path, source, steps): _cell(*cell, trajectories=settings.trajectories)
-            )
-            table.append(row)
+            table.append(done.get(key, partial(_cell, name, path, source, steps, settings.trajectories)))
             bar.advance(note=key)
         rates = {}
         for path in TARGET:
-            rates[path] = done.get(f"rate {path}", lambda path=path: rate_pointwise(path, settings.rate_samples))
+            rates[path] = done.get(f"rate {path}", partial(rate_pointwise, path, settings.rate_samples))
             bar.advance(note=f"rate, {path}")
         guided = done.get("guidance", lambda: guidance(settings.guided_trajectories))
         bar.advance(note="guidance")
