@@ -197,7 +197,7 @@ def test_an_interval_has_two_ends_and_verdicts_exclude_one_another() -> None:
         (Effect(name="e", value=7194.9, unit="dB²"), "7195 dB²"),
         (Effect(name="e", value=0), "0"),
         (Effect(name="e", value=-7, unit="of 12 cells"), "−7 of 12 cells"),
-        (Effect(name="e", value=95.45, low=74.35, high=100, unit="%"), "95.5% (74.4 to 100)"),
+        (Effect(name="e", value=95.45, low=74.36, high=100, unit="%"), "95.5% (74.4 to 100)"),
     ],
 )  # fmt: skip
 def test_effects_as_text(effect: Effect, text: str) -> None:

@@ -56,7 +56,7 @@ class Settings(StrictModel):
     training_steps: int | None = Field(None, ge=1)
 
 
-QUICK: dict[str, Any] = {"seeds": 2, "steps": 16, "trajectories": 4, "training_steps": 60}
+QUICK: dict[str, Any] = {"seeds": 2, "steps": 8, "trajectories": 3, "training_steps": 40}
 OPTIONS = {"seeds": "seeds"}
 FREE = ("seeds",)
 
