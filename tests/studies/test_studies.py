@@ -31,7 +31,7 @@ from eisbach.studies.contract import (
 from eisbach.studies.finished import Finished
 from eisbach.studies.judging import judged, not_run, verdict
 from eisbach.studies.page import claims_markdown, effect_text, plain_table
-from eisbach.studies.running import claim_folder, read_facts, resolve_settings
+from eisbach.studies.running import read_facts, resolve_settings, run_study
 
 ROOT = Path(__file__).parents[2]
 STUDIES = study_names()
@@ -229,13 +229,32 @@ def test_finished_pieces_are_kept_and_a_torn_row_is_made_again(tmp_path: Path) -
     assert set(Finished(tmp_path / "p.jsonl").rows) == {"a", "b", "c"}
 
 
-def test_a_folder_of_other_settings_is_refused_but_for_what_may_grow(tmp_path: Path) -> None:
+def test_a_folder_of_other_settings_is_refused_but_for_what_may_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("eisbach.studies.signature_digits.run")
+    runs: list[int] = []
+
+    def record(settings: module.Settings, out: Path, **_: object) -> None:
+        runs.append(settings.seeds)
+        records = json.loads((study.folder / RECORDS / "signature_digits.json").read_text())
+        (out / "signature_digits.json").write_text(json.dumps(records))
+
     study = load_study("signature_digits")
-    settings = resolve_settings(study, out=tmp_path)
-    claim_folder(tmp_path, settings, study.name, free=("seeds",))
-    claim_folder(tmp_path, resolve_settings(study, out=tmp_path, changes=["seeds=5"]), study.name, free=("seeds",))
+    monkeypatch.setattr(module, "run", record)
+    for seeds in (3, 5):
+        settings = resolve_settings(study, out=tmp_path, changes=[f"seeds={seeds}"])
+        result = run_study(study, settings, tmp_path, command="again", quiet=True)
+    assert runs == [3, 5]
+    assert result.claims == study.result.claims
+    assert result.run is not None
+    assert result.run.command == "again"
+    assert {"torch", "threads", "eisbach"} <= result.run.versions.keys()
+    assert json.loads((tmp_path / "result.json").read_text()) == result.model_dump(mode="json")
     with pytest.raises(UserError, match="steps was 64 and is now 32"):
-        claim_folder(tmp_path, resolve_settings(study, out=tmp_path, changes=["steps=32"]), study.name, free=("seeds",))
+        settings = resolve_settings(study, out=tmp_path, changes=["steps=32"])
+        run_study(study, settings, tmp_path, command="other", quiet=True)
+    assert runs == [3, 5]
 
 
 def test_listing_needs_nothing_heavy() -> None:

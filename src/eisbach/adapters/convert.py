@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +12,7 @@ from torch import nn
 from eisbach.adapters.formats import comfyui, diffusers, low_rank, peft, sa3
 from eisbach.adapters.formats.low_rank import Differences, LowRankAdapter, WeightOf
 from eisbach.errors import CheckpointError, UserError
+from eisbach.tensor_files import read_header
 
 FORMATS = ("sa3", "peft", "diffusers", "comfyui")
 """What adapters are read from and written to: two files (sa3, comfyui) and two kinds of folders."""
@@ -46,7 +45,8 @@ def detect(path: str | Path) -> str:
         )
     if not path.is_file():
         raise CheckpointError(f"there is no adapter {path}; check the path.")
-    names, metadata = _header(path)
+    header = read_header(path)
+    names, metadata = header.shapes, header.metadata
     if sa3.is_native(names, metadata):
         return "sa3"
     if comfyui.is_comfyui(names):
@@ -57,16 +57,6 @@ def detect(path: str | Path) -> str:
     raise CheckpointError(
         f"none of the {len(names)} tensors in {path} have the names of a native Stable Audio 3 or ComfyUI adapter ({first})."
     )
-
-
-def _header(path: Path) -> tuple[Mapping[str, Any], Mapping[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return dict.fromkeys(file.keys()), dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is truncated or not a safetensors file ({error}).") from error
 
 
 def read(path: str | Path, weight_of: WeightOf | None = None) -> LowRankAdapter | Differences:

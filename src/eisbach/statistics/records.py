@@ -55,6 +55,8 @@ def validate_records(rows: Iterable[Mapping[str, Any]], source: str = "the recor
         values = {str(key): _plain(value) for key, value in row.items()}
         faults += [f"row {number} {fault}" for fault in _row_faults(values)]
         identity = (values.get("arm"), values.get("train_seed"), values.get("prompt_id"), values.get("seed"))
+        if not all(isinstance(part, str | int | float | None) for part in identity):
+            continue  # a fault of the row, said above
         if identity in first_seen:
             faults.append(
                 f"row {number} repeats row {first_seen[identity]} (arm {identity[0]!r}, train_seed {identity[1]!r}, "

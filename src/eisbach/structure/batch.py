@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 from eisbach.audio import AUDIO_SUFFIXES, audio_hash
 from eisbach.errors import AudioError, UserError
 from eisbach.files import walk_files
-from eisbach.processes import process_pool
+from eisbach.processes import Processes
 from eisbach.progress import Progress
 from eisbach.structure.analyze import RECORD_COLUMNS, analysis_version, analyze
 from eisbach.structure.features import resolve_device
@@ -28,8 +25,6 @@ from eisbach.structure.record_files import (
     write_analysis,
 )
 from eisbach.types import Record, RecordValue, SkipReport
-
-_IN_FLIGHT = 4  # files handed to each process ahead of time
 
 _Outcome = tuple[str, MeasuredClip | None, str]
 
@@ -171,37 +166,14 @@ def _run(names: Sequence[str], jobs: int, detail: bool, device: str | None) -> I
         for name in names:
             yield _attempt(name, detail, device)
         return
-    rest, lost = iter(names), []
-    with process_pool(min(jobs, len(names))) as pool:
-        # a few files ahead of each process: waiting on all of ten thousand at once costs their number squared
-        waiting: dict[Future[_Outcome], str] = {}
-        try:
-            while True:
-                for name in islice(rest, _IN_FLIGHT * jobs - len(waiting)):
-                    waiting[pool.submit(_attempt, name, detail, device)] = name
-                if not waiting:
-                    break
-                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    name = waiting.pop(future)
-                    try:
-                        yield future.result()
-                    except BrokenProcessPool:
-                        lost.append(name)
-        except BrokenProcessPool:  # on submitting: the name at hand and all that follow are not done
-            lost += [name, *waiting.values()]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    for name in lost:  # one dying process takes every waiting file with it: give each its own process
-        with process_pool(1) as pool:
-            try:
-                yield pool.submit(_attempt, name, detail, device).result()
-            except BrokenProcessPool:
-                yield name, None, f"{name} killed the process that analysed it (out of memory?); shorten the file"
-    left = list(rest)
-    if left:
-        yield from _run(left, jobs, detail, device)
+
+    def dead(index: int) -> _Outcome:
+        name = names[index]
+        return name, None, f"{name} killed the process that analysed it twice (out of memory?); shorten the file"
+
+    with Processes(min(jobs, len(names))) as processes:
+        for _, outcome in processes.each(_attempt, [(name, detail, device) for name in names], dead=dead):
+            yield outcome
 
 
 def _attempt(name: str, detail: bool, device: str | None) -> _Outcome:

@@ -19,8 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from eisbach.audio import audio_hash
-from eisbach.errors import AudioError
-from eisbach.files import atomic_write, storage_error, write_jsonl, write_text
+from eisbach.errors import AudioError, UserError
+from eisbach.files import (
+    LINES_LIMIT,
+    JsonError,
+    atomic_write,
+    parse_json,
+    read_bytes,
+    storage_error,
+    write_jsonl,
+    write_text,
+)
 from eisbach.types import Record
 
 RECORDS, TABLE, DETAILS = "records.jsonl", "records.parquet", "details.jsonl"
@@ -87,7 +96,7 @@ def is_unchanged(clip: MeasuredClip) -> bool:
         if rested and same_state(clip.stamp, now):
             return True
         return audio_hash(str(clip.record["path"])) == clip.record["audio_hash"]
-    except AudioError:
+    except UserError:
         return False
 
 
@@ -108,9 +117,11 @@ def measured_clips(folder: Path, names: Sequence[str], columns: Sequence[str], v
     clips: dict[str, MeasuredClip] = {}
 
     def take(record: Any, detail: Any, stamp: Any) -> None:
-        if not isinstance(record, dict) or record.get("path") not in wanted:
+        if not isinstance(record, dict) or not all(
+            isinstance(record.get(column, []), str | int | float | None) for column in columns
+        ):
             return
-        if record.get("analysis_version") == version and all(column in record for column in columns):
+        if record["path"] in wanted and record["analysis_version"] == version:
             clips[str(record["path"])] = MeasuredClip(
                 {column: record[column] for column in columns},
                 detail if isinstance(detail, str) else None,
@@ -120,29 +131,28 @@ def measured_clips(folder: Path, names: Sequence[str], columns: Sequence[str], v
     details, stamps = {}, {}
     for row, line in _rows(folder / DETAILS):
         if "stamp" in row:  # written before stamps stood apart
-            stamps[row.get("path")] = row.pop("stamp")
+            stamps[str(row.get("path"))] = row.pop("stamp")
             line = json.dumps(row, ensure_ascii=False)
-        details[row.get("path"), row.get("audio_hash")] = line
-    stamps |= {row.get("path"): row.get("stamp") for row, _ in _rows(folder / STAMPS)}
+        details[str(row.get("path")), str(row.get("audio_hash"))] = line
+    stamps |= {str(row.get("path")): row.get("stamp") for row, _ in _rows(folder / STAMPS)}
     for record, _ in _rows(folder / RECORDS):
-        path = record.get("path")
-        take(record, details.get((path, record.get("audio_hash"))), stamps.get(path))
+        path = str(record.get("path"))
+        take(record, details.get((path, str(record.get("audio_hash")))), stamps.get(path))
     for row, _ in _rows(folder / JOURNAL):
         take(row.get("record"), row.get("detail"), row.get("stamp"))
     return {name: clip for name, clip in clips.items() if is_unchanged(clip)}
 
 
 def _rows(file: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """The objects of a JSON-lines file, each with its line; what is torn is passed over, and so is a missing file."""
-    try:
-        with open(file, encoding="utf-8", errors="replace", newline="\n") as handle:
-            for line in handle:
-                with contextlib.suppress(ValueError, RecursionError):
-                    row = json.loads(line)
-                    if isinstance(row, dict):
-                        yield row, line.rstrip("\n")
-    except OSError:
+    """The whole lines of a file, parsed and as they stand; none where there is no such file."""
+    if not file.exists():
         return
+    for line in read_bytes(file, "record of an analysis", limit=LINES_LIMIT).split(b"\n"):
+        with contextlib.suppress(JsonError):
+            text = line.decode("utf-8", "replace")
+            row = parse_json(text) if text.strip() else None
+            if isinstance(row, dict):
+                yield row, text
 
 
 @contextlib.contextmanager

@@ -16,17 +16,15 @@ from eisbach.config import (
     StrictModel,
     apply_overrides,
     build_config,
-    dump_yaml,
     merge,
-    parse_yaml,
     read_yaml,
-    save_config,
 )
 from eisbach.errors import UserError
 from eisbach.files import read_json, write_json
+from eisbach.output_folder import claim, exclusive
 from eisbach.studies.contract import RECIPE, RESULT, RUN_FACTS, ClaimResult, Result, RunFacts, Study
 
-SETTINGS = "settings.yaml"
+SETTINGS = "settings.json"
 """In a run's folder: what it was run with."""
 
 
@@ -121,10 +119,12 @@ def run_study(
         run_experiment(settings, finish=lambda done: write_experiment_page(done, [command]), quiet=quiet)  # type: ignore[arg-type]
     else:
         module = _module(study, "run")
-        claim_folder(out, settings, study.name, free=getattr(module, "FREE", ()))
-        module.run(settings, out, jobs=jobs, quiet=quiet)
-        if (study.folder / "page.py").is_file():
-            _module(study, "page").write_page(settings, out, command)
+        free = ("out", "jobs", *getattr(module, "FREE", ()))
+        with exclusive(out):
+            claim(out, SETTINGS, f"a run of {study.name}", settings.model_dump(mode="json"), free=free)
+            module.run(settings, out, jobs=jobs, quiet=quiet)
+            if (study.folder / "page.py").is_file():
+                _module(study, "page").write_page(settings, out, command)
     seconds = time.monotonic() - started + ((before.seconds or 0.0) if before is not None else 0.0)
     facts = RunFacts(
         date=datetime.date.today(), command=command, seconds=round(seconds, 1), versions=_versions(), quick=quick
@@ -166,38 +166,6 @@ def _versions() -> dict[str, str]:
         "machine": platform.machine(),
         "threads": str(torch.get_num_threads()),
     }
-
-
-def claim_folder(out: Path, settings: StrictModel, name: str, *, free: Sequence[str] = ()) -> None:
-    """Writes a run's settings into its folder, or refuses one whose records were made with others.
-
-    Keys in `free` (dotted) may change: what is done already does not depend on them.
-
-    Raises
-    ------
-    UserError
-        Names every key that differs.
-    """
-    file = out / SETTINGS
-    if file.is_file():
-        old, new = _flat(read_yaml(file)), _flat(dict(parse_yaml(dump_yaml(settings))))
-        changed = sorted(
-            key
-            for key in old.keys() | new.keys()
-            if old.get(key) != new.get(key)
-            and not any(key == part or key.startswith(f"{part}.") for part in ("out", "jobs", *free))
-        )
-        if changed:
-            shown = "; ".join(f"{key} was {old.get(key)!r} and is now {new.get(key)!r}" for key in changed)
-            raise UserError(f"{out} holds a run of {name} with other settings ({shown}); choose another --out.")
-    save_config(settings, file)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return flat
 
 
 def _module(study: Study, part: str) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from eisbach.errors import StorageError
-from eisbach.files import write_jsonl
+from eisbach.files import read_journal, write_jsonl
 from eisbach.training.step import NOISE_LEVEL_BINS, StepOutput, sums_by_noise_level
 from eisbach.weighting.compose import COUNT, SUM, SUM_OF_SQUARES
 
@@ -128,14 +128,7 @@ class MetricsFile:
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows that are whole: a last line that a death cut short is left out."""
-        found = []
-        if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8").split("\n"):
-                try:
-                    found.append(json.loads(line))
-                except json.JSONDecodeError:
-                    break
-        return found
+        return [row for row in read_journal(self.path, "log of the training") if isinstance(row.get("step"), int)]
 
     def truncate_after(self, step: int) -> None:
         """Drops the rows beyond `step`, so that resuming repeats no step."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from eisbach.errors import CheckpointError, UserError
-from eisbach.files import read_json
+from eisbach.files import read_object
 from eisbach.tensor_files import check_fit, read_tensors
 
 WEIGHTS, STAMP = "model.safetensors", "eisbach.json"
@@ -20,8 +20,8 @@ def read_stamp(folder: Path) -> dict[str, Any]:
     if not (folder / STAMP).is_file():
         return {}
     try:
-        return dict(read_json(folder / STAMP, "stamp"))
-    except (UserError, TypeError, ValueError) as error:
+        return read_object(folder / STAMP, "stamp")
+    except UserError as error:
         raise CheckpointError(f"{folder / STAMP} is not readable; restore it or delete it.") from error
 
 

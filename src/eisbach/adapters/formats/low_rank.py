@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from eisbach.errors import CheckpointError, UserError
-from eisbach.tensor_files import read_tensors
+from eisbach.tensor_files import read_header, read_tensors
 
 WeightOf = Callable[[str], torch.Tensor]
 """The base model's weight of a layer, in the layer's own shape."""
@@ -209,11 +209,8 @@ def read_file(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]
     CheckpointError
         Missing, truncated, of another format, empty, or with values that are not finite.
     """
-    from safetensors import safe_open
-
     tensors = read_tensors(path)
     if not tensors:
         raise CheckpointError(f"{path} holds no weights.")
     check_finite(tensors, path)
-    with safe_open(str(path), framework="pt") as file:
-        return tensors, dict(file.metadata() or {})
+    return tensors, read_header(path).metadata

@@ -20,7 +20,7 @@ import torch
 from eisbach import stable_audio3_keys as keys
 from eisbach.adapters.formats.low_rank import Factors, LowRankAdapter, read_file, stored
 from eisbach.errors import CheckpointError, UserError
-from eisbach.files import atomic_write
+from eisbach.tensor_files import read_metadata_object, write_tensors
 
 CONFIG = "lora_config"
 STAMP = "eisbach"
@@ -66,7 +66,7 @@ def read(path: str | Path) -> LowRankAdapter:
         rank=int(config["rank"]),
         alpha=float(config["alpha"]),
         dropout=float(config.get("dropout") or 0.0),
-        stamp=_stamp(metadata, path),
+        stamp=read_metadata_object(metadata, STAMP, path),
         native={"include": config.get("include"), "exclude": config.get("exclude")},
     )
 
@@ -91,7 +91,7 @@ def _by_layer(tensors: Mapping[str, torch.Tensor], path: str | Path) -> dict[str
 def _config(metadata: Mapping[str, str], layers: Mapping[str, Mapping[str, Any]], path: str | Path) -> dict[str, Any]:
     """`lora_config`, with the defaults that Stability's loader has: rank from the tensors, alpha = rank, plain LoRA."""
     try:
-        config = dict(json.loads(metadata.get(CONFIG, "{}")))
+        config = read_metadata_object(metadata, CONFIG, path)
         first = next(iter(layers.values()))
         kind = config.setdefault("adapter_type", "lora")
         if kind not in _TYPES:
@@ -129,13 +129,6 @@ def _factors(parts: Mapping[str, torch.Tensor], layer: str, rank: int, path: str
     return Factors(a.float(), b, magnitude, convolution=layer in keys.CONVOLUTIONS)
 
 
-def _stamp(metadata: Mapping[str, str], path: str | Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(metadata.get(STAMP, "{}")))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} has a stamp that cannot be read ({error}); fetch the file again.") from error
-
-
 def write(path: str | Path, adapter: LowRankAdapter, precision: str = "fp16") -> int:
     """Writes a native file and returns the number of its tensors.
 
@@ -146,8 +139,6 @@ def write(path: str | Path, adapter: LowRankAdapter, precision: str = "fp16") ->
     StorageError
         The disk is full or the folder is not writable.
     """
-    from safetensors.torch import save_file
-
     tensors: dict[str, torch.Tensor] = {}
     for layer, native in native_layers(adapter.layers).items():
         factors = stored(rows_to_native(layer, adapter.layers[layer]), precision, layer)
@@ -158,7 +149,7 @@ def write(path: str | Path, adapter: LowRankAdapter, precision: str = "fp16") ->
     metadata = {CONFIG: json.dumps(_native_config(adapter))}
     if adapter.stamp:
         metadata[STAMP] = json.dumps(adapter.stamp, sort_keys=True)
-    atomic_write(Path(path), lambda partial: save_file(tensors, partial, metadata=metadata))
+    write_tensors(path, tensors, metadata)
     return len(tensors)
 
 

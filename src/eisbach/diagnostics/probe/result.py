@@ -40,8 +40,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from eisbach.config import check_values
 from eisbach.errors import UserError
-from eisbach.files import atomic_write, read_json, read_jsonl, write_json, write_jsonl
+from eisbach.files import atomic_write, read_jsonl, read_object, write_json, write_jsonl
 from eisbach.types import Record
 
 RESULT, ROWS, ROWS_PARQUET = "probe.json", "rows.jsonl", "rows.parquet"
@@ -141,14 +142,17 @@ def load_result(folder: str | Path) -> ProbeResult:
         A file is missing, malformed or not a probe's.
     """
     folder = Path(folder)
-    values = read_json(folder / RESULT, "probe result")
+    values = read_object(folder / RESULT, "probe result")
     names = [item.name for item in fields(ProbeResult) if item.name != "rows"]
-    missing = [name for name in names if not isinstance(values, dict) or name not in values]
+    missing = [name for name in names if name not in values]
     if missing:
         raise UserError(
             f"{folder / RESULT} is not a probe's result: it lacks {', '.join(missing)}; run the probe again."
         )
-    return ProbeResult(rows=read_jsonl(folder / ROWS, "probe's rows"), **{name: values[name] for name in names})
+    rows = read_jsonl(folder / ROWS, "probe's rows")
+    return check_values(
+        ProbeResult, {"rows": rows, **{name: values[name] for name in names}}, f"the result in {folder}"
+    )
 
 
 def plain(value: Any) -> Any:
