@@ -251,8 +251,8 @@ def test_a_folder_of_other_settings_is_refused_but_for_what_may_grow(
     assert result.run.command == "again"
     assert {"torch", "threads", "eisbach"} <= result.run.versions.keys()
     assert json.loads((tmp_path / "result.json").read_text()) == result.model_dump(mode="json")
+    settings = resolve_settings(study, out=tmp_path, changes=["steps=32"])
     with pytest.raises(UserError, match="steps was 64 and is now 32"):
-        settings = resolve_settings(study, out=tmp_path, changes=["steps=32"])
         run_study(study, settings, tmp_path, command="other", quiet=True)
     assert runs == [3, 5]
 

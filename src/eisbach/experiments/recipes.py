@@ -12,8 +12,10 @@ from eisbach.errors import ConfigError
 from eisbach.experiments.spec import ExperimentSpec, merge
 
 BUILT_IN_RECIPES = {
+    "curation": "studies/curation/recipe.yaml",
     "demo": "assets/recipes/demo.yaml",
-    **{name: f"studies/{name}/recipe.yaml" for name in ("curation", "gated", "levels")},
+    "gated": "studies/gated/recipe.yaml",
+    "levels": "studies/levels/recipe.yaml",
 }
 """Recipes inside the package, by name: their place in it. `recipes/` in the repository shows the same files."""
 
