@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _LINE_BREAKS = re.compile(r"\s*[\n\r\v\f\x85\u2028\u2029]\s*")
 _UNSEEN = ("Cc", "Cf", "Cs")  # controls, formatting such as zero-width and direction marks, halves of surrogate pairs
@@ -66,3 +68,23 @@ class NonFiniteLossError(EisbachError):
 
 class InterruptedRun(EisbachError):
     """The user stopped a run; what had been made is saved and the same command continues it."""
+
+
+@contextmanager
+def foreign_files(what: str, todo: str = "fetch it again") -> Iterator[None]:
+    """Around code that reads what others wrote: what its contents make us index, cast or call becomes one `CheckpointError`.
+
+    Parameters
+    ----------
+    what : str
+        What is read, for the message: "the model in models/x".
+    todo : str
+        What to do.
+    """
+    try:
+        yield
+    except EisbachError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip() or "no reason given"
+        raise CheckpointError(f"{what} cannot be read ({type(error).__name__}: {reason[:300]}); {todo}.") from error

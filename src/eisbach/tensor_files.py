@@ -224,7 +224,7 @@ def _reason(error: Exception) -> str:
 def check_fit(
     expected: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], source: str | Path, owner: str = "model"
 ) -> None:
-    """Nothing, when `tensors` has exactly the names and shapes of `expected`.
+    """Nothing, when `tensors` has exactly the names and shapes of `expected`, and floats where it has floats.
 
     Parameters
     ----------
@@ -252,6 +252,10 @@ def check_fit(
             raise CheckpointError(
                 f"{source} does not fit the {owner}: '{name}' has shape {list(tensors[name].shape)}, the {owner} needs "
                 f"{list(tensor.shape)}."
+            )
+        if tensor.is_floating_point() != tensors[name].is_floating_point():
+            raise CheckpointError(
+                f"{source} does not fit the {owner}: '{name}' is of {tensors[name].dtype}, the {owner}'s of {tensor.dtype}."
             )
 
 
