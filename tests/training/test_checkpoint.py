@@ -11,10 +11,10 @@ from eisbach.errors import CheckpointError, StorageError
 from eisbach.tensor_files import copy_named, read_tensors, write_tensors
 from eisbach.training import checkpoint as checkpoints
 from eisbach.training.checkpoint import (
-    clean_leftovers,
     list_checkpoints,
     newest_checkpoint,
     open_checkpoint,
+    prune,
     write_checkpoint,
 )
 
@@ -50,9 +50,20 @@ def test_folders_without_a_marker_are_passed_over_and_leftovers_removed(tmp_path
     newest = newest_checkpoint(tmp_path)
     assert newest is not None
     assert newest.folder == good
-    clean_leftovers(tmp_path)
+    prune(tmp_path, keep=9)
     assert not (tmp_path / ".step-000010.partial").exists()
     assert good.exists()
+
+
+def test_chosen_steps_stay_for_good_and_what_a_kill_left_is_pruned(tmp_path: Path) -> None:
+    for step in (500, 1000, 1100, 1200, 1300):
+        write(tmp_path, step, keep=9)
+    prune(tmp_path, keep=2, permanent=(500, 1000))
+    assert [path.name for path in list_checkpoints(tmp_path)] == [
+        f"step-00{step:04d}" for step in (500, 1000, 1200, 1300)
+    ]
+    write_checkpoint(tmp_path, 1400, {}, {}, {}, 1, (500, 1000))
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000500", "step-001000", "step-001400"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing", "marker"])

@@ -22,6 +22,7 @@ from eisbach.data.scores import Piece, list_pieces, load_table
 from eisbach.data.synth import synthesise
 from eisbach.errors import UserError
 from eisbach.files import read_journal, read_object, write_json, write_jsonl
+from eisbach.output_folder import refuse_other_settings
 from eisbach.processes import Processes
 from eisbach.progress import Progress
 from eisbach.types import SkipReport, Waveform
@@ -308,13 +309,7 @@ def _claim(out: Path, spec: RenderSpec) -> None:
     target = out / _SPEC
     values = json.loads(json.dumps(asdict(spec)))
     if target.is_file():
-        old = read_object(target, "render specification")
-        changed = sorted(key for key in {*old, *values} if old.get(key) != values.get(key))
-        if changed:
-            raise UserError(
-                f"{out} holds clips of another rendering ({', '.join(changed)} differ); "
-                "choose another folder, or delete this one."
-            )
+        refuse_other_settings(out, "clips", read_object(target, "render specification"), values)
         return
     if (out / "manifest.jsonl").exists():
         raise UserError(f"{out} holds a manifest that was not rendered here; choose an empty folder.")

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +88,9 @@ def write_checkpoint(
     texts: Mapping[str, Any],
     state: Mapping[str, Any],
     keep: int,
+    permanent: Collection[int] = (),
 ) -> Path:
-    """Writes `root/step-NNNNNN/` through a hidden folder and a rename, then removes all but the newest `keep`.
+    """Writes `root/step-NNNNNN/` through a hidden folder and a rename, then removes older ones as `prune` does.
 
     Parameters
     ----------
@@ -125,9 +126,18 @@ def write_checkpoint(
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-    for old in list_checkpoints(root)[:-keep]:
-        remove_checkpoint(old)
+    prune(root, keep, permanent)
     return folder
+
+
+def prune(root: Path, keep: int, permanent: Collection[int] = ()) -> None:
+    """Removes what a killed process left half-written, and all checkpoints but the newest `keep` and those of the steps `permanent`."""
+    for pattern in (".step-*.partial", ".step-*.removed"):
+        for folder in root.glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)
+    passing = [path for path in list_checkpoints(root) if step_of(path) not in permanent]
+    for old in passing[:-keep]:
+        remove_checkpoint(old)
 
 
 def remove_checkpoint(folder: Path) -> None:
@@ -138,11 +148,9 @@ def remove_checkpoint(folder: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
 
 
-def clean_leftovers(root: Path) -> None:
-    """Removes what a killed process left half-written or half-removed."""
-    for pattern in (".step-*.partial", ".step-*.removed"):
-        for folder in root.glob(pattern):
-            shutil.rmtree(folder, ignore_errors=True)
+def step_of(folder: Path) -> int:
+    """The step in the name of a checkpoint's folder."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def list_checkpoints(root: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from eisbach.diagnostics.signature.model import ClassModel, backbone_model
 from eisbach.diagnostics.signature.summary import curves
 from eisbach.diffusion.rate_curve import path_options
 from eisbach.errors import UserError
-from eisbach.files import read_json, write_json
+from eisbach.files import write_json
+from eisbach.output_folder import claim, weights_identity
 from eisbach.progress import Progress
 from eisbach.tensor_files import read_tensors, write_tensors
 
@@ -240,9 +240,7 @@ def _load(config: SignatureConfig, classes: ClassSet, notify: Callable[[str], ob
 def _identity(backbone: Any, config: SignatureConfig) -> str:
     if config.adapter is None:
         return str(backbone.identity())
-    files = sorted(Path(config.adapter).glob("*.safetensors")) or [Path(config.adapter)]
-    digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))
-    return f"{config.model}+adapter-{digest.hexdigest()[:16]}"
+    return f"{backbone.identity()}+adapter-{weights_identity(config.adapter)[:16]}"
 
 
 def _numbers(shape: tuple[int, ...]) -> int:
@@ -263,13 +261,13 @@ def _batches(count: int, size: int) -> Iterator[tuple[int, slice]]:
 
 def _check_folder(folder: Path, meta: dict[str, Any]) -> None:
     """Refuses a folder of another measurement; arms may be added, and batching and the number of resamples may change."""
-    file = folder / "request.json"
     request = {
         key: value for key, value in meta.items() if key not in ("batch_rows", "resamples", "sources", "guidance")
     }
-    if file.is_file() and read_json(file, "request of an earlier measurement") != request:
-        raise UserError(f"{folder} holds a measurement with other settings; choose another folder, or delete that one.")
-    write_json(file, request)
+    if isinstance(meta["data"], str):
+        request["data_identity"] = weights_identity(meta["data"])
+    # What the paths lead to is in model_identity and data_identity.
+    claim(folder, "request.json", "a measurement", request, free=("model", "adapter", "data"))
 
 
 def _piece(
