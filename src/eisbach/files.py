@@ -26,6 +26,7 @@ TEXT_LIMIT = 64 * 2**20
 """Bytes of a text or JSON file; no file that the program reads whole comes near it."""
 LINES_LIMIT = 2**30
 """Bytes of a file of JSON lines, such as the manifest of a million clips."""
+_PART = 2**20  # bytes read at once
 _DEPTH_LIMIT = 100  # of nested JSON; Python's own limit is the depth of its stack, which differs from place to place
 _DIGITS_LIMIT = 40  # a 128-bit number has 39; longer integers overflow wherever they are turned into a float
 
@@ -219,12 +220,16 @@ def read_bytes(
     check_regular(path, what, missing=missing, error=error)
     try:
         with open(path, "rb") as file:
-            content = file.read(limit + 1)
+            content = bytearray()
+            while len(content) <= limit and (
+                part := file.read(_PART)
+            ):  # a read of all of `limit` would take it at once
+                content += part
     except OSError as fault:
         raise error(f"{name} cannot be read ({fault.strerror or fault}).") from fault
     if len(content) > limit:
         raise error(f"{name} cannot be read: it is larger than {limit / 2**20:.3g} MiB, which none of its kind is.")
-    return content
+    return bytes(content)
 
 
 def check_regular(
