@@ -7,20 +7,16 @@ escapes is a defect of ours and keeps its traceback.
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-_LINE_BREAKS = re.compile(r"\s*[\n\r\v\f\x85\u2028\u2029]\s*")
 _UNSEEN = ("Cc", "Cf", "Cs")  # controls, formatting such as zero-width and direction marks, halves of surrogate pairs
 
 
 def one_line(text: str) -> str:
     """The text on one line: breaks become a space, and what cannot be seen is written as an escape (`\\x1b`)."""
-    text = _LINE_BREAKS.sub(" ", str(text).strip())
+    text = " ".join(part for line in str(text).splitlines() if (part := line.strip()))
     if text.isascii() and text.isprintable():
         return text
+    import unicodedata  # here, since everything imports this module
+
     return "".join(_escape(c) if unicodedata.category(c) in _UNSEEN else c for c in text)
 
 
@@ -68,23 +64,3 @@ class NonFiniteLossError(EisbachError):
 
 class InterruptedRun(EisbachError):
     """The user stopped a run; what had been made is saved and the same command continues it."""
-
-
-@contextmanager
-def foreign_files(what: str, todo: str = "fetch it again") -> Iterator[None]:
-    """Around code that reads what others wrote: what its contents make us index, cast or call becomes one `CheckpointError`.
-
-    Parameters
-    ----------
-    what : str
-        What is read, for the message: "the model in models/x".
-    todo : str
-        What to do.
-    """
-    try:
-        yield
-    except EisbachError:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).strip() or "no reason given"
-        raise CheckpointError(f"{what} cannot be read ({type(error).__name__}: {reason[:300]}); {todo}.") from error

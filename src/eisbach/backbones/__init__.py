@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from eisbach.backbones.base import Backbone
 from eisbach.config import build_config
-from eisbach.errors import CheckpointError, UserError, foreign_files
-from eisbach.files import read_json
+from eisbach.errors import CheckpointError, UserError
+from eisbach.files import foreign_files, read_json
 
 if TYPE_CHECKING:
     from eisbach.codecs.base import Codec

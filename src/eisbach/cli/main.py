@@ -126,7 +126,7 @@ def _run() -> int:
         if sentence is None:
             raise
         return _fail(sentence)
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ImportError, SystemError) as error:
         if not _lacks_memory(error):
             raise
         return _fail(
@@ -142,7 +142,14 @@ def _fail(sentence: str, code: int = 2) -> int:
 
 def _lacks_memory(error: BaseException) -> bool:
     """Whether memory ran out: Python's own error, or what torch and threads say instead of it."""
-    signs = ("out of memory", "can't allocate memory", "not enough memory", "can't start new thread")
+    signs = (
+        "out of memory",
+        "can't allocate memory",
+        "not enough memory",
+        "can't start new thread",
+        "failed to map segment",
+        "without exception set",
+    )
     return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
 
 

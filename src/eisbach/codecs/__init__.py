@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from eisbach.codecs.base import Codec
 from eisbach.codecs.image_base import ImageCodec
-from eisbach.errors import UserError, foreign_files
+from eisbach.errors import UserError
+from eisbach.tensor_files import foreign_files
 
 __all__ = ["CODECS", "IMAGE_CODECS", "Codec", "ImageCodec", "load_codec", "load_image_codec"]
 
