@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from eisbach.backbones.base import Backbone
 from eisbach.config import build_config
 from eisbach.errors import CheckpointError, UserError
-from eisbach.files import foreign_files, read_json
+from eisbach.files import read_json
+from eisbach.tensor_files import foreign_files
 
 if TYPE_CHECKING:
     from eisbach.codecs.base import Codec
