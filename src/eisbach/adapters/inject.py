@@ -4,6 +4,7 @@ trainable.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,7 +101,7 @@ def inject(
         torch.manual_seed(seed)
         try:
             inject_adapter_in_model(config, module, adapter_name=ADAPTER_NAME)
-        except ValueError as error:
+        except (ValueError, re.error) as error:
             layers = sorted({name.rpartition(".")[2] for name, layer in module.named_modules() if _is_linear(layer)})
             raise ConfigError(
                 f"the adapter's targets {config.target_modules!r} cannot be used ({' '.join(str(error).split())}); "

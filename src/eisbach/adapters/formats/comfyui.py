@@ -1,4 +1,4 @@
-"""ComfyUI's generic keys: `diffusion_model.<native layer>.lora_A.weight`, `.lora_B.weight`, `.alpha`, `.dora_scale`, `.diff`.
+"""ComfyUI's generic keys: `diffusion_model.<layer as the host names it>.lora_A.weight`, `.lora_B.weight`, `.alpha`, `.dora_scale`, `.diff`.
 
 Facts from ComfyUI (`comfy/lora.py`, `comfy/weight_adapter/lora.py` and `base.py`), which computes, for a file loaded at the strength σ,
 
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from eisbach import stable_audio3_keys as keys
+from eisbach.adapters.formats import host_names
 from eisbach.adapters.formats.low_rank import (
     PRECISIONS,
     Differences,
@@ -32,7 +33,7 @@ from eisbach.adapters.formats.low_rank import (
     read_file,
     stored,
 )
-from eisbach.adapters.formats.sa3 import native_layers, rows_from_native, rows_to_native
+from eisbach.adapters.formats.sa3 import rows_from_native, rows_to_native
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import atomic_write
 
@@ -52,8 +53,8 @@ _PARTS = {
 
 
 def unreachable(layers: Mapping[str, Any]) -> list[str]:
-    """The layers that a ComfyUI file cannot carry: all outside of the transformer."""
-    return [layer for layer in layers if not layer.startswith(keys.TRANSFORMER)]
+    """The layers that a ComfyUI file cannot carry although the model has them: Stable Audio 3's duration embedder."""
+    return [layer for layer in layers if layer == keys.DURATION]
 
 
 def _some(layers: Sequence[str]) -> str:
@@ -83,22 +84,22 @@ def write(
     Raises
     ------
     UserError
-        A layer that ComfyUI does not reach or Stable Audio 3 does not have, or DoRA without the base model.
+        A layer that ComfyUI has no name for or does not reach, or DoRA without the base model.
     StorageError
         The disk is full or the folder is not writable.
     """
     from safetensors.torch import save_file
 
-    names = native_layers(adapter.layers)
     outside = unreachable(adapter.layers)
     if outside:
         raise UserError(
             f"ComfyUI loads adapters of the transformer alone, and this one also changes {_some(outside)}; leave that out "
             "with --drop-conditioner (it will sound different), or train with adapter.exclude: [duration_embedder]."
         )
+    table = host_names.table_for("comfyui", adapter.layers)
     tensors: dict[str, torch.Tensor] = {}
     for layer, factors in adapter.layers.items():
-        prefix = PREFIX + names[layer].removeprefix(keys.NATIVE_TRANSFORMER)
+        prefix = f"{PREFIX}{table.to_host(layer)}"
         if factors.magnitude is None:
             made = _low_rank(layer, factors, adapter, precision)
         elif weight_of is None:
@@ -174,9 +175,11 @@ def read(path: str | Path, weight_of: WeightOf | None = None) -> LowRankAdapter 
         if ending is None or not name.startswith(PREFIX):
             strangers.append(name)
             continue
-        native = keys.NATIVE_TRANSFORMER + name.removeprefix(PREFIX).removesuffix(ending)
-        layer = keys.layer_from_native(native)
-        layers.setdefault(str(layer), {})[_PARTS[ending]] = tensor.float()
+        layer = host_names.layer_of("comfyui", name.removeprefix(PREFIX).removesuffix(ending))
+        if layer is None:
+            strangers.append(name)
+            continue
+        layers.setdefault(layer, {})[_PARTS[ending]] = tensor.float()
     if strangers:
         raise CheckpointError(
             f"{len(tensors) - len(strangers)} of {len(tensors)} tensors in {path} are LoRA, DoRA or differences of the diffusion model "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,8 @@ from eisbach.tensor_files import read_tensors
 
 WeightOf = Callable[[str], torch.Tensor]
 """The base model's weight of a layer, in the layer's own shape."""
+
+_MOST_AXES = 5
 
 PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
 
@@ -54,7 +57,8 @@ class LowRankAdapter:
     stamp : dict
         What the adapter was trained on; {} for one that was made elsewhere.
     native : dict
-        `include` and `exclude` of a native file that this was read from; {} otherwise.
+        Of a native file that this was read from, its `lora_config` beyond what the fields above say (include, exclude, step,
+        epoch, base_model …) and, under "metadata", the texts beside it; {} otherwise.
     """
 
     layers: dict[str, Factors]
@@ -98,6 +102,10 @@ def adapted_weight(weight: torch.Tensor, factors: Factors, scale: float) -> torc
     return v.view(weight.shape).to(weight.dtype)
 
 
+class NeedsBaseError(UserError):
+    """A file that means nothing without the base model's weights."""
+
+
 def with_strength(adapter: LowRankAdapter, strength: float) -> LowRankAdapter:
     """The adapter that gives ``W + strength (W' - W)``: for LoRA, B times the strength.
 
@@ -125,8 +133,12 @@ def check_fit(adapter: LowRankAdapter | Differences, module: nn.Module, source: 
     CheckpointError
         One is not; the sentence counts them and names the first.
     """
-    known = dict(module.named_modules())
-    unknown = sorted(name for name in adapter.layers if not hasattr(known.get(name), "weight"))
+    weights = {
+        name: layer.weight
+        for name, layer in module.named_modules()
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d))
+    }
+    unknown = sorted(adapter.layers.keys() - weights.keys())
     count = len(adapter.layers)
     if unknown or not count:
         raise CheckpointError(
@@ -135,7 +147,7 @@ def check_fit(adapter: LowRankAdapter | Differences, module: nn.Module, source: 
             + "; the adapter is of another model."
         )
     for name, update in adapter.layers.items():
-        weight: Any = known[name].weight
+        weight = weights[name]
         flat = (weight.shape[0], math.prod(weight.shape[1:]))
         if isinstance(update, Factors):
             shape = (update.b.shape[0], update.a.shape[1])
@@ -149,13 +161,44 @@ def check_fit(adapter: LowRankAdapter | Differences, module: nn.Module, source: 
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], source: str | Path) -> None:
-    """Refuses NaN and infinite values."""
-    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    """Refuses NaN and infinite values, and tensors that are no weights of a layer.
+
+    Raises
+    ------
+    CheckpointError
+        There are some; the sentence names the first.
+    """
+    strange = [name for name, tensor in tensors.items() if not tensor.is_floating_point() or tensor.ndim > _MOST_AXES]
+    if strange:
+        first = tensors[strange[0]]
+        raise CheckpointError(
+            f"'{strange[0]}' in {source} is of the type {str(first.dtype).removeprefix('torch.')} with {first.ndim} axes; adapters "
+            f"hold floating-point numbers on at most {_MOST_AXES} axes: fetch the file again."
+        )
+    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor.float()).all())]
     if broken:
         raise CheckpointError(
             f"{len(broken)} of {len(tensors)} tensors in {source} are not finite (first: {broken[0]}), so the adapter cannot be "
             "played; use an earlier one."
         )
+
+
+def metadata_object(text: str, what: str, source: str | Path) -> dict[str, Any]:
+    """The JSON object in a file's metadata.
+
+    Raises
+    ------
+    CheckpointError
+        It is no JSON object.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{source} has a {what} that cannot be read ({reason}); fetch the file again.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{source} has a {what} that is a {type(value).__name__}, not an object; fetch it again.")
+    return value
 
 
 def stored(factors: Factors, precision: str, layer: str) -> Factors:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from eisbach import stable_audio3_keys as keys
+from eisbach.adapters.formats import host_names
 from eisbach.adapters.formats.low_rank import Factors, LowRankAdapter, read_file, stored
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import atomic_write
@@ -170,14 +171,9 @@ def native_layers(layers: Iterable[str]) -> dict[str, str]:
     UserError
         Stable Audio 3 has no such layer.
     """
-    found = {layer: keys.layer_to_native(layer) for layer in layers}
-    strangers = [layer for layer, native in found.items() if native is None]
-    if strangers:
-        raise UserError(
-            f"{len(strangers)} of the adapter's {len(found)} layers are not Stable Audio 3's (first: '{strangers[0]}'); native and "
-            "ComfyUI files are for adapters of Stable Audio 3: use --to peft."
-        )
-    return {layer: native for layer, native in found.items() if native is not None}
+    layers = list(layers)
+    table = host_names.table_for("sa3", layers)
+    return {layer: str(table.to_host(layer)) for layer in layers}
 
 
 def rows_to_native(layer: str, factors: Factors) -> Factors:
