@@ -102,6 +102,9 @@ def inject(
         try:
             inject_adapter_in_model(config, module, adapter_name=ADAPTER_NAME)
         except (ValueError, re.error) as error:
+            remove_layers(
+                module
+            )  # peft stops at the first layer that it cannot adapt, with the ones before it in place
             layers = sorted({name.rpartition(".")[2] for name, layer in module.named_modules() if _is_linear(layer)})
             raise ConfigError(
                 f"the adapter's targets {config.target_modules!r} cannot be used ({' '.join(str(error).split())}); "

@@ -28,8 +28,10 @@ from eisbach.adapters.formats.low_rank import (
     Differences,
     Factors,
     LowRankAdapter,
+    NeedsBaseError,
     WeightOf,
     adapted_weight,
+    metadata_object,
     read_file,
     stored,
 )
@@ -185,8 +187,17 @@ def read(path: str | Path, weight_of: WeightOf | None = None) -> LowRankAdapter 
             f"{len(tensors) - len(strangers)} of {len(tensors)} tensors in {path} are LoRA, DoRA or differences of the diffusion model "
             f"(not: '{sorted(strangers)[0]}'); other kinds are not read."
         )
-    stamp = dict(json.loads(metadata.get(STAMP, "{}")))
+    stamp = metadata_object(metadata.get(STAMP, "{}"), "stamp", path)
     sets = {frozenset(parts) - {"alpha"} for parts in layers.values()}
+    flat = [
+        layer
+        for layer, parts in layers.items()
+        if any(parts[part].ndim < 2 for part in ("a", "b", "diff") if part in parts)
+    ]
+    if flat:
+        raise CheckpointError(
+            f"'{flat[0]}' in {path} has factors or differences that are no matrices; fetch the file again."
+        )
     if sets == {frozenset({"diff"})}:
         made = {
             layer: keys.rows_to_diffusers(layer, parts["diff"], parts["diff"].flatten(1).shape[1])
@@ -207,6 +218,11 @@ def _factors(
     path: str | Path,
     weight_of: WeightOf | None,
 ) -> LowRankAdapter:
+    for layer, parts in layers.items():
+        if min(parts["a"].ndim, parts["b"].ndim) < 2 or parts.get("alpha", parts["a"][0, 0]).numel() != 1:
+            raise CheckpointError(
+                f"'{layer}' in {path} has factors that are no matrices or several alphas; fetch the file again."
+            )
     ranks = {int(parts["a"].shape[0]) for parts in layers.values()}
     alphas = {float(parts["alpha"]) if "alpha" in parts else float(parts["a"].shape[0]) for parts in layers.values()}
     if len(ranks) != 1 or len(alphas) != 1:
@@ -214,16 +230,27 @@ def _factors(
             f"{path} has layers of several ranks {sorted(ranks)} or alphas {sorted(alphas)}; one is read."
         )
     rank, alpha = ranks.pop(), alphas.pop()
+    if rank < 1 or any(parts["b"].shape[1] != rank for parts in layers.values()):
+        raise CheckpointError(f"{path} has factors whose ranks do not meet; fetch the file again.")
     made = {}
     for layer, parts in layers.items():
         factors = Factors(parts["a"].flatten(1), parts["b"].flatten(1), convolution=layer in keys.CONVOLUTIONS)
         factors = rows_from_native(layer, factors)
         if "dora_scale" in parts:
             if weight_of is None:
-                raise UserError(
+                raise NeedsBaseError(
                     f"{path} holds DoRA as ComfyUI computes it; reading it needs the base model: give --model."
                 )
             weight = weight_of(layer).flatten(1).double()
+            if (*weight.shape, weight.shape[0]) != (
+                factors.b.shape[0],
+                factors.a.shape[1],
+                parts["dora_scale"].numel(),
+            ):
+                raise CheckpointError(
+                    f"{path} does not fit this model: '{layer}' is for a weight of {[factors.b.shape[0], factors.a.shape[1]]}, and the "
+                    f"model's has {list(weight.shape)}."
+                )
             v = weight + alpha / rank * (factors.b.double() @ factors.a.double())
             scale = keys.rows_to_diffusers(layer, parts["dora_scale"].flatten(), factors.a.shape[1])
             factors = replace(factors, magnitude=(scale * v.norm(dim=1) / (weight.norm(dim=1) + _EPS)).float())

@@ -228,15 +228,25 @@ def stored(factors: Factors, precision: str, layer: str) -> Factors:
     return made
 
 
-def rounding(adapter: LowRankAdapter, weight_of: WeightOf, precision: str) -> float:
-    """What a file's precision changes: ``‖W'_stored - W'‖ / ‖W' - W‖`` over all layers, in float64.
+def is_exact(adapter: LowRankAdapter, precision: str) -> bool:
+    """Whether a file of this precision holds every number of the adapter as it is."""
+    dtype = PRECISIONS[precision]
+    values = [value for factors in adapter.layers.values() for value in (factors.a, factors.b, factors.magnitude)]
+    return all(torch.equal(value.to(dtype).to(value.dtype), value) for value in values if value is not None)
+
+
+def rounding(adapter: LowRankAdapter, weight_of: WeightOf | None, precision: str) -> float:
+    """What a file's precision changes: ``‖W'_stored - W'‖ / ‖W' - W‖`` over all layers, in float64; of LoRA W is not needed.
 
     DoRA's magnitudes are about as large as the rows of the weight, and half precision keeps 11 bits of them: the smaller the
     update, the larger the share of it that is lost.
     """
     lost = moved = 0.0
     for layer, factors in adapter.layers.items():
-        weight = weight_of(layer).double()
+        if weight_of is None:
+            weight = torch.zeros(factors.b.shape[0], factors.a.shape[1], dtype=torch.float64)
+        else:
+            weight = weight_of(layer).double()
         meant = adapted_weight(weight, factors, adapter.scale)
         made = adapted_weight(weight, stored(factors, precision, layer), adapter.scale)
         lost += float((made - meant).square().sum())

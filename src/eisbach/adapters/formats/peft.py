@@ -85,6 +85,8 @@ def read_config(folder: Path) -> Any:
         values = read_json(folder / CONFIG, "adapter configuration")
     except UserError as error:
         raise CheckpointError(str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder / CONFIG} cannot be read ({str(error)[:60]}); restore the file.") from error
     if not isinstance(values, dict) or values.get("peft_type") != "LORA":
         kind = values.get("peft_type") if isinstance(values, dict) else type(values).__name__
         raise CheckpointError(f"{folder / CONFIG} is of the kind {kind!r}; only LORA adapters (LoRA, DoRA) are read.")
@@ -127,15 +129,22 @@ class _Options(BaseModel):
     @classmethod
     def _is_a_pattern(cls, value: list[str] | str | None) -> list[str] | str | None:
         if isinstance(value, str):
-            re.compile(value)
+            _check_pattern(value)
         return value
 
     @field_validator("rank_pattern", "alpha_pattern", mode="before")
     @classmethod
     def _are_patterns(cls, value: Any) -> Any:
         for pattern in value or {}:
-            re.compile(str(pattern))
+            _check_pattern(str(pattern))
         return {} if value is None else value
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from error
 
 
 _SILENT = {  # of the training or of where the files lie: the same factors mean the same weights whatever these say
@@ -234,7 +243,7 @@ def read_adapter(folder: Path) -> LowRankAdapter:
     config, tensors = read_config(folder), read_weights(folder)
     layers: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
-        layer, part = _split(name)
+        layer, part = split_name(name)
         if part is None:
             raise CheckpointError(
                 f"{folder / WEIGHTS} holds '{name}', which is no factor of LoRA or DoRA; only the folder can carry it, no other format."
@@ -256,7 +265,8 @@ def read_adapter(folder: Path) -> LowRankAdapter:
     return LowRankAdapter(made, rank, most * rank, float(config.lora_dropout or 0.0), stamp, patterns)
 
 
-def _split(name: str) -> tuple[str, str | None]:
+def split_name(name: str) -> tuple[str, str | None]:
+    """A tensor's layer and which factor it is: "a", "b", "magnitude" or None."""
     inner = name.removeprefix(_PREFIX)
     for ending, part in _PARTS.items():
         if inner.endswith("." + ending):
@@ -292,6 +302,23 @@ def _uniform(parts: Mapping[str, torch.Tensor], rank: int, factor: float) -> Fac
     a, b = torch.nn.functional.pad(a, (0, 0, 0, missing)), torch.nn.functional.pad(b, (0, missing)) * factor
     magnitude = None if "magnitude" not in parts else parts["magnitude"].flatten().float()
     return Factors(a, b, magnitude, convolution=parts["a"].ndim == 3)
+
+
+def plain_factors(parts: Mapping[str, torch.Tensor], layer: str, rank: int, source: Path) -> Factors:
+    """One layer's factors, of a file that says nothing of ranks and scales.
+
+    Raises
+    ------
+    CheckpointError
+        Shapes that are no factors of this rank.
+    """
+    a, b, magnitude = parts["a"], parts["b"], parts.get("magnitude")
+    rows = None if magnitude is None else magnitude.numel()
+    if min(a.ndim, b.ndim) < 2 or a.shape[0] != rank or b.shape[1] != rank or rows not in (None, b.shape[0]):
+        raise CheckpointError(
+            f"'{layer}' in {source} has factors of {list(a.shape)} and {list(b.shape)}, which are none of rank {rank}."
+        )
+    return _uniform(parts, rank, 1.0)
 
 
 def config_of(adapter: LowRankAdapter) -> Any:
