@@ -7,13 +7,37 @@ escapes is a defect of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import re
+import unicodedata
+
+_LINE_BREAKS = re.compile(r"\s*[\n\r\v\f\x85\u2028\u2029]\s*")
+_UNSEEN = ("Cc", "Cf", "Cs")  # controls, formatting such as zero-width and direction marks, halves of surrogate pairs
+
+
+def one_line(text: str) -> str:
+    """The text on one line: breaks become a space, and what cannot be seen is written as an escape (`\\x1b`)."""
+    text = _LINE_BREAKS.sub(" ", str(text).strip())
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escape(c) if unicodedata.category(c) in _UNSEEN else c for c in text)
+
+
+def _escape(character: str) -> str:
+    return ascii(character)[1:-1]
+
 
 class EisbachError(Exception):
     """Base of every error raised on purpose by this package."""
 
 
 class UserError(EisbachError, ValueError):
-    """A mistake in what the user passed: file, option, configuration, manifest or audio."""
+    """A mistake in what the user passed: file, option, configuration, manifest or audio.
+
+    The message is kept as one line that a terminal shows as it is: names and contents that it quotes may hold anything.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
 
 
 class ConfigError(UserError):

@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from eisbach import files
 from eisbach.errors import CheckpointError, UserError
-from eisbach.files import read_json
+from eisbach.tensor_files import read_tensors
 
 # --- the hub
 
@@ -127,17 +128,9 @@ def read_weights(folder: str | Path, stem: str = "model", wanted: Callable[[str]
     CheckpointError
         No such file, a missing shard, or a file that cannot be read.
     """
-    from safetensors import SafetensorError, safe_open
-
-    tensors = {}
+    tensors: dict[str, Any] = {}
     for file in _shards(Path(folder), stem):
-        try:
-            with safe_open(str(file), framework="pt") as handle:
-                for name in handle.keys():  # noqa: SIM118
-                    if wanted(name):
-                        tensors[name] = handle.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} cannot be read ({error}); it may be truncated: fetch it again.") from error
+        tensors |= read_tensors(file, wanted)
     return tensors
 
 
@@ -188,13 +181,7 @@ def read_object(file: Path, what: str) -> dict[str, Any]:
     CheckpointError
         No such file, not JSON, or not an object.
     """
-    try:
-        values: Any = read_json(file, what)
-    except UserError as error:
-        raise CheckpointError(str(error)) from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"the {what} {file} holds a {type(values).__name__}, not an object; fetch it again.")
-    return values
+    return files.read_object(file, what, error=CheckpointError)
 
 
 def without_code(values: Any) -> Any:

@@ -337,8 +337,8 @@ def test_what_half_precision_loses_of_a_small_dora_is_said(sa3: Any, make_adapte
 
 
 def test_generations_of_two_files_are_told_apart(native: Path, tmp_path: Path) -> None:
-    from eisbach.generation.generate import _weights_hash
+    from eisbach.output_folder import weights_identity
 
     convert.write(convert.read(native / "lora.safetensors"), "diffusers", tmp_path / "parts")
     paths = [native / "lora.safetensors", native / "dora-rows.safetensors", tmp_path / "parts", tmp_path]
-    assert len({_weights_hash(path) for path in paths}) == 4
+    assert len({weights_identity(path) for path in paths}) == 4

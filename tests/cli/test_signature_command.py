@@ -49,6 +49,14 @@ def call(model, *words):
     )
 
 
+@pytest.mark.parametrize("schedule", ["uniform", "sa3", "karras", "log_snr"])
+@pytest.mark.parametrize("source", ["reverse", "forward"])
+def test_every_schedule_serves_every_source(model, schedule, source):
+    done = call(model, "--source", source, "--set", f"schedule={schedule}", "--set", "sample_steps=8", "--json")
+    assert done.exit_code == 0, done.output
+    assert set(json.loads(done.stdout)["arms"]) == {source}
+
+
 def test_run_writes_curves_page_and_pictures_and_continues(model):
     first = call(
         model,
@@ -93,7 +101,7 @@ def test_run_writes_curves_page_and_pictures_and_continues(model):
     assert one["arms"]["reverse"][0]["entropy"] == two["arms"]["reverse"][0]["entropy"]
     other = call(model, "--seed", "5")
     assert isinstance(other.exception, UserError)
-    assert "other settings" in str(other.exception)
+    assert "; seed was 0 and is now 5;" in str(other.exception)
 
 
 def test_pieces_do_not_change_the_answer(model):

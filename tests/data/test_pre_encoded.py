@@ -154,7 +154,7 @@ def test_the_same_call_continues_and_never_mixes(
     assert len(list(folder.glob("*.npy"))) == 5
     with pytest.raises(UserError, match=r"holds latents of '3.wav' .*not in this manifest"):
         pre_encode(Manifest(manifest.rows[:3], manifest.root), codec, folder, quiet=True)
-    with pytest.raises(UserError, match=r"other settings \(precision float32 and now float16\)"):
+    with pytest.raises(UserError, match="other settings: precision was 'float32' and is now 'float16';"):
         pre_encode(manifest, codec, folder, precision="float16", quiet=True)
     save_manifest(manifest)
     with pytest.raises(UserError, match="holds a manifest"):

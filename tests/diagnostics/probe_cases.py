@@ -114,9 +114,9 @@ def summary(mean: float) -> dict[str, float]:
 def _gradients(levels: tuple[float, ...], angle: float) -> dict[str, Any]:
     point = {
         "angle": summary(angle * 3), "cosine": summary(0.99), "norm_ratio": summary(0.5), "plain_norm": summary(2.0),
-        "weighted_norm": summary(1.0), "between_batches_angle": summary(80.0), "halves_angle": summary(60.0), "clipped": None,
-        "adamw": {"angle": [angle] * 12, "norm_ratio": [0.99] * 12, "last": {"angle": summary(angle), "norm_ratio": summary(0.99)}},
-        "adamw_clipped": None, "per_batch": [],
+        "weighted_norm": summary(1.0), "between_batches_angle": summary(80.0), "plain_clipped": summary(0.0),
+        "weighted_clipped": summary(0.0), "clipped_norm_ratio": summary(0.5), "update_angle": summary(angle),
+        "update_norm_ratio": summary(0.99), "per_batch": [],
     }  # fmt: skip
     rows = [
         {"t": t, "plain_norm": 3 - 2 * t, "weighted_norm": 1.5 - t, "norm_ratio": 0.5, "cosine": 0.99, "batches": 2}

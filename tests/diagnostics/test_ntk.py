@@ -83,6 +83,22 @@ def test_kernel_equals_explicit_jacobians(method: str, vectorise: bool) -> None:
     )
 
 
+@pytest.mark.parametrize(("method", "vectorise"), itertools.product(["jacobian", "products"], [True, False]))
+@pytest.mark.parametrize("other", [False, True])
+@pytest.mark.parametrize("outputs", ["full", "trace"])
+def test_no_kernel_carries_a_gradient_whichever_parameters_are_chosen(
+    method: str, vectorise: bool, other: bool, outputs: str
+) -> None:
+    network, inputs = small(), samples()
+    for parameters in (None, r"layers\.1\..*", ["layers.2.weight"]):
+        second = samples(3, seed=1) if other else None
+        options = {"parameters": parameters, "method": method, "vectorise": vectorise, "outputs": outputs}
+        kernel = empirical_ntk(network, inputs, second, **options)
+        assert not kernel.requires_grad
+        assert float(kernel.abs().sum()) > 0
+        assert all(parameter.requires_grad for parameter in network.parameters())
+
+
 def test_float32_is_within_1e5_of_float64() -> None:
     network = TimeMLP(generator=torch.Generator().manual_seed(2))
     x, t = samples(8)

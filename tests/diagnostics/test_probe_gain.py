@@ -10,8 +10,9 @@ import pytest
 from probe_cases import make_result
 
 from eisbach.diagnostics.probe.explain import explain
+from eisbach.diagnostics.probe.recommend import hears_loudness
 from eisbach.diagnostics.probe.result import ProbeResult, load_result
-from eisbach.diagnostics.probe.verdict import find_cause, verdict
+from eisbach.diagnostics.probe.verdict import verdict
 
 
 def turned(result: ProbeResult, slope: float, *, clips: int = 16, scatter: float = 0.02, gains=(-6.0, 0.0, 6.0)):
@@ -38,7 +39,8 @@ CAUSING = 0.4 / 6.2
 def test_the_factor_and_the_share_are_what_was_put_in():
     gain = effect(turned(make_result("loudness"), CAUSING)).gain
     assert gain.clips == 16
-    assert gain.levels == [0.05, 0.5]
+    assert [t for t, _ in gain.levels] == [0.05, 0.5]
+    assert all(factor.value == pytest.approx(math.exp(6 * CAUSING), rel=0.01) for _, factor in gain.levels)
     assert gain.per_step.value == pytest.approx(math.exp(6 * CAUSING), rel=0.01)
     assert gain.per_step.low < gain.per_step.value < gain.per_step.high
     assert gain.share.value == pytest.approx(0.9, abs=0.15)
@@ -46,29 +48,43 @@ def test_the_factor_and_the_share_are_what_was_put_in():
     assert half.share.value == pytest.approx(gain.share.value / 4, rel=0.15)
 
 
-def test_it_decides_what_watching_cannot():
-    confounded = make_result("confounded")
-    assert find_cause(effect(confounded)) == "confounded"
-    loud = effect(turned(confounded, CAUSING))
-    assert find_cause(loud) == "loudness"
-    assert "prefers loud clips" in verdict(loud).headline
-    sentence = next(one.text for one in verdict(loud).findings if one.code == "gain")
-    assert "Turning a clip up by 6 dB multiplies its weight by 1.47" in sentence
-    deaf = effect(turned(confounded, 0.0))
-    assert find_cause(deaf) == "structure"
-    assert "leaves its weight about where it is" in " ".join(verdict(deaf).sentences)
+def test_it_alone_says_that_a_weight_goes_by_loudness():
+    confounded = make_result("confounded")  # loudness and structure go together: watching cannot tell them apart
+    assert not hears_loudness(effect(confounded))
+    loud = verdict(effect(turned(confounded, CAUSING)))
+    assert loud.headline == "It acts at every noise level; it weighs by loudness."
+    sentence = next(finding.text for finding in loud.findings if finding.code == "loudness")
+    assert "Turning a clip up by 6 dB multiplies its weight by 1.47 (95% 1." in sentence
+    assert loud.recommendation.changes["options"] == {"energy": "relative"}
+    assert loud.recommendation.probe_again
+    deaf = verdict(effect(turned(confounded, 0.0)))
+    assert "loudness" not in deaf.headline
+    assert "multiplies its weight by 1.00 (95% 1.00 to 1.00)" in " ".join(deaf.sentences)
+    assert "energy" not in deaf.recommendation.weighting["options"]
 
 
-def test_loudness_that_is_only_a_sign_of_something_else_is_said_to_be():
-    sentences = " ".join(verdict(effect(turned(make_result("loudness"), 0.0))).sentences)
-    assert "goes with loudness in these clips and is not the level itself" in sentences
+def test_a_preference_for_quiet_clips_is_one_for_loudness():
+    quiet = effect(turned(make_result("quiet"), -CAUSING))
+    assert quiet.gain.per_step.value < 1
+    assert quiet.gain.share.low > 0.5
+    assert hears_loudness(quiet)
 
 
-def test_quiet_clips_can_be_what_is_preferred():
-    found = effect(turned(make_result("quiet"), -CAUSING))
-    assert found.gain.per_step.value < 1
-    assert found.gain.share.low > 0.5
-    assert "prefers quiet clips" in verdict(found).headline
+@pytest.mark.parametrize(
+    ("sample", "options", "change"),
+    [
+        ("entropy_barrier", {}, {"options": {"energy": "relative"}}),
+        ("entropy_barrier", {"energy": "relative"}, {"sample": "recurrence_barrier", "options": {}}),
+        ("recurrence_barrier", {}, {}),
+    ],
+)
+def test_what_goes_by_loudness_gets_a_statistic_that_ignores_gain(sample, options, change):
+    result = turned(make_result("loudness", sample=sample, options=options, kinds=False), CAUSING)
+    recommendation = verdict(effect(result)).recommendation
+    assert {key: value for key, value in recommendation.changes.items() if key != "normalisation"} == change
+    assert recommendation.probe_again == bool(change)
+    if not change:
+        assert "equal loudness" in recommendation.reason
 
 
 @pytest.mark.parametrize("clips", [0, 1, 3])

@@ -14,8 +14,8 @@ from eisbach.diagnostics.signature.exact import mixture_entropy
 from eisbach.diagnostics.signature.model import mixture_model
 from eisbach.diagnostics.signature.summary import Resamples, curves
 from eisbach.diffusion.paths import get_path
+from eisbach.diffusion.samplers import posterior_kernel
 from eisbach.diffusion.schedules import get_schedule
-from eisbach.diffusion.stochastic import posterior_kernel
 from eisbach.errors import UserError
 
 PRIOR = (0.5, 0.3, 0.15, 0.05)
@@ -29,7 +29,9 @@ def mixture(dim=8, seed=0):
     return GaussianMixture(PRIOR, means, torch.rand(4, dim, generator=generator, dtype=torch.float64) + 0.05)
 
 
-def run(path="linear", target="u", steps=64, per_class=40, data=False, guidance=None, model=None, seed=0):
+def run(
+    path="linear", target="u", steps=64, per_class=40, data=False, guidance=None, model=None, seed=0, schedule="uniform"
+):
     truth = mixture()
     label = torch.arange(4).repeat_interleave(per_class)
     clean = truth.sample_given(label, torch.Generator().manual_seed(9)) if data else None
@@ -37,7 +39,7 @@ def run(path="linear", target="u", steps=64, per_class=40, data=False, guidance=
     return follow(
         model or mixture_model(truth, path, target),
         CLASSES,
-        get_schedule("uniform", steps),
+        get_schedule(schedule, steps, path),
         label,
         seeds,
         data=clean,
@@ -45,11 +47,21 @@ def run(path="linear", target="u", steps=64, per_class=40, data=False, guidance=
     )
 
 
-@pytest.mark.parametrize(("path", "target"), [("linear", "u"), ("vp", "eps"), ("edm", "x0"), ("gvp", "v")])
+@pytest.mark.parametrize(
+    ("path", "target", "schedule"),
+    [
+        ("linear", "u", "uniform"),
+        ("vp", "eps", "uniform"),
+        ("edm", "x0", "uniform"),
+        ("gvp", "v", "uniform"),
+        ("linear", "u", "karras"),  # these two start below t = 1
+        ("vp", "v", "log_snr"),
+    ],
+)
 @pytest.mark.parametrize("data", [False, True])
-def test_curves_lie_on_the_exact_entropy(path, target, data):
+def test_curves_lie_on_the_exact_entropy(path, target, schedule, data):
     # The truth per level is the exact posterior's entropy there, for the classes and for a partition.
-    found = run(path, target, steps=64, per_class=80, data=data)
+    found = run(path, target, steps=64, per_class=80, data=data, schedule=schedule)
     truth = mixture()
     for curve in curves(found, CLASSES, get_path(path), resamples=200):
         if curve.partition != "classes":

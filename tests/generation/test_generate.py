@@ -111,7 +111,7 @@ def test_more_seeds_join_the_folder(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_other_settings_or_words_need_another_folder(tiny_model: Path, tmp_path: Path) -> None:
     generate(config_of(tiny_model, tmp_path, seeds=[0]), quiet=True)
-    with pytest.raises(UserError, match=r"num_inference_steps 3, and now num_inference_steps is 4"):
+    with pytest.raises(UserError, match=r"num_inference_steps was 3 and is now 4;"):
         generate(config_of(tiny_model, tmp_path, seeds=[0], num_inference_steps=4), quiet=True)
     other = [{"id": "prompt-1", "text": "piano music"}]
     with pytest.raises(UserError, match="'prompt-1' with other words"):

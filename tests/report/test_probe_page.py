@@ -17,7 +17,7 @@ from eisbach.diagnostics.probe.verdict import verdict
 from eisbach.report.probe.figures import probe_pictures
 from eisbach.report.probe.page import number_tables, render_probe_page, weighting_name, write_probe_page
 
-ALL = ["levels", "drivers", "scatter", "variance", "labels", "auc", "belief_loss", "gradients", "gradient_levels"]
+ALL = ["levels", "variance", "labels", "auc", "belief_loss", "gradients", "gradient_levels"]
 
 
 class Page(HTMLParser):
@@ -71,7 +71,7 @@ def test_the_page_holds_everything_and_asks_nothing_of_the_network(page, probed)
     assert said.headline in shown.text
     for sentence in said.sentences:
         assert " ".join(sentence.split()) in shown.text
-    assert "energy: relative" in shown.text
+    assert "normalisation: mean1" in shown.text
     assert "eisbach probe --data 'my music'" in shown.text
     assert "bad.wav: it is <empty>" in shown.text
     images = [attrs for tag, attrs in shown.tags if tag == "img"]
@@ -109,7 +109,7 @@ def test_a_single_level_and_a_label_with_odd_letters_can_be_drawn():
         row["label.room"] = "$nass_{1}$ <b>" if index % 2 else "trocken 乾"
     explanation = explain(result, label="room", resamples=30)
     pictures = probe_pictures(result, explanation)
-    assert {"levels", "drivers", "labels", "auc"} <= {picture.name for picture in pictures}
+    assert {"levels", "labels", "auc"} <= {picture.name for picture in pictures}
     text = render_probe_page(result, explanation, verdict(explanation), pictures)
     assert "<b>" not in re.sub(r"<b>(By|What|AUC|Belief)", "", text)
     assert "$nass_{1}$ <b>" in Page(text).text
@@ -120,9 +120,10 @@ def test_tables_hold_what_the_explanation_holds(probed):
     tables = {table.title: table for table in number_tables(explanation)}
     levels = tables["By noise level"]
     assert [row[0] for row in levels.rows] == [f"{one.t:g}" for one in explanation.levels]
-    candidates = tables["What the weights follow"]
-    assert candidates.rows[0][0] == "latents' level"
-    assert len(candidates.rows) == len(explanation.drivers.candidates)
+    columns = tables["What goes with the weight"]
+    assert columns.rows[0][0] == "latents' level"
+    assert len(columns.rows) == len(explanation.correlations)
+    assert "Turned up by 6 dB" not in tables  # there was no experiment
     assert all(len(row) == len(table.head) for table in tables.values() for row in table.rows)
     assert len(tables["AUC of the sample weight"].rows) == 2
 

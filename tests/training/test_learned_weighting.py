@@ -63,6 +63,15 @@ def test_the_optimum_is_the_mean_loss_whatever_the_split():
     torch.testing.assert_close(
         halves.noise_level.u.grad * halves.gradient_factor(stats).float(), whole.noise_level.u.grad
     )
+    # A framework that divides the loss by the accumulation divides this gradient too.
+    network, divided = torch.nn.Parameter(torch.zeros(8)), Weighting(noise_level=Scale())
+    for part in (slice(0, 3), slice(3, 8)):
+        partial = divided.partial(losses[part] + network[part], output[part], **{**context, "t": context["t"][part]})
+        (partial.unscaled / 2).backward()
+    factor = divided.finish_gradients([network], stats, already_divided_by=2)
+    torch.testing.assert_close(factor, torch.tensor(2 / 8, dtype=torch.float64))
+    torch.testing.assert_close(network.grad, torch.full((8,), 1 / 8))
+    torch.testing.assert_close(divided.noise_level.u.grad, whole.noise_level.u.grad)
     with pytest.raises(UserError, match="learned noise-level weight"):
         Weighting(noise_level=Scale(), normalisation="mean1")
 

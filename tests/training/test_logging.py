@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from eisbach.errors import StorageError
 from eisbach.training.logging import Board, MetricsFile, Window
 from eisbach.training.step import StepOutput
 from eisbach.types import LossTerms
-from eisbach.weighting import PartialLoss
+from eisbach.weighting import PartialLoss, Weighting
+from eisbach.weighting.sample import EntropyBarrier
 
 
 def output(losses: list[float], weights: list[float], beliefs: list[float], t: list[float]) -> StepOutput:
@@ -19,15 +21,20 @@ def output(losses: list[float], weights: list[float], beliefs: list[float], t: l
     terms = LossTerms(
         (weight * loss).mean(), loss, weight, torch.ones_like(loss), weight, belief, torch.ones(()), weight
     )
-    return StepOutput(PartialLoss(loss.sum(), torch.zeros(4), terms, weight), torch.tensor(t))
+    stats = torch.stack([torch.tensor(float(len(losses))), weight.sum(), weight.square().sum(), weight.sum()])
+    return StepOutput(PartialLoss(loss.sum(), stats, terms, weight), torch.tensor(t))
 
 
 def test_a_window_averages_over_samples_and_steps() -> None:
     window = Window(torch.device("cpu"))
-    window.add_micro_batch(output([1.0, 3.0], [0.5, 1.5], [0.2, math.nan], [0.05, 0.15]))
-    window.add_step(torch.tensor(2.5), torch.tensor(4.0))
-    window.add_micro_batch(output([5.0, 7.0], [1.0, 1.0], [0.4, 0.6], [0.05, 0.95]))
-    window.add_step(torch.tensor(6.0), torch.tensor(2.0))
+    half = torch.tensor(0.5)  # the gradient factor of two samples whose weights are not normalised
+    for losses, weights, beliefs, t, step in (
+        ([1.0, 3.0], [0.5, 1.5], [0.2, math.nan], [0.05, 0.15], (2.5, 4.0)),
+        ([5.0, 7.0], [1.0, 1.0], [0.4, 0.6], [0.05, 0.95], (6.0, 2.0)),
+    ):
+        micro = output(losses, weights, beliefs, t)
+        window.add_micro_batch(micro)
+        window.add_step(torch.tensor(step[0]), torch.tensor(step[1]), micro.partial.stats, half, 1)
     row = window.means(window.sums, window.levels)
     assert row["loss"] == pytest.approx(4.0)
     assert (row["weighted_loss"], row["grad_norm"]) == (pytest.approx(4.25), pytest.approx(3.0))
@@ -40,6 +47,49 @@ def test_a_window_averages_over_samples_and_steps() -> None:
         "0.1": pytest.approx(3.0),
         "0.9": pytest.approx(7.0),
     }
+
+
+@pytest.mark.parametrize("reduction", ["sample", "batch"])
+@pytest.mark.parametrize("normalisation", ["none", "mean1"])
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_the_spread_of_weights_is_that_of_the_global_batch_however_it_is_split(
+    reduction: Literal["sample", "batch"], normalisation: Literal["none", "mean1"], world: int, size: int
+) -> None:
+    if reduction == "batch" and normalisation == "mean1":
+        return  # refused: it would leave no weighting
+    weighting = Weighting(
+        sample=EntropyBarrier(energy="relative"), strength=1.0, reduction=reduction, normalisation=normalisation
+    )
+    generator = torch.Generator().manual_seed(3)
+    predicted = torch.randn(2, 8, 3, 32, generator=generator) * torch.rand(2, 8, 1, 32, generator=generator) ** 4
+    losses, t = torch.rand(2, 8, generator=generator), torch.rand(2, 8, generator=generator)
+    windows = [Window(torch.device("cpu")) for _ in range(world)]
+    expected = []
+    for step in range(2):
+        whole = weighting.partial(losses[step], predicted[step])
+        expected.append(whole.terms.weight)
+        stats, parts = torch.zeros(4, dtype=torch.float64), []
+        for start in range(0, 8, size):
+            part = slice(start, start + size)
+            partial = weighting.partial(losses[step][part], predicted[step][part])
+            stats = stats + partial.stats
+            parts.append(StepOutput(partial, t[step][part]))
+        for number, micro in enumerate(parts):
+            windows[number % world].add_micro_batch(micro)
+        factor = weighting.gradient_factor(stats)
+        for window in windows:
+            window.add_step(torch.tensor(1.0), torch.tensor(1.0), stats, factor, world)
+    row = windows[0].means(
+        torch.stack([window.sums for window in windows]).sum(0),
+        torch.stack([window.levels for window in windows]).sum(0),
+    )
+    weight = torch.cat(expected)
+    assert row["weight_mean"] == pytest.approx(float(weight.mean()), rel=1e-5)
+    assert row["weight_cv"] == pytest.approx(float(weight.std(correction=0) / weight.mean()), abs=1e-4)
+    assert row["weight_cv"] > (0.1 if reduction == "sample" else 0)
+    share = float(weight.sum() ** 2 / (len(weight) * weight.square().sum()))
+    assert row["effective_sample_share"] == pytest.approx(share, rel=1e-5)
 
 
 def test_a_window_continues_from_its_tensors() -> None:

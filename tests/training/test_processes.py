@@ -115,6 +115,9 @@ def test_two_processes_equal_one_with_twice_the_accumulation(
     one, two = (list(MetricsFile(Path(folder) / "metrics.jsonl").rows())[-1] for folder in (alone, config.out))
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
     assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+    for key in ("weight_mean", "weight_cv", "effective_sample_share"):
+        assert two[key] == pytest.approx(one[key], rel=1e-3)
+    assert one["weight_cv"] > 0
     assert two["held_out_loss"] == pytest.approx(one["held_out_loss"], rel=1e-4)
 
 

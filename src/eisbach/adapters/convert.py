@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +15,7 @@ from eisbach.adapters.formats import comfyui, diffusers, host_names, low_rank, p
 from eisbach.adapters.formats.low_rank import Differences, LowRankAdapter, WeightOf
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import storage_error
+from eisbach.tensor_files import read_header
 
 FORMATS = ("sa3", "peft", "diffusers", "comfyui")
 """What adapters are read from and written to: two files (sa3, comfyui) and two kinds of folders."""
@@ -53,7 +52,8 @@ def detect(path: str | Path) -> str:
         )
     if not path.is_file():
         raise CheckpointError(f"there is no adapter {path}; check the path.")
-    names, metadata = _header(path)
+    header = read_header(path)
+    names, metadata = header.shapes, header.metadata
     if sa3.is_native(names, metadata):
         return "sa3"
     if comfyui.is_comfyui(names):
@@ -64,16 +64,6 @@ def detect(path: str | Path) -> str:
     raise CheckpointError(
         f"none of the {len(names)} tensors in {path} have the names of a native Stable Audio 3 or ComfyUI adapter ({first})."
     )
-
-
-def _header(path: Path) -> tuple[Mapping[str, Any], Mapping[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return dict.fromkeys(file.keys()), dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is truncated or not a safetensors file ({error}).") from error
 
 
 def read(path: str | Path, weight_of: WeightOf | None = None) -> LowRankAdapter | Differences:
@@ -279,7 +269,7 @@ def host_layers(path: str | Path, to: str) -> tuple[str, int, int]:
     names = set()
     for file in files:
         part = "" if file.parent == path or path.is_file() else f"{file.parent.name}."
-        names |= {part + _LAYER_NAME.sub("", name) for name in _header(file)[0]}
+        names |= {part + _LAYER_NAME.sub("", name) for name in read_header(file).shapes}
     tables = host_names.HOSTS[to]
     known = [sum(table.from_host(name) is not None for name in names) for table in tables]
     best = max(range(len(tables)), key=lambda index: known[index])

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
-from eisbach.files import atomic_write
+from eisbach.tensor_files import write_tensors
 from eisbach.types import Conditioning
 
 
@@ -43,8 +42,7 @@ class LazyTextEncoder(ABC):
 
 def save_encoder(folder: Path, state: dict[str, torch.Tensor], config: Any) -> None:
     """Writes an encoder's weights (safetensors) and configuration into `folder`."""
-    kept = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
-    atomic_write(folder / "model.safetensors", lambda partial: save_file(kept, str(partial), metadata={"format": "pt"}))
+    write_tensors(folder / "model.safetensors", state, {"format": "pt"})
     config.save_pretrained(str(folder))
 
 

@@ -171,10 +171,10 @@ def collect(paths: Sequence[Path], by: str | None = None) -> list[Clip]:
 
 def _check_names(clips: Sequence[Clip], baseline: str | None, metrics: Sequence[str]) -> None:
     """Refuses names that nothing can have before hours of analysis are spent on them."""
+    from eisbach.experiments.measures import check_measures
     from eisbach.report.structure.inputs import short_names
-    from eisbach.statistics.metric_info import check_names
 
-    check_names(metrics)
+    check_measures(metrics)
     names = short_names(list(_sizes(clips)))
     if baseline is not None and baseline not in (*names, *names.values()):
         raise UserError(
@@ -279,7 +279,7 @@ def _print(sets: Sets) -> None:
     if sets.results is None:
         return
     from eisbach.report.tables import MARKS
-    from eisbach.statistics.verdicts import format_difference, format_interval, format_p
+    from eisbach.report.wording import format_difference, format_interval, format_p
 
     for name in sets.names[1:]:
         typer.echo(f"\n{name} against {sets.names[0]} (difference, 95% interval, Hedges g, p corrected):")

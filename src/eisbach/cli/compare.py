@@ -50,9 +50,9 @@ def compare(
 ) -> None:
     """Compare the musical structure of two or more folders of audio, with intervals, tests and a page to listen."""
     from eisbach.experiments.folders import choose_pairing, measure_arms, parse_arms
-    from eisbach.statistics.metric_info import check_names
+    from eisbach.experiments.measures import check_measures
 
-    check_names([*_split(metrics), *_split(primary)])
+    check_measures([*_split(metrics), *_split(primary)])
     sources = parse_arms(arms)
     names = [source.name for source in sources]
     for role, name in (("--baseline", baseline), ("--oracle", oracle)):
@@ -106,7 +106,8 @@ def _evaluate(
     unmatched: Sequence[str],
     seed: int,
 ) -> Results:
-    from eisbach.statistics.metric_info import choose_metrics, known_metrics
+    from eisbach.experiments.measures import known_metrics
+    from eisbach.statistics.metric_info import choose_metrics
     from eisbach.statistics.results import evaluate
 
     known: list[MetricInfo] = known_metrics(measured.records)
@@ -176,7 +177,7 @@ def _arm_words(measured: Measured, name: str) -> str:
 
 
 def _as_json(measured: Measured, results: Results, written: Path | None) -> dict[str, Any]:
-    from eisbach.statistics.verdicts import overall_verdict
+    from eisbach.report.wording import overall_verdict
 
     headline = results.metrics[0]
     return {
@@ -191,7 +192,7 @@ def _as_json(measured: Measured, results: Results, written: Path | None) -> dict
 def _print(measured: Measured, results: Results, written: Path | None) -> None:
     from eisbach.experiments.folders import condition_notes, pairing_sentence
     from eisbach.report.tables import arms_table, to_markdown
-    from eisbach.statistics.verdicts import overall_verdict, recovered_sentence
+    from eisbach.report.wording import overall_verdict, recovered_sentence
 
     headline = results.metrics[0]
     shown = [info for info in results.metrics if info.primary] or results.metrics[:1]

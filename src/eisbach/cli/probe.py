@@ -279,17 +279,10 @@ def _table(explanation: Explanation) -> str:
         return "–" if value is None else f"{value:.3g}"
 
     rows = [["t", "belief", "sample weight", "differs between clips", "as trained", "loss"]]
-    for one in explanation.levels:
-        spreads = (one.cv_sample_weight.value, one.cv.value)
-        rows.append(
-            [
-                f"{one.t:g}",
-                text(one.columns["belief"].mean.value),
-                text(one.columns["sample_weight"].mean.value),
-                *("–" if value is None else percent(value) for value in spreads),
-                text(one.columns["loss"].mean.value),
-            ]
-        )
+    for level in explanation.levels:
+        means = {name: text(level.columns[name].mean.value) for name in ("belief", "sample_weight", "loss")}
+        spreads = percent(level.cv_sample_weight.value), percent(level.cv.value)
+        rows.append([f"{level.t:g}", means["belief"], means["sample_weight"], *spreads, means["loss"]])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(lines) + "\n"

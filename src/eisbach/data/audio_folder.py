@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from eisbach.audio import AUDIO_SUFFIXES, audio_hash
@@ -10,7 +9,7 @@ from eisbach.data.audio_check import AudioFacts, inspect_audio
 from eisbach.data.manifest import Manifest, ManifestRow, assign_split, save_manifest
 from eisbach.data.threads import in_threads
 from eisbach.errors import AudioError, UserError
-from eisbach.files import files_of_kind
+from eisbach.files import JsonError, files_of_kind, parse_json, read_text
 from eisbach.types import SkipReport
 
 _JSON_KEYS = ("caption", "prompt")
@@ -26,6 +25,9 @@ def find_audio(folder: str | Path) -> list[Path]:
     """
     wanted = f"a folder that holds {', '.join(AUDIO_SUFFIXES)} files"
     return files_of_kind(folder, AUDIO_SUFFIXES, "audio", wanted)
+
+
+_CAPTION_LIMIT = 2**20  # bytes; a caption has some hundred
 
 
 def read_caption(audio: Path, caption_from: str = "files") -> str | None:
@@ -65,18 +67,18 @@ def _from_text(path: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        return path.read_text(encoding="utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise UserError(f"the caption {path.name} is not UTF-8 text; save it as UTF-8.") from error
+        return read_text(path, "caption", limit=_CAPTION_LIMIT).strip()
+    except UserError as error:
+        raise UserError(f"the caption {path.name} is not UTF-8 text ({error}); save it as UTF-8.") from error
 
 
 def _from_json(path: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f'the caption {path.name} is not valid JSON; write {{"caption": "..."}}.') from error
+        values = parse_json(read_text(path, "caption", limit=_CAPTION_LIMIT))
+    except (JsonError, UserError) as error:
+        raise UserError(f'the caption {path.name} is not valid JSON ({error}); write {{"caption": "..."}}.') from error
     present = [key for key in _JSON_KEYS if isinstance(values, dict) and key in values]
     if len(present) != 1 or not isinstance(values[present[0]], str):
         raise UserError(

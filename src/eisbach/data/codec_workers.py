@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +15,7 @@ from eisbach.audio import read_audio
 from eisbach.data.manifest import Manifest, ManifestRow
 from eisbach.data.threads import in_threads
 from eisbach.errors import AudioError, UserError
-from eisbach.processes import process_pool
+from eisbach.processes import Processes
 from eisbach.types import SkipReport
 
 if TYPE_CHECKING:
@@ -63,18 +61,18 @@ class SectionEncoder:
     def __init__(self, codec: Codec, *, source: str | None = None, jobs: int = 1, device: str | None = None) -> None:
         self._codec, self._source, self._device, self._jobs = codec, source, device, max(1, jobs)
         self._identity = codec.identity()
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Processes | None = None
 
     def __enter__(self) -> Self:
         if self._source is not None and self._jobs > 1:
-            self._pool = process_pool(self._jobs)  # processes start with the first section, not before
+            self._pool = Processes(self._jobs)  # processes start with the first section, not before
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.__exit__(kind, error, trace)
 
     def __call__(self, path: Path, start: float = 0.0, seconds: float | None = None) -> EncodedSection:
         """The latents of `seconds` (None: up to the end) of a file from `start`.
@@ -88,15 +86,9 @@ class SectionEncoder:
         """
         if self._pool is None or self._source is None:
             return _encode(self._codec, path, start, seconds)
-        try:
-            return self._pool.submit(
-                _encode_in_process, self._source, self._identity, self._device, self._jobs, path, start, seconds
-            ).result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                f"a process died while encoding (out of memory?); lower --jobs (now {self._jobs}) and run the same command "
-                "again: what is done is kept."
-            ) from error
+        return self._pool.call(
+            _encode_in_process, self._source, self._identity, self._device, self._jobs, path, start, seconds
+        )
 
 
 def encode_clips(

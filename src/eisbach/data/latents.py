@@ -15,8 +15,9 @@ import numpy as np
 from eisbach.audio import audio_hash
 from eisbach.data.codec_workers import SILENT_PEAK, SectionEncoder, encode_clips
 from eisbach.data.manifest import Manifest, ManifestRow
-from eisbach.errors import AudioError, ManifestError, UserError
-from eisbach.files import atomic_write, write_json
+from eisbach.errors import AudioError, CheckpointError, ManifestError, UserError
+from eisbach.files import write_json
+from eisbach.tensor_files import read_array, read_header, read_tensors, write_tensors
 from eisbach.types import LatentBatch, SkipReport
 
 if TYPE_CHECKING:
@@ -149,21 +150,21 @@ def encode_manifest(
 def _encode_one(
     manifest: Manifest, row: ManifestRow, codec: Codec, encoder: SectionEncoder, path: Path, crop_seconds: float
 ) -> tuple[int, ...]:
-    from safetensors.numpy import save_file
+    import torch
 
     audio = unchanged_audio(manifest, row)
-    tensors: dict[str, np.ndarray] = {}
+    tensors: dict[str, torch.Tensor] = {}
     peak = 0.0
     sections = sections_of(row.duration, crop_seconds)
     for number, (start, length) in enumerate(sections):
         # the last section of a whole clip reads to the end of the file, whatever rounding the manifest has
         made = encoder(audio, start, None if len(sections) == 1 else length)
         peak = max(peak, made.peak)
-        tensors[f"section-{number}"] = made.latents
+        tensors[f"section-{number}"] = torch.from_numpy(made.latents)
     if peak < SILENT_PEAK:
         raise AudioError(f"{audio} is silent (peak below -80 dBFS); remove it or record it again.")
     metadata = {"audio_hash": row.audio_hash, "codec": codec.identity(), "crop_seconds": f"{crop_seconds:g}"}
-    atomic_write(path, lambda partial: save_file(tensors, str(partial), metadata=metadata))
+    write_tensors(path, tensors, metadata)
     return tuple(int(tensor.shape[1]) for tensor in tensors.values())
 
 
@@ -180,16 +181,13 @@ def unchanged_audio(manifest: Manifest, row: ManifestRow) -> Path:
 
 def _read_frames(path: Path) -> tuple[int, ...] | None:
     """Frames of each cached section; None when there is no file or it is damaged, so that it is made again."""
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         return None
     try:
-        with safe_open(str(path), framework="pt") as handle:
-            shapes = [handle.get_slice(f"section-{n}").get_shape() for n in range(len(list(handle.keys())))]
-    except (SafetensorError, OSError):
+        shapes = read_header(path).shapes
+        return tuple(shapes[f"section-{n}"][1] for n in range(len(shapes))) or None
+    except (CheckpointError, KeyError, IndexError):
         return None
-    return tuple(int(shape[1]) for shape in shapes) or None
 
 
 class LatentDataset:
@@ -313,9 +311,6 @@ class LatentDataset:
 
 
 def _load_sections(entry: LatentEntry) -> list[torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if entry.path.suffix == ".npy":
         import torch
 
@@ -324,9 +319,9 @@ def _load_sections(entry: LatentEntry) -> list[torch.Tensor]:
             raise ManifestError(f"{entry.path} holds NaN or infinite values; encode it again, or remove it.")
         return [torch.from_numpy(array)]
     try:
-        tensors = load_file(str(entry.path))
+        tensors = read_tensors(entry.path)
         return [tensors[f"section-{number}"] for number in range(len(entry.frames))]
-    except (SafetensorError, OSError, KeyError) as error:
+    except (CheckpointError, KeyError) as error:
         raise UserError(
             f"the cached latents {entry.path} cannot be read ({error}); delete the file and run the same command again."
         ) from error
@@ -341,16 +336,14 @@ def read_latent_array(path: Path) -> np.ndarray:
         Truncated, of another format, or not latents.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # a foreign header can fail in many ways
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        array = read_array(path, "latents")
+    except UserError as error:
         raise ManifestError(
-            f"{path} is truncated or not a NumPy array ({reason}); encode it again, or remove it with its .json."
+            f"{path} is truncated or not a NumPy array ({str(error).rstrip('.')}); encode it again, or remove it with its .json."
         ) from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.size == 0 or array.dtype.kind != "f":
-        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+    if array.ndim != 2 or array.size == 0 or array.dtype.kind != "f":
         raise ManifestError(
-            f"{path} holds {found} and not floating-point latents (channels, frames); encode it again, or remove it with "
+            f"{path} holds {array.dtype} {array.shape} and not floating-point latents (channels, frames); encode it again, or remove it with "
             "its .json."
         )
     return array

@@ -7,7 +7,6 @@ be moved. Loading is strict: every fault of every row is found and they are repo
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any, Literal
 from eisbach.audio import audio_hash
 from eisbach.data.threads import in_threads
 from eisbach.errors import AudioError, ManifestError
-from eisbach.files import write_jsonl
+from eisbach.files import LINES_LIMIT, JsonError, parse_json, read_text, write_jsonl
 
 MANIFEST_NAME = "manifest.jsonl"
 Split = Literal["train", "held_out"]
@@ -129,14 +128,9 @@ def load_manifest(path: str | Path, *, check_files: bool = True) -> Manifest:
     path = Path(path)
     if path.is_dir():
         path = path / MANIFEST_NAME
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would also cut at U+2028 within a caption
-    except FileNotFoundError as error:
-        raise ManifestError(
-            f"the manifest {path} does not exist; make one with 'eisbach data folder' or 'eisbach data render'."
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"the manifest {path} cannot be read ({error}); it must be UTF-8 text.") from error
+    missing = "make one with 'eisbach data folder' or 'eisbach data render'"
+    text = read_text(path, "manifest", limit=LINES_LIMIT, missing=missing, error=ManifestError)
+    lines = text.split("\n")  # splitlines() would also cut at U+2028 within a caption
     rows: list[ManifestRow] = []
     faults: list[str] = []
     first_line: dict[str, int] = {}
@@ -260,9 +254,9 @@ _KEYS = tuple(item.name for item in fields(ManifestRow))
 
 def _parse_row(line: str) -> tuple[ManifestRow | None, list[str]]:
     try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        return None, [f"not valid JSON ({error.msg}); write one object a line"]
+        values = parse_json(line)
+    except JsonError as error:
+        return None, [f"not valid JSON ({str(error).removeprefix('line 1: ')}); write one object a line"]
     if not isinstance(values, dict):
         return None, [f"a {type(values).__name__} instead of an object; write one JSON object a line"]
     faults = _check_values(values)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from eisbach.audio import audio_hash, read_audio, write_audio
+from eisbach.config import check_values
 from eisbach.data.audio_check import SILENT_PEAK
 from eisbach.data.musiccaps_csv import MusicCapsRow
 from eisbach.data.musiccaps_files import AudioFile
-from eisbach.errors import AudioError
-from eisbach.files import storage_error
+from eisbach.errors import AudioError, UserError
+from eisbach.files import read_journal, storage_error
 
 CLIPS, JOURNAL_NAME = "clips", "clips.jsonl"
 
@@ -111,13 +113,10 @@ class Journal:
     def __init__(self, out: Path) -> None:
         self._path = out / JOURNAL_NAME
         self._cuts: dict[str, Cut] = {}
-        lines = self._path.read_text(encoding="utf-8").split("\n") if self._path.is_file() else []
-        for line in lines:
-            try:
-                cut = Cut(**{**json.loads(line), "kept": True})
-            except (ValueError, TypeError):
-                continue
-            self._cuts[cut.id] = cut
+        for values in read_journal(self._path, "journal of cuts"):
+            with contextlib.suppress(UserError):
+                cut = check_values(Cut, {**values, "kept": True}, "an entry")
+                self._cuts[cut.id] = cut
 
     def kept(self, wanted: Cut) -> Cut | None:
         """The same clip of the same file from an earlier call, if it is still there."""

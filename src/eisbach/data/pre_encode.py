@@ -21,6 +21,7 @@ from eisbach.data.manifest import MANIFEST_NAME, Manifest, ManifestRow
 from eisbach.data.pre_encoded import DETAILS_NAME, OURS, SILENCE_NAME, latent_files
 from eisbach.errors import AudioError, ManifestError, UserError
 from eisbach.files import atomic_write, read_json, write_text
+from eisbach.output_folder import refuse_other_settings
 from eisbach.types import SkipReport, Waveform
 
 if TYPE_CHECKING:
@@ -141,14 +142,7 @@ def _existing(out: Path, settings: Mapping[str, Any]) -> dict[str, dict[str, Any
     if details.is_file():
         values = read_json(details, "description of the folder")
         found = values.get(OURS) if isinstance(values, dict) else None
-        if found != dict(settings):
-            earlier = found if isinstance(found, dict) else {}
-            changed = [
-                f"{key} {earlier.get(key)} and now {value}"
-                for key, value in settings.items()
-                if earlier.get(key) != value
-            ]
-            raise UserError(f"{out} was written with other settings ({'; '.join(changed)}); choose another --out.")
+        refuse_other_settings(out, "latents", found if isinstance(found, dict) else {}, settings)
     elif out.is_dir() and latent_files(out):
         raise UserError(
             f"{out} already holds latents that another tool wrote; choose another --out, and name both folders in data.manifest."

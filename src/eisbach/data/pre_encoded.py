@@ -19,7 +19,8 @@ from eisbach.data.latents import LatentCache, LatentEntry, read_latent_array
 from eisbach.data.manifest import MANIFEST_NAME, SPLITS, Manifest, ManifestRow, Split, assign_split
 from eisbach.data.threads import in_threads
 from eisbach.errors import ManifestError, UserError
-from eisbach.files import find_files, read_json, walk_files
+from eisbach.files import find_files, read_json, read_object, walk_files
+from eisbach.tensor_files import read_array
 from eisbach.types import SkipReport, Waveform
 
 if TYPE_CHECKING:
@@ -91,12 +92,7 @@ def read_clip(path: Path) -> PreEncodedClip:
     beside = path.with_suffix(".json")
     if not beside.is_file():
         raise ManifestError(f"{path} has no {beside.name} beside it; restore it, or remove the latents.")
-    try:
-        values = read_json(beside, "description of latents")
-    except UserError as error:
-        raise ManifestError(str(error)) from error
-    if not isinstance(values, dict):
-        raise ManifestError(f"{beside} holds a {type(values).__name__}; it must be a JSON object with a 'prompt'.")
+    values = read_object(beside, "description of latents", error=ManifestError)
     prompt = values.get("prompt")
     if not isinstance(prompt, str):
         raise ManifestError(f"{beside} has no text under 'prompt'; add the caption, or remove the clip.")
@@ -287,21 +283,19 @@ def _check_folder(folder: Path, root: Path, codec: Codec) -> torch.Tensor | None
 def read_silence(path: Path, channels: int) -> np.ndarray:
     """The latents of silence [shape=(C, N), float32]; `ManifestError` when they do not fit."""
     try:
-        array = np.load(path, allow_pickle=False)
-    except Exception as error:  # a foreign header can fail in many ways
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        array = read_array(path, "silence")
+    except UserError as error:
         raise ManifestError(
-            f"{path} is truncated or not a NumPy array ({reason}); remove it, or encode the folder again."
+            f"{path} is truncated or not a NumPy array ({error}); remove it, or encode the folder again."
         ) from error
-    if isinstance(array, np.ndarray) and array.ndim == 3 and array.shape[0] == 1:
+    if array.ndim == 3 and array.shape[0] == 1:
         array = array[0]
     if (
-        not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[0] != channels or array.shape[1] == 0
+        array.ndim != 2 or array.shape[0] != channels or array.shape[1] == 0
         or array.dtype.kind != "f" or not np.isfinite(array).all()
     ):  # fmt: skip
-        shape = array.shape if isinstance(array, np.ndarray) else "an archive"
         raise ManifestError(
-            f"{path} holds {shape} and not finite latents (1, {channels}, frames); remove it, or encode the folder again."
+            f"{path} holds {array.shape} and not finite latents (1, {channels}, frames); remove it, or encode the folder again."
         )
     return np.array(array, dtype=np.float32)
 

@@ -84,8 +84,9 @@ def empirical_ntk(
     step = max(1, _BUDGET // size) if samples_at_once is None else samples_at_once
     if step < 1:
         raise UserError(f"the NTK got samples_at_once={samples_at_once}; it must be 1 or more.")
-    # Only the plain form of attention has both a batching rule and a forward derivative.
-    with sdpa_kernel(SDPBackend.MATH):
+    # Only the plain form of attention has both a batching rule and a forward derivative. Parameters that were not chosen
+    # would otherwise be followed outside torch.func, and the kernel with them.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         if method == "products":
             return _by_products(apply, chosen, first, rows, outputs, vectorise, width)
         return _by_jacobians(apply, chosen, first, second, outputs, vectorise, width, step)

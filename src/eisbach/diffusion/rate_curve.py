@@ -1,4 +1,16 @@
-"""Measured rates over the noise level, as files: what schedules are built from.
+"""Measured rates over the noise level, and their files: what `schedules.rescaled_entropic` is built from.
+
+**Entropic time** (Stancevic et al. 2025, arXiv 2504.13612). With ``s = sigma / alpha`` the noisy sample is ``x0 + s noise`` up to
+scale, so the entropy rate of their variance-exploding path holds on every path (it is the I-MMSE relation, ``dH/dSNR = -mse/2``)::
+
+    dH[x0 | x_t]/dt = (s'/s^3) mse(t),      mse(t) = E|x0 - E[x0 | x_t]|^2, summed over dimensions
+
+**Rescaled** entropic time counts each bit by the noise at which it arrives: ``phi = int s dH = int (s'/s^2) mse dt``. Written in s
+neither depends on how a path numbers its noise levels, so a schedule visits the same noise on every path. On the linear path
+``s'/s^2 = 1/t^2`` and ``mse = t^2 E|u - u_hat|^2``: the rescaled rate is the loss of a velocity network itself, summed over
+dimensions. For Gaussian data of standard deviation c the rescaled points are ``s_j = c tan`` of evenly spaced angles.
+
+A class signature's rate ``dH[Z | X_t]/dt`` takes the place of the first formula as it is, and s times it that of the second.
 
 Two kinds of JSON are read:
 
@@ -18,12 +30,30 @@ import torch
 from torch import Tensor
 
 from eisbach.diffusion.discrete_path import DiscretePath
-from eisbach.diffusion.entropic import MIN_POINTS, entropic_rate, noise_over_data
 from eisbach.diffusion.paths import Path, get_path
 from eisbach.errors import UserError
 from eisbach.files import read_json, write_json
 
+MIN_POINTS = 4
 ENTROPIC_FORMAT, SIGNATURE_FORMAT, VERSION = "eisbach-entropic-curve", "eisbach-signature-curve", 1
+
+
+def noise_over_data(path: Path, t: Tensor) -> Tensor:
+    """``s = sigma / alpha`` at each t; infinite where no data is left. Same shape as `t`."""
+    return torch.exp(-path.log_snr(t) / 2)
+
+
+def entropic_rate(path: Path, t: Tensor, mse: Tensor) -> Tensor:
+    """dH[x0 | x_t]/dt in nats per unit of t.
+
+    Parameters
+    ----------
+    path : Path
+    t : Tensor [shape=(n,)], where log-SNR is finite
+    mse : Tensor [shape=(n,)], >= 0
+        E|x0 - E[x0 | x_t]|^2, summed over dimensions.
+    """
+    return -path.log_snr_slope(t) / 2 * torch.exp(path.log_snr(t)) * mse
 
 
 def path_options(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from eisbach.data.images import read_all, read_image_folder
 from eisbach.errors import UserError
 from eisbach.files import atomic_write
 from eisbach.image_quality.features import FeatureNetwork
+from eisbach.tensor_files import read_arrays
 from eisbach.types import Skipped
 
 ADM_NETWORK = "inception"
@@ -139,16 +140,7 @@ def _arrays(path: str | Path) -> dict[str, np.ndarray]:
         raise UserError(
             f"the reference {path} cannot be read: it is no whole .npz archive; give statistics or images as ADM publishes them."
         )
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError as error:
-        raise UserError(f"the reference {path} does not exist; check the path.") from error
-    except UserError:
-        raise
-    except Exception as error:  # a foreign archive can fail in many ways, a pickled one among them
-        reason = " ".join(str(error).split())[:100]
-        raise UserError(f"the reference {path} cannot be read as .npz without pickles ({reason}).") from error
+    return read_arrays(path, "reference")
 
 
 def _check_images(images: np.ndarray, path: str | Path) -> np.ndarray:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from eisbach.report.wording import format_value
 from eisbach.statistics.comparison import ArmSummary
 from eisbach.statistics.metric_info import MetricInfo
-from eisbach.statistics.verdicts import format_value
 
 _LEFT, _RIGHT = 2.5, 97.5  # per cent of the width that the axis spans; heights are in pixels
 _ROW, _TOP, _AXIS = 62, 6, 34

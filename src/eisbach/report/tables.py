@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from eisbach.report.wording import format_difference, format_interval, format_p, format_value
 from eisbach.statistics.comparison import ArmSummary, Comparison
 from eisbach.statistics.metric_info import MetricInfo
-from eisbach.statistics.verdicts import format_difference, format_interval, format_p, format_value
 
 MARKS = {
     "better": "▲ better",

@@ -15,6 +15,7 @@ from eisbach.structure.features import (
     SAMPLE_RATE,
     Features,
     features_of_survey,
+    one_thread,
     source_of,
     texture_statistics,
 )
@@ -89,8 +90,9 @@ class Analysis:
         statistics, or None under 2 s), `onsets` (seconds from the start of the file) and `attacks` (what enters at each
         onset, `sets.onset_details.pack_attacks`). Times count the silence at the file's start.
         """
-        sections, events = find_sections(self.features), onset_events(self.features)
-        embedding = texture_statistics(self.features)
+        with one_thread():
+            sections, events = find_sections(self.features), onset_events(self.features)
+            embedding = texture_statistics(self.features)
         return {
             "sections": {
                 "boundaries": [round(time, 3) for time in sections.boundaries],
@@ -131,19 +133,37 @@ def analyze(
     ------
     AudioError
         Empty or non-finite samples, or a file that cannot be read.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from eisbach.structure import analyze
+    >>> from eisbach.types import Waveform
+    >>> time = np.arange(20 * 22050) / 22050
+    >>> half = np.where(time < 10, 220.0, 660.0)  # one tone for ten seconds, then another
+    >>> sound = Waveform((0.3 * np.sin(2 * np.pi * half * time)).astype(np.float32)[None], 22050)
+    >>> analysis = analyze(sound)
+    >>> round(analysis.metrics["block_scale"], 1), round(analysis.metrics["level_range"])
+    (6.5, 0)
+    >>> [round(time) for time in analysis.detail()["sections"]["boundaries"]]
+    [10]
     """
-    source = source_of(audio)
-    found = survey(source, max_seconds)
-    features = features_of_survey(source, found, device=device)
-    conditions = _conditions(source, found, features)
+    with one_thread():
+        return _analyze(source_of(audio), device, max_seconds)
+
+
+def _analyze(source: Source, device: str | None, max_seconds: float) -> Analysis:
+    extent = survey(source, max_seconds)
+    features = features_of_survey(source, extent, device=device)
+    conditions = _conditions(source, extent, features)
     metrics = measure(features)
-    flags = [name for name in ("silent", "clipped", "dc_offset", "phase_cancelling") if getattr(found, name)]
-    flags += source.faults(found.frames) if not found.more else []
+    flags = [name for name in ("silent", "clipped", "dc_offset", "phase_cancelling") if getattr(extent, name)]
+    flags += source.faults(extent.frames) if not extent.more else []
     if conditions["bandwidth_hz"] < NARROW_BAND_HZ:  # NaN for silence is not narrow
         flags.append("narrow_band")
     if 0.0 < features.duration < max(metric.min_seconds for metric in METRICS.values()):
         flags.append("too_short")
-    if found.more:
+    if extent.more:
         flags.append("capped")
     flags += [f"undefined:{name}" for name, value in metrics.items() if np.isnan(value)]
     probability = 1.0 if features.duration == 0.0 else flat_probability(metrics)
@@ -193,11 +213,11 @@ def _analyze_one(samples: np.ndarray, sample_rate: float, device: str | None) ->
     return analyze(Waveform(np.atleast_2d(samples).astype(np.float32), rate), device=device)  # type: ignore[arg-type]
 
 
-def _conditions(source: Source, found: Survey, features: Features) -> dict[str, float]:
-    duration = max(found.seconds, source.declared_seconds()) if found.more else found.seconds
+def _conditions(source: Source, extent: Survey, features: Features) -> dict[str, float]:
+    duration = max(extent.seconds, source.declared_seconds()) if extent.more else extent.seconds
     values = [duration, features.duration, float(source.sample_rate), float(source.channels),
-              20.0 * float(np.log10(max(found.peak, 1e-10))), noise_floor_db(features)]  # fmt: skip
-    if found.silent:
+              20.0 * float(np.log10(max(extent.peak, 1e-10))), noise_floor_db(features)]  # fmt: skip
+    if extent.silent:
         values += [float("nan")] * 3
     else:
         spectrum = features.spectrum

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -124,6 +125,24 @@ def once_per_clip(function: Callable[[Features], _T]) -> Callable[[Features], _T
         return result
 
     return cached
+
+
+@lru_cache(maxsize=1)
+def _linear_algebra() -> Any:
+    """The BLAS libraries of this process; made once, after numpy's and scipy's are loaded."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """A context in which matrix products run on one thread, so that a number never depends on how many there are.
+
+    A product that is split between threads adds in another order and differs in its last digits. The matrices here are
+    small: two threads are no faster, and files are what `jobs` divides.
+    """
+    limit: AbstractContextManager[Any] = _linear_algebra().limit(limits=1, user_api="blas")
+    return limit
 
 
 def source_of(audio: Waveform | str | Path | Source) -> Source:

@@ -56,6 +56,15 @@ def flat_probability(metrics: Mapping[str, float | None]) -> float:
     ------
     UserError
         A metric that the judge needs is missing altogether.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from eisbach.structure import analyze, flat_probability
+    >>> from eisbach.types import Waveform
+    >>> hiss = 0.1 * np.random.default_rng(0).standard_normal((1, 20 * 22050)).astype(np.float32)
+    >>> round(flat_probability(analyze(Waveform(hiss, 22050)).metrics), 1)
+    1.0
     """
     constants = judge()
     missing = [name for name in constants["features"] if name not in metrics]

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from eisbach import adapters
+from eisbach.config import build_config, read_yaml
 from eisbach.data.latents import LatentDataset
 from eisbach.errors import ConfigError, UserError
+from eisbach.files import walk_files
 from eisbach.training.config import TrainConfig
 from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, manifest_hash, training_rows
 from eisbach.training.held_out import HeldOut
@@ -17,7 +19,7 @@ from eisbach.training.image_data import ImageMaterial
 from eisbach.training.inpainting import InpaintingMasks
 from eisbach.training.memory import checkpoint_activations, frozen_dtype
 from eisbach.training.padding import pad_with_silence
-from eisbach.training.run_folder import note, recipe_hash
+from eisbach.training.run_folder import RunFolder, note, recipe_hash
 from eisbach.training.step import Objective
 from eisbach.training.trainer import Trainer
 
@@ -78,9 +80,36 @@ class AudioMaterial:
         return data, held_out
 
 
+def open_material(config: TrainConfig, quiet: bool) -> Material:
+    """The clips or images that a configuration trains on, found and checked."""
+    return AudioMaterial.open(config, quiet) if config.data.images is None else ImageMaterial.open(config)
+
+
+def origin_of_finished(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
+    """What a finished run is compared by: its data where they are still there, its model where it goes by another path."""
+    before = build_config(TrainConfig, read_yaml(folder.config), str(folder.config))
+    origin: dict[str, Any] = {}
+    try:
+        origin["manifest_hash"] = open_material(config, quiet=True).content_hash()
+    except UserError:
+        if before.data != config.data:
+            raise
+    if before.model != config.model or _is_newer(config.model, folder.result):
+        origin["base_identity"] = load_model(config).identity()
+    return origin
+
+
+def _is_newer(model: str | dict[str, Any], result: Path) -> bool:
+    """Whether something was written into a model's folder after a run was finished: only then is loading it worth the wait."""
+    if not (isinstance(model, str) and Path(model).is_dir()):
+        return False
+    written = result.stat().st_mtime
+    return any(file.stat().st_mtime >= written for file in walk_files(Path(model)) if file.is_file())
+
+
 def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tuple[Trainer, HeldOut | None]:
     """Loads the model and the data and puts the adapter in."""
-    material: Material = AudioMaterial.open(config, quiet) if config.data.images is None else ImageMaterial.open(config)
+    material = open_material(config, quiet)
     backbone = load_model(config)
     objective = build_objective(config, backbone)
     origin: dict[str, Any] = {

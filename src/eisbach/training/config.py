@@ -90,10 +90,28 @@ class HeldOutConfig(StrictModel):
 
 
 class CheckpointConfig(StrictModel):
-    """A checkpoint every `every` steps (and at the end); the newest `keep` stay on disk."""
+    """When the state is saved, and how much of it stays on disk.
+
+    Attributes
+    ----------
+    every : int
+        Steps between checkpoints; the last step is always saved.
+    keep : int
+        The newest ones that stay, beside those of `steps`.
+    steps : list of int
+        Steps, counted from 1, that are saved and never removed, such as ``[500, 1000]``.
+    """
 
     every: int = Field(default=100, ge=1)
     keep: int = Field(default=2, ge=1)
+    steps: list[int] = Field(default_factory=list)
+
+    @field_validator("steps")
+    @classmethod
+    def _steps_are_counted_from_one(cls, value: list[int]) -> list[int]:
+        if any(step < 1 for step in value):
+            raise ValueError("steps are counted from 1")
+        return sorted(set(value))
 
 
 class TrainConfig(StrictModel):

@@ -49,6 +49,11 @@ def contradictions(values: Mapping[str, Any]) -> list[InitErrorDetails]:
     steps, warmup = values.get("steps", 1000), values.get("warmup_steps", 0)
     if isinstance(steps, int) and isinstance(warmup, int) and warmup > steps:
         fault("warmup_steps", f"must be at most steps ({steps})", warmup)
+    beyond = [
+        step for step in _whole_numbers(group("checkpoint").get("steps")) if isinstance(steps, int) and step > steps
+    ]
+    if beyond:
+        fault("checkpoint.steps", f"must be at most steps ({steps})", beyond)
     if "data" in values:
         for key, message in image_faults(data, group("objective")):
             fault(key, message, data.get("manifest"))
@@ -63,6 +68,10 @@ def contradictions(values: Mapping[str, Any]) -> list[InitErrorDetails]:
             message = "a freshly created model needs adapter.type none: an adapter on random weights learns nothing"
             fault("adapter.type", message, adapter.get("type", "dora"))
     return found
+
+
+def _whole_numbers(value: object) -> list[int]:
+    return [item for item in value if isinstance(item, int)] if isinstance(value, list) else []
 
 
 def image_faults(data: Mapping[str, Any], objective: Mapping[str, Any]) -> list[tuple[str, str]]:

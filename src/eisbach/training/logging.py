@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from eisbach.errors import StorageError
-from eisbach.files import write_jsonl
+from eisbach.files import read_journal, write_jsonl
 from eisbach.training.step import NOISE_LEVEL_BINS, StepOutput, sums_by_noise_level
+from eisbach.weighting.compose import COUNT, SUM, SUM_OF_SQUARES
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -41,19 +42,46 @@ class Window:
                 terms.per_sample.sum(),
                 zero,
                 zero,
-                terms.weight.sum(),
-                terms.weight.square().sum(),
+                zero,
+                zero,
                 torch.where(known, terms.belief, 0.0).sum(),
                 known.sum().float(),
             ]
         )
         self.levels += sums_by_noise_level(terms.per_sample, output.t)
 
-    def add_step(self, weighted_loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
-        """Adds what exists once a step: the weighted loss of the global batch and the gradient norm before clipping."""
-        self.sums[_SUMS.index("steps")] += 1
-        self.sums[_SUMS.index("weighted")] += weighted_loss
-        self.sums[_SUMS.index("grad_norm")] += grad_norm
+    def add_step(
+        self,
+        weighted_loss: torch.Tensor,
+        grad_norm: torch.Tensor,
+        stats: torch.Tensor,
+        factor: torch.Tensor,
+        world: int,
+    ) -> None:
+        """Adds what exists once a step, of the global batch.
+
+        Parameters
+        ----------
+        weighted_loss : torch.Tensor [shape=()]
+        grad_norm : torch.Tensor [shape=()]
+            Before clipping.
+        stats : torch.Tensor [shape=(4,)]
+            `PartialLoss.stats` summed over micro-batches and processes.
+        factor : torch.Tensor [shape=()]
+            `Weighting.gradient_factor` of them: with it, and times the samples, a weight is what multiplied its sample's loss.
+        world : int
+            Processes: each adds its share of what all of them know, as each counts its own samples.
+        """
+        scale = (factor * stats[COUNT]).to(self.sums.dtype)
+        weight, squared = stats[[SUM, SUM_OF_SQUARES]].to(self.sums.dtype)
+        for name, value in (
+            ("steps", 1),
+            ("weighted", weighted_loss),
+            ("grad_norm", grad_norm),
+            ("weight", scale * weight / world),
+            ("weight_squared", scale.square() * squared / world),
+        ):
+            self.sums[_SUMS.index(name)] += value
 
     def means(self, sums: torch.Tensor, levels: torch.Tensor) -> dict[str, Any]:
         """The row for sums that may have been added over processes (weighted loss and norm are per step, not per process)."""
@@ -100,14 +128,7 @@ class MetricsFile:
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows that are whole: a last line that a death cut short is left out."""
-        found = []
-        if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8").split("\n"):
-                try:
-                    found.append(json.loads(line))
-                except json.JSONDecodeError:
-                    break
-        return found
+        return [row for row in read_journal(self.path, "log of the training") if isinstance(row.get("step"), int)]
 
     def truncate_after(self, step: int) -> None:
         """Drops the rows beyond `step`, so that resuming repeats no step."""

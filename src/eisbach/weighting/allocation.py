@@ -258,7 +258,7 @@ class _Cells:
         inner = torch.tensor([edge for edge in BANDS[1:-1] if ends[0] < edge < ends[1]], dtype=torch.float64)
         low, high = path.log_snr(ends.flip(0)).tolist()
         even = torch.linspace(low, high, _CELLS + 1, dtype=torch.float64)
-        edges = torch.cat([even, path.log_snr(inner)]).unique()
+        edges = torch.cat([even, path.log_snr(inner)]).unique()  # type: ignore[no-untyped-call]
         self.log_snr = (edges[1:] + edges[:-1]) / 2
         self.t = path.t_from_log_snr(self.log_snr).clamp(0, 1)
         self.width = edges[1:] - edges[:-1]

@@ -254,7 +254,8 @@ class Weighting:
         """Multiplies accumulated gradients by `gradient_factor`, in place and before clipping, and returns the factor.
 
         A learned noise-level weight's gradients are looked after too: no data-parallel wrapper exchanges them, so they are
-        summed over the processes here where `torch.distributed` is running.
+        summed over the processes here where `torch.distributed` is running, and what the framework divided the loss by
+        (accumulation, not the number of processes) is undone for them as well.
 
         Parameters
         ----------
@@ -263,18 +264,21 @@ class Weighting:
         stats : Tensor [shape=(4,)]
             Sum of `PartialLoss.stats` over all micro-batches and processes.
         already_divided_by : float, default 1.0
-            As in `gradient_factor`; of the network's gradients alone.
+            As in `gradient_factor`, of the network's gradients: accumulation times the number of processes.
         """
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         learned = list(self.trainable_parameters().values())
         factor = self.gradient_factor(stats, already_divided_by)
         gradients = [p.grad for p in parameters if p.grad is not None and all(p is not own for own in learned)]
         if gradients:
             torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
-        own = self.gradient_factor(stats)
+        # The wrapper's mean over processes is of the network alone; a division of the loss reaches everything.
+        world = torch.distributed.get_world_size() if distributed else 1
+        own = self.gradient_factor(stats, max(1.0, already_divided_by / world))
         for parameter in learned:
             if parameter.grad is None:
                 continue
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
+            if distributed:
                 torch.distributed.all_reduce(parameter.grad)
             parameter.grad.mul_(own.to(parameter.grad.dtype))
         return factor

@@ -31,13 +31,12 @@ from eisbach.adapters.formats.low_rank import (
     NeedsBaseError,
     WeightOf,
     adapted_weight,
-    metadata_object,
     read_file,
     stored,
 )
 from eisbach.adapters.formats.sa3 import rows_from_native, rows_to_native
 from eisbach.errors import CheckpointError, UserError
-from eisbach.files import atomic_write
+from eisbach.tensor_files import read_metadata_object, write_tensors
 
 PREFIX = "diffusion_model."
 STAMP = "eisbach"
@@ -90,8 +89,6 @@ def write(
     StorageError
         The disk is full or the folder is not writable.
     """
-    from safetensors.torch import save_file
-
     outside = unreachable(adapter.layers)
     if outside:
         raise UserError(
@@ -114,7 +111,7 @@ def write(
             made = _scaled(layer, factors, adapter, weight_of(layer), factors.magnitude, precision)
         tensors |= {prefix + ending: tensor for ending, tensor in made.items()}
     metadata = {"format": "pt"} | ({STAMP: json.dumps(adapter.stamp, sort_keys=True)} if adapter.stamp else {})
-    atomic_write(Path(path), lambda partial: save_file(tensors, partial, metadata=metadata))
+    write_tensors(path, tensors, metadata)
     return len(tensors)
 
 
@@ -187,7 +184,7 @@ def read(path: str | Path, weight_of: WeightOf | None = None) -> LowRankAdapter 
             f"{len(tensors) - len(strangers)} of {len(tensors)} tensors in {path} are LoRA, DoRA or differences of the diffusion model "
             f"(not: '{sorted(strangers)[0]}'); other kinds are not read."
         )
-    stamp = metadata_object(metadata.get(STAMP, "{}"), "stamp", path)
+    stamp = read_metadata_object(metadata, STAMP, path)
     sets = {frozenset(parts) - {"alpha"} for parts in layers.values()}
     flat = [
         layer

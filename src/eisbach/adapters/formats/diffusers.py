@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from eisbach.adapters.formats import host_names, peft
-from eisbach.adapters.formats.low_rank import Factors, LowRankAdapter, metadata_object, read_file
+from eisbach.adapters.formats.low_rank import Factors, LowRankAdapter, read_file
 from eisbach.errors import CheckpointError
-from eisbach.files import atomic_write
+from eisbach.tensor_files import read_metadata_object, write_tensors
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 _USUAL = ("transformer", "duration_embedder", "projection_model")
@@ -51,8 +51,6 @@ def write_adapter(folder: Path, adapter: LowRankAdapter) -> int:
 
 
 def _write_file(path: Path, adapter: LowRankAdapter) -> int:
-    from safetensors.torch import save_file
-
     tensors: dict[str, torch.Tensor] = {}
     for layer, factors in adapter.layers.items():
         tensors[f"{layer}.lora_A.weight"] = factors.a.contiguous()
@@ -60,7 +58,7 @@ def _write_file(path: Path, adapter: LowRankAdapter) -> int:
         if factors.magnitude is not None:
             tensors[f"{layer}.lora_magnitude_vector"] = factors.magnitude.contiguous()
     metadata = {"format": "pt"} | ({_STAMP: json.dumps(adapter.stamp, sort_keys=True)} if adapter.stamp else {})
-    atomic_write(path, lambda partial: save_file(tensors, partial, metadata=metadata))
+    write_tensors(path, tensors, metadata)
     return len(tensors)
 
 
@@ -82,7 +80,7 @@ def _read_file(path: Path) -> LowRankAdapter:
         )
     rank = ranks.pop()
     made = {layer: peft.plain_factors(parts, layer, rank, path) for layer, parts in layers.items()}
-    stamp = metadata_object(metadata.get(_STAMP, "{}"), "stamp", path)
+    stamp = read_metadata_object(metadata, _STAMP, path)
     return LowRankAdapter(made, rank, float(rank), stamp=stamp)
 
 

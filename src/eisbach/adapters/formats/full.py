@@ -10,7 +10,7 @@ from torch import nn
 
 from eisbach.adapters.formats.low_rank import check_finite
 from eisbach.errors import CheckpointError, UserError
-from eisbach.files import read_json
+from eisbach.files import read_object
 from eisbach.tensor_files import check_fit, read_tensors
 
 WEIGHTS, STAMP = "model.safetensors", "eisbach.json"
@@ -21,8 +21,8 @@ def read_stamp(folder: Path) -> dict[str, Any]:
     if not (folder / STAMP).is_file():
         return {}
     try:
-        return dict(read_json(folder / STAMP, "stamp"))
-    except (UserError, TypeError, ValueError) as error:
+        return read_object(folder / STAMP, "stamp")
+    except UserError as error:
         raise CheckpointError(f"{folder / STAMP} is not readable; restore it or delete it.") from error
 
 

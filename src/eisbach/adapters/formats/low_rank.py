@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from eisbach.errors import CheckpointError, UserError
-from eisbach.tensor_files import read_tensors
+from eisbach.tensor_files import read_header, read_tensors
 
 WeightOf = Callable[[str], torch.Tensor]
 """The base model's weight of a layer, in the layer's own shape."""
@@ -183,24 +182,6 @@ def check_finite(tensors: Mapping[str, torch.Tensor], source: str | Path) -> Non
         )
 
 
-def metadata_object(text: str, what: str, source: str | Path) -> dict[str, Any]:
-    """The JSON object in a file's metadata.
-
-    Raises
-    ------
-    CheckpointError
-        It is no JSON object.
-    """
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{source} has a {what} that cannot be read ({reason}); fetch the file again.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{source} has a {what} that is a {type(value).__name__}, not an object; fetch it again.")
-    return value
-
-
 def stored(factors: Factors, precision: str, layer: str) -> Factors:
     """The factors in a file's precision, the product B A changed as little as possible.
 
@@ -262,11 +243,8 @@ def read_file(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]
     CheckpointError
         Missing, truncated, of another format, empty, or with values that are not finite.
     """
-    from safetensors import safe_open
-
     tensors = read_tensors(path)
     if not tensors:
         raise CheckpointError(f"{path} holds no weights.")
     check_finite(tensors, path)
-    with safe_open(str(path), framework="pt") as file:
-        return tensors, dict(file.metadata() or {})
+    return tensors, read_header(path).metadata

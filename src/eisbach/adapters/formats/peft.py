@@ -17,11 +17,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import nn
 
-from eisbach.adapters.formats.low_rank import Factors, LowRankAdapter, check_finite, metadata_object
+from eisbach.adapters.formats.low_rank import Factors, LowRankAdapter, check_finite
 from eisbach.adapters.layers import ADAPTER_NAME, is_adapter_parameter
 from eisbach.errors import CheckpointError, UserError
-from eisbach.files import atomic_write, read_json, write_json
-from eisbach.tensor_files import copy_named, read_tensors
+from eisbach.files import read_object, write_json
+from eisbach.tensor_files import copy_named, read_header, read_metadata_object, read_tensors, write_tensors
 
 CONFIG, WEIGHTS, STAMP = "adapter_config.json", "adapter_model.safetensors", "eisbach.json"
 _PREFIX = "base_model.model."  # what peft's wrapper puts before the network's own names
@@ -62,12 +62,9 @@ def save(folder: Path, module: nn.Module, config: Any, stamp: Mapping[str, Any])
 
 
 def _write(folder: Path, weights: Mapping[str, torch.Tensor], config: Any, stamp: Mapping[str, Any]) -> None:
-    from safetensors.torch import save_file
-
-    tensors = {name: value.cpu().contiguous() for name, value in weights.items()}
     metadata = {"format": "pt", "eisbach": json.dumps(dict(stamp), sort_keys=True)}
     write_json(folder / CONFIG, config_values(config))
-    atomic_write(folder / WEIGHTS, lambda partial: save_file(tensors, partial, metadata=metadata))
+    write_tensors(folder / WEIGHTS, weights, metadata)
     write_json(folder / STAMP, dict(stamp))
 
 
@@ -81,15 +78,11 @@ def read_config(folder: Path) -> Any:
     """
     from peft import LoraConfig
 
-    try:
-        values = read_json(folder / CONFIG, "adapter configuration")
-    except UserError as error:
-        raise CheckpointError(str(error)) from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{folder / CONFIG} cannot be read ({str(error)[:60]}); restore the file.") from error
-    if not isinstance(values, dict) or values.get("peft_type") != "LORA":
-        kind = values.get("peft_type") if isinstance(values, dict) else type(values).__name__
-        raise CheckpointError(f"{folder / CONFIG} is of the kind {kind!r}; only LORA adapters (LoRA, DoRA) are read.")
+    values = read_object(folder / CONFIG, "adapter configuration", error=CheckpointError)
+    if values.get("peft_type") != "LORA":
+        raise CheckpointError(
+            f"{folder / CONFIG} is of the kind {values.get('peft_type')!r}; only LORA adapters (LoRA, DoRA) are read."
+        )
     try:
         checked = _Options.model_validate(values)
     except ValidationError as error:
@@ -182,21 +175,12 @@ def _refuse_options(values: Mapping[str, Any], folder: Path) -> None:
 
 def read_stamp(folder: Path) -> dict[str, Any]:
     """The stamp beside the weights, or in them, or {} for an adapter that was made elsewhere."""
-    from safetensors import SafetensorError, safe_open
-
     if (folder / STAMP).is_file():
         try:
-            return dict(read_json(folder / STAMP, "adapter stamp"))
-        except (UserError, TypeError, ValueError) as error:
+            return read_object(folder / STAMP, "adapter stamp")
+        except UserError as error:
             raise CheckpointError(f"{folder / STAMP} is not readable; restore it or delete it.") from error
-    try:
-        with safe_open(str(folder / WEIGHTS), framework="pt") as file:
-            metadata = file.metadata() or {}
-        return metadata_object(metadata.get("eisbach", "{}"), "stamp", folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder / WEIGHTS} is missing, truncated or not a safetensors file ({error})."
-        ) from error
+    return read_metadata_object(read_header(folder / WEIGHTS).metadata, "eisbach", folder / WEIGHTS)
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:

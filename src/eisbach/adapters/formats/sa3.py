@@ -31,12 +31,11 @@ from eisbach.adapters.formats.low_rank import (
     LowRankAdapter,
     NeedsBaseError,
     WeightOf,
-    metadata_object,
     read_file,
     stored,
 )
 from eisbach.errors import CheckpointError
-from eisbach.files import atomic_write
+from eisbach.tensor_files import read_metadata_object, write_tensors
 
 CONFIG = "lora_config"
 STAMP = "eisbach"
@@ -101,7 +100,7 @@ def read(path: str | Path, weight_of: WeightOf | None = None) -> LowRankAdapter:
     others = {name: value for name, value in config.items() if name not in (*_FIELDS, _BAKED_COUNT, _BAKED_BASE)}
     beside = {name: text for name, text in metadata.items() if name not in (CONFIG, STAMP) and "baked" not in name}
     native_config = {"include": None, "exclude": None, **others, **({"metadata": beside} if beside else {})}
-    stamp = metadata_object(metadata.get(STAMP, "{}"), "stamp", path)
+    stamp = read_metadata_object(metadata, STAMP, path)
     return LowRankAdapter(made, rank, alpha, float(config.get("dropout") or 0.0), stamp, native_config)
 
 
@@ -176,7 +175,7 @@ def _by_layer(tensors: Mapping[str, torch.Tensor], path: str | Path) -> dict[str
 
 def _config(metadata: Mapping[str, str], layers: Mapping[str, Mapping[str, Any]], path: str | Path) -> dict[str, Any]:
     """`lora_config`, with the defaults that Stability's loader has: rank from the tensors, alpha = rank, plain LoRA."""
-    config = metadata_object(metadata.get(CONFIG, "{}"), CONFIG, path)
+    config = read_metadata_object(metadata, CONFIG, path)
     first = next(iter(layers.values()))
     kind = config.setdefault("adapter_type", "lora")
     if not isinstance(kind, str) or kind not in _PARTS:
@@ -239,8 +238,6 @@ def write(path: str | Path, adapter: LowRankAdapter, precision: str = "fp16", ba
     StorageError
         The disk is full or the folder is not writable.
     """
-    from safetensors.torch import save_file
-
     tensors: dict[str, torch.Tensor] = {}
     for layer, native in native_layers(adapter.layers).items():
         factors = stored(rows_to_native(layer, adapter.layers[layer]), precision, layer)
@@ -260,7 +257,7 @@ def write(path: str | Path, adapter: LowRankAdapter, precision: str = "fp16", ba
     metadata = {**adapter.native.get("metadata", {}), CONFIG: json.dumps(config)}
     if adapter.stamp:
         metadata[STAMP] = json.dumps(adapter.stamp, sort_keys=True)
-    atomic_write(Path(path), lambda partial: save_file(tensors, partial, metadata=metadata))
+    write_tensors(path, tensors, metadata)
     return len(tensors)
 
 

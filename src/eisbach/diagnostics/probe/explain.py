@@ -1,4 +1,4 @@
-"""From a probe's rows to numbers with intervals: what the weighting does, where, and what it follows.
+"""From a probe's rows to numbers with intervals: what the weighting does, where, and for whom.
 
 Pure: the same result gives the same explanation, and nothing is read or written. The clip is the unit of every interval.
 """
@@ -10,19 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from eisbach.diagnostics.probe.agreement import (
-    BeliefLoss,
-    Prediction,
-    Separation,
-    belief_and_loss,
-    belief_correctness,
-    separate,
-    stratification,
-)
-from eisbach.diagnostics.probe.association import RESAMPLES, resample_clips
-from eisbach.diagnostics.probe.drivers import MIN_CLIPS, Drivers, find_drivers
-from eisbach.diagnostics.probe.gain_effect import GainEffect, gain_effect
 from eisbach.diagnostics.probe.grid import make_grid
+from eisbach.diagnostics.probe.intervals import MIN_CLIPS, RESAMPLES, resample_clips
+from eisbach.diagnostics.probe.labels import Separation, separate
 from eisbach.diagnostics.probe.levels import (
     BatchSummary,
     LevelSummary,
@@ -32,6 +22,14 @@ from eisbach.diagnostics.probe.levels import (
     summarise_levels,
     trained_part,
 )
+from eisbach.diagnostics.probe.loudness import Correlation, GainEffect, correlations, gain_effect
+from eisbach.diagnostics.probe.predictions import (
+    BeliefLoss,
+    Prediction,
+    belief_and_loss,
+    belief_correctness,
+    stratification,
+)
 from eisbach.diagnostics.probe.result import ProbeResult, plain
 
 ACTS_CV = 0.1
@@ -40,7 +38,7 @@ ACTS_CV = 0.1
 
 @dataclass(frozen=True)
 class GradientSummary:
-    """The weighted gradient against the plain one; None where nothing was measured. Angles in degrees.
+    """The weighted gradient against the plain one, means over batches; None where nothing was measured. Degrees.
 
     Attributes
     ----------
@@ -49,12 +47,10 @@ class GradientSummary:
     batches : int
     angle, norm_ratio : float or None
         Between the gradients of one batch.
-    between_batches_angle, halves_angle : float or None
-        Plain gradients of two batches, and of the two halves of one: what chance alone does.
-    update_angle, update_ratio : float or None
-        Between AdamW's updates over the last third of the batches.
-    clipped_update_angle, clipped_update_ratio : float or None
-        The same with gradient clipping.
+    between_batches_angle : float or None
+        Between the plain gradients of two batches: what chance alone does.
+    update_angle, update_norm_ratio : float or None
+        Between AdamW's updates, clipped as the recipe clips, over the last third of the batches.
     """
 
     point: str
@@ -62,11 +58,8 @@ class GradientSummary:
     angle: float | None
     norm_ratio: float | None
     between_batches_angle: float | None
-    halves_angle: float | None
     update_angle: float | None
-    update_ratio: float | None
-    clipped_update_angle: float | None
-    clipped_update_ratio: float | None
+    update_norm_ratio: float | None
 
 
 @dataclass(frozen=True)
@@ -92,11 +85,10 @@ class Explanation:
     sample_variance : VarianceShares or None
         Of ln of the sample weight.
     batches : BatchSummary or None
-    drivers : Drivers
-        What explains the sample weight's differences between clips. (Strength, and the one factor of reduction 'batch',
-        shrink them; they do not change their order at a noise level.)
     gain : GainEffect or None
         What turning clips up and down did to their sample weights.
+    correlations : list of Correlation
+        What else goes with the sample weight's differences between clips, strongest first.
     separations : list of Separation
     belief_loss : BeliefLoss or None
     predictions : list of Prediction
@@ -116,8 +108,8 @@ class Explanation:
     variance: VarianceShares | None
     sample_variance: VarianceShares | None
     batches: BatchSummary | None
-    drivers: Drivers
     gain: GainEffect | None
+    correlations: list[Correlation]
     separations: list[Separation]
     belief_loss: BeliefLoss | None
     predictions: list[Prediction]
@@ -141,7 +133,7 @@ def explain(result: ProbeResult, *, label: str | None = None, seed: int = 0, res
     label : str or None
         A two-valued label to judge the weights by; None takes `kind` or `flat` where the clips have one.
     seed : int
-        Of the bootstrap and the permutations.
+        Of the bootstrap.
     resamples : int
         Of the bootstrap.
 
@@ -170,48 +162,27 @@ def explain(result: ProbeResult, *, label: str | None = None, seed: int = 0, res
         enough_clips=enough,
         has_sample_weight=sampled,
         levels=levels,
-        acts_at=[one.t for one in levels if one.cv.value is not None and one.cv.value >= ACTS_CV],
-        sample_acts_at=[
-            one.t for one in levels if one.cv_sample_weight.value is not None and one.cv_sample_weight.value >= ACTS_CV
-        ],
+        acts_at=[level.t for level in levels if (level.cv.value or 0.0) >= ACTS_CV],
+        sample_acts_at=[level.t for level in levels if (level.cv_sample_weight.value or 0.0) >= ACTS_CV],
         variance=decompose(trained, draws),
         sample_variance=decompose(sample, draws) if sampled else None,
         batches=summarise_batches(result.batches),
-        drivers=find_drivers(grid, sample, rng, resamples),
         gain=gain_effect(result.gain, grid, sample) if sampled else None,
+        correlations=correlations(grid, sample, rng, resamples) if sampled else [],
         separations=separate(grid, label, rng, resamples) if sampled or label is not None else [],
         belief_loss=belief_loss,
-        predictions=[one for one in predictions if one is not None],
-        gradients=summarise_gradients(result.gradients),
+        predictions=[outcome for outcome in predictions if outcome is not None],
+        gradients=_summarise_gradients(result.gradients),
         gradient_levels=gradient_levels,
         level_means=result.level_means,
     )
 
 
-def summarise_gradients(gradients: dict[str, Any]) -> GradientSummary | None:
+def _summarise_gradients(gradients: dict[str, Any]) -> GradientSummary | None:
     """The comparison of gradients in a few numbers, at the last point that was measured; None without one."""
     points = gradients.get("points") or {}
     if not points:
         return None
-    name = "moved" if "moved" in points else next(iter(points))
-    point = points[name]
-
-    def mean(*keys: str) -> float | None:
-        value: Any = point
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        value = value.get("mean") if isinstance(value, dict) else value
-        return None if value is None else float(value)
-
-    return GradientSummary(
-        point=name,
-        batches=int(gradients.get("batches") or 0),
-        angle=mean("angle"),
-        norm_ratio=mean("norm_ratio"),
-        between_batches_angle=mean("between_batches_angle"),
-        halves_angle=mean("halves_angle"),
-        update_angle=mean("adamw", "last", "angle"),
-        update_ratio=mean("adamw", "last", "norm_ratio"),
-        clipped_update_angle=mean("adamw_clipped", "last", "angle"),
-        clipped_update_ratio=mean("adamw_clipped", "last", "norm_ratio"),
-    )
+    name = "moved" if "moved" in points else "start"
+    means = ("angle", "norm_ratio", "between_batches_angle", "update_angle", "update_norm_ratio")
+    return GradientSummary(name, gradients["batches"], **{key: points[name][key]["mean"] for key in means})

@@ -26,7 +26,7 @@ from eisbach.weighting.compose import COUNT, SUM
 MOVING_STEPS = 4
 """Plain steps at the recipe's learning rate that take a fresh adapter off its starting point, where B = 0 hides A."""
 
-MAX_LEVELS = 6
+_MAX_LEVELS = 6
 """Noise levels whose own gradients are measured, spread evenly over the configured ones."""
 
 _LEVEL_SAMPLES = 8  # samples a level at least
@@ -43,20 +43,17 @@ class BatchGradients:
     ----------
     plain, weighted : Vector
         Of the mean loss, and of the loss that training differentiates.
-    halves : tuple of two Vectors, or None
-        Of the mean losses of the first and the second half of the samples; None where not asked for, or for a batch of one.
     mean_weight : float
         Mean of the weights before normalisation "mean1".
     """
 
     plain: Vector
     weighted: Vector
-    halves: tuple[Vector, Vector] | None
     mean_weight: float
 
 
 @dataclass(frozen=True)
-class OneLevel(NoiseLevelDensity):
+class _OneLevel(NoiseLevelDensity):
     """Every draw is t."""
 
     t: float = 0.5
@@ -74,13 +71,13 @@ def measure_gradients(subject: Subject, advance: Advance) -> dict[str, Any]:
     if count == 0:
         return {}
     with trainable(subject) as (kind, parameters, fresh):
-        found = {"start": measure_point(subject, parameters, advance)}
+        points = {"start": _measure_point(subject, parameters, advance)}
         if fresh:
-            move(subject, parameters, count, advance)
-            found["moved"] = measure_point(subject, parameters, advance)
-        last = found["moved" if fresh else "start"]
+            _move(subject, parameters, count, advance)
+            points["moved"] = _measure_point(subject, parameters, advance)
+        last = points["moved" if fresh else "start"]
         levels = measure_levels(subject, parameters, last.pop("mean_weight"), advance)
-        found["start"].pop("mean_weight", None)
+        points["start"].pop("mean_weight", None)
     return {
         "trained": kind,
         "scalars": sum(parameter.numel() for parameter in parameters.values()),
@@ -90,9 +87,9 @@ def measure_gradients(subject: Subject, advance: Advance) -> dict[str, Any]:
         "betas": list(train.optimiser.betas),
         "eps": train.optimiser.eps,
         "max_grad_norm": train.max_grad_norm,
-        "skipped_batches": sum(point.pop("skipped") for point in found.values()),
+        "skipped_batches": sum(point.pop("skipped") for point in points.values()),
         "perturbation_steps": MOVING_STEPS if fresh else 0,
-        "points": found,
+        "points": points,
         "levels": levels,
     }
 
@@ -105,18 +102,15 @@ def units(subject: Subject) -> int:
     size = config.train.batch_size * subject.accumulation
     fresh = starts_fresh(subject)
     points = config.gradient_batches * (2 if fresh else 1) + (MOVING_STEPS if fresh else 0)
-    return size * (points + len(chosen_levels(config.levels)) * level_batches(subject))
+    return size * (points + len(_chosen_levels(config.levels)) * _level_batches(subject))
 
 
-def measure_point(subject: Subject, parameters: dict[str, nn.Parameter], advance: Advance) -> dict[str, Any]:
+def _measure_point(subject: Subject, parameters: dict[str, nn.Parameter], advance: Advance) -> dict[str, Any]:
     """One *point* of the result, with ``skipped`` and ``mean_weight`` beside it."""
     train = subject.config.train
-    clip = train.max_grad_norm
-    streams = {name: AdamUpdates(train.optimiser.betas, train.optimiser.eps) for name in ("plain", "weighted")}
-    clipped: dict[str, AdamUpdates] | None = None  # as long as nothing was clipped, the two pairs are one
+    plain_adam = AdamUpdates(train.optimiser.betas, train.optimiser.eps)
+    weighted_adam = AdamUpdates(train.optimiser.betas, train.optimiser.eps)
     per_batch: list[dict[str, Any]] = []
-    adamw: dict[str, list[float]] = {"norm_ratio": [], "angle": []}
-    adamw_clipped: dict[str, list[float]] = {"norm_ratio": [], "angle": []}
     weights, before = [], None
     for step in range(subject.config.gradient_batches):
         made = batch_gradients(subject, parameters, step)
@@ -125,59 +119,51 @@ def measure_point(subject: Subject, parameters: dict[str, nn.Parameter], advance
             before = None
             continue
         sizes = norm(made.plain), norm(made.weighted)
+        scales = _clip_scale(sizes[0], train.max_grad_norm), _clip_scale(sizes[1], train.max_grad_norm)
+        updates = plain_adam.update(made.plain, scales[0]), weighted_adam.update(made.weighted, scales[1])
         weights.append(made.mean_weight)
-        row = {
+        per_batch.append({
             "batch": step,
             "plain_norm": sizes[0],
             "weighted_norm": sizes[1],
             "norm_ratio": ratio(sizes[1], sizes[0]),
             "cosine": cosine(made.plain, made.weighted),
             "angle": angle(made.plain, made.weighted),
-            "halves_angle": math.nan if made.halves is None else angle(*made.halves),
             "between_batches_angle": math.nan if before is None else angle(before, made.plain),
-        }
-        scales = (1.0, 1.0)
-        if clip is not None:
-            scales = tuple(min(1.0, clip / (size + _TINY)) for size in sizes)  # type: ignore[assignment]
-            row |= {"plain_clipped": scales[0] < 1, "weighted_clipped": scales[1] < 1}
-            row["clipped_norm_ratio"] = ratio(sizes[1] * scales[1], sizes[0] * scales[0])
-        if clipped is None and scales != (1.0, 1.0):
-            clipped = {name: stream.copy() for name, stream in streams.items()}
-        row |= _follow(adamw, streams, made, (1.0, 1.0), "adamw")
-        if clipped is not None:
-            row |= _follow(adamw_clipped, clipped, made, scales, "adamw_clipped")
-        elif clip is not None:
-            for key, values in adamw.items():
-                adamw_clipped[key].append(values[-1])
-        per_batch.append(row)
+            "plain_clipped": scales[0] < 1,
+            "weighted_clipped": scales[1] < 1,
+            "clipped_norm_ratio": ratio(sizes[1] * scales[1], sizes[0] * scales[0]),
+            "update_norm_ratio": ratio(norm(updates[1]), norm(updates[0])),
+            "update_angle": angle(*updates),
+        })  # fmt: skip
         before = made.plain
-    names = ("cosine", "angle", "norm_ratio", "plain_norm", "weighted_norm", "between_batches_angle", "halves_angle")
+    tail = per_batch[-max(1, len(per_batch) // 3) :]  # AdamW's averages need some steps to fill
+
+    def over(rows: list[dict[str, Any]], *names: str) -> dict[str, Any]:
+        return {name: summary([float(row[name]) for row in rows]) for name in names}
+
     return {
-        **{name: summary([row[name] for row in per_batch]) for name in names},
-        "clipped": None if clip is None else _clipping(per_batch),
-        "adamw": _course(adamw),
-        "adamw_clipped": None if clip is None else _course(adamw_clipped),
+        **over(per_batch, "cosine", "angle", "norm_ratio", "plain_norm", "weighted_norm", "between_batches_angle"),
+        **over(per_batch, "plain_clipped", "weighted_clipped", "clipped_norm_ratio"),
+        **over(tail, "update_norm_ratio", "update_angle"),
         "per_batch": per_batch,
         "skipped": subject.config.gradient_batches - len(per_batch),
         "mean_weight": math.fsum(weights) / len(weights) if weights else math.nan,
     }
 
 
+def _clip_scale(size: float, max_norm: float | None) -> float:
+    """What training's clipping multiplies a gradient of this norm by."""
+    return 1.0 if max_norm is None else min(1.0, max_norm / (size + _TINY))
+
+
 def batch_gradients(
-    subject: Subject,
-    parameters: dict[str, nn.Parameter],
-    step: int,
-    objective: Objective | None = None,
-    *,
-    halves: bool = True,
+    subject: Subject, parameters: dict[str, nn.Parameter], step: int, objective: Objective | None = None
 ) -> BatchGradients | None:
     """The gradients of one global batch; None where they are not finite."""
     objective = subject.objective if objective is None else objective
     leaves, seed = list(parameters.values()), subject.config.train.seed
-    size = subject.config.train.batch_size
-    total = size * subject.accumulation
-    cut = total // 2 if halves else 0
-    parts = [[torch.zeros_like(leaf) for leaf in leaves] for _ in range(2 if cut else 1)]
+    plain = [torch.zeros_like(leaf) for leaf in leaves]
     weighted = [torch.zeros_like(leaf) for leaf in leaves]
     stats: torch.Tensor | None = None
     for micro in range(subject.accumulation):
@@ -191,20 +177,16 @@ def batch_gradients(
             return None
         partial = weigh(objective, prediction, batch.mask)
         stats = partial.stats if stats is None else stats + partial.stats
-        split = max(0, min(size, cut - micro * size))  # samples of this micro-batch that lie in the first half
-        both = (prediction.losses[:split], prediction.losses[split:]) if cut else (prediction.losses,)
-        for part, losses in zip(parts, both, strict=True):
-            if len(losses):
-                _accumulate(part, losses.sum(), leaves, keep=True)
+        _accumulate(plain, prediction.losses.sum(), leaves, keep=True)
         _accumulate(weighted, partial.unscaled, leaves, keep=False)
     assert stats is not None  # accumulation is at least 1
+    # Both were summed over the micro-batches: the plain loss is a mean over samples, the weighted one has its own factor.
     factor = float(objective.weighting.gradient_factor(stats))
-    plain = [torch.stack(pieces).sum(dim=0) / total for pieces in zip(*parts, strict=True)]
+    plain = [part / (subject.config.train.batch_size * subject.accumulation) for part in plain]
     weighted = [part * factor for part in weighted]
     if not (math.isfinite(norm(plain)) and math.isfinite(norm(weighted))):
         return None
-    pair = ([part / cut for part in parts[0]], [part / (total - cut) for part in parts[1]]) if cut else None
-    return BatchGradients(plain, weighted, pair, float(stats[SUM] / stats[COUNT]))
+    return BatchGradients(plain, weighted, float(stats[SUM] / stats[COUNT]))
 
 
 def _accumulate(into: Vector, scalar: torch.Tensor, leaves: list[nn.Parameter], keep: bool) -> None:
@@ -214,16 +196,16 @@ def _accumulate(into: Vector, scalar: torch.Tensor, leaves: list[nn.Parameter], 
             place.add_(gradient)
 
 
-def move(subject: Subject, parameters: dict[str, nn.Parameter], first: int, advance: Advance) -> None:
+def _move(subject: Subject, parameters: dict[str, nn.Parameter], first: int, advance: Advance) -> None:
     """A few plain steps of the recipe's optimiser at its peak rate, on the batches that follow the compared ones."""
     train = subject.config.train
     optimiser = build_optimiser(parameters, train.optimiser)
     for step in range(first, first + MOVING_STEPS):
-        made = batch_gradients(subject, parameters, step, halves=False)
+        made = batch_gradients(subject, parameters, step)
         advance(train.batch_size * subject.accumulation)
         if made is None:
             continue
-        scale = 1.0 if train.max_grad_norm is None else min(1.0, train.max_grad_norm / (norm(made.plain) + _TINY))
+        scale = _clip_scale(norm(made.plain), train.max_grad_norm)
         for parameter, gradient in zip(parameters.values(), made.plain, strict=True):
             parameter.grad = (gradient * scale).to(parameter.dtype)
         optimiser.step()
@@ -237,63 +219,32 @@ def measure_levels(
     weighting = subject.objective.weighting
     relative = weighting.normalisation == "mean1" and mean_weight > 0
     rows = []
-    for level in chosen_levels(subject.config.levels):
+    for level in _chosen_levels(subject.config.levels):
         objective = replace(
-            subject.objective, density=OneLevel(level), weighting=replace(weighting, normalisation="none")
+            subject.objective, density=_OneLevel(level), weighting=replace(weighting, normalisation="none")
         )
-        found = []
-        for step in range(level_batches(subject)):
-            made = batch_gradients(subject, parameters, step, objective, halves=False)
+        measured = []
+        for step in range(_level_batches(subject)):
+            made = batch_gradients(subject, parameters, step, objective)
             advance(subject.config.train.batch_size * subject.accumulation)
             if made is not None:
                 size = norm(made.plain), norm(made.weighted) / (mean_weight if relative else 1.0)
-                found.append((*size, ratio(size[1], size[0]), cosine(made.plain, made.weighted)))
-        columns = [[row[place] for row in found] for place in range(4)]
+                measured.append((*size, ratio(size[1], size[0]), cosine(made.plain, made.weighted)))
+        columns = [[row[place] for row in measured] for place in range(4)]
         means = [math.fsum(column) / len(column) if column else None for column in columns]
         names = ("plain_norm", "weighted_norm", "norm_ratio", "cosine")
-        rows.append({"t": level, **dict(zip(names, means, strict=True)), "batches": len(found)})
+        rows.append({"t": level, **dict(zip(names, means, strict=True)), "batches": len(measured)})
     return rows
 
 
-def chosen_levels(levels: list[float]) -> list[float]:
-    """At most `MAX_LEVELS` of the levels, the first and the last among them."""
-    if len(levels) <= MAX_LEVELS:
+def _chosen_levels(levels: list[float]) -> list[float]:
+    """At most `_MAX_LEVELS` of the levels, the first and the last among them."""
+    if len(levels) <= _MAX_LEVELS:
         return levels
-    step = (len(levels) - 1) / (MAX_LEVELS - 1)
-    return [levels[round(place * step)] for place in range(MAX_LEVELS)]
+    step = (len(levels) - 1) / (_MAX_LEVELS - 1)
+    return [levels[round(place * step)] for place in range(_MAX_LEVELS)]
 
 
-def level_batches(subject: Subject) -> int:
+def _level_batches(subject: Subject) -> int:
     """Batches a level."""
     return math.ceil(_LEVEL_SAMPLES / (subject.config.train.batch_size * subject.accumulation))
-
-
-def _follow(
-    course: dict[str, list[float]],
-    streams: dict[str, AdamUpdates],
-    made: BatchGradients,
-    scales: tuple[float, float],
-    name: str,
-) -> dict[str, float]:
-    plain = streams["plain"].update(made.plain, scales[0])
-    weighted = streams["weighted"].update(made.weighted, scales[1])
-    course["norm_ratio"].append(ratio(norm(weighted), norm(plain)))
-    course["angle"].append(angle(plain, weighted))
-    return {f"{name}_{key}": values[-1] for key, values in course.items()}
-
-
-def _course(course: dict[str, list[float]]) -> dict[str, Any]:
-    def mean_of_last(values: list[float]) -> float | None:
-        tail = [value for value in values[-max(1, len(values) // 3) :] if math.isfinite(value)]
-        return math.fsum(tail) / len(tail) if tail else None
-
-    return {**course, "last": {key: mean_of_last(values) for key, values in course.items()}}
-
-
-def _clipping(per_batch: list[dict[str, Any]]) -> dict[str, Any]:
-    count = len(per_batch)
-    shares = {
-        f"{name}_share": sum(row[f"{name}_clipped"] for row in per_batch) / count if count else None
-        for name in ("plain", "weighted")
-    }
-    return {"norm_ratio": summary([row["clipped_norm_ratio"] for row in per_batch]), **shares}

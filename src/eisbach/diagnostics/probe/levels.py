@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from eisbach.diagnostics.probe.association import UNKNOWN, Estimate, estimate, percentile_interval
 from eisbach.diagnostics.probe.grid import Grid, safe_log
+from eisbach.diagnostics.probe.intervals import UNKNOWN, Estimate, estimate, percentile_interval
 
 SHOWN = ("belief", "sample_weight", "weight", "loss", "x0_loss")
 """Columns that are summarised at every level."""

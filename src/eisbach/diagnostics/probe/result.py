@@ -18,14 +18,11 @@ not finite is None.
   zero and A has no gradient there. A *point* has
 
   - ``cosine``, ``angle`` (degrees) between the plain gradient g_p and the weighted g_w of a batch, ``norm_ratio``
-    |g_w|/|g_p|, ``plain_norm``, ``weighted_norm``;
-  - for scale ``between_batches_angle`` (plain gradients of successive, independent batches) and ``halves_angle`` (plain
-    gradients of the two halves of a batch);
-  - ``clipped``: None without clipping, else ``norm_ratio``, ``plain_share``, ``weighted_share`` (shares of the batches that
-    were clipped);
-  - ``adamw``: AdamW's normalised updates u over the batches, in the order of training and with unmoved weights:
-    ``norm_ratio`` |u_w|/|u_p| and ``angle`` (degrees) after each batch, and ``last``: their means over the last third;
-    ``adamw_clipped``: the same on clipped gradients, None without clipping;
+    |g_w|/|g_p|, ``plain_norm``, ``weighted_norm``, and for scale ``between_batches_angle`` (plain gradients of
+    successive, independent batches);
+  - ``plain_clipped``, ``weighted_clipped`` (share of the batches that training would clip), ``clipped_norm_ratio``;
+  - ``update_norm_ratio``, ``update_angle`` (degrees) between AdamW's normalised updates u_p and u_w, clipped as the recipe
+    clips, in the order of training and with unmoved weights, over the last third of the batches;
   - ``per_batch``: the numbers of each batch.
 
   Every number over batches is a *summary* ``{mean, sd, low, high, n}``, where low and high bound the 95% interval of the mean (a
@@ -43,8 +40,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from eisbach.config import check_values
 from eisbach.errors import UserError
-from eisbach.files import atomic_write, read_json, read_jsonl, write_json, write_jsonl
+from eisbach.files import atomic_write, read_jsonl, read_object, write_json, write_jsonl
 from eisbach.types import Record
 
 RESULT, ROWS, ROWS_PARQUET = "probe.json", "rows.jsonl", "rows.parquet"
@@ -144,14 +142,17 @@ def load_result(folder: str | Path) -> ProbeResult:
         A file is missing, malformed or not a probe's.
     """
     folder = Path(folder)
-    values = read_json(folder / RESULT, "probe result")
+    values = read_object(folder / RESULT, "probe result")
     names = [item.name for item in fields(ProbeResult) if item.name != "rows"]
-    missing = [name for name in names if not isinstance(values, dict) or name not in values]
+    missing = [name for name in names if name not in values]
     if missing:
         raise UserError(
             f"{folder / RESULT} is not a probe's result: it lacks {', '.join(missing)}; run the probe again."
         )
-    return ProbeResult(rows=read_jsonl(folder / ROWS, "probe's rows"), **{name: values[name] for name in names})
+    rows = read_jsonl(folder / ROWS, "probe's rows")
+    return check_values(
+        ProbeResult, {"rows": rows, **{name: values[name] for name in names}}, f"the result in {folder}"
+    )
 
 
 def plain(value: Any) -> Any:

@@ -61,13 +61,6 @@ class AdamUpdates:
         self._first: Vector = []
         self._second: Vector = []
 
-    def copy(self) -> AdamUpdates:
-        """A stream with the same past."""
-        other = AdamUpdates(self.betas, self.eps)
-        other.step = self.step
-        other._first, other._second = [x.clone() for x in self._first], [x.clone() for x in self._second]
-        return other
-
     @torch.no_grad()
     def update(self, gradient: Sequence[torch.Tensor], scale: float = 1.0) -> Vector:
         """The update that AdamW would make with `scale` times this gradient as the next one."""
@@ -87,17 +80,17 @@ class AdamUpdates:
 
 def summary(values: Sequence[float], seed: int = 0) -> dict[str, float | int | None]:
     """Mean, standard deviation and the mean's 95% percentile-bootstrap interval over batches, of the finite values."""
-    kept = np.array([value for value in values if math.isfinite(value)], dtype=np.float64)
-    if len(kept) == 0:
+    finite = np.array([value for value in values if math.isfinite(value)], dtype=np.float64)
+    if len(finite) == 0:
         return {"mean": None, "sd": None, "low": None, "high": None, "n": 0}
-    if len(kept) == 1:
-        return {"mean": float(kept[0]), "sd": None, "low": None, "high": None, "n": 1}
-    draws = np.random.default_rng(seed).integers(len(kept), size=(_BOOTSTRAPS, len(kept)))
-    low, high = np.quantile(kept[draws].mean(axis=1), [0.025, 0.975])
+    if len(finite) == 1:
+        return {"mean": float(finite[0]), "sd": None, "low": None, "high": None, "n": 1}
+    draws = np.random.default_rng(seed).integers(len(finite), size=(_BOOTSTRAPS, len(finite)))
+    low, high = np.quantile(finite[draws].mean(axis=1), [0.025, 0.975])
     return {
-        "mean": float(kept.mean()),
-        "sd": float(kept.std(ddof=1)),
+        "mean": float(finite.mean()),
+        "sd": float(finite.std(ddof=1)),
         "low": float(low),
         "high": float(high),
-        "n": len(kept),
+        "n": len(finite),
     }

@@ -30,8 +30,7 @@ from torch import Tensor
 from eisbach.diagnostics.signature.classes import ClassSet
 from eisbach.diagnostics.signature.model import ClassModel
 from eisbach.diffusion.paths import Path
-from eisbach.diffusion.samplers import check_times
-from eisbach.diffusion.stochastic import posterior_kernel
+from eisbach.diffusion.samplers import check_times, posterior_kernel
 from eisbach.diffusion.targets import convert, require_defined
 from eisbach.errors import UserError
 
@@ -106,7 +105,7 @@ def check_chain(path: Path, target: str, times: Tensor, eta: float) -> Tensor:
         raise UserError(
             f"the chain estimator got eta {eta:g}, and only with eta 1 is a step drawn from the posterior that its likelihood is of; use 1."
         )
-    levels = check_times(times)
+    levels = check_times(times, path)
     if len(levels) - 1 < MIN_STEPS:
         raise UserError(
             f"{len(levels) - 1} steps arrived; the discretisation would be the answer: use at least {MIN_STEPS}, better 64."
@@ -139,7 +138,7 @@ def follow(
     Parameters
     ----------
     times : Tensor [shape=(n + 1,)]
-        Falling from 1 to 0.
+        Falling to 0 from 1, or from a level that is as good as noise (log-SNR at most -6), where nothing counts as known yet.
     label : Tensor [shape=(N,), int64]
         Class of each trajectory.
     seeds : sequence of N int

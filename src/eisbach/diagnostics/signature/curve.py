@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from eisbach.config import check_values
 from eisbach.errors import UserError
 from eisbach.files import read_json, write_json
 
@@ -126,8 +127,7 @@ class SignatureCurve:
         ]
         if lists or not _numbers([given["prior_entropy"]], "prior_entropy"):
             raise UserError(f"{source} needs finite numbers in '{(lists or ['prior_entropy'])[0]}'; measure it again.")
-        given["half"] = HalfTime(**given["half"])
-        curve = cls(**given)
+        curve = check_values(cls, given, source)
         rows: list[list[Any]] = [curve.log_snr, curve.entropy, curve.entropy_lo, curve.entropy_hi, curve.rate]
         if len(curve.t) < 2 or any(len(row) != len(curve.t) for row in rows):
             raise UserError(f"{source} has lists of different lengths or fewer than 2 noise levels; measure it again.")

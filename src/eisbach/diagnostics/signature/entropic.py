@@ -1,6 +1,6 @@
 """Entropic time of a model: E|x0 - D|^2 over the noise level on data, the curve that `rescaled_entropic` schedules are built from.
 
-Stancevic et al. 2025 (arXiv 2504.13612); the formulas are in `diffusion.entropic`. Every sample meets the same noise at every level,
+Stancevic et al. 2025 (arXiv 2504.13612); the formulas are in `diffusion.rate_curve`. Every sample meets the same noise at every level,
 so the curve is smoother than its interval; the interval is over samples.
 """
 
@@ -16,10 +16,9 @@ from pydantic import Field
 from torch import Tensor
 
 from eisbach.config import StrictModel, build_config
-from eisbach.diffusion.entropic import MIN_POINTS
 from eisbach.diffusion.paths import Path as NoisePath
 from eisbach.diffusion.paths import get_path
-from eisbach.diffusion.rate_curve import save_entropic_curve
+from eisbach.diffusion.rate_curve import MIN_POINTS, save_entropic_curve
 from eisbach.diffusion.targets import add_noise, convert
 from eisbach.errors import UserError
 from eisbach.progress import Progress

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,9 +20,10 @@ from eisbach.diagnostics.signature.model import ClassModel, backbone_model
 from eisbach.diagnostics.signature.summary import curves
 from eisbach.diffusion.rate_curve import path_options
 from eisbach.errors import UserError
-from eisbach.files import atomic_write, read_json, write_json
+from eisbach.files import write_json
+from eisbach.output_folder import claim, weights_identity
 from eisbach.progress import Progress
-from eisbach.tensor_files import read_tensors
+from eisbach.tensor_files import read_tensors, write_tensors
 
 RESULT, PIECES, CURVES = "signature.json", "pieces", "curves"
 
@@ -204,8 +204,8 @@ def read_data(path: str, classes: int, shape: tuple[int, ...]) -> tuple[Tensor, 
         raise UserError(
             f"{path} holds latents {tuple(latents.shape)} with {len(labels)} labels; the model reads (N, {', '.join(map(str, shape))})."
         )
-    counts = torch.bincount(labels.clamp(min=0), minlength=classes)
-    if bool((labels < 0).any()) or len(counts) > classes or int(counts.min()) < 2:
+    known = bool(((labels >= 0) & (labels < classes)).all())
+    if not known or int(torch.bincount(labels, minlength=classes).min()) < 2:
         raise UserError(f"the labels of {path} must be 0 to {classes - 1}, each at least twice.")
     return latents, labels
 
@@ -240,9 +240,7 @@ def _load(config: SignatureConfig, classes: ClassSet, notify: Callable[[str], ob
 def _identity(backbone: Any, config: SignatureConfig) -> str:
     if config.adapter is None:
         return str(backbone.identity())
-    files = sorted(Path(config.adapter).glob("*.safetensors")) or [Path(config.adapter)]
-    digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))
-    return f"{config.model}+adapter-{digest.hexdigest()[:16]}"
+    return f"{backbone.identity()}+adapter-{weights_identity(config.adapter)[:16]}"
 
 
 def _numbers(shape: tuple[int, ...]) -> int:
@@ -263,13 +261,13 @@ def _batches(count: int, size: int) -> Iterator[tuple[int, slice]]:
 
 def _check_folder(folder: Path, meta: dict[str, Any]) -> None:
     """Refuses a folder of another measurement; arms may be added, and batching and the number of resamples may change."""
-    file = folder / "request.json"
     request = {
         key: value for key, value in meta.items() if key not in ("batch_rows", "resamples", "sources", "guidance")
     }
-    if file.is_file() and read_json(file, "request of an earlier measurement") != request:
-        raise UserError(f"{folder} holds a measurement with other settings; choose another folder, or delete that one.")
-    write_json(file, request)
+    if isinstance(meta["data"], str):
+        request["data_identity"] = weights_identity(meta["data"])
+    # What the paths lead to is in model_identity and data_identity.
+    claim(folder, "request.json", "a measurement", request, free=("model", "adapter", "data"))
 
 
 def _piece(
@@ -315,10 +313,7 @@ def _piece(
 
 def save_piece(file: Path, found: Trajectories) -> None:
     """Writes trajectories as safetensors, atomically."""
-    from safetensors.torch import save_file
-
-    tensors = {name: value.contiguous() for name, value in vars(found).items() if value is not None}
-    atomic_write(file, lambda partial: save_file(tensors, str(partial)))
+    write_tensors(file, {name: value for name, value in vars(found).items() if value is not None})
 
 
 def load_piece(file: Path) -> Trajectories:
@@ -343,5 +338,5 @@ def _generated(model: ClassModel, config: SignatureConfig, label: Tensor, indice
         parts = torch.arange(len(x_t)).split(model.batch_rows)
         return torch.cat([model.by_class(x_t[part], t[part], label[part]) for part in parts])
 
-    times = get_schedule(config.schedule, config.sample_steps)
+    times = get_schedule(config.schedule, config.sample_steps, model.path)
     return sample_ode(predict, path=model.path, target=model.target, noise=noise, times=times)

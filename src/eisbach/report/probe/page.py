@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from eisbach.diagnostics.probe import wording
-from eisbach.diagnostics.probe.association import Estimate
 from eisbach.diagnostics.probe.explain import Explanation
+from eisbach.diagnostics.probe.intervals import Estimate
 from eisbach.diagnostics.probe.result import ProbeResult
 from eisbach.diagnostics.probe.verdict import Verdict
 from eisbach.files import write_text
@@ -122,89 +122,64 @@ def _shown(value: object) -> str:
 
 def number_tables(explanation: Explanation) -> list[NumberTable]:
     """Everything that the page's pictures show, as numbers; tables without rows are left out."""
-    tables = [_levels(explanation), _candidates(explanation), _aucs(explanation), _belief_loss(explanation)]
+    link, gain = explanation.belief_loss, explanation.gain
+    tables = [
+        _levels(explanation),
+        NumberTable(
+            "Turned up by 6 dB",
+            "Factor on a clip's weight, by experiment, through the codec and the model.",
+            ["t", "factor"],
+            [] if gain is None else [["all levels", _cell(gain.per_step)], *_by_level(gain.levels)],
+        ),
+        NumberTable(
+            "What goes with the weight",
+            "Rank correlation between clips, within noise levels. It is only watched: something else may go with it.",
+            ["measured", "clips", "rank correlation"],
+            [
+                [wording.column_name(row.column), str(row.clips), _cell(row.spearman)]
+                for row in explanation.correlations
+            ],
+        ),
+        NumberTable(
+            "AUC of the sample weight",
+            "Chance that a clip of the first value weighs more; 0.5 is chance.",
+            ["label", "clips", *(f"t = {level.t:g}" for level in explanation.levels)],
+            [
+                [
+                    f"{pair.label}: {pair.positive} > {pair.negative}",
+                    f"{pair.n_positive} / {pair.n_negative}",
+                    *(_cell(area) for _, area in pair.levels),
+                ]
+                for pair in explanation.separations
+            ],
+        ),
+        NumberTable(
+            "Belief and loss",
+            "Rank correlation between clips; above 0, low belief goes with low loss.",
+            ["t", "rank correlation"],
+            [] if link is None else _by_level(link.levels),
+        ),
+    ]
     return [table for table in tables if table.rows]
 
 
+def _by_level(levels: Sequence[tuple[float, Estimate]]) -> list[list[str]]:
+    return [[f"{t:g}", _cell(value)] for t, value in levels]
+
+
 def _levels(explanation: Explanation) -> NumberTable:
-    rows = []
-    for one in explanation.levels:
-        columns = one.columns
-        rows.append(
-            [f"{one.t:g}", _number(one.log_snr, 1), _cell(columns["belief"].mean, 3), _cell(columns["sample_weight"].mean, 3),
-             _cell(columns["weight"].mean, 3), _cell(one.cv_sample_weight, 3), _cell(one.cv, 3),
-             "–" if one.ess_share is None else wording.percent(one.ess_share), _cell(columns["loss"].mean, 3)]
-        )  # fmt: skip
     head = ["t", "log-SNR", "belief", "sample weight", "weight as trained", "variation, sample weight", "variation as trained",
             "effective samples", "loss"]  # fmt: skip
-    return NumberTable(
-        "By noise level", "Means over clips with 95% intervals; variation is sd over mean between clips.", head, rows
-    )
-
-
-def _candidates(explanation: Explanation) -> NumberTable:
     rows = []
-    for one in explanation.drivers.candidates:
-        if one.same:
-            rows.append(
-                [wording.column(one.name).removeprefix("the "), one.group, "the clips hardly differ", *["–"] * 6]
-            )
-            continue
+    for level in explanation.levels:
+        means = {name: _cell(level.columns[name].mean, 3) for name in ("belief", "sample_weight", "weight", "loss")}
         rows.append(
-            [wording.column(one.name).removeprefix("the "), one.group, _cell(one.spearman), _p(one.p_holm),
-             "–" if one.share is None else wording.percent(one.share), _cell(one.beyond_loudness),
-             *(_cell(one.bands.get(band, Estimate(None))) for band in ("low", "mid", "high"))]
+            [f"{level.t:g}", wording.number(level.log_snr, 1), means["belief"], means["sample_weight"], means["weight"],
+             _cell(level.cv_sample_weight, 3), _cell(level.cv, 3), wording.percent(level.ess_share), means["loss"]]
         )  # fmt: skip
-    head = [
-        "candidate",
-        "group",
-        "rank correlation",
-        "p (Holm)",
-        "explains alone",
-        "beyond loudness",
-        "low noise",
-        "mid noise",
-        "high noise",
-    ]
-    note = "Rank correlation with the sample weight within noise levels, over all of them and by thirds of t."
-    return NumberTable("What the weights follow", note, head, rows)
+    note = "Means over clips with 95% intervals; variation is sd over mean between clips."
+    return NumberTable("By noise level", note, head, rows)
 
 
-def _aucs(explanation: Explanation) -> NumberTable:
-    head = ["label", "clips", *(f"t = {one.t:g}" for one in explanation.levels)]
-    rows = [
-        [
-            f"{one.label}: {one.positive} > {one.negative}",
-            f"{one.n_positive} / {one.n_negative}",
-            *(_cell(auc) for _, auc in one.levels),
-        ]
-        for one in explanation.separations
-    ]
-    return NumberTable(
-        "AUC of the sample weight", "Chance that a clip of the first value weighs more; 0.5 is chance.", head, rows
-    )
-
-
-def _belief_loss(explanation: Explanation) -> NumberTable:
-    found = explanation.belief_loss
-    rows = [] if found is None else [[f"{t:g}", _cell(one)] for t, one in found.levels]
-    note = "Rank correlation between clips; above 0, low belief goes with low loss."
-    return NumberTable("Belief and loss", note, ["t", "rank correlation"], rows)
-
-
-def _cell(one: Estimate, digits: int = 2) -> str:
-    if one.value is None:
-        return "–"
-    if one.low is None or one.high is None:
-        return wording.number(one.value, digits)
-    return (
-        f"{wording.number(one.value, digits)} ({wording.number(one.low, digits)} to {wording.number(one.high, digits)})"
-    )
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else wording.number(value, digits)
-
-
-def _p(value: float | None) -> str:
-    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+def _cell(value: Estimate, digits: int = 2) -> str:
+    return wording.said(value, digits).replace("(95% ", "(")

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from eisbach.experiments.measures import FLAT
 from eisbach.report.structure.compare import Sets
 from eisbach.report.structure.listen import ListenGroup
 from eisbach.report.structure.players import Player, clock
-from eisbach.statistics.metric_info import FLAT, MetricInfo
-from eisbach.statistics.verdicts import format_value
+from eisbach.report.wording import format_value
+from eisbach.statistics.metric_info import MetricInfo
 from eisbach.structure.metrics import METRICS
 from eisbach.types import Record
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from eisbach.errors import UserError
 from eisbach.experiments.folders import condition_notes
+from eisbach.experiments.measures import known_metrics
 from eisbach.report.structure.inputs import short_names
 from eisbach.statistics.comparison import ArmSummary, Comparison, summarise_arm
-from eisbach.statistics.metric_info import MetricInfo, choose_metrics, known_metrics
+from eisbach.statistics.metric_info import MetricInfo, choose_metrics
 from eisbach.statistics.records import validate_records
 from eisbach.statistics.results import Results, evaluate
 from eisbach.structure.metrics import METRICS

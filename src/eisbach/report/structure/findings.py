@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from eisbach.experiments.measures import FLAT
 from eisbach.report.structure.compare import Sets
-from eisbach.statistics.metric_info import FLAT, MetricInfo
-from eisbach.statistics.verdicts import format_difference, format_interval, format_value
+from eisbach.report.wording import format_difference, format_interval, format_value
+from eisbach.statistics.metric_info import MetricInfo
 from eisbach.structure.metrics import METRICS
 from eisbach.types import Skipped
 

@@ -9,9 +9,9 @@ from eisbach.report.charts import arms_chart
 from eisbach.report.structure.compare import Sets
 from eisbach.report.structure.findings import reading
 from eisbach.report.tables import MARKS
+from eisbach.report.wording import format_difference, format_interval, format_p, format_value
 from eisbach.statistics.comparison import ArmSummary
 from eisbach.statistics.metric_info import MetricInfo
-from eisbach.statistics.verdicts import format_difference, format_interval, format_p, format_value
 from eisbach.structure.metrics import METRICS
 
 _MOST_POINTS = 300

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from eisbach.errors import UserError
 from eisbach.report.structure.compare import Sets
 from eisbach.report.structure.inputs import collect_clips, sample_clips
-from eisbach.statistics.verdicts import format_p
+from eisbach.report.wording import format_p
 from eisbach.structure.batch import Clip
 from eisbach.structure.sets import SET_METRICS, SetClip, SetComparison, SetRow, clip_of_detail, compare_sets, read_clips
 from eisbach.types import Record, SkipReport

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from eisbach.errors import UserError
-from eisbach.processes import process_pool
+from eisbach.processes import Processes
 from eisbach.progress import Progress
 from eisbach.structure.features import TEXTURE_WINDOW, Features, extract_features, source_of, texture_statistics
 from eisbach.structure.sections import find_sections
@@ -149,8 +149,13 @@ def _all(names: list[str], prompts: list[str | None], jobs: int) -> Iterator[tup
     if jobs == 1 or len(names) < 2:
         yield from map(_attempt, names, prompts)
         return
-    with process_pool(min(jobs, len(names))) as pool:
-        yield from pool.map(_attempt, names, prompts, chunksize=max(1, min(16, len(names) // (4 * jobs))))
+
+    def dead(index: int) -> tuple[SetClip | None, str, str]:
+        return None, names[index], f"{names[index]} killed the process that described it twice (out of memory?)"
+
+    with Processes(min(jobs, len(names))) as processes:
+        outcomes = dict(processes.each(_attempt, list(zip(names, prompts, strict=True)), dead=dead))
+    yield from (outcomes[index] for index in range(len(names)))
 
 
 def _attempt(name: str, prompt: str | None) -> tuple[SetClip | None, str, str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
 from eisbach.config import build_config
 from eisbach.files import read_json, write_json, write_jsonl
-from eisbach.processes import process_pool
+from eisbach.output_folder import refuse_other_settings
+from eisbach.processes import Processes
 from eisbach.progress import Progress
 from eisbach.studies.erd_digits.cell import classifier_of, floor_of, run_digits_cell
 from eisbach.studies.erd_digits.judge import summarise
@@ -52,23 +52,12 @@ def run_digits(config: DigitsConfig, *, quiet: bool = False) -> dict[str, Any]:
 
 def check_same(config: DigitsConfig) -> None:
     """Refuses a folder whose cells were made with other options; the grid itself may grow."""
-    from eisbach.errors import ConfigError
-
     file = Path(config.out) / "config.json"
     if not file.is_file():
         return
     # Read through the model: an option that came later has its default there.
     before = build_config(DigitsConfig, read_json(file, "configuration"), str(file))
-    old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
-    changed = [
-        f"{key} was {old.get(key)!r} and is now {new[key]!r}"
-        for key in new
-        if key not in _FREE and old.get(key) != new[key]
-    ]
-    if changed:
-        raise ConfigError(
-            f"{config.out} holds an experiment of another configuration: {'; '.join(changed)}; choose another out."
-        )
+    refuse_other_settings(config.out, "an experiment", before.model_dump(), config.model_dump(), free=_FREE)
 
 
 def run_all(config: DigitsConfig, todo: Sequence[Cell], quiet: bool) -> list[list[Record]]:
@@ -80,16 +69,11 @@ def run_all(config: DigitsConfig, todo: Sequence[Cell], quiet: bool) -> list[lis
                 found.append(run_digits_cell(config, cell))
                 bar.advance(note=cell.name)
             return found
-        with process_pool(min(config.jobs, len(todo))) as pool:
-            futures = {pool.submit(_work, config, cell): number for number, cell in enumerate(todo)}
-            results: dict[int, list[Record]] = {}
-            try:
-                for future in as_completed(futures):
-                    results[futures[future]] = future.result()
-                    bar.advance(note=todo[futures[future]].name)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        results: dict[int, list[Record]] = {}
+        with Processes(min(config.jobs, len(todo))) as processes:
+            for number, rows in processes.each(_work, [(config, cell) for cell in todo]):
+                results[number] = rows
+                bar.advance(note=todo[number].name)
     return [results[number] for number in range(len(todo))]
 
 

@@ -18,7 +18,7 @@ from eisbach.diffusion.paths import Path, get_path
 from eisbach.diffusion.targets import check_target
 from eisbach.errors import CheckpointError, UserError
 from eisbach.weighting.noise_level.base import NoiseWeight, inner_levels, positive
-from eisbach.weighting.noise_level.edm import EDM
+from eisbach.weighting.noise_level.schemes import EDM
 
 
 class UncertaintyNet(nn.Module):
@@ -124,7 +124,8 @@ class LearnedUncertainty(NoiseWeight):
                 f"the edm2 weighting's parameters are on {self._net.bias.device} and the noise levels on {t.device}; "
                 f"call to({str(t.device)!r}) on the weighting before training."
             )
-        return self._net(-get_path(path).log_snr(inner_levels(t)) / 8)  # ln(sigma/alpha) / 4
+        log_uncertainty: Tensor = self._net(-get_path(path).log_snr(inner_levels(t)) / 8)  # ln(sigma/alpha) / 4
+        return log_uncertainty
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """u's parameters by name."""

@@ -192,7 +192,8 @@ def _quadrature() -> tuple[Tensor, Tensor]:
     with torch.device("cpu"):  # whatever default device is set where this is imported
         graded = 2.0 ** -torch.arange(40, 6, -1, dtype=torch.float64)
         inner = torch.arange(1, 64, dtype=torch.float64) / 64
-        edges = torch.cat([torch.zeros_like(inner[:1]), graded, inner, 1 - graded, torch.ones_like(inner[:1])]).unique()
+        edges = torch.cat([torch.zeros_like(inner[:1]), graded, inner, 1 - graded, torch.ones_like(inner[:1])])
+        edges = edges.unique()  # type: ignore[no-untyped-call]
         # Golub & Welsch (1969): the nodes are the eigenvalues of the Jacobi matrix of the Legendre polynomials.
         k = torch.arange(1, 8, dtype=torch.float64)
         beside = k / (4 * k * k - 1).sqrt()

@@ -153,14 +153,13 @@ def _cells(x: Tensor, valid: Tensor | None, cell: int) -> tuple[Tensor, Tensor]:
         valid = valid.flatten(2).all(2) if valid.dim() > 2 else valid
     frames = x if x.dim() == 3 else x.movedim(2, -1).flatten(1, -2)
     count = frames.shape[2] // cell
-    means = frames if cell == 1 else frames[:, :, : count * cell].unflatten(2, (count, cell)).mean(3)
-    peak = frames.abs().amax(
-        (1, 2), keepdim=True
-    )  # of all frames: what is not finite beyond the last cell shows as well
+    means = frames if cell == 1 else frames[:, :, : count * cell].reshape(*frames.shape[:2], count, cell).mean(3)
+    # The peak is that of all frames: what is not finite beyond the last cell shows as well.
+    peak = frames.abs().amax((1, 2), keepdim=True)
     means = means / torch.where(peak == 0, torch.ones_like(peak), peak)
     if valid is None:
         return means, torch.ones_like(means[:, 0])
-    return means, valid[:, : count * cell].unflatten(1, (count, cell)).all(2).to(means.dtype)
+    return means, valid[:, : count * cell].reshape(-1, count, cell).all(2).to(means.dtype)
 
 
 def _windows(cells: Tensor, inside: Tensor, length: int) -> tuple[Tensor, Tensor]:

@@ -150,7 +150,9 @@ def concentration(
         logits = (energy - top) / torch.where(mean == 0, torch.ones_like(mean), mean)
     else:  # an output of zeros has no shares: spread evenly, as a constant is
         logits = torch.where(
-            mean == 0, torch.where(energy == 0, torch.zeros_like(energy), energy), (energy / top).log()
+            mean == 0,
+            torch.where(energy == 0, torch.zeros_like(energy), energy),
+            (energy.clamp(min=0) / top).log(),  # padding stands at -inf, which has no logarithm: its share is 0
         )
     logits = logits / temperature
     log_ratio = logits - logits.logsumexp(1, keepdim=True) + count.clamp(min=1).log()[:, None]  # ln(T p), Eq. 2

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from eisbach.errors import UserError
-from eisbach.statistics.metric_info import FLAT, MetricInfo
+from eisbach.experiments.measures import FLAT
+from eisbach.statistics.metric_info import MetricInfo
 from eisbach.statistics.results import evaluate
 
 METRICS = [FLAT, MetricInfo("level", "level", unit="dB")]

@@ -1,9 +1,7 @@
 import pytest
 
-from eisbach.statistics.comparison import Comparison
-from eisbach.statistics.metric_info import FLAT, MetricInfo
-from eisbach.statistics.recovered import RecoveredShare
-from eisbach.statistics.verdicts import (
+from eisbach.experiments.measures import FLAT
+from eisbach.report.wording import (
     format_difference,
     format_interval,
     format_p,
@@ -12,6 +10,9 @@ from eisbach.statistics.verdicts import (
     recovered_sentence,
     verdict,
 )
+from eisbach.statistics.comparison import Comparison
+from eisbach.statistics.metric_info import MetricInfo
+from eisbach.statistics.recovered import RecoveredShare
 
 DB = MetricInfo("level_range", "level range", unit="dB", better="higher")
 TITLES = {"rec": "the recurrence barrier", "plain": "plain training", "eq5": "Eq. 5"}

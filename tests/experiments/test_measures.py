@@ -1,7 +1,8 @@
 import pytest
 
 from eisbach.errors import UserError
-from eisbach.statistics.metric_info import CONDITIONS, FLAT, choose_metrics, known_metrics
+from eisbach.experiments.measures import CONDITIONS, FLAT, known_metrics
+from eisbach.statistics.metric_info import choose_metrics
 from eisbach.structure.metrics import METRICS
 
 
