@@ -227,3 +227,13 @@ def test_an_embedded_model_has_no_host() -> None:
     for to in host_names.HOSTS:
         with pytest.raises(UserError, match="use --to peft"):
             host_names.table_for(to, layers)
+
+
+def test_an_excluded_part_of_the_network_is_excluded(sa3: Any) -> None:
+    names = adapters.inject(
+        sa3, adapters.adapter_config(sa3, kind="lora", rank=2, alpha=2.0, exclude=["duration_embedder", "cross_attn"])
+    )
+    assert names
+    assert not any("duration_embedder" in name or "cross_attn" in name for name in names)
+    with pytest.raises(UserError, match=r"adapter\.exclude names 'durations'.*duration_embedder"):
+        adapters.adapter_config(sa3, kind="lora", rank=2, alpha=2.0, exclude=["durations"])

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from eisbach import pretrained
+from eisbach.backbones.base import Backbone
 from eisbach.backbones.state import adapter_free_state, identity_of
 from eisbach.backbones.text_encoder import LazyTextEncoder, save_encoder
 from eisbach.codecs.base import Codec
@@ -165,7 +166,7 @@ class PipelineTextEncoder(LazyTextEncoder):
         self.tokenizer.save_pretrained(str(folder / "tokenizer"))
 
 
-class PipelineBackbone(ABC):
+class PipelineBackbone(Backbone, ABC):
     """The part of `Backbone` that does not depend on the network: its codec, its name, what is kept of its folder."""
 
     name: str

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from eisbach.backbones import stable_audio3_native as native
+from eisbach.backbones.base import Backbone
 from eisbach.backbones.stable_audio3_model import StableAudio3Model
 from eisbach.backbones.stable_audio3_text import TextEncoder, find_native
 from eisbach.backbones.state import adapter_free_state, identity_of
@@ -24,10 +25,10 @@ from eisbach.pretrained import read_weights
 from eisbach.types import Conditioning
 
 INDEX = "model_index.json"
-_PIPELINES = ("StableAudio3Pipeline", "StableAudio3InpaintPipeline", "StableAudio3Audio2AudioPipeline")
+_PIPELINES = ("StableAudio3Pipeline", "StableAudio3InpaintPipeline", "StableAudio3AudioToAudioPipeline")
 
 
-class StableAudio3Backbone:
+class StableAudio3Backbone(Backbone):
     """`Backbone` of Stable Audio 3: linear path, velocity target u = noise - x0.
 
     Attributes
@@ -51,6 +52,7 @@ class StableAudio3Backbone:
     )
     density = "trunc_logit_normal"
     schedule = "sa3"
+    retimes = True
 
     def __init__(
         self,

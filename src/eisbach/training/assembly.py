@@ -66,7 +66,7 @@ class AudioMaterial:
         """The batches of the clips; `UserError` for a model of images."""
         from eisbach.backbones import load_codec_of
 
-        if hasattr(backbone, "latent_size"):
+        if backbone.modality != "audio":
             raise ConfigError(
                 f"the model {backbone.name} makes images and data.manifest names audio; name data.images."
             )
@@ -157,7 +157,7 @@ def load_model(config: TrainConfig) -> Backbone:
 
     if isinstance(config.model, str):
         backbone = load_backbone(config.model)
-        if getattr(backbone, "distilled", False):
+        if backbone.distilled:
             raise UserError(
                 f"the model '{config.model}' is distilled: it samples in a few steps, and training it as a flow would undo "
                 "that; train the base model, and play the adapter on either."
