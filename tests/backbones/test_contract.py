@@ -14,7 +14,17 @@ SMALL = {
     "dit": {"width": 16, "depth": 1, "heads": 2, "latent_size": 8},
     "uvit": {"width": 16, "depth": 2, "heads": 2, "latent_size": 8},
 }
-DECLARED = ("modality", "latent_size", "latent_shape", "distilled", "retimes", "load_codec", "unknown_words")
+DECLARED = (
+    "modality",
+    "latent_size",
+    "latent_shape",
+    "distilled",
+    "retimes",
+    "unknown_words",
+    "load_codec",
+    "with_durations",
+    "release_text_encoder",
+)
 
 
 @pytest.mark.parametrize("kind", ["eisbach-tiny-music", *SMALL])
