@@ -14,6 +14,7 @@ SMALL = {
     "dit": {"width": 16, "depth": 1, "heads": 2, "latent_size": 8},
     "uvit": {"width": 16, "depth": 2, "heads": 2, "latent_size": 8},
 }
+METHODS = ("with_durations", "release_text_encoder")
 DECLARED = (
     "modality",
     "latent_size",
@@ -55,9 +56,6 @@ def test_nobody_asks_whether_a_backbone_has_something() -> None:
                 and node.func.id in ("getattr", "hasattr")
             ):
                 name = node.args[1]
-                if isinstance(name, ast.Constant) and name.value in DECLARED + (
-                    "with_durations",
-                    "release_text_encoder",
-                ):
+                if isinstance(name, ast.Constant) and name.value in (*DECLARED, *METHODS):
                     found.append(f"{file.relative_to(package)}:{node.lineno}")
     assert found == []
