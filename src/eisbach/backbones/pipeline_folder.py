@@ -123,7 +123,7 @@ class PipelineTextEncoder(LazyTextEncoder):
 
         config = pretrained.text_config(self.folder, {kind: names[0] for kind, names in _TEXT_MODELS.items()})
         kind: Any = getattr(transformers, _TEXT_MODELS[config.model_type][1])
-        model = build_empty(lambda: kind(config))
+        model = build_empty(lambda: kind(config), f"the text encoder in {self.folder}")
         expected = model.state_dict().keys()
         state = {name.removeprefix("model."): tensor for name, tensor in read_weights(self.folder).items()}
         # A whole language model has a decoder or an output layer too, which an encoder has no use for.

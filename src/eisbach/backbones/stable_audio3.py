@@ -223,14 +223,16 @@ def _module(
     from diffusers.models.transformers.transformer_stable_audio3 import StableAudio3RotaryEmbedding
     from diffusers.pipelines.stable_audio_3 import StableAudio3DurationEmbedder
 
-    dit: Any = build_empty(lambda: StableAudio3DiTModel(**transformer_config))
+    dit: Any = build_empty(lambda: StableAudio3DiTModel(**transformer_config), f"the transformer in {source}")
     head = transformer_config["embed_dim"] // transformer_config["num_heads"]
     # The native model rotates at least 32 channels of a head; diffusers' class always half of them (equal from 64 on).
     rotated = max(head // 2, 32)
     if rotated != head // 2:
         dit.rotary_pos_emb = StableAudio3RotaryEmbedding(rotated)
     load_exactly(dit, transformer, f"the transformer in {source}", recomputed=["rotary_pos_emb.inv_freq"])
-    embedder: Any = build_empty(lambda: StableAudio3DurationEmbedder(**duration_config))
+    embedder: Any = build_empty(
+        lambda: StableAudio3DurationEmbedder(**duration_config), f"the duration embedder in {source}"
+    )
     load_exactly(embedder, duration, f"the duration embedder in {source}", recomputed=["freqs"])
     return StableAudio3Model(dit, embedder, max_tokens).eval()
 

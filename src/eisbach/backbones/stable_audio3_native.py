@@ -16,8 +16,7 @@ import torch
 
 from eisbach.codecs.same_native import PREFIX as CODEC_PREFIX
 from eisbach.errors import CheckpointError
-from eisbach.files import read_json
-from eisbach.pretrained import read_weights
+from eisbach.pretrained import check_sizes, read_object, read_weights
 from eisbach.stable_audio3_keys import NATIVE_DURATION, NATIVE_TRANSFORMER, rows_to_diffusers, transformer_key
 
 CONFIG = "model_config.json"
@@ -114,7 +113,8 @@ def read_native(folder: str | Path) -> NativeModel:
     """
     folder = Path(folder)
     source = str(folder / CONFIG)
-    values: Any = read_json(folder / CONFIG, "model configuration")
+    values = read_object(folder / CONFIG, "model configuration")
+    check_sizes(values, folder / CONFIG)
     model, diffusion, objective = _check_kind(values, source)
     prompt, seconds = _conditioners(model, diffusion, source)
     transformer_config = _transformer_config(diffusion.get("config"), source)

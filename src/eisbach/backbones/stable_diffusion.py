@@ -56,7 +56,7 @@ class ClipText:
 
         config = pretrained.text_config(self.folder / "text_encoder", {"clip_text_model": "CLIPTextConfig"})
         tokenizer = pretrained.tokenizer(self.folder / "tokenizer", "CLIPTokenizer")
-        model: Any = build_empty(lambda: transformers.CLIPTextModel(config))
+        model: Any = build_empty(lambda: transformers.CLIPTextModel(config), f"the text encoder in {self.folder}")
         expected = model.state_dict().keys()
         state = {
             name: tensor for name, tensor in read_weights(self.folder / "text_encoder").items() if name != _POSITIONS
