@@ -207,6 +207,17 @@ BROKEN: dict[str, tuple[str, Any]] = {
 }
 
 
+def sentence_of(call: Callable[[], Any]) -> tuple[str | None, Any]:
+    """The one sentence that a call is refused with, or None; and what it gives."""
+    try:
+        value = call()
+    except UserError as error:
+        said = str(error)
+        assert "\n" not in said and len(said) < 1000  # noqa: PT018
+        return said, None
+    return None, value
+
+
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_tokenizer_that_makes_no_sense_is_one_sentence_or_still_a_tokenizer(tmp_path: Path, how: str) -> None:
     shutil.copytree(NATIVE / TEXT, tmp_path / "tokenizer")
@@ -218,12 +229,8 @@ def test_a_tokenizer_that_makes_no_sense_is_one_sentence_or_still_a_tokenizer(tm
         file.write_bytes(content)
     else:
         file.write_text(content)
-    try:
-        value = pretrained.tokenizer(tmp_path / "tokenizer")
-    except CheckpointError as error:
-        assert "\n" not in str(error)
-        assert len(str(error)) < 1000
-    else:
+    said, value = sentence_of(lambda: pretrained.tokenizer(tmp_path / "tokenizer"))
+    if said is None:
         assert value(["celesta"])["input_ids"]
         assert isinstance(content, dict)  # a file that is no configuration at all is never read
 
@@ -255,11 +262,13 @@ def test_a_size_that_no_model_has_is_one_sentence(
     if part == "text_encoder":  # its sizes stand in the part that encodes
         values["encoder"] = {**values["encoder"], option: value}
     file.write_text(json.dumps({**values, option: value}))
-    with pytest.raises(UserError) as caught:
+
+    def use() -> None:
         backbone = load_backbone(tmp_path / "model")
         backbone.condition(["celesta"], [1.0])
         backbone.load_codec()
-    assert "\n" not in str(caught.value)
+
+    assert sentence_of(use)[0] is not None
 
 
 # --- models that listen
