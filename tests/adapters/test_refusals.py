@@ -215,17 +215,7 @@ def test_a_configuration_that_is_none_is_refused(sa3: Any, written: Any, text: s
     assert same(fingerprint(sa3.module), before)
 
 
-METADATA = [
-    "",
-    "[1]",
-    "null",
-    '"x"',
-    "{",
-    "[" * 5000,
-    '{"rank": ' + "9" * 6000 + "}",
-    '{"rank": "2"}',
-    '{"rank": null}',
-]
+METADATA = ["", "[1]", "null", '"x"', "{", "[" * 5000, '{"rank": ' + "9" * 6000 + "}", '{"rank": "2"}']
 METADATA += ['{"alpha": "x"}', '{"alpha": -1}', '{"alpha": 1e999}', '{"dropout": "x"}', '{"rank": 1.5}', '{"rank": 99}']
 METADATA += ['{"adapter_type": 3}', '{"adapter_type": ["lora"]}', '{"include": 3}', '{"exclude": [1]}']
 

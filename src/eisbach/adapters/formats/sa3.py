@@ -183,7 +183,8 @@ def _config(metadata: Mapping[str, str], layers: Mapping[str, Mapping[str, Any]]
             f"{path} is an adapter of the type '{kind}'; the types {', '.join(_PARTS)} are read: train one of those."
         )
     core = first.get("M_xs" if kind.endswith("-xs") else "lora_A")
-    config.setdefault("rank", int(core.shape[0]) if core is not None and core.ndim else None)
+    if config.get("rank") is None:
+        config["rank"] = int(core.shape[0]) if core is not None and core.ndim else 0
     config["alpha"] = config["rank"] if config.get("alpha") is None else config["alpha"]
     numbers = {name: config.get(name) or 0 for name in ("rank", "alpha", "dropout")}
     wrong = [name for name, value in numbers.items() if type(value) not in (int, float) or not math.isfinite(value)]
