@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eisbach.backbones.base import Backbone
+from eisbach.config import build_config
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import read_json
 
@@ -15,7 +16,15 @@ if TYPE_CHECKING:
     from eisbach.codecs.base import Codec
     from eisbach.codecs.image_base import ImageCodec
 
-__all__ = ["BACKBONES", "Backbone", "create_backbone", "load_backbone", "load_codec_of", "load_image_codec_of"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "check_created",
+    "create_backbone",
+    "load_backbone",
+    "load_codec_of",
+    "load_image_codec_of",
+]
 
 
 BACKBONES = {
@@ -58,6 +67,21 @@ def _load_pipeline(folder: Path) -> Backbone:
         )
     loaded: Backbone = _resolve(PIPELINES[name])(folder)
     return loaded
+
+
+def check_created(values: Mapping[str, Any]) -> None:
+    """Nothing, when a model can be made of `values` (`create` of a recipe's `model`), which is found without making it.
+
+    Raises
+    ------
+    UserError
+        Unknown kind, or faults in the configuration; all of them are named.
+    """
+    given = dict(values)
+    kind = given.pop("kind", "eisbach-tiny-music")
+    if kind not in BACKBONES:
+        raise UserError(f"there is no backbone '{kind}'; known: {', '.join(sorted(BACKBONES))}.")
+    build_config(_resolve(BACKBONES[kind]).config_class, given, "model.create")
 
 
 def create_backbone(

@@ -17,8 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from eisbach.backbones.base import Backbone
-from eisbach.backbones.saved import CONFIG, WEIGHTS, read_saved, write_saved
-from eisbach.backbones.state import adapter_free_state, identity_of
+from eisbach.backbones.state import CONFIG, WEIGHTS, adapter_free_state, identity_of, read_saved, write_saved
 from eisbach.codecs.weight_files import build_empty, load_exactly
 from eisbach.config import StrictModel, build_config
 from eisbach.errors import UserError

@@ -19,8 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from eisbach.backbones.base import Backbone
-from eisbach.backbones.saved import CONFIG, WEIGHTS, read_saved, write_saved
-from eisbach.backbones.state import adapter_free_state, identity_of
+from eisbach.backbones.state import CONFIG, WEIGHTS, adapter_free_state, identity_of, read_saved, write_saved
 from eisbach.config import StrictModel, build_config
 from eisbach.errors import CheckpointError, UserError
 from eisbach.tensor_files import check_fit, read_tensors
@@ -131,6 +130,7 @@ class TinyMusicBackbone(Backbone):
     """`Backbone` of the embedded model: linear path, velocity target u = noise - x0."""
 
     name = "tiny-music"
+    config_class = TinyMusicConfig
     path = "linear"
     target = "u"
     adapter_targets = (
