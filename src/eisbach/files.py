@@ -42,7 +42,7 @@ def walk_files(folder: Path) -> Iterator[Path]:
     """Everything below a folder that is no folder, hidden files and folders left out, in no order.
 
     Something may write there meanwhile: a subfolder that vanishes while it is looked at is passed over (`Path.rglob`
-    raises). Links to folders are not followed; links to nowhere are yielded.
+    raises). Links to folders are yielded and not followed; links to nowhere are yielded.
 
     Raises
     ------
@@ -56,7 +56,8 @@ def walk_files(folder: Path) -> Iterator[Path]:
 
     for root, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(root, name) for name in names if not name.startswith("."))
+        links = [name for name in folders if Path(root, name).is_symlink()]
+        yield from (Path(root, name) for name in [*names, *links] if not name.startswith("."))
 
 
 def find_files(folder: Path, suffixes: Collection[str]) -> list[Path]:

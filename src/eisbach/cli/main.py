@@ -23,9 +23,9 @@ from eisbach.cli import (
     images,
     probe,
     recoverability,
-    recoverability_digits,
     signature,
     signature_entropy,
+    study,
     train,
 )
 from eisbach.cli.packages import missing_package
@@ -56,8 +56,8 @@ app.add_typer(experiment.app, name="experiment")
 for command in (signature_entropy.entropy, signature_entropy.structure, signature_entropy.gate):
     signature.app.command(command.__name__)(command)
 app.add_typer(signature.app, name="signature")
-recoverability.app.command("digits")(recoverability_digits.digits)
-app.add_typer(recoverability.app, name="recoverability")
+app.add_typer(study.app, name="study")
+app.command("recoverability", hidden=True, context_settings=recoverability.ANY_WORDS)(recoverability.recoverability)
 app.add_typer(images.app, name="images")
 
 

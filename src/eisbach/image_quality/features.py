@@ -131,7 +131,7 @@ def _load_digits(weights: str | Path | None) -> FeatureNetwork:
 
     if weights is None:
         raise UserError(
-            "the features digits need the folder of a classifier, as eisbach recoverability digits saves one."
+            "the features digits need the folder of a classifier, as eisbach study run erd_digits saves one."
         )
     return DigitClassifier.load(weights)
 
