@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -153,8 +153,7 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tupl
 
 def say_unheard(captions: Sequence[str], backbone: Backbone, quiet: bool) -> None:
     """Notes the words of captions that the model does not know."""
-    unknown_words: Callable[[str], list[str]] | None = getattr(backbone, "unknown_words", None)
-    unheard = None if unknown_words is None else unheard_words(set(captions), unknown_words)
+    unheard = unheard_words(set(captions), backbone.unknown_words)
     if unheard is not None:
         note(f"{unheard}.", quiet)
 
