@@ -11,6 +11,7 @@ from eisbach.backbones.base import Backbone
 from eisbach.config import build_config
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import read_json
+from eisbach.tensor_files import foreign_files
 
 if TYPE_CHECKING:
     from eisbach.codecs.base import Codec
@@ -174,6 +175,11 @@ def load_image_codec_of(backbone: Backbone) -> ImageCodec:
 
 
 def _load_folder(folder: Path) -> Backbone:
+    with foreign_files(f"the model in {folder}"):
+        return _load_layout(folder)
+
+
+def _load_layout(folder: Path) -> Backbone:
     loaded: Backbone
     # Stable Audio Open's folder holds a native checkpoint too, which only Stable Audio 3 is read from.
     of_another = (folder / INDEX).is_file() and PIPELINES.get(_resolve(LAYOUTS[INDEX])(folder) or "", _SA3) != _SA3

@@ -243,6 +243,8 @@ def read_adapter(folder: Path) -> LowRankAdapter:
         scales[layer] = _scale(config, layer, parts, folder)
     stamp = read_stamp(folder)
     patterns = stamp.pop(_NATIVE, {})
+    if not isinstance(patterns, dict):
+        raise CheckpointError(f"the stamp in {folder} has {_NATIVE} that are no object; restore it or delete it.")
     rank = max(parts["a"].shape[0] for parts in layers.values())
     most = scales[max(scales, key=lambda layer: layers[layer]["a"].shape[0])]
     made = {layer: _uniform(parts, rank, scales[layer] / most) for layer, parts in layers.items()}
