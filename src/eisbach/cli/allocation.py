@@ -61,7 +61,7 @@ def allocation(
     Examples: --noise-level min_snr --noise-level soft_min_snr --set gamma=5 --density logit_normal
     or --noise-level min_snr:gamma=1 --noise-level min_snr:gamma=20 --density edm --path edm --target x0
     """
-    plan = make_plan(noise_level or ["none"], density or ["uniform"], path, target, overrides or [], frames)
+    plan = _make_plan(noise_level or ["none"], density or ["uniform"], path, target, overrides or [], frames)
     if dry_run:
         typer.echo(json.dumps({**plan.describe(), "out": out and str(out)}, indent=2, ensure_ascii=False))
         return
@@ -122,7 +122,7 @@ class Plan:
         return list(zip(self.arms, found, strict=True))
 
 
-def make_plan(
+def _make_plan(
     noise_levels: Sequence[str],
     densities: Sequence[str],
     path: str,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from eisbach.weighting.allocation import Allocation
 
 DPI = 150
-MOST = 12
+_MOST = 12
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#E69F00", "#56B4E9", "#1d1f24", "#8C6D00", "#7A5CC8")
 STYLES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.4, 1.2, 1.4)))
 INK, SOFT, LINE, FILL = "#1d1f24", "#5b606b", "#dcd9d0", "#e9e6de"
@@ -69,8 +69,8 @@ def allocation_picture(
     UserError
         None or too many, different paths or targets, or a label missing.
     """
-    if not 1 <= len(allocations) <= MOST:
-        raise UserError(f"a picture holds 1 to {MOST} allocations, not {len(allocations)}; choose fewer.")
+    if not 1 <= len(allocations) <= _MOST:
+        raise UserError(f"a picture holds 1 to {_MOST} allocations, not {len(allocations)}; choose fewer.")
     import torch
 
     first = allocations[0]

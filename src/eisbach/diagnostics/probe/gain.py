@@ -23,11 +23,11 @@ from eisbach.types import LatentBatch, Record, Waveform
 if TYPE_CHECKING:
     from eisbach.codecs.base import Codec
 
-GAINS_DB = (-6.0, 0.0, 6.0)
+_GAINS_DB = (-6.0, 0.0, 6.0)
 """Gains; one that would drive the samples past full scale is left out for that clip, as a file could not hold it."""
 LEVELS = 4
 """Noise levels of the experiment: the ends of the probe's and two between."""
-LEAST_GAINS = 2
+_LEAST_GAINS = 2
 
 
 def measure_gain(subject: Subject, advance: Callable[[int], None]) -> list[Record]:
@@ -39,10 +39,10 @@ def measure_gain(subject: Subject, advance: Callable[[int], None]) -> list[Recor
         return []
     codec = load_codec_of(subject.backbone)
     found: list[Record] = []
-    for crop in chosen_crops(subject):
+    for crop in _chosen_crops(subject):
         variants = _turned(subject, crop, codec)
         advance(1)
-        if len(variants) < LEAST_GAINS:
+        if len(variants) < _LEAST_GAINS:
             continue
         gains = [gain for gain, _ in variants]
         batch = subject.to_device(stack_crops([replace(crop, batch=latents) for _, latents in variants]))
@@ -62,7 +62,7 @@ def units(subject: Subject) -> int:
     return min(subject.config.gain_clips, subject.config.clips, len(subject.dataset))
 
 
-def chosen_crops(subject: Subject) -> list[Crop]:
+def _chosen_crops(subject: Subject) -> list[Crop]:
     """Crops evenly spread over those of the rows."""
     crops = subject.crops()
     places = np.linspace(0, len(crops) - 1, units(subject)).round().astype(int)
@@ -85,7 +85,7 @@ def _turned(subject: Subject, crop: Crop, codec: Codec) -> list[tuple[float, Lat
         return []
     peak, frames = float(np.abs(waveform.samples).max()), crop.batch.latents.shape[-1]
     variants = []
-    for gain in GAINS_DB:
+    for gain in _GAINS_DB:
         factor = 10 ** (gain / 20)
         if gain > 0 and peak * factor > 1:
             continue

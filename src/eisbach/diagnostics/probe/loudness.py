@@ -26,7 +26,7 @@ from eisbach.diagnostics.probe.intervals import (
 )
 from eisbach.types import Record
 
-STEP_DB = 6.0
+_STEP_DB = 6.0
 _LEAST_CLIPS = 4  # fewer give the mean slope no interval worth the name
 _COLUMNS = ("latent_db", "loudness_db", "output_energy_db", "x0_energy_db", "loss", "x0_loss")
 _STRUCTURE = "structure."
@@ -120,7 +120,7 @@ def _mean_slope(slopes: np.ndarray) -> tuple[float, float]:
 
 
 def _factor(mean: float, reach: float) -> Estimate:
-    return estimate(*(math.exp(STEP_DB * slope) for slope in (mean, mean - reach, mean + reach)))
+    return estimate(*(math.exp(_STEP_DB * slope) for slope in (mean, mean - reach, mean + reach)))
 
 
 def _share(grid: Grid, weights: np.ndarray, slope: float, reach: float) -> Estimate:

@@ -7,11 +7,11 @@ from typing import Any
 
 from eisbach.diagnostics.probe.explain import ACTS_CV, Explanation
 
-USEFUL_AUC = 0.6
+_USEFUL_AUC = 0.6
 """Above the last noise level with this AUC (for the best kind) a weight is chance, and a gate is worth its key."""
 LEVEL_SHARE, LEVEL_SD = 0.2, 0.05
 """Dividing by the level's mean is advised from this share of the variance on, where it moves weights by 5% or more."""
-HEARS_LOUDNESS = 0.5
+_HEARS_LOUDNESS = 0.5
 """A weighting goes by loudness where turning clips up, by experiment, makes half of the difference between them."""
 _SURELY = 0.25  # and its interval lies above this
 _GATE_WIDTH = 0.1
@@ -50,7 +50,7 @@ class Recommendation:
 def hears_loudness(explanation: Explanation) -> bool:
     """Whether the experiment shows that the clips' differences in loudness make most of those in weight."""
     gain = explanation.gain
-    return gain is not None and (gain.share.value or 0.0) >= HEARS_LOUDNESS and gain.share.above(_SURELY)
+    return gain is not None and (gain.share.value or 0.0) >= _HEARS_LOUDNESS and gain.share.above(_SURELY)
 
 
 def recommend(explanation: Explanation) -> Recommendation:
@@ -156,7 +156,7 @@ def _gate(explanation: Explanation, after: dict[str, Any], reasons: list[str]) -
         for pair in explanation.separations
         if pair.label in ("kind", "flat") and not pair.few
         for t, area in pair.levels
-        if (area.value or 0.0) >= USEFUL_AUC
+        if (area.value or 0.0) >= _USEFUL_AUC
     ]
     last = max(useful, default=None)
     above = next((level.t for level in explanation.levels if last is not None and level.t > last), None)
@@ -165,7 +165,7 @@ def _gate(explanation: Explanation, after: dict[str, Any], reasons: list[str]) -
     below = round((last + above) / 2, 3)
     after["options"].update(gate_below=below, gate_width=round(min(_GATE_WIDTH, below), 3))
     reasons.append(
-        f"Above t = {last:g} it tells no kind from developing material (AUC under {USEFUL_AUC:g}): gated off."
+        f"Above t = {last:g} it tells no kind from developing material (AUC under {_USEFUL_AUC:g}): gated off."
     )
 
 

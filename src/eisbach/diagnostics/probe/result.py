@@ -130,7 +130,7 @@ class ProbeResult:
             raise ValueError(f"extra may not replace {clash}")
         rows = [plain(row) for row in self.rows]
         write_jsonl(folder / ROWS, rows)
-        write_parquet(rows, folder / ROWS_PARQUET)
+        _write_parquet(rows, folder / ROWS_PARQUET)
         write_json(folder / RESULT, plain({**values, **(extra or {})}))
         return folder
 
@@ -229,7 +229,7 @@ def plain(value: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
-def write_parquet(rows: Iterable[Record], path: Path) -> None:
+def _write_parquet(rows: Iterable[Record], path: Path) -> None:
     """One column a key of any row; a key that a row lacks is null there."""
     import pyarrow as pa
     import pyarrow.parquet as pq

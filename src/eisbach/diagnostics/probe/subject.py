@@ -24,7 +24,7 @@ from eisbach.types import Conditioning, LatentBatch, SkipReport
 if TYPE_CHECKING:
     from eisbach.backbones.base import Backbone
 
-MIN_SIMULATED = 16
+_MIN_SIMULATED = 16
 """Training batches that are simulated at least: enough for an interval of their spread."""
 
 _POOL_STREAM = 7  # keeps the choice of clips apart from the draws of training
@@ -134,7 +134,7 @@ class Subject:
 
 def simulated_batches(config: ProbeConfig) -> int:
     """Global batches that are simulated without gradients."""
-    return max(MIN_SIMULATED, config.gradient_batches)
+    return max(_MIN_SIMULATED, config.gradient_batches)
 
 
 def load_subject(config: ProbeConfig, quiet: bool = False) -> Subject:

@@ -34,7 +34,7 @@ from eisbach.diffusion.samplers import check_times, posterior_kernel
 from eisbach.diffusion.targets import convert, require_defined
 from eisbach.errors import UserError
 
-MIN_STEPS = 8
+_MIN_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ def check_chain(path: Path, target: str, times: Tensor, eta: float) -> Tensor:
             f"the chain estimator got eta {eta:g}, and only with eta 1 is a step drawn from the posterior that its likelihood is of; use 1."
         )
     levels = check_times(times, path)
-    if len(levels) - 1 < MIN_STEPS:
+    if len(levels) - 1 < _MIN_STEPS:
         raise UserError(
-            f"{len(levels) - 1} steps arrived; the discretisation would be the answer: use at least {MIN_STEPS}, better 64."
+            f"{len(levels) - 1} steps arrived; the discretisation would be the answer: use at least {_MIN_STEPS}, better 64."
         )
     require_defined(path, target, levels[:-1])
     return levels

@@ -7,11 +7,11 @@ import numpy as np
 from eisbach.diagnostics.signature.curve import SignatureCurve, crossing
 from eisbach.errors import UserError
 
-SHARE = (0.5, 0.8)
+_SHARE = (0.5, 0.8)
 _DIGITS = 3
 
 
-def gate_from_curve(curve: SignatureCurve, share: tuple[float, float] = SHARE) -> dict[str, float]:
+def gate_from_curve(curve: SignatureCurve, share: tuple[float, float] = _SHARE) -> dict[str, float]:
     """`gate_below` and `gate_width` of a weighting (its `options`): off while less than `share[0]` of Z is decided, fully on from `share[1]`.
 
     Parameters

@@ -96,7 +96,7 @@ def run_signature(
     if folder is not None:
         _check_folder(folder, meta)
     label = torch.arange(len(classes)).repeat_interleave(config.trajectories)
-    data = None if config.data is None else read_data(config.data, len(classes), model.shape)
+    data = None if config.data is None else _read_data(config.data, len(classes), model.shape)
     size = max(1, int(config.memory_mb * 2**20 / 8 / (4 * len(classes) * _numbers(model.shape))))
     result = SignatureResult({}, meta)
     pieces = sum(-(-len(_labels(arm, label, data)) // size) for arm in arms)
@@ -130,11 +130,11 @@ def run_signature(
                 },
             )
     if folder is not None:
-        save_result(result, folder)
+        _save_result(result, folder)
     return result
 
 
-def save_result(result: SignatureResult, folder: Path) -> None:
+def _save_result(result: SignatureResult, folder: Path) -> None:
     """Writes `signature.json` and one file a curve."""
     for name, found in result.arms.items():
         for curve in found:
@@ -188,7 +188,7 @@ def refuse_coupled(config: SignatureConfig) -> None:
         )
 
 
-def read_data(path: str, classes: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def _read_data(path: str, classes: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """(latents (N, ...) float64, labels (N,)) of a safetensors file.
 
     Raises
@@ -220,7 +220,7 @@ def _load(config: SignatureConfig, classes: ClassSet, notify: Callable[[str], ob
         load_adapter(backbone, config.adapter)
     backbone.module.eval()
     texts = [one.name if one.text is None else one.text for one in config.classes]
-    if notify is not None and hasattr(backbone, "unknown_words"):
+    if notify is not None:
         for one, text in zip(config.classes, texts, strict=True):
             unknown = backbone.unknown_words(text)
             if unknown:
@@ -231,7 +231,7 @@ def _load(config: SignatureConfig, classes: ClassSet, notify: Callable[[str], ob
             f"the model {config.model} hears no difference between the {len(texts)} classes ('{texts[0]}' to '{texts[-1]}'), so "
             "nothing could be decided among them; name a model that knows them, or write them in its own words."
         )
-    shape = getattr(backbone, "latent_shape", None)
+    shape = backbone.latent_shape
     if shape is None:
         shape = (backbone.latent_channels, max(1, round(config.duration * backbone.latent_rate)))
     return backbone, backbone_model(backbone, conditioning, tuple(shape), config.batch_rows)

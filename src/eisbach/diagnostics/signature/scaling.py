@@ -55,7 +55,7 @@ class Fit:
     intercept: float
 
 
-def radius_at(share: float, prior: float = 0.5) -> float:
+def _radius_at(share: float, prior: float = 0.5) -> float:
     """The r at which the entropy is `share` of the prior's, by bisection.
 
     Raises
@@ -84,7 +84,7 @@ def scaling_rows(dims: Sequence[int], mu: float = 1.0, variance: float = 1.0) ->
     UserError
         The Gaussians overlap too much for a tenth of the entropy to be left: mu^2 d must exceed r^2 s^2.
     """
-    radii = {share: radius_at(share) for share in (0.9, 0.5, 0.1)} | {1.0: 1.0}
+    radii = {share: _radius_at(share) for share in (0.9, 0.5, 0.1)} | {1.0: 1.0}
 
     def log_snr(dim: int, share: float) -> float:
         left = mu**2 * dim - radii[share] ** 2 * variance

@@ -119,7 +119,7 @@ def curves(
         for estimator, values in (("chain", chain), ("rate", integral)):
             low, high = _interval(values)
             extra = {"fine": fine[0].tolist(), "coarse": coarse[0].tolist()} if estimator == "chain" else {}
-            half = half_time(t, values, whole / 2, path)
+            half = _half_time(t, values, whole / 2, path)
             made.append(
                 SignatureCurve(
                     estimator=estimator,
@@ -160,7 +160,7 @@ def _interval(values: np.ndarray) -> tuple[list[float], list[float]]:
     return low.tolist(), high.tolist()
 
 
-def half_time(t: np.ndarray, values: np.ndarray, level: float, path: Path) -> HalfTime:
+def _half_time(t: np.ndarray, values: np.ndarray, level: float, path: Path) -> HalfTime:
     """Where the curve falls to `level`, from the estimate (row 0) and its resamples (the others) [shape=(1 + B, n)]."""
     found = [crossing(t, row, level) for row in values]
     if found[0] is None:

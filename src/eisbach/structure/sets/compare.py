@@ -139,8 +139,7 @@ def compare_sets(
     With two folders of audio, ``music`` and ``takes``:
 
     >>> from pathlib import Path
-    >>> from eisbach import compare_sets
-    >>> from eisbach.structure.sets import read_clips
+    >>> from eisbach.structure.sets import compare_sets, read_clips
     >>> sets = [read_clips(sorted(Path(name).glob("*.wav"))) for name in ("music", "takes")]
     >>> comparison = compare_sets(*sets, names=("music", "takes"), k=1, n_permutations=19)
     >>> frechet = next(row for row in comparison.rows if row.metric == "frechet")

@@ -42,16 +42,16 @@ from eisbach.weighting.sample.base import Noising, SampleBarrier, SampleWeights,
 from eisbach.weighting.sample.forms import Form, check_form, weights_of_form
 from eisbach.weighting.sample.window import window_in_frames
 
-Against = Literal["noisy_data", "estimate"]
+_Against = Literal["noisy_data", "estimate"]
 FLOOR = 1e-6
 """Smallest S that enters the logarithm or the power: S itself is exact to about 1e-6 in float32."""
 CELLS = 8
 """Least number of cells in a window, where the latent rate allows it: loops are found to half a cell."""
-LONGEST_RETURN = 16 / 3
+_LONGEST_RETURN = 16 / 3
 """Longest lag, in windows, at which a loop is looked for: 16 s for windows of 3 s."""
-RETURN_SHARE = 0.4
+_RETURN_SHARE = 0.4
 """A loop is looked for at a lag only where this share of the windows has a partner at that lag."""
-LEAST_SHARE = 0.2
+_LEAST_SHARE = 0.2
 """Share of the distance travelled that counts even where the nugget is larger."""
 
 
@@ -92,9 +92,9 @@ class DevelopmentBarrier(SampleBarrier):
         window_frames: int | None = None,
         form: Form = "barrier",
         sharpness: float = 1.0,
-        against: Against = "noisy_data",
+        against: _Against = "noisy_data",
     ) -> None:
-        check_choice("the development barrier's against", against, get_args(Against))
+        check_choice("the development barrier's against", against, get_args(_Against))
         check_form("the development barrier", form, sharpness)
         self.window_frames = window_in_frames(
             "the development barrier", window_seconds, latent_rate, window_frames, least=2
@@ -136,11 +136,11 @@ class DevelopmentBarrier(SampleBarrier):
         sill = torch.where(apart, by_lag, torch.zeros_like(by_lag)).sum(1) / apart.sum(1).clamp(min=1)
         reached = torch.minimum(by_lag.cummax(1).values, sill[:, None])
         left = by_lag / reached.clamp(min=torch.finfo(by_lag.dtype).tiny)
-        tested = apart & (lags <= LONGEST_RETURN * window) & (pairs >= RETURN_SHARE * pairs[:, :1])
+        tested = apart & (lags <= _LONGEST_RETURN * window) & (pairs >= _RETURN_SHARE * pairs[:, :1])
         left = torch.where(tested, left, torch.full_like(left, torch.inf)).amin(1)
         nugget = _mean_step(x, y, inside, near) * (near / window)
         far = sill * (2 * left).clamp(0, 1)
-        excess = torch.maximum(far - nugget, LEAST_SHARE * far)
+        excess = torch.maximum(far - nugget, _LEAST_SHARE * far)
         # <= and not >: a NaN takes the other branch and stays NaN.
         development = torch.where(energy <= 0, torch.zeros_like(energy), excess / energy)
         return development.clamp(0, 1), enough
