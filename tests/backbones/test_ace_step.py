@@ -137,7 +137,8 @@ def test_predict_is_the_pipelines_own_call(
 
 
 def test_euler_steps_are_the_pipelines(backbone: AceStepBackbone, pipeline: Any) -> None:
-    """Sign, time's scale and direction of the flow at once: the same latents from the same noise in four Euler steps."""
+    """Sign, time's scale and direction of the flow at once: the same latents from the same noise in four Euler
+    steps."""
     noise = torch.randn(1, 13, 4, generator=torch.Generator().manual_seed(3))
     _, theirs = recorded(
         pipeline,

@@ -36,11 +36,13 @@ def detect(path: str | Path) -> str:
         if diffusers.is_split(path):
             return "diffusers"
         raise CheckpointError(
-            f"{path} holds no {peft.CONFIG}; give the adapter/ folder of a run, a peft folder, or a native or ComfyUI file."
+            f"{path} holds no {peft.CONFIG}; give the adapter/ folder of a run, a peft folder, or a native or ComfyUI "
+            "file."
         )
     if path.suffix in _PICKLES:
         raise CheckpointError(
-            f"{path} is a pickle, which can run code when it is opened, so it is not read; convert it to safetensors with the tool "
+            f"{path} is a pickle, which can run code when it is opened, so it is not read; convert it to safetensors "
+            "with the tool "
             "that wrote it."
         )
     if not path.is_file():
@@ -55,7 +57,8 @@ def detect(path: str | Path) -> str:
         raise CheckpointError(f"{path} is a part of a peft folder; give the folder, which holds {peft.CONFIG} too.")
     first = f"first: '{sorted(names)[0]}'" if names else "it is empty"
     raise CheckpointError(
-        f"none of the {len(names)} tensors in {path} have the names of a native Stable Audio 3 or ComfyUI adapter ({first})."
+        f"none of the {len(names)} tensors in {path} have the names of a native Stable Audio 3 or ComfyUI adapter "
+        f"({first})."
     )
 
 
@@ -171,7 +174,8 @@ def write(
         tensors = comfyui.write(out, adapter, weight_of=weight_of, strength=strength, precision=precision)
         kind = "diff"
         notes.append(
-            "ComfyUI computes DoRA by another formula, so the whole difference of every weight was written: it plays as trained on this "
+            "ComfyUI computes DoRA by another formula, so the whole difference of every weight was written: it plays "
+            "as trained on this "
             "base model; --dora scale writes a small file, exact while ComfyUI computes in fp32."
         )
     else:
@@ -181,7 +185,8 @@ def write(
             lost = low_rank.rounding(adapter, weight_of, precision)
             if lost > _MUCH_LOST:
                 notes.append(
-                    f"half precision changes the update by {lost:.1%} of its size (of DoRA's magnitudes it keeps 11 bits); --precision fp32 "
+                    f"half precision changes the update by {lost:.1%} of its size (of DoRA's magnitudes it keeps 11 "
+                    "bits); --precision fp32 "
                     "does not, and Stability's loader reads it too."
                 )
     return Written(str(out), to, kind, len(adapter.layers), tensors, _size(out), lost, notes)

@@ -140,8 +140,8 @@ def export(config: ExportConfig, load_model: Callable[[str], ExportableModel]) -
     ConfigError
         Options that contradict one another.
     UserError
-        Something is at `out`, the format cannot express the adapter, or (CheckpointError) the adapter cannot be read, or is of
-        another model.
+        Something is at `out`, the format cannot express the adapter, or (CheckpointError) the adapter cannot be read,
+        or is of another model.
     StorageError
         The disk is full or the folder is not writable.
     """
@@ -191,7 +191,8 @@ def _read_with_base(config: ExportConfig, model: ExportableModel | None) -> LowR
 def _low_rank(adapter: LowRankAdapter | Differences, config: ExportConfig) -> LowRankAdapter:
     if isinstance(adapter, Differences):
         raise UserError(
-            f"{config.adapter} holds whole differences, which are no LoRA or DoRA and cannot be converted back; play it with generate "
+            f"{config.adapter} holds whole differences, which are no LoRA or DoRA and cannot be converted back; play "
+            "it with generate "
             "--adapter, or write a model with --merge."
         )
     return adapter
@@ -214,7 +215,8 @@ def _verdict(effect: Effect, comparison: Comparison | None) -> list[str]:
     notes = []
     if effect.negligible:
         notes.append(
-            f"the adapter changes the prediction by {effect.overall:.1e} of its size, less than {NEGLIGIBLE:.0e}: it did next to nothing; "
+            f"the adapter changes the prediction by {effect.overall:.1e} of its size, less than {NEGLIGIBLE:.0e}: it "
+            "did next to nothing; "
             "train longer, at a higher learning rate, or look whether it is the file you meant."
         )
     if comparison is not None and comparison.deviation > 0.02:

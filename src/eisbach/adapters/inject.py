@@ -1,5 +1,5 @@
-"""Putting a low-rank adapter into a model for training: peft's layers (DoRA's with a faster forward), and only their parameters
-trainable.
+"""Putting a low-rank adapter into a model for training: peft's layers (DoRA's with a faster forward), and only their
+parameters trainable.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def inject(
     norm_gradient : "detached" or "full"
         Whether DoRA's row norm is a constant to the gradient (see `eisbach.adapters.dora`); means nothing to LoRA.
     frozen_dtype : torch.dtype or None
-        What the frozen linear layers and convolutions are stored in from now on; the adapter stays in their old one. Under
-        autocast to this dtype their output is the same bit for bit, as autocast reads them in it anyway.
+        What the frozen linear layers and convolutions are stored in from now on; the adapter stays in their old one.
+        Under autocast to this dtype their output is the same bit for bit, as autocast reads them in it anyway.
 
     Raises
     ------
@@ -118,9 +118,11 @@ def inject(
 
 
 def store_frozen(module: nn.Module, dtype: torch.dtype) -> None:
-    """Casts the weights and biases of frozen linear layers and convolutions, which is what autocast casts at every step.
+    """Casts the weights and biases of frozen linear layers and convolutions, which is what autocast casts at every
+    step.
 
-    Norms, embeddings and free parameters keep their dtype: autocast leaves them alone, so casting them would change the result.
+    Norms, embeddings and free parameters keep their dtype: autocast leaves them alone, so casting them would change the
+    result.
     """
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
@@ -137,7 +139,8 @@ def _refuse_wide_convolutions(module: nn.Module) -> None:
         if isinstance(layer, DoraConv1d) and not is_framewise(layer.get_base_layer()):
             remove_layers(module)
             raise ConfigError(
-                f"norm_gradient full is not available for the convolution {name}, which is more than a linear map of each frame; "
+                f"norm_gradient full is not available for the convolution {name}, which is more than a linear map of "
+                "each frame; "
                 "use detached, or exclude the layer."
             )
 

@@ -79,7 +79,8 @@ def load_component(
 
 
 def build_empty(make: Callable[[], nn.Module]) -> nn.Module:
-    """The module that `make` builds, its parameters without storage: nothing is drawn at random only to be overwritten."""
+    """The module that `make` builds, its parameters without storage: nothing is drawn at random only to be
+    overwritten."""
     from accelerate import init_empty_weights
 
     with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False), warnings.catch_warnings():

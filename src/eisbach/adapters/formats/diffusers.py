@@ -1,7 +1,8 @@
 """A folder for diffusers' pipelines: one folder in peft's layout for each part of the pipeline that is adapted.
 
-`PeftModel.from_pretrained(pipe.transformer, folder / "transformer")` loads one. diffusers' own `load_lora_weights` has no part in it: of
-its classes, `StableAudio3DiTModel` (0.42) is not a `PeftAdapterMixin`, and the pipeline has no loader.
+`PeftModel.from_pretrained(pipe.transformer, folder / "transformer")` loads one. diffusers' own `load_lora_weights` has
+no part in it: of its classes, `StableAudio3DiTModel` (0.42) is not a `PeftAdapterMixin`, and the pipeline has no
+loader.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def read_adapter(folder: Path) -> LowRankAdapter:
         same = (adapter.rank, adapter.alpha, adapter.kind) == (first.rank, first.alpha, first.kind)
         if not same or adapter.stamp.get("base_identity") != first.stamp.get("base_identity"):
             raise CheckpointError(
-                f"the parts of {folder} ({', '.join(parts)}) are of different ranks, alphas, kinds or base models; give one adapter."
+                f"the parts of {folder} ({', '.join(parts)}) are of different ranks, alphas, kinds or base models; "
+                "give one adapter."
             )
         layers |= {f"{name}.{layer}": factors for layer, factors in adapter.layers.items()}
     return replace(first, layers=layers)

@@ -1,4 +1,5 @@
-"""An adapter by itself: factors and magnitudes by layer, whatever file they came from. Every format is read into it and written from it."""
+"""An adapter by itself: factors and magnitudes by layer, whatever file they came from. Every format is read into it and
+written from it."""
 
 from __future__ import annotations
 
@@ -110,7 +111,8 @@ def with_strength(adapter: LowRankAdapter, strength: float) -> LowRankAdapter:
         return adapter
     if adapter.kind == "dora":
         raise UserError(
-            f"a DoRA adapter cannot be written at the strength {strength:g}: scaled DoRA is not DoRA; write it at 1 and set the "
+            f"a DoRA adapter cannot be written at the strength {strength:g}: scaled DoRA is not DoRA; write it at 1 "
+            "and set the "
             "strength where it plays, or use --merge, or --to comfyui with --dora diff."
         )
     layers = {name: replace(factors, b=factors.b * strength) for name, factors in adapter.layers.items()}
@@ -153,7 +155,8 @@ def check_finite(tensors: Mapping[str, torch.Tensor], source: str | Path) -> Non
     broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise CheckpointError(
-            f"{len(broken)} of {len(tensors)} tensors in {source} are not finite (first: {broken[0]}), so the adapter cannot be "
+            f"{len(broken)} of {len(tensors)} tensors in {source} are not finite (first: {broken[0]}), so the adapter "
+            "cannot be "
             "played; use an earlier one."
         )
 
@@ -161,8 +164,8 @@ def check_finite(tensors: Mapping[str, torch.Tensor], source: str | Path) -> Non
 def stored(factors: Factors, precision: str, layer: str) -> Factors:
     """The factors in a file's precision, the product B A changed as little as possible.
 
-    Half precision loses small numbers, and B starts at zero. Where rounding would change a factor, a power of two moves between A
-    and B first, so that both are of one size: their product stays the same, and neither underflows.
+    Half precision loses small numbers, and B starts at zero. Where rounding would change a factor, a power of two moves
+    between A and B first, so that both are of one size: their product stays the same, and neither underflows.
 
     Raises
     ------
@@ -188,8 +191,8 @@ def stored(factors: Factors, precision: str, layer: str) -> Factors:
 def rounding(adapter: LowRankAdapter, weight_of: WeightOf, precision: str) -> float:
     """What a file's precision changes: ``‖W'_stored - W'‖ / ‖W' - W‖`` over all layers, in float64.
 
-    DoRA's magnitudes are about as large as the rows of the weight, and half precision keeps 11 bits of them: the smaller the
-    update, the larger the share of it that is lost.
+    DoRA's magnitudes are about as large as the rows of the weight, and half precision keeps 11 bits of them: the
+    smaller the update, the larger the share of it that is lost.
     """
     lost = moved = 0.0
     for layer, factors in adapter.layers.items():

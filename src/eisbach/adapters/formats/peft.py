@@ -143,7 +143,8 @@ def read_adapter(folder: Path) -> LowRankAdapter:
         layer, part = _split(name)
         if part is None:
             raise CheckpointError(
-                f"{folder / WEIGHTS} holds '{name}', which is no factor of LoRA or DoRA; only the folder can carry it, no other format."
+                f"{folder / WEIGHTS} holds '{name}', which is no factor of LoRA or DoRA; only the folder can carry "
+                "it, no other format."
             )
         layers.setdefault(layer, {})[part] = tensor
     _check_plain(config, folder)
@@ -152,7 +153,8 @@ def read_adapter(folder: Path) -> LowRankAdapter:
     for layer, parts in layers.items():
         if set(parts) != wanted:
             raise CheckpointError(
-                f"'{layer}' in {folder / WEIGHTS} has {', '.join(sorted(parts))} of {', '.join(sorted(wanted))}; the file is damaged."
+                f"'{layer}' in {folder / WEIGHTS} has {', '.join(sorted(parts))} of {', '.join(sorted(wanted))}; the "
+                "file is damaged."
             )
         scales[layer] = _scale(config, layer, parts, folder)
     stamp = read_stamp(folder)
@@ -205,14 +207,16 @@ def _scale(config: Any, layer: str, parts: Mapping[str, torch.Tensor], folder: P
         or any(value.ndim > 2 and value.shape[2:] != (1,) for value in (a, b))
     ):
         raise CheckpointError(
-            f"'{layer}' in {folder / WEIGHTS} has factors of {list(a.shape)} and {list(b.shape)}; factors of rank {rank} over single "
+            f"'{layer}' in {folder / WEIGHTS} has factors of {list(a.shape)} and {list(b.shape)}; factors of rank "
+            f"{rank} over single "
             "frames are read."
         )
     return float(alpha / (rank**0.5 if config.use_rslora else rank))
 
 
 def _uniform(parts: Mapping[str, torch.Tensor], rank: int, factor: float) -> Factors:
-    """One layer's factors at the common rank and scale: rows and columns of zeros, and B times what its own scale is larger."""
+    """One layer's factors at the common rank and scale: rows and columns of zeros, and B times what its own scale is
+    larger."""
     a, b = parts["a"].flatten(1).float(), parts["b"].flatten(1).float()
     missing = rank - a.shape[0]
     a, b = torch.nn.functional.pad(a, (0, 0, 0, missing)), torch.nn.functional.pad(b, (0, missing)) * factor

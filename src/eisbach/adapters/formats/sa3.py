@@ -1,9 +1,10 @@
 """Stability's adapter files, which its own loader and interface play: safetensors in half precision.
 
-Facts from Stability's stable-audio-3 (`models/lora/model.py`, `utils.py`, `loader.py`). The metadata's `lora_config` is JSON with rank,
-alpha, adapter_type, dropout, include and exclude. A layer has `<name>.parametrizations.weight.0.lora_A` [shape=(rank, in)], `.lora_B`
-[shape=(out, rank)] and, for `dora-rows`, `.magnitude` [shape=(out,)]. The loader parametrises every layer that include and exclude
-leave, and loads without counting keys: a wrong name plays the base, in silence. So names are counted here, on both sides.
+Facts from Stability's stable-audio-3 (`models/lora/model.py`, `utils.py`, `loader.py`). The metadata's `lora_config` is
+JSON with rank, alpha, adapter_type, dropout, include and exclude. A layer has `<name>.parametrizations.weight.0.lora_A`
+[shape=(rank, in)], `.lora_B` [shape=(out, rank)] and, for `dora-rows`, `.magnitude` [shape=(out,)]. The loader
+parametrises every layer that include and exclude leave, and loads without counting keys: a wrong name plays the base,
+in silence. So names are counted here, on both sides.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def read(path: str | Path) -> LowRankAdapter:
     Raises
     ------
     CheckpointError
-        Unreadable or not finite; another adapter type; or tensors that are unknown, missing, of another rank, or of a part that has
-        no adapter here.
+        Unreadable or not finite; another adapter type; or tensors that are unknown, missing, of another rank, or of a
+        part that has no adapter here.
     """
     tensors, metadata = read_file(path)
     layers = _by_layer(tensors, path)
@@ -51,13 +52,15 @@ def read(path: str | Path) -> LowRankAdapter:
     for native, parts in layers.items():
         if set(parts) != _PARTS[kind]:
             raise CheckpointError(
-                f"'{native}' in {path} has {', '.join(sorted(parts))}, and the adapter type '{config['adapter_type']}' needs "
+                f"'{native}' in {path} has {', '.join(sorted(parts))}, and the adapter type "
+                f"'{config['adapter_type']}' needs "
                 f"{', '.join(sorted(_PARTS[kind]))}; the file is damaged, or of another type than it says."
             )
         layer = keys.layer_from_native(native)
         if layer is None:
             raise CheckpointError(
-                f"{path} adapts '{native}'; adapters of the transformer (model.…) and of the duration embedder ({keys.NATIVE_DURATION}) "
+                f"{path} adapts '{native}'; adapters of the transformer (model.…) and of the duration embedder "
+                f"({keys.NATIVE_DURATION}) "
                 "are read."
             )
         made[layer] = _factors(parts, layer, int(config["rank"]), path)
@@ -82,7 +85,8 @@ def _by_layer(tensors: Mapping[str, torch.Tensor], path: str | Path) -> dict[str
             layers.setdefault(match[1], {})[match[3]] = tensor
     if strangers:
         raise CheckpointError(
-            f"{len(tensors) - len(strangers)} of {len(tensors)} tensors in {path} have the names of a native adapter (not: "
+            f"{len(tensors) - len(strangers)} of {len(tensors)} tensors in {path} have the names of a native adapter "
+            "(not: "
             f"'{sorted(strangers)[0]}'); give a file that Stability's trainer wrote."
         )
     return layers
@@ -113,7 +117,8 @@ def _factors(parts: Mapping[str, torch.Tensor], layer: str, rank: int, path: str
     a, b, magnitude = parts["lora_A"], parts["lora_B"], parts.get("magnitude")
     if a.ndim != 2 or b.ndim != 2 or a.shape[0] != rank or b.shape[1] != rank:
         raise CheckpointError(
-            f"'{layer}' in {path} has factors of {list(a.shape)} and {list(b.shape)}, and the file says rank {rank}; the file is "
+            f"'{layer}' in {path} has factors of {list(a.shape)} and {list(b.shape)}, and the file says rank {rank}; "
+            "the file is "
             "damaged, or its layers have several ranks, which is not supported."
         )
     rows, width = b.shape[0], a.shape[1]
@@ -121,7 +126,8 @@ def _factors(parts: Mapping[str, torch.Tensor], layer: str, rank: int, path: str
         magnitude = magnitude.squeeze() if magnitude.ndim == 2 else magnitude  # older files: (out, 1)
         if magnitude.shape != (rows,) or (parts["magnitude"].ndim == 2 and parts["magnitude"].shape[1] != 1):
             raise CheckpointError(
-                f"'{layer}' in {path} has a magnitude of {list(parts['magnitude'].shape)} for {rows} rows: it is dora-cols, a "
+                f"'{layer}' in {path} has a magnitude of {list(parts['magnitude'].shape)} for {rows} rows: it is "
+                "dora-cols, a "
                 "magnitude for each column; the types lora and dora-rows are read."
             )
         magnitude = keys.rows_to_diffusers(layer, magnitude.float(), width)
@@ -165,7 +171,8 @@ def native_layers(layers: Iterable[str]) -> dict[str, str]:
     strangers = [layer for layer, native in found.items() if native is None]
     if strangers:
         raise UserError(
-            f"{len(strangers)} of the adapter's {len(found)} layers are not Stable Audio 3's (first: '{strangers[0]}'); native and "
+            f"{len(strangers)} of the adapter's {len(found)} layers are not Stable Audio 3's (first: "
+            f"'{strangers[0]}'); native and "
             "ComfyUI files are for adapters of Stable Audio 3: use --to peft."
         )
     return {layer: native for layer, native in found.items() if native is not None}
@@ -194,8 +201,8 @@ def rows_from_native(layer: str, factors: Factors) -> Factors:
 def _native_config(adapter: LowRankAdapter) -> dict[str, Any]:
     """`lora_config`, in the order in which Stability's trainer writes it.
 
-    Where the adapter was not read from a native file, `include` names its layers: the loader would parametrise every layer of
-    the model otherwise, and normalise the rows of those that have no weights here.
+    Where the adapter was not read from a native file, `include` names its layers: the loader would parametrise every
+    layer of the model otherwise, and normalise the rows of those that have no weights here.
     """
     patterns = adapter.native or {"include": layer_patterns(native_layers(adapter.layers).values()), "exclude": None}
     return {
@@ -209,7 +216,8 @@ def _native_config(adapter: LowRankAdapter) -> dict[str, Any]:
 
 
 def layer_patterns(natives: Iterable[str]) -> list[str]:
-    """Native layer names, those of consecutive blocks joined as `layers.[0-23].`: Stability's loader expands the brackets."""
+    """Native layer names, those of consecutive blocks joined as `layers.[0-23].`: Stability's loader expands the
+    brackets."""
     block = re.compile(r"^(.*\.layers\.)(\d+)(\..*)$")
     found: dict[tuple[str, str], list[int]] = {}
     for native in sorted(natives):
