@@ -190,6 +190,29 @@ def read_object(file: Path, what: str) -> dict[str, Any]:
     return files.read_object(file, what, error=CheckpointError)
 
 
+_MOST, _MOST_LAYERS = 2**27, 1024
+
+
+def check_sizes(values: Any, file: Path, name: str = "") -> None:
+    """Nothing, when no number of a configuration is beyond what a model has: building one that is would fill the
+    memory.
+
+    Raises
+    ------
+    CheckpointError
+        One is; the sentence names it.
+    """
+    if isinstance(values, dict | list):
+        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+            check_sizes(value, file, name if isinstance(values, list) else str(key))
+    elif isinstance(values, int | float) and not isinstance(values, bool):
+        most = _MOST_LAYERS if re.search(r"(^|_)(layers|depth|blocks)($|_)", name) else _MOST
+        if not abs(values) <= most:
+            raise CheckpointError(
+                f"{file} states {name} = {str(values)[:40]}, beyond what any model has; fetch it again."
+            )
+
+
 def without_code(values: Any) -> Any:
     """A configuration without the entries by which transformers would run or fetch code, at any depth."""
     if isinstance(values, dict):
@@ -230,6 +253,7 @@ def text_config(folder: Path, classes: Mapping[str, str]) -> Any:
 
     refuse_code(folder)
     values = read_object(folder / "config.json", "text encoder's configuration")
+    check_sizes(values, folder / "config.json")
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in classes:
         raise CheckpointError(

@@ -4,6 +4,7 @@ parameters trainable.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +44,13 @@ def adapter_config(
     targets : names
         A list matches the ends of layer names, a string is a regular expression for the whole name; None takes
         `model.adapter_targets`.
-    exclude : names left out of `targets`, matched in the same way.
+    exclude : names left out of `targets`
+        Ends of layer names, or parts of the network ("duration_embedder") with every layer in them.
+
+    Raises
+    ------
+    ConfigError
+        An excluded name that no layer has.
     """
     from peft import LoraConfig
 
@@ -54,9 +61,29 @@ def adapter_config(
         lora_dropout=dropout,
         use_dora=kind == "dora",
         target_modules=chosen if isinstance(chosen, str) else list(chosen),
-        exclude_modules=list(exclude) or None,
+        exclude_modules=_excluded(model.module, exclude) or None,
         bias="none",
     )
+
+
+def _excluded(module: nn.Module, exclude: Sequence[str]) -> list[str]:
+    """The names as peft understands them, which are ends of layer names: a part of the network becomes the layers in
+    it."""
+    layers = [name for name, layer in module.named_modules() if _is_linear(layer)]
+    names: list[str] = []
+    for wanted in exclude:
+        within = [name for name in layers if f".{wanted}." in f".{name}."]
+        if not within:
+            ends = sorted({name.rpartition(".")[2] for name in layers})
+            parts = sorted({name.partition(".")[0] for name in layers})
+            raise ConfigError(
+                f"adapter.exclude names '{wanted}', and no layer of this model has that name; parts of it are "
+                f"{', '.join(parts)}, "
+                f"and its layers end in {', '.join(ends)}."
+            )
+        at_end = any(f".{name}".endswith(f".{wanted}") for name in within)
+        names += [wanted] if at_end else within
+    return names
 
 
 def inject(
@@ -100,7 +127,10 @@ def inject(
         torch.manual_seed(seed)
         try:
             inject_adapter_in_model(config, module, adapter_name=ADAPTER_NAME)
-        except ValueError as error:
+        except (ValueError, re.error) as error:
+            remove_layers(
+                module
+            )  # peft stops at the first layer that it cannot adapt, with the ones before it in place
             layers = sorted({name.rpartition(".")[2] for name, layer in module.named_modules() if _is_linear(layer)})
             raise ConfigError(
                 f"the adapter's targets {config.target_modules!r} cannot be used ({' '.join(str(error).split())}); "

@@ -16,8 +16,8 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from eisbach.backbones.saved import CONFIG, WEIGHTS, read_saved, write_saved
-from eisbach.backbones.state import adapter_free_state, identity_of
+from eisbach.backbones.base import Backbone
+from eisbach.backbones.state import CONFIG, WEIGHTS, adapter_free_state, identity_of, read_saved, write_saved
 from eisbach.codecs.weight_files import build_empty, load_exactly
 from eisbach.config import StrictModel, build_config
 from eisbach.errors import UserError
@@ -102,7 +102,7 @@ def fill_size(values: Any, sizes: Mapping[str, Mapping[str, Any]]) -> Any:
     return {**values, **sizes[size], **given}
 
 
-class ImageBackbone(ABC):
+class ImageBackbone(Backbone, ABC):
     """`Backbone` of an image network. `latent_rate` is 1: an image is one frame that lasts a second, as far as code
     that counts frames of audio goes, and durations mean nothing.
 
@@ -168,11 +168,6 @@ class ImageBackbone(ABC):
     def null_id(self) -> int:
         """The id that stands for no class: the number of classes."""
         return len(self.config.classes)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of what the network reads."""
-        return self.latent_channels, self.latent_size, self.latent_size
 
     def name_classes(self, names: Sequence[str]) -> None:
         """Gives the classes of a model that was made for a number of them their names, in the order of their ids.
@@ -257,7 +252,7 @@ class ImageBackbone(ABC):
 
     def _check_shape(self, x_t: torch.Tensor) -> None:
         if tuple(x_t.shape[1:]) != self.latent_shape:
-            got, own = " x ".join(map(str, x_t.shape[1:])), " x ".join(map(str, self.latent_shape))
+            got, own = " x ".join(map(str, x_t.shape[1:])), " x ".join(map(str, self.latent_shape or ()))
             raise UserError(
                 f"images of {got} (channels x height x width) arrived and this model reads {own}; {self.other_sizes}."
             )

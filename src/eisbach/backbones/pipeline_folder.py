@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from eisbach import pretrained
+from eisbach.backbones.base import Backbone
 from eisbach.backbones.state import adapter_free_state, identity_of
 from eisbach.backbones.text_encoder import LazyTextEncoder, save_encoder
 from eisbach.codecs.base import Codec
@@ -125,7 +126,7 @@ class PipelineTextEncoder(LazyTextEncoder):
 
         config = pretrained.text_config(self.folder, {kind: names[0] for kind, names in _TEXT_MODELS.items()})
         kind: Any = getattr(transformers, _TEXT_MODELS[config.model_type][1])
-        model = build_empty(lambda: kind(config))
+        model = build_empty(lambda: kind(config), f"the text encoder in {self.folder}")
         expected = model.state_dict().keys()
         state = {name.removeprefix("model."): tensor for name, tensor in read_weights(self.folder).items()}
         # A whole language model has a decoder or an output layer too, which an encoder has no use for.
@@ -169,7 +170,7 @@ class PipelineTextEncoder(LazyTextEncoder):
         self.tokenizer.save_pretrained(str(folder / "tokenizer"))
 
 
-class PipelineBackbone(ABC):
+class PipelineBackbone(Backbone, ABC):
     """The part of `Backbone` that does not depend on the network: its codec, its name, what is kept of its folder."""
 
     name: str

@@ -66,7 +66,7 @@ class TextEncoder(LazyTextEncoder):
         # The published T5Gemma has a decoder too, which an encoder has no use for, and its names begin with `model.`.
         state = {name.removeprefix("model."): tensor for name, tensor in state.items()}
         state = {name: tensor for name, tensor in state.items() if not name.startswith(("decoder.", "lm_head."))}
-        model = build_empty(lambda: T5GemmaEncoderModel(config))
+        model = build_empty(lambda: T5GemmaEncoderModel(config), f"the text encoder in {self.folder}")
         load_exactly(model, state, f"the text encoder in {self.folder}")
         return model.eval().requires_grad_(False)
 

@@ -117,7 +117,7 @@ class StableAudioOpenBackbone(PipelineBackbone):
     )
     density = "uniform"
     schedule = "uniform"
-    distilled = False
+    retimes = True
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from eisbach import pretrained
+from eisbach.backbones.base import Backbone
 from eisbach.backbones.pipeline_folder import read_index
 from eisbach.backbones.table_pipeline import SchedulerTable, TablePipeline, read_table
 from eisbach.codecs.weight_files import build_empty, component_config, load_component, load_exactly
@@ -56,7 +57,7 @@ class ClipText:
 
         config = pretrained.text_config(self.folder / "text_encoder", {"clip_text_model": "CLIPTextConfig"})
         tokenizer = pretrained.tokenizer(self.folder / "tokenizer", "CLIPTokenizer")
-        model: Any = build_empty(lambda: transformers.CLIPTextModel(config))
+        model: Any = build_empty(lambda: transformers.CLIPTextModel(config), f"the text encoder in {self.folder}")
         expected = model.state_dict().keys()
         state = {
             name: tensor for name, tensor in read_weights(self.folder / "text_encoder").items() if name != _POSITIONS
@@ -90,7 +91,7 @@ class ClipText:
         return found.float()
 
 
-class StableDiffusionBackbone(TablePipeline):
+class StableDiffusionBackbone(TablePipeline, Backbone):
     """`Backbone` of a `StableDiffusionPipeline`.
 
     A `Conditioning` holds CLIP's states [shape=(B, 77, D)] and a `global_embed` of zeros [shape=(B, 1)]. `latent_rate`
@@ -104,7 +105,6 @@ class StableDiffusionBackbone(TablePipeline):
     latent_rate = 1.0
     density = "uniform"
     schedule = "uniform"
-    distilled = False
     adapter_targets = r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 
     def __init__(
@@ -124,11 +124,6 @@ class StableDiffusionBackbone(TablePipeline):
         self.latent_channels = int(config.in_channels)
         self.latent_size = int(config.sample_size)
         self._null: torch.Tensor | None = None
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) that the network was trained on; it reads other multiples of its strides too."""
-        return self.latent_channels, self.latent_size, self.latent_size
 
     def condition(self, captions: Sequence[str], durations: Sequence[float] = ()) -> Conditioning:
         """CLIP's states of each caption, one row each; `durations` are not looked at."""

@@ -11,15 +11,16 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from eisbach.backbones.saved import CONFIG, WEIGHTS, read_saved, write_saved
-from eisbach.backbones.state import adapter_free_state, identity_of
+from eisbach.backbones.base import Backbone
+from eisbach.backbones.state import CONFIG, WEIGHTS, adapter_free_state, identity_of, read_saved, write_saved
 from eisbach.config import StrictModel, build_config
 from eisbach.errors import CheckpointError, UserError
 from eisbach.tensor_files import check_fit, read_tensors
@@ -126,10 +127,11 @@ class TinyMusicModel(nn.Module):
         )[0]
 
 
-class TinyMusicBackbone:
+class TinyMusicBackbone(Backbone):
     """`Backbone` of the embedded model: linear path, velocity target u = noise - x0."""
 
     name = "tiny-music"
+    config_class = TinyMusicConfig
     path = "linear"
     target = "u"
     adapter_targets = (
@@ -147,6 +149,11 @@ class TinyMusicBackbone:
         self.latent_rate = config.latent_rate
         self.codec = config.codec
         self._index = {word: position + _RESERVED for position, word in enumerate(config.vocabulary)}
+
+    @classmethod
+    def create(cls, values: Mapping[str, Any], seed: int = 0) -> Self:
+        """A randomly initialised backbone; `ConfigError` lists all faults of `values`."""
+        return cls(build_config(TinyMusicConfig, values, "the backbone's configuration"), seed=seed)
 
     def unknown_words(self, caption: str) -> list[str]:
         """The words of a caption that the model has no vector for, in order, each once."""

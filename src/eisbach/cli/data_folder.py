@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -142,13 +142,8 @@ class _UnknownWords:
         if self._ask is None:
             from eisbach.backbones import load_backbone
 
-            backbone: Any = load_backbone(self._model)
-            self._ask = getattr(backbone, "unknown_words", None) or _knows_all
+            self._ask = load_backbone(self._model).unknown_words
         return self._ask(caption)
-
-
-def _knows_all(caption: str) -> Sequence[str]:
-    return []
 
 
 def _print_doctor(report: DoctorReport, show: int) -> None:

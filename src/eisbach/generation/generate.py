@@ -196,7 +196,7 @@ class _Meter:
 def settle_sampling(config: GenerateConfig, backbone: Backbone) -> GenerateConfig:
     """The configuration with the sampling defaults of a distilled model, where the model is one; what was set
     stands."""
-    if not getattr(backbone, "distilled", False):
+    if not backbone.distilled:
         return config
     return config.model_copy(
         update={key: value for key, value in DISTILLED.items() if key not in config.model_fields_set}
@@ -205,10 +205,7 @@ def settle_sampling(config: GenerateConfig, backbone: Backbone) -> GenerateConfi
 
 def unknown_words(prompts: Iterable[Prompt], backbone: Backbone) -> list[str]:
     """A sentence for each prompt with words that the model has no meaning for; none when it reads everything."""
-    ask: Callable[[str], list[str]] | None = getattr(backbone, "unknown_words", None)
-    if ask is None:
-        return []
-    found = [(prompt.id, ask(prompt.text)) for prompt in prompts]
+    found = [(prompt.id, backbone.unknown_words(prompt.text)) for prompt in prompts]
     return [
         f"prompt '{name}': the model does not know {', '.join(words)}; these words change nothing."
         for name, words in found

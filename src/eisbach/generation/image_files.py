@@ -47,7 +47,7 @@ def write_images(
     from eisbach.data.images_read import to_bytes
 
     backbone = load_backbone(model)
-    if getattr(backbone, "latent_size", None) is None:
+    if backbone.modality != "image":
         raise UserError(f"the model '{model}' makes no images; give the folder of an image model.")
     codec = load_image_codec(backbone.codec, backbone.latent_channels)
     names = list(classes or backbone.classes or [""])  # type: ignore[attr-defined]

@@ -93,7 +93,7 @@ def sample_images(
     from eisbach.diffusion.samplers import sample_ode
     from eisbach.generation.times import sampling_times
 
-    if getattr(backbone, "latent_size", None) is None:
+    if backbone.modality != "image":
         raise UserError(f"the model '{backbone.name}' makes no images; give an image model.")
     if sampling.guidance_scale != 1 and not backbone.classes:
         raise UserError(

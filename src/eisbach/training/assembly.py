@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -71,7 +71,7 @@ class AudioMaterial:
         """The batches of the clips; `UserError` for a model of images."""
         from eisbach.backbones import load_codec_of
 
-        if hasattr(backbone, "latent_size"):
+        if backbone.modality != "audio":
             raise ConfigError(
                 f"the model {backbone.name} makes images and data.manifest names audio; name data.images."
             )
@@ -155,8 +155,7 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tupl
 
 def say_unheard(captions: Sequence[str], backbone: Backbone, quiet: bool) -> None:
     """Notes the words of captions that the model does not know."""
-    unknown_words: Callable[[str], list[str]] | None = getattr(backbone, "unknown_words", None)
-    unheard = None if unknown_words is None else unheard_words(set(captions), unknown_words)
+    unheard = unheard_words(set(captions), backbone.unknown_words)
     if unheard is not None:
         note(f"{unheard}.", quiet)
 
@@ -173,7 +172,7 @@ def load_model(config: TrainConfig) -> Backbone:
 
     if isinstance(config.model, str):
         backbone = load_backbone(config.model)
-        if getattr(backbone, "distilled", False):
+        if backbone.distilled:
             raise UserError(
                 f"the model '{config.model}' is distilled: it samples in a few steps, and training it as a flow would "
                 "undo "

@@ -130,7 +130,7 @@ def image_codec(backbone: Any) -> tuple[ImageCodec, int]:
     """
     from eisbach.codecs import load_image_codec
 
-    size = getattr(backbone, "latent_size", None)
+    size = backbone.latent_size
     if size is None:
         raise ConfigError(
             f"the model '{backbone.name}' makes audio and the recipe names images; name an image model, such as model: "

@@ -18,6 +18,8 @@ from eisbach.tensor_files import read_header, read_tensors
 WeightOf = Callable[[str], torch.Tensor]
 """The base model's weight of a layer, in the layer's own shape."""
 
+_MOST_AXES = 5
+
 PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -55,7 +57,8 @@ class LowRankAdapter:
     stamp : dict
         What the adapter was trained on; {} for one that was made elsewhere.
     native : dict
-        `include` and `exclude` of a native file that this was read from; {} otherwise.
+        Of a native file that this was read from, its `lora_config` beyond what the fields above say (include, exclude,
+        step, epoch, base_model …) and, under "metadata", the texts beside it; {} otherwise.
     """
 
     layers: dict[str, Factors]
@@ -99,6 +102,10 @@ def adapted_weight(weight: torch.Tensor, factors: Factors, scale: float) -> torc
     return v.view(weight.shape).to(weight.dtype)
 
 
+class NeedsBaseError(UserError):
+    """A file that means nothing without the base model's weights."""
+
+
 def with_strength(adapter: LowRankAdapter, strength: float) -> LowRankAdapter:
     """The adapter that gives ``W + strength (W' - W)``: for LoRA, B times the strength.
 
@@ -127,8 +134,12 @@ def check_fit(adapter: LowRankAdapter | Differences, module: nn.Module, source: 
     CheckpointError
         One is not; the sentence counts them and names the first.
     """
-    known = dict(module.named_modules())
-    unknown = sorted(name for name in adapter.layers if not hasattr(known.get(name), "weight"))
+    weights = {
+        name: layer.weight
+        for name, layer in module.named_modules()
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d))
+    }
+    unknown = sorted(adapter.layers.keys() - weights.keys())
     count = len(adapter.layers)
     if unknown or not count:
         raise CheckpointError(
@@ -137,7 +148,7 @@ def check_fit(adapter: LowRankAdapter | Differences, module: nn.Module, source: 
             + "; the adapter is of another model."
         )
     for name, update in adapter.layers.items():
-        weight: Any = known[name].weight
+        weight = weights[name]
         flat = (weight.shape[0], math.prod(weight.shape[1:]))
         if isinstance(update, Factors):
             shape = (update.b.shape[0], update.a.shape[1])
@@ -151,8 +162,22 @@ def check_fit(adapter: LowRankAdapter | Differences, module: nn.Module, source: 
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], source: str | Path) -> None:
-    """Refuses NaN and infinite values."""
-    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    """Refuses NaN and infinite values, and tensors that are no weights of a layer.
+
+    Raises
+    ------
+    CheckpointError
+        There are some; the sentence names the first.
+    """
+    strange = [name for name, tensor in tensors.items() if not tensor.is_floating_point() or tensor.ndim > _MOST_AXES]
+    if strange:
+        first = tensors[strange[0]]
+        raise CheckpointError(
+            f"'{strange[0]}' in {source} is of the type {str(first.dtype).removeprefix('torch.')} with {first.ndim} "
+            "axes; adapters "
+            f"hold floating-point numbers on at most {_MOST_AXES} axes: fetch the file again."
+        )
+    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor.float()).all())]
     if broken:
         raise CheckpointError(
             f"{len(broken)} of {len(tensors)} tensors in {source} are not finite (first: {broken[0]}), so the adapter "
@@ -188,15 +213,26 @@ def stored(factors: Factors, precision: str, layer: str) -> Factors:
     return made
 
 
-def rounding(adapter: LowRankAdapter, weight_of: WeightOf, precision: str) -> float:
-    """What a file's precision changes: ``‖W'_stored - W'‖ / ‖W' - W‖`` over all layers, in float64.
+def is_exact(adapter: LowRankAdapter, precision: str) -> bool:
+    """Whether a file of this precision holds every number of the adapter as it is."""
+    dtype = PRECISIONS[precision]
+    values = [value for factors in adapter.layers.values() for value in (factors.a, factors.b, factors.magnitude)]
+    return all(torch.equal(value.to(dtype).to(value.dtype), value) for value in values if value is not None)
+
+
+def rounding(adapter: LowRankAdapter, weight_of: WeightOf | None, precision: str) -> float:
+    """What a file's precision changes: ``‖W'_stored - W'‖ / ‖W' - W‖`` over all layers, in float64; of LoRA W is not
+    needed.
 
     DoRA's magnitudes are about as large as the rows of the weight, and half precision keeps 11 bits of them: the
     smaller the update, the larger the share of it that is lost.
     """
     lost = moved = 0.0
     for layer, factors in adapter.layers.items():
-        weight = weight_of(layer).double()
+        if weight_of is None:
+            weight = torch.zeros(factors.b.shape[0], factors.a.shape[1], dtype=torch.float64)
+        else:
+            weight = weight_of(layer).double()
         meant = adapted_weight(weight, factors, adapter.scale)
         made = adapted_weight(weight, stored(factors, precision, layer), adapter.scale)
         lost += float((made - meant).square().sum())

@@ -223,7 +223,7 @@ def _load(config: SignatureConfig, classes: ClassSet, notify: Callable[[str], ob
         load_adapter(backbone, config.adapter)
     backbone.module.eval()
     texts = [one.name if one.text is None else one.text for one in config.classes]
-    if notify is not None and hasattr(backbone, "unknown_words"):
+    if notify is not None:
         for one, text in zip(config.classes, texts, strict=True):
             unknown = backbone.unknown_words(text)
             if unknown:
@@ -235,7 +235,7 @@ def _load(config: SignatureConfig, classes: ClassSet, notify: Callable[[str], ob
             f"'{texts[-1]}'), so "
             "nothing could be decided among them; name a model that knows them, or write them in its own words."
         )
-    shape = getattr(backbone, "latent_shape", None)
+    shape = backbone.latent_shape
     if shape is None:
         shape = (backbone.latent_channels, max(1, round(config.duration * backbone.latent_rate)))
     return backbone, backbone_model(backbone, conditioning, tuple(shape), config.batch_rows)

@@ -42,6 +42,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} holds no config.json; give the folder of a transformers checkpoint.")
     config = pretrained.read_object(folder / "config.json", "model's configuration")
+    pretrained.check_sizes(config, folder / "config.json")
     if not pretrained.has_weights(folder):
         pickled = (folder / "pytorch_model.bin").is_file()
         has = "only pytorch_model.bin, a pickle, which is not opened" if pickled else "no weights"
