@@ -287,7 +287,10 @@ def test_damage_is_named(folder: Path, tmp_path: Path, what: str, sentence: str)
 
 # --- adapters where they are played
 
-INNER = r"transformer\.(layers\.\d+\..*(to_q|to_k|to_v|to_out\.0|_proj)|condition_embedder|time_embed(_r)?\.(linear_[12]|time_proj))"
+INNER = (
+    r"transformer\.(layers\.\d+\..*(to_q|to_k|to_v|to_out\.0|_proj)|condition_embedder|"
+    r"time_embed(_r)?\.(linear_[12]|time_proj))"
+)
 COMFYUI_BLOCK = [
     "self_attn.q_proj",
     "self_attn.k_proj",
