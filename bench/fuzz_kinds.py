@@ -204,7 +204,7 @@ def _read_checkpoint(folder: Path, target: Path, draw: random.Random) -> None:
 
     SpeedBook(folder / "speeds.json")
     MetricsFile(folder / "metrics.jsonl").truncate_after(1)
-    _either(lambda: RunFolder(folder).finished_steps())
+    _either(lambda: RunFolder(folder).finished())
     newest_checkpoint(folder)
 
 
@@ -255,7 +255,7 @@ def _read_manifest(folder: Path, target: Path, draw: random.Random) -> None:
 
 
 def _curves(folder: Path) -> None:
-    for path in (ROOT / "bench/results").glob("*.json"):
+    for path in (ROOT / "src/eisbach/studies").rglob("*.json"):
         text = path.read_text()
         if '"format": "eisbach' in text[:200] and len(text) < 200_000:
             shutil.copy(path, folder)
@@ -309,11 +309,11 @@ def _generated(folder: Path) -> None:
 
 
 def _read_generated(folder: Path, target: Path, draw: random.Random) -> None:
-    from eisbach.generation import image_files
     from eisbach.generation.generate import __dict__ as module
+    from eisbach.output_folder import claim
 
     stamp = {"model": "embedded", "steps": 5, "seeds": [2], "prompts": {"a": "slow"}}
-    _either(lambda: image_files._check_folder(folder, {"steps": 5}))
+    _either(lambda: claim(folder, "samples.json", "images", {"steps": 5}))
     module["_check_stamp"](folder / "generation.json", stamp)
     module["_merge_stamp"](folder / "generation.json", stamp)
 
@@ -487,7 +487,12 @@ def _run_command(folder: Path, target: Path, draw: random.Random) -> None:
         ["data", "folder", "set", "--jobs", "1"], ["analyze", "set/manifest.jsonl", "--dry-run"],
         ["train", "paper.yaml", "--dry-run", "--data", "set", "--set", draw.choice(OVERRIDES)],
     ))  # fmt: skip
-    arguments = [str(folder / part) if (folder / part.partition("/")[0]).exists() else part for part in command]
+    arguments = [
+        str(folder / part)
+        if part.partition("/")[0] in ("paper.yaml", "demo.yaml", "prompts.yaml", "set", "run")
+        else part
+        for part in command
+    ]
     out, err = io.StringIO(), io.StringIO()
     before, sys.argv = sys.argv, ["eisbach", *arguments]
     try:

@@ -237,6 +237,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `overrides` laid over it, group by group; dotted keys reach into groups."""
+    for side in (base, overrides):
+        if not isinstance(side, Mapping):
+            raise ConfigError(f"a group of keys is needed where {str(side)[:60]!r} stands.")
     merged: dict[str, Any] = {
         key: merge(value, {}) if isinstance(value, Mapping) else value for key, value in base.items()
     }

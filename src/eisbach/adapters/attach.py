@@ -15,8 +15,10 @@ from eisbach.adapters.formats.low_rank import Differences
 from eisbach.adapters.inject import inject
 from eisbach.adapters.layers import ADAPTER_NAME, ATTACHED, AdaptableModel, has_adapter, remove_layers
 from eisbach.errors import CheckpointError, ConfigError
+from eisbach.tensor_files import foreign_files
 
 
+@foreign_files("the adapter")
 def attach(model: AdaptableModel, path: str | Path, strength: float = 1.0, *, any_base: bool = False) -> int:
     """Folds an adapter, or fully trained weights, into the model; returns how many of its tensors changed.
 

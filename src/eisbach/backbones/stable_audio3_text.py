@@ -82,6 +82,10 @@ class TextEncoder(LazyTextEncoder):
         mask = batch["attention_mask"].to(device=device, dtype=torch.bool)
         self._warn_of_cuts(captions, mask)
         # Padded to the full length, as when the model was trained: what a caption becomes does not depend on its batch.
+        if int(batch["input_ids"].max()) >= self.model.get_input_embeddings().num_embeddings:
+            raise CheckpointError(
+                f"the tokenizer in {self.tokenizer_folder} knows words that the text encoder does not."
+            )
         tokens = self.model.to(device)(input_ids=batch["input_ids"].to(device), attention_mask=mask).last_hidden_state
         longest = max(1, int(mask.sum(dim=1).max()))
         return tokens[:, :longest].float(), mask[:, :longest]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from eisbach.tensor_files import write_tensors
+from eisbach.tensor_files import foreign_files, write_tensors
 from eisbach.types import Conditioning
 
 
@@ -33,7 +33,8 @@ class LazyTextEncoder(ABC):
     def model(self) -> Any:
         """The encoder in fp32, in evaluation mode, without gradients."""
         if self._model is None:
-            self._model = self._read()
+            with foreign_files("the text encoder"):
+                self._model = self._read()
         return self._model
 
     @abstractmethod

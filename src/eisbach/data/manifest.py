@@ -322,6 +322,8 @@ def _path_fault(value: Any) -> str | None:
     if "\\" in value:
         return "must use forward slashes"
     path = PurePosixPath(value)
+    if len(value.encode()) > 3000 or any(len(part.encode()) > 255 for part in path.parts):
+        return "is longer than the name of any file"
     if path.is_absolute() or (len(value) > 1 and value[1] == ":"):
         return "must be relative to the manifest's folder; move the audio under it"
     if ".." in path.parts:

@@ -187,4 +187,6 @@ def _summarise_gradients(gradients: dict[str, Any]) -> GradientSummary | None:
         return None
     name = "moved" if "moved" in points else "start"
     means = ("angle", "norm_ratio", "between_batches_angle", "update_angle", "update_norm_ratio")
-    return GradientSummary(name, gradients["batches"], **{key: points[name][key]["mean"] for key in means})
+    return GradientSummary(
+        name, int(gradients.get("batches") or 0), **{key: points[name][key]["mean"] for key in means}
+    )
