@@ -219,8 +219,10 @@ def _read_recipe(folder: Path, target: Path, draw: random.Random) -> None:
 
 
 OVERRIDES = (
-    "steps=10", "steps=null", "data=5", "weighting=null", "weighting.sample=[a]", "a.b.c=1", "=1", "x", "optimiser.lr=.nan", "steps=1e99",
-    "data.manifest=&a [*a]", "seed=" + "9" * 5000, "out=\udcff", 'out="\\0"', "[=]", "weighting.options={a: {b: {c: 1}}}", "schedule=[[[",
+    "steps=10", "steps=null", "data=5", "weighting=null", "weighting.sample=[a]", "a.b.c=1", "=1", "x",
+    "optimiser.lr=.nan", "steps=1e99",
+    "data.manifest=&a [*a]", "seed=" + "9" * 5000, "out=\udcff", 'out="\\0"', "[=]",
+    "weighting.options={a: {b: {c: 1}}}", "schedule=[[[",
 )  # fmt: skip
 
 
@@ -272,7 +274,8 @@ def _records(folder: Path) -> None:
     from eisbach.statistics.records import save_records
 
     rows = [
-        {"arm": arm, "prompt_id": f"p{n}", "seed": seed, "path": f"{arm}/{n}-{seed}.flac", "train_seed": 0, "closure": 0.5 * n, "n": n, "flat": n > 1}
+        {"arm": arm, "prompt_id": f"p{n}", "seed": seed, "path": f"{arm}/{n}-{seed}.flac", "train_seed": 0,
+        "closure": 0.5 * n, "n": n, "flat": n > 1}
         for arm in ("plain", "gated") for n in range(3) for seed in (0, 1)
     ]  # fmt: skip
     save_records(rows, folder)
@@ -504,7 +507,8 @@ def _run_command(folder: Path, target: Path, draw: random.Random) -> None:
 
 
 KINDS = (
-    Kind("training recipes", 10, _copy("recipes/paper.yaml", "recipes/sa3-medium-paper.yaml"), ("*.yaml",), _read_recipe),
+    Kind("training recipes", 10, _copy("recipes/paper.yaml", "recipes/sa3-medium-paper.yaml"), ("*.yaml",),
+    _read_recipe),
     Kind("experiment recipes", 4, _copy("recipes/demo.yaml", "recipes/gated.yaml"), ("*.yaml",), _read_experiment),
     Kind("prompts", 6, _copy("src/eisbach/assets/prompts/demo.yaml"), ("*.yaml",), _read_prompts),
     Kind("manifests", 8, _rows, ("manifest.jsonl",), _read_manifest),
@@ -526,7 +530,8 @@ KINDS = (
     Kind("adapters", 6, _adapters, ("*.safetensors", "*/*", "*/*/*"), _read_adapters),
     Kind("codec files", 3, _codec, ("*.safetensors",), _read_codec),
     Kind("tiny models", 5, _model, ("model/*", "codec.safetensors"), _read_model),
-    Kind("native models", 4, _copy("tests/fixtures/sa3_native_tiny"), ("sa3_native_tiny/model*", "sa3_native_tiny/*/*"), _read_native),
+    Kind("native models", 4, _copy("tests/fixtures/sa3_native_tiny"), ("sa3_native_tiny/model*", "sa3_native_tiny/*/*"),
+    _read_native),
     Kind("tokenizers", 4, _copy("tests/fixtures/sa3_native_tiny"), ("sa3_native_tiny/*/*token*",), _read_tokenizer),
     Kind("command line", 2, _commands, ("*.yaml", "set/*"), _run_command),
 )  # fmt: skip

@@ -9,14 +9,15 @@ What the rows mean:
 
 - *lines*: lines of Python files. *Comment share*: lines with a comment, pragmas (`noqa`, `fmt`, `type:`) left out.
 - *Function lines*: from `def` to the last line, docstring and nested functions included; methods count.
-- *Public names*: functions, classes and constants of a module, without an underscore. A name is *used* where code loads,
-  imports or asks for it as an attribute, where a string names it (`"module:name"`), and in the code of a Markdown page.
-  *In their own file alone*: no other file of src, tests, bench, docs or examples uses it; names that no other file of
-  src and docs uses, but a test, bench or an example does, are counted beside. *Dead*: a function that nothing uses. A function with a decorator counts as used, since the decorator may register it.
-- *Duplicate pairs*: runs of at least six equal lines at two places, after leaving out blank lines, comments, docstrings,
-  imports and lines of punctuation; a run is counted once however long it is.
-- *The way of a file to the page*: the steps that `eisbach analyze A/ B/` takes from audio to index.html, listed below in
-  the order in which each begins its work; a return to a caller is no step. A *move* is a step into another room (a
+- *Public names*: functions, classes and constants of a module, without an underscore. A name is *used* where code
+  loads, imports or asks for it as an attribute, where a string names it (`"module:name"`), and in the code of a
+  Markdown page. *In their own file alone*: no other file of src, tests, bench, docs or examples uses it; names that no
+  other file of src and docs uses, but a test, bench or an example does, are counted beside. *Dead*: a function that
+  nothing uses. A function with a decorator counts as used, since the decorator may register it.
+- *Duplicate pairs*: runs of at least six equal lines at two places, after leaving out blank lines, comments,
+  docstrings, imports and lines of punctuation; a run is counted once however long it is.
+- *The way of a file to the page*: the steps that `eisbach analyze A/ B/` takes from audio to index.html, listed below
+  in the order in which each begins its work; a return to a caller is no step. A *move* is a step into another room (a
   folder of the package, or a module at its top), a *climb* a move into a higher layer of pyproject's list.
 """
 

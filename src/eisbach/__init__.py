@@ -10,8 +10,8 @@ What people call first is here, and is imported when it is first used (``import 
 >>> [name for name, metric in eisbach.METRICS.items() if metric.family == "dynamics"]
 ['level_range', 'loudness_range']
 
-`train`, `generate` and `probe` take a configuration (`TrainConfig`, `GenerateConfig`, `ProbeConfig`): what a recipe holds.
-`analyze` measures files and folders of music and compares them, `compare_sets` compares what was measured,
+`train`, `generate` and `probe` take a configuration (`TrainConfig`, `GenerateConfig`, `ProbeConfig`): what a recipe
+holds. `analyze` measures files and folders of music and compares them, `compare_sets` compares what was measured,
 `load_adapter` folds an adapter into a model.
 """
 

@@ -20,7 +20,8 @@ INNER = {"exclude": ["duration_embedder.linear"]}
 
 
 def comfy_weight(path: Path, strength: float = 1.0) -> Callable[[str, torch.Tensor], torch.Tensor]:
-    """What ComfyUI makes of a checkpoint's tensors, in fp32: the model's keys are looked up, as it does, not the file's."""
+    """What ComfyUI makes of a checkpoint's tensors, in fp32: the model's keys are looked up, as it does, not the
+    file's."""
     lora = {name: value.float() for name, value in load_file(path).items()}
 
     def change(name: str, weight: torch.Tensor) -> torch.Tensor:

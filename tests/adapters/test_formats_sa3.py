@@ -308,7 +308,8 @@ def test_another_rank_in_some_layers_becomes_one_rank(sa3: Any, play: Any, make_
 def test_older_native_files(
     sa3: Any, native: Path, play: Any, reference: dict[str, torch.Tensor], tmp_path: Path, form: str
 ) -> None:
-    """Stability's loader fills in rank, alpha = rank and plain LoRA, and takes `dora` and magnitudes of (out, 1) for rows."""
+    """Stability's loader fills in rank, alpha = rank and plain LoRA, and takes `dora` and magnitudes of (out, 1) for
+    rows."""
     kind = "lora" if form == "no configuration" else "dora-rows"
     tensors, told = load_file(native / f"{kind}.safetensors"), metadata(native / f"{kind}.safetensors")
     if form == "no configuration":

@@ -138,7 +138,8 @@ def test_predict_is_the_pipelines_own_call(
 
 
 def test_euler_steps_are_the_pipelines(backbone: AceStepBackbone, pipeline: Any) -> None:
-    """Sign, time's scale and direction of the flow at once: the same latents from the same noise in four Euler steps."""
+    """Sign, time's scale and direction of the flow at once: the same latents from the same noise in four Euler
+    steps."""
     noise = torch.randn(1, 13, 4, generator=torch.Generator().manual_seed(3))
     _, theirs = recorded(
         pipeline,
@@ -286,7 +287,10 @@ def test_damage_is_named(folder: Path, tmp_path: Path, what: str, sentence: str)
 
 # --- adapters where they are played
 
-INNER = r"transformer\.(layers\.\d+\..*(to_q|to_k|to_v|to_out\.0|_proj)|condition_embedder|time_embed(_r)?\.(linear_[12]|time_proj))"
+INNER = (
+    r"transformer\.(layers\.\d+\..*(to_q|to_k|to_v|to_out\.0|_proj)|condition_embedder|"
+    r"time_embed(_r)?\.(linear_[12]|time_proj))"
+)
 COMFYUI_BLOCK = [
     "self_attn.q_proj",
     "self_attn.k_proj",
@@ -312,7 +316,8 @@ COMFYUI_OUTER = [
 
 
 def comfyui_keys(blocks: int) -> set[str]:
-    """The linear layers of ComfyUI's AceStepDiTModel (comfy/ldm/ace/ace_step15.py), as model_lora_keys_unet lists them."""
+    """The linear layers of ComfyUI's AceStepDiTModel (comfy/ldm/ace/ace_step15.py), as model_lora_keys_unet lists
+    them."""
     inner = {f"decoder.layers.{n}.{name}" for n in range(blocks) for name in COMFYUI_BLOCK}
     return {f"diffusion_model.{name}" for name in inner | {f"decoder.{name}" for name in COMFYUI_OUTER}}
 

@@ -1,4 +1,5 @@
-"""Whatever a model's folder asks for, none of its Python runs: not with a terminal that says yes, not through a side door."""
+"""Whatever a model's folder asks for, none of its Python runs: not with a terminal that says yes, not through a side
+door."""
 
 from __future__ import annotations
 

@@ -34,13 +34,14 @@ def attach(model: AdaptableModel, path: str | Path, strength: float = 1.0, *, an
         `model.safetensors` of a fully trained model.
     strength : float, default 1.0
     any_base : bool
-        Play it on another base model than the one it was trained on, such as the distilled one; names and shapes must still fit.
+        Play it on another base model than the one it was trained on, such as the distilled one; names and shapes must
+        still fit.
 
     Raises
     ------
     CheckpointError
-        There is nothing that can be read, a file is truncated, it was trained on another base model, or its weights do not
-        match the model's.
+        There is nothing that can be read, a file is truncated, it was trained on another base model, or its weights do
+        not match the model's.
     ConfigError
         Something is attached or injected already.
 
@@ -69,7 +70,8 @@ def attach(model: AdaptableModel, path: str | Path, strength: float = 1.0, *, an
         originals = full.blend(module, path, strength)
     elif path.is_dir() and convert.detect_or_none(path) is None:
         raise CheckpointError(
-            f"{path} holds neither {peft_format.CONFIG} nor {full.WEIGHTS}; give the adapter/ or model/ folder of a run, or the file of "
+            f"{path} holds neither {peft_format.CONFIG} nor {full.WEIGHTS}; give the adapter/ or model/ folder of a "
+            "run, or the file of "
             "an adapter."
         )
     else:
@@ -130,7 +132,8 @@ def detach(model: AdaptableModel) -> None:
 
 
 def check_base(model: AdaptableModel, source: Path, stamp: dict[str, Any], *, any_base: bool = False) -> None:
-    """Refuses weights that were trained on another base model, unless `any_base`; those without a stamp are not checked."""
+    """Refuses weights that were trained on another base model, unless `any_base`; those without a stamp are not
+    checked."""
     trained_on = stamp.get("base_identity")
     if trained_on is None or any_base:
         return

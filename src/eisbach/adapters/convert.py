@@ -43,12 +43,15 @@ def detect(path: str | Path) -> str:
         if diffusers.is_pipelines(path):
             return "diffusers"
         raise CheckpointError(
-            f"{path} holds no {peft.CONFIG}; give the adapter/ folder of a run, a peft folder, or a native or ComfyUI file."
+            f"{path} holds no {peft.CONFIG}; give the adapter/ folder of a run, a peft folder, or a native or ComfyUI "
+            "file."
         )
     if path.suffix in _PICKLES:
         raise CheckpointError(
-            f"{path} is a pickle, which can run code when it is opened, so it is not read; convert it to safetensors with the "
-            "tool that wrote it (Stability's: load_lora_checkpoint and save_lora_safetensors of stable_audio_3.models.lora.utils)."
+            f"{path} is a pickle, which can run code when it is opened, so it is not read; convert it to safetensors "
+            "with the "
+            "tool that wrote it (Stability's: load_lora_checkpoint and save_lora_safetensors of "
+            "stable_audio_3.models.lora.utils)."
         )
     if not path.is_file():
         raise CheckpointError(f"there is no adapter {path}; check the path.")
@@ -62,7 +65,8 @@ def detect(path: str | Path) -> str:
         raise CheckpointError(f"{path} is a part of a peft folder; give the folder, which holds {peft.CONFIG} too.")
     first = f"first: '{sorted(names)[0]}'" if names else "it is empty"
     raise CheckpointError(
-        f"none of the {len(names)} tensors in {path} have the names of a native Stable Audio 3 or ComfyUI adapter ({first})."
+        f"none of the {len(names)} tensors in {path} have the names of a native Stable Audio 3 or ComfyUI adapter "
+        f"({first})."
     )
 
 
@@ -72,7 +76,8 @@ def read(path: str | Path, weight_of: WeightOf | None = None) -> LowRankAdapter 
     Parameters
     ----------
     path : str or Path
-    weight_of : the base model's weights by layer (`weights_of`); ComfyUI's DoRA and Stability's -xs files need them, and baked norms are
+    weight_of : the base model's weights by layer (`weights_of`); ComfyUI's DoRA and Stability's -xs files need them,
+    and baked norms are
         held against them.
 
     Raises
@@ -155,8 +160,8 @@ def write(
     dora : "diff" or "scale"
         How DoRA is written for ComfyUI (see `formats.comfyui`).
     precision : "auto", "fp16" or "fp32"
-        Of sa3 and comfyui files. Stability's trainer writes fp16; "auto" does where it loses at most 1% of a LoRA's update or
-        nothing of a DoRA's (whose magnitudes it would round to 11 bits), and else fp32.
+        Of sa3 and comfyui files. Stability's trainer writes fp16; "auto" does where it loses at most 1% of a LoRA's
+        update or nothing of a DoRA's (whose magnitudes it would round to 11 bits), and else fp32.
     bake_norms : bool
         Write ‖V‖ of every row of a DoRA beside it, as Stability's newest players want it; needs the base model.
     drop_conditioner : bool
@@ -190,7 +195,8 @@ def write(
         tensors = comfyui.write(out, adapter, weight_of=weight_of, strength=strength, precision=precision)
         kind = "diff"
         notes.append(
-            "ComfyUI computes DoRA by another formula, so the whole difference of every weight was written: it plays as trained on this "
+            "ComfyUI computes DoRA by another formula, so the whole difference of every weight was written: it plays "
+            "as trained on this "
             "base model; --dora scale writes a small file, exact while ComfyUI computes in fp32."
         )
     else:
@@ -200,7 +206,8 @@ def write(
             lost = low_rank.rounding(adapter, weight_of, precision)
             if lost > _MUCH_LOST:
                 notes.append(
-                    f"half precision changes the update by {lost:.1%} of its size (of DoRA's magnitudes it keeps 11 bits); --precision fp32 "
+                    f"half precision changes the update by {lost:.1%} of its size (of DoRA's magnitudes it keeps 11 "
+                    "bits); --precision fp32 "
                     "does not, and Stability's loader reads it too."
                 )
     return Written(str(out), to, kind, precision, len(adapter.layers), tensors, _size(out), lost, notes)
@@ -239,7 +246,8 @@ def _writer(
 
 
 def _replace(out: Path, partial: Path) -> None:
-    """Moves the new adapter's files into `out` and removes what is left of an older one; other files are not touched."""
+    """Moves the new adapter's files into `out` and removes what is left of an older one; other files are not
+    touched."""
     new = {file.relative_to(partial) for file in partial.rglob("*") if file.is_file()}
     old = {file.relative_to(out) for file in _adapter_files(out) if partial not in file.parents}
     for name in sorted(new):
@@ -260,7 +268,8 @@ def _adapter_files(folder: Path) -> list[Path]:
 
 
 def host_layers(path: str | Path, to: str) -> tuple[str, int, int]:
-    """Of the layers that a written file or folder names: the host's model that has them, how many it has, and how many there are.
+    """Of the layers that a written file or folder names: the host's model that has them, how many it has, and how many
+    there are.
 
     The names are read anew and looked up in the host's table (`formats.host_names`); nothing of the writer is used.
     """

@@ -40,7 +40,8 @@ class ExportConfig(StrictModel):
     dora : "diff" or "scale"
         How DoRA is written for ComfyUI: whole differences, or factors with a scale that its formula makes right.
     precision : "auto", "fp16" or "fp32"
-        Of sa3 and comfyui files: "auto" writes fp16 where it loses at most 1% of a LoRA or nothing of a DoRA, else fp32.
+        Of sa3 and comfyui files: "auto" writes fp16 where it loses at most 1% of a LoRA or nothing of a DoRA, else
+        fp32.
     bake_norms : bool
         Write the norms of DoRA's rows beside it, as Stability's newest players want them.
     drop_conditioner : bool
@@ -109,7 +110,8 @@ class Exported:
     comparison : Comparison or None
         How far the written file is from it, where it was checked.
     host_layers : tuple of (str, int, int) or None
-        The host's model, how many of the written layers it has a name for, and how many there are, where it was checked.
+        The host's model, how many of the written layers it has a name for, and how many there are, where it was
+        checked.
     notes : list of str
         Sentences for the person.
     """
@@ -150,8 +152,8 @@ def export(config: ExportConfig, load_model: Callable[[str], ExportableModel]) -
     ConfigError
         Options that contradict one another.
     UserError
-        Something is at `out`, the format cannot express the adapter, or (CheckpointError) the adapter cannot be read, or is of
-        another model.
+        Something is at `out`, the format cannot express the adapter, or (CheckpointError) the adapter cannot be read,
+        or is of another model.
     StorageError
         The disk is full or the folder is not writable.
     """
@@ -210,7 +212,8 @@ def _read_with_base(config: ExportConfig, model: ExportableModel | None) -> LowR
 def _low_rank(adapter: LowRankAdapter | Differences, config: ExportConfig) -> LowRankAdapter:
     if isinstance(adapter, Differences):
         raise UserError(
-            f"{config.adapter} holds whole differences, which are no LoRA or DoRA and cannot be converted back; play it with generate "
+            f"{config.adapter} holds whole differences, which are no LoRA or DoRA and cannot be converted back; play "
+            "it with generate "
             "--adapter, or write a model with --merge."
         )
     return adapter
@@ -233,7 +236,8 @@ def _verdict(effect: Effect, comparison: Comparison | None) -> list[str]:
     notes = []
     if effect.negligible:
         notes.append(
-            f"the adapter changes the prediction by {effect.overall:.1e} of its size, less than {NEGLIGIBLE:.0e}: it did next to nothing; "
+            f"the adapter changes the prediction by {effect.overall:.1e} of its size, less than {NEGLIGIBLE:.0e}: it "
+            "did next to nothing; "
             "train longer, at a higher learning rate, or look whether it is the file you meant."
         )
     if comparison is not None and comparison.deviation > 0.02:

@@ -1,5 +1,5 @@
-"""Putting a low-rank adapter into a model for training: peft's layers (DoRA's with a faster forward), and only their parameters
-trainable.
+"""Putting a low-rank adapter into a model for training: peft's layers (DoRA's with a faster forward), and only their
+parameters trainable.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def adapter_config(
 
 
 def _excluded(module: nn.Module, exclude: Sequence[str]) -> list[str]:
-    """The names as peft understands them, which are ends of layer names: a part of the network becomes the layers in it."""
+    """The names as peft understands them, which are ends of layer names: a part of the network becomes the layers in
+    it."""
     layers = [name for name, layer in module.named_modules() if _is_linear(layer)]
     names: list[str] = []
     for wanted in exclude:
@@ -76,7 +77,8 @@ def _excluded(module: nn.Module, exclude: Sequence[str]) -> list[str]:
             ends = sorted({name.rpartition(".")[2] for name in layers})
             parts = sorted({name.partition(".")[0] for name in layers})
             raise ConfigError(
-                f"adapter.exclude names '{wanted}', and no layer of this model has that name; parts of it are {', '.join(parts)}, "
+                f"adapter.exclude names '{wanted}', and no layer of this model has that name; parts of it are "
+                f"{', '.join(parts)}, "
                 f"and its layers end in {', '.join(ends)}."
             )
         at_end = any(f".{name}".endswith(f".{wanted}") for name in within)
@@ -102,8 +104,8 @@ def inject(
     norm_gradient : "detached" or "full"
         Whether DoRA's row norm is a constant to the gradient (see `eisbach.adapters.dora`); means nothing to LoRA.
     frozen_dtype : torch.dtype or None
-        What the frozen linear layers and convolutions are stored in from now on; the adapter stays in their old one. Under
-        autocast to this dtype their output is the same bit for bit, as autocast reads them in it anyway.
+        What the frozen linear layers and convolutions are stored in from now on; the adapter stays in their old one.
+        Under autocast to this dtype their output is the same bit for bit, as autocast reads them in it anyway.
 
     Raises
     ------
@@ -146,9 +148,11 @@ def inject(
 
 
 def store_frozen(module: nn.Module, dtype: torch.dtype) -> None:
-    """Casts the weights and biases of frozen linear layers and convolutions, which is what autocast casts at every step.
+    """Casts the weights and biases of frozen linear layers and convolutions, which is what autocast casts at every
+    step.
 
-    Norms, embeddings and free parameters keep their dtype: autocast leaves them alone, so casting them would change the result.
+    Norms, embeddings and free parameters keep their dtype: autocast leaves them alone, so casting them would change the
+    result.
     """
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
@@ -165,7 +169,8 @@ def _refuse_wide_convolutions(module: nn.Module) -> None:
         if isinstance(layer, DoraConv1d) and not is_framewise(layer.get_base_layer()):
             remove_layers(module)
             raise ConfigError(
-                f"norm_gradient full is not available for the convolution {name}, which is more than a linear map of each frame; "
+                f"norm_gradient full is not available for the convolution {name}, which is more than a linear map of "
+                "each frame; "
                 "use detached, or exclude the layer."
             )
 

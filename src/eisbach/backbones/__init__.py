@@ -102,7 +102,8 @@ def create_backbone(
 
 
 def load_backbone(name: str | Path = "embedded") -> Backbone:
-    """The model that the package carries ("embedded"), the one in a folder, or one of the Hugging Face hub ("owner/name").
+    """The model that the package carries ("embedded"), the one in a folder, or one of the Hugging Face hub
+    ("owner/name").
 
     A folder is one that a backbone's `save` wrote, a native Stable Audio 3 checkpoint (`model_config.json`) or a
     diffusers pipeline (`model_index.json`) of Stable Audio 3, Stable Audio Open, ACE-Step 1.5 or DiT (images).
@@ -144,8 +145,10 @@ def load_codec_of(backbone: Backbone) -> Codec:
     codec = backbone.load_codec() or load_codec(backbone.codec)
     if codec.channels != backbone.latent_channels or abs(codec.latent_rate / backbone.latent_rate - 1) > 0.01:
         raise CheckpointError(
-            f"the model reads {backbone.latent_channels} channels at {backbone.latent_rate:.4g} frames/s, and its codec "
-            f"'{backbone.codec}' gives {codec.channels} channels at {codec.latent_rate:.4g}; name the codec that fits, or "
+            f"the model reads {backbone.latent_channels} channels at {backbone.latent_rate:.4g} frames/s, and its "
+            "codec "
+            f"'{backbone.codec}' gives {codec.channels} channels at {codec.latent_rate:.4g}; name the codec that "
+            "fits, or "
             "set the model's latent_channels and latent_rate to the codec's."
         )
     return codec
@@ -168,7 +171,8 @@ def load_image_codec_of(backbone: Backbone) -> ImageCodec:
     codec = load_image_codec(backbone.codec, backbone.latent_channels if backbone.codec == "pixels" else 3)
     if codec.channels != backbone.latent_channels:
         raise CheckpointError(
-            f"the model reads {backbone.latent_channels} channels and its codec '{backbone.codec}' gives {codec.channels}; name "
+            f"the model reads {backbone.latent_channels} channels and its codec '{backbone.codec}' gives "
+            f"{codec.channels}; name "
             "the codec that fits, or set the model's latent_channels to the codec's."
         )
     return codec
@@ -191,7 +195,8 @@ def _load_layout(folder: Path) -> Backbone:
     if not (folder / "config.json").is_file():
         raise UserError(
             f"there is no model in '{folder}'; give 'embedded', a name of the Hugging Face hub, or a folder that holds "
-            "config.json and model.safetensors, model_config.json (native Stable Audio 3) or model_index.json (diffusers)."
+            "config.json and model.safetensors, model_config.json (native Stable Audio 3) or model_index.json "
+            "(diffusers)."
         )
     values = read_json(folder / "config.json", "model configuration")
     kind = values.get("format") if isinstance(values, dict) else None

@@ -1,7 +1,7 @@
 """What image backbones share: classes as conditioning, the network's time, shape checks, saving, counting parameters.
 
-A subclass is a configuration and a function that builds the network ``network(x_t, time, class ids or None)``; everything
-that training, sampling, adapters and probes ask of a `Backbone` is here.
+A subclass is a configuration and a function that builds the network ``network(x_t, time, class ids or None)``;
+everything that training, sampling, adapters and probes ask of a `Backbone` is here.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class ImageConfig(StrictModel):
     codec : str
         "pixels", or the folder of an AutoencoderKL.
     classes : list of str
-        Names of the classes; empty for an unconditional model. A number n stands for n classes that are still to be named
-        (`name_classes`), called "0" to "n - 1".
+        Names of the classes; empty for an unconditional model. A number n stands for n classes that are still to be
+        named (`name_classes`), called "0" to "n - 1".
     density, schedule : str
         Training density of noise levels, and sampling schedule, unless a recipe says otherwise.
     time_scale : float or None
-        The network is shown ``t * time_scale``. None is DDPM's index 1000 t - 1 on "cosine" and 1000 t elsewhere; 1 is what SiT
-        does.
+        The network is shown ``t * time_scale``. None is DDPM's index 1000 t - 1 on "cosine" and 1000 t elsewhere; 1 is
+        what SiT does.
     """
 
     latent_channels: int = Field(4, ge=1)
@@ -103,8 +103,8 @@ def fill_size(values: Any, sizes: Mapping[str, Mapping[str, Any]]) -> Any:
 
 
 class ImageBackbone(Backbone, ABC):
-    """`Backbone` of an image network. `latent_rate` is 1: an image is one frame that lasts a second, as far as code that counts
-    frames of audio goes, and durations mean nothing.
+    """`Backbone` of an image network. `latent_rate` is 1: an image is one frame that lasts a second, as far as code
+    that counts frames of audio goes, and durations mean nothing.
 
     Subclasses set `name` (also the format in `config.json`), `config_class`, `adapter_targets` and `network`.
 
@@ -116,8 +116,8 @@ class ImageBackbone(Backbone, ABC):
     module : nn.Module or None
         A network that is already there, instead of a random one.
 
-    A `Conditioning` holds class ids [shape=(B, 1), int64], the number of classes standing for the learned null token, and a
-    `global_embed` of zeros [shape=(B, 1)].
+    A `Conditioning` holds class ids [shape=(B, 1), int64], the number of classes standing for the learned null token,
+    and a `global_embed` of zeros [shape=(B, 1)].
     """
 
     name: str
@@ -186,7 +186,8 @@ class ImageBackbone(Backbone, ABC):
         if self.classes != [str(number) for number in range(len(names))]:
             raise UserError(
                 f"the model's classes have names already ({', '.join(self.classes[:3])}, …) and others arrived "
-                f"({', '.join(names[:3])}, …); make a model with classes: {len(names)}, or use images of the model's classes."
+                f"({', '.join(names[:3])}, …); make a model with classes: {len(names)}, or use images of the model's "
+                "classes."
             )
         values = {**self.config.model_dump(), "classes": list(names)}
         self.config = build_config(self.config_class, values, "the named classes")
@@ -210,13 +211,15 @@ class ImageBackbone(Backbone, ABC):
             return self._index[caption]
         if not self._index:
             raise UserError(
-                f"the class '{caption}' arrived and this model has no classes; make one with classes, or pass '' (no class)."
+                f"the class '{caption}' arrived and this model has no classes; make one with classes, or pass '' (no "
+                "class)."
             )
         lower = {name.casefold(): name for name in self._index}
         near = [lower[name] for name in difflib.get_close_matches(caption.casefold(), lower, n=3, cutoff=0.4)]
         hint = "the nearest" if near else "the first"
         raise UserError(
-            f"the model has no class '{caption}'; {hint} of its {self.null_id} classes: {', '.join(near or self.classes[:3])}."
+            f"the model has no class '{caption}'; {hint} of its {self.null_id} classes: "
+            f"{', '.join(near or self.classes[:3])}."
         )
 
     def null_condition(self, conditioning: Conditioning) -> Conditioning:
@@ -232,8 +235,8 @@ class ImageBackbone(Backbone, ABC):
     def predict(self, x_t: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """The network's output [shape=(B, C, H, W)] at x_t [shape=(B, C, H, W)] and t [shape=(B,)].
 
-        On the "edm" path the network reads x_t / sqrt(1 + sigma^2), as it would otherwise meet values of up to 80 standard
-        deviations; on the others it reads x_t.
+        On the "edm" path the network reads x_t / sqrt(1 + sigma^2), as it would otherwise meet values of up to 80
+        standard deviations; on the others it reads x_t.
 
         Raises
         ------

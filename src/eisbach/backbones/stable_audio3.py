@@ -1,4 +1,5 @@
-"""Stable Audio 3: diffusers' transformer and duration embedder with T5Gemma's tokens, from native or diffusers folders."""
+"""Stable Audio 3: diffusers' transformer and duration embedder with T5Gemma's tokens, from native or diffusers
+folders."""
 
 from __future__ import annotations
 
@@ -38,8 +39,9 @@ class StableAudio3Backbone(Backbone):
     sample_rate, samples_per_frame : int
         Of the codec: Hz, and audio samples a latent frame.
 
-    A `Conditioning` holds T5Gemma's tokens (trainable nothing, so cacheable) and `global_embed` [shape=(B, 2)]: seconds, and
-    1 where text and duration tokens are attended to. The duration embedder runs in `predict`, so that an adapter in it trains.
+    A `Conditioning` holds T5Gemma's tokens (trainable nothing, so cacheable) and `global_embed` [shape=(B, 2)]:
+    seconds, and 1 where text and duration tokens are attended to. The duration embedder runs in `predict`, so that an
+    adapter in it trains.
     """
 
     name = "stable-audio-3"
@@ -173,7 +175,8 @@ class StableAudio3Backbone(Backbone):
         return identity_of(self.name, config, self.module)
 
     def save(self, folder: str | Path) -> None:
-        """Writes everything (transformer, duration embedder, text encoder, tokenizer, codec) as diffusers' pipelines do."""
+        """Writes everything (transformer, duration embedder, text encoder, tokenizer, codec) as diffusers' pipelines
+        do."""
         from diffusers import FlowMatchEulerDiscreteScheduler
 
         from eisbach.codecs.same import SameCodec
@@ -274,7 +277,8 @@ def load_diffusers(folder: str | Path) -> StableAudio3Backbone:
     name = index.get("_class_name") if isinstance(index, dict) else None
     if name not in _PIPELINES:
         raise CheckpointError(
-            f"{folder / INDEX} describes a {name}; of diffusers' pipelines, Stable Audio 3's are read: {', '.join(_PIPELINES)}."
+            f"{folder / INDEX} describes a {name}; of diffusers' pipelines, Stable Audio 3's are read: "
+            f"{', '.join(_PIPELINES)}."
         )
     from diffusers import AutoencoderSAME, StableAudio3DiTModel
     from diffusers.pipelines.stable_audio_3 import StableAudio3DurationEmbedder

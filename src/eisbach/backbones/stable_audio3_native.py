@@ -34,7 +34,8 @@ _TRAINED_SHIFT = {
     "max_length": 4096,
     "use_sine": False,
 }
-"""Stability's shift of training's noise levels by the clip's length, with its defaults: what `trunc_logit_normal` draws."""
+"""Stability's shift of training's noise levels by the clip's length, with its defaults: what `trunc_logit_normal`
+draws."""
 
 OBJECTIVES = {"rectified_flow": False, "rf_denoiser": True}
 """Objectives that can be loaded, and whether they mean a distilled model."""
@@ -137,8 +138,10 @@ def read_native(folder: str | Path) -> NativeModel:
             strangers.append(name)
     if strangers:
         raise CheckpointError(
-            f"{len(strangers)} of {len(tensors)} tensors in {folder} belong to no part of a Stable Audio 3 model (first: "
-            f"{', '.join(sorted(strangers)[:3])}); the checkpoint is of another model or of a version that is not supported."
+            f"{len(strangers)} of {len(tensors)} tensors in {folder} belong to no part of a Stable Audio 3 model "
+            "(first: "
+            f"{', '.join(sorted(strangers)[:3])}); the checkpoint is of another model or of a version that is not "
+            "supported."
         )
     if prompt.get("padding_mode", "zero") == "zero":
         # The native code zeroes padded positions in this mode: a padding embedding of zeros is the same.
@@ -182,7 +185,8 @@ def _check_kind(values: Any, source: str) -> tuple[Mapping[str, Any], Mapping[st
     objective = diffusion.get("diffusion_objective", "v")
     if objective not in OBJECTIVES or diffusion.get("type") != "dit":
         raise CheckpointError(
-            f"the model in {source} is a '{diffusion.get('type')}' with the objective '{objective}'; Stable Audio 3 is a "
+            f"the model in {source} is a '{diffusion.get('type')}' with the objective '{objective}'; Stable Audio 3 "
+            "is a "
             f"'dit' with one of: {', '.join(OBJECTIVES)}."
         )
     trained = diffusion.get("distribution_shift_options")
@@ -200,7 +204,8 @@ def _check_kind(values: Any, source: str) -> tuple[Mapping[str, Any], Mapping[st
         or (shift.get("anchor_logsnr", -6.2), shift.get("logsnr_end", 2.0)) != (-6.2, 2.0)
     ):
         raise CheckpointError(
-            f"the model in {source} asks for the sampling schedule {shift}; only the log-SNR schedule from -6.2 to 2 at every "
+            f"the model in {source} asks for the sampling schedule {shift}; only the log-SNR schedule from -6.2 to 2 "
+            "at every "
             "length is supported."
         )
     return model, diffusion, str(objective)
@@ -240,7 +245,8 @@ def _conditioners(
     features = seconds.get("fourier_features_type", "learned")
     if mode not in ("learned", "zero") or features != "expo":
         raise CheckpointError(
-            f"the conditioning in {source} has the padding mode '{mode}' and the duration features '{features}'; padding "
+            f"the conditioning in {source} has the padding mode '{mode}' and the duration features '{features}'; "
+            "padding "
             "'learned' or 'zero' and features 'expo' are supported."
         )
     return prompt, seconds
@@ -282,7 +288,8 @@ def _transformer_config(values: Any, source: str) -> dict[str, Any]:
         wrong.append("cond_token_dim other than global_cond_dim")
     if wrong:
         raise CheckpointError(
-            f"the transformer in {source} uses {', '.join(wrong)}, which diffusers' StableAudio3DiTModel does not compute."
+            f"the transformer in {source} uses {', '.join(wrong)}, which diffusers' StableAudio3DiTModel does not "
+            "compute."
         )
     return config | {
         "patch_size": 1,

@@ -101,7 +101,8 @@ class TextEncoder(LazyTextEncoder):
         self._warned = True
         text, count = cut[0]
         warnings.warn(
-            f"the model reads {self.max_tokens} tokens of a caption and longer ones lose their end, without further warning; "
+            f"the model reads {self.max_tokens} tokens of a caption and longer ones lose their end, without further "
+            "warning; "
             f"the first has {count}: '{text[:60]}…'",
             stacklevel=2,
         )
@@ -133,6 +134,7 @@ def find_native(checkpoint: Path, sources: Sequence[str]) -> Path:
     if found is not None and (found / "config.json").is_file():
         return found
     raise CheckpointError(
-        f"the text encoder is not in {checkpoint} (looked for: {', '.join(sources[:-1])}) and '{hub}' is not in the hub's "
+        f"the text encoder is not in {checkpoint} (looked for: {', '.join(sources[:-1])}) and '{hub}' is not in the "
+        "hub's "
         f"local cache; put its folder there or run: hf download {hub}."
     )

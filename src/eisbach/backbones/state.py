@@ -1,5 +1,5 @@
-"""A backbone's own weights: without an adapter's, their hash (which adapters and caches are stamped with), and their folder,
-`config.json`, which names the format, and `model.safetensors`.
+"""A backbone's own weights: without an adapter's, their hash (which adapters and caches are stamped with), and their
+folder, `config.json`, which names the format, and `model.safetensors`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def adapter_free_state(module: nn.Module) -> dict[str, torch.Tensor]:
 def identity_of(name: str, config: Mapping[str, Any], module: nn.Module) -> str:
     """`name` and 16 digits of a hash of configuration and weights, in half precision, as they are shipped.
 
-    Never kept from one call to the next: weights that are changed through `.data`, as merging an adapter does, leave no trace
-    to tell an old hash by.
+    Never kept from one call to the next: weights that are changed through `.data`, as merging an adapter does, leave no
+    trace to tell an old hash by.
 
     Raises
     ------

@@ -1,4 +1,5 @@
-"""What text encoders of transformers share: weights that are read when first needed, the tokenizer, masks, writing weights."""
+"""What text encoders of transformers share: weights that are read when first needed, the tokenizer, masks, writing
+weights."""
 
 from __future__ import annotations
 

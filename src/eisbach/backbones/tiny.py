@@ -1,4 +1,5 @@
-"""The embedded music model: Stable Audio 3's transformer at a size that trains on a laptop, with a word-level text encoder.
+"""The embedded music model: Stable Audio 3's transformer at a size that trains on a laptop, with a word-level text
+encoder.
 
 The transformer is diffusers' `StableAudio3DiTModel`, so adapters, weightings and probes meet the same module names
 and the same conditioning interface as in the large model. Text is a table of word vectors trained with the model:
@@ -159,7 +160,8 @@ class TinyMusicBackbone(Backbone):
         return list(dict.fromkeys(word for word in words_of(caption) if word not in self._index))
 
     def condition(self, captions: Sequence[str], durations: Sequence[float]) -> Conditioning:
-        """Word ids [shape=(B, max_words)] and durations [shape=(B, 1)]; unknown words and words beyond `max_words` are left out.
+        """Word ids [shape=(B, max_words)] and durations [shape=(B, 1)]; unknown words and words beyond `max_words` are
+        left out.
 
         Raises
         ------

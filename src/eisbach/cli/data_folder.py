@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 _CAPTIONS = typer.Option(
     "auto",
     "--caption-from",
-    help="files (.txt or .json beside the audio), name, none, or text:your words; auto: files where there are any, else none.",
+    help="files (.txt or .json beside the audio), name, none, or text:your words; auto: files where there are any, "
+    "else none.",
 )
 _SHOWN_OF_A_KIND = 10
 
@@ -128,7 +129,8 @@ def _codec_input(model: str | None) -> CodecInput | None:
 
 
 class _UnknownWords:
-    """The words of a caption that a model does not know; the model is loaded with the first caption that has any words."""
+    """The words of a caption that a model does not know; the model is loaded with the first caption that has any
+    words."""
 
     def __init__(self, model: str) -> None:
         self._model = model

@@ -62,7 +62,8 @@ def export(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
-    """Convert an adapter between Stability's file, peft and diffusers folders and ComfyUI's file, merge it, or check what it does.
+    """Convert an adapter between Stability's file, peft and diffusers folders and ComfyUI's file, merge it, or check
+    what it does.
 
     The adapter's own format is recognised. Every name and shape is counted; what a format cannot express is refused.
     """
@@ -110,7 +111,8 @@ def _lines(done: Exported, out: str | None) -> list[str]:
     if done.written is not None:
         item = done.written
         lines.append(
-            f"{item.path}: {item.kind} for {item.format}, {item.layers} layers, {item.tensors} tensors, {item.bytes / 2**20:.1f} MiB in {item.precision}"
+            f"{item.path}: {item.kind} for {item.format}, {item.layers} layers, {item.tensors} tensors, "
+            f"{item.bytes / 2**20:.1f} MiB in {item.precision}"
         )
     if done.merged is not None:
         lines.append(

@@ -58,7 +58,8 @@ def allocation_picture(
     Parameters
     ----------
     allocations : sequence of Allocation
-        1 to 12, on one path and target; with several, made with one `log_snr` grid (`weighting.allocation.common_grid`).
+        1 to 12, on one path and target; with several, made with one `log_snr` grid
+        (`weighting.allocation.common_grid`).
     labels : sequence of str or None
         What to call each; None takes the weightings' names.
     out : path or None
@@ -293,7 +294,8 @@ def _wrapped(label: str, width: int = 22) -> str:
 
 
 def _spread(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
-    """Heights (descending) of labels of these sizes that do not touch, close to the wanted ones and within [0, 0.97]."""
+    """Heights (descending) of labels of these sizes that do not touch, close to the wanted ones and within [0,
+    0.97]."""
     gaps = [(a + b) / 2 for a, b in itertools.pairwise(sizes)]
     placed = [min(wanted[0], 0.97)]  # above stands the name of the second axis
     for height, gap in zip(wanted[1:], gaps, strict=True):

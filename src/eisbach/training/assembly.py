@@ -91,7 +91,8 @@ def open_material(config: TrainConfig, quiet: bool) -> Material:
 
 
 def origin_of_finished(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
-    """What a finished run is compared by: its data where they are still there, its model where it goes by another path."""
+    """What a finished run is compared by: its data where they are still there, its model where it goes by another
+    path."""
     before = build_config(TrainConfig, read_yaml(folder.config), str(folder.config))
     origin: dict[str, Any] = {}
     try:
@@ -105,7 +106,8 @@ def origin_of_finished(config: TrainConfig, folder: RunFolder) -> dict[str, Any]
 
 
 def _is_newer(model: str | dict[str, Any], result: Path) -> bool:
-    """Whether something was written into a model's folder after a run was finished: only then is loading it worth the wait."""
+    """Whether something was written into a model's folder after a run was finished: only then is loading it worth the
+    wait."""
     if not (isinstance(model, str) and Path(model).is_dir()):
         return False
     written = result.stat().st_mtime
@@ -172,7 +174,8 @@ def load_model(config: TrainConfig) -> Backbone:
         backbone = load_backbone(config.model)
         if backbone.distilled:
             raise UserError(
-                f"the model '{config.model}' is distilled: it samples in a few steps, and training it as a flow would undo "
+                f"the model '{config.model}' is distilled: it samples in a few steps, and training it as a flow would "
+                "undo "
                 "that; train the base model, and play the adapter on either."
             )
         return backbone
@@ -239,7 +242,8 @@ def inpainting_masks(config: TrainConfig, backbone: Backbone) -> InpaintingMasks
         return None
     if "inpainting" not in signature(backbone.predict).parameters:
         raise ConfigError(
-            f"objective.inpainting is set and the model '{backbone.name}' has no inpainting condition; leave it out, or train "
+            f"objective.inpainting is set and the model '{backbone.name}' has no inpainting condition; leave it out, "
+            "or train "
             "a Stable Audio 3 model."
         )
     return InpaintingMasks(**chosen.model_dump())

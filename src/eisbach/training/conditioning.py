@@ -1,4 +1,5 @@
-"""Conditioning computed once per caption, then read from memory; the text encoder can leave when all captions are there."""
+"""Conditioning computed once per caption, then read from memory; the text encoder can leave when all captions are
+there."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ _CHUNK = 16  # captions encoded together when all are
 class ConditioningCache:
     """Rows of conditioning, at most 1 GiB of them, the least recently used forgotten first.
 
-    They are kept by caption and duration; by caption alone where the backbone `retimes`: its `with_durations` gives rows other durations without reading their captions again.
+    They are kept by caption and duration; by caption alone where the backbone `retimes`: its `with_durations` gives
+    rows other durations without reading their captions again.
     """
 
     def __init__(self, backbone: Backbone, device: torch.device, limit_bytes: int = _LIMIT_BYTES) -> None:
@@ -62,8 +64,8 @@ class ConditioningCache:
     def fill(self, captions: Iterable[str], *, quiet: bool = True) -> bool:
         """Encodes every caption in chunks of a fixed size, whatever step training is at, and drops the text encoder.
 
-        What a caption becomes then does not depend, by rounding, on the batch it was first met in: a continued run, which
-        encodes again, gets the same numbers.
+        What a caption becomes then does not depend, by rounding, on the batch it was first met in: a continued run,
+        which encodes again, gets the same numbers.
 
         Returns
         -------

@@ -17,7 +17,8 @@ from eisbach.training.trainer import Trainer
 
 
 def publish(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
-    """Writes `adapter/` or `model/` (the averaged weights when an average is kept) and returns the content of result.json."""
+    """Writes `adapter/` or `model/` (the averaged weights when an average is kept) and returns the content of
+    result.json."""
     config = trainer.config
     kind = "model" if trainer.adapter is None else "adapter"
     stamp = {

@@ -97,8 +97,8 @@ class Prediction:
     output : torch.Tensor [shape=(B, C, T), float32]
         Differentiable.
     losses : torch.Tensor [shape=(B,)]
-        Unweighted loss of each sample; differentiable. With inpainting: over the frames to be made, plus the weighted loss
-        over the known ones.
+        Unweighted loss of each sample; differentiable. With inpainting: over the frames to be made, plus the weighted
+        loss over the known ones.
     """
 
     sample: PathSample
@@ -142,7 +142,8 @@ def predict_batch(
 def inpainting_losses(
     output: torch.Tensor, target: torch.Tensor, known: torch.Tensor, valid: torch.Tensor | None, context_weight: float
 ) -> torch.Tensor:
-    """Each sample's mean square error over what is to be made, plus `context_weight` times that over what is known: (B,).
+    """Each sample's mean square error over what is to be made, plus `context_weight` times that over what is known:
+    (B,).
 
     `known` and `valid` are masks (B, T); a mean over no frame is 0.
     """

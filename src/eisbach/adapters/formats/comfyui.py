@@ -1,14 +1,16 @@
-"""ComfyUI's generic keys: `diffusion_model.<layer as the host names it>.lora_A.weight`, `.lora_B.weight`, `.alpha`, `.dora_scale`, `.diff`.
+"""ComfyUI's generic keys: `diffusion_model.<layer as the host names it>.lora_A.weight`, `.lora_B.weight`, `.alpha`,
+`.dora_scale`, `.diff`.
 
-Facts from ComfyUI (`comfy/lora.py`, `comfy/weight_adapter/lora.py` and `base.py`), which computes, for a file loaded at the strength σ,
+Facts from ComfyUI (`comfy/lora.py`, `comfy/weight_adapter/lora.py` and `base.py`), which computes, for a file loaded at
+the strength σ,
 
 - without `dora_scale`: ``W + σ (alpha / rank) B A``, or ``W + σ D`` for a `diff`;
-- with `dora_scale` d of one entry a row: ``W + σ (V d / (‖W‖_row + eps) - W)`` with ``V = W + (alpha / rank) B A``. The norm is the
-  base weight's, not V's, so DoRA's magnitude in its place would play another sound.
+- with `dora_scale` d of one entry a row: ``W + σ (V d / (‖W‖_row + eps) - W)`` with ``V = W + (alpha / rank) B A``. The
+  norm is the base weight's, not V's, so DoRA's magnitude in its place would play another sound.
 
-Two ways of writing DoRA give the sound it was trained for, and both need the base model: `diff`, the whole difference W' - W (the size of
-the weights, whatever the arithmetic), or `scale`, the magnitude times ‖W‖ / ‖V‖ (small; exact while ComfyUI computes in fp32).
-Its model keeps the duration embedder outside of what such files reach.
+Two ways of writing DoRA give the sound it was trained for, and both need the base model: `diff`, the whole difference
+W' - W (the size of the weights, whatever the arithmetic), or `scale`, the magnitude times ‖W‖ / ‖V‖ (small; exact while
+ComfyUI computes in fp32). Its model keeps the duration embedder outside of what such files reach.
 """
 
 from __future__ import annotations
@@ -92,7 +94,8 @@ def write(
     outside = unreachable(adapter.layers)
     if outside:
         raise UserError(
-            f"ComfyUI loads adapters of the transformer alone, and this one also changes {_some(outside)}; leave that out "
+            f"ComfyUI loads adapters of the transformer alone, and this one also changes {_some(outside)}; leave that "
+            "out "
             "with --drop-conditioner (it will sound different), or train with adapter.exclude: [duration_embedder]."
         )
     table = host_names.table_for("comfyui", adapter.layers)
@@ -140,7 +143,8 @@ def _scaled(
 ) -> dict[str, torch.Tensor]:
     """Factors with the `dora_scale` by which ComfyUI's arithmetic gives DoRA.
 
-    It is computed of the factors as they are stored and stays in fp32, so that it also mends what rounding did to V's norm.
+    It is computed of the factors as they are stored and stays in fp32, so that it also mends what rounding did to V's
+    norm.
     """
     made = _low_rank(layer, factors, adapter, precision)
     width = factors.a.shape[1]
@@ -181,7 +185,8 @@ def read(path: str | Path, weight_of: WeightOf | None = None) -> LowRankAdapter 
         layers.setdefault(layer, {})[_PARTS[ending]] = tensor.float()
     if strangers:
         raise CheckpointError(
-            f"{len(tensors) - len(strangers)} of {len(tensors)} tensors in {path} are LoRA, DoRA or differences of the diffusion model "
+            f"{len(tensors) - len(strangers)} of {len(tensors)} tensors in {path} are LoRA, DoRA or differences of "
+            "the diffusion model "
             f"(not: '{sorted(strangers)[0]}'); other kinds are not read."
         )
     stamp = read_metadata_object(metadata, STAMP, path)
@@ -203,7 +208,8 @@ def read(path: str | Path, weight_of: WeightOf | None = None) -> LowRankAdapter 
         return Differences(made, stamp)
     if sets not in ({frozenset("ab")}, {frozenset({"a", "b", "dora_scale"})}):
         raise CheckpointError(
-            f"{path} mixes kinds of keys ({', '.join(sorted({part for parts in sets for part in parts}))}) or lacks some; factors for "
+            f"{path} mixes kinds of keys ({', '.join(sorted({part for parts in sets for part in parts}))}) or lacks "
+            "some; factors for "
             "every layer, with or without dora_scale, or differences alone are read."
         )
     return _factors(layers, stamp, path, weight_of)
@@ -245,7 +251,8 @@ def _factors(
                 parts["dora_scale"].numel(),
             ):
                 raise CheckpointError(
-                    f"{path} does not fit this model: '{layer}' is for a weight of {[factors.b.shape[0], factors.a.shape[1]]}, and the "
+                    f"{path} does not fit this model: '{layer}' is for a weight of "
+                    f"{[factors.b.shape[0], factors.a.shape[1]]}, and the "
                     f"model's has {list(weight.shape)}."
                 )
             v = weight + alpha / rank * (factors.b.double() @ factors.a.double())

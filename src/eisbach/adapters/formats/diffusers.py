@@ -1,9 +1,10 @@
 """A folder for diffusers' pipelines, in the form that the pipeline loads.
 
-ACE-Step's pipeline has a loader: `pipe.load_lora_weights(folder)` reads `pytorch_lora_weights.safetensors` (LoRA and DoRA; alpha / rank
-is folded into B, as the loader takes alpha for the rank where nothing says otherwise). Stable Audio 3's and Stable Audio
-Open's have none (0.42: their networks are no `PeftAdapterMixin`), so there the folder has one in peft's layout for each part
-that is adapted, and `PeftModel.from_pretrained(pipe.transformer, folder / "transformer")` loads one.
+ACE-Step's pipeline has a loader: `pipe.load_lora_weights(folder)` reads `pytorch_lora_weights.safetensors` (LoRA and
+DoRA; alpha / rank is folded into B, as the loader takes alpha for the rank where nothing says otherwise). Stable Audio
+3's and Stable Audio Open's have none (0.42: their networks are no `PeftAdapterMixin`), so there the folder has one in
+peft's layout for each part that is adapted, and `PeftModel.from_pretrained(pipe.transformer, folder / "transformer")`
+loads one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _STAMP = "eisbach"
 
 
 def is_pipelines(folder: Path) -> bool:
-    """Whether a folder holds a file of diffusers' loader, or folders in peft's layout that are named as a pipeline's parts."""
+    """Whether a folder holds a file of diffusers' loader, or folders in peft's layout that are named as a pipeline's
+    parts."""
     return (folder / LORA_FILE).is_file() or any((folder / part / peft.CONFIG).is_file() for part in _USUAL)
 
 
@@ -69,14 +71,16 @@ def _read_file(path: Path) -> LowRankAdapter:
         layer, part = peft.split_name(name)
         if part is None or host_names.layer_of("diffusers", layer) is None:
             raise CheckpointError(
-                f"{path} holds '{name}'; LoRA and DoRA of {' and '.join(_WITH_LOADER)}'s transformer are read, under diffusers' names."
+                f"{path} holds '{name}'; LoRA and DoRA of {' and '.join(_WITH_LOADER)}'s transformer are read, under "
+                "diffusers' names."
             )
         layers.setdefault(layer, {})[part] = tensor.float()
     ranks = {int(parts["a"].shape[0]) for parts in layers.values() if "a" in parts}
     kinds = {frozenset(parts) for parts in layers.values()}
     if len(ranks) != 1 or kinds not in ({frozenset("ab")}, {frozenset({"a", "b", "magnitude"})}):
         raise CheckpointError(
-            f"{path} has layers of several ranks {sorted(ranks)}, or factors are missing; LoRA or DoRA of one rank is read."
+            f"{path} has layers of several ranks {sorted(ranks)}, or factors are missing; LoRA or DoRA of one rank is "
+            "read."
         )
     rank = ranks.pop()
     made = {layer: peft.plain_factors(parts, layer, rank, path) for layer, parts in layers.items()}
@@ -101,7 +105,8 @@ def read_adapter(folder: Path) -> LowRankAdapter:
         same = (adapter.rank, adapter.alpha, adapter.kind) == (first.rank, first.alpha, first.kind)
         if not same or adapter.stamp.get("base_identity") != first.stamp.get("base_identity"):
             raise CheckpointError(
-                f"the parts of {folder} ({', '.join(parts)}) are of different ranks, alphas, kinds or base models; give one adapter."
+                f"the parts of {folder} ({', '.join(parts)}) are of different ranks, alphas, kinds or base models; "
+                "give one adapter."
             )
         layers |= {f"{name}.{layer}": factors for layer, factors in adapter.layers.items()}
     return replace(first, layers=layers)

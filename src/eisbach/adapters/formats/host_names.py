@@ -1,7 +1,7 @@
 """The layers that each host has names for, model by model, as the host's own code names them.
 
-A table is not made by our writer: it lists what the host's classes call their layers, so that a file can be held against it
-before it is written and again when it is checked. `N` stands for a block's number.
+A table is not made by our writer: it lists what the host's classes call their layers, so that a file can be held
+against it before it is written and again when it is checked. `N` stands for a block's number.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ HOSTS: dict[str, tuple[HostTable, ...]] = {
     "comfyui": (
         HostTable(
             "Stable Audio 3",
-            "Comfy-Org/ComfyUI, comfy/lora.py (model_lora_keys_unet: every weight under diffusion_model. by its own name) "
+            "Comfy-Org/ComfyUI, comfy/lora.py (model_lora_keys_unet: every weight under diffusion_model. by its own "
+            "name) "
             "and the names of Stability's checkpoint, which it loads as they are",
             _SA3,
         ),
@@ -173,7 +174,8 @@ def table_for(to: str, layers: Iterable[str]) -> HostTable:
     if strangers:
         models = " or ".join(f"{table.model}'s" for table in tables)
         raise UserError(
-            f"{len(strangers)} of the adapter's {len(layers)} layers are not {models} (first: '{strangers[0]}'), and {to} has "
+            f"{len(strangers)} of the adapter's {len(layers)} layers are not {models} (first: '{strangers[0]}'), and "
+            f"{to} has "
             "names for no other; use --to peft, which names layers as the network does."
         )
     return best

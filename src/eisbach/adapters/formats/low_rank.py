@@ -1,4 +1,5 @@
-"""An adapter by itself: factors and magnitudes by layer, whatever file they came from. Every format is read into it and written from it."""
+"""An adapter by itself: factors and magnitudes by layer, whatever file they came from. Every format is read into it and
+written from it."""
 
 from __future__ import annotations
 
@@ -56,8 +57,8 @@ class LowRankAdapter:
     stamp : dict
         What the adapter was trained on; {} for one that was made elsewhere.
     native : dict
-        Of a native file that this was read from, its `lora_config` beyond what the fields above say (include, exclude, step,
-        epoch, base_model …) and, under "metadata", the texts beside it; {} otherwise.
+        Of a native file that this was read from, its `lora_config` beyond what the fields above say (include, exclude,
+        step, epoch, base_model …) and, under "metadata", the texts beside it; {} otherwise.
     """
 
     layers: dict[str, Factors]
@@ -117,7 +118,8 @@ def with_strength(adapter: LowRankAdapter, strength: float) -> LowRankAdapter:
         return adapter
     if adapter.kind == "dora":
         raise UserError(
-            f"a DoRA adapter cannot be written at the strength {strength:g}: scaled DoRA is not DoRA; write it at 1 and set the "
+            f"a DoRA adapter cannot be written at the strength {strength:g}: scaled DoRA is not DoRA; write it at 1 "
+            "and set the "
             "strength where it plays, or use --merge, or --to comfyui with --dora diff."
         )
     layers = {name: replace(factors, b=factors.b * strength) for name, factors in adapter.layers.items()}
@@ -171,13 +173,15 @@ def check_finite(tensors: Mapping[str, torch.Tensor], source: str | Path) -> Non
     if strange:
         first = tensors[strange[0]]
         raise CheckpointError(
-            f"'{strange[0]}' in {source} is of the type {str(first.dtype).removeprefix('torch.')} with {first.ndim} axes; adapters "
+            f"'{strange[0]}' in {source} is of the type {str(first.dtype).removeprefix('torch.')} with {first.ndim} "
+            "axes; adapters "
             f"hold floating-point numbers on at most {_MOST_AXES} axes: fetch the file again."
         )
     broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor.float()).all())]
     if broken:
         raise CheckpointError(
-            f"{len(broken)} of {len(tensors)} tensors in {source} are not finite (first: {broken[0]}), so the adapter cannot be "
+            f"{len(broken)} of {len(tensors)} tensors in {source} are not finite (first: {broken[0]}), so the adapter "
+            "cannot be "
             "played; use an earlier one."
         )
 
@@ -185,8 +189,8 @@ def check_finite(tensors: Mapping[str, torch.Tensor], source: str | Path) -> Non
 def stored(factors: Factors, precision: str, layer: str) -> Factors:
     """The factors in a file's precision, the product B A changed as little as possible.
 
-    Half precision loses small numbers, and B starts at zero. Where rounding would change a factor, a power of two moves between A
-    and B first, so that both are of one size: their product stays the same, and neither underflows.
+    Half precision loses small numbers, and B starts at zero. Where rounding would change a factor, a power of two moves
+    between A and B first, so that both are of one size: their product stays the same, and neither underflows.
 
     Raises
     ------
@@ -217,10 +221,11 @@ def is_exact(adapter: LowRankAdapter, precision: str) -> bool:
 
 
 def rounding(adapter: LowRankAdapter, weight_of: WeightOf | None, precision: str) -> float:
-    """What a file's precision changes: ``‖W'_stored - W'‖ / ‖W' - W‖`` over all layers, in float64; of LoRA W is not needed.
+    """What a file's precision changes: ``‖W'_stored - W'‖ / ‖W' - W‖`` over all layers, in float64; of LoRA W is not
+    needed.
 
-    DoRA's magnitudes are about as large as the rows of the weight, and half precision keeps 11 bits of them: the smaller the
-    update, the larger the share of it that is lost.
+    DoRA's magnitudes are about as large as the rows of the weight, and half precision keeps 11 bits of them: the
+    smaller the update, the larger the share of it that is lost.
     """
     lost = moved = 0.0
     for layer, factors in adapter.layers.items():

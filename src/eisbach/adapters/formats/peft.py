@@ -88,7 +88,8 @@ def read_config(folder: Path) -> Any:
     except ValidationError as error:
         fault = error.errors()[0]
         raise CheckpointError(
-            f"{folder / CONFIG} has {'.'.join(map(str, fault['loc']))} = {repr(fault['input'])[:60]} ({fault['msg']}); restore the file."
+            f"{folder / CONFIG} has {'.'.join(map(str, fault['loc']))} = {repr(fault['input'])[:60]} "
+            f"({fault['msg']}); restore the file."
         ) from error
     _refuse_options(values, folder)
     names = {item.name for item in fields(LoraConfig)}
@@ -169,7 +170,8 @@ def _refuse_options(values: Mapping[str, Any], folder: Path) -> None:
     )
     if used:
         raise CheckpointError(
-            f"{folder / CONFIG} uses {', '.join(used)}, which is neither LoRA nor DoRA as it is played here; train without it."
+            f"{folder / CONFIG} uses {', '.join(used)}, which is neither LoRA nor DoRA as it is played here; train "
+            "without it."
         )
 
 
@@ -230,7 +232,8 @@ def read_adapter(folder: Path) -> LowRankAdapter:
         layer, part = split_name(name)
         if part is None:
             raise CheckpointError(
-                f"{folder / WEIGHTS} holds '{name}', which is no factor of LoRA or DoRA; only the folder can carry it, no other format."
+                f"{folder / WEIGHTS} holds '{name}', which is no factor of LoRA or DoRA; only the folder can carry "
+                "it, no other format."
             )
         layers.setdefault(layer, {})[part] = tensor
     wanted = {"a", "b", "magnitude"} if config.use_dora else {"a", "b"}
@@ -238,7 +241,8 @@ def read_adapter(folder: Path) -> LowRankAdapter:
     for layer, parts in layers.items():
         if set(parts) != wanted:
             raise CheckpointError(
-                f"'{layer}' in {folder / WEIGHTS} has {', '.join(sorted(parts))} of {', '.join(sorted(wanted))}; the file is damaged."
+                f"'{layer}' in {folder / WEIGHTS} has {', '.join(sorted(parts))} of {', '.join(sorted(wanted))}; the "
+                "file is damaged."
             )
         scales[layer] = _scale(config, layer, parts, folder)
     stamp = read_stamp(folder)
@@ -275,14 +279,16 @@ def _scale(config: Any, layer: str, parts: Mapping[str, torch.Tensor], folder: P
         or any(value.ndim > 2 and value.shape[2:] != (1,) for value in (a, b))
     ):
         raise CheckpointError(
-            f"'{layer}' in {folder / WEIGHTS} has factors of {list(a.shape)} and {list(b.shape)}; factors of rank {rank} over single "
+            f"'{layer}' in {folder / WEIGHTS} has factors of {list(a.shape)} and {list(b.shape)}; factors of rank "
+            f"{rank} over single "
             "frames are read."
         )
     return float(alpha / (rank**0.5 if config.use_rslora else rank))
 
 
 def _uniform(parts: Mapping[str, torch.Tensor], rank: int, factor: float) -> Factors:
-    """One layer's factors at the common rank and scale: rows and columns of zeros, and B times what its own scale is larger."""
+    """One layer's factors at the common rank and scale: rows and columns of zeros, and B times what its own scale is
+    larger."""
     a, b = parts["a"].flatten(1).float(), parts["b"].flatten(1).float()
     missing = rank - a.shape[0]
     a, b = torch.nn.functional.pad(a, (0, 0, 0, missing)), torch.nn.functional.pad(b, (0, missing)) * factor

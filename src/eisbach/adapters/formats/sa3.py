@@ -1,14 +1,16 @@
 """Stability's adapter files, which its own loader and interface play: safetensors in half precision.
 
-Facts from Stability's stable-audio-3 (`models/lora/model.py`, `utils.py`, `loader.py`). The metadata's `lora_config` is JSON with rank,
-alpha, adapter_type, dropout, include and exclude. A layer has `<name>.parametrizations.weight.0.lora_A` [shape=(rank, in)], `.lora_B`
-[shape=(out, rank)] and, for `dora-rows`, `.magnitude` [shape=(out,)]. The loader parametrises every layer that include and exclude
-leave, and loads without counting keys: a wrong name plays the base, in silence. So names are counted here, on both sides.
+Facts from Stability's stable-audio-3 (`models/lora/model.py`, `utils.py`, `loader.py`). The metadata's `lora_config` is
+JSON with rank, alpha, adapter_type, dropout, include and exclude. A layer has `<name>.parametrizations.weight.0.lora_A`
+[shape=(rank, in)], `.lora_B` [shape=(out, rank)] and, for `dora-rows`, `.magnitude` [shape=(out,)]. The loader
+parametrises every layer that include and exclude leave, and loads without counting keys: a wrong name plays the base,
+in silence. So names are counted here, on both sides.
 
-Newer files may hold more. `.baked_vnorm_row` [shape=(out,), fp32] is ‖V‖ of each row, for players that have no base weights to take it from;
-`baked_norms` in `lora_config` counts them, `norm_base` names their base model. The types `lora-xs` and `dora-rows-xs` hold `.M_xs`
-[shape=(rank, rank)] between the first singular vectors of the base weight, U [shape=(out, rank)] and V [shape=(in, rank)], the
-largest entry of each of U's columns made positive: LoRA with B = U M and A = Vᵀ. U and V are computed where the file lacks them.
+Newer files may hold more. `.baked_vnorm_row` [shape=(out,), fp32] is ‖V‖ of each row, for players that have no base
+weights to take it from; `baked_norms` in `lora_config` counts them, `norm_base` names their base model. The types
+`lora-xs` and `dora-rows-xs` hold `.M_xs` [shape=(rank, rank)] between the first singular vectors of the base weight, U
+[shape=(out, rank)] and V [shape=(in, rank)], the largest entry of each of U's columns made positive: LoRA with B = U M
+and A = Vᵀ. U and V are computed where the file lacks them.
 """
 
 from __future__ import annotations
@@ -69,8 +71,8 @@ def read(path: str | Path, weight_of: WeightOf | None = None) -> LowRankAdapter:
     Raises
     ------
     CheckpointError
-        Unreadable or not finite; another adapter type; or tensors that are unknown, missing, of another rank, or of a part that has
-        no adapter here; or baked norms of another base model.
+        Unreadable or not finite; another adapter type; or tensors that are unknown, missing, of another rank, or of a
+        part that has no adapter here; or baked norms of another base model.
     NeedsBaseError
         An -xs file without U and V, and no weights.
     """
@@ -90,7 +92,8 @@ def read(path: str | Path, weight_of: WeightOf | None = None) -> LowRankAdapter:
         layer = keys.layer_from_native(native)
         if layer is None:
             raise CheckpointError(
-                f"{path} adapts '{native}'; adapters of the transformer (model.…) and of the duration embedder ({keys.NATIVE_DURATION}) "
+                f"{path} adapts '{native}'; adapters of the transformer (model.…) and of the duration embedder "
+                f"({keys.NATIVE_DURATION}) "
                 "are read."
             )
         factors = parts if not kind.endswith("-xs") else parts | _expand(parts, layer, native, path, weight_of)
@@ -118,7 +121,8 @@ def _expand(
         u, v = parts["U"].float(), parts["V"].float()
         if u.ndim != 2 or v.ndim != 2 or u.shape[1] != rank or v.shape[1] != rank:
             raise CheckpointError(
-                f"'{native}' in {path} has U and V of {list(u.shape)} and {list(v.shape)} around M_xs of {list(core.shape)}; the file "
+                f"'{native}' in {path} has U and V of {list(u.shape)} and {list(v.shape)} around M_xs of "
+                f"{list(core.shape)}; the file "
                 "is damaged."
             )
     elif weight_of is None:
@@ -144,14 +148,16 @@ def _check_baked(
     shape = (factors.b.shape[0], factors.a.shape[1])
     if baked.numel() != shape[0] or tuple(weight.flatten(1).shape) != shape:
         raise CheckpointError(
-            f"{path} does not fit this model: '{layer}' has {baked.numel()} baked norms for a weight of {list(weight.shape)}."
+            f"{path} does not fit this model: '{layer}' has {baked.numel()} baked norms for a weight of "
+            f"{list(weight.shape)}."
         )
     theirs = keys.rows_to_diffusers(layer, baked.flatten().double(), shape[1])
     ours = _baked(factors, scale, layer, weight)
     off = float(((theirs - ours).abs() / ours.clamp_min(1e-12)).max())
     if off > _OFF:
         raise CheckpointError(
-            f"the norms baked into {path} are of another base model: those of '{layer}' are off by up to {off:.1%}; give the model "
+            f"the norms baked into {path} are of another base model: those of '{layer}' are off by up to {off:.1%}; "
+            "give the model "
             "that the file was made for, or one without baked norms."
         )
 
@@ -167,7 +173,8 @@ def _by_layer(tensors: Mapping[str, torch.Tensor], path: str | Path) -> dict[str
             layers.setdefault(match[1], {})[match[3]] = tensor
     if strangers:
         raise CheckpointError(
-            f"{len(tensors) - len(strangers)} of {len(tensors)} tensors in {path} have the names of a native adapter (not: "
+            f"{len(tensors) - len(strangers)} of {len(tensors)} tensors in {path} have the names of a native adapter "
+            "(not: "
             f"'{sorted(strangers)[0]}'); give a file that Stability's trainer wrote."
         )
     return layers
@@ -198,7 +205,8 @@ def _config(metadata: Mapping[str, str], layers: Mapping[str, Mapping[str, Any]]
     ):
         name = wrong[0] if wrong else "include or exclude"
         raise CheckpointError(
-            f"{path} has a {CONFIG} that cannot be read ({name} is {repr(config.get(name))[:60]}); fetch the file again."
+            f"{path} has a {CONFIG} that cannot be read ({name} is {repr(config.get(name))[:60]}); fetch the file "
+            "again."
         )
     return config
 
@@ -207,7 +215,8 @@ def _factors(parts: Mapping[str, torch.Tensor], layer: str, rank: int, path: str
     a, b, magnitude = parts["lora_A"], parts["lora_B"], parts.get("magnitude")
     if a.ndim != 2 or b.ndim != 2 or a.shape[0] != rank or b.shape[1] != rank:
         raise CheckpointError(
-            f"'{layer}' in {path} has factors of {list(a.shape)} and {list(b.shape)}, and the file says rank {rank}; the file is "
+            f"'{layer}' in {path} has factors of {list(a.shape)} and {list(b.shape)}, and the file says rank {rank}; "
+            "the file is "
             "damaged, or its layers have several ranks, which is not supported."
         )
     rows, width = b.shape[0], a.shape[1]
@@ -215,7 +224,8 @@ def _factors(parts: Mapping[str, torch.Tensor], layer: str, rank: int, path: str
         magnitude = magnitude.squeeze() if magnitude.ndim == 2 else magnitude  # older files: (out, 1)
         if magnitude.shape != (rows,) or (parts["magnitude"].ndim == 2 and parts["magnitude"].shape[1] != 1):
             raise CheckpointError(
-                f"'{layer}' in {path} has a magnitude of {list(parts['magnitude'].shape)} for {rows} rows: it is dora-cols, a "
+                f"'{layer}' in {path} has a magnitude of {list(parts['magnitude'].shape)} for {rows} rows: it is "
+                "dora-cols, a "
                 "magnitude for each column; the types lora and dora-rows are read."
             )
         magnitude = keys.rows_to_diffusers(layer, magnitude.float(), width)
@@ -298,8 +308,8 @@ def rows_from_native(layer: str, factors: Factors) -> Factors:
 def _native_config(adapter: LowRankAdapter) -> dict[str, Any]:
     """`lora_config`, in the order in which Stability's trainer writes it.
 
-    Where the adapter was not read from a native file, `include` names its layers: the loader would parametrise every layer of
-    the model otherwise, and normalise the rows of those that have no weights here.
+    Where the adapter was not read from a native file, `include` names its layers: the loader would parametrise every
+    layer of the model otherwise, and normalise the rows of those that have no weights here.
     """
     patterns = adapter.native or {"include": layer_patterns(native_layers(adapter.layers).values()), "exclude": None}
     return {
@@ -313,7 +323,8 @@ def _native_config(adapter: LowRankAdapter) -> dict[str, Any]:
 
 
 def layer_patterns(natives: Iterable[str]) -> list[str]:
-    """Native layer names, those of consecutive blocks joined as `layers.[0-23].`: Stability's loader expands the brackets."""
+    """Native layer names, those of consecutive blocks joined as `layers.[0-23].`: Stability's loader expands the
+    brackets."""
     block = re.compile(r"^(.*\.layers\.)(\d+)(\..*)$")
     found: dict[tuple[str, str], list[int]] = {}
     for native in sorted(natives):

@@ -1,6 +1,8 @@
-"""An experiment on loudness: the same clips turned up and down, through the codec and the model, and what becomes of their weights.
+"""An experiment on loudness: the same clips turned up and down, through the codec and the model, and what becomes of
+their weights.
 
-What goes with loudness in a set of clips may go with much else as well; turning a clip up changes nothing but its level.
+What goes with loudness in a set of clips may go with much else as well; turning a clip up changes nothing but its
+level.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ _LEAST_GAINS = 2
 
 
 def measure_gain(subject: Subject, advance: Callable[[int], None]) -> list[Record]:
-    """Rows ``{clip, t, gain_db, sample_weight}`` of up to `gain_clips` clips, evenly chosen; [] without a sample weighting.
+    """Rows ``{clip, t, gain_db, sample_weight}`` of up to `gain_clips` clips, evenly chosen; [] without a sample
+    weighting.
 
     Clips whose audio cannot be read, or is silent, take no part. The noise of a clip is the same at every gain.
     """
@@ -77,7 +80,8 @@ def levels(subject: Subject) -> list[float]:
 
 
 def _turned(subject: Subject, crop: Crop, codec: Codec) -> list[tuple[float, LatentBatch]]:
-    """(gain, the crop's batch at that gain), encoded anew from the same stretch of audio at every gain, 0 dB included."""
+    """(gain, the crop's batch at that gain), encoded anew from the same stretch of audio at every gain, 0 dB
+    included."""
     path = subject.manifest.audio_path(crop.row)
     try:
         waveform = read_audio(path, start=crop.start, duration=crop.seconds)

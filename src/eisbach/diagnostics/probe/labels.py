@@ -100,7 +100,8 @@ def _check_label(grid: Grid, key: str, values: list[str]) -> None:
     if len(values) != 2:
         shown = ", ".join(values[:6]) + (", …" if len(values) > 6 else "")
         raise UserError(
-            f"the label {key!r} has {len(values)} value{'' if len(values) == 1 else 's'} among the probed clips ({shown}); "
+            f"the label {key!r} has {len(values)} value{'' if len(values) == 1 else 's'} among the probed clips "
+            f"({shown}); "
             "name a label with exactly two."
         )
 

@@ -1,4 +1,5 @@
-"""A setting to try, from what a probe measured: the recipe's `weighting` group with one or two keys changed, and why."""
+"""A setting to try, from what a probe measured: the recipe's `weighting` group with one or two keys changed, and
+why."""
 
 from __future__ import annotations
 
@@ -87,7 +88,8 @@ def recommend(explanation: Explanation) -> Recommendation:
 
 
 def _another_statistic(explanation: Explanation, after: dict[str, Any], reasons: list[str]) -> bool:
-    """Another belief where this one reads loudness, or no weighting where it reads nothing; whether that was changed."""
+    """Another belief where this one reads loudness, or no weighting where it reads nothing; whether that was
+    changed."""
     options, entropy = after["options"], after["sample"] == "entropy_barrier"
     loud, flat = hears_loudness(explanation), not explanation.sample_acts_at
     if loud and entropy and options.get("energy", "raw") == "raw":
@@ -178,6 +180,7 @@ def _mean_one(explanation: Explanation, after: dict[str, Any], reasons: list[str
     if batches is not None and batches.mean_weight is not None and abs(batches.mean_weight - 1) > _MEAN_ONE:
         after["normalisation"] = "mean1"
         reasons.append(
-            f"As probed the weights average {batches.mean_weight:.2g}; 'mean1' keeps the loss, and with it clipping and "
+            f"As probed the weights average {batches.mean_weight:.2g}; 'mean1' keeps the loss, and with it clipping "
+            "and "
             "weight decay, at the scale of unweighted training."
         )

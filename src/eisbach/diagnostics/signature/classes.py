@@ -27,12 +27,14 @@ class ClassSet:
     prior : tuple of float
         p(z) > 0 in the order of `names`; must sum to 1 (nothing is rescaled).
     partitions : mapping of str to mapping of str to sequence of str
-        For each partition, its groups: name to the classes in it. Every class is in exactly one group of each partition.
+        For each partition, its groups: name to the classes in it. Every class is in exactly one group of each
+        partition.
 
     Raises
     ------
     UserError
-        One class, a name twice, a prior that is not one, an empty group, a class in no group or in two, or one group only.
+        One class, a name twice, a prior that is not one, an empty group, a class in no group or in two, or one group
+        only.
     """
 
     names: tuple[str, ...]
@@ -42,7 +44,8 @@ class ClassSet:
     def __post_init__(self) -> None:
         if len(self.names) < 2:
             raise UserError(
-                f"{len(self.names)} class arrived; its entropy is 0 at every noise level: give at least 2 classes to tell apart."
+                f"{len(self.names)} class arrived; its entropy is 0 at every noise level: give at least 2 classes to "
+                "tell apart."
             )
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
@@ -57,7 +60,8 @@ class ClassSet:
             )
         if abs(sum(self.prior) - 1) > _ROUNDING:
             raise UserError(
-                f"the priors sum to {sum(self.prior):.6g} and not to 1; divide them by their sum if that is what is meant."
+                f"the priors sum to {sum(self.prior):.6g} and not to 1; divide them by their sum if that is what is "
+                "meant."
             )
         for name, groups in self.partitions.items():
             self._check_partition(name, groups)
@@ -74,12 +78,14 @@ class ClassSet:
         unknown = [member for member in members if member not in self.names]
         if unknown:
             raise UserError(
-                f"the partition '{name}' names '{unknown[0]}', which is none of the {len(self.names)} classes; check the name."
+                f"the partition '{name}' names '{unknown[0]}', which is none of the {len(self.names)} classes; check "
+                "the name."
             )
         missing = [one for one in self.names if one not in members]
         if missing:
             raise UserError(
-                f"the partition '{name}' leaves out {len(missing)} of {len(self.names)} classes (first: '{missing[0]}'); put "
+                f"the partition '{name}' leaves out {len(missing)} of {len(self.names)} classes (first: "
+                f"'{missing[0]}'); put "
                 "every class in a group, or leave it out of the classes."
             )
         twice = sorted({member for member in members if members.count(member) > 1})

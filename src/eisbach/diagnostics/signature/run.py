@@ -143,7 +143,8 @@ def _save_result(result: SignatureResult, folder: Path) -> None:
 
 
 def half_time_shifts(result: SignatureResult) -> list[dict[str, Any]]:
-    """How far each guided arm's half-information point lies from the plain reverse chain's, in t and in log-SNR (chain reading).
+    """How far each guided arm's half-information point lies from the plain reverse chain's, in t and in log-SNR (chain
+    reading).
 
     Positive in t is nearer to noise: decided earlier in generation.
     """
@@ -170,8 +171,8 @@ def half_time_shifts(result: SignatureResult) -> list[dict[str, Any]]:
 def refuse_coupled(config: SignatureConfig) -> None:
     """`UserError` for a model trained with noise paired to data by optimal transport.
 
-    Noise that depends on the data breaks ``x_t = alpha x0 + sigma noise`` with independent noise, on which the kernel, and with it
-    every identity here, rests.
+    Noise that depends on the data breaks ``x_t = alpha x0 + sigma noise`` with independent noise, on which the kernel,
+    and with it every identity here, rests.
     """
     coupled = config.coupling == "optimal_transport"
     for name in (config.model, config.adapter):
@@ -183,7 +184,8 @@ def refuse_coupled(config: SignatureConfig) -> None:
                 coupled = coupled or (isinstance(objective, dict) and objective.get("pairing") == "optimal_transport")
     if coupled:
         raise UserError(
-            "this model was trained with noise paired to data by optimal transport; the noise is then not independent of the data, "
+            "this model was trained with noise paired to data by optimal transport; the noise is then not independent "
+            "of the data, "
             "and neither estimator measures its entropy: use a model trained with independent noise."
         )
 
@@ -202,7 +204,8 @@ def _read_data(path: str, classes: int, shape: tuple[int, ...]) -> tuple[Tensor,
     latents, labels = tensors["latents"].to(torch.float64), tensors["labels"].to(torch.int64).flatten()
     if tuple(latents.shape[1:]) != shape or len(labels) != len(latents):
         raise UserError(
-            f"{path} holds latents {tuple(latents.shape)} with {len(labels)} labels; the model reads (N, {', '.join(map(str, shape))})."
+            f"{path} holds latents {tuple(latents.shape)} with {len(labels)} labels; the model reads (N, "
+            f"{', '.join(map(str, shape))})."
         )
     known = bool(((labels >= 0) & (labels < classes)).all())
     if not known or int(torch.bincount(labels, minlength=classes).min()) < 2:
@@ -228,7 +231,8 @@ def _load(config: SignatureConfig, classes: ClassSet, notify: Callable[[str], ob
     conditioning = backbone.condition(texts, [config.duration] * len(texts))
     if bool((conditioning.tokens == conditioning.tokens[:1]).all()):
         raise UserError(
-            f"the model {config.model} hears no difference between the {len(texts)} classes ('{texts[0]}' to '{texts[-1]}'), so "
+            f"the model {config.model} hears no difference between the {len(texts)} classes ('{texts[0]}' to "
+            f"'{texts[-1]}'), so "
             "nothing could be decided among them; name a model that knows them, or write them in its own words."
         )
     shape = backbone.latent_shape
@@ -260,7 +264,8 @@ def _batches(count: int, size: int) -> Iterator[tuple[int, slice]]:
 
 
 def _check_folder(folder: Path, meta: dict[str, Any]) -> None:
-    """Refuses a folder of another measurement; arms may be added, and batching and the number of resamples may change."""
+    """Refuses a folder of another measurement; arms may be added, and batching and the number of resamples may
+    change."""
     request = {
         key: value for key, value in meta.items() if key not in ("batch_rows", "resamples", "sources", "guidance")
     }
@@ -284,7 +289,8 @@ def _piece(
     data: tuple[Tensor, Tensor] | None,
     bar: Progress,
 ) -> Trajectories:
-    """The trajectories `rows` of an arm: read from the folder where an earlier run left them, else followed and kept."""
+    """The trajectories `rows` of an arm: read from the folder where an earlier run left them, else followed and
+    kept."""
     file = None if folder is None else folder / PIECES / f"{arm.name}-{number:04d}.safetensors"
     if file is not None and file.is_file():
         bar.advance(len(times) - 1, f"{arm.name}, kept")
@@ -323,7 +329,8 @@ def load_piece(file: Path) -> Trajectories:
 
 
 def _generated(model: ClassModel, config: SignatureConfig, label: Tensor, indices: range) -> Tensor:
-    """Samples of each trajectory's class along the model's own ODE, without guidance; their own noise, not the chain's."""
+    """Samples of each trajectory's class along the model's own ODE, without guidance; their own noise, not the
+    chain's."""
     from eisbach.diffusion.samplers import sample_ode
     from eisbach.diffusion.schedules import get_schedule
 

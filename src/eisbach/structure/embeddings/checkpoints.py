@@ -11,7 +11,8 @@ from eisbach.errors import CheckpointError, UserError
 
 
 def model_folder(source: str) -> Path:
-    """The folder of a model: `source` itself, or the hub's "owner/name" or "owner/name@revision", fetched into its cache.
+    """The folder of a model: `source` itself, or the hub's "owner/name" or "owner/name@revision", fetched into its
+    cache.
 
     Raises
     ------
@@ -23,7 +24,8 @@ def model_folder(source: str) -> Path:
         return folder
     if not pretrained.is_hub_id(source):
         raise UserError(
-            f"{source} is not a folder; give a model folder with config.json and model.safetensors, or a hub id such as "
+            f"{source} is not a folder; give a model folder with config.json and model.safetensors, or a hub id such "
+            "as "
             "laion/clap-htsat-unfused."
         )
     return pretrained.fetch(source, pretrained.EMBEDDING_FILES)
