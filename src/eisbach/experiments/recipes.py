@@ -1,4 +1,4 @@
-"""Experiment recipes: files of the user's, or the ones that the package carries; and the demo's on a person's choices."""
+"""Experiment recipes: files of the user's, or the ones that the package carries; and the demo on a person's audio."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ BUILT_IN_RECIPES = {
 _DEPTH = 5  # how long a chain of recipes may be; longer ones are circles
 _SHOWN = 10  # files named in a note
 _OWN_AUDIO = (
-    "The models were fine-tuned on the audio in {folder} ({clips} training clips); whether the plain arm goes flat depends "
-    "on that audio."
+    "The models were fine-tuned on the audio in {folder} ({clips} training clips); whether the plain arm goes flat "
+    "depends on that audio."
 )
 _NO_LABELS = "Nobody labelled which of the audio is flat, so there is no oracle arm and no recovered share of its gain."
 _NO_CAPTIONS = "The audio has no captions, so the models were fine-tuned without text."
