@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from eisbach.audio import write_audio
+from eisbach.experiments.sets import collect_clips
 from eisbach.report.structure.figure_set import draw, one_figure, paper_set, write_captions
-from eisbach.report.structure.inputs import collect_clips
 from eisbach.structure import Clip
 from eisbach.studies.ground_truth import synthetic
 
