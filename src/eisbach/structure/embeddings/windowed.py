@@ -1,14 +1,15 @@
 """Embeddings by transformers models that hear one window at a time; a clip is the mean over its windows.
 
-*CLAP* (Wu et al. 2023) is the audio half of a text-audio model. A clip is cut into windows of the feature extractor's length
-(10 s in published models); each window's projected, unit-length audio embedding is what `ClapModel.get_audio_features`
-returns. Models with feature fusion treat a window as a clip heard alone does: marked as long, which transformers' extractor
-does for one clip and, in a batch, for one drawn at random.
+*CLAP* (Wu et al. 2023) is the audio half of a text-audio model. A clip is cut into windows of the feature extractor's
+length (10 s in published models); each window's projected, unit-length audio embedding is what
+`ClapModel.get_audio_features` returns. Models with feature fusion treat a window as a clip heard alone does: marked as
+long, which transformers' extractor does for one clip and, in a batch, for one drawn at random.
 
-*HuBERT* models, and with them MERT-v1 (Li et al. 2024): MERT's published code derives from HuBERT and adds a constant-Q front
-end, deepnorm and a relaxed attention, all three switched off in MERT-v1-95M: what remains is HuBERT, weight for weight. Such
-checkpoints are loaded here without their code; ones that switch an addition on are refused. Windows last 5 s (MERT's training
-length); each is normalised by the checkpoint's feature extractor, and its embedding is the mean over time of one hidden state.
+*HuBERT* models, and with them MERT-v1 (Li et al. 2024): MERT's published code derives from HuBERT and adds a
+constant-Q front end, deepnorm and a relaxed attention, all three switched off in MERT-v1-95M: what remains is HuBERT,
+weight for weight. Such checkpoints are loaded here without their code; ones that switch an addition on are refused.
+Windows last 5 s (MERT's training length); each is normalised by the checkpoint's feature extractor, and its embedding
+is the mean over time of one hidden state.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ _HEADS = ("lm_head.", "final_proj.", "label_embs_concat", "projector.", "classif
 
 
 class WindowedEmbedding(ABC):
-    """An `Embedding` by a transformers model that hears one window at a time; a subclass sets `name`, `dim` and `window`.
+    """An `Embedding` by a transformers model that hears one window at a time; a subclass sets `name`, `dim` and
+    `window`.
 
     Parameters
     ----------
@@ -114,7 +116,8 @@ class ClapEmbedding(WindowedEmbedding):
         raw = read_config(folder)
         if raw.get("model_type") != "clap":
             raise CheckpointError(
-                f"{source} is a {raw.get('model_type', 'model without a type')!r} checkpoint, not CLAP; give a CLAP folder."
+                f"{source} is a {raw.get('model_type', 'model without a type')!r} checkpoint, not CLAP; give a CLAP "
+                "folder."
             )
         config = library_config(ClapConfig, raw, source)
         super().__init__(ClapFeatureExtractor, ClapModel, folder, config, device=device, batch_size=batch_size)
@@ -195,7 +198,8 @@ def _hubert_config(raw: dict[str, Any], source: str) -> Any:
     if kind not in ("hubert", "mert_model"):
         code = " and brings its own code, which is not run" if raw.get("auto_map") else ""
         raise CheckpointError(
-            f"{source} is a {kind or 'model without a type'!r} checkpoint{code}; mert: takes HuBERT and MERT-v1 folders."
+            f"{source} is a {kind or 'model without a type'!r} checkpoint{code}; mert: takes HuBERT and MERT-v1 "
+            "folders."
         )
     additions = {
         "feature_extractor_cqt": bool(raw.get("feature_extractor_cqt", False)),
@@ -205,8 +209,8 @@ def _hubert_config(raw: dict[str, Any], source: str) -> Any:
     on = [name for name, active in additions.items() if active]
     if on:
         raise CheckpointError(
-            f"{source} switches on {', '.join(on)}, which transformers' HuBERT lacks and only the checkpoint's own code has; "
-            "that code is not run: use MERT-v1-95M, whose network is a plain HuBERT."
+            f"{source} switches on {', '.join(on)}, which transformers' HuBERT lacks and only the checkpoint's own "
+            "code has; that code is not run: use MERT-v1-95M, whose network is a plain HuBERT."
         )
     own = {"model_type", "architectures", "transformers_version", "torch_dtype", "dtype", *additions}
     return library_config(HubertConfig, {key: value for key, value in raw.items() if key not in own}, source)
