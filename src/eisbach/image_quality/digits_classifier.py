@@ -39,7 +39,8 @@ class DigitNet(nn.Module):
         self.hidden, self.head = nn.Linear(32 * 16, FEATURES), nn.Linear(FEATURES, classes)
 
     def features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(hidden layer [shape=(B, FEATURES)] before its nonlinearity, spatial features [shape=(B, 7 * 16)]) of images [shape=(B, 1, 8, 8)].
+        """(hidden layer [shape=(B, FEATURES)] before its nonlinearity, spatial features [shape=(B, 7 * 16)]) of images
+        [shape=(B, 1, 8, 8)].
 
         The spatial ones are 7 channels at 4x4, as sFID takes 7 channels at 17x17 of Inception.
         """

@@ -55,7 +55,8 @@ class ImageStatistics:
         return self.count is not None and self.count <= len(self.pooled.mean)
 
     def save(self, path: str | Path) -> None:
-        """Writes an .npz in ADM's keys (mu, sigma, mu_s, sigma_s) with count, network and, where they are there, features and logits."""
+        """Writes an .npz in ADM's keys (mu, sigma, mu_s, sigma_s) with count, network and, where they are there,
+        features and logits."""
         values: dict[str, Any] = {
             "mu": self.pooled.mean,
             "sigma": self.pooled.covariance,
@@ -103,8 +104,8 @@ def statistics_of(images: np.ndarray, network: FeatureNetwork) -> ImageStatistic
 def read_statistics(path: str | Path, network: FeatureNetwork | None) -> ImageStatistics:
     """Statistics from an .npz: moments as `ImageStatistics.save` and ADM write them, images (ADM's `arr_0`), or both.
 
-    ADM's reference batches hold both: the moments are taken as they are, and precision, recall and IS need the images to be read
-    through `network`.
+    ADM's reference batches hold both: the moments are taken as they are, and precision, recall and IS need the images
+    to be read through `network`.
 
     Raises
     ------

@@ -1,4 +1,5 @@
-"""Feature networks: what turns images into the vectors that quality is measured on. One function and one line in a table each."""
+"""Feature networks: what turns images into the vectors that quality is measured on. One function and one line in a
+table each."""
 
 from __future__ import annotations
 
@@ -30,17 +31,19 @@ class FeatureNetwork(Protocol):
         ...
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """For images [shape=(B, H, W, 1 or 3), uint8]: `pooled` (B, d) for FID, precision and recall, `spatial` (B, e) for sFID,
-        and `logits` (B, classes) for IS; a network may lack the last two.
+        """For images [shape=(B, H, W, 1 or 3), uint8]: `pooled` (B, d) for FID, precision and recall, `spatial` (B, e)
+        for sFID, and `logits` (B, classes) for IS; a network may lack the last two.
         """
         ...
 
 
 class InceptionFeatures:
-    """FID's Inception (Szegedy et al. 2016, TensorFlow's graph of 2015-12-05) through torch-fidelity, with weights from a file.
+    """FID's Inception (Szegedy et al. 2016, TensorFlow's graph of 2015-12-05) through torch-fidelity, with weights from
+    a file.
 
-    `pooled` are the 2048 pooled features, `spatial` the first 7 channels of the first branch of the 17x17 block "mixed_6" in the order
-    (row, column, channel), `logits` those without bias: as in ADM's evaluation. Nothing is downloaded and nothing is unpickled.
+    `pooled` are the 2048 pooled features, `spatial` the first 7 channels of the first branch of the 17x17 block
+    "mixed_6" in the order (row, column, channel), `logits` those without bias: as in ADM's evaluation. Nothing is
+    downloaded and nothing is unpickled.
 
     Parameters
     ----------
@@ -105,7 +108,8 @@ def _inception(weights: str | Path) -> Any:
             "the features inception need torch-fidelity, which is not installed: pip install torch-fidelity torchvision."
         ) from error
     tensors = read_tensors(Path(weights))
-    # The class knows two sources of weights only, a download and a pickle; it is given the tensors in the place of the first.
+    # The class knows two sources of weights only, a download and a pickle; it is given the tensors in the place of the
+    # first.
     original = library.load_state_dict_from_url
     library.load_state_dict_from_url = lambda *_args, **_options: tensors
     try:

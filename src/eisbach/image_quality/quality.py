@@ -13,9 +13,11 @@ from eisbach.structure.sets.distances import precision_recall
 
 
 def inception_score(logits: np.ndarray) -> float:
-    """exp of the mean divergence of an image's class distribution from that of all images (Salimans et al. 2016); 1 ... classes.
+    """exp of the mean divergence of an image's class distribution from that of all images (Salimans et al. 2016); 1 ...
+    classes.
 
-    Over the whole set at once, as ADM's evaluation takes it for sets of up to 5,000; published scores average over parts.
+    Over the whole set at once, as ADM's evaluation takes it for sets of up to 5,000; published scores average over
+    parts.
 
     Parameters
     ----------
@@ -113,7 +115,8 @@ def image_quality(reference: ImageStatistics, samples: ImageStatistics, *, neigh
 
 
 def require_same_network(reference: ImageStatistics, samples: ImageStatistics) -> None:
-    """Refuses features that cannot be compared; a reference that names its network without a hash fits any of that name."""
+    """Refuses features that cannot be compared; a reference that names its network without a hash fits any of that
+    name."""
     mine, theirs = samples.network, reference.network
     if mine == theirs or theirs == mine.rpartition("-")[0] or mine == theirs.rpartition("-")[0]:
         return

@@ -49,7 +49,8 @@ class Source(StrictModel):
 
 
 class Measure(StrictModel):
-    """A primary measure: its name in the records, the direction that the claim predicts, and a margin where one is used."""
+    """A primary measure: its name in the records, the direction that the claim predicts, and a margin where one is
+    used."""
 
     name: str
     direction: Literal["higher", "lower", "equal", "none"]

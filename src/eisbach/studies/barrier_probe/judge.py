@@ -47,10 +47,10 @@ def _plain(probes: dict[str, dict[str, Any]]) -> ClaimResult:
             interval_effect(f"{SEEN[name]}: size of the gradient", norm["mean"], [norm["low"], norm["high"]], "×"),
             interval_effect(f"{SEEN[name]}: size of the update", *size, "×"),
         ]
-    angle, size = effects[0].value, effects[2].value
+    turned, stretched = effects[0].value, effects[2].value
     return judged(
-        "eq5-is-plain", effects, supported=angle < PLAIN_ANGLE and abs(size - 1) < 0.05,
-        refuted=angle > 4 * PLAIN_ANGLE or abs(size - 1) > 0.2,
+        "eq5-is-plain", effects, supported=turned < PLAIN_ANGLE and abs(stretched - 1) < 0.05,
+        refuted=turned > 4 * PLAIN_ANGLE or abs(stretched - 1) > 0.2,
     )  # fmt: skip
 
 

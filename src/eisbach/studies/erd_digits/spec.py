@@ -37,8 +37,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "erd": {"noise_level": "erd"},
     "entropy_barrier": {"sample": "entropy_barrier", "options": {"over": "all"}},
 }
-"""Weightings, at their published defaults: Min-SNR's gamma 5, P2's k and gamma 1, the barrier's Eqs. 1-4 over H x W with a weight
-for each sample (its section 5) of strength 0.5."""
+"""Weightings, at their published defaults: Min-SNR's gamma 5, P2's k and gamma 1, the barrier's Eqs. 1-4 over H x W
+with a weight for each sample (its section 5) of strength 0.5."""
 
 DECLARED = {
     "metric": "natural logarithm of the Fréchet distance at the last checkpoint (averaged weights, held-out digits)",
@@ -48,8 +48,9 @@ DECLARED = {
     "by setting": "seeds are the units; Holm over all settings x baselines",
     "secondary": "the same at the first checkpoint (speed of learning); accuracy of the class asked for; precision; recall",
 }
-"""Written before the first run of the grid was looked at. One thing was changed after 12 of its trainings had been seen, and all were
-made anew: the sampler's data estimate is clipped, because without it eps-networks of every arm drew noise from the same starting points.
+"""Written before the first run of the grid was looked at. One thing was changed after 12 of its trainings had been
+seen, and all were made anew: the sampler's data estimate is clipped, because without it eps-networks of every arm drew
+noise from the same starting points.
 """
 
 
@@ -59,8 +60,8 @@ class DigitsConfig(StrictModel):
     Attributes
     ----------
     steps, lr : mapping of backbone to number
-        Transformers learn digits more slowly than the UNet; arms are compared within a backbone. Chosen on one training of each
-        backbone with constant weight.
+        Transformers learn digits more slowly than the UNet; arms are compared within a backbone. Chosen on one training
+        of each backbone with constant weight.
     barrier : list of backbones that the entropy barrier is trained on too, with every target.
     seeds, first_seed : int
         Training seeds first_seed ... first_seed + seeds - 1.

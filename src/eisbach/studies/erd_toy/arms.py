@@ -1,7 +1,7 @@
 """The weightings that the toy compares, each normalised to mean 1 over the density that training draws t from.
 
-Adam cancels a global scale of the loss almost exactly, so without the normalisation an arm's name would say nothing of its step
-size; with it the mean loss scale is equal and only the allocation over noise levels differs.
+Adam cancels a global scale of the loss almost exactly, so without the normalisation an arm's name would say nothing of
+its step size; with it the mean loss scale is equal and only the allocation over noise levels differs.
 """
 
 from __future__ import annotations

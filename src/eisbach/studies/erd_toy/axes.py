@@ -25,7 +25,8 @@ CLUSTER_MARKERS = ("o", "^", "s", "D")
 def panels(
     rows: int, columns: int, width: float = 2.6, height: float = 2.0, *, images: bool = False, **options: Any
 ) -> tuple[Any, Any]:
-    """(figure, axes of shape (rows, columns)), without any global state of matplotlib; `images` closes up square panels."""
+    """(figure, axes of shape (rows, columns)), without any global state of matplotlib; `images` closes up square
+    panels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

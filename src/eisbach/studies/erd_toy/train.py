@@ -45,7 +45,8 @@ def train_members(
     high: float = 1.0,
     on_step: Callable[[int], object] | None = None,
 ) -> MLPEnsemble:
-    """The trained ensemble; member i minimises the mean of weight_i(t) |f(x_t, t) - y_i|^2 / d over t uniform in [low, high].
+    """The trained ensemble; member i minimises the mean of weight_i(t) |f(x_t, t) - y_i|^2 / d over t uniform in [low,
+    high].
 
     All members start from the same weights and see the same (x0, noise, t): what differs between them is target and
     weight alone. Adam is elementwise, so the ensemble's step is each member's own step.

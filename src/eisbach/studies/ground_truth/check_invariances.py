@@ -1,7 +1,8 @@
 """Whether the metrics keep the invariances that they declare.
 
-Synthetic pieces of two families (additive tones; instruments unlike one another) are turned down and up, resampled, panned, sent through Vorbis, given hiss and
-made half as long again; every metric is measured before and after, and its largest change is set beside what it declares.
+Synthetic pieces of two families (additive tones; instruments unlike one another) are turned down and up, resampled,
+panned, sent through Vorbis, given hiss and made half as long again; every metric is measured before and after, and its
+largest change is set beside what it declares.
 """
 
 from __future__ import annotations

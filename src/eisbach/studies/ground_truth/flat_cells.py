@@ -1,11 +1,14 @@
-"""Labelled material for judging beliefs: developing music and eighteen flat cells, from scores that one split holds out of the other.
+"""Labelled material for judging beliefs: developing music and eighteen flat cells, from scores that one split holds out
+of the other.
 
-    python -m eisbach.studies.ground_truth.flat_cells --out runs/auc2/dev --side train --seed 71 --clips 120 --developing 300
+    python -m eisbach.studies.ground_truth.flat_cells --out runs/auc2/dev --side train --seed 71 --clips 120
+    --developing 300
 
-`held_out` draws only from scores whose split is held out of the embedded model's training, `train` only from the others, so the two sets
-share no score. Clips are 32 s long unless told. Every row's label `cell` names its cell: `developing`; the flat kinds that `eisbach
-data flat` makes, with textures and loops taken apart; and `unseen` ones, made in other ways than any of the package's material, to
-see whether a statistic found on the former holds on the latter. The last two were added when the statistic stood.
+`held_out` draws only from scores whose split is held out of the embedded model's training, `train` only from the
+others, so the two sets share no score. Clips are 32 s long unless told. Every row's label `cell` names its cell:
+`developing`; the flat kinds that `eisbach data flat` makes, with textures and loops taken apart; and `unseen` ones,
+made in other ways than any of the package's material, to see whether a statistic found on the former holds on the
+latter. The last two were added when the statistic stood.
 
 | cell | what it is |
 |---|---|

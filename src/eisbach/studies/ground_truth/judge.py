@@ -1,4 +1,5 @@
-"""Judges the structure metrics: their ladders, their invariances, real scores against flat material, and measures of sets."""
+"""Judges the structure metrics: their ladders, their invariances, real scores against flat material, and measures of
+sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Does rescaled entropic time need fewer steps than uniform? On digits, on the embedded model's own solution, and on decoded music."""
+"""Does rescaled entropic time need fewer steps than uniform? On digits, on the embedded model's own solution, and on
+decoded music."""
 
 from __future__ import annotations
 
