@@ -38,7 +38,7 @@ def train(
     check_names(config.weighting, config.noise_levels)
     if dry_run:
         if isinstance(config.model, dict):
-            from eisbach.backbones.check import check_created
+            from eisbach.backbones import check_created
 
             check_created(config.model["create"])
         typer.echo(dump_yaml(config), nl=False)

@@ -62,9 +62,9 @@ def encode_images(
 ) -> ImageLatents:
     """Latents of all images that can be read, from the cache where they are in it.
 
-    A file of the cache holds `CHUNK` images and is named by a hash of them, the codec's identity, the size and the options; so a
-    stopped encoding continues, and changed images or another codec are encoded anew. Mirrored images are encoded, not
-    mirrored latents: an autoencoder need not commute with mirroring.
+    A file of the cache holds `CHUNK` images and is named by a hash of them, the codec's identity, the size and the
+    options; so a stopped encoding continues, and changed images or another codec are encoded anew. Mirrored images are
+    encoded, not mirrored latents: an autoencoder need not commute with mirroring.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def _chunk(
         array = read_array(file, "cached latents")
     except UserError as error:
         raise UserError(f"{str(error).rstrip('.')}; delete the file and run the same command again.") from error
-    if array.ndim != 4 or array.dtype.kind != "f" or len(array) != len(good):
+    if array.ndim != 5 or array.dtype.kind != "f" or len(array) != len(good):
         raise UserError(f"the cached latents {file} are not whole; delete the file and run the same command again.")
     return array, good, report
 

@@ -7,9 +7,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from eisbach.audio import audio_hash, read_audio, write_audio
+from eisbach.audio import SILENCE_PEAK, audio_hash, read_audio, write_audio
 from eisbach.config import check_values
-from eisbach.data.audio_check import SILENT_PEAK
 from eisbach.data.musiccaps_csv import MusicCapsRow
 from eisbach.data.musiccaps_files import AudioFile
 from eisbach.errors import AudioError, UserError
@@ -21,8 +20,8 @@ TOLERANCE = 0.5
 """Seconds by which a length may differ from what it should be: containers and codecs round."""
 
 SLOPPY = 2.0
-"""A file that is longer than its row by more than `TOLERANCE` and by no more than this may be a clip cut generously as well as a
-short whole video."""
+"""A file that is longer than its row by more than `TOLERANCE` and by no more than this may be a clip cut generously as
+well as a short whole video."""
 
 
 class NotUsed(Exception):
@@ -64,7 +63,8 @@ def place_clip(row: MusicCapsRow, audio: AudioFile, duration: float, *, rows_of_
         return 0.0, min(duration, length)
     if duration + TOLERANCE < row.end:
         reason = (
-            f"{name} lasts {duration:.1f} s and the row is {row.start:g} to {row.end:g} s, beyond its end: fetch the whole "
+            f"{name} lasts {duration:.1f} s and the row is {row.start:g} to {row.end:g} s, beyond its end: fetch the "
+            "whole "
             f"video, or, if it is a clip, cut it to {length:g} s"
         )
         raise NotUsed("too_short", reason)
@@ -173,7 +173,7 @@ def cut_clip(row: MusicCapsRow, audio: AudioFile, rows_of_video: int, out: Path,
     waveform = read_audio(audio.path, start=start, duration=seconds, allow_silent=True)
     if waveform.duration < row.seconds - TOLERANCE:  # a header may promise more than there is
         raise NotUsed("too_short", f"{audio.path.name} ends {seconds - waveform.duration:.1f} s before the row does")
-    if float(abs(waveform.samples).max()) < SILENT_PEAK:
+    if float(abs(waveform.samples).max()) < SILENCE_PEAK:
         raise NotUsed("silent", f"{audio.path.name} is silent from {start:g} to {start + seconds:g} s (below -80 dBFS)")
     write_audio(out / path, waveform)
     target = out / path

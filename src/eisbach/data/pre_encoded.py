@@ -1,14 +1,15 @@
 """Folders of latents as Stable Audio's own tools write and read them.
 
-A clip is `NAME.npy` (channels, frames) and `NAME.json` beside it: `prompt`, `seconds_start`, `seconds_total`, `padding_mask` (a
-0 or 1 a frame, 1 = audio), `sample_rate`, `path`, `relpath`, `timestamps`. `silence.npy` (1, channels, frames) is what padding is
-made of. Files may lie in folders below (stable-audio-tools keeps one for each process). What `pre_encode` writes also carries
-an `eisbach` entry: id, labels, split and the hash of the audio.
+A clip is `NAME.npy` (channels, frames) and `NAME.json` beside it: `prompt`, `seconds_start`, `seconds_total`,
+`padding_mask` (a 0 or 1 a frame, 1 = audio), `sample_rate`, `path`, `relpath`, `timestamps`. `silence.npy` (1,
+channels, frames) is what padding is made of. Files may lie in folders below (stable-audio-tools keeps one for each
+process). What `pre_encode` writes also carries an `eisbach` entry: id, labels, split and the hash of the audio.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ OURS = "eisbach"
 
 _SAME_SAMPLES_PER_FRAME = 4096
 _SILENCE_SECONDS = 6.0
+_SIZED, _OTHER_SCALE = 32, 20.0  # clips whose size is looked at, and the factor from which they are scaled
 _FOREIGN = 0.5  # relative distance of silence's latents from which they are of another autoencoder
 
 
@@ -128,9 +130,9 @@ def _valid_stretch(mask: object, frames: int, source: Path) -> tuple[int, int, i
 def read_pre_encoded(folder: str | Path, *, jobs: int = 4, quiet: bool = True) -> tuple[Manifest, SkipReport]:
     """The clips of a folder as manifest rows whose paths are `.npy`, and what was left out and why.
 
-    Every array is read once: a clip that is truncated, holds NaN or has no usable JSON is left out and reported. A row's
-    `audio_hash` is that of the `.npy`. Clips that `pre_encode` wrote keep their id, labels and split; others are named by
-    their file, have no labels, and are split by the file they were encoded from.
+    Every array is read once: a clip that is truncated, holds NaN or has no usable JSON is left out and reported. A
+    row's `audio_hash` is that of the `.npy`. Clips that `pre_encode` wrote keep their id, labels and split; others are
+    named by their file, have no labels, and are split by the file they were encoded from.
 
     Raises
     ------
@@ -230,12 +232,14 @@ def latent_entries(manifest: Manifest, codec: Codec) -> LatentCache:
         clip = read_clip(path)
         if clip.channels != codec.channels:
             raise ManifestError(
-                f"{path} holds latents of {clip.channels} channels and the model reads {codec.channels}; encode the audio "
+                f"{path} holds latents of {clip.channels} channels and the model reads {codec.channels}; encode the "
+                "audio "
                 "with this model's codec ('eisbach data encode MANIFEST --model MODEL --format sa3 --out FOLDER')."
             )
         if clip.sample_rate is not None and clip.sample_rate != codec.sample_rate:
             raise ManifestError(
-                f"{path} was encoded at {clip.sample_rate} Hz and the model's codec works at {codec.sample_rate} Hz; encode "
+                f"{path} was encoded at {clip.sample_rate} Hz and the model's codec works at {codec.sample_rate} Hz; "
+                "encode "
                 "the audio with this model's codec."
             )
         if path.parent not in folders:
@@ -245,7 +249,30 @@ def latent_entries(manifest: Manifest, codec: Codec) -> LatentCache:
         entries.append(
             LatentEntry(replace(row, duration=clip.frames / codec.latent_rate), path, (clip.frames,), clip.first)
         )
+    _check_scale(entries, codec)
     return LatentCache(tuple(entries), codec.channels, codec.latent_rate, SkipReport(), silence)
+
+
+def _check_scale(entries: Sequence[LatentEntry], codec: Codec) -> None:
+    """Refuses latents whose size is nothing like the codec's of noise: somebody multiplied them by a scale of their
+    own."""
+    sizes = [
+        _size(read_latent_array(entry.path)[:, entry.first : entry.first + entry.frames[0]])
+        for entry in entries[:_SIZED]
+    ]
+    noise = 0.1 * np.random.default_rng(0).standard_normal((1, round(_SILENCE_SECONDS * codec.sample_rate)))
+    expected = _size(codec.encode(Waveform(noise.astype(np.float32), codec.sample_rate)).float().cpu().numpy())
+    ratio = float(np.median(sizes)) / max(expected, 1e-6)
+    if ratio > _OTHER_SCALE:
+        raise ManifestError(
+            f"the latents in {entries[0].path.parent} are {ratio:.0f} times as large as this codec's of noise, so "
+            "they are scaled; "
+            "divide them by their scale, or encode the audio again."
+        )
+
+
+def _size(latents: np.ndarray) -> float:
+    return float(np.sqrt(np.square(latents, dtype=np.float64).mean()))
 
 
 def _check_folder(folder: Path, root: Path, codec: Codec) -> torch.Tensor | None:
@@ -274,7 +301,8 @@ def _check_folder(folder: Path, root: Path, codec: Codec) -> torch.Tensor | None
         distance = float(np.linalg.norm(theirs - middle) / max(float(np.linalg.norm(middle)), 1e-6))
         if distance > _FOREIGN:
             raise ManifestError(
-                f"{path} is not the silence of this model's codec (relative distance {distance:.2g}), so the latents beside "
+                f"{path} is not the silence of this model's codec (relative distance {distance:.2g}), so the latents "
+                "beside "
                 "it are another autoencoder's; encode the audio with this model's codec."
             )
     return torch.from_numpy(silence)
@@ -295,7 +323,8 @@ def read_silence(path: Path, channels: int) -> np.ndarray:
         or array.dtype.kind != "f" or not np.isfinite(array).all()
     ):  # fmt: skip
         raise ManifestError(
-            f"{path} holds {array.shape} and not finite latents (1, {channels}, frames); remove it, or encode the folder again."
+            f"{path} holds {array.shape} and not finite latents (1, {channels}, frames); remove it, or encode the "
+            "folder again."
         )
     return np.array(array, dtype=np.float32)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -252,7 +253,7 @@ def render(
     jobs : int
         Processes. More than one uses the spawn method: call it under ``if __name__ == "__main__"`` in scripts.
     cache : str or Path or None
-        Folder of parsed scores; `scores.default_cache` when None.
+        Folder of parsed scores; `scores` of `user_cache` when None.
 
     Raises
     ------
@@ -335,7 +336,9 @@ def _read_journal(out: Path, clips: int) -> dict[int, dict[str, Any]]:
         except UserError:
             continue
         path = out / entry.row.path
-        if entry.index < clips and path.is_file() and path.stat().st_size == entry.bytes:
+        with contextlib.suppress(OSError):  # not there, or no name that a file can have
+            if entry.index >= clips or path.stat().st_size != entry.bytes:
+                continue
             done[entry.index] = {key: value for key, value in values.items() if key != "index"}
     return done
 

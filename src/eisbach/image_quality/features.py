@@ -94,7 +94,8 @@ def _file_hash(path: str | Path) -> str:
     except OSError as error:
         raise UserError(
             f"the Inception weights {path} cannot be read ({error.strerror or error}); they are not downloaded: fetch "
-            "torch-fidelity's weights-inception-2015-12-05-6726825d.pth once and save its tensors as safetensors (docs/images.md)."
+            "torch-fidelity's weights-inception-2015-12-05-6726825d.pth once and save its tensors as safetensors "
+            "(docs/images.md)."
         ) from error
 
 
@@ -105,7 +106,8 @@ def _inception(weights: str | Path) -> Any:
         import torch_fidelity.feature_extractor_inceptionv3 as library
     except ImportError as error:
         raise UserError(
-            "the features inception need torch-fidelity, which is not installed: pip install torch-fidelity torchvision."
+            "the features inception need torch-fidelity, which is not installed: pip install torch-fidelity "
+            "torchvision."
         ) from error
     tensors = read_tensors(Path(weights))
     # The class knows two sources of weights only, a download and a pickle; it is given the tensors in the place of the
@@ -125,7 +127,8 @@ def _inception(weights: str | Path) -> Any:
 def _load_inception(weights: str | Path | None) -> FeatureNetwork:
     if weights is None:
         raise UserError(
-            "the features inception need their weights: name a safetensors file of them (docs/images.md says where they come from)."
+            "the features inception need their weights: name a safetensors file of them (docs/images.md says where "
+            "they come from)."
         )
     return InceptionFeatures(weights)
 

@@ -31,7 +31,8 @@ def inception_score(logits: np.ndarray) -> float:
     values = np.asarray(logits, dtype=np.float64)
     if values.ndim != 2 or values.shape[1] < 2 or len(values) == 0 or not np.isfinite(values).all():
         raise UserError(
-            f"an inception score needs finite logits of at least two classes, (images, classes); got shape {values.shape}."
+            "an inception score needs finite logits of at least two classes, (images, classes); got shape "
+            f"{values.shape}."
         )
     log_p = values - np.logaddexp.reduce(values, axis=1, keepdims=True)
     log_mean = np.logaddexp.reduce(log_p, axis=0) - np.log(len(values))
@@ -84,7 +85,8 @@ def image_quality(reference: ImageStatistics, samples: ImageStatistics, *, neigh
     for name, one in (("samples", samples), ("reference", reference)):
         if one.rank_deficient():
             notes.append(
-                f"the {name} are {one.count} images for {len(one.pooled.mean)} features: the covariance is rank-deficient and the "
+                f"the {name} are {one.count} images for {len(one.pooled.mean)} features: the covariance is "
+                "rank-deficient and the "
                 "Fréchet distance biased upward; compare only with equal numbers"
             )
     sfid = None
@@ -121,7 +123,8 @@ def require_same_network(reference: ImageStatistics, samples: ImageStatistics) -
     if mine == theirs or theirs == mine.rpartition("-")[0] or mine == theirs.rpartition("-")[0]:
         return
     raise UserError(
-        f"the reference was made with the features {theirs} and the samples with {mine}; distances between them mean nothing: "
+        f"the reference was made with the features {theirs} and the samples with {mine}; distances between them mean "
+        "nothing: "
         "use the same features for both."
     )
 
@@ -129,6 +132,7 @@ def require_same_network(reference: ImageStatistics, samples: ImageStatistics) -
 def _frechet(a: Moments, b: Moments, what: str) -> float:
     if a.mean.shape != b.mean.shape:
         raise UserError(
-            f"the reference has {a.mean.shape[0]} {what} and the samples {b.mean.shape[0]}; they come from different networks."
+            f"the reference has {a.mean.shape[0]} {what} and the samples {b.mean.shape[0]}; they come from different "
+            "networks."
         )
     return gaussian_frechet(a.mean, a.covariance, b.mean, b.covariance)

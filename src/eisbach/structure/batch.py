@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eisbach.audio import AUDIO_SUFFIXES, audio_hash
-from eisbach.errors import AudioError, UserError
-from eisbach.files import walk_files
+from eisbach.audio import AUDIO_SUFFIXES, audio_hash, list_audio
+from eisbach.errors import AudioError, UserError, one_line
 from eisbach.processes import Processes
 from eisbach.progress import Progress
 from eisbach.structure.analyze import RECORD_COLUMNS, analysis_version, analyze
@@ -26,6 +26,7 @@ from eisbach.structure.record_files import (
 )
 from eisbach.types import Record, RecordValue, SkipReport
 
+_SHOWN_LEFT_OUT = 5
 _Outcome = tuple[str, MeasuredClip | None, str]
 
 
@@ -56,7 +57,8 @@ def analyze_file(path: str | Path, *, device: str | None = None) -> Record:
 
 
 def measure_file(path: str | Path, *, detail: bool = True, device: str | None = None) -> MeasuredClip:
-    """One file's record, its stamp, and with `detail` its line of ``details.jsonl`` (`Analysis.detail` with its identity).
+    """One file's record, its stamp, and with `detail` its line of ``details.jsonl`` (`Analysis.detail` with its
+    identity).
 
     Raises
     ------
@@ -92,10 +94,10 @@ def analyze_files(
     jobs : int
         Processes; 1 works in this one.
     out : path or None
-        Folder for ``records.jsonl``, ``records.parquet`` and ``details.jsonl``, of which nothing is written when no file can
-        be analysed. Finished clips are kept there as they come, so the
-        same call after an interruption computes only what is missing. A file counts as unchanged when its size and times
-        are, and otherwise when its content's hash is.
+        Folder for ``records.jsonl``, ``records.parquet`` and ``details.jsonl``, of which nothing is written when no
+        file can be analysed. Finished clips are kept there as they come, so the same call after an interruption
+        computes only what is missing. A file counts as unchanged when its size and times are, and otherwise when its
+        content's hash is.
     skips : SkipReport or None
         Receives the files that were left out, with the reason.
     quiet : bool
@@ -108,7 +110,8 @@ def analyze_files(
     Raises
     ------
     UserError
-        No file at all, `jobs` under 1, the same path twice, a key that is the name of a measured column, or a device that is not there.
+        No file at all, `jobs` under 1, the same path twice, a key that is the name of a measured column, or a device
+        that is not there.
     StorageError
         `out` cannot be written.
     """
@@ -190,14 +193,24 @@ def _attempt(name: str, detail: bool, device: str | None) -> _Outcome:
 def find_audio(folder: str | Path) -> list[Path]:
     """The audio files in a folder and its subfolders, sorted; hidden files and folders are left out.
 
+    Audio that is not read (other formats, links to folders or to nothing, names that are not UTF-8) is named in a
+    warning.
+
     Raises
     ------
     UserError
         There are none.
     """
-    folder = Path(folder)
-    # a link to nowhere stays, to be reported
-    found = sorted(path for path in walk_files(folder) if path.suffix.lower() in AUDIO_SUFFIXES)
-    if not found:
-        raise UserError(f"{folder} holds no audio files ({', '.join(AUDIO_SUFFIXES)}); choose another folder.")
-    return found
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder} holds no audio files: it is no folder; choose another.")
+    listing = list_audio(folder)
+    if listing.left_out:
+        named = "; ".join(f"{item.item}: {item.reason}" for item in listing.left_out[:_SHOWN_LEFT_OUT])
+        more = len(listing.left_out) - _SHOWN_LEFT_OUT
+        tail = f"; and {more} more" if more > 0 else ""
+        warnings.warn(
+            one_line(f"{len(listing.left_out)} files in {folder} are left out ({named}{tail})."), stacklevel=2
+        )
+    if not listing.files:
+        raise UserError(f"{folder} holds no audio files ({', '.join(AUDIO_SUFFIXES[:4])}, ...); choose another folder.")
+    return listing.files

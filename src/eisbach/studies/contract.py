@@ -88,7 +88,8 @@ class ClaimDeclaration(StrictModel):
 
 
 class Declared(StrictModel):
-    """When the design was written down, and the commit that holds it; `note` says what was not declared before the run."""
+    """When the design was written down, and the commit that holds it; `note` says what was not declared before the
+    run."""
 
     date: datetime.date
     commit: str = Field(pattern=r"^([0-9a-f]{7,40}|this)$")

@@ -82,7 +82,8 @@ QUICK: dict[str, Any] = {"pieces": 2, "kinds": ["both", "chords", "bands"]}
 def _shape(
     rng: np.random.Generator, forms: tuple[str, ...], seconds: tuple[float, float, float] = (6.0, 24.0, 120.0)
 ) -> tuple[str, list[float]]:
-    """A form and the seconds of its letters; `seconds` are those of the shortest and longest section and of the piece."""
+    """A form and the seconds of its letters; `seconds` are those of the shortest and longest section and of the
+    piece."""
     letters = forms[int(rng.integers(len(forms)))]
     longest = min(seconds[1], seconds[2] / len(letters))
     return letters, [float(rng.uniform(seconds[0], longest)) for _ in set(letters)]

@@ -101,7 +101,8 @@ def _lines(axes: Any, rows: Sequence[Record], arm: str, label: str) -> None:
 
 
 def differences_picture(summary: Mapping[str, Any]) -> bytes:
-    """PNG: Fréchet distance, arm over baseline, in every setting (95% t interval over seeds) and pooled over settings."""
+    """PNG: Fréchet distance, arm over baseline, in every setting (95% t interval over seeds) and pooled over
+    settings."""
     comparisons = summary["comparisons"]
     # one row a setting in every panel: an arm that was trained in some settings only leaves the others empty
     rows = [*dict.fromkeys(setting for one in comparisons for setting in one["by_setting"]), _POOLED]

@@ -43,7 +43,8 @@ def _scheme(arm: str) -> NoiseWeight:
     scheme = NOISE_WEIGHTINGS[arm]()
     if scheme.trainable_parameters():
         raise UserError(
-            f"the {arm} weighting learns its weight during training, and arms of the toy are fixed weights; choose another."
+            f"the {arm} weighting learns its weight during training, and arms of the toy are fixed weights; choose "
+            "another."
         )
     return scheme
 

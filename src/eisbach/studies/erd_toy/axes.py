@@ -54,7 +54,8 @@ def titles(axes: Any, columns: Sequence[str], rows: Sequence[str], x_label: str,
 
 
 def log_axis(axis: Any) -> None:
-    """A logarithmic y axis with plain numbers, and with 2 and 5 between the powers of ten where there are few of these."""
+    """A logarithmic y axis with plain numbers, and with 2 and 5 between the powers of ten where there are few of
+    these."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_yscale("log")

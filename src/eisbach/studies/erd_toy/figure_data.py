@@ -115,7 +115,8 @@ def ntk_arrays(
     mean of the trace kernel's diagonal; `<prefix>/gram` (E, 2, n, n) sorted by cluster and `<prefix>/contrast` (E, 2):
     mean cosine within minus between clusters; `<prefix>/joint_t` (J,), `<prefix>/joint` (E, J, J): |Theta(t, t')| /
     root(|Theta(t, t)|
-    |Theta(t', t')|) in the Frobenius norm, and `<prefix>/joint_raw` (E, J, J): mean of the trace kernel over pairs of samples.
+    |Theta(t', t')|) in the Frobenius norm, and `<prefix>/joint_raw` (E, J, J): mean of the trace kernel over pairs of
+    samples.
     """
     curve_t = midpoints(settings.ntk_levels)
     curve = draw_points(mixture, path, curve_t, settings.ntk_samples, _EVALUATION_SEED + 2)

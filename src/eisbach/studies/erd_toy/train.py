@@ -1,4 +1,5 @@
-"""Training of toy networks side by side: every member sees the same draws of data, noise and noise level in each step."""
+"""Training of toy networks side by side: every member sees the same draws of data, noise and noise level in each
+step."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ def _piece(
 
 
 def check(count: int, section_seconds: float) -> dict[str, Any]:
-    """Every metric under every condition, over `count` pieces of each family with four sections of `section_seconds`."""
+    """Every metric under every condition, over `count` pieces of each family with four sections of
+    `section_seconds`."""
     outcomes = check_invariances(pieces(count, section_seconds))
     rows = [{key: _plain(value) for key, value in asdict(outcome).items()} for outcome in outcomes]
     return {"pieces": 2 * count, "section_seconds": section_seconds, "outcomes": rows}

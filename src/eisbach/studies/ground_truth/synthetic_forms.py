@@ -70,7 +70,8 @@ def random_tune(rng: np.random.Generator, seconds: float, beat: float) -> Tune:
 def random_sound(rng: np.random.Generator) -> Sound:
     """Timbres, register and balance."""
     return Sound(
-        random_timbre(rng, sustained=bool(rng.random() < 0.6)), random_timbre(rng), int(rng.integers(1, 3)), float(rng.uniform(0.2, 0.6))
+        random_timbre(rng, sustained=bool(rng.random() < 0.6)), random_timbre(rng), int(rng.integers(1, 3)),
+        float(rng.uniform(0.2, 0.6))
     )  # fmt: skip
 
 

@@ -62,7 +62,8 @@ def varied_level_steps(difference_db: float, seed: int) -> Waveform:
 
 
 def _levelled(music: np.ndarray) -> np.ndarray:
-    """The same music with an even level: divided by its RMS over half a second, smoothed, with little room for pauses."""
+    """The same music with an even level: divided by its RMS over half a second, smoothed, with little room for
+    pauses."""
     window = SAMPLE_RATE // 2
     power = np.concatenate([np.zeros(1), np.cumsum(np.square(music, dtype=np.float64))])
     edges = np.clip(np.arange(len(music))[:, None] + np.array([-window // 2, window // 2]), 0, len(music))

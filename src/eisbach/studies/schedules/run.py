@@ -68,7 +68,8 @@ FREE = ("seeds", "music_curve", "held_out", "clips", "many", "set_clips", "refer
 
 
 def digits_model(settings: Settings, out: Path, quiet: bool) -> Path:
-    """The folder of the model of digits: a class-conditional UNet with v on the cosine path, as `erd_digits` trains it."""
+    """The folder of the model of digits: a class-conditional UNet with v on the cosine path, as `erd_digits` trains
+    it."""
     if settings.digits_model:
         return Path(settings.digits_model)
     return train_networks(CELL, out / "digits", seeds=1, steps=settings.training_steps, quiet=quiet)[0]

@@ -87,7 +87,8 @@ def readings(settings: Settings, folder: Path, model: Path, data: Path, quiet: b
     config = SignatureConfig(
         model=str(model),
         classes=[ClassConfig(name=str(digit)) for digit in range(10)],
-        partitions=PARTITIONS, sources=["reverse", "forward"], data=str(data), guidance=list(GUIDANCE),  # type: ignore[arg-type]
+        partitions=PARTITIONS, sources=["reverse", "forward"], data=str(data),
+        guidance=list(GUIDANCE),  # type: ignore[arg-type]
         steps=settings.steps, trajectories=settings.trajectories,
     )  # fmt: skip
     run_signature(config, folder, quiet=quiet)
