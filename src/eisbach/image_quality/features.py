@@ -121,7 +121,8 @@ def _inception(weights: str | Path) -> Any:
 def _load_inception(weights: str | Path | None) -> FeatureNetwork:
     if weights is None:
         raise UserError(
-            "the features inception need their weights: name a safetensors file of them (docs/images.md says where they come from)."
+            "the features inception need their weights: name a safetensors file of them with --weights (docs/images.md says where "
+            "they come from)."
         )
     return InceptionFeatures(weights)
 
@@ -131,7 +132,8 @@ def _load_digits(weights: str | Path | None) -> FeatureNetwork:
 
     if weights is None:
         raise UserError(
-            "the features digits need the folder of a classifier, as eisbach recoverability digits saves one."
+            "the features digits need a classifier; name its folder with --weights, such as that of a run of "
+            "erd_digits, which holds classifier.json."
         )
     return DigitClassifier.load(weights)
 
