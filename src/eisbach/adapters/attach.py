@@ -41,6 +41,17 @@ def attach(model: AdaptableModel, path: str | Path, strength: float = 1.0, *, an
         match the model's.
     ConfigError
         Something is attached already.
+
+    Examples
+    --------
+    With the folder ``run`` of a training:
+
+    >>> from eisbach import load_adapter, load_model
+    >>> from eisbach.adapters import detach
+    >>> backbone = load_model("embedded")
+    >>> load_adapter(backbone, "run/adapter", strength=0.8) > 0
+    True
+    >>> detach(backbone)  # bit for bit the base again
     """
     path, module = Path(path), model.module
     if module in ATTACHED:

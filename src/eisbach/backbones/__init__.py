@@ -179,6 +179,13 @@ def load_backbone(name: str | Path = "embedded") -> Backbone:
     ------
     UserError
         No such folder or model, a format that is not known, or files that do not fit each other.
+
+    Examples
+    --------
+    >>> from eisbach import load_model
+    >>> backbone = load_model("embedded")
+    >>> backbone.latent_channels, backbone.target
+    (96, 'u')
     """
     if str(name) == "embedded":
         with resources.as_file(resources.files("eisbach") / "assets" / "base") as folder:

@@ -14,7 +14,6 @@ from eisbach import __version__
 from eisbach.cli import (
     allocation,
     analyze,
-    compare,
     data,
     demo,
     experiment,
@@ -52,7 +51,9 @@ app.command("probe")(probe.probe)
 app.command("allocation")(allocation.allocation)
 app.command("analyze")(analyze.analyze)
 app.command("figure")(figure.figure)
-app.command("compare")(compare.compare)
+app.command("compare", hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    analyze.compare
+)
 app.add_typer(experiment.app, name="experiment")
 for command in (signature_entropy.entropy, signature_entropy.structure, signature_entropy.gate):
     signature.app.command(command.__name__)(command)

@@ -80,6 +80,14 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
         The disk is full or the folder is not writable; finished files stay.
     InterruptedRun
         Ctrl-C, SIGTERM or a closed terminal: finished clips stay, and the same call makes the others.
+
+    Examples
+    --------
+    >>> from eisbach import GenerateConfig, generate
+    >>> prompts = [{"id": "calm", "text": "a calm cello"}]
+    >>> manifest = generate(GenerateConfig(prompts=prompts, num_inference_steps=1, out="takes"), quiet=True)
+    >>> [(row.path, row.labels["prompt_id"]) for row in manifest]
+    [('calm_seed-0.flac', 'calm')]
     """
     from eisbach.backbones import load_backbone, load_codec_of
 

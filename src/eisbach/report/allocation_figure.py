@@ -17,6 +17,7 @@ import numpy as np
 
 from eisbach.errors import UserError
 from eisbach.files import atomic_write
+from eisbach.report.fonts import save_figure
 
 if TYPE_CHECKING:
     from eisbach.weighting.allocation import Allocation
@@ -220,7 +221,7 @@ def save(figure: Any, title: str, out: str | Path | None) -> bytes:
     from PIL import Image  # matplotlib's own dependency
 
     drawn, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=DPI)
+    save_figure(figure, drawn, format="png", dpi=DPI)
     # Line art needs few colours: a palette makes the file a third of the size.
     Image.open(drawn).convert("RGB").quantize(192, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
     png = small.getvalue()

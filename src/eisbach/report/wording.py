@@ -76,6 +76,8 @@ def verdict(comparison: Comparison, info: MetricInfo, titles: Mapping[str, str] 
             f"With {found}; that is one {comparison.unit} only, so nothing can be said about others: "
             "no interval and no test are possible."
         )
+    if comparison.verdict == "not comparable":
+        return f"With {found}; the sets differ in length, so no verdict is given."
     evidence = _evidence(comparison, info)
     if comparison.verdict in ("better", "worse", "higher", "lower"):
         return f"With {found}, which is {comparison.verdict} ({evidence})."
@@ -173,7 +175,16 @@ def overall_verdict(
     headline = [one for one in comparisons if one.metric == info.name and one.arm not in apart]
     if not headline:
         return "There is nothing to compare with the baseline."
-    rank = {"better": 0, "worse": 1, "higher": 1, "lower": 1, "no difference": 2, "inconclusive": 2, "too few": 3}
+    rank = {
+        "better": 0,
+        "worse": 1,
+        "higher": 1,
+        "lower": 1,
+        "no difference": 2,
+        "inconclusive": 2,
+        "too few": 3,
+        "not comparable": 3,
+    }
     best = min(headline, key=lambda one: (rank[one.verdict], *_evidence_order(one, info)))
     sentence = verdict(best, info, titles)
     others = [one for one in headline if one is not best]

@@ -319,7 +319,9 @@ def _verdict(comparison: Comparison, info: MetricInfo, alpha: float) -> Verdict:
     p = comparison.decisive_p
     if p is None:
         return "too few"
-    if p < alpha and comparison.difference != 0:
+    interval = comparison.shown_interval
+    holds_zero = interval is not None and interval[0] <= 0 <= interval[1]
+    if p < alpha and comparison.difference != 0 and not holds_zero:  # both the test and the interval have to say so
         up = comparison.difference > 0
         if info.better is None:
             return "higher" if up else "lower"

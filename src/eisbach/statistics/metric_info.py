@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from eisbach.errors import UserError
+from eisbach.statistics.effect_size import Direction
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class MetricInfo:
     name: str
     label: str
     unit: str = ""
-    better: Literal["higher", "lower"] | None = None
+    better: Direction = None
     primary: bool = False
     meaning: str = ""
     outcome: str = ""
@@ -50,11 +51,11 @@ class MetricInfo:
 def choose_metrics(
     infos: Sequence[MetricInfo],
     names: Sequence[str] = (),
-    primary: Sequence[str] | Mapping[str, Literal["higher", "lower"]] = (),
+    primary: Sequence[str] | Mapping[str, Direction] | Mapping[str, Literal["higher", "lower"]] = (),
 ) -> list[MetricInfo]:
     """The metrics named (all when none is), with `primary` declared in place of the defaults when it is given.
 
-    A mapping as `primary` also declares which direction means more development.
+    A mapping as `primary` also declares which direction is wanted.
 
     Raises
     ------

@@ -56,6 +56,16 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
         The loss was not finite; the last good checkpoint stays.
     InterruptedRun
         Ctrl-C, SIGTERM or a closed terminal (SIGHUP): a checkpoint was saved and the same call continues.
+
+    Examples
+    --------
+    With a folder ``music`` that holds audio and its manifest.jsonl:
+
+    >>> from eisbach import TrainConfig, train
+    >>> recipe = {"data": {"manifest": "music", "crop_seconds": 4}, "batch_size": 2, "steps": 2, "out": "run"}
+    >>> folder = train(TrainConfig(**recipe), quiet=True)
+    >>> sorted(path.name for path in (folder / "adapter").glob("*.safetensors"))
+    ['adapter_model.safetensors']
     """
     folder = RunFolder(Path(config.out))
     check_settings(folder, config)

@@ -67,6 +67,14 @@ def build_weighting(
     UserError
         Unknown name, an option that neither weighting has (the sentence lists those that exist), or a value out of
         range.
+
+    Examples
+    --------
+    >>> from eisbach import build_weighting
+    >>> build_weighting("entropy_barrier", "min_snr", strength=0.7, gamma=5.0).noise_level
+    MinSNR(gamma=5.0)
+    >>> build_weighting("recurrence_barrier", latent_rate=21.5).reduction
+    'sample'
     """
     first = _look_up(SAMPLE_WEIGHTINGS, "sample", sample)
     second = _look_up(NOISE_WEIGHTINGS, "noise-level", noise_level)

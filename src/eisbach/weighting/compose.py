@@ -98,6 +98,24 @@ class Weighting:
     UserError
         An option out of its range, "mean1" with the "batch" reduction of a sample weighting or with a learned
         noise-level weight, or a gate or level means without a sample weighting.
+
+    Examples
+    --------
+    In a training step, with the network's unreduced losses (B,) and what it was given:
+
+    >>> import torch
+    >>> from eisbach import Weighting, build_weighting
+    >>> weighting = build_weighting(noise_level="min_snr", gamma=5.0)
+    >>> isinstance(weighting, Weighting)
+    True
+    >>> x0, noise, t = torch.zeros(2, 4, 8), torch.ones(2, 4, 8), torch.tensor([0.2, 0.8])
+    >>> x_t, output = (1 - t.view(2, 1, 1)) * x0 + t.view(2, 1, 1) * noise, torch.zeros(2, 4, 8)
+    >>> losses = (output - (noise - x0)).square().mean((1, 2))
+    >>> terms = weighting(losses, output, x_t=x_t, t=t, path="linear", target="u")
+    >>> [round(weight, 3) for weight in terms.weight.tolist()]  # min((1 - t)^2, gamma t^2)
+    [0.2, 0.04]
+    >>> round(float(terms.loss), 3)
+    0.12
     """
 
     sample: SampleBarrier | None = None

@@ -12,6 +12,7 @@ import numpy as np
 from eisbach.diagnostics.signature.curve import SignatureCurve
 from eisbach.files import atomic_write
 from eisbach.report.allocation_figure import COLOURS, DPI, INK, LINE, SOFT, STYLES
+from eisbach.report.fonts import save_figure
 
 
 def curves_picture(curves: Sequence[tuple[str, SignatureCurve]], title: str, out: str | Path | None = None) -> bytes:
@@ -110,7 +111,7 @@ def _figure(rows: int, size: tuple[float, float], share: bool = True) -> tuple[A
 
 def _save(figure: Any, out: str | Path | None) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    save_figure(figure, buffer, format="png")
     png = buffer.getvalue()
     if out is not None:
         atomic_write(out, lambda partial: _write(partial, png))

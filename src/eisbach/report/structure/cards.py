@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from eisbach.experiments.comparing import Sets
 from eisbach.experiments.measures import FLAT
-from eisbach.report.structure.compare import Sets
 from eisbach.report.structure.listen import ListenGroup
 from eisbach.report.structure.players import Player, clock
 from eisbach.report.wording import format_value

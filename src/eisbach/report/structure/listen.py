@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eisbach.errors import UserError
+from eisbach.experiments.comparing import Sets
+from eisbach.experiments.sets import sample_clips
 from eisbach.report.players import plan_takes
-from eisbach.report.structure.compare import Sets
-from eisbach.report.structure.inputs import sample_clips
 from eisbach.report.structure.players import Player
 from eisbach.structure.batch import Clip
 from eisbach.types import Record

@@ -133,6 +133,19 @@ def compare_sets(
     UserError
         An empty set, one clip in a set where two are compared, embeddings that do not match the clips, training clips without
         held-out ones, k not smaller than the sets, or non-finite values.
+
+    Examples
+    --------
+    With two folders of audio, ``music`` and ``takes``:
+
+    >>> from pathlib import Path
+    >>> from eisbach import compare_sets
+    >>> from eisbach.structure.sets import read_clips
+    >>> sets = [read_clips(sorted(Path(name).glob("*.wav"))) for name in ("music", "takes")]
+    >>> comparison = compare_sets(*sets, names=("music", "takes"), k=1, n_permutations=19)
+    >>> frechet = next(row for row in comparison.rows if row.metric == "frechet")
+    >>> frechet.sets, frechet.value >= 0
+    ('music vs takes', True)
     """
     sets = [list(a)] if b is None else [list(a), list(b)]
     used = names[: len(sets)]

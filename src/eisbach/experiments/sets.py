@@ -1,10 +1,11 @@
-"""Files, folders and manifests as sets of clips: what `analyze` compares and `figure` draws."""
+"""Files, folders and manifests as sets of clips: the one reader behind `analyze`, `figure` and memorisation."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from eisbach.data.manifest import MANIFEST_NAME, load_manifest
@@ -15,34 +16,83 @@ FOLDER, ARGUMENT = "folder", "argument"
 """Words that `by` understands beside the names of labels."""
 
 
-def collect_clips(paths: Sequence[str | Path], by: str | None = None) -> list[Clip]:
-    """The clips that paths name, each file once, with `id`, `group` and the labels of its manifest as keys.
+@dataclass(frozen=True)
+class ClipSets:
+    """Clips with the set that each belongs to.
 
-    A folder that holds a ``manifest.jsonl`` is read through it; any other folder is searched for audio, subfolders included.
-    ``NAME=PATH`` gives a path's clips the group NAME.
+    Attributes
+    ----------
+    clips : list of Clip
+        Each file once, with `id`, `group` (its set) and the labels of its manifest as keys.
+    names : dict of str to str
+        By path: what each clip is called within its folder or manifest, without the ending. Clips of several sets that
+        are called alike may be matched.
+    side_by_side : bool
+        The sets were named one by one, so that equal names in them mean something.
+    """
+
+    clips: list[Clip]
+    names: dict[str, str] = field(repr=False)
+    side_by_side: bool = False
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many clips each set has, in order."""
+        return dict(Counter(str(clip.keys["group"]) for clip in self.clips))
+
+
+def collect_sets(paths: Sequence[str | Path], by: str | None = None) -> ClipSets:
+    """The clips that paths name, as sets.
+
+    A folder that holds a ``manifest.jsonl`` is read through it; any other folder is searched for audio, subfolders
+    included. ``NAME=PATH`` gives a path's clips the set NAME; several paths of one NAME are one set.
 
     Parameters
     ----------
     by : str or None
-        What makes a group: the name of a manifest's label, 'folder' (the file's own folder) or 'argument' (the path given
-        here). None takes the arm where a manifest names arms; otherwise the argument when several folders or manifests are
-        given, and the file's folder when there is one.
+        What makes a set: the name of a manifest's label, 'folder' (the file's own folder) or 'argument' (the path given
+        here). None takes the arm where a manifest names arms; otherwise the argument when several folders or manifests
+        are given, and the file's folder when there is one.
 
     Raises
     ------
     UserError
-        A path that does not exist, a folder without audio, a manifest that cannot be read, or a label that clips lack.
+        A path that does not exist, a folder without audio, a manifest that cannot be read, a label that clips lack, or
+        a path whose files all belong to other sets already.
     """
     if not paths:
         raise UserError("there is nothing to read; give at least one audio file, folder or manifest.")
     arguments = [_Argument(str(path)) for path in paths]
     many = sum(argument.is_set for argument in arguments) > 1
     clips: dict[str, Clip] = {}
+    names: dict[str, str] = {}
     for argument in arguments:
-        found = argument.clips()
-        for clip in _grouped(found, argument, by, many):
+        grouped = _grouped(argument.clips(), argument, by, many)
+        _refuse_same_files(grouped, clips, argument)
+        for clip in grouped:
             clips.setdefault(str(clip.path), clip)
-    return list(clips.values())
+        in_folder = many or argument.name or by == ARGUMENT or argument.manifest is not None
+        for path, name in argument.names(grouped, whole=bool(in_folder)).items():
+            names.setdefault(path, name)
+    return ClipSets(list(clips.values()), names, many and by in (None, ARGUMENT))
+
+
+def collect_clips(paths: Sequence[str | Path], by: str | None = None) -> list[Clip]:
+    """The clips of `collect_sets`."""
+    return collect_sets(paths, by).clips
+
+
+def _refuse_same_files(grouped: Sequence[Clip], clips: dict[str, Clip], argument: _Argument) -> None:
+    """A set would vanish without a word when all its files are another's."""
+    taken = [clips[str(clip.path)] for clip in grouped if str(clip.path) in clips]
+    if len(taken) < len(grouped):
+        return
+    other = next((a for a, b in zip(taken, grouped, strict=True) if a.keys["group"] != b.keys["group"]), None)
+    if other is not None:
+        raise UserError(
+            f"the sets '{other.keys['group']}' and '{grouped[0].keys['group']}' hold the very same files; "
+            f"name {argument.path} once, or another folder."
+        )
 
 
 class _Argument:
@@ -51,7 +101,9 @@ class _Argument:
     def __init__(self, text: str) -> None:
         self.name, self.path = "", Path(text)
         head, separator, rest = text.partition("=")
-        if separator and head.strip() and rest.strip() and not self.path.exists():  # a folder may have '=' in its name
+        if separator and not self.path.exists():  # a folder may have '=' in its name
+            if not head.strip() or not rest.strip():
+                raise UserError(f"'{text}' must look like PATH or NAME=PATH.")
             self.name, self.path = head.strip(), Path(rest)
         if not self.path.exists():
             raise UserError(f"{self.path} does not exist; give an audio file, a folder or a manifest.jsonl.")
@@ -78,6 +130,19 @@ class _Argument:
             ]
         files = find_audio(self.path) if self.path.is_dir() else [self.path]
         return [Clip(file, {"id": file.stem, "group": ""}) for file in files]
+
+    def names(self, clips: Sequence[Clip], *, whole: bool) -> dict[str, str]:
+        """By path, what each clip is called: below this argument when it is a `whole` set, else in its own folder."""
+        root = self.manifest.parent if self.manifest is not None else self.path
+        calls = {}
+        for clip in clips:
+            inside = whole and self.is_set and clip.path.is_relative_to(root)
+            calls[str(clip.path)] = clip.path.relative_to(root if inside else clip.path.parent)
+        stems = Counter(call.with_suffix("") for call in calls.values())
+        return {
+            path: (call.with_suffix("") if not whole or stems[call.with_suffix("")] == 1 else call).as_posix()
+            for path, call in calls.items()
+        }
 
 
 def _grouped(clips: Sequence[Clip], argument: _Argument, by: str | None, many: bool) -> list[Clip]:
