@@ -98,7 +98,7 @@ TABLE: dict[str, Callable[[Values], str]] = {
     "signature structure": lambda given: _words("signature", "gate", given["out"] or "FILE"),
     "signature gate": lambda given: _words("train", "RECIPE", "--set", "weighting.options.gate_below=T"),
     "recoverability toy": lambda given: _words("recoverability", "digits", "--quick"),
-    "recoverability digits": lambda given: _words("allocation", "erd_integrated"),
+    "recoverability digits": lambda given: _words("allocation", "--noise-level", "erd_integrated"),
     "images sample": lambda given: _words(
         "images",
         "quality",
