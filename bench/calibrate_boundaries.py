@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from structure_boundaries import DEVELOPMENT_SEEDS, KINDS, hit_rates, material
 
 from eisbach.files import read_json, write_json
 from eisbach.progress import Progress
 from eisbach.structure.features import extract_features
 from eisbach.structure.novelty import boundary_evidence
 from eisbach.structure.sections import MIN_SECTION, pick_boundaries, probability_of
+from eisbach.studies.boundaries.run import DEVELOPMENT_SEEDS, KINDS, hit_rates, material
 from eisbach.studies.ground_truth import synthetic
 from eisbach.types import Waveform
 

@@ -16,14 +16,13 @@ What people call first is here, and is imported when it is first used (``import 
 
 from __future__ import annotations
 
-from eisbach.errors import EisbachError, UserError
-
 TYPE_CHECKING = False  # `typing` alone would take longer to import than everything here
 if TYPE_CHECKING:
     from eisbach.adapters.attach import attach as load_adapter
     from eisbach.backbones import load_backbone as load_model
     from eisbach.diagnostics.probe import ProbeConfig
     from eisbach.diagnostics.probe import run_probe as probe
+    from eisbach.errors import EisbachError, UserError
     from eisbach.generation.config import GenerateConfig
     from eisbach.generation.generate import generate
     from eisbach.structure import METRICS, analyze
@@ -35,9 +34,11 @@ __version__ = "0.1.0"
 
 _DOORS = {
     "METRICS": "eisbach.structure:METRICS",
+    "EisbachError": "eisbach.errors:EisbachError",
     "GenerateConfig": "eisbach.generation:GenerateConfig",
     "ProbeConfig": "eisbach.diagnostics.probe:ProbeConfig",
     "TrainConfig": "eisbach.training:TrainConfig",
+    "UserError": "eisbach.errors:UserError",
     "Weighting": "eisbach.weighting:Weighting",
     "analyze": "eisbach.structure:analyze",
     "build_weighting": "eisbach.weighting:build_weighting",

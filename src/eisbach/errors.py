@@ -8,18 +8,17 @@ escapes is a defect of ours and keeps its traceback.
 from __future__ import annotations
 
 import errno
-import re
-import unicodedata
 
-_LINE_BREAKS = re.compile(r"\s*[\n\r\v\f\x85\u2028\u2029]\s*")
 _UNSEEN = ("Cc", "Cf", "Cs")  # controls, formatting such as zero-width and direction marks, halves of surrogate pairs
 
 
 def one_line(text: str) -> str:
     """The text on one line: breaks become a space, and what cannot be seen is written as an escape (`\\x1b`)."""
-    text = _LINE_BREAKS.sub(" ", str(text).strip())
+    text = " ".join(part for line in str(text).splitlines() if (part := line.strip()))
     if text.isascii() and text.isprintable():
         return text
+    import unicodedata  # here, since everything imports this module
+
     return "".join(_escape(c) if unicodedata.category(c) in _UNSEEN else c for c in text)
 
 

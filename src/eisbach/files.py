@@ -26,6 +26,7 @@ TEXT_LIMIT = 64 * 2**20
 """Bytes of a text or JSON file; no file that the program reads whole comes near it."""
 LINES_LIMIT = 2**30
 """Bytes of a file of JSON lines, such as the manifest of a million clips."""
+_PART = 2**20  # bytes read at once
 _DEPTH_LIMIT = 100  # of nested JSON; Python's own limit is the depth of its stack, which differs from place to place
 _DIGITS_LIMIT = 40  # a 128-bit number has 39; longer integers overflow wherever they are turned into a float
 
@@ -42,7 +43,7 @@ def walk_files(folder: Path) -> Iterator[Path]:
     """Everything below a folder that is no folder, hidden files and folders left out, in no order.
 
     Something may write there meanwhile: a subfolder that vanishes while it is looked at is passed over (`Path.rglob`
-    raises). Links to folders are not followed; links to nowhere are yielded.
+    raises). Links to folders are yielded and not followed; links to nowhere are yielded.
 
     Raises
     ------
@@ -56,7 +57,8 @@ def walk_files(folder: Path) -> Iterator[Path]:
 
     for root, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(root, name) for name in names if not name.startswith("."))
+        links = [name for name in folders if Path(root, name).is_symlink()]
+        yield from (Path(root, name) for name in [*names, *links] if not name.startswith("."))
 
 
 def find_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
@@ -90,7 +92,7 @@ def files_of_kind(folder: str | Path, suffixes: Collection[str], kind: str, want
     return paths
 
 
-def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
+def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
     """Calls `write(partial_path)`, then renames the partial file onto `path`.
 
     The first write into a folder removes the partial files that killed processes left there.
@@ -170,11 +172,8 @@ def disk_error(error: BaseException | None) -> OSError | None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Writes UTF-8 text atomically."""
-    atomic_write(path, lambda partial: _write_text(partial, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    content = text.encode("utf-8")
+    atomic_write(path, lambda partial: partial.write_bytes(content))
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -215,16 +214,21 @@ def read_bytes(
         There is no such file; it is a folder, a pipe or a device; it is too large; or the system refuses it (no
         permission, a name that is too long or has a NUL, links in a circle).
     """
-    name = f"the {what} {path}"
     check_regular(path, what, missing=missing, error=error)
     try:
         with open(path, "rb") as file:
-            content = file.read(limit + 1)
+            content = bytearray()
+            while len(content) <= limit and (
+                part := file.read(_PART)
+            ):  # a read of all of `limit` would take it at once
+                content += part
     except OSError as fault:
-        raise error(f"{name} cannot be read ({fault.strerror or fault}).") from fault
+        raise error(f"the {what} {path} cannot be read ({fault.strerror or fault}).") from fault
     if len(content) > limit:
-        raise error(f"{name} cannot be read: it is larger than {limit / 2**20:.3g} MiB, which none of its kind is.")
-    return content
+        raise error(
+            f"the {what} {path} cannot be read: it is larger than {limit / 2**20:.3g} MiB; none of its kind is."
+        )
+    return bytes(content)
 
 
 def check_regular(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import pickle
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from eisbach.errors import UserError
 
@@ -23,8 +25,6 @@ _LOOK_EVERY = 1.0  # seconds between two looks for the parent
 _LISTEN_EVERY = 0.2  # seconds between two looks at what the processes send
 _AHEAD = 4  # calls in flight for each process: waiting on ten thousand at once costs their number squared
 _START_SECONDS = 300.0  # after which a process that does not answer will not
-_to_parent: Connection | None = None
-_sending = threading.Lock()
 
 
 class DeadProcessError(UserError):
@@ -45,6 +45,7 @@ class Processes:
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+        self._heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._all = [_Process() for _ in range(jobs)]
         for process in self._all:
             self._idle.put(process)
@@ -76,12 +77,12 @@ class Processes:
             if self._closed:
                 raise UserError("the work was stopped before this part of it began.")
             try:
-                return process.call(function, args)
-            except BrokenProcessPool:
+                return process.call(function, args, self._heard.put)
+            except _ProcessDied:
                 process.stop()
             try:
-                return process.call(function, args)
-            except BrokenProcessPool as error:
+                return process.call(function, args, self._heard.put)
+            except _ProcessDied as error:
                 process.stop()
                 raise DeadProcessError(
                     f"a process died twice over the same work (killed, or out of memory?); lower --jobs (now {self.jobs}) "
@@ -141,70 +142,117 @@ class Processes:
                 raise
 
     def _drain(self, listen: Callable[[Any], None]) -> None:
-        for process in self._all:
-            for message in process.messages():
-                listen(message)
+        with suppress(queue.Empty):
+            while True:
+                listen(self._heard.get_nowait())
 
 
 class _Process:
-    """One process, started when needed."""
+    """One process, started when needed, that does what it is sent over a pipe of its own.
+
+    No executor of the library: its threads, queues and locks are shared, so that one that dies, or a thread that finds no
+    memory, leaves the others waiting for ever.
+    """
 
     def __init__(self) -> None:
-        self._pool: ProcessPoolExecutor | None = None
-        self._inbox: Connection | None = None
+        self._pipe: Connection | None = None
+        self._process: Any = None
 
-    def call(self, function: Callable[..., Made], args: tuple[Any, ...]) -> Made:
-        if self._pool is None:
+    def call(self, function: Callable[..., Made], args: tuple[Any, ...], hear: Callable[[Any], None]) -> Made:
+        if self._pipe is None:
             self._start()
-        assert self._pool is not None
-        return self._pool.submit(function, *args).result()
+        assert self._pipe is not None
+        try:
+            self._pipe.send((function, args))
+            while True:
+                kind, value = self._pipe.recv()
+                if kind == _MADE:
+                    return cast(Made, value)
+                if kind == _RAISED:
+                    break
+                hear(value)
+        except (EOFError, OSError) as error:  # its end of the pipe is closed
+            raise _ProcessDied from error
+        raise value
 
     def _start(self) -> None:
         context = get_context("spawn")
-        inbox, outbox = context.Pipe(duplex=False)  # each its own: a killed writer leaves no lock behind
-        pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(os.getpid(), outbox))
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(os.getpid(), theirs))
         try:
-            pool.submit(int).result(timeout=_START_SECONDS)
-        except (BrokenProcessPool, TimeoutError, OSError, MemoryError, RuntimeError) as error:
-            pool.shutdown(wait=False, cancel_futures=True)
+            process.start()
+            theirs.close()
+            if not ours.poll(_START_SECONDS):
+                raise TimeoutError(f"nothing in {_START_SECONDS:g} s")
+            ours.recv()
+        except (EOFError, OSError, MemoryError, RuntimeError) as error:
+            ours.close()
+            if process.pid is not None:
+                process.kill()
+                process.join()
             raise UserError(
                 "the processes for jobs > 1 could not start (too little memory?); give jobs=1, or, in a script, put the call "
                 "under `if __name__ == '__main__':`."
             ) from error
-        finally:
-            outbox.close()
-        self._pool, self._inbox = pool, inbox
-
-    def messages(self) -> Iterator[Any]:
-        """What the process has sent and nobody has read."""
-        try:
-            while self._inbox is not None and self._inbox.poll():
-                yield self._inbox.recv()
-        except (EOFError, OSError):  # it died, perhaps within a message
-            self._inbox = None
+        self._pipe, self._process = ours, process
 
     def stop(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-        self._pool = self._inbox = None
+        """Ends the process when it has done what it was sent; a dead one is buried."""
+        if self._pipe is not None:
+            self._pipe.close()
+            self._process.join()
+        self._pipe = self._process = None
+
+
+class _ProcessDied(Exception):
+    """A process ended without an answer."""
+
+
+_MADE, _RAISED, _SENT = "made", "raised", "sent"
+_to_parent: Connection | None = None
+_sending = threading.Lock()
 
 
 def send(message: Any) -> None:
     """Sends a message to the parent's `listen`; only in a process of `Processes`."""
     if _to_parent is None:
         raise RuntimeError("messages are sent from a process of `Processes`")
+    _answer(_SENT, message)
+
+
+def _answer(kind: str, value: Any) -> None:
+    assert _to_parent is not None
     with _sending:
-        _to_parent.send(message)
+        _to_parent.send((kind, value))
 
 
-def _begin(parent: int, outbox: Connection) -> None:
-    """A killed parent closes no queue: its processes would wait for work for ever."""
+def _serve(parent: int, pipe: Connection) -> None:
+    """Runs in the process: calls what comes over the pipe until the parent closes it, or is killed."""
     global _to_parent
-    _to_parent = outbox
+    _to_parent = pipe
 
-    def watch() -> None:
+    def watch() -> None:  # a killed parent whose pipe another process holds closes nothing
         while os.getppid() == parent:
             time.sleep(_LOOK_EVERY)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    _answer(_SENT, "ready")
+    with suppress(EOFError, OSError, KeyboardInterrupt):  # the parent is gone, or has no more work
+        while True:
+            function, args = pipe.recv()
+            try:
+                made = function(*args)
+            except BaseException as error:
+                error.add_note(f"in a process of its own:\n{traceback.format_exc()}")
+                _answer_error(error)
+            else:
+                _answer(_MADE, made)
+
+
+def _answer_error(error: BaseException) -> None:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # a class with other arguments than its message
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    _answer(_RAISED, error)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eisbach.errors import CheckpointError, UserError
+from eisbach.errors import CheckpointError, EisbachError, UserError
 from eisbach.files import atomic_write, check_regular, parse_object
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def _reason(error: Exception) -> str:
 def check_fit(
     expected: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], source: str | Path, owner: str = "model"
 ) -> None:
-    """Nothing, when `tensors` has exactly the names and shapes of `expected`.
+    """Nothing, when `tensors` has exactly the names and shapes of `expected`, and floats where it has floats.
 
     Parameters
     ----------
@@ -253,6 +253,10 @@ def check_fit(
                 f"{source} does not fit the {owner}: '{name}' has shape {list(tensors[name].shape)}, the {owner} needs "
                 f"{list(tensor.shape)}."
             )
+        if tensor.is_floating_point() != tensors[name].is_floating_point():
+            raise CheckpointError(
+                f"{source} does not fit the {owner}: '{name}' is of {tensors[name].dtype}, the {owner}'s of {tensor.dtype}."
+            )
 
 
 def copy_named(
@@ -272,3 +276,23 @@ def copy_named(
         for name, target in targets.items():
             target.copy_(tensors[name])
     return len(targets)
+
+
+@contextmanager
+def foreign_files(what: str, todo: str = "fetch it again") -> Iterator[None]:
+    """Around code that reads what others wrote: what its contents make us index, cast or call becomes one `CheckpointError`.
+
+    Parameters
+    ----------
+    what : str
+        What is read, for the message: "the model in models/x".
+    todo : str
+        What to do.
+    """
+    try:
+        yield
+    except EisbachError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip() or "no reason given"
+        raise CheckpointError(f"{what} cannot be read ({type(error).__name__}: {reason[:300]}); {todo}.") from error

@@ -18,7 +18,11 @@ from pydantic import BaseModel
 from eisbach.cli.main import app
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "recipes").rglob("*.md"))]
+STUDIES = ROOT / "src/eisbach/studies"
+PAGES = [
+    ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "recipes").rglob("*.md")),
+    *sorted(STUDIES.glob("*/README.md")),
+]  # fmt: skip
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 OTHERS_OPTIONS = {"--num_processes", "--nproc_per_node", "--encoded_dir"}  # accelerate, torchrun, Stability's trainer
 
@@ -148,11 +152,12 @@ def test_keys_that_are_set_are_keys(page: Path) -> None:
     from eisbach.diagnostics.signature.config import SignatureConfig
     from eisbach.diagnostics.signature.entropic import EntropicConfig
     from eisbach.experiments.spec import ExperimentSpec
-    from eisbach.studies.erd_digits.spec import DigitsConfig
-    from eisbach.studies.erd_toy.config import ToyConfig
     from eisbach.training.config import TrainConfig
 
-    configs = [TrainConfig, ExperimentSpec, ProbeConfig, SignatureConfig, EntropicConfig, ToyConfig, DigitsConfig]
+    configs = [TrainConfig, ExperimentSpec, ProbeConfig, SignatureConfig, EntropicConfig]
+    configs += [
+        importlib.import_module(f"eisbach.studies.{file.parent.name}.run").Settings for file in STUDIES.glob("*/run.py")
+    ]
     for key in re.findall(r"--set ([a-z_.]+)=", page.read_text(encoding="utf-8")):
         if key != "key":
             assert any(has_key(config, key.split(".")) for config in configs), key

@@ -253,7 +253,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "nan": (lambda f: np.save(f / "0000000000.npy", np.full((8, 12), np.nan, np.float32)), "holds NaN or infinite"),
     "no json": (lambda f: (f / "0000000000.json").unlink(), "has no 0000000000.json beside it"),
     "broken json": (lambda f: (f / "0000000000.json").write_text("{"), "is not valid JSON"),
-    "a list": (lambda f: (f / "0000000000.json").write_text("[]"), "must be a JSON object with a 'prompt'"),
+    "a list": (lambda f: (f / "0000000000.json").write_text("[]"), "must be one JSON object"),
     "no prompt": (lambda f: edit(f / "0000000000.json", prompt=None), "has no text under 'prompt'"),
     "a number": (lambda f: edit(f / "0000000000.json", prompt=5), "has no text under 'prompt'"),
     "short mask": (lambda f: edit(f / "0000000000.json", padding_mask=[1, 1]), "padding_mask of 2 frames and latents of 12"),

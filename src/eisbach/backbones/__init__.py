@@ -11,6 +11,7 @@ from eisbach.backbones.base import Backbone
 from eisbach.config import build_config
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import read_json
+from eisbach.tensor_files import foreign_files
 
 if TYPE_CHECKING:
     from eisbach.codecs.base import Codec
@@ -244,6 +245,11 @@ def load_image_codec_of(backbone: Backbone) -> ImageCodec:
 
 
 def _load_folder(folder: Path) -> Backbone:
+    with foreign_files(f"the model in {folder}"):
+        return _load_layout(folder)
+
+
+def _load_layout(folder: Path) -> Backbone:
     if _is_other_pipeline(folder):
         return _pipeline_load(folder)
     for marker, load in LAYOUTS.items():

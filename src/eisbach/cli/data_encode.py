@@ -140,15 +140,9 @@ def _load_codec(codec: str | None, model: str | None) -> tuple[str, Codec]:
     return source, load_codec(source)
 
 
-def _has_network(codec: Codec) -> bool:
-    import torch
-
-    return isinstance(getattr(codec, "model", None), torch.nn.Module)
-
-
 def _useful_jobs(codec: Codec, clips: int) -> int:
     """Processes: one for a network, which takes every core and much memory by itself; else as many as pay for their start."""
-    return 1 if _has_network(codec) else max(1, min(worker_count(0), clips // _CLIPS_WORTH_A_PROCESS))
+    return 1 if codec.model is not None else max(1, min(worker_count(0), clips // _CLIPS_WORTH_A_PROCESS))
 
 
 def _device(device: str, codec: Codec) -> str:
@@ -156,4 +150,4 @@ def _device(device: str, codec: Codec) -> str:
         return device
     import torch
 
-    return "cuda" if _has_network(codec) and torch.cuda.is_available() else "cpu"
+    return "cuda" if codec.model is not None and torch.cuda.is_available() else "cpu"

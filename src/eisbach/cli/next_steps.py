@@ -97,8 +97,7 @@ TABLE: dict[str, Callable[[Values], str]] = {
     ),
     "signature structure": lambda given: _words("signature", "gate", given["out"] or "FILE"),
     "signature gate": lambda given: _words("train", "RECIPE", "--set", "weighting.options.gate_below=T"),
-    "recoverability toy": lambda given: _words("recoverability", "digits", "--quick"),
-    "recoverability digits": lambda given: _words("allocation", "--noise-level", "erd_integrated"),
+    "recoverability": lambda given: _words("study", "list"),
     "images sample": lambda given: _words(
         "images",
         "quality",
@@ -115,6 +114,7 @@ TABLE: dict[str, Callable[[Values], str]] = {
     "study list": lambda given: _words("study", "show", "NAME"),
     "study show": lambda given: _words("study", "run", _first(given.get("name"), "NAME"), "--quick"),
     "study run": lambda given: _words("study", "show", _first(given.get("name"), "NAME")),
+    "study judge": lambda given: _words("study", "show", _first(given.get("name"), "NAME")),
     "study page": lambda given: _words("study", "list"),
 }
 

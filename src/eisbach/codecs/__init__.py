@@ -7,6 +7,7 @@ from collections.abc import Callable
 from eisbach.codecs.base import Codec
 from eisbach.codecs.image_base import ImageCodec
 from eisbach.errors import UserError
+from eisbach.tensor_files import foreign_files
 
 __all__ = ["CODECS", "IMAGE_CODECS", "Codec", "ImageCodec", "load_codec", "load_image_codec"]
 
@@ -36,6 +37,11 @@ def load_codec(name: str = "bands") -> Codec:
     """
     if name in CODECS:
         return CODECS[name]()
+    with foreign_files(f"the codec in {name}"):
+        return _read_codec(name)
+
+
+def _read_codec(name: str) -> Codec:
     from pathlib import Path
 
     if Path(name).is_file():
@@ -83,7 +89,8 @@ def load_image_codec(name: str = "pixels", channels: int = 3) -> ImageCodec:
     if any((Path(name) / marker).is_file() for marker in _MARKERS):
         from eisbach.codecs.autoencoder_kl import AutoencoderKLCodec
 
-        return AutoencoderKLCodec.load(name)
+        with foreign_files(f"the codec in {name}"):
+            return AutoencoderKLCodec.load(name)
     raise UserError(
         f"there is no image codec '{name}'; known: {', '.join(sorted(IMAGE_CODECS))}, or the folder of an AutoencoderKL in "
         "diffusers' layout (config.json and diffusion_pytorch_model.safetensors)."

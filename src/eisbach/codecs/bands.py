@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eisbach.audio import resample, to_mono
-from eisbach.codecs.base import batch_of_latents, frames_in
+from eisbach.codecs.base import batch_of_latents, frames_in, heard
 from eisbach.codecs.spectrum import SpectrumConfig, band_filters, band_levels, invert
-from eisbach.errors import CheckpointError, UserError
+from eisbach.errors import CheckpointError
 from eisbach.tensor_files import read_header, read_metadata_object, read_tensors, write_tensors
 from eisbach.types import Waveform
 
@@ -47,6 +46,8 @@ class BandCodec:
     """
 
     name = "bands"
+    audio_channels = 1
+    model: torch.nn.Module | None = None
 
     def __init__(
         self,
@@ -96,10 +97,8 @@ class BandCodec:
 
     def levels(self, waveform: Waveform) -> torch.Tensor:
         """Band levels in dB [shape=(n_bands, T * stack)], the waveform padded with silence to whole latent frames."""
-        mono = resample(to_mono(waveform), self.sample_rate)
+        mono = heard(waveform, self.sample_rate, self.audio_channels)
         samples = torch.from_numpy(np.ascontiguousarray(mono.samples[0], dtype=np.float32))
-        if not bool(torch.isfinite(samples).all()):
-            raise UserError("the waveform holds NaN or infinite samples; re-export the audio it came from.")
         missing = -samples.shape[0] % self.samples_per_frame or (self.samples_per_frame if samples.shape[0] == 0 else 0)
         return band_levels(torch.nn.functional.pad(samples, (0, missing)), self.config, self.filters)
 

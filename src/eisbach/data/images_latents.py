@@ -127,7 +127,7 @@ def _chunk(
         array = read_array(file, "cached latents")
     except UserError as error:
         raise UserError(f"{str(error).rstrip('.')}; delete the file and run the same command again.") from error
-    if array.ndim != 4 or array.dtype.kind != "f" or len(array) != len(good):
+    if array.ndim != 5 or array.dtype.kind != "f" or len(array) != len(good):
         raise UserError(f"the cached latents {file} are not whole; delete the file and run the same command again.")
     return array, good, report
 

@@ -7,9 +7,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from eisbach.audio import audio_hash, read_audio, write_audio
+from eisbach.audio import SILENCE_PEAK, audio_hash, read_audio, write_audio
 from eisbach.config import check_values
-from eisbach.data.audio_check import SILENT_PEAK
 from eisbach.data.musiccaps_csv import MusicCapsRow
 from eisbach.data.musiccaps_files import AudioFile
 from eisbach.errors import AudioError, UserError
@@ -173,7 +172,7 @@ def cut_clip(row: MusicCapsRow, audio: AudioFile, rows_of_video: int, out: Path,
     waveform = read_audio(audio.path, start=start, duration=seconds, allow_silent=True)
     if waveform.duration < row.seconds - TOLERANCE:  # a header may promise more than there is
         raise NotUsed("too_short", f"{audio.path.name} ends {seconds - waveform.duration:.1f} s before the row does")
-    if float(abs(waveform.samples).max()) < SILENT_PEAK:
+    if float(abs(waveform.samples).max()) < SILENCE_PEAK:
         raise NotUsed("silent", f"{audio.path.name} is silent from {start:g} to {start + seconds:g} s (below -80 dBFS)")
     write_audio(out / path, waveform)
     target = out / path

@@ -9,6 +9,7 @@ an `eisbach` entry: id, labels, split and the hash of the audio.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ OURS = "eisbach"
 
 _SAME_SAMPLES_PER_FRAME = 4096
 _SILENCE_SECONDS = 6.0
+_SIZED, _OTHER_SCALE = 32, 20.0  # clips whose size is looked at, and the factor from which they are scaled
 _FOREIGN = 0.5  # relative distance of silence's latents from which they are of another autoencoder
 
 
@@ -245,7 +247,28 @@ def latent_entries(manifest: Manifest, codec: Codec) -> LatentCache:
         entries.append(
             LatentEntry(replace(row, duration=clip.frames / codec.latent_rate), path, (clip.frames,), clip.first)
         )
+    _check_scale(entries, codec)
     return LatentCache(tuple(entries), codec.channels, codec.latent_rate, SkipReport(), silence)
+
+
+def _check_scale(entries: Sequence[LatentEntry], codec: Codec) -> None:
+    """Refuses latents whose size is nothing like the codec's of noise: somebody multiplied them by a scale of their own."""
+    sizes = [
+        _size(read_latent_array(entry.path)[:, entry.first : entry.first + entry.frames[0]])
+        for entry in entries[:_SIZED]
+    ]
+    noise = 0.1 * np.random.default_rng(0).standard_normal((1, round(_SILENCE_SECONDS * codec.sample_rate)))
+    expected = _size(codec.encode(Waveform(noise.astype(np.float32), codec.sample_rate)).float().cpu().numpy())
+    ratio = float(np.median(sizes)) / max(expected, 1e-6)
+    if ratio > _OTHER_SCALE:
+        raise ManifestError(
+            f"the latents in {entries[0].path.parent} are {ratio:.0f} times as large as this codec's of noise, so they are scaled; "
+            "divide them by their scale, or encode the audio again."
+        )
+
+
+def _size(latents: np.ndarray) -> float:
+    return float(np.sqrt(np.square(latents, dtype=np.float64).mean()))
 
 
 def _check_folder(folder: Path, root: Path, codec: Codec) -> torch.Tensor | None:

@@ -252,7 +252,7 @@ def render(
     jobs : int
         Processes. More than one uses the spawn method: call it under ``if __name__ == "__main__"`` in scripts.
     cache : str or Path or None
-        Folder of parsed scores; `scores.default_cache` when None.
+        Folder of parsed scores; `scores` of `user_cache` when None.
 
     Raises
     ------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from eisbach.data.licences import LicenceNote, piece_licence
+from eisbach.data.manifest_files import user_cache
 from eisbach.data.score_parsing import PARSER_VERSION, NoteTable, ScoreError, ScoreTimeout, parse_score
 from eisbach.errors import UserError
 from eisbach.files import atomic_write, read_object, write_json
@@ -143,13 +143,6 @@ def _tune_texts(path: str) -> tuple[str, ...]:
     return tuple(text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True))
 
 
-def default_cache() -> Path:
-    """``$EISBACH_CACHE/scores``, else the user's cache folder."""
-    if chosen := os.environ.get("EISBACH_CACHE"):
-        return Path(chosen) / "scores"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eisbach" / "scores"
-
-
 def load_table(piece: Piece, cache: Path | None = None, *, timeout: float | None = PARSE_TIMEOUT) -> NoteTable:
     """The note table of a piece, from the cache or parsed and cached.
 
@@ -158,7 +151,7 @@ def load_table(piece: Piece, cache: Path | None = None, *, timeout: float | None
     ScoreError
         The piece cannot be parsed (remembered in the cache) or took longer than `timeout` (not remembered).
     """
-    cache = default_cache() if cache is None else cache
+    cache = user_cache("scores") if cache is None else cache
     name = re.sub(r"[^\w.#-]+", "~", piece.id)
     target = cache / f"v{PARSER_VERSION}" / f"{name}.npz"
     failure = target.with_suffix(".json")

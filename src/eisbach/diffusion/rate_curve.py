@@ -196,5 +196,5 @@ def _path_of(name: str, options: Mapping[str, Any], file: str | pathlib.Path) ->
         if "alphas_cumprod" in options:  # a table, whatever made it
             return DiscretePath(tuple(options["alphas_cumprod"]))
         return get_path(name, **options)
-    except (KeyError, TypeError, UserError) as error:
+    except (KeyError, TypeError, ValueError) as error:  # a UserError is a ValueError
         raise UserError(f"{file} names a path that cannot be built ({name}: {error}).") from error

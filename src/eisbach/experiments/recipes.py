@@ -11,8 +11,13 @@ from eisbach.config import apply_overrides, build_config, read_yaml
 from eisbach.errors import ConfigError
 from eisbach.experiments.spec import ExperimentSpec, merge
 
-BUILT_IN_RECIPES = ("curation", "demo", "gated", "levels")
-"""Recipes inside the package; `recipes/` in the repository shows the same files."""
+BUILT_IN_RECIPES = {
+    "curation": "studies/curation/recipe.yaml",
+    "demo": "assets/recipes/demo.yaml",
+    "gated": "studies/gated/recipe.yaml",
+    "levels": "studies/levels/recipe.yaml",
+}
+"""Recipes inside the package, by name: their place in it. `recipes/` in the repository shows the same files."""
 
 _DEPTH = 5  # how long a chain of recipes may be; longer ones are circles
 
@@ -53,7 +58,7 @@ def read_recipe(recipe: str | Path, depth: int = 0) -> dict[str, Any]:
     if depth > _DEPTH:
         raise ConfigError(f"the recipe {recipe} extends itself in a circle; remove one 'extends'.")
     if str(recipe) in BUILT_IN_RECIPES:
-        with resources.as_file(resources.files("eisbach").joinpath(f"assets/recipes/{recipe}.yaml")) as path:
+        with resources.as_file(resources.files("eisbach").joinpath(BUILT_IN_RECIPES[str(recipe)])) as path:
             values = read_yaml(path)
     elif Path(recipe).is_file():
         values = read_yaml(recipe)

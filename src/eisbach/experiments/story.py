@@ -75,7 +75,7 @@ def own_audio_spec(
     Raises
     ------
     UserError
-        No such folder, or fewer than two usable training clips in it.
+        No such folder, or no usable training clip in it.
     """
     from eisbach.experiments.material import adopt_folder
 
@@ -83,11 +83,8 @@ def own_audio_spec(
     data = Path(spec.out) / "data"
     own = adopt_folder(Path(folder), data, caption_from=caption_from, save=save, quiet=quiet, notify=notify)
     clips = own.training_clips
-    if clips < 2:
-        raise UserError(
-            f"the folder {folder} gives {clips} usable training clip{'s' if clips != 1 else ''}; add audio files until "
-            "there are at least two."
-        )
+    if clips < 1:
+        raise UserError(f"the folder {folder} gives no usable training clip; add audio files.")
     recipe_batch = int(spec.training.get("batch_size", 4))
     batch = min(recipe_batch, clips)
     notes = [_OWN_AUDIO.format(folder=folder, clips=clips)]

@@ -280,7 +280,8 @@ def _is_finished(path: Path, duration: float) -> bool:
 
 def _save_manifest(config: GenerateConfig, takes: list[Take]) -> Manifest:
     """Writes the manifest of everything in the folder and returns the rows that `config` asks for."""
-    from eisbach.data.manifest import MANIFEST_NAME, Manifest, hash_files, load_manifest, save_manifest
+    from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, save_manifest
+    from eisbach.data.manifest_files import hash_files
 
     root = Path(config.out)
     hashes = hash_files([take.path for take in takes])

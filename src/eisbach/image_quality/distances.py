@@ -121,7 +121,11 @@ def read_statistics(path: str | Path, network: FeatureNetwork | None) -> ImageSt
         if images is not None and features is None and network is not None and network.name == ADM_NETWORK:
             found = network(_check_images(images, path))
             features, logits = found["pooled"], found.get("logits")
-        count = int(arrays["count"]) if "count" in names else (len(images) if images is not None else None)
+        count = (
+            _count(arrays["count"], path)
+            if "count" in names
+            else (len(_check_images(images, path)) if images is not None else None)
+        )
         result = ImageStatistics(count, Moments(arrays["mu"], arrays["sigma"]), spatial, features, logits, written)
         _check_moments(result, path)
         return result
@@ -143,6 +147,12 @@ def _arrays(path: str | Path) -> dict[str, np.ndarray]:
     return read_arrays(path, "reference")
 
 
+def _count(value: np.ndarray, path: str | Path) -> int:
+    if value.shape != () or value.dtype.kind not in "iu" or value < 1:
+        raise UserError(f"{path} holds a count of {value.dtype} {value.shape}; one whole number of images is expected.")
+    return int(value)
+
+
 def _check_images(images: np.ndarray, path: str | Path) -> np.ndarray:
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.dtype != np.uint8:
         raise UserError(
@@ -152,12 +162,18 @@ def _check_images(images: np.ndarray, path: str | Path) -> np.ndarray:
 
 
 def _check_moments(statistics: ImageStatistics, path: str | Path) -> None:
+    for name, rows in (("features", statistics.features), ("logits", statistics.logits)):
+        if rows is not None and (rows.ndim != 2 or rows.dtype.kind != "f" or not np.isfinite(rows).all()):
+            raise UserError(f"{path} holds {name} of {rows.dtype} {rows.shape}; finite numbers (N, d) are expected.")
     for what in (statistics.pooled, statistics.spatial):
         if what is None:
             continue
         size = what.mean.shape[0] if what.mean.ndim == 1 else -1
-        if what.covariance.shape != (size, size) or not (
-            np.isfinite(what.mean).all() and np.isfinite(what.covariance).all()
+        numbers = what.mean.dtype.kind == "f" and what.covariance.dtype.kind == "f"
+        if (
+            not numbers
+            or what.covariance.shape != (size, size)
+            or not (np.isfinite(what.mean).all() and np.isfinite(what.covariance).all())
         ):
             raise UserError(
                 f"{path} holds a mean of {what.mean.shape} and a covariance of {what.covariance.shape}, or values that are not "

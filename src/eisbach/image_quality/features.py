@@ -132,8 +132,8 @@ def _load_digits(weights: str | Path | None) -> FeatureNetwork:
 
     if weights is None:
         raise UserError(
-            "the features digits need a classifier; name its folder with --weights, such as that of a run of "
-            "erd_digits, which holds classifier.json."
+            "the features digits need a classifier; name its folder with --weights, such as the one that "
+            "`eisbach study run erd_digits` saves."
         )
     return DigitClassifier.load(weights)
 

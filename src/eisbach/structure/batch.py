@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eisbach.audio import AUDIO_SUFFIXES, audio_hash
-from eisbach.errors import AudioError, UserError
-from eisbach.files import walk_files
+from eisbach.audio import AUDIO_SUFFIXES, audio_hash, list_audio
+from eisbach.errors import AudioError, UserError, one_line
 from eisbach.processes import Processes
 from eisbach.progress import Progress
 from eisbach.structure.analyze import RECORD_COLUMNS, analysis_version, analyze
@@ -26,6 +26,7 @@ from eisbach.structure.record_files import (
 )
 from eisbach.types import Record, RecordValue, SkipReport
 
+_SHOWN_LEFT_OUT = 5
 _Outcome = tuple[str, MeasuredClip | None, str]
 
 
@@ -190,14 +191,23 @@ def _attempt(name: str, detail: bool, device: str | None) -> _Outcome:
 def find_audio(folder: str | Path) -> list[Path]:
     """The audio files in a folder and its subfolders, sorted; hidden files and folders are left out.
 
+    Audio that is not read (other formats, links to folders or to nothing, names that are not UTF-8) is named in a warning.
+
     Raises
     ------
     UserError
         There are none.
     """
-    folder = Path(folder)
-    # a link to nowhere stays, to be reported
-    found = sorted(path for path in walk_files(folder) if path.suffix.lower() in AUDIO_SUFFIXES)
-    if not found:
-        raise UserError(f"{folder} holds no audio files ({', '.join(AUDIO_SUFFIXES)}); choose another folder.")
-    return found
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder} holds no audio files: it is no folder; choose another.")
+    listing = list_audio(folder)
+    if listing.left_out:
+        named = "; ".join(f"{item.item}: {item.reason}" for item in listing.left_out[:_SHOWN_LEFT_OUT])
+        more = len(listing.left_out) - _SHOWN_LEFT_OUT
+        tail = f"; and {more} more" if more > 0 else ""
+        warnings.warn(
+            one_line(f"{len(listing.left_out)} files in {folder} are left out ({named}{tail})."), stacklevel=2
+        )
+    if not listing.files:
+        raise UserError(f"{folder} holds no audio files ({', '.join(AUDIO_SUFFIXES[:4])}, ...); choose another folder.")
+    return listing.files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from eisbach import adapters
 from eisbach.config import build_config, read_yaml
 from eisbach.data.latents import LatentDataset
+from eisbach.data.selection import unheard_words
 from eisbach.errors import ConfigError, UserError
 from eisbach.files import walk_files
 from eisbach.training.config import TrainConfig
-from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, manifest_hash, training_rows
+from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, manifest_hash, training_clips
 from eisbach.training.held_out import HeldOut
 from eisbach.training.image_data import ImageMaterial
 from eisbach.training.inpainting import InpaintingMasks
@@ -47,16 +49,19 @@ class Material(Protocol):
 
 @dataclass(frozen=True)
 class AudioMaterial:
-    """`Material` of manifests: all clips, and those that train."""
+    """`Material` of manifests: all clips, those that train, and those that are held out."""
 
     manifest: Manifest
     rows: Manifest
+    held_out: Manifest
 
     @classmethod
     def open(cls, config: TrainConfig, quiet: bool) -> AudioMaterial:
         """The clips of a configuration; `ManifestError` where they cannot be used."""
         manifest = load_manifests(config.data.manifest, quiet)
-        return cls(manifest, training_rows(manifest, config.data, config.batch_size))
+        choice = training_clips(manifest, config.data, config.batch_size)
+        note(f"{choice.sentence()}.", quiet)
+        return cls(manifest, choice.train, choice.held_out)
 
     def content_hash(self) -> str:
         """A hash of the clips that train."""
@@ -74,7 +79,7 @@ class AudioMaterial:
         data = load_data(
             self.rows, codec, config.data.crop_seconds, cache, config.seed, batch_size=config.batch_size, quiet=quiet
         )
-        held_out = load_held_out(config, self.manifest, codec, cache, quiet)
+        held_out = load_held_out(config, self.held_out, codec, cache, quiet)
         if config.objective.silence_extension > 0:
             pad_with_silence((dataset for dataset in data.datasets if isinstance(dataset, LatentDataset)), codec)
         return data, held_out
@@ -139,10 +144,19 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tupl
         origin=origin,
     )
     captions = [caption for dataset in data.datasets for caption in dataset.captions]
+    say_unheard(captions, backbone, quiet)
     if held_out is not None:
         captions += [caption for batch in held_out.batches for caption in batch.captions]
     trainer.conditioning.fill(captions, quiet=quiet)
     return trainer, held_out
+
+
+def say_unheard(captions: Sequence[str], backbone: Backbone, quiet: bool) -> None:
+    """Notes the words of captions that the model does not know."""
+    unknown_words: Callable[[str], list[str]] | None = getattr(backbone, "unknown_words", None)
+    unheard = None if unknown_words is None else unheard_words(set(captions), unknown_words)
+    if unheard is not None:
+        note(f"{unheard}.", quiet)
 
 
 def load_model(config: TrainConfig) -> Backbone:
@@ -257,12 +271,12 @@ def inject_adapter(config: TrainConfig, backbone: Backbone, frozen: torch.dtype 
     return adapter
 
 
-def load_held_out(config: TrainConfig, manifest: Manifest, codec: Any, cache: Path, quiet: bool) -> HeldOut | None:
+def load_held_out(config: TrainConfig, held_out: Manifest, codec: Any, cache: Path, quiet: bool) -> HeldOut | None:
     """What the held-out loss is measured on; None (and a note) when nothing is held out."""
     chosen = config.held_out
     if chosen.every == 0:
         return None
-    rows = manifest.select(split="held_out", labels=chosen.select)
+    rows = held_out.select(labels=chosen.select)
     if len(rows) == 0:
         note("no clip is held out, so the held-out loss is not measured.", quiet)
         return None

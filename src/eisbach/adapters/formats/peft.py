@@ -157,6 +157,8 @@ def read_adapter(folder: Path) -> LowRankAdapter:
         scales[layer] = _scale(config, layer, parts, folder)
     stamp = read_stamp(folder)
     patterns = stamp.pop(_NATIVE, {})
+    if not isinstance(patterns, dict):
+        raise CheckpointError(f"the stamp in {folder} has {_NATIVE} that are no object; restore it or delete it.")
     rank = max(parts["a"].shape[0] for parts in layers.values())
     most = scales[max(scales, key=lambda layer: layers[layer]["a"].shape[0])]
     made = {layer: _uniform(parts, rank, scales[layer] / most) for layer, parts in layers.items()}
@@ -196,7 +198,12 @@ def _scale(config: Any, layer: str, parts: Mapping[str, torch.Tensor], folder: P
     rank = ranks.get(get_pattern_key(ranks.keys(), layer), config.r)
     alpha = alphas.get(get_pattern_key(alphas.keys(), layer), config.lora_alpha)
     a, b = parts["a"], parts["b"]
-    if a.shape[0] != rank or b.shape[1] != rank or any(value.ndim > 2 and value.shape[2:] != (1,) for value in (a, b)):
+    if (
+        min(a.ndim, b.ndim) < 2
+        or a.shape[0] != rank
+        or b.shape[1] != rank
+        or any(value.ndim > 2 and value.shape[2:] != (1,) for value in (a, b))
+    ):
         raise CheckpointError(
             f"'{layer}' in {folder / WEIGHTS} has factors of {list(a.shape)} and {list(b.shape)}; factors of rank {rank} over single "
             "frames are read."

@@ -38,7 +38,9 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, create_model
 
 from eisbach.config import check_values
 from eisbach.errors import UserError
@@ -133,6 +135,54 @@ class ProbeResult:
         return folder
 
 
+class _LeftOut(BaseModel):
+    item: str
+    reason: str
+
+
+class _Setup(BaseModel):
+    """What verdict and page read of `ProbeResult.setup`."""
+
+    sample: str = "none"
+    noise_level: str = "none"
+    reduction: str = "sample"
+    normalisation: str = "none"
+    strength: float = 1.0
+    weighting_options: dict[str, Any] | None = None
+    draws: int | None = None
+    crop_seconds: float | None = None
+    batch_size: int | None = None
+    accumulation: int | None = None
+    skipped: list[_LeftOut] | None = None
+
+
+_Batches = list[dict[str, float | None]]
+_LevelMeans = list[tuple[float, float | None]]
+_Row: Any = create_model(  # type: ignore[call-overload]
+    "_Row", clip=(str, ...), t=(float, ...), **dict.fromkeys(list(ROW_COLUMNS)[2:], (float | None, None))
+)
+
+
+class _Summary(BaseModel):
+    mean: float | None
+
+
+class _Point(BaseModel):
+    angle: _Summary
+    norm_ratio: _Summary
+    between_batches_angle: _Summary
+    update_angle: _Summary
+    update_norm_ratio: _Summary
+
+
+class _Gradients(BaseModel):
+    """What verdict and page read of `ProbeResult.gradients`."""
+
+    batches: int = 0
+    points: dict[Literal["start", "moved"], _Point] | None = None
+    levels: list[dict[str, float | None]] | None = None
+
+
 def load_result(folder: str | Path) -> ProbeResult:
     """The result that `ProbeResult.save` wrote into a folder.
 
@@ -149,7 +199,15 @@ def load_result(folder: str | Path) -> ProbeResult:
         raise UserError(
             f"{folder / RESULT} is not a probe's result: it lacks {', '.join(missing)}; run the probe again."
         )
+    for kind, name in (
+        (_Setup, "setup"),
+        (_Gradients, "gradients"),
+        (_Batches, "batches"),
+        (_LevelMeans, "level_means"),
+    ):
+        check_values(kind, values[name], f"'{name}' in {folder / RESULT}")
     rows = read_jsonl(folder / ROWS, "probe's rows")
+    check_values(list[_Row], rows, f"the probe's rows in {folder / ROWS}")
     return check_values(
         ProbeResult, {"rows": rows, **{name: values[name] for name in names}}, f"the result in {folder}"
     )

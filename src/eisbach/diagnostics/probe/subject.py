@@ -16,7 +16,7 @@ from eisbach.diagnostics.probe.config import ProbeConfig
 from eisbach.errors import ManifestError
 from eisbach.training.assembly import build_objective, load_model
 from eisbach.training.conditioning import ConditioningCache
-from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, training_rows
+from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, training_clips
 from eisbach.training.devices import uses_bf16
 from eisbach.training.step import Objective
 from eisbach.types import Conditioning, LatentBatch, SkipReport
@@ -202,7 +202,7 @@ def probed_rows(manifest: Manifest, config: ProbeConfig) -> Manifest:
     """
     train = config.train
     if config.split == "train":
-        return training_rows(manifest, train.data, train.batch_size)
+        return training_clips(manifest, train.data, train.batch_size).train
     split = None if config.split == "all" else config.split
     rows = manifest.select(split=split, labels=train.data.select)
     wanted = f"split '{config.split}'" + (f" and labels {dict(train.data.select)}" if train.data.select else "")
@@ -225,7 +225,7 @@ def choose_pool(rows: Manifest, config: ProbeConfig) -> Manifest:
         return rows
     rng = np.random.default_rng([train.seed, _POOL_STREAM])
     chosen = set(rng.permutation(len(rows))[:wanted].tolist())
-    return Manifest((row for index, row in enumerate(rows) if index in chosen), rows.root)
+    return rows.with_rows(row for index, row in enumerate(rows) if index in chosen)
 
 
 @contextmanager

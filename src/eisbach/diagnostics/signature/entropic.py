@@ -217,7 +217,6 @@ def _few(material: Any, count: int, seed: int) -> Any:
     """The material with as many clips or images as are measured, chosen by seed: no more than those are encoded."""
     from dataclasses import replace
 
-    from eisbach.data.manifest import Manifest
     from eisbach.training.assembly import AudioMaterial
 
     whole: Any = material.rows if isinstance(material, AudioMaterial) else material.train
@@ -227,5 +226,5 @@ def _few(material: Any, count: int, seed: int) -> Any:
         )
     chosen = sorted(torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))[:count].tolist())
     if isinstance(material, AudioMaterial):
-        return replace(material, rows=Manifest([whole.rows[place] for place in chosen], whole.root))
+        return replace(material, rows=whole.with_rows([whole.rows[place] for place in chosen]))
     return replace(material, train=replace(whole, items=tuple(whole.items[place] for place in chosen)))

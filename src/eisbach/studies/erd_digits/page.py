@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eisbach.files import write_text
+from eisbach.files import read_json, read_jsonl, write_text
 from eisbach.report.page import NumberTable, PagePicture, render_page
 from eisbach.studies.erd_digits.pictures import (
     BACKBONES,
@@ -52,6 +52,13 @@ def write_digits_page(
     path = Path(config.out) / "index.html"
     write_text(path, page)
     return path
+
+
+def write_page(settings: DigitsConfig, out: Path, command: str) -> Path:
+    """The page of a finished run."""
+    records = read_jsonl(out / "records.jsonl", "records")
+    summary = read_json(out / "summary.json", "summary")
+    return write_digits_page(settings.model_copy(update={"out": str(out)}), records, summary, command=command)
 
 
 def sentences(summary: Mapping[str, Any]) -> list[str]:

@@ -22,9 +22,9 @@ from eisbach.studies.erd_toy.comparison import (
     tally,
 )
 from eisbach.studies.erd_toy.comparison_figures import MEASURE_NAMES, curves_picture, ratios_picture
-from eisbach.studies.erd_toy.config import BASELINES
+from eisbach.studies.erd_toy.config import BASELINES, ToyConfig
 from eisbach.studies.erd_toy.figures import paper_pictures
-from eisbach.studies.erd_toy.run import ToyRun
+from eisbach.studies.erd_toy.run import ToyRun, gather
 
 RESULT, PAGE, PICTURES, RECORDS, DATA = "toy.json", "index.html", "figures", "records", "figures.npz"
 
@@ -163,6 +163,12 @@ def write_toy(run: ToyRun, out: str | Path, *, command: str = "") -> ToyReport:
     save_pictures(pictures, out / PICTURES)
     write_text(out / PAGE, _render(run, report, pictures, command))
     return report
+
+
+def write_page(settings: ToyConfig, out: Path, command: str) -> Path:
+    """Gathers the cells of a finished run and writes everything of `write_toy`; returns the page."""
+    write_toy(gather(settings, out), out, command=command)
+    return out / PAGE
 
 
 def _record(row: dict[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,17 @@ from eisbach.errors import EisbachError, UserError
 from eisbach.processes import Processes, send
 from eisbach.progress import Progress
 from eisbach.studies.erd_toy.cells import Cell, all_cells, load_cell, run_cell
-from eisbach.studies.erd_toy.config import ToyConfig
+from eisbach.studies.erd_toy.config import QUICK_VALUES, ToyConfig
 
 CELLS = "cells"
+Settings = ToyConfig
+QUICK = QUICK_VALUES
+OPTIONS = {
+    "seeds": "comparison.seeds", "first-seed": "comparison.first_seed", "path": "paths", "target": "targets",
+    "arm": "comparison.arms", "batch": "comparison.batch",
+}  # fmt: skip
+JOBS = 2
+FREE = tuple(ToyConfig.model_fields)  # a cell that was made with other settings is made anew
 _TICK_EVERY = 25  # steps between two reports of a worker
 
 
@@ -44,6 +52,11 @@ class ToyRun:
     curves: dict[tuple[str, str, str], Tensor]
     curve_t: Tensor | None
     cpu_seconds: float
+
+
+def run(settings: ToyConfig, out: Path, *, jobs: int = 1, quiet: bool = False) -> None:
+    """Fills `out/cells`; `page.write_page` makes the records and the page of them."""
+    run_toy(settings, out, jobs=jobs, quiet=quiet)
 
 
 def run_toy(config: ToyConfig, out: str | Path, *, jobs: int = 1, quiet: bool = False) -> ToyRun:
