@@ -242,7 +242,7 @@ def test_a_stopped_generation_says_what_is_kept_and_ends_the_same(
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
-        patch.setattr("eisbach.generation.generate._Meter.step", signalling)
+        patch.setattr(sys.modules["eisbach.generation.generate"]._Meter, "step", signalling)
         with pytest.raises(
             InterruptedRun, match=r"2 of 4 clips are finished and stay in .*made; the same command makes the others"
         ):
