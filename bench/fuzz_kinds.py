@@ -204,7 +204,7 @@ def _read_checkpoint(folder: Path, target: Path, draw: random.Random) -> None:
 
     SpeedBook(folder / "speeds.json")
     MetricsFile(folder / "metrics.jsonl").truncate_after(1)
-    _either(lambda: RunFolder(folder).finished_steps())
+    _either(lambda: RunFolder(folder).finished())
     newest_checkpoint(folder)
 
 
@@ -219,8 +219,10 @@ def _read_recipe(folder: Path, target: Path, draw: random.Random) -> None:
 
 
 OVERRIDES = (
-    "steps=10", "steps=null", "data=5", "weighting=null", "weighting.sample=[a]", "a.b.c=1", "=1", "x", "optimiser.lr=.nan", "steps=1e99",
-    "data.manifest=&a [*a]", "seed=" + "9" * 5000, "out=\udcff", 'out="\\0"', "[=]", "weighting.options={a: {b: {c: 1}}}", "schedule=[[[",
+    "steps=10", "steps=null", "data=5", "weighting=null", "weighting.sample=[a]", "a.b.c=1", "=1", "x",
+    "optimiser.lr=.nan", "steps=1e99",
+    "data.manifest=&a [*a]", "seed=" + "9" * 5000, "out=\udcff", 'out="\\0"', "[=]",
+    "weighting.options={a: {b: {c: 1}}}", "schedule=[[[",
 )  # fmt: skip
 
 
@@ -253,7 +255,7 @@ def _read_manifest(folder: Path, target: Path, draw: random.Random) -> None:
 
 
 def _curves(folder: Path) -> None:
-    for path in (ROOT / "bench/results").glob("*.json"):
+    for path in (ROOT / "src/eisbach/studies").rglob("*.json"):
         text = path.read_text()
         if '"format": "eisbach' in text[:200] and len(text) < 200_000:
             shutil.copy(path, folder)
@@ -272,7 +274,8 @@ def _records(folder: Path) -> None:
     from eisbach.statistics.records import save_records
 
     rows = [
-        {"arm": arm, "prompt_id": f"p{n}", "seed": seed, "path": f"{arm}/{n}-{seed}.flac", "train_seed": 0, "closure": 0.5 * n, "n": n, "flat": n > 1}
+        {"arm": arm, "prompt_id": f"p{n}", "seed": seed, "path": f"{arm}/{n}-{seed}.flac", "train_seed": 0,
+        "closure": 0.5 * n, "n": n, "flat": n > 1}
         for arm in ("plain", "gated") for n in range(3) for seed in (0, 1)
     ]  # fmt: skip
     save_records(rows, folder)
@@ -306,11 +309,11 @@ def _generated(folder: Path) -> None:
 
 
 def _read_generated(folder: Path, target: Path, draw: random.Random) -> None:
-    from eisbach.generation import image_files
     from eisbach.generation.generate import __dict__ as module
+    from eisbach.output_folder import claim
 
     stamp = {"model": "embedded", "steps": 5, "seeds": [2], "prompts": {"a": "slow"}}
-    _either(lambda: image_files._check_folder(folder, {"steps": 5}))
+    _either(lambda: claim(folder, "samples.json", "images", {"steps": 5}))
     module["_check_stamp"](folder / "generation.json", stamp)
     module["_merge_stamp"](folder / "generation.json", stamp)
 
@@ -484,7 +487,12 @@ def _run_command(folder: Path, target: Path, draw: random.Random) -> None:
         ["data", "folder", "set", "--jobs", "1"], ["analyze", "set/manifest.jsonl", "--dry-run"],
         ["train", "paper.yaml", "--dry-run", "--data", "set", "--set", draw.choice(OVERRIDES)],
     ))  # fmt: skip
-    arguments = [str(folder / part) if (folder / part.partition("/")[0]).exists() else part for part in command]
+    arguments = [
+        str(folder / part)
+        if part.partition("/")[0] in ("paper.yaml", "demo.yaml", "prompts.yaml", "set", "run")
+        else part
+        for part in command
+    ]
     out, err = io.StringIO(), io.StringIO()
     before, sys.argv = sys.argv, ["eisbach", *arguments]
     try:
@@ -499,7 +507,8 @@ def _run_command(folder: Path, target: Path, draw: random.Random) -> None:
 
 
 KINDS = (
-    Kind("training recipes", 10, _copy("recipes/paper.yaml", "recipes/sa3-medium-paper.yaml"), ("*.yaml",), _read_recipe),
+    Kind("training recipes", 10, _copy("recipes/paper.yaml", "recipes/sa3-medium-paper.yaml"), ("*.yaml",),
+    _read_recipe),
     Kind("experiment recipes", 4, _copy("recipes/demo.yaml", "recipes/gated.yaml"), ("*.yaml",), _read_experiment),
     Kind("prompts", 6, _copy("src/eisbach/assets/prompts/demo.yaml"), ("*.yaml",), _read_prompts),
     Kind("manifests", 8, _rows, ("manifest.jsonl",), _read_manifest),
@@ -521,7 +530,8 @@ KINDS = (
     Kind("adapters", 6, _adapters, ("*.safetensors", "*/*", "*/*/*"), _read_adapters),
     Kind("codec files", 3, _codec, ("*.safetensors",), _read_codec),
     Kind("tiny models", 5, _model, ("model/*", "codec.safetensors"), _read_model),
-    Kind("native models", 4, _copy("tests/fixtures/sa3_native_tiny"), ("sa3_native_tiny/model*", "sa3_native_tiny/*/*"), _read_native),
+    Kind("native models", 4, _copy("tests/fixtures/sa3_native_tiny"), ("sa3_native_tiny/model*", "sa3_native_tiny/*/*"),
+    _read_native),
     Kind("tokenizers", 4, _copy("tests/fixtures/sa3_native_tiny"), ("sa3_native_tiny/*/*token*",), _read_tokenizer),
     Kind("command line", 2, _commands, ("*.yaml", "set/*"), _run_command),
 )  # fmt: skip

@@ -15,15 +15,20 @@ import numpy as np
 
 NAN = float("nan")
 ODD_VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2, 7, 0.5, -0.0, 1e-320, 1e308, NAN, float("inf"), 2**31, 2**63, 10**39, 10**400, "", " ", "1", "x",
-    "nan", "é" * 9, "\U0001d11e", "\ud800", "a\0b", "\x1b[31m", "\u202e\u200b", "a\nb", "/dev/zero", "..", "../../etc/passwd", "x" * 5000,
+    None, True, False, 0, -1, 1, 2, 7, 0.5, -0.0, 1e-320, 1e308, NAN, float("inf"), 2**31, 2**63, 10**39, 10**400, "",
+    " ", "1", "x",
+    "nan", "é" * 9, "\U0001d11e", "\ud800", "a\0b", "\x1b[31m", "\u202e\u200b", "a\nb", "/dev/zero", "..",
+    "../../etc/passwd", "x" * 5000,
     "n" * 300, [], {}, [[]], [None], [1, "a"], {"": None}, {"a": {"b": []}}, [0] * 500, [1e308] * 8,
 )  # fmt: skip
 ODD_KEYS = ("", "x", "null", "__class__", "path", "\ud800", "a\0b", "é", "on", "1", "self", "n" * 300)
 ODD_YAML = (
-    "null: 1", "on: 1", "seed: 2024-13-45", "? [1]\n: 2", "odd: &a [*a]", "odd: *nothing", "!!map 5", "odd: !!set {a}", "odd: !!int b",
-    "odd: !!python/name:os.system x", "a: 1\na: 2", "<<: 5", "<<: {b: 1}", "extends: /dev/zero", "extends: [a]", "odd: 1:30", "\todd: 1",
-    "- a\nb: 1", "odd: |\n", "--- 1\n--- 2", "%YAML 9", "odd: .nan", "odd: " + "9" * 6000, "odd: " + "[" * 400, "odd: \x07", 'odd: "\\0"',
+    "null: 1", "on: 1", "seed: 2024-13-45", "? [1]\n: 2", "odd: &a [*a]", "odd: *nothing", "!!map 5", "odd: !!set {a}",
+    "odd: !!int b",
+    "odd: !!python/name:os.system x", "a: 1\na: 2", "<<: 5", "<<: {b: 1}", "extends: /dev/zero", "extends: [a]",
+    "odd: 1:30", "\todd: 1",
+    "- a\nb: 1", "odd: |\n", "--- 1\n--- 2", "%YAML 9", "odd: .nan", "odd: " + "9" * 6000, "odd: " + "[" * 400,
+    "odd: \x07", 'odd: "\\0"',
     'odd: "\\ud800"', "&a a: *a", "a: &x [1,1,1,1,1,1]\nb: &y [*x,*x,*x,*x,*x]\nc: [*y,*y,*y,*y]",
 )  # fmt: skip
 
@@ -180,7 +185,8 @@ _DTYPES = {
 
 
 def damage_tensors(content: bytes, draw: random.Random) -> bytes:
-    """A safetensors file with other metadata, header, names, types, shapes or values; often a valid one of something else."""
+    """A safetensors file with other metadata, header, names, types, shapes or values; often a valid one of something
+    else."""
     size = int.from_bytes(content[:8], "little")
     header, data = json.loads(content[8 : 8 + size]), bytearray(content[8 + size :])
     metadata = header.pop("__metadata__", {})
@@ -289,6 +295,7 @@ def damage_wav(content: bytes, draw: random.Random) -> bytes:
 
 
 _BY_SUFFIX: dict[str, Callable[[bytes, random.Random], bytes]] = {
-    ".json": damage_json, ".jsonl": damage_jsonl, ".yaml": damage_yaml, ".csv": damage_text, ".txt": damage_text, ".abc": damage_text,
+    ".json": damage_json, ".jsonl": damage_jsonl, ".yaml": damage_yaml, ".csv": damage_text, ".txt": damage_text,
+    ".abc": damage_text,
     ".safetensors": damage_tensors, ".npz": damage_npz, ".npy": damage_npy, ".wav": damage_wav,
 }  # fmt: skip

@@ -1,4 +1,5 @@
-"""Draws the pictures of docs/weighting.md and docs/structure.md from the library's own tables, so that they show what the code does.
+"""Draws the pictures of docs/weighting.md and docs/structure.md from the library's own tables, so that they show what
+the code does.
 
 ``python docs/make_pictures.py`` draws all of them into docs/images; names after it draw only those. One function a
 picture, one line each in `PICTURES`.

@@ -19,7 +19,8 @@ from eisbach.types import Waveform
 
 _PACKAGE = Path(eisbach.__file__).parent
 _OFFERED = {
-    "METRICS", "Weighting", "analyze", "build_weighting", "compare_sets", "generate", "load_adapter", "load_model", "probe",
+    "METRICS", "Weighting", "analyze", "build_weighting", "compare_sets", "generate", "load_adapter", "load_model",
+    "probe",
     "train",
 }  # fmt: skip
 

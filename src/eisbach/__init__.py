@@ -10,8 +10,9 @@ What people call first is here, and is imported when it is first used (``import 
 >>> [name for name, metric in eisbach.METRICS.items() if metric.family == "dynamics"]
 ['level_range', 'loudness_range']
 
-`train`, `generate` and `probe` take a configuration (`TrainConfig`, `GenerateConfig`, `ProbeConfig`): what a recipe holds.
-`analyze` measures one piece of music, `compare_sets` two sets of it, `load_adapter` folds an adapter into a model.
+`train`, `generate` and `probe` take a configuration (`TrainConfig`, `GenerateConfig`, `ProbeConfig`): what a recipe
+holds. `analyze` measures files and folders of music and compares them, `compare_sets` compares what was measured,
+`load_adapter` folds an adapter into a model.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
     from eisbach.diagnostics.probe import ProbeConfig
     from eisbach.diagnostics.probe import run_probe as probe
     from eisbach.errors import EisbachError, UserError
+    from eisbach.experiments.comparing import compare_sets
     from eisbach.generation.config import GenerateConfig
     from eisbach.generation.generate import generate
-    from eisbach.structure import METRICS, analyze
-    from eisbach.structure.sets import compare_sets
+    from eisbach.report.structure.analysis import analyze
+    from eisbach.structure import METRICS
     from eisbach.training import TrainConfig, train
     from eisbach.weighting import Weighting, build_weighting
 
@@ -40,9 +42,9 @@ _DOORS = {
     "TrainConfig": "eisbach.training:TrainConfig",
     "UserError": "eisbach.errors:UserError",
     "Weighting": "eisbach.weighting:Weighting",
-    "analyze": "eisbach.structure:analyze",
+    "analyze": "eisbach.report.structure.analysis:analyze",
     "build_weighting": "eisbach.weighting:build_weighting",
-    "compare_sets": "eisbach.structure.sets:compare_sets",
+    "compare_sets": "eisbach.experiments.comparing:compare_sets",
     "generate": "eisbach.generation:generate",
     "load_adapter": "eisbach.adapters:attach",
     "load_model": "eisbach.backbones:load_backbone",

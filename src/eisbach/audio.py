@@ -20,12 +20,14 @@ from eisbach.files import atomic_write, walk_files
 from eisbach.types import Skipped, Waveform
 
 AUDIO_SUFFIXES = (
-    ".wav", ".flac", ".mp3", ".ogg", ".aif", ".aifc", ".aiff", ".au", ".avr", ".bwf", ".caf", ".mp2", ".oga", ".opus", ".rf64",
+    ".wav", ".flac", ".mp3", ".ogg", ".aif", ".aifc", ".aiff", ".au", ".avr", ".bwf", ".caf", ".mp2", ".oga", ".opus",
+    ".rf64",
     ".snd", ".sph", ".voc", ".w64", ".wave",
 )  # fmt: skip
 """File endings that `eisbach` looks for in folders: what libsndfile reads."""
 UNREAD_SUFFIXES = (
-    ".3gp", ".aac", ".ac3", ".alac", ".amr", ".ape", ".dff", ".dsf", ".dts", ".m4a", ".m4b", ".m4p", ".mka", ".mkv", ".mov", ".mp4",
+    ".3gp", ".aac", ".ac3", ".alac", ".amr", ".ape", ".dff", ".dsf", ".dts", ".m4a", ".m4b", ".m4p", ".mka", ".mkv",
+    ".mov", ".mp4",
     ".mpc", ".ra", ".rm", ".shn", ".spx", ".tak", ".tta", ".webm", ".wma", ".wv",
 )  # fmt: skip
 """Endings of other audio: named as left out."""
@@ -122,7 +124,8 @@ def read_audio(
     Raises
     ------
     AudioError
-        Missing, unreadable, empty (also: shorter than one sample at `sample_rate`), NaN-bearing, on an integer's scale or silent.
+        Missing, unreadable, empty (also: shorter than one sample at `sample_rate`), NaN-bearing, on an integer's scale
+        or silent.
     """
     file = AudioFile(path)
     first = max(0, round(start * file.sample_rate))
@@ -156,7 +159,8 @@ def check_scale(peak: float, name: str) -> None:
     """Raises `AudioError` when floating-point samples lie on an integer's scale, where 1 should be full scale."""
     if peak > _LOUDEST_PEAK:
         raise AudioError(
-            f"{name} peaks at {peak:.6g}, where full scale is 1: its floating-point samples are on an integer's scale; divide them "
+            f"{name} peaks at {peak:.6g}, where full scale is 1: its floating-point samples are on an integer's "
+            "scale; divide them "
             "(16 bit: by 32768), or export it again."
         )
 

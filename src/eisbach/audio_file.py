@@ -26,10 +26,12 @@ _MISSING_SECONDS = 0.05  # codecs' delays and last blocks are shorter
 _MISSING_SHARE, _MISSING_ESTIMATED = 0.005, 0.1  # of a length that MP3 without a table only estimates
 _UNKNOWN_FRAMES = 1 << 46  # what libsndfile says of streams without a length
 _MAGIC = (
-    (4, b"ftyp", "an MP4 or M4A file"), (0, b"\x1a\x45\xdf\xa3", "a Matroska or WebM file"), (8, b"AVI ", "an AVI video"),
+    (4, b"ftyp", "an MP4 or M4A file"), (0, b"\x1a\x45\xdf\xa3", "a Matroska or WebM file"), (8, b"AVI ",
+    "an AVI video"),
     (0, b"\x30\x26\xb2\x75", "a Windows Media file"), (0, b"MThd", "a MIDI file"), (0, b"PK\x03\x04", "a zip archive"),
     (0, b"\x1f\x8b", "a gzip archive"), (0, b"\xff\xf1", "raw AAC"), (0, b"\xff\xf9", "raw AAC"), (0, b"%PDF", "a PDF"),
-    (0, b"\x89PNG", "a picture"), (0, b"\xff\xd8\xff", "a picture"), (0, b"#!AMR", "an AMR file"), (0, b"MAC ", "Monkey's Audio"),
+    (0, b"\x89PNG", "a picture"), (0, b"\xff\xd8\xff", "a picture"), (0, b"#!AMR", "an AMR file"), (0, b"MAC ",
+    "Monkey's Audio"),
     (0, b"wvpk", "a WavPack file"), (0, b"version https://git-lfs", "a Git LFS pointer (run 'git lfs pull')"),
 )  # fmt: skip
 
@@ -49,7 +51,8 @@ def is_utf8(path: str | Path) -> bool:
 
 
 class AudioFile:
-    """An audio file, opened: everything that reads sound reads it through this, block by block, and counts what was read.
+    """An audio file, opened: everything that reads sound reads it through this, block by block, and counts what was
+    read.
 
     A header is a claim: `declared_frames` is what it says, and only the blocks tell what there is.
 
@@ -92,8 +95,8 @@ class AudioFile:
     def blocks(self, start: int = 0, frames: int | None = None, *, salvage: bool = False) -> Iterator[np.ndarray]:
         """What is there of `frames` (None: all) from `start`: arrays [shape=(n, channels), float32], n at least 1.
 
-        Nothing but the order is checked: samples may be NaN. With `salvage`, a file that breaks off gives what can be decoded
-        of it, and `missing` says the rest.
+        Nothing but the order is checked: samples may be NaN. With `salvage`, a file that breaks off gives what can be
+        decoded of it, and `missing` says the rest.
 
         Raises
         ------
@@ -114,7 +117,8 @@ class AudioFile:
             if not salvage or not done:
                 at = (start + done) / self.sample_rate
                 raise AudioError(
-                    f"{self.path} cannot be read as audio beyond {at:.2f} s ({error_reason(error)}); re-export it as wav or flac, "
+                    f"{self.path} cannot be read as audio beyond {at:.2f} s ({error_reason(error)}); re-export it as "
+                    "wav or flac, "
                     "or remove it."
                 ) from error
 
@@ -153,7 +157,8 @@ class AudioFile:
 
         if not is_file(self.path):
             raise AudioError(
-                f"{one_line(str(self.path))} does not exist or is not a file; give the path of an audio file (.wav, .flac, "
+                f"{one_line(str(self.path))} does not exist or is not a file; give the path of an audio file (.wav, "
+                ".flac, "
                 ".mp3, .ogg, ...)."
             )
         if not is_utf8(self.path):
@@ -163,7 +168,8 @@ class AudioFile:
                 handle = sf.SoundFile(str(self.path))
         except _decoding_errors() as error:
             raise AudioError(
-                f"{self.path} cannot be read as audio ({_content(self.path, error)}); re-export it as wav or flac, or remove it."
+                f"{self.path} cannot be read as audio ({_content(self.path, error)}); re-export it as wav or flac, or "
+                "remove it."
             ) from error
         try:
             yield handle
@@ -219,7 +225,8 @@ def _content(path: Path, error: Exception) -> str:
 
 
 def _claims_more(log: str, frames: int) -> float | None:
-    """How many times the data there are a header claims, from libsndfile's log; None where it agrees, or is of a stream."""
+    """How many times the data there are a header claims, from libsndfile's log; None where it agrees, or is of a
+    stream."""
     for claimed, real in re.findall(r"(?<!\w)(\d+) \(should be (\d+)\)", log):
         # writers that do not know the length yet leave the largest number, or none
         if int(claimed) > int(real) > 0 and int(claimed) < 0x7FFFF000:
@@ -243,7 +250,8 @@ def _ogg_ends(path: Path) -> bool:
 
 
 class _DecoderLog:
-    """libmpg123 writes to file descriptor 2, past Python and without a file's name: its lines are taken, all others go on.
+    """libmpg123 writes to file descriptor 2, past Python and without a file's name: its lines are taken, all others go
+    on.
 
     The descriptor is the process's, so what several threads decode at once is taken together and told to each of them.
     """

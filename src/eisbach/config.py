@@ -95,7 +95,8 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def check_values(kind: type[Checked], values: Any, source: str, *, error: type[UserError] = UserError) -> Checked:
-    """Plain values of a file as an instance of `kind`, which may be a dataclass, a pydantic model or `dict[str, float]`.
+    """Plain values of a file as an instance of `kind`, which may be a dataclass, a pydantic model or `dict[str,
+    float]`.
 
     Parameters
     ----------
@@ -143,7 +144,7 @@ def _near(cls: type[BaseModel], place: Sequence[int | str]) -> str:
 
 
 def _known_keys(cls: type[BaseModel], prefix: str = "") -> dict[str, set[str]]:
-    """Every dotted key below a configuration with the words that mean it: its own name, and those its field lists as `also`."""
+    """Every dotted key below a configuration with the words that mean it: its name, and its field's `also`."""
     keys: dict[str, set[str]] = {}
     for name, field in cls.model_fields.items():
         extra = field.json_schema_extra
@@ -249,8 +250,8 @@ def parse_yaml(text: str) -> Any:
     Raises
     ------
     yaml.YAMLError
-        Malformed; a key twice; a part that holds itself; nested more than 50 deep; more than 100,000 values with aliases
-        spelled out; other tags; a NUL or half a surrogate pair.
+        Malformed; a key twice; a part that holds itself; nested more than 50 deep; more than 100,000 values with
+        aliases spelled out; other tags; a NUL or half a surrogate pair.
     """
     try:
         return _Loader(text).get_single_data()
@@ -263,7 +264,8 @@ def parse_yaml(text: str) -> Any:
 def read_yaml_file(
     path: str | Path, what: str = "recipe", *, missing: str = "check the path", error: type[UserError] = ConfigError
 ) -> Any:
-    """The value of a YAML file of at most 1 MiB; `what`, `missing` and `error` are for the message, as in `files.read_bytes`."""
+    """The value of a YAML file of at most 1 MiB; `what`, `missing` and `error` are for the message, as in
+    `files.read_bytes`."""
     text = read_text(path, what, limit=_YAML_LIMIT, missing=missing, error=error)
     try:
         return parse_yaml(text)
@@ -283,6 +285,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `overrides` laid over it, group by group; dotted keys reach into groups."""
+    for side in (base, overrides):
+        if not isinstance(side, Mapping):
+            raise ConfigError(f"a group of keys is needed where {str(side)[:60]!r} stands.")
     merged: dict[str, Any] = {
         key: merge(value, {}) if isinstance(value, Mapping) else value for key, value in base.items()
     }
@@ -299,7 +304,8 @@ def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """A recipe's values; it may say `extends: FILE` (beside it), and its own keys are then laid over that file's, group by group.
+    """A recipe's values; it may say `extends: FILE` (beside it), and its own keys are then laid over that file's, group
+    by group.
 
     Raises
     ------

@@ -96,6 +96,6 @@ def out_of_memory(error: BaseException) -> str | None:
     if not is_out_of_memory(error):
         return None
     return (
-        "there is not enough memory for this; close other programs or raise the limit (ulimit -v), or do less at once: a smaller "
-        "batch, fewer --jobs, shorter clips or a smaller model. What was finished is kept."
+        "there is not enough memory for this; close other programs or raise the limit (ulimit -v), or do less at "
+        "once: a smaller batch, fewer --jobs, shorter clips or a smaller model. What was finished is kept."
     )

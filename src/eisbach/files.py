@@ -268,7 +268,8 @@ def read_text(
     except UnicodeDecodeError as fault:
         line = content[: fault.start].count(b"\n") + 1
         raise error(
-            f"the {what} {path} cannot be read: line {line} is not UTF-8 text; save it as UTF-8 (or it is no text file)."
+            f"the {what} {path} cannot be read: line {line} is not UTF-8 text; save it as UTF-8 (or it is no text "
+            "file)."
         ) from fault
 
 
@@ -282,8 +283,8 @@ def parse_json(text: str) -> Any:
     Raises
     ------
     JsonError
-        Malformed; a key twice; nested more than 100 deep; NaN, Infinity or a number beyond a float's range; an integer of
-        more than 40 digits; a NUL or half a surrogate pair in a text.
+        Malformed; a key twice; nested more than 100 deep; NaN, Infinity or a number beyond a float's range; an integer
+        of more than 40 digits; a NUL or half a surrogate pair in a text.
     """
     if text.count("[") + text.count("{") > _DEPTH_LIMIT:
         steps = (1 if c in "[{" else -1 for c in _JSON_STRING.sub("", text) if c in "[{]}")
@@ -336,7 +337,8 @@ def _parse_float(digits: str) -> float:
 
 
 def read_json(path: str | Path, what: str = "file", *, error: type[UserError] = UserError) -> Any:
-    """A JSON file's content; `UserError` (or `error`) when missing, too large, malformed or as `parse_json` refuses it."""
+    """A JSON file's content; `UserError` (or `error`) when missing, too large, malformed or as `parse_json` refuses
+    it."""
     text = read_text(path, what, error=error)
     try:
         return parse_json(text)

@@ -157,8 +157,8 @@ def exclusive(folder: str | Path) -> Iterator[None]:
 def weights_identity(path: str | Path) -> str:
     """A hash of the tensors of a safetensors file, or of those of a folder and the folders in it.
 
-    Names, shapes, types and bytes count, and an adapter's own settings (rank, alpha, kind); what else is written into the
-    files, and the names of files and folders, does not.
+    Names, shapes, types and bytes count, and an adapter's own settings (rank, alpha, kind); what else is written into
+    the files, and the names of files and folders, does not.
     """
     path = Path(path)
     files = [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*/*.safetensors")])

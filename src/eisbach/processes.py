@@ -1,4 +1,5 @@
-"""Processes of our own: each call in one of them, tried again once where its process dies, and none outlives its parent."""
+"""Processes of our own: each call in one of them, tried again once where its process dies, and none outlives its
+parent."""
 
 from __future__ import annotations
 
@@ -85,7 +86,8 @@ class Processes:
             except _ProcessDied as error:
                 process.stop()
                 raise DeadProcessError(
-                    f"a process died twice over the same work (killed, or out of memory?); lower --jobs (now {self.jobs}) "
+                    "a process died twice over the same work (killed, or out of memory?); lower --jobs (now "
+                    f"{self.jobs}) "
                     "and run the same command again: what is done is kept."
                 ) from error
         finally:
@@ -150,8 +152,8 @@ class Processes:
 class _Process:
     """One process, started when needed, that does what it is sent over a pipe of its own.
 
-    No executor of the library: its threads, queues and locks are shared, so that one that dies, or a thread that finds no
-    memory, leaves the others waiting for ever.
+    No executor of the library: its threads, queues and locks are shared, so that one that dies, or a thread that finds
+    no memory, leaves the others waiting for ever.
     """
 
     def __init__(self) -> None:
@@ -191,7 +193,8 @@ class _Process:
                 process.kill()
                 process.join()
             raise UserError(
-                "the processes for jobs > 1 could not start (too little memory?); give jobs=1, or, in a script, put the call "
+                "the processes for jobs > 1 could not start (too little memory?); give jobs=1, or, in a script, put "
+                "the call "
                 "under `if __name__ == '__main__':`."
             ) from error
         self._pipe, self._process = ours, process

@@ -1,4 +1,5 @@
-"""Ctrl-C, SIGTERM and a closed terminal (SIGHUP) as a flag that a loop reads between steps, or as Ctrl-C where nothing reads it."""
+"""Ctrl-C, SIGTERM and a closed terminal (SIGHUP) as a flag that a loop reads between steps, or as Ctrl-C where nothing
+reads it."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 def _stopping_signals() -> list[int]:
-    """Numbers of the signals that ask this process to stop; what its parent told it to ignore (nohup) is none of them."""
+    """Numbers of the signals that ask this process to stop; what its parent told it to ignore (nohup) is none of
+    them."""
     numbers = [int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name)]
     return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
 
@@ -44,7 +46,8 @@ def stop_signal() -> Iterator[threading.Event]:
 
 
 def stop_as_ctrl_c() -> None:
-    """From here on SIGTERM and SIGHUP end this process as Ctrl-C does: files are closed, workers ended, one sentence said."""
+    """From here on SIGTERM and SIGHUP end this process as Ctrl-C does: files are closed, workers ended, one sentence
+    said."""
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         signal.signal(number, signal.SIG_DFL)

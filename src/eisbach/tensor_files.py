@@ -1,4 +1,5 @@
-"""Tensors and arrays on disk: read whole or refused in one sentence, written whole, and put into a network only when all fit."""
+"""Tensors and arrays on disk: read whole or refused in one sentence, written whole, and put into a network only when
+all fit."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def read_header(path: str | Path) -> TensorHeader:
             dtype, shape = str(part.get_dtype()), tuple(part.get_shape())
             if dtype not in (*DTYPES, *_SMALL):
                 raise CheckpointError(
-                    f"{path} holds '{name}' as {dtype}; tensors of {', '.join(DTYPES)} are read: save it in fp16 or fp32."
+                    f"{path} holds '{name}' as {dtype}; tensors of {', '.join(DTYPES)} are read: save it in fp16 or "
+                    "fp32."
                 )
             if len(shape) > _AXES:
                 raise CheckpointError(f"{path} holds '{name}' with {len(shape)} axes; no model has more than {_AXES}.")
@@ -111,7 +113,8 @@ def _opened(path: str | Path) -> Iterator[Any]:
 
 
 def read_metadata_object(metadata: Mapping[str, str], key: str, path: str | Path) -> dict[str, Any]:
-    """The JSON object that a safetensors file's metadata holds under `key`; {} where it has none, `CheckpointError` for others."""
+    """The JSON object that a safetensors file's metadata holds under `key`; {} where it has none, `CheckpointError` for
+    others."""
     return parse_object(metadata.get(key, "{}"), f"the metadata '{key}' of {path}", error=CheckpointError)
 
 
@@ -153,7 +156,8 @@ def write_tensors(
 
 
 def _sort_metadata(path: Path) -> None:
-    """Puts a file's metadata in order; the library writes them in the order of a hash table, which differs each time."""
+    """Puts a file's metadata in order; the library writes them in the order of a hash table, which differs each
+    time."""
     with path.open("r+b") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
@@ -175,8 +179,8 @@ def read_arrays(
     Raises
     ------
     UserError
-        (or `error`) The file is missing, damaged, of another format, larger than 2 GiB unpacked, or holds Python objects,
-        which are never unpickled.
+        (or `error`) The file is missing, damaged, of another format, larger than 2 GiB unpacked, or holds Python
+        objects, which are never unpickled.
     """
     import numpy as np
 
@@ -199,7 +203,8 @@ def read_arrays(
 
 
 def read_array(path: str | Path, what: str = "array", *, error: type[UserError] = UserError) -> np.ndarray:
-    """The array of an .npy file, mapped from the disk: nothing is in memory before it is used; errors as in `read_arrays`."""
+    """The array of an .npy file, mapped from the disk: nothing is in memory before it is used; errors as in
+    `read_arrays`."""
     import numpy as np
 
     check_regular(path, what, error=error)
@@ -255,7 +260,8 @@ def check_fit(
             )
         if tensor.is_floating_point() != tensors[name].is_floating_point():
             raise CheckpointError(
-                f"{source} does not fit the {owner}: '{name}' is of {tensors[name].dtype}, the {owner}'s of {tensor.dtype}."
+                f"{source} does not fit the {owner}: '{name}' is of {tensors[name].dtype}, the {owner}'s of "
+                f"{tensor.dtype}."
             )
 
 
@@ -280,7 +286,8 @@ def copy_named(
 
 @contextmanager
 def foreign_files(what: str, todo: str = "fetch it again") -> Iterator[None]:
-    """Around code that reads what others wrote: what its contents make us index, cast or call becomes one `CheckpointError`.
+    """Around code that reads what others wrote: what its contents make us index, cast or call becomes one
+    `CheckpointError`.
 
     Parameters
     ----------

@@ -1,4 +1,5 @@
-"""The README and the pages of docs/ keep their word: commands, options, keys, names, files and links that they print exist."""
+"""The README and the pages of docs/ keep their word: commands, options, keys, names, files and links that they print
+exist."""
 
 from __future__ import annotations
 
@@ -94,7 +95,8 @@ def test_printed_commands_are_commands(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_commands_in_the_text_are_commands(page: Path) -> None:
-    """`eisbach data render`, `eisbach signature run --model FOLDER …`: the words of the command, and its options, exist."""
+    """`eisbach data render`, `eisbach signature run --model FOLDER …`: the words of the command, and its options,
+    exist."""
     for code in inline(page):
         if not code.startswith("eisbach ") or code.startswith("eisbach."):
             continue

@@ -290,7 +290,8 @@ def test_mistakes_are_one_sentence_and_make_nothing(
     (tmp_path / "broken.jsonl").write_text('{"id": 1, "mood": "bad"}\n')
     places = {
         "NONE": tmp_path / "none.yaml", "EMPTY": tmp_path / "empty", "AUDIO": audio, "NEW": tmp_path / "new",
-        "MANIFEST": own, "RECIPE": tmp_path / "recipe.yaml", "MODEL": tiny_model, "BROKEN.jsonl": tmp_path / "broken.jsonl",
+        "MANIFEST": own, "RECIPE": tmp_path / "recipe.yaml", "MODEL": tiny_model,
+        "BROKEN.jsonl": tmp_path / "broken.jsonl",
     }  # fmt: skip
     words = []
     for word in line.split():

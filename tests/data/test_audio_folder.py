@@ -117,7 +117,10 @@ def test_very_long_audio_is_told_with_its_sections(tmp_path: Path) -> None:
     assert report.trained[0].sections[-1] == (1820.0, 40.0)
 
 
-@pytest.mark.parametrize(("rate", "channels", "suffix"), [(8000, 1, "wav"), (192000, 2, "flac"), (44100, 6, "wav"), (44100, 2, "ogg"), (44100, 1, "mp3")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rate", "channels", "suffix"),
+    [(8000, 1, "wav"), (192000, 2, "flac"), (44100, 6, "wav"), (44100, 2, "ogg"), (44100, 1, "mp3")],
+)
 def test_any_format(tmp_path: Path, rate: int, channels: int, suffix: str) -> None:
     path = write(tmp_path / "deep" / "er" / f"a.{suffix.upper()}", tone(1.0, rate, channels), rate)
     facts = inspect_audio(path)

@@ -81,7 +81,8 @@ def test_a_file_that_is_cut_short_counts_what_is_there(tmp_path: Path, ending: s
 @pytest.mark.parametrize(
     ("form", "subtype", "rate"),
     [("WAV", "MS_ADPCM", 22050), ("WAV", "IMA_ADPCM", 22050), ("WAV", "GSM610", 8000), ("WAV", "ULAW", 8000),
-     ("MP3", "MPEG_LAYER_III", 44100), ("MP3", "MPEG_LAYER_III", 16000), ("OGG", "VORBIS", 44100), ("OGG", "OPUS", 48000),
+     ("MP3", "MPEG_LAYER_III", 44100), ("MP3", "MPEG_LAYER_III", 16000), ("OGG", "VORBIS", 44100),
+     ("OGG", "OPUS", 48000),
      ("FLAC", "PCM_24", 96000), ("CAF", "ALAC_16", 44100), ("AIFF", "IMA_ADPCM", 22050), ("W64", "FLOAT", 44100)],
 )  # fmt: skip
 @pytest.mark.parametrize("samples", [12345, 100_001])
@@ -133,7 +134,8 @@ def test_a_header_that_declares_gigabytes_costs_no_memory(tmp_path: Path) -> Non
     path.write_bytes(content)
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))\n"
-        "from eisbach.data.audio_check import inspect_audio; facts = inspect_audio(sys.argv[1]); print(facts.problem or facts.missing)"
+        "from eisbach.data.audio_check import inspect_audio; facts = inspect_audio(sys.argv[1]); print(facts.problem "
+        "or facts.missing)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     assert "cannot be read as audio beyond 0.00 s" in done.stdout or "data end after 1.00 s" in done.stdout
@@ -198,7 +200,8 @@ def test_the_default_input_is_the_embedded_codecs() -> None:
 
 @pytest.mark.parametrize("ending", AUDIO_SUFFIXES)
 def test_every_ending_that_libsndfile_reads_is_found(tmp_path: Path, ending: str) -> None:
-    forms = {".aif": "AIFF", ".aifc": "AIFF", ".bwf": "WAV", ".wave": "WAV", ".mp2": "MP3", ".oga": "OGG", ".opus": "OGG",
+    forms = {".aif": "AIFF", ".aifc": "AIFF", ".bwf": "WAV", ".wave": "WAV", ".mp2": "MP3", ".oga": "OGG",
+    ".opus": "OGG",
              ".snd": "AU", ".sph": "NIST"}  # fmt: skip
     form = forms.get(ending, ending[1:].upper())
     subtype = "OPUS" if ending == ".opus" else sf.default_subtype(form)
@@ -241,7 +244,8 @@ def test_what_is_not_read_is_named_and_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"<!DOCTYPE html><html></html>" * 9, "a web page"), (b"hello there, no music", "it is text"), (b"", "an empty file"),
+    [(b"<!DOCTYPE html><html></html>" * 9, "a web page"), (b"hello there, no music", "it is text"), (b"", "an empty "
+                                                                                                          "file"),
      (b"\0" * 4000, "zeros alone"), (b"\0\0\0\x20ftypM4A " + bytes(range(200)) * 9, "an MP4 or M4A file"),
      (bytes(np.random.default_rng(0).integers(0, 256, 70000, dtype=np.uint8)), "no format of audio is recognised")],
 )  # fmt: skip

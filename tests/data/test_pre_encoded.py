@@ -64,8 +64,8 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 def foreign_reader(folder: Path, length: int) -> list[tuple[torch.Tensor, list[int], dict[str, Any]]]:
-    """What Stability's trainer does with a folder, in words of our own: every .npy but silence, its .json by the same stem, cut
-    or continued with the folder's silence to `length` frames.
+    """What Stability's trainer does with a folder, in words of our own: every .npy but silence, its .json by the same
+    stem, cut or continued with the folder's silence to `length` frames.
     """
     silence = np.load(folder / "silence.npy").squeeze(0)
     items = []
@@ -256,7 +256,8 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a list": (lambda f: (f / "0000000000.json").write_text("[]"), "must be one JSON object"),
     "no prompt": (lambda f: edit(f / "0000000000.json", prompt=None), "has no text under 'prompt'"),
     "a number": (lambda f: edit(f / "0000000000.json", prompt=5), "has no text under 'prompt'"),
-    "short mask": (lambda f: edit(f / "0000000000.json", padding_mask=[1, 1]), "padding_mask of 2 frames and latents of 12"),
+    "short mask": (lambda f: edit(f / "0000000000.json", padding_mask=[1, 1]),
+    "padding_mask of 2 frames and latents of 12"),
     "no frame": (lambda f: edit(f / "0000000000.json", padding_mask=[0] * 12), "without a valid frame"),
     "odd mask": (lambda f: edit(f / "0000000000.json", padding_mask="all"), "not a list of 0 and 1"),
     "odd rate": (lambda f: edit(f / "0000000000.json", sample_rate="44k"), "positive number of Hz"),

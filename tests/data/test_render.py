@@ -168,7 +168,8 @@ def test_the_vocabulary_is_closed_small_and_says_nothing_about_structure(score_c
     words = vocabulary()
     assert len(words) < 300
     assert not words & {
-        "loop", "drone", "pad", "texture", "noise", "static", "repeat", "repeated", "then", "changing", "developing", "flat",
+        "loop", "drone", "pad", "texture", "noise", "static", "repeat", "repeated", "then", "changing", "developing",
+        "flat",
     }  # fmt: skip
     for wanted in [
         "celesta",

@@ -1,4 +1,5 @@
-"""The posterior kernel against Bayes' rule for Gaussians, and the sampler against the ODE sampler and an exact marginal."""
+"""The posterior kernel against Bayes' rule for Gaussians, and the sampler against the ODE sampler and an exact
+marginal."""
 
 import math
 

@@ -1,4 +1,5 @@
-"""Pictures draw every character for which a font is installed, whatever the font is called, and say once what none has."""
+"""Pictures draw every character for which a font is installed, whatever the font is called, and say once what none
+has."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ TITLES = {"rec": "the recurrence barrier", "plain": "plain training", "eq5": "Eq
 
 def compared(arm="rec", **changes):
     values = {
-        "arm": arm, "baseline": "plain", "metric": "is_flat", "unit": "prompt", "n_units": 24, "n_clips": 96, "unmatched": 0,
+        "arm": arm, "baseline": "plain", "metric": "is_flat", "unit": "prompt", "n_units": 24, "n_clips": 96,
+        "unmatched": 0,
         "paired": True, "mean": 0.09, "baseline_mean": 0.44, "difference": -0.35, "interval": (-0.52, -0.17),
         "t_interval": (-0.53, -0.17), "p": 0.004, "p_floor": 1e-4, "verdict": "better",
     }  # fmt: skip

@@ -14,7 +14,8 @@ METRICS = [FLAT, MetricInfo("level", "level", unit="dB")]
 def make(arms, models=(0,), prompts=4):
     rng = np.random.default_rng(0)
     return [
-        {"arm": arm, "train_seed": m, "prompt_id": f"p{p}", "seed": s, "path": "x", "is_flat": bool(rng.random() < share),
+        {"arm": arm, "train_seed": m, "prompt_id": f"p{p}", "seed": s, "path": "x",
+        "is_flat": bool(rng.random() < share),
          "level": None if p == 3 else float(rng.normal())}
         for arm, share in arms.items() for m in models for p in range(prompts) for s in range(2)
     ]  # fmt: skip

@@ -192,7 +192,8 @@ def test_an_interval_has_two_ends_and_verdicts_exclude_one_another() -> None:
 @pytest.mark.parametrize(
     ("effect", "text"),
     [
-        (Effect(name="e", value=-26.25, low=-54.1, high=1.627, unit="points", p=0.0952), "−26.2 points (−54.1 to 1.63), p = 0.095"),
+        (Effect(name="e", value=-26.25, low=-54.1, high=1.627, unit="points", p=0.0952), "−26.2 points (−54.1 to "
+                                                                                         "1.63), p = 0.095"),
         (Effect(name="e", value=0.00012345), "0.0001"),
         (Effect(name="e", value=7194.9, unit="dB²"), "7195 dB²"),
         (Effect(name="e", value=0), "0"),

@@ -1,4 +1,5 @@
-"""What text encoders of transformers share: weights that are read when first needed, the tokenizer, masks, writing weights."""
+"""What text encoders of transformers share: weights that are read when first needed, the tokenizer, masks, writing
+weights."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from eisbach.tensor_files import write_tensors
+from eisbach.tensor_files import foreign_files, write_tensors
 from eisbach.types import Conditioning
 
 
@@ -32,7 +33,8 @@ class LazyTextEncoder(ABC):
     def model(self) -> Any:
         """The encoder in fp32, in evaluation mode, without gradients."""
         if self._model is None:
-            self._model = self._read()
+            with foreign_files("the text encoder"):
+                self._model = self._read()
         return self._model
 
     @abstractmethod

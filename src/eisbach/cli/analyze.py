@@ -1,4 +1,5 @@
-"""`eisbach analyze`: the structure of any audio, as a table, records, pictures and a page that sets sets side by side."""
+"""`eisbach analyze`: the structure of any audio, as a table, records, pictures and a page that sets sets side by
+side."""
 
 from __future__ import annotations
 

@@ -57,7 +57,8 @@ def _spec(
 def render(
     out: Path = _OUT, clips: int = _CLIPS, seconds: str = _SECONDS, seed: int = _SEED, sample_rate: int = _RATE,
     stereo: bool = _STEREO, audio_format: str = _FORMAT, pieces: list[str] = _PIECES,
-    styles: list[str] = typer.Option(None, "--styles", help="Only these ensembles (such as 'celesta'); repeat for more."),
+    styles: list[str] = typer.Option(None, "--styles", help="Only these ensembles (such as 'celesta'); repeat for "
+                                                            "more."),
     redistributable_only: bool = _FREE, jobs: int = JOBS, cache: Path = _CACHE, dry_run: bool = DRY_RUN,
 ) -> None:  # fmt: skip
     """Render developing music: sections of real scores, performed by many ensembles, with captions.
@@ -81,7 +82,8 @@ def render(
 def flat(
     out: Path = _OUT, clips: int = _CLIPS, seconds: str = _SECONDS, seed: int = _SEED, sample_rate: int = _RATE,
     stereo: bool = _STEREO, audio_format: str = _FORMAT, pieces: list[str] = _PIECES,
-    kinds: list[str] = typer.Option(None, "--kinds", help="drone, pad, loop or texture; repeat for more (default: all)."),
+    kinds: list[str] = typer.Option(None, "--kinds", help="drone, pad, loop or texture; repeat for more (default: "
+                                                          "all)."),
     redistributable_only: bool = _FREE, jobs: int = JOBS, cache: Path = _CACHE, dry_run: bool = DRY_RUN,
 ) -> None:  # fmt: skip
     """Make structurally flat material of the same sound world: drones, pads, loops of 1-16 s and textures.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 _CAPTIONS = typer.Option(
     "auto",
     "--caption-from",
-    help="files (.txt or .json beside the audio), name, none, or text:your words; auto: files where there are any, else none.",
+    help="files (.txt or .json beside the audio), name, none, or text:your words; auto: files where there are any, "
+    "else none.",
 )
 _SHOWN_OF_A_KIND = 10
 
@@ -128,7 +129,8 @@ def _codec_input(model: str | None) -> CodecInput | None:
 
 
 class _UnknownWords:
-    """The words of a caption that a model does not know; the model is loaded with the first caption that has any words."""
+    """The words of a caption that a model does not know; the model is loaded with the first caption that has any
+    words."""
 
     def __init__(self, model: str) -> None:
         self._model = model
@@ -140,13 +142,8 @@ class _UnknownWords:
         if self._ask is None:
             from eisbach.backbones import load_backbone
 
-            backbone: Any = load_backbone(self._model)
-            self._ask = getattr(backbone, "unknown_words", None) or _knows_all
+            self._ask = load_backbone(self._model).unknown_words
         return self._ask(caption)
-
-
-def _knows_all(caption: str) -> Sequence[str]:
-    return []
 
 
 def _print_doctor(report: DoctorReport, show: int) -> None:

@@ -74,7 +74,7 @@ def generate(
     values |= {key: value for key, value in said.items() if value is not None}
     config = build_config(GenerateConfig, values, "the command", OPTIONS)
     if dry_run:
-        from eisbach.backbones.check import check_model
+        from eisbach.backbones import check_model
         from eisbach.output_folder import check_writable
 
         check_model(config.model)

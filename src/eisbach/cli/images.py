@@ -60,7 +60,7 @@ def sample(
     }
     sampling = build_config(ImageSampling, values, "the command", OPTIONS)
     if dry_run:
-        from eisbach.backbones.check import check_model
+        from eisbach.backbones import check_model
         from eisbach.output_folder import check_writable
 
         check_model(model)
@@ -93,7 +93,7 @@ def quality(
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="The feature network's weights: Inception's file, or the folder of a digits classifier; nothing is downloaded.",
+            help="The feature network's weights: Inception's file, or a classifier's folder; nothing is downloaded.",
         ),
     ] = None,
     size: Annotated[

@@ -1,7 +1,7 @@
 """The last line of a command: what to try next, made of what it was just given.
 
-One table for all commands. The line goes to standard error, so that standard output stays for results, and is left out where
-`--quiet` or `--json` was said.
+One table for all commands. The line goes to standard error, so that standard output stays for results, and is left out
+where `--quiet` or `--json` was said.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ TABLE: dict[str, Callable[[Values], str]] = {
 
 
 def with_next_steps(command: Any, path: tuple[str, ...] = ()) -> Any:
-    """The command (click's, or typer's own copy of it) with every command below it saying, when done, what to try next."""
+    """The command with every command below it saying, when it is done, what to try next."""
     if hasattr(command, "commands"):
         for name, below in command.commands.items():
             with_next_steps(below, (*path, name))

@@ -81,7 +81,8 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Run a study, or continue it, and judge it: its folder then holds the records, result.json and, for most, a page."""
+    """Run a study, or continue it, and judge it: its folder then holds the records, result.json and, for most, a
+    page."""
     from eisbach.config import dump_yaml
     from eisbach.studies.contract import load_study
     from eisbach.studies.page import result_lines
@@ -124,7 +125,8 @@ def judge(
     ] = None,
     as_json: _Json = False,
 ) -> None:
-    """Judge the records of a run anew and write FOLDER/result.json; without a folder, the study's own records and result."""
+    """Judge the records of a run anew and write FOLDER/result.json; without a folder, the study's own records and
+    result."""
     from eisbach.errors import UserError
     from eisbach.studies.contract import RECORDS, load_study
     from eisbach.studies.page import result_lines
@@ -134,7 +136,8 @@ def judge(
     records = folder or study.folder / RECORDS
     if not records.is_dir():
         raise UserError(
-            f"there is no folder {records}; name the folder of a run (the records of full runs are in the repository, not in "
+            f"there is no folder {records}; name the folder of a run (the records of full runs are in the repository, "
+            "not in "
             "an installed package)."
         )
     result = judge_records(study, records, study.folder if folder is None else records)

@@ -35,7 +35,7 @@ def train(
         values["out"] = out
     config = build_config(TrainConfig, values, str(recipe))
     if dry_run:
-        from eisbach.backbones.check import check_created, check_model
+        from eisbach.backbones import check_created, check_model
         from eisbach.output_folder import check_writable
         from eisbach.training.run_folder import RunFolder, check_settings
 

@@ -27,8 +27,8 @@ _MARKERS = ("config.json", "model_config.json", "model_index.json", "vae/config.
 
 
 def load_codec(name: str = "bands") -> Codec:
-    """The codec called `name`, the one saved in the file `name` (a safetensors file that `BandCodec.save` wrote), or the
-    autoencoder in the folder `name`: SAME (native, or diffusers' layout) or Oobleck (diffusers' layout).
+    """The codec called `name`, the one saved in the file `name` (a safetensors file that `BandCodec.save` wrote), or
+    the autoencoder in the folder `name`: SAME (native, or diffusers' layout) or Oobleck (diffusers' layout).
 
     Raises
     ------
@@ -74,8 +74,8 @@ IMAGE_CODECS: dict[str, Callable[[int], ImageCodec]] = {"pixels": _pixels}
 
 
 def load_image_codec(name: str = "pixels", channels: int = 3) -> ImageCodec:
-    """The image codec called `name` for images of `channels` channels, or the AutoencoderKL in the folder `name` (diffusers'
-    layout; a pipeline's folder with it as `vae` will do).
+    """The image codec called `name` for images of `channels` channels, or the AutoencoderKL in the folder `name`
+    (diffusers' layout; a pipeline's folder with it as `vae` will do).
 
     Raises
     ------
@@ -92,6 +92,7 @@ def load_image_codec(name: str = "pixels", channels: int = 3) -> ImageCodec:
         with foreign_files(f"the codec in {name}"):
             return AutoencoderKLCodec.load(name)
     raise UserError(
-        f"there is no image codec '{name}'; known: {', '.join(sorted(IMAGE_CODECS))}, or the folder of an AutoencoderKL in "
+        f"there is no image codec '{name}'; known: {', '.join(sorted(IMAGE_CODECS))}, or the folder of an "
+        "AutoencoderKL in "
         "diffusers' layout (config.json and diffusion_pytorch_model.safetensors)."
     )

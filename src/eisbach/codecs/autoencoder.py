@@ -1,4 +1,5 @@
-"""What codecs made of a diffusers autoencoder share: checks, identity, and coding long audio in pieces that equal the whole."""
+"""What codecs made of a diffusers autoencoder share: checks, identity, and coding long audio in pieces that equal the
+whole."""
 
 from __future__ import annotations
 
@@ -110,7 +111,8 @@ class AutoencoderCodec(ABC):
         return out
 
     def _in_pieces(self, frames: int, piece: Callable[[int, int], torch.Tensor], scale: int) -> torch.Tensor:
-        """`piece(start, stop)` over ranges of frames that overlap by the reach, joined; `scale` is its samples a frame."""
+        """`piece(start, stop)` over ranges of frames that overlap by the reach, joined; `scale` is its samples a
+        frame."""
         reach = self._reach()
         size = max(self.piece_frames, 4 * reach)
         size += -size % self._unit()

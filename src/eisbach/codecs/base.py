@@ -99,7 +99,8 @@ def batch_of_latents(latents: torch.Tensor, channels: int) -> torch.Tensor:
     batch = latents[None] if latents.ndim == 2 else latents
     if batch.ndim != 3 or batch.shape[1] != channels or batch.shape[2] == 0:
         raise UserError(
-            f"latents of shape {tuple(latents.shape)} do not fit this codec: ({channels}, T) with T at least 1 is expected."
+            f"latents of shape {tuple(latents.shape)} do not fit this codec: ({channels}, T) with T at least 1 is "
+            "expected."
         )
     if not bool(batch.isfinite().all()):
         raise UserError("the latents hold NaN or infinite values; the model that made them is broken.")

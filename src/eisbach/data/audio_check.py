@@ -1,7 +1,7 @@
 """What an audio file is like, found by reading it in blocks: memory stays bounded whatever its length.
 
-Silence is judged on what a codec is given (mixed and resampled as it does), because that is what trains: channels that cancel
-each other, or sound above the codec's band, are silence to it.
+Silence is judged on what a codec is given (mixed and resampled as it does), because that is what trains: channels that
+cancel each other, or sound above the codec's band, are silence to it.
 """
 
 from __future__ import annotations
@@ -92,8 +92,10 @@ def inspect_audio(path: str | Path, heard: CodecInput | None = None) -> AudioFac
     duration = tally.frames / file.sample_rate
     errors = tuple(line for line in file.complaints if "error:" in line)
     return AudioFacts(
-        duration, file.sample_rate, file.channels, tally.given_peak, tally.clipped / max(1, tally.frames * file.channels),
-        _problem(tally, given, file.channels, heard), file.missing(tally.frames), tally.lost_db() if mixed else 0.0, errors,
+        duration, file.sample_rate, file.channels, tally.given_peak, tally.clipped / max(1,
+        tally.frames * file.channels),
+        _problem(tally, given, file.channels, heard), file.missing(tally.frames), tally.lost_db() if mixed else 0.0,
+        errors,
     )  # fmt: skip
 
 
@@ -111,7 +113,10 @@ def _problem(tally: _Tally, given: _Given, channels: int, heard: CodecInput) -> 
     if tally.given_peak < SILENCE_PEAK:
         return "is silent once its channels are mixed: they cancel each other; turn one of them around, or keep one"
     if not given.sounds:
-        return f"is silent at the codec's {heard.sample_rate} Hz: all of its sound lies above {heard.sample_rate / 2000:g} kHz"
+        return (
+            f"is silent at the codec's {heard.sample_rate} Hz: all of its sound lies above "
+            f"{heard.sample_rate / 2000:g} kHz"
+        )
     return None
 
 

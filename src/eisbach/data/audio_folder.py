@@ -72,7 +72,8 @@ class FolderScan:
         """The samples that can be used, split."""
         rows = [
             ManifestRow(
-                sample.name, sample.name, sample.caption or "", sample.facts.duration, dict(labels or {}), sample.audio_hash,
+                sample.name, sample.name, sample.caption or "", sample.facts.duration, dict(labels or {}),
+                sample.audio_hash,
                 assign_split(sample.audio_hash, labels),
             )
             for sample in self.samples
@@ -192,7 +193,8 @@ def read_folder(
     if not len(manifest):
         first = report.skipped[0]
         raise UserError(
-            f"none of the {len(report.skipped)} files in {folder} can be used (the first, {first.item}: {first.reason})."
+            f"none of the {len(report.skipped)} files in {folder} can be used (the first, {first.item}: "
+            f"{first.reason})."
         )
     manifest = Manifest(manifest.rows, folder if out is None else out, folder)
     if save:

@@ -14,7 +14,8 @@ CAPTION_SUFFIXES = (".txt", ".json")
 _JSON_KEYS = ("caption", "prompt")
 _MOST_BYTES = 1 << 16  # a caption is a sentence; longer files are something else
 _UNSEEN = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2060, 0x2070), 0x200B, 0x200E, 0x200F, 0xFEFF])
-"""Characters without a width, which no caption needs: they split words that look whole. Joiners of scripts and emoji stay."""
+"""Characters without a width, which no caption needs: they split words that look whole. Joiners of scripts and emoji
+stay."""
 
 
 def resolve_captions(paths: Sequence[Path], caption_from: str) -> str:
@@ -42,7 +43,8 @@ def read_caption(audio: Path, caption_from: str = "files") -> str | None:
     audio : Path
     caption_from : str
         ``files`` (the `.txt` or `.json` of the same name beside the audio), ``name`` (the file's name, with
-        underscores and dashes as spaces), ``none`` (an empty caption, on purpose) or ``text:...`` (these words for all).
+        underscores and dashes as spaces), ``none`` (an empty caption, on purpose) or ``text:...`` (these words for
+        all).
 
     Raises
     ------

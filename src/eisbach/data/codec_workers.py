@@ -52,8 +52,8 @@ class SectionEncoder:
     ----------
     codec : Codec
     source : str or None
-        What `codecs.load_codec` makes the same codec from. With it and `jobs` above 1 the work is done by `jobs` processes; call
-        the encoder from as many threads.
+        What `codecs.load_codec` makes the same codec from. With it and `jobs` above 1 the work is done by `jobs`
+        processes; call the encoder from as many threads.
     jobs : int
     device : str or None
         Where processes put the codec's network ("cuda"); None leaves it on the CPU.
@@ -140,10 +140,11 @@ def encode_clips(
 
 @contextmanager
 def steady_threads(codec: Codec) -> Iterator[None]:
-    """Lets a codec without a network compute in one thread: how a product is divided over threads shows in its last bit.
+    """Lets a codec without a network compute in one thread: how a product is divided over threads shows in its last
+    bit.
 
-    So the latents are equal bit for bit whatever the number of processors and of `jobs`. A network keeps its threads; its
-    latents are equal for equal numbers of threads.
+    So the latents are equal bit for bit whatever the number of processors and of `jobs`. A network keeps its threads;
+    its latents are equal for equal numbers of threads.
     """
     import torch
 

@@ -160,7 +160,8 @@ def examine(
     caption_from : str
         Where captions of a folder come from, see `audio_folder.scan_folder`; a manifest has its own.
     same_audio : bool
-        Also compare the sound itself (length, level over time, brightness), which finds the same audio in another container.
+        Also compare the sound itself (length, level over time, brightness), which finds the same audio in another
+        container.
     heard : CodecInput or None
         What the model's codec is given; None is the embedded codec's.
     unknown_words : callable or None

@@ -62,9 +62,9 @@ def encode_images(
 ) -> ImageLatents:
     """Latents of all images that can be read, from the cache where they are in it.
 
-    A file of the cache holds `CHUNK` images and is named by a hash of them, the codec's identity, the size and the options; so a
-    stopped encoding continues, and changed images or another codec are encoded anew. Mirrored images are encoded, not
-    mirrored latents: an autoencoder need not commute with mirroring.
+    A file of the cache holds `CHUNK` images and is named by a hash of them, the codec's identity, the size and the
+    options; so a stopped encoding continues, and changed images or another codec are encoded anew. Mirrored images are
+    encoded, not mirrored latents: an autoencoder need not commute with mirroring.
 
     Parameters
     ----------

@@ -176,7 +176,8 @@ def _encode_one(
     peak = 0.0
     sections = sections_of(row.duration, crop_seconds)
     for number, (start, length) in enumerate(sections):
-        # a whole clip is read to the end of the file, whatever rounding the manifest has (but no hour where it says a second)
+        # a whole clip is read to the end of the file, whatever rounding the manifest has (but no hour where it says a
+        # second)
         made = encoder(audio, start, length + _ROUNDING_SECONDS if len(sections) == 1 else length)
         peak = max(peak, made.peak)
         tensors[f"section-{number}"] = torch.from_numpy(made.latents)
@@ -347,11 +348,13 @@ def read_latent_array(path: Path) -> np.ndarray:
         array = read_array(path, "latents")
     except UserError as error:
         raise ManifestError(
-            f"{path} is truncated or not a NumPy array ({str(error).rstrip('.')}); encode it again, or remove it with its .json."
+            f"{path} is truncated or not a NumPy array ({str(error).rstrip('.')}); encode it again, or remove it with "
+            "its .json."
         ) from error
     if array.ndim != 2 or array.size == 0 or array.dtype.kind != "f":
         raise ManifestError(
-            f"{path} holds {array.dtype} {array.shape} and not floating-point latents (channels, frames); encode it again, or remove it with "
+            f"{path} holds {array.dtype} {array.shape} and not floating-point latents (channels, frames); encode it "
+            "again, or remove it with "
             "its .json."
         )
     return array

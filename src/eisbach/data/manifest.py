@@ -1,8 +1,9 @@
 """The manifest: one row a clip, the one format that every stage reads.
 
 A manifest is a JSON-lines file; `path` is POSIX and relative to the folder that holds it, so that the folder can
-be moved. Loading is strict: every fault of every row is found and they are reported together. A manifest that was written
-elsewhere than into its audio (because that may not be written to, say) has a `manifest.audio.json` beside it, which names the folder.
+be moved. Loading is strict: every fault of every row is found and they are reported together. A manifest that was
+written elsewhere than into its audio (because that may not be written to, say) has a `manifest.audio.json` beside it,
+which names the folder.
 """
 
 from __future__ import annotations
@@ -124,8 +125,8 @@ def _split_key(audio_hash: str, labels: Mapping[str, str]) -> str:
 def afford_held_out(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
     """The rows, of which at most every fifth piece (or clip without one) is held out: below five, all of them train.
 
-    The hash of a small set may hold out half of it. Those with the lowest hashes stay held out, so that a set that grows only
-    ever gives training clips to the other side when it may hold out more.
+    The hash of a small set may hold out half of it. Those with the lowest hashes stay held out, so that a set that
+    grows only ever gives training clips to the other side when it may hold out more.
     """
     keys = {row.id: _split_key(row.audio_hash, row.labels) for row in rows}
     held_out = sorted({keys[row.id] for row in rows if row.split == "held_out"})
@@ -210,7 +211,8 @@ def save_manifest(manifest: Manifest, path: str | Path | None = None) -> Path:
 
 
 def merge(manifests: Sequence[Manifest], root: str | Path, audio_root: str | Path | None = None) -> Manifest:
-    """One manifest in the folder `root` that names the clips of all of them, below `audio_root` (None: `root`); nothing is copied.
+    """One manifest in the folder `root` that names the clips of all of them, below `audio_root` (None: `root`); nothing
+    is copied.
 
     Ids that collide get the name of their source folder in front (`folder/id`) and a number if that is taken too.
 
@@ -320,6 +322,8 @@ def _path_fault(value: Any) -> str | None:
     if "\\" in value:
         return "must use forward slashes"
     path = PurePosixPath(value)
+    if len(value.encode()) > 3000 or any(len(part.encode()) > 255 for part in path.parts):
+        return "is longer than the name of any file"
     if path.is_absolute() or (len(value) > 1 and value[1] == ":"):
         return "must be relative to the manifest's folder; move the audio under it"
     if ".." in path.parts:

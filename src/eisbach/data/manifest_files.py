@@ -92,7 +92,8 @@ class ManifestFiles:
 
 
 def user_cache(name: str) -> Path:
-    """A folder of the user's own cache: ``$EISBACH_CACHE/NAME``, else ``eisbach/NAME`` in the system's place for caches."""
+    """A folder of the user's own cache: ``$EISBACH_CACHE/NAME``, else ``eisbach/NAME`` in the system's place for
+    caches."""
     if chosen := os.environ.get("EISBACH_CACHE"):
         return Path(chosen) / name
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eisbach" / name

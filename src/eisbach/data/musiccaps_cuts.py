@@ -20,8 +20,8 @@ TOLERANCE = 0.5
 """Seconds by which a length may differ from what it should be: containers and codecs round."""
 
 SLOPPY = 2.0
-"""A file that is longer than its row by more than `TOLERANCE` and by no more than this may be a clip cut generously as well as a
-short whole video."""
+"""A file that is longer than its row by more than `TOLERANCE` and by no more than this may be a clip cut generously as
+well as a short whole video."""
 
 
 class NotUsed(Exception):
@@ -63,7 +63,8 @@ def place_clip(row: MusicCapsRow, audio: AudioFile, duration: float, *, rows_of_
         return 0.0, min(duration, length)
     if duration + TOLERANCE < row.end:
         reason = (
-            f"{name} lasts {duration:.1f} s and the row is {row.start:g} to {row.end:g} s, beyond its end: fetch the whole "
+            f"{name} lasts {duration:.1f} s and the row is {row.start:g} to {row.end:g} s, beyond its end: fetch the "
+            "whole "
             f"video, or, if it is a clip, cut it to {length:g} s"
         )
         raise NotUsed("too_short", reason)

@@ -1,7 +1,7 @@
 """Writes a manifest's audio as a folder of latents that Stable Audio's own trainer reads too (see `pre_encoded`).
 
-A clip gets a number that it keeps: `{clip:06d}{section:04d}.npy` and `.json`. Interrupted, extended or re-captioned, the same
-command does only what is missing; what does not belong to the manifest is never mixed in.
+A clip gets a number that it keeps: `{clip:06d}{section:04d}.npy` and `.json`. Interrupted, extended or re-captioned,
+the same command does only what is missing; what does not belong to the manifest is never mixed in.
 """
 
 from __future__ import annotations
@@ -158,7 +158,8 @@ def _existing(out: Path, settings: Mapping[str, Any]) -> dict[str, dict[str, Any
         refuse_other_settings(out, "latents", found if isinstance(found, dict) else {}, settings)
     elif out.is_dir() and latent_files(out):
         raise UserError(
-            f"{out} already holds latents that another tool wrote; choose another --out, and name both folders in data.manifest."
+            f"{out} already holds latents that another tool wrote; choose another --out, and name both folders in "
+            "data.manifest."
         )
     found = {}
     for path in sorted(out.glob("*.json")) if out.is_dir() else []:
@@ -181,7 +182,8 @@ def _plan(
         owner = str(values[OURS].get("id"))
         if owner not in ids or not stem.isdigit() or len(stem) != 10:
             raise UserError(
-                f"{out} holds latents of '{owner}' ({stem}.json), which is not in this manifest; choose another --out, or "
+                f"{out} holds latents of '{owner}' ({stem}.json), which is not in this manifest; choose another "
+                "--out, or "
                 "remove those files."
             )
         numbers[owner] = int(stem[:6])
@@ -203,7 +205,8 @@ def _plan(
     stray += [path.stem for path in latent_files(out) if path.parent != out or path.stem not in planned]
     if stray:
         raise UserError(
-            f"{out} holds {len(stray)} files that are not of this manifest (the first: {stray[0]}); choose another --out, "
+            f"{out} holds {len(stray)} files that are not of this manifest (the first: {stray[0]}); choose another "
+            "--out, "
             "or remove them."
         )
     return plan

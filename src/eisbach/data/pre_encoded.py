@@ -1,9 +1,9 @@
 """Folders of latents as Stable Audio's own tools write and read them.
 
-A clip is `NAME.npy` (channels, frames) and `NAME.json` beside it: `prompt`, `seconds_start`, `seconds_total`, `padding_mask` (a
-0 or 1 a frame, 1 = audio), `sample_rate`, `path`, `relpath`, `timestamps`. `silence.npy` (1, channels, frames) is what padding is
-made of. Files may lie in folders below (stable-audio-tools keeps one for each process). What `pre_encode` writes also carries
-an `eisbach` entry: id, labels, split and the hash of the audio.
+A clip is `NAME.npy` (channels, frames) and `NAME.json` beside it: `prompt`, `seconds_start`, `seconds_total`,
+`padding_mask` (a 0 or 1 a frame, 1 = audio), `sample_rate`, `path`, `relpath`, `timestamps`. `silence.npy` (1,
+channels, frames) is what padding is made of. Files may lie in folders below (stable-audio-tools keeps one for each
+process). What `pre_encode` writes also carries an `eisbach` entry: id, labels, split and the hash of the audio.
 """
 
 from __future__ import annotations
@@ -130,9 +130,9 @@ def _valid_stretch(mask: object, frames: int, source: Path) -> tuple[int, int, i
 def read_pre_encoded(folder: str | Path, *, jobs: int = 4, quiet: bool = True) -> tuple[Manifest, SkipReport]:
     """The clips of a folder as manifest rows whose paths are `.npy`, and what was left out and why.
 
-    Every array is read once: a clip that is truncated, holds NaN or has no usable JSON is left out and reported. A row's
-    `audio_hash` is that of the `.npy`. Clips that `pre_encode` wrote keep their id, labels and split; others are named by
-    their file, have no labels, and are split by the file they were encoded from.
+    Every array is read once: a clip that is truncated, holds NaN or has no usable JSON is left out and reported. A
+    row's `audio_hash` is that of the `.npy`. Clips that `pre_encode` wrote keep their id, labels and split; others are
+    named by their file, have no labels, and are split by the file they were encoded from.
 
     Raises
     ------
@@ -232,12 +232,14 @@ def latent_entries(manifest: Manifest, codec: Codec) -> LatentCache:
         clip = read_clip(path)
         if clip.channels != codec.channels:
             raise ManifestError(
-                f"{path} holds latents of {clip.channels} channels and the model reads {codec.channels}; encode the audio "
+                f"{path} holds latents of {clip.channels} channels and the model reads {codec.channels}; encode the "
+                "audio "
                 "with this model's codec ('eisbach data encode MANIFEST --model MODEL --format sa3 --out FOLDER')."
             )
         if clip.sample_rate is not None and clip.sample_rate != codec.sample_rate:
             raise ManifestError(
-                f"{path} was encoded at {clip.sample_rate} Hz and the model's codec works at {codec.sample_rate} Hz; encode "
+                f"{path} was encoded at {clip.sample_rate} Hz and the model's codec works at {codec.sample_rate} Hz; "
+                "encode "
                 "the audio with this model's codec."
             )
         if path.parent not in folders:
@@ -252,7 +254,8 @@ def latent_entries(manifest: Manifest, codec: Codec) -> LatentCache:
 
 
 def _check_scale(entries: Sequence[LatentEntry], codec: Codec) -> None:
-    """Refuses latents whose size is nothing like the codec's of noise: somebody multiplied them by a scale of their own."""
+    """Refuses latents whose size is nothing like the codec's of noise: somebody multiplied them by a scale of their
+    own."""
     sizes = [
         _size(read_latent_array(entry.path)[:, entry.first : entry.first + entry.frames[0]])
         for entry in entries[:_SIZED]
@@ -262,7 +265,8 @@ def _check_scale(entries: Sequence[LatentEntry], codec: Codec) -> None:
     ratio = float(np.median(sizes)) / max(expected, 1e-6)
     if ratio > _OTHER_SCALE:
         raise ManifestError(
-            f"the latents in {entries[0].path.parent} are {ratio:.0f} times as large as this codec's of noise, so they are scaled; "
+            f"the latents in {entries[0].path.parent} are {ratio:.0f} times as large as this codec's of noise, so "
+            "they are scaled; "
             "divide them by their scale, or encode the audio again."
         )
 
@@ -297,7 +301,8 @@ def _check_folder(folder: Path, root: Path, codec: Codec) -> torch.Tensor | None
         distance = float(np.linalg.norm(theirs - middle) / max(float(np.linalg.norm(middle)), 1e-6))
         if distance > _FOREIGN:
             raise ManifestError(
-                f"{path} is not the silence of this model's codec (relative distance {distance:.2g}), so the latents beside "
+                f"{path} is not the silence of this model's codec (relative distance {distance:.2g}), so the latents "
+                "beside "
                 "it are another autoencoder's; encode the audio with this model's codec."
             )
     return torch.from_numpy(silence)
@@ -318,7 +323,8 @@ def read_silence(path: Path, channels: int) -> np.ndarray:
         or array.dtype.kind != "f" or not np.isfinite(array).all()
     ):  # fmt: skip
         raise ManifestError(
-            f"{path} holds {array.shape} and not finite latents (1, {channels}, frames); remove it, or encode the folder again."
+            f"{path} holds {array.shape} and not finite latents (1, {channels}, frames); remove it, or encode the "
+            "folder again."
         )
     return np.array(array, dtype=np.float32)
 

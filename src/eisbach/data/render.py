@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -335,7 +336,9 @@ def _read_journal(out: Path, clips: int) -> dict[int, dict[str, Any]]:
         except UserError:
             continue
         path = out / entry.row.path
-        if entry.index < clips and path.is_file() and path.stat().st_size == entry.bytes:
+        with contextlib.suppress(OSError):  # not there, or no name that a file can have
+            if entry.index >= clips or path.stat().st_size != entry.bytes:
+                continue
             done[entry.index] = {key: value for key, value in values.items() if key != "index"}
     return done
 

@@ -106,7 +106,8 @@ def list_pieces(select: Sequence[str] | None = None, *, redistributable: bool = 
             if not hits:
                 raise UserError(
                     f"no score matches '{name}'; give an id, a collection such as haydn, a family "
-                    f"({', '.join(_FAMILIES)}) or a pattern such as 'bach/bwv2*'; 'eisbach data scores --list' shows all."
+                    f"({', '.join(_FAMILIES)}) or a pattern such as 'bach/bwv2*'; 'eisbach data scores --list' shows "
+                    "all."
                 )
             chosen.update(hits)
         pieces = tuple(sorted(chosen))

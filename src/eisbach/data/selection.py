@@ -83,12 +83,14 @@ class TrainingChoice:
         wanted = f"split '{rule.split}'" + (f" and labels {dict(rule.select)}" if rule.select else "")
         if count == 0:
             return (
-                f"none of the {len(self.manifest)} clips of {self.manifest.root} has {wanted} and can train; change data.select or "
+                f"none of the {len(self.manifest)} clips of {self.manifest.root} has {wanted} and can train; change "
+                "data.select or "
                 "data.split, or add clips."
             )
         if count < rule.batch_size:
             return (
-                f"the training set has {count} clip{'s' if count > 1 else ''} ({wanted}) and batch_size is {rule.batch_size}; set "
+                f"the training set has {count} clip{'s' if count > 1 else ''} ({wanted}) and batch_size is "
+                f"{rule.batch_size}; set "
                 f"batch_size to at most {count}, or add clips."
             )
         return None
@@ -97,8 +99,8 @@ class TrainingChoice:
 def choose_clips(manifest: Manifest, rule: TrainingRule) -> TrainingChoice:
     """Which clips of a manifest train under a rule.
 
-    A clip trains when its split and labels are those of the rule, when it is long enough for one of the crops, and when no
-    clip before it has the same bytes and the same caption. What sounds in a training clip is never held out.
+    A clip trains when its split and labels are those of the rule, when it is long enough for one of the crops, and when
+    no clip before it has the same bytes and the same caption. What sounds in a training clip is never held out.
     """
     wanted = manifest.select(split=None if rule.split == "all" else rule.split, labels=rule.select)
     left_out: list[Skipped] = []

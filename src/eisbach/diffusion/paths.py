@@ -139,7 +139,8 @@ class VPPath(Path):
 
 @dataclass(frozen=True)
 class GVPPath(Path):
-    """The cosine path, generalised variance preserving (Ma et al. 2024, SiT): alpha = cos(pi t/2), sigma = sin(pi t/2)."""
+    """The cosine path, generalised variance preserving (Ma et al. 2024, SiT): alpha = cos(pi t/2), sigma = sin(pi
+    t/2)."""
 
     name: ClassVar[str] = "gvp"
     pure_noise: ClassVar[bool] = True

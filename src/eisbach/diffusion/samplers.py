@@ -1,4 +1,5 @@
-"""Samplers, from noise to data, on any path and for any target: along the ODE, with fresh noise, and for distilled models.
+"""Samplers, from noise to data, on any path and for any target: along the ODE, with fresh noise, and for distilled
+models.
 
 **Along the probability-flow ODE** (`sample_ode`), deterministic. Between two noise levels t > s the ODE is solved in a
 variable in which it has no linear part:
@@ -10,26 +11,26 @@ variable in which it has no linear part:
 One Euler step is the same in all three (it is DDIM's step with eta = 0: keep x0 and eps, move alpha and sigma). Heun's
 step evaluates the network a second time at s and averages the slope. On the edm path this is EDM's Algorithm 1 without
 churn; "edm_heun" is that algorithm on any path (the second form at every level, as EDM samples VP models: x/alpha over
-sigma/alpha), while "heun" averages the data estimate where there is more noise than data. A step that ends on clean data
-is always an Euler step, as there: it ends on the last data estimate, and with target x0 the slope does not exist at
-s = 0.
+sigma/alpha), while "heun" averages the data estimate where there is more noise than data. A step that ends on clean
+data is always an Euler step, as there: it ends on the last data estimate, and with target x0 the slope does not exist
+at s = 0.
 
-**With fresh noise** (`sample_stochastic`). A noisy sample ``x_t = alpha_t x0 + sigma_t noise`` is a Markov chain in t: from
-s up to t > s it loses signal by ``alpha_ts = alpha_t / alpha_s`` and gains the variance
-``sigma_ts^2 = sigma_t^2 - alpha_ts^2 sigma_s^2``. Seen from t, and given the data, x_s is Gaussian (Ho et al. 2020, Eq. 6-7;
-Kingma et al. 2021, App. A)::
+**With fresh noise** (`sample_stochastic`). A noisy sample ``x_t = alpha_t x0 + sigma_t noise`` is a Markov chain in t:
+from s up to t > s it loses signal by ``alpha_ts = alpha_t / alpha_s`` and gains the variance ``sigma_ts^2 = sigma_t^2 -
+alpha_ts^2 sigma_s^2``. Seen from t, and given the data, x_s is Gaussian (Ho et al. 2020, Eq. 6-7; Kingma et al. 2021,
+App. A)::
 
     q(x_s | x_t, x0) = N( (alpha_ts sigma_s^2 / sigma_t^2) x_t + (alpha_s sigma_ts^2 / sigma_t^2) x0,
                           sigma_ts^2 sigma_s^2 / sigma_t^2 )
 
-In log-SNR the ratio ``sigma_ts^2 / sigma_t^2`` is ``1 - SNR_t / SNR_s``, which is how it is computed: without cancellation,
-and right at the ends (SNR 0 and infinite). DDIM (Song et al. 2021, Eq. 12) keeps the marginals and takes the share eta^2 of
-that variance: eta = 1 is ancestral sampling (DDPM's posterior), eta = 0 the ODE's Euler step.
+In log-SNR the ratio ``sigma_ts^2 / sigma_t^2`` is ``1 - SNR_t / SNR_s``, which is how it is computed: without
+cancellation, and right at the ends (SNR 0 and infinite). DDIM (Song et al. 2021, Eq. 12) keeps the marginals and takes
+the share eta^2 of that variance: eta = 1 is ancestral sampling (DDPM's posterior), eta = 0 the ODE's Euler step.
 
-**Ping-pong** (`sample_pingpong`), for distilled models: guess the data, noise the guess to the next level with fresh noise,
-repeat: ``x0 = x0(x_t, t)``, ``x_s = alpha(s) x0 + sigma(s) noise``. This is multistep consistency sampling (Song et al. 2023,
-Algorithm 1); Stable Audio 3's distilled models are played with 8 steps of it, without guidance. A model that was not
-distilled gives blurred guesses: sample it along the ODE.
+**Ping-pong** (`sample_pingpong`), for distilled models: guess the data, noise the guess to the next level with fresh
+noise, repeat: ``x0 = x0(x_t, t)``, ``x_s = alpha(s) x0 + sigma(s) noise``. This is multistep consistency sampling (Song
+et al. 2023, Algorithm 1); Stable Audio 3's distilled models are played with 8 steps of it, without guidance. A model
+that was not distilled gives blurred guesses: sample it along the ODE.
 """
 
 from __future__ import annotations
@@ -163,7 +164,8 @@ def sample_ode(
     path, edm = network.path, method == "edm_heun"
     if edm and not bool(path.alpha(levels[0]) > 0):
         raise UserError(
-            f"edm_heun follows x/alpha, and the {path.name} path has alpha = 0 at t = {levels[0]:g}; use the schedule karras "
+            f"edm_heun follows x/alpha, and the {path.name} path has alpha = 0 at t = {levels[0]:g}; use the schedule "
+            "karras "
             "or log_snr, which start below, or the method heun."
         )
     points = [level.to(device=noise.device, dtype=noise.dtype) for level in levels]
@@ -198,7 +200,8 @@ def _step_form(path: Path, t: Tensor, s: Tensor, *, last: bool, noisy: bool) -> 
 
 
 def _published_form(path: Path, t: Tensor, s: Tensor, *, last: bool) -> tuple[str, Tensor, Tensor]:
-    """The step in x/alpha over sigma/alpha, in which the slope is the noise (Karras et al. 2022, Eq. 1, Algorithm 1)."""
+    """The step in x/alpha over sigma/alpha, in which the slope is the noise (Karras et al. 2022, Eq. 1, Algorithm
+    1)."""
     if last:
         # Clean data: alpha = 1 and sigma = 0, whatever sigma(0) of the path is.
         return "x0", torch.zeros_like(t), torch.ones_like(t)
@@ -235,8 +238,8 @@ def sample_pingpong(
     times : Tensor [shape=(n + 1,)]
         Strictly descending from 1 to 0, as `schedules.get_schedule` gives.
     fresh_noise : callable
-        ``fresh_noise(step) -> Tensor [shape=(B, ...)]``: standard normal, for the end of each step from 1 to n - 1. Draw every
-        sample's from its own generator, so that it does not depend on the batch.
+        ``fresh_noise(step) -> Tensor [shape=(B, ...)]``: standard normal, for the end of each step from 1 to n - 1.
+        Draw every sample's from its own generator, so that it does not depend on the batch.
     on_step : callable or None
         ``on_step(step, x)`` after each step, step from 1 to n.
 
@@ -248,8 +251,8 @@ def sample_pingpong(
     Raises
     ------
     UserError
-        Unknown target, a malformed schedule, a target that is undefined at a visited noise level, an output or fresh noise of
-        another shape, or a result that is not finite.
+        Unknown target, a malformed schedule, a target that is undefined at a visited noise level, an output or fresh
+        noise of another shape, or a result that is not finite.
     """
     network, levels = _checked(predict, path, target, times)
     path = network.path
@@ -268,7 +271,8 @@ def sample_pingpong(
 
 
 class Kernel(NamedTuple):
-    """A Gaussian step: x_s given x_t and x0 has mean ``of_x x_t + of_x0 x0`` and the variance ``variance`` in each entry.
+    """A Gaussian step: x_s given x_t and x0 has mean ``of_x x_t + of_x0 x0`` and the variance ``variance`` in each
+    entry.
 
     Attributes
     ----------
@@ -331,15 +335,15 @@ def sample_stochastic(
     noise : Tensor [shape=(B, ...)]
         Standard normal; the sampler scales it by sigma(1) itself.
     times : Tensor [shape=(n + 1,)]
-        Strictly descending from 1 to 0. The last step ends on the data estimate itself, without noise, also on a path whose
-        sigma(0) is not 0 (edm).
+        Strictly descending from 1 to 0. The last step ends on the data estimate itself, without noise, also on a path
+        whose sigma(0) is not 0 (edm).
     eta : float in [0, 1], default 1.0
         1 is ancestral sampling, 0 is deterministic and equals ``sample_ode(..., method="euler")``.
     generator : torch.Generator or None
         Draws the fresh noise of every step, on its own device.
     fresh_noise : callable or None
-        Instead of a generator: ``fresh_noise(step) -> Tensor [shape=(B, ...)]``, standard normal, for steps 1 to n - 1. With
-        it each sample's noise can be independent of the batch.
+        Instead of a generator: ``fresh_noise(step) -> Tensor [shape=(B, ...)]``, standard normal, for steps 1 to n - 1.
+        With it each sample's noise can be independent of the batch.
     on_step : callable or None
         ``on_step(step, x)`` after each step, step from 1 to n.
 
@@ -351,8 +355,8 @@ def sample_stochastic(
     Raises
     ------
     UserError
-        eta out of range, no source of noise or two of them although eta > 0, unknown target, a malformed schedule, a target
-        that is undefined at a visited noise level, an output of another shape, or a result that is not finite.
+        eta out of range, no source of noise or two of them although eta > 0, unknown target, a malformed schedule, a
+        target that is undefined at a visited noise level, an output of another shape, or a result that is not finite.
     """
     _check_eta(eta)
     if eta > 0 and (generator is None) == (fresh_noise is None):

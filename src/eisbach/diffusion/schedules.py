@@ -96,7 +96,8 @@ def rescaled_entropic(
     """
     if curve is None:
         raise UserError(
-            "the schedule rescaled_entropic spaces its steps by a measured curve; give its file as curve= (schedule_options: "
+            "the schedule rescaled_entropic spaces its steps by a measured curve; give its file as curve= "
+            "(schedule_options: "
             "{curve: FILE} in a configuration), as `eisbach signature entropy` writes it."
         )
     measured = curve if isinstance(curve, RateCurve) else read_rate_curve(curve)
@@ -118,7 +119,8 @@ SCHEDULES: dict[str, Callable[..., Tensor]] = {
     "log_snr": log_snr,
     "rescaled_entropic": rescaled_entropic,
 }
-"""Name to function of the steps, of `path` where it is stated in noise, and of its options; a new schedule is one line."""
+"""Name to function of the steps, of `path` where it is stated in noise, and of its options; a new schedule is one
+line."""
 
 
 def get_schedule(name: str, num_inference_steps: int, path: Path | str | None = None, **options: Any) -> Tensor:
@@ -137,8 +139,8 @@ def get_schedule(name: str, num_inference_steps: int, path: Path | str | None = 
     Returns
     -------
     Tensor [shape=(num_inference_steps + 1,), float64, CPU]
-        Strictly descending to exactly 0; from exactly 1, except where a schedule starts at ``sigma / alpha`` = sigma_max: karras and
-        log_snr always, rescaled_entropic when asked.
+        Strictly descending to exactly 0; from exactly 1, except where a schedule starts at ``sigma / alpha`` =
+        sigma_max: karras and log_snr always, rescaled_entropic when asked.
 
     Raises
     ------
@@ -179,9 +181,9 @@ def schedule_from_rate(
 ) -> Tensor:
     """Points evenly spaced in the cumulative measure of a rate over t, from `start` to exactly 0.
 
-    The rate is linear between the given levels and constant beyond them. A share `floor` of the measure is uniform in t: where
-    the rate is zero or next to it, a stretch of length d in t still gets about ``floor * d * n`` of the n steps, and no step is longer
-    than ``1 / (floor n)``.
+    The rate is linear between the given levels and constant beyond them. A share `floor` of the measure is uniform in
+    t: where the rate is zero or next to it, a stretch of length d in t still gets about ``floor * d * n`` of the n
+    steps, and no step is longer than ``1 / (floor n)``.
 
     Parameters
     ----------
@@ -203,8 +205,8 @@ def schedule_from_rate(
     Raises
     ------
     UserError
-        Too few levels, levels that are not monotone or leave [0, 1], a rate that is negative, not finite or zero everywhere, a
-        floor or start out of range, or a rate so concentrated that steps coincide.
+        Too few levels, levels that are not monotone or leave [0, 1], a rate that is negative, not finite or zero
+        everywhere, a floor or start out of range, or a rate so concentrated that steps coincide.
     """
     levels, values = _checked_rate(t, rate)
     if not (isinstance(floor, (int, float)) and 0 < floor <= 1):
@@ -226,7 +228,8 @@ def schedule_from_rate(
     found[0], found[-1] = start, 0.0
     if (np.diff(found.astype(np.float32)) >= 0).any():
         raise UserError(
-            f"{num_inference_steps} steps by this rate coincide at single precision: nearly all of it lies at one noise level; "
+            f"{num_inference_steps} steps by this rate coincide at single precision: nearly all of it lies at one "
+            "noise level; "
             "use fewer steps or a larger floor."
         )
     return torch.from_numpy(found)
@@ -246,8 +249,10 @@ def _checked_rate(t: Tensor | Sequence[float], rate: Tensor | Sequence[float]) -
     bad = ~(np.isfinite(values) & (values >= 0))
     if bad.any():
         raise UserError(
-            f"the rate at t = {levels[bad][0]:g} is {values[bad][0]:g}; a schedule needs rates that are finite and at least 0: use a "
-            "reading that cannot be negative (the signature's 'rate' and not its 'chain'), or measure with more samples."
+            f"the rate at t = {levels[bad][0]:g} is {values[bad][0]:g}; a schedule needs rates that are finite and at "
+            "least 0: use a "
+            "reading that cannot be negative (the signature's 'rate' and not its 'chain'), or measure with more "
+            "samples."
         )
     if not values.any():
         raise UserError("the measured rate is zero at every noise level; there is nothing to space steps by.")
@@ -273,7 +278,8 @@ def _noise_range(name: str, path: Path, sigma_min: float, sigma_max: float) -> t
     low, high = torch.exp(-path.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64)) / 2).tolist()
     if sigma_min >= high or sigma_max <= low:
         raise UserError(
-            f"the {name} schedule from {sigma_max:g} to {sigma_min:g} lies outside the {path.name} path, whose sigma/alpha "
+            f"the {name} schedule from {sigma_max:g} to {sigma_min:g} lies outside the {path.name} path, whose "
+            "sigma/alpha "
             f"runs from {high:.4g} to {low:.4g}; choose ends within it."
         )
     return max(sigma_min, low), min(sigma_max, high)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 STATISTICS = "comparison.json"
 """The one file of statistics of an analysis; `comparison.csv` holds the same rows for a spreadsheet."""
 _COLUMNS = (
-    "metric", "unit", "primary", "set", "mean", "sd", "clips", "reference", "difference", "low", "high", "hedges_g", "p",
+    "metric", "unit", "primary", "set", "mean", "sd", "clips", "reference", "difference", "low", "high", "hedges_g",
+    "p",
     "p_corrected", "unit_of_inference", "units", "verdict",
 )  # fmt: skip
 

@@ -65,12 +65,14 @@ def _seconds(row: Record) -> float | None:
 
 
 def condition_notes(records: Sequence[Record], *, lengths: bool = True) -> list[str]:
-    """What a reader must know about the recordings themselves: lengths, bandwidths, silence, that could pass for structure."""
+    """What a reader must know about the recordings themselves: lengths, bandwidths, silence, that could pass for
+    structure."""
     notes = []
     seconds = [value for row in records if (value := _seconds(row)) is not None]
     if lengths and seconds and max(seconds) > _LENGTH_TOLERANCE * min(seconds):
         notes.append(
-            f"The clips last from {min(seconds):.1f} to {max(seconds):.1f} s. Most measures grow with length, so cut the "
+            f"The clips last from {min(seconds):.1f} to {max(seconds):.1f} s. Most measures grow with length, so cut "
+            "the "
             "clips to one length (--seconds) before you trust a difference."
         )
     bands = _by_arm(records, "bandwidth_hz")
@@ -96,7 +98,8 @@ def _by_arm(records: Sequence[Record], column: str) -> dict[str, float]:
 
 
 def duplicate_notes(records: Sequence[Record]) -> list[str]:
-    """Recordings that count more than once: within a set they make intervals too narrow, across sets differences too small."""
+    """Recordings that count more than once: within a set they make intervals too narrow, across sets differences too
+    small."""
     heard: dict[str, list[str]] = {}
     for row in records:
         heard.setdefault(str(row.get("audio_hash") or row["path"]), []).append(str(row["arm"]))
@@ -105,7 +108,8 @@ def duplicate_notes(records: Sequence[Record]) -> list[str]:
     notes = []
     if within:
         notes.append(
-            f"{within} clip{'s repeat' if within > 1 else ' repeats'} another file of the same set byte for byte: intervals "
+            f"{within} clip{'s repeat' if within > 1 else ' repeats'} another file of the same set byte for byte: "
+            "intervals "
             "are too narrow by that."
         )
     if across:
@@ -134,7 +138,8 @@ def power_notes(results: Results | None) -> list[str]:
             continue
         if (most.p_floor or 0.0) >= 0.05:
             notes.append(
-                f"With {most.n_units} {most.unit}s of {arm} the smallest possible p is {most.p_floor:.2g}: no difference can "
+                f"With {most.n_units} {most.unit}s of {arm} the smallest possible p is {most.p_floor:.2g}: no "
+                "difference can "
                 "be called shown, however large it is."
             )
             continue
@@ -143,15 +148,18 @@ def power_notes(results: Results | None) -> list[str]:
         if primary > 1 and least * primary >= 0.05:
             notes.append(
                 f"With {most.n_units} {most.unit}s of {arm} the smallest possible p is {least:.2g}, and "
-                f"{least * primary:.2g} once it is corrected for {primary} primary measures: none can be called shown. Name "
+                f"{least * primary:.2g} once it is corrected for {primary} primary measures: none can be called "
+                "shown. Name "
                 "fewer with --primary before you look, or make more clips."
             )
             continue
         size = _POWER * math.sqrt((1.0 if most.paired else 2.0) / most.n_units)
         of = "of the differences between pairs" if most.paired else "of the clips"
         notes.append(
-            f"{arm} against {results.baseline}: {most.n_units} {most.unit}s{'' if most.paired else ' on the smaller side'}. "
-            f"A difference has to be about {size:.1f} standard deviations {of} to be found four times out of five, before "
+            f"{arm} against {results.baseline}: {most.n_units} "
+            f"{most.unit}s{'' if most.paired else ' on the smaller side'}. "
+            f"A difference has to be about {size:.1f} standard deviations {of} to be found four times out of five, "
+            "before "
             "any correction."
         )
     return notes

@@ -1,4 +1,5 @@
-"""Clips cut to one length, because most measures of structure grow with it: new files beside the analysis, never the originals."""
+"""Clips cut to one length, because most measures of structure grow with it: new files beside the analysis, never the
+originals."""
 
 from __future__ import annotations
 

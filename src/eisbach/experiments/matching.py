@@ -48,9 +48,9 @@ def match_sets(
 ) -> Matching:
     """The clips of every set keyed so that those of the first set and their partners stand side by side.
 
-    'auto' matches by prompt and seed where manifests name them; else by name, where sets were named `side_by_side` and a
-    set shares at least half of its clips' names (or of the first set's, if those are fewer) with the first: a few names
-    in common are chance. A set that finds no partners stays unmatched while the others are matched.
+    'auto' matches by prompt and seed where manifests name them; else by name, where sets were named `side_by_side` and
+    a set shares at least half of its clips' names (or of the first set's, if those are fewer) with the first: a few
+    names in common are chance. A set that finds no partners stays unmatched while the others are matched.
 
     Parameters
     ----------
@@ -87,7 +87,8 @@ def match_sets(
     if pair not in (AUTO, NONE) and len(order) > 1:
         columns = _ways(pair, side_by_side)[0][0]
         raise UserError(
-            f"the sets share no values of {' and '.join(_words(columns))} with '{order[0]}', so nothing can be matched by "
+            f"the sets share no values of {' and '.join(_words(columns))} with '{order[0]}', so nothing can be "
+            "matched by "
             "them; use --pair none, or labels that the manifests name."
         )
     how = (

@@ -1,4 +1,5 @@
-"""The fine-tuning set of an experiment: performances of scores and flat material in one manifest, or a person's own audio."""
+"""The fine-tuning set of an experiment: performances of scores and flat material in one manifest, or a person's own
+audio."""
 
 from __future__ import annotations
 
@@ -166,7 +167,8 @@ def adopt_folder(
 
     if data.resolve().is_relative_to(folder.resolve()):
         raise UserError(
-            f"the results in {data.parent} would lie within {folder} and be taken for its audio; choose an --out outside it."
+            f"the results in {data.parent} would lie within {folder} and be taken for its audio; choose an --out "
+            "outside it."
         )
     skips = SkipReport()
     if (folder / MANIFEST_NAME).is_file():
@@ -204,6 +206,7 @@ def _refuse_changes(manifest: Manifest, folder: Path) -> None:
     )
     if before != now:
         raise UserError(
-            f"{folder} is not what the models in {manifest.root.parent} were trained on ({len(now - before)} clips are new "
+            f"{folder} is not what the models in {manifest.root.parent} were trained on ({len(now - before)} clips "
+            "are new "
             f"or changed, {len(before - now)} are gone or changed); restore it, or choose another output folder."
         )

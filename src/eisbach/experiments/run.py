@@ -1,4 +1,5 @@
-"""Runs an experiment: material → every arm and seed trained and played → measured → compared, continuing what exists."""
+"""Runs an experiment: material → every arm and seed trained and played → measured → compared, continuing what
+exists."""
 
 from __future__ import annotations
 
@@ -179,7 +180,8 @@ def claim_folder(spec: ExperimentSpec, root: Path) -> None:
         old = build_config(ExperimentSpec, read_yaml(path), str(path))
         arms = old.arms.keys() & spec.arms.keys()
         before, now = (_what_decides(spec, arms) for spec in (old, spec))
-        # Arms may train on other models or data under these keys' paths: every arm's run folder knows the content of both.
+        # Arms may train on other models or data under these keys' paths: every arm's run folder knows the content of
+        # both.
         free = ["training.model", "training.data.manifest", "training.data.cache"]
         free += [f"arms.{arm}.{key}" for arm in arms for key in ("model", "data.manifest", "data.cache")]
         refuse_other_settings(root, "an experiment", before, now, free=free)

@@ -12,7 +12,8 @@ from eisbach.experiments.spec import ExperimentSpec, merge
 
 _SHOWN = 10  # files named in a note
 _OWN_AUDIO = (
-    "The models were fine-tuned on the audio in {folder} ({clips} training clips); whether the plain arm goes flat depends "
+    "The models were fine-tuned on the audio in {folder} ({clips} training clips); whether the plain arm goes flat "
+    "depends "
     "on that audio."
 )
 _NO_LABELS = "Nobody labelled which of the audio is flat, so there is no oracle arm and no recovered share of its gain."
@@ -69,8 +70,9 @@ def own_audio_spec(
 ) -> ExperimentSpec:
     """The demo's experiment on a person's folder of audio: the same arms, without the oracle unless clips are labelled.
 
-    Writes a manifest of the folder into the experiment's folder (unless `save` is False). What could not be used, and every way in which the
-    experiment differs from the recipe, is told through `notify` and stands in the notes of the page.
+    Writes a manifest of the folder into the experiment's folder (unless `save` is False). What could not be used, and
+    every way in which the experiment differs from the recipe, is told through `notify` and stands in the notes of the
+    page.
 
     Raises
     ------

@@ -139,7 +139,8 @@ def _of_details(
         raise UserError(f"none of its {len(rows)} clips holds 2 s of sound.")
     if len(clips) < len(rows):
         made.notes.append(
-            f"{name}: {len(rows) - len(clips)} of {len(rows)} clips hold less than 2 s of sound and have no part in the "
+            f"{name}: {len(rows) - len(clips)} of {len(rows)} clips hold less than 2 s of sound and have no part in "
+            "the "
             "distances."
         )
     return clips
@@ -151,7 +152,8 @@ def _described(
     paths = [str(row["path"]) for row in rows]
     own = SkipReport()
     clips = read_clips(
-        paths, [prompts.get(path) or None for path in paths], jobs=jobs, skips=own, quiet=quiet, description=f"measure {name}"
+        paths, [prompts.get(path) or None for path in paths], jobs=jobs, skips=own, quiet=quiet,
+        description=f"measure {name}"
     )  # fmt: skip
     known = {item.item for item in skips.skipped}
     skips.skipped.extend(item for item in own.skipped if item.item not in known)
@@ -196,7 +198,8 @@ def _compared(
         rows = {model: (by_set[first], None if second is None else by_set[second]) for model, by_set in vectors.items()}
         try:
             return compare_sets(
-                described[first], None if second is None else described[second], names=(first, second or ""), embeddings=rows,
+                described[first], None if second is None else described[second], names=(first, second or ""),
+                embeddings=rows,
                 seed=seed, **extra,
             )  # fmt: skip
         except UserError as error:

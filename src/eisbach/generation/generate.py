@@ -59,8 +59,8 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     """Makes what is missing of `config` and returns the manifest of all of it.
 
     Finished files are kept, so that the same command continues a stopped one. Batches are cut from the whole plan and
-    not from what is missing, so that a continued run makes the same samples, bit for bit, as an uninterrupted one with the
-    same number of threads.
+    not from what is missing, so that a continued run makes the same samples, bit for bit, as an uninterrupted one with
+    the same number of threads.
 
     Parameters
     ----------
@@ -134,12 +134,14 @@ def _stopped(takes: list[Take], duration: float) -> InterruptedRun:
     """What is said of a stopped generation."""
     done = sum(_is_finished(take.path, duration) for take in takes)
     return InterruptedRun(
-        f"{done} of {len(takes)} clips are finished and stay in {takes[0].path.parent}; the same command makes the others."
+        f"{done} of {len(takes)} clips are finished and stay in {takes[0].path.parent}; the same command makes the "
+        "others."
     )
 
 
 class _Meter:
-    """The bar of a generation. Decoding takes its share of it: as many steps as its time, tried on a few frames, is worth."""
+    """The bar of a generation. Decoding takes its share of it: as many steps as its time, tried on a few frames, is
+    worth."""
 
     def __init__(self, config: GenerateConfig, codec: Codec, batches: int, done: int, quiet: bool) -> None:
         self._config, self._codec, self._quiet = config, codec, quiet
@@ -192,8 +194,9 @@ class _Meter:
 
 
 def settle_sampling(config: GenerateConfig, backbone: Backbone) -> GenerateConfig:
-    """The configuration with the sampling defaults of a distilled model, where the model is one; what was set stands."""
-    if not getattr(backbone, "distilled", False):
+    """The configuration with the sampling defaults of a distilled model, where the model is one; what was set
+    stands."""
+    if not backbone.distilled:
         return config
     return config.model_copy(
         update={key: value for key, value in DISTILLED.items() if key not in config.model_fields_set}
@@ -202,10 +205,7 @@ def settle_sampling(config: GenerateConfig, backbone: Backbone) -> GenerateConfi
 
 def unknown_words(prompts: Iterable[Prompt], backbone: Backbone) -> list[str]:
     """A sentence for each prompt with words that the model has no meaning for; none when it reads everything."""
-    ask: Callable[[str], list[str]] | None = getattr(backbone, "unknown_words", None)
-    if ask is None:
-        return []
-    found = [(prompt.id, ask(prompt.text)) for prompt in prompts]
+    found = [(prompt.id, backbone.unknown_words(prompt.text)) for prompt in prompts]
     return [
         f"prompt '{name}': the model does not know {', '.join(words)}; these words change nothing."
         for name, words in found
@@ -346,7 +346,8 @@ def _read_stamp(path: Path) -> dict[str, Any]:
 
 
 def _check_stamp(path: Path, stamp: dict[str, Any]) -> None:
-    """Refuses a folder whose audio came from another model or from other settings; without audio there is nothing to mix."""
+    """Refuses a folder whose audio came from another model or from other settings; without audio there is nothing to
+    mix."""
     if not path.is_file() or not any(path.parent.glob("*.flac")):
         return
     old = _read_stamp(path)

@@ -25,7 +25,8 @@ def write_images(
     seed: int = 0,
     quiet: bool = False,
 ) -> int:
-    """Writes `count` PNG files and samples.json into `out`; images that are there already are kept. Returns how many there are.
+    """Writes `count` PNG files and samples.json into `out`; images that are there already are kept. Returns how many
+    there are.
 
     Parameters
     ----------
@@ -46,7 +47,7 @@ def write_images(
     from eisbach.data.images_read import to_bytes
 
     backbone = load_backbone(model)
-    if getattr(backbone, "latent_size", None) is None:
+    if backbone.modality != "image":
         raise UserError(f"the model '{model}' makes no images; give the folder of an image model.")
     codec = load_image_codec(backbone.codec, backbone.latent_channels)
     names = list(classes or backbone.classes or [""])  # type: ignore[attr-defined]
@@ -65,7 +66,8 @@ def write_images(
         for start in range(0, count, sampling.batch_size):
             if stop.is_set():
                 raise InterruptedRun(
-                    f"{sum(file.is_file() for file in files)} of {count} images are finished and stay in {out}; the same command "
+                    f"{sum(file.is_file() for file in files)} of {count} images are finished and stay in {out}; the "
+                    "same command "
                     "draws the others."
                 )
             part = slice(start, min(start + sampling.batch_size, count))

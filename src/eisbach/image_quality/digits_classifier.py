@@ -39,7 +39,8 @@ class DigitNet(nn.Module):
         self.hidden, self.head = nn.Linear(32 * 16, FEATURES), nn.Linear(FEATURES, classes)
 
     def features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(hidden layer [shape=(B, FEATURES)] before its nonlinearity, spatial features [shape=(B, 7 * 16)]) of images [shape=(B, 1, 8, 8)].
+        """(hidden layer [shape=(B, FEATURES)] before its nonlinearity, spatial features [shape=(B, 7 * 16)]) of images
+        [shape=(B, 1, 8, 8)].
 
         The spatial ones are 7 channels at 4x4, as sFID takes 7 channels at 17x17 of Inception.
         """
@@ -88,7 +89,8 @@ class DigitClassifier:
         """
         if images.shape[1:] != (8, 8, 1):
             raise UserError(
-                f"the digits classifier reads grey images of 8x8 pixels; {images.shape[2]}x{images.shape[1]} in {images.shape[3]} "
+                f"the digits classifier reads grey images of 8x8 pixels; {images.shape[2]}x{images.shape[1]} in "
+                f"{images.shape[3]} "
                 "channels arrived: use the features inception for other images."
             )
         values = torch.from_numpy(to_unit_range(images))

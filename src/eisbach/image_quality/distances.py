@@ -55,7 +55,8 @@ class ImageStatistics:
         return self.count is not None and self.count <= len(self.pooled.mean)
 
     def save(self, path: str | Path) -> None:
-        """Writes an .npz in ADM's keys (mu, sigma, mu_s, sigma_s) with count, network and, where they are there, features and logits."""
+        """Writes an .npz in ADM's keys (mu, sigma, mu_s, sigma_s) with count, network and, where they are there,
+        features and logits."""
         values: dict[str, Any] = {
             "mu": self.pooled.mean,
             "sigma": self.pooled.covariance,
@@ -103,8 +104,8 @@ def statistics_of(images: np.ndarray, network: FeatureNetwork) -> ImageStatistic
 def read_statistics(path: str | Path, network: FeatureNetwork | None) -> ImageStatistics:
     """Statistics from an .npz: moments as `ImageStatistics.save` and ADM write them, images (ADM's `arr_0`), or both.
 
-    ADM's reference batches hold both: the moments are taken as they are, and precision, recall and IS need the images to be read
-    through `network`.
+    ADM's reference batches hold both: the moments are taken as they are, and precision, recall and IS need the images
+    to be read through `network`.
 
     Raises
     ------
@@ -131,7 +132,8 @@ def read_statistics(path: str | Path, network: FeatureNetwork | None) -> ImageSt
         return result
     if images is None:
         raise UserError(
-            f"{path} holds {', '.join(sorted(names)) or 'nothing'} and neither statistics (mu, sigma) nor images (arr_0); give a "
+            f"{path} holds {', '.join(sorted(names)) or 'nothing'} and neither statistics (mu, sigma) nor images "
+            "(arr_0); give a "
             "reference as ADM publishes them, or a folder of images."
         )
     if network is None:
@@ -142,7 +144,8 @@ def read_statistics(path: str | Path, network: FeatureNetwork | None) -> ImageSt
 def _arrays(path: str | Path) -> dict[str, np.ndarray]:
     if Path(path).is_file() and not is_zipfile(path):
         raise UserError(
-            f"the reference {path} cannot be read: it is no whole .npz archive; give statistics or images as ADM publishes them."
+            f"the reference {path} cannot be read: it is no whole .npz archive; give statistics or images as ADM "
+            "publishes them."
         )
     return read_arrays(path, "reference")
 
@@ -156,7 +159,8 @@ def _count(value: np.ndarray, path: str | Path) -> int:
 def _check_images(images: np.ndarray, path: str | Path) -> np.ndarray:
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.dtype != np.uint8:
         raise UserError(
-            f"{path} holds arr_0 of {images.dtype} {images.shape}; images of bytes, (N, height, width, 1 or 3), are expected."
+            f"{path} holds arr_0 of {images.dtype} {images.shape}; images of bytes, (N, height, width, 1 or 3), are "
+            "expected."
         )
     return images
 
@@ -176,7 +180,8 @@ def _check_moments(statistics: ImageStatistics, path: str | Path) -> None:
             or not (np.isfinite(what.mean).all() and np.isfinite(what.covariance).all())
         ):
             raise UserError(
-                f"{path} holds a mean of {what.mean.shape} and a covariance of {what.covariance.shape}, or values that are not "
+                f"{path} holds a mean of {what.mean.shape} and a covariance of {what.covariance.shape}, or values "
+                "that are not "
                 "finite; (d,) and (d, d) are expected."
             )
 

@@ -1,7 +1,7 @@
 """Pictures of audio: mel-spectrogram, self-similarity, trajectory, one clip's three together, and a grid of clips.
 
-Each function takes audio in any form (`Waveform`, `Features`, `Analysis` or the path of a file) and returns PNG bytes, or also
-writes them when `out` is given. Figures are made through matplotlib's objects on the Agg canvas: no pyplot, no
+Each function takes audio in any form (`Waveform`, `Features`, `Analysis` or the path of a file) and returns PNG bytes,
+or also writes them when `out` is given. Figures are made through matplotlib's objects on the Agg canvas: no pyplot, no
 global figure state, no display needed.
 """
 

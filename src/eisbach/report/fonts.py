@@ -1,8 +1,8 @@
 """Fonts for names and captions in any script: which installed fonts draw which characters.
 
-matplotlib takes a list of families and draws each character with the first that has it. Its own font has no ideographs, no
-hangul, no Devanagari …; here the rest of a figure's characters are looked up in every font that matplotlib lists, and then in
-those of the system that its list, which may be older than the font, does not have.
+matplotlib takes a list of families and draws each character with the first that has it. Its own font has no ideographs,
+no hangul, no Devanagari …; here the rest of a figure's characters are looked up in every font that matplotlib lists,
+and then in those of the system that its list, which may be older than the font, does not have.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _said: set[str] = set()
 
 
 def drawable(text: str) -> str:
-    """A text without what no font can draw: undecodable bytes and controls become escapes, invisible marks are left out."""
+    """A text without what no font can draw: undecodable bytes and controls become escapes, invisible marks are left
+    out."""
     return "".join(_drawable(character) for character in text)
 
 
@@ -80,14 +81,16 @@ def _dress(figure: Any) -> None:
         named = ", ".join(f"{character} (U+{ord(character):04X})" for character in new[:_SAID_AT_MOST])
         more = f" and {len(new) - _SAID_AT_MOST} more" if len(new) > _SAID_AT_MOST else ""
         warnings.warn(
-            f"no installed font has {named}{more}: pictures show boxes in their place; install a font that has them, such "
+            f"no installed font has {named}{more}: pictures show boxes in their place; install a font that has them, "
+            "such "
             "as Noto Sans CJK for Chinese, Japanese and Korean.",
             stacklevel=3,
         )
 
 
 def save_figure(figure: Any, buffer: Any, **options: Any) -> None:
-    """`figure.savefig` with the fonts that its texts need, and without matplotlib's own words on every missing glyph and every missing bold."""
+    """`figure.savefig` with the fonts that its texts need, and without matplotlib's own words on every missing glyph
+    and every missing bold."""
     _dress(figure)
     log = logging.getLogger("matplotlib.font_manager")
     level = log.level

@@ -342,12 +342,14 @@ def _own_notes(context: ReportContext) -> list[str]:
             f"With {units[0].n_units} {units[0].unit}s an arm the smallest possible p is {floor:.2g}: "
             "no difference can be called shown, however large it is. Five trained models an arm are the least that can."
             if units[0].unit == "trained model"
-            else f"With {units[0].n_units} {units[0].unit}s the smallest possible p is {floor:.2g}: no difference can be "
+            else f"With {units[0].n_units} {units[0].unit}s the smallest possible p is {floor:.2g}: no difference can "
+            "be "
             "called shown, however large it is."
         )
     if units and units[0].unit == "prompt" and any(row.get("train_seed") is not None for row in context.records):
         notes.append(
-            "One trained model an arm: what is shown is a difference between these checkpoints. Another training of the "
+            "One trained model an arm: what is shown is a difference between these checkpoints. Another training of "
+            "the "
             "same method could come out differently."
         )
     unmatched = max((one.unmatched for one in results.comparisons), default=0)

@@ -92,7 +92,8 @@ def verdict(comparison: Comparison, info: MetricInfo, titles: Mapping[str, str] 
     floor = comparison.p_floor
     if floor is not None and floor >= 0.05:
         return (
-            f"With {found} ({evidence}). With {comparison.n_units} {comparison.unit}s{_sides(comparison)} no p value below "
+            f"With {found} ({evidence}). With {comparison.n_units} {comparison.unit}s{_sides(comparison)} no p value "
+            "below "
             f"{floor:.2g} is possible, so this comparison could not have shown a difference."
         )
     shown = comparison.shown_interval
@@ -147,7 +148,8 @@ def recovered_sentence(recovered: RecoveredShare, titles: Mapping[str, str] | No
     low, high = recovered.interval
     said = f"{_upper(arm)} recovers {_percent(recovered.share)} of the gain of {oracle}"
     if low == high:
-        # The ratio is the same however the units are drawn again: the bootstrap sees no variation, which is not certainty.
+        # The ratio is the same however the units are drawn again: the bootstrap sees no variation, which is not
+        # certainty.
         return f"{said} (the same in every {recovered.unit}, so that {recovered.n_units} of them give no interval)."
     return f"{said} (95% interval {_percent(low)} to {_percent(high)}, {recovered.n_units} {recovered.unit}s)."
 

@@ -188,7 +188,7 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = pq.ParquetFile(str(path)).read().to_pylist()
         return rows
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
         raise RecordError(
             f"the records file {path} is truncated or not Parquet ({' '.join(str(error).split())[:120]}); "
             "write it again or use the .jsonl file beside it."

@@ -54,13 +54,14 @@ class Analysis:
     conditions : dict of str to float
         What a comparison has to hold equal: `duration` and `analysed_seconds` (s), `sample_rate` (Hz), `channels`,
         `peak_db` (dBFS), `noise_floor_db` (dB below the clip's maximum), `bandwidth_hz`, the energy shares
-        `share_below_200` and `share_above_2000` (0-1), `loudness_lufs` (integrated loudness), and what the paper's share of PC1 is for surrogates of
-        the clip without any structure (`pc1_share_walk`, `pc1_share_phases`, see `paper.pc1_share_of_surrogates`).
+        `share_below_200` and `share_above_2000` (0-1), `loudness_lufs` (integrated loudness), and what the paper's
+        share of PC1 is for surrogates of the clip without any structure (`pc1_share_walk`, `pc1_share_phases`, see
+        `paper.pc1_share_of_surrogates`).
     flags : list of str
-        ``silent``; ``clipped``; ``dc_offset`` (it was taken off); ``phase_cancelling`` (the channels cancel: the loudest one
-        was analysed); ``truncated`` (the file holds less than it states); ``mislabelled`` (its ending names another format);
-        ``narrow_band``; ``too_short`` (some metric needs more); ``capped`` (only its first two hours were analysed);
-        ``undefined:<metric>``.
+        ``silent``; ``clipped``; ``dc_offset`` (it was taken off); ``phase_cancelling`` (the channels cancel: the
+        loudest one was analysed); ``truncated`` (the file holds less than it states); ``mislabelled`` (its ending names
+        another format); ``narrow_band``; ``too_short`` (some metric needs more); ``capped`` (only its first two hours
+        were analysed); ``undefined:<metric>``.
     flat_probability : float
         `flatness.flat_probability` of the metrics; 1 for silence.
     features : Features
@@ -106,7 +107,8 @@ class Analysis:
 
 
 def analysis_version() -> str:
-    """What has to be equal for a stored record to be taken up again: this module's version and the judge's constants."""
+    """What has to be equal for a stored record to be taken up again: this module's version and the judge's
+    constants."""
     return f"{ANALYSIS_VERSION}-{judge_identity()}"
 
 
@@ -198,7 +200,8 @@ def analyze_array(samples: np.ndarray, sample_rate: float, *, device: str | None
 def _analyze_one(samples: np.ndarray, sample_rate: float, device: str | None) -> Analysis:
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu":
         raise AudioError(
-            f"samples must be numbers of shape (n,), (channels, n) or (batch, channels, n), not {samples.dtype} of shape "
+            f"samples must be numbers of shape (n,), (channels, n) or (batch, channels, n), not {samples.dtype} of "
+            "shape "
             f"{samples.shape}."
         )
     if samples.dtype.kind == "u":

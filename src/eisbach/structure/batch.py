@@ -57,7 +57,8 @@ def analyze_file(path: str | Path, *, device: str | None = None) -> Record:
 
 
 def measure_file(path: str | Path, *, detail: bool = True, device: str | None = None) -> MeasuredClip:
-    """One file's record, its stamp, and with `detail` its line of ``details.jsonl`` (`Analysis.detail` with its identity).
+    """One file's record, its stamp, and with `detail` its line of ``details.jsonl`` (`Analysis.detail` with its
+    identity).
 
     Raises
     ------
@@ -93,10 +94,10 @@ def analyze_files(
     jobs : int
         Processes; 1 works in this one.
     out : path or None
-        Folder for ``records.jsonl``, ``records.parquet`` and ``details.jsonl``, of which nothing is written when no file can
-        be analysed. Finished clips are kept there as they come, so the
-        same call after an interruption computes only what is missing. A file counts as unchanged when its size and times
-        are, and otherwise when its content's hash is.
+        Folder for ``records.jsonl``, ``records.parquet`` and ``details.jsonl``, of which nothing is written when no
+        file can be analysed. Finished clips are kept there as they come, so the same call after an interruption
+        computes only what is missing. A file counts as unchanged when its size and times are, and otherwise when its
+        content's hash is.
     skips : SkipReport or None
         Receives the files that were left out, with the reason.
     quiet : bool
@@ -109,7 +110,8 @@ def analyze_files(
     Raises
     ------
     UserError
-        No file at all, `jobs` under 1, the same path twice, a key that is the name of a measured column, or a device that is not there.
+        No file at all, `jobs` under 1, the same path twice, a key that is the name of a measured column, or a device
+        that is not there.
     StorageError
         `out` cannot be written.
     """
@@ -191,7 +193,8 @@ def _attempt(name: str, detail: bool, device: str | None) -> _Outcome:
 def find_audio(folder: str | Path) -> list[Path]:
     """The audio files in a folder and its subfolders, sorted; hidden files and folders are left out.
 
-    Audio that is not read (other formats, links to folders or to nothing, names that are not UTF-8) is named in a warning.
+    Audio that is not read (other formats, links to folders or to nothing, names that are not UTF-8) is named in a
+    warning.
 
     Raises
     ------

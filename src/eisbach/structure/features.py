@@ -166,7 +166,8 @@ def extract_features(audio: Waveform | str | Path | Source, *, device: str | Non
     audio : Waveform, path or Source
         A file is decoded in blocks.
     device : str or None
-        A torch device for the transforms (``"cuda"``, or ``"auto"`` for a GPU where there is one); None computes with numpy. The results agree to 0.001 dB.
+        A torch device for the transforms (``"cuda"``, or ``"auto"`` for a GPU where there is one); None computes with
+        numpy. The results agree to 0.001 dB.
 
     Raises
     ------

@@ -1,10 +1,11 @@
 """Motif map: which moment of a piece is heard again where, and how far it was transposed.
 
-Conventions: chroma at 4 Hz, windows of 4 s, cosines of centred chroma (`similarity.chroma_windows`). For every window the best match
-is sought among all windows that do not overlap it, in 12 transpositions, on the frame grid and half a frame later (a period of
-7.37 s does not divide the grid). A window *recurs* when that match has a cosine of at least `similarity.MIN_COSINE` and its harmony
-moves (`similarity.MIN_MOVEMENT`). In pieces longer than five minutes every second, third, … window is asked for, so that there are at most
-1200 questions; the answers are still sought at 4 Hz, block by block.
+Conventions: chroma at 4 Hz, windows of 4 s, cosines of centred chroma (`similarity.chroma_windows`). For every window
+the best match is sought among all windows that do not overlap it, in 12 transpositions, on the frame grid and half a
+frame later (a period of 7.37 s does not divide the grid). A window *recurs* when that match has a cosine of at least
+`similarity.MIN_COSINE` and its harmony moves (`similarity.MIN_MOVEMENT`). In pieces longer than five minutes every
+second, third, … window is asked for, so that there are at most 1200 questions; the answers are still sought at 4 Hz,
+block by block.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""The files of an analysis: records, details, the journal that a killed run leaves, and whether a file is still the one measured.
+"""The files of an analysis: records, details, the journal that a killed run leaves, and whether a file is still the one
+measured.
 
-``records.jsonl`` and ``records.parquet`` hold one tidy row a clip, ``details.jsonl`` one object a clip with what pages need
-beside it (`Analysis.detail`). They say what was heard and nothing of when or how: the same clips give the same bytes, whatever
-the clock, the number of processes, and whether a run was killed in between. What the file system said of every clip stands
-apart, in a hidden file that only saves a rerun from reading the audio again. While a run goes on, every finished clip is
-one appended line of a journal.
+``records.jsonl`` and ``records.parquet`` hold one tidy row a clip, ``details.jsonl`` one object a clip with what pages
+need beside it (`Analysis.detail`). They say what was heard and nothing of when or how: the same clips give the same
+bytes, whatever the clock, the number of processes, and whether a run was killed in between. What the file system said
+of every clip stands apart, in a hidden file that only saves a rerun from reading the audio again. While a run goes on,
+every finished clip is one appended line of a journal.
 """
 
 from __future__ import annotations
@@ -86,8 +87,9 @@ def same_state(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
 def is_unchanged(clip: MeasuredClip) -> bool:
     """Whether a clip's file still has the content it was measured with.
 
-    An unchanged size and unchanged times settle it without reading the file, unless the file had been written so shortly
-    before it was measured that the same times could hide another write; everything else is settled by its content's hash.
+    An unchanged size and unchanged times settle it without reading the file, unless the file had been written so
+    shortly before it was measured that the same times could hide another write; everything else is settled by its
+    content's hash.
     """
     try:
         now = file_stamp(str(clip.record["path"]))
@@ -218,5 +220,6 @@ def _write_tables(records: Iterable[Record], folder: Path) -> None:
 
 
 def read_details(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """The details of an analysed folder by path: `sections`, `embedding`, `onsets`, `attacks`, `audio_hash`; empty without."""
+    """The details of an analysed folder by path: `sections`, `embedding`, `onsets`, `attacks`, `audio_hash`; empty
+    without."""
     return {str(row["path"]): row for row, _ in _rows(Path(folder) / DETAILS) if "path" in row}

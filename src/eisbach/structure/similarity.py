@@ -1,13 +1,13 @@
 """Where a piece resembles itself: texture on an absolute dB scale, and chroma windows over transpositions.
 
-*Texture*: ``S_ij = exp(-d_ij^2 / 2 tau^2)`` with d^2 the mean squared dB difference and tau = 6 dB for every clip. The scale is
-fixed on purpose: a similarity normalised by each clip's own spread gives a drone the novelty of music.
+*Texture*: ``S_ij = exp(-d_ij^2 / 2 tau^2)`` with d^2 the mean squared dB difference and tau = 6 dB for every clip. The
+scale is fixed on purpose: a similarity normalised by each clip's own spread gives a drone the novelty of music.
 
-*Chroma*: frames have their mean over the 12 classes removed, so the cosine of two windows compares shapes and not the fact
-that energy is positive. Cell (i, j) is the highest cosine of the windows that begin at frames i and j, over 12
-transpositions. *Movement gate*: a window in which the harmony stands still carries no tune; such windows are marked, and no
-metric takes them for evidence (without the gate a drone would repeat itself everywhere). Long pieces are pooled to at most
-`MAX_FRAMES` frames, so the matrix is bounded.
+*Chroma*: frames have their mean over the 12 classes removed, so the cosine of two windows compares shapes and not the
+fact that energy is positive. Cell (i, j) is the highest cosine of the windows that begin at frames i and j, over 12
+transpositions. *Movement gate*: a window in which the harmony stands still carries no tune; such windows are marked,
+and no metric takes them for evidence (without the gate a drone would repeat itself everywhere). Long pieces are pooled
+to at most `MAX_FRAMES` frames, so the matrix is bounded.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ MIN_MOVEMENT = 0.15
 MIN_TONALITY = 0.65
 """Length of a frame's centred chroma over its mean, averaged over a window. Tunes read 0.7 to 6, noise under 0.56."""
 STATIC_WEIGHT = 0.5
-"""What a window's mean chroma counts for beside its changes: two passages over the same held chord are no repeat of each other."""
+"""What a window's mean chroma counts for beside its changes: two passages over the same held chord are no repeat of
+each other."""
 MIN_COSINE = 0.88
-"""A window recurs from here on. Repeats off the frame grid read 0.89 to 0.97, chance matches of other tunes under 0.86 (99%)."""
+"""A window recurs from here on. Repeats off the frame grid read 0.89 to 0.97, chance matches of other tunes under 0.86
+(99%)."""
 _SILENT = 1e-3  # chroma frames weaker than this share of the clip's maximum carry no pitch
 
 
@@ -107,8 +109,8 @@ def chroma_windows(chroma: np.ndarray, length: int) -> tuple[np.ndarray, np.ndar
     vectors : np.ndarray [shape=(frames - length + 1, length, 12), float32]
         Centred over classes, unit norm over (length, 12); zero where silent.
     movement : np.ndarray [shape=(frames - length + 1,)]
-        1 - |mean direction|^2 of the window's frames: 0 for a held chord, towards 1 for ever new ones; 0 for noise, whose
-        chroma has no shape (`MIN_TONALITY`).
+        1 - |mean direction|^2 of the window's frames: 0 for a held chord, towards 1 for ever new ones; 0 for noise,
+        whose chroma has no shape (`MIN_TONALITY`).
     """
     centred = chroma - chroma.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(centred, axis=1, keepdims=True)
@@ -153,7 +155,8 @@ def chroma_recurrence(features: Features) -> Recurrence:
     vectors, movement = chroma_windows(chroma, length)
     count = len(vectors)
     flat = vectors.reshape(count, -1)
-    # the same windows half a frame later: a period that does not divide the frame grid then is at most a quarter of a frame off
+    # the same windows half a frame later: a period that does not divide the frame grid then is at most a quarter of a
+    # frame off
     between = half_later(vectors)
     cosine = flat @ flat.T
     for shift in range(12):

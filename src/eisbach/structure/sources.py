@@ -1,7 +1,7 @@
 """Where samples come from, block by block: an array in memory or a file that is never decoded as a whole.
 
-A source can be read more than once and always yields the same blocks, so that a first pass may find out how loud a recording
-is and where it begins, and a second one may compute what depends on that.
+A source can be read more than once and always yields the same blocks, so that a first pass may find out how loud a
+recording is and where it begins, and a second one may compute what depends on that.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Source(Protocol):
         """
 
     def faults(self, frames: int) -> list[str]:
-        """Flags about the recording itself, given how many samples a channel were read: ``truncated``, ``mislabelled``."""
+        """Flags about the recording itself, given how many samples a channel were read: ``truncated``,
+        ``mislabelled``."""
 
     def declared_seconds(self) -> float:
         """The length that the header states, seconds; 0 when nothing states one."""
@@ -140,7 +141,8 @@ class FileSource:
             raise AudioError(f"{self.name} holds no samples; remove it or record it again.")
 
     def faults(self, frames: int) -> list[str]:
-        """``truncated`` when there is less audio than the file states, ``mislabelled`` when its ending names another format."""
+        """``truncated`` when there is less audio than the file states, ``mislabelled`` when its ending names another
+        format."""
         formats = _FORMATS.get(self._file.path.suffix.lower())
         mislabelled = formats is not None and self._file.format not in formats
         return ["truncated"] * (self._file.missing(frames) is not None) + ["mislabelled"] * mislabelled

@@ -1,19 +1,22 @@
-"""Repeated passages, the moments at which they begin and end, and what they run through: how boundaries are known by repetition.
+"""Repeated passages, the moments at which they begin and end, and what they run through: how boundaries are known by
+repetition.
 
-Conventions: a *stripe* is a run of matching windows along one lag of the chroma recurrence matrix, at least 4 s long, with gaps of
-two frames closed, a lag of one frame either way allowed, and movement in a quarter of its windows. Its two passages have four ends.
-The idea is that of structure features (Serra, Mueller, Grosche and Arcos 2014): where the set of lags at which the music repeats
-changes, a section begins. Here the change is read off the ends of whole stripes, which sit where the repetition does; smoothed
-time-lag matrices place it only to about the width of their kernel.
+Conventions: a *stripe* is a run of matching windows along one lag of the chroma recurrence matrix, at least 4 s long,
+with gaps of two frames closed, a lag of one frame either way allowed, and movement in a quarter of its windows. Its two
+passages have four ends. The idea is that of structure features (Serra, Mueller, Grosche and Arcos 2014): where the set
+of lags at which the music repeats changes, a section begins. Here the change is read off the ends of whole stripes,
+which sit where the repetition does; smoothed time-lag matrices place it only to about the width of their kernel.
 
-The number of ends grows with the length of a piece and with how often it comes back to a section, so it cannot be read alone: the *share* says
-how much of the repetition about a moment begins or ends there, in seconds of stripe; a phrase within a section that recurs as a whole has a low one.
+The number of ends grows with the length of a piece and with how often it comes back to a section, so it cannot be read
+alone: the *share* says how much of the repetition about a moment begins or ends there, in seconds of stripe; a phrase
+within a section that recurs as a whole has a low one.
 
-A stripe of two lags or more is one passage that is heard three times or more in a row (strophes): it does not run through the moments at which
-the passage starts again but ends and begins there, and the stripes within it at longer lags say the same once more.
+A stripe of two lags or more is one passage that is heard three times or more in a row (strophes): it does not run
+through the moments at which the passage starts again but ends and begins there, and the stripes within it at longer
+lags say the same once more.
 
-A *loop* (a lag of at most 10 s at which the music goes on matching for three lags, so four cycles in a row) begins and ends where a section may,
-but no cycle of it is a section: passages that lie within it end where it does or not at all.
+A *loop* (a lag of at most 10 s at which the music goes on matching for three lags, so four cycles in a row) begins and
+ends where a section may, but no cycle of it is a section: passages that lie within it end where it does or not at all.
 """
 
 from __future__ import annotations
@@ -98,7 +101,8 @@ def loop_spans(stripes: Stripes) -> np.ndarray:
 
 
 def _inside(loops: np.ndarray, first: np.ndarray, last: np.ndarray, place: np.ndarray, edge: int) -> np.ndarray:
-    """Which passages [first, last) lie within a loop while `place` is farther than `edge` from both its ends, [shape=(passages,)]."""
+    """Which passages [first, last) lie within a loop while `place` is farther than `edge` from both its ends,
+    [shape=(passages,)]."""
     within = np.zeros(len(place), dtype=bool)
     for begin, end in loops:
         own = (first >= begin - edge) & (last <= end + edge)
@@ -107,7 +111,8 @@ def _inside(loops: np.ndarray, first: np.ndarray, last: np.ndarray, place: np.nd
 
 
 def cut_at_restarts(stripes: Stripes, loops: np.ndarray) -> Stripes:
-    """The stripes, those of passages heard three times or more in a row cut where the passage starts again; loops stay as they are.
+    """The stripes, those of passages heard three times or more in a row cut where the passage starts again; loops stay
+    as they are.
 
     What else lies within such a stretch at the same lag or a longer one is left out: it is implied.
     """

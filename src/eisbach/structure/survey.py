@@ -1,7 +1,7 @@
 """The first pass over a recording: what it holds, where it begins and ends, and what is wrong with it.
 
-Nothing here grows with the length of the recording but 50 numbers a second (and, up to `BUFFER_SECONDS`, the mono signal
-itself, so that only longer files are read twice).
+Nothing here grows with the length of the recording but 50 numbers a second (and, up to `BUFFER_SECONDS`, the mono
+signal itself, so that only longer files are read twice).
 """
 
 from __future__ import annotations
@@ -182,7 +182,8 @@ class _Channels:
         self._clip(block, peak)
 
     def _clip(self, block: np.ndarray, peak: float) -> None:
-        """Counts flat tops (three samples or more at the peak); an encoder's overshoots beyond 1 count as full scale."""
+        """Counts flat tops (three samples or more at the peak); an encoder's overshoots beyond 1 count as full
+        scale."""
         full = self.peak >= _FULL_SCALE
         top = max(_FULL_SCALE, min(1.0, self.peak) - 1e-4) if full else self.peak
         if top > self._top + 1e-4 * full:  # tops counted so far lie below the real one

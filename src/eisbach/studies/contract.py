@@ -49,7 +49,8 @@ class Source(StrictModel):
 
 
 class Measure(StrictModel):
-    """A primary measure: its name in the records, the direction that the claim predicts, and a margin where one is used."""
+    """A primary measure: its name in the records, the direction that the claim predicts, and a margin where one is
+    used."""
 
     name: str
     direction: Literal["higher", "lower", "equal", "none"]
@@ -87,7 +88,8 @@ class ClaimDeclaration(StrictModel):
 
 
 class Declared(StrictModel):
-    """When the design was written down, and the commit that holds it; `note` says what was not declared before the run."""
+    """When the design was written down, and the commit that holds it; `note` says what was not declared before the
+    run."""
 
     date: datetime.date
     commit: str = Field(pattern=r"^([0-9a-f]{7,40}|this)$")

@@ -72,7 +72,8 @@ class Arms:
         )  # fmt: skip
 
     def comparison(self, arm: str, metric: str, *, checkpoints: bool = False) -> Comparison:
-        """An arm against the baseline; of these very checkpoints (the unit is the prompt) where asked and there is a choice."""
+        """An arm against the baseline; of these very checkpoints (the unit is the prompt) where asked and there is a
+        choice."""
         rows = self.results.checkpoint_comparisons if checkpoints else []
         for one in rows or self.results.comparisons:
             if (one.arm, one.metric) == (arm, metric):

@@ -22,14 +22,15 @@ from eisbach.studies.contract import (
 
 PAPERS = {
     "barrier": "the entropy log-barrier", "erd": "recoverability weighting (ERD)",
-    "signature": "class-conditional entropy", "entropic time": "entropic time (arXiv 2504.13612)", "ours": "this project",
+    "signature": "class-conditional entropy", "entropic time": "entropic time (arXiv 2504.13612)",
+    "ours": "this project",
 }  # fmt: skip
 _PREAMBLE = """# Claims
 
-Every claim of the three papers that a study here has decided, and our own. Written by `eisbach study page` from each study's
-`study.yaml` (declared before its run) and `result.json` (computed from its records); a test holds this page to those files.
-A study's folder holds its README (what was asked, what came out, what failed on the way), its code and its records;
-`eisbach study show NAME` prints one in full and `eisbach study run NAME` runs it again.
+Every claim of the three papers that a study here has decided, and our own. Written by `eisbach study page` from each
+study's `study.yaml` (declared before its run) and `result.json` (computed from its records); a test holds this page to
+those files. A study's folder holds its README (what was asked, what came out, what failed on the way), its code and its
+records; `eisbach study show NAME` prints one in full and `eisbach study run NAME` runs it again.
 
 *Supported* and *refuted* mean what the study declared they would mean, for the material and the models named there;
 *inconclusive* is neither: read the interval. Intervals are 95%.

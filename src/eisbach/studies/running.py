@@ -53,7 +53,8 @@ def resolve_settings(
 
         if file is not None:
             raise UserError(
-                f"the run of {study.name} is a recipe, which --config cannot replace; change its keys with --set, or run your own "
+                f"the run of {study.name} is a recipe, which --config cannot replace; change its keys with --set, or "
+                "run your own "
                 "recipe with `eisbach experiment run FILE`."
             )
         place = [f"out={json.dumps(str(out))}", *([] if jobs is None else [f"jobs={jobs}"])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -71,7 +71,7 @@ class AudioMaterial:
         """The batches of the clips; `UserError` for a model of images."""
         from eisbach.backbones import load_codec_of
 
-        if hasattr(backbone, "latent_size"):
+        if backbone.modality != "audio":
             raise ConfigError(
                 f"the model {backbone.name} makes images and data.manifest names audio; name data.images."
             )
@@ -91,7 +91,8 @@ def open_material(config: TrainConfig, quiet: bool) -> Material:
 
 
 def origin_of_finished(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
-    """What a finished run is compared by: its data where they are still there, its model where it goes by another path."""
+    """What a finished run is compared by: its data where they are still there, its model where it goes by another
+    path."""
     before = build_config(TrainConfig, read_yaml(folder.config), str(folder.config))
     origin: dict[str, Any] = {}
     try:
@@ -105,7 +106,8 @@ def origin_of_finished(config: TrainConfig, folder: RunFolder) -> dict[str, Any]
 
 
 def _is_newer(model: str | dict[str, Any], result: Path) -> bool:
-    """Whether something was written into a model's folder after a run was finished: only then is loading it worth the wait."""
+    """Whether something was written into a model's folder after a run was finished: only then is loading it worth the
+    wait."""
     if not (isinstance(model, str) and Path(model).is_dir()):
         return False
     written = result.stat().st_mtime
@@ -153,8 +155,7 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tupl
 
 def say_unheard(captions: Sequence[str], backbone: Backbone, quiet: bool) -> None:
     """Notes the words of captions that the model does not know."""
-    unknown_words: Callable[[str], list[str]] | None = getattr(backbone, "unknown_words", None)
-    unheard = None if unknown_words is None else unheard_words(set(captions), unknown_words)
+    unheard = unheard_words(set(captions), backbone.unknown_words)
     if unheard is not None:
         note(f"{unheard}.", quiet)
 
@@ -171,9 +172,10 @@ def load_model(config: TrainConfig) -> Backbone:
 
     if isinstance(config.model, str):
         backbone = load_backbone(config.model)
-        if getattr(backbone, "distilled", False):
+        if backbone.distilled:
             raise UserError(
-                f"the model '{config.model}' is distilled: it samples in a few steps, and training it as a flow would undo "
+                f"the model '{config.model}' is distilled: it samples in a few steps, and training it as a flow would "
+                "undo "
                 "that; train the base model, and play the adapter on either."
             )
         return backbone
@@ -240,7 +242,8 @@ def inpainting_masks(config: TrainConfig, backbone: Backbone) -> InpaintingMasks
         return None
     if "inpainting" not in signature(backbone.predict).parameters:
         raise ConfigError(
-            f"objective.inpainting is set and the model '{backbone.name}' has no inpainting condition; leave it out, or train "
+            f"objective.inpainting is set and the model '{backbone.name}' has no inpainting condition; leave it out, "
+            "or train "
             "a Stable Audio 3 model."
         )
     return InpaintingMasks(**chosen.model_dump())

@@ -131,7 +131,8 @@ def write_checkpoint(
 
 
 def prune(root: Path, keep: int, permanent: Collection[int] = ()) -> None:
-    """Removes what a killed process left half-written, and all checkpoints but the newest `keep` and those of the steps `permanent`."""
+    """Removes what a killed process left half-written, and all checkpoints but the newest `keep` and those of the steps
+    `permanent`."""
     for pattern in (".step-*.partial", ".step-*.removed"):
         for folder in root.glob(pattern):
             shutil.rmtree(folder, ignore_errors=True)

@@ -135,11 +135,12 @@ class TrainConfig(StrictModel):
     precision : "auto", "fp32" or "bf16"
         auto is bf16 on a GPU that has it in hardware, fp32 elsewhere. Trained weights stay fp32.
     frozen : "auto", "fp32" or "bf16"
-        What an adapter's frozen model is stored in: linear layers and convolutions, the only weights that bf16 training reads in bf16
-        anyway. bf16 halves their memory and needs bf16 training; auto is bf16 where training is bf16 on a GPU.
+        What an adapter's frozen model is stored in: linear layers and convolutions, the only weights that bf16 training
+        reads in bf16 anyway. bf16 halves their memory and needs bf16 training; auto is bf16 where training is bf16 on a
+        GPU.
     gradient_checkpointing : bool
-        Keep only each block's input for the backward pass and compute the block again there: less memory, about a third more
-        time, the same gradients.
+        Keep only each block's input for the backward pass and compute the block again there: less memory, about a third
+        more time, the same gradients.
     ema_decay : float or None
         Decay of an exponential moving average of the trained weights; the average is what is evaluated and
         shipped. None keeps none.

@@ -1,4 +1,5 @@
-"""What a training run changes and what for: the adapter, the noise levels, the weights of losses, and the task in a step."""
+"""What a training run changes and what for: the adapter, the noise levels, the weights of losses, and the task in a
+step."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ class AdapterConfig(StrictModel):
     exclude : list of str or None
         Layers left out of `targets` (default none).
     norm_gradient : "detached", "full" or None
-        DoRA only: whether the row norm is a constant to the gradient (detached, the default: the DoRA paper and peft), or takes part
-        in it (full: Stability's own trainer). The adapter's file and its meaning are the same.
+        DoRA only: whether the row norm is a constant to the gradient (detached, the default: the DoRA paper and peft),
+        or takes part in it (full: Stability's own trainer). The adapter's file and its meaning are the same.
     """
 
     type: Literal["dora", "lora", "none"] = "dora"
@@ -104,8 +105,8 @@ class NoiseLevelConfig(StrictModel):
 def name_faults(weighting: Mapping[str, Any], noise_levels: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(key, what is wrong) where these groups of a recipe name weightings, densities or options that do not exist.
 
-    Everything is built once without a model, so that such a name is found before hour three. A group with faults of its own
-    (a strength of 7) is built no further than its names.
+    Everything is built once without a model, so that such a name is found before hour three. A group with faults of its
+    own (a strength of 7) is built no further than its names.
     """
     from eisbach.diffusion.noise_levels import check_density
     from eisbach.weighting import build_weighting
@@ -179,8 +180,8 @@ class ObjectiveConfig(StrictModel):
         Optimal transport exchanges the noise of a micro-batch's clips for the shortest paths; it makes noise and data
         dependent, which the class-conditional-entropy identities exclude.
     silence_extension : float
-        Mean, s, of an exponential draw: how much of the silence behind a clip that is shorter than its crop counts in the
-        loss. 0 leaves padding out; 4 in Stability's trainer.
+        Mean, s, of an exponential draw: how much of the silence behind a clip that is shorter than its crop counts in
+        the loss. 0 leaves padding out; 4 in Stability's trainer.
     """
 
     inpainting: InpaintingConfig | None = None

@@ -80,7 +80,8 @@ def _whole_numbers(value: object) -> list[int]:
 
 
 def image_faults(data: Mapping[str, Any], objective: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(key, what is wrong) where a recipe names neither audio nor images, or both, or asks of images what clips have."""
+    """(key, what is wrong) where a recipe names neither audio nor images, or both, or asks of images what clips
+    have."""
     images, manifest = data.get("images"), data.get("manifest")
     if images is None:
         missing = not manifest and not isinstance(manifest, bool)

@@ -49,7 +49,8 @@ class TrainingData:
 
     Attributes
     ----------
-    datasets : one for each crop length, in the order of the configuration; a `BucketedDataset` where it has buckets. One for images.
+    datasets : one for each crop length, in the order of the configuration; a `BucketedDataset` where it has buckets.
+    One for images.
     shares : torch.Tensor [shape=(n,), float64]
         Probability of each length; sums to 1.
     seed : int
@@ -72,7 +73,8 @@ class TrainingData:
 
 
 def load_manifests(paths: Sequence[str], quiet: bool = False) -> Manifest:
-    """One manifest from several files or folders; a folder of pre-encoded latents is one too (its rows name `.npy` files).
+    """One manifest from several files or folders; a folder of pre-encoded latents is one too (its rows name `.npy`
+    files).
 
     Clips of such a folder that cannot be used are left out and named on standard error.
 
@@ -203,7 +205,8 @@ def _dataset(
     padding = dataset.padding_share()
     if padding > _PADDING_WORTH_SAYING:
         note(
-            f"{padding:.1%} of the frames of the {crop.seconds:g} s crops are padding; data.crop_seconds 'full' batches clips "
+            f"{padding:.1%} of the frames of the {crop.seconds:g} s crops are padding; data.crop_seconds 'full' "
+            "batches clips "
             "by length instead.",
             quiet,
         )

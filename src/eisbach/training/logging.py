@@ -68,7 +68,8 @@ class Window:
         stats : torch.Tensor [shape=(4,)]
             `PartialLoss.stats` summed over micro-batches and processes.
         factor : torch.Tensor [shape=()]
-            `Weighting.gradient_factor` of them: with it, and times the samples, a weight is what multiplied its sample's loss.
+            `Weighting.gradient_factor` of them: with it, and times the samples, a weight is what multiplied its
+            sample's loss.
         world : int
             Processes: each adds its share of what all of them know, as each counts its own samples.
         """
@@ -84,7 +85,8 @@ class Window:
             self.sums[_SUMS.index(name)] += value
 
     def means(self, sums: torch.Tensor, levels: torch.Tensor) -> dict[str, Any]:
-        """The row for sums that may have been added over processes (weighted loss and norm are per step, not per process)."""
+        """The row for sums that may have been added over processes (weighted loss and norm are per step, not per
+        process)."""
         total = dict(zip(_SUMS, sums.tolist(), strict=True))
         samples, steps = max(total["samples"], 1.0), max(total["steps"], 1.0)
         weight = total["weight"] / samples

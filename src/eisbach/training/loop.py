@@ -80,7 +80,8 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
     with alone, out_of_memory_explained(config, accelerator.device):
         _train(config, folder, accelerator, quiet)
     if accelerator.num_processes > 1:
-        # The data-parallel wrapper's threads must end before the process group does, or a process may abort as it leaves.
+        # The data-parallel wrapper's threads must end before the process group does, or a process may abort as it
+        # leaves.
         gc.collect()
         accelerator.wait_for_everyone()
         accelerator.end_training()

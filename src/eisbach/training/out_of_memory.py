@@ -50,7 +50,8 @@ def sentence(config: TrainConfig, device: torch.device, error: BaseException) ->
         need = f"at least {_size(used + asked)} are needed ({need} and {_size(asked)} more were asked for)"
     changes = "; ".join(f"({number}) {text}" for number, text in enumerate(remedies(config)[:3], 1))
     return (
-        f"{where} ran out of memory: {need} and it has {_size(there)}; three things to change, any of them may do: {changes}. What "
+        f"{where} ran out of memory: {need} and it has {_size(there)}; three things to change, any of them may do: "
+        f"{changes}. What "
         "was saved is intact; after any change but gradient_checkpointing, name another out."
     )
 

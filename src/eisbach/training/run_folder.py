@@ -86,7 +86,8 @@ class _Result(BaseModel):
 
 
 def recipe_hash(config: TrainConfig) -> str:
-    """Hash of every key that decides the weights, paths left out: a checkpoint is stamped with hashes of what they lead to.
+    """Hash of every key that decides the weights, paths left out: a checkpoint is stamped with hashes of what they lead
+    to.
 
     With a constant schedule the number of steps does not decide a step.
     """
@@ -104,8 +105,8 @@ def _content_keys(config: TrainConfig) -> tuple[str, ...]:
 def check_settings(folder: RunFolder, config: TrainConfig) -> None:
     """Refuses a folder with a run of other settings; adding steps to a constant schedule is a continuation.
 
-    A folder in which nothing has been saved yet takes any configuration, so that a mistake in the first attempt does not
-    block the second. What paths lead to is for `check_origin`.
+    A folder in which nothing has been saved yet takes any configuration, so that a mistake in the first attempt does
+    not block the second. What paths lead to is for `check_origin`.
 
     Raises
     ------
@@ -136,7 +137,8 @@ def check_origin(folder: RunFolder, theirs: Mapping[str, Any], mine: Mapping[str
     for key, what in _ORIGIN.items():
         if key in mine and theirs.get(key) != mine[key]:
             raise CheckpointError(
-                f"{folder.root} holds a run on another {what}: {_short(theirs.get(key))} there, and {_short(mine[key])} now; "
+                f"{folder.root} holds a run on another {what}: {_short(theirs.get(key))} there, and "
+                f"{_short(mine[key])} now; "
                 f"restore the {what}, or choose another out."
             )
 

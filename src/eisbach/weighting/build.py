@@ -57,8 +57,8 @@ def build_weighting(
     path : Path, str or None
         The noising path, for noise-level weightings that need it when they are made.
     density : NoiseLevelDensity or None
-        What t is drawn from, for noise-level weightings that correct for it. These three come from the model; weightings
-        that have no use for them ignore them.
+        What t is drawn from, for noise-level weightings that correct for it. These three come from the model;
+        weightings that have no use for them ignore them.
     **options
         Options of the two weightings; each goes to the one that has it.
 

@@ -33,7 +33,8 @@ def small(tmp_path_factory):
     """Two arms, two seeds, four steps."""
     out = tmp_path_factory.mktemp("digits")
     values = {
-        "backbones": ["uvit"], "targets": ["v"], "arms": ["constant", "erd"], "barrier": [], "seeds": 2, "steps": {"uvit": 4},
+        "backbones": ["uvit"], "targets": ["v"], "arms": ["constant", "erd"], "barrier": [], "seeds": 2,
+        "steps": {"uvit": 4},
         "checkpoints": 2, "samples": 30, "sampling": {"num_inference_steps": 2, "batch_size": 30}, "out": str(out),
     }  # fmt: skip
     config = build_config(DigitsConfig, values)

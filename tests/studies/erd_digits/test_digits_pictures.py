@@ -39,7 +39,8 @@ def test_a_replication_shows_the_digits_of_its_own_first_seed(tmp_path: Path) ->
         for step in (1, 2)
     ]
     summary = {
-        "classifier_accuracy": 0.97, "floor": {"frechet": 8.0}, "comparisons": [], "means": [], "declared": {"metric": "Fréchet"},
+        "classifier_accuracy": 0.97, "floor": {"frechet": 8.0}, "comparisons": [], "means": [],
+        "declared": {"metric": "Fréchet"},
     }  # fmt: skip
     page = write_digits_page(config, rows, summary).read_text("utf-8")
     assert "Digits of the DiT" in page

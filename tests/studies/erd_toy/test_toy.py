@@ -35,7 +35,8 @@ def tiny(**changes: Any) -> ToyConfig:
         "targets": ["eps", "u"],
         "figures": {"steps": 3, "batch": 8, "bins": [0, 0.5, 1], "levels": 4, "samples": 8, "ntk_samples": 8,
                     "ntk_levels": 3, "joint_samples": 3},
-        "comparison": {"seeds": 2, "steps": 3, "batch": 8, "levels": 5, "samples": 8, "generated": 16, "sampling_steps": 3},
+        "comparison": {"seeds": 2, "steps": 3, "batch": 8, "levels": 5, "samples": 8, "generated": 16,
+        "sampling_steps": 3},
     }  # fmt: skip
     for key, value in changes.items():
         values[key] = {**values[key], **value} if isinstance(value, dict) else value

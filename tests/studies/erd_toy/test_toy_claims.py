@@ -28,7 +28,8 @@ def arrays(good: bool) -> dict[str, torch.Tensor]:
     return {
         "global/t": t, "global/floor": floor, "global/excess": excess,
         "piecewise/excess": excess * (0.2 if good else 2.0),
-        "phase/signal": signal if good else noise, "phase/noise": noise if good else signal * torch.tensor([[1.0], [1], [9], [9]]) ** t,
+        "phase/signal": signal if good else noise, "phase/noise": noise if good else signal * torch.tensor([[1.0], [1],
+        [9], [9]]) ** t,
         "features/spread": shrink if good else steady, "features/separation": shrink if good else steady,
         "ntk/t": t, "ntk/top": top[..., None].expand(-1, -1, 3),
         "ntk/rank": (10 * falling + 1).expand(4, -1) if good else rising.expand(4, -1),

@@ -20,7 +20,8 @@ TINY = {
     "network": {"width": 8, "depth": 2, "embedding": 4},
     "paths": ["linear"],
     "targets": ["eps", "x0"],
-    "figures": {"steps": 3, "batch": 8, "bins": [0, 0.5, 1], "levels": 4, "samples": 8, "ntk_samples": 8, "ntk_levels": 3,
+    "figures": {"steps": 3, "batch": 8, "bins": [0, 0.5, 1], "levels": 4, "samples": 8, "ntk_samples": 8,
+    "ntk_levels": 3,
                 "joint_samples": 3},
     "comparison": {"seeds": 2, "steps": 3, "batch": 8, "levels": 5, "samples": 8, "generated": 16, "sampling_steps": 3},
 }  # fmt: skip
@@ -55,7 +56,8 @@ def test_the_folder_holds_everything(made: tuple[Path, dict]) -> None:
         assert arrays["comparison/excess/linear/x0/erd"].shape == (2, 5)
     pictures = {path.stem for path in (out / "figures").glob("*.png")}
     assert {"fig02-loss", "fig03-phase", "fig04-joint", "fig07-loss", "fig08-phase", "fig09-features-linear",
-            "fig10-spectrum", "fig11-rank", "fig12-gram-linear", "comparison-erd", "comparison-curves"} <= pictures  # fmt: skip
+            "fig10-spectrum", "fig11-rank", "fig12-gram-linear", "comparison-erd",
+            "comparison-curves"} <= pictures  # fmt: skip
 
 
 def test_the_page_stands_alone_and_says_what_was_found(made: tuple[Path, dict]) -> None:
@@ -115,8 +117,10 @@ def test_mistakes_are_one_sentence(arguments: list[str], words: str, tmp_path: P
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from eisbach.cli.main import app; "
-        "r = CliRunner().invoke(app, ['study', 'run', '--help']); assert r.exit_code == 0 and '--quick' in r.output, r.output; "
-        "assert not {'torch', 'matplotlib', 'scipy'} & set(sys.modules), sorted({'torch', 'matplotlib', 'scipy'} & set(sys.modules))"
+        "r = CliRunner().invoke(app, ['study', 'run', '--help']); assert r.exit_code == 0 and '--quick' in r.output, "
+        "r.output; "
+        "assert not {'torch', 'matplotlib', 'scipy'} & set(sys.modules), sorted({'torch', 'matplotlib', 'scipy'} & "
+        "set(sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

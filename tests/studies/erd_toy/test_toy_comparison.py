@@ -25,7 +25,8 @@ def rows(effect: dict[str, float], seeds: int = 10, alias: dict[str, str] | None
             for arm, factor in effect.items():
                 value = shared * factor * math.exp(0.02 * rng.normal())
                 out.append(
-                    {"path": "linear", "target": target, "arm": arm, "seed": seed, "same_as": (alias or {}).get(arm, arm),
+                    {"path": "linear", "target": target, "arm": arm, "seed": seed, "same_as": (alias or {}).get(arm,
+                    arm),
                      "excess": value, "excess_0_0.2": value}
                 )  # fmt: skip
     return out

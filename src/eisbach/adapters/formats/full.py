@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from eisbach.adapters.formats.low_rank import check_finite
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import read_object
 from eisbach.tensor_files import check_fit, read_tensors
@@ -32,10 +33,11 @@ def blend(module: nn.Module, folder: Path, strength: float) -> dict[str, torch.T
     Raises
     ------
     CheckpointError
-        The file is truncated, or its names or shapes are not the network's (the sentence counts them).
+        The file is truncated or not finite, or its names or shapes are not the network's (the sentence counts them).
     """
     trained, state = read_tensors(folder / WEIGHTS), module.state_dict()
     check_fit(state, trained, folder / WEIGHTS)
+    check_finite({name: value for name, value in trained.items() if state[name].is_floating_point()}, folder / WEIGHTS)
     originals = {name: value.clone() for name, value in state.items()}
     for name, value in state.items():
         if value.is_floating_point():

@@ -1,35 +1,35 @@
 """What a probe found, in memory and on disk: tidy rows, simulated batches and the comparison of gradients.
 
-`ProbeResult.rows` holds one row a clip x noise level x draw, with the columns `ROW_COLUMNS`, then ``structure.<metric>``
-for each metric of the crop's audio and ``label.<key>`` for each label of the manifest. A value that does not exist or is
-not finite is None.
+`ProbeResult.rows` holds one row a clip x noise level x draw, with the columns `ROW_COLUMNS`, then
+``structure.<metric>`` for each metric of the crop's audio and ``label.<key>`` for each label of the manifest. A value
+that does not exist or is not finite is None.
 
 `ProbeResult.batches` holds one row a simulated global training batch, with the columns `BATCH_COLUMNS`.
 
-`ProbeResult.gain` holds the experiment on loudness: rows ``{clip, t, gain_db, sample_weight}`` of clips turned up and down
-(`gain.measure_gain`); empty where there was none.
+`ProbeResult.gain` holds the experiment on loudness: rows ``{clip, t, gain_db, sample_weight}`` of clips turned up and
+down (`gain.measure_gain`); empty where there was none.
 
 `ProbeResult.gradients` is {} when none were compared, else
 
-- ``trained`` ("dora", "lora" or "all"), ``scalars`` (number of trained parameters), ``batches``, ``batch_size`` (global),
-  ``condition_dropout``, ``betas``, ``eps``, ``max_grad_norm``, ``skipped_batches`` (whose gradients were not finite),
-  ``perturbation_steps``;
-- ``points``: ``{"start": point}``, and with an adapter also ``"moved"``: a few plain steps on, because a fresh adapter's B is
-  zero and A has no gradient there. A *point* has
+- ``trained`` ("dora", "lora" or "all"), ``scalars`` (number of trained parameters), ``batches``, ``batch_size``
+  (global), ``condition_dropout``, ``betas``, ``eps``, ``max_grad_norm``, ``skipped_batches`` (whose gradients were not
+  finite), ``perturbation_steps``;
+- ``points``: ``{"start": point}``, and with an adapter also ``"moved"``: a few plain steps on, because a fresh
+  adapter's B is zero and A has no gradient there. A *point* has
 
   - ``cosine``, ``angle`` (degrees) between the plain gradient g_p and the weighted g_w of a batch, ``norm_ratio``
     |g_w|/|g_p|, ``plain_norm``, ``weighted_norm``, and for scale ``between_batches_angle`` (plain gradients of
     successive, independent batches);
   - ``plain_clipped``, ``weighted_clipped`` (share of the batches that training would clip), ``clipped_norm_ratio``;
-  - ``update_norm_ratio``, ``update_angle`` (degrees) between AdamW's normalised updates u_p and u_w, clipped as the recipe
-    clips, in the order of training and with unmoved weights, over the last third of the batches;
+  - ``update_norm_ratio``, ``update_angle`` (degrees) between AdamW's normalised updates u_p and u_w, clipped as the
+    recipe clips, in the order of training and with unmoved weights, over the last third of the batches;
   - ``per_batch``: the numbers of each batch.
 
-  Every number over batches is a *summary* ``{mean, sd, low, high, n}``, where low and high bound the 95% interval of the mean (a
-  bootstrap over batches); its values are None where n is 0, and sd, low and high also where n is 1.
-- ``levels``: rows ``{t, plain_norm, weighted_norm, norm_ratio, cosine, batches}`` of batches at a single noise level, at
-  the last of the points (prediction 1 of the barrier paper). Under normalisation "mean1" the weights are divided by their mean over the
-  training batches and not by that of their own level, which would leave 1.
+  Every number over batches is a *summary* ``{mean, sd, low, high, n}``, where low and high bound the 95% interval of
+  the mean (a bootstrap over batches); its values are None where n is 0, and sd, low and high also where n is 1.
+- ``levels``: rows ``{t, plain_norm, weighted_norm, norm_ratio, cosine, batches}`` of batches at a single noise level,
+  at the last of the points (prediction 1 of the barrier paper). Under normalisation "mean1" the weights are divided by
+  their mean over the training batches and not by that of their own level, which would leave 1.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ ROW_COLUMNS: dict[str, str] = {
     "belief": "belief of the sample weighting, 1 = structureless; None without one",
     "sample_weight": "sample weight before strength, gate and level means; 1 without a sample weighting",
     "noise_weight": "noise-level weight; 1 without one",
-    "weight": "product of all weights with strength, gate and level means, before normalisation; with reduction 'batch' "
+    "weight": "product of all weights with strength, gate and level means, before normalisation; with reduction "
+    "'batch' "
     "that of a batch of this sample alone",
     "loss": "unweighted mean squared error of the target",
     "x0_loss": "mean squared error of the estimate of x0",
@@ -91,10 +92,10 @@ class ProbeResult:
     Attributes
     ----------
     setup : dict
-        ``model, model_identity, path, target, density, weighting, weighting_options, reduction, normalisation, strength, sample,
-        noise_level, trained_adapter, adapter, split, clips, clips_available, levels, draws, crop_seconds, batch_size,
-        accumulation, seed, precision, device, versions, skipped (list of {item, reason}), non_finite_rows, batches_from,
-        seconds`` (each stage's and the total).
+        ``model, model_identity, path, target, density, weighting, weighting_options, reduction, normalisation,
+        strength, sample, noise_level, trained_adapter, adapter, split, clips, clips_available, levels, draws,
+        crop_seconds, batch_size, accumulation, seed, precision, device, versions, skipped (list of {item, reason}),
+        non_finite_rows, batches_from, seconds`` (each stage's and the total).
     rows : list of Record
     batches : list of Record
     gradients : dict
@@ -130,7 +131,7 @@ class ProbeResult:
             raise ValueError(f"extra may not replace {clash}")
         rows = [plain(row) for row in self.rows]
         write_jsonl(folder / ROWS, rows)
-        write_parquet(rows, folder / ROWS_PARQUET)
+        _write_parquet(rows, folder / ROWS_PARQUET)
         write_json(folder / RESULT, plain({**values, **(extra or {})}))
         return folder
 
@@ -229,7 +230,7 @@ def plain(value: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
-def write_parquet(rows: Iterable[Record], path: Path) -> None:
+def _write_parquet(rows: Iterable[Record], path: Path) -> None:
     """One column a key of any row; a key that a row lacks is null there."""
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -15,8 +15,8 @@ from eisbach.progress import Progress
 def run_probe(config: ProbeConfig, *, quiet: bool = False) -> ProbeResult:
     """What the recipe's weighting would do on its model and its data.
 
-    The same configuration on the same machine gives the same numbers. The model is loaded for the probe alone and nothing
-    that was trained stays. Writes the result into `config.out` where one is given.
+    The same configuration on the same machine gives the same numbers. The model is loaded for the probe alone and
+    nothing that was trained stays. Writes the result into `config.out` where one is given.
 
     Parameters
     ----------
@@ -27,8 +27,8 @@ def run_probe(config: ProbeConfig, *, quiet: bool = False) -> ProbeResult:
     Raises
     ------
     ConfigError, UserError, ManifestError, AudioError, CheckpointError
-        What training would refuse too: a name or an option that does not exist, too few clips, a model or an adapter that
-        does not fit.
+        What training would refuse too: a name or an option that does not exist, too few clips, a model or an adapter
+        that does not fit.
     StorageError
         `config.out` cannot be written.
 

@@ -24,7 +24,7 @@ from eisbach.types import Conditioning, LatentBatch, SkipReport
 if TYPE_CHECKING:
     from eisbach.backbones.base import Backbone
 
-MIN_SIMULATED = 16
+_MIN_SIMULATED = 16
 """Training batches that are simulated at least: enough for an interval of their spread."""
 
 _POOL_STREAM = 7  # keeps the choice of clips apart from the draws of training
@@ -120,7 +120,8 @@ class Subject:
         return self.to_device(self.data.batch(step, index, self.config.train.batch_size)), index
 
     def crops(self) -> list[Crop]:
-        """The crops of the rows: those that training's first epoch draws of its first clips, in the manifest's order."""
+        """The crops of the rows: those that training's first epoch draws of its first clips, in the manifest's
+        order."""
         found = []
         for number in range(min(self.config.clips, len(self.dataset))):
             clip, section, first = self.dataset.crop_at(number)
@@ -134,7 +135,7 @@ class Subject:
 
 def simulated_batches(config: ProbeConfig) -> int:
     """Global batches that are simulated without gradients."""
-    return max(MIN_SIMULATED, config.gradient_batches)
+    return max(_MIN_SIMULATED, config.gradient_batches)
 
 
 def load_subject(config: ProbeConfig, quiet: bool = False) -> Subject:
@@ -208,7 +209,8 @@ def probed_rows(manifest: Manifest, config: ProbeConfig) -> Manifest:
     wanted = f"split '{config.split}'" + (f" and labels {dict(train.data.select)}" if train.data.select else "")
     if len(rows) < train.batch_size:
         raise ManifestError(
-            f"{len(rows)} of the {len(manifest)} clips of {', '.join(train.data.manifest)} have {wanted}, and batch_size is "
+            f"{len(rows)} of the {len(manifest)} clips of {', '.join(train.data.manifest)} have {wanted}, and "
+            "batch_size is "
             f"{train.batch_size}; change split or data.select, lower batch_size, or add clips."
         )
     return rows

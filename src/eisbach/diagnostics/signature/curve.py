@@ -60,8 +60,8 @@ class SignatureCurve:
     t, log_snr : list of float
         From noise to data; null for a log-SNR of minus infinity.
     entropy, entropy_lo, entropy_hi : list of float
-        Mean over trajectories and its 95% interval. The chain's mean is extrapolated to no discretisation (2 fine - coarse), so it
-        may leave [0, H[Z]] by that correction's error; it is not clipped.
+        Mean over trajectories and its 95% interval. The chain's mean is extrapolated to no discretisation (2 fine -
+        coarse), so it may leave [0, H[Z]] by that correction's error; it is not clipped.
     rate, rate_lo, rate_hi : list of float
         dH/dt, nats per unit of t (positive where moving towards the data decides Z).
     half : HalfTime
@@ -109,7 +109,8 @@ class SignatureCurve:
         Raises
         ------
         UserError
-            Another format, missing or unknown fields, something else than numbers, lists of different lengths, or levels that do not fall.
+            Another format, missing or unknown fields, something else than numbers, lists of different lengths, or
+            levels that do not fall.
         """
         if not isinstance(values, Mapping) or values.get("format") != FORMAT or values.get("version") != VERSION:
             raise UserError(f"{source} is not a measured signature (format '{FORMAT}', version {VERSION} is expected).")

@@ -1,7 +1,8 @@
-"""Entropic time of a model: E|x0 - D|^2 over the noise level on data, the curve that `rescaled_entropic` schedules are built from.
+"""Entropic time of a model: E|x0 - D|^2 over the noise level on data, the curve that `rescaled_entropic` schedules are
+built from.
 
-Stancevic et al. 2025 (arXiv 2504.13612); the formulas are in `diffusion.rate_curve`. Every sample meets the same noise at every level,
-so the curve is smoother than its interval; the interval is over samples.
+Stancevic et al. 2025 (arXiv 2504.13612); the formulas are in `diffusion.rate_curve`. Every sample meets the same noise
+at every level, so the curve is smoother than its interval; the interval is over samples.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ def measured_levels(path: NoisePath, count: int, sigma_min: float, sigma_max: fl
     first, last = max(low, sigma_min), min(high, sigma_max)
     if not first < last:
         raise UserError(
-            f"the {path.name} path has sigma/alpha from {low:.3g} to {high:.3g}, and {sigma_min:g} to {sigma_max:g} lies outside it."
+            f"the {path.name} path has sigma/alpha from {low:.3g} to {high:.3g}, and {sigma_min:g} to {sigma_max:g} "
+            "lies outside it."
         )
     log_snr = torch.linspace(-2 * math.log(last), -2 * math.log(first), count, dtype=torch.float64)
     return path.t_from_log_snr(log_snr).clamp(0, 1)
@@ -130,7 +132,8 @@ def squared_errors(
 
 
 def measure_entropic(config: EntropicConfig, out: str | Path, *, quiet: bool = False) -> dict[str, Any]:
-    """Measures E|x0 - D|^2 over the noise level and writes it as a curve (`diffusion.rate_curve`). Returns the file's content.
+    """Measures E|x0 - D|^2 over the noise level and writes it as a curve (`diffusion.rate_curve`). Returns the file's
+    content.
 
     Raises
     ------

@@ -59,8 +59,10 @@ def report_context(result: ExperimentResult, commands: Sequence[str] = ()) -> Re
         versions=versions(),
         commands=commands,
         pairing=(
-            "Every arm was trained from the same base on the same order of batches, and plays every prompt from the same "
-            f"starting noise, so clips are compared pair by pair{' and training seed by training seed' if seeds > 1 else ''}."
+            "Every arm was trained from the same base on the same order of batches, and plays every prompt from the "
+            "same "
+            "starting noise, so clips are compared pair by "
+            f"pair{' and training seed by training seed' if seeds > 1 else ''}."
         ),
         notes=spec.notes,
     )

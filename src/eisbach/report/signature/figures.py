@@ -48,7 +48,8 @@ def curves_picture(curves: Sequence[tuple[str, SignatureCurve]], title: str, out
 
 
 def mixture_picture(found: Mapping[str, Any], out: str | Path | None = None) -> bytes:
-    """PNG of `mixture.json`: curves by dimension in OU time over its half point, and in ln sigma over its own; times against ln d."""
+    """PNG of `mixture.json`: curves by dimension in OU time over its half point, and in ln sigma over its own; times
+    against ln d."""
     figure, axes = _figure(3, (7.2, 9.6), share=False)
     times, dims = [], []
     for index, row in enumerate(found["rows"]):

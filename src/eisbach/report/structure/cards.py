@@ -1,4 +1,5 @@
-"""The clips on the page of `eisbach analyze`: a card for each that can be heard, a row for each that was measured, their flags."""
+"""The clips on the page of `eisbach analyze`: a card for each that can be heard, a row for each that was measured,
+their flags."""
 
 from __future__ import annotations
 

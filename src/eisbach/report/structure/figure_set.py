@@ -74,8 +74,8 @@ def one_figure(
     Raises
     ------
     UserError
-        An unknown kind, an ending that is not written, more clips than the figure holds (unless `most` asks for a sample), or
-        another number of labels than of clips.
+        An unknown kind, an ending that is not written, more clips than the figure holds (unless `most` asks for a
+        sample), or another number of labels than of clips.
     """
     if kind not in KINDS:
         raise UserError(f"there is no figure '{kind}'; choose one of {', '.join(KINDS)}.")
@@ -85,7 +85,8 @@ def one_figure(
     room = spec.exactly or spec.most
     if len(chosen) > room:
         raise UserError(
-            f"the figure '{kind}' holds {room} clips, and {len(chosen)} were given; name fewer, or add --most {room} for an "
+            f"the figure '{kind}' holds {room} clips, and {len(chosen)} were given; name fewer, or add --most {room} "
+            "for an "
             "even sample."
         )
     pictured = _pictured(chosen, pools=spec.pools)
@@ -127,9 +128,9 @@ def paper_set(
 ) -> list[Drawing]:
     """The paper's figures, and block scales, scape plots and motifs, from any clips.
 
-    One clip a prompt (or an even sample where there are no prompts) stands for each group. With several groups the first that
-    is not the baseline is shown in Figures 1-4, and every one beside the baseline in Figures 6-8; Figure 5 has a row a step of
-    training where the labels name steps, else a row a group.
+    One clip a prompt (or an even sample where there are no prompts) stands for each group. With several groups the
+    first that is not the baseline is shown in Figures 1-4, and every one beside the baseline in Figures 6-8; Figure 5
+    has a row a step of training where the labels name steps, else a row a group.
 
     Raises
     ------
@@ -259,8 +260,8 @@ def write_captions(drawings: Sequence[Drawing], folder: Path) -> Path:
 def draw(drawings: Sequence[Drawing], *, view: View = "texture", quiet: bool = True) -> Drawn:
     """Makes the figures; every file is read once.
 
-    With several drawings a file that cannot be read and a figure that cannot be drawn are left out and reported; a single
-    drawing raises.
+    With several drawings a file that cannot be read and a figure that cannot be drawn are left out and reported; a
+    single drawing raises.
 
     Raises
     ------

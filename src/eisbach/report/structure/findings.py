@@ -144,7 +144,10 @@ def _difference(sets: Sets, name: str, primary: Sequence[MetricInfo]) -> Finding
     if shown:
         lead = f"{name} differs from {reference} in {len(shown)} of {len(primary)} primary measures, after correction:"
     else:
-        lead = f"No primary measure shows a difference between {name} and {reference}; that is no proof that there is none."
+        lead = (
+            f"No primary measure shows a difference between {name} and {reference}; that is no proof that there is "
+            "none."
+        )
     rest = [
         *([f"Leaning, but not certain after correction: {_list(leaning)}."] if leaning else []),
         *([f"Practically alike: {_list(alike)}."] if alike else []),

@@ -28,7 +28,8 @@ def measure_row(sets: Sets, info: MetricInfo, why: str = "") -> dict[str, Any]:
 
 
 def printed_rows(sets: Sets) -> list[dict[str, Any]]:
-    """The paper's own quantities, each with what speaks against it, and the surrogates that PC 1 has to be read against."""
+    """The paper's own quantities, each with what speaks against it, and the surrogates that PC 1 has to be read
+    against."""
     rows = []
     for info in sets.printed:
         label = info.label.partition(": ")[2] or info.label

@@ -1,4 +1,5 @@
-"""The page of `eisbach analyze`: sets side by side, with intervals, pictures, and players that show the detected sections."""
+"""The page of `eisbach analyze`: sets side by side, with intervals, pictures, and players that show the detected
+sections."""
 
 from __future__ import annotations
 

@@ -47,8 +47,10 @@ def set_tables(names: Sequence[str], found: Sequence[SetComparison]) -> list[Set
                     [_label(row), row.sets, _value(row), _shown(row.reference), _p(row.p_value), row.higher_means]
                     for row in between
                 ],
-                "Between the clips’ embeddings. For Fréchet and kernel distances the value is read beside what it is when the clips’ sets are "
-                "exchanged at random: small sets are never at distance 0. A is the set that is named first, B the other.",
+                "Between the clips’ embeddings. For Fréchet and kernel distances the value is read beside what it is "
+                "when the clips’ sets are "
+                "exchanged at random: small sets are never at distance 0. A is the set that is named first, B the "
+                "other.",
             )
         )
     for title, lines in (("Within each set", inside), ("Memorisation", copied)):
@@ -57,7 +59,8 @@ def set_tables(names: Sequence[str], found: Sequence[SetComparison]) -> list[Set
                 SetTable(title, ["Measure", *names, "No effect reads", "A higher value means"], _by_set(lines, names))
             )
     suspects = [
-        [name, Path(str(row["clip"])).name, Path(str(row["nearest_training"])).name, _p(row["p_clip"]), _p(row["p_excerpt"]),
+        [name, Path(str(row["clip"])).name, Path(str(row["nearest_training"])).name, _p(row["p_clip"]),
+        _p(row["p_excerpt"]),
          f"{row['copied_share']:.0%}"]
         for part in found
         for name, memorised in part.memorisation.items()
@@ -69,7 +72,8 @@ def set_tables(names: Sequence[str], found: Sequence[SetComparison]) -> list[Set
                 "The clips nearest to training audio",
                 ["Set", "Clip", "Nearest training clip", "p (clip)", "p (excerpt)", "Share copied"],
                 list({tuple(row): row for row in suspects}.values()),
-                f"The {_COPIES_SHOWN} most suspicious of each set. p: the share of unseen clips that are as close to the training audio.",
+                f"The {_COPIES_SHOWN} most suspicious of each set. p: the share of unseen clips that are as close to "
+                "the training audio.",
             )
         )
     return tables

@@ -1,8 +1,8 @@
 """How the figures of structure look on paper: sizes, colours, saving as PNG, PDF or SVG with text that stays text.
 
-Sizes are those of a journal (one column 3.35 in, two columns 7 in), text is 7 pt or more at that size, categories use Okabe
-and Ito's colours and also differ in dash and marker, and images use maps whose lightness rises evenly (magma, cividis,
-viridis), so that every figure can be read in greyscale and with any colour vision.
+Sizes are those of a journal (one column 3.35 in, two columns 7 in), text is 7 pt or more at that size, categories use
+Okabe and Ito's colours and also differ in dash and marker, and images use maps whose lightness rises evenly (magma,
+cividis, viridis), so that every figure can be read in greyscale and with any colour vision.
 """
 
 from __future__ import annotations

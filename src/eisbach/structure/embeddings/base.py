@@ -1,4 +1,5 @@
-"""What an embedding is, and how clips longer than a model's window are embedded: the mean over windows, in bounded memory."""
+"""What an embedding is, and how clips longer than a model's window are embedded: the mean over windows, in bounded
+memory."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ class Embedding(Protocol):
 
 
 def window_starts(samples: int, length: int) -> list[int]:
-    """Where windows of `length` begin: side by side, the last one moved back to end with the clip; one for a short clip."""
+    """Where windows of `length` begin: side by side, the last one moved back to end with the clip; one for a short
+    clip."""
     if samples <= length:
         return [0]
     return [*range(0, samples - length, length), samples - length]
@@ -124,7 +126,8 @@ def prepare(waveform: Waveform, sample_rate: int, name: str) -> np.ndarray:
 
 
 def embed_files(embedding: Embedding, paths: Sequence[str | Path], *, quiet: bool = False) -> np.ndarray:
-    """One row a file, [shape=(files, dim)], in the order given; files are read one after the other, ten minutes of each at most.
+    """One row a file, [shape=(files, dim)], in the order given; files are read one after the other, ten minutes of each
+    at most.
 
     Raises
     ------
@@ -160,6 +163,7 @@ def resolve_model_device(device: str) -> str:
         return next(name for name in ("cuda", "mps", "cpu") if has[name])
     if not has.get(device.partition(":")[0], False):
         raise UserError(
-            f"the device {device!r} is not on this machine; choose {', '.join(n for n, there in has.items() if there)} or auto."
+            f"the device {device!r} is not on this machine; choose "
+            f"{', '.join(n for n, there in has.items() if there)} or auto."
         )
     return device

@@ -1,8 +1,9 @@
 """CLAP (Wu et al. 2023): the audio half of a text-audio model, through transformers.
 
-A clip is cut into windows of the feature extractor's length (10 s in published models); each window's projected, unit-length audio embedding is what
-`ClapModel.get_audio_features` returns, and a clip is their mean. Models with feature fusion treat a window as a clip heard alone does: marked
-as long, which transformers' extractor does for one clip and, in a batch, for one drawn at random.
+A clip is cut into windows of the feature extractor's length (10 s in published models); each window's projected,
+unit-length audio embedding is what `ClapModel.get_audio_features` returns, and a clip is their mean. Models with
+feature fusion treat a window as a clip heard alone does: marked as long, which transformers' extractor does for one
+clip and, in a batch, for one drawn at random.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class ClapEmbedding(WindowedEmbedding):
         raw = read_config(folder)
         if raw.get("model_type") != "clap":
             raise CheckpointError(
-                f"{source} is a {raw.get('model_type', 'model without a type')!r} checkpoint, not CLAP; give a CLAP folder."
+                f"{source} is a {raw.get('model_type', 'model without a type')!r} checkpoint, not CLAP; give a CLAP "
+                "folder."
             )
         config = library_config(ClapConfig, raw, source)
         super().__init__(ClapFeatureExtractor, ClapModel, folder, config, device=device, batch_size=batch_size)

@@ -1,9 +1,9 @@
 """HuBERT-class models, and with them MERT-v1 (Li et al. 2024), through transformers' own HubertModel.
 
-MERT's published code derives from HuBERT and adds a constant-Q front end, deepnorm and a relaxed attention, all three switched off in MERT-v1-95M:
-what remains is HuBERT, weight for weight. Such checkpoints are loaded here without their code; ones that switch an addition on are refused.
-A clip is cut into windows of 5 s (MERT's training length); each is normalised by the checkpoint's feature extractor, and a clip is the mean over
-windows and time of one hidden state.
+MERT's published code derives from HuBERT and adds a constant-Q front end, deepnorm and a relaxed attention, all three
+switched off in MERT-v1-95M: what remains is HuBERT, weight for weight. Such checkpoints are loaded here without their
+code; ones that switch an addition on are refused. A clip is cut into windows of 5 s (MERT's training length); each is
+normalised by the checkpoint's feature extractor, and a clip is the mean over windows and time of one hidden state.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def hubert_config(raw: dict[str, Any], source: str) -> Any:
     if kind not in ("hubert", "mert_model"):
         code = " and brings its own code, which is not run" if raw.get("auto_map") else ""
         raise CheckpointError(
-            f"{source} is a {kind or 'model without a type'!r} checkpoint{code}; mert: takes HuBERT and MERT-v1 folders."
+            f"{source} is a {kind or 'model without a type'!r} checkpoint{code}; mert: takes HuBERT and MERT-v1 "
+            "folders."
         )
     additions = {
         "feature_extractor_cqt": bool(raw.get("feature_extractor_cqt", False)),
@@ -90,7 +91,8 @@ def hubert_config(raw: dict[str, Any], source: str) -> Any:
     on = [name for name, active in additions.items() if active]
     if on:
         raise CheckpointError(
-            f"{source} switches on {', '.join(on)}, which transformers' HuBERT lacks and only the checkpoint's own code has; "
+            f"{source} switches on {', '.join(on)}, which transformers' HuBERT lacks and only the checkpoint's own "
+            "code has; "
             "that code is not run: use MERT-v1-95M, whose network is a plain HuBERT."
         )
     own = {"model_type", "architectures", "transformers_version", "torch_dtype", "dtype", *additions}

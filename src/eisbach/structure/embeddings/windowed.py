@@ -1,4 +1,5 @@
-"""What embeddings of transformers models share: the model with its feature extractor, and clips as means over windows."""
+"""What embeddings of transformers models share: the model with its feature extractor, and clips as means over
+windows."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from eisbach.types import Waveform
 
 
 class WindowedEmbedding(ABC):
-    """An `Embedding` by a transformers model that hears one window at a time; a subclass sets `name`, `dim` and `window`.
+    """An `Embedding` by a transformers model that hears one window at a time; a subclass sets `name`, `dim` and
+    `window`.
 
     Parameters
     ----------

@@ -2,13 +2,13 @@
 
 *Level range*: P95 - P5 of the RMS level over 0.4 s windows (10 a second), in dB, after silence at the ends was trimmed.
 
-*EBU loudness range* (EBU Tech 3342, see `loudness_meter`): with all channels, on the recording without the silence at its
-ends (a 3 s window half in silence would read as a quiet passage). Passages more than 20 LU under the mean are gated out, so
-it saturates near 25 LU for music: a "dynamic range over 40 dB" cannot be this. The level range has no gate.
+*EBU loudness range* (EBU Tech 3342, see `loudness_meter`): with all channels, on the recording without the silence at
+its ends (a 3 s window half in silence would read as a quiet passage). Passages more than 20 LU under the mean are gated
+out, so it saturates near 25 LU for music: a "dynamic range over 40 dB" cannot be this. The level range has no gate.
 
-*Flux Gini*: the Gini coefficient over time of SuperFlux (`rhythm.spectral_flux`). Few separate events give values near 1, a
-dense stream of them low ones. Changes under a thousandth of the clip's loudest frame are rounding and decoding noise and
-count as none, and so does what the zeros beyond the clip's ends make of the first and last two frames.
+*Flux Gini*: the Gini coefficient over time of SuperFlux (`rhythm.spectral_flux`). Few separate events give values near
+1, a dense stream of them low ones. Changes under a thousandth of the clip's loudest frame are rounding and decoding
+noise and count as none, and so does what the zeros beyond the clip's ends make of the first and last two frames.
 """
 
 from __future__ import annotations

@@ -52,7 +52,8 @@ class SetClip:
 def describe_clip(
     audio: Waveform | Features | str | Path, name: str, prompt: str | None = None, *, duration: float | None = None
 ) -> SetClip:
-    """A clip's description from its audio or file, or from features that exist already (then give the file's `duration`).
+    """A clip's description from its audio or file, or from features that exist already (then give the file's
+    `duration`).
 
     Raises
     ------
@@ -81,7 +82,8 @@ def describe_clip(
 
 
 def clip_of_detail(detail: Mapping[str, Any], name: str, prompt: str | None, *, duration: float) -> SetClip | None:
-    """A clip's description from its line of an analysis' ``details.jsonl``, without its excerpt features and without reading any audio.
+    """A clip's description from its line of an analysis' ``details.jsonl``, without its excerpt features and without
+    reading any audio.
 
     None where the clip holds less than 2 s of sound.
     """

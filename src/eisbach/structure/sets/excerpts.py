@@ -1,14 +1,16 @@
 """Copied excerpts: a few seconds of one clip found inside another, at another gain, time, key or through a codec.
 
-Conventions: a clip is kept as its chroma (4 a second) and its flux in three bands (25 a second): what is played, and exactly when. Both are
-compared over windows of 4 s, as cosines after removing means, so gain does not matter. The score of two windows is the mean of the chroma's
-cosine and the flux's correlation, the latter at the best of a few lags within +- 0.2 s; it lies in [-1, 1], near 1 for a copy. Chroma
-alone hears a shared chord progression as a copy, flux alone a shared beat.
+Conventions: a clip is kept as its chroma (4 a second) and its flux in three bands (25 a second): what is played, and
+exactly when. Both are compared over windows of 4 s, as cosines after removing means, so gain does not matter. The score
+of two windows is the mean of the chroma's cosine and the flux's correlation, the latter at the best of a few lags
+within +- 0.2 s; it lies in [-1, 1], near 1 for a copy. Chroma alone hears a shared chord progression as a copy, flux
+alone a shared beat.
 
-The search has two stages. Every window of every query meets every training window (one a second) in blocked matrix products, under 12
-transpositions, by chroma alone; the windows must move (`recurrence`'s gate), or held chords would match each other. The few training clips
-that came closest are then compared at full resolution, along the diagonals where the chroma agrees. Memory holds the clips' small
-features and one block. Copies at another tempo are found up to about 3%.
+The search has two stages. Every window of every query meets every training window (one a second) in blocked matrix
+products, under 12 transpositions, by chroma alone; the windows must move (`recurrence`'s gate), or held chords would
+match each other. The few training clips that came closest are then compared at full resolution, along the diagonals
+where the chroma agrees. Memory holds the clips' small features and one block. Copies at another tempo are found up to
+about 3%.
 """
 
 from __future__ import annotations
@@ -179,7 +181,8 @@ def coarse_scores(
 
 
 def _blocks(clips: Sequence[ExcerptFeatures], hop: int, size: int) -> list[tuple[list[int], np.ndarray]]:
-    """Runs of clips with about `size` windows together (at least one clip), and where each clip's windows begin in the run."""
+    """Runs of clips with about `size` windows together (at least one clip), and where each clip's windows begin in the
+    run."""
     blocks: list[tuple[list[int], np.ndarray]] = []
     members: list[int] = []
     edges: list[int] = []
@@ -260,7 +263,8 @@ def _flux_windows(flux: np.ndarray, starts: np.ndarray) -> np.ndarray:
 def matches_above(
     lines: Sequence[Diagonal], query: ExcerptFeatures, training: Sequence[ExcerptFeatures], threshold: float
 ) -> tuple[list[ExcerptMatch], float]:
-    """Stretches whose windows score at least `threshold`, best first, and the share of the query that they cover, in [0, 1]."""
+    """Stretches whose windows score at least `threshold`, best first, and the share of the query that they cover, in
+    [0, 1]."""
     frames = query.windows + _LENGTH - 1
     covered = np.zeros(max(1, frames), dtype=bool)
     found = []

@@ -1,12 +1,15 @@
 """Onset-level detail diversity: how differently the takes of one prompt place and play their notes.
 
-Conventions: a clip is the sequence of its onsets. Each carries its *attack* (the rise of 32 mel bands, in dB, from just before the onset to just after
-it, of unit length: what enters, not how loud) and its *step* (log2 of the time to the next onset over the clip's median: rhythm, not tempo). Two takes are
-compared by an edit distance: keeping two onsets costs between 0 (same attack, same step) and 1, leaving one out costs a half, and the total is divided by
-the mean number of onsets, so that it lies in [0, 1]. Unrelated takes of one style still share note values and sounds; the distance is therefore divided by
-the same distance when one take's onsets are rotated: 0 = the same details, 1 = no more alike than the same material in
-another order; unrelated melodies of one scale read up to 1.2, because even a reordered melody keeps its own notes. Nothing depends on gain, tempo or the position of the first onset. A pair of which a take has
-fewer than eight onsets, or whose rotated distance is under 0.02 (an even pulse of one sound has no detail), is undefined.
+Conventions: a clip is the sequence of its onsets. Each carries its *attack* (the rise of 32 mel bands, in dB, from just
+before the onset to just after it, of unit length: what enters, not how loud) and its *step* (log2 of the time to the
+next onset over the clip's median: rhythm, not tempo). Two takes are compared by an edit distance: keeping two onsets
+costs between 0 (same attack, same step) and 1, leaving one out costs a half, and the total is divided by the mean
+number of onsets, so that it lies in [0, 1]. Unrelated takes of one style still share note values and sounds; the
+distance is therefore divided by the same distance when one take's onsets are rotated: 0 = the same details, 1 = no more
+alike than the same material in another order; unrelated melodies of one scale read up to 1.2, because even a reordered
+melody keeps its own notes. Nothing depends on gain, tempo or the position of the first onset. A pair of which a take
+has fewer than eight onsets, or whose rotated distance is under 0.02 (an even pulse of one sound has no detail), is
+undefined.
 """
 
 from __future__ import annotations
@@ -68,7 +71,8 @@ def onset_events(features: Features) -> OnsetEvents:
 
 
 def _steps_of(attacks: np.ndarray) -> np.ndarray:
-    """Each row in 255 steps of its largest band, uint8: so that an attack read back from a file equals the one measured."""
+    """Each row in 255 steps of its largest band, uint8: so that an attack read back from a file equals the one
+    measured."""
     top = attacks.max(axis=1, keepdims=True, initial=0.0)
     return np.round(255.0 * np.divide(attacks, top, out=np.zeros_like(attacks), where=top > 0.0)).astype(np.uint8)
 
@@ -116,7 +120,8 @@ def edit_distance(costs: np.ndarray) -> np.ndarray:
         Substitution costs; leaving one element out costs a half.
     """
     n, m = costs.shape[-2:]
-    # with D[i, j] = table[i, j] + (i + j) / 2 a gap is free, and along a row the running minimum replaces the inner loop
+    # with D[i, j] = table[i, j] + (i + j) / 2 a gap is free, and along a row the running minimum replaces the inner
+    # loop
     above = np.zeros((*costs.shape[:-2], m + 1))
     for i in range(n):
         diagonal = np.concatenate(

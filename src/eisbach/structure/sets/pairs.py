@@ -50,7 +50,8 @@ def distance_rows(
             notes.append(f"{embedding}: no {about.label.lower()}: {error}")
             continue
         found = jackknife(
-            _without(statistic, side), units, strata=side.tolist(), unit_name=unit_name, level=level, bounds=about.range,
+            _without(statistic, side), units, strata=side.tolist(), unit_name=unit_name, level=level,
+            bounds=about.range,
             max_groups=_MAX_GROUPS,
         )  # fmt: skip
         p = reference = None

@@ -58,6 +58,7 @@ def make_row(
     about = SET_METRICS[metric]
     unit = about.unit if embedding in ("", TEXTURE) or about.unit != "dB²" else ""
     return SetRow(
-        metric, about.label, unit, about.higher_means, sets, embedding, found.value, found.low, found.high, found.n_units,
+        metric, about.label, unit, about.higher_means, sets, embedding, found.value, found.low, found.high,
+        found.n_units,
         found.unit, about.reference if reference is None else reference, p, found.note,
     )  # fmt: skip

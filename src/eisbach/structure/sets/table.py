@@ -24,7 +24,8 @@ class SetMetric:
     higher_means : str
         What a higher value means, in words a reader understands.
     needs : str
-        ``"clips"`` (one set), ``"prompts x seeds"`` (one set in which some prompt has two takes), ``"two sets"``, or ``"training and held-out"``.
+        ``"clips"`` (one set), ``"prompts x seeds"`` (one set in which some prompt has two takes), ``"two sets"``, or
+        ``"training and held-out"``.
     reference : float or None
         The value that means nothing: no difference, chance, no memorisation. None where there is no such value.
     unit_of_interval : str
@@ -57,17 +58,24 @@ _TABLE = (
               "prompts, not seeds, decide how a clip sounds", _SEEDS, 0.0, "prompt"),
     SetMetric("vendi", "Vendi score of the set", "clips", (1.0, _INF), "more different clips", _ONE, None, "prompt"),
     SetMetric("frechet", "Fréchet distance", "dB²", (0.0, _INF), "sets that differ more", _TWO, None, "prompt"),
-    SetMetric("kernel_gaussian", "Kernel distance, Gaussian (MMD²)", "", (-_INF, _INF), "sets that differ more", _TWO, 0.0, "prompt"),
-    SetMetric("kernel_polynomial", "Kernel distance, polynomial (MMD²)", "", (-_INF, _INF), "sets that differ more", _TWO, 0.0, "prompt"),
-    SetMetric("precision", "Precision: B inside A's manifold", "", (0.0, 1.0), "more of B sounds like something in A", _TWO, None, "prompt"),
-    SetMetric("recall", "Recall: A inside B's manifold", "", (0.0, 1.0), "more of A is matched by something in B", _TWO, None, "prompt"),
-    SetMetric("density", "Density of B in A's manifold", "", (0.0, _INF), "B lies where A is dense", _TWO, 1.0, "prompt"),
-    SetMetric("coverage", "Coverage of A by B", "", (0.0, 1.0), "more of A has something of B nearby", _TWO, None, "prompt"),
+    SetMetric("kernel_gaussian", "Kernel distance, Gaussian (MMD²)", "", (-_INF, _INF), "sets that differ more", _TWO,
+    0.0, "prompt"),
+    SetMetric("kernel_polynomial", "Kernel distance, polynomial (MMD²)", "", (-_INF, _INF), "sets that differ more",
+    _TWO, 0.0, "prompt"),
+    SetMetric("precision", "Precision: B inside A's manifold", "", (0.0, 1.0), "more of B sounds like something in A",
+    _TWO, None, "prompt"),
+    SetMetric("recall", "Recall: A inside B's manifold", "", (0.0, 1.0), "more of A is matched by something in B", _TWO,
+    None, "prompt"),
+    SetMetric("density", "Density of B in A's manifold", "", (0.0, _INF), "B lies where A is dense", _TWO, 1.0,
+    "prompt"),
+    SetMetric("coverage", "Coverage of A by B", "", (0.0, 1.0), "more of A has something of B nearby", _TWO, None,
+    "prompt"),
     SetMetric("memorised_clips", "Generations closer to training than 95% of unseen clips", "", (0.0, 1.0),
               "more generations lie unusually near a training clip", _COPY, 0.05, "generation"),
     SetMetric("memorised_clips_auc", "AUC of closeness to training, clips", "", (0.0, 1.0),
               "generations are closer to training than unseen clips", _COPY, 0.5, "clip"),
-    SetMetric("memorised_excerpts", "Generations with an excerpt closer to training than 95% of unseen clips", "", (0.0, 1.0),
+    SetMetric("memorised_excerpts", "Generations with an excerpt closer to training than 95% of unseen clips", "", (0.0,
+    1.0),
               "more generations contain a copied excerpt", _COPY, 0.05, "generation"),
     SetMetric("memorised_excerpts_auc", "AUC of closeness to training, excerpts", "", (0.0, 1.0),
               "excerpts of generations are closer to training than those of unseen clips", _COPY, 0.5, "clip"),

@@ -64,7 +64,8 @@ def _prediction_1(probe: dict[str, Any]) -> ClaimResult:
     levels = probe["explanation"]["levels"]
     first, last = levels[0], levels[-1]
     effects = [
-        interval_effect(f"mean weight at t = {level['t']:g}", *_value(level["columns"]["sample_weight"]["mean"]), n=level["clips"])
+        interval_effect(f"mean weight at t = {level['t']:g}", *_value(level["columns"]["sample_weight"]["mean"]),
+        n=level["clips"])
         for level in (first, last)
     ]  # fmt: skip
     norms = probe["gradients"]["levels"]

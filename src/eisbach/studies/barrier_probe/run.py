@@ -1,4 +1,5 @@
-"""What the barrier's weight does on the embedded base with labelled clips, before anything is trained: a probe a weighting."""
+"""What the barrier's weight does on the embedded base with labelled clips, before anything is trained: a probe a
+weighting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Judges the embedded model: prompts decide the register of what it plays, and its samples are nearer to music than to noise."""
+"""Judges the embedded model: prompts decide the register of what it plays, and its samples are nearer to music than to
+noise."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""What the embedded model can do, in numbers: do prompts matter, and are its samples nearer to music than to noise of its colour?
+"""What the embedded model can do, in numbers: do prompts matter, and are its samples nearer to music than to noise of
+its colour?
 
 Declared before looking: low-string prompts give a larger share of energy below 200 Hz and a smaller share above 2 kHz
-than celesta prompts (one-sided permutation tests over seeds); the Fréchet distance on texture features from the samples to held-out
-music is smaller than to phase-randomised surrogates of that music.
+than celesta prompts (one-sided permutation tests over seeds); the Fréchet distance on texture features from the samples
+to held-out music is smaller than to phase-randomised surrogates of that music.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Settings(StrictModel):
     Attributes
     ----------
     held_out : str
-        Manifest of rendered music with a held-out split; "" renders six clips a seed here, of scores that the embedded model was not
-        trained on.
+        Manifest of rendered music with a held-out split; "" renders six clips a seed here, of scores that the embedded
+        model was not trained on.
     """
 
     model: str = "embedded"

@@ -66,9 +66,13 @@ def _goal(key: str, rows: Rows, name: str) -> ClaimResult:
     met = sum(effect.value >= goal for effect, goal in pairs)
     below = sum(high(effect) < goal for effect, goal in pairs)
     return judged(
-        key, [below_gate, above_gate], supported=above == len(pairs), refuted=below > 0,
-        note=f"The weakest kinds. The goal is met by the estimate in {met} and by the whole interval in {above} of {len(pairs)} cells.",
-    )  # fmt: skip
+        key,
+        [below_gate, above_gate],
+        supported=above == len(pairs),
+        refuted=below > 0,
+        note=f"The weakest kinds. The goal is met by the estimate in {met} and by the whole interval in {above} of "
+        f"{len(pairs)} cells.",
+    )
 
 
 def _chance(key: str, rows: Rows) -> ClaimResult:

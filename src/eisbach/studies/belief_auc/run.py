@@ -1,11 +1,12 @@
 """Does a weight tell developing clips from flat ones, by kind and noise level, on the embedded model's own predictions?
 
-For each weighting, cell and noise level: AUC = the share of (developing, flat) pairs in which the developing clip gets the larger weight
-(ties count half; 0.5 is chance). The 95% intervals come from a bootstrap over pieces, not clips, since clips of one piece are alike.
-Noise level 0 is the clean latent, as a perfect model would give it back. Also, among developing clips: the mean weight by noise level, since a weight
-whose mean moves acts as a noise-level weight too; its coefficient of variation; its rank correlation with the loudness
-of the audio and with the energy of the latents. Each run writes its section of the JSON file and leaves the others.
-The model's outputs are kept beside the material, so that another weighting takes seconds.
+For each weighting, cell and noise level: AUC = the share of (developing, flat) pairs in which the developing clip gets
+the larger weight (ties count half; 0.5 is chance). The 95% intervals come from a bootstrap over pieces, not clips,
+since clips of one piece are alike. Noise level 0 is the clean latent, as a perfect model would give it back. Also,
+among developing clips: the mean weight by noise level, since a weight whose mean moves acts as a noise-level weight
+too; its coefficient of variation; its rank correlation with the loudness of the audio and with the energy of the
+latents. Each run writes its section of the JSON file and leaves the others. The model's outputs are kept beside the
+material, so that another weighting takes seconds.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ FREE = ("section", "seconds", "weightings")
 
 @dataclass(frozen=True)
 class Clips:
-    """What the weightings see of every clip, and what is known about it; clean, noise (n, C, T), output (n, levels, C, T)."""
+    """What the weightings see of every clip, and what is known about it; clean, noise (n, C, T), output (n, levels, C,
+    T)."""
 
     clean: torch.Tensor
     noise: torch.Tensor
@@ -145,7 +147,8 @@ def load_clips(backbone: Backbone, material: Path, seconds: float) -> Clips:
 
 
 def predict(backbone: Backbone, captions: Sequence[str], latents: torch.Tensor) -> dict[str, np.ndarray]:
-    """The model's output for every clip at `LEVELS`, with one draw of noise a clip and the clip's own caption; half precision."""
+    """The model's output for every clip at `LEVELS`, with one draw of noise a clip and the clip's own caption; half
+    precision."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(latents.shape, generator=generator)
     levels, seconds = len(LEVELS), latents.shape[2] / backbone.latent_rate

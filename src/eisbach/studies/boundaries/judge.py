@@ -17,7 +17,8 @@ def judge(folder: Path) -> list[ClaimResult]:
     rates = report["hit_rate"]
     sides = {
         side: [
-            interval_effect(f"F at {name[2:-1]} s, {side}", entry["all"][name]["mean"], [entry["all"][name]["low"], entry["all"][name]["high"]])
+            interval_effect(f"F at {name[2:-1]} s, {side}", entry["all"][name]["mean"], [entry["all"][name]["low"],
+            entry["all"][name]["high"]])
             for name in ("f_0.5s", "f_3s")
         ]
         for side, entry in rates.items()

@@ -3,7 +3,8 @@
 Material (`pieces` of each kind, seeds from 0; the constants of `eisbach.structure.boundaries` were chosen on
 seeds from 1000 and, for scores, on other pieces):
 
-- *both*, *tune*, *sound*: synthetic forms whose letters differ in everything, in the tune alone, or in the timbres alone;
+- *both*, *tune*, *sound*: synthetic forms whose letters differ in everything, in the tune alone, or in the timbres
+  alone;
 - *chords*: sustained chords and a melody from the other synthesiser, every letter its own;
 - *bands*: two instruments of six kinds and often drums, any tempo, every letter another band (`synthetic_sounds.band`);
 - *band tunes*: the letters are tunes of one such band, in one key and tempo;
@@ -12,10 +13,11 @@ seeds from 1000 and, for scores, on other pieces):
 - *long*: rondos and other forms of sections of 24 to 90 s, up to ten minutes in all, of any of the sounds above;
 - *strophic*: strophes of 12 to 40 s, heard again at once, of any of these sounds.
 
-All other sections last 6 to 24 s, drawn continuously, so nothing divides a frame grid. mir_eval's hit rate, trimmed, at 0.5 and 3 s. librosa's sides
-follow its documentation: agglomerative clustering of beat-synchronous features, and Laplacian segmentation (McFee and Ellis 2014);
-each once with the true number of sections and once with an estimate (one section every 12 s, the mean of the material; for the Laplacian
-variant also its number of clusters). Intervals: 2000 bootstrap draws over pieces.
+All other sections last 6 to 24 s, drawn continuously, so nothing divides a frame grid. mir_eval's hit rate, trimmed, at
+0.5 and 3 s. librosa's sides follow its documentation: agglomerative clustering of beat-synchronous features, and
+Laplacian segmentation (McFee and Ellis 2014); each once with the true number of sections and once with an estimate (one
+section every 12 s, the mean of the material; for the Laplacian variant also its number of clusters). Intervals: 2000
+bootstrap draws over pieces.
 """
 
 from __future__ import annotations
@@ -80,7 +82,8 @@ QUICK: dict[str, Any] = {"pieces": 2, "kinds": ["both", "chords", "bands"]}
 def _shape(
     rng: np.random.Generator, forms: tuple[str, ...], seconds: tuple[float, float, float] = (6.0, 24.0, 120.0)
 ) -> tuple[str, list[float]]:
-    """A form and the seconds of its letters; `seconds` are those of the shortest and longest section and of the piece."""
+    """A form and the seconds of its letters; `seconds` are those of the shortest and longest section and of the
+    piece."""
     letters = forms[int(rng.integers(len(forms)))]
     longest = min(seconds[1], seconds[2] / len(letters))
     return letters, [float(rng.uniform(seconds[0], longest)) for _ in set(letters)]
@@ -164,7 +167,8 @@ def _doubled(letters: str) -> bool:
     return any(a == b for a, b in pairwise(letters))
 
 
-# --- librosa's sides ------------------------------------------------------------------------------------------------------------
+# --- librosa's sides
+# ------------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
@@ -195,7 +199,8 @@ def librosa_agglomerative(key: int, sections: int) -> np.ndarray:
 
 
 def librosa_laplacian(key: int, clusters: int) -> np.ndarray:
-    """Laplacian segmentation as in librosa's example gallery, with `clusters` kinds of section: times of the boundaries."""
+    """Laplacian segmentation as in librosa's example gallery, with `clusters` kinds of section: times of the
+    boundaries."""
     import librosa
     import scipy.linalg
     import scipy.ndimage
@@ -219,7 +224,8 @@ def librosa_laplacian(key: int, clusters: int) -> np.ndarray:
     return times[1 + np.flatnonzero(labels[1:] != labels[:-1])]
 
 
-# --- scores ---------------------------------------------------------------------------------------------------------------------
+# --- scores
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def hit_rates(found: np.ndarray, edges: np.ndarray) -> tuple[float, float]:

@@ -1,4 +1,5 @@
-"""Judges the curation experiment: what each weighting does to the share of flat pieces, and how much of the oracle's gain that is."""
+"""Judges the curation experiment: what each weighting does to the share of flat pieces, and how much of the oracle's
+gain that is."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ NAMES = {_FLAT: "flat pieces", _BLOCKS: "block strength"}
 def judge(folder: Path) -> list[ClaimResult]:
     """All claims from `records.parquet`.
 
-    With three trained models an arm, the method itself cannot be judged (the smallest p is 0.1), so verdicts are about these
-    checkpoints, whose units are the prompts; the effect over trained models stands beside.
+    With three trained models an arm, the method itself cannot be judged (the smallest p is 0.1), so verdicts are about
+    these checkpoints, whose units are the prompts; the effect over trained models stands beside.
     """
     arms = Arms(folder, "curation")
     claims = []

@@ -98,7 +98,8 @@ def sample_checkpoint(config: DigitsConfig, cell: Cell, checkpoint: Path) -> np.
 
 
 def quality_of(classifier: DigitClassifier, real: np.ndarray, images: np.ndarray) -> Record:
-    """Fréchet distance to `real` features [shape=(n, d)], precision, recall, inception score and how often the class that was asked for is seen."""
+    """Fréchet distance to `real` features [shape=(n, d)], precision, recall, inception score and how often the class
+    that was asked for is seen."""
     found = classifier(images)
     wanted = np.arange(len(images)) % len(classifier.classes)
     manifold = precision_recall(real, found["pooled"])

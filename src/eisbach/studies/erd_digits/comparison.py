@@ -32,7 +32,8 @@ METRICS: dict[str, Value] = {
 def differences(
     records: Sequence[Record], arm: str, baseline: str, step_of: Mapping[str, int], value: Value
 ) -> dict[str, dict[int, float]]:
-    """arm minus baseline by setting and seed, where both are there, at the step that `step_of` names for the setting's backbone."""
+    """arm minus baseline by setting and seed, where both are there, at the step that `step_of` names for the setting's
+    backbone."""
     found: dict[tuple[str, int, str], float] = {}
     for row in records:
         if row["step"] == step_of[str(row["backbone"])] and row["arm"] in (arm, baseline):
@@ -46,7 +47,8 @@ def differences(
 
 
 def pooled(by_setting: Mapping[str, Mapping[int, float]]) -> dict[str, Any]:
-    """The mean difference over settings (each the mean of its seeds), its t interval and exact sign-flip p; settings are units.
+    """The mean difference over settings (each the mean of its seeds), its t interval and exact sign-flip p; settings
+    are units.
 
     Beside it the interval of the two-way model, in which settings and seeds are both samples of more.
     """

@@ -29,7 +29,8 @@ def run(settings: DigitsConfig, out: Path, *, jobs: int = 1, quiet: bool = False
 
 
 def run_digits(config: DigitsConfig, *, quiet: bool = False) -> dict[str, Any]:
-    """Trains what is not trained yet and returns the summary; `out` then holds records.parquet, records.jsonl and summary.json.
+    """Trains what is not trained yet and returns the summary; `out` then holds records.parquet, records.jsonl and
+    summary.json.
 
     Raises
     ------

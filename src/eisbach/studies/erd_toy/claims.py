@@ -1,7 +1,7 @@
 """The ERD paper's statements on its toy figures, each as a number that can come out either way.
 
-A claim is judged on every path and target that it speaks of; the numbers stand beside the verdict, so that a reader with another
-threshold can judge anew.
+A claim is judged on every path and target that it speaks of; the numbers stand beside the verdict, so that a reader
+with another threshold can judge anew.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ def judge_claims(figures: Figures, targets: Sequence[str]) -> list[Claim]:
         ),
         Claim(
             "9", "Clusters become entangled as t grows.",
-            "share of the features' variance between clusters falls below half of that at t = 0.1", over(targets, _entangles),
+            "share of the features' variance between clusters falls below half of that at t = 0.1", over(targets,
+            _entangles),
         ),
         Claim(
             "4, 10", "For x0 and u the top eigenvalue drops monotonically over several orders of magnitude.",
@@ -139,11 +140,13 @@ def judge_claims(figures: Figures, targets: Sequence[str]) -> list[Claim]:
         ),
         Claim(
             "12", "The Gram matrix has lost the clusters at t = 0.95.",
-            "the difference of mean cosines at t = 0.95 is below a fifth of that at t = 0.05", over(targets, _homogeneous),
+            "the difference of mean cosines at t = 0.95 is below a fifth of that at t = 0.05", over(targets,
+            _homogeneous),
         ),
         Claim(
             "12", "The Gram matrix is uniform at t = 0.95: updates are near-identical.",
-            "mean cosine between different samples above 0.8 (a threshold set after the first run)", over(targets, _uniform),
+            "mean cosine between different samples above 0.8 (a threshold set after the first run)", over(targets,
+            _uniform),
         ),
         Claim(
             "4", "Noise levels are coupled: updates at one level move the others.",
@@ -244,10 +247,14 @@ def _attenuates(arrays: Mapping[str, Tensor], i: int, _: str) -> dict[str, Any]:
 def _rank_collapse(arrays: Mapping[str, Tensor], i: int, _: str) -> dict[str, Any]:
     rank = arrays["ntk/rank"][i]
     return {
-        "first": _number(rank[0]), "largest": _number(rank.max()), "last": _number(rank[-1]),
-        "untrained_last_over_largest": _number(arrays["ntk_untrained/rank"][0][-1] / arrays["ntk_untrained/rank"][0].max()),
+        "first": _number(rank[0]),
+        "largest": _number(rank.max()),
+        "last": _number(rank[-1]),
+        "untrained_last_over_largest": _number(
+            arrays["ntk_untrained/rank"][0][-1] / arrays["ntk_untrained/rank"][0].max()
+        ),
         "holds": bool(rank[-1] < 0.5 * rank.max()),
-    }  # fmt: skip
+    }
 
 
 def _blocks(arrays: Mapping[str, Tensor], i: int, _: str) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Judges a run of the toy: sixteen statements about its figures, and ERD weighting against other weights at equal steps."""
+"""Judges a run of the toy: sixteen statements about its figures, and ERD weighting against other weights at equal
+steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The toy's page: one self-contained `index.html` with what was found on top, then the paper's figures and all numbers."""
+"""The toy's page: one self-contained `index.html` with what was found on top, then the paper's figures and all
+numbers."""
 
 from __future__ import annotations
 
@@ -172,11 +173,13 @@ def write_page(settings: ToyConfig, out: Path, command: str) -> Path:
 
 
 def _record(row: dict[str, Any]) -> dict[str, Any]:
-    """A trained network as a row of the records' schema: what it was trained on stands where clips have their prompt."""
+    """A trained network as a row of the records' schema: what it was trained on stands where clips have their
+    prompt."""
     kept = {key: value for key, value in row.items() if key not in ("arm", "seed")}
     return {
         "arm": row["arm"], "train_seed": row["seed"], "prompt_id": f"{row['path']}/{row['target']}", "seed": 0,
-        "path": f"cells/comparison-{row['path']}-{row['seed']:02d}.json", **{k: v for k, v in kept.items() if k != "path"},
+        "path": f"cells/comparison-{row['path']}-{row['seed']:02d}.json", **{k: v for k,
+        v in kept.items() if k != "path"},
         "noising_path": row["path"],
     }  # fmt: skip
 
@@ -211,7 +214,8 @@ def _render(run: ToyRun, report: ToyReport, pictures: Sequence[PagePicture], com
     return render_page(
         "toy.html.j2",
         title="Recoverability on a toy with exact truth",
-        question="How far from the best possible prediction do networks end at each noise level, and does recoverability weighting bring "
+        question="How far from the best possible prediction do networks end at each noise level, and does "
+        "recoverability weighting bring "
         "them closer?",
         facts=facts,
         headline=report.headline,

@@ -1,7 +1,8 @@
 """Whether the metrics keep the invariances that they declare.
 
-Synthetic pieces of two families (additive tones; instruments unlike one another) are turned down and up, resampled, panned, sent through Vorbis, given hiss and
-made half as long again; every metric is measured before and after, and its largest change is set beside what it declares.
+Synthetic pieces of two families (additive tones; instruments unlike one another) are turned down and up, resampled,
+panned, sent through Vorbis, given hiss and made half as long again; every metric is measured before and after, and its
+largest change is set beside what it declares.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def _piece(
 
 
 def check(count: int, section_seconds: float) -> dict[str, Any]:
-    """Every metric under every condition, over `count` pieces of each family with four sections of `section_seconds`."""
+    """Every metric under every condition, over `count` pieces of each family with four sections of
+    `section_seconds`."""
     outcomes = check_invariances(pieces(count, section_seconds))
     rows = [{key: _plain(value) for key, value in asdict(outcome).items()} for outcome in outcomes]
     return {"pieces": 2 * count, "section_seconds": section_seconds, "outcomes": rows}

@@ -1,9 +1,10 @@
 """Does every structure metric follow its ladder?
 
-Each metric on its ladder of synthetic pieces of known structure, one ladder a seed (another timbre, pitch, rhythm), and where there is one on a
-second ladder with other instruments, tempi and lengths. Rank correlation with the truth, signed so that 1 is right: mean and least over the
-seeds, and of all rungs of all seeds pooled, which no ladder can win whose readings depend more on the timbre than on the structure.
-The paper's quantities as printed stand beside: that a ladder orders one does not undo the ground truth that contradicts it.
+Each metric on its ladder of synthetic pieces of known structure, one ladder a seed (another timbre, pitch, rhythm), and
+where there is one on a second ladder with other instruments, tempi and lengths. Rank correlation with the truth, signed
+so that 1 is right: mean and least over the seeds, and of all rungs of all seeds pooled, which no ladder can win whose
+readings depend more on the timbre than on the structure. The paper's quantities as printed stand beside: that a ladder
+orders one does not undo the ground truth that contradicts it.
 """
 
 from __future__ import annotations

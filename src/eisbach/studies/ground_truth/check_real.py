@@ -1,11 +1,13 @@
-"""What every structure metric reads on real scores and on flat material: distributions, and AUC of real against each kind of flatness.
+"""What every structure metric reads on real scores and on flat material: distributions, and AUC of real against each
+kind of flatness.
 
-The material is a folder with subfolders that hold a manifest each; a clip's label ``cell`` (or ``kind``) names what it is, and
-`developing` is real music: performed scores. To it come, made from the developing clips themselves, phase-randomised surrogates (the same spectrum,
-no structure in time).
+The material is a folder with subfolders that hold a manifest each; a clip's label ``cell`` (or ``kind``) names what it
+is, and `developing` is real music: performed scores. To it come, made from the developing clips themselves,
+phase-randomised surrogates (the same spectrum, no structure in time).
 
-AUC is the share of (real, flat) pairs in which the real clip reads higher (ties count half); 0.5 is chance, and a metric that falls with development
-is below it. Intervals: 95%, bootstrap over pieces on both sides, since clips of one piece are alike.
+AUC is the share of (real, flat) pairs in which the real clip reads higher (ties count half); 0.5 is chance, and a
+metric that falls with development is below it. Intervals: 95%, bootstrap over pieces on both sides, since clips of one
+piece are alike.
 """
 
 from __future__ import annotations
@@ -81,7 +83,8 @@ def _interval(real: list[np.ndarray], flat: list[np.ndarray], rng: np.random.Gen
 
 
 def check_real(material: Path, per_cell: int, developing: int, work: Path, jobs: int) -> dict[str, Any]:
-    """Distributions of every metric by cell, AUC against each kind of flatness with intervals, and what the judge calls flat.
+    """Distributions of every metric by cell, AUC against each kind of flatness with intervals, and what the judge calls
+    flat.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
 """Whether the measures of sets can be believed.
 
-Rank correlation of every set metric with its ladder of synthetic sets, how often 95% intervals cover the truth, distances against closed forms and
-against sets that do not differ, and whether copied excerpts are found and unseen music is left alone.
+Rank correlation of every set metric with its ladder of synthetic sets, how often 95% intervals cover the truth,
+distances against closed forms and against sets that do not differ, and whether copied excerpts are found and unseen
+music is left alone.
 """
 
 from __future__ import annotations

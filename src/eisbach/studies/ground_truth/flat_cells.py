@@ -1,11 +1,14 @@
-"""Labelled material for judging beliefs: developing music and eighteen flat cells, from scores that one split holds out of the other.
+"""Labelled material for judging beliefs: developing music and eighteen flat cells, from scores that one split holds out
+of the other.
 
-    python -m eisbach.studies.ground_truth.flat_cells --out runs/auc2/dev --side train --seed 71 --clips 120 --developing 300
+    python -m eisbach.studies.ground_truth.flat_cells --out runs/auc2/dev --side train --seed 71 --clips 120
+    --developing 300
 
-`held_out` draws only from scores whose split is held out of the embedded model's training, `train` only from the others, so the two sets
-share no score. Clips are 32 s long unless told. Every row's label `cell` names its cell: `developing`; the flat kinds that `eisbach
-data flat` makes, with textures and loops taken apart; and `unseen` ones, made in other ways than any of the package's material, to
-see whether a statistic found on the former holds on the latter. The last two were added when the statistic stood.
+`held_out` draws only from scores whose split is held out of the embedded model's training, `train` only from the
+others, so the two sets share no score. Clips are 32 s long unless told. Every row's label `cell` names its cell:
+`developing`; the flat kinds that `eisbach data flat` makes, with textures and loops taken apart; and `unseen` ones,
+made in other ways than any of the package's material, to see whether a statistic found on the former holds on the
+latter. The last two were added when the statistic stood.
 
 | cell | what it is |
 |---|---|
@@ -17,7 +20,8 @@ see whether a statistic found on the former holds on the latter. The last two we
 | unseen shimmer | a chord of the piece struck again and again at random moments and levels |
 | unseen LFO pad | a held chord whose brightness swings with a period of 2 to 10 s |
 | unseen arpeggio | a chord of the piece, its notes in turn at a steady pace |
-| unseen played loop 1.5-4, 4-10 s | bars of the piece *played* again each time, with human irregularities of time and loudness |
+| unseen played loop 1.5-4, 4-10 s | bars of the piece *played* again each time, with human irregularities of time and
+loudness |
 | unseen noisy loop | a copied loop of 2 to 10 s under stationary noise 6 to 20 dB softer |
 | unseen wind | noise with the piece's spectrum whose level and brightness wander at random, within 0.3 to 2 s |
 | unseen granular | grains of 60 to 300 ms from anywhere in 2 to 8 s of the piece, in random order |
@@ -69,7 +73,8 @@ def rain(performance: Performance, sample_rate: int, rng: np.random.Generator) -
 
 
 def am_noise(performance: Performance, sample_rate: int, rng: np.random.Generator) -> Waveform:
-    """Four bands of noise between the piece's lowest and highest pitch and an octave above, each with a periodic level."""
+    """Four bands of noise between the piece's lowest and highest pitch and an octave above, each with a periodic
+    level."""
     total = round(performance.seconds * sample_rate)
     pitches = np.concatenate([track.pitch for track in performance.tracks])
     edges = np.linspace(float(pitches.min()), float(pitches.max()) + 12, 5)

@@ -1,4 +1,5 @@
-"""Judges the structure metrics: their ladders, their invariances, real scores against flat material, and measures of sets."""
+"""Judges the structure metrics: their ladders, their invariances, real scores against flat material, and measures of
+sets."""
 
 from __future__ import annotations
 
@@ -52,14 +53,16 @@ def _ladders(key: str, report: dict[str, Any], chosen: Any) -> ClaimResult:
 def _invariances(report: dict[str, Any]) -> ClaimResult:
     broken = [row for row in report["outcomes"] if row["broken"]]
     count = sum(row["broken"] for row in report["outcomes"])
-    effect = Effect(name="broken", value=count, unit=f"of {sum(row['pieces'] for row in report['outcomes'])} comparisons",
+    effect = Effect(name="broken", value=count,
+    unit=f"of {sum(row['pieces'] for row in report['outcomes'])} comparisons",
                     n=report["pieces"])  # fmt: skip
     named = ", ".join(f"{row['metric']} under {row['condition']}" for row in broken) or "none"
     return judged("invariances-kept", [effect], supported=count == 0, refuted=count > 0, note=f"Broken: {named}.")
 
 
 def _real(key: str, report: dict[str, Any], kinds: tuple[str, ...], *, printed: bool) -> ClaimResult:
-    """AUC of real scores against flat kinds; supported when all point the right way, refuted when one points the other."""
+    """AUC of real scores against flat kinds; supported when all point the right way, refuted when one points the
+    other."""
     effects, wrong = [], []
     for name, entry in report["metrics"].items():
         if name.startswith("paper_") != printed or (not printed and not entry["primary"]):

@@ -1,4 +1,5 @@
-"""Can the structure metrics be believed? Ladders of known structure, declared invariances, sets with known truth, and real scores."""
+"""Can the structure metrics be believed? Ladders of known structure, declared invariances, sets with known truth, and
+real scores."""
 
 from __future__ import annotations
 

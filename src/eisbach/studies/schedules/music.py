@@ -1,13 +1,15 @@
 """Decoded music by schedule and number of steps: distance of its texture to held-out music.
 
-Each sample has the caption of a held-out clip, and the same noise under every schedule and number of steps (Euler, guidance 3). The reference is other
-held-out clips, so the two sets are independent, encoded and decoded by the model's codec, so the codec is on both sides. The middle 9 s
-of each are decoded (decoding is most of the cost) and described by the texture embedding.
+Each sample has the caption of a held-out clip, and the same noise under every schedule and number of steps (Euler,
+guidance 3). The reference is other held-out clips, so the two sets are independent, encoded and decoded by the model's
+codec, so the codec is on both sides. The middle 9 s of each are decoded (decoding is most of the cost) and described by
+the texture embedding.
 
-Intervals: 2.5 to 97.5% over random halves of the captions and of the reference. A half drawn without repetition varies about the whole as
-much as the whole about the truth (delete-half jackknife, Shao & Wu 1989), and no item meets itself in a kernel sum. Distances are centred
-on the whole's, because a half's Fréchet distance is biased more. Where a half
-never reaches uniform's quality its ratio counts as 0, and where the fewest steps do as 16 over those; an interval that reaches such an end is open there.
+Intervals: 2.5 to 97.5% over random halves of the captions and of the reference. A half drawn without repetition varies
+about the whole as much as the whole about the truth (delete-half jackknife, Shao & Wu 1989), and no item meets itself
+in a kernel sum. Distances are centred on the whole's, because a half's Fréchet distance is biased more. Where a half
+never reaches uniform's quality its ratio counts as 0, and where the fewest steps do as 16 over those; an interval that
+reaches such an end is open there.
 """
 
 from __future__ import annotations
@@ -118,7 +120,8 @@ Measure = Callable[[str, int, np.ndarray, np.ndarray], float]
 
 
 def measures(cells: Cells) -> tuple[int, int, dict[str, Measure]]:
-    """How many captions every cell has and how many clips the reference, and three qualities (lower is better) of a cell on some of both."""
+    """How many captions every cell has and how many clips the reference, and three qualities (lower is better) of a
+    cell on some of both."""
     table = {(row["schedule"], row["steps"], row["seed"]): row for row in cells.rows if row["set"] == "music sets"}
     kinds = {key[:2] for key in table if key[0] != REAL}
     ids = dict.fromkeys(key[2] for key in table if key[0] != REAL)
@@ -143,8 +146,8 @@ def measures(cells: Cells) -> tuple[int, int, dict[str, Measure]]:
 def ratio(quality: dict[str, np.ndarray], name: str) -> float:
     """Uniform's 16 steps over those that a schedule needs for the same quality; 0 where it never gets there.
 
-    Between measured step counts the quality is interpolated in the logarithm of the steps, itself as it is: a kernel distance may be
-    negative, so `needed`, which takes logarithms, is given its exponential.
+    Between measured step counts the quality is interpolated in the logarithm of the steps, itself as it is: a kernel
+    distance may be negative, so `needed`, which takes logarithms, is given its exponential.
     """
     place = STEPS.index(LEVEL)
     steps = needed(np.array(STEPS), np.exp(quality[name]), float(np.exp(quality["uniform"][place])))

@@ -1,4 +1,5 @@
-"""Does rescaled entropic time need fewer steps than uniform? On digits, on the embedded model's own solution, and on decoded music."""
+"""Does rescaled entropic time need fewer steps than uniform? On digits, on the embedded model's own solution, and on
+decoded music."""
 
 from __future__ import annotations
 
@@ -67,7 +68,8 @@ FREE = ("seeds", "music_curve", "held_out", "clips", "many", "set_clips", "refer
 
 
 def digits_model(settings: Settings, out: Path, quiet: bool) -> Path:
-    """The folder of the model of digits: a class-conditional UNet with v on the cosine path, as `erd_digits` trains it."""
+    """The folder of the model of digits: a class-conditional UNet with v on the cosine path, as `erd_digits` trains
+    it."""
     if settings.digits_model:
         return Path(settings.digits_model)
     return train_networks(CELL, out / "digits", seeds=1, steps=settings.training_steps, quiet=quiet)[0]

@@ -1,6 +1,8 @@
-"""Quality against number of steps on digits and on music: rescaled entropic time beside uniform, log-SNR, karras and Stable Audio 3's.
+"""Quality against number of steps on digits and on music: rescaled entropic time beside uniform, log-SNR, karras and
+Stable Audio 3's.
 
-Cells that are finished already are kept, so a stopped run continues. Intervals resample sampling seeds (digits) or clips (music).
+Cells that are finished already are kept, so a stopped run continues. Intervals resample sampling seeds (digits) or
+clips (music).
 """
 
 from __future__ import annotations
@@ -139,7 +141,8 @@ def music(settings: Settings, curve: Path, cells: Cells, quiet: bool) -> None:
 
 
 def needed(steps: np.ndarray, quality: np.ndarray, level: float) -> float:
-    """Steps at which a falling quality (lower is better) reaches `level`, log-log between the measured ones; nan beyond them."""
+    """Steps at which a falling quality (lower is better) reaches `level`, log-log between the measured ones; nan beyond
+    them."""
     best = np.minimum.accumulate(quality)
     if best[0] <= level:
         return float(steps[0])  # at most
@@ -152,7 +155,8 @@ def needed(steps: np.ndarray, quality: np.ndarray, level: float) -> float:
 
 
 def compare(rows: list[dict[str, Any]], what: str, draws: int = 2000) -> dict[str, Any]:
-    """For each schedule: mean quality by steps with intervals, steps for uniform's quality at 16, and the ratio to uniform's 16."""
+    """For each schedule: mean quality by steps with intervals, steps for uniform's quality at 16, and the ratio to
+    uniform's 16."""
     seeds = sorted({row["seed"] for row in rows})
     schedules = list(dict.fromkeys(row["schedule"] for row in rows))
     steps = np.array(sorted({row["steps"] for row in rows}))

@@ -1,10 +1,12 @@
 """When are coarse and fine classes of digits decided, and what does guidance do to that?
 
-Class-conditional entropy of networks trained as the study `erd_digits` trains them (one a training seed), along their own chains and along held-out digits that noise is
-added to, and under guidance, everywhere and within t in [0.3, 0.7]. Coarse classes are Ward clusters of the digits' mean images, made before anything was measured: in
-two (0 4 6 | the others) and in four (0 | 4 6 | 3 5 9 | 1 2 7 8).
+Class-conditional entropy of networks trained as the study `erd_digits` trains them (one a training seed), along their
+own chains and along held-out digits that noise is added to, and under guidance, everywhere and within t in [0.3, 0.7].
+Coarse classes are Ward clusters of the digits' mean images, made before anything was measured: in two (0 4 6 | the
+others) and in four (0 | 4 6 | 3 5 9 | 1 2 7 8).
 
-What the paper leads one to expect: the coarser the partition, the higher the noise level at which half of its entropy is gone.
+What the paper leads one to expect: the coarser the partition, the higher the noise level at which half of its entropy
+is gone.
 """
 
 from __future__ import annotations
@@ -85,7 +87,8 @@ def readings(settings: Settings, folder: Path, model: Path, data: Path, quiet: b
     config = SignatureConfig(
         model=str(model),
         classes=[ClassConfig(name=str(digit)) for digit in range(10)],
-        partitions=PARTITIONS, sources=["reverse", "forward"], data=str(data), guidance=list(GUIDANCE),  # type: ignore[arg-type]
+        partitions=PARTITIONS, sources=["reverse", "forward"], data=str(data),
+        guidance=list(GUIDANCE),  # type: ignore[arg-type]
         steps=settings.steps, trajectories=settings.trajectories,
     )  # fmt: skip
     run_signature(config, folder, quiet=quiet)

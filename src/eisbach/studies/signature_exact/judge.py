@@ -27,7 +27,8 @@ def _chain(rows: list[dict[str, Any]]) -> ClaimResult:
     errors = [row["extrapolated"] for row in rows if row["steps"] == steps]
     plain = [row["plain"] for row in rows if row["steps"] == steps]
     effects = [
-        Effect(name=f"largest error over levels and mixtures, {steps} steps, extrapolated", value=max(errors), unit="nats", n=len(errors)),
+        Effect(name=f"largest error over levels and mixtures, {steps} steps, extrapolated", value=max(errors),
+        unit="nats", n=len(errors)),
         Effect(name="median of it", value=float(np.median(errors)), unit="nats"),
         Effect(name="largest error without extrapolation", value=max(plain), unit="nats"),
     ]  # fmt: skip
@@ -44,10 +45,15 @@ def _guidance(rows: list[dict[str, Any]]) -> ClaimResult:
     half = {(row["scale"], tuple(row["interval"] or ())): row for row in rows}
     plain, strong = half[1.0, ()], half[4.0, ()]
     effects = [
-        interval_effect(f"half time t at guidance {row['scale']:g}{' within t ' + str(row['interval']) if row['interval'] else ''}",
-                        row["half_t_chain"], row["half_t_chain_95"], "t")
-        for row in (strong, plain, *(row for row in rows if row not in (strong, plain))) if row["half_t_chain"] is not None
-    ]  # fmt: skip
+        interval_effect(
+            f"half time t at guidance {row['scale']:g}{' within t ' + str(row['interval']) if row['interval'] else ''}",
+            row["half_t_chain"],
+            row["half_t_chain_95"],
+            "t",
+        )
+        for row in (strong, plain, *(row for row in rows if row not in (strong, plain)))
+        if row["half_t_chain"] is not None
+    ]
     apart = strong["half_t_chain_95"][0], plain["half_t_chain_95"][1]
     known = None not in apart
     return judged(
@@ -87,7 +93,8 @@ def _speciation(report: dict[str, Any]) -> list[ClaimResult]:
         judged(
             "no-sharpening-edm",
             [Effect(name=f"width in ln σ at d = {last['dim']}", value=last["log_sigma_width"]),
-             Effect(name=f"width in ln σ at d = {rows[len(rows) // 2]['dim']}", value=rows[len(rows) // 2]["log_sigma_width"]),
+             Effect(name=f"width in ln σ at d = {rows[len(rows) // 2]['dim']}",
+             value=rows[len(rows) // 2]["log_sigma_width"]),
              slope("slope of ln σ over ½ ln d", sigma)],
             supported=abs(last["log_sigma_width"] / rows[len(rows) // 2]["log_sigma_width"] - 1) < 0.05,
             refuted=last["log_sigma_width"] < 0.5 * rows[len(rows) // 2]["log_sigma_width"],

@@ -1,4 +1,5 @@
-"""The estimators of class-conditional entropy against exact mixtures: errors by step count, guidance, and scaling with dimension."""
+"""The estimators of class-conditional entropy against exact mixtures: errors by step count, guidance, and scaling with
+dimension."""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ def cases() -> dict[str, GaussianMixture]:
 
 
 def errors(mixture: GaussianMixture, path: str, steps: int, per_class: int, source: str) -> dict[str, object]:
-    """Largest and mean error over levels; states are exact draws of x_t in forward chains, so that truth is read at the same ones."""
+    """Largest and mean error over levels; states are exact draws of x_t in forward chains, so that truth is read at the
+    same ones."""
     count = mixture.num_components
     classes = ClassSet(tuple(str(index) for index in range(count)), tuple(mixture.weights.tolist()))
     label = torch.arange(count).repeat_interleave(per_class)
@@ -154,7 +156,8 @@ def measured_speciation(per_class: int) -> dict[str, object]:
         mixture = GaussianMixture(
             [0.5, 0.5], torch.tensor([[1.0], [-1.0]], dtype=torch.float64).expand(2, exact.dim), 1.0
         )
-        # Twelve steps up to the noise end, then 64 around the instability: the wide path is edm, which has no trace left at its end.
+        # Twelve steps up to the noise end, then 64 around the instability: the wide path is edm, which has no trace
+        # left at its end.
         path = get_path("edm", sigma_max=max(80.0, 30 * exact.sigma_half))
         middle = -2 * math.log(exact.sigma_half)
         inner = path.t_from_log_snr(torch.linspace(middle - 5, middle + 5, 96, dtype=torch.float64)).clamp(0, 1)

@@ -1,14 +1,17 @@
-"""Are instrument and register decided before tempo in generation? The embedded model, over wordings of the prompts and seeds.
+"""Are instrument and register decided before tempo in generation? The embedded model, over wordings of the prompts and
+seeds.
 
-Eight prompts (register x instrument x tempo) in four wordings, `music*.yaml` beside this file. Own chains of the model without guidance, on the
-levels of a uniform grid of 40 steps down to t = 0.7: a half time above that does not depend on the rest. Noise is independent between
-wordings and seeds, and none of it is that of the first measurement, of one wording (seed 0; `records/first_wording.json`).
+Eight prompts (register x instrument x tempo) in four wordings, `music*.yaml` beside this file. Own chains of the model
+without guidance, on the levels of a uniform grid of 40 steps down to t = 0.7: a half time above that does not depend on
+the rest. Noise is independent between wordings and seeds, and none of it is that of the first measurement, of one
+wording (seed 0; `records/first_wording.json`).
 
-Declared before looking, on the chain reading: half of the instrument and half of the register is decided at a higher t (earlier in
-generation) than half of the tempo. No direction between instrument and register.
+Declared before looking, on the chain reading: half of the instrument and half of the register is decided at a higher t
+(earlier in generation) than half of the tempo. No direction between instrument and register.
 
-Two intervals of each difference. `over_wordings`: Student's t over the wordings' estimates, each from all seeds together; what another
-wording would give. `these_wordings`: bootstrap of trajectories within class and wording; what other noise would give.
+Two intervals of each difference. `over_wordings`: Student's t over the wordings' estimates, each from all seeds
+together; what another wording would give. `these_wordings`: bootstrap of trajectories within class and wording; what
+other noise would give.
 """
 
 from __future__ import annotations

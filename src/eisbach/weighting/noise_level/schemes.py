@@ -1,7 +1,7 @@
 """The noise-level weights that are one formula of log-SNR, each as its source prints it.
 
-Every scheme is stated as W, the weight on the squared error of the data estimate (`base`); what it becomes on the trained
-target follows there. Each docstring names its limits, and where a widely used script differs from the paper.
+Every scheme is stated as W, the weight on the squared error of the data estimate (`base`); what it becomes on the
+trained target follows there. Each docstring names its limits, and where a widely used script differs from the paper.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _By = Literal["sigma", "log_snr"]
 class Constant(NoiseWeight):
     """Weight 1 on the error of the trained target, or the unweighted loss of another one, restated for it.
 
-    ``Constant(target="eps")`` is DDPM's simple loss whatever the network predicts: W = SNR. ``"x0"`` is W = 1, ``"v"`` is
-    W = SNR + 1 on a VP path and (alpha^2 + sigma^2)^2 / sigma^2 in general, ``"u"`` is W = ((alpha + sigma) / sigma)^2,
-    which is 1/t^2 on the linear path.
+    ``Constant(target="eps")`` is DDPM's simple loss whatever the network predicts: W = SNR. ``"x0"`` is W = 1, ``"v"``
+    is W = SNR + 1 on a VP path and (alpha^2 + sigma^2)^2 / sigma^2 in general, ``"u"`` is W = ((alpha + sigma) /
+    sigma)^2, which is 1/t^2 on the linear path.
 
-    Limits: 1 on the stated target itself. Restated, eps, u and v diverge on x0 as t goes to 0, and x0, u and v diverge on
-    eps as SNR goes to 0.
+    Limits: 1 on the stated target itself. Restated, eps, u and v diverge on x0 as t goes to 0, and x0, u and v diverge
+    on eps as SNR goes to 0.
 
     Parameters
     ----------
@@ -109,8 +109,8 @@ class MaxSNR(X0Weight):
     eps loss. Hang et al. 2023 (arXiv 2303.09556, section 3.4) compare with it as "Max-SNR-gamma", and their code
     multiplies it by 1/SNR for eps, as here. (That code does the same for v, where 1 / (SNR + 1) is the exact factor.)
 
-    Limits: W is SNR at low noise, so the weight on x0 diverges as t goes to 0; it is gamma at high noise, so the weight on
-    eps diverges as SNR goes to 0. Each diverges where that target's own error vanishes. On u and v it stays finite.
+    Limits: W is SNR at low noise, so the weight on x0 diverges as t goes to 0; it is gamma at high noise, so the weight
+    on eps diverges as SNR goes to 0. Each diverges where that target's own error vanishes. On u and v it stays finite.
 
     Parameters
     ----------
@@ -130,8 +130,9 @@ class MaxSNR(X0Weight):
 class P2(X0Weight):
     """W = SNR / (k + SNR)^gamma on the x0 error, which is (k + SNR)^-gamma on eps, the target it was written for.
 
-    Perception prioritised weighting (Choi et al. 2022, arXiv 2204.00227). Its section 3.3 divides DDPM's weight by (k + SNR)^gamma; DDPM's simple loss is weight 1 on eps. With k = 1 and
-    gamma = 1 it is weight 1 on x0 times SNR / (1 + SNR): on a VP path the weight alpha^2.
+    Perception prioritised weighting (Choi et al. 2022, arXiv 2204.00227). Its section 3.3 divides DDPM's weight by (k +
+    SNR)^gamma; DDPM's simple loss is weight 1 on eps. With k = 1 and gamma = 1 it is weight 1 on x0 times SNR / (1 +
+    SNR): on a VP path the weight alpha^2.
 
     Limits: W falls to 0 with SNR (weight k^-gamma on eps). As SNR goes to infinity W goes as SNR^(1 - gamma): it
     diverges on x0 for gamma < 1, is 1 for gamma = 1 and vanishes for gamma > 1.
@@ -165,12 +166,12 @@ class P2(X0Weight):
 class Debiased(X0Weight):
     """W = sqrt(SNR) on the x0 error, which is 1/sqrt(SNR) on eps, the target it was written for.
 
-    Debiased estimation (Yu et al. 2023, arXiv 2310.08442). On v of a VP path that is alpha sigma, on the linear path's u t (1 - t). Trap: the widely used script for Stable
-    Diffusion weighs v by 1 / (SNR + 1) under this name, which is weight 1 on x0 and not this weight; it also caps SNR at
-    1000, which this does not.
+    Debiased estimation (Yu et al. 2023, arXiv 2310.08442). On v of a VP path that is alpha sigma, on the linear path's
+    u t (1 - t). Trap: the widely used script for Stable Diffusion weighs v by 1 / (SNR + 1) under this name, which is
+    weight 1 on x0 and not this weight; it also caps SNR at 1000, which this does not.
 
-    Limits: the weight on x0 diverges as sqrt(SNR) when t goes to 0, the weight on eps as 1/sqrt(SNR) when SNR goes to 0;
-    on u and v it falls to 0 at both ends.
+    Limits: the weight on x0 diverges as sqrt(SNR) when t goes to 0, the weight on eps as 1/sqrt(SNR) when SNR goes to
+    0; on u and v it falls to 0 at both ends.
     """
 
     name = "debiased"
@@ -183,8 +184,9 @@ class Debiased(X0Weight):
 class EDM(X0Weight):
     """W = SNR + 1/sigma_data^2 on the x0 error: lambda(s) at s = sigma/alpha, written in log-SNR.
 
-    EDM's loss weight (Karras et al. 2022, arXiv 2206.00364, Table 1): lambda(s) = (s^2 + sigma_data^2)/(s sigma_data)^2. It makes the effective weight on EDM's preconditioned network output 1 at every noise level (their section 5). On the
-    linear path's u it is (1 - t)^2 + t^2 / sigma_data^2.
+    EDM's loss weight (Karras et al. 2022, arXiv 2206.00364, Table 1): lambda(s) = (s^2 + sigma_data^2)/(s
+    sigma_data)^2. It makes the effective weight on EDM's preconditioned network output 1 at every noise level (their
+    section 5). On the linear path's u it is (1 - t)^2 + t^2 / sigma_data^2.
 
     Limits: W goes as SNR at low noise, so the weight on x0 diverges as t goes to 0; it is 1/sigma_data^2 at high noise,
     so the weight on eps diverges as SNR goes to 0. On u and v it stays finite.
@@ -208,9 +210,9 @@ class EDM(X0Weight):
 class _LinearPathWeight(X0Weight):
     """A weight that is a formula in the linear path's sigma, as in Stable Diffusion 3's public training script.
 
-    Both are written in the linear path's own noise level, sigma = t in [0, 1], and multiply the loss after the network's
-    answer was turned into a data estimate (``x0_hat = x_t - sigma u_hat``). Trap: scripts that skip that step put the same
-    formula on the u loss, which is this weight divided by t^2.
+    Both are written in the linear path's own noise level, sigma = t in [0, 1], and multiply the loss after the
+    network's answer was turned into a data estimate (``x0_hat = x_t - sigma u_hat``). Trap: scripts that skip that step
+    put the same formula on the u loss, which is this weight divided by t^2.
 
     Parameters
     ----------
@@ -239,7 +241,8 @@ class _LinearPathWeight(X0Weight):
 
 
 class SigmaSqrt(_LinearPathWeight):
-    """W = 1/sigma^2 on the x0 error, (1 + sqrt(SNR))^2 in terms of SNR: exactly the unweighted u loss of the linear path.
+    """W = 1/sigma^2 on the x0 error, (1 + sqrt(SNR))^2 in terms of SNR: exactly the unweighted u loss of the linear
+    path.
 
     Limits: the weight on x0 diverges as SNR when t goes to 0; W is 1 at pure noise, so the weight on eps diverges as
     1/SNR there. On u it is 1 and on v it stays finite.
@@ -260,8 +263,8 @@ class SigmaSqrt(_LinearPathWeight):
 class CosMap(_LinearPathWeight):
     """W = 2 / (pi (1 - 2 sigma + 2 sigma^2)) on the x0 error: (2/pi) (1 + 1/cosh(log_snr / 2)) in terms of SNR.
 
-    Esser et al. 2024 (arXiv 2403.03206, Eq. 21) derive this curve as a density over t, the one that gives the linear path
-    the cosine path's log-SNR; the public script offers it as a weight for uniform t.
+    Esser et al. 2024 (arXiv 2403.03206, Eq. 21) derive this curve as a density over t, the one that gives the linear
+    path the cosine path's log-SNR; the public script offers it as a weight for uniform t.
 
     Limits: 2/pi at both ends, 4/pi at t = 1/2. So the weight on eps diverges as 1/SNR at pure noise; on the others it
     stays finite.

@@ -1,4 +1,5 @@
-"""Entropies of a density matrix (symmetric, eigenvalues at least 0 that sum to 1), batched and without host synchronisation."""
+"""Entropies of a density matrix (symmetric, eigenvalues at least 0 that sum to 1), batched and without host
+synchronisation."""
 
 from __future__ import annotations
 
