@@ -1,7 +1,9 @@
-"""Long commands killed (SIGKILL) at random moments, or met by a full disk, and run again: they must end with equal results.  # noqa: E501
+"""Long commands killed (SIGKILL) at random moments, or met by a full disk, and run again: they must end with equal
+results.
 
-A trial starts the command in an empty folder, kills it and all its processes up to three times, and runs it to its end; what  # noqa: E501
-is promised to be equal (docs/experiments.md) is hashed against a run that nobody disturbed, and no partial file may be left.  # noqa: E501
+A trial starts the command in an empty folder, kills it and all its processes up to three times, and runs it to its end;
+what is promised to be equal (docs/experiments.md) is hashed against a run that nobody disturbed, and no partial file
+may be left.
 
     python bench/kills.py --trials 3 --out bench/results/kills.json
 """
