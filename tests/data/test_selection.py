@@ -17,7 +17,7 @@ from eisbach.data.doctor import examine
 from eisbach.data.manifest import Manifest, ManifestRow, afford_held_out, assign_split, load_manifest, save_manifest
 from eisbach.data.selection import TrainingRule, choose_clips, unheard_words
 from eisbach.errors import ManifestError
-from eisbach.experiments.story import own_audio_spec
+from eisbach.experiments.recipes import own_audio_spec
 from eisbach.training.assembly import AudioMaterial
 from eisbach.training.config import TrainConfig
 

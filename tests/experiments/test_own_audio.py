@@ -8,7 +8,7 @@ import soundfile as sf
 
 from eisbach.data.manifest import load_manifest
 from eisbach.errors import UserError
-from eisbach.experiments.story import own_audio_spec
+from eisbach.experiments.recipes import own_audio_spec
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ import pytest
 
 from eisbach.config import build_config
 from eisbach.errors import ConfigError, UserError
-from eisbach.experiments.recipes import BUILT_IN_RECIPES, load_spec
+from eisbach.experiments.recipes import BUILT_IN_RECIPES, demo_spec, load_spec
 from eisbach.experiments.spec import ExperimentSpec, arm_training, check_spec, merge
-from eisbach.experiments.story import demo_spec
 
 
 def values(**changes: Any) -> dict[str, Any]:

@@ -105,6 +105,13 @@ def test_small_sets_say_what_they_cannot_show():
     )
 
 
+def test_what_is_true_of_several_sets_is_said_once_and_nothing_of_a_refused_one():
+    rows = [*paired(prompts=3), *(row | {"group": "ot{h}er"} for row in paired(prompts=3) if row["group"] == "barrier")]
+    rows += [row | {"group": "long", "duration": 60.0} for row in paired(prompts=3) if row["group"] == "barrier"]
+    (note,) = [note for note in comparing.compare_sets(rows).notes if "smallest possible p" in note]
+    assert "of barrier and ot{h}er" in note
+
+
 def test_the_same_recording_twice_is_said():
     rows = [record(group, f"p{index}", "0", audio_hash=f"{group}{index}") for group in ("a", "b") for index in range(6)]
     assert not any("byte for byte" in note for note in comparing.compare_sets(rows).notes)

@@ -293,3 +293,25 @@ def test_arm_summary_gives_prompts_and_interval():
     assert (single.interval, single.n_clips) == (None, 1)
     empty = summarise_arm([rows[0] | {"score": None}], "score", "a")
     assert math.isnan(empty.mean)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("better", ["higher", None])
+def test_an_interval_that_holds_zero_is_no_verdict_whatever_p_says(sign, better):
+    gains = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 20.0]  # every prompt gains, one of them most of it
+    rows = [
+        {
+            "arm": arm,
+            "prompt_id": f"p{n}",
+            "seed": 0,
+            "path": "x",
+            "level": 10.0 * n + (sign * gain if arm == "new" else 0),
+        }
+        for arm in ("plain", "new")
+        for n, gain in enumerate(gains)
+    ]
+    found = compare_arms(rows, MetricInfo("level", "level", better=better), "plain", "new")
+    low, high = found.shown_interval
+    assert found.p == pytest.approx(2 / 2**8)
+    assert low < 0 < high
+    assert found.verdict not in ("better", "worse", "higher", "lower")

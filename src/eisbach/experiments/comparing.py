@@ -185,7 +185,7 @@ def compare_sets(
     else:
         summaries = {(order[0], info.name): summarise_arm(checked, info.name, order[0], seed=seed) for info in chosen}
     spreads = {(name, info.name): _spread(checked, name, info.name) for name in order for info in chosen}
-    notes = [*power_notes(results), *condition_notes(checked, lengths=not refused), *duplicate_notes(checked)]
+    notes = [*power_notes(results, refused), *condition_notes(checked, lengths=not refused), *duplicate_notes(checked)]
     if not known:
         notes.insert(0, "No metric is defined for any of these clips: they need at least a few seconds of sound each.")
     return Sets(order, checked, shown, printed, summaries, spreads, results, matching.how, notes, matching.by, refused)

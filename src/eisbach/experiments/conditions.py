@@ -109,8 +109,7 @@ def duplicate_notes(records: Sequence[Record]) -> list[str]:
     if within:
         notes.append(
             f"{within} clip{'s repeat' if within > 1 else ' repeats'} another file of the same set byte for byte: "
-            "intervals "
-            "are too narrow by that."
+            "intervals are too narrow by that."
         )
     if across:
         notes.append(
@@ -120,46 +119,47 @@ def duplicate_notes(records: Sequence[Record]) -> list[str]:
     return notes
 
 
-def power_notes(results: Results | None) -> list[str]:
-    """What so few units cannot show, in words."""
+def power_notes(results: Results | None, refused: Collection[str] = ()) -> list[str]:
+    """What so few units cannot show, in words; sets of which the same is true share a sentence."""
     if results is None:
         return []
-    notes = []
+    arms_of: dict[str, list[str]] = {}
     for arm in dict.fromkeys(each.arm for each in results.comparisons):
-        own = [each for each in results.comparisons if each.arm == arm and each.n_units]
-        if not own:
-            notes.append(f"{arm} shares no measured clip with {results.baseline}, so nothing can be said.")
-            continue
-        most = max(own, key=lambda each: each.n_units)
-        if most.n_units < 2:
-            notes.append(
-                f"{arm} against {results.baseline} rests on a single {most.unit}: an example, which proves nothing."
-            )
-            continue
-        if (most.p_floor or 0.0) >= 0.05:
-            notes.append(
-                f"With {most.n_units} {most.unit}s of {arm} the smallest possible p is {most.p_floor:.2g}: no "
-                "difference can "
-                "be called shown, however large it is."
-            )
-            continue
-        primary = sum(info.primary for info in results.metrics)
-        least = most.p_floor or 0.0
-        if primary > 1 and least * primary >= 0.05:
-            notes.append(
-                f"With {most.n_units} {most.unit}s of {arm} the smallest possible p is {least:.2g}, and "
-                f"{least * primary:.2g} once it is corrected for {primary} primary measures: none can be called "
-                "shown. Name "
-                "fewer with --primary before you look, or make more clips."
-            )
-            continue
-        size = _POWER * math.sqrt((1.0 if most.paired else 2.0) / most.n_units)
-        of = "of the differences between pairs" if most.paired else "of the clips"
-        notes.append(
-            f"{arm} against {results.baseline}: {most.n_units} "
-            f"{most.unit}s{'' if most.paired else ' on the smaller side'}. "
-            f"A difference has to be about {size:.1f} standard deviations {of} to be found four times out of five, "
-            "before "
-            "any correction."
+        if arm not in refused:
+            arms_of.setdefault(_power_note(results, arm), []).append(arm)
+    return [note.format(arms=_listed(arms)) for note, arms in arms_of.items()]
+
+
+def _power_note(results: Results, arm: str) -> str:
+    """One set's note, with {arms} where its name stands."""
+    own = [each for each in results.comparisons if each.arm == arm and each.n_units]
+    baseline = results.baseline.replace("{", "{{").replace("}", "}}")
+    if not own:
+        return f"{{arms}} against {baseline}: no measured clip in common, so nothing can be said."
+    most = max(own, key=lambda each: each.n_units)
+    if most.n_units < 2:
+        return f"{{arms}} against {baseline} rests on a single {most.unit}: an example, which proves nothing."
+    least = most.p_floor or 0.0
+    if least >= 0.05:
+        return (
+            f"With {most.n_units} {most.unit}s of {{arms}} the smallest possible p is {least:.2g}: no difference can "
+            "be called shown, however large it is."
         )
-    return notes
+    primary = sum(info.primary for info in results.metrics)
+    if primary > 1 and least * primary >= 0.05:
+        return (
+            f"With {most.n_units} {most.unit}s of {{arms}} the smallest possible p is {least:.2g}, and "
+            f"{least * primary:.2g} once it is corrected for {primary} primary measures: none can be called shown. "
+            "Name fewer with --primary before you look, or make more clips."
+        )
+    size = _POWER * math.sqrt((1.0 if most.paired else 2.0) / most.n_units)
+    of = "of the differences between pairs" if most.paired else "of the clips"
+    side = "" if most.paired else " on the smaller side"
+    return (
+        f"{{arms}} against {baseline}: {most.n_units} {most.unit}s{side}. A difference has to be about "
+        f"{size:.1f} standard deviations {of} to be found four times out of five, before any correction."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from eisbach.config import build_config, read_yaml, save_config
 from eisbach.errors import UserError
-from eisbach.experiments.cells import Cell, plan_stages, run_cell
+from eisbach.experiments.cells import Cell, plan_stages, run_cell, run_cells_in_pool
 from eisbach.experiments.material import available_cpus, build_material, material_stages, plan_material
 from eisbach.experiments.spec import ExperimentSpec, check_spec, merge
 from eisbach.experiments.stages import OverallProgress, SpeedBook, Stage
@@ -201,6 +201,4 @@ def _what_decides(spec: ExperimentSpec, arms: Iterable[str]) -> dict[str, Any]:
 def _run_cells(spec: ExperimentSpec, cells: list[Cell], bar: OverallProgress) -> list[Clip]:
     if spec.jobs == 1 or len(cells) == 1:
         return [clip for cell in cells for clip in run_cell(spec, cell, bar.stage)]
-    from eisbach.experiments.pool import run_cells_in_pool
-
     return run_cells_in_pool(spec, cells, bar)
