@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
 from eisbach.errors import ConfigError, UserError
 from eisbach.files import read_text, write_text
@@ -19,6 +19,14 @@ class StrictModel(BaseModel):
     """A configuration whose unknown keys are errors and whose defaults are validated too."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_unset(cls, values: Any) -> Any:
+        """A key that is null where None means nothing has its default again: so a recipe undoes what it extends."""
+        if not isinstance(values, Mapping):
+            return values
+        return {key: value for key, value in values.items() if value is not None or not _is_unset_by_none(cls, key)}
 
 
 Model = TypeVar("Model", bound=StrictModel)
@@ -31,8 +39,29 @@ _NODES_LIMIT = 100_000  # keys, values and lists, each alias counted as what it 
 _DIGITS_LIMIT = 40  # of an integer; longer ones overflow wherever they are turned into a float
 
 
-def build_config(cls: type[Model], values: Mapping[str, Any], source: str = "the configuration") -> Model:
+def _is_unset_by_none(cls: type[BaseModel], key: object) -> bool:
+    field = cls.model_fields.get(str(key))
+    if field is None or field.is_required():
+        return False
+    kinds = (field.annotation, *get_args(field.annotation))
+    return not any(kind in (None, type(None), Any, object) for kind in kinds)
+
+
+def build_config(
+    cls: type[Model],
+    values: Mapping[str, Any],
+    source: str = "the configuration",
+    names: Mapping[str, str] | None = None,
+) -> Model:
     """An instance of `cls` from plain values.
+
+    Parameters
+    ----------
+    values : mapping
+    source : str
+        Where they come from, for the message.
+    names : mapping or None
+        What the person who wrote them calls a key: ``{"num_inference_steps": "--steps"}``.
 
     Raises
     ------
@@ -45,6 +74,8 @@ def build_config(cls: type[Model], values: Mapping[str, Any], source: str = "the
         faults = []
         for item in error.errors():
             key = ".".join(str(part) for part in item["loc"]) or "(whole)"
+            first, dot, rest = key.partition(".")
+            key = (names or {}).get(first, first) + dot + rest
             if item["type"] == "extra_forbidden":
                 faults.append(f"unknown key '{key}'{_near(cls, item['loc'])}")
             elif item["type"] == "missing":
@@ -104,8 +135,25 @@ def _near(cls: type[BaseModel], place: Sequence[int | str]) -> str:
         if not below:
             return ""
         group = below[0]
-    near = difflib.get_close_matches(str(place[-1]), group.model_fields, n=2)
+    wanted = str(place[-1])
+    elsewhere = [
+        key for key, words in _known_keys(cls).items() if wanted in words
+    ]  # another group's, or another tool's word
+    near = elsewhere or difflib.get_close_matches(wanted, group.model_fields, n=2)
     return f" (did you mean {' or '.join(repr(name) for name in near)}?)" if near else ""
+
+
+def _known_keys(cls: type[BaseModel], prefix: str = "") -> dict[str, set[str]]:
+    """Every dotted key below a configuration with the words that mean it: its name, and its field's `also`."""
+    keys: dict[str, set[str]] = {}
+    for name, field in cls.model_fields.items():
+        extra = field.json_schema_extra
+        also = extra.get("also", []) if isinstance(extra, dict) else []
+        keys[prefix + name] = {name, *(str(word) for word in (also if isinstance(also, list) else []))}
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys |= _known_keys(kind, f"{prefix}{name}.")
+    return keys
 
 
 _TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -99,6 +100,22 @@ def claim(folder: str | Path, file: str, what: str, settings: Mapping[str, Any],
 def _short(value: Any) -> str:
     shown = "not set" if value is None else repr(value)
     return shown if len(shown) <= _SHOWN_CHARACTERS else shown[: _SHOWN_CHARACTERS - 1] + "…"
+
+
+def check_writable(folder: str | Path) -> None:
+    """Nothing, when an output folder is there or can be made, as far as can be seen without making it.
+
+    Raises
+    ------
+    StorageError
+        It is a file, lies below one, or may not be written.
+    """
+    folder = Path(folder)
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise StorageError(f"the output folder {folder} cannot be made: {nearest} is a file; choose another.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise StorageError(f"the output folder {folder} cannot be written: {nearest} may not be; choose another.")
 
 
 @contextmanager

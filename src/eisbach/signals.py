@@ -53,6 +53,8 @@ def stop_as_ctrl_c() -> None:
         signal.signal(number, signal.SIG_DFL)
         raise KeyboardInterrupt
 
+    if threading.current_thread() is not threading.main_thread():
+        return
     for number in _stopping_signals():
         if number != signal.SIGINT:
             signal.signal(number, interrupt)

@@ -70,6 +70,29 @@ def _load_pipeline(folder: Path) -> Backbone:
     return loaded
 
 
+_MARKERS = ("config.json", "model_config.json", "model_index.json")
+
+
+def check_model(name: str) -> None:
+    """Nothing, when `load_backbone` will find a model by this name; models of the hub are taken at their word.
+
+    Raises
+    ------
+    UserError
+        A folder that is not there, or holds no model.
+    """
+    from eisbach.pretrained import is_hub_id
+
+    folder = Path(name)
+    if name == "embedded" or (not folder.is_dir() and is_hub_id(name)):
+        return
+    if not any((folder / marker).is_file() for marker in _MARKERS):
+        raise UserError(
+            f"there is no model in '{folder}'; give 'embedded', a name of the Hugging Face hub, or a folder "
+            f"that holds one of {', '.join(_MARKERS)}."
+        )
+
+
 def check_created(values: Mapping[str, Any]) -> None:
     """Nothing, when a model can be made of `values` (`create` of a recipe's `model`), which is found without making it.
 

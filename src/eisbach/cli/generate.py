@@ -72,8 +72,17 @@ def generate(
     # What is not said is left to the configuration, which takes a distilled model's own for it.
     said = {"num_inference_steps": steps, "guidance_scale": guidance, "sampler": sampler}
     values |= {key: value for key, value in said.items() if value is not None}
-    config = build_config(GenerateConfig, values, "the command")
+    config = build_config(GenerateConfig, values, "the command", OPTIONS)
     if dry_run:
+        from eisbach.backbones import check_model
+        from eisbach.output_folder import check_writable
+
+        check_model(config.model)
+        check_writable(config.out)
+        if config.adapter is not None and not Path(config.adapter).exists():
+            raise UserError(
+                f"the adapter {config.adapter} does not exist; give a run's adapter/ folder or an adapter file."
+            )
         typer.echo(dump_yaml(config), nl=False)
         return
     from eisbach.generation import generate as run
@@ -87,6 +96,20 @@ def generate(
     else:
         clips = f"{len(manifest)} clip{'' if len(manifest) == 1 else 's'}"
         typer.echo(f"{clips} of {duration:g} s in {Path(out)} (manifest.jsonl lists them)")
+
+
+OPTIONS = {
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--guidance",
+    "adapter_strength": "--strength",
+    "schedule_options": "--schedule-option",
+    "prompts": "--prompts",
+    **{
+        key: f"--{key.replace('_', '-')}"
+        for key in ("seeds", "duration", "sampler", "schedule", "batch_size", "arm", "out")
+    },
+}
+"""What the command calls the keys of its configuration."""
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -6,7 +6,7 @@ import errno
 import sys
 import warnings
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import typer
 
@@ -28,9 +28,11 @@ from eisbach.cli import (
     study,
     train,
 )
+from eisbach.cli.next_steps import with_next_steps
 from eisbach.cli.packages import missing_package
 from eisbach.cli.streams import close_streams, open_streams
-from eisbach.errors import EisbachError, InterruptedRun
+from eisbach.errors import EisbachError, InterruptedRun, out_of_memory
+from eisbach.signals import stop_as_ctrl_c
 
 app = typer.Typer(
     name="eisbach",
@@ -97,6 +99,7 @@ def _say_warnings() -> None:
 def main() -> NoReturn:
     """Runs the command line: exit code 0, 1 (a defect of ours), 2 (a user's mistake) or 130 (stopped by the user)."""
     open_streams()
+    stop_as_ctrl_c()
     _say_warnings()
     code = _run()
     lost = close_streams()
@@ -105,9 +108,13 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
+def _commands() -> Any:
+    return with_next_steps(typer.main.get_command(app))
+
+
 def _run() -> int:
     try:
-        app(standalone_mode=True)
+        _commands()(standalone_mode=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except InterruptedRun as error:
@@ -121,8 +128,8 @@ def _run() -> int:
         if sentence is None:
             raise
         return _fail(sentence)
-    except OSError as error:
-        sentence = _storage(error)
+    except Exception as error:
+        sentence = out_of_memory(error) or (_storage(error) if isinstance(error, OSError) else None)
         if sentence is None:
             raise
         return _fail(sentence)

@@ -127,7 +127,8 @@ def _inception(weights: str | Path) -> Any:
 def _load_inception(weights: str | Path | None) -> FeatureNetwork:
     if weights is None:
         raise UserError(
-            "the features inception need their weights: name a safetensors file of them (docs/images.md says where "
+            "the features inception need their weights: name a safetensors file of them with --weights (docs/images.md "
+            "says where "
             "they come from)."
         )
     return InceptionFeatures(weights)
@@ -138,7 +139,8 @@ def _load_digits(weights: str | Path | None) -> FeatureNetwork:
 
     if weights is None:
         raise UserError(
-            "the features digits need the folder of a classifier, as eisbach study run erd_digits saves one."
+            "the features digits need a classifier; name its folder with --weights, such as the one that "
+            "`eisbach study run erd_digits` saves."
         )
     return DigitClassifier.load(weights)
 

@@ -32,7 +32,7 @@ from eisbach.types import Record, Waveform
 ANALYSIS_VERSION = 7
 """Raised whenever a number that `analyze` returns would change; records of another version are computed anew."""
 
-NARROW_BAND_HZ = 4300.0
+_NARROW_BAND_HZ = 4300.0
 """Clips without energy above this (8 kHz recordings, say) are flagged ``narrow_band``."""
 
 
@@ -161,7 +161,7 @@ def _analyze(source: Source, device: str | None, max_seconds: float) -> Analysis
     metrics = measure(features)
     flags = [name for name in ("silent", "clipped", "dc_offset", "phase_cancelling") if getattr(extent, name)]
     flags += source.faults(extent.frames) if not extent.more else []
-    if conditions["bandwidth_hz"] < NARROW_BAND_HZ:  # NaN for silence is not narrow
+    if conditions["bandwidth_hz"] < _NARROW_BAND_HZ:  # NaN for silence is not narrow
         flags.append("narrow_band")
     if 0.0 < features.duration < max(metric.min_seconds for metric in METRICS.values()):
         flags.append("too_short")

@@ -88,7 +88,7 @@ class LoudnessMeter:
         return np.concatenate(self._blocks) if self._blocks else np.zeros(0)
 
 
-def to_lufs(power: np.ndarray | float) -> np.ndarray:
+def _to_lufs(power: np.ndarray | float) -> np.ndarray:
     """Loudness of a K-weighted mean square, LUFS; -inf for 0."""
     with np.errstate(divide="ignore"):
         return np.asarray(_OFFSET + 10.0 * np.log10(power))
@@ -97,10 +97,10 @@ def to_lufs(power: np.ndarray | float) -> np.ndarray:
 def integrated_loudness(blocks: np.ndarray) -> float:
     """Gated loudness of 100 ms blocks, LUFS; NaN when nothing passes the gate (BS.1770-4, equations 5 to 7)."""
     power = _windows(blocks, 4)
-    power = power[to_lufs(power) > _ABSOLUTE_GATE]
+    power = power[_to_lufs(power) > _ABSOLUTE_GATE]
     if len(power) == 0:
         return float("nan")
-    return float(to_lufs(power[to_lufs(power) > to_lufs(power.mean()) - 10.0].mean()))
+    return float(_to_lufs(power[_to_lufs(power) > _to_lufs(power.mean()) - 10.0].mean()))
 
 
 def loudness_range_of(blocks: np.ndarray) -> float:
@@ -113,9 +113,9 @@ def loudness_range_of(blocks: np.ndarray) -> float:
     power = power[power > 0.0]
     if len(power) == 0:
         return float("nan")
-    loudness = to_lufs(power)
+    loudness = _to_lufs(power)
     heard = loudness >= min(_ABSOLUTE_GATE, loudness.max() - _SOFTEST)
-    gate = to_lufs(power[heard].mean()) - 20.0
+    gate = _to_lufs(power[heard].mean()) - 20.0
     low, high = np.percentile(loudness[heard & (loudness >= gate)], [10.0, 95.0])
     return float(high - low)
 

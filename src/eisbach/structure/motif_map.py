@@ -64,20 +64,20 @@ def motif_map(features: Features) -> MotifMap:
     vectors, movement = chroma_windows(chroma, length)
     vectors[movement < MIN_MOVEMENT] = 0.0
     asked = np.arange(0, len(vectors), -(-len(vectors) // MAX_FRAMES))
-    cosine, match, shift = best_matches(vectors, asked, length)
-    found = cosine > -1.0
+    cosine, match, shift = _best_matches(vectors, asked, length)
+    has_match = cosine > -1.0
     return MotifMap(
         start=asked / CHROMA_RATE,
-        match=np.where(found, match / CHROMA_RATE, np.nan),
+        match=np.where(has_match, match / CHROMA_RATE, np.nan),
         transposition=(shift + 5) % 12 - 5,
-        cosine=np.where(found, cosine, 0.0),
+        cosine=np.where(has_match, cosine, 0.0),
         recurs=cosine >= MIN_COSINE,
         window_seconds=WINDOW_SECONDS,
         duration=duration,
     )
 
 
-def best_matches(vectors: np.ndarray, asked: np.ndarray, min_lag: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _best_matches(vectors: np.ndarray, asked: np.ndarray, min_lag: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Best match at least `min_lag` windows away, over 12 transpositions.
 
     Parameters

@@ -73,7 +73,7 @@ def mel_bands(features: Features) -> np.ndarray:
     return np.asarray(mel.reshape(len(mel), _BANDS, -1).mean(axis=2))
 
 
-def standardised_step(running: Running, times: np.ndarray, width: float, floor: float) -> np.ndarray:
+def _standardised_step(running: Running, times: np.ndarray, width: float, floor: float) -> np.ndarray:
     """RMS over the dimensions of the difference of means over the spread within both sides, [shape=(times,)]."""
     (before, spread_before), (after, spread_after) = running.sides(times, width)
     return np.asarray(
@@ -98,7 +98,7 @@ def _turn(running: Running, times: np.ndarray, width: float) -> np.ndarray:
 
 
 def sound_steps(mel_db: np.ndarray, times: np.ndarray, widths: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Standardised steps (`standardised_step`) of all mels, by the names `sound_<width>`, [shape=(times,)] each.
+    """Standardised steps (`_standardised_step`) of all mels, by the names `sound_<width>`, [shape=(times,)] each.
 
     Bands of four mels are not enough: where one tune follows another in one timbre, what changes is which notes are
     heard, not their colour.
@@ -108,11 +108,11 @@ def sound_steps(mel_db: np.ndarray, times: np.ndarray, widths: tuple[int, ...]) 
     for part in np.array_split(mel_db, _PARTS, axis=1):
         running = Running(part, FRAME_RATE)
         for width in widths:
-            squared[width] += standardised_step(running, times, width, _FLOOR_DB) ** 2 / _PARTS
+            squared[width] += _standardised_step(running, times, width, _FLOOR_DB) ** 2 / _PARTS
     return {f"sound_{width}": np.sqrt(value) for width, value in squared.items()}
 
 
-def novelty_curves(features: Features) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _novelty_curves(features: Features) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The moments (s from the start of the analysed stretch) and the curves by name, [shape=(moments,)] each."""
     times = np.arange(0.0, features.duration, 1.0 / RATE)
     sound = Running(mel_bands(features), FRAME_RATE)
@@ -120,7 +120,7 @@ def novelty_curves(features: Features) -> tuple[np.ndarray, dict[str, np.ndarray
     harmony = Running(share, CHROMA_RATE)
     curves = sound_steps(features.mel_db, times, (2, 4, 8, 12))
     curves |= {f"sound_db_{width}": _absolute_step(sound, times, width) for width in (4, 8)}
-    curves |= {f"harmony_{width}": standardised_step(harmony, times, width, _FLOOR_CHROMA) for width in (4, 8, 12)}
+    curves |= {f"harmony_{width}": _standardised_step(harmony, times, width, _FLOOR_CHROMA) for width in (4, 8, 12)}
     curves |= {f"turn_{width}": _turn(harmony, times, width) for width in (4, 8)}
     rhythm = rhythm_steps(features.mel_db, FRAME_RATE, times, _RHYTHM_WIDTHS)
     curves |= {f"rhythm_{width}": steps for width, steps in zip(_RHYTHM_WIDTHS, rhythm, strict=True)}
@@ -141,7 +141,7 @@ def boundary_evidence(features: Features) -> tuple[np.ndarray, np.ndarray, tuple
         ends of the piece are: that would teach the model its material's shortest section.
     names : tuple of str
     """
-    times, curves = novelty_curves(features)
+    times, curves = _novelty_curves(features)
     columns, names = [], []
     for name, curve in curves.items():
         near = maximum_filter1d(curve, 3)

@@ -33,7 +33,7 @@ from eisbach.files import (
 )
 from eisbach.types import Record
 
-RECORDS, TABLE, DETAILS = "records.jsonl", "records.parquet", "details.jsonl"
+RECORDS, _TABLE, _DETAILS = "records.jsonl", "records.parquet", "details.jsonl"
 JOURNAL, STAMPS = ".records.partial.jsonl", ".stamps.jsonl"
 FILE_COLUMNS = ("path", "audio_hash", "analysis_version")
 
@@ -131,7 +131,7 @@ def measured_clips(folder: Path, names: Sequence[str], columns: Sequence[str], v
             )
 
     details, stamps = {}, {}
-    for row, line in _rows(folder / DETAILS):
+    for row, line in _rows(folder / _DETAILS):
         if "stamp" in row:  # written before stamps stood apart
             stamps[str(row.get("path"))] = row.pop("stamp")
             line = json.dumps(row, ensure_ascii=False)
@@ -201,7 +201,7 @@ def write_analysis(folder: Path, records: Sequence[Record], clips: Sequence[Meas
         In the same order.
     """
     if records:
-        write_text(folder / DETAILS, "".join(clip.detail + "\n" for clip in clips if clip.detail is not None))
+        write_text(folder / _DETAILS, "".join(clip.detail + "\n" for clip in clips if clip.detail is not None))
         write_jsonl(folder / STAMPS, [{"path": clip.record["path"], "stamp": clip.stamp} for clip in clips])
         _write_tables(records, folder)
     (folder / JOURNAL).unlink(missing_ok=True)
@@ -216,10 +216,10 @@ def _write_tables(records: Iterable[Record], folder: Path) -> None:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     write_jsonl(folder / RECORDS, rows)
     table = pa.Table.from_pylist([{key: row.get(key) for key in columns} for row in rows])
-    atomic_write(folder / TABLE, lambda partial: pq.write_table(table, partial))
+    atomic_write(folder / _TABLE, lambda partial: pq.write_table(table, partial))
 
 
 def read_details(folder: str | Path) -> dict[str, dict[str, Any]]:
     """The details of an analysed folder by path: `sections`, `embedding`, `onsets`, `attacks`, `audio_hash`; empty
     without."""
-    return {str(row["path"]): row for row, _ in _rows(Path(folder) / DETAILS) if "path" in row}
+    return {str(row["path"]): row for row, _ in _rows(Path(folder) / _DETAILS) if "path" in row}

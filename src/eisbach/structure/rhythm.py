@@ -55,12 +55,12 @@ def onset_times(features: Features) -> np.ndarray:
     largest = maximum_filter1d(flux, 2 * _NEAR + 1, mode="constant")
     around = uniform_filter1d(flux, 2 * _AROUND + 1, mode="nearest")
     picked = np.flatnonzero((flux >= largest) & (flux >= around + threshold))
-    kept: list[int] = []
+    onsets: list[int] = []
     for frame in picked:
-        if not kept or frame - kept[-1] > _NEAR:
-            kept.append(int(frame))
+        if not onsets or frame - onsets[-1] > _NEAR:
+            onsets.append(int(frame))
     # the flux of frame k compares it with the frame 40 ms before: the change lies half-way
-    return features.trimmed_start + (np.array(kept, dtype=np.float64) + _LAG / 2) / FRAME_RATE
+    return features.trimmed_start + (np.array(onsets, dtype=np.float64) + _LAG / 2) / FRAME_RATE
 
 
 def onset_strength(mel_db: np.ndarray) -> np.ndarray:

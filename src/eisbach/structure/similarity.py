@@ -23,12 +23,12 @@ TAU_DB = 6.0
 MAX_FRAMES = 1200
 """Rows and columns of the matrix at most: 4 frames a second up to five minutes, fewer in longer pieces."""
 WINDOW_SECONDS = 2.0
-MIN_FRAMES = 8  # a window never has fewer frames than this, whatever the pooling
+_MIN_FRAMES = 8  # a window never has fewer frames than this, whatever the pooling
 MIN_MOVEMENT = 0.15
 """Share of a window's (centred, level-free) chroma energy that must change within the window."""
-MIN_TONALITY = 0.65
+_MIN_TONALITY = 0.65
 """Length of a frame's centred chroma over its mean, averaged over a window. Tunes read 0.7 to 6, noise under 0.56."""
-STATIC_WEIGHT = 0.5
+_STATIC_WEIGHT = 0.5
 """What a window's mean chroma counts for beside its changes: two passages over the same held chord are no repeat of
 each other."""
 MIN_COSINE = 0.88
@@ -110,7 +110,7 @@ def chroma_windows(chroma: np.ndarray, length: int) -> tuple[np.ndarray, np.ndar
         Centred over classes, unit norm over (length, 12); zero where silent.
     movement : np.ndarray [shape=(frames - length + 1,)]
         1 - |mean direction|^2 of the window's frames: 0 for a held chord, towards 1 for ever new ones; 0 for noise,
-        whose chroma has no shape (`MIN_TONALITY`).
+        whose chroma has no shape (`_MIN_TONALITY`).
     """
     centred = chroma - chroma.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(centred, axis=1, keepdims=True)
@@ -118,15 +118,15 @@ def chroma_windows(chroma: np.ndarray, length: int) -> tuple[np.ndarray, np.ndar
     view = np.lib.stride_tricks.sliding_window_view(centred, length, axis=0).transpose(0, 2, 1)
     size = np.linalg.norm(view, axis=(1, 2), keepdims=True)
     silent = size <= _SILENT
-    view = view - (1.0 - STATIC_WEIGHT) * view.mean(axis=1, keepdims=True)
+    view = view - (1.0 - _STATIC_WEIGHT) * view.mean(axis=1, keepdims=True)
     size = np.linalg.norm(view, axis=(1, 2), keepdims=True)
-    vectors = np.where(~silent & (size > _SILENT * STATIC_WEIGHT), view / np.maximum(size, _SILENT), 0.0).astype(
+    vectors = np.where(~silent & (size > _SILENT * _STATIC_WEIGHT), view / np.maximum(size, _SILENT), 0.0).astype(
         np.float32
     )
     sums = np.concatenate([np.zeros((1, 12)), unit.cumsum(axis=0)])
     mean_direction = (sums[length:] - sums[:-length]) / length
     tonality = norms[:, 0] / np.maximum(chroma.mean(axis=1), _SILENT)
-    tonal = np.convolve(tonality, np.full(length, 1.0 / length), mode="valid") >= MIN_TONALITY
+    tonal = np.convolve(tonality, np.full(length, 1.0 / length), mode="valid") >= _MIN_TONALITY
     return vectors, np.where(tonal, 1.0 - np.sum(mean_direction**2, axis=1), 0.0)
 
 
@@ -138,7 +138,7 @@ def half_later(vectors: np.ndarray) -> np.ndarray:
     return np.where(norms > _SILENT, between / np.maximum(norms, _SILENT), 0.0).astype(np.float32)
 
 
-def pool_chroma(chroma: np.ndarray, most: int = MAX_FRAMES) -> tuple[np.ndarray, float]:
+def _pool_chroma(chroma: np.ndarray, most: int = MAX_FRAMES) -> tuple[np.ndarray, float]:
     """Chroma with at most `most` frames (means of neighbours), and its frames a second."""
     factor = max(1, -(-len(chroma) // most))
     whole = len(chroma) // factor
@@ -148,8 +148,8 @@ def pool_chroma(chroma: np.ndarray, most: int = MAX_FRAMES) -> tuple[np.ndarray,
 @once_per_clip
 def chroma_recurrence(features: Features) -> Recurrence:
     """The recurrence matrix of a clip's chroma; empty when the clip is shorter than a window."""
-    chroma, rate = pool_chroma(features.chroma)
-    length = max(round(WINDOW_SECONDS * rate), MIN_FRAMES)
+    chroma, rate = _pool_chroma(features.chroma)
+    length = max(round(WINDOW_SECONDS * rate), _MIN_FRAMES)
     if len(chroma) < length + 1:
         return Recurrence(np.zeros((0, 0), np.float32), np.zeros(0, dtype=bool), rate, length)
     vectors, movement = chroma_windows(chroma, length)

@@ -84,11 +84,11 @@ def find_stripes(features: Features) -> Stripes:
     last = np.nonzero(edges == -1)[1]
     moving = np.concatenate([[0], np.cumsum(recurrence.moving)])
     long_enough = last - first + length - 1 >= MIN_SECONDS * rate
-    kept = long_enough & (4 * (moving[last] - moving[first]) >= last - first)
-    return Stripes(lags[row[kept]], first[kept], last[kept] + length - 1, rate, count)
+    evident = long_enough & (4 * (moving[last] - moving[first]) >= last - first)
+    return Stripes(lags[row[evident]], first[evident], last[evident] + length - 1, rate, count)
 
 
-def loop_spans(stripes: Stripes) -> np.ndarray:
+def _loop_spans(stripes: Stripes) -> np.ndarray:
     """First and last frame of every loop, those that overlap or touch joined, [shape=(loops, 2)]."""
     looping = (stripes.lag <= _LOOP_SECONDS * stripes.rate) & (stripes.last - stripes.first >= _LOOP_LAGS * stripes.lag)
     spans: list[list[int]] = []
@@ -127,18 +127,18 @@ def cut_at_restarts(stripes: Stripes, loops: np.ndarray) -> Stripes:
             runs.append([lag, first, last])
     lag, first, last = np.array(runs, dtype=int).reshape(-1, 3).T
     edge = round(_LOOP_EDGE * stripes.rate)
-    again = last - first >= (2.0 - _WHOLE) * lag
-    again &= ~_inside(loops, first, last + lag, (first + last + lag) // 2, edge)
-    lag, first, last = lag[again], first[again], last[again]
+    restarts = last - first >= (2.0 - _WHOLE) * lag
+    restarts &= ~_inside(loops, first, last + lag, (first + last + lag) // 2, edge)
+    lag, first, last = lag[restarts], first[restarts], last[restarts]
     ends, middle = stripes.last + stripes.lag, (stripes.first + stripes.last + stripes.lag) // 2
-    kept = np.ones(len(stripes.lag), dtype=bool)
+    independent = np.ones(len(stripes.lag), dtype=bool)
     cut: list[tuple[int, int, int]] = []
     for step, begin, end in zip(lag.tolist(), first.tolist(), last.tolist(), strict=True):
         shorter = (_SAME_LAG * lag < step) & (first <= begin + edge) & (last + lag >= end + step - edge)
         if shorter.any():
             continue
         stretch = np.array([[begin, end + step]])
-        kept &= (stripes.lag <= step - edge) | ~_inside(stretch, stripes.first, ends, middle, edge)
+        independent &= (stripes.lag <= step - edge) | ~_inside(stretch, stripes.first, ends, middle, edge)
         # one stripe is seen at a few neighbouring lags; many times in a row, only their mean says how many
         seen = (np.abs(lag - step) <= edge) & (np.abs(first - begin) <= edge) & (np.abs(last - end) <= edge)
         period = float(lag[seen].mean())
@@ -146,10 +146,10 @@ def cut_at_restarts(stripes: Stripes, loops: np.ndarray) -> Stripes:
         # a whole number of times is spread between the ends, which are exact; the lag is one to a frame
         places = begin + np.arange(times + 1) * ((end - begin) / times if rest <= 2 * _WHOLE else period)
         joints = np.append(places, [] if rest <= 2 * _WHOLE else end).round().astype(int).tolist()
-        cut += [(step, one, next_one) for one, next_one in pairwise(joints)]
+        cut += [(step, joint, next_joint) for joint, next_joint in pairwise(joints)]
     columns = np.array(cut, dtype=int).reshape(-1, 3).T
     lag, first, last = (
-        np.concatenate([old[kept], new])
+        np.concatenate([old[independent], new])
         for old, new in zip((stripes.lag, stripes.first, stripes.last), columns, strict=True)
     )
     return Stripes(lag, first, last, stripes.rate, stripes.frames)
@@ -174,7 +174,7 @@ def repetition_at(features: Features, times: np.ndarray) -> tuple[np.ndarray, np
     stripes = find_stripes(features)
     if not len(stripes.lag) or not len(times):
         return np.zeros(len(times)), np.zeros(len(times))
-    loops, margin = loop_spans(stripes), round(_MARGIN * stripes.rate)
+    loops, margin = _loop_spans(stripes), round(_MARGIN * stripes.rate)
     stripes = cut_at_restarts(stripes, loops)
     size = 2 * stripes.frames
     seconds = np.minimum((stripes.last - stripes.first) / stripes.rate, _MOST_SECONDS)

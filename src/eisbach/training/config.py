@@ -46,7 +46,7 @@ class OptimiserConfig(StrictModel):
         The same for a learned noise-level weight, which has to follow the loss from the first steps on.
     """
 
-    lr: float = Field(default=5e-5, gt=0)
+    lr: float = Field(default=5e-5, gt=0, json_schema_extra={"also": ["learning_rate"]})
     weighting_lr: float = Field(default=1e-2, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(default=0.01, ge=0)
@@ -155,9 +155,13 @@ class TrainConfig(StrictModel):
     noise_levels: NoiseLevelConfig = NoiseLevelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
-    steps: int = Field(default=1000, ge=1)
-    batch_size: int = Field(default=4, ge=1)
-    accumulation: int = Field(default=1, ge=1)
+    steps: int = Field(default=1000, ge=1, json_schema_extra={"also": ["max_steps", "num_steps", "max_train_steps"]})
+    batch_size: int = Field(default=4, ge=1, json_schema_extra={"also": ["train_batch_size"]})
+    accumulation: int = Field(
+        default=1,
+        ge=1,
+        json_schema_extra={"also": ["gradient_accumulation_steps", "gradient_accumulation", "grad_accum"]},
+    )
     warmup_steps: int = Field(default=0, ge=0)
     schedule: Literal["constant", "cosine"] = "constant"
     max_grad_norm: float | None = Field(default=1.0, gt=0)

@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from eisbach.training.config_objective import name_faults
+
 
 def contradictions(values: Mapping[str, Any]) -> list[InitErrorDetails]:
     """Faults between keys of a configuration that may still hold faults in single keys."""
@@ -46,6 +48,9 @@ def contradictions(values: Mapping[str, Any]) -> list[InitErrorDetails]:
     if levels.get("options") and levels.get("density") is None:
         message = "there is no density to give options to; name noise_levels.density"
         fault("noise_levels.options", message, levels["options"])
+    for key, message in name_faults(weighting, levels):
+        first, _, rest = key.partition(".")
+        fault(key, message, group(first).get(rest) if rest else group(first))
     steps, warmup = values.get("steps", 1000), values.get("warmup_steps", 0)
     if isinstance(steps, int) and isinstance(warmup, int) and warmup > steps:
         fault("warmup_steps", f"must be at most steps ({steps})", warmup)

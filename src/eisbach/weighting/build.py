@@ -105,6 +105,14 @@ def build_weighting(
     )
 
 
+def check_weighting_name(axis: str, name: str) -> None:
+    """`UserError` where `axis` ("sample" or "noise_level") has no weighting of this name."""
+    if axis == "sample":
+        _look_up(SAMPLE_WEIGHTINGS, "sample", name)
+    else:
+        _look_up(NOISE_WEIGHTINGS, "noise-level", name)
+
+
 def _look_up(table: Mapping[str, Callable[..., Built]], axis: str, name: str) -> Callable[..., Built] | None:
     if name == NONE:
         return None

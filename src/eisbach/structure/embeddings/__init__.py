@@ -12,8 +12,7 @@ What is supported: ``musicnn`` is the tagger of that name, whose weights are her
 from __future__ import annotations
 
 from eisbach.errors import UserError
-from eisbach.structure.embeddings.base import Embedding, embed_files
-from eisbach.structure.embeddings.texture import TextureEmbedding
+from eisbach.structure.embeddings.base import Embedding, TextureEmbedding, embed_files
 
 __all__ = ["EMBEDDINGS", "Embedding", "TextureEmbedding", "embed_files", "load_embedding"]
 
@@ -60,9 +59,9 @@ def load_embedding(spec: str, *, device: str = "cpu", batch_size: int = 8, layer
     if not source:
         raise UserError(f"{kind} needs a model folder or a hub id; write {kind}:FOLDER.")
     if kind == "clap":
-        from eisbach.structure.embeddings.clap import ClapEmbedding
+        from eisbach.structure.embeddings.windowed import ClapEmbedding
 
         return ClapEmbedding(source, device=device, batch_size=batch_size)
-    from eisbach.structure.embeddings.hubert import HubertEmbedding
+    from eisbach.structure.embeddings.windowed import HubertEmbedding
 
     return HubertEmbedding(source, device=device, batch_size=batch_size, layer=layer)

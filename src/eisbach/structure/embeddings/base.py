@@ -13,6 +13,8 @@ import numpy as np
 from eisbach.audio import check_samples, read_audio, resample, to_mono
 from eisbach.errors import AudioError, UserError
 from eisbach.progress import Progress
+from eisbach.structure.features import SAMPLE_RATE
+from eisbach.structure.frechet import EMBEDDING_SIZE, texture_embedding
 from eisbach.types import Waveform
 
 MAX_SECONDS = 600.0
@@ -167,3 +169,22 @@ def resolve_model_device(device: str) -> str:
             f"{', '.join(n for n, there in has.items() if there)} or auto."
         )
     return device
+
+
+class TextureEmbedding:
+    """`frechet.texture_embedding` as an `Embedding`: 64 numbers in dB, invariant to gain; needs no weights."""
+
+    name = "texture"
+    dim = EMBEDDING_SIZE
+    sample_rate = SAMPLE_RATE
+
+    def embed(self, waveforms: Iterable[Waveform]) -> np.ndarray:
+        """One row a clip, [shape=(clips, 64), float64].
+
+        Raises
+        ------
+        AudioError
+            Empty, non-finite or silent audio, or less than 2 s of it.
+        """
+        rows = [texture_embedding(waveform) for waveform in waveforms]
+        return np.stack(rows) if rows else np.zeros((0, self.dim))

@@ -13,7 +13,7 @@ CONDITIONS = ("gain", "sample_rate", "stereo", "codec", "noise_floor", "length")
 same sound at 44.1 and 48 kHz. stereo: two channels of unequal level. codec: through a lossy file (Vorbis). noise_floor:
 hiss 50 dB below the clip's level added. length: the same form with every section half as long again."""
 
-EXACT_TOLERANCE = 2e-3
+_EXACT_TOLERANCE = 2e-3
 """An *exact* metric may move by this share of its value (of 1 for values under 1): float32 rounding and dither, no
 more."""
 
@@ -52,7 +52,7 @@ class Invariances:
             return True
         if before != before or after != after:  # NaN: undefined before must be undefined after
             return before != before and after != after
-        allowed = EXACT_TOLERANCE * max(1.0, abs(before)) if tolerance == 0.0 else tolerance
+        allowed = _EXACT_TOLERANCE * max(1.0, abs(before)) if tolerance == 0.0 else tolerance
         return abs(after - before) <= allowed
 
 

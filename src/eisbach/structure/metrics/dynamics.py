@@ -35,7 +35,7 @@ def loudness_range(features: Features) -> float:
     return loudness_range_of(features.loudness_blocks)
 
 
-def gini(values: np.ndarray) -> float:
+def _gini(values: np.ndarray) -> float:
     """Gini coefficient of non-negative values: 0 when all are equal, towards 1 when one holds everything."""
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     n, total = len(ordered), ordered.sum()
@@ -47,7 +47,7 @@ def gini(values: np.ndarray) -> float:
 def flux_gini(features: Features) -> float:
     """Gini of the flux over time, in [0, 1]; NaN when nothing ever changes."""
     flux = spectral_flux(features.mel_db[_EDGE_FRAMES : len(features.mel_db) - _EDGE_FRAMES])
-    return gini(np.where(flux >= _MIN_FLUX, flux, 0.0))
+    return _gini(np.where(flux >= _MIN_FLUX, flux, 0.0))
 
 
 LEVEL_RANGE = Metric(

@@ -23,8 +23,7 @@ from eisbach.structure.sets.distances import (
     precision_recall,
     vendi_score,
 )
-from eisbach.structure.sets.rows import SetRow
-from eisbach.structure.sets.table import SET_METRICS, SetMetric
+from eisbach.structure.sets.table import SET_METRICS, SetMetric, SetRow
 
 __all__ = [
     "SET_METRICS",

@@ -22,10 +22,8 @@ import numpy as np
 from eisbach.errors import UserError
 from eisbach.structure.sets.intervals import Estimate, jackknife
 
-WINDOWS = (3.0, 0.5)
-"""Tolerances in seconds: MIREX's coarse and fine."""
 RANGE = (-1.0, 1.0)
-MAX_LENGTH_DIFFERENCE = 0.1
+_MAX_LENGTH_DIFFERENCE = 0.1
 """Takes of one prompt may differ in length by at most this share of the longer one."""
 _SHIFTS = 48
 _NO_ROOM = 0.9
@@ -56,7 +54,7 @@ def hit_rate(reference: np.ndarray, estimate: np.ndarray, window: float) -> floa
     return 2.0 * hits(reference, estimate, window) / (len(reference) + len(estimate))
 
 
-def pair_alignment(
+def _pair_alignment(
     first: np.ndarray, second: np.ndarray, duration: float, window: float, chance: float | None = None
 ) -> float:
     """Chance-corrected hit rate of two takes, at most 1; NaN where undefined. `chance` None: from circular shifts."""
@@ -117,7 +115,7 @@ def boundary_alignment(
         No prompt with two takes, takes of one prompt whose lengths differ by more than a tenth, or times outside the
         clip.
     """
-    values = prompt_alignments(boundaries, durations, prompts, window, chance)
+    values = _prompt_alignments(boundaries, durations, prompts, window, chance)
     defined = {prompt: value for prompt, value in values.items() if not math.isnan(value)}
     if not defined:
         return Estimate(
@@ -132,7 +130,7 @@ def boundary_alignment(
     return Estimate(found.value, found.low, found.high, found.n_units, found.unit, note)
 
 
-def prompt_alignments(
+def _prompt_alignments(
     boundaries: Sequence[np.ndarray],
     durations: Sequence[float],
     prompts: Sequence[object],
@@ -150,14 +148,14 @@ def prompt_alignments(
     out: dict[object, float] = {}
     for prompt, takes in takes_of(prompts).items():
         length = [durations[i] for i in takes]
-        if max(length) - min(length) > MAX_LENGTH_DIFFERENCE * max(length):
+        if max(length) - min(length) > _MAX_LENGTH_DIFFERENCE * max(length):
             raise UserError(
                 f"takes of prompt {prompt!r} last from {min(length):.1f} to {max(length):.1f} s; boundaries can be "
                 "compared only "
                 "between takes of equal length (within a tenth): cut them alike."
             )
         pairs = [
-            pair_alignment(times[i], times[j], max(durations[i], durations[j]), window, others)
+            _pair_alignment(times[i], times[j], max(durations[i], durations[j]), window, others)
             for i, j in combinations(takes, 2)
         ]
         known = [value for value in pairs if not math.isnan(value)]

@@ -19,8 +19,7 @@ from eisbach.structure.sets.intervals import Estimate, jackknife
 from eisbach.structure.sets.memorisation import Closeness, ExcerptCopies, clip_memorisation, excerpt_memorisation
 from eisbach.structure.sets.onset_details import detail_diversity
 from eisbach.structure.sets.pairs import distance_rows
-from eisbach.structure.sets.rows import TEXTURE, SetRow, make_row
-from eisbach.structure.sets.table import SET_METRICS
+from eisbach.structure.sets.table import SET_METRICS, TEXTURE, SetRow, make_row
 from eisbach.structure.similarity import TAU_DB
 
 _VERBATIM = 0.98  # window score of the same recording

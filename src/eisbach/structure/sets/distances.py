@@ -197,7 +197,7 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, kernel: str = "gaussian", *, b
 def median_distance(rows: np.ndarray) -> float:
     """Median Euclidean distance over pairs of rows (evenly spaced 2,000 of them where there are more)."""
     rows = rows[:: -(-len(rows) // _MEDIAN_ROWS)]
-    squared = np.concatenate([block for _, block in squared_distance_blocks(rows, rows)])
+    squared = np.concatenate([block for _, block in _squared_distance_blocks(rows, rows)])
     return float(np.sqrt(np.median(squared[np.triu_indices(len(rows), 1)])))
 
 
@@ -215,8 +215,8 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> Precisio
     real, fake = as_pair(real, fake, ("real", "fake"), 2)
     _check_k(k, len(real), "real")
     _check_k(k, len(fake), "fake")
-    in_real, _ = _inside(fake, real, neighbour_radii(real, k))
-    in_fake, _ = _inside(real, fake, neighbour_radii(fake, k))
+    in_real, _ = _inside(fake, real, _neighbour_radii(real, k))
+    in_fake, _ = _inside(real, fake, _neighbour_radii(fake, k))
     return PrecisionRecall(float((in_real > 0).mean()), float((in_fake > 0).mean()))
 
 
@@ -232,7 +232,7 @@ def density_coverage(real: np.ndarray, fake: np.ndarray, k: int = 5) -> DensityC
     """
     real, fake = as_pair(real, fake, ("real", "fake"), 1)
     _check_k(k, len(real), "real")
-    counts, covered = _inside(fake, real, neighbour_radii(real, k))
+    counts, covered = _inside(fake, real, _neighbour_radii(real, k))
     return DensityCoverage(float(counts.sum() / (k * len(fake))), float(covered.mean()))
 
 
@@ -273,11 +273,11 @@ def vendi_score(rows: np.ndarray, kernel: str = "cosine", *, bandwidth: float | 
             f"a Gaussian Vendi score of {n} items needs an {n} x {n} matrix; give at most {_VENDI_ROWS}, or use the "
             "cosine kernel."
         )
-    squared = np.concatenate([block for _, block in squared_distance_blocks(rows, rows)])
+    squared = np.concatenate([block for _, block in _squared_distance_blocks(rows, rows)])
     return vendi_of_similarity(np.exp(squared / (-2.0 * bandwidth**2)))
 
 
-def squared_distance_blocks(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def _squared_distance_blocks(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """(first row of `a`, squared Euclidean distances of a block of rows to all of `b`), block after block.
 
     Both are centred on b's mean first, and what rounding leaves of a distance of zero is set to zero.
@@ -293,10 +293,10 @@ def squared_distance_blocks(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[int,
         yield first, np.where(squared > 1e-12 * scale, squared, 0.0)
 
 
-def neighbour_radii(rows: np.ndarray, k: int) -> np.ndarray:
+def _neighbour_radii(rows: np.ndarray, k: int) -> np.ndarray:
     """Squared distance of each row to its k-th nearest other row, [shape=(n,)]."""
     radii = np.empty(len(rows))
-    for first, squared in squared_distance_blocks(rows, rows):
+    for first, squared in _squared_distance_blocks(rows, rows):
         count = len(squared)
         squared[np.arange(count), first + np.arange(count)] = 0.0
         radii[first : first + count] = np.partition(squared, k, axis=1)[:, k]  # index 0 is the row itself
@@ -306,7 +306,7 @@ def neighbour_radii(rows: np.ndarray, k: int) -> np.ndarray:
 def nearest(queries: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Euclidean distance to, and index of, the nearest row for every query, [shape=(queries,)] each."""
     distance, index = np.empty(len(queries)), np.empty(len(queries), dtype=np.int64)
-    for first, squared in squared_distance_blocks(queries, rows):
+    for first, squared in _squared_distance_blocks(queries, rows):
         best = squared.argmin(axis=1)
         index[first : first + len(squared)] = best
         distance[first : first + len(squared)] = np.sqrt(squared[np.arange(len(squared)), best])
@@ -316,7 +316,7 @@ def nearest(queries: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _inside(items: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How many balls hold each item, and whether each ball holds any item."""
     counts, covered = np.zeros(len(items)), np.zeros(len(centres), dtype=bool)
-    for first, squared in squared_distance_blocks(items, centres):
+    for first, squared in _squared_distance_blocks(items, centres):
         within = squared <= radii[None, :]
         counts[first : first + len(squared)] = within.sum(axis=1)
         covered |= within.any(axis=0)
@@ -355,7 +355,7 @@ def _kernel(
         )
 
     def gaussian(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.exp(np.concatenate([block for _, block in squared_distance_blocks(x, y)]) / (-2.0 * width**2))
+        return np.exp(np.concatenate([block for _, block in _squared_distance_blocks(x, y)]) / (-2.0 * width**2))
 
     return gaussian, lambda x: float(len(x))
 

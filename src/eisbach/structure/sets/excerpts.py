@@ -25,12 +25,12 @@ from eisbach.structure.features import CHROMA_RATE, FRAME_RATE, Features
 from eisbach.structure.similarity import MIN_MOVEMENT, chroma_windows
 
 WINDOW_SECONDS = 4.0
-FLUX_RATE = 25.0
+_FLUX_RATE = 25.0
 MAX_SECONDS = 600.0
 """What is kept of a longer clip: two of them are compared in a matrix of 2400 windows a side."""
 _FLUX_BANDS = 3
 _LENGTH = round(WINDOW_SECONDS * CHROMA_RATE)
-_FLUX_LENGTH = round(WINDOW_SECONDS * FLUX_RATE)
+_FLUX_LENGTH = round(WINDOW_SECONDS * _FLUX_RATE)
 _TRAINING_HOP = 4  # chroma frames: one window a second
 _BLOCK = (2048, 2048)  # training x query windows at once: 16 MB
 _CANDIDATES = 4
@@ -59,7 +59,7 @@ class ExcerptFeatures:
     @property
     def windows(self) -> int:
         """Windows of 4 s, every quarter of a second, that both features cover."""
-        flux = (len(self.flux) - _FLUX_LENGTH) / (FLUX_RATE / CHROMA_RATE)
+        flux = (len(self.flux) - _FLUX_LENGTH) / (_FLUX_RATE / CHROMA_RATE)
         return max(0, min(len(self.chroma) - _LENGTH + 1, int(flux) + 1 if flux >= 0 else 0))
 
 
@@ -116,7 +116,7 @@ def excerpt_features(features: Features) -> ExcerptFeatures:
     """Chroma and flux of a clip's first ten minutes, small enough to keep ten thousand of them."""
     amplitude = 10.0 ** (np.asarray(features.mel_db[: round(MAX_SECONDS * FRAME_RATE)], dtype=np.float64) / 20.0)
     rise = np.maximum(amplitude[2:] - amplitude[:-2], 0.0) if len(amplitude) > 2 else np.zeros((0, amplitude.shape[1]))
-    pool = round(FRAME_RATE / FLUX_RATE)
+    pool = round(FRAME_RATE / _FLUX_RATE)
     whole = len(rise) // pool
     pooled = rise[: whole * pool].reshape(whole, pool, -1).sum(axis=1)
     flux = np.stack([part.sum(axis=1) for part in np.array_split(pooled, _FLUX_BANDS, axis=1)], axis=1)
@@ -240,7 +240,7 @@ def _diagonals(query: ExcerptFeatures, clip: ExcerptFeatures, index: int, shifts
 
 def _flux_correlation(a: ExcerptFeatures, b: ExcerptFeatures, first: int, second: int, count: int) -> np.ndarray:
     """Correlation of the flux over each window of a diagonal, at its best lag within 0.2 s, [shape=(count,)]."""
-    step = FLUX_RATE / CHROMA_RATE
+    step = _FLUX_RATE / CHROMA_RATE
     starts = np.round((first + np.arange(count)) * step).astype(np.int64)
     others = np.round((second + np.arange(count)) * step).astype(np.int64)
     mine = _flux_windows(a.flux, starts)

@@ -29,10 +29,10 @@ from eisbach.structure.sets.alignment import takes_of
 from eisbach.structure.sets.intervals import Estimate, jackknife
 
 RANGE = (0.0, math.inf)
-MIN_ONSETS = 8
-MAX_ONSETS = 1000
+_MIN_ONSETS = 8
+_MAX_ONSETS = 1000
 """Onsets compared at most, from the start of a take: two minutes of eight a second."""
-ATTACK_BANDS = 32
+_ATTACK_BANDS = 32
 _BEFORE, _AFTER = 3, 4  # frames of 20 ms on either side of an onset
 _GAP = 0.5
 _STEP_SCALE = 0.4  # octaves of note length; a quarter for a dotted one costs 0.66, for a half 0.96
@@ -61,8 +61,8 @@ def onset_events(features: Features) -> OnsetEvents:
     times = onset_times(features)
     frames = np.round((times - features.trimmed_start) * FRAME_RATE).astype(np.int64)
     mel = np.asarray(features.mel_db, dtype=np.float64)
-    pooled = mel.reshape(len(mel), ATTACK_BANDS, mel.shape[1] // ATTACK_BANDS).mean(axis=2)
-    attacks = np.zeros((len(times), ATTACK_BANDS))
+    pooled = mel.reshape(len(mel), _ATTACK_BANDS, mel.shape[1] // _ATTACK_BANDS).mean(axis=2)
+    attacks = np.zeros((len(times), _ATTACK_BANDS))
     for row, frame in enumerate(frames):
         before = pooled[max(0, frame - _BEFORE) : max(1, frame)].mean(axis=0)
         after = pooled[min(frame, len(pooled) - 1) : frame + _AFTER].max(axis=0)
@@ -84,17 +84,17 @@ def _units_of(steps: np.ndarray) -> np.ndarray:
 
 
 def pack_attacks(events: OnsetEvents) -> str:
-    """The attacks of the first `MAX_ONSETS` onsets as text: base64 of 32 bytes an onset."""
-    return base64.b64encode(_steps_of(events.attacks[:MAX_ONSETS]).tobytes()).decode("ascii")
+    """The attacks of the first `_MAX_ONSETS` onsets as text: base64 of 32 bytes an onset."""
+    return base64.b64encode(_steps_of(events.attacks[:_MAX_ONSETS]).tobytes()).decode("ascii")
 
 
 def unpack_events(times: Sequence[float], packed: str) -> OnsetEvents:
     """The events whose times and `pack_attacks` these are; onsets beyond the packed ones are left out."""
-    steps = np.frombuffer(base64.b64decode(packed), dtype=np.uint8).reshape(-1, ATTACK_BANDS)
+    steps = np.frombuffer(base64.b64decode(packed), dtype=np.uint8).reshape(-1, _ATTACK_BANDS)
     return OnsetEvents(np.asarray(times[: len(steps)], dtype=np.float64), _units_of(steps))
 
 
-def substitution_costs(first: OnsetEvents, second: OnsetEvents) -> np.ndarray:
+def _substitution_costs(first: OnsetEvents, second: OnsetEvents) -> np.ndarray:
     """Cost of taking one onset for another, half for its attack and half for its step, in [0, 1], [shape=(n, m)]."""
     attack = 1.0 - np.clip(first.attacks @ second.attacks.T, 0.0, 1.0)
     # a unit vector's cosine with itself is 1 up to rounding; two silent attacks are alike
@@ -134,12 +134,12 @@ def edit_distance(costs: np.ndarray) -> np.ndarray:
 def pair_diversity(first: OnsetEvents, second: OnsetEvents) -> float:
     """Edit distance of two takes over that of rotated ones, >= 0; NaN where undefined."""
     a, b = _first(first), _first(second)
-    if min(len(a.times), len(b.times)) < MIN_ONSETS:
+    if min(len(a.times), len(b.times)) < _MIN_ONSETS:
         return math.nan
-    costs = substitution_costs(a, b)
+    costs = _substitution_costs(a, b)
     own = float(edit_distance(costs))
     # each take against itself rotated, too: the same material in another order, whatever the pair has in common
-    rotated = np.mean([_rotated(substitution_costs(take, take)) for take in (a, b)] + [_rotated(costs)])
+    rotated = np.mean([_rotated(_substitution_costs(take, take)) for take in (a, b)] + [_rotated(costs)])
     return own / float(rotated) if rotated >= _NO_DETAIL else math.nan
 
 
@@ -150,7 +150,7 @@ def _rotated(costs: np.ndarray) -> float:
 
 
 def _first(events: OnsetEvents) -> OnsetEvents:
-    return OnsetEvents(events.times[:MAX_ONSETS], events.attacks[:MAX_ONSETS])
+    return OnsetEvents(events.times[:_MAX_ONSETS], events.attacks[:_MAX_ONSETS])
 
 
 def detail_diversity(events: Sequence[OnsetEvents], prompts: Sequence[object], *, level: float = 0.95) -> Estimate:

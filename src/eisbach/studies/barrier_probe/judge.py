@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from eisbach.files import read_json
 from eisbach.studies.contract import ClaimResult, Effect
 from eisbach.studies.judging import high, interval_effect, judged, low, not_run
@@ -42,21 +40,26 @@ def _plain(probes: dict[str, dict[str, Any]]) -> ClaimResult:
     effects = []
     for name, probe in probes.items():
         moved = probe["gradients"]["points"]["moved"]
-        angles = np.array(moved["adamw"]["angle"], dtype=float)
-        last, norm = moved["adamw"]["last"], moved["norm_ratio"]
-        effects.append(
-            interval_effect(f"{SEEN[name]}: angle of AdamW's update to the plain one after {len(angles)} batches",
-                            last["angle"], None, "degrees", n=len(angles))
-        )  # fmt: skip
-        effects.append(
-            interval_effect(f"{SEEN[name]}: size of the gradient", norm["mean"], [norm["low"], norm["high"]], "×")
-        )
-        effects.append(Effect(name=f"{SEEN[name]}: size of the update", value=last["norm_ratio"], unit="×"))
-    angle, size = effects[0].value, effects[2].value
+        angle, size = (_update(moved, part) for part in ("angle", "norm_ratio"))
+        norm = moved["norm_ratio"]
+        effects += [
+            interval_effect(f"{SEEN[name]}: angle of AdamW's update to the plain one", *angle, "degrees", n=norm["n"]),
+            interval_effect(f"{SEEN[name]}: size of the gradient", norm["mean"], [norm["low"], norm["high"]], "×"),
+            interval_effect(f"{SEEN[name]}: size of the update", *size, "×"),
+        ]
+    turned, stretched = effects[0].value, effects[2].value
     return judged(
-        "eq5-is-plain", effects, supported=angle < PLAIN_ANGLE and abs(size - 1) < 0.05,
-        refuted=angle > 4 * PLAIN_ANGLE or abs(size - 1) > 0.2,
+        "eq5-is-plain", effects, supported=turned < PLAIN_ANGLE and abs(stretched - 1) < 0.05,
+        refuted=turned > 4 * PLAIN_ANGLE or abs(stretched - 1) > 0.2,
     )  # fmt: skip
+
+
+def _update(moved: dict[str, Any], part: str) -> tuple[float, list[float | None]]:
+    """A statistic of AdamW's update with its interval; records of the first probes hold that after the last batch."""
+    if "adamw" in moved:
+        return float(moved["adamw"]["last"][part]), [None, None]
+    entry = moved[f"update_{part}"]
+    return float(entry["mean"]), [entry["low"], entry["high"]]
 
 
 def _prediction_1(probe: dict[str, Any]) -> ClaimResult:

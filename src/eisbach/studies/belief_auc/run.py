@@ -78,7 +78,7 @@ class Settings(StrictModel):
 QUICK: dict[str, Any] = {
     "clips": 2,
     "developing": 8,
-    "rendered_seconds": 12.0,
+    "rendered_seconds": 20.0,
     "seconds": 10.0,
     "section": "quick, 10 s",
 }

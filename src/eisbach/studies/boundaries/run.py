@@ -1,6 +1,6 @@
 """Section boundaries beside librosa's on pieces whose sections are known.
 
-Material (`pieces` of each kind, seeds from 0; the constants of `eisbach.structure.boundaries` were chosen on
+Material (`pieces` of each kind, seeds from 0; the constants of `eisbach.structure.sections` were chosen on
 seeds from 1000 and, for scores, on other pieces):
 
 - *both*, *tune*, *sound*: synthetic forms whose letters differ in everything, in the tune alone, or in the timbres

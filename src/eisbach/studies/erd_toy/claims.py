@@ -13,6 +13,8 @@ from typing import Any
 from torch import Tensor
 
 Figures = Mapping[str, Mapping[str, Tensor]]
+_Judge = Callable[[Mapping[str, Tensor], int, str], dict[str, Any]]
+_Over = Callable[[Sequence[str], _Judge], dict[str, dict[str, Any]]]
 _DROP = 10.0  # an eigenvalue that falls by an order of magnitude has dropped
 _RISE = 1.5
 _ROOM = 0.02  # of the largest value: less is wobble, not a rise
@@ -74,9 +76,7 @@ def judge_claims(figures: Figures, targets: Sequence[str]) -> list[Claim]:
         Order of the arrays' first axis.
     """
 
-    def over(
-        names: Sequence[str], judge: Callable[[Mapping[str, Tensor], int, str], dict[str, Any]]
-    ) -> dict[str, dict[str, Any]]:
+    def over(names: Sequence[str], judge: _Judge) -> dict[str, dict[str, Any]]:
         return {
             f"{path} {name}": judge(arrays, targets.index(name), name)
             for path, arrays in figures.items()
@@ -84,7 +84,11 @@ def judge_claims(figures: Figures, targets: Sequence[str]) -> list[Claim]:
             if name in targets
         }
 
-    claims = [
+    return [claim for claim in [*_losses_and_features(over, targets), *_kernels(over, targets)] if claim.cells]
+
+
+def _losses_and_features(over: _Over, targets: Sequence[str]) -> list[Claim]:
+    return [
         Claim(
             "7", "The excess of the global model is massive where the Bayes floor is low, for eps as t goes to 1.",
             "mean excess over t > 0.9 above twice the mean over t in [0.1, 0.9]", over(["eps"], _excess_at_the_end),
@@ -118,6 +122,11 @@ def judge_claims(figures: Figures, targets: Sequence[str]) -> list[Claim]:
             "share of the features' variance between clusters falls below half of that at t = 0.1", over(targets,
             _entangles),
         ),
+    ]  # fmt: skip
+
+
+def _kernels(over: _Over, targets: Sequence[str]) -> list[Claim]:
+    return [
         Claim(
             "4, 10", "For x0 and u the top eigenvalue drops monotonically over several orders of magnitude.",
             "first over last above 100 and never a rise of more than 2% of the largest", over(["x0", "u"], _drops),
@@ -153,7 +162,6 @@ def judge_claims(figures: Figures, targets: Sequence[str]) -> list[Claim]:
             "mean normalised joint kernel between the lowest and the highest level above 0.1", over(targets, _coupled),
         ),
     ]  # fmt: skip
-    return [claim for claim in claims if claim.cells]
 
 
 def _number(value: Tensor | float) -> float:
