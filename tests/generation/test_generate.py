@@ -295,9 +295,7 @@ def test_killed_generations_end_with_the_same_bytes(tiny_model: Path, tmp_path: 
     save_file(dict(reversed(tensors.items())), moved / "adapter_model.safetensors", metadata=stamp_of(adapter))
     subprocess.run([*command, str(tmp_path / "killed")], check=True, env=environment)
     assert tree(tmp_path / "killed") == expected
-    subprocess.run(
-        [*command, str(tmp_path / "killed"), "--adapter", str(moved), "--arm", "adapter"], check=True, env=environment
-    )
+    subprocess.run([*command, str(tmp_path / "killed"), "--adapter", str(moved)], check=True, env=environment)
 
 
 def stamp_of(adapter: Path) -> dict[str, str]:

@@ -63,7 +63,7 @@ def generate(
         "adapter": adapter,
         "adapter_strength": strength,
         "any_base": any_base,
-        "arm": arm or (_adapter_name(adapter) if adapter else "base"),
+        "arm": arm or _earlier_arm(out) or (_adapter_name(adapter) if adapter else "base"),
         "duration": duration,
         "schedule": schedule,
         "schedule_options": apply_overrides({}, schedule_option) if schedule_option else None,
@@ -133,6 +133,17 @@ def _prompts(texts: list[str], source: str | None) -> tuple[Prompt, ...]:
             "--prompts characters or --prompts FILE."
         )
     return prompts_from_texts(texts)
+
+
+def _earlier_arm(out: str) -> str | None:
+    """The label of what the folder holds: an adapter that was moved since goes on under it."""
+    from eisbach.files import read_json
+    from eisbach.generation.generate import STAMP
+
+    path = Path(out) / STAMP
+    stamp = read_json(path, "record of earlier generations") if path.is_file() else None
+    arm = stamp.get("arm") if isinstance(stamp, dict) and any(Path(out).glob("*.flac")) else None
+    return arm if isinstance(arm, str) and arm else None
 
 
 def _adapter_name(adapter: str) -> str:
