@@ -6,7 +6,7 @@ Every metric also has a ladder of synthetic pieces in ``studies/ground_truth``, 
 from __future__ import annotations
 
 from eisbach.structure.features import Features
-from eisbach.structure.metrics import dynamics, form, paper, repetition, texture
+from eisbach.structure.metrics import dynamics, form, order, paper, repetition, texture
 from eisbach.structure.metrics.base import CONDITIONS, Invariances, Metric
 
 __all__ = ["CONDITIONS", "METRICS", "Invariances", "Metric", "measure"]
@@ -15,6 +15,7 @@ _TABLE = (
     form.BLOCK_STRENGTH,
     form.BLOCK_SCALE,
     form.SECTION_CONTRAST,
+    order.CONTINUATION,
     texture.TEXTURAL_VENDI,
     repetition.MOTIF_COVERAGE,
     repetition.STRUCTURENESS_SHORT,
@@ -38,7 +39,7 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
 >>> METRICS["closure"].family, METRICS["block_scale"].unit
 ('form', 's')
 >>> [name for name, metric in METRICS.items() if metric.primary]
-['block_strength', 'textural_vendi', 'motif_coverage', 'level_range', 'flux_gini']
+['block_strength', 'continuation', 'textural_vendi', 'motif_coverage', 'level_range', 'flux_gini']
 """
 
 
