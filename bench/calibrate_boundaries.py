@@ -1,11 +1,13 @@
 """Calibrates the boundary model and writes its constants: ``python bench/calibrate_boundaries.py --help``.
 
 A logistic model over `eisbach.structure.novelty.boundary_evidence`, fitted on the development side of the material of
-``structure_boundaries.py`` (other seeds and other scores than its evaluation): every kind of piece, of *long* ones a third as many, a third of
-the pieces also with hiss 45 dB below its level, and drones, noise, pads, crescendos and slow changes of timbre, which have no boundaries. Moments within 0.3 s of a boundary are
-positive, those 2 s away from all negative, both sides weighing the same. The L2 penalty and the threshold are those with the highest
-hit rate, the mean over the kinds and over 0.5 and 3 s, in four-fold cross-validation on these pieces. Nothing is drawn at
-random but by the seeds of the pieces, so ``--check`` finds the committed constants again (to 0.01: sums differ in their last bits between machines).
+``structure_boundaries.py`` (other seeds and other scores than its evaluation): every kind of piece, of *long* ones a
+third as many, a third of the pieces also with hiss 45 dB below its level, and drones, noise, pads, crescendos and slow
+changes of timbre, which have no boundaries. Moments within 0.3 s of a boundary are positive, those 2 s away from all
+negative, both sides weighing the same. The L2 penalty and the threshold are those with the highest hit rate, the mean
+over the kinds and over 0.5 and 3 s, in four-fold cross-validation on these pieces. Nothing is drawn at random but by
+the seeds of the pieces, so ``--check`` finds the committed constants again (to 0.01: sums differ in their last bits
+between machines).
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from structure_boundaries import DEVELOPMENT_SEEDS, KINDS, hit_rates, material
 
 from eisbach.files import read_json, write_json
 from eisbach.progress import Progress
 from eisbach.structure.features import extract_features
 from eisbach.structure.novelty import boundary_evidence
 from eisbach.structure.sections import MIN_SECTION, pick_boundaries, probability_of
+from eisbach.studies.boundaries.run import DEVELOPMENT_SEEDS, KINDS, hit_rates, material
 from eisbach.studies.ground_truth import synthetic
 from eisbach.types import Waveform
 
@@ -40,7 +42,8 @@ ASSET = Path(__file__).parents[1] / "src/eisbach/assets/structure/boundaries.jso
 
 @dataclass
 class Clip:
-    """What is kept of one piece: its evidence, and what is known of it; `kind` is None where it only teaches (still sounds, ramps)."""
+    """What is kept of one piece: its evidence, and what is known of it; `kind` is None where it only teaches (still
+    sounds, ramps)."""
 
     kind: str | None
     fold: int
@@ -79,7 +82,8 @@ def sounds(index: int) -> Iterator[tuple[str | None, Waveform, np.ndarray]]:
         rng = np.random.default_rng([seed, 73])
         for whole in (
             synthetic.drone(seed, 60.0), synthetic.noise(seed, 60.0), synthetic.pad(seed, 60.0),
-            synthetic.crescendo(float(rng.uniform(20.0, 80.0)), seed), synthetic.arc(float(rng.uniform(60.0, 360.0)), seed),
+            synthetic.crescendo(float(rng.uniform(20.0, 80.0)), seed),
+            synthetic.arc(float(rng.uniform(60.0, 360.0)), seed),
         ):  # fmt: skip
             yield None, whole, np.array([0.0, whole.samples.shape[1] / whole.sample_rate])
 

@@ -4,11 +4,12 @@
         --test runs/auc2/test/developing --test runs/auc2/test/flat --test runs/auc2/test/late \
         --synthetic 6 --limit 14 --developing 100 --cache runs/auc2/judge.json
 
-The judge (`eisbach.structure.flatness`) is a logistic model over structure metrics. It is fitted on labelled clips, each in
-three conditions: as it is, through the embedded codec (what generations have been through) and with hiss 45 dB below its level.
-A clip's label ``cell``, or else ``kind``, says what it is; every kind of flat material weighs the same. Clips of `--test` never touch the fit, nor, where
-there are none, a third of the pieces (of the seeds, for synthetic pieces); on them the AUC for 'developing' against each kind of flat
-material is reported, condition by condition. A kind of `--test` that the fit never saw is marked.
+The judge (`eisbach.structure.flatness`) is a logistic model over structure metrics. It is fitted on labelled clips,
+each in three conditions: as it is, through the embedded codec (what generations have been through) and with hiss 45 dB
+below its level. A clip's label ``cell``, or else ``kind``, says what it is; every kind of flat material weighs the
+same. Clips of `--test` never touch the fit, nor, where there are none, a third of the pieces (of the seeds, for
+synthetic pieces); on them the AUC for 'developing' against each kind of flat material is reported, condition by
+condition. A kind of `--test` that the fit never saw is marked.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from eisbach.structure.metrics import measure
 from eisbach.studies.ground_truth import synthetic
 from eisbach.types import Waveform
 
-# Which way each metric may push the judge: +1 only towards flat, -1 only towards developing, 0 either. A sign that contradicts
-# what the metric means could only be an accident of the calibration set.
+# Which way each metric may push the judge: +1 only towards flat, -1 only towards developing, 0 either. A sign that
+# contradicts what the metric means could only be an accident of the calibration set.
 FEATURES = {
     "lag_similarity": 1, "loop_strength": 1, "block_strength": -1, "section_contrast": -1, "motif_coverage": 0,
     "level_range": -1, "flux_gini": 0, "trajectory_coverage": -1, "spectral_contrast": 0, "longest_repeat": 1,
@@ -97,7 +98,8 @@ def synthetic_clips(count: int, seconds: float, test: bool | None) -> Iterator[t
 def derived_clips(
     name: str, held_out: bool, waveform: Waveform, seed: int
 ) -> Iterator[tuple[str, str, bool, Waveform]]:
-    """Flat clips of a developing clip's own sound: a stretch of 1-16 s tiled with short cross-fades, and its phase surrogate."""
+    """Flat clips of a developing clip's own sound: a stretch of 1-16 s tiled with short cross-fades, and its phase
+    surrogate."""
     rng = np.random.default_rng([seed, 5])
     rate, samples = waveform.sample_rate, waveform.samples
     fade = int(0.02 * rate)
@@ -207,7 +209,8 @@ def main() -> None:
     table = np.array([row.values[columns] for row in rows])
     flat = np.array([row.kind != "developing" for row in rows], dtype=float)
     train = np.array([not row.held_out for row in rows])
-    # values beyond what was seen in training (rests of digital silence give level ranges of 80 dB) count as the extreme seen
+    # values beyond what was seen in training (rests of digital silence give level ranges of 80 dB) count as the extreme
+    # seen
     low, high = np.nanpercentile(table[train], [1.0, 99.0], axis=0)
     high[list(FEATURES).index("level_range")] = min(30.0, high[list(FEATURES).index("level_range")])
     table = np.clip(table, low, high)

@@ -1,8 +1,10 @@
-"""Hashes of what a small training, a generation, an analysis and an experiment give: ``python bench/equal_results.py --out hashes.json``.
+"""Hashes of what a small training, a generation, an analysis and an experiment give: ``python bench/equal_results.py
+--out hashes.json``.
 
-Run it on the commit before a change and on the one after (``--against hashes.json``): a change that only moves code leaves every hash
-as it was. What is hashed is content, not files: adapters by their tensors, audio by its samples, records by their numbers, so that a new
-file name or another order of keys is no difference. Hashes hold for one machine and one thread count.
+Run it on the commit before a change and on the one after (``--against hashes.json``): a change that only moves code
+leaves every hash as it was. What is hashed is content, not files: adapters by their tensors, audio by its samples,
+records by their numbers, so that a new file name or another order of keys is no difference. Hashes hold for one machine
+and one thread count.
 """
 
 from __future__ import annotations

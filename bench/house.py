@@ -9,14 +9,15 @@ What the rows mean:
 
 - *lines*: lines of Python files. *Comment share*: lines with a comment, pragmas (`noqa`, `fmt`, `type:`) left out.
 - *Function lines*: from `def` to the last line, docstring and nested functions included; methods count.
-- *Public names*: functions, classes and constants of a module, without an underscore. A name is *used* where code loads,
-  imports or asks for it as an attribute, where a string names it (`"module:name"`), and in the code of a Markdown page.
-  *In their own file alone*: no other file of src, tests, bench, docs or examples uses it; names that no other file of
-  src and docs uses, but a test, bench or an example does, are counted beside. *Dead*: a function that nothing uses. A function with a decorator counts as used, since the decorator may register it.
-- *Duplicate pairs*: runs of at least six equal lines at two places, after leaving out blank lines, comments, docstrings,
-  imports and lines of punctuation; a run is counted once however long it is.
-- *The way of a file to the page*: the steps that `eisbach analyze A/ B/` takes from audio to index.html, listed below in
-  the order in which each begins its work; a return to a caller is no step. A *move* is a step into another room (a
+- *Public names*: functions, classes and constants of a module, without an underscore. A name is *used* where code
+  loads, imports or asks for it as an attribute, where a string names it (`"module:name"`), and in the code of a
+  Markdown page. *In their own file alone*: no other file of src, tests, bench, docs or examples uses it; names that no
+  other file of src and docs uses, but a test, bench or an example does, are counted beside. *Dead*: a function that
+  nothing uses. A function with a decorator counts as used, since the decorator may register it.
+- *Duplicate pairs*: runs of at least six equal lines at two places, after leaving out blank lines, comments,
+  docstrings, imports and lines of punctuation; a run is counted once however long it is.
+- *The way of a file to the page*: the steps that `eisbach analyze A/ B/` takes from audio to index.html, listed below
+  in the order in which each begins its work; a return to a caller is no step. A *move* is a step into another room (a
   folder of the package, or a module at its top), a *climb* a move into a higher layer of pyproject's list.
 """
 
@@ -42,6 +43,40 @@ USERS = ("src", "tests", "bench", "docs", "examples", "recipes")
 
 # Written from a trace of calls between rooms, newest checkout first; the first list whose steps all exist is used.
 WAYS: dict[str, list[str]] = {
+    "one comparison": [
+        "cli.analyze:analyze",
+        "experiments.analysis:plan_analysis",
+        "experiments.sets:collect_sets",
+        "structure.batch:find_audio",
+        "experiments.measures:check_measures",
+        "experiments.analysis:analyze_sets",
+        "structure.batch:analyze_files",
+        "structure.features:extract_features",
+        "structure.metrics:measure",
+        "structure.record_files:write_analysis",
+        "experiments.comparing:compare_sets",
+        "statistics.records:validate_records",
+        "statistics.metric_info:choose_metrics",
+        "statistics.results:evaluate",
+        "experiments.whole_sets:measure_sets",
+        "structure.sets.clips:clip_of_detail",
+        "structure.sets.compare:compare_sets",
+        "experiments.comparing:Sets.to_json",
+        "statistics.results:Results.to_json",
+        "experiments.analysis:comparison_csv",
+        "report.structure.analysis:write_page",
+        "report.figures:features_of",
+        "structure.features:extract_features",
+        "report.figures_draw:draw_similarity",
+        "structure.similarity:self_similarity",
+        "report.structure.findings:_difference",
+        "statistics.comparison:Comparison.shown_interval",
+        "report.structure.numbers:_cell",
+        "experiments.comparing:Sets.comparison",
+        "cli.analyze:_print",
+        "structure.summary:format_summary",
+        "report.structure.findings:terminal_lines",
+    ],
     "before the rooms were moved": [
         "cli.analyze:analyze",
         "report.structure_inputs:collect_clips",

@@ -1,8 +1,9 @@
 """Parameters of every image network beside what its paper prints: ``python bench/parameter_counts.py``.
 
-Networks are built without storage, from their named sizes and, for the rows of "Elucidated Representation Diffusion" (ERD), from the
-recipes that train them. Where a printed number counts something else, the row says what, and compares what both count. A ratio
-above 1 means more parameters here. Numbers are printed in whole millions, so a ratio within half a million of 1 is no difference.
+Networks are built without storage, from their named sizes and, for the rows of "Elucidated Representation Diffusion"
+(ERD), from the recipes that train them. Where a printed number counts something else, the row says what, and compares
+what both count. A ratio above 1 means more parameters here. Numbers are printed in whole millions, so a ratio within
+half a million of 1 is no difference.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """A set of real recordings that anybody can rebuild: ``python bench/recordings.py --out recordings``.
 
-Fetches the music of free-licence Debian packages through ``apt-get download`` (by many hands: orchestral, industrial ambient, electronic,
-comic score, trance) and unpacks it, or takes any folder of audio (``--folder``, first level of folders = style). Writes
+Fetches the music of free-licence Debian packages through ``apt-get download`` (by many hands: orchestral, industrial
+ambient, electronic, comic score, trance) and unpacks it, or takes any folder of audio (``--folder``, first level of
+folders = style). Writes
 
 - ``OUT/tracks/``: the files as they came, with each package's copyright file;
-- ``OUT/excerpts/``: excerpts of `--seconds` from every track that is long enough, evenly spread, at most `--most` of a track, as FLAC,
-  and their ``manifest.jsonl`` (labels: style, package, album, composer, track; the split holds out whole albums and composers);
+- ``OUT/excerpts/``: excerpts of `--seconds` from every track that is long enough, evenly spread, at most `--most` of a
+  track, as FLAC, and their ``manifest.jsonl`` (labels: style, package, album, composer, track; the split holds out
+  whole albums and composers);
 - ``OUT/sources.json``: package, version, licences as its copyright file states them, tracks, seconds.
 
 Nothing of it belongs in the repository: results and fitted constants do.

@@ -1,7 +1,7 @@
 """DoRA as written: the adapted weight is formed anew at every forward pass. What bench/train_step.py compares with.
 
-``W′ = m V / ‖V‖_row``, ``V = W + (alpha / rank) B A`` as a parametrisation of the layer's weight, the norm part of the gradient: the
-formulation of Stability's trainer, written here from the formula.
+``W′ = m V / ‖V‖_row``, ``V = W + (alpha / rank) B A`` as a parametrisation of the layer's weight, the norm part of the
+gradient: the formulation of Stability's trainer, written here from the formula.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class RebuiltWeight(nn.Module):
 
 
 def inject_rebuilt(module: nn.Module, targets: str, rank: int, alpha: float) -> dict[str, RebuiltWeight]:
-    """Parametrises every linear layer whose name matches `targets`, freezes the rest, and returns the parametrisations by name."""
+    """Parametrises every linear layer whose name matches `targets`, freezes the rest, and returns the parametrisations
+    by name."""
     module.requires_grad_(False)
     added = {}
     for name, layer in list(module.named_modules()):

@@ -1,7 +1,7 @@
 """How long the command line takes before it does anything: import and every --help, each in a fresh process.
 
-`python bench/startup.py` writes bench/results/startup.json. The first run of each command, which may read from a cold disk, is
-reported apart. The goal is under one second.
+`python bench/startup.py` writes bench/results/startup.json. The first run of each command, which may read from a cold
+disk, is reported apart. The goal is under one second.
 """
 
 from __future__ import annotations

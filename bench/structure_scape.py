@@ -1,7 +1,8 @@
 """The fitness scape plot beside libfmp's: agreement and time: ``python bench/structure_scape.py --help``.
 
-libfmp is a test reference and not a dependency: install it where Python finds it (``pip install --target DIR libfmp ipython``, then
-PYTHONPATH) or the comparison is refused. Matrices: random ones and those of synthetic forms, as `structureness` makes them.
+libfmp is a test reference and not a dependency: install it where Python finds it (``pip install --target DIR libfmp
+ipython``, then PYTHONPATH) or the comparison is refused. Matrices: random ones and those of synthetic forms, as
+`structureness` makes them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Time of a whole structure analysis, by family of metrics, beside librosa's for the same quantities: ``python bench/structure_speed.py --help``.
+"""Time of a whole structure analysis, by family of metrics, beside librosa's for the same quantities: ``python
+bench/structure_speed.py --help``.
 
-A two-minute 44.1 kHz stereo clip. Each pair below computes the same quantity from the same mono signal at 22.05 kHz (or, for
-'file to frames', from the file); libfmp stands in for the fitness scape plot where it is installed. Every side runs once to warm up
-(librosa compiles and caches), then `--repeats` times in alternation; the least times are compared, since whatever else the machine
-does only adds. `--hour` adds a one-hour file: seconds and peak memory.
+A two-minute 44.1 kHz stereo clip. Each pair below computes the same quantity from the same mono signal at 22.05 kHz
+(or, for 'file to frames', from the file); libfmp stands in for the fitness scape plot where it is installed. Every side
+runs once to warm up (librosa compiles and caches), then `--repeats` times in alternation; the least times are compared,
+since whatever else the machine does only adds. `--hour` adds a one-hour file: seconds and peak memory.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def same_quantities(path: Path, mono: np.ndarray, features: Features) -> dict[st
         ),
         "spectral contrast": (
             contrast,
-            lambda: librosa.feature.spectral_contrast(y=mono, sr=22050, n_fft=8192, hop_length=2756, n_bands=6, fmin=100.0),
+            lambda: librosa.feature.spectral_contrast(y=mono, sr=22050, n_fft=8192, hop_length=2756, n_bands=6,
+            fmin=100.0),
         ),
         "onset flux": (
             lambda: spectral_flux(features.mel_db),

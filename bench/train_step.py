@@ -1,15 +1,16 @@
 """Time and memory of one adapter training step: ``python bench/train_step.py --help``.
 
-A Stable Audio 3 transformer with random weights takes steps (forward, mean squared error, backward, AdamW) with each kind of adapter:
+A Stable Audio 3 transformer with random weights takes steps (forward, mean squared error, backward, AdamW) with each
+kind of adapter:
 
 - ours: DoRA with the closed-form row norm (`eisbach.adapters`), the norm detached or part of the gradient;
 - rebuilt: DoRA's weight formed at every step, as Stability's trainer does (`reference_dora.py`);
 - peft: peft's own DoRA; lora: plain LoRA in peft; floor: forward pass and input gradients only, nothing trained.
 
-All cases share one set of frozen weights and the same adapter values, and their outputs are compared before anything is timed.
-Steps of the cases alternate; medians and quartiles are over repetitions. Memory is the peak over one step after two others, frozen
-weights included: on CUDA what the allocator handed out, on the CPU the peak resident size of a fresh process above its size before the
-model was built.
+All cases share one set of frozen weights and the same adapter values, and their outputs are compared before anything is
+timed. Steps of the cases alternate; medians and quartiles are over repetitions. Memory is the peak over one step after
+two others, frozen weights included: on CUDA what the allocator handed out, on the CPU the peak resident size of a fresh
+process above its size before the model was built.
 """
 
 from __future__ import annotations
@@ -188,7 +189,8 @@ def synchronise(device: torch.device) -> None:
 def time_cases(
     base: nn.Module, cases: list[str], setting: Setting, repeats: int, device: torch.device
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """(seconds of each step by case, largest relative difference of each case's first output from the rebuilt weight's)."""
+    """(seconds of each step by case, largest relative difference of each case's first output from the rebuilt
+    weight's)."""
     steps, outputs, seconds = {}, {}, {case: [] for case in cases}
     for case in cases:
         steps[case] = make_step(share_weights(base), case, setting, device)
@@ -321,7 +323,10 @@ def show(result: dict[str, Any]) -> None:
         print(result["error"])
         return
     print(f"{result['parameters'] / 1e6:.0f} M parameters, {result['weight_bytes'] / 2**30:.2f} GiB of weights")
-    print(f"{'':16s}{'ms (quartiles)':>24s}{'steps/s':>9s}{'GiB':>7s}   time and memory over" + "".join(f"{name:>14s}" for name in BASELINES))  # fmt: skip
+    print(
+        f"{'':16s}{'ms (quartiles)':>24s}{'steps/s':>9s}{'GiB':>7s}   time and memory over"
+        + "".join(f"{name:>14s}" for name in BASELINES)
+    )
     for case, row in result["cases"].items():
         ms = {key: 1e3 * value for key, value in row["seconds"].items()}
         peak = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**30:.2f}"
@@ -330,12 +335,14 @@ def show(result: dict[str, Any]) -> None:
         for other in BASELINES:
             ratio = row.get(f"time_over_{other}")
             memory = row.get(f"memory_over_{other}")
-            line += f"{'' if ratio is None else format(ratio['median'], '.2f'):>8s}{'' if memory is None else format(memory, '.2f'):>6s}"
+            line += f"{'' if ratio is None else format(ratio['median'], '.2f'):>8s}"
+            line += f"{'' if memory is None else format(memory, '.2f'):>6s}"
         print(line)
 
 
 def add_result(output: Path, device: str, result: dict[str, Any]) -> None:
-    """Writes a setting's rows beside those of earlier runs on the same kind of device, in place of its own earlier ones."""
+    """Writes a setting's rows beside those of earlier runs on the same kind of device, in place of its own earlier
+    ones."""
     kept = read_json(output, "benchmark results")["results"] if output.is_file() else []
     names = list(Setting.__dataclass_fields__)
     others = [row for row in kept if any(row[name] != result[name] for name in names)]

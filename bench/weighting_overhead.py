@@ -1,9 +1,9 @@
 """What each weighting costs, as a share of a training step: ``python bench/weighting_overhead.py --help``.
 
-One training step (forward, loss, backward, AdamW) of the embedded model's architecture is timed with the plain mean loss. Each
-weighting is timed alone on tensors of the same shape, alternating with the plain reduction, and what it takes beyond that is its
-overhead. A second table gives absolute times at a large model's latent shape. Medians, with the middle half of the repetitions;
-results go to a JSON file with the device's name.
+One training step (forward, loss, backward, AdamW) of the embedded model's architecture is timed with the plain mean
+loss. Each weighting is timed alone on tensors of the same shape, alternating with the plain reduction, and what it
+takes beyond that is its overhead. A second table gives absolute times at a large model's latent shape. Medians, with
+the middle half of the repetitions; results go to a JSON file with the device's name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Draws the pictures of docs/weighting.md and docs/structure.md from the library's own tables, so that they show what the code does.
+"""Draws the pictures of docs/weighting.md and docs/structure.md from the library's own tables, so that they show what
+the code does.
 
 ``python docs/make_pictures.py`` draws all of them into docs/images; names after it draw only those. One function a
 picture, one line each in `PICTURES`.
@@ -184,12 +185,14 @@ COLOURS = ("#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#009e73", "#000000", "#c
 
 
 def sample_auc(out: Path) -> None:
-    """AUC of each sample weight against each flat kind, by noise level, as `bench/belief_auc.py` wrote it."""
+    """AUC of each sample weight against each flat kind, by noise level, as the study `belief_auc` recorded it."""
     import json
 
     import matplotlib.pyplot as plt
 
-    results = json.loads((Path(__file__).parents[1] / "bench" / "results" / "belief_auc.json").read_text())
+    results = json.loads(
+        (Path(__file__).parents[1] / "src/eisbach/studies/belief_auc/records/belief_auc.json").read_text()
+    )
     name = next(key for key in reversed(results["sections"]) if key.endswith("30 s"))
     section = results["sections"][name]
     weightings = ("entropy (paper)", "recurrence R^4, 3 s", "development")

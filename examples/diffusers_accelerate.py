@@ -1,11 +1,12 @@
-"""Eisbach's weighting in a diffusers-style training script: UNet2DModel, DDPMScheduler and accelerate, on made-up images.
+"""Eisbach's weighting in a diffusers-style training script: UNet2DModel, DDPMScheduler and accelerate, on made-up
+images.
 
     python examples/diffusers_accelerate.py --steps 20
     accelerate launch --cpu --num_processes 2 examples/diffusers_accelerate.py --steps 20
 
 Three things differ from the script you have: `DiscretePath` tells the weighting which noise level a timestep of *this*
-scheduler is; the loss is `part.unscaled`; and before clipping the gradients are multiplied by one number, which makes every
-mean run over all micro-batches and processes.
+scheduler is; the loss is `part.unscaled`; and before clipping the gradients are multiplied by one number, which makes
+every mean run over all micro-batches and processes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ SIZE = 16
 
 
 def make_images(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Images (count, 3, H, W) in about [-1, 1], and which of them have content: a bright square; the others are plain noise."""
+    """Images (count, 3, H, W) in about [-1, 1], and which of them have content: a bright square; the others are plain
+    noise."""
     generator = torch.Generator().manual_seed(seed)
     images = 0.3 * torch.randn(count, 3, SIZE, SIZE, generator=generator)
     corners = torch.randint(0, SIZE - 5, (count, 2), generator=generator)
@@ -51,7 +53,8 @@ def make_network() -> UNet2DModel:
 
 def make_weighting(sample: str, noise_level: str) -> Weighting:
     # Images: the barrier's energy is spread over height and width together. Of the data estimate, since a network that
-    # predicts noise puts out noise; relative, so that contrast does not decide; and only where the estimate says something.
+    # predicts noise puts out noise; relative, so that contrast does not decide; and only where the estimate says
+    # something.
     options = {"source": "x0", "energy": "relative", "gate_below": 0.6} if sample == "entropy_barrier" else {}
     return build_weighting(sample, noise_level, strength=1.0, **options)
 
@@ -105,7 +108,8 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator | None = None)
             stats, loss = stats + part.stats, loss + part.unscaled.detach()
             if accelerator.sync_gradients:
                 stats, loss = accelerator.reduce(stats, "sum"), accelerator.reduce(loss, "sum")
-                # accelerate has divided by the accumulation steps, and DDP has averaged over the processes: undone here.
+                # accelerate has divided by the accumulation steps, and DDP has averaged over the processes: undone
+                # here.
                 divided = accelerator.gradient_accumulation_steps * accelerator.num_processes
                 factor = weighting.gradient_factor(stats, already_divided_by=divided)
                 for parameter in network.parameters():

@@ -4,9 +4,9 @@
     python examples/lightning_module.py --steps 20 --manual
     python examples/lightning_module.py --steps 20 --devices 2
 
-Lightning divides each loss by `accumulate_grad_batches`, and DDP averages gradients over the processes. Neither knows that a
-weighting's means are over the whole step. So `training_step` returns a sum (`part.unscaled`), and one hook, which Lightning
-calls before it clips, multiplies the gradients by the one number that makes the step right.
+Lightning divides each loss by `accumulate_grad_batches`, and DDP averages gradients over the processes. Neither knows
+that a weighting's means are over the whole step. So `training_step` returns a sum (`part.unscaled`), and one hook,
+which Lightning calls before it clips, multiplies the gradients by the one number that makes the step right.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ CHANNELS, FRAMES, LATENT_RATE = 8, 128, 10.0
 class MadeUpLatents(Dataset):
     """Clips that develop (even index) or drone (odd), each with noise and a noise level of its own.
 
-    A clip is a function of its index, so training sees the same on any number of processes. With your data, draw noise and
-    t in `training_step` as you always did.
+    A clip is a function of its index, so training sees the same on any number of processes. With your data, draw noise
+    and t in `training_step` as you always did.
     """
 
     def __init__(self, count: int, seed: int = 0) -> None:

@@ -2,8 +2,9 @@
 
     python examples/plain_pytorch.py --steps 40
 
-Half of the clips develop (a new state every few frames), half are flat (a drone, or a loop). The weighting never sees which
-is which; the last lines show how much of the training effort each kind got. To use it in your own loop, copy `step`.
+Half of the clips develop (a new state every few frames), half are flat (a drone, or a loop). The weighting never sees
+which is which; the last lines show how much of the training effort each kind got. To use it in your own loop, copy
+`step`.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def step(
         part.unscaled.backward()  # instead of losses.mean().backward()
         loss, stats = loss + part.unscaled.detach(), stats + part.stats
         weights.append(part.terms.sample_weight)
-    # Every mean in the weighting is over the whole step; only now is it known. Several processes: all_reduce(stats) here.
+    # Every mean in the weighting is over the whole step; only now is it known. Several processes: all_reduce(stats)
+    # here.
     factor = weighting.gradient_factor(stats)
     for parameter in network.parameters():
         parameter.grad *= factor

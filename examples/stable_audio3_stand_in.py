@@ -1,7 +1,7 @@
 """A small module with the interface of Stable Audio 3's trainer, so that its example runs where that is not installed.
 
-It has the names, the call and the loss's structure that `stable_audio3_trainer.py` relies on, and nothing else of theirs: the
-network is three convolutions, the data are made up, and the text is not read.
+It has the names, the call and the loss's structure that `stable_audio3_trainer.py` relies on, and nothing else of
+theirs: the network is three convolutions, the data are made up, and the text is not read.
 """
 
 from __future__ import annotations

@@ -1,28 +1,30 @@
 """Eisbach's weighting in Stability's own trainer of Stable Audio 3, without changing a file of theirs.
 
     # their LoRA script, weighted; what follows -- goes to it unchanged
-    python examples/stable_audio3_trainer.py --repo ~/stable-audio-3 -- --model medium-base --encoded_dir latents --batch_size 4
+    python examples/stable_audio3_trainer.py --repo ~/stable-audio-3 -- --model medium-base --encoded_dir latents
+    --batch_size 4
 
     # no repository at hand: a few steps of a small stand-in with the same interface, in seconds
     python examples/stable_audio3_trainer.py --steps 20
 
-In a script of your own it is one line, `training_wrapper = weighted(DiffusionCondTrainingWrapper, weighting)(model, ...)`.
+In a script of your own it is one line, `training_wrapper = weighted(DiffusionCondTrainingWrapper, weighting)(model,
+...)`.
 
 How it works. Their loss is a mean over clips, and each clip's loss depends on that clip's row of the output alone. So
-multiplying the gradient that arrives at a row of the output by the clip's weight gives exactly the gradient of the weighted
-mean, context loss and loss normalisation included. Their logged losses stay unweighted, and comparable.
+multiplying the gradient that arrives at a row of the output by the clip's weight gives exactly the gradient of the
+weighted mean, context loss and loss normalisation included. Their logged losses stay unweighted, and comparable.
 
 What it relies on, read at stable-audio-3 0.1.0, commit 636f906 (May 2026), and checked when training starts:
 
 - `DiffusionCondTrainingWrapper` is a LightningModule with automatic optimisation; `self.diffusion` is the model, and
   `self.diffusion_objective` is "rectified_flow" or "rf_denoiser": x_t = (1 - t) x0 + t noise, output noise - x0;
-- `training_step` calls `self.diffusion(x_t, t, cond=..., padding_mask=...)` once, with `cond["inpaint_mask"]` a list of one
-  tensor (B, 1, T) that is 1 on given context, and leaves t in `self._last_t`;
-- `self.mask_loss_weight` is 0 where the context does not count; `scripts/train_lora.py` has `main()` and takes the class
-  above from its own namespace.
+- `training_step` calls `self.diffusion(x_t, t, cond=..., padding_mask=...)` once, with `cond["inpaint_mask"]` a list of
+  one tensor (B, 1, T) that is 1 on given context, and leaves t in `self._last_t`;
+- `self.mask_loss_weight` is 0 where the context does not count; `scripts/train_lora.py` has `main()` and takes the
+  class above from its own namespace.
 
-stable-audio-tools (commit 50049e3) has the same class with `mask=` for `padding_mask=`, no `_last_t`, and the objective "v" on
-the cosine path; `weighted` takes it too.
+stable-audio-tools (commit 50049e3) has the same class with `mask=` for `padding_mask=`, no `_last_t`, and the objective
+"v" on the cosine path; `weighted` takes it too.
 """
 
 from __future__ import annotations
@@ -68,7 +70,8 @@ class WeightedTraining:
             raise UserError(f"{type(self).__name__} has no {' and no '.join(missing)}; {READ_AT}.")
         if self.diffusion_objective not in OBJECTIVES:
             raise UserError(
-                f"the diffusion objective {self.diffusion_objective!r} is not one of {', '.join(OBJECTIVES)}; {READ_AT}."
+                f"the diffusion objective {self.diffusion_objective!r} is not one of {', '.join(OBJECTIVES)}; "
+                f"{READ_AT}."
             )
         if not self.automatic_optimization:
             raise UserError(

@@ -106,8 +106,9 @@ def free_port() -> Callable[[], int]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    """Sums round differently from one number of threads to another, and spectrogram inversion makes that audible: what is
-    compared byte for byte across processes must be made with the same number. Workers of the suite share the cores anyway.
+    """Sums round differently from one number of threads to another, and spectrogram inversion makes that audible: what
+    is compared byte for byte across processes must be made with the same number. Workers of the suite share the cores
+    anyway.
     """
     import torch
 

@@ -58,7 +58,9 @@ def test_all_faults_are_reported_together(tmp_path: Path) -> None:
     [
         ({"stepz": 1}, r"unknown key 'stepz' \(did you mean 'steps'\?\)"),
         ({"inner": {"ratee": 1}}, r"unknown key 'inner.ratee' \(did you mean 'rate'\?\)"),
-        ({"inner": {"steps": 1}}, r"unknown key 'inner.steps'[;.]"),  # near a key of another group only
+        ({"inner": {"steps": 1}}, r"unknown key 'inner.steps' \(did you mean 'steps'\?\)"),  # a key of another group
+        ({"rate": 1}, r"unknown key 'rate' \(did you mean 'inner.rate'\?\)"),
+        ({"inner": {"stepz": 1}}, r"unknown key 'inner.stepz'[;.]"),  # near a key of another group only
         ({"colour": 1}, r"unknown key 'colour'[;.]"),
     ],
 )

@@ -1,4 +1,5 @@
-"""Fits the embedded codec to training clips of a rendered set and measures it on held-out ones: fit_codec.py FOLDER [--keep]."""
+"""Fits the embedded codec to training clips of a rendered set and measures it on held-out ones: fit_codec.py FOLDER
+[--keep]."""
 
 import sys
 from pathlib import Path

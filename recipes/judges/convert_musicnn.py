@@ -1,6 +1,8 @@
-"""Writes musicnn's weights as safetensors from the package's TensorFlow checkpoint; run once, where TensorFlow and musicnn 0.1.0 are.
+"""Writes musicnn's weights as safetensors from the package's TensorFlow checkpoint; run once, where TensorFlow and
+musicnn 0.1.0 are.
 
-    python recipes/judges/convert_musicnn.py PACKAGE/musicnn/MTT_musicnn --out src/eisbach/assets/judges/musicnn.safetensors
+    python recipes/judges/convert_musicnn.py PACKAGE/musicnn/MTT_musicnn --out
+    src/eisbach/assets/judges/musicnn.safetensors
 
 The package is under the ISC licence; its text goes with the weights (`assets/judges/LICENSE-musicnn.txt`).
 """

@@ -1,7 +1,8 @@
-"""What the original musicnn 0.1.0 says of three made sounds: python recipes/judges/golden_musicnn.py --package DIR --out FILE.
+"""What the original musicnn 0.1.0 says of three made sounds: python recipes/judges/golden_musicnn.py --package DIR
+--out FILE.
 
-Needs TensorFlow, tf_keras (with TF_USE_LEGACY_KERAS=1), librosa and the package's folder. Each sound is one window long, since the
-package repeats the first window's penultimate layer for all later ones.
+Needs TensorFlow, tf_keras (with TF_USE_LEGACY_KERAS=1), librosa and the package's folder. Each sound is one window
+long, since the package repeats the first window's penultimate layer for all later ones.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ RATE, SAMPLES = 16_000, 186 * 256
 
 
 def sounds() -> np.ndarray:
-    """Plucked tones, a chord under noise and a rising tone, [shape=(3, samples), float32]; the test makes the same ones."""
+    """Plucked tones, a chord under noise and a rising tone, [shape=(3, samples), float32]; the test makes the same
+    ones."""
     t = np.arange(SAMPLES) / RATE
     noise = np.random.default_rng(5).standard_normal((3, SAMPLES))
     plucked = sum(np.sin(2 * np.pi * hertz * t) * np.exp(-3 * ((t * rate) % 1)) for hertz, rate in ((220, 2), (331, 3)))

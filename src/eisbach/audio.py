@@ -6,21 +6,95 @@ import errno
 import hashlib
 import os
 import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eisbach.errors import AudioError
-from eisbach.files import atomic_write
-from eisbach.types import Waveform
+from eisbach.audio_file import AudioFile, error_reason, is_utf8
+from eisbach.errors import AudioError, UserError, one_line
+from eisbach.files import atomic_write, walk_files
+from eisbach.types import Skipped, Waveform
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
-"""File endings that `eisbach` looks for in folders."""
+AUDIO_SUFFIXES = (
+    ".wav", ".flac", ".mp3", ".ogg", ".aif", ".aifc", ".aiff", ".au", ".avr", ".bwf", ".caf", ".mp2", ".oga", ".opus",
+    ".rf64",
+    ".snd", ".sph", ".voc", ".w64", ".wave",
+)  # fmt: skip
+"""File endings that `eisbach` looks for in folders: what libsndfile reads."""
+UNREAD_SUFFIXES = (
+    ".3gp", ".aac", ".ac3", ".alac", ".amr", ".ape", ".dff", ".dsf", ".dts", ".m4a", ".m4b", ".m4p", ".mka", ".mkv",
+    ".mov", ".mp4",
+    ".mpc", ".ra", ".rm", ".shn", ".spx", ".tak", ".tta", ".webm", ".wma", ".wv",
+)  # fmt: skip
+"""Endings of other audio: named as left out."""
+SILENCE_PEAK = 10 ** (-80 / 20)
+"""Below this peak (-80 dBFS) audio counts as silent."""
 
+_LOUDEST_PEAK = 32.0  # 30 dB over full scale: no mix is that hot, and the smallest integer scale is 128
+_RACY_NS = (
+    2_000_000_000  # a file written this shortly before it was looked at may be written again within its clock's tick
+)
 _WRITE_FRAMES = 1 << 16
 _WRITTEN = {".flac": "FLAC", ".wav": "WAV", ".ogg": "OGG"}
-_SILENCE_PEAK = 10 ** (-80 / 20)
+
+
+@dataclass(frozen=True)
+class AudioListing:
+    """The audio of a folder.
+
+    Attributes
+    ----------
+    files : list of Path
+        What can be tried, sorted.
+    left_out : list of Skipped
+        Audio that is not read, each with its path relative to the folder and the reason.
+    """
+
+    files: list[Path]
+    left_out: list[Skipped]
+
+
+def list_audio(folder: str | Path) -> AudioListing:
+    """The audio files in a folder and its subfolders; hidden files and folders are passed over.
+
+    Raises
+    ------
+    UserError
+        The path is no folder, or the folder may not be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is not a folder; give a folder that holds audio ({', '.join(AUDIO_SUFFIXES[:4])}, ...)."
+        )
+    files, left_out = [], []
+    for path in sorted(walk_files(folder)):
+        reason = _why_left_out(path)
+        if reason is not None:
+            left_out.append(Skipped(path.relative_to(folder).as_posix(), reason))
+        elif path.suffix.lower() in AUDIO_SUFFIXES:
+            files.append(path)
+    return AudioListing(files, left_out)
+
+
+def _why_left_out(path: Path) -> str | None:
+    """Why a path is audio that is not read; None for audio that is, and for everything else."""
+    ending = path.suffix.lower()
+    if path.is_symlink() and path.is_dir():
+        return "is a link to a folder, which is not followed; give that folder, or copy it"
+    if ending in UNREAD_SUFFIXES:
+        return f"{ending} is not read; convert it (ffmpeg -i NAME{ending} NAME.flac)"
+    if ending not in AUDIO_SUFFIXES:
+        return None
+    if not is_utf8(path):
+        return "has a name that is not UTF-8; rename it"
+    if not path.is_file():
+        return "is a link to nothing; restore what it names" if path.is_symlink() else "is not a file; remove it"
+    return None
 
 
 def read_audio(
@@ -37,7 +111,7 @@ def read_audio(
     Parameters
     ----------
     path : str or Path
-        wav, flac, mp3 or ogg: whatever libsndfile reads. Only the section asked for is decoded.
+        Whatever libsndfile reads. Only the section asked for is decoded.
     start, duration : float
         Section in seconds; `duration=None` reads to the end.
     sample_rate : int or None
@@ -50,30 +124,18 @@ def read_audio(
     Raises
     ------
     AudioError
-        Missing, unreadable, empty (also: shorter than one sample at `sample_rate`), NaN-bearing or silent.
+        Missing, unreadable, empty (also: shorter than one sample at `sample_rate`), NaN-bearing, on an integer's scale
+        or silent.
     """
-    import soundfile as sf
-
-    path = Path(path)
-    if not path.is_file():
-        raise AudioError(
-            f"{path} does not exist or is not a file; give the path of an audio file ({', '.join(AUDIO_SUFFIXES)})."
-        )
-    try:
-        with sf.SoundFile(str(path)) as handle:
-            rate = int(handle.samplerate)
-            first = max(0, round(start * rate))
-            count = -1 if duration is None else max(0, round(duration * rate))
-            if first:
-                handle.seek(min(first, handle.frames))
-            data = handle.read(count, dtype="float32", always_2d=True)
-    except (sf.LibsndfileError, RuntimeError, OSError, EOFError) as error:
-        raise AudioError(
-            f"{path} cannot be read as audio ({error}); re-export it as wav or flac, or remove it."
-        ) from error
-    samples = np.ascontiguousarray(data.T)
+    file = AudioFile(path)
+    first = max(0, round(start * file.sample_rate))
+    count = None if duration is None else max(0, round(duration * file.sample_rate))
+    parts = [block.T for block in file.blocks(first, count)]
+    samples = np.concatenate(parts, axis=1) if parts else np.zeros((file.channels, 0), np.float32)
+    samples = np.ascontiguousarray(samples)
     check_samples(samples, str(path), allow_silent=allow_silent)
-    waveform = Waveform(samples, rate)
+    check_scale(float(np.abs(samples).max()), str(path))
+    waveform = Waveform(samples, file.sample_rate)
     if mono:
         waveform = to_mono(waveform)
     if sample_rate is not None:
@@ -89,8 +151,18 @@ def check_samples(samples: np.ndarray, name: str, *, allow_silent: bool = False)
     if not np.isfinite(samples).all():
         bad = int((~np.isfinite(samples)).sum())
         raise AudioError(f"{name} holds {bad} NaN or infinite samples; re-export it from its source.")
-    if not allow_silent and float(np.abs(samples).max()) < _SILENCE_PEAK:
+    if not allow_silent and float(np.abs(samples).max()) < SILENCE_PEAK:
         raise AudioError(f"{name} is silent (peak below -80 dBFS); remove it or record it again.")
+
+
+def check_scale(peak: float, name: str) -> None:
+    """Raises `AudioError` when floating-point samples lie on an integer's scale, where 1 should be full scale."""
+    if peak > _LOUDEST_PEAK:
+        raise AudioError(
+            f"{name} peaks at {peak:.6g}, where full scale is 1: its floating-point samples are on an integer's "
+            "scale; divide them "
+            "(16 bit: by 32768), or export it again."
+        )
 
 
 def to_mono(waveform: Waveform) -> Waveform:
@@ -171,6 +243,38 @@ def audio_hash(path: str | Path) -> str:
         with open(path, "rb") as handle:
             while block := handle.read(1 << 20):
                 digest.update(block)
-    except OSError as error:
-        raise AudioError(f"{path} cannot be read ({error}).") from error
+    except (OSError, ValueError) as error:
+        raise AudioError(f"{one_line(str(path))} cannot be read ({error_reason(error)}).") from error
     return digest.hexdigest()
+
+
+def stamp(path: str | Path) -> dict[str, int]:
+    """What the file system says of a file: size, time of its last change of content and of any change, and now (ns).
+
+    Raises
+    ------
+    AudioError
+        The file is not there.
+    """
+    try:
+        state = Path(path).stat()
+    except (OSError, ValueError) as error:
+        raise AudioError(f"{one_line(str(path))} cannot be read ({error_reason(error)}).") from error
+    return {
+        "size": state.st_size,
+        "mtime_ns": state.st_mtime_ns,
+        "ctime_ns": state.st_ctime_ns,
+        "seen_ns": time.time_ns(),
+    }
+
+
+def same_stamp(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether two stamps say that nobody wrote to the file in between."""
+    return all(before.get(key) == after.get(key) for key in ("size", "mtime_ns", "ctime_ns"))
+
+
+def proves_unchanged(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """`same_stamp`, and the file was old enough at the first stamp for its times to show every later write."""
+    seen = before.get("seen_ns")
+    old = isinstance(seen, int) and seen - max(after["mtime_ns"], after["ctime_ns"]) > _RACY_NS
+    return old and same_stamp(before, after)

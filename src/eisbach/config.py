@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
-from eisbach.errors import ConfigError
-from eisbach.files import write_text
+from eisbach.errors import ConfigError, UserError
+from eisbach.files import read_text, write_text
 
 
 class StrictModel(BaseModel):
@@ -20,14 +20,48 @@ class StrictModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True, protected_namespaces=())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_unset(cls, values: Any) -> Any:
+        """A key that is null where None means nothing has its default again: so a recipe undoes what it extends."""
+        if not isinstance(values, Mapping):
+            return values
+        return {key: value for key, value in values.items() if value is not None or not _is_unset_by_none(cls, key)}
+
 
 Model = TypeVar("Model", bound=StrictModel)
+Checked = TypeVar("Checked")
 
-_DEPTH = 5  # how long a chain of recipes may be; longer ones are circles
+_CHAIN = 5  # how long a chain of recipes may be; longer ones are circles
+_YAML_LIMIT = 2**20  # bytes; the longest recipe has some thousand
+_DEPTH_LIMIT = 50  # of nested groups and lists
+_NODES_LIMIT = 100_000  # keys, values and lists, each alias counted as what it stands for
+_DIGITS_LIMIT = 40  # of an integer; longer ones overflow wherever they are turned into a float
 
 
-def build_config(cls: type[Model], values: Mapping[str, Any], source: str = "the configuration") -> Model:
+def _is_unset_by_none(cls: type[BaseModel], key: object) -> bool:
+    field = cls.model_fields.get(str(key))
+    if field is None or field.is_required():
+        return False
+    kinds = (field.annotation, *get_args(field.annotation))
+    return not any(kind in (None, type(None), Any, object) for kind in kinds)
+
+
+def build_config(
+    cls: type[Model],
+    values: Mapping[str, Any],
+    source: str = "the configuration",
+    names: Mapping[str, str] | None = None,
+) -> Model:
     """An instance of `cls` from plain values.
+
+    Parameters
+    ----------
+    values : mapping
+    source : str
+        Where they come from, for the message.
+    names : mapping or None
+        What the person who wrote them calls a key: ``{"num_inference_steps": "--steps"}``.
 
     Raises
     ------
@@ -35,11 +69,13 @@ def build_config(cls: type[Model], values: Mapping[str, Any], source: str = "the
         One message that lists every fault: the key, what arrived and what is allowed.
     """
     try:
-        return cls.model_validate(dict(values))
+        return cls.model_validate(dict(values) if isinstance(values, Mapping) else values)
     except ValidationError as error:
         faults = []
         for item in error.errors():
             key = ".".join(str(part) for part in item["loc"]) or "(whole)"
+            first, dot, rest = key.partition(".")
+            key = (names or {}).get(first, first) + dot + rest
             if item["type"] == "extra_forbidden":
                 faults.append(f"unknown key '{key}'{_near(cls, item['loc'])}")
             elif item["type"] == "missing":
@@ -53,6 +89,42 @@ def build_config(cls: type[Model], values: Mapping[str, Any], source: str = "the
         ) from error
 
 
+@lru_cache(maxsize=64)
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def check_values(kind: type[Checked], values: Any, source: str, *, error: type[UserError] = UserError) -> Checked:
+    """Plain values of a file as an instance of `kind`, which may be a dataclass, a pydantic model or `dict[str,
+    float]`.
+
+    Parameters
+    ----------
+    kind : type
+    values : what JSON or YAML gave
+    source : str
+        What the values are, for the message: "the record of speeds runs/a/speeds.json".
+    error : type
+        What is raised.
+
+    Raises
+    ------
+    UserError
+        (or `error`) The values do not fit; the sentence names the first fault.
+    """
+    try:
+        return cast(Checked, _adapter(kind).validate_python(values))  # type: ignore[arg-type]
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        shown = repr(first.get("input"))
+        where = f" in '{key}'" if key else ""
+        raise error(
+            f"{source} is not as it was written{where}: {first['msg'].removeprefix('Value error, ')} "
+            f"(got {shown if len(shown) < 80 else shown[:77] + '...'}); restore it, or make it again."
+        ) from fault
+
+
 def _near(cls: type[BaseModel], place: Sequence[int | str]) -> str:
     """What an unknown key may have meant: the nearest keys of its group, or nothing where none is near."""
     group: type[BaseModel] = cls
@@ -63,47 +135,147 @@ def _near(cls: type[BaseModel], place: Sequence[int | str]) -> str:
         if not below:
             return ""
         group = below[0]
-    near = difflib.get_close_matches(str(place[-1]), group.model_fields, n=2)
+    wanted = str(place[-1])
+    elsewhere = [
+        key for key, words in _known_keys(cls).items() if wanted in words
+    ]  # another group's, or another tool's word
+    near = elsewhere or difflib.get_close_matches(wanted, group.model_fields, n=2)
     return f" (did you mean {' or '.join(repr(name) for name in near)}?)" if near else ""
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is written twice: YAML would silently take the last one."""
+def _known_keys(cls: type[BaseModel], prefix: str = "") -> dict[str, set[str]]:
+    """Every dotted key below a configuration with the words that mean it: its name, and its field's `also`."""
+    keys: dict[str, set[str]] = {}
+    for name, field in cls.model_fields.items():
+        extra = field.json_schema_extra
+        also = extra.get("also", []) if isinstance(extra, dict) else []
+        keys[prefix + name] = {name, *(str(word) for word in (also if isinstance(also, list) else []))}
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys |= _known_keys(kind, f"{prefix}{name}.")
+    return keys
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+
+_TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map"))
+
+
+if yaml.__with_libyaml__:  # ten times faster
+
+    class _Events(yaml.cyaml.CParser):  # type: ignore[name-defined,misc]
+        pass
+
+else:
+
+    class _Events(yaml.reader.Reader, yaml.scanner.Scanner, yaml.parser.Parser):  # type: ignore[no-redef]
+        def __init__(self, text: str) -> None:
+            yaml.reader.Reader.__init__(self, text)
+            yaml.scanner.Scanner.__init__(self)
+            yaml.parser.Parser.__init__(self)
+
+
+class _Loader(yaml.composer.Composer, _Events, yaml.constructor.SafeConstructor, yaml.resolver.Resolver):
+    """YAML of groups, lists and plain values; every key is text, written once, and all of it is bounded."""
+
+    # Dates stay text: no configuration has one, and "2024-13-45" is no date.
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def __init__(self, text: str) -> None:
+        _Events.__init__(self, text)  # type: ignore[call-arg]
+        yaml.composer.Composer.__init__(self)
+        yaml.constructor.SafeConstructor.__init__(self)
+        yaml.resolver.Resolver.__init__(self)
+        self._depth = self._nodes = 0
+        self._sizes: dict[str, int | None] = {}  # nodes below each anchor; None while it is being read
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event, before = self.peek_event(), self._nodes
+        anchor, line = event.anchor, event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            size = self._sizes.get(anchor, 0)
+            if size is None:
+                raise yaml.YAMLError(f"an alias stands for something that holds it (line {line})")
+            self._nodes += size
+        elif anchor is not None:
+            self._sizes[anchor] = None
+        self._nodes += 1
+        self._depth += 1
+        if self._depth > _DEPTH_LIMIT:
+            raise yaml.YAMLError(f"it is nested more than {_DEPTH_LIMIT} deep (line {line})")
+        if self._nodes > _NODES_LIMIT:
+            raise yaml.YAMLError(f"it has more than {_NODES_LIMIT:,} values, aliases spelled out (line {line})")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if anchor is not None and not isinstance(event, yaml.AliasEvent):
+            self._sizes[anchor] = self._nodes - before
+        return node
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.YAMLError(f"a value is tagged as a group of keys and is none (line {node.start_mark.line + 1})")
         seen: set[str] = set()
         for key, _ in node.value:
-            if not isinstance(key.value, str) or key.tag == "tag:yaml.org,2002:merge":
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.YAMLError(f"a key must be text, not a list or a group (line {key.start_mark.line + 1})")
+            if key.tag == "tag:yaml.org,2002:merge":
                 continue
+            key.tag = "tag:yaml.org,2002:str"  # as it is written: not True for 'on', nor None for 'null'
             if key.value in seen:
                 raise yaml.YAMLError(f"the key '{key.value}' is written twice (line {key.start_mark.line + 1})")
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        where = f"(line {node.start_mark.line + 1})"
+        if node.tag not in _TAGS:
+            raise yaml.YAMLError(f"the tag {node.tag.replace('tag:yaml.org,2002:', '!!')} is not read {where}")
+        if isinstance(node, yaml.ScalarNode):
+            if "\0" in node.value or any("\ud800" <= letter <= "\udfff" for letter in node.value):
+                raise yaml.YAMLError(f"a text has a NUL character or half a surrogate pair {where}")
+            if node.tag.endswith(":int") and len(node.value) > _DIGITS_LIMIT:
+                raise yaml.YAMLError(f"an integer has more than {_DIGITS_LIMIT} digits {where}")
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
+            shown = repr(node.value)[:60] if isinstance(node, yaml.ScalarNode) else "something else"
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.YAMLError(f"{shown} is tagged {kind} and cannot be read as one {where}") from error
+
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text; `yaml.YAMLError` when malformed, with a key twice, or with a part that holds itself."""
-    value = yaml.load(text, Loader=_Loader)  # a SafeLoader
+    """The value of a YAML text: groups with text as keys, lists, texts, numbers, booleans and nulls.
+
+    Raises
+    ------
+    yaml.YAMLError
+        Malformed; a key twice; a part that holds itself; nested more than 50 deep; more than 100,000 values with
+        aliases spelled out; other tags; a NUL or half a surrogate pair.
+    """
     try:
-        json.dumps(value, default=str, skipkeys=True)
-    except (ValueError, RecursionError) as error:
-        raise yaml.YAMLError("an alias stands for something that holds it") from error
-    return value
+        return _Loader(text).get_single_data()
+    except UnicodeEncodeError as error:
+        raise yaml.YAMLError("it has half a surrogate pair, which stands for no letter") from error
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deep") from error
+
+
+def read_yaml_file(
+    path: str | Path, what: str = "recipe", *, missing: str = "check the path", error: type[UserError] = ConfigError
+) -> Any:
+    """The value of a YAML file of at most 1 MiB; `what`, `missing` and `error` are for the message, as in
+    `files.read_bytes`."""
+    text = read_text(path, what, limit=_YAML_LIMIT, missing=missing, error=error)
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError as fault:
+        raise error(f"the {what} {path} is not valid YAML: {' '.join(str(fault).split())}.") from fault
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML file's mapping; `ConfigError` when missing, malformed, with a key twice, or not a mapping."""
-    path = Path(path)
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"the recipe {path} does not exist; give the path of a YAML file, or copy one from recipes/."
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the recipe {path} cannot be read ({error}).") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the recipe {path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    values = read_yaml_file(path, missing="give the path of a YAML file, or copy one from recipes/")
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -113,11 +285,14 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `overrides` laid over it, group by group; dotted keys reach into groups."""
+    for side in (base, overrides):
+        if not isinstance(side, Mapping):
+            raise ConfigError(f"a group of keys is needed where {str(side)[:60]!r} stands.")
     merged: dict[str, Any] = {
         key: merge(value, {}) if isinstance(value, Mapping) else value for key, value in base.items()
     }
     for key, value in overrides.items():
-        first, _, rest = key.partition(".")
+        first, _, rest = str(key).partition(".")
         if rest:
             value = {rest: value}
         if isinstance(value, Mapping):
@@ -129,7 +304,8 @@ def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """A recipe's values; it may say `extends: FILE` (beside it), and its own keys are then laid over that file's, group by group.
+    """A recipe's values; it may say `extends: FILE` (beside it), and its own keys are then laid over that file's, group
+    by group.
 
     Raises
     ------
@@ -148,7 +324,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
             raise ConfigError(
                 f"the recipe {current} has extends: {base!r}; name one recipe, by its path from this one."
             )
-        if len(chain) > _DEPTH:
+        if len(chain) > _CHAIN:
             raise ConfigError(f"the recipe {path} extends itself in a circle; remove one 'extends'.")
         current = current.parent / base
     merged: dict[str, Any] = {}

@@ -7,13 +7,37 @@ escapes is a defect of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+
+_UNSEEN = ("Cc", "Cf", "Cs")  # controls, formatting such as zero-width and direction marks, halves of surrogate pairs
+
+
+def one_line(text: str) -> str:
+    """The text on one line: breaks become a space, and what cannot be seen is written as an escape (`\\x1b`)."""
+    text = " ".join(part for line in str(text).splitlines() if (part := line.strip()))
+    if text.isascii() and text.isprintable():
+        return text
+    import unicodedata  # here, since everything imports this module
+
+    return "".join(_escape(c) if unicodedata.category(c) in _UNSEEN else c for c in text)
+
+
+def _escape(character: str) -> str:
+    return ascii(character)[1:-1]
+
 
 class EisbachError(Exception):
     """Base of every error raised on purpose by this package."""
 
 
 class UserError(EisbachError, ValueError):
-    """A mistake in what the user passed: file, option, configuration, manifest or audio."""
+    """A mistake in what the user passed: file, option, configuration, manifest or audio.
+
+    The message is kept as one line that a terminal shows as it is: names and contents that it quotes may hold anything.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
 
 
 class ConfigError(UserError):
@@ -42,3 +66,36 @@ class NonFiniteLossError(EisbachError):
 
 class InterruptedRun(EisbachError):
     """The user stopped a run; what had been made is saved and the same command continues it."""
+
+
+_MEMORY_SIGNS = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "failed to map segment",
+    "can't start new thread",
+    "std::bad_alloc",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of any library means that memory ran out, on a GPU or on the host (`ulimit -v` included)."""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    said = str(error).lower()
+    return isinstance(error, (RuntimeError, ImportError)) and any(sign in said for sign in _MEMORY_SIGNS)
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """The sentence for memory that ran out, for whoever called a command; None for every other error."""
+    if not is_out_of_memory(error):
+        return None
+    return (
+        "there is not enough memory for this; close other programs or raise the limit (ulimit -v), or do less at "
+        "once: a smaller batch, fewer --jobs, shorter clips or a smaller model. What was finished is kept."
+    )

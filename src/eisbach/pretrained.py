@@ -1,8 +1,9 @@
 """Other people's model folders, opened without running anything from them: the one door to the loaders of transformers,
 diffusers and the Hugging Face hub.
 
-A folder chooses among classes that the libraries ship and that the caller names; its own Python is never imported, whatever
-it asks for (`auto_map`, custom pipelines, attention kernels of the hub) and whatever stands on stdin. Weights are safetensors.
+A folder chooses among classes that the libraries ship and that the caller names; its own Python is never imported,
+whatever it asks for (`auto_map`, custom pipelines, attention kernels of the hub) and whatever stands on stdin. Weights
+are safetensors.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from eisbach import files
 from eisbach.errors import CheckpointError, UserError
-from eisbach.files import read_json
+from eisbach.tensor_files import read_tensors
 
 # --- the hub
 
@@ -32,7 +34,8 @@ EMBEDDING_FILES = ("config.json", "*processor_config.json", "model*.safetensors"
 
 
 def is_hub_id(name: str) -> bool:
-    """True for `owner/name` or `owner/name@revision` where no folder `owner` is at hand that would make it a mistyped path."""
+    """True for `owner/name` or `owner/name@revision` where no folder `owner` is at hand that would make it a mistyped
+    path."""
     return _HUB_ID.fullmatch(name) is not None and not Path(name.partition("/")[0]).exists()
 
 
@@ -82,7 +85,8 @@ def fetch(name: str, patterns: Collection[str] = MODEL_FILES) -> Path:
         return Path(snapshot_download(repository, allow_patterns=list(patterns), **pin))
     except GatedRepoError as error:
         raise UserError(
-            f"the model '{repository}' asks for its licence to be accepted; accept it at https://huggingface.co/{repository}, "
+            f"the model '{repository}' asks for its licence to be accepted; accept it at "
+            f"https://huggingface.co/{repository}, "
             "log in with 'hf auth login', and run the same command again."
         ) from error
     except RevisionNotFoundError as error:
@@ -92,14 +96,17 @@ def fetch(name: str, patterns: Collection[str] = MODEL_FILES) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise UserError(
-            f"there is no folder '{repository}' and no model of this name on the Hugging Face hub that this login may read; "
+            f"there is no folder '{repository}' and no model of this name on the Hugging Face hub that this login may "
+            "read; "
             "check the name, or log in with 'hf auth login'."
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"there is no folder '{name}', and the model '{name}' could not be fetched from the Hugging Face hub nor found in "
-            f"its local cache ({reason}); check the name and the connection, or give the folder of a model on this machine."
+            f"there is no folder '{name}', and the model '{name}' could not be fetched from the Hugging Face hub nor "
+            "found in "
+            f"its local cache ({reason}); check the name and the connection, or give the folder of a model on this "
+            "machine."
         ) from error
 
 
@@ -127,17 +134,9 @@ def read_weights(folder: str | Path, stem: str = "model", wanted: Callable[[str]
     CheckpointError
         No such file, a missing shard, or a file that cannot be read.
     """
-    from safetensors import SafetensorError, safe_open
-
-    tensors = {}
+    tensors: dict[str, Any] = {}
     for file in _shards(Path(folder), stem):
-        try:
-            with safe_open(str(file), framework="pt") as handle:
-                for name in handle.keys():  # noqa: SIM118
-                    if wanted(name):
-                        tensors[name] = handle.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} cannot be read ({error}); it may be truncated: fetch it again.") from error
+        tensors |= read_tensors(file, wanted)
     return tensors
 
 
@@ -188,13 +187,30 @@ def read_object(file: Path, what: str) -> dict[str, Any]:
     CheckpointError
         No such file, not JSON, or not an object.
     """
-    try:
-        values: Any = read_json(file, what)
-    except UserError as error:
-        raise CheckpointError(str(error)) from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"the {what} {file} holds a {type(values).__name__}, not an object; fetch it again.")
-    return values
+    return files.read_object(file, what, error=CheckpointError)
+
+
+_MOST, _MOST_LAYERS = 2**27, 1024
+
+
+def check_sizes(values: Any, file: Path, name: str = "") -> None:
+    """Nothing, when no number of a configuration is beyond what a model has: building one that is would fill the
+    memory.
+
+    Raises
+    ------
+    CheckpointError
+        One is; the sentence names it.
+    """
+    if isinstance(values, dict | list):
+        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+            check_sizes(value, file, name if isinstance(values, list) else str(key))
+    elif isinstance(values, int | float) and not isinstance(values, bool):
+        most = _MOST_LAYERS if re.search(r"(^|_)(layers|depth|blocks)($|_)", name) else _MOST
+        if not abs(values) <= most:
+            raise CheckpointError(
+                f"{file} states {name} = {str(values)[:40]}, beyond what any model has; fetch it again."
+            )
 
 
 def without_code(values: Any) -> Any:
@@ -205,7 +221,8 @@ def without_code(values: Any) -> Any:
 
 
 def refuse_code(folder: Path) -> None:
-    """Nothing, when the folder needs no code of its own; Python files that nothing refers to are ignored with a warning.
+    """Nothing, when the folder needs no code of its own; Python files that nothing refers to are ignored with a
+    warning.
 
     Raises
     ------
@@ -215,7 +232,8 @@ def refuse_code(folder: Path) -> None:
     for file in sorted(folder.glob("*config*.json")):
         if "auto_map" in read_object(file, "configuration"):
             raise CheckpointError(
-                f"{file} asks for code of its own (auto_map), and code from a model's folder is never run; take a model whose "
+                f"{file} asks for code of its own (auto_map), and code from a model's folder is never run; take a "
+                "model whose "
                 "classes transformers ships."
             )
     scripts = sorted(path.name for path in folder.glob("*.py"))
@@ -235,6 +253,7 @@ def text_config(folder: Path, classes: Mapping[str, str]) -> Any:
 
     refuse_code(folder)
     values = read_object(folder / "config.json", "text encoder's configuration")
+    check_sizes(values, folder / "config.json")
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in classes:
         raise CheckpointError(
@@ -326,8 +345,9 @@ def tokenizer(folder: Path, kind: str = "AutoTokenizer") -> Any:
         value: Any = getattr(transformers, kind).from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
-        # On the right, the real tokens of a caption are a prefix that can be cut out and cached: what a caption becomes does
-        # not depend on its batch. Positions of the encoders read here are relative, so the side changes nothing else.
+        # On the right, the real tokens of a caption are a prefix that can be cut out and cached: what a caption becomes
+        # does not depend on its batch. Positions of the encoders read here are relative, so the side changes nothing
+        # else.
         value.padding_side = "right"
         value.model_max_length = int(value.model_max_length)
         if value.model_max_length < 1:
@@ -394,7 +414,8 @@ def check_index(values: Mapping[str, Any], file: Path) -> None:
         )
         if len(value) != 2 or not shipped:
             raise CheckpointError(
-                f"{file} lists '{part}' as {value}, code of its own, and code from a model's folder is never run; take a "
+                f"{file} lists '{part}' as {value}, code of its own, and code from a model's folder is never run; "
+                "take a "
                 "model whose classes diffusers or transformers ships."
             )
 

@@ -73,6 +73,11 @@ class Progress:
             self._last = now
             self._show()
 
+    def start_at(self, done: int) -> None:
+        """Items that an earlier run had made, where their number is known only now."""
+        self.done += done - self._first
+        self._first = done
+
     @property
     def fresh(self) -> int:
         """Items finished since this bar was opened, without those that an earlier run had made."""

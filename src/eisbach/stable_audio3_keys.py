@@ -1,7 +1,7 @@
 """Names of Stable Audio 3's layers in Stability's code and in diffusers' classes, and the order of their rows.
 
-One table, for checkpoints (`backbones.stable_audio3_native`) and for adapters (`adapters.formats`). Facts from Stability's stable-audio-3
-(`models/dit.py`, `transformer.py`, `conditioners.py`) and diffusers' `StableAudio3DiTModel`.
+One table, for checkpoints (`backbones.stable_audio3_native`) and for adapters (`adapters.formats`). Facts from
+Stability's stable-audio-3 (`models/dit.py`, `transformer.py`, `conditioners.py`) and diffusers' `StableAudio3DiTModel`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ TRANSFORMER, DURATION = "transformer.", "duration_embedder.linear"
 
 NATIVE_TRANSFORMER = "model."
 NATIVE_DURATION = "conditioners.seconds_total.embedder.embedding.1"
-"""The same two in native adapter files; checkpoints put `model.` before the first and `conditioner.` before the second."""
+"""The same two in native adapter files; checkpoints put `model.` before the first and `conditioner.` before the
+second."""
 
 CONVOLUTIONS = ("transformer.preprocess_conv", "transformer.postprocess_conv")
 """Convolutions over one frame; every other adapted layer is linear."""
@@ -32,7 +33,8 @@ _INNER = {".ff.ff.0.proj": ".ff.proj_in", ".ff.ff.2": ".ff.proj_out"}
 
 
 def transformer_key(native: str) -> str:
-    """Diffusers' name of a native transformer tensor or layer (both relative to the transformer); unknown names stay themselves."""
+    """Diffusers' name of a native transformer tensor or layer (both relative to the transformer); unknown names stay
+    themselves."""
     name = _BLOCK[0].sub("transformer_blocks.", native)
     return _replace(name, _PREFIXES, _INNER)
 
@@ -44,7 +46,8 @@ def native_transformer_key(name: str) -> str:
 
 
 def layer_from_native(native: str) -> str | None:
-    """A layer's name in `StableAudio3Model` from its name in a native adapter file; None for a layer of another part."""
+    """A layer's name in `StableAudio3Model` from its name in a native adapter file; None for a layer of another
+    part."""
     if native == NATIVE_DURATION:
         return DURATION
     if native.startswith(NATIVE_TRANSFORMER):

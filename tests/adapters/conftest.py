@@ -56,7 +56,8 @@ def play(_sa3: StableAudio3Backbone, reference: dict[str, torch.Tensor]) -> Call
 
 @pytest.fixture
 def make_adapter(sa3: StableAudio3Backbone, play: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """`make_adapter(folder, kind=, rank=, alpha=, ...)`: a peft folder with weights far from their start, and what it plays."""
+    """`make_adapter(folder, kind=, rank=, alpha=, ...)`: a peft folder with weights far from their start, and what it
+    plays."""
 
     def make(folder: Path, stamp: dict[str, Any] | None = None, size: float = 0.1, **options: Any) -> torch.Tensor:
         chosen = {"kind": "lora", "rank": 2, "alpha": 2.0, **options}
@@ -79,10 +80,11 @@ def make_adapter(sa3: StableAudio3Backbone, play: Callable[..., torch.Tensor]) -
 def play_changed(
     tmp_path: Path, play: Callable[..., torch.Tensor]
 ) -> Callable[[Callable[[str, torch.Tensor], torch.Tensor]], torch.Tensor]:
-    """`play_changed(change)`: the velocity of the native checkpoint with every tensor replaced by `change(name, tensor)`.
+    """`play_changed(change)`: the velocity of the native checkpoint with every tensor replaced by `change(name,
+    tensor)`.
 
-    What an adapter's file does to a checkpoint can so be written down in a test in the file's own names and rows, without any
-    of the package's conversions of adapters.
+    What an adapter's file does to a checkpoint can so be written down in a test in the file's own names and rows,
+    without any of the package's conversions of adapters.
     """
 
     def changed(change: Callable[[str, torch.Tensor], torch.Tensor]) -> torch.Tensor:

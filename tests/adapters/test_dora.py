@@ -1,4 +1,5 @@
-"""The closed-form DoRA layer against autograd on the weight as written, against peft's layer, and under a training loop's conditions."""
+"""The closed-form DoRA layer against autograd on the weight as written, against peft's layer, and under a training
+loop's conditions."""
 
 from __future__ import annotations
 

@@ -13,13 +13,15 @@ from safetensors.torch import load_file, save_file
 from eisbach import adapters
 from eisbach.adapters import convert
 from eisbach.adapters.formats import comfyui
+from eisbach.adapters.formats.sa3 import native_layers as sa3_names
 from eisbach.errors import CheckpointError, UserError
 
 INNER = {"exclude": ["duration_embedder.linear"]}
 
 
 def comfy_weight(path: Path, strength: float = 1.0) -> Callable[[str, torch.Tensor], torch.Tensor]:
-    """What ComfyUI makes of a checkpoint's tensors, in fp32: the model's keys are looked up, as it does, not the file's."""
+    """What ComfyUI makes of a checkpoint's tensors, in fp32: the model's keys are looked up, as it does, not the
+    file's."""
     lora = {name: value.float() for name, value in load_file(path).items()}
 
     def change(name: str, weight: torch.Tensor) -> torch.Tensor:
@@ -91,7 +93,7 @@ def test_the_magnitude_as_it_is_would_play_something_else(
     naive = tmp_path / "naive"
     native = {
         comfyui.PREFIX + name.removeprefix("model."): comfyui.rows_to_native(layer, adapter.layers[layer]).magnitude
-        for layer, name in comfyui.native_layers(adapter.layers).items()
+        for layer, name in sa3_names(adapter.layers).items()
     }
     for name, magnitude in native.items():
         tensors[f"{name}.dora_scale"] = magnitude.view_as(tensors[f"{name}.dora_scale"])

@@ -107,7 +107,7 @@ def test_ours_in_half_precision_has_their_fields_and_nearly_the_same_output(
     everything = [name for name, layer in sa3.module.named_modules() if isinstance(layer, (nn.Linear, nn.Conv1d))]
     played = make_adapter(tmp_path / "ours", kind=kind, rank=4, alpha=4.0, targets=everything, size=0.02)
     file = tmp_path / "native.safetensors"
-    convert.write(convert.read(tmp_path / "ours"), "sa3", file, module=sa3.module)
+    convert.write(convert.read(tmp_path / "ours"), "sa3", file, module=sa3.module, precision="fp16")
     theirs = native / ("lora.safetensors" if kind == "lora" else "dora-rows.safetensors")
     ours, wanted = load_file(file), load_file(theirs)
     assert {name: (value.shape, value.dtype) for name, value in ours.items()} == {
@@ -308,7 +308,8 @@ def test_another_rank_in_some_layers_becomes_one_rank(sa3: Any, play: Any, make_
 def test_older_native_files(
     sa3: Any, native: Path, play: Any, reference: dict[str, torch.Tensor], tmp_path: Path, form: str
 ) -> None:
-    """Stability's loader fills in rank, alpha = rank and plain LoRA, and takes `dora` and magnitudes of (out, 1) for rows."""
+    """Stability's loader fills in rank, alpha = rank and plain LoRA, and takes `dora` and magnitudes of (out, 1) for
+    rows."""
     kind = "lora" if form == "no configuration" else "dora-rows"
     tensors, told = load_file(native / f"{kind}.safetensors"), metadata(native / f"{kind}.safetensors")
     if form == "no configuration":
@@ -337,8 +338,8 @@ def test_what_half_precision_loses_of_a_small_dora_is_said(sa3: Any, make_adapte
 
 
 def test_generations_of_two_files_are_told_apart(native: Path, tmp_path: Path) -> None:
-    from eisbach.generation.generate import _weights_hash
+    from eisbach.output_folder import weights_identity
 
     convert.write(convert.read(native / "lora.safetensors"), "diffusers", tmp_path / "parts")
     paths = [native / "lora.safetensors", native / "dora-rows.safetensors", tmp_path / "parts", tmp_path]
-    assert len({_weights_hash(path) for path in paths}) == 4
+    assert len({weights_identity(path) for path in paths}) == 4

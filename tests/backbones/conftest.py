@@ -18,7 +18,10 @@ def tiny_tokenizer() -> Callable[..., Any]:
         from tokenizers import Tokenizer, models, pre_tokenizers, processors
         from transformers import PreTrainedTokenizerFast
 
-        words = "<pad> </s> <unk> slow strings and bassoon celesta # Instruction Caption Metas Lyric en duration seconds 1 2"
+        words = (
+            "<pad> </s> <unk> slow strings and bassoon celesta # Instruction Caption Metas Lyric en duration seconds "
+            "1 2"
+        )
         vocabulary = {word: index for index, word in enumerate(words.split())}
         tokenizer: Any = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -42,7 +45,8 @@ def clips(tmp_path: Path) -> Path:
 
 
 def oobleck(channels: int, seed: int = 0) -> Any:
-    """A stereo autoencoder at 160 Hz with 8 samples a frame, so that the 30 s that are the least to generate are 600 frames."""
+    """A stereo autoencoder at 160 Hz with 8 samples a frame, so that the 30 s that are the least to generate are 600
+    frames."""
     import torch
     from diffusers import AutoencoderOobleck
 

@@ -96,7 +96,8 @@ def trains_and_plays(model: Path, clips: Path, tmp_path: Path, kind: str) -> Non
 
 
 def fetched_from_the_hub(model: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> Backbone:
-    """The backbone of a hub whose only repository holds `model`: what is asked for is enough to condition and to decode."""
+    """The backbone of a hub whose only repository holds `model`: what is asked for is enough to condition and to
+    decode."""
     import huggingface_hub
     from huggingface_hub.utils import filter_repo_objects
 

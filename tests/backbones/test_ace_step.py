@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_runs import CAPTIONS, fetched_from_the_hub, run_of, trains_and_plays
 
+from eisbach.adapters.formats.low_rank import LowRankAdapter
 from eisbach.backbones import load_backbone, load_codec_of
 from eisbach.backbones.ace_step import AceStepBackbone, load_ace_step
 from eisbach.backbones.base import Backbone
@@ -137,7 +138,8 @@ def test_predict_is_the_pipelines_own_call(
 
 
 def test_euler_steps_are_the_pipelines(backbone: AceStepBackbone, pipeline: Any) -> None:
-    """Sign, time's scale and direction of the flow at once: the same latents from the same noise in four Euler steps."""
+    """Sign, time's scale and direction of the flow at once: the same latents from the same noise in four Euler
+    steps."""
     noise = torch.randn(1, 13, 4, generator=torch.Generator().manual_seed(3))
     _, theirs = recorded(
         pipeline,
@@ -281,3 +283,148 @@ def damaged(folder: Path, place: Path, what: str) -> Path:
 def test_damage_is_named(folder: Path, tmp_path: Path, what: str, sentence: str) -> None:
     with pytest.raises(CheckpointError, match=sentence):
         load_backbone(damaged(folder, tmp_path / "damaged", what)).condition(["celesta"], [0.01])
+
+
+# --- adapters where they are played
+
+INNER = (
+    r"transformer\.(layers\.\d+\..*(to_q|to_k|to_v|to_out\.0|_proj)|condition_embedder|"
+    r"time_embed(_r)?\.(linear_[12]|time_proj))"
+)
+COMFYUI_BLOCK = [
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "cross_attn.q_proj",
+    "cross_attn.k_proj",
+    "cross_attn.v_proj",
+    "cross_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+]
+COMFYUI_OUTER = [
+    "condition_embedder",
+    "time_embed.linear_1",
+    "time_embed.linear_2",
+    "time_embed.time_proj",
+    "time_embed_r.linear_1",
+    "time_embed_r.linear_2",
+    "time_embed_r.time_proj",
+]
+
+
+def comfyui_keys(blocks: int) -> set[str]:
+    """The linear layers of ComfyUI's AceStepDiTModel (comfy/ldm/ace/ace_step15.py), as model_lora_keys_unet lists
+    them."""
+    inner = {f"decoder.layers.{n}.{name}" for n in range(blocks) for name in COMFYUI_BLOCK}
+    return {f"diffusion_model.{name}" for name in inner | {f"decoder.{name}" for name in COMFYUI_OUTER}}
+
+
+def make_adapter(backbone: Any, folder: Path, kind: str) -> dict[str, torch.Tensor]:
+    """Writes an adapter of every linear layer in peft's layout; returns the adapted weights."""
+    from eisbach import adapters
+    from eisbach.adapters.formats import peft
+
+    config = adapters.adapter_config(backbone, kind=kind, rank=2, alpha=3.0, targets=INNER)
+    parameters = adapters.inject(backbone, config, seed=1)
+    with torch.no_grad():
+        for value in parameters.values():
+            value += 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(2))
+    peft.save(folder, backbone.module, config, {"base_identity": "x"})
+    adapters.remove_layers(backbone.module)
+    adapters.attach(backbone, folder, any_base=True)
+    weights = {name: value.clone() for name, value in backbone.module.state_dict().items()}
+    adapters.detach(backbone)
+    return weights
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_comfyui_maps_every_layer_of_an_export(folder: Path, tmp_path: Path, kind: str) -> None:
+    from safetensors.torch import load_file
+    from typer.testing import CliRunner
+
+    from eisbach import adapters
+    from eisbach.cli.main import app
+
+    backbone = load_ace_step(folder)
+    expected = make_adapter(backbone, tmp_path / "adapter", kind)
+    file = tmp_path / "comfy.safetensors"
+    command = ["export", str(tmp_path / "adapter"), "--to", "comfyui", "--model", str(folder), "--out", str(file)]
+    result = CliRunner().invoke(app, [*command, "--check", "--any-base", "--precision", "fp32"])
+    assert result.exit_code == 0, result.output
+    endings = (".lora_A.weight", ".lora_B.weight", ".alpha") if kind == "lora" else (".diff",)
+    written = {name.removesuffix(ending) for name in load_file(file) for ending in endings if name.endswith(ending)}
+    blocks = len(backbone.transformer.layers)
+    assert written == comfyui_keys(blocks)
+    count = len(written)
+    assert f"{count} of {count} layers have a name in comfyui's table of ACE-Step 1.5" in result.output
+    adapters.attach(backbone, file, any_base=True)
+    for name, value in backbone.module.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=2e-6)
+
+
+def test_the_names_are_those_that_diffusers_maps_from_the_original_code(folder: Path, tmp_path: Path) -> None:
+    """diffusers has a table of its own from the original names, which ComfyUI's are under `decoder.`."""
+    from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_ace_step_lora_to_diffusers as theirs
+    from safetensors.torch import load_file
+
+    from eisbach.adapters import convert
+
+    backbone = load_ace_step(folder)
+    make_adapter(backbone, tmp_path / "adapter", "lora")
+    adapter = convert.read(tmp_path / "adapter")
+    assert isinstance(adapter, LowRankAdapter)
+    convert.write(adapter, "comfyui", tmp_path / "comfy.safetensors", precision="fp32")
+    prefix = "diffusion_model.decoder."
+    original = {
+        f"base_model.model.{name.removeprefix(prefix)}": value
+        for name, value in load_file(tmp_path / "comfy.safetensors").items()
+        if "lora_" in name
+    }
+    back = theirs(original)
+    for layer, factors in adapter.layers.items():
+        assert torch.equal(back[f"{layer}.lora_A.weight"], factors.a)
+        assert torch.equal(back[f"{layer}.lora_B.weight"], factors.b)
+    assert len(back) == 2 * len(adapter.layers)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_diffusers_own_loader_plays_an_export(
+    folder: Path, tmp_path: Path, kind: str, tiny_tokenizer: Callable[..., Any], tiny_oobleck: Callable[..., Any]
+) -> None:
+    from eisbach import adapters
+    from eisbach.adapters import convert
+
+    backbone = load_ace_step(folder)
+    expected = make_adapter(backbone, tmp_path / "adapter", kind)
+    adapter = convert.read(tmp_path / "adapter")
+    assert isinstance(adapter, LowRankAdapter)
+    convert.write(adapter, "diffusers", tmp_path / "played")
+    assert convert.host_layers(tmp_path / "played", "diffusers") == ("ACE-Step 1.5", *[len(adapter.layers)] * 2)
+    pipeline = make_pipeline(tiny_tokenizer, tiny_oobleck)
+    pipeline.load_lora_weights(str(tmp_path / "played"))
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    state = pipeline.transformer.state_dict()
+    changed = 0
+    for name, value in state.items():
+        torch.testing.assert_close(value, expected[f"transformer.{name}"], rtol=0, atol=2e-6)
+        changed += not torch.equal(value, backbone.transformer.state_dict()[name])
+    assert changed == len(adapter.layers)
+    adapters.attach(backbone, tmp_path / "played", any_base=True)
+    for name, value in backbone.module.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=2e-6)
+
+
+def test_stabilitys_file_has_no_names_for_it(folder: Path, tmp_path: Path) -> None:
+    from eisbach.adapters import convert
+    from eisbach.errors import UserError
+
+    make_adapter(load_ace_step(folder), tmp_path / "adapter", "lora")
+    adapter = convert.read(tmp_path / "adapter")
+    assert isinstance(adapter, LowRankAdapter)
+    with pytest.raises(UserError, match=r"not Stable Audio 3's .*sa3 has names for no other; use --to peft"):
+        convert.write(adapter, "sa3", tmp_path / "x.safetensors")
+    assert not (tmp_path / "x.safetensors").exists()

@@ -1,4 +1,5 @@
-"""EDM2: the paper's magnitude rules, an independent reading of the forward pass, names and size of the published network."""
+"""EDM2: the paper's magnitude rules, an independent reading of the forward pass, names and size of the published
+network."""
 
 import math
 

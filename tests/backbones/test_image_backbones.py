@@ -1,4 +1,5 @@
-"""What every image backbone keeps: conditioning, shapes, time, saving, memory, adapters. One tiny network of each kind."""
+"""What every image backbone keeps: conditioning, shapes, time, saving, memory, adapters. One tiny network of each
+kind."""
 
 from __future__ import annotations
 

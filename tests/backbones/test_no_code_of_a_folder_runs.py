@@ -1,4 +1,5 @@
-"""Whatever a model's folder asks for, none of its Python runs: not with a terminal that says yes, not through a side door."""
+"""Whatever a model's folder asks for, none of its Python runs: not with a terminal that says yes, not through a side
+door."""
 
 from __future__ import annotations
 
@@ -174,6 +175,101 @@ def test_a_scheduler_is_one_of_diffusers_or_refused(tmp_path: Path, marker: Path
             pretrained.scheduler({"_class_name": "DDIMScheduler", **options}, tmp_path)
         assert "\n" not in str(caught.value)
     assert not marker.exists()
+
+
+# --- files that make no sense
+
+BROKEN: dict[str, tuple[str, Any]] = {
+    "empty": ("tokenizer.json", ""),
+    "no JSON": ("tokenizer.json", "{"),
+    "a list": ("tokenizer.json", "[]"),
+    "null": ("tokenizer.json", "null"),
+    "no model": ("tokenizer.json", "{}"),
+    "another version": ("tokenizer.json", '{"version": "9"}'),
+    "a model of no kind": ("tokenizer.json", '{"version": "1.0", "model": {"type": "Evil"}}'),
+    "bytes": ("tokenizer.json", b"\xff\xfe\x00"),
+    "config empty": ("tokenizer_config.json", ""),
+    "config a list": ("tokenizer_config.json", "[1]"),
+    "config null": ("tokenizer_config.json", "null"),
+    "config bytes": ("tokenizer_config.json", b"\xff\xfe\x00"),
+    "config deep": ("tokenizer_config.json", "[" * 20000),
+    "length a text": ("tokenizer_config.json", {"model_max_length": "long"}),
+    "length negative": ("tokenizer_config.json", {"model_max_length": -5}),
+    "length nothing": ("tokenizer_config.json", {"model_max_length": 0}),
+    "length a list": ("tokenizer_config.json", {"model_max_length": [1]}),
+    "padding a number": ("tokenizer_config.json", {"pad_token": 3.5}),
+    "padding nothing": ("tokenizer_config.json", {"pad_token": None}),
+    "tokens a text": ("tokenizer_config.json", {"added_tokens_decoder": "x"}),
+    "tokens a list": ("tokenizer_config.json", {"added_tokens_decoder": {"0": []}}),
+    "class a number": ("tokenizer_config.json", {"tokenizer_class": 3}),
+    "class a model": ("tokenizer_config.json", {"tokenizer_class": "T5EncoderModel"}),
+    "config of a number": ("config.json", {"model_type": 3}),
+    "config of a list": ("config.json", "[]"),
+}
+
+
+def sentence_of(call: Callable[[], Any]) -> tuple[str | None, Any]:
+    """The one sentence that a call is refused with, or None; and what it gives."""
+    try:
+        value = call()
+    except UserError as error:
+        said = str(error)
+        assert "\n" not in said and len(said) < 1000  # noqa: PT018
+        return said, None
+    return None, value
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_tokenizer_that_makes_no_sense_is_one_sentence_or_still_a_tokenizer(tmp_path: Path, how: str) -> None:
+    shutil.copytree(NATIVE / TEXT, tmp_path / "tokenizer")
+    name, content = BROKEN[how]
+    file = tmp_path / "tokenizer" / name
+    if isinstance(content, dict):
+        change(file, **content)
+    elif isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        file.write_text(content)
+    said, value = sentence_of(lambda: pretrained.tokenizer(tmp_path / "tokenizer"))
+    if said is None:
+        assert value(["celesta"])["input_ids"]
+        assert isinstance(content, dict)  # a file that is no configuration at all is never read
+
+
+HUGE = [
+    ("text_encoder", "num_hidden_layers", 10**9),
+    ("text_encoder", "hidden_size", 10**12),
+    ("text_encoder", "hidden_size", "wide"),
+    ("text_encoder", "max_position_embeddings", 10**15),
+    ("transformer", "num_layers", 10**9),
+    ("transformer", "num_layers", "many"),
+    ("transformer", "embed_dim", 10**12),
+    ("transformer", "embed_dim", -1),
+    ("transformer", "embed_dim", None),
+    ("transformer", "num_heads", 0),
+    ("transformer", "num_heads", [1]),
+    ("vae", "sample_size", 10**15),
+    ("duration_embedder", "max_value", {}),
+]
+
+
+@pytest.mark.parametrize(("part", "option", "value"), HUGE)
+def test_a_size_that_no_model_has_is_one_sentence(
+    saved_pipeline: Path, tmp_path: Path, part: str, option: str, value: Any
+) -> None:
+    shutil.copytree(saved_pipeline, tmp_path / "model")
+    file = tmp_path / "model" / part / "config.json"
+    values = json.loads(file.read_text())
+    if part == "text_encoder":  # its sizes stand in the part that encodes
+        values["encoder"] = {**values["encoder"], option: value}
+    file.write_text(json.dumps({**values, option: value}))
+
+    def use() -> None:
+        backbone = load_backbone(tmp_path / "model")
+        backbone.condition(["celesta"], [1.0])
+        backbone.load_codec()
+
+    assert sentence_of(use)[0] is not None
 
 
 # --- models that listen

@@ -291,3 +291,38 @@ def test_without_a_connection_it_says_so_in_one_sentence(monkeypatch: pytest.Mon
         load_backbone("stabilityai/tiny")
     assert "\n" not in str(caught.value)
     assert hub.cached_folder("stabilityai/tiny") is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"type": "none"},
+        {"type": "flux"},
+        {"min_length": 256, "max_length": 4096, "max_shift": 2.0},
+        {"use_sine": True},
+        {"min_length": 1},
+        {"an_option_of_tomorrow": 1},
+        [1],
+    ],
+)
+def test_a_shift_of_trainings_noise_levels_that_is_not_computed_is_refused(native: Path, options: Any) -> None:
+    rewrite(native, lambda values: values["model"]["diffusion"].update(distribution_shift_options=options))
+    with pytest.raises(CheckpointError, match="distribution_shift_options") as caught:
+        load_backbone(native)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_pipeline_of_diffusers_for_it_is_read(tmp_path: Path) -> None:
+    import diffusers
+
+    from eisbach.backbones import PIPELINES
+
+    theirs = {name for name in dir(diffusers) if name.startswith("StableAudio3") and name.endswith("Pipeline")}
+    assert len(theirs) == 3
+    assert theirs == {name for name in PIPELINES if name.startswith("StableAudio3")}
+    backbone = load_backbone(NATIVE)
+    backbone.save(tmp_path)
+    for name in theirs:
+        index = json.loads((tmp_path / "model_index.json").read_text())
+        (tmp_path / "model_index.json").write_text(json.dumps({**index, "_class_name": name}))
+        assert load_backbone(tmp_path).identity() == backbone.identity()

@@ -1,4 +1,5 @@
-"""A tiny random Stable Audio Open in diffusers' layout, against what diffusers' own pipeline and scheduler do with it."""
+"""A tiny random Stable Audio Open in diffusers' layout, against what diffusers' own pipeline and scheduler do with
+it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The README and the pages of docs/ keep their word: commands, options, keys, names, files and links that they print exist."""
+"""The README and the pages of docs/ keep their word: commands, options, keys, names, files and links that they print
+exist."""
 
 from __future__ import annotations
 
@@ -18,7 +19,11 @@ from pydantic import BaseModel
 from eisbach.cli.main import app
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "recipes").rglob("*.md"))]
+STUDIES = ROOT / "src/eisbach/studies"
+PAGES = [
+    ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "recipes").rglob("*.md")),
+    *sorted(STUDIES.glob("*/README.md")),
+]  # fmt: skip
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 OTHERS_OPTIONS = {"--num_processes", "--nproc_per_node", "--encoded_dir"}  # accelerate, torchrun, Stability's trainer
 
@@ -90,7 +95,8 @@ def test_printed_commands_are_commands(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_commands_in_the_text_are_commands(page: Path) -> None:
-    """`eisbach data render`, `eisbach signature run --model FOLDER …`: the words of the command, and its options, exist."""
+    """`eisbach data render`, `eisbach signature run --model FOLDER …`: the words of the command, and its options,
+    exist."""
     for code in inline(page):
         if not code.startswith("eisbach ") or code.startswith("eisbach."):
             continue
@@ -120,7 +126,7 @@ def test_every_command_is_named_on_a_page() -> None:
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     readme = PAGES[0].read_text(encoding="utf-8")
     for words, command in COMMANDS.items():
-        if not words:
+        if not words or command.hidden:
             continue
         assert f"eisbach {words[0]}" in readme, words
         if not children_of(command):
@@ -148,11 +154,12 @@ def test_keys_that_are_set_are_keys(page: Path) -> None:
     from eisbach.diagnostics.signature.config import SignatureConfig
     from eisbach.diagnostics.signature.entropic import EntropicConfig
     from eisbach.experiments.spec import ExperimentSpec
-    from eisbach.studies.erd_digits.spec import DigitsConfig
-    from eisbach.studies.erd_toy.config import ToyConfig
     from eisbach.training.config import TrainConfig
 
-    configs = [TrainConfig, ExperimentSpec, ProbeConfig, SignatureConfig, EntropicConfig, ToyConfig, DigitsConfig]
+    configs = [TrainConfig, ExperimentSpec, ProbeConfig, SignatureConfig, EntropicConfig]
+    configs += [
+        importlib.import_module(f"eisbach.studies.{file.parent.name}.run").Settings for file in STUDIES.glob("*/run.py")
+    ]
     for key in re.findall(r"--set ([a-z_.]+)=", page.read_text(encoding="utf-8")):
         if key != "key":
             assert any(has_key(config, key.split(".")) for config in configs), key

@@ -45,7 +45,7 @@ def test_quality_of_digits_against_digits(tmp_path):
 
 
 def test_sample_prints_its_configuration():
-    result = CliRunner().invoke(app, ["sample", "nowhere", "--guidance", "2", "--interval", "0", "0.8", "--dry-run"])
+    result = CliRunner().invoke(app, ["sample", "embedded", "--guidance", "2", "--interval", "0", "0.8", "--dry-run"])
     assert result.exit_code == 0
     assert "guidance_scale: 2.0" in result.stdout
     assert "- 0.8" in result.stdout
@@ -53,5 +53,5 @@ def test_sample_prints_its_configuration():
 
 def test_a_guidance_that_is_no_number_is_refused():
     result = CliRunner().invoke(app, ["sample", "nowhere", "--guidance", "nan", "--dry-run"])
-    assert "guidance_scale" in str(result.exception)
+    assert "'--guidance'" in str(result.exception)
     assert "finite number" in str(result.exception)

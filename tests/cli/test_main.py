@@ -147,6 +147,14 @@ def test_every_option_and_argument_is_explained() -> None:
         (OSError(errno.EDQUOT, "Quota exceeded"), 2, "the disk is full"),
         (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 2, "/x/y is out of reach (Permission denied)"),
         (OSError(errno.EROFS, "Read-only file system", "/x"), 2, "/x is out of reach"),
+        (MemoryError(), 2, "there is not enough memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 2, "there is not enough memory"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"),
+            2,
+            "not enough memory",
+        ),
+        (RuntimeError("can't start new thread"), 2, "there is not enough memory"),
     ],
 )
 def test_exit_codes(
@@ -155,7 +163,7 @@ def test_exit_codes(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli, "_commands", lambda: fail)
     found, out, err = eisbach("anything")
     assert (found, out) == (code, "")
     assert said in err
@@ -169,7 +177,7 @@ def test_the_package_s_warnings_are_notes(eisbach: Command, monkeypatch: pytest.
         warnings.warn_explicit("4 clips fill batches of 16.", UserWarning, filename=str(cli.__file__), lineno=1)
         warnings.warn_explicit("soon gone.", FutureWarning, filename="/elsewhere/library.py", lineno=7)
 
-    monkeypatch.setattr(cli, "app", warn)
+    monkeypatch.setattr(cli, "_commands", lambda: warn)
     said: list[object] = []
     monkeypatch.setattr(warnings, "showwarning", lambda message, *_: said.append(str(message)))
     assert eisbach("anything") == (0, "", "note: 4 clips fill batches of 16.\n")
@@ -180,7 +188,7 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli, "_commands", lambda: fail)
     with pytest.raises(ZeroDivisionError):
         cli.main()
     assert issubclass(UserError, EisbachError)
@@ -222,11 +230,24 @@ MISTAKES = {
     "generate --prompts NONE": "does not exist",
     "generate x --seeds a": "whole numbers",
     "generate x --seeds -1": "a seed is a whole number from 0",
-    "generate x --duration 5": "'duration'",
-    "generate x --duration nan": "'duration'",
-    "generate x --steps 0": "'num_inference_steps'",
-    "generate x --sampler rk4": "'sampler'",
+    "generate x --duration 5": "'--duration'",
+    "generate x --duration nan": "'--duration'",
+    "generate x --steps -3": "'--steps': Input should be greater than or equal to 1 (got -3)",
+    "generate x --sampler rk4": "'--sampler'",
     "generate x --model NONE": "there is no model in",
+    "generate x --model NONE --dry-run": "there is no model in",
+    "generate x --out RECIPE/below --dry-run": "is a file",
+    "generate x --adapter NONE --dry-run": "does not exist",
+    "train RECIPE --set model=NONE --dry-run": "there is no model in",
+    "train RECIPE --out RECIPE --dry-run": "is a file",
+    "train RECIPE --out RECIPE/below --dry-run": "is a file",
+    "train RECIPE --set weighting.sample=nothing --set lr=1 --set weighting.lambda=1 --set steps=0": "4 faults",
+    "train RECIPE --set weighting.sample=nothing --set weighting.strength=7": "2 faults",
+    "train RECIPE --set weighting.lambda=0.5": "(did you mean 'weighting.strength'?)",
+    "train RECIPE --set lr=1e-4": "(did you mean 'optimiser.lr'?)",
+    "generate --prompts AUDIO/a.wav": "the prompt file",
+    "images quality --reference EMPTY --samples EMPTY --features digits": "--weights",
+    "signature run --prompts NONE": "none.yaml does not exist",
     "generate x --model MODEL --adapter NONE --out NEW": "adapter",
     "generate x --model MODEL --schedule magic --out NEW": "magic",
     "analyze NONE": "does not exist",
@@ -234,13 +255,12 @@ MISTAKES = {
     "analyze RECIPE": "cannot be read as audio",
     "analyze AUDIO --pictures --json": "add --out FOLDER",
     "analyze BROKEN.jsonl": "fault",
-    "compare AUDIO": "at least two arms",
-    "compare AUDIO NONE": "does not exist",
-    "compare AUDIO AUDIO": "two arms are called",
-    "compare AUDIO x=AUDIO": "very same files",
-    "compare AUDIO EMPTY": "no audio",
-    "compare AUDIO RECIPE": "is a single file",
-    "compare AUDIO BROKEN.jsonl": "fault",
+    "compare AUDIO NONE": "part of 'eisbach analyze' now",
+    "analyze AUDIO x=AUDIO": "very same files",
+    "analyze AUDIO =AUDIO": "must look like",
+    "analyze AUDIO EMPTY -q": "no audio",
+    "analyze AUDIO BROKEN.jsonl": "fault",
+    "analyze AUDIO --seconds 5 --json": "needs a folder",
     "experiment run NONE": "none.yaml",
     "experiment run RECIPE": "fault",
     "experiment run demo --set training.steps=x": "steps",
@@ -270,13 +290,16 @@ def test_mistakes_are_one_sentence_and_make_nothing(
     (tmp_path / "broken.jsonl").write_text('{"id": 1, "mood": "bad"}\n')
     places = {
         "NONE": tmp_path / "none.yaml", "EMPTY": tmp_path / "empty", "AUDIO": audio, "NEW": tmp_path / "new",
-        "MANIFEST": own, "RECIPE": tmp_path / "recipe.yaml", "MODEL": tiny_model, "BROKEN.jsonl": tmp_path / "broken.jsonl",
+        "MANIFEST": own, "RECIPE": tmp_path / "recipe.yaml", "MODEL": tiny_model,
+        "BROKEN.jsonl": tmp_path / "broken.jsonl",
     }  # fmt: skip
     words = []
     for word in line.split():
         for name, place in places.items():
             if word == name or word.endswith(f"={name}"):
                 word = word.removesuffix(name) + str(place)
+            elif word.startswith(f"{name}/"):
+                word = str(place) + word.removeprefix(name)
         words.append(word)
     before = set(tmp_path.rglob("*"))
     code, out, err = eisbach(*words)

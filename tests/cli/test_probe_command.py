@@ -34,7 +34,8 @@ def run(*arguments):
 
 
 def small(clips, tiny_model, out, *more):
-    return run("--data", clips, "--model", tiny_model, "--out", out, "--levels", "0.2,0.8", "--no-structure", "--no-gradients",
+    return run("--data", clips, "--model", tiny_model, "--out", out, "--levels", "0.2,0.8", "--no-structure",
+    "--no-gradients",
                "--set", "data.crop_seconds=3", "--set", "batch_size=2", "--quiet", *more)  # fmt: skip
 
 

@@ -101,7 +101,7 @@ def test_run_writes_curves_page_and_pictures_and_continues(model):
     assert one["arms"]["reverse"][0]["entropy"] == two["arms"]["reverse"][0]["entropy"]
     other = call(model, "--seed", "5")
     assert isinstance(other.exception, UserError)
-    assert "other settings" in str(other.exception)
+    assert "; seed was 0 and is now 5;" in str(other.exception)
 
 
 def test_pieces_do_not_change_the_answer(model):

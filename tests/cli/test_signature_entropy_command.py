@@ -1,4 +1,5 @@
-"""`eisbach signature entropy`, `structure` and `gate` from the command line, and generation with a measured schedule."""
+"""`eisbach signature entropy`, `structure` and `gate` from the command line, and generation with a measured
+schedule."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from eisbach.experiments.spec import check_spec
 from eisbach.generation.images import ImageSampling, sample_images
 
 UNET = {
-    "latent_channels": 1, "latent_size": 8, "channels": 8, "multipliers": [1], "blocks": 1, "attention": [], "groups": 4, "head_width": 8,
+    "latent_channels": 1, "latent_size": 8, "channels": 8, "multipliers": [1], "blocks": 1, "attention": [],
+    "groups": 4, "head_width": 8,
     "classes": 10, "path": "cosine", "target": "v",
 }  # fmt: skip
 

@@ -176,7 +176,7 @@ def test_broken_and_foreign_files_are_one_sentence(saved: Path, tmp_path: Path) 
     whole = saved.read_bytes()
     for size in (0, 5, 100, len(whole) // 2, len(whole) - 1):
         saved.write_bytes(whole[:size])
-        with pytest.raises(CheckpointError, match="may be truncated"):
+        with pytest.raises(CheckpointError, match="is truncated or not a safetensors file"):
             BandCodec.load(saved)
     saved.write_bytes(whole)
     tensors = load_file(saved)
@@ -193,7 +193,7 @@ def test_broken_and_foreign_files_are_one_sentence(saved: Path, tmp_path: Path) 
         rewrite(saved, tensors, settings=settings)
         with pytest.raises(CheckpointError, match="cannot be understood"):
             BandCodec.load(saved)
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match=r"missing\.safetensors does not exist"):
         BandCodec.load(tmp_path / "missing.safetensors")
 
 

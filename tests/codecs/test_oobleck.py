@@ -93,7 +93,8 @@ def test_pieces_give_the_whole(codec: OobleckCodec, monkeypatch: pytest.MonkeyPa
 
 
 def test_reach_covers_what_a_change_moves(codec: OobleckCodec) -> None:
-    """Bumping one frame (or the audio under it) moves nothing further away than the reach, and much of what is nearer."""
+    """Bumping one frame (or the audio under it) moves nothing further away than the reach, and much of what is
+    nearer."""
     reach, middle = reach_in_frames(codec.ratios), 100
     audio = noise(200)
     latents = codec.encode(audio)

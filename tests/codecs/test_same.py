@@ -1,4 +1,5 @@
-"""SAME against what Stability's own code gave, its pieces against the whole, and SAME-S's chunks against a plain loop."""
+"""SAME against what Stability's own code gave, its pieces against the whole, and SAME-S's chunks against a plain
+loop."""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ from eisbach.types import Waveform
 NATIVE = Path(__file__).parent.parent / "fixtures" / "sa3_native_tiny"
 REFERENCE = load_file(NATIVE / "reference.safetensors")
 # The native code adds noise even when it only codes: 0.001 and 0.1 (`mask_noise`) of a normal draw to the new tokens of
-# the encoder and the decoder, and 0.001 to the latents it decodes (`noise_regularize`). The reference was made with that
-# noise; these are its draws, replayed from torch's generator (seed 11 before the model was built).
+# the encoder and the decoder, and 0.001 to the latents it decodes (`noise_regularize`). The reference was made with
+# that noise; these are its draws, replayed from torch's generator (seed 11 before the model was built).
 NOISE = load_file(NATIVE / "coding_noise.safetensors")
 
 
@@ -247,7 +248,8 @@ def chunked_codec(tmp_path_factory: pytest.TempPathFactory) -> SameCodec:
 
 
 def by_hand(layers: Any, x: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Two layers over segments of `tokens`, two segments a chunk: the second layer's chunks begin half a chunk earlier."""
+    """Two layers over segments of `tokens`, two segments a chunk: the second layer's chunks begin half a chunk
+    earlier."""
     segments = list(x.split(tokens, dim=1))
     out: list[torch.Tensor] = []
     for first in range(0, len(segments), 2):

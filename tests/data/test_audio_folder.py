@@ -8,10 +8,16 @@ import pytest
 from small_audio import tone, write
 
 from eisbach.data.audio_check import inspect_audio
-from eisbach.data.audio_folder import read_caption, read_folder
+from eisbach.data.audio_folder import read_folder
+from eisbach.data.caption_files import read_caption
 from eisbach.data.doctor import examine
 from eisbach.data.manifest import load_manifest
+from eisbach.data.selection import TrainingRule
 from eisbach.errors import UserError
+
+
+def crops_of(seconds: float) -> TrainingRule:
+    return TrainingRule(((seconds, None),))
 
 
 def bad_folder(root: Path) -> dict[str, str]:
@@ -69,7 +75,7 @@ def test_the_doctor_finds_each_kind(tmp_path: Path) -> None:
     write(tmp_path / "other.ogg", tone() * 0.5)
     for name in ("clipped", "short", "twin", "other"):
         (tmp_path / f"{name}.txt").write_text("words")
-    report = examine(tmp_path, crop_seconds=4.0, same_audio=True, quiet=True)
+    report = examine(tmp_path, rule=crops_of(4.0), same_audio=True, quiet=True)
     kinds = {problem.sample: problem.kind for problem in report.problems}
     unusable = ("garbage.wav", "empty.wav", "no_frames.wav", "one_frame.wav", "silent.wav", "nan.wav")
     assert kinds == {
@@ -81,13 +87,9 @@ def test_the_doctor_finds_each_kind(tmp_path: Path) -> None:
     assert report.samples == len(expected) + 5
     assert not report.healthy
     assert report.counts()["unusable"] == 6
-    assert {item.sample for item in report.trained} == {
-        "fine.wav",
-        "clipped.wav",
-        "short.wav",
-        "twin.wav",
-        "other.ogg",
-    }
+    assert {item.sample for item in report.trained} == {"fine.wav", "clipped.wav", "short.wav", "other.ogg"}
+    manifest, _ = read_folder(tmp_path, save=False, quiet=True)
+    assert [item.sample for item in report.trained] == [row.id for row in manifest]
     short = next(item for item in report.trained if item.sample == "short.wav")
     assert (short.caption, short.sections, short.padding) == ("words", [(0.0, 0.2)], 3.8)
     json.dumps(report.as_json(), allow_nan=False)
@@ -104,18 +106,21 @@ def test_a_healthy_manifest_and_one_whose_files_changed(tmp_path: Path) -> None:
     write(tmp_path / "a.wav", tone(frequency=900))
     (tmp_path / "b.wav").unlink()
     found = {(problem.sample, problem.kind) for problem in examine(tmp_path / "manifest.jsonl", quiet=True).problems}
-    assert found == {("a.wav", "changed"), ("b.wav", "unusable")}
+    assert found == {("a.wav", "changed"), ("b.wav", "unusable"), ("", "refused")}
 
 
 def test_very_long_audio_is_told_with_its_sections(tmp_path: Path) -> None:
     write(tmp_path / "long.flac", np.tile(tone(60.0, 8000), (31, 1)), 8000)
-    report = examine(tmp_path, crop_seconds=10.0, caption_from="name", quiet=True)
+    report = examine(tmp_path, rule=crops_of(10.0), caption_from="name", quiet=True)
     assert report.counts() == {"very_long": 1}
     assert len(report.trained[0].sections) == 8
     assert report.trained[0].sections[-1] == (1820.0, 40.0)
 
 
-@pytest.mark.parametrize(("rate", "channels", "suffix"), [(8000, 1, "wav"), (192000, 2, "flac"), (44100, 6, "wav"), (44100, 2, "ogg"), (44100, 1, "mp3")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rate", "channels", "suffix"),
+    [(8000, 1, "wav"), (192000, 2, "flac"), (44100, 6, "wav"), (44100, 2, "ogg"), (44100, 1, "mp3")],
+)
 def test_any_format(tmp_path: Path, rate: int, channels: int, suffix: str) -> None:
     path = write(tmp_path / "deep" / "er" / f"a.{suffix.upper()}", tone(1.0, rate, channels), rate)
     facts = inspect_audio(path)
@@ -166,5 +171,5 @@ def test_folders_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="captions cannot come from 'magic'"):
         read_folder(tmp_path, caption_from="magic")
     with pytest.raises(UserError, match=r"none of the 1 files .*no caption"):
-        read_folder(tmp_path, quiet=True)
+        read_folder(tmp_path, caption_from="files", quiet=True)
     assert not (tmp_path / "manifest.jsonl").exists()

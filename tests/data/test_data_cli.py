@@ -23,7 +23,7 @@ def test_folder_then_doctor(tmp_path: Path) -> None:
     for name in "ab":
         write(tmp_path / f"{name}.wav", tone(2.0, frequency=200 + ord(name)))
     out = json.loads(run("folder", str(tmp_path), "--caption-from", "name", "--label", "kind=developing", "--json"))
-    assert out == {"clips": 2, "skipped": []}
+    assert out == {"clips": 2, "train": 2, "held_out": 0, "skipped": []}
     assert "no problems found" in run("doctor", str(tmp_path), "--strict")
     write(tmp_path / "b.wav", tone(0.5))
     assert "too short" in run("doctor", str(tmp_path))

@@ -23,6 +23,7 @@ class LevelCodec:
     """Mean and standard deviation of each 0.1 s."""
 
     name, sample_rate, channels, samples_per_frame, latent_rate = "level", 8000, 2, 800, 10.0
+    audio_channels, model = 1, None
 
     def __init__(self) -> None:
         self.calls = 0
@@ -70,11 +71,14 @@ def test_only_what_is_missing_is_encoded(tmp_path: Path) -> None:
     encode_manifest(manifest, codec, tmp_path / "cache", crop_seconds=1, quiet=True)
     assert codec.calls == 4
     assert torch.equal(load_file(str(damaged))["section-0"], whole)
-    encode_manifest(manifest, codec, tmp_path / "cache", crop_seconds=2, quiet=True)
-    assert codec.calls == 7  # the crop is part of the key
+    whole = encode_manifest(manifest, codec, tmp_path / "cache", crop_seconds=2, quiet=True)
+    assert codec.calls == 4  # clips that are encoded whole are the same for every crop
+    assert [(entry.path, entry.frames) for entry in whole.entries] == [(e.path, e.frames) for e in cache.entries]
+    short = encode_manifest(manifest, codec, tmp_path / "cache", crop_seconds=0.4, quiet=True)
+    assert codec.calls == 4 + sum(len(entry.frames) for entry in short.entries) == 10  # sections are of the crop
     codec.identity = lambda: "level-2"  # type: ignore[method-assign]
     encode_manifest(manifest, codec, tmp_path / "cache", crop_seconds=2, quiet=True)
-    assert codec.calls == 10
+    assert codec.calls == 13
 
 
 def test_a_batch_depends_on_seed_and_step_only(tmp_path: Path) -> None:

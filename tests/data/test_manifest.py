@@ -11,12 +11,12 @@ from eisbach.data.manifest import (
     Manifest,
     ManifestRow,
     assign_split,
-    common_root,
-    hash_files,
     load_manifest,
     merge,
+    merged,
     save_manifest,
 )
+from eisbach.data.manifest_files import hash_files
 from eisbach.errors import AudioError, ManifestError
 
 
@@ -133,11 +133,12 @@ def test_about_a_tenth_is_held_out_and_a_piece_is_never_divided() -> None:
 def test_merging_adjusts_paths_and_keeps_ids_apart(tmp_path: Path) -> None:
     first, second = a_folder(tmp_path / "one", "ab"), a_folder(tmp_path / "two", "bc")
     third = a_folder(tmp_path / "deep" / "two", "b")
-    assert common_root([first, second, third]) == tmp_path
-    merged = merge([first, second, third], tmp_path)
-    assert [row.id for row in merged] == ["a", "b", "two/b", "c", "two/b-2"]
-    assert merged.rows[2].path == "two/clips/b.wav"
-    assert load_manifest(save_manifest(merged)).rows == merged.rows
+    union = merged([first, second, third])
+    assert (union.root, union.audio_root) == (tmp_path, tmp_path)
+    assert [row.id for row in union] == ["a", "b", "two/b", "c", "two/b-2"]
+    assert union.rows[2].path == "two/clips/b.wav"
+    assert load_manifest(save_manifest(union)).rows == union.rows
+    assert merged([first]) is first
     with pytest.raises(ManifestError, match="outside"):
         merge([first], tmp_path / "two")
 

@@ -73,7 +73,8 @@ def test_whole_videos_are_cut_and_clips_are_kept(tmp_path: Path) -> None:
     row = manifest.rows[0]
     assert row.caption == 'A "calm" cello,\nsaid of -0Gj8-vB1q4.'
     assert row.labels == {
-        "piece": ids[0], "aspects": "low quality; sustained, long strings", "audioset": "/m/0140xf,/m/02cjck", "author": "4",
+        "piece": ids[0], "aspects": "low quality; sustained, long strings", "audioset": "/m/0140xf,/m/02cjck",
+        "author": "4",
     }  # fmt: skip
     assert load_manifest(out).rows == manifest.rows
     assert (report.rows, report.found, report.fresh) == (6, 5, 5)
@@ -112,11 +113,13 @@ def test_everything_that_is_not_used_is_reported(tmp_path: Path) -> None:
     source = table(
         tmp_path / "mc.csv",
         cells("good"), cells("good"), cells("short"), cells("beyond"), cells("sloppy", 1, 11), cells("broken"),
-        cells("silent"), cells("mistimed"), cells("twice", 0, 10), cells("twice", 50, 60), cells("badtime", caption="x", end_s="x"),
+        cells("silent"), cells("mistimed"), cells("twice", 0, 10), cells("twice", 50, 60), cells("badtime", caption="x",
+        end_s="x"),
         cells("double"),
     )  # fmt: skip
     for name, seconds in {
-        "good.wav": 60, "good.mp3": 60, "short": 4, "beyond": 35, "sloppy": 11.5, "mistimed_70_80": 10, "twice": 10, "double_30": 200,
+        "good.wav": 60, "good.mp3": 60, "short": 4, "beyond": 35, "sloppy": 11.5, "mistimed_70_80": 10, "twice": 10,
+        "double_30": 200,
     }.items():  # fmt: skip
         video(sound / (name if "." in name else f"{name}.wav"), seconds)
     (sound / "broken.m4a").write_bytes(b"no sound")
@@ -219,7 +222,8 @@ def test_clip_or_video(named: bool, duration: float, row: tuple[float, float], e
 @pytest.mark.parametrize("rule", ["eval", "balanced", "hash", "none"])
 def test_what_is_held_out(tmp_path: Path, rule: str) -> None:
     rows = [
-        cells(f"v{number}", 30 * (number // 40), 30 * (number // 40) + 1, is_audioset_eval=str(number % 2 == 0), is_balanced_subset=str(number % 4 == 0))
+        cells(f"v{number}", 30 * (number // 40), 30 * (number // 40) + 1, is_audioset_eval=str(number % 2 == 0),
+        is_balanced_subset=str(number % 4 == 0))
         for number in range(40)
     ]  # fmt: skip
     rows.append(cells("v0", 5, 6, is_audioset_eval="True", is_balanced_subset="True"))
@@ -261,7 +265,8 @@ CSV_FAULTS = {
     "": "lacks the columns .*its first line has: nothing",
     "ytid,ytid,start_s,end_s,aspect_list,caption\n": "names a column twice",
     "ytid,start_s,end_s,aspect_list,caption\n": "has no usable row;",
-    "ytid,start_s,end_s,aspect_list,caption\na,0,10,[],x\nb,0,10,[],\"x\nc,0,10,[],x\n": "after row 1 that is never closed.*row 2",
+    'ytid,start_s,end_s,aspect_list,caption\na,0,10,[],x\nb,0,10,[],"x\nc,0,10,[],x\n': "after row 1 that is never "
+    "closed.*row 2",
     "ytid,start_s,end_s,aspect_list,caption\na,0,10,[]\n": r"row 1 \(line 2\) has 4 cells where the header has 5",
     "ytid,start_s,end_s,aspect_list,caption\na b,0,10,[],x\n": "has the ytid 'a b'",
     "ytid,start_s,end_s,aspect_list,caption\na,10,10,[],x\n": "ends at 10 s and starts at 10 s",
@@ -270,9 +275,9 @@ CSV_FAULTS = {
     "ytid,start_s,end_s,aspect_list,caption\na,0,10,[],\n": "has no caption",
     "ytid,start_s,end_s,aspect_list,caption\na,0,10,slow,x\n": "has the aspect_list 'slow'",
     "ytid,start_s,end_s,aspect_list,caption\na,0,10,[open('x')],x\n": "has the aspect_list",
-    "ytid,start_s,end_s,aspect_list,caption\na,0,10,[],\"x\"y\n": "cannot be read",
+    'ytid,start_s,end_s,aspect_list,caption\na,0,10,[],"x"y\n': "cannot be read",
     "ytid,start_s,end_s,aspect_list,caption,is_audioset_eval\na,0,10,[],x,maybe\n": "is_audioset_eval 'maybe'",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("text", CSV_FAULTS)
@@ -288,7 +293,8 @@ def test_a_csv_that_cannot_be_used(tmp_path: Path, text: str) -> None:
 def test_a_bad_row_does_not_take_its_neighbours_along(tmp_path: Path) -> None:
     path = tmp_path / "mc.csv"
     path.write_bytes(
-        b'\xef\xbb\xbfytid,start_s,end_s,aspect_list,caption\r\n\r\na,0,10,[],x\r\nb,0,10,[],"x"y\r\nc,0,10,[],"x, ""y""\nz"\r\n'
+        b'\xef\xbb\xbfytid,start_s,end_s,aspect_list,caption\r\n\r\na,0,10,[],x\r\nb,0,10,[],"x"y\r\nc,0,10,[],"x, '
+        b'""y""\nz"\r\n'
     )
     read = read_rows(path)
     assert [(row.ytid, row.number, row.caption) for row in read.rows] == [("a", 1, "x"), ("c", 3, 'x, "y"\nz')]

@@ -64,8 +64,8 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 def foreign_reader(folder: Path, length: int) -> list[tuple[torch.Tensor, list[int], dict[str, Any]]]:
-    """What Stability's trainer does with a folder, in words of our own: every .npy but silence, its .json by the same stem, cut
-    or continued with the folder's silence to `length` frames.
+    """What Stability's trainer does with a folder, in words of our own: every .npy but silence, its .json by the same
+    stem, cut or continued with the folder's silence to `length` frames.
     """
     silence = np.load(folder / "silence.npy").squeeze(0)
     items = []
@@ -154,7 +154,7 @@ def test_the_same_call_continues_and_never_mixes(
     assert len(list(folder.glob("*.npy"))) == 5
     with pytest.raises(UserError, match=r"holds latents of '3.wav' .*not in this manifest"):
         pre_encode(Manifest(manifest.rows[:3], manifest.root), codec, folder, quiet=True)
-    with pytest.raises(UserError, match=r"other settings \(precision float32 and now float16\)"):
+    with pytest.raises(UserError, match="other settings: precision was 'float32' and is now 'float16';"):
         pre_encode(manifest, codec, folder, precision="float16", quiet=True)
     save_manifest(manifest)
     with pytest.raises(UserError, match="holds a manifest"):
@@ -253,10 +253,11 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "nan": (lambda f: np.save(f / "0000000000.npy", np.full((8, 12), np.nan, np.float32)), "holds NaN or infinite"),
     "no json": (lambda f: (f / "0000000000.json").unlink(), "has no 0000000000.json beside it"),
     "broken json": (lambda f: (f / "0000000000.json").write_text("{"), "is not valid JSON"),
-    "a list": (lambda f: (f / "0000000000.json").write_text("[]"), "must be a JSON object with a 'prompt'"),
+    "a list": (lambda f: (f / "0000000000.json").write_text("[]"), "must be one JSON object"),
     "no prompt": (lambda f: edit(f / "0000000000.json", prompt=None), "has no text under 'prompt'"),
     "a number": (lambda f: edit(f / "0000000000.json", prompt=5), "has no text under 'prompt'"),
-    "short mask": (lambda f: edit(f / "0000000000.json", padding_mask=[1, 1]), "padding_mask of 2 frames and latents of 12"),
+    "short mask": (lambda f: edit(f / "0000000000.json", padding_mask=[1, 1]),
+    "padding_mask of 2 frames and latents of 12"),
     "no frame": (lambda f: edit(f / "0000000000.json", padding_mask=[0] * 12), "without a valid frame"),
     "odd mask": (lambda f: edit(f / "0000000000.json", padding_mask="all"), "not a list of 0 and 1"),
     "odd rate": (lambda f: edit(f / "0000000000.json", sample_rate="44k"), "positive number of Hz"),

@@ -1,4 +1,5 @@
-"""Probe results whose truth is known: what a weight follows is written down here, and the explanation has to find it."""
+"""Probe results whose truth is known: what a weight follows is written down here, and the explanation has to find
+it."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def make_result(
     if follows == "nested":
         structure = 0.8 * loud + 0.6 * structure
     cause = {
-        "loudness": loud, "quiet": -loud, "middle": -(loud**2), "structure": structure, "both": (loud + structure) / 2**0.5,
+        "loudness": loud, "quiet": -loud, "middle": -(loud**2), "structure": structure,
+        "both": (loud + structure) / 2**0.5,
         "confounded": loud, "nested": loud, "nothing": chance, "equal": np.zeros(clips),
     }[follows]  # fmt: skip
     others = rng.standard_normal((clips, 4))
@@ -77,10 +79,12 @@ def make_result(
                 row["label.flat"] = "false" if kind == "developing" else "true"
             rows.append(row)
     setup = {
-        "sample": sample, "noise_level": noise_level, "reduction": reduction, "normalisation": "none", "strength": strength,
+        "sample": sample, "noise_level": noise_level, "reduction": reduction, "normalisation": "none",
+        "strength": strength,
         "weighting_options": options or {}, "batch_size": 8, "accumulation": 1, "model": "embedded", "clips": clips,
         "levels": list(levels), "draws": 1, "path": "linear", "target": "u", "density": "uniform", "skipped": [],
-        "crop_seconds": 30.0, "seed": 0, "split": "train", "precision": "fp32", "device": "cpu", "versions": {}, "seconds": {},
+        "crop_seconds": 30.0, "seed": 0, "split": "train", "precision": "fp32", "device": "cpu", "versions": {},
+        "seconds": {},
     }  # fmt: skip
     return ProbeResult(
         setup, rows, _batches(rows, reduction, rng), _gradients(levels, update_angle), _means(rows, levels, sample)

@@ -25,7 +25,8 @@ def gen(seed: int = 0) -> torch.Generator:
 
 
 class BruteForce:
-    """Moments given x_t on a grid of x0: Bayes' rule by plain sums, without component posteriors or Gaussian algebra."""
+    """Moments given x_t on a grid of x0: Bayes' rule by plain sums, without component posteriors or Gaussian
+    algebra."""
 
     def __init__(self, path: str, t: float, points: int = 321) -> None:
         level = torch.tensor(t, dtype=torch.float64)

@@ -253,7 +253,7 @@ def test_a_recipe_for_training_is_taken_as_it_stands(tmp_path: Path) -> None:
 def test_a_result_that_is_not_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         load_result(tmp_path)
-    (tmp_path / RESULT).write_text("[1]", encoding="utf-8")
+    (tmp_path / RESULT).write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="lacks setup, batches"):
         load_result(tmp_path)
 

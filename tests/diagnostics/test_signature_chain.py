@@ -14,8 +14,8 @@ from eisbach.diagnostics.signature.exact import mixture_entropy
 from eisbach.diagnostics.signature.model import mixture_model
 from eisbach.diagnostics.signature.summary import Resamples, curves
 from eisbach.diffusion.paths import get_path
+from eisbach.diffusion.samplers import posterior_kernel
 from eisbach.diffusion.schedules import get_schedule
-from eisbach.diffusion.stochastic import posterior_kernel
 from eisbach.errors import UserError
 
 PRIOR = (0.5, 0.3, 0.15, 0.05)

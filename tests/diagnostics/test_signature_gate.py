@@ -21,7 +21,8 @@ from eisbach.weighting import build_weighting
 def curve(t, entropy, prior) -> SignatureCurve:
     blank = [0.0] * len(t)
     return SignatureCurve(
-        "flat", ["a", "b"], "rate", "entropy", prior, list(t), [None] * len(t), list(entropy), blank, blank, blank, blank, blank,
+        "flat", ["a", "b"], "rate", "entropy", prior, list(t), [None] * len(t), list(entropy), blank, blank, blank,
+        blank, blank,
         HalfTime(), "linear",
     )  # fmt: skip
 

@@ -1,4 +1,5 @@
-"""The prompt files of recipes/signature: the same classes in other words, all of them words that the embedded model knows."""
+"""The prompt files of recipes/signature: the same classes in other words, all of them words that the embedded model
+knows."""
 
 from pathlib import Path
 

@@ -13,20 +13,19 @@ from hypothesis import strategies as st
 
 from eisbach.diagnostics.signature.curve import FORMAT, VERSION
 from eisbach.diffusion import rate_curve
-from eisbach.diffusion.entropic import (
-    entropic_rate,
-    gaussian_levels,
-    noise_over_data,
-    rescaled_rate,
-    schedule_from_rate,
-)
 from eisbach.diffusion.paths import get_path
-from eisbach.diffusion.rate_curve import read_rate_curve, save_entropic_curve
-from eisbach.diffusion.schedules import get_schedule
+from eisbach.diffusion.rate_curve import entropic_rate, noise_over_data, read_rate_curve, save_entropic_curve
+from eisbach.diffusion.schedules import get_schedule, schedule_from_rate
 from eisbach.diffusion.targets import add_noise, convert
 from eisbach.errors import UserError
 
 F64 = torch.float64
+
+
+def gaussian_levels(c: float, num_inference_steps: int, sigma_min: float, sigma_max: float) -> torch.Tensor:
+    """The rescaled entropic levels of Gaussian data of standard deviation c: c tan of evenly spaced angles."""
+    ends = math.atan(sigma_max / c), math.atan(sigma_min / c)
+    return c * torch.tan(torch.linspace(*ends, num_inference_steps + 1, dtype=F64))
 
 
 def gaussian_curve(file, path, c: float = 0.5, count: int = 300):
@@ -59,7 +58,7 @@ def test_rescaled_rate_on_the_linear_path_is_the_velocity_loss_summed_over_dimen
     output = noise - x0 + 0.3 * wrong
     mse = (convert(path, "u", "x0", output, x_t, t) - x0).square().flatten(1).sum(1)
     loss = (output - (noise - x0)).square().flatten(1).sum(1)
-    torch.testing.assert_close(rescaled_rate(path, t, mse), loss)
+    torch.testing.assert_close(noise_over_data(path, t) * entropic_rate(path, t, mse), loss)
 
 
 def test_the_entropic_rate_is_the_published_one_on_the_exploding_path_and_the_derivative_of_entropy() -> None:

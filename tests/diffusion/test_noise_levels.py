@@ -1,4 +1,5 @@
-"""Training densities: quantile, draws, density and distribution function against one another, scipy and native values."""
+"""Training densities: quantile, draws, density and distribution function against one another, scipy and native
+values."""
 
 import itertools
 import json

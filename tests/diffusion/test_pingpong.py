@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from eisbach.diffusion.paths import PATHS, get_path
-from eisbach.diffusion.pingpong import sample_pingpong
+from eisbach.diffusion.samplers import sample_pingpong
 from eisbach.diffusion.schedules import get_schedule
 from eisbach.diffusion.targets import TARGETS
 from eisbach.errors import UserError

@@ -3,11 +3,11 @@ import pytest
 import torch
 
 from eisbach.diffusion.paths import PATHS, get_path
-from eisbach.diffusion.schedules import PATH_SCHEDULES, SCHEDULES, get_schedule
+from eisbach.diffusion.schedules import get_schedule
 from eisbach.errors import UserError
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", ["uniform", "sa3"])
 @pytest.mark.parametrize("steps", [1, 2, 8, 100])
 def test_falls_strictly_from_one_to_zero(name, steps):
     t = get_schedule(name, steps)
@@ -55,7 +55,7 @@ def test_dtype_is_float64():
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("name", PATH_SCHEDULES)
+@pytest.mark.parametrize("name", ["karras", "log_snr"])
 @pytest.mark.parametrize("steps", [1, 2, 18])
 def test_schedules_of_noise_fall_strictly_to_zero_on_every_path(path, name, steps):
     t = get_schedule(name, steps, path)
@@ -95,7 +95,7 @@ def test_bad_schedules_of_noise():
         get_schedule("karras", 10)
     with pytest.raises(UserError, match="no option rho"):
         get_schedule("log_snr", 10, "vp", rho=3)
-    with pytest.raises(UserError, match="has no options"):
+    with pytest.raises(UserError, match="uniform has no option rho; it has none"):
         get_schedule("uniform", 10, "vp", rho=3)
     for option in ("rho", "sigma_min", "sigma_max"):
         for value in ("x", None, True):

@@ -1,4 +1,5 @@
-"""The posterior kernel against Bayes' rule for Gaussians, and the sampler against the ODE sampler and an exact marginal."""
+"""The posterior kernel against Bayes' rule for Gaussians, and the sampler against the ODE sampler and an exact
+marginal."""
 
 import math
 
@@ -7,9 +8,8 @@ import torch
 
 from eisbach.diffusion.discrete_path import DiscretePath
 from eisbach.diffusion.paths import PATHS, get_path
-from eisbach.diffusion.samplers import sample_ode
+from eisbach.diffusion.samplers import posterior_kernel, sample_ode, sample_stochastic
 from eisbach.diffusion.schedules import get_schedule
-from eisbach.diffusion.stochastic import posterior_kernel, sample_stochastic
 from eisbach.diffusion.targets import TARGETS
 from eisbach.errors import UserError
 

@@ -52,7 +52,8 @@ def test_the_page_s_code_runs_in_order():
 
 
 def test_defaults_and_equal_micro_batches_need_no_second_pass():
-    """What the page says: means of means are exact for reduction "sample" without normalisation, and not for "mean1"."""
+    """What the page says: means of means are exact for reduction "sample" without normalisation, and not for
+    "mean1"."""
     x0, noise, t = data()
     x_t = x0 * column(1 - t) + noise * column(t)
     output = 0.5 * x_t
@@ -107,7 +108,8 @@ def test_v_of_stable_audio_tools_and_a_score():
 
 
 def test_edm_s_own_loss_is_the_edm_weight_on_the_denoised():
-    """|F - F*|^2 for D = c_skip x + c_out F equals our weight times |D - x0|^2, at every sigma; another data scale too."""
+    """|F - F*|^2 for D = c_skip x + c_out F equals our weight times |D - x0|^2, at every sigma; another data scale
+    too."""
     x0, noise, _ = data()
     sigma = torch.tensor([0.01, 0.3, 2.0, 50.0], dtype=torch.float64)
     path = EDMPath(1e-3, 200.0)

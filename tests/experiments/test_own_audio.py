@@ -8,7 +8,7 @@ import soundfile as sf
 
 from eisbach.data.manifest import load_manifest
 from eisbach.errors import UserError
-from eisbach.experiments.story import own_audio_spec
+from eisbach.experiments.recipes import own_audio_spec
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_a_look_writes_nothing_and_a_run_writes_only_into_its_own_folder(folder:
 def test_what_was_left_out_stands_in_the_notes(folder: Path, tmp_path: Path) -> None:
     told: list[str] = []
     spec = own_audio_spec(folder, out=tmp_path / "run", quick=True, quiet=True, notify=told.append)
-    assert any("broken.mp3 is an empty file" in note for note in spec.notes)
+    assert any("broken.mp3 cannot be read as audio (it is an empty file)" in note for note in spec.notes)
     assert any("broken.mp3 is left out" in line for line in told)
 
 

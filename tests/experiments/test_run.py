@@ -14,8 +14,9 @@ from eisbach.errors import ConfigError, InterruptedRun, UserError
 from eisbach.experiments import run as module
 from eisbach.experiments.run import ExperimentResult, run_experiment
 from eisbach.experiments.spec import ExperimentSpec
+from eisbach.output_folder import exclusive
+from eisbach.report.experiment.wording import write_summary
 from eisbach.statistics.records import load_records
-from eisbach.training.run_folder import RunFolder, exclusive
 from eisbach.types import Waveform
 
 ARMS: dict[str, Any] = {
@@ -96,7 +97,8 @@ def tree(root: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def done(tiny_model: Path, material: Path, tmp_path_factory: pytest.TempPathFactory) -> ExperimentResult:
-    return run_experiment(spec_of(tiny_model, material, tmp_path_factory.mktemp("done")), quiet=True)
+    spec = spec_of(tiny_model, material, tmp_path_factory.mktemp("done"))
+    return run_experiment(spec, finish=write_summary, quiet=True)
 
 
 def test_the_folder_holds_what_the_documentation_says(done: ExperimentResult) -> None:
@@ -176,7 +178,7 @@ def test_stopped_and_continued_equals_uninterrupted(
 def test_arms_and_seeds_may_join_and_what_exists_stays(
     tiny_model: Path, material: Path, tmp_path: Path, done: ExperimentResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eisbach.experiments.pool.available_cpus", lambda: 2)  # one thread a process, as in this one
+    monkeypatch.setattr("eisbach.experiments.cells.available_cpus", lambda: 2)  # one thread a process, as in this one
     two = {name: arm for name, arm in ARMS.items() if name != "recurrence"}
     run_experiment(spec_of(tiny_model, material, tmp_path, arms=two), quiet=True)
     result = run_experiment(spec_of(tiny_model, material, tmp_path), quiet=True)
@@ -186,15 +188,15 @@ def test_arms_and_seeds_may_join_and_what_exists_stays(
 
 def test_other_settings_need_another_folder(done: ExperimentResult, tiny_model: Path, material: Path) -> None:
     training = dict(done.spec.training) | {"optimiser": {"lr": 2e-3}}
-    with pytest.raises(UserError, match="training changed"):
+    with pytest.raises(UserError, match=r"other settings: training\.optimiser\.lr was .* and is now 0\.002;"):
         run_experiment(spec_of(tiny_model, material, done.folder, training=training), quiet=True)
     arms = ARMS | {"recurrence": {"label": "recurrence", "overrides": {"weighting": {"sample": "entropy_barrier"}}}}
-    with pytest.raises(UserError, match=r"arms\.recurrence\.overrides changed"):
+    with pytest.raises(UserError, match=r"arms\.recurrence\.weighting\.sample was .* and is now .entropy_barrier."):
         run_experiment(spec_of(tiny_model, material, done.folder, arms=arms), quiet=True)
 
 
 def test_two_processes_do_not_share_a_folder(done: ExperimentResult) -> None:
-    with exclusive(RunFolder(done.folder)), pytest.raises(ConfigError, match="another process is at work in"):
+    with exclusive(done.folder), pytest.raises(ConfigError, match="another process is at work in"):
         run_experiment(done.spec, quiet=True)
 
 
@@ -207,7 +209,7 @@ def test_the_page_is_the_last_stage(done: ExperimentResult) -> None:
 def test_processes_give_the_same_result(
     tiny_model: Path, material: Path, tmp_path: Path, done: ExperimentResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eisbach.experiments.pool.available_cpus", lambda: 2)  # one thread a process, as in this one
+    monkeypatch.setattr("eisbach.experiments.cells.available_cpus", lambda: 2)  # one thread a process, as in this one
     two = {name: ARMS[name] for name in ("plain", "oracle")}
     result = run_experiment(spec_of(tiny_model, material, tmp_path, arms=two, jobs=2), quiet=True)
     expected = {name: value for name, value in tree(done.folder).items() if "recurrence" not in name}

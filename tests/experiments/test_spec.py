@@ -7,9 +7,8 @@ import pytest
 
 from eisbach.config import build_config
 from eisbach.errors import ConfigError, UserError
-from eisbach.experiments.recipes import load_spec
+from eisbach.experiments.recipes import BUILT_IN_RECIPES, demo_spec, load_spec
 from eisbach.experiments.spec import ExperimentSpec, arm_training, check_spec, merge
-from eisbach.experiments.story import demo_spec
 
 
 def values(**changes: Any) -> dict[str, Any]:
@@ -150,7 +149,7 @@ def test_the_longer_run_is_long_enough() -> None:
 def test_the_repository_shows_the_packages_recipes(name: str) -> None:
     root = Path(__file__).parents[2]
     shown = root / "recipes" / f"{name}.yaml"
-    assert shown.resolve() == (root / "src" / "eisbach" / "assets" / "recipes" / f"{name}.yaml").resolve()
+    assert shown.resolve() == (root / "src" / "eisbach" / BUILT_IN_RECIPES[name]).resolve()
 
 
 def test_a_recipe_extends_another_and_overrides_come_last(tmp_path: Path) -> None:

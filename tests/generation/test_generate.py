@@ -1,6 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from eisbach import adapters, audio
 from eisbach.adapters.formats import peft as peft_format
@@ -15,7 +24,7 @@ from eisbach.audio import audio_hash, read_audio
 from eisbach.backbones import load_backbone
 from eisbach.config import build_config
 from eisbach.data.manifest import load_manifest
-from eisbach.errors import CheckpointError, ConfigError, StorageError, UserError
+from eisbach.errors import CheckpointError, ConfigError, InterruptedRun, StorageError, UserError
 from eisbach.generation import GenerateConfig, generate, prompts_from_texts
 from eisbach.generation.generate import settle_sampling
 
@@ -111,7 +120,7 @@ def test_more_seeds_join_the_folder(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_other_settings_or_words_need_another_folder(tiny_model: Path, tmp_path: Path) -> None:
     generate(config_of(tiny_model, tmp_path, seeds=[0]), quiet=True)
-    with pytest.raises(UserError, match=r"num_inference_steps 3, and now num_inference_steps is 4"):
+    with pytest.raises(UserError, match=r"num_inference_steps was 3 and is now 4;"):
         generate(config_of(tiny_model, tmp_path, seeds=[0], num_inference_steps=4), quiet=True)
     other = [{"id": "prompt-1", "text": "piano music"}]
     with pytest.raises(UserError, match="'prompt-1' with other words"):
@@ -216,3 +225,79 @@ def test_a_distilled_model_brings_its_own_sampling_and_what_is_set_stands(
     generate(config, quiet=True)
     stamp = json.loads((tmp_path / "run" / "generation.json").read_text())
     assert (stamp["sampler"], stamp["num_inference_steps"], stamp["guidance_scale"]) == ("pingpong", 8, 1.0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stopped_generation_says_what_is_kept_and_ends_the_same(
+    tiny_model: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    before = signal.getsignal(number)
+    config = config_of(tiny_model, tmp_path / "made", batch_size=2)
+    calls = 0
+
+    def signalling(self: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 5:  # in the second of two batches of three steps
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["eisbach.generation.generate"]._Meter, "step", signalling)
+        with pytest.raises(
+            InterruptedRun, match=r"2 of 4 clips are finished and stay in .*made; the same command makes the others"
+        ):
+            generate(config, quiet=True)
+    assert signal.getsignal(number) == before
+    generate(config, quiet=True)
+    straight = config_of(tiny_model, tmp_path / "straight", batch_size=2)
+    generate(straight, quiet=True)
+    assert tree(tmp_path / "made") == tree(tmp_path / "straight")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_killed_generations_end_with_the_same_bytes(tiny_model: Path, tmp_path: Path) -> None:
+    """Every file, `generation.json` included, whenever the kill came."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    adapter = make_adapter(model, tmp_path / "adapter", 0.1)
+    command = [
+        sys.executable,
+        "-m",
+        "eisbach",
+        "generate",
+        "slow cello",
+        "bright celesta",
+        "--model",
+        str(model),
+        "--steps",
+        "3",
+    ]
+    command += ["--adapter", str(adapter), "--batch-size", "1", "--seeds", "0,1", "--quiet", "--out"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(tmp_path / "straight")], check=True, env=environment)
+    expected = tree(tmp_path / "straight")
+    draw = random.Random(2)
+    for kill in range(3):
+        process = subprocess.Popen([*command, str(tmp_path / "killed")], env=environment)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and len(list((tmp_path / "killed").glob("*.flac"))) <= kill:
+            assert time.monotonic() < deadline, "the generation made no progress"
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 0.05))
+        process.kill()
+        process.wait()
+    # and an adapter of the same content that was written anew, under another name
+    moved = shutil.copytree(adapter, tmp_path / "other")
+    tensors = load_file(moved / "adapter_model.safetensors")
+    save_file(dict(reversed(tensors.items())), moved / "adapter_model.safetensors", metadata=stamp_of(adapter))
+    subprocess.run([*command, str(tmp_path / "killed")], check=True, env=environment)
+    assert tree(tmp_path / "killed") == expected
+    subprocess.run([*command, str(tmp_path / "killed"), "--adapter", str(moved)], check=True, env=environment)
+
+
+def stamp_of(adapter: Path) -> dict[str, str]:
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+        return {"later": "x", **(file.metadata() or {})}

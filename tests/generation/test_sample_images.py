@@ -84,7 +84,7 @@ def test_files_by_class_and_a_stopped_drawing_continues(tmp_path):
     (tmp_path / "out" / files[0]).unlink()
     write_images(str(tmp_path / "model"), sampling, tmp_path / "out", count=5, quiet=True)
     assert (np.asarray(Image.open(tmp_path / "out" / files[0])) == before).all()
-    with pytest.raises(UserError, match="drawn otherwise"):
+    with pytest.raises(UserError, match="other settings: seed was 0 and is now 1"):
         write_images(str(tmp_path / "model"), sampling, tmp_path / "out", count=5, seed=1, quiet=True)
 
 

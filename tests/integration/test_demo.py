@@ -42,7 +42,8 @@ def command(model: Path, out: Path, *more: str) -> list[str]:
 
 
 def clips(root: Path) -> list[Path]:
-    """Finished clips, while another process may be writing and removing beside them; a kill may leave a hidden partial file."""
+    """Finished clips, while another process may be writing and removing beside them; a kill may leave a hidden partial
+    file."""
     return find_files(root / "arms", (".flac",))
 
 

@@ -1,4 +1,5 @@
-"""Each recipe of recipes/erd against the columns of the paper's Tables 1-5, and its model counted on the meta device."""
+"""Each recipe of recipes/erd against the columns of the paper's Tables 1-5, and its model counted on the meta
+device."""
 
 from __future__ import annotations
 

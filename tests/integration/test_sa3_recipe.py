@@ -99,7 +99,8 @@ def test_the_recipe_says_what_the_paper_and_stability_s_trainer_say() -> None:
 
 
 def test_from_data_to_an_adapter_that_stability_s_loader_plays(musiccaps: Path, tmp_path: Path) -> None:
-    # The recipe's rate moves little in three steps; a larger one makes half precision of the file small beside the change.
+    # The recipe's rate moves little in three steps; a larger one makes half precision of the file small beside the
+    # change.
     out = train(musiccaps, tmp_path / "barrier", "optimiser.lr=0.005")
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 3

@@ -2,9 +2,10 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from eisbach.experiments.measures import FLAT
 from eisbach.report.charts import Series, arms_chart, curves_chart, nice_ticks
 from eisbach.statistics.comparison import ArmSummary
-from eisbach.statistics.metric_info import FLAT, MetricInfo
+from eisbach.statistics.metric_info import MetricInfo
 
 LEVEL = MetricInfo("level", "level & <range>", unit="dB")
 

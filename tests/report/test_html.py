@@ -9,12 +9,13 @@ import soundfile as sf
 
 from eisbach.audio import write_audio
 from eisbach.errors import StorageError, UserError
+from eisbach.experiments.measures import FLAT
 from eisbach.report.audio_embed import embed, embed_all
 from eisbach.report.charts import Series
 from eisbach.report.html import ArmText, ReportContext, render_report, write_report
 from eisbach.report.players import Picture, plan_takes
 from eisbach.report.tables import arms_table, to_markdown
-from eisbach.statistics.metric_info import FLAT, MetricInfo
+from eisbach.statistics.metric_info import MetricInfo
 from eisbach.statistics.results import evaluate
 from eisbach.types import Skipped, Waveform
 

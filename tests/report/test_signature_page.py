@@ -16,8 +16,10 @@ def curve(partition: str = "classes", estimator: str = "chain", quantity: str = 
     entropy = [prior * share for share in LEFT]
     return SignatureCurve(
         partition=partition, groups=["<low>", "high"], estimator=estimator, quantity=quantity, prior_entropy=prior, t=T,
-        log_snr=[-4.0, -2.0, -0.8, 0.8, 2.0, 4.0], entropy=entropy, entropy_lo=entropy, entropy_hi=entropy, rate=LEFT, rate_lo=LEFT,
-        rate_hi=LEFT, half=HalfTime(at, None if at is None else at - 0.02, None if at is None else at + 0.02, -0.8), path="linear",
+        log_snr=[-4.0, -2.0, -0.8, 0.8, 2.0, 4.0], entropy=entropy, entropy_lo=entropy, entropy_hi=entropy, rate=LEFT,
+        rate_lo=LEFT,
+        rate_hi=LEFT, half=HalfTime(at, None if at is None else at - 0.02, None if at is None else at + 0.02, -0.8),
+        path="linear",
         fine=entropy, coarse=entropy, meta={"trajectories": 8},
     )  # fmt: skip
 

@@ -10,15 +10,16 @@ import pytest
 
 from eisbach.audio import write_audio
 from eisbach.errors import UserError
+from eisbach.experiments import comparing
+from eisbach.experiments.sets import sample_clips, short_names
+from eisbach.experiments.whole_sets import measure_sets
 from eisbach.report.audio_embed import embed_all
-from eisbach.report.structure import compare as comparing
 from eisbach.report.structure.findings import findings
-from eisbach.report.structure.inputs import sample_clips, short_names
 from eisbach.report.structure.listen import plan_groups
 from eisbach.report.structure.page import StructurePage, render_structure_page
 from eisbach.report.structure.players import clock, section_bars, waveform_path
 from eisbach.report.structure.sections import Span
-from eisbach.report.structure.set_tables import SetTable, measure_sets
+from eisbach.report.structure.set_tables import SetTable, set_tables
 from eisbach.structure import METRICS
 from eisbach.structure.batch import Clip
 from eisbach.studies.ground_truth import synthetic
@@ -49,7 +50,7 @@ def paired(shift=0.0, prompts=12):
 
 
 def test_prompts_and_seeds_pair_sets_and_the_prompt_is_the_unit():
-    sets = comparing.compare(paired(0.05))
+    sets = comparing.compare_sets(paired(0.05))
     one = sets.comparison("barrier", "block_strength")
     assert sets.names == ["plain", "barrier"]
     assert (one.paired, one.unit, one.n_units) == (True, "prompt", 12)
@@ -60,7 +61,7 @@ def test_prompts_and_seeds_pair_sets_and_the_prompt_is_the_unit():
 
 
 def test_without_keys_every_clip_is_a_unit():
-    sets = comparing.compare(paired(0.05), pair="none")
+    sets = comparing.compare_sets(paired(0.05), pair="none")
     one = sets.comparison("barrier", "block_strength")
     assert (one.paired, one.unit, one.n_units) == (False, "clip", 12)
     assert "every clip counts as one" in sets.how
@@ -76,7 +77,7 @@ def test_several_folders_of_the_same_prompts_are_trained_models():
                 )
                 for n in range(4)
             ]
-    sets = comparing.compare(rows)
+    sets = comparing.compare_sets(rows)
     one = sets.comparison("barrier", "block_strength")
     assert (one.unit, one.n_units) == ("trained model", 3)
     assert "trained model" in sets.how
@@ -84,7 +85,7 @@ def test_several_folders_of_the_same_prompts_are_trained_models():
 
 
 def test_the_papers_quantities_stand_apart_and_are_never_primary():
-    sets = comparing.compare(paired(0.05))
+    sets = comparing.compare_sets(paired(0.05))
     assert {info.name for info in sets.printed} == {name for name, metric in METRICS.items() if metric.as_printed}
     assert len(sets.printed) >= 5
     assert not any(info.primary for info in sets.printed)
@@ -93,23 +94,30 @@ def test_the_papers_quantities_stand_apart_and_are_never_primary():
 
 
 def test_small_sets_say_what_they_cannot_show():
-    assert any("single prompt" in note for note in comparing.compare(paired(prompts=1)).notes)
-    assert any("smallest possible p is 0.25" in note for note in comparing.compare(paired(prompts=3)).notes)
-    assert any("about 0.8 standard deviations" in note for note in comparing.compare(paired(prompts=12)).notes)
+    assert any("single prompt" in note for note in comparing.compare_sets(paired(prompts=1)).notes)
+    assert any("smallest possible p is 0.25" in note for note in comparing.compare_sets(paired(prompts=3)).notes)
+    assert any("about 0.8 standard deviations" in note for note in comparing.compare_sets(paired(prompts=12)).notes)
     # eight pairs allow p = 0.0078, which Holm over eight measures turns into 0.06
-    corrected = comparing.compare(paired(prompts=8), primary=list(METRICS)[:8]).notes
+    corrected = comparing.compare_sets(paired(prompts=8), primary=list(METRICS)[:8]).notes
     assert any("once it is corrected for 8 primary measures" in note for note in corrected)
     assert not any(
-        "corrected for" in note for note in comparing.compare(paired(prompts=8), primary=["flux_gini"]).notes
+        "corrected for" in note for note in comparing.compare_sets(paired(prompts=8), primary=["flux_gini"]).notes
     )
+
+
+def test_what_is_true_of_several_sets_is_said_once_and_nothing_of_a_refused_one():
+    rows = [*paired(prompts=3), *(row | {"group": "ot{h}er"} for row in paired(prompts=3) if row["group"] == "barrier")]
+    rows += [row | {"group": "long", "duration": 60.0} for row in paired(prompts=3) if row["group"] == "barrier"]
+    (note,) = [note for note in comparing.compare_sets(rows).notes if "smallest possible p" in note]
+    assert "of barrier and ot{h}er" in note
 
 
 def test_the_same_recording_twice_is_said():
     rows = [record(group, f"p{index}", "0", audio_hash=f"{group}{index}") for group in ("a", "b") for index in range(6)]
-    assert not any("byte for byte" in note for note in comparing.compare(rows).notes)
+    assert not any("byte for byte" in note for note in comparing.compare_sets(rows).notes)
     rows[1]["audio_hash"] = rows[0]["audio_hash"]
     rows[7]["audio_hash"] = rows[3]["audio_hash"]
-    notes = " ".join(comparing.compare(rows).notes)
+    notes = " ".join(comparing.compare_sets(rows).notes)
     assert "1 clip repeats another file of the same set" in notes
     assert "1 recording is in several sets" in notes
 
@@ -125,7 +133,7 @@ def test_the_same_recording_twice_is_said():
 )
 def test_mistakes(options, message):
     with pytest.raises(UserError, match=message):
-        comparing.compare(paired(), **options)
+        comparing.compare_sets(paired(), **options)
 
 
 def test_short_names_tell_folders_apart():
@@ -197,7 +205,7 @@ def heard(tmp_path_factory):
             write_audio(path, synthetic.form(form, 3.0, seed))
             rows.append(record(group, "piglet", str(seed), path=str(path), flags="clipped;undefined:closure"))
     Path(str(rows[-1]["path"])).unlink()
-    return comparing.compare(rows)
+    return comparing.compare_sets(rows)
 
 
 def test_the_page_is_whole(heard):
@@ -241,16 +249,17 @@ def test_sets_as_wholes(tmp_path):
             path = tmp_path / f"{group}-{seed}.wav"
             write_audio(path, make(seed))
             rows.append(record(group, f"p{seed}", "0", path=str(path)))
-    sets = comparing.compare(rows)
+    sets = comparing.compare_sets(rows)
     made = measure_sets(sets, skips=SkipReport())
-    titles = {table.title: table for table in made.tables}
+    titles = {table.title: table for table in set_tables(sets.names, made.comparisons)}
     between = titles["Distances between the sets"].rows
     assert {row[1] for row in between} == {"loops vs forms"}
     assert any(row[0].startswith("Fréchet") for row in between)
-    assert made.values[0]["sets"] == ["loops", "forms"]
-    alone = measure_sets(comparing.compare(rows[:1]), skips=SkipReport())
-    assert alone.tables
-    assert "Distances between the sets" not in {table.title for table in alone.tables}
+    assert made.to_json()[0]["sets"] == ["loops", "forms"]
+    alone = measure_sets(comparing.compare_sets(rows[:1]), skips=SkipReport())
+    tables = set_tables(["loops"], alone.comparisons)
+    assert tables
+    assert "Distances between the sets" not in {table.title for table in tables}
     assert [note for note in alone.notes if "across seeds" in note] == [
         "loops: its clips name no prompts, so what varies across seeds and prompts is not measured."
     ]
@@ -259,13 +268,13 @@ def test_sets_as_wholes(tmp_path):
 
 
 def test_findings_say_what_a_measure_sounds_like():
-    sets = comparing.compare(paired(prompts=8))
+    sets = comparing.compare_sets(paired(prompts=8))
     primary = [info for info in sets.metrics if info.primary]
     (found,) = findings(sets, primary)
     assert "barrier" in found.lead
     assert "plain" in found.lead
     assert all("igher: " in item or "lat: " in item for item in found.items)
-    alone = comparing.compare([row for row in paired(prompts=8) if row["group"] == "plain"])
+    alone = comparing.compare_sets([row for row in paired(prompts=8) if row["group"] == "plain"])
     (one,) = findings(alone, primary)
     assert "name a second folder" in one.rest
 
@@ -285,7 +294,7 @@ def test_long_clips_are_cut_so_that_a_page_stays_small(tmp_path):
 
 
 def test_one_clip_is_named_and_has_no_chart_of_one_dot(heard):
-    one = comparing.compare([{**heard.records[0], "group": "plain"}])
+    one = comparing.compare_sets([{**heard.records[0], "group": "plain"}])
     html = render_structure_page(StructurePage(one, "eisbach analyze x", listen=0))
     assert "<h1>The musical structure of piglet-0</h1>" in html
     assert "Every clip by every primary measure" not in html

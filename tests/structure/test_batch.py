@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import soundfile as sf
 
 from eisbach.audio import write_audio
 from eisbach.errors import StorageError, UserError
+from eisbach.processes import Processes
 from eisbach.structure import Clip, analyze_files
 from eisbach.structure import batch as module
 from eisbach.structure.batch import find_audio
@@ -130,13 +129,13 @@ def test_user_mistakes_are_one_sentence(folder, tmp_path):
 
 
 def test_a_dying_process_costs_only_its_own_file(folder, tmp_path, monkeypatch):
-    class Fragile(ProcessPoolExecutor):
+    class Fragile(Processes):
         """Its processes die on any file called six.wav."""
 
-        def submit(self, function, name, *rest):
-            return super().submit(_die if name.endswith("six.wav") else function, name, *rest)
+        def call(self, function, name, *rest):
+            return super().call(_die if name.endswith("six.wav") else function, name, *rest)
 
-    monkeypatch.setattr(module, "process_pool", lambda jobs: Fragile(jobs, multiprocessing.get_context("spawn")))
+    monkeypatch.setattr(module, "Processes", Fragile)
     skips = SkipReport()
     records = analyze_files(files(folder), jobs=2, skips=skips, quiet=True)
     assert [Path(str(r["path"])).name for r in records] == ["drone.flac", "loop.wav"]

@@ -29,7 +29,8 @@ def clap_folder(request, tmp_path_factory):
     fused = request.param
     torch.manual_seed(0)
     audio = {
-        "num_mel_bins": 16, "spec_size": 64, "window_size": 4, "patch_size": 4, "patch_stride": [4, 4], "depths": [1, 1],
+        "num_mel_bins": 16, "spec_size": 64, "window_size": 4, "patch_size": 4, "patch_stride": [4, 4], "depths": [1,
+        1],
         "num_attention_heads": [2, 2], "patch_embeds_hidden_size": 8, "hidden_size": 16, "projection_dim": 12,
         "enable_fusion": fused, "aff_block_r": 2, "num_hidden_layers": 2,
     }  # fmt: skip
@@ -117,7 +118,8 @@ def test_hubert_equals_transformers_window_by_window(hubert_folder, layer):
 
 def test_a_mert_whose_additions_are_off_is_the_hubert_with_its_weights(hubert_folder, tmp_path):
     mert = _copy(
-        hubert_folder, tmp_path, model_type="mert_model", architectures=["MERTModel"], deepnorm=False, attention_relax=-1.0,
+        hubert_folder, tmp_path, model_type="mert_model", architectures=["MERTModel"], deepnorm=False,
+        attention_relax=-1.0,
         feature_extractor_cqt=False, auto_map={"AutoModel": "modeling_MERT.MERTModel"},
     )  # fmt: skip
     # published checkpoints name weight-normed convolutions in the old way, and keep pretraining heads

@@ -12,7 +12,15 @@ from eisbach.errors import AudioError
 from eisbach.structure import analyze, analyze_files, read_details
 from eisbach.structure import batch as module
 from eisbach.structure.features import extract_features
-from eisbach.structure.record_files import DETAILS, JOURNAL, Known, journal, known_clips, stamp, still_same
+from eisbach.structure.record_files import (
+    JOURNAL,
+    STAMPS,
+    MeasuredClip,
+    file_stamp,
+    is_unchanged,
+    journal,
+    measured_clips,
+)
 from eisbach.structure.rhythm import onset_times
 from eisbach.studies.ground_truth import synthetic
 from eisbach.types import SkipReport, Waveform
@@ -42,10 +50,10 @@ def test_hundreds_of_clips_with_broken_ones_and_a_quick_resume(tmp_path, monkeyp
     assert list(details) == [record["path"] for record in records]
     assert all(details[r["path"]]["audio_hash"] == r["audio_hash"] for r in records)
     # what is known is neither measured nor, once it has rested for a while, read again
-    rows = [json.loads(line) for line in (out / DETAILS).read_text().splitlines()]
+    rows = [json.loads(line) for line in (out / STAMPS).read_text().splitlines()]
     for row in rows:
         row["stamp"]["seen_ns"] += 10_000_000_000
-    (out / DETAILS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (out / STAMPS).write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setattr("eisbach.structure.record_files.audio_hash", None)
     monkeypatch.setattr(module, "measure_file", lambda path, **_: (_ for _ in ()).throw(AudioError(str(path))))
     again = SkipReport()
@@ -57,30 +65,31 @@ def test_appending_costs_the_same_however_long_the_journal_is(tmp_path):
     with journal(tmp_path) as append:
         sizes = []
         for index in range(50):
-            append(Known({"path": f"{index:04d}"}, "{}"))
+            append(MeasuredClip({"path": f"{index:04d}"}, "{}"))
             sizes.append((tmp_path / JOURNAL).stat().st_size)
     assert set(np.diff(sizes)) == {sizes[1] - sizes[0]}
 
 
 def test_a_changed_file_is_never_taken_for_the_old_one(tmp_path):
     path = tiny(tmp_path / "a.wav")
-    record, detail = module.measure_file(path)
-    text = json.dumps(detail)
-    assert still_same(str(path), record["audio_hash"], text)
+    clip = module.measure_file(path)
+    assert is_unchanged(clip)
     # same size, same time of modification: the time of change and, when in doubt, the content tell
     tiny(path, 0.2)
-    assert stamp(path)["mtime_ns"] == detail["stamp"]["mtime_ns"]
-    assert stamp(path)["size"] == detail["stamp"]["size"]
-    assert not still_same(str(path), record["audio_hash"], text)
+    assert file_stamp(path)["mtime_ns"] == clip.stamp["mtime_ns"]
+    assert file_stamp(path)["size"] == clip.stamp["size"]
+    assert not is_unchanged(clip)
     path.unlink()
-    assert not still_same(str(path), record["audio_hash"], text)
+    assert not is_unchanged(clip)
 
 
 def test_a_touched_file_is_known_by_its_content(tmp_path):
     path = tiny(tmp_path / "a.wav")
-    record, detail = module.measure_file(path)
+    clip = module.measure_file(path)
     os.utime(path)
-    assert still_same(str(path), record["audio_hash"], json.dumps(detail))
+    assert is_unchanged(clip)
+    clip.stamp = {"seen_ns": "yesterday"}  # a damaged stamp: the content tells
+    assert is_unchanged(clip)
 
 
 def test_a_file_written_meanwhile_is_reported(tmp_path, monkeypatch):
@@ -114,16 +123,17 @@ def test_an_unexpected_error_costs_one_clip_and_is_named(tmp_path, monkeypatch):
 
 def test_rows_of_other_versions_and_torn_lines_are_dropped(tmp_path):
     path = tiny(tmp_path / "a.wav")
-    record, detail = module.measure_file(path)
-    good = {"record": record, "detail": json.dumps(detail)}
+    clip = module.measure_file(path)
+    record = clip.record
+    good = {"record": record, "detail": clip.detail, "stamp": clip.stamp}
     old = {"record": {**record, "analysis_version": "0"}, "detail": None}
     (tmp_path / JOURNAL).write_bytes(
         b"\n".join([json.dumps(old).encode(), b'{"record": {"path": "\xc3', json.dumps(good).encode()])
     )
-    found = known_clips(tmp_path, [str(path)], list(record), record["analysis_version"])
+    found = measured_clips(tmp_path, [str(path)], list(record), record["analysis_version"])
     assert list(found) == [str(path)]
-    assert known_clips(tmp_path, [str(path)], list(record), "1") == {}
-    assert known_clips(tmp_path, [str(path)], [*record, "new_metric"], record["analysis_version"]) == {}
+    assert measured_clips(tmp_path, [str(path)], list(record), "1") == {}
+    assert measured_clips(tmp_path, [str(path)], [*record, "new_metric"], record["analysis_version"]) == {}
 
 
 def test_details_are_json_and_count_from_the_start_of_the_file():

@@ -23,7 +23,8 @@ def enhanced(n, seed, repeats=()):
 
 
 def family_by_recursion(block):
-    """Best (score, cells, coverage) of a path family over the columns of `block`, by memoised search over whole paths."""
+    """Best (score, cells, coverage) of a path family over the columns of `block`, by memoised search over whole
+    paths."""
     n, m = block.shape
 
     # the best path to every last row: families may trade one for another

@@ -74,7 +74,8 @@ def test_every_metric_of_two_sets_is_a_row_inside_its_range(takes):
     plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert plain["sets"] == ["plain", "barrier"]
     assert len(plain["memorisation"]["plain"]) == 12
-    # the training excerpts are the clips' own: every one is found in full at its own place, however far its texture was moved
+    # the training excerpts are the clips' own: every one is found in full at its own place, however far its texture was
+    # moved
     copy = plain["memorisation"]["plain"][3]
     assert copy["copied_share"] == pytest.approx(1.0)
     assert copy["excerpts"][0]["training"] == f"t{copy['clip']}"

@@ -78,7 +78,7 @@ def test_blocks_and_two_passes_equal_the_whole(monkeypatch, tmp_path, rate):
     path = tmp_path / "clip.wav"
     sf.write(path, samples.T, rate, subtype="FLOAT")
     whole = extract_features(Waveform(samples, rate))
-    monkeypatch.setattr("eisbach.structure.sources.BLOCK_SAMPLES", 9001)
+    monkeypatch.setattr("eisbach.audio_file.BLOCK_SAMPLES", 9001)
     monkeypatch.setattr(survey, "BUFFER_SECONDS", 1.0)
     blocks = extract_features(path)
     assert blocks.trimmed_start == whole.trimmed_start > 0.4
@@ -95,7 +95,7 @@ def test_memory_does_not_grow_with_the_samples(monkeypatch, tmp_path):
     with sf.SoundFile(path, "w", rate, 2) as handle:
         for index in range(seconds // 10):
             handle.write(0.1 * np.random.default_rng(index).standard_normal((rate * 10, 2)))
-    monkeypatch.setattr("eisbach.structure.sources.BLOCK_SAMPLES", 1 << 16)
+    monkeypatch.setattr("eisbach.audio_file.BLOCK_SAMPLES", 1 << 16)
     extract_features(path)  # imports and caches
     tracemalloc.start()
     features = extract_features(path)

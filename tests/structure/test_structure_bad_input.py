@@ -85,7 +85,7 @@ def test_odd_rates(rate):
 
 
 def test_clipping_at_the_edge_of_a_block_is_seen(monkeypatch):
-    monkeypatch.setattr("eisbach.structure.sources.BLOCK_SAMPLES", 1)  # the smallest block: 4096 samples
+    monkeypatch.setattr("eisbach.audio_file.BLOCK_SAMPLES", 1)  # the smallest block: 4096 samples
     loud = np.clip(4 * PIECE.samples, -1, 1)
     assert "clipped" in analyze(Waveform(loud, RATE)).flags
     assert "clipped" not in analyze(PIECE).flags

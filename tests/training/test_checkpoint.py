@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from eisbach.errors import CheckpointError, StorageError
-from eisbach.tensor_files import copy_named, read_tensors
+from eisbach.tensor_files import copy_named, read_tensors, write_tensors
 from eisbach.training import checkpoint as checkpoints
 from eisbach.training.checkpoint import (
-    clean_leftovers,
     list_checkpoints,
     newest_checkpoint,
     open_checkpoint,
-    save_tensors,
+    prune,
     write_checkpoint,
 )
 
@@ -38,7 +37,7 @@ def test_what_is_written_comes_back_and_old_ones_go(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
 def test_tensors_of_any_type_and_shape_come_back(tmp_path: Path, dtype: torch.dtype) -> None:
     tensors = {"scalar": torch.tensor(3).to(dtype), "turned": torch.arange(6).view(2, 3).T.to(dtype)}
-    save_tensors(tensors, tmp_path / "x.safetensors")
+    write_tensors(tmp_path / "x.safetensors", tensors)
     back = read_tensors(tmp_path / "x.safetensors")
     assert back.keys() == tensors.keys()
     assert all(torch.equal(back[key], tensors[key]) and back[key].dtype == dtype for key in tensors)
@@ -51,9 +50,20 @@ def test_folders_without_a_marker_are_passed_over_and_leftovers_removed(tmp_path
     newest = newest_checkpoint(tmp_path)
     assert newest is not None
     assert newest.folder == good
-    clean_leftovers(tmp_path)
+    prune(tmp_path, keep=9)
     assert not (tmp_path / ".step-000010.partial").exists()
     assert good.exists()
+
+
+def test_chosen_steps_stay_for_good_and_what_a_kill_left_is_pruned(tmp_path: Path) -> None:
+    for step in (500, 1000, 1100, 1200, 1300):
+        write(tmp_path, step, keep=9)
+    prune(tmp_path, keep=2, permanent=(500, 1000))
+    assert [path.name for path in list_checkpoints(tmp_path)] == [
+        f"step-00{step:04d}" for step in (500, 1000, 1200, 1300)
+    ]
+    write_checkpoint(tmp_path, 1400, {}, {}, {}, 1, (500, 1000))
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000500", "step-001000", "step-001400"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing", "marker"])
@@ -89,11 +99,11 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_broken_one(
 ) -> None:
     good = write(tmp_path, 5)
 
-    def full(tensors: object, path: Path) -> None:
+    def full(path: Path, *rest: object) -> None:
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_tensors", full)
+    monkeypatch.setattr(checkpoints, "write_tensors", full)
     with pytest.raises(StorageError, match="No space left"):
         write(tmp_path, 10)
     assert [path.name for path in tmp_path.iterdir()] == [good.name]

@@ -48,7 +48,8 @@ def test_segments_are_at_most_so_many_and_the_rest_is_known() -> None:
 
 
 def test_the_share_that_is_made_is_that_of_the_rules() -> None:
-    """n uniform in 1..10, lengths uniform in 1..(L // n), starts uniform: the chance that a frame is in no stretch, by sums."""
+    """n uniform in 1..10, lengths uniform in 1..(L // n), starts uniform: the chance that a frame is in no stretch, by
+    sums."""
     frames = 24
     masks = InpaintingMasks(1, 0, 0)
     known = torch.cat([drawn(masks, [frames] * 5000, seed, frames) for seed in range(4)]).double().mean(dim=0)

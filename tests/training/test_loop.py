@@ -25,11 +25,11 @@ from eisbach.errors import (
     StorageError,
     UserError,
 )
+from eisbach.output_folder import exclusive
 from eisbach.training import assembly, train
 from eisbach.training import checkpoint as checkpoints
 from eisbach.training.checkpoint import list_checkpoints
 from eisbach.training.config import TrainConfig
-from eisbach.training.run_folder import RunFolder, exclusive
 from eisbach.training.trainer import Trainer
 from eisbach.types import Waveform
 
@@ -177,7 +177,7 @@ def test_a_changed_configuration_is_refused_key_by_key(configure: Any) -> None:
     assert "log_every" not in message
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_the_same_call_continues(
     number: int, configure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,17 +246,17 @@ def test_a_full_disk_at_a_checkpoint_loses_nothing_that_was_saved(
     configure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configure()
-    save_tensors = checkpoints.save_tensors
+    write_tensors = checkpoints.write_tensors
     calls = []
 
-    def full(tensors: Any, path: Any) -> None:
+    def full(path: Any, *rest: Any) -> None:
         calls.append(path)
         if len(calls) > 2:  # the second checkpoint
             raise OSError(28, "No space left on device")
-        save_tensors(tensors, path)
+        write_tensors(path, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_tensors", full)
+        patch.setattr(checkpoints, "write_tensors", full)
         with pytest.raises(StorageError, match="No space left on device"):
             train(config, quiet=True)
     assert [path.name for path in (Path(config.out) / "checkpoints").iterdir()] == ["step-000003"]
@@ -291,7 +291,7 @@ def test_a_checkpoint_of_another_model_is_refused(
     with torch.no_grad():
         next(other.module.parameters()).add_(1.0)
     monkeypatch.setattr(assembly, "load_model", lambda config: other)
-    with pytest.raises(CheckpointError, match="of another run: its base identity is"):
+    with pytest.raises(CheckpointError, match="holds a run on another model: "):
         train(config, quiet=True)
 
 
@@ -327,9 +327,58 @@ def test_bad_data_is_one_sentence(configure: Any, clips: Path, tmp_path: Path) -
         train(configure("file"), quiet=True)
 
 
+def test_a_run_is_continued_by_content_whatever_its_paths_are_called(
+    configure: Any, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure()
+    with monkeypatch.context() as patch:
+        die_after(patch, 4)
+        with pytest.raises(Killed):
+            train(config, quiet=True)
+    moved, model = tmp_path / "moved", tmp_path / "model"
+    shutil.copytree(clips, moved, ignore=shutil.ignore_patterns("latents"))
+    shutil.copytree(config.model, model)
+    monkeypatch.chdir(tmp_path)
+    for number, spelled in enumerate(("moved", "./moved", str(moved / "manifest.jsonl"))):
+        data = {"manifest": spelled, "crop_seconds": 4}
+        train(configure(data=data, model=("model", "./model", str(model))[number]), quiet=True)
+    straight = train(configure("straight"), quiet=True)
+    ended, expected = (
+        load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (Path(config.out), straight)
+    )
+    assert all(ended[key].equal(expected[key]) for key in expected)
+    # other content is refused under the same names as well, before and after the end
+    rows_of = (moved / "manifest.jsonl").read_text()
+    (moved / "manifest.jsonl").write_text(rows_of.replace("a calm cello", "a wild cello"))
+    other = {"manifest": "moved", "crop_seconds": 4}
+    with pytest.raises(CheckpointError, match="holds a run on another training set"):
+        train(configure(data=other), quiet=True)
+    with pytest.raises(CheckpointError, match="holds a run on another training set"):
+        train(configure(data=other, steps=8), quiet=True)
+    with pytest.raises(ConfigError, match=r"other settings: optimiser\.lr was 0\.01 and is now 0\.02;"):
+        train(configure(optimiser={"lr": 0.02}), quiet=True)
+    other_model = load_backbone(model)
+    with torch.no_grad():
+        next(other_model.module.parameters()).add_(1.0)
+    shutil.rmtree(model)
+    other_model.save(model)
+    with pytest.raises(CheckpointError, match="holds a run on another model"):
+        train(configure(model="model"), quiet=True)
+
+
+def test_checkpoints_of_chosen_steps_stay_and_a_killed_prune_is_made_up_for(configure: Any) -> None:
+    config = configure(checkpoint={"every": 1, "keep": 1, "steps": [2, 3]})
+    folder = train(config, quiet=True) / "checkpoints"
+    assert [path.name for path in list_checkpoints(folder)] == ["step-000002", "step-000003", "step-000006"]
+    shutil.copytree(folder / "step-000003", folder / "step-000004")
+    (folder / ".step-000005.removed").mkdir()
+    train(configure(checkpoint={"every": 9, "keep": 1, "steps": [3]}, steps=7), quiet=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["step-000003", "step-000007"]
+
+
 def test_two_runs_cannot_share_a_folder(configure: Any) -> None:
     config = configure(steps=1)
-    with exclusive(RunFolder(Path(config.out))), pytest.raises(ConfigError, match="another process is at work in"):
+    with exclusive(config.out), pytest.raises(ConfigError, match="another process is at work in"):
         train(config, quiet=True)
     train(config, quiet=True)
 

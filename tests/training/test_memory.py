@@ -195,7 +195,8 @@ def test_a_gpu_s_error_names_the_gpu_its_memory_and_the_need(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Test GPU")
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 23 * gib)
     error = torch.OutOfMemoryError(
-        "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 24.00 GiB of which 1 GiB is free."
+        "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 24.00 GiB of which 1 GiB is "
+        "free."
     )
     with (
         pytest.raises(OutOfMemory) as caught,
@@ -203,7 +204,8 @@ def test_a_gpu_s_error_names_the_gpu_its_memory_and_the_need(
     ):
         raise error
     assert (
-        "the GPU (Test GPU) ran out of memory: at least 25.5 GiB are needed (23.0 GiB were in use and 2.5 GiB more were asked "
+        "the GPU (Test GPU) ran out of memory: at least 25.5 GiB are needed (23.0 GiB were in use and 2.5 GiB more "
+        "were asked "
         "for) and it has 24.0 GiB" in str(caught.value)
     )
 

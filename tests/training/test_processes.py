@@ -1,4 +1,5 @@
-"""Real processes: killed at random moments, and several at once. They are forked from one server that has the imports."""
+"""Real processes: killed at random moments, and several at once. They are forked from one server that has the
+imports."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ from eisbach.diffusion.paths import get_path
 from eisbach.training.step import (
     NOISE_LEVEL_BINS,
     Objective,
-    drop_conditions,
     micro_step,
     step_generator,
     sums_by_noise_level,
@@ -106,7 +105,7 @@ def test_dropping_replaces_whole_rows_and_keeps_the_duration() -> None:
     mask = torch.ones(4, 2, dtype=torch.bool)
     kept = Conditioning(conditioning.tokens, conditioning.global_embed, mask)
     empty = Conditioning(torch.zeros(4, 2, 5), conditioning.global_embed, ~mask)
-    mixed = drop_conditions(kept, empty, torch.tensor([True, False, False, True]))
+    mixed = kept.replace_rows(torch.tensor([True, False, False, True]), empty)
     assert mixed.tokens.sum(dim=(1, 2)).tolist() == [0, 10, 10, 0]
     assert mixed.token_mask is not None
     assert mixed.token_mask.sum(dim=1).tolist() == [0, 2, 2, 0]

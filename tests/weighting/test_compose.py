@@ -175,7 +175,8 @@ def test_two_processes_equal_the_whole_batch(tmp_path):
 
 @pytest.mark.parametrize("sample", ["entropy_barrier", "recurrence_barrier"])
 def test_each_samples_gradient_keeps_its_direction(sample):
-    """The weight is a constant to the gradient: every sample's own gradient is only scaled (the barrier paper, section 1)."""
+    """The weight is a constant to the gradient: every sample's own gradient is only scaled (the barrier paper, section
+    1)."""
     data = batch(4)
     weighting = build(sample, "min_snr", "sample", "none", strength=1.0)
     terms = weighting(*losses_and_output(network(), data), **arguments(data))

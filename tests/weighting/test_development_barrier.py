@@ -19,7 +19,8 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torc
 
 
 def reference(x: np.ndarray, y: np.ndarray, frames: int, valid: np.ndarray | None = None) -> float | None:
-    """S of one sample (channels by frames) by loops over windows, as the module's docstring states it; None if too short."""
+    """S of one sample (channels by frames) by loops over windows, as the module's docstring states it; None if too
+    short."""
     cell = max(1, frames // 8)
     w = round(frames / cell)
     v = max(1, w // 4)
@@ -215,7 +216,8 @@ def test_a_loop_whose_period_is_no_whole_number_of_cells_is_nearly_found():
 
 @pytest.mark.parametrize("letters", ["AB", "ABC", "ABCD", "ABCDEFGH"])
 def test_distinct_sections_have_the_value_that_counting_gives(letters):
-    """Orthogonal states of equal energy: windows of one frame are at distance 1 or 0, and averages follow by counting."""
+    """Orthogonal states of equal energy: windows of one frame are at distance 1 or 0, and averages follow by
+    counting."""
     length = 96 // len(letters)
     x0 = sections(letters, length, orthogonal())
     label = np.repeat(np.arange(len(letters)), length)
@@ -236,7 +238,8 @@ def test_distinct_sections_have_the_value_that_counting_gives(letters):
 
 
 def test_slow_music_is_no_loop():
-    """Two sections of 18 s: near lags are alike because nothing has happened yet, which is not the same as coming back."""
+    """Two sections of 18 s: near lags are alike because nothing has happened yet, which is not the same as coming
+    back."""
     states = orthogonal()
     assert value(sections("AB", 40, states)) > 0.5
     assert value(sections("ABAB", 20, states)) < 1e-12
@@ -265,7 +268,8 @@ def test_noise_around_a_state_is_left_with_a_fifth_of_its_share_of_the_energy(st
 
 
 def test_noise_of_the_noise_level_does_not_move_the_mean():
-    """Against x_t the statistic has no bias at any noise level; against the noisy data alone, by contrast, it changes."""
+    """Against x_t the statistic has no bias at any noise level; against the noisy data alone, by contrast, it
+    changes."""
     x0 = torch.stack([sections("ABCDEFGH", 10, orthogonal()) for _ in range(200)])
     noise = draw(*x0.shape, seed=3)
     barrier = DevelopmentBarrier(window_frames=8)

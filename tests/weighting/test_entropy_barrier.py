@@ -125,7 +125,8 @@ def test_a_prediction_that_is_not_finite_gives_nan_for_that_sample_only(bad):
 
 
 def test_dependence_on_gain_as_recorded():
-    """The values on the facts page: 256 channels, 4,096 frames; mean over draws, because the loudest frame decides at gain 4."""
+    """The values on the facts page: 256 channels, 4,096 frames; mean over draws, because the loudest frame decides at
+    gain 4."""
     y = torch.stack([draw(256, 4096, seed=seed, dtype=torch.float32) for seed in range(6)])
     flat = [float(EntropyBarrier()(y * gain).weight.mean()) for gain in (0.5, 1, 2, 4)]
     np.testing.assert_allclose(flat, [0.089, 0.115, 0.171, 0.348], rtol=0.035)

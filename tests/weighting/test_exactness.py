@@ -1,4 +1,5 @@
-"""One batch of 8, two accumulated batches of 4 and two data-parallel processes give the same gradients, whatever shapes the weights."""
+"""One batch of 8, two accumulated batches of 4 and two data-parallel processes give the same gradients, whatever shapes
+the weights."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Every cell, scheme x target x path, in float64 against a derivation that shares no formula with the code.
 
-The weight W on x0 is written here from the papers. What it means for another target is found by experiment: the target is
-moved by a known amount, data and noise are solved from ``x_t`` and the moved target as two linear equations, and W
+The weight W on x0 is written here from the papers. What it means for another target is found by experiment: the target
+is moved by a known amount, data and noise are solved from ``x_t`` and the moved target as two linear equations, and W
 multiplies the squared movement of the data.
 """
 

@@ -156,7 +156,8 @@ def test_more_trailing_axes_count_as_channels():
 
 
 def clips(seed: int, frames: int = 160, channels: int = 16) -> dict[str, torch.Tensor]:
-    """Latents of 30 s at 5.4 a second: one piece that moves through new states, and flat ones made of the same frames."""
+    """Latents of 30 s at 5.4 a second: one piece that moves through new states, and flat ones made of the same
+    frames."""
     states = draw(channels, 8, seed=seed)
     detail = 0.3 * draw(channels, frames, seed=seed + 100)
     sections = torch.arange(frames) * 8 // frames
@@ -176,7 +177,8 @@ def test_recurrence_ranks_development_above_every_flat_kind(entropy):
 
 
 def test_entropy_barrier_cannot_tell_what_the_recurrence_barrier_tells():
-    """A piece and its shuffled frames have the same entropy to the last digits; shuffling is flat to the recurrence barrier."""
+    """A piece and its shuffled frames have the same entropy to the last digits; shuffling is flat to the recurrence
+    barrier."""
     x0 = torch.stack([clips(seed)["developing"] for seed in range(4)])
     shuffled = x0[..., torch.randperm(160, generator=torch.Generator().manual_seed(1))]
     torch.testing.assert_close(EntropyBarrier()(shuffled).weight, EntropyBarrier()(x0).weight, rtol=1e-12, atol=0)

@@ -13,10 +13,12 @@ from eisbach.adapters.formats import full, low_rank
 from eisbach.adapters.formats import peft as peft_format
 from eisbach.adapters.formats.low_rank import Differences
 from eisbach.adapters.inject import inject
-from eisbach.adapters.layers import ADAPTER_NAME, ATTACHED, AdaptableModel, remove_layers
+from eisbach.adapters.layers import ADAPTER_NAME, ATTACHED, AdaptableModel, has_adapter, remove_layers
 from eisbach.errors import CheckpointError, ConfigError
+from eisbach.tensor_files import foreign_files
 
 
+@foreign_files("the adapter")
 def attach(model: AdaptableModel, path: str | Path, strength: float = 1.0, *, any_base: bool = False) -> int:
     """Folds an adapter, or fully trained weights, into the model; returns how many of its tensors changed.
 
@@ -32,18 +34,32 @@ def attach(model: AdaptableModel, path: str | Path, strength: float = 1.0, *, an
         `model.safetensors` of a fully trained model.
     strength : float, default 1.0
     any_base : bool
-        Play it on another base model than the one it was trained on, such as the distilled one; names and shapes must still fit.
+        Play it on another base model than the one it was trained on, such as the distilled one; names and shapes must
+        still fit.
 
     Raises
     ------
     CheckpointError
-        There is nothing that can be read, a file is truncated, it was trained on another base model, or its weights do not
-        match the model's.
+        There is nothing that can be read, a file is truncated, it was trained on another base model, or its weights do
+        not match the model's.
     ConfigError
-        Something is attached already.
+        Something is attached or injected already.
+
+    A refusal leaves the model as it was, bit for bit: everything is checked before anything changes.
+
+    Examples
+    --------
+    With the folder ``run`` of a training:
+
+    >>> from eisbach import load_adapter, load_model
+    >>> from eisbach.adapters import detach
+    >>> backbone = load_model("embedded")
+    >>> load_adapter(backbone, "run/adapter", strength=0.8) > 0
+    True
+    >>> detach(backbone)  # bit for bit the base again
     """
     path, module = Path(path), model.module
-    if module in ATTACHED:
+    if module in ATTACHED or has_adapter(module):
         raise ConfigError("an adapter is attached already; detach it before attaching another.")
     if (path / peft_format.CONFIG).is_file():
         check_base(model, path, peft_format.read_stamp(path), any_base=any_base)
@@ -54,7 +70,8 @@ def attach(model: AdaptableModel, path: str | Path, strength: float = 1.0, *, an
         originals = full.blend(module, path, strength)
     elif path.is_dir() and convert.detect_or_none(path) is None:
         raise CheckpointError(
-            f"{path} holds neither {peft_format.CONFIG} nor {full.WEIGHTS}; give the adapter/ or model/ folder of a run, or the file of "
+            f"{path} holds neither {peft_format.CONFIG} nor {full.WEIGHTS}; give the adapter/ or model/ folder of a "
+            "run, or the file of "
             "an adapter."
         )
     else:
@@ -62,7 +79,7 @@ def attach(model: AdaptableModel, path: str | Path, strength: float = 1.0, *, an
         check_base(model, path, adapter.stamp, any_base=any_base)
         low_rank.check_fit(adapter, module, path)
         if isinstance(adapter, Differences):
-            originals = _add(module, adapter, strength)
+            originals = _add(module, adapter, strength, path)
         else:
             config, tensors = peft_format.config_of(adapter), peft_format.tensors_of(adapter)
             originals = _attach_factors(model, config, tensors, path, strength)
@@ -73,7 +90,9 @@ def attach(model: AdaptableModel, path: str | Path, strength: float = 1.0, *, an
 def _attach_factors(
     model: AdaptableModel, config: Any, tensors: dict[str, torch.Tensor], source: Path, strength: float
 ) -> dict[str, torch.Tensor]:
+    """Folds factors in by peft's own arithmetic; until they are all in their layers, nothing but layers is added."""
     config.inference_mode = False
+    config.init_lora_weights = True  # drawn only to be overwritten: other beginnings change the base's weights
     module = model.module
     trainable = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     try:
@@ -87,13 +106,17 @@ def _attach_factors(
 
 
 @torch.no_grad()
-def _add(module: nn.Module, differences: Differences, strength: float) -> dict[str, torch.Tensor]:
-    """Adds differences to the weights; returns the weights from before by name."""
-    originals = {}
+def _add(module: nn.Module, differences: Differences, strength: float, source: Path) -> dict[str, torch.Tensor]:
+    """Adds differences to the weights, all or none; returns the weights from before by name."""
+    state = module.state_dict()  # shares its storage with the module
+    added = {}
     for layer, difference in differences.layers.items():
-        weight: Any = module.get_submodule(layer).weight
-        originals[f"{layer}.weight"] = weight.detach().clone()
-        weight += strength * difference.view(weight.shape).to(weight.device, weight.dtype)
+        weight = state[f"{layer}.weight"]
+        added[f"{layer}.weight"] = weight + strength * difference.view(weight.shape).to(weight.device, weight.dtype)
+    low_rank.check_finite(added, source)
+    originals = {name: state[name].clone() for name in added}
+    for name, value in added.items():
+        state[name].copy_(value)
     return originals
 
 
@@ -109,7 +132,8 @@ def detach(model: AdaptableModel) -> None:
 
 
 def check_base(model: AdaptableModel, source: Path, stamp: dict[str, Any], *, any_base: bool = False) -> None:
-    """Refuses weights that were trained on another base model, unless `any_base`; those without a stamp are not checked."""
+    """Refuses weights that were trained on another base model, unless `any_base`; those without a stamp are not
+    checked."""
     trained_on = stamp.get("base_identity")
     if trained_on is None or any_base:
         return

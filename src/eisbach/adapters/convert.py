@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from eisbach.adapters.formats import comfyui, diffusers, low_rank, peft, sa3
+from eisbach.adapters.formats import comfyui, diffusers, host_names, low_rank, peft, sa3
 from eisbach.adapters.formats.low_rank import Differences, LowRankAdapter, WeightOf
 from eisbach.errors import CheckpointError, UserError
+from eisbach.files import storage_error
+from eisbach.tensor_files import read_header
 
 FORMATS = ("sa3", "peft", "diffusers", "comfyui")
 """What adapters are read from and written to: two files (sa3, comfyui) and two kinds of folders."""
 
-_MUCH_LOST = 0.02
+_MUCH_LOST = 0.01
+PRECISIONS = ("auto", *low_rank.PRECISIONS)
+_LAYER_NAME = re.compile(
+    r"^(base_model\.model\.|diffusion_model\.)|\.(parametrizations\.weight\.0\.\w+|lora_[AB]\.weight|lora_magnitude_vector|alpha|dora_scale|diff)$"
+)
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -34,19 +40,23 @@ def detect(path: str | Path) -> str:
     if path.is_dir():
         if (path / peft.CONFIG).is_file():
             return "peft"
-        if diffusers.is_split(path):
+        if diffusers.is_pipelines(path):
             return "diffusers"
         raise CheckpointError(
-            f"{path} holds no {peft.CONFIG}; give the adapter/ folder of a run, a peft folder, or a native or ComfyUI file."
+            f"{path} holds no {peft.CONFIG}; give the adapter/ folder of a run, a peft folder, or a native or ComfyUI "
+            "file."
         )
     if path.suffix in _PICKLES:
         raise CheckpointError(
-            f"{path} is a pickle, which can run code when it is opened, so it is not read; convert it to safetensors with the tool "
-            "that wrote it."
+            f"{path} is a pickle, which can run code when it is opened, so it is not read; convert it to safetensors "
+            "with the "
+            "tool that wrote it (Stability's: load_lora_checkpoint and save_lora_safetensors of "
+            "stable_audio_3.models.lora.utils)."
         )
     if not path.is_file():
         raise CheckpointError(f"there is no adapter {path}; check the path.")
-    names, metadata = _header(path)
+    header = read_header(path)
+    names, metadata = header.shapes, header.metadata
     if sa3.is_native(names, metadata):
         return "sa3"
     if comfyui.is_comfyui(names):
@@ -55,18 +65,9 @@ def detect(path: str | Path) -> str:
         raise CheckpointError(f"{path} is a part of a peft folder; give the folder, which holds {peft.CONFIG} too.")
     first = f"first: '{sorted(names)[0]}'" if names else "it is empty"
     raise CheckpointError(
-        f"none of the {len(names)} tensors in {path} have the names of a native Stable Audio 3 or ComfyUI adapter ({first})."
+        f"none of the {len(names)} tensors in {path} have the names of a native Stable Audio 3 or ComfyUI adapter "
+        f"({first})."
     )
-
-
-def _header(path: Path) -> tuple[Mapping[str, Any], Mapping[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return dict.fromkeys(file.keys()), dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is truncated or not a safetensors file ({error}).") from error
 
 
 def read(path: str | Path, weight_of: WeightOf | None = None) -> LowRankAdapter | Differences:
@@ -75,7 +76,9 @@ def read(path: str | Path, weight_of: WeightOf | None = None) -> LowRankAdapter 
     Parameters
     ----------
     path : str or Path
-    weight_of : the base model's weights by layer (`weights_of`); only ComfyUI's DoRA needs them.
+    weight_of : the base model's weights by layer (`weights_of`); ComfyUI's DoRA and Stability's -xs files need them,
+    and baked norms are
+        held against them.
 
     Raises
     ------
@@ -85,7 +88,7 @@ def read(path: str | Path, weight_of: WeightOf | None = None) -> LowRankAdapter 
     path = Path(path)
     kind = detect(path)
     if kind == "sa3":
-        return sa3.read(path)
+        return sa3.read(path, weight_of)
     if kind == "comfyui":
         return comfyui.read(path, weight_of)
     return peft.read_adapter(path) if kind == "peft" else diffusers.read_adapter(path)
@@ -111,11 +114,11 @@ class Written:
     Attributes
     ----------
     path : str
-    format, kind : str
-        `kind` is "lora", "dora" or "diff".
+    format, kind, precision : str
+        `kind` is "lora", "dora" or "diff"; `precision` "fp16" or "fp32".
     layers, tensors, bytes : int
     rounding : float or None
-        Share of the update that the file's precision changes, for native files where the base model was given.
+        Share of the update that the file's precision changes: of LoRA always, of DoRA where the base model was given.
     notes : list of str
         What a person should know: sentences.
     """
@@ -123,6 +126,7 @@ class Written:
     path: str
     format: str
     kind: str
+    precision: str
     layers: int
     tensors: int
     bytes: int
@@ -138,7 +142,8 @@ def write(
     module: nn.Module | None = None,
     strength: float = 1.0,
     dora: str = "diff",
-    precision: str = "fp16",
+    precision: str = "auto",
+    bake_norms: bool = False,
     drop_conditioner: bool = False,
     overwrite: bool = False,
 ) -> Written:
@@ -154,12 +159,15 @@ def write(
         1 writes the adapter as it was trained.
     dora : "diff" or "scale"
         How DoRA is written for ComfyUI (see `formats.comfyui`).
-    precision : "fp16" or "fp32"
-        Of sa3 and comfyui files; Stability's trainer writes fp16.
+    precision : "auto", "fp16" or "fp32"
+        Of sa3 and comfyui files. Stability's trainer writes fp16; "auto" does where it loses at most 1% of a LoRA's
+        update or nothing of a DoRA's (whose magnitudes it would round to 11 bits), and else fp32.
+    bake_norms : bool
+        Write ‖V‖ of every row of a DoRA beside it, as Stability's newest players want it; needs the base model.
     drop_conditioner : bool
         Leave out what ComfyUI cannot load: the duration embedder's update.
     overwrite : bool
-        Replace what is at `out`.
+        Replace the adapter at `out`; other files beside it stay.
 
     Raises
     ------
@@ -177,44 +185,111 @@ def write(
         adapter = _without_conditioner(adapter, notes)
     weight_of = None if module is None else weights_of(module)
     kind, lost = adapter.kind, None
+    if bake_norms and (to != "sa3" or kind != "dora" or module is None):
+        raise UserError(
+            "--bake-norms is for DoRA written with --to sa3, and needs the base model; give --model, or leave it out."
+        )
+    if precision == "auto":
+        precision = _precision(adapter, to)
     if to == "comfyui" and kind == "dora" and dora == "diff":
         tensors = comfyui.write(out, adapter, weight_of=weight_of, strength=strength, precision=precision)
         kind = "diff"
         notes.append(
-            "ComfyUI computes DoRA by another formula, so the whole difference of every weight was written: it plays as trained on this "
+            "ComfyUI computes DoRA by another formula, so the whole difference of every weight was written: it plays "
+            "as trained on this "
             "base model; --dora scale writes a small file, exact while ComfyUI computes in fp32."
         )
     else:
         adapter = low_rank.with_strength(adapter, strength)
-        tensors = _writer(to, out, adapter, weight_of, dora, precision)
-        if to == "sa3" and weight_of is not None:
+        tensors = _writer(to, out, adapter, weight_of, dora, precision, bake_norms)
+        if to == "sa3" and (weight_of is not None or kind == "lora"):
             lost = low_rank.rounding(adapter, weight_of, precision)
             if lost > _MUCH_LOST:
                 notes.append(
-                    f"half precision changes the update by {lost:.1%} of its size (of DoRA's magnitudes it keeps 11 bits); --precision fp32 "
+                    f"half precision changes the update by {lost:.1%} of its size (of DoRA's magnitudes it keeps 11 "
+                    "bits); --precision fp32 "
                     "does not, and Stability's loader reads it too."
                 )
-    return Written(str(out), to, kind, len(adapter.layers), tensors, _size(out), lost, notes)
+    return Written(str(out), to, kind, precision, len(adapter.layers), tensors, _size(out), lost, notes)
 
 
-def _writer(to: str, out: Path, adapter: LowRankAdapter, weight_of: WeightOf | None, dora: str, precision: str) -> int:
+def _precision(adapter: LowRankAdapter, to: str) -> str:
+    """The least precision that loses nearly nothing: ComfyUI's DoRA has no magnitudes in half precision."""
+    if to not in ("sa3", "comfyui"):
+        return "fp32"
+    try:
+        if adapter.kind == "dora":
+            return "fp16" if to == "comfyui" or low_rank.is_exact(adapter, "fp16") else "fp32"
+        return "fp16" if low_rank.rounding(adapter, None, "fp16") <= _MUCH_LOST else "fp32"
+    except CheckpointError:  # beyond the range of half precision
+        return "fp32"
+
+
+def _writer(
+    to: str, out: Path, adapter: LowRankAdapter, weight_of: WeightOf | None, dora: str, precision: str, bake_norms: bool
+) -> int:
     if to == "sa3":
-        return sa3.write(out, adapter, precision)
+        return sa3.write(out, adapter, precision, weight_of if bake_norms else None)
     if to == "comfyui":
         return comfyui.write(out, adapter, weight_of=weight_of, dora=dora, precision=precision)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    count = (peft if to == "peft" else diffusers).write_adapter(partial, adapter)
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+    partial = out / f".{os.getpid()}.partial"  # a folder inside the other one, so that moving is renaming
+    try:
+        count = (peft if to == "peft" else diffusers).write_adapter(partial, adapter)
+        _replace(out, partial)
+    except OSError as error:
+        raise storage_error(out, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
     return count
+
+
+def _replace(out: Path, partial: Path) -> None:
+    """Moves the new adapter's files into `out` and removes what is left of an older one; other files are not
+    touched."""
+    new = {file.relative_to(partial) for file in partial.rglob("*") if file.is_file()}
+    old = {file.relative_to(out) for file in _adapter_files(out) if partial not in file.parents}
+    for name in sorted(new):
+        (out / name).parent.mkdir(exist_ok=True)
+        (partial / name).replace(out / name)
+    for name in old - new:
+        (out / name).unlink()
+        if name.parent != Path() and not any((out / name.parent).iterdir()):
+            (out / name.parent).rmdir()
+
+
+def _adapter_files(folder: Path) -> list[Path]:
+    """The files of the adapter in a folder, in any layout that is written."""
+    places = [folder, *(file.parent for file in folder.glob(f"*/{peft.CONFIG}"))]
+    names = (peft.CONFIG, peft.WEIGHTS, peft.STAMP)
+    found = [place / name for place in places if (place / peft.CONFIG).is_file() for name in names]
+    return [file for file in (*found, folder / diffusers.LORA_FILE) if file.is_file()]
+
+
+def host_layers(path: str | Path, to: str) -> tuple[str, int, int]:
+    """Of the layers that a written file or folder names: the host's model that has them, how many it has, and how many
+    there are.
+
+    The names are read anew and looked up in the host's table (`formats.host_names`); nothing of the writer is used.
+    """
+    path = Path(path)
+    files = [path] if path.is_file() else [file for file in _adapter_files(path) if file.suffix == ".safetensors"]
+    names = set()
+    for file in files:
+        part = "" if file.parent == path or path.is_file() else f"{file.parent.name}."
+        names |= {part + _LAYER_NAME.sub("", name) for name in read_header(file).shapes}
+    tables = host_names.HOSTS[to]
+    known = [sum(table.from_host(name) is not None for name in names) for table in tables]
+    best = max(range(len(tables)), key=lambda index: known[index])
+    return tables[best].model, known[best], len(names)
 
 
 def _check_options(to: str, dora: str, precision: str, out: Path, overwrite: bool) -> None:
     for name, value, allowed in (
         ("--to", to, FORMATS),
         ("--dora", dora, comfyui.DORA),
-        ("--precision", precision, tuple(low_rank.PRECISIONS)),
+        ("--precision", precision, PRECISIONS),
     ):
         if value not in allowed:
             raise UserError(f"{name} is '{value}'; allowed are {', '.join(allowed)}.")

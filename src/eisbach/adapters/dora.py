@@ -1,14 +1,14 @@
 """DoRA's linear map without its weight: the row norms in closed form, and a backward pass that never holds W′.
 
-DoRA (Liu et al. 2024, arXiv 2402.09353, Eq. 5, with one norm for each output row) replaces W by ``W′ = m V / ‖V‖_row`` with
-``V = W + s B A`` and ``s = alpha / rank``. Formed as written, W′ costs several passes over a tensor as large as W at every
-step, keeps more of them for the backward pass, and asks for a gradient of W's size. None is needed::
+DoRA (Liu et al. 2024, arXiv 2402.09353, Eq. 5, with one norm for each output row) replaces W by ``W′ = m V / ‖V‖_row``
+with ``V = W + s B A`` and ``s = alpha / rank``. Formed as written, W′ costs several passes over a tensor as large as W
+at every step, keeps more of them for the backward pass, and asks for a gradient of W's size. None is needed::
 
     y = n ∘ (x Wᵀ + s (x Aᵀ) Bᵀ) + bias,    n = m / ‖V‖_row
     ‖V‖²_row = ‖W‖²_row + 2 s rowsum((W Aᵀ) ∘ B) + s² rowsum((B (A Aᵀ)) ∘ B)
 
-‖W‖² is a constant of the frozen layer. The backward pass keeps the input, the layer's own output (which the network mostly keeps
-anyway) and tensors of the adapter's size.
+‖W‖² is a constant of the frozen layer. The backward pass keeps the input, the layer's own output (which the network
+mostly keeps anyway) and tensors of the adapter's size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import torch
 
 NormGradient = Literal["detached", "full"]
 NORM_GRADIENTS: tuple[NormGradient, ...] = ("detached", "full")
-"""Whether the row norm is a constant to the gradient (the DoRA paper, §4.3, and peft) or takes part in it (Stability's trainer)."""
+"""Whether the row norm is a constant to the gradient (the DoRA paper, §4.3, and peft) or takes part in it (Stability's
+trainer)."""
 
 _BLOCK_ELEMENTS = 2**22
 
@@ -32,7 +33,8 @@ class BaseNorms(NamedTuple):
     squared : torch.Tensor [shape=(out,), float32, or float64 for a float64 weight]
         ‖W‖²_row, summed in float64. Norms and row scales are computed in its dtype.
     floor : torch.Tensor [shape=(out,)]
-        The least ‖V‖² that is believed: the terms of the closed form may cancel, and rounding leaves about this much of ‖W‖².
+        The least ‖V‖² that is believed: the terms of the closed form may cancel, and rounding leaves about this much of
+        ‖W‖².
     """
 
     squared: torch.Tensor
@@ -53,10 +55,11 @@ def measure_rows(weight: torch.Tensor) -> BaseNorms:
 def _norms(
     weight: torch.Tensor, scaled_a: torch.Tensor, narrow_a: torch.Tensor, b: torch.Tensor, base: BaseNorms
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(‖V‖²_row [shape=(out,)], W Âᵀ and ½ B Â Âᵀ [shape=(out, r)]) for Â = s A, which comes wide and in the weight's dtype.
+    """(‖V‖²_row [shape=(out,)], W Âᵀ and ½ B Â Âᵀ [shape=(out, r)]) for Â = s A, which comes wide and in the weight's
+    dtype.
 
-    ‖V‖² = ‖W‖² + 2 rowsum(B ∘ (W Âᵀ + ½ B Â Âᵀ)). The factor 2 is not an ``alpha`` of the sum of the two products: torch 2.13's
-    inductor turns ``add(x, mm(…), alpha=2)`` into an addmm without the 2.
+    ‖V‖² = ‖W‖² + 2 rowsum(B ∘ (W Âᵀ + ½ B Â Âᵀ)). The factor 2 is not an ``alpha`` of the sum of the two products:
+    torch 2.13's inductor turns ``add(x, mm(…), alpha=2)`` into an addmm without the 2.
     """
     cross = torch.mm(weight, narrow_a.t())
     half = torch.mm(b, torch.mm(scaled_a, scaled_a.t()).mul_(0.5))
@@ -96,7 +99,8 @@ def dora_linear(
     dropped: torch.Tensor | None = None,
     norm_gradient: NormGradient = "detached",
 ) -> torch.Tensor:
-    """DoRA's output [shape=(..., out)] in x's dtype (autocast's, under autocast); gradients go to x, a, b and magnitude alone.
+    """DoRA's output [shape=(..., out)] in x's dtype (autocast's, under autocast); gradients go to x, a, b and magnitude
+    alone.
 
     With b = 0 and magnitude = ‖W‖_row it is the frozen layer's own output, up to the rounding of the bias.
 
@@ -115,8 +119,8 @@ def dora_linear(
     dropped : torch.Tensor [shape of x] or None
         What the low-rank branch sees in place of x: x after dropout.
     norm_gradient : "detached" or "full"
-        "detached" treats ‖V‖ as a constant (the DoRA paper, §4.3); "full" is the gradient of the function itself. The output
-        is the same.
+        "detached" treats ‖V‖ as a constant (the DoRA paper, §4.3); "full" is the gradient of the function itself. The
+        output is the same.
     """
     full = norm_gradient == "full"
     device = x.device.type

@@ -15,10 +15,11 @@ from eisbach.adapters.dora import BaseNorms, NormGradient, dora_linear, measure_
 
 
 class _ClosedFormDora:
-    """What the two kinds of layer share; peft's own forward remains for everything but one active, unmerged DoRA adapter.
+    """What the two kinds of layer share; peft's own forward remains for everything but one active, unmerged DoRA
+    adapter.
 
-    Dropout acts on the low-rank branch alone, as in LoRA. (peft's DoRA also sends dropped inputs through ``(n - 1) W``, with a
-    second product of W's size; both have the same expectation, and are equal without dropout and in evaluation.)
+    Dropout acts on the low-rank branch alone, as in LoRA. (peft's DoRA also sends dropped inputs through ``(n - 1) W``,
+    with a second product of W's size; both have the same expectation, and are equal without dropout and in evaluation.)
     """
 
     norm_gradient: NormGradient = "detached"
@@ -26,7 +27,8 @@ class _ClosedFormDora:
     _measured: Any = None
 
     def prepare(self, adapter_name: str, norm_gradient: NormGradient) -> None:
-        """Measures the frozen weight's row norms and sets the magnitudes to the norms as they are: nothing changes yet."""
+        """Measures the frozen weight's row norms and sets the magnitudes to the norms as they are: nothing changes
+        yet."""
         self.norm_gradient = norm_gradient
         magnitude = self.lora_magnitude_vector[adapter_name].weight  # type: ignore[attr-defined]
         norm = row_norm(*self._matrices(adapter_name), self._measure(), self.scaling[adapter_name])  # type: ignore[attr-defined]
@@ -34,13 +36,15 @@ class _ClosedFormDora:
             magnitude.copy_(norm.view_as(magnitude))
 
     def _matrices(self, adapter_name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """W [shape=(out, in)], A [shape=(r, in)] and B [shape=(out, r)]; a convolution over one frame has a last axis of 1."""
+        """W [shape=(out, in)], A [shape=(r, in)] and B [shape=(out, r)]; a convolution over one frame has a last axis
+        of 1."""
         layer: Any = self
         weight, a, b = layer.base_layer.weight, layer.lora_A[adapter_name].weight, layer.lora_B[adapter_name].weight
         return (weight, a, b) if weight.dim() == 2 else (weight.flatten(1), a.flatten(1), b.flatten(1))
 
     def _measure(self) -> BaseNorms:
-        """The frozen weight's norms, taken anew if it was replaced, moved or written to since; reads no values on the host."""
+        """The frozen weight's norms, taken anew if it was replaced, moved or written to since; reads no values on the
+        host."""
         weight = self.base_layer.weight  # type: ignore[attr-defined]
         key = (weight.data_ptr(), weight._version, weight.dtype, weight.device)
         if self._norms is None or self._measured != key:
@@ -48,8 +52,8 @@ class _ClosedFormDora:
         return self._norms
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        # The norms follow the weight to another device or dtype. They are no buffer: data-parallel training would send buffers
-        # from process to process at every step.
+        # The norms follow the weight to another device or dtype. They are no buffer: data-parallel training would send
+        # buffers from process to process at every step.
         result = super()._apply(*args, **kwargs)  # type: ignore[misc]
         if self._norms is not None:
             self._measure()

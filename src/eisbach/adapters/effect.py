@@ -66,7 +66,8 @@ class Effect:
 
 @contextmanager
 def without_adapter(model: AdaptableModel) -> Iterator[None]:
-    """The network as its base is, whether the adapter is folded in (`attach`) or still in layers (`inject`); exactly as before after.
+    """The network as its base is, whether the adapter is folded in (`attach`) or still in layers (`inject`); exactly as
+    before after.
 
     Raises
     ------
@@ -225,7 +226,8 @@ class Comparison:
 def compare(
     model: PredictingModel, source: str | Path, written: str | Path, *, strength: float = 1.0, any_base: bool = False
 ) -> Comparison:
-    """Plays the source at a strength, and what was written of it at 1, on the same inputs; the model is as before afterwards.
+    """Plays the source at a strength, and what was written of it at 1, on the same inputs; the model is as before
+    afterwards.
 
     Raises
     ------

@@ -12,7 +12,8 @@ from pydantic import Field
 from eisbach.adapters import convert
 from eisbach.adapters.attach import attach, check_base, detach
 from eisbach.adapters.effect import NEGLIGIBLE, Comparison, Effect, PredictingModel, compare, measure
-from eisbach.adapters.formats.low_rank import Differences, LowRankAdapter
+from eisbach.adapters.formats.host_names import HOSTS
+from eisbach.adapters.formats.low_rank import Differences, LowRankAdapter, NeedsBaseError
 from eisbach.adapters.merge import save_merged
 from eisbach.config import StrictModel
 from eisbach.errors import ConfigError, UserError
@@ -38,14 +39,17 @@ class ExportConfig(StrictModel):
         Measure what the adapter changes, and how far what was written is from it.
     dora : "diff" or "scale"
         How DoRA is written for ComfyUI: whole differences, or factors with a scale that its formula makes right.
-    precision : "fp16" or "fp32"
-        Of sa3 and comfyui files.
+    precision : "auto", "fp16" or "fp32"
+        Of sa3 and comfyui files: "auto" writes fp16 where it loses at most 1% of a LoRA or nothing of a DoRA, else
+        fp32.
+    bake_norms : bool
+        Write the norms of DoRA's rows beside it, as Stability's newest players want them.
     drop_conditioner : bool
         Leave out what ComfyUI cannot load.
     any_base : bool
         Convert for another base model than the one that the adapter was trained on.
     overwrite : bool
-        Replace what is at `out`.
+        Replace the adapter at `out`; other files beside it stay.
     """
 
     adapter: str
@@ -56,7 +60,8 @@ class ExportConfig(StrictModel):
     merge: bool = False
     check: bool = False
     dora: Literal["diff", "scale"] = "diff"
-    precision: Literal["fp16", "fp32"] = "fp16"
+    precision: Literal["auto", "fp16", "fp32"] = "auto"
+    bake_norms: bool = False
     drop_conditioner: bool = False
     any_base: bool = False
     overwrite: bool = False
@@ -104,6 +109,9 @@ class Exported:
         What the adapter changes, where it was checked.
     comparison : Comparison or None
         How far the written file is from it, where it was checked.
+    host_layers : tuple of (str, int, int) or None
+        The host's model, how many of the written layers it has a name for, and how many there are, where it was
+        checked.
     notes : list of str
         Sentences for the person.
     """
@@ -112,6 +120,7 @@ class Exported:
     merged: Mapping[str, Any] | None = None
     effect: Effect | None = None
     comparison: Comparison | None = None
+    host_layers: tuple[str, int, int] | None = None
     notes: list[str] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
@@ -122,6 +131,9 @@ class Exported:
             "effect": None if self.effect is None else {**asdict(self.effect), "overall": self.effect.overall},
             "deviation": None if self.comparison is None else self.comparison.deviation,
             "relative_deviation": None if self.comparison is None else self.comparison.relative_deviation,
+            "host_layers": None
+            if self.host_layers is None
+            else dict(zip(("model", "named", "of"), self.host_layers, strict=True)),
             "notes": self.notes,
         }
 
@@ -140,8 +152,8 @@ def export(config: ExportConfig, load_model: Callable[[str], ExportableModel]) -
     ConfigError
         Options that contradict one another.
     UserError
-        Something is at `out`, the format cannot express the adapter, or (CheckpointError) the adapter cannot be read, or is of
-        another model.
+        Something is at `out`, the format cannot express the adapter, or (CheckpointError) the adapter cannot be read,
+        or is of another model.
     StorageError
         The disk is full or the folder is not writable.
     """
@@ -151,7 +163,7 @@ def export(config: ExportConfig, load_model: Callable[[str], ExportableModel]) -
     notes: list[str] = []
     written = None
     if config.to is not None and config.out is not None:
-        adapter = adapter or _read_with_base(config, model)
+        adapter = _read_with_base(config, model) if adapter is None or model is not None else adapter
         if model is not None:
             check_base(model, Path(config.adapter), adapter.stamp, any_base=config.any_base)
         written = convert.write(
@@ -162,6 +174,7 @@ def export(config: ExportConfig, load_model: Callable[[str], ExportableModel]) -
             strength=config.strength,
             dora=config.dora,
             precision=config.precision,
+            bake_norms=config.bake_norms,
             drop_conditioner=config.drop_conditioner,
             overwrite=config.overwrite,
         )
@@ -173,14 +186,22 @@ def export(config: ExportConfig, load_model: Callable[[str], ExportableModel]) -
     merged = None
     if config.merge and model is not None and config.out is not None:
         merged = save_merged(model, config.adapter, config.out, config.strength, any_base=config.any_base)
-    return Exported(written, merged, effect, comparison, notes)
+    host = None
+    if config.check and written is not None and written.format in HOSTS:
+        host = convert.host_layers(written.path, written.format)
+    return Exported(written, merged, effect, comparison, host, notes)
 
 
 def _read_low_rank(config: ExportConfig) -> LowRankAdapter | None:
     """The adapter, read before the model is: None where that takes the model."""
-    if config.to is None or convert.detect(config.adapter) == "comfyui":
+    if config.to is None:
         return None
-    return _low_rank(convert.read(config.adapter), config)
+    try:
+        return _low_rank(convert.read(config.adapter), config)
+    except NeedsBaseError:
+        if config.model is None:
+            raise
+        return None
 
 
 def _read_with_base(config: ExportConfig, model: ExportableModel | None) -> LowRankAdapter:
@@ -191,7 +212,8 @@ def _read_with_base(config: ExportConfig, model: ExportableModel | None) -> LowR
 def _low_rank(adapter: LowRankAdapter | Differences, config: ExportConfig) -> LowRankAdapter:
     if isinstance(adapter, Differences):
         raise UserError(
-            f"{config.adapter} holds whole differences, which are no LoRA or DoRA and cannot be converted back; play it with generate "
+            f"{config.adapter} holds whole differences, which are no LoRA or DoRA and cannot be converted back; play "
+            "it with generate "
             "--adapter, or write a model with --merge."
         )
     return adapter
@@ -214,7 +236,8 @@ def _verdict(effect: Effect, comparison: Comparison | None) -> list[str]:
     notes = []
     if effect.negligible:
         notes.append(
-            f"the adapter changes the prediction by {effect.overall:.1e} of its size, less than {NEGLIGIBLE:.0e}: it did next to nothing; "
+            f"the adapter changes the prediction by {effect.overall:.1e} of its size, less than {NEGLIGIBLE:.0e}: it "
+            "did next to nothing; "
             "train longer, at a higher learning rate, or look whether it is the file you meant."
         )
     if comparison is not None and comparison.deviation > 0.02:

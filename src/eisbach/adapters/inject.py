@@ -1,9 +1,10 @@
-"""Putting a low-rank adapter into a model for training: peft's layers (DoRA's with a faster forward), and only their parameters
-trainable.
+"""Putting a low-rank adapter into a model for training: peft's layers (DoRA's with a faster forward), and only their
+parameters trainable.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +44,13 @@ def adapter_config(
     targets : names
         A list matches the ends of layer names, a string is a regular expression for the whole name; None takes
         `model.adapter_targets`.
-    exclude : names left out of `targets`, matched in the same way.
+    exclude : names left out of `targets`
+        Ends of layer names, or parts of the network ("duration_embedder") with every layer in them.
+
+    Raises
+    ------
+    ConfigError
+        An excluded name that no layer has.
     """
     from peft import LoraConfig
 
@@ -54,9 +61,29 @@ def adapter_config(
         lora_dropout=dropout,
         use_dora=kind == "dora",
         target_modules=chosen if isinstance(chosen, str) else list(chosen),
-        exclude_modules=list(exclude) or None,
+        exclude_modules=_excluded(model.module, exclude) or None,
         bias="none",
     )
+
+
+def _excluded(module: nn.Module, exclude: Sequence[str]) -> list[str]:
+    """The names as peft understands them, which are ends of layer names: a part of the network becomes the layers in
+    it."""
+    layers = [name for name, layer in module.named_modules() if _is_linear(layer)]
+    names: list[str] = []
+    for wanted in exclude:
+        within = [name for name in layers if f".{wanted}." in f".{name}."]
+        if not within:
+            ends = sorted({name.rpartition(".")[2] for name in layers})
+            parts = sorted({name.partition(".")[0] for name in layers})
+            raise ConfigError(
+                f"adapter.exclude names '{wanted}', and no layer of this model has that name; parts of it are "
+                f"{', '.join(parts)}, "
+                f"and its layers end in {', '.join(ends)}."
+            )
+        at_end = any(f".{name}".endswith(f".{wanted}") for name in within)
+        names += [wanted] if at_end else within
+    return names
 
 
 def inject(
@@ -77,8 +104,8 @@ def inject(
     norm_gradient : "detached" or "full"
         Whether DoRA's row norm is a constant to the gradient (see `eisbach.adapters.dora`); means nothing to LoRA.
     frozen_dtype : torch.dtype or None
-        What the frozen linear layers and convolutions are stored in from now on; the adapter stays in their old one. Under
-        autocast to this dtype their output is the same bit for bit, as autocast reads them in it anyway.
+        What the frozen linear layers and convolutions are stored in from now on; the adapter stays in their old one.
+        Under autocast to this dtype their output is the same bit for bit, as autocast reads them in it anyway.
 
     Raises
     ------
@@ -100,7 +127,10 @@ def inject(
         torch.manual_seed(seed)
         try:
             inject_adapter_in_model(config, module, adapter_name=ADAPTER_NAME)
-        except ValueError as error:
+        except (ValueError, re.error) as error:
+            remove_layers(
+                module
+            )  # peft stops at the first layer that it cannot adapt, with the ones before it in place
             layers = sorted({name.rpartition(".")[2] for name, layer in module.named_modules() if _is_linear(layer)})
             raise ConfigError(
                 f"the adapter's targets {config.target_modules!r} cannot be used ({' '.join(str(error).split())}); "
@@ -118,9 +148,11 @@ def inject(
 
 
 def store_frozen(module: nn.Module, dtype: torch.dtype) -> None:
-    """Casts the weights and biases of frozen linear layers and convolutions, which is what autocast casts at every step.
+    """Casts the weights and biases of frozen linear layers and convolutions, which is what autocast casts at every
+    step.
 
-    Norms, embeddings and free parameters keep their dtype: autocast leaves them alone, so casting them would change the result.
+    Norms, embeddings and free parameters keep their dtype: autocast leaves them alone, so casting them would change the
+    result.
     """
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
@@ -137,7 +169,8 @@ def _refuse_wide_convolutions(module: nn.Module) -> None:
         if isinstance(layer, DoraConv1d) and not is_framewise(layer.get_base_layer()):
             remove_layers(module)
             raise ConfigError(
-                f"norm_gradient full is not available for the convolution {name}, which is more than a linear map of each frame; "
+                f"norm_gradient full is not available for the convolution {name}, which is more than a linear map of "
+                "each frame; "
                 "use detached, or exclude the layer."
             )
 

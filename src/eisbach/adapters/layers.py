@@ -1,4 +1,5 @@
-"""An adapter's layers in a network: which networks carry one, which parameters are its own, and taking the layers out."""
+"""An adapter's layers in a network: which networks carry one, which parameters are its own, and taking the layers
+out."""
 
 from __future__ import annotations
 

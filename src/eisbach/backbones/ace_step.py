@@ -1,8 +1,8 @@
 """ACE-Step 1.5: diffusers' transformer with its condition encoder and Qwen3's tokens, text to music.
 
-Flow matching on the straight line: x_t = (1 - t) x0 + t noise and the output is noise - x0, which here is the target "u" on the
-path "linear"; the network takes t itself, in [0, 1] (its embedding multiplies by 1000), and the mean-flow time r = t. diffusers'
-pipeline steps x + (t' - t) output from t = 1 to t' = 0, which says the same.
+Flow matching on the straight line: x_t = (1 - t) x0 + t noise and the output is noise - x0, which here is the target
+"u" on the path "linear"; the network takes t itself, in [0, 1] (its embedding multiplies by 1000), and the mean-flow
+time r = t. diffusers' pipeline steps x + (t' - t) output from t = 1 to t' = 0, which says the same.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ class AceStepBackbone(PipelineBackbone):
     null_tokens : torch.Tensor [shape=(1, 1, D)]
         The learned "no condition".
 
-    A `Conditioning` holds the condition encoder's packed tokens (lyrics, timbre, text; cacheable, the encoder is frozen) and
-    `global_embed` [shape=(B, 1)]: the seconds, which the model is told within its text.
+    A `Conditioning` holds the condition encoder's packed tokens (lyrics, timbre, text; cacheable, the encoder is
+    frozen) and `global_embed` [shape=(B, 1)]: the seconds, which the model is told within its text.
     """
 
     name = "ace-step"
@@ -237,7 +237,8 @@ def load_ace_step(folder: str | Path) -> AceStepBackbone:
     Raises
     ------
     CheckpointError
-        Another pipeline, a missing part, weights that do not fit, or a scheduler that counts time otherwise than from 0 to 1.
+        Another pipeline, a missing part, weights that do not fit, or a scheduler that counts time otherwise than from 0
+        to 1.
     """
     from diffusers import AceStepTransformer1DModel
 

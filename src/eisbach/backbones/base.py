@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from eisbach.errors import UserError
 from eisbach.types import Conditioning
 
 if TYPE_CHECKING:
     import torch
+
+    from eisbach.codecs.base import Codec
 
 
 @runtime_checkable
@@ -27,8 +30,7 @@ class Backbone(Protocol):
     latent_rate : float
         Latent frames per second.
     codec : str
-        Name of the codec its latents come from (`eisbach.codecs.load_codec`). A backbone whose codec is part of its own
-        checkpoint also has a method `load_codec() -> Codec`, which `eisbach.backbones.load_codec_of` prefers.
+        Name of the codec its latents come from (`eisbach.codecs.load_codec`).
     module : torch.nn.Module
         What adapters go into and what full training updates.
     adapter_targets : str
@@ -37,6 +39,14 @@ class Backbone(Protocol):
         Training density of noise levels unless a recipe says otherwise.
     schedule : str
         Sampling schedule unless a command says otherwise.
+    latent_size : int or None
+        Rows and columns of latent pixels of an image model; None for audio, whose length is free.
+    distilled : bool, default False
+        A model of few steps, which is for playing: training it as a flow undoes the distillation.
+    retimes : bool, default False
+        Whether `with_durations` gives rows other durations without reading their captions again.
+
+    A backbone inherits from this class, for what most of them have in common.
     """
 
     name: str
@@ -49,6 +59,36 @@ class Backbone(Protocol):
     adapter_targets: str
     density: str
     schedule: str
+    latent_size: int | None = None
+    distilled: bool = False
+    retimes: bool = False
+
+    @property
+    def modality(self) -> str:
+        """ "audio" or "image"."""
+        return "audio" if self.latent_size is None else "image"
+
+    @property
+    def latent_shape(self) -> tuple[int, ...] | None:
+        """(C, H, W) that an image network was trained on; None for audio."""
+        size = self.latent_size
+        return None if size is None else (self.latent_channels, size, size)
+
+    def load_codec(self) -> Codec | None:
+        """The codec that is part of the model's own checkpoint; None where `codec` names one that stands alone."""
+        return None
+
+    def unknown_words(self, caption: str) -> list[str]:
+        """The words of a caption that mean nothing to the model; none where it reads everything."""
+        return []
+
+    def with_durations(self, conditioning: Conditioning, durations: Sequence[float]) -> Conditioning:
+        """The same captions with other durations, where `retimes` is true."""
+        raise UserError(f"the model '{self.name}' reads durations with its captions; condition it anew.")
+
+    def release_text_encoder(self) -> None:
+        """Drops the text encoder from memory, where there is one; a later `condition` reads it again."""
+        return
 
     def condition(self, captions: Sequence[str], durations: Sequence[float]) -> Conditioning:
         """Cacheable conditioning of captions and durations in seconds, one row each."""

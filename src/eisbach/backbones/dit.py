@@ -1,9 +1,11 @@
-"""DiT (Peebles & Xie 2023, arXiv 2212.09748): a transformer on patches, steered by adaptive layer norm that starts at zero.
+"""DiT (Peebles & Xie 2023, arXiv 2212.09748): a transformer on patches, steered by adaptive layer norm that starts at
+zero.
 
-Built of diffusers' layers. diffusers' own `DiTTransformer2DModel` gives every block a time and class embedder of its own (28 of
-them in XL, 75 M parameters more, which its converter fills with copies of one) and drops classes at random in training from
-torch's global generator; here one embedder serves all blocks, as published, and dropping is the trainer's. The variance output
-(`learn_sigma`) is left out: nothing here trains it. Published weights load through `eisbach.backbones.dit_pipeline`.
+Built of diffusers' layers. diffusers' own `DiTTransformer2DModel` gives every block a time and class embedder of its
+own (28 of them in XL, 75 M parameters more, which its converter fills with copies of one) and drops classes at random
+in training from torch's global generator; here one embedder serves all blocks, as published, and dropping is the
+trainer's. The variance output (`learn_sigma`) is left out: nothing here trains it. Published weights load through
+`eisbach.backbones.dit_pipeline`.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ _FREQUENCIES = 256  # width of the time embedding's sines and cosines
 
 
 class DiTConfig(ImageTransformerConfig):
-    """Shape of a DiT: `size` (S, B, L or XL), or `width`, `depth` and `heads`; what is given beside a size overrides it."""
+    """Shape of a DiT: `size` (S, B, L or XL), or `width`, `depth` and `heads`; what is given beside a size overrides
+    it."""
 
     size: str | None = None
 
@@ -95,7 +98,8 @@ class DiT(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """As the authors' code: Xavier for linear layers (the patch embedding too), 0.02 for embeddings, zero for what gates."""
+        """As the authors' code: Xavier for linear layers (the patch embedding too), 0.02 for embeddings, zero for what
+        gates."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

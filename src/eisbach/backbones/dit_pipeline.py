@@ -1,8 +1,8 @@
 """Published DiT weights: the folder of diffusers' `DiTPipeline` (transformer, vae, scheduler) as an image backbone.
 
-The network is diffusers' own class, so that a folder gives what its pipeline computes; half of its outputs, the variance that
-DiT's authors learned, is dropped, as the pipeline drops it. Its random dropping of classes in training is switched off: dropping
-is the trainer's, from its own generator.
+The network is diffusers' own class, so that a folder gives what its pipeline computes; half of its outputs, the
+variance that DiT's authors learned, is dropped, as the pipeline drops it. Its random dropping of classes in training is
+switched off: dropping is the trainer's, from its own generator.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _POSITIONS = "pos_embed.pos_embed"  # sines and cosines, which older files hold 
 class DiTPipelineBackbone(TablePipeline, ImageBackbone):
     """`Backbone` of a `DiTPipeline`; its path is the table of its scheduler.
 
-    Classes go by the pipeline's `id2label`: the whole label ("tench, Tinca tinca") or one of its names, where no other class
-    has the same. Without labels they are called "0", "1", and so on.
+    Classes go by the pipeline's `id2label`: the whole label ("tench, Tinca tinca") or one of its names, where no other
+    class has the same. Without labels they are called "0", "1", and so on.
     """
 
     name = "dit-pipeline"
@@ -130,7 +130,8 @@ def _transformer_config(folder: Path) -> dict[str, Any]:
     channels = (config["in_channels"], config["out_channels"] or config["in_channels"])
     if channels[1] not in (channels[0], 2 * channels[0]):
         raise CheckpointError(
-            f"the transformer in {folder} reads {channels[0]} channels and gives {channels[1]}; as many are expected, or twice as "
+            f"the transformer in {folder} reads {channels[0]} channels and gives {channels[1]}; as many are expected, "
+            "or twice as "
             "many with the variance."
         )
     return config
@@ -144,7 +145,8 @@ def _labels(index: dict[str, Any], number: int, folder: Path) -> list[str]:
     labels = {int(position): str(label).strip() for position, label in given.items()}
     if set(labels) != set(range(number)):
         raise CheckpointError(
-            f"{folder / INDEX} names {len(labels)} classes in id2label and the transformer has {number}; one label for each of "
+            f"{folder / INDEX} names {len(labels)} classes in id2label and the transformer has {number}; one label "
+            "for each of "
             f"0 to {number - 1} is expected."
         )
     counts = Counter(labels.values())

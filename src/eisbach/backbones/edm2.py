@@ -1,8 +1,9 @@
-"""EDM2: the magnitude-preserving UNet of Karras et al. 2024 (arXiv 2312.02696, configuration G), class-conditional, on the "edm" path.
+"""EDM2: the magnitude-preserving UNet of Karras et al. 2024 (arXiv 2312.02696, configuration G), class-conditional, on
+the "edm" path.
 
-Written from the paper (equations beside the code) with the parameter names of the published networks, so that their weights fit by
-name: a folder with `config.json` and `model.safetensors`. The published files are pickles, which run code when they are opened and
-are never read here; `docs/signature.md` says how a user converts one.
+Written from the paper (equations beside the code) with the parameter names of the published networks, so that their
+weights fit by name: a folder with `config.json` and `model.safetensors`. The published files are pickles, which run
+code when they are opened and are never read here; `docs/signature.md` says how a user converts one.
 """
 
 from __future__ import annotations
@@ -138,7 +139,8 @@ class Block(nn.Module):
         return x.clip(-_CLIP, _CLIP)
 
     def _attend(self, mixed: Tensor) -> Tensor:
-        """Attention between normalised queries, keys and values (cosine attention); the three alternate along channels."""
+        """Attention between normalised queries, keys and values (cosine attention); the three alternate along
+        channels."""
         batch, _, height, width = mixed.shape
         parts = mixed.reshape(batch, self.num_heads, -1, 3, height * width)
         query, key, value = normalize(parts, [2]).permute(3, 0, 1, 4, 2).unbind(0)
@@ -215,7 +217,8 @@ class EDM2UNet(nn.Module):
 
 
 class EDM2Model(nn.Module):
-    """The denoiser D(x; sigma, class) with EDM's preconditioning (Karras et al. 2022, Table 1), and the uncertainty head."""
+    """The denoiser D(x; sigma, class) with EDM's preconditioning (Karras et al. 2022, Table 1), and the uncertainty
+    head."""
 
     def __init__(self, config: EDM2Config) -> None:
         super().__init__()
@@ -245,7 +248,8 @@ class EDM2Config(ImageConfig):
     ----------
     size : str or None
         A published width, `SIZES`; what is given beside it stands.
-    model_channels, channel_mult, num_blocks, attn_resolutions, channels_per_head, label_balance, concat_balance, logvar_channels
+    model_channels, channel_mult, num_blocks, attn_resolutions, channels_per_head, label_balance, concat_balance,
+    logvar_channels
         As in the paper's Table 6.
     sigma_data : float
         Standard deviation of the data; ImageNet-512's latents are scaled to 0.5.
@@ -290,8 +294,8 @@ class EDM2Config(ImageConfig):
 class EDM2Backbone(ImageBackbone):
     """`Backbone` of EDM2: target x0 on the "edm" path (sigma from 0.002 to 80), class-conditional.
 
-    No class is a row of zeros. The published class-conditional networks were not trained with dropped classes: EDM2 guides with
-    a separate unconditional network, and what these give without a class is no unconditional estimate.
+    No class is a row of zeros. The published class-conditional networks were not trained with dropped classes: EDM2
+    guides with a separate unconditional network, and what these give without a class is no unconditional estimate.
     """
 
     name = "edm2"

@@ -1,7 +1,7 @@
 """What image backbones share: classes as conditioning, the network's time, shape checks, saving, counting parameters.
 
-A subclass is a configuration and a function that builds the network ``network(x_t, time, class ids or None)``; everything
-that training, sampling, adapters and probes ask of a `Backbone` is here.
+A subclass is a configuration and a function that builds the network ``network(x_t, time, class ids or None)``;
+everything that training, sampling, adapters and probes ask of a `Backbone` is here.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from eisbach.backbones.saved import CONFIG, WEIGHTS, read_saved, write_saved
-from eisbach.backbones.state import adapter_free_state, identity_of
+from eisbach.backbones.base import Backbone
+from eisbach.backbones.state import CONFIG, WEIGHTS, adapter_free_state, identity_of, read_saved, write_saved
 from eisbach.codecs.weight_files import build_empty, load_exactly
 from eisbach.config import StrictModel, build_config
 from eisbach.errors import UserError
@@ -41,13 +41,13 @@ class ImageConfig(StrictModel):
     codec : str
         "pixels", or the folder of an AutoencoderKL.
     classes : list of str
-        Names of the classes; empty for an unconditional model. A number n stands for n classes that are still to be named
-        (`name_classes`), called "0" to "n - 1".
+        Names of the classes; empty for an unconditional model. A number n stands for n classes that are still to be
+        named (`name_classes`), called "0" to "n - 1".
     density, schedule : str
         Training density of noise levels, and sampling schedule, unless a recipe says otherwise.
     time_scale : float or None
-        The network is shown ``t * time_scale``. None is DDPM's index 1000 t - 1 on "cosine" and 1000 t elsewhere; 1 is what SiT
-        does.
+        The network is shown ``t * time_scale``. None is DDPM's index 1000 t - 1 on "cosine" and 1000 t elsewhere; 1 is
+        what SiT does.
     """
 
     latent_channels: int = Field(4, ge=1)
@@ -102,9 +102,9 @@ def fill_size(values: Any, sizes: Mapping[str, Mapping[str, Any]]) -> Any:
     return {**values, **sizes[size], **given}
 
 
-class ImageBackbone(ABC):
-    """`Backbone` of an image network. `latent_rate` is 1: an image is one frame that lasts a second, as far as code that counts
-    frames of audio goes, and durations mean nothing.
+class ImageBackbone(Backbone, ABC):
+    """`Backbone` of an image network. `latent_rate` is 1: an image is one frame that lasts a second, as far as code
+    that counts frames of audio goes, and durations mean nothing.
 
     Subclasses set `name` (also the format in `config.json`), `config_class`, `adapter_targets` and `network`.
 
@@ -116,8 +116,8 @@ class ImageBackbone(ABC):
     module : nn.Module or None
         A network that is already there, instead of a random one.
 
-    A `Conditioning` holds class ids [shape=(B, 1), int64], the number of classes standing for the learned null token, and a
-    `global_embed` of zeros [shape=(B, 1)].
+    A `Conditioning` holds class ids [shape=(B, 1), int64], the number of classes standing for the learned null token,
+    and a `global_embed` of zeros [shape=(B, 1)].
     """
 
     name: str
@@ -169,11 +169,6 @@ class ImageBackbone(ABC):
         """The id that stands for no class: the number of classes."""
         return len(self.config.classes)
 
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of what the network reads."""
-        return self.latent_channels, self.latent_size, self.latent_size
-
     def name_classes(self, names: Sequence[str]) -> None:
         """Gives the classes of a model that was made for a number of them their names, in the order of their ids.
 
@@ -191,7 +186,8 @@ class ImageBackbone(ABC):
         if self.classes != [str(number) for number in range(len(names))]:
             raise UserError(
                 f"the model's classes have names already ({', '.join(self.classes[:3])}, …) and others arrived "
-                f"({', '.join(names[:3])}, …); make a model with classes: {len(names)}, or use images of the model's classes."
+                f"({', '.join(names[:3])}, …); make a model with classes: {len(names)}, or use images of the model's "
+                "classes."
             )
         values = {**self.config.model_dump(), "classes": list(names)}
         self.config = build_config(self.config_class, values, "the named classes")
@@ -215,13 +211,15 @@ class ImageBackbone(ABC):
             return self._index[caption]
         if not self._index:
             raise UserError(
-                f"the class '{caption}' arrived and this model has no classes; make one with classes, or pass '' (no class)."
+                f"the class '{caption}' arrived and this model has no classes; make one with classes, or pass '' (no "
+                "class)."
             )
         lower = {name.casefold(): name for name in self._index}
         near = [lower[name] for name in difflib.get_close_matches(caption.casefold(), lower, n=3, cutoff=0.4)]
         hint = "the nearest" if near else "the first"
         raise UserError(
-            f"the model has no class '{caption}'; {hint} of its {self.null_id} classes: {', '.join(near or self.classes[:3])}."
+            f"the model has no class '{caption}'; {hint} of its {self.null_id} classes: "
+            f"{', '.join(near or self.classes[:3])}."
         )
 
     def null_condition(self, conditioning: Conditioning) -> Conditioning:
@@ -237,8 +235,8 @@ class ImageBackbone(ABC):
     def predict(self, x_t: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """The network's output [shape=(B, C, H, W)] at x_t [shape=(B, C, H, W)] and t [shape=(B,)].
 
-        On the "edm" path the network reads x_t / sqrt(1 + sigma^2), as it would otherwise meet values of up to 80 standard
-        deviations; on the others it reads x_t.
+        On the "edm" path the network reads x_t / sqrt(1 + sigma^2), as it would otherwise meet values of up to 80
+        standard deviations; on the others it reads x_t.
 
         Raises
         ------
@@ -254,7 +252,7 @@ class ImageBackbone(ABC):
 
     def _check_shape(self, x_t: torch.Tensor) -> None:
         if tuple(x_t.shape[1:]) != self.latent_shape:
-            got, own = " x ".join(map(str, x_t.shape[1:])), " x ".join(map(str, self.latent_shape))
+            got, own = " x ".join(map(str, x_t.shape[1:])), " x ".join(map(str, self.latent_shape or ()))
             raise UserError(
                 f"images of {got} (channels x height x width) arrived and this model reads {own}; {self.other_sizes}."
             )

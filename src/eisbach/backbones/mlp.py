@@ -1,4 +1,5 @@
-"""The time-conditioned MLP of toy experiments, alone or as an ensemble of independent networks in one batched matrix product.
+"""The time-conditioned MLP of toy experiments, alone or as an ensemble of independent networks in one batched matrix
+product.
 
 Architecture of Elucidated Representation Diffusion, appendix F.1: a 64-d sinusoidal embedding of t joined to x_t, three
 layers of 256 with SiLU, a linear readout.
@@ -51,8 +52,8 @@ class TimeMLP(nn.Module):
     time_scale : float
         See `time_embedding`.
     generator : torch.Generator or None
-        What the weights are drawn from (PyTorch's own uniform(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases); None
-        draws from seed 0.
+        What the weights are drawn from (PyTorch's own uniform(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases);
+        None draws from seed 0.
     """
 
     def __init__(
@@ -67,7 +68,8 @@ class TimeMLP(nn.Module):
         super().__init__()
         if min(dim, width, depth) < 1 or embedding < 2 or embedding % 2:
             raise UserError(
-                f"the MLP got dim={dim}, width={width}, depth={depth} and embedding={embedding}; the first three must be 1 "
+                f"the MLP got dim={dim}, width={width}, depth={depth} and embedding={embedding}; the first three must "
+                "be 1 "
                 "or more and the embedding an even number."
             )
         self.dim, self.embedding, self.time_scale = dim, embedding, time_scale

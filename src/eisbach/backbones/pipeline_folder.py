@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from eisbach import pretrained
+from eisbach.backbones.base import Backbone
 from eisbach.backbones.state import adapter_free_state, identity_of
 from eisbach.backbones.text_encoder import LazyTextEncoder, save_encoder
 from eisbach.codecs.base import Codec
@@ -70,13 +71,15 @@ def read_scheduler(folder: Path, **expected: object) -> dict[str, Any]:
     Raises
     ------
     CheckpointError
-        An option of `expected` has another value: the weights were trained for another objective than the backbone states.
+        An option of `expected` has another value: the weights were trained for another objective than the backbone
+        states.
     """
     values = pretrained.read_object(folder / _SCHEDULER, "scheduler's configuration")
     for name, value in expected.items():
         if values.get(name, value) != value:
             raise CheckpointError(
-                f"{folder / _SCHEDULER} has {name} {values[name]!r}; models of this kind are read with {name} {value!r} only."
+                f"{folder / _SCHEDULER} has {name} {values[name]!r}; models of this kind are read with {name} "
+                f"{value!r} only."
             )
     return values
 
@@ -112,7 +115,8 @@ class PipelineTextEncoder(LazyTextEncoder):
         limit = int(self.tokenizer.model_max_length)
         if max_tokens is None and limit > 1_000_000:
             raise CheckpointError(
-                f"the tokenizer in {folder / 'tokenizer'} states no model_max_length, which is the number of tokens that the "
+                f"the tokenizer in {folder / 'tokenizer'} states no model_max_length, which is the number of tokens "
+                "that the "
                 "model reads; fetch it again."
             )
         self.max_tokens = limit if max_tokens is None else max_tokens
@@ -122,7 +126,7 @@ class PipelineTextEncoder(LazyTextEncoder):
 
         config = pretrained.text_config(self.folder, {kind: names[0] for kind, names in _TEXT_MODELS.items()})
         kind: Any = getattr(transformers, _TEXT_MODELS[config.model_type][1])
-        model = build_empty(lambda: kind(config))
+        model = build_empty(lambda: kind(config), f"the text encoder in {self.folder}")
         expected = model.state_dict().keys()
         state = {name.removeprefix("model."): tensor for name, tensor in read_weights(self.folder).items()}
         # A whole language model has a decoder or an output layer too, which an encoder has no use for.
@@ -149,7 +153,8 @@ class PipelineTextEncoder(LazyTextEncoder):
         if cut and not self._warned:  # a training set may hold thousands; one warning says it of all of them
             self._warned = True
             warnings.warn(
-                f"the model reads {limit} tokens of a text and longer ones lose their end, without further warning; the first "
+                f"the model reads {limit} tokens of a text and longer ones lose their end, without further warning; "
+                "the first "
                 f"has {cut[0][1]}: '{cut[0][0][:60]}…'",
                 stacklevel=2,
             )
@@ -165,7 +170,7 @@ class PipelineTextEncoder(LazyTextEncoder):
         self.tokenizer.save_pretrained(str(folder / "tokenizer"))
 
 
-class PipelineBackbone(ABC):
+class PipelineBackbone(Backbone, ABC):
     """The part of `Backbone` that does not depend on the network: its codec, its name, what is kept of its folder."""
 
     name: str
@@ -200,7 +205,8 @@ class PipelineBackbone(ABC):
         return identity_of(self.name, {part: options(model) for part, model in self.parts().items()}, self.module)
 
     def save(self, folder: str | Path) -> None:
-        """Writes the pipeline as diffusers does; parts that the backbone does not use are copied from where it was loaded.
+        """Writes the pipeline as diffusers does; parts that the backbone does not use are copied from where it was
+        loaded.
 
         Raises
         ------
@@ -267,7 +273,8 @@ def check_durations(captions: Sequence[str], durations: Sequence[float], limit: 
         raise UserError(f"the durations {list(durations)[:8]} arrived; give finite numbers of seconds.")
     if any(value > limit for value in durations):
         raise UserError(
-            f"a duration of {max(durations):g} s arrived; this model makes at most {limit:.4g} s at a time: ask for less, or "
+            f"a duration of {max(durations):g} s arrived; this model makes at most {limit:.4g} s at a time: ask for "
+            "less, or "
             "cut clips shorter."
         )
 

@@ -1,4 +1,5 @@
-"""Stable Audio 3: diffusers' transformer and duration embedder with T5Gemma's tokens, from native or diffusers folders."""
+"""Stable Audio 3: diffusers' transformer and duration embedder with T5Gemma's tokens, from native or diffusers
+folders."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from eisbach.backbones import stable_audio3_native as native
+from eisbach.backbones.base import Backbone
 from eisbach.backbones.stable_audio3_model import StableAudio3Model
 from eisbach.backbones.stable_audio3_text import TextEncoder, find_native
 from eisbach.backbones.state import adapter_free_state, identity_of
@@ -24,10 +26,10 @@ from eisbach.pretrained import read_weights
 from eisbach.types import Conditioning
 
 INDEX = "model_index.json"
-_PIPELINES = ("StableAudio3Pipeline", "StableAudio3InpaintPipeline", "StableAudio3Audio2AudioPipeline")
+_PIPELINES = ("StableAudio3Pipeline", "StableAudio3InpaintPipeline", "StableAudio3AudioToAudioPipeline")
 
 
-class StableAudio3Backbone:
+class StableAudio3Backbone(Backbone):
     """`Backbone` of Stable Audio 3: linear path, velocity target u = noise - x0.
 
     Attributes
@@ -37,8 +39,9 @@ class StableAudio3Backbone:
     sample_rate, samples_per_frame : int
         Of the codec: Hz, and audio samples a latent frame.
 
-    A `Conditioning` holds T5Gemma's tokens (trainable nothing, so cacheable) and `global_embed` [shape=(B, 2)]: seconds, and
-    1 where text and duration tokens are attended to. The duration embedder runs in `predict`, so that an adapter in it trains.
+    A `Conditioning` holds T5Gemma's tokens (trainable nothing, so cacheable) and `global_embed` [shape=(B, 2)]:
+    seconds, and 1 where text and duration tokens are attended to. The duration embedder runs in `predict`, so that an
+    adapter in it trains.
     """
 
     name = "stable-audio-3"
@@ -51,6 +54,7 @@ class StableAudio3Backbone:
     )
     density = "trunc_logit_normal"
     schedule = "sa3"
+    retimes = True
 
     def __init__(
         self,
@@ -171,7 +175,8 @@ class StableAudio3Backbone:
         return identity_of(self.name, config, self.module)
 
     def save(self, folder: str | Path) -> None:
-        """Writes everything (transformer, duration embedder, text encoder, tokenizer, codec) as diffusers' pipelines do."""
+        """Writes everything (transformer, duration embedder, text encoder, tokenizer, codec) as diffusers' pipelines
+        do."""
         from diffusers import FlowMatchEulerDiscreteScheduler
 
         from eisbach.codecs.same import SameCodec
@@ -221,14 +226,16 @@ def _module(
     from diffusers.models.transformers.transformer_stable_audio3 import StableAudio3RotaryEmbedding
     from diffusers.pipelines.stable_audio_3 import StableAudio3DurationEmbedder
 
-    dit: Any = build_empty(lambda: StableAudio3DiTModel(**transformer_config))
+    dit: Any = build_empty(lambda: StableAudio3DiTModel(**transformer_config), f"the transformer in {source}")
     head = transformer_config["embed_dim"] // transformer_config["num_heads"]
     # The native model rotates at least 32 channels of a head; diffusers' class always half of them (equal from 64 on).
     rotated = max(head // 2, 32)
     if rotated != head // 2:
         dit.rotary_pos_emb = StableAudio3RotaryEmbedding(rotated)
     load_exactly(dit, transformer, f"the transformer in {source}", recomputed=["rotary_pos_emb.inv_freq"])
-    embedder: Any = build_empty(lambda: StableAudio3DurationEmbedder(**duration_config))
+    embedder: Any = build_empty(
+        lambda: StableAudio3DurationEmbedder(**duration_config), f"the duration embedder in {source}"
+    )
     load_exactly(embedder, duration, f"the duration embedder in {source}", recomputed=["freqs"])
     return StableAudio3Model(dit, embedder, max_tokens).eval()
 
@@ -270,7 +277,8 @@ def load_diffusers(folder: str | Path) -> StableAudio3Backbone:
     name = index.get("_class_name") if isinstance(index, dict) else None
     if name not in _PIPELINES:
         raise CheckpointError(
-            f"{folder / INDEX} describes a {name}; of diffusers' pipelines, Stable Audio 3's are read: {', '.join(_PIPELINES)}."
+            f"{folder / INDEX} describes a {name}; of diffusers' pipelines, Stable Audio 3's are read: "
+            f"{', '.join(_PIPELINES)}."
         )
     from diffusers import AutoencoderSAME, StableAudio3DiTModel
     from diffusers.pipelines.stable_audio_3 import StableAudio3DurationEmbedder

@@ -53,7 +53,8 @@ class StableAudio3Model(nn.Module):
         text: torch.Tensor,
         inpainting: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Velocity [shape=(B, C, T)]; `inpainting` [shape=(B, 1 + C, T)] is the mask of what is known and the known latents."""
+        """Velocity [shape=(B, C, T)]; `inpainting` [shape=(B, 1 + C, T)] is the mask of what is known and the known
+        latents."""
         sequence, duration = self.context(tokens, mask, seconds, text)
         # The inpainting condition is always passed: its projection has a bias, so leaving it out is another model.
         if inpainting is None:

@@ -16,8 +16,7 @@ import torch
 
 from eisbach.codecs.same_native import PREFIX as CODEC_PREFIX
 from eisbach.errors import CheckpointError
-from eisbach.files import read_json
-from eisbach.pretrained import read_weights
+from eisbach.pretrained import check_sizes, read_object, read_weights
 from eisbach.stable_audio3_keys import NATIVE_DURATION, NATIVE_TRANSFORMER, rows_to_diffusers, transformer_key
 
 CONFIG = "model_config.json"
@@ -26,6 +25,17 @@ _PADDING = "conditioner.conditioners.prompt.padding_embedding"
 _TEXT = "conditioner.conditioners.prompt.model."
 _SECONDS = f"conditioner.{NATIVE_DURATION}."
 _HUB_TEXT_ENCODER = "google/t5gemma-b-b-ul2"
+
+_TRAINED_SHIFT = {
+    "type": "full",
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+    "min_length": 256,
+    "max_length": 4096,
+    "use_sine": False,
+}
+"""Stability's shift of training's noise levels by the clip's length, with its defaults: what `trunc_logit_normal`
+draws."""
 
 OBJECTIVES = {"rectified_flow": False, "rf_denoiser": True}
 """Objectives that can be loaded, and whether they mean a distilled model."""
@@ -104,7 +114,8 @@ def read_native(folder: str | Path) -> NativeModel:
     """
     folder = Path(folder)
     source = str(folder / CONFIG)
-    values: Any = read_json(folder / CONFIG, "model configuration")
+    values = read_object(folder / CONFIG, "model configuration")
+    check_sizes(values, folder / CONFIG)
     model, diffusion, objective = _check_kind(values, source)
     prompt, seconds = _conditioners(model, diffusion, source)
     transformer_config = _transformer_config(diffusion.get("config"), source)
@@ -127,8 +138,10 @@ def read_native(folder: str | Path) -> NativeModel:
             strangers.append(name)
     if strangers:
         raise CheckpointError(
-            f"{len(strangers)} of {len(tensors)} tensors in {folder} belong to no part of a Stable Audio 3 model (first: "
-            f"{', '.join(sorted(strangers)[:3])}); the checkpoint is of another model or of a version that is not supported."
+            f"{len(strangers)} of {len(tensors)} tensors in {folder} belong to no part of a Stable Audio 3 model "
+            "(first: "
+            f"{', '.join(sorted(strangers)[:3])}); the checkpoint is of another model or of a version that is not "
+            "supported."
         )
     if prompt.get("padding_mode", "zero") == "zero":
         # The native code zeroes padded positions in this mode: a padding embedding of zeros is the same.
@@ -172,17 +185,27 @@ def _check_kind(values: Any, source: str) -> tuple[Mapping[str, Any], Mapping[st
     objective = diffusion.get("diffusion_objective", "v")
     if objective not in OBJECTIVES or diffusion.get("type") != "dit":
         raise CheckpointError(
-            f"the model in {source} is a '{diffusion.get('type')}' with the objective '{objective}'; Stable Audio 3 is a "
+            f"the model in {source} is a '{diffusion.get('type')}' with the objective '{objective}'; Stable Audio 3 "
+            "is a "
             f"'dit' with one of: {', '.join(OBJECTIVES)}."
         )
+    trained = diffusion.get("distribution_shift_options")
+    if trained is not None and (not isinstance(trained, dict) or {**_TRAINED_SHIFT, **trained} != _TRAINED_SHIFT):
+        raise CheckpointError(
+            f"the model in {source} was trained with the noise levels of distribution_shift_options {trained}; only "
+            f"{_TRAINED_SHIFT} is computed, so training it further would leave what it knows."
+        )
     shift = diffusion.get("sampling_distribution_shift_options")
+    if shift is not None and not isinstance(shift, dict):
+        raise CheckpointError(f"{source} has sampling_distribution_shift_options {shift!r}; fetch it again.")
     if shift is not None and (
         shift.get("type") != "logsnr"
         or shift.get("rate", 1.0) != 0
         or (shift.get("anchor_logsnr", -6.2), shift.get("logsnr_end", 2.0)) != (-6.2, 2.0)
     ):
         raise CheckpointError(
-            f"the model in {source} asks for the sampling schedule {shift}; only the log-SNR schedule from -6.2 to 2 at every "
+            f"the model in {source} asks for the sampling schedule {shift}; only the log-SNR schedule from -6.2 to 2 "
+            "at every "
             "length is supported."
         )
     return model, diffusion, str(objective)
@@ -222,7 +245,8 @@ def _conditioners(
     features = seconds.get("fourier_features_type", "learned")
     if mode not in ("learned", "zero") or features != "expo":
         raise CheckpointError(
-            f"the conditioning in {source} has the padding mode '{mode}' and the duration features '{features}'; padding "
+            f"the conditioning in {source} has the padding mode '{mode}' and the duration features '{features}'; "
+            "padding "
             "'learned' or 'zero' and features 'expo' are supported."
         )
     return prompt, seconds
@@ -264,7 +288,8 @@ def _transformer_config(values: Any, source: str) -> dict[str, Any]:
         wrong.append("cond_token_dim other than global_cond_dim")
     if wrong:
         raise CheckpointError(
-            f"the transformer in {source} uses {', '.join(wrong)}, which diffusers' StableAudio3DiTModel does not compute."
+            f"the transformer in {source} uses {', '.join(wrong)}, which diffusers' StableAudio3DiTModel does not "
+            "compute."
         )
     return config | {
         "patch_size": 1,

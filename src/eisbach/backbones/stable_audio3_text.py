@@ -66,7 +66,7 @@ class TextEncoder(LazyTextEncoder):
         # The published T5Gemma has a decoder too, which an encoder has no use for, and its names begin with `model.`.
         state = {name.removeprefix("model."): tensor for name, tensor in state.items()}
         state = {name: tensor for name, tensor in state.items() if not name.startswith(("decoder.", "lm_head."))}
-        model = build_empty(lambda: T5GemmaEncoderModel(config))
+        model = build_empty(lambda: T5GemmaEncoderModel(config), f"the text encoder in {self.folder}")
         load_exactly(model, state, f"the text encoder in {self.folder}")
         return model.eval().requires_grad_(False)
 
@@ -82,6 +82,10 @@ class TextEncoder(LazyTextEncoder):
         mask = batch["attention_mask"].to(device=device, dtype=torch.bool)
         self._warn_of_cuts(captions, mask)
         # Padded to the full length, as when the model was trained: what a caption becomes does not depend on its batch.
+        if int(batch["input_ids"].max()) >= self.model.get_input_embeddings().num_embeddings:
+            raise CheckpointError(
+                f"the tokenizer in {self.tokenizer_folder} knows words that the text encoder does not."
+            )
         tokens = self.model.to(device)(input_ids=batch["input_ids"].to(device), attention_mask=mask).last_hidden_state
         longest = max(1, int(mask.sum(dim=1).max()))
         return tokens[:, :longest].float(), mask[:, :longest]
@@ -97,7 +101,8 @@ class TextEncoder(LazyTextEncoder):
         self._warned = True
         text, count = cut[0]
         warnings.warn(
-            f"the model reads {self.max_tokens} tokens of a caption and longer ones lose their end, without further warning; "
+            f"the model reads {self.max_tokens} tokens of a caption and longer ones lose their end, without further "
+            "warning; "
             f"the first has {count}: '{text[:60]}…'",
             stacklevel=2,
         )
@@ -129,6 +134,7 @@ def find_native(checkpoint: Path, sources: Sequence[str]) -> Path:
     if found is not None and (found / "config.json").is_file():
         return found
     raise CheckpointError(
-        f"the text encoder is not in {checkpoint} (looked for: {', '.join(sources[:-1])}) and '{hub}' is not in the hub's "
+        f"the text encoder is not in {checkpoint} (looked for: {', '.join(sources[:-1])}) and '{hub}' is not in the "
+        "hub's "
         f"local cache; put its folder there or run: hf download {hub}."
     )

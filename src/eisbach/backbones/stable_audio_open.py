@@ -1,9 +1,10 @@
 """Stable Audio Open 1.0: diffusers' transformer and number embedders with T5's tokens, v-prediction on the cosine path.
 
-The convention is stable-audio-tools' objective "v" (`training/diffusion.py`): x_t = cos(pi t/2) x0 + sin(pi t/2) noise and the
-target cos(pi t/2) noise - sin(pi t/2) x0, which here is the target "v" on the path "gvp". diffusers' scheduler says the same in
-k-diffusion's terms: at its noise level sigma = tan(pi t/2) the network gets x / sqrt(1 + sigma^2) = x_t and the time
-(2/pi) arctan(sigma) = t, and the data is x / (1 + sigma^2) - sigma / sqrt(1 + sigma^2) output = cos x_t - sin output.
+The convention is stable-audio-tools' objective "v" (`training/diffusion.py`): x_t = cos(pi t/2) x0 + sin(pi t/2) noise
+and the target cos(pi t/2) noise - sin(pi t/2) x0, which here is the target "v" on the path "gvp". diffusers' scheduler
+says the same in k-diffusion's terms: at its noise level sigma = tan(pi t/2) the network gets x / sqrt(1 + sigma^2) =
+x_t and the time (2/pi) arctan(sigma) = t, and the data is x / (1 + sigma^2) - sigma / sqrt(1 + sigma^2) output = cos
+x_t - sin output.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class StableAudioOpenModel(nn.Module):
     def context(
         self, tokens: torch.Tensor, mask: torch.Tensor, seconds: torch.Tensor, text: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-attention sequence [shape=(B, max_tokens + 2, D)] and the two durations side by side [shape=(B, 1, 2 D)].
+        """Cross-attention sequence [shape=(B, max_tokens + 2, D)] and the two durations side by side [shape=(B, 1, 2
+        D)].
 
         Parameters
         ----------
@@ -101,8 +103,9 @@ class StableAudioOpenBackbone(PipelineBackbone):
     max_seconds : float
         The window that the model was trained with (47.55 s): `condition` refuses more.
 
-    A `Conditioning` holds T5's tokens (cacheable by caption) and `global_embed` [shape=(B, 2)]: seconds, and 1 where text and
-    duration tokens are attended to. The number embedders run in `predict`, so that full training and adapters reach them.
+    A `Conditioning` holds T5's tokens (cacheable by caption) and `global_embed` [shape=(B, 2)]: seconds, and 1 where
+    text and duration tokens are attended to. The number embedders run in `predict`, so that full training and adapters
+    reach them.
     """
 
     name = "stable-audio-open"
@@ -114,7 +117,7 @@ class StableAudioOpenBackbone(PipelineBackbone):
     )
     density = "uniform"
     schedule = "uniform"
-    distilled = False
+    retimes = True
 
     def __init__(
         self,
@@ -177,7 +180,8 @@ class StableAudioOpenBackbone(PipelineBackbone):
         return Conditioning(conditioning.tokens, seconds, conditioning.token_mask)
 
     def null_condition(self, conditioning: Conditioning) -> Conditioning:
-        """The whole cross-attention sequence zeroed; the global durations stay (as in training, and in diffusers' pipeline)."""
+        """The whole cross-attention sequence zeroed; the global durations stay (as in training, and in diffusers'
+        pipeline)."""
         seconds = torch.stack(
             [conditioning.global_embed[:, 0], torch.zeros_like(conditioning.global_embed[:, 1])], dim=1
         )
@@ -194,7 +198,8 @@ class StableAudioOpenBackbone(PipelineBackbone):
         window = int(self.transformer.config.sample_size)
         if x_t.shape[2] > window:
             raise UserError(
-                f"{x_t.shape[2]} latent frames arrived and this model makes at most {window} ({self.max_seconds:.4g} s); use "
+                f"{x_t.shape[2]} latent frames arrived and this model makes at most {window} ({self.max_seconds:.4g} "
+                "s); use "
                 "shorter clips."
             )
         seconds, text = conditioning.global_embed.float().unbind(dim=1)
@@ -212,7 +217,8 @@ def load_stable_audio_open(folder: str | Path) -> StableAudioOpenBackbone:
     Raises
     ------
     CheckpointError
-        Another pipeline, a missing part, weights that do not fit, or a scheduler for another objective than v-prediction.
+        Another pipeline, a missing part, weights that do not fit, or a scheduler for another objective than
+        v-prediction.
     """
     from diffusers import StableAudioDiTModel, StableAudioProjectionModel
 

@@ -1,8 +1,9 @@
-"""Stable Diffusion 1.x and 2.x: the folder of diffusers' `StableDiffusionPipeline` as a caption-conditional image backbone.
+"""Stable Diffusion 1.x and 2.x: the folder of diffusers' `StableDiffusionPipeline` as a caption-conditional image
+backbone.
 
 The network is diffusers' `UNet2DConditionModel`, shown the scheduler's index of t; the path is the scheduler's table
-(`DiscretePath`) and the target what its `prediction_type` says. A caption is CLIP's last hidden state over all 77 tokens, padding
-included and without a mask, as the pipeline computes it; no caption is that of the empty text.
+(`DiscretePath`) and the target what its `prediction_type` says. A caption is CLIP's last hidden state over all 77
+tokens, padding included and without a mask, as the pipeline computes it; no caption is that of the empty text.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from eisbach import pretrained
+from eisbach.backbones.base import Backbone
 from eisbach.backbones.pipeline_folder import read_index
 from eisbach.backbones.table_pipeline import SchedulerTable, TablePipeline, read_table
 from eisbach.codecs.weight_files import build_empty, component_config, load_component, load_exactly
@@ -55,7 +57,7 @@ class ClipText:
 
         config = pretrained.text_config(self.folder / "text_encoder", {"clip_text_model": "CLIPTextConfig"})
         tokenizer = pretrained.tokenizer(self.folder / "tokenizer", "CLIPTokenizer")
-        model: Any = build_empty(lambda: transformers.CLIPTextModel(config))
+        model: Any = build_empty(lambda: transformers.CLIPTextModel(config), f"the text encoder in {self.folder}")
         expected = model.state_dict().keys()
         state = {
             name: tensor for name, tensor in read_weights(self.folder / "text_encoder").items() if name != _POSITIONS
@@ -67,7 +69,8 @@ class ClipText:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str], device: torch.device) -> torch.Tensor:
-        """Last hidden states [shape=(B, S, D)], S the tokenizer's length; a longer text loses its end, with one warning."""
+        """Last hidden states [shape=(B, S, D)], S the tokenizer's length; a longer text loses its end, with one
+        warning."""
         if self._parts is None:
             self._parts = self._read()
         model, tokenizer = self._parts
@@ -77,7 +80,8 @@ class ClipText:
             self._warned = True
             text = texts[counts.index(max(counts))]
             warnings.warn(
-                f"the model reads {limit} tokens of a text and longer ones lose their end, without further warning; one has "
+                f"the model reads {limit} tokens of a text and longer ones lose their end, without further warning; "
+                "one has "
                 f"{max(counts)}: '{text[:60]}…'",
                 stacklevel=3,
             )
@@ -87,11 +91,11 @@ class ClipText:
         return found.float()
 
 
-class StableDiffusionBackbone(TablePipeline):
+class StableDiffusionBackbone(TablePipeline, Backbone):
     """`Backbone` of a `StableDiffusionPipeline`.
 
-    A `Conditioning` holds CLIP's states [shape=(B, 77, D)] and a `global_embed` of zeros [shape=(B, 1)]. `latent_rate` is 1:
-    durations mean nothing for images.
+    A `Conditioning` holds CLIP's states [shape=(B, 77, D)] and a `global_embed` of zeros [shape=(B, 1)]. `latent_rate`
+    is 1: durations mean nothing for images.
     """
 
     name = "stable-diffusion"
@@ -101,7 +105,6 @@ class StableDiffusionBackbone(TablePipeline):
     latent_rate = 1.0
     density = "uniform"
     schedule = "uniform"
-    distilled = False
     adapter_targets = r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 
     def __init__(
@@ -121,11 +124,6 @@ class StableDiffusionBackbone(TablePipeline):
         self.latent_channels = int(config.in_channels)
         self.latent_size = int(config.sample_size)
         self._null: torch.Tensor | None = None
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) that the network was trained on; it reads other multiples of its strides too."""
-        return self.latent_channels, self.latent_size, self.latent_size
 
     def condition(self, captions: Sequence[str], durations: Sequence[float] = ()) -> Conditioning:
         """CLIP's states of each caption, one row each; `durations` are not looked at."""
@@ -149,7 +147,8 @@ class StableDiffusionBackbone(TablePipeline):
         """
         if x_t.dim() != 4 or x_t.shape[1] != self.latent_channels:
             raise UserError(
-                f"latents of {tuple(x_t.shape)} arrived and this model reads (B, {self.latent_channels}, H, W); encode images with "
+                f"latents of {tuple(x_t.shape)} arrived and this model reads (B, {self.latent_channels}, H, W); "
+                "encode images with "
                 "its own autoencoder."
             )
         return self.module(
@@ -163,8 +162,8 @@ def load_stable_diffusion(folder: str | Path) -> StableDiffusionBackbone:
     Raises
     ------
     CheckpointError
-        Another pipeline, a missing part, weights that do not fit, an inpainting or class-conditional network, or a scheduler that
-        is no discrete variance-preserving one.
+        Another pipeline, a missing part, weights that do not fit, an inpainting or class-conditional network, or a
+        scheduler that is no discrete variance-preserving one.
     """
     import diffusers
 
@@ -173,12 +172,14 @@ def load_stable_diffusion(folder: str | Path) -> StableDiffusionBackbone:
     config = component_config(folder / "unet", diffusers.UNet2DConditionModel)
     if config["in_channels"] != config["out_channels"]:
         raise CheckpointError(
-            f"the network in {folder / 'unet'} reads {config['in_channels']} channels and gives {config['out_channels']}; an "
+            f"the network in {folder / 'unet'} reads {config['in_channels']} channels and gives "
+            f"{config['out_channels']}; an "
             "inpainting model is another thing: take the plain one."
         )
     if config["class_embed_type"] is not None or config["addition_embed_type"] is not None:
         raise CheckpointError(
-            f"the network in {folder / 'unet'} is conditioned on more than a caption; only plain Stable Diffusion is read."
+            f"the network in {folder / 'unet'} is conditioned on more than a caption; only plain Stable Diffusion is "
+            "read."
         )
     module = load_component(folder / "unet", diffusers.UNet2DConditionModel, f"the network in {folder}", config)
     table = read_table(folder)

@@ -1,4 +1,5 @@
-"""What text encoders of transformers share: weights that are read when first needed, the tokenizer, masks, writing weights."""
+"""What text encoders of transformers share: weights that are read when first needed, the tokenizer, masks, writing
+weights."""
 
 from __future__ import annotations
 
@@ -7,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
-from eisbach.files import atomic_write
+from eisbach.tensor_files import foreign_files, write_tensors
 from eisbach.types import Conditioning
 
 
@@ -33,7 +33,8 @@ class LazyTextEncoder(ABC):
     def model(self) -> Any:
         """The encoder in fp32, in evaluation mode, without gradients."""
         if self._model is None:
-            self._model = self._read()
+            with foreign_files("the text encoder"):
+                self._model = self._read()
         return self._model
 
     @abstractmethod
@@ -43,8 +44,7 @@ class LazyTextEncoder(ABC):
 
 def save_encoder(folder: Path, state: dict[str, torch.Tensor], config: Any) -> None:
     """Writes an encoder's weights (safetensors) and configuration into `folder`."""
-    kept = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
-    atomic_write(folder / "model.safetensors", lambda partial: save_file(kept, str(partial), metadata={"format": "pt"}))
+    write_tensors(folder / "model.safetensors", state, {"format": "pt"})
     config.save_pretrained(str(folder))
 
 

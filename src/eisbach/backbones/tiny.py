@@ -1,4 +1,5 @@
-"""The embedded music model: Stable Audio 3's transformer at a size that trains on a laptop, with a word-level text encoder.
+"""The embedded music model: Stable Audio 3's transformer at a size that trains on a laptop, with a word-level text
+encoder.
 
 The transformer is diffusers' `StableAudio3DiTModel`, so adapters, weightings and probes meet the same module names
 and the same conditioning interface as in the large model. Text is a table of word vectors trained with the model:
@@ -10,15 +11,16 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from eisbach.backbones.saved import CONFIG, WEIGHTS, read_saved, write_saved
-from eisbach.backbones.state import adapter_free_state, identity_of
+from eisbach.backbones.base import Backbone
+from eisbach.backbones.state import CONFIG, WEIGHTS, adapter_free_state, identity_of, read_saved, write_saved
 from eisbach.config import StrictModel, build_config
 from eisbach.errors import CheckpointError, UserError
 from eisbach.tensor_files import check_fit, read_tensors
@@ -125,10 +127,11 @@ class TinyMusicModel(nn.Module):
         )[0]
 
 
-class TinyMusicBackbone:
+class TinyMusicBackbone(Backbone):
     """`Backbone` of the embedded model: linear path, velocity target u = noise - x0."""
 
     name = "tiny-music"
+    config_class = TinyMusicConfig
     path = "linear"
     target = "u"
     adapter_targets = (
@@ -147,12 +150,18 @@ class TinyMusicBackbone:
         self.codec = config.codec
         self._index = {word: position + _RESERVED for position, word in enumerate(config.vocabulary)}
 
+    @classmethod
+    def create(cls, values: Mapping[str, Any], seed: int = 0) -> Self:
+        """A randomly initialised backbone; `ConfigError` lists all faults of `values`."""
+        return cls(build_config(TinyMusicConfig, values, "the backbone's configuration"), seed=seed)
+
     def unknown_words(self, caption: str) -> list[str]:
         """The words of a caption that the model has no vector for, in order, each once."""
         return list(dict.fromkeys(word for word in words_of(caption) if word not in self._index))
 
     def condition(self, captions: Sequence[str], durations: Sequence[float]) -> Conditioning:
-        """Word ids [shape=(B, max_words)] and durations [shape=(B, 1)]; unknown words and words beyond `max_words` are left out.
+        """Word ids [shape=(B, max_words)] and durations [shape=(B, 1)]; unknown words and words beyond `max_words` are
+        left out.
 
         Raises
         ------

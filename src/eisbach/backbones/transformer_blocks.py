@@ -1,4 +1,5 @@
-"""Parts that the image transformers share: how images become tokens and tokens images, and the fields of their shape."""
+"""Parts that the image transformers share: how images become tokens and tokens images, and the fields of their
+shape."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ class ImageTransformerConfig(ImageConfig):
 
 
 def from_patches(tokens: torch.Tensor, patch: int, channels: int) -> torch.Tensor:
-    """Images [shape=(B, C, H, W)] of tokens [shape=(B, N, patch * patch * C)] in row order; channels vary fastest in a token."""
+    """Images [shape=(B, C, H, W)] of tokens [shape=(B, N, patch * patch * C)] in row order; channels vary fastest in a
+    token."""
     side = round(tokens.shape[1] ** 0.5)
     grid = tokens.reshape(-1, side, side, patch, patch, channels)
     return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, side * patch, side * patch)

@@ -1,9 +1,9 @@
 """The UNet of ADM (Dhariwal & Nichol 2021, arXiv 2105.05233), on diffusers' `UNet2DModel`.
 
-What makes it ADM's: residual blocks that resample, scale and shift by the embedding of time and class in every block, attention
-with a fixed width of its heads on several resolutions, zero-initialised last layers of residual blocks, attention and output.
-`resample: conv` with `scale_shift: false` is the UNet of DDPM and DDIM. The variance output (`learn_sigma`) is left out: nothing
-here trains it.
+What makes it ADM's: residual blocks that resample, scale and shift by the embedding of time and class in every block,
+attention with a fixed width of its heads on several resolutions, zero-initialised last layers of residual blocks,
+attention and output. `resample: conv` with `scale_shift: false` is the UNet of DDPM and DDIM. The variance output
+(`learn_sigma`) is left out: nothing here trains it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "adm-64": {"channels": 192, "multipliers": [1, 2, 3, 4], "blocks": 3, "attention": [32, 16, 8], "dropout": 0.1},
 }
-"""Named shapes: for CelebA at 64 x 64, with ADM's default options (50 M parameters) and DDIM's (79 M); ADM's own for ImageNet at
-64 x 64."""
+"""Named shapes: for CelebA at 64 x 64, with ADM's default options (50 M parameters) and DDIM's (79 M); ADM's own for
+ImageNet at 64 x 64."""
 
 
 class UNetConfig(ImageConfig):
@@ -92,7 +92,8 @@ class UNetConfig(ImageConfig):
         halvings = len(self.multipliers) - 1
         if self.latent_size % 2**halvings:
             faults.append(
-                f"latent_size {self.latent_size} cannot be halved {halvings} times: give fewer multipliers, or a size that is a "
+                f"latent_size {self.latent_size} cannot be halved {halvings} times: give fewer multipliers, or a size "
+                "that is a "
                 f"multiple of {2**halvings}"
             )
         sides = [self.latent_size // 2**level for level in range(len(self.multipliers))]

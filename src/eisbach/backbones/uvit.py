@@ -1,8 +1,10 @@
-"""U-ViT (Bao et al. 2023, arXiv 2209.12152): a transformer on patches with long skip connections; time and class are tokens.
+"""U-ViT (Bao et al. 2023, arXiv 2209.12152): a transformer on patches with long skip connections; time and class are
+tokens.
 
-Built of diffusers' layers (`UVit2DModel` in diffusers is another network, that of aMUSEd). As the authors' code: no bias on
-queries, keys and values, learned positions, the time's sines and cosines as a token without layers of its own, and a 3x3
-convolution before the output that the H model leaves out ("Convolution" in Table 5 of Elucidated Representation Diffusion).
+Built of diffusers' layers (`UVit2DModel` in diffusers is another network, that of aMUSEd). As the authors' code: no
+bias on queries, keys and values, learned positions, the time's sines and cosines as a token without layers of its own,
+and a 3x3 convolution before the output that the H model leaves out ("Convolution" in Table 5 of Elucidated
+Representation Diffusion).
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 class UViTConfig(ImageTransformerConfig):
-    """Shape of a U-ViT: `size` (S, M, L or H), or `width`, `depth` and `heads`; what is given beside a size overrides it.
+    """Shape of a U-ViT: `size` (S, M, L or H), or `width`, `depth` and `heads`; what is given beside a size overrides
+    it.
 
     Attributes
     ----------
@@ -79,7 +82,8 @@ class UViTBlock(nn.Module):
 
 
 class UViT(ModelMixin, ConfigMixin):
-    """The network: tokens for class, time and patches, mirrored blocks, a linear layer and a convolution back to the image."""
+    """The network: tokens for class, time and patches, mirrored blocks, a linear layer and a convolution back to the
+    image."""
 
     _supports_gradient_checkpointing = True
 

@@ -61,7 +61,7 @@ def allocation(
     Examples: --noise-level min_snr --noise-level soft_min_snr --set gamma=5 --density logit_normal
     or --noise-level min_snr:gamma=1 --noise-level min_snr:gamma=20 --density edm --path edm --target x0
     """
-    plan = make_plan(noise_level or ["none"], density or ["uniform"], path, target, overrides or [], frames)
+    plan = _make_plan(noise_level or ["none"], density or ["uniform"], path, target, overrides or [], frames)
     if dry_run:
         typer.echo(json.dumps({**plan.describe(), "out": out and str(out)}, indent=2, ensure_ascii=False))
         return
@@ -122,7 +122,7 @@ class Plan:
         return list(zip(self.arms, found, strict=True))
 
 
-def make_plan(
+def _make_plan(
     noise_levels: Sequence[str],
     densities: Sequence[str],
     path: str,
@@ -146,7 +146,8 @@ def make_plan(
     path_name, path_options = _named(path)
     if len(weights) * len(chosen) > _MOST:
         raise UserError(
-            f"{len(weights)} weightings x {len(chosen)} densities make {len(weights) * len(chosen)} arms; one table holds "
+            f"{len(weights)} weightings x {len(chosen)} densities make {len(weights) * len(chosen)} arms; one table "
+            "holds "
             f"{_MOST}: name fewer."
         )
     known_weight = {name: _weight_options(name) for name, _ in weights}
@@ -160,7 +161,8 @@ def make_plan(
         reads_length.append(_reads_length(law))
         if reads_length[-1] and frames is None:
             raise UserError(
-                f"the {law.name} density depends on the length of a sample; add --frames N, its latent frames (a minute "
+                f"the {law.name} density depends on the length of a sample; add --frames N, its latent frames (a "
+                "minute "
                 "of Stable Audio 3 has 646), or --set shift_by_length=false."
             )
         for name, own in weights:
@@ -230,7 +232,8 @@ def _sort_overrides(
             kinds = [kind for kind, options in having.items() if key in options]
             if len(kinds) > 1:
                 raise UserError(
-                    f"--set {text} could be meant for a weighting or for a density; write weight.{key} or density.{key}."
+                    f"--set {text} could be meant for a weighting or for a density; write weight.{key} or "
+                    f"density.{key}."
                 )
         if not kinds or (kinds[0] != "path" and key not in having[kinds[0]]):
             lists = "; ".join(
@@ -316,7 +319,8 @@ def table(arms: Sequence[tuple[str, Allocation]]) -> str:
     for note in dict.fromkeys(f"{label}: {note}" for label, one in arms for note in one.notes):
         lines += ["", *textwrap.wrap(note, 100)]
     legend = (
-        "mean weight: what the loss is multiplied by, on average over the draws; effective share: how many of the draws "
+        "mean weight: what the loss is multiplied by, on average over the draws; effective share: how many of the "
+        "draws "
         "count, if all counted the same. The shares of a weighting are of the effort: weight x density. "
         "log-SNR is ln(alpha^2/sigma^2); t = 1 is noise."
     )

@@ -1,8 +1,11 @@
-"""`eisbach analyze`: the structure of any audio, as a table, records, pictures and a page that sets sets side by side."""
+"""`eisbach analyze`: the structure of any audio, as a table, records, pictures and a page that sets sets side by
+side."""
 
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,9 +15,7 @@ import typer
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
-    from eisbach.report.structure.compare import Sets
-    from eisbach.structure.batch import Clip
-    from eisbach.types import Record, SkipReport
+    from eisbach.experiments.analysis import AnalysedSets, AnalysisPlan
 
 DEFAULT_OUT = Path("analysis")
 _SKIPS_SAID = 20
@@ -41,13 +42,21 @@ def analyze(
     ] = None,
     pair: Annotated[
         str,
-        typer.Option(help="Match clips by labels, the first being the unit: prompt_id,seed; or auto, name, none."),
+        typer.Option(help="Match clips by auto, prompt, name, none, or labels, the first being the unit."),
     ] = "auto",
     baseline: Annotated[str | None, typer.Option(help="The set that the others are compared with; the first.")] = None,
+    oracle: Annotated[
+        str | None, typer.Option(help="The set that is the upper bound: shares of its gain are reported.")
+    ] = None,
     metrics: Annotated[str | None, typer.Option(help="Comma-separated metrics; all unless named.")] = None,
     primary: Annotated[
-        str | None, typer.Option(help="Comma-separated metrics that decide (corrected by Holm).")
+        str | None,
+        typer.Option(help="Comma-separated metrics that decide; METRIC:higher or METRIC:lower says what is better."),
     ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Cut every clip to this length; shorter ones are left out.")
+    ] = None,
+    start: Annotated[str, typer.Option("--from", help="What --seconds keeps: start, middle or loudest.")] = "start",
     embedding: Annotated[
         list[str] | None,
         typer.Option(
@@ -66,8 +75,13 @@ def analyze(
     ] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
     pictures: Annotated[
-        bool, typer.Option("--pictures", help="Also write a PNG of every clip: spectrogram, similarity, path.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--pictures/--no-pictures",
+            help="Also write a PNG of every clip; or draw none, not even on the page.",
+            show_default="on the page",
+        ),
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the resampling.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print records, means and comparison as JSON.")] = False,
@@ -82,233 +96,117 @@ def analyze(
         out = DEFAULT_OUT
     if pictures and out is None:
         raise UserError("--pictures needs a folder to put them in; add --out FOLDER.")
-    if (held_out is None) != (training is None):
-        raise UserError("memorisation needs --training and --held-out: without unseen clips, genre looks like copying.")
-    clips = collect(paths, by)
-    settings: dict[str, Any] = {
-        "clips": [str(one.path) for one in clips],
-        "sets": _sizes(clips),
-        "out": out and str(out),
-        "page": bool(out) and page,
-        "pair": pair,
-        "baseline": baseline,
-        "embeddings": ["texture", *(embedding or [])],
-        "training": training and str(training),
-        "held_out": held_out and str(held_out),
-        "listen": listen,
-        "pictures": pictures,
-        "jobs": jobs,
-    }
-    if dry_run:
-        typer.echo(json.dumps(settings, indent=2, ensure_ascii=False))
-        return
-    from eisbach.report.structure.compare import check_pairing, compare
-    from eisbach.report.structure.set_tables import measure_sets
-    from eisbach.structure.batch import analyze_files
-    from eisbach.structure.summary import format_summary, summarise
-    from eisbach.types import SkipReport
+    from eisbach.experiments.analysis import analyze_sets, plan_analysis
 
-    _check_names(clips, baseline, [*_split(metrics), *_split(primary)])
-    check_pairing([one.keys for one in clips], pair, [str(one.path) for one in clips])
-    _check_ids(clips, clip or ())
-    models = _models(embedding or [])
-    skips = SkipReport()
-    captions = {str(one.keys.get("prompt_id") or ""): str(one.keys.get("caption") or "") for one in clips}
-    details: dict[str, str] = {}
-    records = analyze_files(clips, jobs=jobs, out=out, skips=skips, quiet=quiet, details=details)
-    if not records:
-        reasons = "; ".join(item.reason for item in skips.skipped[:3])
-        raise UserError(f"none of the {len(clips)} files could be analysed: {reasons}")
-    if pictures and out is not None:
-        _draw(records, out / "pictures", skips, quiet)
-    means = summarise(records)
-    sets = compare(records, pair=pair, baseline=baseline, metrics=_split(metrics), primary=_split(primary), seed=seed)
-    wholes = measure_sets(
-        sets, prompts={str(one.path): str(one.keys.get("prompt_id") or "") for one in clips}, details=details, embeddings=models,
-        training=training, held_out=held_out, seed=seed, jobs=jobs, skips=skips, quiet=quiet,
+    plan = plan_analysis(
+        paths, by=by, out=out, pair=pair, baseline=baseline, oracle=oracle, metrics=tuple(_split(metrics)),
+        primary=_directions(primary), training=training, held_out=held_out, seconds=seconds, start=start, jobs=jobs,
+        seed=seed,
     )  # fmt: skip
-    skipped = [{"item": item.item, "reason": item.reason} for item in skips.skipped]
-    comparison = {**sets.to_json(), "sets_as_wholes": wholes.values, "set_notes": wholes.notes, "skipped": skipped}
-    if out is not None:
-        _save(out, sets, comparison)
-    written = None
-    if page and out is not None:
-        from eisbach.report.structure.page import StructurePage, write_structure_page
-
-        written = write_structure_page(
-            out,
-            StructurePage(
-                sets, _command(paths, out), title or "", wholes.tables, wholes.notes, skips.skipped, captions, listen, clip or (),
-                files=_files(pictures),
-            ),
-            quiet=quiet,
-        )  # fmt: skip
-    if as_json:
-        result = {"groups": means, "records": records, "skipped": skipped, "comparison": comparison}
-        typer.echo(json.dumps(result | {"page": written and str(written)}, ensure_ascii=False, indent=2))
+    _check_ids(plan, clip or ())
+    if dry_run:
+        shown = plan.settings() | {"embeddings": ["texture", *(embedding or [])], "page": bool(out) and page}
+        typer.echo(json.dumps(shown | {"listen": listen, "pictures": bool(pictures)}, indent=2, ensure_ascii=False))
         return
-    typer.echo(format_summary(means))
-    _print(sets)
-    for item in skips.skipped[:_SKIPS_SAID]:
-        typer.echo(f"skipped: {item.reason}", err=True)
-    if len(skips.skipped) > _SKIPS_SAID:
-        where = f"; all stand in {out / 'comparison.json'}" if out is not None else "; --json names all"
-        typer.echo(f"skipped: {len(skips.skipped) - _SKIPS_SAID} more{where}", err=True)
-    if out is not None:
-        typer.echo(
-            f"records of {len(records)} clips in {out}" + (f", pictures in {out / 'pictures'}" if pictures else "")
-        )
-    if written is not None:
-        typer.echo(f"page: {written}")
+    analysed = analyze_sets(_with_embeddings(plan, embedding or []), quiet=quiet)
+    written = None
+    if out is not None and (page or pictures):
+        from eisbach.report.structure.analysis import PageOptions, draw_clips, write_page
+
+        if page:
+            options = PageOptions(
+                title or "", listen, tuple(clip or ()), pictures is not False, bool(pictures), _typed()
+            )
+            written = write_page(analysed, options, [str(path) for path in paths], quiet=quiet)
+        else:
+            draw_clips(analysed, out / "pictures", quiet=quiet)
+    if as_json:
+        typer.echo(json.dumps(_as_json(analysed, written), ensure_ascii=False, indent=2))
+        return
+    _print(analysed, out, written, bool(pictures))
 
 
-def collect(paths: Sequence[Path], by: str | None = None) -> list[Clip]:
-    """The clips that paths name; see `report.structure_inputs.collect_clips`."""
-    from eisbach.report.structure.inputs import collect_clips
-
-    return collect_clips(paths, by)
-
-
-def _check_names(clips: Sequence[Clip], baseline: str | None, metrics: Sequence[str]) -> None:
-    """Refuses names that nothing can have before hours of analysis are spent on them."""
-    from eisbach.report.structure.inputs import short_names
-    from eisbach.statistics.metric_info import check_names
-
-    check_names(metrics)
-    names = short_names(list(_sizes(clips)))
-    if baseline is not None and baseline not in (*names, *names.values()):
-        raise UserError(
-            f"the baseline '{baseline}' is not among the sets {', '.join(names.values())}; name one of them."
-        )
-
-
-def _check_ids(clips: Sequence[Clip], chosen: Sequence[str]) -> None:
-    known = {str(one.keys["id"]) for one in clips}
-    wrong = next((one for one in chosen if one not in known), None)
-    if wrong is not None:
-        raise UserError(
-            f"no clip has the id '{wrong}' to embed; ids are like '{min(known)}' (--dry-run lists the files)."
-        )
-
-
-def _models(specs: Sequence[str]) -> list[Any]:
-    """The embeddings, loaded before anything is analysed, so that a wrong folder costs no hour; textures need none."""
-    if not specs:
-        return []
-    from eisbach.structure.embeddings import load_embedding
-
-    return [load_embedding(spec) for spec in dict.fromkeys(specs) if spec != "texture"]
+def compare(context: typer.Context) -> None:
+    """The former command, which `analyze` has taken in: says what to type."""
+    arguments = ["--pair" if word == "--pairing" else word for word in context.args]
+    typed = shlex.join(["eisbach", "analyze", *(arguments or ["A/", "B/"])])
+    raise UserError(f"'eisbach compare' is part of 'eisbach analyze' now; type {typed} .")
 
 
 def _split(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
-def _sizes(clips: Sequence[Clip]) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    for one in clips:
-        group = str(one.keys["group"])
-        sizes[group] = sizes.get(group, 0) + 1
-    return sizes
+def _directions(text: str | None) -> dict[str, Any]:
+    """`level_range:higher,is_flat` as {'level_range': 'higher', 'is_flat': None}."""
+    declared: dict[str, Any] = {}
+    for part in _split(text):
+        name, colon, way = part.partition(":")
+        if colon and way not in ("higher", "lower"):
+            raise UserError(f"--primary has '{part}'; write METRIC, METRIC:higher or METRIC:lower.")
+        declared[name] = way or None
+    return declared
 
 
-def _command(paths: Sequence[Path], out: Path) -> str:
-    """The line that was typed, so that the page can be made again with every option of it."""
-    import shlex
-    import sys
+def _check_ids(plan: AnalysisPlan, chosen: Sequence[str]) -> None:
+    known = {str(clip.keys["id"]) for clip in plan.sets.clips}
+    wrong = next((name for name in chosen if name not in known), None)
+    if wrong is not None:
+        raise UserError(
+            f"no clip has the id '{wrong}' to embed; ids are like '{min(known)}' (--dry-run lists the files)."
+        )
 
+
+def _with_embeddings(plan: AnalysisPlan, names: Sequence[str]) -> AnalysisPlan:
+    """The embeddings, loaded before anything is analysed, so that a wrong folder costs no hour; textures need none."""
+    if not names:
+        return plan
+    from dataclasses import replace
+
+    from eisbach.structure.embeddings import load_embedding
+
+    models = tuple(load_embedding(name) for name in dict.fromkeys(names) if name != "texture")
+    return replace(plan, embeddings=models)
+
+
+def _typed() -> str:
+    """The line that was typed, so that the page can be made again with every option of it; "" where none was."""
     if Path(sys.argv[0]).name.startswith("eisbach") and "analyze" in sys.argv[1:2]:
         return shlex.join(["eisbach", *sys.argv[1:]])
-    return shlex.join(["eisbach", "analyze", *map(str, paths), "--out", str(out)])
+    return ""
 
 
-def _files(pictures: bool) -> list[tuple[str, str]]:
-    return [
-        ("records.jsonl, records.parquet", "a row a clip, a column a measure"),
-        ("details.jsonl", "each clip's sections, onsets and embedding"),
-        ("comparison.json, comparison.csv", "every number of this page, with intervals, effect sizes and p"),
-        *([("pictures/", "a picture a clip")] if pictures else []),
-    ]
+def _as_json(analysed: AnalysedSets, written: Path | None) -> dict[str, Any]:
+    from eisbach.report.structure.findings import headline_sentences, headline_verdict
+    from eisbach.structure.summary import summarise
+
+    comparison = analysed.to_json()
+    return {
+        "verdict": headline_verdict(analysed.sets),
+        "sentences": headline_sentences(analysed.sets),
+        "groups": summarise(analysed.records),
+        "records": analysed.records,
+        "skipped": comparison["skipped"],
+        "comparison": comparison,
+        "page": written and str(written),
+    }
 
 
-def _save(out: Path, sets: Sets, comparison: dict[str, Any]) -> None:
-    import csv
-    import io
+def _print(analysed: AnalysedSets, out: Path | None, written: Path | None, pictures: bool) -> None:
+    from eisbach.report.structure.findings import terminal_lines
+    from eisbach.structure.summary import format_summary, summarise
 
-    from eisbach.files import write_json, write_text
-
-    write_json(out / "comparison.json", comparison)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["metric", "unit", "primary", "set", "mean", "sd", "clips", "reference", "difference", "low", "high", "hedges_g", "p",
-         "p_corrected", "unit_of_inference", "units", "verdict"]
-    )  # fmt: skip
-    for info in (*sets.metrics, *sets.printed):
-        for name in sets.names:
-            summary, one = sets.summaries[name, info.name], sets.comparison(name, info.name)
-            row: list[Any] = [
-                info.name,
-                info.unit,
-                info.primary,
-                name,
-                summary.mean,
-                sets.spreads[name, info.name],
-                summary.n_clips,
-            ]
-            if one is not None:
-                low, high = one.shown_interval or (None, None)
-                row += [
-                    sets.names[0],
-                    one.difference,
-                    low,
-                    high,
-                    one.g,
-                    one.p,
-                    one.p_adjusted,
-                    one.unit,
-                    one.n_units,
-                    one.verdict,
-                ]
-            writer.writerow(["" if value is None else value for value in row])
-    write_text(out / "comparison.csv", text.getvalue())
-
-
-def _print(sets: Sets) -> None:
-    """The comparison by primary measures, below the table of means."""
-    if sets.results is None:
-        return
-    from eisbach.report.tables import MARKS
-    from eisbach.statistics.verdicts import format_difference, format_interval, format_p
-
-    for name in sets.names[1:]:
-        typer.echo(f"\n{name} against {sets.names[0]} (difference, 95% interval, Hedges g, p corrected):")
-        for info in sets.metrics:
-            one = sets.comparison(name, info.name)
-            if one is None or not info.primary:
-                continue
-            g = "" if one.g is None else f", g {one.g:+.2f}"
-            typer.echo(
-                f"  {info.label}: {format_difference(info, one.difference)} ({format_interval(info, one.shown_interval)}){g}, "
-                f"{format_p(one.decisive_p)}  {MARKS[one.verdict]}"
-            )
-    typer.echo(sets.how)
-    for note in sets.notes:
-        typer.echo(f"note: {note}")
-
-
-def _draw(records: Sequence[Record], folder: Path, skips: SkipReport, quiet: bool) -> None:
-    """One picture a clip, named by its id and content, so that a rerun draws only what is new."""
-    from eisbach.progress import Progress
-    from eisbach.report.figures import clip_picture
-
-    with Progress(len(records), "draw", quiet=quiet) as bar:
-        for record in records:
-            name = "".join(c if c.isalnum() or c in "-_." else "_" for c in str(record["id"]))[:80]
-            file = folder / f"{name}-{str(record['audio_hash'])[:8]}.png"
-            if not file.is_file():
-                try:
-                    clip_picture(str(record["path"]), out=file, title=str(record["id"]))
-                except UserError as error:
-                    skips.add(str(record["path"]), str(error))
-            bar.advance()
+    typer.echo(format_summary(summarise(analysed.records)))
+    for line in terminal_lines(analysed.sets):
+        typer.echo(line)
+    skipped = analysed.skips.skipped
+    for item in skipped[:_SKIPS_SAID]:
+        typer.echo(f"skipped: {item.reason}", err=True)
+    if len(skipped) > _SKIPS_SAID:
+        where = f"; all stand in {out / 'comparison.json'}" if out is not None else "; --json names all"
+        typer.echo(f"skipped: {len(skipped) - _SKIPS_SAID} more{where}", err=True)
+    if out is not None:
+        drawn = f", pictures in {out / 'pictures'}" if pictures else ""
+        typer.echo(f"records of {len(analysed.records)} clips in {out}{drawn}")
+    if written is not None:
+        typer.echo(f"page: {written}")

@@ -10,10 +10,10 @@ import typer
 
 from eisbach.cli.data_common import AS_JSON, DRY_RUN, JOBS, print_json, say_skipped, worker_count
 from eisbach.cli.data_encode import encode, latents
+from eisbach.cli.data_folder import doctor, folder
 from eisbach.cli.data_musiccaps import musiccaps
 
 if TYPE_CHECKING:
-    from eisbach.data.doctor import DoctorReport
     from eisbach.data.render import RenderSpec
 
 app = typer.Typer(help="Make, check and encode training data.", no_args_is_help=True)
@@ -57,7 +57,8 @@ def _spec(
 def render(
     out: Path = _OUT, clips: int = _CLIPS, seconds: str = _SECONDS, seed: int = _SEED, sample_rate: int = _RATE,
     stereo: bool = _STEREO, audio_format: str = _FORMAT, pieces: list[str] = _PIECES,
-    styles: list[str] = typer.Option(None, "--styles", help="Only these ensembles (such as 'celesta'); repeat for more."),
+    styles: list[str] = typer.Option(None, "--styles", help="Only these ensembles (such as 'celesta'); repeat for "
+                                                            "more."),
     redistributable_only: bool = _FREE, jobs: int = JOBS, cache: Path = _CACHE, dry_run: bool = DRY_RUN,
 ) -> None:  # fmt: skip
     """Render developing music: sections of real scores, performed by many ensembles, with captions.
@@ -81,7 +82,8 @@ def render(
 def flat(
     out: Path = _OUT, clips: int = _CLIPS, seconds: str = _SECONDS, seed: int = _SEED, sample_rate: int = _RATE,
     stereo: bool = _STEREO, audio_format: str = _FORMAT, pieces: list[str] = _PIECES,
-    kinds: list[str] = typer.Option(None, "--kinds", help="drone, pad, loop or texture; repeat for more (default: all)."),
+    kinds: list[str] = typer.Option(None, "--kinds", help="drone, pad, loop or texture; repeat for more (default: "
+                                                          "all)."),
     redistributable_only: bool = _FREE, jobs: int = JOBS, cache: Path = _CACHE, dry_run: bool = DRY_RUN,
 ) -> None:  # fmt: skip
     """Make structurally flat material of the same sound world: drones, pads, loops of 1-16 s and textures.
@@ -102,85 +104,8 @@ def flat(
     say_skipped(report, "(see skipped.json)")
 
 
-@app.command()
-def folder(
-    path: Path = typer.Argument(..., help="Folder of wav, flac, mp3 or ogg files; folders below it are searched."),
-    caption_from: str = typer.Option(
-        "files", "--caption-from", help="files (.txt or .json beside the audio), name, none, or text:your words."
-    ),
-    label: list[str] = typer.Option(None, "--label", help="A label for every clip, such as kind=developing."),
-    jobs: int = JOBS,
-    as_json: bool = AS_JSON,
-) -> None:
-    """Make the manifest of your own folder of audio; it is written into the folder."""
-    from dataclasses import asdict
-
-    from eisbach.data.audio_folder import read_folder
-    from eisbach.errors import UserError
-
-    labels = {}
-    for item in label or []:
-        key, separator, value = item.partition("=")
-        if not (separator and key and value):
-            raise UserError(f"--label '{item}' must look like key=value, for example kind=developing.")
-        labels[key] = value
-    manifest, report = read_folder(path, caption_from=caption_from, labels=labels, jobs=worker_count(jobs))
-    if as_json:
-        print_json({"clips": len(manifest), "skipped": [asdict(item) for item in report.skipped]})
-        return
-    total = sum(row.duration for row in manifest)
-    typer.echo(f"{len(manifest)} clips, {total / 60:.1f} minutes: {path / 'manifest.jsonl'}")
-    say_skipped(report, "files were left out (--json lists all)")
-
-
-@app.command()
-def doctor(
-    path: Path = typer.Argument(..., help="A manifest, or a folder of audio."),
-    crop_seconds: float = typer.Option(30.0, "--crop-seconds", help="Length of the training crops."),
-    caption_from: str = typer.Option("files", "--caption-from", help="As in 'eisbach data folder'."),
-    same_audio: bool = typer.Option(False, "--same-audio", help="Also compare the sound itself, not only the bytes."),
-    strict: bool = typer.Option(False, "--strict", help="Exit with code 2 when anything is found."),
-    show: int = typer.Option(20, "--show", help="How many samples the table of what trains shows; 0 shows all."),
-    jobs: int = JOBS,
-    as_json: bool = AS_JSON,
-) -> None:
-    """Report what is wrong with the data, and the text and audio that each sample will really train on."""
-    from eisbach.data.doctor import examine
-
-    report = examine(
-        path, crop_seconds=crop_seconds, caption_from=caption_from, same_audio=same_audio, jobs=worker_count(jobs)
-    )
-    if as_json:
-        print_json(report.as_json())
-    else:
-        _print_doctor(report, show)
-    if strict and not report.healthy:
-        raise typer.Exit(2)
-
-
-def _print_doctor(report: DoctorReport, show: int) -> None:
-    from eisbach.data.doctor import PROBLEMS
-
-    for name, count in report.formats.items():
-        typer.echo(f"{count:6d}  {name}")
-    for kind, count in report.counts().items():
-        typer.echo(f"\n{count} x {kind.replace('_', ' ')} ({PROBLEMS[kind]}):")
-        of_kind = [problem for problem in report.problems if problem.kind == kind]
-        for problem in of_kind[:10]:
-            typer.echo(f"  {problem.sample}: {problem.detail}")
-        if count > 10:
-            typer.echo(f"  and {count - 10} more (--json lists all)")
-    typer.echo(f"\nWhat trains, in crops of {report.crop_seconds:g} s:")
-    for item in report.trained[: show or None]:
-        spans = ", ".join(f"{start:g}-{start + length:g} s" for start, length in item.sections)
-        padding = f" + {item.padding:g} s padding" if item.padding else ""
-        typer.echo(f"  {item.sample} [{spans}{padding}]: {item.caption or '(no words)'}")
-    if show and len(report.trained) > show:
-        typer.echo(f"  and {len(report.trained) - show} more (--show 0 shows all)")
-    found = f"{len(report.problems)} problems found" if report.problems else "no problems found"
-    typer.echo(f"\n{report.samples} samples, {len(report.trained)} of them will train; {found}.")
-
-
+app.command()(folder)
+app.command()(doctor)
 app.command()(encode)
 app.command()(latents)
 app.command()(musiccaps)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from eisbach.errors import one_line
+
 if TYPE_CHECKING:
     from eisbach.types import SkipReport
 
@@ -29,6 +31,6 @@ def print_json(value: object) -> None:
 def say_skipped(report: SkipReport, what: str) -> None:
     """Prints the first ten items that were left out, and how many more there are."""
     for item in report.skipped[:10]:
-        typer.echo(f"  skipped {item.item}: {item.reason}")
+        typer.echo(f"  skipped {one_line(item.item)}: {item.reason}")
     if len(report.skipped) > 10:
         typer.echo(f"  and {len(report.skipped) - 10} more {what}.")

@@ -40,7 +40,8 @@ def encode(
 ) -> None:
     """Encode a manifest's audio into latents; the same command continues an interrupted one.
 
-    A recipe finds the cache by itself; a folder of the format sa3 is named in data.manifest, and trains without the audio.
+    A recipe finds the cache by itself; a folder of the format sa3 is named in data.manifest, and trains without the
+    audio.
     """
     from dataclasses import asdict
 
@@ -102,7 +103,8 @@ def latents(
     jobs: int = JOBS,
     as_json: bool = AS_JSON,
 ) -> None:
-    """Check a folder of pre-encoded latents: what can be used, what cannot and why, and how lengths would be batched."""
+    """Check a folder of pre-encoded latents: what can be used, what cannot and why, and how lengths would be
+    batched."""
     from dataclasses import asdict
 
     from eisbach.data.pre_encoded import inspect_folder
@@ -113,7 +115,8 @@ def latents(
         print_json(asdict(found))
         return
     typer.echo(
-        f"{found.clips} clips of {found.channels} channels, {found.shortest} to {found.longest} frames each, {found.frames} in all"
+        f"{found.clips} clips of {found.channels} channels, {found.shortest} to {found.longest} frames each, "
+        f"{found.frames} in all"
     )
     typer.echo(f"  {len(found.lengths['cut'])} lengths, fit cut: {found.cut_share:.1%} of the frames cut")
     typer.echo(f"  {len(found.lengths['pad'])} lengths, fit pad: {found.padding_share:.1%} of the frames padding")
@@ -140,15 +143,10 @@ def _load_codec(codec: str | None, model: str | None) -> tuple[str, Codec]:
     return source, load_codec(source)
 
 
-def _has_network(codec: Codec) -> bool:
-    import torch
-
-    return isinstance(getattr(codec, "model", None), torch.nn.Module)
-
-
 def _useful_jobs(codec: Codec, clips: int) -> int:
-    """Processes: one for a network, which takes every core and much memory by itself; else as many as pay for their start."""
-    return 1 if _has_network(codec) else max(1, min(worker_count(0), clips // _CLIPS_WORTH_A_PROCESS))
+    """Processes: one for a network, which takes every core and much memory by itself; else as many as pay for their
+    start."""
+    return 1 if codec.model is not None else max(1, min(worker_count(0), clips // _CLIPS_WORTH_A_PROCESS))
 
 
 def _device(device: str, codec: Codec) -> str:
@@ -156,4 +154,4 @@ def _device(device: str, codec: Codec) -> str:
         return device
     import torch
 
-    return "cuda" if _has_network(codec) and torch.cuda.is_available() else "cpu"
+    return "cuda" if codec.model is not None and torch.cuda.is_available() else "cpu"

@@ -31,7 +31,7 @@ def demo(
     Takes about ten minutes on two cores. Stopped at any moment, the same command continues.
     """
     from eisbach.cli.experiment import execute
-    from eisbach.experiments.story import demo_spec, own_audio_spec
+    from eisbach.experiments.recipes import demo_spec, own_audio_spec
 
     choices: dict[str, Any] = {"out": out, "seed": seed, "quick": quick, "overrides": overrides or []}
     if data is None:

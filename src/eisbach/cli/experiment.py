@@ -53,8 +53,8 @@ def execute(spec: ExperimentSpec, *, dry_run: bool, as_json: bool, quiet: bool) 
         typer.echo(dump_yaml(spec), nl=False)
         return
     from eisbach.experiments.run import run_experiment
-    from eisbach.experiments.summary import summary_lines
     from eisbach.report.experiment.page import write_experiment_page
+    from eisbach.report.experiment.wording import summary_lines, summary_with_words
 
     command = shlex.join(["eisbach", *sys.argv[1:]])
     result = run_experiment(
@@ -64,8 +64,8 @@ def execute(spec: ExperimentSpec, *, dry_run: bool, as_json: bool, quiet: bool) 
         quiet=quiet,
     )
     if as_json:
-        typer.echo(json.dumps(result.summary.to_json(), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(summary_with_words(result), indent=2, ensure_ascii=False))
         return
-    for line in summary_lines(spec, result.summary):
+    for line in summary_lines(result):
         typer.echo(line)
     typer.echo(str(result.folder / "report" / "index.html"))

@@ -40,18 +40,30 @@ def export(
     dora: Annotated[
         str, typer.Option(help="DoRA for ComfyUI: diff (large, always right) or scale (small, right in fp32).")
     ] = "diff",
-    precision: Annotated[str, typer.Option(help="fp16 or fp32, for sa3 and comfyui files.")] = "fp16",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="fp16, fp32, or auto: fp16 where it loses under 1% of a LoRA or nothing of a DoRA (sa3, comfyui)."
+        ),
+    ] = "auto",
+    bake_norms: Annotated[
+        bool,
+        typer.Option("--bake-norms", help="Write the norms of DoRA's rows beside it, for Stability's newest players."),
+    ] = False,
     drop_conditioner: Annotated[
         bool, typer.Option("--drop-conditioner", help="Leave out the duration embedder, which ComfyUI cannot load.")
     ] = False,
     any_base: Annotated[
         bool, typer.Option("--any-base", help="Convert for another model than the adapter was trained on.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the adapter at --out; other files beside it stay.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
-    """Convert an adapter between Stability's file, peft and diffusers folders and ComfyUI's file, merge it, or check what it does.
+    """Convert an adapter between Stability's file, peft and diffusers folders and ComfyUI's file, merge it, or check
+    what it does.
 
     The adapter's own format is recognised. Every name and shape is counted; what a format cannot express is refused.
     """
@@ -70,6 +82,7 @@ def export(
         "check": check,
         "dora": dora,
         "precision": precision,
+        "bake_norms": bake_norms,
         "drop_conditioner": drop_conditioner,
         "any_base": any_base,
         "overwrite": overwrite,
@@ -98,7 +111,8 @@ def _lines(done: Exported, out: str | None) -> list[str]:
     if done.written is not None:
         item = done.written
         lines.append(
-            f"{item.path}: {item.kind} for {item.format}, {item.layers} layers, {item.tensors} tensors, {item.bytes / 2**20:.1f} MiB"
+            f"{item.path}: {item.kind} for {item.format}, {item.layers} layers, {item.tensors} tensors, "
+            f"{item.bytes / 2**20:.1f} MiB in {item.precision}"
         )
     if done.merged is not None:
         lines.append(
@@ -108,6 +122,9 @@ def _lines(done: Exported, out: str | None) -> list[str]:
         lines.append("t      change of the prediction")
         lines += [f"{t:.3f}  {value:.2e}" for t, value in zip(done.effect.levels, done.effect.relative, strict=True)]
         lines.append(f"all    {done.effect.overall:.2e}")
+    if done.host_layers is not None and done.written is not None:
+        model, named, count = done.host_layers
+        lines.append(f"{named} of {count} layers have a name in {done.written.format}'s table of {model}")
     if done.comparison is not None:
         lines.append(f"the written file is off by {done.comparison.deviation:.1e} of that change")
     return lines

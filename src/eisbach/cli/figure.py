@@ -59,8 +59,8 @@ def figure(
     """
     if kind != ALL and kind not in _NAMES:
         raise UserError(f"there is no figure '{kind}'; choose one of {', '.join(_NAMES)}, or '{ALL}'.")
+    from eisbach.experiments.sets import collect_clips
     from eisbach.report.structure.figure_set import Drawing, draw, one_figure, paper_set, write_captions
-    from eisbach.report.structure.inputs import collect_clips
 
     clips = collect_clips(files, by)
     drawings: Sequence[Drawing]

@@ -63,7 +63,7 @@ def generate(
         "adapter": adapter,
         "adapter_strength": strength,
         "any_base": any_base,
-        "arm": arm or (_adapter_name(adapter) if adapter else "base"),
+        "arm": arm or _earlier_arm(out) or (_adapter_name(adapter) if adapter else "base"),
         "duration": duration,
         "schedule": schedule,
         "schedule_options": apply_overrides({}, schedule_option) if schedule_option else None,
@@ -72,8 +72,17 @@ def generate(
     # What is not said is left to the configuration, which takes a distilled model's own for it.
     said = {"num_inference_steps": steps, "guidance_scale": guidance, "sampler": sampler}
     values |= {key: value for key, value in said.items() if value is not None}
-    config = build_config(GenerateConfig, values, "the command")
+    config = build_config(GenerateConfig, values, "the command", OPTIONS)
     if dry_run:
+        from eisbach.backbones import check_model
+        from eisbach.output_folder import check_writable
+
+        check_model(config.model)
+        check_writable(config.out)
+        if config.adapter is not None and not Path(config.adapter).exists():
+            raise UserError(
+                f"the adapter {config.adapter} does not exist; give a run's adapter/ folder or an adapter file."
+            )
         typer.echo(dump_yaml(config), nl=False)
         return
     from eisbach.generation import generate as run
@@ -87,6 +96,20 @@ def generate(
     else:
         clips = f"{len(manifest)} clip{'' if len(manifest) == 1 else 's'}"
         typer.echo(f"{clips} of {duration:g} s in {Path(out)} (manifest.jsonl lists them)")
+
+
+OPTIONS = {
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--guidance",
+    "adapter_strength": "--strength",
+    "schedule_options": "--schedule-option",
+    "prompts": "--prompts",
+    **{
+        key: f"--{key.replace('_', '-')}"
+        for key in ("seeds", "duration", "sampler", "schedule", "batch_size", "arm", "out")
+    },
+}
+"""What the command calls the keys of its configuration."""
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -110,6 +133,17 @@ def _prompts(texts: list[str], source: str | None) -> tuple[Prompt, ...]:
             "--prompts characters or --prompts FILE."
         )
     return prompts_from_texts(texts)
+
+
+def _earlier_arm(out: str) -> str | None:
+    """The label of what the folder holds: an adapter that was moved since goes on under it."""
+    from eisbach.files import read_json
+    from eisbach.generation.generate import STAMP
+
+    path = Path(out) / STAMP
+    stamp = read_json(path, "record of earlier generations") if path.is_file() else None
+    arm = stamp.get("arm") if isinstance(stamp, dict) and any(Path(out).glob("*.flac")) else None
+    return arm if isinstance(arm, str) and arm else None
 
 
 def _adapter_name(adapter: str) -> str:

@@ -58,14 +58,28 @@ def sample(
         "clip": clip,
         "batch_size": batch_size,
     }
-    sampling = build_config(ImageSampling, values, "the command")
+    sampling = build_config(ImageSampling, values, "the command", OPTIONS)
     if dry_run:
+        from eisbach.backbones import check_model
+        from eisbach.output_folder import check_writable
+
+        check_model(model)
+        check_writable(out)
         typer.echo(dump_yaml(sampling), nl=False)
         return
     from eisbach.generation.image_files import write_images
 
     written = write_images(model, sampling, out, count=count, classes=classes, seed=seed, quiet=quiet)
     typer.echo(f"{written} images in {out}")
+
+
+OPTIONS = {
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--guidance",
+    "guidance_interval": "--interval",
+    "schedule_options": "--schedule-option",
+    **{key: f"--{key.replace('_', '-')}" for key in ("schedule", "method", "clip", "batch_size")},
+}
 
 
 @app.command("quality")
@@ -76,7 +90,11 @@ def quality(
     samples: Annotated[str, typer.Option(metavar="FILE|FOLDER", help="Folder of images, or an .npz of them.")],
     features: Annotated[str, typer.Option(help="inception, or digits.")] = "inception",
     weights: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="The feature network's weights; nothing is downloaded.")
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="The feature network's weights: Inception's file, or a classifier's folder; nothing is downloaded.",
+        ),
     ] = None,
     size: Annotated[
         int | None, typer.Option(metavar="PIXELS", help="Resize and crop images to this; without it sizes must agree.")

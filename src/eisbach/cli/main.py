@@ -6,7 +6,7 @@ import errno
 import sys
 import warnings
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import typer
 
@@ -14,7 +14,6 @@ from eisbach import __version__
 from eisbach.cli import (
     allocation,
     analyze,
-    compare,
     data,
     demo,
     experiment,
@@ -24,14 +23,16 @@ from eisbach.cli import (
     images,
     probe,
     recoverability,
-    recoverability_digits,
     signature,
     signature_entropy,
+    study,
     train,
 )
+from eisbach.cli.next_steps import with_next_steps
 from eisbach.cli.packages import missing_package
 from eisbach.cli.streams import close_streams, open_streams
-from eisbach.errors import EisbachError, InterruptedRun
+from eisbach.errors import EisbachError, InterruptedRun, out_of_memory
+from eisbach.signals import stop_as_ctrl_c
 
 app = typer.Typer(
     name="eisbach",
@@ -50,13 +51,15 @@ app.command("probe")(probe.probe)
 app.command("allocation")(allocation.allocation)
 app.command("analyze")(analyze.analyze)
 app.command("figure")(figure.figure)
-app.command("compare")(compare.compare)
+app.command("compare", hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    analyze.compare
+)
 app.add_typer(experiment.app, name="experiment")
 for command in (signature_entropy.entropy, signature_entropy.structure, signature_entropy.gate):
     signature.app.command(command.__name__)(command)
 app.add_typer(signature.app, name="signature")
-recoverability.app.command("digits")(recoverability_digits.digits)
-app.add_typer(recoverability.app, name="recoverability")
+app.add_typer(study.app, name="study")
+app.command("recoverability", hidden=True, context_settings=recoverability.ANY_WORDS)(recoverability.recoverability)
 app.add_typer(images.app, name="images")
 
 
@@ -96,6 +99,7 @@ def _say_warnings() -> None:
 def main() -> NoReturn:
     """Runs the command line: exit code 0, 1 (a defect of ours), 2 (a user's mistake) or 130 (stopped by the user)."""
     open_streams()
+    stop_as_ctrl_c()
     _say_warnings()
     code = _run()
     lost = close_streams()
@@ -104,9 +108,13 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
+def _commands() -> Any:
+    return with_next_steps(typer.main.get_command(app))
+
+
 def _run() -> int:
     try:
-        app(standalone_mode=True)
+        _commands()(standalone_mode=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except InterruptedRun as error:
@@ -120,11 +128,17 @@ def _run() -> int:
         if sentence is None:
             raise
         return _fail(sentence)
-    except OSError as error:
-        sentence = _storage(error)
+    except Exception as error:
+        sentence = out_of_memory(error) or (_storage(error) if isinstance(error, OSError) else None)
         if sentence is None:
             raise
         return _fail(sentence)
+    except (MemoryError, RuntimeError, ImportError, SystemError) as error:
+        if not _lacks_memory(error):
+            raise
+        return _fail(
+            "there is not enough memory; close other programs, or give fewer --jobs, shorter files or smaller batches."
+        )
     return 0
 
 
@@ -133,8 +147,25 @@ def _fail(sentence: str, code: int = 2) -> int:
     return code
 
 
+def _lacks_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's own error, or what torch and threads say instead of it."""
+    signs = (
+        "out of memory",
+        "can't allocate memory",
+        "not enough memory",
+        "can't start new thread",
+        "failed to map segment",
+        "without exception set",
+    )
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
+
+
 def _storage(error: OSError) -> str | None:
     """The sentence for a disk that is full or out of reach; None for every other error."""
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return f"{str(error.filename)[:80]} cannot be a path ({error.strerror}); give another."
+    if error.errno == errno.ENOMEM:
+        return "there is not enough memory; close other programs, or give fewer --jobs."
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({error.filename or error}); free some space and run the same command again."
     if error.errno in (errno.EPERM, errno.EACCES, errno.EROFS) and error.filename:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from eisbach.diagnostics.probe.result import ProbeResult
     from eisbach.diagnostics.probe.verdict import Verdict
 
-DEFAULT_FOLDER = "runs/probe"
+_DEFAULT_FOLDER = "runs/probe"
 _REQUEST = "request"
 
 
@@ -58,7 +58,7 @@ def probe(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help=f"Result folder; {DEFAULT_FOLDER}/<weighting> unless named."),
+        typer.Option(metavar="FOLDER", help=f"Result folder; {_DEFAULT_FOLDER}/<weighting> unless named."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print verdict and explanation as JSON.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
@@ -98,7 +98,7 @@ def probe(
             "out": None if out is None else str(out),
         },
     )
-    folder = Path(config.out or DEFAULT_FOLDER)
+    folder = Path(config.out or _DEFAULT_FOLDER)
     if dry_run:
         typer.echo(dump_yaml(config), nl=False)
         return
@@ -158,7 +158,7 @@ def _configure(
     source = str(recipe) if recipe is not None else "the configuration"
     config = build_config(TrainConfig, values, source)  # alone first, so that faults name the recipe's own keys
     given = {key: value for key, value in probe.items() if value is not None}
-    given.setdefault("out", f"{DEFAULT_FOLDER}/{_name(config.weighting)}")
+    given.setdefault("out", f"{_DEFAULT_FOLDER}/{_name(config.weighting)}")
     return build_config(ProbeConfig, {"train": config.model_dump(mode="json"), **given}, "the probe")
 
 

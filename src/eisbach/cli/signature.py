@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from eisbach.diagnostics.signature.run import SignatureResult
 
 app = typer.Typer(
-    help="At which noise level is a class, a word or a group of them decided? Class-conditional entropy along the noise.",
+    help="At which noise level is a class, a word or a group of them decided? Class-conditional entropy along the "
+    "noise.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -1,4 +1,5 @@
-"""`eisbach signature entropy`, `structure` and `gate`: curves for sampling schedules, and gates of sample weightings."""
+"""`eisbach signature entropy`, `structure` and `gate`: curves for sampling schedules, and gates of sample
+weightings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The standard streams as a long command needs them: output that cannot be encoded, written or shown never costs the work.
+"""The standard streams as a long command needs them: output that cannot be encoded, written or shown never costs the
+work.
 
 `open_streams` is called once, before anything is printed or opened.
 """
@@ -19,7 +20,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Unheard(io.FileIO):
-    """A descriptor whose reader may leave: what nobody reads any more counts as written, and so does what finds the disk full."""
+    """A descriptor whose reader may leave: what nobody reads any more counts as written, and so does what finds the
+    disk full."""
 
     lost: OSError | None = None
     """The full disk that part of the output met; said at the end, when the command's own work is done."""
@@ -38,12 +40,13 @@ class _Unheard(io.FileIO):
 def open_streams() -> None:
     """Makes standard output and error safe to print to, whatever they are.
 
-    - A descriptor that the caller closed (`2>&-`) is opened on nothing, else the next file that is opened would get its number
-      and with it the messages of C libraries.
+    - A descriptor that the caller closed (`2>&-`) is opened on nothing, else the next file that is opened would get its
+      number and with it the messages of C libraries.
     - Characters that the stream's encoding lacks are written as escapes (`\\u97f3`).
-    - When the reader leaves (`| head`) or the log's disk is full, the command goes on: what it writes to files is what it is for.
-    - Where file names are not read as UTF-8 (a C or Latin-1 locale), the process starts itself again in Python's UTF-8 mode, since
-      manifests and captions are UTF-8; the streams keep their encoding.
+    - When the reader leaves (`| head`) or the log's disk is full, the command goes on: what it writes to files is what
+      it is for.
+    - Where file names are not read as UTF-8 (a C or Latin-1 locale), the process starts itself again in Python's UTF-8
+      mode, since manifests and captions are UTF-8; the streams keep their encoding.
     """
     for number in (0, 1, 2):
         try:

@@ -21,12 +21,11 @@ def train(
 ) -> None:
     """Train an adapter (or a whole model) by a recipe; the same command continues a stopped run.
 
-    Prints the run folder on standard output. Ctrl-C saves a checkpoint first. With several GPUs:
+    Prints the run folder on standard output. Ctrl-C (or a closed terminal) saves a checkpoint first. With several GPUs:
     accelerate launch -m eisbach train RECIPE.
     """
     from eisbach.config import apply_overrides, build_config, dump_yaml, read_recipe
     from eisbach.training.config import TrainConfig
-    from eisbach.training.config_objective import check_names
 
     values = apply_overrides(read_recipe(recipe), overrides)
     if data:
@@ -35,12 +34,17 @@ def train(
     if out:
         values["out"] = out
     config = build_config(TrainConfig, values, str(recipe))
-    check_names(config.weighting, config.noise_levels)
     if dry_run:
-        if isinstance(config.model, dict):
-            from eisbach.backbones.check import check_created
+        from eisbach.backbones import check_created, check_model
+        from eisbach.output_folder import check_writable
+        from eisbach.training.run_folder import RunFolder, check_settings
 
+        if isinstance(config.model, dict):
             check_created(config.model["create"])
+        else:
+            check_model(config.model)
+        check_writable(config.out)
+        check_settings(RunFolder(Path(config.out)), config)
         typer.echo(dump_yaml(config), nl=False)
         return
     from eisbach.training.loop import train as run

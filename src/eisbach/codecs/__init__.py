@@ -7,6 +7,7 @@ from collections.abc import Callable
 from eisbach.codecs.base import Codec
 from eisbach.codecs.image_base import ImageCodec
 from eisbach.errors import UserError
+from eisbach.tensor_files import foreign_files
 
 __all__ = ["CODECS", "IMAGE_CODECS", "Codec", "ImageCodec", "load_codec", "load_image_codec"]
 
@@ -26,8 +27,8 @@ _MARKERS = ("config.json", "model_config.json", "model_index.json", "vae/config.
 
 
 def load_codec(name: str = "bands") -> Codec:
-    """The codec called `name`, the one saved in the file `name` (a safetensors file that `BandCodec.save` wrote), or the
-    autoencoder in the folder `name`: SAME (native, or diffusers' layout) or Oobleck (diffusers' layout).
+    """The codec called `name`, the one saved in the file `name` (a safetensors file that `BandCodec.save` wrote), or
+    the autoencoder in the folder `name`: SAME (native, or diffusers' layout) or Oobleck (diffusers' layout).
 
     Raises
     ------
@@ -36,6 +37,11 @@ def load_codec(name: str = "bands") -> Codec:
     """
     if name in CODECS:
         return CODECS[name]()
+    with foreign_files(f"the codec in {name}"):
+        return _read_codec(name)
+
+
+def _read_codec(name: str) -> Codec:
     from pathlib import Path
 
     if Path(name).is_file():
@@ -68,8 +74,8 @@ IMAGE_CODECS: dict[str, Callable[[int], ImageCodec]] = {"pixels": _pixels}
 
 
 def load_image_codec(name: str = "pixels", channels: int = 3) -> ImageCodec:
-    """The image codec called `name` for images of `channels` channels, or the AutoencoderKL in the folder `name` (diffusers'
-    layout; a pipeline's folder with it as `vae` will do).
+    """The image codec called `name` for images of `channels` channels, or the AutoencoderKL in the folder `name`
+    (diffusers' layout; a pipeline's folder with it as `vae` will do).
 
     Raises
     ------
@@ -83,8 +89,10 @@ def load_image_codec(name: str = "pixels", channels: int = 3) -> ImageCodec:
     if any((Path(name) / marker).is_file() for marker in _MARKERS):
         from eisbach.codecs.autoencoder_kl import AutoencoderKLCodec
 
-        return AutoencoderKLCodec.load(name)
+        with foreign_files(f"the codec in {name}"):
+            return AutoencoderKLCodec.load(name)
     raise UserError(
-        f"there is no image codec '{name}'; known: {', '.join(sorted(IMAGE_CODECS))}, or the folder of an AutoencoderKL in "
+        f"there is no image codec '{name}'; known: {', '.join(sorted(IMAGE_CODECS))}, or the folder of an "
+        "AutoencoderKL in "
         "diffusers' layout (config.json and diffusion_pytorch_model.safetensors)."
     )

@@ -1,4 +1,5 @@
-"""What codecs made of a diffusers autoencoder share: checks, identity, and coding long audio in pieces that equal the whole."""
+"""What codecs made of a diffusers autoencoder share: checks, identity, and coding long audio in pieces that equal the
+whole."""
 
 from __future__ import annotations
 
@@ -9,10 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from eisbach.audio import resample
 from eisbach.codecs.autoencoder_folder import exact_identity
-from eisbach.codecs.base import batch_of_latents, frames_in
-from eisbach.errors import UserError
+from eisbach.codecs.base import batch_of_latents, frames_in, heard
 from eisbach.types import Waveform
 
 
@@ -78,19 +77,11 @@ class AutoencoderCodec(ABC):
 
         Raises
         ------
-        UserError
+        AudioError
             NaN or infinite samples, or another number of channels than the codec has.
         """
-        resampled = resample(waveform, self.sample_rate).samples
-        if not bool(np.isfinite(resampled).all()):
-            raise UserError("the waveform holds NaN or infinite samples; re-export the audio it came from.")
-        if resampled.shape[0] == 1:
-            resampled = np.repeat(resampled, self.audio_channels, axis=0)
-        if resampled.shape[0] != self.audio_channels:
-            raise UserError(
-                f"the waveform has {resampled.shape[0]} channels and this codec codes {self.audio_channels}; mix it down first."
-            )
-        samples, hop = torch.from_numpy(np.ascontiguousarray(resampled, dtype=np.float32)), self.samples_per_frame
+        given = heard(waveform, self.sample_rate, self.audio_channels).samples
+        samples, hop = torch.from_numpy(np.ascontiguousarray(given, dtype=np.float32)), self.samples_per_frame
         frames = max(1, -(-samples.shape[1] // hop))
         samples = torch.nn.functional.pad(samples, (0, frames * hop - samples.shape[1]))
         device = next(self.model.parameters()).device
@@ -120,7 +111,8 @@ class AutoencoderCodec(ABC):
         return out
 
     def _in_pieces(self, frames: int, piece: Callable[[int, int], torch.Tensor], scale: int) -> torch.Tensor:
-        """`piece(start, stop)` over ranges of frames that overlap by the reach, joined; `scale` is its samples a frame."""
+        """`piece(start, stop)` over ranges of frames that overlap by the reach, joined; `scale` is its samples a
+        frame."""
         reach = self._reach()
         size = max(self.piece_frames, 4 * reach)
         size += -size % self._unit()

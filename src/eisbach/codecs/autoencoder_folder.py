@@ -1,4 +1,5 @@
-"""A diffusers autoencoder in a folder, its own or a pipeline's: found by its class, loaded whole, named by its weights."""
+"""A diffusers autoencoder in a folder, its own or a pipeline's: found by its class, loaded whole, named by its
+weights."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def load_autoencoder(
     place = find_autoencoder(folder, class_name)
     if place is None:
         raise CheckpointError(
-            f"{folder} holds no {class_name} (config.json names none, nor does vae/config.json); give the folder of the "
+            f"{folder} holds no {class_name} (config.json names none, nor does vae/config.json); give the folder of "
+            "the "
             "pipeline or of its autoencoder."
         )
     import diffusers

@@ -1,7 +1,8 @@
 """AutoencoderKL (diffusers), the autoencoder of latent diffusion and of Stable Diffusion, as an image codec.
 
-Its latents here are the mode of what the encoder gives, so that coding is deterministic (the authors' trainers draw from the
-distribution instead), times its `scaling_factor`, after its `shift_factor` where it has one: about unit variance.
+Its latents here are the mode of what the encoder gives, so that coding is deterministic (the authors' trainers draw
+from the distribution instead), times its `scaling_factor`, after its `shift_factor` where it has one: about unit
+variance.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class AutoencoderKLCodec:
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Latents [shape=(B, C, H / downsampling, W / downsampling), float32] of images in [-1, 1], on the images' device.
+        """Latents [shape=(B, C, H / downsampling, W / downsampling), float32] of images in [-1, 1], on the images'
+        device.
 
         Raises
         ------
@@ -98,7 +100,8 @@ class AutoencoderKLCodec:
 
 
 def _current(state: State, expected: State) -> State:
-    """Tensors of an old file under the names, and in the shapes, of today's layers: it holds attention as 1x1 convolutions."""
+    """Tensors of an old file under the names, and in the shapes, of today's layers: it holds attention as 1x1
+    convolutions."""
     found = {_current_name(name): tensor for name, tensor in state.items()}
     for name, tensor in found.items():
         if name in expected and tensor.ndim == 4 and expected[name].ndim == 2:

@@ -1,8 +1,9 @@
 """The embedded codec: a linear basis over stacked log-band frames, and a phase-aware way back to sound.
 
 Sixteen consecutive frames of 84 band levels (371 ms) are one vector; a fixed orthonormal basis, fitted once to
-rendered music (`eisbach.codecs.fit`), turns it into one latent frame. Linear and deterministic, so the latents of any audio
-are comparable, a gain is a shift of the latents, and decoding has no mode of its own that a weighting could be credited with.
+rendered music (`eisbach.codecs.fit`), turns it into one latent frame. Linear and deterministic, so the latents of any
+audio are comparable, a gain is a shift of the latents, and decoding has no mode of its own that a weighting could be
+credited with.
 """
 
 from __future__ import annotations
@@ -14,14 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from eisbach.audio import resample, to_mono
-from eisbach.codecs.base import batch_of_latents, frames_in
+from eisbach.codecs.base import batch_of_latents, frames_in, heard
 from eisbach.codecs.spectrum import SpectrumConfig, band_filters, band_levels, invert
-from eisbach.errors import CheckpointError, UserError
-from eisbach.files import atomic_write
+from eisbach.errors import CheckpointError
+from eisbach.tensor_files import read_header, read_metadata_object, read_tensors, write_tensors
 from eisbach.types import Waveform
 
 _TENSORS = ("mean", "basis", "scale", "synthesis")
@@ -49,6 +47,8 @@ class BandCodec:
     """
 
     name = "bands"
+    audio_channels = 1
+    model: torch.nn.Module | None = None
 
     def __init__(
         self,
@@ -98,10 +98,8 @@ class BandCodec:
 
     def levels(self, waveform: Waveform) -> torch.Tensor:
         """Band levels in dB [shape=(n_bands, T * stack)], the waveform padded with silence to whole latent frames."""
-        mono = resample(to_mono(waveform), self.sample_rate)
+        mono = heard(waveform, self.sample_rate, self.audio_channels)
         samples = torch.from_numpy(np.ascontiguousarray(mono.samples[0], dtype=np.float32))
-        if not bool(torch.isfinite(samples).all()):
-            raise UserError("the waveform holds NaN or infinite samples; re-export the audio it came from.")
         missing = -samples.shape[0] % self.samples_per_frame or (self.samples_per_frame if samples.shape[0] == 0 else 0)
         return band_levels(torch.nn.functional.pad(samples, (0, missing)), self.config, self.filters)
 
@@ -158,9 +156,9 @@ class BandCodec:
 
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file (settings in its metadata), atomically."""
-        tensors = {name: getattr(self, name).half().contiguous() for name in _TENSORS}
+        tensors = {name: getattr(self, name).half() for name in _TENSORS}
         metadata = {"format": "eisbach-band-codec", "settings": json.dumps(self._settings())}
-        atomic_write(path, lambda partial: save_file(tensors, str(partial), metadata=metadata))
+        write_tensors(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> BandCodec:
@@ -171,13 +169,9 @@ class BandCodec:
         CheckpointError
             Not a codec file, truncated, or with missing, misshapen or non-finite tensors.
         """
-        try:
-            with safe_open(str(path), framework="pt") as handle:
-                metadata = handle.metadata() or {}
-                names = set(handle.keys())
-                tensors = {name: handle.get_tensor(name).float() for name in _TENSORS if name in names}
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"the codec file {path} cannot be read ({error}); it may be truncated.") from error
+        header = read_header(path)
+        metadata, names = header.metadata, set(header.shapes)
+        tensors = {name: tensor.float() for name, tensor in read_tensors(path, lambda name: name in _TENSORS).items()}
         if metadata.get("format") != "eisbach-band-codec" or set(tensors) != set(_TENSORS):
             raise CheckpointError(
                 f"{path} is not a codec file of this package (tensors {', '.join(sorted(names)) or 'none'})."
@@ -185,14 +179,14 @@ class BandCodec:
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
             raise CheckpointError(f"the codec file {path} holds NaN or infinite values; fit the codec again.")
         try:
-            settings = json.loads(metadata["settings"])
+            settings = read_metadata_object(metadata, "settings", path)
             stack = int(settings.pop("stack"))
             config = SpectrumConfig(**settings)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
                 f"the settings in the codec file {path} cannot be understood ({error}); fit the codec again."
             ) from error
-        return cls(**tensors, stack=stack, config=config)
+        return cls(**tensors, stack=stack, config=config)  # type: ignore[arg-type]
 
     @classmethod
     def from_package(cls) -> BandCodec:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from eisbach.errors import UserError
+import numpy as np
+
+from eisbach.audio import resample, to_mono
+from eisbach.errors import AudioError, UserError
 from eisbach.types import Waveform
 
 if TYPE_CHECKING:
@@ -21,19 +24,25 @@ class Codec(Protocol):
     name : str
     sample_rate : int
         Hz; `encode` resamples whatever arrives, `decode` returns this rate.
+    audio_channels : int
+        Channels of the audio that it codes: 1 mixes whatever arrives to mono.
     channels : int
         Latent channels C.
     samples_per_frame : int
         Audio samples that one latent frame covers.
     latent_rate : float
         Latent frames per second.
+    model : torch.nn.Module or None
+        Its network; None when it has none.
     """
 
     name: str
     sample_rate: int
+    audio_channels: int
     channels: int
     samples_per_frame: int
     latent_rate: float
+    model: torch.nn.Module | None
 
     def identity(self) -> str:
         """A short hash of everything that changes latents: cached latents are keyed by it."""
@@ -50,6 +59,26 @@ class Codec(Protocol):
     def decode(self, latents: torch.Tensor) -> list[Waveform]:
         """Waveforms of latents [shape=(C, T) or (B, C, T)], one an item."""
         ...
+
+
+def heard(waveform: Waveform, sample_rate: int, audio_channels: int) -> Waveform:
+    """What a codec is given of a waveform: at its rate, mixed to mono for one channel, mono doubled for more.
+
+    Raises
+    ------
+    AudioError
+        NaN or infinite samples, or a number of channels that has no such way.
+    """
+    made = resample(to_mono(waveform) if audio_channels == 1 else waveform, sample_rate)
+    if not np.isfinite(made.samples).all():
+        raise AudioError("the waveform holds NaN or infinite samples; re-export the audio it came from.")
+    if made.channels == 1 < audio_channels:
+        made = Waveform(np.repeat(made.samples, audio_channels, axis=0), sample_rate)
+    if made.channels != audio_channels:
+        raise AudioError(
+            f"the waveform has {made.channels} channels and this codec codes {audio_channels}; mix it down first."
+        )
+    return made
 
 
 def frames_in(seconds: float, latent_rate: float) -> int:
@@ -70,7 +99,8 @@ def batch_of_latents(latents: torch.Tensor, channels: int) -> torch.Tensor:
     batch = latents[None] if latents.ndim == 2 else latents
     if batch.ndim != 3 or batch.shape[1] != channels or batch.shape[2] == 0:
         raise UserError(
-            f"latents of shape {tuple(latents.shape)} do not fit this codec: ({channels}, T) with T at least 1 is expected."
+            f"latents of shape {tuple(latents.shape)} do not fit this codec: ({channels}, T) with T at least 1 is "
+            "expected."
         )
     if not bool(batch.isfinite().all()):
         raise UserError("the latents hold NaN or infinite values; the model that made them is broken.")

@@ -113,9 +113,10 @@ def measure_codec(codec: BandCodec, paths: Iterable[str | Path]) -> dict[str, fl
     Returns
     -------
     dict
-        `band_rmse_db`: log-band levels after the latents, against before (dB): the codec's own loss. `mel_rmse_db`: 80-band log-mel
-        levels of the decoded *sound* against the original's (dB, floored 50 dB below each clip's maximum), so with what the
-        way back to sound adds; `mel_rmse_80_db`: the same floored 80 dB below, which reaches under the codec's own floor.
+        `band_rmse_db`: log-band levels after the latents, against before (dB): the codec's own loss. `mel_rmse_db`:
+        80-band log-mel levels of the decoded *sound* against the original's (dB, floored 50 dB below each clip's
+        maximum), so with what the way back to sound adds; `mel_rmse_80_db`: the same floored 80 dB below, which reaches
+        under the codec's own floor.
     """
     mel = SpectrumConfig(n_fft=2048, n_bands=80, low_hz=30.0, floor_db=-200.0)
     mel_filters = _mel_filters(mel)

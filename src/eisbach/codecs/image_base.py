@@ -53,7 +53,8 @@ def check_images(images: torch.Tensor, channels: int, downsampling: int) -> None
     """
     if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape[2:]:
         raise UserError(
-            f"images of shape {tuple(images.shape)} do not fit this codec: (images, {channels}, height, width) is expected."
+            f"images of shape {tuple(images.shape)} do not fit this codec: (images, {channels}, height, width) is "
+            "expected."
         )
     if images.shape[2] % downsampling or images.shape[3] % downsampling:
         raise UserError(
@@ -65,7 +66,8 @@ def check_images(images: torch.Tensor, channels: int, downsampling: int) -> None
     low, high = images.amin().item(), images.amax().item()
     if not (low >= -1.001 and high <= 1.001):  # NaN fails both
         raise UserError(
-            f"image values from {low:g} to {high:g} arrived; they must lie in [-1, 1] (bytes / 127.5 - 1) and be finite."
+            f"image values from {low:g} to {high:g} arrived; they must lie in [-1, 1] (bytes / 127.5 - 1) and be "
+            "finite."
         )
 
 
@@ -73,7 +75,8 @@ def check_latents(latents: torch.Tensor, channels: int) -> None:
     """Nothing, when `latents` are finite and (B, channels, h, w); otherwise a `UserError`."""
     if latents.ndim != 4 or latents.shape[1] != channels or 0 in latents.shape[2:]:
         raise UserError(
-            f"latents of shape {tuple(latents.shape)} do not fit this codec: (images, {channels}, height, width) is expected."
+            f"latents of shape {tuple(latents.shape)} do not fit this codec: (images, {channels}, height, width) is "
+            "expected."
         )
     if not bool(latents.isfinite().all()):
         raise UserError("the latents hold NaN or infinite values; the model that made them is broken.")

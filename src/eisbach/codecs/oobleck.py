@@ -1,9 +1,9 @@
 """Oobleck (diffusers' `AutoencoderOobleck`), the autoencoder of Stable Audio Open and of ACE-Step 1.5, as a codec.
 
-It is a variational autoencoder: its latents here are the means of what the encoder gives, so that coding is deterministic;
-diffusers' pipelines draw from the distribution instead. It is made of convolutions alone, so a frame depends on a known stretch
-of audio around it: long audio is coded in overlapping pieces that give what the whole would give, at a memory that does not grow
-with length.
+It is a variational autoencoder: its latents here are the means of what the encoder gives, so that coding is
+deterministic; diffusers' pipelines draw from the distribution instead. It is made of convolutions alone, so a frame
+depends on a known stretch of audio around it: long audio is coded in overlapping pieces that give what the whole would
+give, at a memory that does not grow with length.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class OobleckCodec(AutoencoderCodec):
         self.ratios = [int(ratio) for ratio in config["downsampling_ratios"]]
         if any(ratio % 2 for ratio in self.ratios):
             raise CheckpointError(
-                f"the autoencoder's downsampling_ratios are {self.ratios}; only even ones give whole frames, so this one is not "
+                f"the autoencoder's downsampling_ratios are {self.ratios}; only even ones give whole frames, so this "
+                "one is not "
                 "supported."
             )
         super().__init__(
@@ -85,8 +86,9 @@ class OobleckCodec(AutoencoderCodec):
 def reach_in_frames(ratios: Sequence[int]) -> int:
     """Latent frames on either side that a frame's code, or a sample, can depend on, rounded up.
 
-    On each scale stand three residual units with kernels of 7 and dilations 1, 3 and 9 (39 steps) and one resampling convolution
-    (at most 2 steps of the coarser scale); 3 frames and 3 samples more for the first and the last convolution.
+    On each scale stand three residual units with kernels of 7 and dilations 1, 3 and 9 (39 steps) and one resampling
+    convolution (at most 2 steps of the coarser scale); 3 frames and 3 samples more for the first and the last
+    convolution.
     """
     fineness, reach = 1.0, 3.0  # steps a frame, frames
     for ratio in reversed(ratios):

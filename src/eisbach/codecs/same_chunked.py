@@ -36,7 +36,8 @@ def use_chunks(model: Any, chunk_size: int, midpoint_shift: bool) -> None:
             segments, rest = divmod(chunk_size, block.stride)
             if rest or segments < 1 or (midpoint_shift and segments % 2):
                 raise CheckpointError(
-                    f"chunks of {chunk_size} frames do not divide into whole segments of {block.stride} (an even number of "
+                    f"chunks of {chunk_size} frames do not divide into whole segments of {block.stride} (an even "
+                    "number of "
                     "them where chunks are shifted); the codec's configuration is wrong."
                 )
             side.blocks[position] = ChunkedResamplingBlock(block, segments, midpoint_shift)

@@ -20,7 +20,8 @@ PREFIX = "pretransform.model."
 """Where a full Stable Audio 3 checkpoint keeps its autoencoder; a checkpoint of SAME alone has no prefix."""
 
 CHUNK_OPTIONS = ("chunk_size", "chunk_midpoint_shift", "encoder_chunk_size")
-"""Options in a `vae/config.json` that diffusers' class does not have: ours for SAME-S, and one that its converter wrote."""
+"""Options in a `vae/config.json` that diffusers' class does not have: ours for SAME-S, and one that its converter
+wrote."""
 
 # What the native classes do by default, and diffusers' class always: anything else in these options is another network.
 _FIXED: dict[str, Any] = {
@@ -45,7 +46,8 @@ _SHARED_DEFAULTS: dict[str, Any] = {
 
 
 def autoencoder_config(values: Mapping[str, Any], sample_rate: int, source: str) -> dict[str, Any]:
-    """`AutoencoderSAME`'s options, with `chunk_size` and `chunk_midpoint_shift` beside them where there is no sliding window.
+    """`AutoencoderSAME`'s options, with `chunk_size` and `chunk_midpoint_shift` beside them where there is no sliding
+    window.
 
     Parameters
     ----------
@@ -108,7 +110,8 @@ def _same(encoder: Mapping[str, Any], decoder: Mapping[str, Any], name: str, sou
     mine, theirs = encoder.get(name, default), decoder.get(name, default)
     if mine != theirs:
         raise CheckpointError(
-            f"the autoencoder in {source} has {name} {mine} in its encoder and {theirs} in its decoder; diffusers' class "
+            f"the autoencoder in {source} has {name} {mine} in its encoder and {theirs} in its decoder; diffusers' "
+            "class "
             "has one value for both."
         )
     return mine

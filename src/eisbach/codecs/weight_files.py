@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from eisbach.errors import CheckpointError
-from eisbach.pretrained import read_object, read_weights
+from eisbach.pretrained import check_sizes, read_object, read_weights
 from eisbach.tensor_files import check_fit
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -31,6 +31,7 @@ def component_config(folder: Path, kind: Any, ignored: Iterable[str] = ()) -> di
         An option that the class does not have and that is not `ignored`.
     """
     values = read_object(folder / "config.json", f"configuration of {kind.__name__}")
+    check_sizes(values, folder / "config.json")
     parameters = inspect.signature(kind.__init__).parameters
     known = {
         name: parameter.default
@@ -73,20 +74,34 @@ def load_component(
     """
     options = component_config(folder, kind) if config is None else config
     state = read_weights(folder, WEIGHTS)
-    model = build_empty(lambda: kind(**options))
+    model = build_empty(lambda: kind(**options), source)
     load_exactly(model, state if adapt is None else adapt(state, model.state_dict()), source)
     return model
 
 
-def build_empty(make: Callable[[], nn.Module]) -> nn.Module:
-    """The module that `make` builds, its parameters without storage: nothing is drawn at random only to be overwritten."""
+def build_empty(make: Callable[[], nn.Module], source: str | Path | None = None) -> nn.Module:
+    """The module that `make` builds, its parameters without storage: nothing is drawn at random only to be overwritten.
+
+    Raises
+    ------
+    CheckpointError
+        With a `source`, whose configuration cannot be built.
+    """
     from accelerate import init_empty_weights
 
     with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False), warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", FutureWarning
         )  # torch's, of the weight norm that diffusers' SAME is written with
-        return make()
+        try:
+            return make()
+        except Exception as error:  # of a bad option the classes raise whatever the first use of it raises
+            if source is None:
+                raise
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(
+                f"{source} cannot be built as its configuration says ({reason}); fetch it again."
+            ) from error
 
 
 def load_exactly(

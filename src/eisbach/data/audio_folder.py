@@ -2,151 +2,201 @@
 
 from __future__ import annotations
 
-import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from eisbach.audio import AUDIO_SUFFIXES, audio_hash
-from eisbach.data.audio_check import AudioFacts, inspect_audio
-from eisbach.data.manifest import Manifest, ManifestRow, assign_split, save_manifest
+from eisbach.audio import AUDIO_SUFFIXES, audio_hash, list_audio
+from eisbach.data.audio_check import AudioFacts, CodecInput, inspect_audio, unusable
+from eisbach.data.caption_files import clean_caption, read_caption, resolve_captions
+from eisbach.data.manifest import Manifest, ManifestRow, afford_held_out, assign_split, save_manifest
 from eisbach.data.threads import in_threads
 from eisbach.errors import AudioError, UserError
-from eisbach.files import files_of_kind
-from eisbach.types import SkipReport
-
-_JSON_KEYS = ("caption", "prompt")
+from eisbach.types import Skipped, SkipReport
 
 
-def find_audio(folder: str | Path) -> list[Path]:
-    """The audio files below a folder (hidden ones left out), sorted.
+@dataclass(frozen=True)
+class Sample:
+    """One file of a folder, or one row of a manifest, looked at.
 
-    Raises
-    ------
-    UserError
-        The folder does not exist or holds no audio.
-    """
-    wanted = f"a folder that holds {', '.join(AUDIO_SUFFIXES)} files"
-    return files_of_kind(folder, AUDIO_SUFFIXES, "audio", wanted)
-
-
-def read_caption(audio: Path, caption_from: str = "files") -> str | None:
-    """The caption of an audio file, kept as it is written; None when there is none.
-
-    Parameters
+    Attributes
     ----------
-    audio : Path
-    caption_from : str
-        ``files`` (the `.txt` or `.json` of the same name beside the audio), ``name`` (the file's name, with
-        underscores and dashes as spaces), ``none`` (an empty caption, on purpose) or ``text:...`` (these words for all).
-
-    Raises
-    ------
-    UserError
-        A caption file that cannot be understood, a mode that does not exist, or both files with different words.
+    name : str
+        The path relative to the folder, or the id.
+    path : Path
+    caption : str or None
+        None where there is none.
+    written : str or None
+        The caption as it is written, before `clean_caption`.
+    facts : AudioFacts
+    audio_hash : str
+        "" where the file cannot be read.
+    refused : str or None
+        Why it cannot be used; None when it can.
+    caption_fault : str or None
+        What is wrong with the caption's file.
     """
-    if caption_from == "none":
-        return ""
-    if caption_from == "name":
-        return " ".join(audio.stem.replace("_", " ").replace("-", " ").split())
-    if caption_from.startswith("text:"):
-        return caption_from.removeprefix("text:").strip()
-    if caption_from != "files":
-        raise UserError(f"captions cannot come from '{caption_from}'; choose files, name, none or text:your words.")
-    found = [
-        caption
-        for caption in (_from_text(audio.with_suffix(".txt")), _from_json(audio.with_suffix(".json")))
-        if caption is not None
-    ]
-    if len(found) == 2 and found[0] != found[1]:
-        raise UserError(f"{audio.stem}.txt and {audio.stem}.json say different things; keep one of them.")
-    return found[0] if found else None
+
+    name: str
+    path: Path
+    caption: str | None
+    written: str | None
+    facts: AudioFacts
+    audio_hash: str = ""
+    refused: str | None = None
+    caption_fault: str | None = None
 
 
-def _from_text(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    try:
-        return path.read_text(encoding="utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise UserError(f"the caption {path.name} is not UTF-8 text; save it as UTF-8.") from error
+@dataclass(frozen=True)
+class FolderScan:
+    """What a folder holds.
+
+    Attributes
+    ----------
+    folder : Path
+    samples : tuple of Sample
+        Every file that was tried, in the order of their names.
+    left_out : tuple of Skipped
+        Audio that was not tried, and why.
+    caption_from : str
+        Where the captions came from.
+    """
+
+    folder: Path
+    samples: tuple[Sample, ...]
+    left_out: tuple[Skipped, ...]
+    caption_from: str
+
+    def manifest(self, labels: Mapping[str, str] | None = None) -> Manifest:
+        """The samples that can be used, split."""
+        rows = [
+            ManifestRow(
+                sample.name, sample.name, sample.caption or "", sample.facts.duration, dict(labels or {}),
+                sample.audio_hash,
+                assign_split(sample.audio_hash, labels),
+            )
+            for sample in self.samples
+            if sample.refused is None
+        ]  # fmt: skip
+        return Manifest(afford_held_out(rows), self.folder)
+
+    def skipped(self) -> SkipReport:
+        """Everything that is not used, and why."""
+        refused = [Skipped(sample.name, sample.refused) for sample in self.samples if sample.refused is not None]
+        return SkipReport([*refused, *self.left_out])
 
 
-def _from_json(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f'the caption {path.name} is not valid JSON; write {{"caption": "..."}}.') from error
-    present = [key for key in _JSON_KEYS if isinstance(values, dict) and key in values]
-    if len(present) != 1 or not isinstance(values[present[0]], str):
-        raise UserError(
-            f"the caption {path.name} must be an object with one text under 'caption' or 'prompt', "
-            f'such as {{"caption": "slow cello"}}.'
-        )
-    return str(values[present[0]]).strip()
-
-
-def read_folder(
-    folder: str | Path, *, caption_from: str = "files", labels: dict[str, str] | None = None, jobs: int = 4,
-    save: bool = True, quiet: bool = False,
-) -> tuple[Manifest, SkipReport]:  # fmt: skip
-    """The manifest of a folder, written into it as ``manifest.jsonl``, and what was left out and why.
-
-    Audio that is unreadable, empty, silent or holds NaN is left out and reported; so is audio whose caption is
-    missing, empty or malformed. Nothing is made up in their place.
+def scan_folder(
+    folder: str | Path,
+    *,
+    caption_from: str = "auto",
+    heard: CodecInput | None = None,
+    jobs: int = 4,
+    quiet: bool = False,
+) -> FolderScan:
+    """Looks at every audio file of a folder and at its caption.
 
     Parameters
     ----------
     folder : str or Path
         Searched with all folders below it.
     caption_from : str
-        See `read_caption`.
-    labels : dict or None
-        Given to every row.
+        See `caption_files.read_caption`; ``auto`` takes files where there is one, else no captions.
+    heard : CodecInput or None
+        What the codec is given; None is the embedded codec's.
     jobs : int
         Threads that read and hash.
 
     Raises
     ------
     UserError
-        No folder, no audio, or nothing usable in it.
+        No folder, or no audio in it.
     """
     folder = Path(folder)
-    paths = find_audio(folder)
-    read_caption(Path("probe"), caption_from)  # refuses a mode that does not exist before any file is read
-    report = SkipReport()
-    rows: list[ManifestRow] = []
-
-    def one(path: Path) -> tuple[str, AudioFacts, str] | str:
-        try:
-            caption = read_caption(path, caption_from)
-            facts = inspect_audio(path)
-            if facts.problem:
-                return facts.problem
-            if caption is None:
-                return "has no caption; add a .txt or .json of the same name, or choose --caption-from"
-            if not caption and caption_from != "none":
-                return "has an empty caption; write one, or choose --caption-from"
-            return caption, facts, audio_hash(path)
-        except (AudioError, UserError) as error:
-            return str(error)
-
-    with in_threads(paths, one, jobs=jobs, title="read", quiet=quiet) as results:
-        for path, made in results:
-            name = path.relative_to(folder).as_posix()
-            if isinstance(made, str):
-                report.add(name, made)
-                continue
-            caption, facts, digest = made
-            rows.append(
-                ManifestRow(name, name, caption, facts.duration, dict(labels or {}), digest, assign_split(digest))
+    listing = list_audio(folder)
+    mode = resolve_captions(listing.files, caption_from)
+    if not listing.files and not listing.left_out:
+        raise UserError(f"{folder} holds no audio; put {', '.join(AUDIO_SUFFIXES[:4])}, ... files into it.")
+    real_root = os.path.realpath(folder)
+    inside, left_out = [], list(listing.left_out)
+    for path in listing.files:
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(real_root):
+            left_out.append(
+                Skipped(path.relative_to(folder).as_posix(), "is a link that leaves the folder; copy the file into it")
             )
-    if not rows:
+        else:
+            inside.append(path)
+
+    def look(path: Path) -> Sample:
+        return _look(path, path.relative_to(folder).as_posix(), mode, heard)
+
+    samples: list[Sample] = []
+    first: dict[str, str] = {}
+    with in_threads(inside, look, jobs=jobs, title="read", quiet=quiet) as results:
+        for _, sample in results:
+            if sample.refused is None and sample.audio_hash in first:
+                sample = replace(sample, refused=f"has the same bytes as {first[sample.audio_hash]}")
+            elif sample.refused is None:
+                first[sample.audio_hash] = sample.name
+            samples.append(sample)
+    return FolderScan(folder, tuple(samples), tuple(sorted(left_out, key=lambda item: item.item)), mode)
+
+
+def _look(path: Path, name: str, mode: str, heard: CodecInput | None) -> Sample:
+    written = caption = fault = None
+    try:
+        written = read_caption(path, mode)
+        caption = None if written is None else clean_caption(written)
+    except UserError as error:
+        fault = str(error)
+    facts = inspect_audio(path, heard)
+    try:
+        digest = audio_hash(path)
+    except AudioError as error:
+        facts, digest = unusable(str(error)), ""
+    refused = facts.problem or fault
+    if refused is None and caption is None:
+        refused = "has no caption; add a .txt or .json of the same name, or choose --caption-from"
+    elif refused is None and not caption and mode != "none":
+        refused = "has an empty caption; write one, or choose --caption-from"
+    return Sample(name, path, caption, written, facts, digest, refused, fault)
+
+
+def read_folder(
+    folder: str | Path, *, caption_from: str = "auto", labels: dict[str, str] | None = None, jobs: int = 4,
+    save: bool = True, out: str | Path | None = None, quiet: bool = False,
+) -> tuple[Manifest, SkipReport]:  # fmt: skip
+    """The manifest of a folder, written as ``manifest.jsonl``, and what was left out and why.
+
+    Audio that is unreadable, empty, silent or holds NaN is left out and reported; so is audio whose caption is
+    missing, empty or malformed, and the second of two files with the same bytes. Nothing is made up in their place.
+
+    Parameters
+    ----------
+    folder, caption_from, jobs
+        See `scan_folder`.
+    labels : dict or None
+        Given to every row.
+    save : bool
+        Write the manifest.
+    out : str, Path or None
+        The folder that it is written into; None is the audio's own.
+
+    Raises
+    ------
+    UserError
+        No folder, no audio, or nothing usable in it.
+    """
+    scan = scan_folder(folder, caption_from=caption_from, jobs=jobs, quiet=quiet)
+    manifest, report = scan.manifest(labels), scan.skipped()
+    if not len(manifest):
         first = report.skipped[0]
         raise UserError(
-            f"none of the {len(paths)} files in {folder} can be used (the first, {first.item}: {first.reason})."
+            f"none of the {len(report.skipped)} files in {folder} can be used (the first, {first.item}: "
+            f"{first.reason})."
         )
-    manifest = Manifest(rows, folder)
+    manifest = Manifest(manifest.rows, folder if out is None else out, folder)
     if save:
         save_manifest(manifest)
     return manifest, report

@@ -1,8 +1,8 @@
 """Whole clips of different lengths in batches of one length each: little is cut, or little is padded.
 
-A few lengths are chosen from the data (`choose_lengths`). Clips are sorted into them, a batch holds neighbours only, and its
-length is that of its shortest clip's bucket (fit "cut": a random stretch of each clip, nothing padded) or of its longest
-clip's (fit "pad": whole clips, padded and masked). A batch is a pure function of (seed, step).
+A few lengths are chosen from the data (`choose_lengths`). Clips are sorted into them, a batch holds neighbours only,
+and its length is that of its shortest clip's bucket (fit "cut": a random stretch of each clip, nothing padded) or of
+its longest clip's (fit "pad": whole clips, padded and masked). A batch is a pure function of (seed, step).
 """
 
 from __future__ import annotations
@@ -114,14 +114,17 @@ class BucketReport:
         lengths = ", ".join(
             f"{count} of {value:.1f} s" for value, count in zip(self.seconds, self.clips, strict=True) if count
         )
-        return f"clips by length: {lengths}; a pass cuts {self.cut_share:.1%} of the audio and pads {self.padding_share:.1%}"
+        return (
+            f"clips by length: {lengths}; a pass cuts {self.cut_share:.1%} of the audio and pads "
+            f"{self.padding_share:.1%}"
+        )
 
 
 class BucketedDataset(LatentDataset):
     """Batches of one length each from clips of many lengths; see the module.
 
-    An epoch is every clip once, but for `len % batch_size` clips, drawn anew each epoch, that sit it out. Where a bucket
-    does not fill its last batch, random clips of the neighbouring bucket join it and take its length.
+    An epoch is every clip once, but for `len % batch_size` clips, drawn anew each epoch, that sit it out. Where a
+    bucket does not fill its last batch, random clips of the neighbouring bucket join it and take its length.
 
     Parameters
     ----------
@@ -152,7 +155,8 @@ class BucketedDataset(LatentDataset):
         self._plan: tuple[tuple[int, int], np.ndarray, np.ndarray] = ((-1, -1), np.zeros((0, 0)), np.zeros(0))
 
     def plan(self, epoch: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """The clips of each batch of an epoch [shape=(batches, batch_size)] and the batches' lengths [shape=(batches,)]."""
+        """The clips of each batch of an epoch [shape=(batches, batch_size)] and the batches' lengths
+        [shape=(batches,)]."""
         if self._plan[0] != (epoch, batch_size):
             order = np.random.default_rng([self.seed, _EPOCH, epoch]).permutation(len(self))
             chosen = np.resize(order, batch_size) if len(order) < batch_size else order
@@ -178,7 +182,8 @@ class BucketedDataset(LatentDataset):
         return made, length
 
     def _draw_crop(self, clip: int, position: int, crop_frames: int) -> tuple[int, int]:
-        """A section long enough is drawn by the crops it holds; where none is (fit "pad"), the longest is taken whole."""
+        """A section long enough is drawn by the crops it holds; where none is (fit "pad"), the longest is taken
+        whole."""
         frames = np.array(self.cache.entries[clip].frames)
         starts = np.maximum(0, frames - crop_frames + 1)
         if not starts.any():

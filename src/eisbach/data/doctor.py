@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,34 +11,54 @@ from typing import Any
 import numpy as np
 
 from eisbach.audio import audio_hash
-from eisbach.data.audio_check import CLIPPED_SHARE, LONG_SECONDS, SHORT_SECONDS, AudioFacts, inspect_audio
-from eisbach.data.audio_folder import find_audio, read_caption
+from eisbach.audio_file import AudioFile, is_file
+from eisbach.data.audio_check import (
+    CANCELLED_DB,
+    CLIPPED_SHARE,
+    LONG_SECONDS,
+    SHORT_SECONDS,
+    AudioFacts,
+    CodecInput,
+    inspect_audio,
+    unusable,
+)
+from eisbach.data.audio_folder import Sample, scan_folder
+from eisbach.data.caption_files import clean_caption
 from eisbach.data.latents import sections_of
-from eisbach.data.manifest import MANIFEST_NAME, load_manifest
+from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest
+from eisbach.data.selection import TrainingChoice, TrainingRule, choose_clips, unheard_words
 from eisbach.data.threads import in_threads
-from eisbach.errors import AudioError, UserError
+from eisbach.errors import AudioError, UserError, one_line
 
 PROBLEMS = {
+    "left_out": "audio in the folder that is not read",
     "missing_caption": "no caption beside the audio",
     "empty_caption": "a caption without words",
     "bad_caption": "a caption that cannot be understood",
+    "unseen_characters": "a caption with characters that cannot be seen",
     "unusable": "unreadable, empty, silent or NaN-bearing audio",
-    "changed": "audio that is not what the manifest's hash says",
+    "changed": "audio that is not what the manifest's hash says: training refuses it",
+    "wrong_length": "another length than the manifest says",
+    "truncated": "less audio than the file's header says",
+    "damaged": "audio that the decoder had to leave parts out of",
+    "cancelling": "channels that cancel each other when they are mixed",
     "clipped": f"more than {CLIPPED_SHARE:.2%} of the samples at full scale in a row",
     "too_short": f"shorter than {SHORT_SECONDS:g} s",
     "very_long": f"longer than {LONG_SECONDS / 60:g} minutes: only sections train",
     "duplicate": "the same bytes as another file",
     "same_audio": "sounds the same as another file (other container or gain)",
+    "refused": "a set that training refuses",
 }
 """Names of what is reported, and what they mean."""
 
 _CURVE_POINTS = 64
 _SAME_CORRELATION, _SAME_SECONDS, _SAME_HERTZ = 0.9995, 0.1, 0.03
+_WRONG_SECONDS, _WRONG_SHARE = 0.5, 0.02  # of a length, from which a manifest's is wrong
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding: `kind` is a key of `PROBLEMS`."""
+    """One finding: `kind` is a key of `PROBLEMS`; `sample` is "" where it is about the whole set."""
 
     sample: str
     kind: str
@@ -76,19 +96,29 @@ class DoctorReport:
     Attributes
     ----------
     samples : int
+        Files or rows that were looked at.
+    crop_seconds : float
     problems : list of Problem
     trained : list of Trained
-        Usable samples only.
+        What trains (not what is held out).
+    held_out : list of str
+        Samples that are held out.
+    selection : str
+        How many train, are held out and are left out: the sentence that training prints.
     formats : dict of str to int
         Count of files for each "rate Hz, channels".
-    crop_seconds : float
+    notes : list of str
+        What is no fault of the data, such as words that the model does not know.
     """
 
     samples: int
     crop_seconds: float
     problems: list[Problem] = field(default_factory=list)
     trained: list[Trained] = field(default_factory=list)
+    held_out: list[str] = field(default_factory=list)
+    selection: str = ""
     formats: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
@@ -106,29 +136,36 @@ class DoctorReport:
 
 
 @dataclass(frozen=True)
-class _Sample:
-    name: str
-    path: Path
-    caption: str | None
-    caption_fault: str | None = None
-    digest: str | None = None
+class _Set:
+    """What is examined: samples, the manifest of those that can be used, and what is wrong with the set itself."""
+
+    samples: Sequence[Sample]
+    manifest: Manifest
+    problems: list[Problem]
+    captions_wanted: bool
 
 
 def examine(
-    target: str | Path, *, crop_seconds: float = 30.0, caption_from: str = "files", same_audio: bool = False,
-    jobs: int = 4, quiet: bool = False,
+    target: str | Path, *, rule: TrainingRule | None = None, caption_from: str = "auto", same_audio: bool = False,
+    heard: CodecInput | None = None, unknown_words: Callable[[str], Sequence[str]] | None = None, jobs: int = 4,
+    quiet: bool = False,
 ) -> DoctorReport:  # fmt: skip
     """Looks at every sample of a manifest (a file, or a folder that holds one) or of a folder of audio.
 
     Parameters
     ----------
     target : str or Path
-    crop_seconds : float
-        Length of the training crops, for what each sample will train on.
+    rule : TrainingRule or None
+        What decides which clips train, and in which crops; None is a recipe's defaults.
     caption_from : str
-        Where captions of a folder come from, see `audio_folder.read_caption`; a manifest has its own.
+        Where captions of a folder come from, see `audio_folder.scan_folder`; a manifest has its own.
     same_audio : bool
-        Also compare the sound itself (length, level over time, brightness), which finds the same audio in another container.
+        Also compare the sound itself (length, level over time, brightness), which finds the same audio in another
+        container.
+    heard : CodecInput or None
+        What the model's codec is given; None is the embedded codec's.
+    unknown_words : callable or None
+        The words of a caption that the model does not know.
     jobs : int
         Threads.
 
@@ -137,95 +174,142 @@ def examine(
     UserError
         Nothing to look at, a manifest that is malformed, or a crop length that is not positive.
     """
-    if not crop_seconds > 0:
-        raise UserError(f"the crop length must be positive (got {crop_seconds}); give seconds such as 30.")
-    samples = _samples(Path(target), caption_from)
-    report = DoctorReport(len(samples), crop_seconds)
+    rule = TrainingRule() if rule is None else rule
+    if not rule.crop_seconds > 0:
+        raise UserError(f"the crop length must be positive (got {rule.crop_seconds}); give seconds such as 30.")
+    target = Path(target)
+    manifest_file = target / MANIFEST_NAME if target.is_dir() else target
+    if manifest_file.suffix == ".jsonl" and (is_file(manifest_file) or not target.is_dir()):
+        examined = _of_manifest(manifest_file, heard, jobs, quiet)
+    else:
+        examined = _of_folder(target, caption_from, heard, jobs, quiet)
+    choice = choose_clips(examined.manifest, rule)
+    report = DoctorReport(len(examined.samples), rule.crop_seconds, list(examined.problems))
     formats: Counter[str] = Counter()
-    hashes: dict[str, str] = {}
-    sounds: list[_Sound] = []
-    with in_threads(
-        samples, lambda sample: _look(sample, same_audio), jobs=jobs, title="examine", quiet=quiet
-    ) as results:
-        for sample, (facts, digest, sound) in results:
-            problems = _problems(sample, facts, digest)
-            if digest and digest in hashes:
-                problems.append(Problem(sample.name, "duplicate", f"same bytes as {hashes[digest]}"))
-            elif digest:
-                hashes[digest] = sample.name
-                if sound is not None:
-                    sounds.append(sound)
-            report.problems += problems
-            if facts.problem is None:
-                formats[f"{facts.sample_rate} Hz, {facts.channels} channel{'s' if facts.channels != 1 else ''}"] += 1
-                if sample.caption or (sample.caption == "" and caption_from == "none"):
-                    report.trained.append(_trained(sample, facts, crop_seconds))
-    report.problems += _same_sound(sounds)
+    for sample in examined.samples:
+        report.problems += _problems(sample, examined.captions_wanted)
+        if sample.facts.problem is None:
+            channels = sample.facts.channels
+            formats[f"{sample.facts.sample_rate} Hz, {channels} channel{'s' if channels != 1 else ''}"] += 1
     report.formats = dict(sorted(formats.items()))
+    if same_audio:
+        report.problems += _same_sound(_sounds(examined.samples, jobs, quiet))
+    _add_choice(report, choice, unknown_words)
     return report
 
 
-def _samples(target: Path, caption_from: str) -> list[_Sample]:
-    manifest_file = target / MANIFEST_NAME if target.is_dir() else target
-    if manifest_file.suffix == ".jsonl" and (manifest_file.is_file() or not target.is_dir()):
-        manifest = load_manifest(manifest_file, check_files=False)
-        return [
-            _Sample(row.id, manifest.audio_path(row), row.caption, digest=row.audio_hash or None) for row in manifest
-        ]
-    samples = []
-    for path in find_audio(target):
-        name = path.relative_to(target).as_posix()
+def _add_choice(
+    report: DoctorReport, choice: TrainingChoice, unknown_words: Callable[[str], Sequence[str]] | None
+) -> None:
+    """What trains, and what stands against it."""
+    report.selection = choice.sentence()
+    report.held_out = [row.id for row in choice.held_out]
+    length = report.crop_seconds
+    for row in choice.train:
+        sections = [(round(start, 3), round(seconds, 3)) for start, seconds in sections_of(row.duration, length)]
+        padding = round(max(0.0, length - row.duration), 3)
+        report.trained.append(Trained(row.id, row.caption, round(row.duration, 3), sections, padding))
+    twins = [item for item in choice.left_out if "same bytes" in item.reason]
+    report.problems += [Problem(item.item, "duplicate", item.reason) for item in twins]
+    unheard = None if unknown_words is None else unheard_words([row.caption for row in choice.train], unknown_words)
+    if unheard is not None:
+        report.notes.append(unheard)
+    fault = choice.fault()
+    if fault is not None:
+        report.problems.append(Problem("", "refused", fault))
+
+
+def _of_manifest(file: Path, heard: CodecInput | None, jobs: int, quiet: bool) -> _Set:
+    manifest = load_manifest(file, check_files=False)
+
+    def look(number: int) -> tuple[Sample, list[Problem]]:
+        row = manifest.rows[number]
+        path = manifest.audio_path(row)
+        caption = clean_caption(row.caption)
+        if not is_file(path):
+            return Sample(row.id, path, caption, row.caption, unusable("is missing"), refused="is missing"), []
+        facts = inspect_audio(path, heard)
         try:
-            samples.append(_Sample(name, path, read_caption(path, caption_from)))
-        except UserError as error:
-            if caption_from != "files":
-                raise
-            samples.append(_Sample(name, path, None, caption_fault=str(error)))
-    return samples
+            digest = audio_hash(path)
+        except AudioError as error:
+            facts, digest = unusable(str(error)), ""
+        problems = []
+        if digest and digest != row.audio_hash:
+            problems.append(Problem(row.id, "changed", "make the manifest again, or restore the file"))
+        elif (
+            abs(facts.duration - row.duration) > max(_WRONG_SECONDS, _WRONG_SHARE * row.duration) and not facts.problem
+        ):
+            said = f"{row.duration:.2f} s in the manifest, {facts.duration:.2f} s in the file; make the manifest again"
+            problems.append(Problem(row.id, "wrong_length", said))
+        return Sample(row.id, path, caption, row.caption, facts, digest, facts.problem), problems
+
+    samples, problems = [], []
+    with in_threads(range(len(manifest)), look, jobs=jobs, title="examine", quiet=quiet) as results:
+        for _, (sample, found) in results:
+            samples.append(sample)
+            problems += found
+    usable = {sample.name for sample in samples if sample.refused is None}
+    rows = [row for row in manifest if row.id in usable]
+    missing = sum(sample.facts.problem == "is missing" for sample in samples)
+    if missing:
+        problems.append(
+            Problem("", "refused", f"{missing} files of the manifest do not exist; restore them, or make it again")
+        )
+    return _Set(samples, manifest.with_rows(rows), problems, any(row.caption.strip() for row in manifest))
 
 
-def _look(sample: _Sample, same_audio: bool) -> tuple[AudioFacts, str | None, _Sound | None]:
-    if not sample.path.is_file():
-        return AudioFacts(0.0, 0, 0, 0.0, 0.0, "is missing"), None, None
-    facts = inspect_audio(sample.path)
-    try:
-        digest = audio_hash(sample.path)
-    except AudioError as error:
-        return AudioFacts(0.0, 0, 0, 0.0, 0.0, str(error)), None, None
-    wanted = same_audio and facts.problem is None
-    return facts, digest, _listen(sample.name, sample.path, facts) if wanted else None
+def _of_folder(folder: Path, caption_from: str, heard: CodecInput | None, jobs: int, quiet: bool) -> _Set:
+    scan = scan_folder(folder, caption_from=caption_from, heard=heard, jobs=jobs, quiet=quiet)
+    problems = [Problem(item.item, "left_out", item.reason) for item in scan.left_out]
+    problems += [
+        Problem(sample.name, "duplicate", sample.refused)
+        for sample in scan.samples
+        if sample.refused is not None and sample.refused.startswith("has the same bytes")
+    ]
+    return _Set(scan.samples, scan.manifest(), problems, scan.caption_from != "none")
 
 
-def _problems(sample: _Sample, facts: AudioFacts, digest: str | None) -> list[Problem]:
+def _problems(sample: Sample, captions_wanted: bool) -> list[Problem]:
     found: list[tuple[str, str]] = []
+    facts = sample.facts
     if sample.caption_fault:
         found.append(("bad_caption", sample.caption_fault))
     elif sample.caption is None:
         found.append(("missing_caption", "add a .txt or .json of the same name"))
-    elif not sample.caption.strip():
+    elif not sample.caption and captions_wanted:
         found.append(("empty_caption", "write what the clip sounds like"))
+    elif sample.written is not None and sample.caption != sample.written.strip().replace("\n", " "):
+        found.append(("unseen_characters", f"take them out of '{one_line(sample.written)}'"))
     if facts.problem:
         found.append(("unusable", facts.problem))
-    else:
-        if sample.digest and digest != sample.digest:
-            found.append(("changed", "make the manifest again, or restore the file"))
-        if facts.clipped > CLIPPED_SHARE:
-            found.append(("clipped", f"{facts.clipped:.2%} of the samples"))
-        if facts.duration < SHORT_SECONDS:
-            found.append(("too_short", f"{facts.duration:.2f} s"))
-        if facts.duration > LONG_SECONDS:
-            found.append(("very_long", f"{facts.duration / 60:.0f} min"))
+        return [Problem(sample.name, kind, detail) for kind, detail in found]
+    if facts.missing:
+        found.append(("truncated", f"{facts.missing}; what is there trains"))
+    if facts.complaints:
+        found.append(("damaged", facts.complaints[0]))
+    if facts.lost_db > CANCELLED_DB:
+        found.append(
+            ("cancelling", f"their mix is {facts.lost_db:.0f} dB quieter than they are; turn one of them around")
+        )
+    if facts.clipped > CLIPPED_SHARE:
+        found.append(("clipped", f"{facts.clipped:.2%} of the samples"))
+    if facts.duration < SHORT_SECONDS:
+        found.append(("too_short", f"{facts.duration:.2f} s"))
+    if facts.duration > LONG_SECONDS:
+        found.append(("very_long", f"{facts.duration / 60:.0f} min"))
     return [Problem(sample.name, kind, detail) for kind, detail in found]
 
 
-def _trained(sample: _Sample, facts: AudioFacts, crop_seconds: float) -> Trained:
-    return Trained(
-        sample=sample.name,
-        caption=sample.caption or "",
-        duration=round(facts.duration, 3),
-        sections=[(round(a, 3), round(b, 3)) for a, b in sections_of(facts.duration, crop_seconds)],
-        padding=round(max(0.0, crop_seconds - facts.duration), 3),
-    )
+def _sounds(samples: Sequence[Sample], jobs: int, quiet: bool) -> list[_Sound]:
+    """The sound of every sample that can be read and has bytes of its own."""
+    first = {sample.audio_hash: sample for sample in reversed(samples) if sample.facts.problem is None}
+    heard = [sample for sample in samples if first.get(sample.audio_hash) is sample]
+
+    def listen(sample: Sample) -> _Sound:
+        return _listen(sample.name, sample.path, sample.facts)
+
+    with in_threads(heard, listen, jobs=jobs, title="listen", quiet=quiet) as results:
+        return [sound for _, sound in results]
 
 
 @dataclass(frozen=True)
@@ -243,19 +327,16 @@ class _Sound:
 
 
 def _listen(name: str, path: Path, facts: AudioFacts) -> _Sound:
-    import soundfile as sf
-
     energy, counts, slope = np.zeros(_CURVE_POINTS), np.zeros(_CURVE_POINTS), 0.0
     frames = max(1, round(facts.duration * facts.sample_rate))
     at = 0
-    with sf.SoundFile(str(path)) as handle:
-        for block in handle.blocks(1 << 16, dtype="float32", always_2d=True):
-            mono = block.mean(axis=1, dtype=np.float64)
-            place = np.minimum((at + np.arange(len(mono))) * _CURVE_POINTS // frames, _CURVE_POINTS - 1)
-            np.add.at(energy, place, np.square(mono))
-            np.add.at(counts, place, 1)
-            slope += float(np.square(np.diff(mono)).sum())
-            at += len(mono)
+    for block in AudioFile(path).blocks():
+        mono = block.mean(axis=1, dtype=np.float64)
+        place = np.minimum((at + np.arange(len(mono))) * _CURVE_POINTS // frames, _CURVE_POINTS - 1)
+        energy += np.bincount(place, np.square(mono), _CURVE_POINTS)
+        counts += np.bincount(place, minlength=_CURVE_POINTS)
+        slope += float(np.square(np.diff(mono)).sum())
+        at += len(mono)
     level = 10 * np.log10(energy / np.maximum(counts, 1) + 1e-10)
     curve = level - level.mean()
     size = float(np.linalg.norm(curve))

@@ -90,7 +90,8 @@ def pad(performance: Performance, sample_rate: int, rng: np.random.Generator, *,
 def loop(
     performance: Performance, period: float, sample_rate: int, rng: np.random.Generator, *, stereo: bool
 ) -> Waveform:
-    """A fragment of the piece of `period` seconds, repeated exactly; its joint is crossfaded so that it does not click."""
+    """A fragment of the piece of `period` seconds, repeated exactly; its joint is crossfaded so that it does not
+    click."""
     fade = round(min(_CROSSFADE, period / 8) * sample_rate)
     length = round(period * sample_rate)
     total = round(performance.seconds * sample_rate)

@@ -64,7 +64,8 @@ class ImageSet:
         return len(self.items)
 
     def split(self, held_out_share: float) -> tuple[ImageSet, ImageSet]:
-        """(train, held out): by a hash of the content, so that an image never changes sides and copies stay together."""
+        """(train, held out): by a hash of the content, so that an image never changes sides and copies stay
+        together."""
         held = [int(item.content_hash[:12], 16) / 16**12 < held_out_share for item in self.items]
         parts = (
             tuple(item for item, out in zip(self.items, held, strict=True) if out is side) for side in (False, True)
@@ -97,8 +98,8 @@ def read_image_folder(folder: str | Path, *, classes: bool | None = None) -> Ima
     ----------
     folder : str or Path
     classes : bool or None
-        True: every image lies in a class folder. False: folders mean nothing. None: classes where every image lies in a folder,
-        none where no image does.
+        True: every image lies in a class folder. False: folders mean nothing. None: classes where every image lies in a
+        folder, none where no image does.
 
     Raises
     ------
@@ -117,14 +118,16 @@ def read_image_folder(folder: str | Path, *, classes: bool | None = None) -> Ima
         classes = not loose
     elif classes and loose:
         raise UserError(
-            f"{len(loose)} images of {folder} lie in no class folder (first: {loose[0].name}); move them into one, or set "
+            f"{len(loose)} images of {folder} lie in no class folder (first: {loose[0].name}); move them into one, or "
+            "set "
             "classes to none."
         )
     labels = {path: path.relative_to(folder).parts[0] if classes else NO_CLASS for path in paths}
     names = tuple(sorted(set(labels.values()))) if classes else ()
     if classes and len(names) < 2:
         raise UserError(
-            f"{folder} holds one class folder ({names[0]}); a model of one class has nothing to be told: add a class, or set "
+            f"{folder} holds one class folder ({names[0]}); a model of one class has nothing to be told: add a class, "
+            "or set "
             "classes to none."
         )
     report = SkipReport()

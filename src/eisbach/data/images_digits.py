@@ -1,4 +1,5 @@
-"""scikit-learn's digits: 1,797 grey images of 8x8 pixels in ten classes, in the package itself (UCI, Alpaydin & Kaynak 1998)."""
+"""scikit-learn's digits: 1,797 grey images of 8x8 pixels in ten classes, in the package itself (UCI, Alpaydin & Kaynak
+1998)."""
 
 from __future__ import annotations
 

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eisbach.config import check_values
 from eisbach.data.images import ImageItem, ImageSet, read_all
 from eisbach.data.images_read import ImageError, Resize, to_unit_range
 from eisbach.errors import UserError
 from eisbach.files import atomic_write, read_json, write_json
 from eisbach.progress import Progress
+from eisbach.tensor_files import read_array
 from eisbach.types import LatentBatch, SkipReport
 
 if TYPE_CHECKING:
@@ -60,9 +62,9 @@ def encode_images(
 ) -> ImageLatents:
     """Latents of all images that can be read, from the cache where they are in it.
 
-    A file of the cache holds `CHUNK` images and is named by a hash of them, the codec's identity, the size and the options; so a
-    stopped encoding continues, and changed images or another codec are encoded anew. Mirrored images are encoded, not
-    mirrored latents: an autoencoder need not commute with mirroring.
+    A file of the cache holds `CHUNK` images and is named by a hash of them, the codec's identity, the size and the
+    options; so a stopped encoding continues, and changed images or another codec are encoded anew. Mirrored images are
+    encoded, not mirrored latents: an autoencoder need not commute with mirroring.
 
     Parameters
     ----------
@@ -112,18 +114,20 @@ def _chunk(
         left_out = {str(number): reasons[item.id] for number, item in enumerate(items) if item.id in reasons}
         # written last: it says that the array beside it is whole
         write_json(skipped, left_out)
-    reasons_by_place: dict[str, str] = read_json(skipped, "list of left-out images")
+    what = "list of left-out images"
+    reasons_by_place = check_values(dict[str, str], read_json(skipped, what), f"the {what} {skipped}")
+    strangers = [place for place in reasons_by_place if not place.isdecimal() or int(place) >= len(items)]
+    if strangers:
+        raise UserError(f"the {what} {skipped} names the image {strangers[0]!r}, which is none; delete it.")
     report = SkipReport()
     for place, reason in reasons_by_place.items():
         report.add(items[int(place)].id, reason)
     good = [item for number, item in enumerate(items) if str(number) not in reasons_by_place]
     try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"the cached latents {file} cannot be read ({error}); delete the file and run the same command again."
-        ) from error
-    if len(array) != len(good):
+        array = read_array(file, "cached latents")
+    except UserError as error:
+        raise UserError(f"{str(error).rstrip('.')}; delete the file and run the same command again.") from error
+    if array.ndim != 5 or array.dtype.kind != "f" or len(array) != len(good):
         raise UserError(f"the cached latents {file} are not whole; delete the file and run the same command again.")
     return array, good, report
 

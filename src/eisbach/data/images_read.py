@@ -24,9 +24,10 @@ class ImageError(UserError):
 def read_image(path: str | Path, size: int | None, channels: int = 3, resize: Resize = "crop") -> np.ndarray:
     """The image of a file, [shape=(size, size, channels), uint8].
 
-    Grey becomes colour by repetition and colour becomes grey by luminance (ITU-R 601); palettes are resolved, 16-bit grey keeps
-    its upper 8 bits, an alpha channel that is opaque everywhere is dropped, and EXIF orientation is applied. What has no
-    one meaning is refused by name: real transparency, animations, CMYK, floating-point images and other modes.
+    Grey becomes colour by repetition and colour becomes grey by luminance (ITU-R 601); palettes are resolved, 16-bit
+    grey keeps its upper 8 bits, an alpha channel that is opaque everywhere is dropped, and EXIF orientation is applied.
+    What has no one meaning is refused by name: real transparency, animations, CMYK, floating-point images and other
+    modes.
 
     Parameters
     ----------
@@ -35,8 +36,8 @@ def read_image(path: str | Path, size: int | None, channels: int = 3, resize: Re
         Side, in pixels; None (with resize "none") keeps the image's own.
     channels : {1, 3}
     resize : {"crop", "none"}
-        "crop": shrink or grow until the shorter side fits, and cut the centre out, as ADM's preprocessing does. "none": an image of
-        another size is refused.
+        "crop": shrink or grow until the shorter side fits, and cut the centre out, as ADM's preprocessing does. "none":
+        an image of another size is refused.
 
     Raises
     ------
@@ -91,7 +92,8 @@ def _colours(image: Image.Image, channels: int) -> Image.Image:
 
 
 def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
-    """The centre square of an image, `size` pixels a side, scaled as ADM's preprocessing scales (Dhariwal & Nichol 2021).
+    """The centre square of an image, `size` pixels a side, scaled as ADM's preprocessing scales (Dhariwal & Nichol
+    2021).
 
     Box halvings while the shorter side is at least twice the wanted one, then bicubic to it, then the centre.
     """

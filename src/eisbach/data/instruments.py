@@ -107,7 +107,8 @@ class Ensemble:
 ENSEMBLES: dict[str, Ensemble] = {
     ensemble.name: ensemble
     for ensemble in (
-        Ensemble("string quartet", ("violin", "violin", "viola", "cello"), ("quartet", "chorale", "madrigal", "mass"), 2.0),
+        Ensemble("string quartet", ("violin", "violin", "viola", "cello"), ("quartet", "chorale", "madrigal", "mass"),
+        2.0),
         Ensemble("strings", ("violin", "strings", "strings", "contrabass"), weight=1.5),
         Ensemble("low strings", ("cello", "low strings", "contrabass"), weight=1.6, shift=-1),
         Ensemble("contrabass and cello", ("cello", "contrabass"), weight=1.2, shift=-1),

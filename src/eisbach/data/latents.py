@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eisbach.audio import audio_hash
-from eisbach.data.codec_workers import SILENT_PEAK, SectionEncoder, encode_clips
+from eisbach.audio import SILENCE_PEAK
+from eisbach.data.codec_workers import SectionEncoder, encode_clips
 from eisbach.data.manifest import Manifest, ManifestRow
-from eisbach.errors import AudioError, ManifestError, UserError
-from eisbach.files import atomic_write, write_json
+from eisbach.data.manifest_files import KnownHashes, check_unchanged
+from eisbach.errors import AudioError, CheckpointError, ManifestError, UserError
+from eisbach.files import write_json
+from eisbach.tensor_files import read_array, read_header, read_tensors, write_tensors
 from eisbach.types import LatentBatch, SkipReport
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 MAX_SECTIONS = 8
 """Sections kept of one clip, spread evenly over it: what bounds memory and disk for hour-long audio."""
 
+HASHES_NAME = ".audio-hashes"
+"""Where a folder of latents remembers the hashes of the audio (`KnownHashes`)."""
+
+_ROUNDING_SECONDS = 1.0
 _SECTION_CROPS = 4.0  # a section holds this many crops, so that crops fall anywhere within it
 _KEPT_BYTES = 2e9  # latents held in memory by one dataset
 _ORDER, _CROP = 0, 1  # streams of random numbers
@@ -127,13 +133,22 @@ def encode_manifest(
     if not (math.isfinite(crop_seconds) and crop_seconds > 0):
         raise UserError(f"crop_seconds must be positive (got {crop_seconds}); give seconds such as 30.")
     folder = Path(cache_dir) / codec.identity() / f"{crop_seconds:g}s"
+    others = [place for place in sorted(folder.parent.glob("*s")) if place != folder]
     report = SkipReport()
     entries: list[LatentEntry] = []
+    known = KnownHashes(Path(cache_dir) / HASHES_NAME)
 
     def encode(row: ManifestRow, encoder: SectionEncoder) -> LatentEntry:
-        path = folder / row.audio_hash[:2] / f"{row.audio_hash}.safetensors"
-        frames = _read_frames(path)
-        return LatentEntry(row, path, frames or _encode_one(manifest, row, codec, encoder, path, crop_seconds))
+        audio = check_unchanged(manifest, row, known)
+        name = f"{row.audio_hash[:2]}/{row.audio_hash}.safetensors"
+        frames = _read_frames(folder / name)
+        if frames is None and len(sections_of(row.duration, crop_seconds)) == 1:
+            for place in others:  # a clip that is encoded whole is the same for every crop
+                if len(whole := _read_frames(place / name) or ()) == 1:
+                    return LatentEntry(row, place / name, whole)
+        return LatentEntry(
+            row, folder / name, frames or _encode_one(audio, row, codec, encoder, folder / name, crop_seconds)
+        )
 
     def keep(row: ManifestRow, made: LatentEntry) -> None:
         entries.append(made)
@@ -141,55 +156,47 @@ def encode_manifest(
         if used < row.duration - 1.0:
             report.add(row.id, f"only {len(made.frames)} sections ({used:.0f} of {row.duration:.0f} s) are used")
 
-    encode_clips(manifest, codec, encode, keep, report, source=source, jobs=jobs, device=device, quiet=quiet)
+    title = f"encode for crops of {crop_seconds:g} s"
+    try:
+        encode_clips(
+            manifest, codec, encode, keep, report, source=source, jobs=jobs, device=device, title=title, quiet=quiet
+        )
+    finally:
+        known.save()
     write_json(folder / "report.json", [{"id": item.item, "reason": item.reason} for item in report.skipped])
     return LatentCache(tuple(entries), codec.channels, codec.latent_rate, report)
 
 
 def _encode_one(
-    manifest: Manifest, row: ManifestRow, codec: Codec, encoder: SectionEncoder, path: Path, crop_seconds: float
+    audio: Path, row: ManifestRow, codec: Codec, encoder: SectionEncoder, path: Path, crop_seconds: float
 ) -> tuple[int, ...]:
-    from safetensors.numpy import save_file
+    import torch
 
-    audio = unchanged_audio(manifest, row)
-    tensors: dict[str, np.ndarray] = {}
+    tensors: dict[str, torch.Tensor] = {}
     peak = 0.0
     sections = sections_of(row.duration, crop_seconds)
     for number, (start, length) in enumerate(sections):
-        # the last section of a whole clip reads to the end of the file, whatever rounding the manifest has
-        made = encoder(audio, start, None if len(sections) == 1 else length)
+        # a whole clip is read to the end of the file, whatever rounding the manifest has (but no hour where it says a
+        # second)
+        made = encoder(audio, start, length + _ROUNDING_SECONDS if len(sections) == 1 else length)
         peak = max(peak, made.peak)
-        tensors[f"section-{number}"] = made.latents
-    if peak < SILENT_PEAK:
+        tensors[f"section-{number}"] = torch.from_numpy(made.latents)
+    if peak < SILENCE_PEAK:
         raise AudioError(f"{audio} is silent (peak below -80 dBFS); remove it or record it again.")
     metadata = {"audio_hash": row.audio_hash, "codec": codec.identity(), "crop_seconds": f"{crop_seconds:g}"}
-    atomic_write(path, lambda partial: save_file(tensors, str(partial), metadata=metadata))
+    write_tensors(path, tensors, metadata)
     return tuple(int(tensor.shape[1]) for tensor in tensors.values())
-
-
-def unchanged_audio(manifest: Manifest, row: ManifestRow) -> Path:
-    """Where the audio of a row lies; `ManifestError` when its bytes are not those that the manifest was made of."""
-    audio = manifest.audio_path(row)
-    if audio_hash(audio) != row.audio_hash:
-        raise ManifestError(
-            f"{audio} has changed since its manifest was made (clip '{row.id}'); make the manifest again with "
-            "'eisbach data folder', or restore the file."
-        )
-    return audio
 
 
 def _read_frames(path: Path) -> tuple[int, ...] | None:
     """Frames of each cached section; None when there is no file or it is damaged, so that it is made again."""
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         return None
     try:
-        with safe_open(str(path), framework="pt") as handle:
-            shapes = [handle.get_slice(f"section-{n}").get_shape() for n in range(len(list(handle.keys())))]
-    except (SafetensorError, OSError):
+        shapes = read_header(path).shapes
+        return tuple(shapes[f"section-{n}"][1] for n in range(len(shapes))) or None
+    except (CheckpointError, KeyError, IndexError):
         return None
-    return tuple(int(shape[1]) for shape in shapes) or None
 
 
 class LatentDataset:
@@ -313,9 +320,6 @@ class LatentDataset:
 
 
 def _load_sections(entry: LatentEntry) -> list[torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if entry.path.suffix == ".npy":
         import torch
 
@@ -324,9 +328,9 @@ def _load_sections(entry: LatentEntry) -> list[torch.Tensor]:
             raise ManifestError(f"{entry.path} holds NaN or infinite values; encode it again, or remove it.")
         return [torch.from_numpy(array)]
     try:
-        tensors = load_file(str(entry.path))
+        tensors = read_tensors(entry.path)
         return [tensors[f"section-{number}"] for number in range(len(entry.frames))]
-    except (SafetensorError, OSError, KeyError) as error:
+    except (CheckpointError, KeyError) as error:
         raise UserError(
             f"the cached latents {entry.path} cannot be read ({error}); delete the file and run the same command again."
         ) from error
@@ -341,16 +345,16 @@ def read_latent_array(path: Path) -> np.ndarray:
         Truncated, of another format, or not latents.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # a foreign header can fail in many ways
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        array = read_array(path, "latents")
+    except UserError as error:
         raise ManifestError(
-            f"{path} is truncated or not a NumPy array ({reason}); encode it again, or remove it with its .json."
+            f"{path} is truncated or not a NumPy array ({str(error).rstrip('.')}); encode it again, or remove it with "
+            "its .json."
         ) from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.size == 0 or array.dtype.kind != "f":
-        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+    if array.ndim != 2 or array.size == 0 or array.dtype.kind != "f":
         raise ManifestError(
-            f"{path} holds {found} and not floating-point latents (channels, frames); encode it again, or remove it with "
+            f"{path} holds {array.dtype} {array.shape} and not floating-point latents (channels, frames); encode it "
+            "again, or remove it with "
             "its .json."
         )
     return array

@@ -1,13 +1,14 @@
 """The manifest: one row a clip, the one format that every stage reads.
 
 A manifest is a JSON-lines file; `path` is POSIX and relative to the folder that holds it, so that the folder can
-be moved. Loading is strict: every fault of every row is found and they are reported together.
+be moved. Loading is strict: every fault of every row is found and they are reported together. A manifest that was
+written elsewhere than into its audio (because that may not be written to, say) has a `manifest.audio.json` beside it,
+which names the folder.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,16 +16,19 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from eisbach.audio import audio_hash
-from eisbach.data.threads import in_threads
-from eisbach.errors import AudioError, ManifestError
-from eisbach.files import write_jsonl
+from eisbach.audio_file import is_utf8
+from eisbach.data.manifest_files import ManifestFiles, read_audio_root, write_audio_root
+from eisbach.errors import ManifestError
+from eisbach.files import LINES_LIMIT, JsonError, parse_json, read_text, write_jsonl
 
 MANIFEST_NAME = "manifest.jsonl"
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 HELD_OUT_SHARE = 0.1
 """Share of pieces (or of clips without a piece) that the hash puts into the held-out split."""
+
+SMALLEST_SHARE_OF = 5
+"""A small set holds out at most one piece in this many."""
 
 _SHOWN = 10
 
@@ -61,14 +65,20 @@ class ManifestRow:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Rows and the folder that their paths are relative to."""
+    """Rows, the folder of the manifest, and the folder that their paths are relative to (the same unless told)."""
 
     rows: tuple[ManifestRow, ...]
     root: Path
+    audio_root: Path
 
-    def __init__(self, rows: Iterable[ManifestRow], root: str | Path) -> None:
+    def __init__(self, rows: Iterable[ManifestRow], root: str | Path, audio_root: str | Path | None = None) -> None:
         object.__setattr__(self, "rows", tuple(rows))
         object.__setattr__(self, "root", Path(root))
+        object.__setattr__(self, "audio_root", Path(root if audio_root is None else audio_root))
+
+    def with_rows(self, rows: Iterable[ManifestRow]) -> Manifest:
+        """Other rows of the same folder."""
+        return Manifest(rows, self.root, self.audio_root)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -78,7 +88,7 @@ class Manifest:
 
     def audio_path(self, row: ManifestRow) -> Path:
         """Where the audio of `row` lies."""
-        return self.root / row.path
+        return self.audio_root / row.path
 
     def select(self, *, split: str | None = None, labels: Mapping[str, str | Iterable[str]] | None = None) -> Manifest:
         """The rows of one split whose labels have the given values (a value, or any of several).
@@ -91,14 +101,11 @@ class Manifest:
         if split is not None and split not in SPLITS:
             raise ManifestError(f"there is no split '{split}'; choose one of {', '.join(SPLITS)}.")
         wanted = {key: {value} if isinstance(value, str) else set(value) for key, value in (labels or {}).items()}
-        return Manifest(
-            (
-                row
-                for row in self.rows
-                if (split is None or row.split == split)
-                and all(row.labels.get(key) in values for key, values in wanted.items())
-            ),
-            self.root,
+        return self.with_rows(
+            row
+            for row in self.rows
+            if (split is None or row.split == split)
+            and all(row.labels.get(key) in values for key, values in wanted.items())
         )
 
 
@@ -107,9 +114,26 @@ def assign_split(audio_hash: str, labels: Mapping[str, str] | None = None) -> Sp
 
     About `HELD_OUT_SHARE` of the pieces are held out; a piece is never on both sides.
     """
-    piece = (labels or {}).get("piece")
-    key = hashlib.sha256(piece.encode()).hexdigest() if piece else audio_hash
-    return "held_out" if int(key[:12], 16) / 16**12 < HELD_OUT_SHARE else "train"
+    return "held_out" if int(_split_key(audio_hash, labels or {})[:12], 16) / 16**12 < HELD_OUT_SHARE else "train"
+
+
+def _split_key(audio_hash: str, labels: Mapping[str, str]) -> str:
+    piece = labels.get("piece")
+    return hashlib.sha256(piece.encode("utf-8", "surrogatepass")).hexdigest() if piece else audio_hash
+
+
+def afford_held_out(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
+    """The rows, of which at most every fifth piece (or clip without one) is held out: below five, all of them train.
+
+    The hash of a small set may hold out half of it. Those with the lowest hashes stay held out, so that a set that
+    grows only ever gives training clips to the other side when it may hold out more.
+    """
+    keys = {row.id: _split_key(row.audio_hash, row.labels) for row in rows}
+    held_out = sorted({keys[row.id] for row in rows if row.split == "held_out"})
+    allowed = set(held_out[: len(set(keys.values())) // SMALLEST_SHARE_OF])
+    return [
+        replace(row, split="train") if row.split == "held_out" and keys[row.id] not in allowed else row for row in rows
+    ]
 
 
 def load_manifest(path: str | Path, *, check_files: bool = True) -> Manifest:
@@ -129,14 +153,11 @@ def load_manifest(path: str | Path, *, check_files: bool = True) -> Manifest:
     path = Path(path)
     if path.is_dir():
         path = path / MANIFEST_NAME
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would also cut at U+2028 within a caption
-    except FileNotFoundError as error:
-        raise ManifestError(
-            f"the manifest {path} does not exist; make one with 'eisbach data folder' or 'eisbach data render'."
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"the manifest {path} cannot be read ({error}); it must be UTF-8 text.") from error
+    missing = "make one with 'eisbach data folder' or 'eisbach data render'"
+    text = read_text(path, "manifest", limit=LINES_LIMIT, missing=missing, error=ManifestError)
+    lines = text.split("\n")  # splitlines() would also cut at U+2028 within a caption
+    audio_root = read_audio_root(path)
+    files = ManifestFiles(audio_root)
     rows: list[ManifestRow] = []
     faults: list[str] = []
     first_line: dict[str, int] = {}
@@ -148,15 +169,16 @@ def load_manifest(path: str | Path, *, check_files: bool = True) -> Manifest:
             if row.id in first_line:
                 found.append(f"id '{row.id}' is already used at line {first_line[row.id]}; give each clip its own id")
             first_line.setdefault(row.id, number)
-            if check_files and not (path.parent / row.path).is_file():
-                found.append(f"file '{row.path}' does not exist; restore it or remove the row")
-            rows.append(row)
+            place, fault = files.find(row.path)
+            if fault is not None and (check_files or place is not None):
+                found.append(fault)
+            rows.append(row if place is None or place == row.path else replace(row, path=place))
         faults += [f"line {number}: {fault}" for fault in found]
     if not rows and not faults:
         faults = ["it has no rows; add clips to it"]
     if faults:
         raise ManifestError(f"{path} {_summary(faults)}")
-    return Manifest(rows, path.parent)
+    return Manifest(rows, path.parent, audio_root)
 
 
 def save_manifest(manifest: Manifest, path: str | Path | None = None) -> Path:
@@ -183,26 +205,28 @@ def save_manifest(manifest: Manifest, path: str | Path | None = None) -> Path:
         faults += [f"row '{row.id}': {fault}" for fault in found]
     if faults:
         raise ManifestError(f"the manifest for {path} {_summary(faults)}")
+    write_audio_root(path, manifest.audio_root)
     write_jsonl(path, (asdict(row) for row in manifest))
     return path
 
 
-def merge(manifests: Sequence[Manifest], root: str | Path) -> Manifest:
-    """One manifest in the folder `root` that names the clips of all of them; nothing is copied.
+def merge(manifests: Sequence[Manifest], root: str | Path, audio_root: str | Path | None = None) -> Manifest:
+    """One manifest in the folder `root` that names the clips of all of them, below `audio_root` (None: `root`); nothing
+    is copied.
 
     Ids that collide get the name of their source folder in front (`folder/id`) and a number if that is taken too.
 
     Raises
     ------
     ManifestError
-        Audio that does not lie under `root`, because manifests may not point outside their folder.
+        Audio that does not lie under that folder, because manifests may not point outside it.
     """
-    base = Path(root).resolve()
+    base = Path(root if audio_root is None else audio_root).resolve()
     rows: list[ManifestRow] = []
     used: set[str] = set()
     faults: list[str] = []
     for manifest in manifests:
-        folder = manifest.root.resolve()
+        folder = manifest.audio_root.resolve()
         for row in manifest:
             target = folder / row.path
             if not target.is_relative_to(base):
@@ -218,35 +242,18 @@ def merge(manifests: Sequence[Manifest], root: str | Path) -> Manifest:
             rows.append(replace(row, id=new_id, path=target.relative_to(base).as_posix()))
     if faults:
         raise ManifestError(f"the folder {base} cannot hold the merged manifest: it {_summary(faults)}")
-    return Manifest(rows, root)
+    return Manifest(rows, root, audio_root)
 
 
-def common_root(manifests: Sequence[Manifest]) -> Path:
-    """The deepest folder that holds every manifest: where `merge` can put their union."""
-    return Path(os.path.commonpath([str(manifest.root.resolve()) for manifest in manifests]))
-
-
-def hash_files(
-    paths: Sequence[Path], *, jobs: int = 4, quiet: bool = True, on_error: Callable[[Path, str], None] | None = None
-) -> dict[Path, str]:
-    """SHA-256 of each file, read in parallel threads; unreadable files go to `on_error` or raise `AudioError`."""
-
-    def one(path: Path) -> str | AudioError:
-        try:
-            return audio_hash(path)
-        except AudioError as error:
-            return error
-
-    hashes: dict[Path, str] = {}
-    with in_threads(paths, one, jobs=jobs, title="hash", quiet=quiet) as results:
-        for path, result in results:
-            if isinstance(result, str):
-                hashes[path] = result
-            elif on_error is not None:
-                on_error(path, str(result))
-            else:
-                raise result
-    return hashes
+def merged(manifests: Sequence[Manifest]) -> Manifest:
+    """`merge` in the deepest folder that holds every manifest; a single manifest as it is."""
+    if len(manifests) == 1:
+        return manifests[0]
+    roots, audio = (
+        os.path.commonpath([str(getattr(manifest, name).resolve()) for manifest in manifests])
+        for name in ("root", "audio_root")
+    )
+    return merge(manifests, roots, audio)
 
 
 def _summary(faults: Sequence[str]) -> str:
@@ -260,9 +267,9 @@ _KEYS = tuple(item.name for item in fields(ManifestRow))
 
 def _parse_row(line: str) -> tuple[ManifestRow | None, list[str]]:
     try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        return None, [f"not valid JSON ({error.msg}); write one object a line"]
+        values = parse_json(line)
+    except JsonError as error:
+        return None, [f"not valid JSON ({str(error).removeprefix('line 1: ')}); write one object a line"]
     if not isinstance(values, dict):
         return None, [f"a {type(values).__name__} instead of an object; write one JSON object a line"]
     faults = _check_values(values)
@@ -289,10 +296,24 @@ def _check_values(values: Mapping[str, Any]) -> list[str]:
         "split": lambda v: None if v in SPLITS else f"must be one of {', '.join(SPLITS)}",
     }
     for key, check in checks.items():
-        if key in values and (fault := check(values[key])):
-            shown = repr(values[key])
+        if key not in values:
+            continue
+        fault = check(values[key]) or _text_fault(values[key])
+        if fault:
+            shown = ascii(values[key]) if "UTF-8" in fault else repr(values[key])
             faults.append(f"'{key}' {fault} (got {shown if len(shown) < 60 else shown[:57] + '...'})")
     return faults
+
+
+def _text_fault(value: Any) -> str | None:
+    """What no text may hold, in a value or in the labels."""
+    texts = [value] if isinstance(value, str) else [*value, *value.values()] if isinstance(value, dict) else []
+    for text in texts:
+        if isinstance(text, str) and not is_utf8(text):
+            return "holds bytes or half a character that UTF-8 cannot write; write it again"
+        if isinstance(text, str) and "\0" in text:
+            return "holds a NUL character; take it out"
+    return None
 
 
 def _path_fault(value: Any) -> str | None:
@@ -301,6 +322,8 @@ def _path_fault(value: Any) -> str | None:
     if "\\" in value:
         return "must use forward slashes"
     path = PurePosixPath(value)
+    if len(value.encode()) > 3000 or any(len(part.encode()) > 255 for part in path.parts):
+        return "is longer than the name of any file"
     if path.is_absolute() or (len(value) > 1 and value[1] == ":"):
         return "must be relative to the manifest's folder; move the audio under it"
     if ".." in path.parts:

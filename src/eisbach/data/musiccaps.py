@@ -1,8 +1,8 @@
 """MusicCaps: its CSV and whatever audio a person could fetch, as a manifest of clips with captions and aspects.
 
-Nothing is downloaded. Files are found by the video's id in their name (`musiccaps_files`); a whole video is cut to the row's
-start and end, a clip that is already cut is taken as it is. Which of the two a file is, its name and its length tell
-(`musiccaps_cuts.place_clip`); a file for which they do not is reported and not used.
+Nothing is downloaded. Files are found by the video's id in their name (`musiccaps_files`); a whole video is cut to the
+row's start and end, a clip that is already cut is taken as it is. Which of the two a file is, its name and its length
+tell (`musiccaps_cuts.place_clip`); a file for which they do not is reported and not used.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def build_musiccaps(
     template : str
         A caption, with `{caption}` and `{aspects}` (joined by commas) filled in.
     held_out : "hash", "eval", "balanced" or "none"
-        Which clips are held out: about a tenth, by hash of the video; AudioSet's evaluation part; the balanced subset; none.
+        Which clips are held out: about a tenth, by hash of the video; AudioSet's evaluation part; the balanced subset;
+        none.
     strict : bool
         Refuse a CSV with malformed or repeated rows.
     jobs : int
@@ -131,7 +132,8 @@ def build_musiccaps(
     Raises
     ------
     UserError
-        The CSV or the folder cannot be used, the option does not exist, `out` holds another manifest, or no clip was found.
+        The CSV or the folder cannot be used, the option does not exist, `out` holds another manifest, or no clip was
+        found.
     """
     out = Path(out)
     read, matches = _read(Path(table), Path(audio), out, template, held_out, strict)
@@ -184,7 +186,8 @@ def preview(
     table: str | Path, audio: str | Path, out: str | Path, *, template: str = "{caption}", held_out: str = "hash",
     strict: bool = False,
 ) -> dict[str, int]:  # fmt: skip
-    """What the names tell before any audio is read: rows, rows with a file, rows without, faults, files without a row."""
+    """What the names tell before any audio is read: rows, rows with a file, rows without, faults, files without a
+    row."""
     read, matches = _read(Path(table), Path(audio), Path(out), template, held_out, strict)
     return {
         "rows": len(read.rows) + len(read.faults),

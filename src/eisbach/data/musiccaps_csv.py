@@ -108,8 +108,8 @@ def read_rows(path: str | Path, *, strict: bool = False) -> MusicCapsTable:
     Raises
     ------
     UserError
-        No such file, not UTF-8, columns missing, a quotation mark that is never closed, no usable row; with `strict`, any
-        fault. The sentence names the row.
+        No such file, not UTF-8, columns missing, a quotation mark that is never closed, no usable row; with `strict`,
+        any fault. The sentence names the row.
     """
     path = Path(path)
     try:
@@ -159,7 +159,8 @@ def _header(reader: Iterator[list[str]], path: Path) -> tuple[str, ...]:
     if missing:
         shown = ", ".join(columns[:12]) or "nothing"
         raise UserError(
-            f"{path} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)} (its first line has: {shown[:200]}); "
+            f"{path} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)} (its first line has: "
+            f"{shown[:200]}); "
             f"MusicCaps' CSV has {', '.join((*REQUIRED, *OPTIONAL))}, separated by commas."
         )
     if len(set(columns)) < len(columns):
@@ -182,7 +183,8 @@ def _numbered(reader: Iterator[list[str]], path: Path) -> Iterator[tuple[int, li
         except csv.Error as error:
             if "end of data" in str(error):
                 raise UserError(
-                    f"{path} has a quotation mark after row {number} that is never closed, so the rest cannot be read; mend "
+                    f"{path} has a quotation mark after row {number} that is never closed, so the rest cannot be "
+                    "read; mend "
                     f"row {number + 1}."
                 ) from error
             cells = f"cannot be read ({error})"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from eisbach.audio import audio_hash, read_audio, write_audio
-from eisbach.data.audio_check import SILENT_PEAK
+from eisbach.audio import SILENCE_PEAK, audio_hash, read_audio, write_audio
+from eisbach.config import check_values
 from eisbach.data.musiccaps_csv import MusicCapsRow
 from eisbach.data.musiccaps_files import AudioFile
-from eisbach.errors import AudioError
-from eisbach.files import storage_error
+from eisbach.errors import AudioError, UserError
+from eisbach.files import read_journal, storage_error
 
 CLIPS, JOURNAL_NAME = "clips", "clips.jsonl"
 
@@ -19,8 +20,8 @@ TOLERANCE = 0.5
 """Seconds by which a length may differ from what it should be: containers and codecs round."""
 
 SLOPPY = 2.0
-"""A file that is longer than its row by more than `TOLERANCE` and by no more than this may be a clip cut generously as well as a
-short whole video."""
+"""A file that is longer than its row by more than `TOLERANCE` and by no more than this may be a clip cut generously as
+well as a short whole video."""
 
 
 class NotUsed(Exception):
@@ -62,7 +63,8 @@ def place_clip(row: MusicCapsRow, audio: AudioFile, duration: float, *, rows_of_
         return 0.0, min(duration, length)
     if duration + TOLERANCE < row.end:
         reason = (
-            f"{name} lasts {duration:.1f} s and the row is {row.start:g} to {row.end:g} s, beyond its end: fetch the whole "
+            f"{name} lasts {duration:.1f} s and the row is {row.start:g} to {row.end:g} s, beyond its end: fetch the "
+            "whole "
             f"video, or, if it is a clip, cut it to {length:g} s"
         )
         raise NotUsed("too_short", reason)
@@ -111,13 +113,10 @@ class Journal:
     def __init__(self, out: Path) -> None:
         self._path = out / JOURNAL_NAME
         self._cuts: dict[str, Cut] = {}
-        lines = self._path.read_text(encoding="utf-8").split("\n") if self._path.is_file() else []
-        for line in lines:
-            try:
-                cut = Cut(**{**json.loads(line), "kept": True})
-            except (ValueError, TypeError):
-                continue
-            self._cuts[cut.id] = cut
+        for values in read_journal(self._path, "journal of cuts"):
+            with contextlib.suppress(UserError):
+                cut = check_values(Cut, {**values, "kept": True}, "an entry")
+                self._cuts[cut.id] = cut
 
     def kept(self, wanted: Cut) -> Cut | None:
         """The same clip of the same file from an earlier call, if it is still there."""
@@ -174,7 +173,7 @@ def cut_clip(row: MusicCapsRow, audio: AudioFile, rows_of_video: int, out: Path,
     waveform = read_audio(audio.path, start=start, duration=seconds, allow_silent=True)
     if waveform.duration < row.seconds - TOLERANCE:  # a header may promise more than there is
         raise NotUsed("too_short", f"{audio.path.name} ends {seconds - waveform.duration:.1f} s before the row does")
-    if float(abs(waveform.samples).max()) < SILENT_PEAK:
+    if float(abs(waveform.samples).max()) < SILENCE_PEAK:
         raise NotUsed("silent", f"{audio.path.name} is silent from {start:g} to {start + seconds:g} s (below -80 dBFS)")
     write_audio(out / path, waveform)
     target = out / path

@@ -1,8 +1,8 @@
 """Which audio file belongs to which row of MusicCaps: by the video's id, and the times, in the file's name.
 
-Understood, whatever the suffix: `ID`, `ID_30`, `ID_30_40` (seconds or milliseconds; `-`, `_`, a space or a dot between, an `s`
-behind), `title [ID]`, `[ID]-[30-40]`, `title-ID`. An id may begin with `-` and hold `_`, so names are only ever compared
-with the ids of the CSV, and never taken apart blindly.
+Understood, whatever the suffix: `ID`, `ID_30`, `ID_30_40` (seconds or milliseconds; `-`, `_`, a space or a dot between,
+an `s` behind), `title [ID]`, `[ID]-[30-40]`, `title-ID`. An id may begin with `-` and hold `_`, so names are only ever
+compared with the ids of the CSV, and never taken apart blindly.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from eisbach.files import find_files
 SUFFIXES = (
     *AUDIO_SUFFIXES, ".opus", ".oga", ".aif", ".aiff", ".m4a", ".aac", ".mp4", ".webm", ".mka", ".mkv", ".wma",
 )  # fmt: skip
-"""Endings that are looked at, those preferred first. Not all of them can be read: what cannot is reported, not overlooked."""
+"""Endings that are looked at, those preferred first. Not all of them can be read: what cannot is reported, not
+overlooked."""
 
 _NUMBER = r"(\d+(?:\.\d+)?)s?"
 _TIMES = re.compile(rf"[\s_.-]*\[?{_NUMBER}(?:\s*[-_ ]+\s*{_NUMBER})?\]?")
@@ -52,7 +53,8 @@ class Matches:
 
     Attributes
     ----------
-    files : for each row's number, the files that may hold it: those named with its times first, wav and flac before the others.
+    files : for each row's number, the files that may hold it: those named with its times first, wav and flac before the
+    others.
     mistimed : for each row's number, files of its video whose names hold other times.
     unmatched : files that name no video of the CSV.
     ambiguous : files that name several.
@@ -87,7 +89,8 @@ def find_fetched(folder: str | Path, *, leave_out: Path | None = None) -> list[P
 
 
 def name_readings(stem: str, ids: Collection[str]) -> list[tuple[str, float | None, float | None]]:
-    """What a name may say: (id, start, end), the plainest kind of reading only; empty when no id of the CSV is in it."""
+    """What a name may say: (id, start, end), the plainest kind of reading only; empty when no id of the CSV is in
+    it."""
     if stem in ids:
         return [(stem, None, None)]
     lengths = sorted({len(item) for item in ids}, reverse=True)

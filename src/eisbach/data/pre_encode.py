@@ -1,11 +1,12 @@
 """Writes a manifest's audio as a folder of latents that Stable Audio's own trainer reads too (see `pre_encoded`).
 
-A clip gets a number that it keeps: `{clip:06d}{section:04d}.npy` and `.json`. Interrupted, extended or re-captioned, the same
-command does only what is missing; what does not belong to the manifest is never mixed in.
+A clip gets a number that it keeps: `{clip:06d}{section:04d}.npy` and `.json`. Interrupted, extended or re-captioned,
+the same command does only what is missing; what does not belong to the manifest is never mixed in.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -15,12 +16,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from eisbach.data.codec_workers import SILENT_PEAK, SectionEncoder, encode_clips
-from eisbach.data.latents import read_latent_array, unchanged_audio
+from eisbach.audio import SILENCE_PEAK
+from eisbach.data.codec_workers import SectionEncoder, encode_clips, steady_threads
+from eisbach.data.latents import read_latent_array
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, ManifestRow
+from eisbach.data.manifest_files import KnownHashes, check_unchanged, user_cache
 from eisbach.data.pre_encoded import DETAILS_NAME, OURS, SILENCE_NAME, latent_files
 from eisbach.errors import AudioError, ManifestError, UserError
 from eisbach.files import atomic_write, read_json, write_text
+from eisbach.output_folder import refuse_other_settings
 from eisbach.types import SkipReport, Waveform
 
 if TYPE_CHECKING:
@@ -116,19 +120,29 @@ def pre_encode(
     existing = _existing(out, settings)
     plan = _plan(manifest, max_seconds, existing, out)
     report = SkipReport()
+    known = KnownHashes(_hashes_of(manifest))
     done: list[tuple[int, int, int]] = []
     write_text(out / DETAILS_NAME, _json({OURS: settings}))
     _write_silence(out / SILENCE_NAME, codec, max_seconds, precision)
 
     def encode(row: ManifestRow, encoder: SectionEncoder) -> tuple[int, int, int]:
-        return _write_clip(manifest, row, plan[row.id], out, existing, encoder, codec, precision)
+        audio = check_unchanged(manifest, row, known)
+        return _write_clip(audio, row, plan[row.id], out, existing, encoder, codec, precision)
 
     def keep(row: ManifestRow, made: tuple[int, int, int]) -> None:
         done.append(made)
 
-    encode_clips(manifest, codec, encode, keep, report, source=source, jobs=jobs, device=device, quiet=quiet)
+    try:
+        encode_clips(manifest, codec, encode, keep, report, source=source, jobs=jobs, device=device, quiet=quiet)
+    finally:
+        known.save()
     files, frames, fresh = (sum(counts) for counts in zip(*done, strict=True))
     return WrittenFolder(len(done), files, frames, fresh, report)
+
+
+def _hashes_of(manifest: Manifest) -> Path:
+    """Where the hashes of a manifest's audio are remembered: not in the folder of latents, which is handed on."""
+    return user_cache("hashes") / f"{hashlib.sha256(str(manifest.audio_root.resolve()).encode()).hexdigest()[:16]}.json"
 
 
 def _existing(out: Path, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -141,17 +155,11 @@ def _existing(out: Path, settings: Mapping[str, Any]) -> dict[str, dict[str, Any
     if details.is_file():
         values = read_json(details, "description of the folder")
         found = values.get(OURS) if isinstance(values, dict) else None
-        if found != dict(settings):
-            earlier = found if isinstance(found, dict) else {}
-            changed = [
-                f"{key} {earlier.get(key)} and now {value}"
-                for key, value in settings.items()
-                if earlier.get(key) != value
-            ]
-            raise UserError(f"{out} was written with other settings ({'; '.join(changed)}); choose another --out.")
+        refuse_other_settings(out, "latents", found if isinstance(found, dict) else {}, settings)
     elif out.is_dir() and latent_files(out):
         raise UserError(
-            f"{out} already holds latents that another tool wrote; choose another --out, and name both folders in data.manifest."
+            f"{out} already holds latents that another tool wrote; choose another --out, and name both folders in "
+            "data.manifest."
         )
     found = {}
     for path in sorted(out.glob("*.json")) if out.is_dir() else []:
@@ -174,7 +182,8 @@ def _plan(
         owner = str(values[OURS].get("id"))
         if owner not in ids or not stem.isdigit() or len(stem) != 10:
             raise UserError(
-                f"{out} holds latents of '{owner}' ({stem}.json), which is not in this manifest; choose another --out, or "
+                f"{out} holds latents of '{owner}' ({stem}.json), which is not in this manifest; choose another "
+                "--out, or "
                 "remove those files."
             )
         numbers[owner] = int(stem[:6])
@@ -196,14 +205,15 @@ def _plan(
     stray += [path.stem for path in latent_files(out) if path.parent != out or path.stem not in planned]
     if stray:
         raise UserError(
-            f"{out} holds {len(stray)} files that are not of this manifest (the first: {stray[0]}); choose another --out, "
+            f"{out} holds {len(stray)} files that are not of this manifest (the first: {stray[0]}); choose another "
+            "--out, "
             "or remove them."
         )
     return plan
 
 
 def _write_clip(
-    manifest: Manifest,
+    audio: Path,
     row: ManifestRow,
     sections: list[_Section],
     out: Path,
@@ -216,7 +226,6 @@ def _write_clip(
     kept = {section.stem: _kept_frames(out, section, row, existing, precision) for section in sections}
     made: dict[str, np.ndarray] = {}
     if not all(kept.values()):
-        audio = unchanged_audio(manifest, row)
         peak = 0.0
         for section in sections:
             encoded = encoder(audio, section.start, section.seconds)
@@ -224,7 +233,7 @@ def _write_clip(
             made[section.stem] = encoded.latents.astype(precision)
             if not np.isfinite(made[section.stem]).all():
                 raise AudioError(f"{audio} gives latents beyond float16; leave --half out.")
-        if peak < SILENT_PEAK:
+        if peak < SILENCE_PEAK:
             raise AudioError(f"{audio} is silent (peak below -80 dBFS); remove it or record it again.")
     frames = 0
     for section in sections:
@@ -288,7 +297,8 @@ def _write_silence(path: Path, codec: Codec, max_seconds: float, precision: Prec
         return
     seconds = min(max_seconds, _SILENCE_SECONDS)
     samples = np.zeros((1, max(codec.samples_per_frame, round(seconds * codec.sample_rate))), dtype=np.float32)
-    latents = codec.encode(Waveform(samples, codec.sample_rate)).detach().float().cpu().numpy()
+    with steady_threads(codec):
+        latents = codec.encode(Waveform(samples, codec.sample_rate)).detach().float().cpu().numpy()
     _save(path, latents[None].astype(precision))
 
 

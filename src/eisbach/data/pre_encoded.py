@@ -1,14 +1,15 @@
 """Folders of latents as Stable Audio's own tools write and read them.
 
-A clip is `NAME.npy` (channels, frames) and `NAME.json` beside it: `prompt`, `seconds_start`, `seconds_total`, `padding_mask` (a
-0 or 1 a frame, 1 = audio), `sample_rate`, `path`, `relpath`, `timestamps`. `silence.npy` (1, channels, frames) is what padding is
-made of. Files may lie in folders below (stable-audio-tools keeps one for each process). What `pre_encode` writes also carries
-an `eisbach` entry: id, labels, split and the hash of the audio.
+A clip is `NAME.npy` (channels, frames) and `NAME.json` beside it: `prompt`, `seconds_start`, `seconds_total`,
+`padding_mask` (a 0 or 1 a frame, 1 = audio), `sample_rate`, `path`, `relpath`, `timestamps`. `silence.npy` (1,
+channels, frames) is what padding is made of. Files may lie in folders below (stable-audio-tools keeps one for each
+process). What `pre_encode` writes also carries an `eisbach` entry: id, labels, split and the hash of the audio.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ from eisbach.data.latents import LatentCache, LatentEntry, read_latent_array
 from eisbach.data.manifest import MANIFEST_NAME, SPLITS, Manifest, ManifestRow, Split, assign_split
 from eisbach.data.threads import in_threads
 from eisbach.errors import ManifestError, UserError
-from eisbach.files import find_files, read_json, walk_files
+from eisbach.files import find_files, read_json, read_object, walk_files
+from eisbach.tensor_files import read_array
 from eisbach.types import SkipReport, Waveform
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ OURS = "eisbach"
 
 _SAME_SAMPLES_PER_FRAME = 4096
 _SILENCE_SECONDS = 6.0
+_SIZED, _OTHER_SCALE = 32, 20.0  # clips whose size is looked at, and the factor from which they are scaled
 _FOREIGN = 0.5  # relative distance of silence's latents from which they are of another autoencoder
 
 
@@ -91,12 +94,7 @@ def read_clip(path: Path) -> PreEncodedClip:
     beside = path.with_suffix(".json")
     if not beside.is_file():
         raise ManifestError(f"{path} has no {beside.name} beside it; restore it, or remove the latents.")
-    try:
-        values = read_json(beside, "description of latents")
-    except UserError as error:
-        raise ManifestError(str(error)) from error
-    if not isinstance(values, dict):
-        raise ManifestError(f"{beside} holds a {type(values).__name__}; it must be a JSON object with a 'prompt'.")
+    values = read_object(beside, "description of latents", error=ManifestError)
     prompt = values.get("prompt")
     if not isinstance(prompt, str):
         raise ManifestError(f"{beside} has no text under 'prompt'; add the caption, or remove the clip.")
@@ -132,9 +130,9 @@ def _valid_stretch(mask: object, frames: int, source: Path) -> tuple[int, int, i
 def read_pre_encoded(folder: str | Path, *, jobs: int = 4, quiet: bool = True) -> tuple[Manifest, SkipReport]:
     """The clips of a folder as manifest rows whose paths are `.npy`, and what was left out and why.
 
-    Every array is read once: a clip that is truncated, holds NaN or has no usable JSON is left out and reported. A row's
-    `audio_hash` is that of the `.npy`. Clips that `pre_encode` wrote keep their id, labels and split; others are named by
-    their file, have no labels, and are split by the file they were encoded from.
+    Every array is read once: a clip that is truncated, holds NaN or has no usable JSON is left out and reported. A
+    row's `audio_hash` is that of the `.npy`. Clips that `pre_encode` wrote keep their id, labels and split; others are
+    named by their file, have no labels, and are split by the file they were encoded from.
 
     Raises
     ------
@@ -234,12 +232,14 @@ def latent_entries(manifest: Manifest, codec: Codec) -> LatentCache:
         clip = read_clip(path)
         if clip.channels != codec.channels:
             raise ManifestError(
-                f"{path} holds latents of {clip.channels} channels and the model reads {codec.channels}; encode the audio "
+                f"{path} holds latents of {clip.channels} channels and the model reads {codec.channels}; encode the "
+                "audio "
                 "with this model's codec ('eisbach data encode MANIFEST --model MODEL --format sa3 --out FOLDER')."
             )
         if clip.sample_rate is not None and clip.sample_rate != codec.sample_rate:
             raise ManifestError(
-                f"{path} was encoded at {clip.sample_rate} Hz and the model's codec works at {codec.sample_rate} Hz; encode "
+                f"{path} was encoded at {clip.sample_rate} Hz and the model's codec works at {codec.sample_rate} Hz; "
+                "encode "
                 "the audio with this model's codec."
             )
         if path.parent not in folders:
@@ -249,7 +249,30 @@ def latent_entries(manifest: Manifest, codec: Codec) -> LatentCache:
         entries.append(
             LatentEntry(replace(row, duration=clip.frames / codec.latent_rate), path, (clip.frames,), clip.first)
         )
+    _check_scale(entries, codec)
     return LatentCache(tuple(entries), codec.channels, codec.latent_rate, SkipReport(), silence)
+
+
+def _check_scale(entries: Sequence[LatentEntry], codec: Codec) -> None:
+    """Refuses latents whose size is nothing like the codec's of noise: somebody multiplied them by a scale of their
+    own."""
+    sizes = [
+        _size(read_latent_array(entry.path)[:, entry.first : entry.first + entry.frames[0]])
+        for entry in entries[:_SIZED]
+    ]
+    noise = 0.1 * np.random.default_rng(0).standard_normal((1, round(_SILENCE_SECONDS * codec.sample_rate)))
+    expected = _size(codec.encode(Waveform(noise.astype(np.float32), codec.sample_rate)).float().cpu().numpy())
+    ratio = float(np.median(sizes)) / max(expected, 1e-6)
+    if ratio > _OTHER_SCALE:
+        raise ManifestError(
+            f"the latents in {entries[0].path.parent} are {ratio:.0f} times as large as this codec's of noise, so "
+            "they are scaled; "
+            "divide them by their scale, or encode the audio again."
+        )
+
+
+def _size(latents: np.ndarray) -> float:
+    return float(np.sqrt(np.square(latents, dtype=np.float64).mean()))
 
 
 def _check_folder(folder: Path, root: Path, codec: Codec) -> torch.Tensor | None:
@@ -278,7 +301,8 @@ def _check_folder(folder: Path, root: Path, codec: Codec) -> torch.Tensor | None
         distance = float(np.linalg.norm(theirs - middle) / max(float(np.linalg.norm(middle)), 1e-6))
         if distance > _FOREIGN:
             raise ManifestError(
-                f"{path} is not the silence of this model's codec (relative distance {distance:.2g}), so the latents beside "
+                f"{path} is not the silence of this model's codec (relative distance {distance:.2g}), so the latents "
+                "beside "
                 "it are another autoencoder's; encode the audio with this model's codec."
             )
     return torch.from_numpy(silence)
@@ -287,21 +311,20 @@ def _check_folder(folder: Path, root: Path, codec: Codec) -> torch.Tensor | None
 def read_silence(path: Path, channels: int) -> np.ndarray:
     """The latents of silence [shape=(C, N), float32]; `ManifestError` when they do not fit."""
     try:
-        array = np.load(path, allow_pickle=False)
-    except Exception as error:  # a foreign header can fail in many ways
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        array = read_array(path, "silence")
+    except UserError as error:
         raise ManifestError(
-            f"{path} is truncated or not a NumPy array ({reason}); remove it, or encode the folder again."
+            f"{path} is truncated or not a NumPy array ({error}); remove it, or encode the folder again."
         ) from error
-    if isinstance(array, np.ndarray) and array.ndim == 3 and array.shape[0] == 1:
+    if array.ndim == 3 and array.shape[0] == 1:
         array = array[0]
     if (
-        not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[0] != channels or array.shape[1] == 0
+        array.ndim != 2 or array.shape[0] != channels or array.shape[1] == 0
         or array.dtype.kind != "f" or not np.isfinite(array).all()
     ):  # fmt: skip
-        shape = array.shape if isinstance(array, np.ndarray) else "an archive"
         raise ManifestError(
-            f"{path} holds {shape} and not finite latents (1, {channels}, frames); remove it, or encode the folder again."
+            f"{path} holds {array.shape} and not finite latents (1, {channels}, frames); remove it, or encode the "
+            "folder again."
         )
     return np.array(array, dtype=np.float32)
 

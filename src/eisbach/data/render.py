@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from eisbach.audio import audio_hash, write_audio
+from eisbach.config import check_values
 from eisbach.data.captions import build_caption
 from eisbach.data.manifest import Manifest, ManifestRow, assign_split, save_manifest
 from eisbach.data.performance import Performance, perform, take_excerpt
@@ -20,8 +22,9 @@ from eisbach.data.score_parsing import PARSER_VERSION, NoteTable, ScoreError
 from eisbach.data.scores import Piece, list_pieces, load_table
 from eisbach.data.synth import synthesise
 from eisbach.errors import UserError
-from eisbach.files import read_json, write_json, write_jsonl
-from eisbach.processes import process_pool
+from eisbach.files import read_journal, read_object, write_json, write_jsonl
+from eisbach.output_folder import refuse_other_settings
+from eisbach.processes import Processes
 from eisbach.progress import Progress
 from eisbach.types import SkipReport, Waveform
 
@@ -250,7 +253,7 @@ def render(
     jobs : int
         Processes. More than one uses the spawn method: call it under ``if __name__ == "__main__"`` in scripts.
     cache : str or Path or None
-        Folder of parsed scores; `scores.default_cache` when None.
+        Folder of parsed scores; `scores` of `user_cache` when None.
 
     Raises
     ------
@@ -307,33 +310,36 @@ def _claim(out: Path, spec: RenderSpec) -> None:
     target = out / _SPEC
     values = json.loads(json.dumps(asdict(spec)))
     if target.is_file():
-        old = read_json(target, "render specification")
-        changed = sorted(key for key in {*old, *values} if old.get(key) != values.get(key))
-        if changed:
-            raise UserError(
-                f"{out} holds clips of another rendering ({', '.join(changed)} differ); "
-                "choose another folder, or delete this one."
-            )
+        refuse_other_settings(out, "clips", read_object(target, "render specification"), values)
         return
     if (out / "manifest.jsonl").exists():
         raise UserError(f"{out} holds a manifest that was not rendered here; choose an empty folder.")
     write_json(target, values)
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """A line of the journal: one clip that is finished."""
+
+    index: Annotated[int, Field(ge=0)]
+    row: ManifestRow
+    bytes: int
+    skipped: list[tuple[str, str]]
+
+
 def _read_journal(out: Path, clips: int) -> dict[int, dict[str, Any]]:
     """Entries of clips that are really there, at their full size; a torn last line is ignored."""
     done: dict[int, dict[str, Any]] = {}
-    journal = out / _JOURNAL
-    if not journal.is_file():
-        return done
-    for line in journal.read_text(encoding="utf-8").split("\n"):
+    for values in read_journal(out / _JOURNAL, "journal of the rendering"):
         try:
-            entry = json.loads(line)
-            index, path = int(entry.pop("index")), out / entry["row"]["path"]
-        except (json.JSONDecodeError, KeyError, TypeError):
+            entry = check_values(_Entry, values, "an entry")
+        except UserError:
             continue
-        if index < clips and path.is_file() and path.stat().st_size == entry["bytes"]:
-            done[index] = entry
+        path = out / entry.row.path
+        with contextlib.suppress(OSError):  # not there, or no name that a file can have
+            if entry.index >= clips or path.stat().st_size != entry.bytes:
+                continue
+            done[entry.index] = {key: value for key, value in values.items() if key != "index"}
     return done
 
 
@@ -344,14 +350,10 @@ def _made(
         for index in todo:
             yield index, _make_one(out, spec, index, cache, make)
         return
-    with process_pool(jobs) as pool:
-        futures = {pool.submit(_make_one, out, spec, index, cache, make): index for index in todo}
-        try:
-            for future in as_completed(futures):
-                yield futures.pop(future), future.result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    calls = [(out, spec, index, cache, make) for index in todo]
+    with Processes(min(jobs, len(todo))) as processes:
+        for number, entry in processes.each(_make_one, calls):
+            yield todo[number], entry
 
 
 def _make_one(out: Path, spec: RenderSpec, index: int, cache: Path | None, make: ClipMaker) -> dict[str, Any]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
+import contextlib
 import re
-import zipfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import as_completed
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -17,11 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from eisbach.data.licences import LicenceNote, piece_licence
+from eisbach.data.manifest_files import user_cache
 from eisbach.data.score_parsing import PARSER_VERSION, NoteTable, ScoreError, ScoreTimeout, parse_score
 from eisbach.errors import UserError
-from eisbach.files import atomic_write, write_json
-from eisbach.processes import process_pool
+from eisbach.files import atomic_write, read_object, write_json
+from eisbach.processes import Processes
 from eisbach.progress import Progress
+from eisbach.tensor_files import read_arrays
 from eisbach.types import SkipReport
 
 PARSE_TIMEOUT = 60.0
@@ -107,7 +106,8 @@ def list_pieces(select: Sequence[str] | None = None, *, redistributable: bool = 
             if not hits:
                 raise UserError(
                     f"no score matches '{name}'; give an id, a collection such as haydn, a family "
-                    f"({', '.join(_FAMILIES)}) or a pattern such as 'bach/bwv2*'; 'eisbach data scores --list' shows all."
+                    f"({', '.join(_FAMILIES)}) or a pattern such as 'bach/bwv2*'; 'eisbach data scores --list' shows "
+                    "all."
                 )
             chosen.update(hits)
         pieces = tuple(sorted(chosen))
@@ -144,13 +144,6 @@ def _tune_texts(path: str) -> tuple[str, ...]:
     return tuple(text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True))
 
 
-def default_cache() -> Path:
-    """``$EISBACH_CACHE/scores``, else the user's cache folder."""
-    if chosen := os.environ.get("EISBACH_CACHE"):
-        return Path(chosen) / "scores"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eisbach" / "scores"
-
-
 def load_table(piece: Piece, cache: Path | None = None, *, timeout: float | None = PARSE_TIMEOUT) -> NoteTable:
     """The note table of a piece, from the cache or parsed and cached.
 
@@ -159,7 +152,7 @@ def load_table(piece: Piece, cache: Path | None = None, *, timeout: float | None
     ScoreError
         The piece cannot be parsed (remembered in the cache) or took longer than `timeout` (not remembered).
     """
-    cache = default_cache() if cache is None else cache
+    cache = user_cache("scores") if cache is None else cache
     name = re.sub(r"[^\w.#-]+", "~", piece.id)
     target = cache / f"v{PARSER_VERSION}" / f"{name}.npz"
     failure = target.with_suffix(".json")
@@ -168,7 +161,10 @@ def load_table(piece: Piece, cache: Path | None = None, *, timeout: float | None
         if table is not None:
             return table
     if failure.is_file():
-        raise ScoreError(str(json.loads(failure.read_text(encoding="utf-8"))["reason"]))
+        with contextlib.suppress(UserError):  # a damaged note is no reason: the score is parsed again
+            reason = read_object(failure, "note of a score").get("reason")
+            if isinstance(reason, str):
+                raise ScoreError(reason)
     try:
         if piece.tune is None:
             table = parse_score(piece.path, piece.id, timeout=timeout)
@@ -197,11 +193,19 @@ def _write_table(path: Path, table: NoteTable) -> None:
 def _read_table(path: Path, piece: str) -> NoteTable | None:
     """A cached table; None when the file is damaged, so that it is parsed again."""
     try:
-        with np.load(path, allow_pickle=False) as data:
-            arrays = {name: data[name] for name in _ARRAYS}
-            return NoteTable(piece=piece, repeats=str(data["repeats"]), title=str(data["title"]), **arrays)  # type: ignore[arg-type]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        data = read_arrays(path, "cached score")
+    except UserError:
         return None
+    arrays = {name: data.get(name) for name in _ARRAYS}
+    notes = len(data["onset"]) if "onset" in data and data["onset"].ndim == 1 else -1
+    for name, array in arrays.items():
+        numeric = array is not None and array.dtype.kind in "iuf" and bool(np.isfinite(array).all())
+        if not numeric or (name != "tempo" and array.shape != (notes,)):  # type: ignore[union-attr]
+            return None
+    texts = [data.get(name) for name in ("repeats", "title")]
+    if any(text is None or text.dtype.kind != "U" or text.shape for text in texts):
+        return None
+    return NoteTable(piece=piece, repeats=str(texts[0]), title=str(texts[1]), **arrays)  # type: ignore[arg-type]
 
 
 def parse_all(
@@ -229,10 +233,9 @@ def _outcomes(
         for piece in pieces:
             yield piece, _try_parse(piece, cache, timeout)
         return
-    with process_pool(jobs) as pool:
-        futures = {pool.submit(_try_parse, piece, cache, timeout): piece for piece in pieces}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+    with Processes(min(jobs, max(1, len(pieces)))) as processes:
+        for index, reason in processes.each(_try_parse, [(piece, cache, timeout) for piece in pieces]):
+            yield pieces[index], reason
 
 
 def _try_parse(piece: Piece, cache: Path | None, timeout: float) -> str | None:

@@ -58,7 +58,8 @@ class NoteBank:
         self._bytes = 0
 
     def note(self, instrument: Instrument, pitch: int) -> tuple[np.ndarray, Envelope]:
-        """A note without its envelope [shape=(n,), int16; times `NOTE_SCALE` at reference loudness] and the envelope."""
+        """A note without its envelope [shape=(n,), int16; times `NOTE_SCALE` at reference loudness] and the
+        envelope."""
         key = (instrument.program, int(pitch))
         if key in self._notes:
             self._notes.move_to_end(key)

@@ -1,4 +1,5 @@
-"""Work on many files at once: in threads, in the order of the files, with a bar, and given up whole when something breaks."""
+"""Work on many files at once: in threads, in the order of the files, with a bar, and given up whole when something
+breaks."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ Made = TypeVar("Made")
 def in_threads(
     items: Sequence[Item], make: Callable[[Item], Made], *, jobs: int, title: str, quiet: bool = False
 ) -> Iterator[Iterator[tuple[Item, Made]]]:
-    """`with in_threads(items, make, ...) as results` gives (item, make(item)) in order; an error leaves no thread running.
+    """`with in_threads(items, make, ...) as results` gives (item, make(item)) in order; an error leaves no thread
+    running.
 
     Parameters
     ----------

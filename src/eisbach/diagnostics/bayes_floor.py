@@ -1,16 +1,16 @@
 """The Bayes floor of a mixture: the mean squared error that no network can go below, exactly or by Monte Carlo.
 
-``floor(t) = E|y - E[y | x_t]|^2``, summed over coordinates (Elucidated Representation Diffusion, Lemma 3.2). With p_k the
-posterior and mu_k = E[y | x_t, k] it splits into a closed form and one integral over x_t::
+``floor(t) = E|y - E[y | x_t]|^2``, summed over coordinates (Elucidated Representation Diffusion, Lemma 3.2). With p_k
+the posterior and mu_k = E[y | x_t, k] it splits into a closed form and one integral over x_t::
 
     floor = sum_k p(k) tr Cov(y | x_t, k)  +  1/2 sum_jk E[p_j p_k |mu_j - mu_k|^2]
 
-**How the integral is made exact.** Each pair's term is ``w_j N_j(x) p_k(x) |mu_j - mu_k|^2``: a Gaussian times a posterior in
-[0, 1]. It is summed on a grid in the whitened axes of the narrower of the two components, out to `_REACH` standard
-deviations. For such smooth, decaying integrands the plain trapezoidal rule converges exponentially in the step; the step is
-halved until it is no wider than the narrowest component and the sum stands still to the tolerance asked for. That needs at most two dimensions; components of one shared
-isotropic covariance differ only within the span of their means, so those are exact in any dimension whose span is
-a plane or a line.
+**How the integral is made exact.** Each pair's term is ``w_j N_j(x) p_k(x) |mu_j - mu_k|^2``: a Gaussian times a
+posterior in [0, 1]. It is summed on a grid in the whitened axes of the narrower of the two components, out to `_REACH`
+standard deviations. For such smooth, decaying integrands the plain trapezoidal rule converges exponentially in the
+step; the step is halved until it is no wider than the narrowest component and the sum stands still to the tolerance
+asked for. That needs at most two dimensions; components of one shared isotropic covariance differ only within the span
+of their means, so those are exact in any dimension whose span is a plane or a line.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def bayes_floor(
     target : {"eps", "x0", "v", "u"}
     t : float in [0, 1]
     method : {"auto", "quadrature", "monte_carlo"}
-        "auto" is exact where that is possible and Monte Carlo elsewhere: more dimensions, or a grid that does not settle.
+        "auto" is exact where that is possible and Monte Carlo elsewhere: more dimensions, or a grid that does not
+        settle.
     tolerance : float, default 1e-8
         Of the quadrature, relative to the variance of the target.
     samples : int, default 1,000,000
@@ -91,7 +92,8 @@ def bayes_floor(
     Raises
     ------
     UserError
-        Unknown names, quadrature in more than two effective dimensions or one that does not settle, or fewer than 2 samples.
+        Unknown names, quadrature in more than two effective dimensions or one that does not settle, or fewer than 2
+        samples.
     """
     path = get_path(path)
     check_target(target)
@@ -109,7 +111,8 @@ def bayes_floor(
                     raise
         elif method == "quadrature":
             raise UserError(
-                f"quadrature needs components that differ in at most two dimensions, and this mixture has {mixture.dim}; "
+                "quadrature needs components that differ in at most two dimensions, and this mixture has "
+                f"{mixture.dim}; "
                 "use method='monte_carlo'."
             )
     if samples < 2:
@@ -125,9 +128,9 @@ def floor_curve(mixture: GaussianMixture, path: Path | str, target: str, t: Tens
 def floor_curves(mixture: GaussianMixture, path: Path | str, targets: Sequence[str], t: Tensor) -> Tensor:
     """The floors of several targets at each noise level of `t` (n,), for the price of one: (len(targets), n) float64.
 
-    Given x_t, every target is a multiple of the noise or of the data plus a known vector, so the floors of all targets are one
-    curve: ``floor_y = (D_y / alpha)^2 floor_eps = (D_y / sigma)^2 floor_x0`` with D of `targets.determinant`. The
-    better conditioned of the two is computed.
+    Given x_t, every target is a multiple of the noise or of the data plus a known vector, so the floors of all targets
+    are one curve: ``floor_y = (D_y / alpha)^2 floor_eps = (D_y / sigma)^2 floor_x0`` with D of `targets.determinant`.
+    The better conditioned of the two is computed.
     """
     path = get_path(path)
     level = t.detach().to(torch.float64)
@@ -223,13 +226,15 @@ def component_expectation(
             return value, change
         previous, step = value, step / 2
     raise UnsettledError(
-        f"the integral over x_t at t = {float(t):g} still changed by {change:.2g} at the finest grid: the components' widths "
+        f"the integral over x_t at t = {float(t):g} still changed by {change:.2g} at the finest grid: the components' "
+        "widths "
         "differ too much; use Monte Carlo."
     )
 
 
 def _narrowest(mixture: GaussianMixture, path: Path, level: Tensor, to_x: Tensor) -> float:
-    """The smallest standard deviation of any component in the grid's axes: what falls between the points of two grids, both miss."""
+    """The smallest standard deviation of any component in the grid's axes: what falls between the points of two grids,
+    both miss."""
     eye = torch.eye(mixture.dim, dtype=torch.float64)
     noisy = path.alpha(level).square() * mixture.component_covariances() + path.sigma(level).square() * eye
     to_grid = torch.linalg.inv(to_x)

@@ -1,7 +1,7 @@
 """Gaussian mixtures whose every diffusion question has an exact answer: densities, posteriors, Bayes predictors.
 
-Data ``x0 | z ~ N(m_z, S_z)`` with prior p(z), noised along a path: ``x_t = alpha x0 + sigma noise``. Given z, data, noise
-and x_t are jointly Gaussian, so everything is closed form. In the eigenbasis of S_z (eigenvalue v, noisy variance
+Data ``x0 | z ~ N(m_z, S_z)`` with prior p(z), noised along a path: ``x_t = alpha x0 + sigma noise``. Given z, data,
+noise and x_t are jointly Gaussian, so everything is closed form. In the eigenbasis of S_z (eigenvalue v, noisy variance
 ``s = alpha^2 v + sigma^2``, residual ``r = x_t - alpha m_z``)::
 
     E[x0 | x_t, z] = m_z + (alpha v / s) r      E[noise | x_t, z] = (sigma / s) r
@@ -53,9 +53,9 @@ class GaussianMixture:
         Prior p(z); above 0, of sum 1.
     means : Tensor or sequence [shape=(K, d)]
     covariances : float, Tensor or sequence
-        Variances, not standard deviations: a number (the same isotropic variance for all), (K,) an isotropic variance each,
-        (K, d) diagonals, (K, d, d) full matrices. Singular ones are allowed, a variance of 0 is a point mass; at a noise
-        level without noise such a mixture has no density and questions about it are refused.
+        Variances, not standard deviations: a number (the same isotropic variance for all), (K,) an isotropic variance
+        each, (K, d) diagonals, (K, d, d) full matrices. Singular ones are allowed, a variance of 0 is a point mass; at
+        a noise level without noise such a mixture has no density and questions about it are refused.
 
     Attributes
     ----------
@@ -66,8 +66,8 @@ class GaussianMixture:
     Raises
     ------
     UserError
-        Priors that are not positive or do not sum to 1, shapes that do not fit, values that are not finite, or a covariance
-        that is not symmetric or has a negative variance.
+        Priors that are not positive or do not sum to 1, shapes that do not fit, values that are not finite, or a
+        covariance that is not symmetric or has a negative variance.
     """
 
     def __init__(
@@ -80,11 +80,13 @@ class GaussianMixture:
         self.means = _float64(means, "means")
         if self.means.dim() != 2 or self.means.shape[0] != len(self.weights) or self.means.shape[1] < 1:
             raise UserError(
-                f"the mixture has {len(self.weights)} priors and means of shape {tuple(self.means.shape)}; the means must "
+                f"the mixture has {len(self.weights)} priors and means of shape {tuple(self.means.shape)}; the means "
+                "must "
                 f"be ({len(self.weights)}, dimensions)."
             )
         self.num_components, self.dim = self.means.shape
-        # Variances in each component's eigenbasis, (K, 1) or (K, d), and the basis (K, d, d), columns; None is the axes.
+        # Variances in each component's eigenbasis, (K, 1) or (K, d), and the basis (K, d, d), columns; None is the
+        # axes.
         self._variances, self._basis = self._decompose(_float64(covariances, "covariances"))
 
     def _decompose(self, covariances: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -104,12 +106,14 @@ class GaussianMixture:
             variances = torch.where(variances.abs() <= rounding, torch.zeros_like(variances), variances)
         else:
             raise UserError(
-                f"the covariances have shape {tuple(covariances.shape)}; for {count} components in {dim} dimensions they "
+                f"the covariances have shape {tuple(covariances.shape)}; for {count} components in {dim} dimensions "
+                "they "
                 f"may be one variance, ({count},), ({count}, {dim}) diagonals or ({count}, {dim}, {dim}) matrices."
             )
         if bool((variances < 0).any()):
             raise UserError(
-                f"a covariance of the mixture has the variance {float(variances.min()):.3g}; variances must be 0 or more."
+                f"a covariance of the mixture has the variance {float(variances.min()):.3g}; variances must be 0 or "
+                "more."
             )
         return variances.expand(count, -1).clone(), basis
 

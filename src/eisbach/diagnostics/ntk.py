@@ -1,9 +1,9 @@
 """The empirical neural tangent kernel of any network: ``Theta((x, t), (x', t')) = J(x, t) J(x', t')^T``.
 
-J is the Jacobian of the network's output with respect to chosen parameters (Elucidated Representation Diffusion, Eqs. 2 and
-14). Rows may come from different noise levels, which gives the joint kernel that couples them. Two methods, both through
-torch.func: ``jacobian`` forms blocks of J and multiplies them; ``products`` pushes each column through vjp and jvp and never
-holds a Jacobian, slower and lean. Networks that torch.func.vmap cannot batch are asked sample by sample.
+J is the Jacobian of the network's output with respect to chosen parameters (Elucidated Representation Diffusion, Eqs. 2
+and 14). Rows may come from different noise levels, which gives the joint kernel that couples them. Two methods, both
+through torch.func: ``jacobian`` forms blocks of J and multiplies them; ``products`` pushes each column through vjp and
+jvp and never holds a Jacobian, slower and lean. Networks that torch.func.vmap cannot batch are asked sample by sample.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def empirical_ntk(
     """
     if method not in ("jacobian", "products") or outputs not in ("full", "trace"):
         raise UserError(
-            f"the NTK got method={method!r} and outputs={outputs!r}; methods are jacobian and products, outputs full and trace."
+            f"the NTK got method={method!r} and outputs={outputs!r}; methods are jacobian and products, outputs full "
+            "and trace."
         )
     first, second = _checked(inputs), None if other is None else _checked(other)
     chosen = select_parameters(module, parameters)
@@ -84,8 +85,8 @@ def empirical_ntk(
     step = max(1, _BUDGET // size) if samples_at_once is None else samples_at_once
     if step < 1:
         raise UserError(f"the NTK got samples_at_once={samples_at_once}; it must be 1 or more.")
-    # Only the plain form of attention has both a batching rule and a forward derivative. Parameters that were not chosen
-    # would otherwise be followed outside torch.func, and the kernel with them.
+    # Only the plain form of attention has both a batching rule and a forward derivative. Parameters that were not
+    # chosen would otherwise be followed outside torch.func, and the kernel with them.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         if method == "products":
             return _by_products(apply, chosen, first, rows, outputs, vectorise, width)
@@ -293,8 +294,8 @@ def trace_over_outputs(kernel: Tensor) -> Tensor:
 def eigenvalues(kernel: Tensor) -> Tensor:
     """Eigenvalues of a symmetric kernel over K samples, divided by K, descending, shape (K,) or (K O,), float64.
 
-    Divided by K they estimate those of the kernel as an operator on L2 of the samples' law, so they can be compared between
-    numbers of samples.
+    Divided by K they estimate those of the kernel as an operator on L2 of the samples' law, so they can be compared
+    between numbers of samples.
     """
     count = kernel.shape[0]
     flat = kernel.double().reshape(count if kernel.dim() == 2 else count * kernel.shape[1], -1)
@@ -304,7 +305,8 @@ def eigenvalues(kernel: Tensor) -> Tensor:
 
 
 def effective_rank(values: Tensor) -> float:
-    """exp of the Shannon entropy of the eigenvalues' shares (Roy & Vetterli 2007): 1 for one mode, n for n equal ones."""
+    """exp of the Shannon entropy of the eigenvalues' shares (Roy & Vetterli 2007): 1 for one mode, n for n equal
+    ones."""
     kept = values.double().clamp(min=0)
     total = kept.sum()
     if not float(total) > 0:
@@ -314,7 +316,8 @@ def effective_rank(values: Tensor) -> float:
 
 
 def normalised_gram(kernel: Tensor) -> Tensor:
-    """Cosines between the samples' gradients, shape (K, K): the trace kernel divided by the root of its diagonal twice."""
+    """Cosines between the samples' gradients, shape (K, K): the trace kernel divided by the root of its diagonal
+    twice."""
     traced = trace_over_outputs(kernel)
     norms = traced.diagonal().clamp(min=torch.finfo(traced.dtype).tiny).sqrt()
     return traced / norms[:, None] / norms

@@ -1,1 +1,2 @@
-"""Noising paths, targets, training densities, schedules, samplers and guidance: the words of diffusion, in one notation."""
+"""Noising paths, targets, training densities, schedules, samplers and guidance: the words of diffusion, in one
+notation."""

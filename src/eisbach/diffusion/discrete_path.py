@@ -5,20 +5,22 @@ table is not one of the continuous paths: the same index means another SNR on ea
 "squaredcos_cap_v2", rescaled to zero terminal SNR), and none of them is `VPPath` at i / N.
 
 **Convention.** Index i is ``t = (i + 1) / N``; t = 0 is the data itself. At these N + 1 points alpha, sigma and log-SNR
-are the table's, to rounding. Between them the angle ``atan(sigma / alpha)`` is linear in t, which keeps alpha^2 + sigma^2 =
-1 and stays finite where SNR is 0 or infinite (log-SNR itself does not).
+are the table's, to rounding. Between them the angle ``atan(sigma / alpha)`` is linear in t, which keeps alpha^2 +
+sigma^2 = 1 and stays finite where SNR is 0 or infinite (log-SNR itself does not).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from eisbach.diffusion.path_base import Path
+from eisbach.diffusion.paths import Path
 from eisbach.errors import UserError
 
 
@@ -55,7 +57,8 @@ class DiscretePath(Path):
         for step, (before, value) in enumerate(pairwise((1.0, *table))):
             if not 0 <= value < before:
                 raise UserError(
-                    f"alphas_cumprod must fall strictly from below 1 towards 0; entry {step} is {value!r} after {before!r}. "
+                    f"alphas_cumprod must fall strictly from below 1 towards 0; entry {step} is {value!r} after "
+                    f"{before!r}. "
                     "Pass the cumulative products (a scheduler's alphas_cumprod), not its betas or alphas."
                 )
         # A zero terminal SNR belongs to the table, so this one is a fact of the instance.
@@ -80,7 +83,8 @@ class DiscretePath(Path):
         table = getattr(scheduler, "alphas_cumprod", None)
         if table is None:
             raise UserError(
-                f"{type(scheduler).__name__} has no alphas_cumprod, so it is not a discrete variance-preserving schedule; "
+                f"{type(scheduler).__name__} has no alphas_cumprod, so it is not a discrete variance-preserving "
+                "schedule; "
                 "use path='linear' for flow matching (t = sigma) or path='edm' for x0 + sigma * noise."
             )
         return cls(table)
@@ -91,7 +95,8 @@ class DiscretePath(Path):
         return len(self.alphas_cumprod)
 
     def timesteps_to_t(self, timesteps: Tensor) -> Tensor:
-        """t = (i + 1) / N of a scheduler's indices i (integers, or fractions between them), in float64 where there is one.
+        """t = (i + 1) / N of a scheduler's indices i (integers, or fractions between them), in float64 where there is
+        one.
 
         Parameters
         ----------
@@ -125,7 +130,8 @@ class DiscretePath(Path):
         return ((left + (angle - low) / (high - low)) / self.num_timesteps).to(log_snr.dtype)
 
     def log_snr_slope(self, t: Tensor) -> Tensor:
-        """-2 N (step of the angle) / (alpha sigma): right-continuous, since log-SNR has a corner at each table entry."""
+        """-2 N (step of the angle) / (alpha sigma): right-continuous, since log-SNR has a corner at each table
+        entry."""
         angles = self._table(t)[0]
         left = self._whole(t.to(angles.dtype) * self.num_timesteps)
         step = (angles[left + 1] - angles[left]) * self.num_timesteps
@@ -164,6 +170,68 @@ class DiscretePath(Path):
         return f"DiscretePath({self.num_timesteps} steps, alphas_cumprod from {first:g} to {last:g})"
 
 
+class CosinePath(DiscretePath):
+    """The cosine noise schedule of Improved DDPM in N steps; get it by ``get_path("cosine")``.
+
+    Nichol & Dhariwal 2021 (arXiv 2102.09672, section 3.2): ``abar(k) = f(k) / f(0)`` with
+    ``f(k) = cos^2((k/N + s) / (1 + s) * pi/2)``, k = 0 ... N, s = 0.008, and every step's ``beta = 1 - abar(k) / abar(k
+    - 1)`` at most 0.999, "to prevent singularities at the end of the diffusion process". With N = 1000 that is the
+    schedule of ERD's section G. The last entry is about 2.4e-9, so a trace of data is left at t = 1 and every target is
+    defined there.
+
+    It is not the "gvp" path (alpha = cos(pi t / 2)), which has no offset: near the data its noise goes to 0 linearly in
+    t, and here sigma(1 / N) is already 0.0064.
+
+    Parameters
+    ----------
+    num_timesteps : int >= 2, default 1000
+    offset : float >= 0, default 0.008
+        s: keeps the first steps from being vanishingly small.
+    max_beta : float in (0, 1], default 0.999
+        Largest share of the signal's variance that one step removes; 1 ends in pure noise (zero terminal SNR).
+
+    Raises
+    ------
+    UserError
+        An option out of its range.
+    """
+
+    name: ClassVar[str] = "cosine"
+
+    def __init__(self, num_timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> None:
+        super().__init__(_cosine_alphas_cumprod(num_timesteps, offset, max_beta))
+
+
+def _cosine_alphas_cumprod(
+    num_timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999
+) -> tuple[float, ...]:
+    """abar of steps 1 ... N (IDDPM, Eq. 17, with their clipped betas); the arguments are those of `CosinePath`."""
+    whole = isinstance(num_timesteps, int) and not isinstance(num_timesteps, bool) and num_timesteps >= 2
+    if not whole or not 0 <= offset < math.inf or not 0 < max_beta <= 1:
+        raise UserError(
+            f"the cosine path got num_timesteps={num_timesteps!r}, offset={offset!r} and max_beta={max_beta!r}; it "
+            "needs a "
+            "whole number of at least 2, a finite number of at least 0, and one in (0, 1] (1000, 0.008 and 0.999 are "
+            "usual)."
+        )
+
+    def curve(step: int) -> float:
+        # cos(x) as sin(pi/2 - x): exactly 0 at the last step
+        return math.sin((1 - step / num_timesteps) / (1 + offset) * math.pi / 2) ** 2
+
+    table, cumulative = [], 1.0
+    for step in range(1, num_timesteps + 1):
+        cumulative *= max(curve(step) / curve(step - 1), 1 - max_beta)
+        table.append(cumulative)
+    return tuple(table)
+
+
+@lru_cache(maxsize=8)
+def cosine_path(num_timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> CosinePath:
+    """The path, made once for each set of options: a name is looked up in every conversion, and the table is long."""
+    return CosinePath(num_timesteps, offset, max_beta)
+
+
 def _wide(like: Tensor) -> torch.dtype:
     return torch.float32 if like.device.type == "mps" else torch.float64
 
@@ -181,7 +249,8 @@ def scheduler_target(prediction_type: str) -> str:
     names = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
     if prediction_type not in names:
         raise UserError(
-            f"the prediction type {prediction_type!r} has no counterpart here; known are {', '.join(names)} (a flow-matching "
+            f"the prediction type {prediction_type!r} has no counterpart here; known are {', '.join(names)} (a "
+            "flow-matching "
             "network predicts 'u', noise - x0)."
         )
     return names[prediction_type]

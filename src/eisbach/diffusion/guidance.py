@@ -1,8 +1,8 @@
 """Classifier-free guidance (Ho & Salimans 2022): both branches of a step in one batch, at all noise levels or at some.
 
 **Intervals.** Kynkäänniemi et al. (2024, arXiv 2404.07724) guide only between two noise levels, given as EDM's sigma:
-outside, the conditional prediction stands alone. Here an interval is in t, as in ERD's Table 9 ([0, 0.8]: t = 1 is noise, so guidance
-is off for the noisiest fifth of t); `interval_from_sigma` converts theirs.
+outside, the conditional prediction stands alone. Here an interval is in t, as in ERD's Table 9 ([0, 0.8]: t = 1 is
+noise, so guidance is off for the noisiest fifth of t); `interval_from_sigma` converts theirs.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ def guided(
         1 is the conditional prediction alone and 0 the null prediction alone (each one evaluation of B rows);
         anything else evaluates 2B rows at once.
     interval : (low, high) within [0, 1], or None
-        Guide only where low <= t <= high; elsewhere the output is the conditional prediction, one evaluation of B rows where
-        that holds for the whole batch. None guides everywhere.
+        Guide only where low <= t <= high; elsewhere the output is the conditional prediction, one evaluation of B rows
+        where that holds for the whole batch. None guides everywhere.
 
     Raises
     ------
     UserError
-        A scale that is not finite, an interval that is not one, a null conditioning that is missing or does not match, or x_t with another number of
-        rows.
+        A scale that is not finite, an interval that is not one, a null conditioning that is missing or does not match,
+        or x_t with another number of rows.
     """
     if not math.isfinite(guidance_scale):
         raise UserError(f"guidance_scale must be a finite number; got {guidance_scale!r}.")

@@ -12,6 +12,7 @@ densities and schedules of this package never give one.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,9 +20,45 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from eisbach.diffusion.cosine import cosine_path
-from eisbach.diffusion.path_base import Path as Path
 from eisbach.errors import UserError
+
+
+class Path(ABC):
+    """A noising path. Subclasses are frozen dataclasses, so two paths with equal options are equal.
+
+    Attributes
+    ----------
+    name : str
+        Key in `PATHS`.
+    pure_noise : bool
+        Whether alpha(1) = 0: no data is left at t = 1.
+    pure_data : bool
+        Whether sigma(0) = 0: no noise is left at t = 0.
+    """
+
+    name: ClassVar[str]
+    pure_noise: ClassVar[bool]
+    pure_data: ClassVar[bool]
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """Factor of the data; same shape as `t`."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """Factor of the noise; same shape as `t`."""
+
+    @abstractmethod
+    def log_snr(self, t: Tensor) -> Tensor:
+        """``ln(alpha^2 / sigma^2)``; +inf where sigma is 0 and -inf where alpha is 0."""
+
+    @abstractmethod
+    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        """The t whose `log_snr` this is; outside the path's range it lies outside [0, 1] (nothing is clamped)."""
+
+    @abstractmethod
+    def log_snr_slope(self, t: Tensor) -> Tensor:
+        """``d log_snr / dt``, negative: the Jacobian between a density over t and a density over log-SNR."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +139,8 @@ class VPPath(Path):
 
 @dataclass(frozen=True)
 class GVPPath(Path):
-    """The cosine path, generalised variance preserving (Ma et al. 2024, SiT): alpha = cos(pi t/2), sigma = sin(pi t/2)."""
+    """The cosine path, generalised variance preserving (Ma et al. 2024, SiT): alpha = cos(pi t/2), sigma = sin(pi
+    t/2)."""
 
     name: ClassVar[str] = "gvp"
     pure_noise: ClassVar[bool] = True
@@ -182,12 +220,19 @@ class EDMPath(Path):
         return -2 * self.rho * self._ends[1] / self._root(t)
 
 
+def _cosine(**options: Any) -> Path:
+    """IDDPM's cosine schedule: a table, and tables stand on this module."""
+    from eisbach.diffusion.discrete_path import cosine_path
+
+    return cosine_path(**options)
+
+
 PATHS: dict[str, Callable[..., Path]] = {
     "linear": LinearPath,
     "vp": VPPath,
     "gvp": GVPPath,
     "edm": EDMPath,
-    "cosine": cosine_path,
+    "cosine": _cosine,
 }
 """Name to what makes it; a new path is one class and one line here."""
 

@@ -1,10 +1,27 @@
-"""Measured rates over the noise level, as files: what schedules are built from.
+"""Measured rates over the noise level, and their files: what `schedules.rescaled_entropic` is built from.
+
+**Entropic time** (Stancevic et al. 2025, arXiv 2504.13612). With ``s = sigma / alpha`` the noisy sample is ``x0 + s
+noise`` up to scale, so the entropy rate of their variance-exploding path holds on every path (it is the I-MMSE
+relation, ``dH/dSNR = -mse/2``)::
+
+    dH[x0 | x_t]/dt = (s'/s^3) mse(t),      mse(t) = E|x0 - E[x0 | x_t]|^2, summed over dimensions
+
+**Rescaled** entropic time counts each bit by the noise at which it arrives: ``phi = int s dH = int (s'/s^2) mse dt``.
+Written in s neither depends on how a path numbers its noise levels, so a schedule visits the same noise on every path.
+On the linear path ``s'/s^2 = 1/t^2`` and ``mse = t^2 E|u - u_hat|^2``: the rescaled rate is the loss of a velocity
+network itself, summed over dimensions. For Gaussian data of standard deviation c the rescaled points are ``s_j = c
+tan`` of evenly spaced angles.
+
+A class signature's rate ``dH[Z | X_t]/dt`` takes the place of the first formula as it is, and s times it that of the
+second.
 
 Two kinds of JSON are read:
 
-- **an entropic curve** (``"format": "eisbach-entropic-curve"``, written by `save_entropic_curve`): ``t`` from noise to data, ``mse`` =
-  E|x0 - D|^2 summed over ``dims`` numbers with its 95% interval ``mse_lo``, ``mse_hi``, ``log_snr``, ``path``, ``path_options``, ``meta``;
-- **a class signature** (``"format": "eisbach-signature-curve"``): its ``t``, ``rate`` (dH[Z | X_t]/dt), ``path`` and ``path_options``.
+- **an entropic curve** (``"format": "eisbach-entropic-curve"``, written by `save_entropic_curve`): ``t`` from noise to
+  data, ``mse`` = E|x0 - D|^2 summed over ``dims`` numbers with its 95% interval ``mse_lo``, ``mse_hi``, ``log_snr``,
+  ``path``, ``path_options``, ``meta``;
+- **a class signature** (``"format": "eisbach-signature-curve"``): its ``t``, ``rate`` (dH[Z | X_t]/dt), ``path`` and
+  ``path_options``.
 """
 
 from __future__ import annotations
@@ -18,12 +35,30 @@ import torch
 from torch import Tensor
 
 from eisbach.diffusion.discrete_path import DiscretePath
-from eisbach.diffusion.entropic import MIN_POINTS, entropic_rate, noise_over_data
 from eisbach.diffusion.paths import Path, get_path
 from eisbach.errors import UserError
 from eisbach.files import read_json, write_json
 
+MIN_POINTS = 4
 ENTROPIC_FORMAT, SIGNATURE_FORMAT, VERSION = "eisbach-entropic-curve", "eisbach-signature-curve", 1
+
+
+def noise_over_data(path: Path, t: Tensor) -> Tensor:
+    """``s = sigma / alpha`` at each t; infinite where no data is left. Same shape as `t`."""
+    return torch.exp(-path.log_snr(t) / 2)
+
+
+def entropic_rate(path: Path, t: Tensor, mse: Tensor) -> Tensor:
+    """dH[x0 | x_t]/dt in nats per unit of t.
+
+    Parameters
+    ----------
+    path : Path
+    t : Tensor [shape=(n,)], where log-SNR is finite
+    mse : Tensor [shape=(n,)], >= 0
+        E|x0 - E[x0 | x_t]|^2, summed over dimensions.
+    """
+    return -path.log_snr_slope(t) / 2 * torch.exp(path.log_snr(t)) * mse
 
 
 def path_options(path: Path) -> dict[str, Any]:
@@ -65,7 +100,8 @@ class RateCurve:
         """`UserError` when this was measured on another path than `path`, or on one with other options."""
         if self.path != path.name:
             raise UserError(
-                f"{self.source} was measured on the {self.path} path and the model is on the {path.name} path; measure the curve of "
+                f"{self.source} was measured on the {self.path} path and the model is on the {path.name} path; "
+                "measure the curve of "
                 "this model."
             )
         mine = {key: value for key, value in self.options.items() if key != "pure_noise"}
@@ -87,20 +123,22 @@ def read_rate_curve(file: str | pathlib.Path) -> RateCurve:
     Raises
     ------
     UserError
-        The file is missing or no curve, its lists differ in length, its levels do not fall, there are fewer than 4, or a number is
-        negative where it cannot be.
+        The file is missing or no curve, its lists differ in length, its levels do not fall, there are fewer than 4, or
+        a number is negative where it cannot be.
     """
     values = read_json(file, "measured curve")
     kind = values.get("format") if isinstance(values, Mapping) else None
     if kind not in (ENTROPIC_FORMAT, SIGNATURE_FORMAT) or values.get("version") != VERSION:
         raise UserError(
-            f"{file} is no measured curve (format '{ENTROPIC_FORMAT}' or '{SIGNATURE_FORMAT}', version {VERSION}); `eisbach signature "
+            f"{file} is no measured curve (format '{ENTROPIC_FORMAT}' or '{SIGNATURE_FORMAT}', version {VERSION}); "
+            "`eisbach signature "
             "entropy` writes one."
         )
     t = _row(values, "t", file)
     if len(t) < MIN_POINTS or bool((t.diff() >= 0).any()) or t[0] > 1 or t[-1] < 0:
         raise UserError(
-            f"{file} needs at least {MIN_POINTS} noise levels t within [0, 1] that fall from noise to data; measure it again."
+            f"{file} needs at least {MIN_POINTS} noise levels t within [0, 1] that fall from noise to data; measure "
+            "it again."
         )
     name, options = values.get("path"), values.get("path_options", {})
     if not isinstance(name, str) or not isinstance(options, Mapping):
@@ -111,8 +149,10 @@ def read_rate_curve(file: str | pathlib.Path) -> RateCurve:
     if bool((numbers < 0).any()):
         where = int((numbers < 0).nonzero()[0])
         raise UserError(
-            f"{file} has the negative value {float(numbers[where]):.3g} at t = {float(t[where]):.3g}, and a schedule cannot spend fewer "
-            "than no steps; use a reading that cannot be negative (the signature's 'rate'), or measure with more samples."
+            f"{file} has the negative value {float(numbers[where]):.3g} at t = {float(t[where]):.3g}, and a schedule "
+            "cannot spend fewer "
+            "than no steps; use a reading that cannot be negative (the signature's 'rate'), or measure with more "
+            "samples."
         )
     if kind == SIGNATURE_FORMAT:
         return RateCurve(t, numbers, str(values.get("partition", "classes")), name, options, str(file))
@@ -166,5 +206,5 @@ def _path_of(name: str, options: Mapping[str, Any], file: str | pathlib.Path) ->
         if "alphas_cumprod" in options:  # a table, whatever made it
             return DiscretePath(tuple(options["alphas_cumprod"]))
         return get_path(name, **options)
-    except (KeyError, TypeError, UserError) as error:
+    except (KeyError, TypeError, ValueError) as error:  # a UserError is a ValueError
         raise UserError(f"{file} names a path that cannot be built ({name}: {error}).") from error

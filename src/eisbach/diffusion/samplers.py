@@ -1,21 +1,44 @@
-"""Deterministic samplers of the probability-flow ODE, from noise to data, on any path and for any target.
+"""Samplers, from noise to data, on any path and for any target: along the ODE, with fresh noise, and for distilled
+models.
 
-Between two noise levels t > s the ODE is solved in a variable in which it has no linear part:
+**Along the probability-flow ODE** (`sample_ode`), deterministic. Between two noise levels t > s the ODE is solved in a
+variable in which it has no linear part:
 
 - linear path: ``dx/dt = u``, the rectified-flow ODE itself;
 - other paths, while there is more data than noise: ``d(x/alpha) = eps d(sigma/alpha)``;
 - other paths, while there is more noise than data: ``d(x/sigma) = x0 d(alpha/sigma)``, finite where alpha = 0.
 
-One Euler step is the same in all three (it is DDIM's step with eta = 0: keep x0 and eps, move alpha and sigma). Heun's step
-evaluates the network a second time at s and averages the slope. On the edm path this is EDM's Algorithm 1 without
+One Euler step is the same in all three (it is DDIM's step with eta = 0: keep x0 and eps, move alpha and sigma). Heun's
+step evaluates the network a second time at s and averages the slope. On the edm path this is EDM's Algorithm 1 without
 churn; "edm_heun" is that algorithm on any path (the second form at every level, as EDM samples VP models: x/alpha over
-sigma/alpha), while "heun" averages the data estimate where there is more noise than data. A step that ends on clean data is always an Euler step, as there: it ends on the last data estimate, and with
-target x0 the slope does not exist at s = 0.
+sigma/alpha), while "heun" averages the data estimate where there is more noise than data. A step that ends on clean
+data is always an Euler step, as there: it ends on the last data estimate, and with target x0 the slope does not exist
+at s = 0.
+
+**With fresh noise** (`sample_stochastic`). A noisy sample ``x_t = alpha_t x0 + sigma_t noise`` is a Markov chain in t:
+from s up to t > s it loses signal by ``alpha_ts = alpha_t / alpha_s`` and gains the variance ``sigma_ts^2 = sigma_t^2 -
+alpha_ts^2 sigma_s^2``. Seen from t, and given the data, x_s is Gaussian (Ho et al. 2020, Eq. 6-7; Kingma et al. 2021,
+App. A)::
+
+    q(x_s | x_t, x0) = N( (alpha_ts sigma_s^2 / sigma_t^2) x_t + (alpha_s sigma_ts^2 / sigma_t^2) x0,
+                          sigma_ts^2 sigma_s^2 / sigma_t^2 )
+
+In log-SNR the ratio ``sigma_ts^2 / sigma_t^2`` is ``1 - SNR_t / SNR_s``, which is how it is computed: without
+cancellation, and right at the ends (SNR 0 and infinite). DDIM (Song et al. 2021, Eq. 12) keeps the marginals and takes
+the share eta^2 of that variance: eta = 1 is ancestral sampling (DDPM's posterior), eta = 0 the ODE's Euler step.
+
+**Ping-pong** (`sample_pingpong`), for distilled models: guess the data, noise the guess to the next level with fresh
+noise, repeat: ``x0 = x0(x_t, t)``, ``x_s = alpha(s) x0 + sigma(s) noise``. This is multistep consistency sampling (Song
+et al. 2023, Algorithm 1); Stable Audio 3's distilled models are played with 8 steps of it, without guidance. A model
+that was not distilled gives blurred guesses: sample it along the ODE.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,11 +48,79 @@ from eisbach.diffusion.targets import check_target, convert, require_defined
 from eisbach.errors import UserError
 
 METHODS = ("euler", "heun", "edm_heun")
+_START_LOG_SNR = -6.0  # sampling may start here instead of at t = 1: data of 5% of the noise's size. EDM starts at -8.8
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class _Network:
+    """The network as every sampler asks it."""
+
+    predict: Predict
+    path: Path
+    target: str
+
+    def __call__(self, x_t: Tensor, t: Tensor, wanted: str) -> Tensor:
+        """The network's answer for x_t at one noise level (a scalar), in the target `wanted`."""
+        batch_t = t.expand(x_t.shape[0])
+        output = self.predict(x_t, batch_t)
+        _check_shape("the network returned", output, x_t)
+        return convert(self.path, self.target, wanted, output.to(x_t.dtype), x_t, batch_t)
+
+
+def _checked(
+    predict: Predict, path: Path | str, target: str, times: Tensor, *, may_start_lower: bool = False
+) -> tuple[_Network, Tensor]:
+    """The network and its noise levels (float64, CPU), or a `UserError` for what cannot be sampled."""
+    path = get_path(path)
+    check_target(target)
+    levels = check_times(times, path if may_start_lower else None)
+    require_defined(path, target, levels[:-1])
+    return _Network(predict, path, target), levels
+
+
+def _finite(x: Tensor) -> Tensor:
+    """`x`, or a `UserError` where it holds values that are not finite."""
+    if not bool(torch.isfinite(x).all()):
+        raise UserError(
+            "sampling gave values that are not finite; check the checkpoint, lower guidance_scale or sample in float32."
+        )
+    return x
+
+
+def _check_shape(what: str, value: Tensor, x: Tensor) -> None:
+    if value.shape != x.shape:
+        raise UserError(f"{what} {tuple(value.shape)} for x_t of {tuple(x.shape)}; they must match.")
+
+
+def check_times(times: Tensor, path: Path | None = None) -> Tensor:
+    """A sampling schedule in float64 on the CPU.
+
+    Raises
+    ------
+    UserError
+        It does not fall strictly to 0, or not from 1. With a `path` it may start lower, where that is as good as noise.
+    """
+    levels = times.detach().to(device="cpu", dtype=torch.float64)
+    if levels.dim() != 1 or levels.numel() < 2:
+        raise UserError(f"times must be a row of at least 2 noise levels; got shape {tuple(times.shape)}.")
+    if path is not None and 0 < levels[0] < 1 and float(path.log_snr(levels[0])) > _START_LOG_SNR:
+        raise UserError(
+            f"times start at {levels[0]:g}, where the {path.name} path still holds data (log-SNR "
+            f"{float(path.log_snr(levels[0])):.3g}); start at 1, or at a level of log-SNR at most {_START_LOG_SNR:g}."
+        )
+    starts = levels[0] == 1 if path is None else 0 < levels[0] <= 1
+    if not starts or levels[-1] != 0 or not bool((levels.diff() < 0).all()):
+        raise UserError(
+            f"times must fall strictly from 1 to 0; got {levels.numel()} values from {levels[0]:g} to {levels[-1]:g}."
+        )
+    return levels
 
 
 @torch.no_grad()
 def sample_ode(
-    predict: Callable[[Tensor, Tensor], Tensor],
+    predict: Predict,
     *,
     path: Path | str,
     target: str,
@@ -49,8 +140,8 @@ def sample_ode(
     noise : Tensor [shape=(B, ...)]
         Standard normal; the sampler scales it by sigma of the first level itself.
     times : Tensor [shape=(n + 1,)]
-        Strictly descending from 1 (or from a level at which next to no data is left) to 0, as `schedules.get_schedule` gives.
-        t = 0 means clean data, also on a path whose sigma(0) is not 0 (edm).
+        Strictly descending from 1 (or from a level at which next to no data is left) to 0, as `schedules.get_schedule`
+        gives. t = 0 means clean data, also on a path whose sigma(0) is not 0 (edm).
     method : {"euler", "heun", "edm_heun"}, default "euler"
         n network evaluations for Euler, 2n - 1 for the others.
     on_step : callable or None
@@ -67,30 +158,18 @@ def sample_ode(
         Unknown method or target, a malformed schedule, a target that is undefined at a visited noise level (eps at t =
         1 of a path that ends in pure noise), an output of another shape, or a result that is not finite.
     """
-    path = get_path(path)
-    check_target(target)
     if method not in METHODS:
         raise UserError(f"the sampling method {method!r} is not known; choose one of {', '.join(METHODS)}.")
-    levels = check_times(times, path)
-    require_defined(path, target, levels[:-1])
-    edm = method == "edm_heun"
+    network, levels = _checked(predict, path, target, times, may_start_lower=True)
+    path, edm = network.path, method == "edm_heun"
     if edm and not bool(path.alpha(levels[0]) > 0):
         raise UserError(
-            f"edm_heun follows x/alpha, and the {path.name} path has alpha = 0 at t = {levels[0]:g}; use the schedule karras or "
-            "log_snr, which start below, or the method heun."
+            f"edm_heun follows x/alpha, and the {path.name} path has alpha = 0 at t = {levels[0]:g}; use the schedule "
+            "karras "
+            "or log_snr, which start below, or the method heun."
         )
     points = [level.to(device=noise.device, dtype=noise.dtype) for level in levels]
     x = noise * path.sigma(points[0])
-
-    def evaluate(x_t: Tensor, t: Tensor, wanted: str) -> Tensor:
-        batch_t = t.expand(x_t.shape[0])
-        output = predict(x_t, batch_t)
-        if output.shape != x_t.shape:
-            raise UserError(
-                f"the network returned {tuple(output.shape)} for x_t of {tuple(x_t.shape)}; they must match."
-            )
-        return convert(path, target, wanted, output.to(x_t.dtype), x_t, batch_t)
-
     count = len(points) - 1
     for step in range(count):
         t, s = points[step], points[step + 1]
@@ -99,19 +178,15 @@ def sample_ode(
             wanted, of_x, of_slope = _published_form(path, t, s, last=last)
         else:
             wanted, of_x, of_slope = _step_form(path, t, s, last=last, noisy=_is_noisy(path, levels[step]))
-        slope = evaluate(x, t, wanted)
+        slope = network(x, t, wanted)
         ahead = of_x * x + of_slope * slope
         if method != "euler" and not last:
-            slope = 0.5 * (slope + evaluate(ahead, s, wanted))
+            slope = 0.5 * (slope + network(ahead, s, wanted))
             ahead = of_x * x + of_slope * slope
         x = ahead
         if on_step is not None:
             on_step(step + 1, x)
-    if not bool(torch.isfinite(x).all()):
-        raise UserError(
-            "sampling gave values that are not finite; check the checkpoint, lower guidance_scale or sample in float32."
-        )
-    return x
+    return _finite(x)
 
 
 def _step_form(path: Path, t: Tensor, s: Tensor, *, last: bool, noisy: bool) -> tuple[str, Tensor, Tensor]:
@@ -125,7 +200,8 @@ def _step_form(path: Path, t: Tensor, s: Tensor, *, last: bool, noisy: bool) -> 
 
 
 def _published_form(path: Path, t: Tensor, s: Tensor, *, last: bool) -> tuple[str, Tensor, Tensor]:
-    """The step in x/alpha over sigma/alpha, in which the slope is the noise (Karras et al. 2022, Eq. 1 and Algorithm 1)."""
+    """The step in x/alpha over sigma/alpha, in which the slope is the noise (Karras et al. 2022, Eq. 1, Algorithm
+    1)."""
     if last:
         # Clean data: alpha = 1 and sigma = 0, whatever sigma(0) of the path is.
         return "x0", torch.zeros_like(t), torch.ones_like(t)
@@ -138,29 +214,183 @@ def _is_noisy(path: Path, t: Tensor) -> bool:
     return bool(path.log_snr(t) < 0) and path.name != "edm"
 
 
-START_LOG_SNR = -6.0
-"""Largest log-SNR that sampling may start from instead of t = 1: data of 5% of the noise's size. EDM starts at -8.8."""
+@torch.no_grad()
+def sample_pingpong(
+    predict: Predict,
+    *,
+    path: Path | str,
+    target: str,
+    noise: Tensor,
+    times: Tensor,
+    fresh_noise: Callable[[int], Tensor],
+    on_step: Callable[[int, Tensor], object] | None = None,
+) -> Tensor:
+    """Data drawn from `noise` in ``len(times) - 1`` evaluations; no gradient is recorded.
 
+    Parameters
+    ----------
+    predict : callable
+        ``(x_t (B, ...), t (B,)) -> output (B, ...)``, in the given target.
+    path : Path or str
+    target : {"eps", "x0", "v", "u"}
+    noise : Tensor [shape=(B, ...)]
+        Standard normal; the sampler scales it by sigma(1) itself.
+    times : Tensor [shape=(n + 1,)]
+        Strictly descending from 1 to 0, as `schedules.get_schedule` gives.
+    fresh_noise : callable
+        ``fresh_noise(step) -> Tensor [shape=(B, ...)]``: standard normal, for the end of each step from 1 to n - 1.
+        Draw every sample's from its own generator, so that it does not depend on the batch.
+    on_step : callable or None
+        ``on_step(step, x)`` after each step, step from 1 to n.
 
-def check_times(times: Tensor, path: Path | None = None) -> Tensor:
-    """A sampling schedule in float64 on the CPU.
+    Returns
+    -------
+    Tensor [shape=(B, ...)]
+        In the dtype and on the device of `noise`.
 
     Raises
     ------
     UserError
-        It does not fall strictly to 0, or not from 1. With a `path` it may start lower, where that is as good as noise.
+        Unknown target, a malformed schedule, a target that is undefined at a visited noise level, an output or fresh
+        noise of another shape, or a result that is not finite.
     """
-    levels = times.detach().to(device="cpu", dtype=torch.float64)
-    if levels.dim() != 1 or levels.numel() < 2:
-        raise UserError(f"times must be a row of at least 2 noise levels; got shape {tuple(times.shape)}.")
-    if path is not None and 0 < levels[0] < 1 and float(path.log_snr(levels[0])) > START_LOG_SNR:
+    network, levels = _checked(predict, path, target, times)
+    path = network.path
+    points = [level.to(device=noise.device, dtype=noise.dtype) for level in levels]
+    x = noise * path.sigma(points[0])
+    count = len(points) - 1
+    for step in range(1, count + 1):
+        x = network(x, points[step - 1], "x0")
+        if step < count:  # t = 0 means clean data, whatever sigma(0) of the path is
+            renewed = fresh_noise(step).to(x)
+            _check_shape("the fresh noise has", renewed, x)
+            x = path.alpha(points[step]) * x + path.sigma(points[step]) * renewed
+        if on_step is not None:
+            on_step(step, x)
+    return _finite(x)
+
+
+class Kernel(NamedTuple):
+    """A Gaussian step: x_s given x_t and x0 has mean ``of_x x_t + of_x0 x0`` and the variance ``variance`` in each
+    entry.
+
+    Attributes
+    ----------
+    of_x, of_x0, variance : Tensor [shape of the noise levels, float64, CPU]
+    """
+
+    of_x: Tensor
+    of_x0: Tensor
+    variance: Tensor
+
+
+def posterior_kernel(path: Path | str, t: Tensor, s: Tensor, eta: float = 1.0) -> Kernel:
+    """q(x_s | x_t, x0), exact on every path for eta = 1; DDIM's kernel with the share eta^2 of its variance otherwise.
+
+    Parameters
+    ----------
+    path : Path or str
+    t, s : Tensor [any one shape], in [0, 1]
+        s < t, elementwise: s is the less noisy level.
+    eta : float in [0, 1], default 1.0
+
+    Raises
+    ------
+    UserError
+        eta out of range, or levels that do not fall from t to s.
+    """
+    path = get_path(path)
+    _check_eta(eta)
+    t, s = (level.detach().to(device="cpu", dtype=torch.float64) for level in (t, s))
+    if not bool((s < t).all()):
+        raise UserError("a reverse step goes to a lower noise level; give s < t.")
+    sigma_s = path.sigma(s)
+    rise = path.log_snr(t) - path.log_snr(s)  # ln(SNR_t / SNR_s) < 0; -inf where either end is pure
+    share = -torch.expm1(rise)  # sigma_ts^2 / sigma_t^2
+    of_x = sigma_s / path.sigma(t) * torch.sqrt((1 - eta**2) + eta**2 * torch.exp(rise))
+    return Kernel(of_x, path.alpha(s) - path.alpha(t) * of_x, eta**2 * share * sigma_s.square())
+
+
+@torch.no_grad()
+def sample_stochastic(
+    predict: Predict,
+    *,
+    path: Path | str,
+    target: str,
+    noise: Tensor,
+    times: Tensor,
+    eta: float = 1.0,
+    generator: torch.Generator | None = None,
+    fresh_noise: Callable[[int], Tensor] | None = None,
+    on_step: Callable[[int, Tensor], object] | None = None,
+) -> Tensor:
+    """Data drawn from `noise` in ``len(times) - 1`` evaluations, each followed by fresh noise; no gradient is recorded.
+
+    Parameters
+    ----------
+    predict : callable
+        ``(x_t (B, ...), t (B,)) -> output (B, ...)``, in the given target.
+    path : Path or str
+    target : {"eps", "x0", "v", "u"}
+    noise : Tensor [shape=(B, ...)]
+        Standard normal; the sampler scales it by sigma(1) itself.
+    times : Tensor [shape=(n + 1,)]
+        Strictly descending from 1 to 0. The last step ends on the data estimate itself, without noise, also on a path
+        whose sigma(0) is not 0 (edm).
+    eta : float in [0, 1], default 1.0
+        1 is ancestral sampling, 0 is deterministic and equals ``sample_ode(..., method="euler")``.
+    generator : torch.Generator or None
+        Draws the fresh noise of every step, on its own device.
+    fresh_noise : callable or None
+        Instead of a generator: ``fresh_noise(step) -> Tensor [shape=(B, ...)]``, standard normal, for steps 1 to n - 1.
+        With it each sample's noise can be independent of the batch.
+    on_step : callable or None
+        ``on_step(step, x)`` after each step, step from 1 to n.
+
+    Returns
+    -------
+    Tensor [shape=(B, ...)]
+        In the dtype and on the device of `noise`.
+
+    Raises
+    ------
+    UserError
+        eta out of range, no source of noise or two of them although eta > 0, unknown target, a malformed schedule, a
+        target that is undefined at a visited noise level, an output of another shape, or a result that is not finite.
+    """
+    _check_eta(eta)
+    if eta > 0 and (generator is None) == (fresh_noise is None):
         raise UserError(
-            f"times start at {levels[0]:g}, where the {path.name} path still holds data (log-SNR "
-            f"{float(path.log_snr(levels[0])):.3g}); start at 1, or at a level of log-SNR at most {START_LOG_SNR:g}."
+            "stochastic sampling draws noise in every step; pass a generator, or fresh_noise, and not both."
         )
-    starts = levels[0] == 1 if path is None else 0 < levels[0] <= 1
-    if not starts or levels[-1] != 0 or not bool((levels.diff() < 0).all()):
-        raise UserError(
-            f"times must fall strictly from 1 to 0; got {levels.numel()} values from {levels[0]:g} to {levels[-1]:g}."
-        )
-    return levels
+    network, levels = _checked(predict, path, target, times)
+    x = noise * network.path.sigma(levels[0]).to(noise)
+    count = len(levels) - 1
+    for step in range(1, count + 1):
+        x0 = network(x, levels[step - 1].to(noise), "x0")
+        if step == count:
+            x = x0
+        else:
+            kernel = posterior_kernel(network.path, levels[step - 1], levels[step], eta)
+            x = float(kernel.of_x) * x + float(kernel.of_x0) * x0
+            if eta > 0:
+                x = x + math.sqrt(float(kernel.variance)) * _draw(step, x, generator, fresh_noise)
+        if on_step is not None:
+            on_step(step, x)
+    return _finite(x)
+
+
+def _draw(
+    step: int, x: Tensor, generator: torch.Generator | None, fresh_noise: Callable[[int], Tensor] | None
+) -> Tensor:
+    if fresh_noise is not None:
+        drawn = fresh_noise(step)
+        _check_shape("the fresh noise has", drawn, x)
+        return drawn.to(x)
+    device = generator.device if generator is not None else x.device
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
+
+
+def _check_eta(eta: float) -> None:
+    if not 0 <= eta <= 1:
+        raise UserError(f"eta is {eta!r}; it must lie in [0, 1], where 0 is deterministic and 1 is ancestral sampling.")

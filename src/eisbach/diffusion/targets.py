@@ -72,7 +72,8 @@ def x0_error_scale(path: Path | str, target: str, t: Tensor) -> Tensor:
 
 
 def require_defined(path: Path | str, target: str, t: Tensor) -> None:
-    """Raises `UserError` when the target does not determine data and noise at one of the noise levels `t` (on the CPU)."""
+    """Raises `UserError` when the target does not determine data and noise at one of the noise levels `t` (on the
+    CPU)."""
     path = get_path(path)
     bad = t[determinant(path, target, t) == 0]
     if bad.numel():

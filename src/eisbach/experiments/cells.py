@@ -1,15 +1,20 @@
-"""One cell of an experiment: an arm trained with one seed and played; each step continues where it stopped."""
+"""The cells of an experiment, an arm trained with one seed and played: one by one, or in processes of their own."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from eisbach.data.manifest import Manifest
+from eisbach.experiments.material import available_cpus
 from eisbach.experiments.spec import ExperimentSpec, arm_training
-from eisbach.experiments.stages import OpenStage, Stage
+from eisbach.experiments.stages import OpenStage, OverallProgress, Stage
 from eisbach.generation.config import GenerateConfig
 from eisbach.generation.generate import generate, plan_takes
+from eisbach.processes import Processes, send
+from eisbach.progress import Progress, redirect_progress
 from eisbach.structure import Clip
 from eisbach.training.config import TrainConfig
 
@@ -125,3 +130,37 @@ def clips_of(cell: Cell, manifest: Manifest) -> list[Clip]:
         )
         for row in manifest
     ]
+
+
+def run_cells_in_pool(spec: ExperimentSpec, cells: list[Cell], bar: OverallProgress) -> list[Clip]:
+    """The clips of all cells, in the order of `cells`; at most `spec.jobs` run at once.
+
+    The first cell that fails stops the ones that have not begun; what the others finish stays on disk.
+    """
+    threads = max(1, available_cpus() // spec.jobs)
+    calls = [(spec, cell, threads) for cell in cells]
+    with Processes(min(spec.jobs, len(cells))) as processes:
+        clips = dict(processes.each(_work, calls, listen=lambda message: bar.report(*message)))
+    return [clip for index in range(len(cells)) for clip in clips[index]]
+
+
+def _work(spec: ExperimentSpec, cell: Cell, threads: int) -> list[Clip]:
+    """Runs in the worker: one cell, its bars sent to the parent."""
+    import torch
+
+    torch.set_num_threads(threads)
+
+    @contextmanager
+    def stage(key: str) -> Iterator[None]:
+        kind = key.split("/", 1)[0]
+
+        def listen(inner: Progress) -> None:
+            if inner.total > 0 and inner.description.split(" ")[0] == kind:
+                note = f"{inner.description} {inner.done}/{inner.total}{inner.unit}"
+                send((key, inner.done / inner.total, note))
+
+        with redirect_progress(listen):
+            yield
+        send((key, 1.0, key))
+
+    return run_cell(spec, cell, stage)

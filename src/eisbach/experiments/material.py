@@ -1,25 +1,23 @@
-"""The fine-tuning set of an experiment: performances of scores and flat material in one manifest, or a person's own audio."""
+"""The fine-tuning set of an experiment: performances of scores and flat material in one manifest, or a person's own
+audio."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, merge, save_manifest
-from eisbach.errors import UserError
+from eisbach.errors import UserError, one_line
 from eisbach.experiments.spec import ExperimentSpec, MaterialConfig, arm_training
 from eisbach.experiments.stages import OpenStage, Stage
-from eisbach.files import storage_error
 from eisbach.types import Skipped, SkipReport
 
 # First guesses on two laptop cores; measured speeds replace them within seconds.
 SECONDS_PER_RENDERED_CLIP = 0.7
 SECONDS_PER_ENCODED_CLIP = 0.1
 _CLIPS_WORTH_A_PROCESS = 8
-_AUDIO = "audio"
 
 
 def plan_material(spec: ExperimentSpec, root: Path) -> tuple[Path | None, Path | None]:
@@ -117,7 +115,7 @@ class OwnAudio:
     ----------
     manifest : Path
     training_clips : int
-        Clips that are not held out.
+        Clips that train: not held out, and each once.
     labelled : bool
         Every clip says whether it is flat, so that the oracle can be trained.
     captioned : bool
@@ -164,38 +162,37 @@ def adopt_folder(
     StorageError
         The experiment's folder cannot be written.
     """
-    from eisbach.data.audio_folder import find_audio, read_folder
+    from eisbach.data.audio_folder import read_folder
+    from eisbach.data.selection import TrainingRule, choose_clips
 
     if data.resolve().is_relative_to(folder.resolve()):
         raise UserError(
-            f"the results in {data.parent} would lie within {folder} and be taken for its audio; choose an --out outside it."
+            f"the results in {data.parent} would lie within {folder} and be taken for its audio; choose an --out "
+            "outside it."
         )
     skips = SkipReport()
     if (folder / MANIFEST_NAME).is_file():
         found = load_manifest(folder)
     else:
-        if caption_from is None:
-            paths = find_audio(folder)
-            has_text = any(path.with_suffix(end).is_file() for path in paths for end in (".txt", ".json"))
-            caption_from = "files" if has_text else "none"
-        found, skips = read_folder(folder, caption_from=caption_from, save=False, quiet=quiet)
+        found, skips = read_folder(folder, caption_from=caption_from or "auto", save=False, quiet=quiet)
+    manifest = Manifest(found.rows, data, found.audio_root)
+    choice = choose_clips(manifest, TrainingRule())
+    captioned = any(row.caption for row in manifest)
     if notify is not None:
         for item in skips.skipped:
-            notify(f"{item.item} is left out: {item.reason}.")
-        if caption_from == "none":
+            notify(f"{one_line(item.item)} is left out: {item.reason}.")
+        if not captioned:
             notify(f"{folder} holds no captions (.txt or .json beside the audio), so the models train without text.")
-    rows = [replace(row, path=f"{_AUDIO}/{row.path}") for row in found]
-    manifest = Manifest(rows, data)
+        notify(f"{choice.sentence()}.")
     _refuse_changes(manifest, folder)
     if save:
-        _link_or_copy(folder, data / _AUDIO)
         save_manifest(manifest)
     return OwnAudio(
         manifest=data / MANIFEST_NAME,
-        training_clips=len(manifest.select(split="train")),
-        labelled={row.labels.get("flat") for row in rows} == {"true", "false"},
-        captioned=any(row.caption for row in rows),
-        skipped=tuple(skips.skipped),
+        training_clips=len(choice.train),
+        labelled={row.labels.get("flat") for row in manifest} == {"true", "false"},
+        captioned=captioned,
+        skipped=(*skips.skipped, *choice.left_out),
     )
 
 
@@ -209,25 +206,7 @@ def _refuse_changes(manifest: Manifest, folder: Path) -> None:
     )
     if before != now:
         raise UserError(
-            f"{folder} is not what the models in {manifest.root.parent} were trained on ({len(now - before)} clips are new "
+            f"{folder} is not what the models in {manifest.root.parent} were trained on ({len(now - before)} clips "
+            "are new "
             f"or changed, {len(before - now)} are gone or changed); restore it, or choose another output folder."
         )
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Makes `target` show the files of `source`: a link where the system allows one, else a copy."""
-    if target.is_symlink() and target.resolve() == source.resolve():
-        return
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_symlink():
-            target.unlink()
-        if not target.exists():
-            try:
-                target.symlink_to(source.resolve(), target_is_directory=True)
-                return
-            except OSError:  # Windows without the privilege, file systems without links
-                pass
-        shutil.copytree(source, target, dirs_exist_ok=True)
-    except OSError as error:
-        raise storage_error(target, error) from error

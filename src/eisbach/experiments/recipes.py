@@ -1,20 +1,39 @@
-"""Experiment recipes: files of the user's, or the ones that the package carries; one may extend another."""
+"""Experiment recipes: files of the user's, or the ones that the package carries; and the demo on a person's audio."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from eisbach.config import apply_overrides, build_config, read_yaml
-from eisbach.errors import ConfigError
+from eisbach.errors import ConfigError, UserError
 from eisbach.experiments.spec import ExperimentSpec, merge
 
-BUILT_IN_RECIPES = ("curation", "demo", "gated", "levels")
-"""Recipes inside the package; `recipes/` in the repository shows the same files."""
+BUILT_IN_RECIPES = {
+    "curation": "studies/curation/recipe.yaml",
+    "demo": "assets/recipes/demo.yaml",
+    "gated": "studies/gated/recipe.yaml",
+    "levels": "studies/levels/recipe.yaml",
+}
+"""Recipes inside the package, by name: their place in it. `recipes/` in the repository shows the same files."""
 
 _DEPTH = 5  # how long a chain of recipes may be; longer ones are circles
+_SHOWN = 10  # files named in a note
+_OWN_AUDIO = (
+    "The models were fine-tuned on the audio in {folder} ({clips} training clips); whether the plain arm goes flat "
+    "depends on that audio."
+)
+_NO_LABELS = "Nobody labelled which of the audio is flat, so there is no oracle arm and no recovered share of its gain."
+_NO_CAPTIONS = "The audio has no captions, so the models were fine-tuned without text."
+_LEFT_OUT = "{count} of the files in {folder} could not be used: {named}."
+_SMALL_BATCH = "The folder holds {clips} training clips, so batches hold {batch} instead of the recipe's {recipe}."
+_OWN_QUESTION = (
+    "A small music model is fine-tuned on a person's own audio, each time with another way of weighting the training "
+    "samples. Does the way of weighting change how much its music develops?"
+)
 
 
 def load_spec(recipe: str | Path, overrides: Sequence[str] = (), *, quick: bool = False) -> ExperimentSpec:
@@ -53,7 +72,7 @@ def read_recipe(recipe: str | Path, depth: int = 0) -> dict[str, Any]:
     if depth > _DEPTH:
         raise ConfigError(f"the recipe {recipe} extends itself in a circle; remove one 'extends'.")
     if str(recipe) in BUILT_IN_RECIPES:
-        with resources.as_file(resources.files("eisbach").joinpath(f"assets/recipes/{recipe}.yaml")) as path:
+        with resources.as_file(resources.files("eisbach").joinpath(BUILT_IN_RECIPES[str(recipe)])) as path:
             values = read_yaml(path)
     elif Path(recipe).is_file():
         values = read_yaml(recipe)
@@ -68,3 +87,101 @@ def read_recipe(recipe: str | Path, depth: int = 0) -> dict[str, Any]:
         raise ConfigError(f"the recipe {recipe} has extends: {base!r}; name one recipe.")
     source = base if base in BUILT_IN_RECIPES else Path(recipe).parent / base
     return merge(read_recipe(source, depth + 1), values)
+
+
+def demo_spec(
+    *,
+    out: str | Path | None = None,
+    seed: int | None = None,
+    quick: bool = False,
+    overrides: Sequence[str] = (),
+) -> ExperimentSpec:
+    """The experiment of `eisbach demo` on material that it makes itself.
+
+    Parameters
+    ----------
+    out : str, Path or None
+        Folder; the recipe's own when None.
+    seed : int or None
+        Shifts every seed of the recipe: the material's, the trainings' and the generations'.
+    quick : bool
+        The recipe's rehearsal.
+    overrides : sequence of str
+        `key=value` changes of the recipe, applied after the above.
+
+    Raises
+    ------
+    ConfigError
+        Faults in the overrides.
+    UserError
+        A negative seed.
+    """
+    return load_spec("demo", _changes(out, seed, quick) + list(overrides), quick=quick)
+
+
+def own_audio_spec(
+    folder: str | Path,
+    *,
+    out: str | Path | None = None,
+    seed: int | None = None,
+    quick: bool = False,
+    overrides: Sequence[str] = (),
+    caption_from: str | None = None,
+    save: bool = True,
+    quiet: bool = False,
+    notify: Callable[[str], object] | None = None,
+) -> ExperimentSpec:
+    """The demo's experiment on a person's folder of audio: the same arms, without the oracle unless clips are labelled.
+
+    Writes a manifest of the folder into the experiment's folder (unless `save` is False). What could not be used, and
+    every way in which the experiment differs from the recipe, is told through `notify` and stands in the page's notes.
+
+    Raises
+    ------
+    UserError
+        No such folder, or no usable training clip in it.
+    """
+    from eisbach.experiments.material import adopt_folder
+
+    spec = demo_spec(out=out, seed=seed, quick=quick, overrides=overrides)
+    data = Path(spec.out) / "data"
+    own = adopt_folder(Path(folder), data, caption_from=caption_from, save=save, quiet=quiet, notify=notify)
+    clips = own.training_clips
+    if clips < 1:
+        raise UserError(f"the folder {folder} gives no usable training clip; add audio files.")
+    recipe_batch = int(spec.training.get("batch_size", 4))
+    batch = min(recipe_batch, clips)
+    notes = [_OWN_AUDIO.format(folder=folder, clips=clips)]
+    if own.skipped:
+        shown = [f"{item.item} {item.reason}" for item in own.skipped[:_SHOWN]]
+        more = [f"and {len(own.skipped) - _SHOWN} more"] if len(own.skipped) > _SHOWN else []
+        notes.append(_LEFT_OUT.format(count=len(own.skipped), folder=folder, named="; ".join([*shown, *more])))
+    if not own.labelled:
+        notes.append(_NO_LABELS)
+    if not own.captioned:
+        notes.append(_NO_CAPTIONS)
+    if batch < recipe_batch:
+        notes.append(_SMALL_BATCH.format(clips=clips, batch=batch, recipe=recipe_batch))
+    values = spec.model_dump()
+    if not own.labelled and spec.oracle is not None:
+        del values["arms"][spec.oracle]
+        values["oracle"] = None
+    group = {"manifest": str(own.manifest), "cache": str(data / "latents")}
+    values["training"] = merge(values["training"], {"data": group, "batch_size": batch})
+    values |= {"material": None, "notes": [*notes, *values["notes"]], "question": _OWN_QUESTION}
+    return build_config(ExperimentSpec, values, "the demo on your audio")
+
+
+def _changes(out: str | Path | None, seed: int | None, quick: bool) -> list[str]:
+    changes = []
+    if out is not None:
+        changes.append(f"out={json.dumps(str(out))}")
+    if seed is not None:
+        if seed < 0:
+            raise UserError(f"--seed is {seed}; give a whole number from 0.")
+        base = load_spec("demo", quick=quick)
+        changes.append(f"train_seeds={[seed + value for value in base.train_seeds]}")
+        changes.append(f"generation.seeds={[seed + value for value in base.generation.seeds]}")
+        if base.material is not None:
+            changes.append(f"material.seed={seed + base.material.seed}")
+    return changes

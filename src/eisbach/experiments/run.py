@@ -1,26 +1,27 @@
-"""Runs an experiment: material → every arm and seed trained and played → measured → compared, continuing what exists."""
+"""Runs an experiment: material → every arm and seed trained and played → measured → compared, continuing what
+exists."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from eisbach.config import build_config, read_yaml, save_config
 from eisbach.errors import UserError
-from eisbach.experiments.cells import Cell, plan_stages, run_cell
+from eisbach.experiments.cells import Cell, plan_stages, run_cell, run_cells_in_pool
 from eisbach.experiments.material import available_cpus, build_material, material_stages, plan_material
 from eisbach.experiments.spec import ExperimentSpec, check_spec, merge
 from eisbach.experiments.stages import OverallProgress, SpeedBook, Stage
 from eisbach.experiments.summary import Summary, summarise
 from eisbach.files import write_json
+from eisbach.output_folder import exclusive, refuse_other_settings
 from eisbach.statistics.records import save_records
 from eisbach.structure import Clip
-from eisbach.training.run_folder import RunFolder, exclusive
 from eisbach.types import Record, SkipReport
 
-SPEC_FILE = "experiment.yaml"
+SPEC_FILE, SUMMARY_FILE = "experiment.yaml", "summary.json"
 SECONDS_PER_MEASURED_CLIP = 0.4
 _MAX_ANALYSIS_JOBS = 4
 
@@ -36,7 +37,7 @@ class ExperimentResult:
     records : list of Record
         One row a generated clip; also in `records.parquet` and `records.jsonl`.
     summary : Summary
-        Also in `summary.json`.
+        Also in `summary.json`, to which the page adds its sentences.
     """
 
     spec: ExperimentSpec
@@ -79,7 +80,7 @@ def run_experiment(
     check_spec(spec)
     _check_models(spec, notify)
     root = Path(spec.out)
-    with exclusive(RunFolder(root)):
+    with exclusive(root):
         return _run(spec, root, finish, finish_seconds, quiet)
 
 
@@ -107,7 +108,7 @@ def _run(
         with bar.stage("compare"):
             save_records(records, root)
             summary = summarise(spec, records)
-            write_json(root / "summary.json", summary.to_json())
+            write_json(root / SUMMARY_FILE, summary.to_json())
         result = ExperimentResult(spec, root, records, summary)
         if finish is not None:
             with bar.stage("report"):
@@ -177,32 +178,27 @@ def claim_folder(spec: ExperimentSpec, root: Path) -> None:
     path = root / SPEC_FILE
     if path.is_file():
         old = build_config(ExperimentSpec, read_yaml(path), str(path))
-        changed = _changes(old, spec)
-        if changed:
-            raise UserError(
-                f"{root} holds an experiment with other settings ({', '.join(changed)} changed); "
-                "choose another output folder, or delete that one."
-            )
+        arms = old.arms.keys() & spec.arms.keys()
+        before, now = (_what_decides(spec, arms) for spec in (old, spec))
+        # Arms may train on other models or data under these keys' paths: every arm's run folder knows the content of
+        # both.
+        free = ["training.model", "training.data.manifest", "training.data.cache"]
+        free += [f"arms.{arm}.{key}" for arm in arms for key in ("model", "data.manifest", "data.cache")]
+        refuse_other_settings(root, "an experiment", before, now, free=free)
     save_config(spec, path)
 
 
-def _changes(old: ExperimentSpec, new: ExperimentSpec) -> list[str]:
-    def play(spec: ExperimentSpec) -> dict[str, Any]:
-        return spec.generation.model_dump(exclude={"prompts", "seeds", "batch_size"})
-
-    pairs: dict[str, tuple[Any, Any]] = {
-        "material": (old.material, new.material),
-        "training": (old.training, new.training),
-        "generation": (play(old), play(new)),
+def _what_decides(spec: ExperimentSpec, arms: Iterable[str]) -> dict[str, Any]:
+    """What the sound of the cells of these arms depends on; dotted overrides are written as groups."""
+    return {
+        "material": None if spec.material is None else spec.material.model_dump(),
+        "training": merge({}, spec.training),
+        "generation": spec.generation.model_dump(exclude={"prompts", "seeds", "batch_size"}),
+        "arms": {name: merge({}, spec.arms[name].overrides) for name in sorted(arms)},
     }
-    for name in old.arms.keys() & new.arms.keys():
-        pairs[f"arms.{name}.overrides"] = (old.arms[name].overrides, new.arms[name].overrides)
-    return sorted(key for key, (before, now) in pairs.items() if before != now)
 
 
 def _run_cells(spec: ExperimentSpec, cells: list[Cell], bar: OverallProgress) -> list[Clip]:
     if spec.jobs == 1 or len(cells) == 1:
         return [clip for cell in cells for clip in run_cell(spec, cell, bar.stage)]
-    from eisbach.experiments.pool import run_cells_in_pool
-
     return run_cells_in_pool(spec, cells, bar)

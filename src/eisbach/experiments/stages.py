@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eisbach.config import check_values
+from eisbach.errors import UserError
 from eisbach.files import read_json, write_json
 from eisbach.progress import Progress, redirect_progress
 
@@ -62,7 +64,9 @@ class SpeedBook:
         self._remembered: dict[str, float] = {}
         self._guesses: dict[str, float] = {}
         if path is not None and path.is_file():
-            self._remembered = {str(key): float(value) for key, value in read_json(path, "record of speeds").items()}
+            with suppress(UserError):  # a convenience: guesses do without it
+                speeds = check_values(dict[str, float], read_json(path, "record of speeds"), str(path))
+                self._remembered = {kind: seconds for kind, seconds in speeds.items() if seconds > 0}
 
     def add(self, stage: Stage, seconds: float, units: float) -> None:
         """Counts `units` of `stage` that took `seconds`."""

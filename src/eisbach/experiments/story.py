@@ -12,7 +12,8 @@ from eisbach.experiments.spec import ExperimentSpec, merge
 
 _SHOWN = 10  # files named in a note
 _OWN_AUDIO = (
-    "The models were fine-tuned on the audio in {folder} ({clips} training clips); whether the plain arm goes flat depends "
+    "The models were fine-tuned on the audio in {folder} ({clips} training clips); whether the plain arm goes flat "
+    "depends "
     "on that audio."
 )
 _NO_LABELS = "Nobody labelled which of the audio is flat, so there is no oracle arm and no recovered share of its gain."
@@ -69,13 +70,14 @@ def own_audio_spec(
 ) -> ExperimentSpec:
     """The demo's experiment on a person's folder of audio: the same arms, without the oracle unless clips are labelled.
 
-    Writes a manifest of the folder into the experiment's folder (unless `save` is False). What could not be used, and every way in which the
-    experiment differs from the recipe, is told through `notify` and stands in the notes of the page.
+    Writes a manifest of the folder into the experiment's folder (unless `save` is False). What could not be used, and
+    every way in which the experiment differs from the recipe, is told through `notify` and stands in the notes of the
+    page.
 
     Raises
     ------
     UserError
-        No such folder, or fewer than two usable training clips in it.
+        No such folder, or no usable training clip in it.
     """
     from eisbach.experiments.material import adopt_folder
 
@@ -83,11 +85,8 @@ def own_audio_spec(
     data = Path(spec.out) / "data"
     own = adopt_folder(Path(folder), data, caption_from=caption_from, save=save, quiet=quiet, notify=notify)
     clips = own.training_clips
-    if clips < 2:
-        raise UserError(
-            f"the folder {folder} gives {clips} usable training clip{'s' if clips != 1 else ''}; add audio files until "
-            "there are at least two."
-        )
+    if clips < 1:
+        raise UserError(f"the folder {folder} gives no usable training clip; add audio files.")
     recipe_batch = int(spec.training.get("batch_size", 4))
     batch = min(recipe_batch, clips)
     notes = [_OWN_AUDIO.format(folder=folder, clips=clips)]

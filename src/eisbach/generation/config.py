@@ -74,8 +74,8 @@ class GenerateConfig(SamplingConfig):
     model : str
         `"embedded"` or a folder that `backbones.load_backbone` reads.
     adapter : str or None
-        An adapter: the folder that training wrote, a peft folder, or a native or ComfyUI file (full fine-tuning writes a model
-        folder: give it as `model`).
+        An adapter: the folder that training wrote, a peft folder, or a native or ComfyUI file (full fine-tuning writes
+        a model folder: give it as `model`).
     adapter_strength : float
         1 plays the adapter as trained, 0 the base.
     any_base : bool

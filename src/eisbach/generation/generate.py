@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eisbach.errors import UserError
+from pydantic import BaseModel
+
+from eisbach.config import check_values
+from eisbach.errors import InterruptedRun, UserError
 from eisbach.files import read_json, write_json
 from eisbach.generation.config import DISTILLED, GenerateConfig
 from eisbach.generation.noise import starting_noise
 from eisbach.generation.prompts import Prompt
 from eisbach.generation.times import curve_stamp, sampling_times
+from eisbach.output_folder import refuse_other_settings, weights_identity
 from eisbach.progress import Progress
+from eisbach.signals import stop_signal
 
 if TYPE_CHECKING:
     from eisbach.backbones.base import Backbone
     from eisbach.codecs.base import Codec
     from eisbach.data.manifest import Manifest, ManifestRow
     from eisbach.types import Waveform
+
+_TRIED_FRAMES = 64
 
 STAMP = "generation.json"
 """File beside the manifest that says which model and settings made the audio."""
@@ -52,8 +59,8 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     """Makes what is missing of `config` and returns the manifest of all of it.
 
     Finished files are kept, so that the same command continues a stopped one. Batches are cut from the whole plan and
-    not from what is missing, so that a continued run makes the same samples, bit for bit, as an uninterrupted one with the
-    same number of threads.
+    not from what is missing, so that a continued run makes the same samples, bit for bit, as an uninterrupted one with
+    the same number of threads.
 
     Parameters
     ----------
@@ -71,6 +78,16 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
         The adapter is unreadable or was trained on another model.
     StorageError
         The disk is full or the folder is not writable; finished files stay.
+    InterruptedRun
+        Ctrl-C, SIGTERM or a closed terminal: finished clips stay, and the same call makes the others.
+
+    Examples
+    --------
+    >>> from eisbach import GenerateConfig, generate
+    >>> prompts = [{"id": "calm", "text": "a calm cello"}]
+    >>> manifest = generate(GenerateConfig(prompts=prompts, num_inference_steps=1, out="takes"), quiet=True)
+    >>> [(row.path, row.labels["prompt_id"]) for row in manifest]
+    [('calm_seed-0.flac', 'calm')]
     """
     from eisbach.backbones import load_backbone, load_codec_of
 
@@ -94,19 +111,92 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     todo = [batch for batch in batches if any(take.id in missing for take in batch)]
     if todo:
         write_json(stamp_path, _merge_stamp(stamp_path, stamp))
-    steps = config.num_inference_steps + 1  # decoding and writing counts as one more step
-    skipped = (len(batches) - len(todo)) * steps
-    with Progress(len(batches) * steps, f"generate {config.arm}", unit=" steps", done=skipped, quiet=quiet) as bar:
+    with stop_signal() as stop, _Meter(config, codec, len(batches), len(batches) - len(todo), quiet) as meter:
         for batch in todo:
-            for take, waveform in _sample_batch(backbone, codec, config, batch, missing, bar):
+
+            def look() -> None:
+                if stop.is_set():
+                    raise _stopped(takes, config.duration)
+
+            def on_step(*_: object) -> None:
+                meter.step()
+                look()
+
+            for take, waveform in _sample_batch(backbone, codec, config, batch, missing, on_step):
                 _write_take(take, waveform, config.duration)
-            bar.advance()
+            meter.decoded()
+            if batch is not todo[-1]:
+                look()
     return _save_manifest(config, takes)
 
 
+def _stopped(takes: list[Take], duration: float) -> InterruptedRun:
+    """What is said of a stopped generation."""
+    done = sum(_is_finished(take.path, duration) for take in takes)
+    return InterruptedRun(
+        f"{done} of {len(takes)} clips are finished and stay in {takes[0].path.parent}; the same command makes the "
+        "others."
+    )
+
+
+class _Meter:
+    """The bar of a generation. Decoding takes its share of it: as many steps as its time, tried on a few frames, is
+    worth."""
+
+    def __init__(self, config: GenerateConfig, codec: Codec, batches: int, done: int, quiet: bool) -> None:
+        self._config, self._codec, self._quiet = config, codec, quiet
+        self._batches, self._decoding, self._since = batches, 1, 0.0
+        self._learnt = quiet
+        self._steps = config.num_inference_steps
+        self._bar = Progress(
+            batches * (self._steps + 1),
+            f"generate {config.arm}",
+            unit=" steps",
+            done=done * (self._steps + 1),
+            quiet=quiet,
+        )
+        self._skipped = done
+
+    def __enter__(self) -> _Meter:
+        self._bar.__enter__()
+        self._since = time.monotonic()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._bar.__exit__(*error)
+
+    def step(self) -> None:
+        """Counts a sampling step; the first one that is measured says what decoding is worth."""
+        if not self._learnt:
+            self._learnt = True
+            took = max(1e-6, time.monotonic() - self._since)
+            self._decoding = max(1, round(self._decoding_seconds() / took))
+            extra = self._decoding - 1
+            self._bar.total += self._batches * extra
+            self._bar.start_at(self._skipped * (self._steps + self._decoding))
+        self._bar.advance()
+
+    def decoded(self) -> None:
+        """Counts the decoding of a batch."""
+        self._bar.advance(self._decoding)
+
+    def _decoding_seconds(self) -> float:
+        """Estimated seconds to decode a batch."""
+        import torch
+
+        frames = self._codec.frames_for(self._config.duration)
+        tried = min(_TRIED_FRAMES, frames)
+        since = time.monotonic()
+        with torch.no_grad():
+            self._codec.decode(torch.zeros(1, self._codec.channels, tried))
+        clips = min(self._config.batch_size, len(self._config.prompts) * len(self._config.seeds))
+        return (time.monotonic() - since) * clips * frames / tried
+
+
 def settle_sampling(config: GenerateConfig, backbone: Backbone) -> GenerateConfig:
-    """The configuration with the sampling defaults of a distilled model, where the model is one; what was set stands."""
-    if not getattr(backbone, "distilled", False):
+    """The configuration with the sampling defaults of a distilled model, where the model is one; what was set
+    stands."""
+    if not backbone.distilled:
         return config
     return config.model_copy(
         update={key: value for key, value in DISTILLED.items() if key not in config.model_fields_set}
@@ -115,10 +205,7 @@ def settle_sampling(config: GenerateConfig, backbone: Backbone) -> GenerateConfi
 
 def unknown_words(prompts: Iterable[Prompt], backbone: Backbone) -> list[str]:
     """A sentence for each prompt with words that the model has no meaning for; none when it reads everything."""
-    ask: Callable[[str], list[str]] | None = getattr(backbone, "unknown_words", None)
-    if ask is None:
-        return []
-    found = [(prompt.id, ask(prompt.text)) for prompt in prompts]
+    found = [(prompt.id, backbone.unknown_words(prompt.text)) for prompt in prompts]
     return [
         f"prompt '{name}': the model does not know {', '.join(words)}; these words change nothing."
         for name, words in found
@@ -127,14 +214,18 @@ def unknown_words(prompts: Iterable[Prompt], backbone: Backbone) -> list[str]:
 
 
 def _sample_batch(
-    backbone: Backbone, codec: Codec, config: GenerateConfig, batch: list[Take], missing: set[str], bar: Progress
+    backbone: Backbone,
+    codec: Codec,
+    config: GenerateConfig,
+    batch: list[Take],
+    missing: set[str],
+    on_step: Callable[..., object],
 ) -> Iterator[tuple[Take, Waveform]]:
     """Samples a whole batch; decodes and yields only its missing takes."""
     import torch
 
     from eisbach.diffusion.guidance import guided
-    from eisbach.diffusion.pingpong import sample_pingpong
-    from eisbach.diffusion.samplers import sample_ode
+    from eisbach.diffusion.samplers import sample_ode, sample_pingpong
 
     frames = codec.frames_for(config.duration)
     device = next(backbone.module.parameters()).device
@@ -154,7 +245,7 @@ def _sample_batch(
             "target": backbone.target,
             "noise": noise_of(0),
             "times": sampling_times(config, backbone),
-            "on_step": lambda *_: bar.advance(),
+            "on_step": on_step,
         }
         if config.sampler == "pingpong":
             latents = sample_pingpong(predict, fresh_noise=noise_of, **shared)
@@ -189,7 +280,8 @@ def _is_finished(path: Path, duration: float) -> bool:
 
 def _save_manifest(config: GenerateConfig, takes: list[Take]) -> Manifest:
     """Writes the manifest of everything in the folder and returns the rows that `config` asks for."""
-    from eisbach.data.manifest import MANIFEST_NAME, Manifest, hash_files, load_manifest, save_manifest
+    from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, save_manifest
+    from eisbach.data.manifest_files import hash_files
 
     root = Path(config.out)
     hashes = hash_files([take.path for take in takes])
@@ -229,7 +321,7 @@ def generation_stamp(config: GenerateConfig, backbone: Backbone, codec: Codec) -
         "model_identity": backbone.identity(),
         "codec_identity": codec.identity(),
         "adapter": config.adapter,
-        "adapter_identity": None if config.adapter is None else _weights_hash(Path(config.adapter)),
+        "adapter_identity": None if config.adapter is None else weights_identity(config.adapter),
         **settings,
         **curve_stamp(config.schedule_options),
         "seeds": list(config.seeds),
@@ -237,33 +329,31 @@ def generation_stamp(config: GenerateConfig, backbone: Backbone, codec: Codec) -
     }
 
 
-def _weights_hash(path: Path) -> str:
-    """SHA-256 over the safetensors files of a folder and the folders in it, in the order of their names, or of one file."""
-    from eisbach.audio import audio_hash
-
-    if path.is_file():
-        return audio_hash(path)
-    files = sorted([*path.glob("*.safetensors"), *path.glob("*/*.safetensors")])
-    text = "".join(f"{file.relative_to(path).as_posix()}:{audio_hash(file)};" for file in files)
-    return hashlib.sha256(text.encode()).hexdigest()
+_FREE = ("model", "adapter", "seeds", "prompts", "schedule_options.curve")
+"""Paths may move, since what they lead to stands beside them; prompts and seeds may be added."""
 
 
-_FREE = ("model", "adapter", "seeds", "prompts")  # paths may move, and prompts and seeds may be added
+class _Stamp(BaseModel, extra="allow"):
+    """What a later generation into the same folder reads of `generation.json`."""
+
+    seeds: list[int]
+    prompts: dict[str, str]
+
+
+def _read_stamp(path: Path) -> dict[str, Any]:
+    what = "record of earlier generations"
+    return check_values(_Stamp, read_json(path, what), f"the {what} {path}").model_dump()
 
 
 def _check_stamp(path: Path, stamp: dict[str, Any]) -> None:
-    """Refuses a folder whose audio came from another model or from other settings; without audio there is nothing to mix."""
+    """Refuses a folder whose audio came from another model or from other settings; without audio there is nothing to
+    mix."""
     if not path.is_file() or not any(path.parent.glob("*.flac")):
         return
-    old = read_json(path, "record of earlier generations")
-    for key, value in stamp.items():
-        if key not in _FREE and old.get(key) != value:
-            raise UserError(
-                f"{path.parent} holds generations with {key} {old.get(key)!r}, and now {key} is {value!r}; "
-                "choose another output folder, or delete that one."
-            )
+    old = _read_stamp(path)
+    refuse_other_settings(path.parent, "generations", old, stamp, free=_FREE)
     for name, text in stamp["prompts"].items():
-        before = old.get("prompts", {}).get(name, text)
+        before = old["prompts"].get(name, text)
         if before != text:
             raise UserError(
                 f"{path.parent} holds generations for the prompt '{name}' with other words; "
@@ -275,6 +365,6 @@ def _merge_stamp(path: Path, stamp: dict[str, Any]) -> dict[str, Any]:
     """The stamp of everything in the folder: earlier prompts and seeds stay listed."""
     if not path.is_file() or not any(path.parent.glob("*.flac")):
         return stamp
-    old = read_json(path, "record of earlier generations")
+    old = _read_stamp(path)
     seeds = [*old["seeds"], *(seed for seed in stamp["seeds"] if seed not in old["seeds"])]
     return stamp | {"seeds": seeds, "prompts": old["prompts"] | stamp["prompts"]}

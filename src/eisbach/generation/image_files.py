@@ -6,11 +6,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from eisbach.errors import UserError
-from eisbach.files import atomic_write, write_json
+from eisbach.errors import InterruptedRun, UserError
+from eisbach.files import atomic_write
 from eisbach.generation.images import ImageSampling, sample_images
 from eisbach.generation.times import curve_stamp, sampling_times
+from eisbach.output_folder import claim
 from eisbach.progress import Progress
+from eisbach.signals import stop_signal
 
 
 def write_images(
@@ -23,7 +25,8 @@ def write_images(
     seed: int = 0,
     quiet: bool = False,
 ) -> int:
-    """Writes `count` PNG files and samples.json into `out`; images that are there already are kept. Returns how many there are.
+    """Writes `count` PNG files and samples.json into `out`; images that are there already are kept. Returns how many
+    there are.
 
     Parameters
     ----------
@@ -44,7 +47,7 @@ def write_images(
     from eisbach.data.images_read import to_bytes
 
     backbone = load_backbone(model)
-    if getattr(backbone, "latent_size", None) is None:
+    if backbone.modality != "image":
         raise UserError(f"the model '{model}' makes no images; give the folder of an image model.")
     codec = load_image_codec(backbone.codec, backbone.latent_channels)
     names = list(classes or backbone.classes or [""])  # type: ignore[attr-defined]
@@ -56,12 +59,17 @@ def write_images(
     settings |= curve_stamp(sampling.schedule_options)
     made_with = {"model": backbone.identity(), "seed": seed, "classes": names, **settings}
     out = Path(out)
-    _check_folder(out, made_with)
-    write_json(out / "samples.json", made_with)
+    claim(out, "samples.json", "images", made_with)
     wanted = [names[number % len(names)] for number in range(count)]
     files = [out / _folder(name) / f"{number:06d}.png" for number, name in enumerate(wanted)]
-    with Progress(count, "draw", unit=" images", quiet=quiet) as bar:
+    with stop_signal() as stop, Progress(count, "draw", unit=" images", quiet=quiet) as bar:
         for start in range(0, count, sampling.batch_size):
+            if stop.is_set():
+                raise InterruptedRun(
+                    f"{sum(file.is_file() for file in files)} of {count} images are finished and stay in {out}; the "
+                    "same command "
+                    "draws the others."
+                )
             part = slice(start, min(start + sampling.batch_size, count))
             if all(file.is_file() for file in files[part]):
                 bar.advance(len(files[part]))
@@ -72,19 +80,6 @@ def write_images(
                 atomic_write(file, lambda partial, image=image: image.save(partial, format="PNG"))  # type: ignore[misc]
             bar.advance(len(files[part]))
     return count
-
-
-def _check_folder(out: Path, made_with: dict[str, object]) -> None:
-    from eisbach.files import read_json
-
-    if not (out / "samples.json").is_file():
-        return
-    before = read_json(out / "samples.json", "description of the samples")
-    if before != made_with:
-        changed = sorted(key for key in made_with if before.get(key) != made_with[key])
-        raise UserError(
-            f"{out} holds images that were drawn otherwise ({', '.join(changed)} differ); choose another out."
-        )
 
 
 def _folder(name: str) -> str:

@@ -24,8 +24,8 @@ class ImageSampling(StrictModel):
     schedule : str
         A name of `diffusion.schedules`.
     schedule_options : mapping or None
-        Options of that schedule, as ``{curve: FILE}`` of rescaled_entropic; with `edm_heun` it needs a sigma_max as well where the path
-        ends in pure noise.
+        Options of that schedule, as ``{curve: FILE}`` of rescaled_entropic; with `edm_heun` it needs a sigma_max as
+        well where the path ends in pure noise.
     method : "euler", "heun" or "edm_heun"
         "euler" is DDIM with eta = 0.
     guidance_scale : float
@@ -33,8 +33,9 @@ class ImageSampling(StrictModel):
     guidance_interval : (low, high) in t, or None
         Guide only there; [0, 0.8] is ERD's best (its Table 9).
     clip : bool
-        Keep every step's data estimate within [-1, 1], as DDPM and ADM do with pixels: an eps-network's error at the first, noisiest
-        levels is otherwise multiplied by up to sigma / alpha = 80. Not for latents, which have no bounds.
+        Keep every step's data estimate within [-1, 1], as DDPM and ADM do with pixels: an eps-network's error at the
+        first, noisiest levels is otherwise multiplied by up to sigma / alpha = 80. Not for latents, which have no
+        bounds.
     batch_size : int
         Images at once; it does not change them beyond rounding.
     """
@@ -83,7 +84,8 @@ def sample_images(
     Raises
     ------
     UserError
-        A class that the model does not have, guidance of a model without classes, or sampling options that do not fit its path.
+        A class that the model does not have, guidance of a model without classes, or sampling options that do not fit
+        its path.
     """
     import torch
 
@@ -91,11 +93,12 @@ def sample_images(
     from eisbach.diffusion.samplers import sample_ode
     from eisbach.generation.times import sampling_times
 
-    if getattr(backbone, "latent_size", None) is None:
+    if backbone.modality != "image":
         raise UserError(f"the model '{backbone.name}' makes no images; give an image model.")
     if sampling.guidance_scale != 1 and not backbone.classes:
         raise UserError(
-            f"guidance_scale is {sampling.guidance_scale:g} and the model has no classes to guide towards; use guidance_scale 1."
+            f"guidance_scale is {sampling.guidance_scale:g} and the model has no classes to guide towards; use "
+            "guidance_scale 1."
         )
     if sampling.clip and backbone.codec != "pixels":
         raise UserError(

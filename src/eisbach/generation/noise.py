@@ -12,7 +12,8 @@ _BLOCK = 16  # frames; torch fills normals in blocks, and only whole blocks make
 
 
 def noise_seed(prompt_id: str, seed: int, step: int = 0) -> int:
-    """A 63-bit seed from all of them, by SHA-256, so that neighbouring seeds, prompts and steps give unrelated noise."""
+    """A 63-bit seed from all of them, by SHA-256, so that neighbouring seeds, prompts and steps give unrelated
+    noise."""
     text = f"{seed}/{prompt_id}" if step == 0 else f"{seed}/{prompt_id}/step {step}"
     digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

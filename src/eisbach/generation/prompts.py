@@ -6,12 +6,10 @@ import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic import field_validator
 
-from eisbach.config import StrictModel, build_config, parse_yaml
+from eisbach.config import StrictModel, build_config, read_yaml_file
 from eisbach.errors import UserError
 
 BUILT_IN_PROMPTS = ("characters", "demo")
@@ -93,22 +91,12 @@ def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
     """
     name = str(source)
     if name in BUILT_IN_PROMPTS:
-        text = resources.files("eisbach").joinpath(f"assets/prompts/{name}.yaml").read_text(encoding="utf-8")
+        with resources.as_file(resources.files("eisbach").joinpath(f"assets/prompts/{name}.yaml")) as path:
+            rows = read_yaml_file(path, "prompt file")
     else:
-        path = Path(source)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError as error:
-            raise UserError(
-                f"the prompt file {path} does not exist; give a YAML list of {{id, text}}, "
-                f"or a built-in set: {' or '.join(BUILT_IN_PROMPTS)}."
-            ) from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"the prompt file {path} cannot be read ({error}).") from error
-    try:
-        rows: Any = parse_yaml(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"the prompt file {name} is not valid YAML: {' '.join(str(error).split())}.") from error
+        sets = " or ".join(BUILT_IN_PROMPTS)
+        missing = f"give a YAML list of {{id, text}}, or a built-in set: {sets}"
+        rows = read_yaml_file(source, "prompt file", missing=missing, error=UserError)
     if not isinstance(rows, list):
         raise UserError(f"the prompt file {name} must be a YAML list of {{id, text}}, not a {type(rows).__name__}.")
     return build_config(PromptSet, {"prompts": rows}, f"the prompt file {name}").prompts

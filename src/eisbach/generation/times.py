@@ -34,7 +34,8 @@ def sampling_times(sampling: Sampling, backbone: Any) -> torch.Tensor:
 
 
 def curve_stamp(options: Mapping[str, Any] | None) -> dict[str, str]:
-    """A hash of the curve that a schedule reads: another measurement under the same name is another schedule. Empty without one."""
+    """A hash of the curve that a schedule reads: another measurement under the same name is another schedule. Empty
+    without one."""
     curve = (options or {}).get("curve")
     if curve is None:
         return {}

@@ -5,21 +5,29 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from eisbach.config import check_values
 from eisbach.data.images import ImageSet
 from eisbach.data.images_read import to_unit_range
 from eisbach.errors import UserError
-from eisbach.files import atomic_write, read_json, write_json
-from eisbach.tensor_files import copy_named, read_tensors
+from eisbach.files import read_json, write_json
+from eisbach.tensor_files import copy_named, read_tensors, write_tensors
 
 FEATURES = 32
 _EPOCHS, _BATCH, _RATE = 20, 64, 2e-3
 _WEIGHTS, _FACTS = "classifier.safetensors", "classifier.json"
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is read of `classifier.json`."""
+
+    classes: tuple[str, ...]
+    accuracy: float
 
 
 class DigitNet(nn.Module):
@@ -31,7 +39,8 @@ class DigitNet(nn.Module):
         self.hidden, self.head = nn.Linear(32 * 16, FEATURES), nn.Linear(FEATURES, classes)
 
     def features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(hidden layer [shape=(B, FEATURES)] before its nonlinearity, spatial features [shape=(B, 7 * 16)]) of images [shape=(B, 1, 8, 8)].
+        """(hidden layer [shape=(B, FEATURES)] before its nonlinearity, spatial features [shape=(B, 7 * 16)]) of images
+        [shape=(B, 1, 8, 8)].
 
         The spatial ones are 7 channels at 4x4, as sFID takes 7 channels at 17x17 of Inception.
         """
@@ -80,7 +89,8 @@ class DigitClassifier:
         """
         if images.shape[1:] != (8, 8, 1):
             raise UserError(
-                f"the digits classifier reads grey images of 8x8 pixels; {images.shape[2]}x{images.shape[1]} in {images.shape[3]} "
+                f"the digits classifier reads grey images of 8x8 pixels; {images.shape[2]}x{images.shape[1]} in "
+                f"{images.shape[3]} "
                 "channels arrived: use the features inception for other images."
             )
         values = torch.from_numpy(to_unit_range(images))
@@ -90,20 +100,20 @@ class DigitClassifier:
 
     def save(self, folder: str | Path) -> None:
         """Writes `classifier.safetensors` and `classifier.json`."""
-        from safetensors.torch import save_file
-
-        state = {key: value.contiguous() for key, value in self.net.state_dict().items()}
-        atomic_write(Path(folder) / _WEIGHTS, lambda partial: save_file(state, str(partial)))
+        write_tensors(Path(folder) / _WEIGHTS, self.net.state_dict())
         facts = {"classes": list(self.classes), "accuracy": self.accuracy, "identity": self.identity()}
         write_json(Path(folder) / _FACTS, facts)
 
     @classmethod
     def load(cls, folder: str | Path) -> DigitClassifier:
         """The classifier saved in `folder`; `CheckpointError` where the files do not fit."""
-        facts: Any = read_json(Path(folder) / _FACTS, "classifier's description")
-        net = DigitNet(len(facts["classes"]))
+        file = Path(folder) / _FACTS
+        facts = check_values(
+            _Facts, read_json(file, "classifier's description"), f"the classifier's description {file}"
+        )
+        net = DigitNet(len(facts.classes))
         copy_named(net.state_dict(), read_tensors(Path(folder) / _WEIGHTS), Path(folder) / _WEIGHTS)
-        return cls(net.eval(), tuple(facts["classes"]), float(facts["accuracy"]))
+        return cls(net.eval(), facts.classes, facts.accuracy)
 
 
 def pixels_and_labels(images: ImageSet) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from eisbach.data.images import read_all, read_image_folder
 from eisbach.errors import UserError
 from eisbach.files import atomic_write
 from eisbach.image_quality.features import FeatureNetwork
+from eisbach.tensor_files import read_arrays
 from eisbach.types import Skipped
 
 ADM_NETWORK = "inception"
@@ -54,7 +55,8 @@ class ImageStatistics:
         return self.count is not None and self.count <= len(self.pooled.mean)
 
     def save(self, path: str | Path) -> None:
-        """Writes an .npz in ADM's keys (mu, sigma, mu_s, sigma_s) with count, network and, where they are there, features and logits."""
+        """Writes an .npz in ADM's keys (mu, sigma, mu_s, sigma_s) with count, network and, where they are there,
+        features and logits."""
         values: dict[str, Any] = {
             "mu": self.pooled.mean,
             "sigma": self.pooled.covariance,
@@ -102,8 +104,8 @@ def statistics_of(images: np.ndarray, network: FeatureNetwork) -> ImageStatistic
 def read_statistics(path: str | Path, network: FeatureNetwork | None) -> ImageStatistics:
     """Statistics from an .npz: moments as `ImageStatistics.save` and ADM write them, images (ADM's `arr_0`), or both.
 
-    ADM's reference batches hold both: the moments are taken as they are, and precision, recall and IS need the images to be read
-    through `network`.
+    ADM's reference batches hold both: the moments are taken as they are, and precision, recall and IS need the images
+    to be read through `network`.
 
     Raises
     ------
@@ -120,13 +122,18 @@ def read_statistics(path: str | Path, network: FeatureNetwork | None) -> ImageSt
         if images is not None and features is None and network is not None and network.name == ADM_NETWORK:
             found = network(_check_images(images, path))
             features, logits = found["pooled"], found.get("logits")
-        count = int(arrays["count"]) if "count" in names else (len(images) if images is not None else None)
+        count = (
+            _count(arrays["count"], path)
+            if "count" in names
+            else (len(_check_images(images, path)) if images is not None else None)
+        )
         result = ImageStatistics(count, Moments(arrays["mu"], arrays["sigma"]), spatial, features, logits, written)
         _check_moments(result, path)
         return result
     if images is None:
         raise UserError(
-            f"{path} holds {', '.join(sorted(names)) or 'nothing'} and neither statistics (mu, sigma) nor images (arr_0); give a "
+            f"{path} holds {', '.join(sorted(names)) or 'nothing'} and neither statistics (mu, sigma) nor images "
+            "(arr_0); give a "
             "reference as ADM publishes them, or a folder of images."
         )
     if network is None:
@@ -137,38 +144,44 @@ def read_statistics(path: str | Path, network: FeatureNetwork | None) -> ImageSt
 def _arrays(path: str | Path) -> dict[str, np.ndarray]:
     if Path(path).is_file() and not is_zipfile(path):
         raise UserError(
-            f"the reference {path} cannot be read: it is no whole .npz archive; give statistics or images as ADM publishes them."
+            f"the reference {path} cannot be read: it is no whole .npz archive; give statistics or images as ADM "
+            "publishes them."
         )
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError as error:
-        raise UserError(f"the reference {path} does not exist; check the path.") from error
-    except UserError:
-        raise
-    except Exception as error:  # a foreign archive can fail in many ways, a pickled one among them
-        reason = " ".join(str(error).split())[:100]
-        raise UserError(f"the reference {path} cannot be read as .npz without pickles ({reason}).") from error
+    return read_arrays(path, "reference")
+
+
+def _count(value: np.ndarray, path: str | Path) -> int:
+    if value.shape != () or value.dtype.kind not in "iu" or value < 1:
+        raise UserError(f"{path} holds a count of {value.dtype} {value.shape}; one whole number of images is expected.")
+    return int(value)
 
 
 def _check_images(images: np.ndarray, path: str | Path) -> np.ndarray:
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.dtype != np.uint8:
         raise UserError(
-            f"{path} holds arr_0 of {images.dtype} {images.shape}; images of bytes, (N, height, width, 1 or 3), are expected."
+            f"{path} holds arr_0 of {images.dtype} {images.shape}; images of bytes, (N, height, width, 1 or 3), are "
+            "expected."
         )
     return images
 
 
 def _check_moments(statistics: ImageStatistics, path: str | Path) -> None:
+    for name, rows in (("features", statistics.features), ("logits", statistics.logits)):
+        if rows is not None and (rows.ndim != 2 or rows.dtype.kind != "f" or not np.isfinite(rows).all()):
+            raise UserError(f"{path} holds {name} of {rows.dtype} {rows.shape}; finite numbers (N, d) are expected.")
     for what in (statistics.pooled, statistics.spatial):
         if what is None:
             continue
         size = what.mean.shape[0] if what.mean.ndim == 1 else -1
-        if what.covariance.shape != (size, size) or not (
-            np.isfinite(what.mean).all() and np.isfinite(what.covariance).all()
+        numbers = what.mean.dtype.kind == "f" and what.covariance.dtype.kind == "f"
+        if (
+            not numbers
+            or what.covariance.shape != (size, size)
+            or not (np.isfinite(what.mean).all() and np.isfinite(what.covariance).all())
         ):
             raise UserError(
-                f"{path} holds a mean of {what.mean.shape} and a covariance of {what.covariance.shape}, or values that are not "
+                f"{path} holds a mean of {what.mean.shape} and a covariance of {what.covariance.shape}, or values "
+                "that are not "
                 "finite; (d,) and (d, d) are expected."
             )
 

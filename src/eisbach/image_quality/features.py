@@ -1,4 +1,5 @@
-"""Feature networks: what turns images into the vectors that quality is measured on. One function and one line in a table each."""
+"""Feature networks: what turns images into the vectors that quality is measured on. One function and one line in a
+table each."""
 
 from __future__ import annotations
 
@@ -30,17 +31,19 @@ class FeatureNetwork(Protocol):
         ...
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """For images [shape=(B, H, W, 1 or 3), uint8]: `pooled` (B, d) for FID, precision and recall, `spatial` (B, e) for sFID,
-        and `logits` (B, classes) for IS; a network may lack the last two.
+        """For images [shape=(B, H, W, 1 or 3), uint8]: `pooled` (B, d) for FID, precision and recall, `spatial` (B, e)
+        for sFID, and `logits` (B, classes) for IS; a network may lack the last two.
         """
         ...
 
 
 class InceptionFeatures:
-    """FID's Inception (Szegedy et al. 2016, TensorFlow's graph of 2015-12-05) through torch-fidelity, with weights from a file.
+    """FID's Inception (Szegedy et al. 2016, TensorFlow's graph of 2015-12-05) through torch-fidelity, with weights from
+    a file.
 
-    `pooled` are the 2048 pooled features, `spatial` the first 7 channels of the first branch of the 17x17 block "mixed_6" in the order
-    (row, column, channel), `logits` those without bias: as in ADM's evaluation. Nothing is downloaded and nothing is unpickled.
+    `pooled` are the 2048 pooled features, `spatial` the first 7 channels of the first branch of the 17x17 block
+    "mixed_6" in the order (row, column, channel), `logits` those without bias: as in ADM's evaluation. Nothing is
+    downloaded and nothing is unpickled.
 
     Parameters
     ----------
@@ -91,7 +94,8 @@ def _file_hash(path: str | Path) -> str:
     except OSError as error:
         raise UserError(
             f"the Inception weights {path} cannot be read ({error.strerror or error}); they are not downloaded: fetch "
-            "torch-fidelity's weights-inception-2015-12-05-6726825d.pth once and save its tensors as safetensors (docs/images.md)."
+            "torch-fidelity's weights-inception-2015-12-05-6726825d.pth once and save its tensors as safetensors "
+            "(docs/images.md)."
         ) from error
 
 
@@ -102,10 +106,12 @@ def _inception(weights: str | Path) -> Any:
         import torch_fidelity.feature_extractor_inceptionv3 as library
     except ImportError as error:
         raise UserError(
-            "the features inception need torch-fidelity, which is not installed: pip install torch-fidelity torchvision."
+            "the features inception need torch-fidelity, which is not installed: pip install torch-fidelity "
+            "torchvision."
         ) from error
     tensors = read_tensors(Path(weights))
-    # The class knows two sources of weights only, a download and a pickle; it is given the tensors in the place of the first.
+    # The class knows two sources of weights only, a download and a pickle; it is given the tensors in the place of the
+    # first.
     original = library.load_state_dict_from_url
     library.load_state_dict_from_url = lambda *_args, **_options: tensors
     try:
@@ -121,7 +127,9 @@ def _inception(weights: str | Path) -> Any:
 def _load_inception(weights: str | Path | None) -> FeatureNetwork:
     if weights is None:
         raise UserError(
-            "the features inception need their weights: name a safetensors file of them (docs/images.md says where they come from)."
+            "the features inception need their weights: name a safetensors file of them with --weights (docs/images.md "
+            "says where "
+            "they come from)."
         )
     return InceptionFeatures(weights)
 
@@ -131,7 +139,8 @@ def _load_digits(weights: str | Path | None) -> FeatureNetwork:
 
     if weights is None:
         raise UserError(
-            "the features digits need the folder of a classifier, as eisbach recoverability digits saves one."
+            "the features digits need a classifier; name its folder with --weights, such as the one that "
+            "`eisbach study run erd_digits` saves."
         )
     return DigitClassifier.load(weights)
 

@@ -13,9 +13,11 @@ from eisbach.structure.sets.distances import precision_recall
 
 
 def inception_score(logits: np.ndarray) -> float:
-    """exp of the mean divergence of an image's class distribution from that of all images (Salimans et al. 2016); 1 ... classes.
+    """exp of the mean divergence of an image's class distribution from that of all images (Salimans et al. 2016); 1 ...
+    classes.
 
-    Over the whole set at once, as ADM's evaluation takes it for sets of up to 5,000; published scores average over parts.
+    Over the whole set at once, as ADM's evaluation takes it for sets of up to 5,000; published scores average over
+    parts.
 
     Parameters
     ----------
@@ -29,7 +31,8 @@ def inception_score(logits: np.ndarray) -> float:
     values = np.asarray(logits, dtype=np.float64)
     if values.ndim != 2 or values.shape[1] < 2 or len(values) == 0 or not np.isfinite(values).all():
         raise UserError(
-            f"an inception score needs finite logits of at least two classes, (images, classes); got shape {values.shape}."
+            "an inception score needs finite logits of at least two classes, (images, classes); got shape "
+            f"{values.shape}."
         )
     log_p = values - np.logaddexp.reduce(values, axis=1, keepdims=True)
     log_mean = np.logaddexp.reduce(log_p, axis=0) - np.log(len(values))
@@ -82,7 +85,8 @@ def image_quality(reference: ImageStatistics, samples: ImageStatistics, *, neigh
     for name, one in (("samples", samples), ("reference", reference)):
         if one.rank_deficient():
             notes.append(
-                f"the {name} are {one.count} images for {len(one.pooled.mean)} features: the covariance is rank-deficient and the "
+                f"the {name} are {one.count} images for {len(one.pooled.mean)} features: the covariance is "
+                "rank-deficient and the "
                 "Fréchet distance biased upward; compare only with equal numbers"
             )
     sfid = None
@@ -113,12 +117,14 @@ def image_quality(reference: ImageStatistics, samples: ImageStatistics, *, neigh
 
 
 def require_same_network(reference: ImageStatistics, samples: ImageStatistics) -> None:
-    """Refuses features that cannot be compared; a reference that names its network without a hash fits any of that name."""
+    """Refuses features that cannot be compared; a reference that names its network without a hash fits any of that
+    name."""
     mine, theirs = samples.network, reference.network
     if mine == theirs or theirs == mine.rpartition("-")[0] or mine == theirs.rpartition("-")[0]:
         return
     raise UserError(
-        f"the reference was made with the features {theirs} and the samples with {mine}; distances between them mean nothing: "
+        f"the reference was made with the features {theirs} and the samples with {mine}; distances between them mean "
+        "nothing: "
         "use the same features for both."
     )
 
@@ -126,6 +132,7 @@ def require_same_network(reference: ImageStatistics, samples: ImageStatistics) -
 def _frechet(a: Moments, b: Moments, what: str) -> float:
     if a.mean.shape != b.mean.shape:
         raise UserError(
-            f"the reference has {a.mean.shape[0]} {what} and the samples {b.mean.shape[0]}; they come from different networks."
+            f"the reference has {a.mean.shape[0]} {what} and the samples {b.mean.shape[0]}; they come from different "
+            "networks."
         )
     return gaussian_frechet(a.mean, a.covariance, b.mean, b.covariance)

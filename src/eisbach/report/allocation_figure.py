@@ -17,12 +17,13 @@ import numpy as np
 
 from eisbach.errors import UserError
 from eisbach.files import atomic_write
+from eisbach.report.fonts import save_figure
 
 if TYPE_CHECKING:
     from eisbach.weighting.allocation import Allocation
 
 DPI = 150
-MOST = 12
+_MOST = 12
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#E69F00", "#56B4E9", "#1d1f24", "#8C6D00", "#7A5CC8")
 STYLES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.4, 1.2, 1.4)))
 INK, SOFT, LINE, FILL = "#1d1f24", "#5b606b", "#dcd9d0", "#e9e6de"
@@ -57,7 +58,8 @@ def allocation_picture(
     Parameters
     ----------
     allocations : sequence of Allocation
-        1 to 12, on one path and target; with several, made with one `log_snr` grid (`weighting.allocation.common_grid`).
+        1 to 12, on one path and target; with several, made with one `log_snr` grid
+        (`weighting.allocation.common_grid`).
     labels : sequence of str or None
         What to call each; None takes the weightings' names.
     out : path or None
@@ -68,8 +70,8 @@ def allocation_picture(
     UserError
         None or too many, different paths or targets, or a label missing.
     """
-    if not 1 <= len(allocations) <= MOST:
-        raise UserError(f"a picture holds 1 to {MOST} allocations, not {len(allocations)}; choose fewer.")
+    if not 1 <= len(allocations) <= _MOST:
+        raise UserError(f"a picture holds 1 to {_MOST} allocations, not {len(allocations)}; choose fewer.")
     import torch
 
     first = allocations[0]
@@ -220,7 +222,7 @@ def save(figure: Any, title: str, out: str | Path | None) -> bytes:
     from PIL import Image  # matplotlib's own dependency
 
     drawn, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=DPI)
+    save_figure(figure, drawn, format="png", dpi=DPI)
     # Line art needs few colours: a palette makes the file a third of the size.
     Image.open(drawn).convert("RGB").quantize(192, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
     png = small.getvalue()
@@ -292,7 +294,8 @@ def _wrapped(label: str, width: int = 22) -> str:
 
 
 def _spread(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
-    """Heights (descending) of labels of these sizes that do not touch, close to the wanted ones and within [0, 0.97]."""
+    """Heights (descending) of labels of these sizes that do not touch, close to the wanted ones and within [0,
+    0.97]."""
     gaps = [(a + b) / 2 for a, b in itertools.pairwise(sizes)]
     placed = [min(wanted[0], 0.97)]  # above stands the name of the second axis
     for height, gap in zip(wanted[1:], gaps, strict=True):

@@ -43,8 +43,8 @@ class EmbeddedAudio:
 def embed_all(paths: Sequence[Path], *, budget: int = BUDGET_BYTES, quiet: bool = True) -> list[EmbeddedAudio]:
     """Every file as mono audio at one bit rate: about 6 MB of base64 in all, and never more than `budget` bytes.
 
-    The rate stays between 24 and 64 kbit/s; where all would not fit at the lowest, only the beginnings of the longest clips are
-    taken. A file that cannot be read gets its fault instead of sound.
+    The rate stays between 24 and 64 kbit/s; where all would not fit at the lowest, only the beginnings of the longest
+    clips are taken. A file that cannot be read gets its fault instead of sound.
     """
     lengths = [_seconds(path) for path in paths]
     total, bits = sum(lengths), 0.75 * 8 * min(budget, _AIM_BYTES)
@@ -63,7 +63,8 @@ def embed_all(paths: Sequence[Path], *, budget: int = BUDGET_BYTES, quiet: bool 
 
 
 def _longest(lengths: Sequence[float], room: float) -> float:
-    """Seconds that no clip may exceed so that all of them together last at most `room` seconds; ten minutes if they fit."""
+    """Seconds that no clip may exceed so that all of them together last at most `room` seconds; ten minutes if they
+    fit."""
     for index, length in enumerate(sorted(lengths)):
         share = room / (len(lengths) - index)
         if length > share:

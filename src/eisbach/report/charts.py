@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from eisbach.report.wording import format_value
 from eisbach.statistics.comparison import ArmSummary
 from eisbach.statistics.metric_info import MetricInfo
-from eisbach.statistics.verdicts import format_value
 
 _LEFT, _RIGHT = 2.5, 97.5  # per cent of the width that the axis spans; heights are in pixels
 _ROW, _TOP, _AXIS = 62, 6, 34
@@ -60,7 +60,8 @@ def arms_chart(
     bottom = height - _AXIS
     said = "; ".join(_said(info, one, labels) for one in summaries)
     parts = [
-        f'<svg class="chart" role="img" width="100%" height="{height}" aria-label="{escape(info.label)}, by arm: {escape(said)}">'
+        f'<svg class="chart" role="img" width="100%" height="{height}" aria-label="{escape(info.label)}, by arm: '
+        f'{escape(said)}">'
     ]
     for index, tick in enumerate(ticks):
         x = place(tick)
@@ -128,7 +129,8 @@ def curves_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
     height, plot = 260, 214
     said = "; ".join(f"{one.label} from {points[0][1]:.3g} to {points[-1][1]:.3g}" for one, points in cleaned)
     parts = [
-        f'<svg class="chart lines" role="img" height="{height}" aria-label="{escape(y_label)} over {escape(x_label)}: {escape(said)}">'
+        f'<svg class="chart lines" role="img" height="{height}" aria-label="{escape(y_label)} over {escape(x_label)}: '
+        f'{escape(said)}">'
     ]
     for tick in y_ticks:
         y = 8 + (plot - 16) * (1 - (tick - y0) / (y1 - y0))
@@ -154,7 +156,8 @@ def curves_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
     parts.append("</svg></svg>")
     parts.append(f'<text class="tick" x="50%" y="{height - 4}" text-anchor="middle">{escape(x_label)}</text></svg>')
     legend = "".join(
-        f'<li class="arm-{one.colour % 8}"><svg width="34" height="12" aria-hidden="true"><line class="curve arm-{one.colour % 8} '
+        f'<li class="arm-{one.colour % 8}"><svg width="34" height="12" aria-hidden="true"><line class="curve '
+        f"arm-{one.colour % 8} "
         f'dash-{one.colour % 4}" x1="1" x2="33" y1="6" y2="6"/></svg>{escape(one.label)}</li>'
         for one, _ in cleaned
     )

@@ -1,22 +1,21 @@
 """Pictures of audio: mel-spectrogram, self-similarity, trajectory, one clip's three together, and a grid of clips.
 
-Each function takes audio in any form (`Waveform`, `Features`, `Analysis` or the path of a file) and returns PNG bytes, or also
-writes them when `out` is given. Figures are made through matplotlib's objects on the Agg canvas: no pyplot, no
+Each function takes audio in any form (`Waveform`, `Features`, `Analysis` or the path of a file) and returns PNG bytes,
+or also writes them when `out` is given. Figures are made through matplotlib's objects on the Agg canvas: no pyplot, no
 global figure state, no display needed.
 """
 
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from eisbach.errors import UserError
 from eisbach.files import atomic_write
 from eisbach.report.figures_draw import draw_mel, draw_similarity, draw_trajectory, trajectory_limit
+from eisbach.report.fonts import save_figure
 from eisbach.structure.analyze import Analysis
 from eisbach.structure.features import Features, extract_features
 from eisbach.types import Waveform
@@ -146,31 +145,12 @@ def _finish(figure: Any, all_axes: Sequence[Any], title: str, out: str | Path | 
         axes.tick_params(labelsize=_STYLE["tick"])
     if title:
         figure.suptitle(title, fontsize=_STYLE["title"] + 1.0, fontweight="bold", parse_math=False)
-    for text in figure.findobj(_is_text):
-        text.set_fontfamily(font_families())
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # a title in a script that no installed font covers is drawn as boxes; a warning a glyph helps nobody
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    save_figure(figure, buffer, format="png", dpi=DPI, metadata={"Software": None})
     png = buffer.getvalue()
     if out is not None:
         atomic_write(out, lambda partial: _write_bytes(partial, png))
     return png
-
-
-def _is_text(artist: Any) -> bool:
-    return hasattr(artist, "set_fontfamily")
-
-
-@lru_cache(maxsize=1)
-def font_families() -> list[str]:
-    """matplotlib's own font, then whatever installed fonts cover other scripts: captions come in all of them."""
-    from matplotlib.font_manager import fontManager
-
-    wide = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans", "Arial Unicode MS", "Hiragino Sans", "Microsoft YaHei")
-    installed = {font.name for font in fontManager.ttflist}
-    return ["DejaVu Sans", *(name for name in wide if name in installed)]
 
 
 def _write_bytes(path: Path, data: bytes) -> None:

@@ -19,7 +19,8 @@ _MAX_COLUMNS = 1500  # pictures wider than this only cost bytes
 _PRINTED_RATE = 10.0  # mel frames a second in pictures by the paper's own definitions
 
 View = Literal["texture", "mel"]
-"""What is compared or projected: textures of 2 s on an absolute scale (ours), or single mel frames (as the paper prints)."""
+"""What is compared or projected: textures of 2 s on an absolute scale (ours), or single mel frames (as the paper
+prints)."""
 
 
 def draw_mel(axes: Any, features: Features) -> Any:

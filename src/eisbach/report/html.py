@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eisbach.errors import UserError
+from eisbach.experiments.measures import FLAT
 from eisbach.files import write_text
 from eisbach.progress import Progress
 from eisbach.report.audio_embed import BUDGET_BYTES, EmbeddedAudio, embed_all
@@ -18,9 +19,9 @@ from eisbach.report.page import render_page
 from eisbach.report.players import MAX_CLIPS, Picture, PictureMaker, PromptGroup, plan_takes
 from eisbach.report.tables import MARK_MEANINGS, arms_table
 from eisbach.report.thumbnails import thumbnail_maker
-from eisbach.statistics.metric_info import FLAT, MetricInfo
+from eisbach.report.wording import format_value, overall_verdict, recovered_sentence, verdict
+from eisbach.statistics.metric_info import MetricInfo
 from eisbach.statistics.results import Results
-from eisbach.statistics.verdicts import format_value, overall_verdict, recovered_sentence, verdict
 from eisbach.types import Record, Skipped
 
 _PICTURE_BUDGET = 8_000_000  # bytes as base64, over all pictures of a page
@@ -341,12 +342,14 @@ def _own_notes(context: ReportContext) -> list[str]:
             f"With {units[0].n_units} {units[0].unit}s an arm the smallest possible p is {floor:.2g}: "
             "no difference can be called shown, however large it is. Five trained models an arm are the least that can."
             if units[0].unit == "trained model"
-            else f"With {units[0].n_units} {units[0].unit}s the smallest possible p is {floor:.2g}: no difference can be "
+            else f"With {units[0].n_units} {units[0].unit}s the smallest possible p is {floor:.2g}: no difference can "
+            "be "
             "called shown, however large it is."
         )
     if units and units[0].unit == "prompt" and any(row.get("train_seed") is not None for row in context.records):
         notes.append(
-            "One trained model an arm: what is shown is a difference between these checkpoints. Another training of the "
+            "One trained model an arm: what is shown is a difference between these checkpoints. Another training of "
+            "the "
             "same method could come out differently."
         )
     unmatched = max((one.unmatched for one in results.comparisons), default=0)

@@ -34,7 +34,8 @@ class PagePicture:
     png: bytes
 
     def embedded(self, dpi: float) -> dict[str, Any]:
-        """What the template shows: the words, a data address, and the size in CSS pixels of a picture drawn at `dpi`."""
+        """What the template shows: the words, a data address, and the size in CSS pixels of a picture drawn at
+        `dpi`."""
         width, height = struct.unpack(">II", self.png[16:24])  # PNG's header
         return {
             "title": self.title,

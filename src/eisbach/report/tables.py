@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from eisbach.report.wording import format_difference, format_interval, format_p, format_value
 from eisbach.statistics.comparison import ArmSummary, Comparison
 from eisbach.statistics.metric_info import MetricInfo
-from eisbach.statistics.verdicts import format_difference, format_interval, format_p, format_value
 
 MARKS = {
     "better": "▲ better",
@@ -17,6 +17,7 @@ MARKS = {
     "no difference": "= alike",
     "inconclusive": "? not clear",
     "too few": "– too few",
+    "not comparable": "– no verdict",
 }
 """What each verdict looks like in a table: a sign and a word, so that colour is never needed."""
 
@@ -26,6 +27,7 @@ MARK_MEANINGS = (
     ("= alike", "a difference of any size that matters was ruled out"),
     ("? not clear", "neither a difference nor its absence could be shown"),
     ("– too few", "too few pieces for any test"),
+    ("– no verdict", "the sets differ in length, which decides most measures"),
 )
 
 

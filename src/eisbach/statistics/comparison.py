@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,8 +28,10 @@ from eisbach.statistics.metric_info import MetricInfo
 from eisbach.statistics.paired import PairedCells, arm_values, pair_cells
 from eisbach.statistics.resampling import (
     bca_interval,
+    benjamini_hochberg,
     cluster_bootstrap,
     crossed_means,
+    holm,
     jackknife_means,
     label_permutation_test,
     sign_flip_test,
@@ -38,10 +40,10 @@ from eisbach.types import Record
 
 Interval = tuple[float, float]
 Unit = Literal["auto", "trained model", "prompt"]
-Verdict = Literal["better", "worse", "higher", "lower", "no difference", "inconclusive", "too few"]
+Verdict = Literal["better", "worse", "higher", "lower", "no difference", "inconclusive", "too few", "not comparable"]
 
 FEW_UNITS = 16
-"""Below this many units the bootstrap interval is too narrow (see docs/statistics.md): the t interval is the one shown."""
+"""Below this many units the bootstrap interval is too narrow (docs/statistics.md): the t interval is the one shown."""
 
 _MARGIN_SD = 0.5
 
@@ -82,7 +84,8 @@ class Comparison:
         TOST p value of 'differs by less than margin', and that margin.
     verdict : str
         'better' or 'worse' ('higher' or 'lower' where neither direction is good), 'no difference' (equivalence
-        shown), 'inconclusive' (neither a difference nor its absence shown) or 'too few' (no test possible).
+        shown), 'inconclusive' (neither a difference nor its absence shown), 'too few' (no test possible) or 'not
+        comparable' (`withhold`: the sides differ in something else that decides the measure).
     """
 
     arm: str
@@ -146,6 +149,19 @@ def compare_arms(
     ------
     UserError
         An arm or a metric that the records do not hold, or a unit that they cannot give.
+
+    Examples
+    --------
+    Ten prompts, played by both arms:
+
+    >>> rows = [
+    ...     {"arm": arm, "prompt_id": f"p{n}", "seed": 0, "path": f"{arm}/{n}.flac", "level": n + gain + 0.1 * (n % 3)}
+    ...     for arm, gain in (("plain", 0.0), ("new", 2.0))
+    ...     for n in range(10)
+    ... ]
+    >>> found = compare_arms(rows, MetricInfo("level", "level", better="higher"), "plain", "new")
+    >>> round(found.difference, 3), found.n_units, found.unit, found.verdict
+    (2.0, 10, 'prompt', 'better')
     """
     info = metric if isinstance(metric, MetricInfo) else MetricInfo(metric, metric)
     cells = pair_cells(records, info.name, [baseline, arm])
@@ -262,13 +278,11 @@ def compare_all(
         if arm == baseline:
             continue
         for info in metrics:
+            options: dict[str, Any] = {"seed": seed, "n_resamples": n_resamples, "alpha": alpha}
             if paired and arm not in unmatched:
-                one = compare_arms(
-                    records, info, baseline, arm, unit=unit, seed=seed, n_resamples=n_resamples, alpha=alpha
-                )
+                results.append(compare_arms(records, info, baseline, arm, unit=unit, **options))
             else:
-                one = compare_unpaired(records, info, baseline, arm, seed=seed, n_resamples=n_resamples, alpha=alpha)
-            results.append(one)
+                results.append(compare_unpaired(records, info, baseline, arm, **options))
     return adjust(results, metrics, alpha=alpha)
 
 
@@ -280,8 +294,6 @@ def adjust(
     Within each arm, Holm over the declared primary metrics (the chance of any false 'difference' stays under alpha)
     and Benjamini-Hochberg over the rest (their expected share of false ones does).
     """
-    from statsmodels.stats.multitest import multipletests
-
     info_of = {info.name: info for info in metrics}
     results = list(comparisons)
     groups: dict[tuple[str, bool], list[int]] = {}
@@ -290,20 +302,26 @@ def adjust(
             info = info_of.get(comparison.metric, MetricInfo(comparison.metric, comparison.metric))
             groups.setdefault((comparison.arm, info.primary), []).append(index)
     for (_, primary), members in groups.items():
-        raw = [results[index].p for index in members]
-        _, corrected, _, _ = multipletests(raw, alpha=alpha, method="holm" if primary else "fdr_bh")
-        for index, value in zip(members, corrected, strict=True):
-            changed = replace(results[index], p_adjusted=float(value))
+        raw = [p for index in members if (p := results[index].p) is not None]
+        for index, value in zip(members, (holm if primary else benjamini_hochberg)(raw), strict=True):
+            changed = replace(results[index], p_adjusted=value)
             info = info_of.get(changed.metric, MetricInfo(changed.metric, changed.metric))
             results[index] = replace(changed, verdict=_verdict(changed, info, alpha))
     return results
+
+
+def withhold(comparisons: Sequence[Comparison], arms: Collection[str]) -> list[Comparison]:
+    """The comparisons, those of `arms` with the verdict 'not comparable'; their numbers stay."""
+    return [replace(each, verdict="not comparable") if each.arm in arms else each for each in comparisons]
 
 
 def _verdict(comparison: Comparison, info: MetricInfo, alpha: float) -> Verdict:
     p = comparison.decisive_p
     if p is None:
         return "too few"
-    if p < alpha and comparison.difference != 0:
+    interval = comparison.shown_interval
+    holds_zero = interval is not None and interval[0] <= 0 <= interval[1]
+    if p < alpha and comparison.difference != 0 and not holds_zero:  # both the test and the interval have to say so
         up = comparison.difference > 0
         if info.better is None:
             return "higher" if up else "lower"

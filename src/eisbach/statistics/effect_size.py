@@ -89,8 +89,8 @@ def crossed_moments(cells: np.ndarray) -> Moments | None:
     """Moments of the grand mean when trained models and prompts are both samples of more.
 
     Every model plays every prompt, so both spread the mean: its variance is (MS_model + MS_prompt - MS_rest) / (R P),
-    with Satterthwaite's degrees of freedom (the two-way random-effects model; Judd, Westfall & Kenny 2012). A t interval
-    over models alone would miss the prompts' share.
+    with Satterthwaite's degrees of freedom (the two-way random-effects model; Judd, Westfall & Kenny 2012). A t
+    interval over models alone would miss the prompts' share.
 
     Parameters
     ----------

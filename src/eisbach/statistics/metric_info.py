@@ -1,4 +1,4 @@
-"""What a reader must know of a metric before its numbers mean anything: its name, unit, direction and meaning."""
+"""What a reader must know of a measure before its numbers mean anything: its name, unit, direction and meaning."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from eisbach.errors import UserError
-from eisbach.statistics.records import value_columns
-from eisbach.types import Record
+from eisbach.statistics.effect_size import Direction
 
 
 @dataclass(frozen=True)
@@ -24,11 +23,11 @@ class MetricInfo:
     unit : str
         'dB', 's', …; empty when it has none.
     better : 'higher', 'lower' or None
-        The direction that means more development; None when neither does.
+        The direction that is wanted; None when neither is.
     primary : bool
         Declared before looking: corrected by Holm; everything else is exploratory.
     meaning : str
-        One sentence for a musician.
+        One sentence for somebody who has not seen the formula.
     outcome : str
         For a share: what happened to the clips that count, as in '9% of the pieces *came out flat*'.
     share : bool
@@ -41,7 +40,7 @@ class MetricInfo:
     name: str
     label: str
     unit: str = ""
-    better: Literal["higher", "lower"] | None = None
+    better: Direction = None
     primary: bool = False
     meaning: str = ""
     outcome: str = ""
@@ -49,121 +48,14 @@ class MetricInfo:
     margin: float | None = None
 
 
-FLAT = MetricInfo(
-    "is_flat",
-    "share of flat pieces",
-    better="lower",
-    primary=True,
-    share=True,
-    outcome="came out flat",
-    margin=0.1,
-    meaning="How many of the pieces stand still: a drone, a pad, a texture or a short loop, by a judge that was set on "
-    "labelled audio and shares no formula with any of the trainings.",
-)
-"""The headline: whether a piece develops at all."""
-
-# Which direction means more development. Table 2 of the paper names contrast, coverage, sparse flux and dynamic range;
-# a metric that is absent here has no good direction (a drone repeats itself fully, and so does a rondo in part).
-_BETTER: dict[str, Literal["higher", "lower"]] = {
-    "block_strength": "higher",
-    "textural_vendi": "higher",
-    "section_contrast": "higher",
-    "level_range": "higher",
-    "flux_gini": "higher",
-    "lag_similarity": "lower",
-    "loop_strength": "lower",
-    "flat_probability": "lower",
-}
-_MEANINGS = {
-    "block_strength": "How clearly a piece falls into sections that sound unlike one another; 0 for a drone, about 0.3 "
-    "for four different sections.",
-    "block_scale": "How long the sections are.",
-    "section_contrast": "How different the stretches of a piece sound from one another, in decibels.",
-    "textural_vendi": "How many different sound textures a piece passes through, counted so that near-copies count "
-    "once. It is kin to what the recurrence barrier computes, so for that arm it is no independent witness.",
-    "motif_coverage": "How much of the piece is heard again elsewhere in it, in any key.",
-    "level_range": "How far apart the loud and the quiet passages are.",
-    "flux_gini": "Whether change is gathered in few strong moments (high) or trickles evenly (low).",
-    "closure": "How far the end is from the beginning: 0 returns to where it started, 1 is a typical distance.",
-    "lag_similarity": "How well a piece matches itself some seconds later; near 1 for loops and for drones.",
-    "loop_strength": "How exactly one period repeats; high only for loops.",
-    "flat_probability": "The judge's estimate that a piece stands still, before it is rounded to yes or no.",
-}
-
-
-CONDITIONS = frozenset(
-    [
-        "duration",
-        "analysed_seconds",
-        "sample_rate",
-        "channels",
-        "peak_db",
-        "noise_floor_db",
-        "bandwidth_hz",
-        "share_below_200",
-        "share_above_2000",
-        "loudness_lufs",
-        "pc1_share_walk",
-        "pc1_share_phases",
-        "analysis_version",
-    ]
-)
-"""Columns that say under which conditions a clip was measured; they are held equal and not compared."""
-
-
-def known_metrics(records: Sequence[Record]) -> list[MetricInfo]:
-    """One `MetricInfo` for every metric column in the records: primary ones first, in the order of the metric table.
-
-    Columns that the table of `structure` does not hold keep their own name, have no direction and are not primary;
-    `CONDITIONS` are left out.
-    """
-    table = _table()
-    columns = [column for column in value_columns(records) if column not in CONDITIONS]
-    infos = [table.get(column) or _unknown(records, column) for column in columns]
-    order = list(table)
-    return sorted(infos, key=lambda info: (not info.primary, order.index(info.name) if info.name in table else 999))
-
-
-def check_names(names: Sequence[str]) -> None:
-    """Raises `UserError` for a name that no analysis of audio could ever give, before hours are spent on it."""
-    known = _table()
-    wrong = [name for name in names if name not in known]
-    if wrong:
-        raise UserError(
-            f"there is no metric named {', '.join(repr(name) for name in wrong)}; choose from: {', '.join(known)}."
-        )
-
-
-def _unknown(records: Sequence[Record], column: str) -> MetricInfo:
-    share = all(isinstance(row.get(column), bool | None) for row in records)
-    return MetricInfo(column, column.replace("_", " "), share=share)
-
-
-def _table() -> dict[str, MetricInfo]:
-    from eisbach.structure.metrics import METRICS
-
-    table = {FLAT.name: FLAT}
-    for metric in METRICS.values():
-        label = metric.label[:1].lower() + metric.label[1:]
-        meaning = _MEANINGS.get(metric.name, f"A higher value means {metric.higher_means}.")
-        if metric.as_printed:
-            meaning += f" As the paper prints it, and contradicted by ground truth: {metric.contradicted_by}."
-        table[metric.name] = MetricInfo(
-            metric.name, label, metric.unit, _BETTER.get(metric.name), metric.primary, meaning
-        )
-    name = "flat_probability"
-    table[name] = MetricInfo(name, "probability of being flat", "", "lower", False, _MEANINGS[name])
-    return table
-
-
 def choose_metrics(
     infos: Sequence[MetricInfo],
     names: Sequence[str] = (),
-    primary: Sequence[str] | Mapping[str, Literal["higher", "lower"]] = (),
+    primary: Sequence[str] | Mapping[str, Direction] | Mapping[str, Literal["higher", "lower"]] = (),
 ) -> list[MetricInfo]:
     """The metrics named (all when none is), with `primary` declared in place of the defaults when it is given.
 
-    A mapping as `primary` also declares which direction means more development.
+    A mapping as `primary` also declares which direction is wanted.
 
     Raises
     ------

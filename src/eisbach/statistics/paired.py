@@ -57,14 +57,17 @@ class PairedCells:
         """Means over seeds, shape (K, R, P); NaN where a model lacks a prompt."""
         counts = np.isfinite(self.values).sum(axis=-1)
         sums = np.nansum(self.values, axis=-1)
-        return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+        means: np.ndarray = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+        return means
 
     def unit_means(self) -> np.ndarray:
         """Means by unit of inference, shape (K, n): by trained model, or by prompt when there is one model."""
         means = self.cell_means()
         if len(self.models) > 1:
             present = np.isfinite(means)
-            return np.where(present, means, 0.0).sum(axis=2) / np.maximum(present.sum(axis=2), 1)
+            counts = np.maximum(present.sum(axis=2), 1)
+            by_model: np.ndarray = np.divide(np.where(present, means, 0.0).sum(axis=2), counts)
+            return by_model
         return means[:, 0, :] if means.shape[1] else means.reshape(means.shape[0], 0)
 
 

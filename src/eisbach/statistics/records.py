@@ -55,6 +55,8 @@ def validate_records(rows: Iterable[Mapping[str, Any]], source: str = "the recor
         values = {str(key): _plain(value) for key, value in row.items()}
         faults += [f"row {number} {fault}" for fault in _row_faults(values)]
         identity = (values.get("arm"), values.get("train_seed"), values.get("prompt_id"), values.get("seed"))
+        if not all(isinstance(part, str | int | float | None) for part in identity):
+            continue  # a fault of the row, said above
         if identity in first_seen:
             faults.append(
                 f"row {number} repeats row {first_seen[identity]} (arm {identity[0]!r}, train_seed {identity[1]!r}, "
@@ -184,8 +186,9 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise RecordError(f"the records file {path} does not exist; check the path.")
     try:
-        return pq.ParquetFile(str(path)).read().to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
+        rows: list[dict[str, Any]] = pq.ParquetFile(str(path)).read().to_pylist()
+        return rows
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
         raise RecordError(
             f"the records file {path} is truncated or not Parquet ({' '.join(str(error).split())[:120]}); "
             "write it again or use the .jsonl file beside it."

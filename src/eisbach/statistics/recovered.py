@@ -66,6 +66,16 @@ def recovered_share(
     ------
     UserError
         An arm or a metric that the records do not hold.
+
+    Examples
+    --------
+    >>> rows = [
+    ...     {"arm": arm, "prompt_id": f"p{n}", "seed": 0, "path": f"{arm}/{n}.flac", "level": n + gain + 0.1 * (n % 3)}
+    ...     for arm, gain in (("plain", 0.0), ("new", 1.0), ("oracle", 4.0))
+    ...     for n in range(8)
+    ... ]
+    >>> round(recovered_share(rows, "level", "plain", "oracle", "new").share, 3)
+    0.25
     """
     cells = pair_cells(records, metric, [plain, oracle, arm])
     nan = float("nan")

@@ -1,4 +1,4 @@
-"""Permutation tests and cluster bootstrap: the machinery behind `statistics`, in arrays only.
+"""Permutation tests, corrections for looking several times, and the cluster bootstrap, in arrays only.
 
 All randomness comes from the `numpy.random.Generator` that is passed in.
 """
@@ -6,6 +6,7 @@ All randomness comes from the `numpy.random.Generator` that is passed in.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from math import comb
 
 import numpy as np
@@ -77,6 +78,38 @@ def _sizes(total: int, width: int) -> list[int]:
     return [min(step, total - start) for start in range(0, total, step)]
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values corrected so that the chance of any false alarm among them stays under the level (Holm 1979).
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    raw = np.asarray(p_values, dtype=float)
+    order = np.argsort(raw)
+    steps = np.maximum.accumulate(raw[order] * np.arange(len(raw), 0, -1))
+    return _in_place(steps, order)
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """p values corrected so that the expected share of false alarms among the shown stays under the level (1995).
+
+    >>> [round(p, 3) for p in benjamini_hochberg([0.01, 0.04, 0.03])]
+    [0.03, 0.04, 0.04]
+    """
+    raw = np.asarray(p_values, dtype=float)
+    order = np.argsort(raw)
+    ranks = np.arange(1, len(raw) + 1) / len(raw)
+    steps = np.minimum.accumulate((raw[order] / ranks)[::-1])[::-1]
+    return _in_place(steps, order)
+
+
+def _in_place(ascending: np.ndarray, order: np.ndarray) -> list[float]:
+    """Corrected values, at most 1, at the places of the raw ones."""
+    corrected = np.empty(len(order))
+    corrected[order] = np.minimum(ascending, 1.0)
+    return [float(value) for value in corrected]
+
+
 def crossed_means(cells: np.ndarray) -> np.ndarray:
     """Mean over trained models and prompts of the means over seeds: shape (..., R, P, S) to (...).
 
@@ -86,7 +119,8 @@ def crossed_means(cells: np.ndarray) -> np.ndarray:
     counts = present.sum(axis=-1)
     means = np.where(present, cells, 0.0).sum(axis=-1) / np.maximum(counts, 1)
     filled = counts > 0
-    return (means * filled).sum(axis=(-1, -2)) / np.maximum(filled.sum(axis=(-1, -2)), 1)
+    grand: np.ndarray = (means * filled).sum(axis=(-1, -2)) / np.maximum(filled.sum(axis=(-1, -2)), 1)
+    return grand
 
 
 def cluster_bootstrap(values: np.ndarray, rng: np.random.Generator, n_resamples: int = 9_999) -> np.ndarray:

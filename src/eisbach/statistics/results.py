@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from eisbach.errors import UserError
 from eisbach.files import write_json
@@ -68,16 +68,20 @@ class Results:
             "paired": self.paired,
             "unmatched_arms": self.unmatched_arms,
             "metrics": [asdict(info) for info in self.metrics],
-            "comparisons": [asdict(one) for one in self.comparisons],
-            "checkpoint_comparisons": [asdict(one) for one in self.checkpoint_comparisons],
-            "summaries": [asdict(one) for one in self.summaries.values()],
-            "recovered": [asdict(one) for one in self.recovered],
+            "comparisons": [asdict(each) for each in self.comparisons],
+            "checkpoint_comparisons": [asdict(each) for each in self.checkpoint_comparisons],
+            "summaries": [asdict(each) for each in self.summaries.values()],
+            "recovered": [asdict(each) for each in self.recovered],
         }
-        return _plain(value)
+        return cast(dict[str, Any], plain_json(value))
 
     def save(self, path: str | Path) -> None:
         """Writes `to_json` atomically."""
         write_json(path, self.to_json())
+
+    def comparison(self, arm: str, metric: str) -> Comparison | None:
+        """An arm against the baseline by one metric; None for the baseline itself."""
+        return next((each for each in self.comparisons if (each.arm, each.metric) == (arm, metric)), None)
 
 
 def evaluate(
@@ -110,6 +114,19 @@ def evaluate(
     ------
     UserError
         A baseline, oracle or arm that the records do not hold, or fewer than two arms.
+
+    Examples
+    --------
+    >>> rows = [
+    ...     {"arm": arm, "prompt_id": f"p{n}", "seed": 0, "path": f"{arm}/{n}.flac", "level": n + gain + 0.1 * (n % 3)}
+    ...     for arm, gain in (("plain", 0.0), ("new", 1.0), ("oracle", 2.0))
+    ...     for n in range(10)
+    ... ]
+    >>> results = evaluate(rows, [MetricInfo("level", "level", primary=True)], "plain", oracle="oracle")
+    >>> [(each.arm, each.verdict) for each in results.comparisons]
+    [('new', 'higher'), ('oracle', 'higher')]
+    >>> round(results.recovered[0].share, 3)
+    0.5
     """
     known = arms_of(records)
     names = list(arms) if arms is not None else known
@@ -127,7 +144,7 @@ def evaluate(
         "alpha": alpha,
     }
     comparisons = compare_all(records, metrics, baseline, names, **options)
-    by_model = [one for one in comparisons if one.unit == "trained model"]
+    by_model = [each for each in comparisons if each.unit == "trained model"]
     checkpoints = compare_all(records, metrics, baseline, names, unit="prompt", **options) if by_model else []
     summaries = {
         (arm, info.name): summarise_arm(records, info.name, arm, seed=seed, alpha=alpha)
@@ -149,11 +166,12 @@ def evaluate(
     )
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
+    """The value with every number that is not finite as None, and tuples as lists: what JSON can hold."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -15,6 +15,7 @@ from eisbach.structure.features import (
     SAMPLE_RATE,
     Features,
     features_of_survey,
+    one_thread,
     source_of,
     texture_statistics,
 )
@@ -31,7 +32,7 @@ from eisbach.types import Record, Waveform
 ANALYSIS_VERSION = 7
 """Raised whenever a number that `analyze` returns would change; records of another version are computed anew."""
 
-NARROW_BAND_HZ = 4300.0
+_NARROW_BAND_HZ = 4300.0
 """Clips without energy above this (8 kHz recordings, say) are flagged ``narrow_band``."""
 
 
@@ -53,13 +54,14 @@ class Analysis:
     conditions : dict of str to float
         What a comparison has to hold equal: `duration` and `analysed_seconds` (s), `sample_rate` (Hz), `channels`,
         `peak_db` (dBFS), `noise_floor_db` (dB below the clip's maximum), `bandwidth_hz`, the energy shares
-        `share_below_200` and `share_above_2000` (0-1), `loudness_lufs` (integrated loudness), and what the paper's share of PC1 is for surrogates of
-        the clip without any structure (`pc1_share_walk`, `pc1_share_phases`, see `paper.pc1_share_of_surrogates`).
+        `share_below_200` and `share_above_2000` (0-1), `loudness_lufs` (integrated loudness), and what the paper's
+        share of PC1 is for surrogates of the clip without any structure (`pc1_share_walk`, `pc1_share_phases`, see
+        `paper.pc1_share_of_surrogates`).
     flags : list of str
-        ``silent``; ``clipped``; ``dc_offset`` (it was taken off); ``phase_cancelling`` (the channels cancel: the loudest one
-        was analysed); ``truncated`` (the file holds less than it states); ``mislabelled`` (its ending names another format);
-        ``narrow_band``; ``too_short`` (some metric needs more); ``capped`` (only its first two hours were analysed);
-        ``undefined:<metric>``.
+        ``silent``; ``clipped``; ``dc_offset`` (it was taken off); ``phase_cancelling`` (the channels cancel: the
+        loudest one was analysed); ``truncated`` (the file holds less than it states); ``mislabelled`` (its ending names
+        another format); ``narrow_band``; ``too_short`` (some metric needs more); ``capped`` (only its first two hours
+        were analysed); ``undefined:<metric>``.
     flat_probability : float
         `flatness.flat_probability` of the metrics; 1 for silence.
     features : Features
@@ -89,8 +91,9 @@ class Analysis:
         statistics, or None under 2 s), `onsets` (seconds from the start of the file) and `attacks` (what enters at each
         onset, `sets.onset_details.pack_attacks`). Times count the silence at the file's start.
         """
-        sections, events = find_sections(self.features), onset_events(self.features)
-        embedding = texture_statistics(self.features)
+        with one_thread():
+            sections, events = find_sections(self.features), onset_events(self.features)
+            embedding = texture_statistics(self.features)
         return {
             "sections": {
                 "boundaries": [round(time, 3) for time in sections.boundaries],
@@ -104,7 +107,8 @@ class Analysis:
 
 
 def analysis_version() -> str:
-    """What has to be equal for a stored record to be taken up again: this module's version and the judge's constants."""
+    """What has to be equal for a stored record to be taken up again: this module's version and the judge's
+    constants."""
     return f"{ANALYSIS_VERSION}-{judge_identity()}"
 
 
@@ -131,19 +135,37 @@ def analyze(
     ------
     AudioError
         Empty or non-finite samples, or a file that cannot be read.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from eisbach.structure import analyze
+    >>> from eisbach.types import Waveform
+    >>> time = np.arange(20 * 22050) / 22050
+    >>> half = np.where(time < 10, 220.0, 660.0)  # one tone for ten seconds, then another
+    >>> sound = Waveform((0.3 * np.sin(2 * np.pi * half * time)).astype(np.float32)[None], 22050)
+    >>> analysis = analyze(sound)
+    >>> round(analysis.metrics["block_scale"], 1), round(analysis.metrics["level_range"])
+    (6.5, 0)
+    >>> [round(time) for time in analysis.detail()["sections"]["boundaries"]]
+    [10]
     """
-    source = source_of(audio)
-    found = survey(source, max_seconds)
-    features = features_of_survey(source, found, device=device)
-    conditions = _conditions(source, found, features)
+    with one_thread():
+        return _analyze(source_of(audio), device, max_seconds)
+
+
+def _analyze(source: Source, device: str | None, max_seconds: float) -> Analysis:
+    extent = survey(source, max_seconds)
+    features = features_of_survey(source, extent, device=device)
+    conditions = _conditions(source, extent, features)
     metrics = measure(features)
-    flags = [name for name in ("silent", "clipped", "dc_offset", "phase_cancelling") if getattr(found, name)]
-    flags += source.faults(found.frames) if not found.more else []
-    if conditions["bandwidth_hz"] < NARROW_BAND_HZ:  # NaN for silence is not narrow
+    flags = [name for name in ("silent", "clipped", "dc_offset", "phase_cancelling") if getattr(extent, name)]
+    flags += source.faults(extent.frames) if not extent.more else []
+    if conditions["bandwidth_hz"] < _NARROW_BAND_HZ:  # NaN for silence is not narrow
         flags.append("narrow_band")
     if 0.0 < features.duration < max(metric.min_seconds for metric in METRICS.values()):
         flags.append("too_short")
-    if found.more:
+    if extent.more:
         flags.append("capped")
     flags += [f"undefined:{name}" for name, value in metrics.items() if np.isnan(value)]
     probability = 1.0 if features.duration == 0.0 else flat_probability(metrics)
@@ -178,7 +200,8 @@ def analyze_array(samples: np.ndarray, sample_rate: float, *, device: str | None
 def _analyze_one(samples: np.ndarray, sample_rate: float, device: str | None) -> Analysis:
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu":
         raise AudioError(
-            f"samples must be numbers of shape (n,), (channels, n) or (batch, channels, n), not {samples.dtype} of shape "
+            f"samples must be numbers of shape (n,), (channels, n) or (batch, channels, n), not {samples.dtype} of "
+            "shape "
             f"{samples.shape}."
         )
     if samples.dtype.kind == "u":
@@ -193,11 +216,11 @@ def _analyze_one(samples: np.ndarray, sample_rate: float, device: str | None) ->
     return analyze(Waveform(np.atleast_2d(samples).astype(np.float32), rate), device=device)  # type: ignore[arg-type]
 
 
-def _conditions(source: Source, found: Survey, features: Features) -> dict[str, float]:
-    duration = max(found.seconds, source.declared_seconds()) if found.more else found.seconds
+def _conditions(source: Source, extent: Survey, features: Features) -> dict[str, float]:
+    duration = max(extent.seconds, source.declared_seconds()) if extent.more else extent.seconds
     values = [duration, features.duration, float(source.sample_rate), float(source.channels),
-              20.0 * float(np.log10(max(found.peak, 1e-10))), noise_floor_db(features)]  # fmt: skip
-    if found.silent:
+              20.0 * float(np.log10(max(extent.peak, 1e-10))), noise_floor_db(features)]  # fmt: skip
+    if extent.silent:
         values += [float("nan")] * 3
     else:
         spectrum = features.spectrum

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from eisbach.audio import AUDIO_SUFFIXES, audio_hash
-from eisbach.errors import AudioError, UserError
-from eisbach.files import walk_files
-from eisbach.processes import process_pool
+from eisbach.audio import AUDIO_SUFFIXES, audio_hash, list_audio
+from eisbach.errors import AudioError, UserError, one_line
+from eisbach.processes import Processes
 from eisbach.progress import Progress
 from eisbach.structure.analyze import RECORD_COLUMNS, analysis_version, analyze
 from eisbach.structure.features import resolve_device
 from eisbach.structure.record_files import (
     FILE_COLUMNS,
-    JOURNAL,
-    Known,
+    MeasuredClip,
+    file_stamp,
     journal,
-    known_clips,
+    measured_clips,
     same_state,
-    stamp,
-    write_details,
-    write_records,
+    write_analysis,
 )
 from eisbach.types import Record, RecordValue, SkipReport
 
-_IN_FLIGHT = 4  # files handed to each process ahead of time
-
-_Outcome = tuple[str, Known | None, str]
+_SHOWN_LEFT_OUT = 5
+_Outcome = tuple[str, MeasuredClip | None, str]
 
 
 @dataclass(frozen=True)
@@ -59,25 +53,27 @@ def analyze_file(path: str | Path, *, device: str | None = None) -> Record:
     AudioError
         The file is missing, unreadable, empty or holds NaN samples.
     """
-    return measure_file(path, detail=False, device=device)[0]
+    return measure_file(path, detail=False, device=device).record
 
 
-def measure_file(
-    path: str | Path, *, detail: bool = True, device: str | None = None
-) -> tuple[Record, dict[str, Any] | None]:
-    """The record of one file, and what its page needs beside it (`Analysis.detail`, with the file's identity and stamp).
+def measure_file(path: str | Path, *, detail: bool = True, device: str | None = None) -> MeasuredClip:
+    """One file's record, its stamp, and with `detail` its line of ``details.jsonl`` (`Analysis.detail` with its
+    identity).
 
     Raises
     ------
     AudioError
         The file is missing, unreadable, empty or holds NaN samples, or somebody wrote to it meanwhile.
     """
-    before = stamp(path)
+    before = file_stamp(path)
     analysis = analyze(path, device=device)
     identity: Record = {"path": str(path), "audio_hash": audio_hash(path), "analysis_version": analysis_version()}
-    if not same_state(before, stamp(path)):
+    if not same_state(before, file_stamp(path)):
         raise AudioError(f"{path} was written to while it was analysed; analyse it again when it is complete.")
-    return {**identity, **analysis.record()}, {**identity, "stamp": before, **analysis.detail()} if detail else None
+    line = None
+    if detail:
+        line = json.dumps({**identity, **analysis.detail()}, ensure_ascii=False, allow_nan=False)
+    return MeasuredClip({**identity, **analysis.record()}, line, before)
 
 
 def analyze_files(
@@ -98,9 +94,10 @@ def analyze_files(
     jobs : int
         Processes; 1 works in this one.
     out : path or None
-        Folder for ``records.jsonl``, ``records.parquet`` and ``details.jsonl``. Finished clips are kept there as they come, so the
-        same call after an interruption computes only what is missing. A file counts as unchanged when its size and times
-        are, and otherwise when its content's hash is.
+        Folder for ``records.jsonl``, ``records.parquet`` and ``details.jsonl``, of which nothing is written when no
+        file can be analysed. Finished clips are kept there as they come, so the same call after an interruption
+        computes only what is missing. A file counts as unchanged when its size and times are, and otherwise when its
+        content's hash is.
     skips : SkipReport or None
         Receives the files that were left out, with the reason.
     quiet : bool
@@ -113,7 +110,8 @@ def analyze_files(
     Raises
     ------
     UserError
-        No file at all, `jobs` under 1, the same path twice, a key that is the name of a measured column, or a device that is not there.
+        No file at all, `jobs` under 1, the same path twice, a key that is the name of a measured column, or a device
+        that is not there.
     StorageError
         `out` cannot be written.
     """
@@ -123,25 +121,27 @@ def analyze_files(
     skips = SkipReport() if skips is None else skips
     folder = None if out is None else Path(out)
     columns = (*FILE_COLUMNS, *RECORD_COLUMNS)
-    found = {} if folder is None else known_clips(folder, names, columns, analysis_version())
-    found = {name: clip for name, clip in found.items() if clip.detail is not None}
-    todo = [name for name in names if name not in found]
-    with Progress(len(names), "analyse", done=len(found), quiet=quiet) as bar, journal(folder) as keep:
+    measured = {} if folder is None else measured_clips(folder, names, columns, analysis_version())
+    measured = {name: clip for name, clip in measured.items() if clip.detail is not None}
+    todo = [name for name in names if name not in measured]
+    new_folder = folder is not None and not folder.exists()
+    with Progress(len(names), "analyse", done=len(measured), quiet=quiet) as bar, journal(folder) as keep:
         for name, clip, reason in _run(todo, jobs, folder is not None or details is not None, device):
             if clip is None:
                 skips.add(name, reason)
             else:
-                found[name] = clip
+                measured[name] = clip
                 keep(clip)
             bar.advance()
-    chosen = [(item, found[str(item.path)]) for item in items if str(item.path) in found]
-    records = [{**item.keys, **clip.record} for item, clip in chosen]
+    clips_of_items = [(item, measured[str(item.path)]) for item in items if str(item.path) in measured]
+    records = [{**item.keys, **clip.record} for item, clip in clips_of_items]
     if details is not None:
-        details.update((str(item.path), clip.detail) for item, clip in chosen if clip.detail is not None)
+        details.update((str(item.path), clip.detail) for item, clip in clips_of_items if clip.detail is not None)
     if folder is not None:
-        write_details([clip.detail for _, clip in chosen if clip.detail is not None], folder)
-        write_records(records, folder)
-        (folder / JOURNAL).unlink(missing_ok=True)
+        write_analysis(folder, records, [clip for _, clip in clips_of_items])
+        if new_folder and not records:
+            with contextlib.suppress(OSError):  # somebody else's files may have come meanwhile
+                folder.rmdir()
     return records
 
 
@@ -169,64 +169,48 @@ def _run(names: Sequence[str], jobs: int, detail: bool, device: str | None) -> I
         for name in names:
             yield _attempt(name, detail, device)
         return
-    rest, lost = iter(names), []
-    with process_pool(min(jobs, len(names))) as pool:
-        # a few files ahead of each process: waiting on all of ten thousand at once costs their number squared
-        waiting: dict[Future[_Outcome], str] = {}
-        try:
-            while True:
-                for name in islice(rest, _IN_FLIGHT * jobs - len(waiting)):
-                    waiting[pool.submit(_attempt, name, detail, device)] = name
-                if not waiting:
-                    break
-                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    name = waiting.pop(future)
-                    try:
-                        yield future.result()
-                    except BrokenProcessPool:
-                        lost.append(name)
-        except BrokenProcessPool:  # on submitting: the name at hand and all that follow are not done
-            lost += [name, *waiting.values()]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    for name in lost:  # one dying process takes every waiting file with it: give each its own process
-        with process_pool(1) as pool:
-            try:
-                yield pool.submit(_attempt, name, detail, device).result()
-            except BrokenProcessPool:
-                yield name, None, f"{name} killed the process that analysed it (out of memory?); shorten the file"
-    left = list(rest)
-    if left:
-        yield from _run(left, jobs, detail, device)
+
+    def dead(index: int) -> _Outcome:
+        name = names[index]
+        return name, None, f"{name} killed the process that analysed it twice (out of memory?); shorten the file"
+
+    with Processes(min(jobs, len(names))) as processes:
+        for _, outcome in processes.each(_attempt, [(name, detail, device) for name in names], dead=dead):
+            yield outcome
 
 
 def _attempt(name: str, detail: bool, device: str | None) -> _Outcome:
     try:
-        record, more = measure_file(name, detail=detail, device=device)
+        return name, measure_file(name, detail=detail, device=device), ""
     except UserError as error:
         return name, None, str(error)
     except MemoryError:
         return name, None, f"{name} needs more memory than there is"
-    except ImportError:  # a missing package is missing for every file
-        raise
     except Exception as error:  # one odd file must not cost the other ten thousand, nor vanish
         return name, None, f"{name} could not be analysed ({type(error).__name__}: {error}); please report it"
-    return name, Known(record, None if more is None else json.dumps(more, ensure_ascii=False, allow_nan=False)), ""
 
 
 def find_audio(folder: str | Path) -> list[Path]:
     """The audio files in a folder and its subfolders, sorted; hidden files and folders are left out.
+
+    Audio that is not read (other formats, links to folders or to nothing, names that are not UTF-8) is named in a
+    warning.
 
     Raises
     ------
     UserError
         There are none.
     """
-    folder = Path(folder)
-    # a link to nowhere stays, to be reported
-    found = sorted(path for path in walk_files(folder) if path.suffix.lower() in AUDIO_SUFFIXES)
-    if not found:
-        raise UserError(f"{folder} holds no audio files ({', '.join(AUDIO_SUFFIXES)}); choose another folder.")
-    return found
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder} holds no audio files: it is no folder; choose another.")
+    listing = list_audio(folder)
+    if listing.left_out:
+        named = "; ".join(f"{item.item}: {item.reason}" for item in listing.left_out[:_SHOWN_LEFT_OUT])
+        more = len(listing.left_out) - _SHOWN_LEFT_OUT
+        tail = f"; and {more} more" if more > 0 else ""
+        warnings.warn(
+            one_line(f"{len(listing.left_out)} files in {folder} are left out ({named}{tail})."), stacklevel=2
+        )
+    if not listing.files:
+        raise UserError(f"{folder} holds no audio files ({', '.join(AUDIO_SUFFIXES[:4])}, ...); choose another folder.")
+    return listing.files

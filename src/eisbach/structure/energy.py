@@ -1,4 +1,5 @@
-"""Where the energy of a clip lies (shares of bands, bandwidth, noise floor), and surrogates that keep its spectrum alone."""
+"""Where the energy of a clip lies (shares of bands, bandwidth, noise floor), and surrogates that keep its spectrum
+alone."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def share_of(spectrum: np.ndarray, sample_rate: int, low: float, high: float) ->
 
 
 def bandwidth_hz(spectrum: np.ndarray, sample_rate: int) -> float:
-    """Upper end of the highest 100 Hz band of a long-term spectrum within 60 dB of the strongest band, Hz; NaN if all zero."""
+    """Upper end of the highest 100 Hz band of a long-term spectrum within 60 dB of the strongest band, Hz; NaN if all
+    zero."""
     bands = (np.linspace(0.0, sample_rate / 2, len(spectrum)) / _BAND_HZ).astype(int)
     density = np.bincount(bands, weights=spectrum) / np.maximum(np.bincount(bands), 1)
     if density.max() <= 0.0:
@@ -59,7 +61,8 @@ def bandwidth_hz(spectrum: np.ndarray, sample_rate: int) -> float:
 
 
 def noise_floor_db(features: Features) -> float:
-    """Median over mel bands of their 5th percentile over time: dB below the clip's maximum, in [-80, 0]; NaN if silent."""
+    """Median over mel bands of their 5th percentile over time: dB below the clip's maximum, in [-80, 0]; NaN if
+    silent."""
     if len(features.mel_db) == 0:
         return float("nan")
     return float(np.median(np.percentile(features.mel_db, 5.0, axis=0)))
@@ -68,8 +71,8 @@ def noise_floor_db(features: Features) -> float:
 def phase_randomise(waveform: Waveform, seed: int) -> Waveform:
     """The waveform with every phase of its whole-clip Fourier transform turned at random (Theiler et al. 1992).
 
-    The magnitude spectrum, and with it the autocorrelation, is that of the original; onsets, sections and melodies are smeared
-    over the whole clip. The same turn is given to every channel, which keeps their phase differences.
+    The magnitude spectrum, and with it the autocorrelation, is that of the original; onsets, sections and melodies are
+    smeared over the whole clip. The same turn is given to every channel, which keeps their phase differences.
 
     Parameters
     ----------

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,10 +46,6 @@ TEXTURE_RATE = 2.0
 """Texture frames a second."""
 CHROMA_RATE = 4.0
 """Chroma frames a second."""
-CONTRAST_RATE = 8.0
-"""Contrast frames a second."""
-LEVEL_RATE = 10.0
-"""Level frames a second."""
 TEXTURE_WINDOW = 2.0
 """Seconds that one texture frame sees."""
 MAX_SECONDS = 7200.0
@@ -126,6 +123,24 @@ def once_per_clip(function: Callable[[Features], _T]) -> Callable[[Features], _T
     return cached
 
 
+@lru_cache(maxsize=1)
+def _linear_algebra() -> Any:
+    """The BLAS libraries of this process; made once, after numpy's and scipy's are loaded."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """A context in which matrix products run on one thread, so that a number never depends on how many there are.
+
+    A product that is split between threads adds in another order and differs in its last digits. The matrices here are
+    small: two threads are no faster, and files are what `jobs` divides.
+    """
+    limit: AbstractContextManager[Any] = _linear_algebra().limit(limits=1, user_api="blas")
+    return limit
+
+
 def source_of(audio: Waveform | str | Path | Source) -> Source:
     """The blocks of a waveform or of a file.
 
@@ -147,7 +162,8 @@ def extract_features(audio: Waveform | str | Path | Source, *, device: str | Non
     audio : Waveform, path or Source
         A file is decoded in blocks.
     device : str or None
-        A torch device for the transforms (``"cuda"``, or ``"auto"`` for a GPU where there is one); None computes with numpy. The results agree to 0.001 dB.
+        A torch device for the transforms (``"cuda"``, or ``"auto"`` for a GPU where there is one); None computes with
+        numpy. The results agree to 0.001 dB.
 
     Raises
     ------
@@ -160,11 +176,11 @@ def extract_features(audio: Waveform | str | Path | Source, *, device: str | Non
     return features_of_survey(source, survey(source, MAX_SECONDS), device=device)
 
 
-def features_of_survey(source: Source, found: Survey, *, device: str | None = None) -> Features:
+def features_of_survey(source: Source, extent: Survey, *, device: str | None = None) -> Features:
     """The second pass: the features of what `survey` found in a source."""
     filters = mel_filterbank(SAMPLE_RATE, _N_FFT, _N_MELS, _LOW_HZ, _HIGH_HZ)
     mel_hz = (filters * np.arange(filters.shape[1]) * (SAMPLE_RATE / _N_FFT)).sum(1) / filters.sum(1)
-    if found.silent:
+    if extent.silent:
         return _empty(mel_hz)
     torch_device = resolve_device(device)
     mels = FrameStream(_N_FFT, HOP, [Bands(filters)], torch_device)
@@ -172,7 +188,7 @@ def features_of_survey(source: Source, found: Survey, *, device: str | None = No
     classes = Bands(chroma_filterbank(SAMPLE_RATE, _CHROMA_FFT, 65.0, 2100.0))
     tones = FrameStream(_CHROMA_FFT, chroma_hop, [classes, Contrast(SAMPLE_RATE, _CHROMA_FFT)], torch_device)
     spectrum, level = SpectrumStream(), _Level()
-    for chunk in found.mono(source):
+    for chunk in extent.mono(source):
         for stream in (mels, tones, spectrum, level):
             stream.push(chunk)  # type: ignore[attr-defined]
     mel_db, columns = power_to_db(mels.finish(), FLOOR_DB), tones.finish()
@@ -182,12 +198,12 @@ def features_of_survey(source: Source, found: Survey, *, device: str | None = No
         texture=texture_frames(mel_db),
         chroma=_chroma(columns[:, :12]),
         level_db=level.finish(),
-        duration=(found.last - found.first) / SAMPLE_RATE,
-        trimmed_start=found.first / SAMPLE_RATE,
+        duration=(extent.last - extent.first) / SAMPLE_RATE,
+        trimmed_start=extent.first / SAMPLE_RATE,
         contrast_db=_contrast(columns[:, 12:]),
         spectrum=spectrum.finish(),
-        loudness_blocks=found.loudness_blocks[
-            found.first * BLOCKS_PER_SECOND // SAMPLE_RATE : -(-found.last * BLOCKS_PER_SECOND // SAMPLE_RATE)
+        loudness_blocks=extent.loudness_blocks[
+            extent.first * BLOCKS_PER_SECOND // SAMPLE_RATE : -(-extent.last * BLOCKS_PER_SECOND // SAMPLE_RATE)
         ],
     )
 

@@ -1,9 +1,9 @@
 """The judge: is a clip structurally flat (drone, pad, loop, noise texture) or does it develop?
 
 A logistic model over a few metrics. Its constants live in ``assets/structure/flatness.json``, written by
-``bench/calibrate_structure.py`` from labelled audio, original and codec-decoded, together with its held-out AUC by kind. By
-construction it uses no statistic that a sample weighting uses: not the entropy of frame energies and not the spectrum of a Gram
-matrix (so not textural Vendi either). A weighting therefore cannot win by optimising its own judge.
+``bench/calibrate_structure.py`` from labelled audio, original and codec-decoded, together with its held-out AUC by
+kind. By construction it uses no statistic that a sample weighting uses: not the entropy of frame energies and not the
+spectrum of a Gram matrix (so not textural Vendi either). A weighting therefore cannot win by optimising its own judge.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _ESSENTIAL = "lag_similarity"  # without it (clips under 8 s) the judge has noth
 
 @lru_cache(maxsize=1)
 def judge() -> dict[str, Any]:
-    """The calibrated constants: `features` (name -> low, high, mean, scale, weight), `bias`, and the numbers of the calibration."""
+    """The calibrated constants: `features` (name -> low, high, mean, scale, weight), `bias`, and the numbers of the
+    calibration."""
     asset = resources.files("eisbach").joinpath("assets/structure/flatness.json")
     return dict(json.loads(asset.read_text(encoding="utf-8")))
 
@@ -56,6 +57,15 @@ def flat_probability(metrics: Mapping[str, float | None]) -> float:
     ------
     UserError
         A metric that the judge needs is missing altogether.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from eisbach.structure import analyze, flat_probability
+    >>> from eisbach.types import Waveform
+    >>> hiss = 0.1 * np.random.default_rng(0).standard_normal((1, 20 * 22050)).astype(np.float32)
+    >>> round(flat_probability(analyze(Waveform(hiss, 22050)).metrics), 1)
+    1.0
     """
     constants = judge()
     missing = [name for name in constants["features"] if name not in metrics]

@@ -1,9 +1,10 @@
 """Fréchet distance between two sets of clips, on texture statistics.
 
 A clip becomes 64 numbers: the mean and the standard deviation over time of its 32 texture dimensions (dB). Two sets are
-compared as Gaussians (Dowson & Landau 1982; Heusel et al. 2017): ``|mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))``.
-With fewer clips than a covariance needs, the sample covariance is singular and the distance badly biased: each covariance is shrunk
-towards a scaled identity with the intensity of Ledoit & Wolf (2004), which vanishes as the set grows.
+compared as Gaussians (Dowson & Landau 1982; Heusel et al. 2017): ``|mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a
+C_b)^(1/2))``. With fewer clips than a covariance needs, the sample covariance is singular and the distance badly
+biased: each covariance is shrunk towards a scaled identity with the intensity of Ledoit & Wolf (2004), which vanishes
+as the set grows.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ def gaussian_frechet(
 ) -> float:
     """Squared Fréchet distance of two Gaussians, >= 0.
 
-    The trace of the square root is taken over the eigenvalues of the symmetric ``A^(1/2) B A^(1/2)``, which stays real where
-    a general matrix square root of a near-singular product turns complex.
+    The trace of the square root is taken over the eigenvalues of the symmetric ``A^(1/2) B A^(1/2)``, which stays real
+    where a general matrix square root of a near-singular product turns complex.
     """
     root = _square_root(covariance_a)
     inner = root @ covariance_b @ root
@@ -77,8 +78,8 @@ def texture_frechet(a: Sequence[Waveform] | np.ndarray, b: Sequence[Waveform] | 
     Parameters
     ----------
     a, b : sequence of Waveform, or np.ndarray [shape=(clips, d)]
-        At least two clips a set; arrays hold embeddings (`texture_embedding`). Use clips of equal length and sets of equal
-        size where distances are to be compared: the distance is biased upward in small sets.
+        At least two clips a set; arrays hold embeddings (`texture_embedding`). Use clips of equal length and sets of
+        equal size where distances are to be compared: the distance is biased upward in small sets.
 
     Raises
     ------

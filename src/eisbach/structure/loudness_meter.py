@@ -1,9 +1,11 @@
-"""Loudness after ITU-R BS.1770-4 and EBU Tech 3341/3342, from a stream: K-weighted power, its gates, loudness and its range.
+"""Loudness after ITU-R BS.1770-4 and EBU Tech 3341/3342, from a stream: K-weighted power, its gates, loudness and its
+range.
 
-Conventions: K-weighting per channel (a high shelf of +4 dB from 1.5 kHz and a high-pass at 38 Hz, the filters of BS.1770 redesigned
-for any sample rate), mean squares of 100 ms, summed over channels with weight 1 (surround channels of 5.1: 1.41; its low-frequency channel: 0).
-Integrated loudness uses blocks of 400 ms and two gates (-70 LUFS, then 10 LU below the mean), loudness range windows of 3 s, ten a second,
-and gates at -70 LUFS (lower for soft recordings) and 20 LU below the mean; it is the distance of the 10th and the 95th percentile.
+Conventions: K-weighting per channel (a high shelf of +4 dB from 1.5 kHz and a high-pass at 38 Hz, the filters of
+BS.1770 redesigned for any sample rate), mean squares of 100 ms, summed over channels with weight 1 (surround channels
+of 5.1: 1.41; its low-frequency channel: 0). Integrated loudness uses blocks of 400 ms and two gates (-70 LUFS, then 10
+LU below the mean), loudness range windows of 3 s, ten a second, and gates at -70 LUFS (lower for soft recordings) and
+20 LU below the mean; it is the distance of the 10th and the 95th percentile.
 """
 
 from __future__ import annotations
@@ -86,7 +88,7 @@ class LoudnessMeter:
         return np.concatenate(self._blocks) if self._blocks else np.zeros(0)
 
 
-def to_lufs(power: np.ndarray | float) -> np.ndarray:
+def _to_lufs(power: np.ndarray | float) -> np.ndarray:
     """Loudness of a K-weighted mean square, LUFS; -inf for 0."""
     with np.errstate(divide="ignore"):
         return np.asarray(_OFFSET + 10.0 * np.log10(power))
@@ -95,25 +97,25 @@ def to_lufs(power: np.ndarray | float) -> np.ndarray:
 def integrated_loudness(blocks: np.ndarray) -> float:
     """Gated loudness of 100 ms blocks, LUFS; NaN when nothing passes the gate (BS.1770-4, equations 5 to 7)."""
     power = _windows(blocks, 4)
-    power = power[to_lufs(power) > _ABSOLUTE_GATE]
+    power = power[_to_lufs(power) > _ABSOLUTE_GATE]
     if len(power) == 0:
         return float("nan")
-    return float(to_lufs(power[to_lufs(power) > to_lufs(power.mean()) - 10.0].mean()))
+    return float(_to_lufs(power[_to_lufs(power) > _to_lufs(power.mean()) - 10.0].mean()))
 
 
 def loudness_range_of(blocks: np.ndarray) -> float:
     """Loudness range of 100 ms blocks, LU; NaN when nothing sounds (EBU Tech 3342).
 
-    The absolute gate lies 50 LU below the loudest 3 s where that is lower than -70 LUFS: it is there to leave silence out, and a
-    recording that is merely soft reads what it would read turned up.
+    The absolute gate lies 50 LU below the loudest 3 s where that is lower than -70 LUFS: it is there to leave silence
+    out, and a recording that is merely soft reads what it would read turned up.
     """
     power = _windows(blocks, 3 * BLOCKS_PER_SECOND)
     power = power[power > 0.0]
     if len(power) == 0:
         return float("nan")
-    loudness = to_lufs(power)
+    loudness = _to_lufs(power)
     heard = loudness >= min(_ABSOLUTE_GATE, loudness.max() - _SOFTEST)
-    gate = to_lufs(power[heard].mean()) - 20.0
+    gate = _to_lufs(power[heard].mean()) - 20.0
     low, high = np.percentile(loudness[heard & (loudness >= gate)], [10.0, 95.0])
     return float(high - low)
 

@@ -1,10 +1,11 @@
 """Motif map: which moment of a piece is heard again where, and how far it was transposed.
 
-Conventions: chroma at 4 Hz, windows of 4 s, cosines of centred chroma (`similarity.chroma_windows`). For every window the best match
-is sought among all windows that do not overlap it, in 12 transpositions, on the frame grid and half a frame later (a period of
-7.37 s does not divide the grid). A window *recurs* when that match has a cosine of at least `similarity.MIN_COSINE` and its harmony
-moves (`similarity.MIN_MOVEMENT`). In pieces longer than five minutes every second, third, … window is asked for, so that there are at most
-1200 questions; the answers are still sought at 4 Hz, block by block.
+Conventions: chroma at 4 Hz, windows of 4 s, cosines of centred chroma (`similarity.chroma_windows`). For every window
+the best match is sought among all windows that do not overlap it, in 12 transpositions, on the frame grid and half a
+frame later (a period of 7.37 s does not divide the grid). A window *recurs* when that match has a cosine of at least
+`similarity.MIN_COSINE` and its harmony moves (`similarity.MIN_MOVEMENT`). In pieces longer than five minutes every
+second, third, … window is asked for, so that there are at most 1200 questions; the answers are still sought at 4 Hz,
+block by block.
 """
 
 from __future__ import annotations
@@ -63,20 +64,20 @@ def motif_map(features: Features) -> MotifMap:
     vectors, movement = chroma_windows(chroma, length)
     vectors[movement < MIN_MOVEMENT] = 0.0
     asked = np.arange(0, len(vectors), -(-len(vectors) // MAX_FRAMES))
-    cosine, match, shift = best_matches(vectors, asked, length)
-    found = cosine > -1.0
+    cosine, match, shift = _best_matches(vectors, asked, length)
+    has_match = cosine > -1.0
     return MotifMap(
         start=asked / CHROMA_RATE,
-        match=np.where(found, match / CHROMA_RATE, np.nan),
+        match=np.where(has_match, match / CHROMA_RATE, np.nan),
         transposition=(shift + 5) % 12 - 5,
-        cosine=np.where(found, cosine, 0.0),
+        cosine=np.where(has_match, cosine, 0.0),
         recurs=cosine >= MIN_COSINE,
         window_seconds=WINDOW_SECONDS,
         duration=duration,
     )
 
 
-def best_matches(vectors: np.ndarray, asked: np.ndarray, min_lag: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _best_matches(vectors: np.ndarray, asked: np.ndarray, min_lag: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Best match at least `min_lag` windows away, over 12 transpositions.
 
     Parameters

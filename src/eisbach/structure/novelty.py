@@ -1,10 +1,11 @@
 """Novelty curves: how much the music changes at every moment, in sound, in harmony, in rhythm and in what it repeats.
 
-Conventions: four moments a second. A *step* of width w compares the w seconds before a moment with the w seconds after it (less
-at the ends of the piece): in 64 mels or 16 bands of them (dB, 50 frames a second), in chroma shares (4 a second) and in the rhythm of onsets
-(`rhythm.rhythm_steps`). *Absolute* steps are RMS differences of means and standard deviations over 6 dB; *standardised* ones divide each difference of means
-by the spread within both sides, so a restless texture does not change all the time. Harmony counts only as far as there is one: the chroma of
-noise turns at random. Widths of 2 to 12 s make it multi-scale. The checkerboard of Foote (2000) is such a step for one kernel.
+Conventions: four moments a second. A *step* of width w compares the w seconds before a moment with the w seconds after
+it (less at the ends of the piece): in 64 mels or 16 bands of them (dB, 50 frames a second), in chroma shares (4 a
+second) and in the rhythm of onsets (`rhythm.rhythm_steps`). *Absolute* steps are RMS differences of means and standard
+deviations over 6 dB; *standardised* ones divide each difference of means by the spread within both sides, so a restless
+texture does not change all the time. Harmony counts only as far as there is one: the chroma of noise turns at random.
+Widths of 2 to 12 s make it multi-scale. The checkerboard of Foote (2000) is such a step for one kernel.
 `stripes.repetition_at` adds what repeats.
 """
 
@@ -22,7 +23,8 @@ RATE = 4.0
 """Moments a second."""
 _BANDS = 16
 _FLOOR_DB, _FLOOR_CHROMA = 1.0, 0.3  # spreads below these count as these
-_TONAL = 1.0  # length of centred chroma shares (mean 1) from which a harmony counts fully: tunes read 1 to 6, noise under 0.6
+# length of centred chroma shares (mean 1) from which a harmony counts fully: tunes read 1 to 6, noise under 0.6
+_TONAL = 1.0
 _PEAK_SECONDS = 4.0
 _AROUND_SECONDS = 6.0
 _RHYTHM_WIDTHS = (4, 8)
@@ -71,7 +73,7 @@ def mel_bands(features: Features) -> np.ndarray:
     return np.asarray(mel.reshape(len(mel), _BANDS, -1).mean(axis=2))
 
 
-def standardised_step(running: Running, times: np.ndarray, width: float, floor: float) -> np.ndarray:
+def _standardised_step(running: Running, times: np.ndarray, width: float, floor: float) -> np.ndarray:
     """RMS over the dimensions of the difference of means over the spread within both sides, [shape=(times,)]."""
     (before, spread_before), (after, spread_after) = running.sides(times, width)
     return np.asarray(
@@ -96,20 +98,21 @@ def _turn(running: Running, times: np.ndarray, width: float) -> np.ndarray:
 
 
 def sound_steps(mel_db: np.ndarray, times: np.ndarray, widths: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Standardised steps (`standardised_step`) of all mels, by the names `sound_<width>`, [shape=(times,)] each.
+    """Standardised steps (`_standardised_step`) of all mels, by the names `sound_<width>`, [shape=(times,)] each.
 
-    Bands of four mels are not enough: where one tune follows another in one timbre, what changes is which notes are heard, not their colour.
+    Bands of four mels are not enough: where one tune follows another in one timbre, what changes is which notes are
+    heard, not their colour.
     """
     # a quarter of the mels at a time, to need no more memory than the bands do
     squared = {width: np.zeros(len(times)) for width in widths}
     for part in np.array_split(mel_db, _PARTS, axis=1):
         running = Running(part, FRAME_RATE)
         for width in widths:
-            squared[width] += standardised_step(running, times, width, _FLOOR_DB) ** 2 / _PARTS
+            squared[width] += _standardised_step(running, times, width, _FLOOR_DB) ** 2 / _PARTS
     return {f"sound_{width}": np.sqrt(value) for width, value in squared.items()}
 
 
-def novelty_curves(features: Features) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _novelty_curves(features: Features) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The moments (s from the start of the analysed stretch) and the curves by name, [shape=(moments,)] each."""
     times = np.arange(0.0, features.duration, 1.0 / RATE)
     sound = Running(mel_bands(features), FRAME_RATE)
@@ -117,7 +120,7 @@ def novelty_curves(features: Features) -> tuple[np.ndarray, dict[str, np.ndarray
     harmony = Running(share, CHROMA_RATE)
     curves = sound_steps(features.mel_db, times, (2, 4, 8, 12))
     curves |= {f"sound_db_{width}": _absolute_step(sound, times, width) for width in (4, 8)}
-    curves |= {f"harmony_{width}": standardised_step(harmony, times, width, _FLOOR_CHROMA) for width in (4, 8, 12)}
+    curves |= {f"harmony_{width}": _standardised_step(harmony, times, width, _FLOOR_CHROMA) for width in (4, 8, 12)}
     curves |= {f"turn_{width}": _turn(harmony, times, width) for width in (4, 8)}
     rhythm = rhythm_steps(features.mel_db, FRAME_RATE, times, _RHYTHM_WIDTHS)
     curves |= {f"rhythm_{width}": steps for width, steps in zip(_RHYTHM_WIDTHS, rhythm, strict=True)}
@@ -133,12 +136,12 @@ def boundary_evidence(features: Features) -> tuple[np.ndarray, np.ndarray, tuple
     -------
     times : np.ndarray [shape=(moments,)]
     evidence : np.ndarray [shape=(moments, 3 * curves)]
-        Of every curve its highest value within a quarter of a second, that value times how near it comes to the curve's highest
-        within 4 s (1 at a peak), and what it exceeds its mean over the 12 s around by. Nothing says how far the ends of the piece are: that would teach the model its material's
-        shortest section.
+        Of every curve its highest value within a quarter of a second, that value times how near it comes to the curve's
+        highest within 4 s (1 at a peak), and what it exceeds its mean over the 12 s around by. Nothing says how far the
+        ends of the piece are: that would teach the model its material's shortest section.
     names : tuple of str
     """
-    times, curves = novelty_curves(features)
+    times, curves = _novelty_curves(features)
     columns, names = [], []
     for name, curve in curves.items():
         near = maximum_filter1d(curve, 3)

@@ -1,7 +1,11 @@
-"""The files of an analysis: records, details, the journal that a killed run leaves, and whether a file is still the one measured.
+"""The files of an analysis: records, details, the journal that a killed run leaves, and whether a file is still the one
+measured.
 
-``records.jsonl`` and ``records.parquet`` hold one tidy row a clip; ``details.jsonl`` one object a clip with what pages need beside it
-(`Analysis.detail`) and the file's `stamp`. While a run goes on, every finished clip is one appended line of a journal.
+``records.jsonl`` and ``records.parquet`` hold one tidy row a clip, ``details.jsonl`` one object a clip with what pages
+need beside it (`Analysis.detail`). They say what was heard and nothing of when or how: the same clips give the same
+bytes, whatever the clock, the number of processes, and whether a run was killed in between. What the file system said
+of every clip stands apart, in a hidden file that only saves a rerun from reading the audio again. While a run goes on,
+every finished clip is one appended line of a journal.
 """
 
 from __future__ import annotations
@@ -11,33 +15,51 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from eisbach.audio import audio_hash
-from eisbach.errors import AudioError
-from eisbach.files import atomic_write, storage_error, write_jsonl, write_text
+from eisbach.errors import AudioError, UserError
+from eisbach.files import (
+    LINES_LIMIT,
+    JsonError,
+    atomic_write,
+    parse_json,
+    read_bytes,
+    storage_error,
+    write_jsonl,
+    write_text,
+)
 from eisbach.types import Record
 
-RECORDS, TABLE, DETAILS, JOURNAL = "records.jsonl", "records.parquet", "details.jsonl", ".records.partial.jsonl"
+RECORDS, _TABLE, _DETAILS = "records.jsonl", "records.parquet", "details.jsonl"
+JOURNAL, STAMPS = ".records.partial.jsonl", ".stamps.jsonl"
 FILE_COLUMNS = ("path", "audio_hash", "analysis_version")
 
 _SYNC_SECONDS = 1.0  # a power cut may cost this much of a run; a killed process costs nothing
-_RACY_NS = (
-    2_000_000_000  # a file written this shortly before it was read may have been written again within its clock's tick
-)
+_RACY_NS = 2_000_000_000  # a file written this shortly before it was read may be written again within its clock's tick
 
 
 @dataclass
-class Known:
-    """A finished clip: its record, and its line of ``details.jsonl`` (None where only the record was kept)."""
+class MeasuredClip:
+    """A finished clip.
+
+    Attributes
+    ----------
+    record : Record
+    detail : str or None
+        Its line of ``details.jsonl``; None where only the record was kept.
+    stamp : dict
+        `file_stamp` before it was measured; empty where nothing is known.
+    """
 
     record: Record
-    detail: str | None
+    detail: str | None = None
+    stamp: dict[str, Any] = field(default_factory=dict)
 
 
-def stamp(path: str | Path) -> dict[str, int]:
+def file_stamp(path: str | Path) -> dict[str, int]:
     """What the file system says of a file: size, time of its last change of content and of any change, and now (ns).
 
     Raises
@@ -62,66 +84,81 @@ def same_state(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     return all(before.get(key) == after.get(key) for key in ("size", "mtime_ns", "ctime_ns"))
 
 
-def still_same(name: str, audio_hash_before: str, detail: str | None) -> bool:
-    """Whether a file still has the content it was measured with.
+def is_unchanged(clip: MeasuredClip) -> bool:
+    """Whether a clip's file still has the content it was measured with.
 
-    An unchanged size and unchanged times settle it without reading the file, unless the file had been written so shortly before it was measured
-    that the same times could hide another write; everything else is settled by its content's hash.
+    An unchanged size and unchanged times settle it without reading the file, unless the file had been written so
+    shortly before it was measured that the same times could hide another write; everything else is settled by its
+    content's hash.
     """
     try:
-        now = stamp(name)
-        before = json.loads(detail).get("stamp", {}) if detail is not None else {}
-        old_enough = before.get("seen_ns", 0) - max(now["mtime_ns"], now["ctime_ns"]) > _RACY_NS
-        if old_enough and same_state(before, now):
+        now = file_stamp(str(clip.record["path"]))
+        seen = clip.stamp.get("seen_ns")
+        rested = isinstance(seen, int) and seen - max(now["mtime_ns"], now["ctime_ns"]) > _RACY_NS
+        if rested and same_state(clip.stamp, now):
             return True
-        return audio_hash(name) == audio_hash_before
-    except AudioError:
+        return audio_hash(str(clip.record["path"])) == clip.record["audio_hash"]
+    except UserError:
         return False
 
 
-def known_clips(folder: Path, names: Sequence[str], columns: Sequence[str], version: str) -> dict[str, Known]:
-    """What earlier runs finished and is still valid; a torn last line is dropped.
+def measured_clips(folder: Path, names: Sequence[str], columns: Sequence[str], version: str) -> dict[str, MeasuredClip]:
+    """What earlier runs finished and is still valid, by path; a torn last line is dropped.
 
     Parameters
     ----------
+    folder : Path
+    names : sequence of str
+        Paths that matter now.
     columns : sequence of str
         What a complete record holds; the keys of earlier calls are dropped.
     version : str
         Records of another analysis are dropped.
     """
     wanted = set(names)
-    found: dict[str, Known] = {}
+    clips: dict[str, MeasuredClip] = {}
 
-    def take(row: Mapping[str, Any], detail: str | None) -> None:
-        name = row.get("path")
-        if name in wanted and row.get("analysis_version") == version and all(column in row for column in columns):
-            found[str(name)] = Known({column: row[column] for column in columns}, detail)
+    def take(record: Any, detail: Any, stamp: Any) -> None:
+        if not isinstance(record, dict) or not all(
+            isinstance(record.get(column, []), str | int | float | None) for column in columns
+        ):
+            return
+        if record["path"] in wanted and record["analysis_version"] == version:
+            clips[str(record["path"])] = MeasuredClip(
+                {column: record[column] for column in columns},
+                detail if isinstance(detail, str) else None,
+                stamp if isinstance(stamp, dict) else {},
+            )
 
-    details = {str(row.get("path")): (row.get("audio_hash"), text) for row, text in _rows(folder / DETAILS)}
-    for row, _ in _rows(folder / RECORDS):
-        of_hash, detail = details.get(str(row.get("path")), (None, None))
-        take(row, detail if of_hash == row.get("audio_hash") else None)
+    details, stamps = {}, {}
+    for row, line in _rows(folder / _DETAILS):
+        if "stamp" in row:  # written before stamps stood apart
+            stamps[str(row.get("path"))] = row.pop("stamp")
+            line = json.dumps(row, ensure_ascii=False)
+        details[str(row.get("path")), str(row.get("audio_hash"))] = line
+    stamps |= {str(row.get("path")): row.get("stamp") for row, _ in _rows(folder / STAMPS)}
+    for record, _ in _rows(folder / RECORDS):
+        path = str(record.get("path"))
+        take(record, details.get((path, str(record.get("audio_hash")))), stamps.get(path))
     for row, _ in _rows(folder / JOURNAL):
-        record, detail = row.get("record"), row.get("detail")
-        if isinstance(record, dict):
-            take(record, detail if isinstance(detail, str) else None)
-    return {name: clip for name, clip in found.items() if still_same(name, str(clip.record["audio_hash"]), clip.detail)}
+        take(row.get("record"), row.get("detail"), row.get("stamp"))
+    return {name: clip for name, clip in clips.items() if is_unchanged(clip)}
 
 
 def _rows(file: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    try:
-        with open(file, encoding="utf-8", errors="replace", newline="\n") as handle:
-            for line in handle:
-                with contextlib.suppress(json.JSONDecodeError):
-                    row = json.loads(line)
-                    if isinstance(row, dict):
-                        yield row, line.rstrip("\n")
-    except OSError:
+    """The whole lines of a file, parsed and as they stand; none where there is no such file."""
+    if not file.exists():
         return
+    for line in read_bytes(file, "record of an analysis", limit=LINES_LIMIT).split(b"\n"):
+        with contextlib.suppress(JsonError):
+            text = line.decode("utf-8", "replace")
+            row = parse_json(text) if text.strip() else None
+            if isinstance(row, dict):
+                yield row, text
 
 
 @contextlib.contextmanager
-def journal(folder: Path | None) -> Iterator[Callable[[Known], None]]:
+def journal(folder: Path | None) -> Iterator[Callable[[MeasuredClip], None]]:
     """A function that appends a finished clip to the journal at once, whatever its length by then.
 
     Raises
@@ -137,9 +174,9 @@ def journal(folder: Path | None) -> Iterator[Callable[[Known], None]]:
         with open(folder / JOURNAL, "a", encoding="utf-8") as handle:
             synced = 0.0
 
-            def append(clip: Known) -> None:
+            def append(clip: MeasuredClip) -> None:
                 nonlocal synced
-                row = {"record": clip.record, "detail": clip.detail}
+                row = {"record": clip.record, "detail": clip.detail, "stamp": clip.stamp}
                 handle.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
                 handle.flush()
                 if time.monotonic() - synced > _SYNC_SECONDS:
@@ -152,24 +189,37 @@ def journal(folder: Path | None) -> Iterator[Callable[[Known], None]]:
         raise storage_error(folder, error) from error
 
 
-def write_records(records: Iterable[Record], folder: str | Path) -> None:
-    """Writes ``records.jsonl`` and ``records.parquet``, each atomically; a column missing in a row is null there."""
+def write_analysis(folder: Path, records: Sequence[Record], clips: Sequence[MeasuredClip]) -> None:
+    """Writes the files of an analysis, each atomically, and takes the journal away; without a clip nothing is written.
+
+    Parameters
+    ----------
+    folder : Path
+    records : sequence of Record
+        The rows of the tables: what `clips` measured, with the keys of this call.
+    clips : sequence of MeasuredClip
+        In the same order.
+    """
+    if records:
+        write_text(folder / _DETAILS, "".join(clip.detail + "\n" for clip in clips if clip.detail is not None))
+        write_jsonl(folder / STAMPS, [{"path": clip.record["path"], "stamp": clip.stamp} for clip in clips])
+        _write_tables(records, folder)
+    (folder / JOURNAL).unlink(missing_ok=True)
+
+
+def _write_tables(records: Iterable[Record], folder: Path) -> None:
+    """Writes ``records.jsonl`` and ``records.parquet``; a column missing in a row is null there."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows = list(records)
-    folder = Path(folder)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     write_jsonl(folder / RECORDS, rows)
     table = pa.Table.from_pylist([{key: row.get(key) for key in columns} for row in rows])
-    atomic_write(folder / TABLE, lambda partial: pq.write_table(table, partial))
-
-
-def write_details(lines: Iterable[str], folder: str | Path) -> None:
-    """Writes ``details.jsonl``, atomically, from its lines."""
-    write_text(Path(folder) / DETAILS, "".join(line + "\n" for line in lines))
+    atomic_write(folder / _TABLE, lambda partial: pq.write_table(table, partial))
 
 
 def read_details(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """The details of an analysed folder by path: `sections`, `embedding`, `onsets`, `attacks`, `audio_hash`; empty without the file."""
-    return {str(row["path"]): row for row, _ in _rows(Path(folder) / DETAILS) if "path" in row}
+    """The details of an analysed folder by path: `sections`, `embedding`, `onsets`, `attacks`, `audio_hash`; empty
+    without."""
+    return {str(row["path"]): row for row, _ in _rows(Path(folder) / _DETAILS) if "path" in row}

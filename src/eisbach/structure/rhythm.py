@@ -1,13 +1,13 @@
 """Onsets and rhythm: the flux of a spectrum, the moments at which something enters, and where the pulse changes.
 
-*Flux*: SuperFlux (Boeck & Widmer 2013), the positive difference of square-root mel power to the maximum over neighbouring
-bands 40 ms earlier, so that vibrato does not count as onsets.
+*Flux*: SuperFlux (Boeck & Widmer 2013), the positive difference of square-root mel power to the maximum over
+neighbouring bands 40 ms earlier, so that vibrato does not count as onsets.
 
-*Rhythm*: onset strength is the rise of the mel-spectrogram in four ranges of pitch (dB a frame of 20 ms, smoothed over three
-frames). The rhythm of a stretch is its autocorrelation at 24 lags of 0.1 to 3 s (Jensen 2007 segments music by such
-rhythmograms), and a *step* of width w the RMS difference between the w seconds before a moment and the w seconds after it.
-Level and timbre cancel out. A still sound has the chance rhythm of noise, whose steps stay under those of a change of pulse
-once both sides are whole.
+*Rhythm*: onset strength is the rise of the mel-spectrogram in four ranges of pitch (dB a frame of 20 ms, smoothed over
+three frames). The rhythm of a stretch is its autocorrelation at 24 lags of 0.1 to 3 s (Jensen 2007 segments music by
+such rhythmograms), and a *step* of width w the RMS difference between the w seconds before a moment and the w seconds
+after it. Level and timbre cancel out. A still sound has the chance rhythm of noise, whose steps stay under those of a
+change of pulse once both sides are whole.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def onset_times(features: Features) -> np.ndarray:
     """Onsets, seconds from the start of the file, [shape=(onsets,), float64], by peak picking on the flux.
 
     A frame is an onset when its flux is the largest within 60 ms, exceeds the mean of the surrounding half second
-    by a tenth of the clip's 99th percentile and by 0.06 of its loudest frame (Boeck, Krebs & Schedl 2012), and lies more than 60 ms
-    after the onset before.
+    by a tenth of the clip's 99th percentile and by 0.06 of its loudest frame (Boeck, Krebs & Schedl 2012), and lies
+    more than 60 ms after the onset before.
     """
     if len(features.mel_db) <= _LAG:
         return np.zeros(0)
@@ -55,12 +55,12 @@ def onset_times(features: Features) -> np.ndarray:
     largest = maximum_filter1d(flux, 2 * _NEAR + 1, mode="constant")
     around = uniform_filter1d(flux, 2 * _AROUND + 1, mode="nearest")
     picked = np.flatnonzero((flux >= largest) & (flux >= around + threshold))
-    kept: list[int] = []
+    onsets: list[int] = []
     for frame in picked:
-        if not kept or frame - kept[-1] > _NEAR:
-            kept.append(int(frame))
+        if not onsets or frame - onsets[-1] > _NEAR:
+            onsets.append(int(frame))
     # the flux of frame k compares it with the frame 40 ms before: the change lies half-way
-    return features.trimmed_start + (np.array(kept, dtype=np.float64) + _LAG / 2) / FRAME_RATE
+    return features.trimmed_start + (np.array(onsets, dtype=np.float64) + _LAG / 2) / FRAME_RATE
 
 
 def onset_strength(mel_db: np.ndarray) -> np.ndarray:

@@ -1,23 +1,25 @@
 """Fitness scape plot: how well every segment of a piece explains the rest of it by repetition.
 
-Conventions (Mueller, Grosche and Jiang 2011; Mueller, Jiang and Grosche 2013; notation of Mueller, *Fundamentals of Music
-Processing*, section 4.3): given an enhanced self-similarity matrix S with S(n, n) = 1, S <= 1 and negative penalties where
-nothing matches, a *path family* over a segment alpha is a set of paths with steps (1,1), (2,1), (1,2), each of which runs over the
-whole of alpha and whose projections on the other axis do not overlap. The *score* of alpha is the largest sum of S over a path
-family, the *coverage* the length of its projections; both are normalised by taking away the trivial self-match,
-``score_n = (score - |alpha|) / cells`` and ``coverage_n = (coverage - |alpha|) / N``. *Fitness* is their harmonic mean.
+Conventions (Mueller, Grosche and Jiang 2011; Mueller, Jiang and Grosche 2013; notation of Mueller, *Fundamentals of
+Music Processing*, section 4.3): given an enhanced self-similarity matrix S with S(n, n) = 1, S <= 1 and negative
+penalties where nothing matches, a *path family* over a segment alpha is a set of paths with steps (1,1), (2,1), (1,2),
+each of which runs over the whole of alpha and whose projections on the other axis do not overlap. The *score* of alpha
+is the largest sum of S over a path family, the *coverage* the length of its projections; both are normalised by taking
+away the trivial self-match, ``score_n = (score - |alpha|) / cells`` and ``coverage_n = (coverage - |alpha|) / N``.
+*Fitness* is their harmonic mean.
 
-All segments of a piece are solved at once: the recursion runs over the rows of S, and one row is a handful of array operations
-over every (segment, column) pair. Two integers travel with every score (cells and coverage of the best family so far), so nothing
-has to be traced back. The time is N times the number of such pairs (N^3 / 6), all of it inside numpy.
+All segments of a piece are solved at once: the recursion runs over the rows of S, and one row is a handful of array
+operations over every (segment, column) pair. Two integers travel with every score (cells and coverage of the best
+family so far), so nothing has to be traced back. The time is N times the number of such pairs (N^3 / 6), all of it
+inside numpy.
 
 The matrix of a clip (`enhanced_similarity`; Wu and Yang 2020, section 4.4, read structureness off its scape) is chroma
-similarity on an absolute scale. Cell (i, j) is the highest cosine (12 transpositions) of the 2 s window at i with a window
-within half a cell of j, so that periods off the grid lose nothing; cosines from `THRESHOLD` to 1 become 0 to 1, all others
-the penalty -2. The threshold is absolute: a relative one ("the best 20% of cells") would find repetition in every piece.
-*Drones*: cells of windows whose chroma stands still (`similarity.MIN_MOVEMENT`) count 0 at most: a path may cross them and
-gains nothing, so a drone has no fitness. This gate sits on the evidence itself, while one on block strength would also
-silence a tune that repeats in an unchanging timbre.
+similarity on an absolute scale. Cell (i, j) is the highest cosine (12 transpositions) of the 2 s window at i with a
+window within half a cell of j, so that periods off the grid lose nothing; cosines from `_THRESHOLD` to 1 become 0 to 1,
+all others the penalty -2. The threshold is absolute: a relative one ("the best 20% of cells") would find repetition in
+every piece. *Drones*: cells of windows whose chroma stands still (`similarity.MIN_MOVEMENT`) count 0 at most: a path
+may cross them and gains nothing, so a drone has no fitness. This gate sits on the evidence itself, while one on block
+strength would also silence a tune that repeats in an unchanging timbre.
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ import numpy as np
 from eisbach.structure.features import Features, once_per_clip
 from eisbach.structure.similarity import chroma_recurrence
 
-SCAPE_CELLS = 80
+_SCAPE_CELLS = 80
 """Cells of the whole scape plot at most."""
-FINE_CELLS = 300
+_FINE_CELLS = 300
 """Cells of the plot that holds lengths up to 15 s only, at most."""
-THRESHOLD = 0.7
-PENALTY = -2.0
+_THRESHOLD = 0.7
+_PENALTY = -2.0
 BANDS = {"short": (3.0, 8.0), "mid": (8.0, 15.0), "long": (15.0, float("inf"))}
 """Lengths of segments, seconds: from, up to."""
 _PACK = 1 << 12  # cells * _PACK + coverage in one int32; cells and coverage are at most 2 n
@@ -90,9 +92,10 @@ def fitness_scape(
     shortest, longest : int, int or None
         Lengths of segments in cells, inclusive; None is all of them. Others stay NaN.
     strict_start : bool
-        True is the recursion as printed: a path starts in the segment's first column. False (what libfmp 1.3, the method's
-        reference code, computes; equal to the last bit) also lets the score enter in the second column, since its
-        ``D[n-1, m-2]`` is the elevator column at m = 2, while the trace back, which counts cells and coverage, does not.
+        True is the recursion as printed: a path starts in the segment's first column. False (what libfmp 1.3, the
+        method's reference code, computes; equal to the last bit) also lets the score enter in the second column, since
+        its ``D[n-1, m-2]`` is the elevator column at m = 2, while the trace back, which counts cells and coverage, does
+        not.
 
     Raises
     ------
@@ -188,7 +191,7 @@ def _path_families(
     return score, packed // _PACK, packed % _PACK
 
 
-def enhanced_similarity(features: Features, max_cells: int = SCAPE_CELLS) -> tuple[np.ndarray, float]:
+def enhanced_similarity(features: Features, max_cells: int = _SCAPE_CELLS) -> tuple[np.ndarray, float]:
     """The thresholded, penalised chroma similarity, ones on its diagonal, and the seconds a cell.
 
     Parameters
@@ -207,15 +210,15 @@ def enhanced_similarity(features: Features, max_cells: int = SCAPE_CELLS) -> tup
     count = len(recurrence.cosine)
     per_cell = max(round(recurrence.rate), -(-count // max_cells), 1)
     cells = np.arange(0, count, per_cell)
-    cosine = np.where(recurrence.moving, recurrence.cosine[cells], np.minimum(recurrence.cosine[cells], THRESHOLD))
-    cosine[~recurrence.moving[cells]] = np.minimum(cosine[~recurrence.moving[cells]], THRESHOLD)
+    cosine = np.where(recurrence.moving, recurrence.cosine[cells], np.minimum(recurrence.cosine[cells], _THRESHOLD))
+    cosine[~recurrence.moving[cells]] = np.minimum(cosine[~recurrence.moving[cells]], _THRESHOLD)
     similarity = cosine[:, cells]
     for offset in range(-(per_cell // 2), per_cell // 2 + 1):
         near = cells + offset
         inside = (near >= 0) & (near < count)
         similarity[:, inside] = np.maximum(similarity[:, inside], cosine[:, near[inside]])
     similarity = np.minimum(np.maximum(similarity, similarity.T), 1.0).astype(np.float64)
-    enhanced = np.where(similarity >= np.float32(THRESHOLD), (similarity - THRESHOLD) / (1.0 - THRESHOLD), PENALTY)
+    enhanced = np.where(similarity >= np.float32(_THRESHOLD), (similarity - _THRESHOLD) / (1.0 - _THRESHOLD), _PENALTY)
     np.fill_diagonal(enhanced, 1.0)
     return enhanced, per_cell / recurrence.rate
 
@@ -230,6 +233,6 @@ def clip_scape(features: Features) -> Scape:
 @once_per_clip
 def fine_scape(features: Features) -> Scape:
     """The scape plot's segments of 3 to 15 s, on finer cells than the whole plot's."""
-    similarity, step = enhanced_similarity(features, FINE_CELLS)
+    similarity, step = enhanced_similarity(features, _FINE_CELLS)
     shortest, longest = (int(BANDS[band][end] / step + 1e-9) for band, end in (("short", 0), ("mid", 1)))
     return fitness_scape(similarity, step_seconds=step, shortest=shortest, longest=longest)

@@ -1,15 +1,17 @@
 """Sections of a piece: where they begin, how clear each boundary is, and which of them are alike.
 
-Conventions: four times a second a logistic model weighs the evidence of `novelty.boundary_evidence` (steps in sound, harmony and
-rhythm on scales of 2 to 12 s, and how much of the repetition about a moment begins or ends there). Moments are taken in the order of their probability,
-those under `threshold` and those nearer than `MIN_SECTION` to a better one or to an end left out, as are those where neither sound nor harmony
-changes by more than `STILL` (the slow beating of a drone repeats too), then moved by at most a fifth of a second to where the mel-spectrogram
-(50 frames a second) changes most. The constants are in ``assets/structure/boundaries.json``, written by
-``bench/calibrate_boundaries.py`` from synthetic forms and joined excerpts of real scores; the evidence is absolute, standardised or compared within a few
+Conventions: four times a second a logistic model weighs the evidence of `novelty.boundary_evidence` (steps in sound,
+harmony and rhythm on scales of 2 to 12 s, and how much of the repetition about a moment begins or ends there). Moments
+are taken in the order of their probability, those under `threshold` and those nearer than `MIN_SECTION` to a better one
+or to an end left out, as are those where neither sound nor harmony changes by more than `_STILL` (the slow beating of a
+drone repeats too), then moved by at most a fifth of a second to where the mel-spectrogram (50 frames a second) changes
+most. The constants are in ``assets/structure/boundaries.json``, written by ``bench/calibrate_boundaries.py`` from
+synthetic forms and joined excerpts of real scores; the evidence is absolute, standardised or compared within a few
 seconds, never normalised over the clip, so drones, noise and ramps have no sections.
 
-Two sections are *alike* when their textures are within `ALIKE_DB` of each other and their chroma, aligned within 1.5 s and not transposed,
-correlates by at least `ALIKE_COSINE`; letters go to groups by complete linkage, so that likeness does not creep.
+Two sections are *alike* when their textures are within `_ALIKE_DB` of each other and their chroma, aligned within 1.5 s
+and not transposed, correlates by at least `_ALIKE_COSINE`; letters go to groups by complete linkage, so that likeness
+does not creep.
 """
 
 from __future__ import annotations
@@ -30,10 +32,11 @@ from eisbach.structure.novelty import Running, boundary_evidence, mel_bands, sou
 MIN_SECONDS = 8.0
 MIN_SECTION = 4.0
 """Seconds: shorter sections are not told apart."""
-STILL = {"sound_db_4": 0.15, "turn_4": 0.1, "harmony_8": 0.2}
-"""Evidence up to which nothing has changed: 0.9 dB in the bands, a tenth of a right angle's turn, a fifth of the harmony's spread."""
-ALIKE_DB = 2.5
-ALIKE_COSINE = 0.75
+_STILL = {"sound_db_4": 0.15, "turn_4": 0.1, "harmony_8": 0.2}
+"""Evidence up to which nothing has changed: 0.9 dB in the bands, a tenth of a right angle's turn, a fifth of the
+harmony's spread."""
+_ALIKE_DB = 2.5
+_ALIKE_COSINE = 0.75
 _REFINE_SECONDS, _REFINE_WIDTH = 0.2, 2
 _ALIGN_SECONDS = 1.5
 _MIN_OVERLAP = 0.6  # of the longer of two sections
@@ -65,21 +68,24 @@ class Sections:
 
 @lru_cache(maxsize=1)
 def boundary_model() -> dict[str, Any]:
-    """The calibrated constants: `weights` (evidence -> weight), `bias`, `threshold`, and what they were calibrated on."""
+    """The calibrated constants: `weights` (evidence -> weight), `bias`, `threshold`, and what they were calibrated
+    on."""
     asset = resources.files("eisbach").joinpath("assets/structure/boundaries.json")
     return dict(json.loads(asset.read_text(encoding="utf-8")))
 
 
 def probability_of(evidence: np.ndarray, names: tuple[str, ...], weights: np.ndarray, bias: float) -> np.ndarray:
-    """The model's probability of a boundary at every moment; 0 where nothing has changed (`STILL`), [shape=(moments,)]."""
-    still = np.all([evidence[:, names.index(name)] <= limit for name, limit in STILL.items()], axis=0)
+    """The model's probability of a boundary at every moment; 0 where nothing has changed (`_STILL`),
+    [shape=(moments,)]."""
+    still = np.all([evidence[:, names.index(name)] <= limit for name, limit in _STILL.items()], axis=0)
     logit = np.clip(evidence @ weights + bias, -60.0, 60.0)
     return np.where(still, 0.0, 1.0 / (1.0 + np.exp(-logit)))
 
 
 @once_per_clip
-def boundary_probability(features: Features) -> tuple[np.ndarray, np.ndarray]:
-    """Moments (s from the start of the analysed stretch, 4 a second) and the probability that a section begins there."""
+def _boundary_probability(features: Features) -> tuple[np.ndarray, np.ndarray]:
+    """Moments (s from the start of the analysed stretch, 4 a second) and the probability that a section begins
+    there."""
     model = boundary_model()
     times, evidence, names = boundary_evidence(features)
     weights = np.array([model["weights"][name] for name in names])
@@ -92,7 +98,7 @@ def find_sections(features: Features) -> Sections:
     start, duration = float(features.trimmed_start), float(features.duration)
     if duration < MIN_SECONDS:
         return Sections(start=start, end=start + duration)
-    times, probability = boundary_probability(features)
+    times, probability = _boundary_probability(features)
     chosen = pick_boundaries(times, probability, duration, float(boundary_model()["threshold"]))
     refined = _refine(features, times[chosen])
     return Sections(
@@ -105,7 +111,8 @@ def find_sections(features: Features) -> Sections:
 
 
 def pick_boundaries(times: np.ndarray, probability: np.ndarray, duration: float, threshold: float) -> np.ndarray:
-    """Indices of the boundaries, in order of time: likeliest first, none under `threshold` or within `MIN_SECTION` of another or an end."""
+    """Indices of the boundaries, in order of time: likeliest first, none under `threshold` or within `MIN_SECTION` of
+    another or an end."""
     open_places = (probability >= threshold) & (times >= MIN_SECTION - 1.0) & (times <= duration - MIN_SECTION + 1.0)
     chosen = []
     for index in np.argsort(-probability, kind="stable"):
@@ -138,8 +145,8 @@ def _labels(features: Features, edges: np.ndarray) -> tuple[str, ...]:
     compared = min(len(spans), _MAX_LABELLED)
     for i in range(compared):
         for j in range(i):
-            near = float(np.sqrt(np.mean((textures[i] - textures[j]) ** 2))) <= ALIKE_DB
-            alike[i, j] = alike[j, i] = near and chroma_likeness(chroma, spans[i], spans[j]) >= ALIKE_COSINE
+            near = float(np.sqrt(np.mean((textures[i] - textures[j]) ** 2))) <= _ALIKE_DB
+            alike[i, j] = alike[j, i] = near and chroma_likeness(chroma, spans[i], spans[j]) >= _ALIKE_COSINE
     groups: list[list[int]] = []
     for i in range(len(spans)):
         home = next((group for group in groups if all(alike[i, j] for j in group)), None)
@@ -151,10 +158,11 @@ def _labels(features: Features, edges: np.ndarray) -> tuple[str, ...]:
     return tuple(names[i] for i in range(len(spans)))
 
 
-def chroma_likeness(chroma: np.ndarray, one: tuple[float, float], other: tuple[float, float]) -> float:
-    """Highest cosine of two stretches (s) of centred chroma over offsets up to 1.5 s; -1 when they overlap too little."""
+def chroma_likeness(chroma: np.ndarray, span: tuple[float, float], other: tuple[float, float]) -> float:
+    """Highest cosine of two stretches (s) of centred chroma over offsets up to 1.5 s; -1 when they overlap too
+    little."""
     first, second = (
-        chroma[round(float(span[0]) * CHROMA_RATE) : round(float(span[1]) * CHROMA_RATE)] for span in (one, other)
+        chroma[round(float(begin) * CHROMA_RATE) : round(float(end) * CHROMA_RATE)] for begin, end in (span, other)
     )
     best = -1.0
     reach = round(_ALIGN_SECONDS * CHROMA_RATE)

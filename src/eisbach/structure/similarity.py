@@ -1,13 +1,13 @@
 """Where a piece resembles itself: texture on an absolute dB scale, and chroma windows over transpositions.
 
-*Texture*: ``S_ij = exp(-d_ij^2 / 2 tau^2)`` with d^2 the mean squared dB difference and tau = 6 dB for every clip. The scale is
-fixed on purpose: a similarity normalised by each clip's own spread gives a drone the novelty of music.
+*Texture*: ``S_ij = exp(-d_ij^2 / 2 tau^2)`` with d^2 the mean squared dB difference and tau = 6 dB for every clip. The
+scale is fixed on purpose: a similarity normalised by each clip's own spread gives a drone the novelty of music.
 
-*Chroma*: frames have their mean over the 12 classes removed, so the cosine of two windows compares shapes and not the fact
-that energy is positive. Cell (i, j) is the highest cosine of the windows that begin at frames i and j, over 12
-transpositions. *Movement gate*: a window in which the harmony stands still carries no tune; such windows are marked, and no
-metric takes them for evidence (without the gate a drone would repeat itself everywhere). Long pieces are pooled to at most
-`MAX_FRAMES` frames, so the matrix is bounded.
+*Chroma*: frames have their mean over the 12 classes removed, so the cosine of two windows compares shapes and not the
+fact that energy is positive. Cell (i, j) is the highest cosine of the windows that begin at frames i and j, over 12
+transpositions. *Movement gate*: a window in which the harmony stands still carries no tune; such windows are marked,
+and no metric takes them for evidence (without the gate a drone would repeat itself everywhere). Long pieces are pooled
+to at most `MAX_FRAMES` frames, so the matrix is bounded.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ TAU_DB = 6.0
 MAX_FRAMES = 1200
 """Rows and columns of the matrix at most: 4 frames a second up to five minutes, fewer in longer pieces."""
 WINDOW_SECONDS = 2.0
-MIN_FRAMES = 8  # a window never has fewer frames than this, whatever the pooling
+_MIN_FRAMES = 8  # a window never has fewer frames than this, whatever the pooling
 MIN_MOVEMENT = 0.15
 """Share of a window's (centred, level-free) chroma energy that must change within the window."""
-MIN_TONALITY = 0.65
+_MIN_TONALITY = 0.65
 """Length of a frame's centred chroma over its mean, averaged over a window. Tunes read 0.7 to 6, noise under 0.56."""
-STATIC_WEIGHT = 0.5
-"""What a window's mean chroma counts for beside its changes: two passages over the same held chord are no repeat of each other."""
+_STATIC_WEIGHT = 0.5
+"""What a window's mean chroma counts for beside its changes: two passages over the same held chord are no repeat of
+each other."""
 MIN_COSINE = 0.88
-"""A window recurs from here on. Repeats off the frame grid read 0.89 to 0.97, chance matches of other tunes under 0.86 (99%)."""
+"""A window recurs from here on. Repeats off the frame grid read 0.89 to 0.97, chance matches of other tunes under 0.86
+(99%)."""
 _SILENT = 1e-3  # chroma frames weaker than this share of the clip's maximum carry no pitch
 
 
@@ -107,8 +109,8 @@ def chroma_windows(chroma: np.ndarray, length: int) -> tuple[np.ndarray, np.ndar
     vectors : np.ndarray [shape=(frames - length + 1, length, 12), float32]
         Centred over classes, unit norm over (length, 12); zero where silent.
     movement : np.ndarray [shape=(frames - length + 1,)]
-        1 - |mean direction|^2 of the window's frames: 0 for a held chord, towards 1 for ever new ones; 0 for noise, whose
-        chroma has no shape (`MIN_TONALITY`).
+        1 - |mean direction|^2 of the window's frames: 0 for a held chord, towards 1 for ever new ones; 0 for noise,
+        whose chroma has no shape (`_MIN_TONALITY`).
     """
     centred = chroma - chroma.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(centred, axis=1, keepdims=True)
@@ -116,15 +118,15 @@ def chroma_windows(chroma: np.ndarray, length: int) -> tuple[np.ndarray, np.ndar
     view = np.lib.stride_tricks.sliding_window_view(centred, length, axis=0).transpose(0, 2, 1)
     size = np.linalg.norm(view, axis=(1, 2), keepdims=True)
     silent = size <= _SILENT
-    view = view - (1.0 - STATIC_WEIGHT) * view.mean(axis=1, keepdims=True)
+    view = view - (1.0 - _STATIC_WEIGHT) * view.mean(axis=1, keepdims=True)
     size = np.linalg.norm(view, axis=(1, 2), keepdims=True)
-    vectors = np.where(~silent & (size > _SILENT * STATIC_WEIGHT), view / np.maximum(size, _SILENT), 0.0).astype(
+    vectors = np.where(~silent & (size > _SILENT * _STATIC_WEIGHT), view / np.maximum(size, _SILENT), 0.0).astype(
         np.float32
     )
     sums = np.concatenate([np.zeros((1, 12)), unit.cumsum(axis=0)])
     mean_direction = (sums[length:] - sums[:-length]) / length
     tonality = norms[:, 0] / np.maximum(chroma.mean(axis=1), _SILENT)
-    tonal = np.convolve(tonality, np.full(length, 1.0 / length), mode="valid") >= MIN_TONALITY
+    tonal = np.convolve(tonality, np.full(length, 1.0 / length), mode="valid") >= _MIN_TONALITY
     return vectors, np.where(tonal, 1.0 - np.sum(mean_direction**2, axis=1), 0.0)
 
 
@@ -136,7 +138,7 @@ def half_later(vectors: np.ndarray) -> np.ndarray:
     return np.where(norms > _SILENT, between / np.maximum(norms, _SILENT), 0.0).astype(np.float32)
 
 
-def pool_chroma(chroma: np.ndarray, most: int = MAX_FRAMES) -> tuple[np.ndarray, float]:
+def _pool_chroma(chroma: np.ndarray, most: int = MAX_FRAMES) -> tuple[np.ndarray, float]:
     """Chroma with at most `most` frames (means of neighbours), and its frames a second."""
     factor = max(1, -(-len(chroma) // most))
     whole = len(chroma) // factor
@@ -146,14 +148,15 @@ def pool_chroma(chroma: np.ndarray, most: int = MAX_FRAMES) -> tuple[np.ndarray,
 @once_per_clip
 def chroma_recurrence(features: Features) -> Recurrence:
     """The recurrence matrix of a clip's chroma; empty when the clip is shorter than a window."""
-    chroma, rate = pool_chroma(features.chroma)
-    length = max(round(WINDOW_SECONDS * rate), MIN_FRAMES)
+    chroma, rate = _pool_chroma(features.chroma)
+    length = max(round(WINDOW_SECONDS * rate), _MIN_FRAMES)
     if len(chroma) < length + 1:
         return Recurrence(np.zeros((0, 0), np.float32), np.zeros(0, dtype=bool), rate, length)
     vectors, movement = chroma_windows(chroma, length)
     count = len(vectors)
     flat = vectors.reshape(count, -1)
-    # the same windows half a frame later: a period that does not divide the frame grid then is at most a quarter of a frame off
+    # the same windows half a frame later: a period that does not divide the frame grid then is at most a quarter of a
+    # frame off
     between = half_later(vectors)
     cosine = flat @ flat.T
     for shift in range(12):

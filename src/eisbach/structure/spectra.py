@@ -1,12 +1,12 @@
 """Short-time spectra of a signal that arrives in chunks: the numerical ground under `features`.
 
-Conventions: frames are centred (frame k sits at k * hop samples, the ends are padded with zeros), Hann window, power spectra,
-float32. The mel scale and the area normalisation are Slaney's (Auditory Toolbox, 1998), so the filterbank equals
-``librosa.filters.mel(sr=22050, n_fft=1024, n_mels=64, fmin=30, fmax=10000)``.
+Conventions: frames are centred (frame k sits at k * hop samples, the ends are padded with zeros), Hann window, power
+spectra, float32. The mel scale and the area normalisation are Slaney's (Auditory Toolbox, 1998), so the filterbank
+equals ``librosa.filters.mel(sr=22050, n_fft=1024, n_mels=64, fmin=30, fmax=10000)``.
 
-A `FrameStream` cuts centred frames out of the chunks and gives the same numbers as for the whole signal, without ever holding
-it; a *reducer* turns a block of power spectra into the few numbers that are kept. On a GPU (`device`) transforms and reducers
-run in torch, on the CPU in numpy and scipy.
+A `FrameStream` cuts centred frames out of the chunks and gives the same numbers as for the whole signal, without ever
+holding it; a *reducer* turns a block of power spectra into the few numbers that are kept. On a GPU (`device`)
+transforms and reducers run in torch, on the CPU in numpy and scipy.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def octave_edges(sample_rate: int, n_fft: int) -> np.ndarray:
 
 
 def octave_contrast(power: Any, sample_rate: int, n_fft: int) -> Any:
-    """Peak and valley of every octave band (Jiang et al. 2002): means of the strongest and of the weakest 2% of its bins.
+    """Peak and valley of every octave band (Jiang et al. 2002): means of the strongest and of the weakest 2% of its
+    bins.
 
     Parameters
     ----------
@@ -123,7 +124,8 @@ def power_to_db(power: np.ndarray, floor_db: float) -> np.ndarray:
 
 
 class Reducer(Protocol):
-    """Turns power spectra [shape=(frames, bins)] into columns [shape=(frames, k)]; numpy in, numpy out, and torch likewise."""
+    """Turns power spectra [shape=(frames, bins)] into columns [shape=(frames, k)]; numpy in, numpy out, and torch
+    likewise."""
 
     def __call__(self, power: Any) -> Any:
         """The columns."""
@@ -253,7 +255,8 @@ class SpectrumStream:
         self._count += len(blocks)
 
     def finish(self) -> np.ndarray:
-        """Mean power of each bin, [shape=(n_fft // 2 + 1,), float64]; a signal shorter than a window is padded to one."""
+        """Mean power of each bin, [shape=(n_fft // 2 + 1,), float64]; a signal shorter than a window is padded to
+        one."""
         if self._count == 0:
             self._add(np.pad(self._held, (0, self._n_fft - len(self._held)))[None])
         return self._total / self._count

@@ -1,19 +1,22 @@
-"""Repeated passages, the moments at which they begin and end, and what they run through: how boundaries are known by repetition.
+"""Repeated passages, the moments at which they begin and end, and what they run through: how boundaries are known by
+repetition.
 
-Conventions: a *stripe* is a run of matching windows along one lag of the chroma recurrence matrix, at least 4 s long, with gaps of
-two frames closed, a lag of one frame either way allowed, and movement in a quarter of its windows. Its two passages have four ends.
-The idea is that of structure features (Serra, Mueller, Grosche and Arcos 2014): where the set of lags at which the music repeats
-changes, a section begins. Here the change is read off the ends of whole stripes, which sit where the repetition does; smoothed
-time-lag matrices place it only to about the width of their kernel.
+Conventions: a *stripe* is a run of matching windows along one lag of the chroma recurrence matrix, at least 4 s long,
+with gaps of two frames closed, a lag of one frame either way allowed, and movement in a quarter of its windows. Its two
+passages have four ends. The idea is that of structure features (Serra, Mueller, Grosche and Arcos 2014): where the set
+of lags at which the music repeats changes, a section begins. Here the change is read off the ends of whole stripes,
+which sit where the repetition does; smoothed time-lag matrices place it only to about the width of their kernel.
 
-The number of ends grows with the length of a piece and with how often it comes back to a section, so it cannot be read alone: the *share* says
-how much of the repetition about a moment begins or ends there, in seconds of stripe; a phrase within a section that recurs as a whole has a low one.
+The number of ends grows with the length of a piece and with how often it comes back to a section, so it cannot be read
+alone: the *share* says how much of the repetition about a moment begins or ends there, in seconds of stripe; a phrase
+within a section that recurs as a whole has a low one.
 
-A stripe of two lags or more is one passage that is heard three times or more in a row (strophes): it does not run through the moments at which
-the passage starts again but ends and begins there, and the stripes within it at longer lags say the same once more.
+A stripe of two lags or more is one passage that is heard three times or more in a row (strophes): it does not run
+through the moments at which the passage starts again but ends and begins there, and the stripes within it at longer
+lags say the same once more.
 
-A *loop* (a lag of at most 10 s at which the music goes on matching for three lags, so four cycles in a row) begins and ends where a section may,
-but no cycle of it is a section: passages that lie within it end where it does or not at all.
+A *loop* (a lag of at most 10 s at which the music goes on matching for three lags, so four cycles in a row) begins and
+ends where a section may, but no cycle of it is a section: passages that lie within it end where it does or not at all.
 """
 
 from __future__ import annotations
@@ -81,11 +84,11 @@ def find_stripes(features: Features) -> Stripes:
     last = np.nonzero(edges == -1)[1]
     moving = np.concatenate([[0], np.cumsum(recurrence.moving)])
     long_enough = last - first + length - 1 >= MIN_SECONDS * rate
-    kept = long_enough & (4 * (moving[last] - moving[first]) >= last - first)
-    return Stripes(lags[row[kept]], first[kept], last[kept] + length - 1, rate, count)
+    evident = long_enough & (4 * (moving[last] - moving[first]) >= last - first)
+    return Stripes(lags[row[evident]], first[evident], last[evident] + length - 1, rate, count)
 
 
-def loop_spans(stripes: Stripes) -> np.ndarray:
+def _loop_spans(stripes: Stripes) -> np.ndarray:
     """First and last frame of every loop, those that overlap or touch joined, [shape=(loops, 2)]."""
     looping = (stripes.lag <= _LOOP_SECONDS * stripes.rate) & (stripes.last - stripes.first >= _LOOP_LAGS * stripes.lag)
     spans: list[list[int]] = []
@@ -98,7 +101,8 @@ def loop_spans(stripes: Stripes) -> np.ndarray:
 
 
 def _inside(loops: np.ndarray, first: np.ndarray, last: np.ndarray, place: np.ndarray, edge: int) -> np.ndarray:
-    """Which passages [first, last) lie within a loop while `place` is farther than `edge` from both its ends, [shape=(passages,)]."""
+    """Which passages [first, last) lie within a loop while `place` is farther than `edge` from both its ends,
+    [shape=(passages,)]."""
     within = np.zeros(len(place), dtype=bool)
     for begin, end in loops:
         own = (first >= begin - edge) & (last <= end + edge)
@@ -107,7 +111,8 @@ def _inside(loops: np.ndarray, first: np.ndarray, last: np.ndarray, place: np.nd
 
 
 def cut_at_restarts(stripes: Stripes, loops: np.ndarray) -> Stripes:
-    """The stripes, those of passages heard three times or more in a row cut where the passage starts again; loops stay as they are.
+    """The stripes, those of passages heard three times or more in a row cut where the passage starts again; loops stay
+    as they are.
 
     What else lies within such a stretch at the same lag or a longer one is left out: it is implied.
     """
@@ -122,18 +127,18 @@ def cut_at_restarts(stripes: Stripes, loops: np.ndarray) -> Stripes:
             runs.append([lag, first, last])
     lag, first, last = np.array(runs, dtype=int).reshape(-1, 3).T
     edge = round(_LOOP_EDGE * stripes.rate)
-    again = last - first >= (2.0 - _WHOLE) * lag
-    again &= ~_inside(loops, first, last + lag, (first + last + lag) // 2, edge)
-    lag, first, last = lag[again], first[again], last[again]
+    restarts = last - first >= (2.0 - _WHOLE) * lag
+    restarts &= ~_inside(loops, first, last + lag, (first + last + lag) // 2, edge)
+    lag, first, last = lag[restarts], first[restarts], last[restarts]
     ends, middle = stripes.last + stripes.lag, (stripes.first + stripes.last + stripes.lag) // 2
-    kept = np.ones(len(stripes.lag), dtype=bool)
+    independent = np.ones(len(stripes.lag), dtype=bool)
     cut: list[tuple[int, int, int]] = []
     for step, begin, end in zip(lag.tolist(), first.tolist(), last.tolist(), strict=True):
         shorter = (_SAME_LAG * lag < step) & (first <= begin + edge) & (last + lag >= end + step - edge)
         if shorter.any():
             continue
         stretch = np.array([[begin, end + step]])
-        kept &= (stripes.lag <= step - edge) | ~_inside(stretch, stripes.first, ends, middle, edge)
+        independent &= (stripes.lag <= step - edge) | ~_inside(stretch, stripes.first, ends, middle, edge)
         # one stripe is seen at a few neighbouring lags; many times in a row, only their mean says how many
         seen = (np.abs(lag - step) <= edge) & (np.abs(first - begin) <= edge) & (np.abs(last - end) <= edge)
         period = float(lag[seen].mean())
@@ -141,10 +146,10 @@ def cut_at_restarts(stripes: Stripes, loops: np.ndarray) -> Stripes:
         # a whole number of times is spread between the ends, which are exact; the lag is one to a frame
         places = begin + np.arange(times + 1) * ((end - begin) / times if rest <= 2 * _WHOLE else period)
         joints = np.append(places, [] if rest <= 2 * _WHOLE else end).round().astype(int).tolist()
-        cut += [(step, one, next_one) for one, next_one in pairwise(joints)]
+        cut += [(step, joint, next_joint) for joint, next_joint in pairwise(joints)]
     columns = np.array(cut, dtype=int).reshape(-1, 3).T
     lag, first, last = (
-        np.concatenate([old[kept], new])
+        np.concatenate([old[independent], new])
         for old, new in zip((stripes.lag, stripes.first, stripes.last), columns, strict=True)
     )
     return Stripes(lag, first, last, stripes.rate, stripes.frames)
@@ -169,7 +174,7 @@ def repetition_at(features: Features, times: np.ndarray) -> tuple[np.ndarray, np
     stripes = find_stripes(features)
     if not len(stripes.lag) or not len(times):
         return np.zeros(len(times)), np.zeros(len(times))
-    loops, margin = loop_spans(stripes), round(_MARGIN * stripes.rate)
+    loops, margin = _loop_spans(stripes), round(_MARGIN * stripes.rate)
     stripes = cut_at_restarts(stripes, loops)
     size = 2 * stripes.frames
     seconds = np.minimum((stripes.last - stripes.first) / stripes.rate, _MOST_SECONDS)

@@ -1,7 +1,7 @@
 """The first pass over a recording: what it holds, where it begins and ends, and what is wrong with it.
 
-Nothing here grows with the length of the recording but 50 numbers a second (and, up to `BUFFER_SECONDS`, the mono signal
-itself, so that only longer files are read twice).
+Nothing here grows with the length of the recording but 50 numbers a second (and, up to `BUFFER_SECONDS`, the mono
+signal itself, so that only longer files are read twice).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from eisbach.audio import SILENCE_PEAK
 from eisbach.structure.loudness_meter import LoudnessMeter
 from eisbach.structure.sources import Source
 
@@ -22,7 +23,6 @@ BUFFER_SECONDS = 600.0
 """Up to this length the mono signal is kept between the passes (53 MB); longer recordings are decoded twice."""
 
 _TRIM_DB = 65.0  # ends quieter than this below the loudest 20 ms are silence; a 60 dB crescendo keeps its start
-_SILENCE_PEAK = 10 ** (-80 / 20)
 _FULL_SCALE = 0.99
 _LOWEST_TOP = 0.05  # what was clipped and then turned down has lower tops; below this they may be quantisation
 _CLIPPED_SHARE = 2e-5  # flat tops a sample
@@ -182,7 +182,8 @@ class _Channels:
         self._clip(block, peak)
 
     def _clip(self, block: np.ndarray, peak: float) -> None:
-        """Counts flat tops (three samples or more at the peak); an encoder's overshoots beyond 1 count as full scale."""
+        """Counts flat tops (three samples or more at the peak); an encoder's overshoots beyond 1 count as full
+        scale."""
         full = self.peak >= _FULL_SCALE
         top = max(_FULL_SCALE, min(1.0, self.peak) - 1e-4) if full else self.peak
         if top > self._top + 1e-4 * full:  # tops counted so far lie below the real one
@@ -246,7 +247,7 @@ class _Track:
 
     def extent(self, offset: float) -> tuple[int, int, bool]:
         """First and last sample of the sound, and whether there is none."""
-        if max(self._high - offset, offset - self._low) < _SILENCE_PEAK:
+        if max(self._high - offset, offset - self._low) < SILENCE_PEAK:
             return 0, 0, True
         if len(self._carry):
             self._add(np.pad(self._carry, (0, HOP - len(self._carry)))[None])
@@ -254,5 +255,8 @@ class _Track:
         lengths = np.full(len(energy), float(HOP))
         lengths[-1] = self._count - HOP * (len(energy) - 1)
         energy = energy - 2.0 * offset * sums + offset**2 * lengths
-        loud = np.flatnonzero(energy > energy.max() * 10 ** (-_TRIM_DB / 10))
+        loudest = energy.max()
+        if not loudest > 0.0:  # an offset so large that its square rounds the sound away
+            return 0, 0, True
+        loud = np.flatnonzero(energy > loudest * 10 ** (-_TRIM_DB / 10))
         return int(loud[0]) * HOP, min(int(loud[-1] + 1) * HOP, self._count), False

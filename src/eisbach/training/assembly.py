@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from eisbach import adapters
+from eisbach.config import build_config, read_yaml
 from eisbach.data.latents import LatentDataset
+from eisbach.data.selection import unheard_words
 from eisbach.errors import ConfigError, UserError
+from eisbach.files import walk_files
 from eisbach.training.config import TrainConfig
-from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, manifest_hash, training_rows
+from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, manifest_hash, training_clips
 from eisbach.training.held_out import HeldOut
 from eisbach.training.image_data import ImageMaterial
 from eisbach.training.inpainting import InpaintingMasks
 from eisbach.training.memory import checkpoint_activations, frozen_dtype
 from eisbach.training.padding import pad_with_silence
-from eisbach.training.run_folder import note, recipe_hash
+from eisbach.training.run_folder import RunFolder, note, recipe_hash
 from eisbach.training.step import Objective
 from eisbach.training.trainer import Trainer
 
@@ -45,16 +49,19 @@ class Material(Protocol):
 
 @dataclass(frozen=True)
 class AudioMaterial:
-    """`Material` of manifests: all clips, and those that train."""
+    """`Material` of manifests: all clips, those that train, and those that are held out."""
 
     manifest: Manifest
     rows: Manifest
+    held_out: Manifest
 
     @classmethod
     def open(cls, config: TrainConfig, quiet: bool) -> AudioMaterial:
         """The clips of a configuration; `ManifestError` where they cannot be used."""
         manifest = load_manifests(config.data.manifest, quiet)
-        return cls(manifest, training_rows(manifest, config.data, config.batch_size))
+        choice = training_clips(manifest, config.data, config.batch_size)
+        note(f"{choice.sentence()}.", quiet)
+        return cls(manifest, choice.train, choice.held_out)
 
     def content_hash(self) -> str:
         """A hash of the clips that train."""
@@ -64,7 +71,7 @@ class AudioMaterial:
         """The batches of the clips; `UserError` for a model of images."""
         from eisbach.backbones import load_codec_of
 
-        if hasattr(backbone, "latent_size"):
+        if backbone.modality != "audio":
             raise ConfigError(
                 f"the model {backbone.name} makes images and data.manifest names audio; name data.images."
             )
@@ -72,15 +79,44 @@ class AudioMaterial:
         data = load_data(
             self.rows, codec, config.data.crop_seconds, cache, config.seed, batch_size=config.batch_size, quiet=quiet
         )
-        held_out = load_held_out(config, self.manifest, codec, cache, quiet)
+        held_out = load_held_out(config, self.held_out, codec, cache, quiet)
         if config.objective.silence_extension > 0:
             pad_with_silence((dataset for dataset in data.datasets if isinstance(dataset, LatentDataset)), codec)
         return data, held_out
 
 
+def open_material(config: TrainConfig, quiet: bool) -> Material:
+    """The clips or images that a configuration trains on, found and checked."""
+    return AudioMaterial.open(config, quiet) if config.data.images is None else ImageMaterial.open(config)
+
+
+def origin_of_finished(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
+    """What a finished run is compared by: its data where they are still there, its model where it goes by another
+    path."""
+    before = build_config(TrainConfig, read_yaml(folder.config), str(folder.config))
+    origin: dict[str, Any] = {}
+    try:
+        origin["manifest_hash"] = open_material(config, quiet=True).content_hash()
+    except UserError:
+        if before.data != config.data:
+            raise
+    if before.model != config.model or _is_newer(config.model, folder.result):
+        origin["base_identity"] = load_model(config).identity()
+    return origin
+
+
+def _is_newer(model: str | dict[str, Any], result: Path) -> bool:
+    """Whether something was written into a model's folder after a run was finished: only then is loading it worth the
+    wait."""
+    if not (isinstance(model, str) and Path(model).is_dir()):
+        return False
+    written = result.stat().st_mtime
+    return any(file.stat().st_mtime >= written for file in walk_files(Path(model)) if file.is_file())
+
+
 def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tuple[Trainer, HeldOut | None]:
     """Loads the model and the data and puts the adapter in."""
-    material: Material = AudioMaterial.open(config, quiet) if config.data.images is None else ImageMaterial.open(config)
+    material = open_material(config, quiet)
     backbone = load_model(config)
     objective = build_objective(config, backbone)
     origin: dict[str, Any] = {
@@ -110,10 +146,18 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tupl
         origin=origin,
     )
     captions = [caption for dataset in data.datasets for caption in dataset.captions]
+    say_unheard(captions, backbone, quiet)
     if held_out is not None:
         captions += [caption for batch in held_out.batches for caption in batch.captions]
     trainer.conditioning.fill(captions, quiet=quiet)
     return trainer, held_out
+
+
+def say_unheard(captions: Sequence[str], backbone: Backbone, quiet: bool) -> None:
+    """Notes the words of captions that the model does not know."""
+    unheard = unheard_words(set(captions), backbone.unknown_words)
+    if unheard is not None:
+        note(f"{unheard}.", quiet)
 
 
 def load_model(config: TrainConfig) -> Backbone:
@@ -128,9 +172,10 @@ def load_model(config: TrainConfig) -> Backbone:
 
     if isinstance(config.model, str):
         backbone = load_backbone(config.model)
-        if getattr(backbone, "distilled", False):
+        if backbone.distilled:
             raise UserError(
-                f"the model '{config.model}' is distilled: it samples in a few steps, and training it as a flow would undo "
+                f"the model '{config.model}' is distilled: it samples in a few steps, and training it as a flow would "
+                "undo "
                 "that; train the base model, and play the adapter on either."
             )
         return backbone
@@ -197,7 +242,8 @@ def inpainting_masks(config: TrainConfig, backbone: Backbone) -> InpaintingMasks
         return None
     if "inpainting" not in signature(backbone.predict).parameters:
         raise ConfigError(
-            f"objective.inpainting is set and the model '{backbone.name}' has no inpainting condition; leave it out, or train "
+            f"objective.inpainting is set and the model '{backbone.name}' has no inpainting condition; leave it out, "
+            "or train "
             "a Stable Audio 3 model."
         )
     return InpaintingMasks(**chosen.model_dump())
@@ -228,12 +274,12 @@ def inject_adapter(config: TrainConfig, backbone: Backbone, frozen: torch.dtype 
     return adapter
 
 
-def load_held_out(config: TrainConfig, manifest: Manifest, codec: Any, cache: Path, quiet: bool) -> HeldOut | None:
+def load_held_out(config: TrainConfig, held_out: Manifest, codec: Any, cache: Path, quiet: bool) -> HeldOut | None:
     """What the held-out loss is measured on; None (and a note) when nothing is held out."""
     chosen = config.held_out
     if chosen.every == 0:
         return None
-    rows = manifest.select(split="held_out", labels=chosen.select)
+    rows = held_out.select(labels=chosen.select)
     if len(rows) == 0:
         note("no clip is held out, so the held-out loss is not measured.", quiet)
         return None

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import save_file
+from pydantic import BaseModel
 
 from eisbach.errors import CheckpointError, StorageError
-from eisbach.files import write_json
+from eisbach.files import disk_error, read_object, write_json
+from eisbach.tensor_files import write_tensors
 
 STATE = "state.json"
 _NAME = re.compile(r"step-(\d{6,})")
-_ENOSPC = "os error 28"  # how safetensors words a full disk
 
 
 @dataclass(frozen=True)
@@ -44,19 +41,26 @@ class Checkpoint:
     state: dict[str, Any]
 
 
+class _File(BaseModel):
+    bytes: int
+    sha256: str
+
+
+class _State(BaseModel):
+    """What every `state.json` has; the rest is what `write_checkpoint` was given."""
+
+    step: int
+    files: dict[str, _File]
+
+
 @contextmanager
 def storage_errors(target: Path) -> Iterator[None]:
     """Turns the ways in which a write can fail into one `StorageError` that names `target`."""
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StorageError(
-            f"{target} could not be written ({reason}); what was saved before is intact: free some space and run "
-            "the same command again."
-        ) from error
-    except SafetensorError as error:
-        reason = "no space left on device" if _ENOSPC in str(error) else str(error)
+    except (OSError, StorageError) as error:
+        refused = disk_error(error if isinstance(error, OSError) else error.__cause__)
+        reason = str(error) if refused is None else refused.strerror or str(refused)
         raise StorageError(
             f"{target} could not be written ({reason}); what was saved before is intact: free some space and run "
             "the same command again."
@@ -84,8 +88,9 @@ def write_checkpoint(
     texts: Mapping[str, Any],
     state: Mapping[str, Any],
     keep: int,
+    permanent: Collection[int] = (),
 ) -> Path:
-    """Writes `root/step-NNNNNN/` through a hidden folder and a rename, then removes all but the newest `keep`.
+    """Writes `root/step-NNNNNN/` through a hidden folder and a rename, then removes older ones as `prune` does.
 
     Parameters
     ----------
@@ -109,7 +114,7 @@ def write_checkpoint(
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             for name, values in tensors.items():
-                save_tensors(values, partial / name)
+                write_tensors(partial / name, values, {"format": "pt"})
             for name, value in texts.items():
                 write_json(partial / name, value)
             files = {path.name: _digest(path) for path in sorted(partial.iterdir())}
@@ -121,19 +126,19 @@ def write_checkpoint(
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-    for old in list_checkpoints(root)[:-keep]:
-        remove_checkpoint(old)
+    prune(root, keep, permanent)
     return folder
 
 
-def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Writes a safetensors file."""
-    kept = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    metadata = {"format": "pt"}
-    if any(value.dtype == torch.bfloat16 for value in kept.values()):  # numpy has no such type
-        save_file(kept, path, metadata=metadata)
-    else:  # ten times faster where tensors are many and small
-        save_arrays({key: value.numpy() for key, value in kept.items()}, path, metadata=metadata)
+def prune(root: Path, keep: int, permanent: Collection[int] = ()) -> None:
+    """Removes what a killed process left half-written, and all checkpoints but the newest `keep` and those of the steps
+    `permanent`."""
+    for pattern in (".step-*.partial", ".step-*.removed"):
+        for folder in root.glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)
+    passing = [path for path in list_checkpoints(root) if step_of(path) not in permanent]
+    for old in passing[:-keep]:
+        remove_checkpoint(old)
 
 
 def remove_checkpoint(folder: Path) -> None:
@@ -144,11 +149,9 @@ def remove_checkpoint(folder: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
 
 
-def clean_leftovers(root: Path) -> None:
-    """Removes what a killed process left half-written or half-removed."""
-    for pattern in (".step-*.partial", ".step-*.removed"):
-        for folder in root.glob(pattern):
-            shutil.rmtree(folder, ignore_errors=True)
+def step_of(folder: Path) -> int:
+    """The step in the name of a checkpoint's folder."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def list_checkpoints(root: Path) -> list[Path]:
@@ -197,10 +200,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         One sentence that says which file is missing, truncated or altered.
     """
     try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        step, files = int(state["step"]), dict(state["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        state = read_object(folder / STATE, "state of a checkpoint")
+        record = _State.model_validate(state)
+    except ValueError as error:  # a ValidationError is one
         raise CheckpointError(f"the checkpoint {folder} has no readable {STATE}") from error
+    step, files = record.step, {name: file.model_dump() for name, file in record.files.items()}
     for name, recorded in files.items():
         path = folder / name
         if not path.is_file():

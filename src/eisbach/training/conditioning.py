@@ -1,10 +1,11 @@
-"""Conditioning computed once per caption, then read from memory; the text encoder can leave when all captions are there."""
+"""Conditioning computed once per caption, then read from memory; the text encoder can leave when all captions are
+there."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,13 +23,12 @@ _CHUNK = 16  # captions encoded together when all are
 class ConditioningCache:
     """Rows of conditioning, at most 1 GiB of them, the least recently used forgotten first.
 
-    They are kept by caption and duration; by caption alone where the backbone has ``with_durations(conditioning, durations)``,
-    which gives rows other durations without reading their captions again.
+    They are kept by caption and duration; by caption alone where the backbone `retimes`: its `with_durations` gives
+    rows other durations without reading their captions again.
     """
 
     def __init__(self, backbone: Backbone, device: torch.device, limit_bytes: int = _LIMIT_BYTES) -> None:
         self._backbone, self._device, self._limit = backbone, device, limit_bytes
-        self._retime: Any = getattr(backbone, "with_durations", None)
         self._rows: OrderedDict[tuple[str, float], Conditioning] = OrderedDict()
         self._bytes = 0
 
@@ -43,7 +43,7 @@ class ConditioningCache:
         """
         durations = [float(seconds) for seconds in batch.durations.tolist()]
         # One duration stands for all of them where rows are kept by caption.
-        kept = durations if self._retime is None else [0.0] * len(durations)
+        kept = durations if not self._backbone.retimes else [0.0] * len(durations)
         keys = list(zip(batch.captions, kept, strict=True))
         fresh = list(dict.fromkeys(key for key in keys if key not in self._rows))
         rows = {key: self._rows[key] for key in keys if key in self._rows}
@@ -52,7 +52,9 @@ class ConditioningCache:
         for key in dict.fromkeys(keys):
             self._remember(key, rows[key])
         joined = stack([rows[key] for key in keys])
-        return (joined if self._retime is None else self._retime(joined, durations)).to(self._device)
+        return (joined if not self._backbone.retimes else self._backbone.with_durations(joined, durations)).to(
+            self._device
+        )
 
     def _make(self, keys: Sequence[tuple[str, float]]) -> dict[tuple[str, float], Conditioning]:
         made = self._backbone.condition([caption for caption, _ in keys], [seconds for _, seconds in keys])
@@ -62,8 +64,8 @@ class ConditioningCache:
     def fill(self, captions: Iterable[str], *, quiet: bool = True) -> bool:
         """Encodes every caption in chunks of a fixed size, whatever step training is at, and drops the text encoder.
 
-        What a caption becomes then does not depend, by rounding, on the batch it was first met in: a continued run, which
-        encodes again, gets the same numbers.
+        What a caption becomes then does not depend, by rounding, on the batch it was first met in: a continued run,
+        which encodes again, gets the same numbers.
 
         Returns
         -------
@@ -71,8 +73,7 @@ class ConditioningCache:
             True when all rows are in memory and the encoder (`backbone.release_text_encoder`) has left it. False for a
             backbone that has none to release, or when the rows would outgrow the cache: then the encoder stays.
         """
-        release: Any = getattr(self._backbone, "release_text_encoder", None)
-        if self._retime is None or release is None:
+        if not self._backbone.retimes:
             return False
         keys = [(caption, 0.0) for caption in dict.fromkeys(captions)]
         with Progress(len(keys), "captions", quiet=quiet) as bar:
@@ -83,7 +84,7 @@ class ConditioningCache:
                 bar.advance(len(chunk))
                 if len(self._rows) < start + len(chunk):
                     return False
-        release()
+        self._backbone.release_text_encoder()
         return True
 
     def _remember(self, key: tuple[str, float], row: Conditioning) -> None:

@@ -46,7 +46,7 @@ class OptimiserConfig(StrictModel):
         The same for a learned noise-level weight, which has to follow the loss from the first steps on.
     """
 
-    lr: float = Field(default=5e-5, gt=0)
+    lr: float = Field(default=5e-5, gt=0, json_schema_extra={"also": ["learning_rate"]})
     weighting_lr: float = Field(default=1e-2, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(default=0.01, ge=0)
@@ -90,10 +90,28 @@ class HeldOutConfig(StrictModel):
 
 
 class CheckpointConfig(StrictModel):
-    """A checkpoint every `every` steps (and at the end); the newest `keep` stay on disk."""
+    """When the state is saved, and how much of it stays on disk.
+
+    Attributes
+    ----------
+    every : int
+        Steps between checkpoints; the last step is always saved.
+    keep : int
+        The newest ones that stay, beside those of `steps`.
+    steps : list of int
+        Steps, counted from 1, that are saved and never removed, such as ``[500, 1000]``.
+    """
 
     every: int = Field(default=100, ge=1)
     keep: int = Field(default=2, ge=1)
+    steps: list[int] = Field(default_factory=list)
+
+    @field_validator("steps")
+    @classmethod
+    def _steps_are_counted_from_one(cls, value: list[int]) -> list[int]:
+        if any(step < 1 for step in value):
+            raise ValueError("steps are counted from 1")
+        return sorted(set(value))
 
 
 class TrainConfig(StrictModel):
@@ -117,11 +135,12 @@ class TrainConfig(StrictModel):
     precision : "auto", "fp32" or "bf16"
         auto is bf16 on a GPU that has it in hardware, fp32 elsewhere. Trained weights stay fp32.
     frozen : "auto", "fp32" or "bf16"
-        What an adapter's frozen model is stored in: linear layers and convolutions, the only weights that bf16 training reads in bf16
-        anyway. bf16 halves their memory and needs bf16 training; auto is bf16 where training is bf16 on a GPU.
+        What an adapter's frozen model is stored in: linear layers and convolutions, the only weights that bf16 training
+        reads in bf16 anyway. bf16 halves their memory and needs bf16 training; auto is bf16 where training is bf16 on a
+        GPU.
     gradient_checkpointing : bool
-        Keep only each block's input for the backward pass and compute the block again there: less memory, about a third more
-        time, the same gradients.
+        Keep only each block's input for the backward pass and compute the block again there: less memory, about a third
+        more time, the same gradients.
     ema_decay : float or None
         Decay of an exponential moving average of the trained weights; the average is what is evaluated and
         shipped. None keeps none.
@@ -136,9 +155,13 @@ class TrainConfig(StrictModel):
     noise_levels: NoiseLevelConfig = NoiseLevelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
-    steps: int = Field(default=1000, ge=1)
-    batch_size: int = Field(default=4, ge=1)
-    accumulation: int = Field(default=1, ge=1)
+    steps: int = Field(default=1000, ge=1, json_schema_extra={"also": ["max_steps", "num_steps", "max_train_steps"]})
+    batch_size: int = Field(default=4, ge=1, json_schema_extra={"also": ["train_batch_size"]})
+    accumulation: int = Field(
+        default=1,
+        ge=1,
+        json_schema_extra={"also": ["gradient_accumulation_steps", "gradient_accumulation", "grad_accum"]},
+    )
     warmup_steps: int = Field(default=0, ge=0)
     schedule: Literal["constant", "cosine"] = "constant"
     max_grad_norm: float | None = Field(default=1.0, gt=0)

@@ -95,8 +95,8 @@ class DataConfig(StrictModel):
         Images instead of audio; a text is the folder. The keys about clips (crop_seconds, select) then mean nothing.
     crop_seconds : list of CropShare
         Length of the training crops; a plain number is one length. With several, each step draws one of them,
-        so that every batch has a single length. ``full`` takes whole clips (of up to an hour), and ``20-60`` whole clips
-        of 20 to 60 s (longer ones are cropped), in 16 buckets of equal length.
+        so that every batch has a single length. ``full`` takes whole clips (of up to an hour), and ``20-60`` whole
+        clips of 20 to 60 s (longer ones are cropped), in 16 buckets of equal length.
     select : mapping of str to str
         Only clips whose labels have these values (the *oracle* arm: ``{flat: "false"}``).
     split : "train" or "all"

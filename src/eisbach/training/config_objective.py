@@ -1,13 +1,15 @@
-"""What a training run changes and what for: the adapter, the noise levels, the weights of losses, and the task in a step."""
+"""What a training run changes and what for: the adapter, the noise levels, the weights of losses, and the task in a
+step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from eisbach.config import StrictModel
+from eisbach.errors import UserError
 
 _ADAPTER_DEFAULTS: dict[str, Any] = {"rank": 16, "alpha": 16.0, "dropout": 0.0, "exclude": []}
 
@@ -29,13 +31,13 @@ class AdapterConfig(StrictModel):
     exclude : list of str or None
         Layers left out of `targets` (default none).
     norm_gradient : "detached", "full" or None
-        DoRA only: whether the row norm is a constant to the gradient (detached, the default: the DoRA paper and peft), or takes part
-        in it (full: Stability's own trainer). The adapter's file and its meaning are the same.
+        DoRA only: whether the row norm is a constant to the gradient (detached, the default: the DoRA paper and peft),
+        or takes part in it (full: Stability's own trainer). The adapter's file and its meaning are the same.
     """
 
     type: Literal["dora", "lora", "none"] = "dora"
-    rank: int | None = Field(default=None, ge=1)
-    alpha: float | None = Field(default=None, gt=0)
+    rank: int | None = Field(default=None, ge=1, json_schema_extra={"also": ["r", "dim", "network_dim"]})
+    alpha: float | None = Field(default=None, gt=0, json_schema_extra={"also": ["lora_alpha", "network_alpha"]})
     dropout: float | None = Field(default=None, ge=0, lt=1)
     targets: list[str] | str | None = None
     exclude: list[str] | None = None
@@ -80,7 +82,7 @@ class WeightingConfig(StrictModel):
     noise_level: str = "none"
     reduction: Literal["sample", "batch"] = "sample"
     normalisation: Literal["none", "mean1"] = "none"
-    strength: float = Field(default=0.5, ge=0, le=1)
+    strength: float = Field(default=0.5, ge=0, le=1, json_schema_extra={"also": ["lambda", "lam", "lambda_"]})
     options: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("options")
@@ -100,30 +102,43 @@ class NoiseLevelConfig(StrictModel):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-def check_names(weighting: WeightingConfig, noise_levels: NoiseLevelConfig) -> None:
-    """Builds the weighting and the density, so that a name or an option that does not exist is found before hour three.
+def name_faults(weighting: Mapping[str, Any], noise_levels: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(key, what is wrong) where these groups of a recipe name weightings, densities or options that do not exist.
 
-    Raises
-    ------
-    UserError
-        The sentence lists what exists.
+    Everything is built once without a model, so that such a name is found before hour three. A group with faults of its
+    own (a strength of 7) is built no further than its names.
     """
     from eisbach.diffusion.noise_levels import check_density
     from eisbach.weighting import build_weighting
+    from eisbach.weighting.build import check_weighting_name
 
-    named = noise_levels.density is not None
+    found: list[tuple[str, str]] = []
+
+    def attempt(key: str, build: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        try:
+            return build(*arguments, **options)
+        except UserError as error:
+            found.append((key, str(error).rstrip(".")))
+
     # The model's own path and density are not known here; a weighting that corrects for the density is tried with one.
-    density = check_density(noise_levels.density or "uniform", noise_levels.options if named else {})
-    build_weighting(
-        weighting.sample,
-        weighting.noise_level,
-        reduction=weighting.reduction,
-        normalisation=weighting.normalisation,
-        strength=weighting.strength,
-        latent_rate=1.0,
-        density=density,
-        **weighting.options,
-    )
+    density = None
+    if isinstance(name := noise_levels.get("density"), str):
+        options = noise_levels.get("options")
+        key = "noise_levels.options" if options else "noise_levels.density"
+        density = attempt(key, check_density, name, options if isinstance(options, Mapping) else {})
+    for axis in ("sample", "noise_level"):
+        if isinstance(name := weighting.get(axis), str):
+            attempt(f"weighting.{axis}", check_weighting_name, axis, name)
+    if not any(key.startswith("weighting.") for key, _ in found):
+        try:
+            chosen = WeightingConfig.model_validate(weighting)
+        except ValidationError:
+            return found  # the faults of single keys are named elsewhere
+        values = chosen.model_dump()
+        options = values.pop("options")
+        density = density or check_density("uniform", {})
+        attempt("weighting", build_weighting, **values, latent_rate=1.0, density=density, **options)
+    return found
 
 
 class InpaintingConfig(StrictModel):
@@ -165,8 +180,8 @@ class ObjectiveConfig(StrictModel):
         Optimal transport exchanges the noise of a micro-batch's clips for the shortest paths; it makes noise and data
         dependent, which the class-conditional-entropy identities exclude.
     silence_extension : float
-        Mean, s, of an exponential draw: how much of the silence behind a clip that is shorter than its crop counts in the
-        loss. 0 leaves padding out; 4 in Stability's trainer.
+        Mean, s, of an exponential draw: how much of the silence behind a clip that is shorter than its crop counts in
+        the loss. 0 leaves padding out; 4 in Stability's trainer.
     """
 
     inpainting: InpaintingConfig | None = None

@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from eisbach.training.config_objective import name_faults
+
 
 def contradictions(values: Mapping[str, Any]) -> list[InitErrorDetails]:
     """Faults between keys of a configuration that may still hold faults in single keys."""
@@ -46,9 +48,17 @@ def contradictions(values: Mapping[str, Any]) -> list[InitErrorDetails]:
     if levels.get("options") and levels.get("density") is None:
         message = "there is no density to give options to; name noise_levels.density"
         fault("noise_levels.options", message, levels["options"])
+    for key, message in name_faults(weighting, levels):
+        first, _, rest = key.partition(".")
+        fault(key, message, group(first).get(rest) if rest else group(first))
     steps, warmup = values.get("steps", 1000), values.get("warmup_steps", 0)
     if isinstance(steps, int) and isinstance(warmup, int) and warmup > steps:
         fault("warmup_steps", f"must be at most steps ({steps})", warmup)
+    beyond = [
+        step for step in _whole_numbers(group("checkpoint").get("steps")) if isinstance(steps, int) and step > steps
+    ]
+    if beyond:
+        fault("checkpoint.steps", f"must be at most steps ({steps})", beyond)
     if "data" in values:
         for key, message in image_faults(data, group("objective")):
             fault(key, message, data.get("manifest"))
@@ -65,8 +75,13 @@ def contradictions(values: Mapping[str, Any]) -> list[InitErrorDetails]:
     return found
 
 
+def _whole_numbers(value: object) -> list[int]:
+    return [item for item in value if isinstance(item, int)] if isinstance(value, list) else []
+
+
 def image_faults(data: Mapping[str, Any], objective: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(key, what is wrong) where a recipe names neither audio nor images, or both, or asks of images what clips have."""
+    """(key, what is wrong) where a recipe names neither audio nor images, or both, or asks of images what clips
+    have."""
     images, manifest = data.get("images"), data.get("manifest")
     if images is None:
         missing = not manifest and not isinstance(manifest, bool)

@@ -13,8 +13,9 @@ import torch
 
 from eisbach.data.buckets import BucketedDataset
 from eisbach.data.latents import LatentCache, LatentDataset, encode_manifest
-from eisbach.data.manifest import Manifest, common_root, load_manifest, merge
+from eisbach.data.manifest import Manifest, load_manifest, merged
 from eisbach.data.pre_encoded import is_pre_encoded, latent_entries, read_pre_encoded
+from eisbach.data.selection import TrainingChoice, TrainingRule, choose_clips
 from eisbach.errors import ConfigError, ManifestError
 from eisbach.training.config import CropShare, DataConfig
 from eisbach.training.run_folder import note
@@ -48,7 +49,8 @@ class TrainingData:
 
     Attributes
     ----------
-    datasets : one for each crop length, in the order of the configuration; a `BucketedDataset` where it has buckets. One for images.
+    datasets : one for each crop length, in the order of the configuration; a `BucketedDataset` where it has buckets.
+    One for images.
     shares : torch.Tensor [shape=(n,), float64]
         Probability of each length; sums to 1.
     seed : int
@@ -71,7 +73,8 @@ class TrainingData:
 
 
 def load_manifests(paths: Sequence[str], quiet: bool = False) -> Manifest:
-    """One manifest from several files or folders; a folder of pre-encoded latents is one too (its rows name `.npy` files).
+    """One manifest from several files or folders; a folder of pre-encoded latents is one too (its rows name `.npy`
+    files).
 
     Clips of such a folder that cannot be used are left out and named on standard error.
 
@@ -91,7 +94,7 @@ def load_manifests(paths: Sequence[str], quiet: bool = False) -> Manifest:
         if report.skipped:
             note(f"{path}: {len(manifest)} pre-encoded clips are used; {shown(report.skipped)}", quiet)
         manifests.append(manifest)
-    return manifests[0] if len(manifests) == 1 else merge(manifests, common_root(manifests))
+    return merged(manifests)
 
 
 def shown(skipped: Sequence[Skipped]) -> str:
@@ -100,28 +103,25 @@ def shown(skipped: Sequence[Skipped]) -> str:
     return "; ".join(f"{item.item}: {item.reason}" for item in skipped[:_SHOWN]) + more
 
 
-def training_rows(manifest: Manifest, config: DataConfig, batch_size: int) -> Manifest:
-    """The clips that train.
+def rule_of(config: DataConfig, batch_size: int) -> TrainingRule:
+    """What of a recipe decides which clips train, as the doctor takes it too."""
+    crops = tuple((crop.seconds, crop.min_seconds) for crop in config.crop_seconds)
+    return TrainingRule(crops, config.split, config.select, batch_size)
+
+
+def training_clips(manifest: Manifest, config: DataConfig, batch_size: int) -> TrainingChoice:
+    """Which clips train and which are held out.
 
     Raises
     ------
     ManifestError
         Nothing is left after the filter, or fewer clips than a batch holds.
     """
-    chosen = manifest.select(split=None if config.split == "all" else config.split, labels=config.select)
-    wanted = f"split '{config.split}'" + (f" and labels {dict(config.select)}" if config.select else "")
-    if len(chosen) == 0:
-        raise ManifestError(
-            f"none of the {len(manifest)} clips of {', '.join(config.manifest)} has {wanted}; change data.select or "
-            "data.split, or add clips."
-        )
-    if len(chosen) < batch_size:
-        count = f"{len(chosen)} clip{'s' if len(chosen) > 1 else ''}"
-        raise ManifestError(
-            f"the training set has {count} ({wanted}) and batch_size is {batch_size}; set batch_size to at most "
-            f"{len(chosen)}, or add clips."
-        )
-    return chosen
+    choice = choose_clips(manifest, rule_of(config, batch_size))
+    fault = choice.fault()
+    if fault is not None:
+        raise ManifestError(fault)
+    return choice
 
 
 def cache_folder(config: DataConfig, manifest: Manifest) -> Path:
@@ -171,8 +171,8 @@ def load_data(
 def _latents(manifest: Manifest, codec: Codec, crop: CropShare, cache: Path, quiet: bool) -> LatentCache:
     """The latents of audio (encoded now, or before) and of pre-encoded clips, in the manifest's order."""
     report = SkipReport()
-    stored = Manifest((row for row in manifest if row.path.endswith(".npy")), manifest.root)
-    audio = Manifest((row for row in manifest if not row.path.endswith(".npy")), manifest.root)
+    stored = manifest.with_rows(row for row in manifest if row.path.endswith(".npy"))
+    audio = manifest.with_rows(row for row in manifest if not row.path.endswith(".npy"))
     parts = [latent_entries(stored, codec)] if len(stored) else []
     if crop.min_seconds is not None:
         wanted = crop.min_seconds
@@ -182,7 +182,7 @@ def _latents(manifest: Manifest, codec: Codec, crop: CropShare, cache: Path, qui
         for row in audio:
             if row.duration < wanted:
                 report.add(row.id, f"{row.duration:.1f} s is shorter than min_seconds")
-        audio = Manifest((row for row in audio if row.duration >= wanted), audio.root)
+        audio = audio.with_rows(row for row in audio if row.duration >= wanted)
         parts = [replace(part, entries=tuple(e for e in part.entries if e.row.duration >= wanted)) for part in parts]
     if len(audio):
         parts.append(encode_manifest(audio, codec, cache, crop_seconds=crop.seconds, quiet=quiet))
@@ -205,7 +205,8 @@ def _dataset(
     padding = dataset.padding_share()
     if padding > _PADDING_WORTH_SAYING:
         note(
-            f"{padding:.1%} of the frames of the {crop.seconds:g} s crops are padding; data.crop_seconds 'full' batches clips "
+            f"{padding:.1%} of the frames of the {crop.seconds:g} s crops are padding; data.crop_seconds 'full' "
+            "batches clips "
             "by length instead.",
             quiet,
         )

@@ -14,10 +14,10 @@ _NAMED = 12
 class FiniteGuard:
     """Watches the loss and the gradient norm of every step.
 
-    On the CPU each step is checked before its update. On a GPU the first bad step is remembered on the device, `blocked`
-    keeps the optimiser from applying it **or any later one**, and `check`, called wherever the host waits anyway and before
-    any checkpoint is written, ends the run. Either way no update that is not finite ever reaches the weights, and
-    training never survives one.
+    On the CPU each step is checked before its update. On a GPU the first bad step is remembered on the device,
+    `blocked` keeps the optimiser from applying it **or any later one**, and `check`, called wherever the host waits
+    anyway and before any checkpoint is written, ends the run. Either way no update that is not finite ever reaches the
+    weights, and training never survives one.
     """
 
     def __init__(self, device: torch.device, gather: Callable[[list[str]], list[str]] = lambda ids: ids) -> None:

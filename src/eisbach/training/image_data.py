@@ -1,4 +1,5 @@
-"""From a recipe's images to batches: which images, the codec that reads them, and the classes that the model must know."""
+"""From a recipe's images to batches: which images, the codec that reads them, and the classes that the model must
+know."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ class ImageMaterial:
             train, held_out = images.split(chosen.held_out_share)
         if len(train) < config.batch_size:
             raise ConfigError(
-                f"the training set has {len(train)} images and batch_size is {config.batch_size}; set batch_size to at most "
+                f"the training set has {len(train)} images and batch_size is {config.batch_size}; set batch_size to "
+                "at most "
                 f"{len(train)}, or add images."
             )
         return cls(train, held_out)
@@ -77,12 +79,14 @@ class ImageMaterial:
         untaught = sorted({item.label for item in self.train.items} - set(latents.labels))
         if untaught:
             raise ConfigError(
-                f"no image of the class{'' if len(untaught) == 1 else 'es'} {', '.join(untaught[:5])} can be used for training; "
+                f"no image of the class{'' if len(untaught) == 1 else 'es'} {', '.join(untaught[:5])} can be used for "
+                "training; "
                 "repair or add some, or leave it out with data.images.only."
             )
         if len(latents) < config.batch_size:
             raise ConfigError(
-                f"only {len(latents)} of {len(self.train)} images can be used and batch_size is {config.batch_size}; repair them, "
+                f"only {len(latents)} of {len(self.train)} images can be used and batch_size is {config.batch_size}; "
+                "repair them, "
                 "add images, or lower batch_size."
             )
         data = _data(latents, config.seed)
@@ -126,7 +130,7 @@ def image_codec(backbone: Any) -> tuple[ImageCodec, int]:
     """
     from eisbach.codecs import load_image_codec
 
-    size = getattr(backbone, "latent_size", None)
+    size = backbone.latent_size
     if size is None:
         raise ConfigError(
             f"the model '{backbone.name}' makes audio and the recipe names images; name an image model, such as model: "
@@ -136,7 +140,8 @@ def image_codec(backbone: Any) -> tuple[ImageCodec, int]:
     codec = load_image_codec(backbone.codec, backbone.latent_channels)
     if codec.channels != backbone.latent_channels:
         raise ConfigError(
-            f"the model reads {backbone.latent_channels} channels and its codec '{backbone.codec}' gives {codec.channels}; set "
+            f"the model reads {backbone.latent_channels} channels and its codec '{backbone.codec}' gives "
+            f"{codec.channels}; set "
             "the model's latent_channels to the codec's, or name the codec that fits."
         )
     return codec, size * codec.downsampling
@@ -165,13 +170,15 @@ def check_classes(backbone: Any, classes: tuple[str, ...]) -> None:
         return
     missing = sorted(set(classes) - set(known))
     raise ConfigError(
-        f"the model has {len(known)} classes ({', '.join(known[:3])}, …) and not {', '.join(missing[:3])}, which the images have; "
+        f"the model has {len(known)} classes ({', '.join(known[:3])}, …) and not {', '.join(missing[:3])}, which the "
+        "images have; "
         f"make it with classes: {len(classes)}, or choose among its classes with data.images.only."
     )
 
 
 def cache_of(config: TrainConfig, images: ImageSet) -> Path | None:
-    """Where latents are kept: `data.cache`, or `.latents/` in the folder of images; None (memory) for images of no folder."""
+    """Where latents are kept: `data.cache`, or `.latents/` in the folder of images; None (memory) for images of no
+    folder."""
     if config.data.cache is not None:
         return Path(config.data.cache)
     return None if images.root is None else images.root / _CACHE

@@ -1,9 +1,9 @@
 """Inpainting in training: which frames of a clip the model is shown, and which it has to make.
 
-A model with an inpainting condition forgets how to use it when it is fine-tuned without. So most rows are plain generation
-(nothing is known), and a few are shown random parts of themselves, or their beginning. The three cases, their probabilities
-and how they are drawn are those of Stability's trainer (stable-audio-3, `models/inpainting.py`, `training/diffusion.py`);
-its draws come from Python's global generator, these from the step's.
+A model with an inpainting condition forgets how to use it when it is fine-tuned without. So most rows are plain
+generation (nothing is known), and a few are shown random parts of themselves, or their beginning. The three cases,
+their probabilities and how they are drawn are those of Stability's trainer (stable-audio-3, `models/inpainting.py`,
+`training/diffusion.py`); its draws come from Python's global generator, these from the step's.
 """
 
 from __future__ import annotations

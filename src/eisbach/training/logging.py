@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from eisbach.errors import StorageError
-from eisbach.files import write_jsonl
+from eisbach.files import read_journal, write_jsonl
 from eisbach.training.step import NOISE_LEVEL_BINS, StepOutput, sums_by_noise_level
 from eisbach.weighting.compose import COUNT, SUM, SUM_OF_SQUARES
 
@@ -68,7 +68,8 @@ class Window:
         stats : torch.Tensor [shape=(4,)]
             `PartialLoss.stats` summed over micro-batches and processes.
         factor : torch.Tensor [shape=()]
-            `Weighting.gradient_factor` of them: with it, and times the samples, a weight is what multiplied its sample's loss.
+            `Weighting.gradient_factor` of them: with it, and times the samples, a weight is what multiplied its
+            sample's loss.
         world : int
             Processes: each adds its share of what all of them know, as each counts its own samples.
         """
@@ -84,7 +85,8 @@ class Window:
             self.sums[_SUMS.index(name)] += value
 
     def means(self, sums: torch.Tensor, levels: torch.Tensor) -> dict[str, Any]:
-        """The row for sums that may have been added over processes (weighted loss and norm are per step, not per process)."""
+        """The row for sums that may have been added over processes (weighted loss and norm are per step, not per
+        process)."""
         total = dict(zip(_SUMS, sums.tolist(), strict=True))
         samples, steps = max(total["samples"], 1.0), max(total["steps"], 1.0)
         weight = total["weight"] / samples
@@ -128,14 +130,7 @@ class MetricsFile:
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows that are whole: a last line that a death cut short is left out."""
-        found = []
-        if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8").split("\n"):
-                try:
-                    found.append(json.loads(line))
-                except json.JSONDecodeError:
-                    break
-        return found
+        return [row for row in read_journal(self.path, "log of the training") if isinstance(row.get("step"), int)]
 
     def truncate_after(self, step: int) -> None:
         """Drops the rows beyond `step`, so that resuming repeats no step."""

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from eisbach.errors import InterruptedRun
 from eisbach.files import write_json
+from eisbach.output_folder import exclusive
 from eisbach.progress import Progress
-from eisbach.training.assembly import assemble
-from eisbach.training.checkpoint import clean_leftovers, newest_checkpoint
+from eisbach.signals import stop_signal
+from eisbach.training.assembly import assemble, origin_of_finished
+from eisbach.training.checkpoint import newest_checkpoint, prune
 from eisbach.training.config import TrainConfig
 from eisbach.training.devices import build_accelerator
 from eisbach.training.held_out import HeldOut
 from eisbach.training.logging import Board, MetricsFile
 from eisbach.training.out_of_memory import out_of_memory_explained
 from eisbach.training.publish import publish
-from eisbach.training.run_folder import RunFolder, describe_run, exclusive, note, open_run
-from eisbach.training.signals import stop_signal
+from eisbach.training.run_folder import RunFolder, check_origin, check_settings, describe_run, note
 from eisbach.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -54,19 +55,33 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
     NonFiniteLossError
         The loss was not finite; the last good checkpoint stays.
     InterruptedRun
-        Ctrl-C or SIGTERM: a checkpoint was saved and the same call continues.
+        Ctrl-C, SIGTERM or a closed terminal (SIGHUP): a checkpoint was saved and the same call continues.
+
+    Examples
+    --------
+    With a folder ``music`` that holds audio and its manifest.jsonl:
+
+    >>> from eisbach import TrainConfig, train
+    >>> recipe = {"data": {"manifest": "music", "crop_seconds": 4}, "batch_size": 2, "steps": 2, "out": "run"}
+    >>> folder = train(TrainConfig(**recipe), quiet=True)
+    >>> sorted(path.name for path in (folder / "adapter").glob("*.safetensors"))
+    ['adapter_model.safetensors']
     """
-    folder = open_run(config)
-    if folder.finished_steps() >= config.steps:
+    folder = RunFolder(Path(config.out))
+    check_settings(folder, config)
+    result = folder.finished()
+    if result is not None and result["steps"] >= config.steps:
+        check_origin(folder, result["stamp"], origin_of_finished(config, folder))
         note(f"{folder.root} is finished ({config.steps} steps); nothing to do.", quiet)
         return folder.root
     accelerator = build_accelerator(config)
     quiet = quiet or not accelerator.is_main_process
-    alone = exclusive(folder) if accelerator.is_main_process else nullcontext()
+    alone = exclusive(folder.root) if accelerator.is_main_process else nullcontext()
     with alone, out_of_memory_explained(config, accelerator.device):
         _train(config, folder, accelerator, quiet)
     if accelerator.num_processes > 1:
-        # The data-parallel wrapper's threads must end before the process group does, or a process may abort as it leaves.
+        # The data-parallel wrapper's threads must end before the process group does, or a process may abort as it
+        # leaves.
         gc.collect()
         accelerator.wait_for_everyone()
         accelerator.end_training()
@@ -82,7 +97,7 @@ def _train(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, qui
         note(f"continuing {folder.root} from step {trainer.step}.", quiet)
     metrics = MetricsFile(folder.metrics)
     if accelerator.is_main_process:
-        clean_leftovers(folder.checkpoints)
+        prune(folder.checkpoints, config.checkpoint.keep, config.checkpoint.steps)
         describe_run(folder, config)
         metrics.truncate_after(trainer.step if checkpoint is not None else -1)
     events = folder.root / "tensorboard" if config.tensorboard and accelerator.is_main_process else None
@@ -114,7 +129,8 @@ def _run(
                 log=log, evaluate=bool(config.held_out.every) and (step % config.held_out.every == 0 or step == last)
             )
             stopped = _agreed(trainer, stop.is_set(), ask=log or trainer.accelerator.num_processes == 1)
-            if stopped or step % config.checkpoint.every == 0 or step == last:
+            due = step % config.checkpoint.every == 0 or step in config.checkpoint.steps or step == last
+            if stopped or due:
                 trainer.save(folder.checkpoints)
             bar.advance(note=recorder.note)
             if stopped and step < last:

@@ -25,7 +25,8 @@ def frozen_dtype(config: TrainConfig, accelerator: Accelerator) -> torch.dtype |
     in_bf16 = accelerator.mixed_precision == "bf16"
     if config.frozen == "bf16" and not in_bf16:
         raise ConfigError(
-            f"frozen is bf16 and precision {config.precision} means fp32 on this machine; set precision to bf16, or frozen to "
+            f"frozen is bf16 and precision {config.precision} means fp32 on this machine; set precision to bf16, or "
+            "frozen to "
             "auto."
         )
     wanted = config.frozen == "bf16" or (config.frozen == "auto" and in_bf16 and accelerator.device.type == "cuda")
@@ -54,7 +55,8 @@ def checkpoint_activations(module: nn.Module) -> int:
                 break
     if not switched:
         raise ConfigError(
-            "gradient_checkpointing is true, and no part of this model's network can do that; set it to false, and lower "
+            "gradient_checkpointing is true, and no part of this model's network can do that; set it to false, and "
+            "lower "
             "batch_size or data.crop_seconds to save memory."
         )
     return switched

@@ -32,7 +32,8 @@ def build_optimiser(
     config: OptimiserConfig,
     learned_weighting: Mapping[str, nn.Parameter] | None = None,
 ) -> torch.optim.AdamW:
-    """Fused AdamW. Vectors (norm gains, biases, DoRA magnitudes) are not decayed towards zero, nor is a learned weighting.
+    """Fused AdamW. Vectors (norm gains, biases, DoRA magnitudes) are not decayed towards zero, nor is a learned
+    weighting.
 
     Each group's `peak_lr` is the rate that the schedule multiplies.
     """

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from eisbach.errors import UserError
+from eisbach.errors import UserError, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -18,13 +18,6 @@ if TYPE_CHECKING:
 
 _UNITS = {"bytes": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _REQUEST = re.compile(r"allocate ([\d.]+) ?(bytes|KiB|MiB|GiB|TiB|B)\b", re.IGNORECASE)
-_SIGNS = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC",
-)
 
 
 class OutOfMemory(UserError):
@@ -48,15 +41,6 @@ def out_of_memory_explained(config: TrainConfig, device: torch.device) -> Iterat
         raise OutOfMemory(sentence(config, device, error)) from error
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that an allocation failed, on a GPU or on the host."""
-    import torch
-
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(sign.lower() in str(error).lower() for sign in _SIGNS)
-
-
 def sentence(config: TrainConfig, device: torch.device, error: BaseException) -> str:
     """What `OutOfMemory` says."""
     where, used, there = _measured(device)
@@ -66,7 +50,8 @@ def sentence(config: TrainConfig, device: torch.device, error: BaseException) ->
         need = f"at least {_size(used + asked)} are needed ({need} and {_size(asked)} more were asked for)"
     changes = "; ".join(f"({number}) {text}" for number, text in enumerate(remedies(config)[:3], 1))
     return (
-        f"{where} ran out of memory: {need} and it has {_size(there)}; three things to change, any of them may do: {changes}. What "
+        f"{where} ran out of memory: {need} and it has {_size(there)}; three things to change, any of them may do: "
+        f"{changes}. What "
         "was saved is intact; after any change but gradient_checkpointing, name another out."
     )
 

@@ -24,8 +24,8 @@ _ROUNDING = 0.01  # frames; a duration is a float32 of frames over rate
 def valid_frames(batch: LatentBatch, latent_rate: float | None) -> torch.Tensor:
     """Frames of each row that hold audio [shape=(B,), int64, CPU].
 
-    They come from the durations, which live on the host, so that a GPU is not waited for; without `latent_rate` (frames a
-    second) from the mask.
+    They come from the durations, which live on the host, so that a GPU is not waited for; without `latent_rate` (frames
+    a second) from the mask.
     """
     count, length = batch.latents.shape[0], batch.latents.shape[-1]
     if batch.mask is None:

@@ -1,13 +1,13 @@
 """Which noise goes with which clip: minibatch optimal transport (Pooladian et al. 2023; Tong et al. 2023).
 
 Noise is drawn independently of the data. Exchanging the noise of a batch's clips among them, so that the sum of squared
-distances between clip and noise is smallest, leaves the noise of the batch as a whole what it was and makes the paths from
-noise to data straighter. With one clip there is nothing to exchange.
+distances between clip and noise is smallest, leaves the noise of the batch as a whole what it was and makes the paths
+from noise to data straighter. With one clip there is nothing to exchange.
 
-It has a price that is easy to overlook: given x0 the noise is no longer standard normal. Everything here that is derived for
-independent noise then holds approximately at best: the posterior along a noised clip, the entropy rate and every other
-class-conditional-entropy identity, the Bayes floor, and weights that are derived from them. Measure those on a model that was
-trained without.
+It has a price that is easy to overlook: given x0 the noise is no longer standard normal. Everything here that is
+derived for independent noise then holds approximately at best: the posterior along a noised clip, the entropy rate and
+every other class-conditional-entropy identity, the Bayes floor, and weights that are derived from them. Measure those
+on a model that was trained without.
 """
 
 from __future__ import annotations

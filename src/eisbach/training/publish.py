@@ -17,7 +17,8 @@ from eisbach.training.trainer import Trainer
 
 
 def publish(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
-    """Writes `adapter/` or `model/` (the averaged weights when an average is kept) and returns the content of result.json."""
+    """Writes `adapter/` or `model/` (the averaged weights when an average is kept) and returns the content of
+    result.json."""
     config = trainer.config
     kind = "model" if trainer.adapter is None else "adapter"
     stamp = {
@@ -43,7 +44,7 @@ def publish(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
 
 
 def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write(partial folder)` and renames it onto `target`, whose old content goes last."""
+    """Calls `write(partial folder)` and renames it onto `target`; files there that are not written anew stay."""
     partial, old = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.old")
     with storage_errors(target):
         for leftover in (partial, old):
@@ -57,6 +58,11 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
         if target.exists():
             target.rename(old)
         partial.rename(target)
+        for file in [path for path in old.rglob("*") if path.is_file()]:  # what somebody else put there stays
+            place = target / file.relative_to(old)
+            if not place.exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                file.rename(place)
         shutil.rmtree(old, ignore_errors=True)
 
 

@@ -6,17 +6,19 @@ import hashlib
 import json
 import platform
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from eisbach import __version__
-from eisbach.config import build_config, read_yaml, save_config
-from eisbach.errors import ConfigError, StorageError
+from eisbach.config import build_config, check_values, read_yaml, save_config
+from eisbach.errors import CheckpointError, ConfigError
 from eisbach.files import read_json, write_json
+from eisbach.output_folder import flatten, refuse_other_settings
 from eisbach.training.checkpoint import list_checkpoints
 from eisbach.training.config import TrainConfig
 
@@ -26,11 +28,13 @@ FREE_KEYS = (
     "log_every",
     "checkpoint.every",
     "checkpoint.keep",
+    "checkpoint.steps",
     "data.cache",
     "gradient_checkpointing",
 )
 """Keys that may change when a run is continued: none of them changes the weights."""
 
+_ORIGIN = {"base_identity": "model", "manifest_hash": "training set", "recipe_hash": "recipe"}
 _PACKAGES = ("torch", "diffusers", "peft", "accelerate", "safetensors", "numpy")
 
 
@@ -60,100 +64,88 @@ class RunFolder:
         """Written last: the run is finished."""
         return self.root / "result.json"
 
-    def finished_steps(self) -> int:
-        """Steps of a finished run; 0 when it is not finished."""
-        return int(read_json(self.result, "result")["steps"]) if self.result.is_file() else 0
+    def finished(self) -> dict[str, Any] | None:
+        """What a finished run's `result.json` says; None when it is not finished.
+
+        Raises
+        ------
+        UserError
+            It is damaged.
+        """
+        if not self.result.is_file():
+            return None
+        result = read_json(self.result, "result")
+        return check_values(_Result, result, f"the result {self.result}").model_dump()
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+class _Result(BaseModel):
+    """What a later run reads of `result.json`."""
+
+    steps: int
+    stamp: dict[str, Any]
 
 
 def recipe_hash(config: TrainConfig) -> str:
-    """Hash of every key that decides the weights. With a constant schedule the number of steps does not decide a step."""
-    free = (*FREE_KEYS, "steps") if config.schedule == "constant" else FREE_KEYS
+    """Hash of every key that decides the weights, paths left out: a checkpoint is stamped with hashes of what they lead
+    to.
+
+    With a constant schedule the number of steps does not decide a step.
+    """
+    free = {*FREE_KEYS, *_content_keys(config)} | ({"steps"} if config.schedule == "constant" else set())
     kept = {key: value for key, value in flatten(config.model_dump(mode="json")).items() if key not in free}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def changed_keys(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Keys that differ and matter, with both values. Adding steps to a constant schedule is a continuation."""
-    before, now = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
-    changed = {
-        key: (before.get(key), now.get(key))
-        for key in sorted(before.keys() | now.keys())
-        if key not in FREE_KEYS and before.get(key) != now.get(key)
-    }
-    if old.schedule == new.schedule == "constant" and new.steps > old.steps:
-        changed.pop("steps", None)
-    return changed
+def _content_keys(config: TrainConfig) -> tuple[str, ...]:
+    """Keys that are paths, or names of what lies in the package; a model's configuration (`create`) is none."""
+    keys = ("data.manifest", "data.images.folder")
+    return (*keys, "model") if isinstance(config.model, str) else keys
 
 
-def open_run(config: TrainConfig) -> RunFolder:
-    """The run folder of a configuration, checked but not yet written to.
+def check_settings(folder: RunFolder, config: TrainConfig) -> None:
+    """Refuses a folder with a run of other settings; adding steps to a constant schedule is a continuation.
 
-    A folder in which nothing has been saved yet takes any configuration, so that a mistake in the first attempt does not
-    block the second.
+    A folder in which nothing has been saved yet takes any configuration, so that a mistake in the first attempt does
+    not block the second. What paths lead to is for `check_origin`.
 
     Raises
     ------
     ConfigError
-        The folder holds a run of another configuration (the changed keys are listed), or is no folder.
+        The settings that differ, or a folder without its `config.yaml`, or no folder.
     """
-    folder = RunFolder(Path(config.out))
     if folder.root.exists() and not folder.root.is_dir():
         raise ConfigError(f"out is {folder.root}, which is a file; name a folder.")
     if not (folder.result.is_file() or list_checkpoints(folder.checkpoints)):
-        return folder
+        return
     if not folder.config.is_file():
         raise ConfigError(f"{folder.root} holds checkpoints but no config.yaml; choose another out.")
     old = build_config(TrainConfig, read_yaml(folder.config), str(folder.config))
-    if changed := changed_keys(old, config):
-        listed = "; ".join(f"{key} was {was!r} and is now {now!r}" for key, (was, now) in changed.items())
-        raise ConfigError(
-            f"{folder.root} holds a run of another configuration: {listed}; choose another out, or delete the folder."
-        )
-    return folder
+    free = [*FREE_KEYS, *(set(_content_keys(old)) & set(_content_keys(config)))]
+    if old.schedule == config.schedule == "constant" and config.steps > old.steps:
+        free.append("steps")
+    refuse_other_settings(folder.root, "a training run", old.model_dump(), config.model_dump(), free=free)
 
 
-@contextmanager
-def exclusive(folder: RunFolder) -> Iterator[None]:
-    """Holds the run folder for this process; the hold ends with the process, however it ends.
+def check_origin(folder: RunFolder, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Refuses to go on with a run on another model or on other data: `theirs` is what a checkpoint or a result says.
 
     Raises
     ------
-    ConfigError
-        Another process is at work in the folder.
-    StorageError
-        The folder cannot be made or written.
+    CheckpointError
+        Says which differs.
     """
-    try:
-        folder.root.mkdir(parents=True, exist_ok=True)
-        handle = (folder.root / ".lock").open("a")
-    except OSError as error:
-        raise StorageError(
-            f"the run folder {folder.root} cannot be made or written ({error.strerror or error}); choose another out."
-        ) from error
-    with handle:
-        if sys.platform != "win32":
-            import fcntl
+    for key, what in _ORIGIN.items():
+        if key in mine and theirs.get(key) != mine[key]:
+            raise CheckpointError(
+                f"{folder.root} holds a run on another {what}: {_short(theirs.get(key))} there, and "
+                f"{_short(mine[key])} now; "
+                f"restore the {what}, or choose another out."
+            )
 
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigError(
-                    f"another process is at work in {folder.root}; wait for it, stop it, or choose another out."
-                ) from error
-            except OSError:
-                pass  # a file system without locks
-        yield
+
+def _short(identity: object) -> str:
+    text = str(identity)
+    return text if len(text) <= 40 else f"{text[:12]}…"
 
 
 def describe_run(folder: RunFolder, config: TrainConfig) -> None:

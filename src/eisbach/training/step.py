@@ -86,20 +86,6 @@ def step_generator(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def drop_conditions(conditioning: Conditioning, null: Conditioning, drop: torch.Tensor) -> Conditioning:
-    """The conditioning with the rows where `drop` (B,) is True replaced by the unconditional ones."""
-
-    def mix(kept: torch.Tensor, dropped: torch.Tensor) -> torch.Tensor:
-        return torch.where(drop.view(-1, *[1] * (kept.dim() - 1)), dropped, kept)
-
-    token_mask = conditioning.token_mask
-    if token_mask is not None and null.token_mask is not None:
-        token_mask = mix(token_mask, null.token_mask)
-    return Conditioning(
-        mix(conditioning.tokens, null.tokens), mix(conditioning.global_embed, null.global_embed), token_mask
-    )
-
-
 @dataclass(frozen=True)
 class Prediction:
     """What the network said of one micro-batch, before anything is weighted.
@@ -111,8 +97,8 @@ class Prediction:
     output : torch.Tensor [shape=(B, C, T), float32]
         Differentiable.
     losses : torch.Tensor [shape=(B,)]
-        Unweighted loss of each sample; differentiable. With inpainting: over the frames to be made, plus the weighted loss
-        over the known ones.
+        Unweighted loss of each sample; differentiable. With inpainting: over the frames to be made, plus the weighted
+        loss over the known ones.
     """
 
     sample: PathSample
@@ -143,7 +129,7 @@ def predict_batch(
         frames = extend_into_silence(frames, length, objective.silence_extension, generator)
         valid = frames_mask(frames, length).to(x0.device, non_blocking=True)
     sample = make_sample(objective.path, objective.target, x0, noise, t)
-    conditioning = drop_conditions(conditioning, objective.null_condition(conditioning), drop)
+    conditioning = conditioning.replace_rows(drop, objective.null_condition(conditioning))
     if objective.inpainting is None:
         output = predict(sample.x_t, t, conditioning).float()
         return Prediction(sample, output, per_sample_mse(output, sample.target, valid))
@@ -156,7 +142,8 @@ def predict_batch(
 def inpainting_losses(
     output: torch.Tensor, target: torch.Tensor, known: torch.Tensor, valid: torch.Tensor | None, context_weight: float
 ) -> torch.Tensor:
-    """Each sample's mean square error over what is to be made, plus `context_weight` times that over what is known: (B,).
+    """Each sample's mean square error over what is to be made, plus `context_weight` times that over what is known:
+    (B,).
 
     `known` and `valid` are masks (B, T); a mean over no frame is 0.
     """

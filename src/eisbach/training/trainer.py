@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from eisbach.adapters.formats import peft as peft_format
-from eisbach.errors import CheckpointError
 from eisbach.tensor_files import copy_named, read_tensors
 from eisbach.training.checkpoint import Checkpoint, write_checkpoint
 from eisbach.training.conditioning import ConditioningCache
@@ -28,6 +27,7 @@ from eisbach.training.optimisation import (
     load_optimiser,
     optimiser_tensors,
 )
+from eisbach.training.run_folder import RunFolder, check_origin
 from eisbach.training.step import Objective, micro_step, step_generator
 from eisbach.types import Conditioning, LatentBatch
 
@@ -252,7 +252,8 @@ class Trainer:
         if self.learned:
             tensors[WEIGHTING] = self.objective.weighting.state_dict()
         texts = {} if self.adapter is None else {peft_format.CONFIG: peft_format.config_values(self.adapter)}
-        write_checkpoint(root, self.step, tensors, texts, self.origin, self.config.checkpoint.keep)
+        chosen = self.config.checkpoint
+        write_checkpoint(root, self.step, tensors, texts, self.origin, chosen.keep, chosen.steps)
 
     @property
     def _weights_file(self) -> str:
@@ -271,14 +272,8 @@ class Trainer:
         CheckpointError
             It belongs to another model, recipe or data set; the sentence says which.
         """
-        for key, mine in self.origin.items():
-            theirs = checkpoint.state.get(key)
-            if theirs != mine:
-                raise CheckpointError(
-                    f"the checkpoint {checkpoint.folder} is of another run: its {key.replace('_', ' ')} is {theirs} and "
-                    f"this run's is {mine}; choose another out, or restore what changed."
-                )
         folder = checkpoint.folder
+        check_origin(RunFolder(folder.parent.parent), checkpoint.state, self.origin)
         weights = read_tensors(folder / self._weights_file)
         if self.adapter is None:
             copy_named(self.parameters, weights, folder / self._weights_file)

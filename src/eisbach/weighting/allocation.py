@@ -1,10 +1,10 @@
 """Where training effort goes over noise levels: weight times density, as a table over log-SNR.
 
 A step draws t from a density p and multiplies the loss by a weight w. What decides is their product,
-``M(lambda) = w(lambda) p(t) |dt / dlambda|`` with lambda = ln SNR: two recipes with equal M train the same, whichever way
-they share it between drawing often and weighting much (only the gradient's variance differs). `allocation` gives M
-normalised, with the numbers that say what a weighting does to training: the mean weight (how the loss scale changes), the
-shares of effort in bands of t, and the effective share of samples.
+``M(lambda) = w(lambda) p(t) |dt / dlambda|`` with lambda = ln SNR: two recipes with equal M train the same, whichever
+way they share it between drawing often and weighting much (only the gradient's variance differs). `allocation` gives M
+normalised, with the numbers that say what a weighting does to training: the mean weight (how the loss scale changes),
+the shares of effort in bands of t, and the effective share of samples.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Allocation:
     effort : Tensor [shape=(n,)]
         M(lambda) = w p / E[w]: integrates to 1 over the whole range of log-SNR.
     mean_weight : float
-        E[w] under the density: what the weighting multiplies the scale of the loss by, noise level by noise level equal.
+        E[w] under the density: what the weighting multiplies the scale of the loss by, noise level by noise level
+        equal.
     effective_share : float
         E[w]^2 / E[w^2] in (0, 1]: the share of the draws that would carry as much information if weighted equally.
     bands : tuple of Band
@@ -157,8 +158,8 @@ def allocation(
     target : {"eps", "x0", "v", "u"}
         What the network predicts.
     log_snr : Tensor [shape=(n,)] or None
-        Where the table is wanted, within the path's range, in any order; None gives 401 points that hold nearly all draws and effort
-        (`common_grid`). The other numbers always come from the whole range.
+        Where the table is wanted, within the path's range, in any order; None gives 401 points that hold nearly all
+        draws and effort (`common_grid`). The other numbers always come from the whole range.
     num_frames : int or None
         Latent frames of a sample, for densities that shift by length.
 
@@ -166,7 +167,8 @@ def allocation(
     ------
     UserError
         Unknown names, a scheme that is undefined for this path and target, a density that needs num_frames, points
-        outside the path's range, or a weight that is not a finite number of at least 0 or is 0 wherever the density draws.
+        outside the path's range, or a weight that is not a finite number of at least 0 or is 0 wherever the density
+        draws.
     """
     path, target = get_path(path), check_target(target)
     density = get_density(density, path=path)
@@ -258,7 +260,7 @@ class _Cells:
         inner = torch.tensor([edge for edge in BANDS[1:-1] if ends[0] < edge < ends[1]], dtype=torch.float64)
         low, high = path.log_snr(ends.flip(0)).tolist()
         even = torch.linspace(low, high, _CELLS + 1, dtype=torch.float64)
-        edges = torch.cat([even, path.log_snr(inner)]).unique()
+        edges = torch.cat([even, path.log_snr(inner)]).unique()  # type: ignore[no-untyped-call]
         self.log_snr = (edges[1:] + edges[:-1]) / 2
         self.t = path.t_from_log_snr(self.log_snr).clamp(0, 1)
         self.width = edges[1:] - edges[:-1]
@@ -269,16 +271,18 @@ class _Cells:
         self.mean, self.mean_square = float(products.sum()), float((self.weight * products).sum())
         if not self.mean > 0 or not math.isfinite(self.mean_square):
             raise UserError(
-                f"the mean weight under the {density.name} density is {self.mean:g} (mean square {self.mean_square:g}), so "
-                "there is no effort to allocate; choose a weighting that is positive and finite where noise levels are drawn."
+                f"the mean weight under the {density.name} density is {self.mean:g} (mean square "
+                f"{self.mean_square:g}), so "
+                "there is no effort to allocate; choose a weighting that is positive and finite where noise levels "
+                "are drawn."
             )
         self.effort = products / self.mean
 
     def _draws(self) -> Tensor:
         """Each cell's share of the draws. The first and the last also take what lies beyond the cut.
 
-        Differences of the distribution function are exact even where the density is unbounded, but in the tails they have
-        no digits left; there the density at the middle, times the width, is the better number.
+        Differences of the distribution function are exact even where the density is unbounded, but in the tails they
+        have no digits left; there the density at the middle, times the width, is the better number.
         """
         problem = self.problem
         levels = problem.path.t_from_log_snr(self.edges).clamp(0, 1)
@@ -324,13 +328,16 @@ class _Cells:
         crowded, crowded_square = float(self.effort[end].sum()), float(squares[end].sum() / squares.sum())
         if crowded > max(0.01, 100 * drawn):
             found.append(
-                f"{crowded:.0%} of the effort lies within {_END:g} of an end of t, where {drawn:.1g} of the draws fall: the "
-                "mean weight does not exist (it grows with every rare draw), and the numbers here depend on where it is "
+                f"{crowded:.0%} of the effort lies within {_END:g} of an end of t, where {drawn:.1g} of the draws "
+                "fall: the "
+                "mean weight does not exist (it grows with every rare draw), and the numbers here depend on where it "
+                "is "
                 "cut off."
             )
         elif crowded_square > max(0.01, 100 * drawn):
             found.append(
-                "the mean square of the weight does not exist (rare draws near an end of t dominate it), so the effective "
+                "the mean square of the weight does not exist (rare draws near an end of t dominate it), so the "
+                "effective "
                 "share is 0 in the long run."
             )
         return tuple(found)
@@ -360,7 +367,8 @@ def _checked(log_snr: Tensor, path: Path) -> Tensor:
         ends = path.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
         raise UserError(
             f"log_snr must be a vector of finite points within the {path.name} path's range, {ends[0]:.4g} to "
-            f"{ends[1]:.4g}; got {tuple(log_snr.shape)} from {float(log_snr.min()) if log_snr.numel() else math.nan:.4g} to "
+            f"{ends[1]:.4g}; got {tuple(log_snr.shape)} from "
+            f"{float(log_snr.min()) if log_snr.numel() else math.nan:.4g} to "
             f"{float(log_snr.max()) if log_snr.numel() else math.nan:.4g}."
         )
     return grid

@@ -57,8 +57,8 @@ def build_weighting(
     path : Path, str or None
         The noising path, for noise-level weightings that need it when they are made.
     density : NoiseLevelDensity or None
-        What t is drawn from, for noise-level weightings that correct for it. These three come from the model; weightings
-        that have no use for them ignore them.
+        What t is drawn from, for noise-level weightings that correct for it. These three come from the model;
+        weightings that have no use for them ignore them.
     **options
         Options of the two weightings; each goes to the one that has it.
 
@@ -67,6 +67,14 @@ def build_weighting(
     UserError
         Unknown name, an option that neither weighting has (the sentence lists those that exist), or a value out of
         range.
+
+    Examples
+    --------
+    >>> from eisbach import build_weighting
+    >>> build_weighting("entropy_barrier", "min_snr", strength=0.7, gamma=5.0).noise_level
+    MinSNR(gamma=5.0)
+    >>> build_weighting("recurrence_barrier", latent_rate=21.5).reduction
+    'sample'
     """
     first = _look_up(SAMPLE_WEIGHTINGS, "sample", sample)
     second = _look_up(NOISE_WEIGHTINGS, "noise-level", noise_level)
@@ -95,6 +103,14 @@ def build_weighting(
         gate=gate,
         level_means=None if level_means is None else NoiseLevelTable(level_means),  # type: ignore[arg-type]
     )
+
+
+def check_weighting_name(axis: str, name: str) -> None:
+    """`UserError` where `axis` ("sample" or "noise_level") has no weighting of this name."""
+    if axis == "sample":
+        _look_up(SAMPLE_WEIGHTINGS, "sample", name)
+    else:
+        _look_up(NOISE_WEIGHTINGS, "noise-level", name)
 
 
 def _look_up(table: Mapping[str, Callable[..., Built]], axis: str, name: str) -> Callable[..., Built] | None:

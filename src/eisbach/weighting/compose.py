@@ -98,6 +98,24 @@ class Weighting:
     UserError
         An option out of its range, "mean1" with the "batch" reduction of a sample weighting or with a learned
         noise-level weight, or a gate or level means without a sample weighting.
+
+    Examples
+    --------
+    In a training step, with the network's unreduced losses (B,) and what it was given:
+
+    >>> import torch
+    >>> from eisbach import Weighting, build_weighting
+    >>> weighting = build_weighting(noise_level="min_snr", gamma=5.0)
+    >>> isinstance(weighting, Weighting)
+    True
+    >>> x0, noise, t = torch.zeros(2, 4, 8), torch.ones(2, 4, 8), torch.tensor([0.2, 0.8])
+    >>> x_t, output = (1 - t.view(2, 1, 1)) * x0 + t.view(2, 1, 1) * noise, torch.zeros(2, 4, 8)
+    >>> losses = (output - (noise - x0)).square().mean((1, 2))
+    >>> terms = weighting(losses, output, x_t=x_t, t=t, path="linear", target="u")
+    >>> [round(weight, 3) for weight in terms.weight.tolist()]  # min((1 - t)^2, gamma t^2)
+    [0.2, 0.04]
+    >>> round(float(terms.loss), 3)
+    0.12
     """
 
     sample: SampleBarrier | None = None
@@ -119,7 +137,8 @@ class Weighting:
             raise UserError(f"the weighting's strength must lie in [0, 1]; got {self.strength!r}.")
         if self.sample is not None and self.reduction == "batch" and self.normalisation == "mean1":
             raise UserError(
-                "normalisation 'mean1' divides the one factor of reduction 'batch' by itself, which leaves exactly 1 and no "
+                "normalisation 'mean1' divides the one factor of reduction 'batch' by itself, which leaves exactly 1 "
+                "and no "
                 "sample weighting at all; use reduction 'sample', or normalisation 'none'."
             )
         for what, table in (("gate", self.gate), ("level_means", self.level_means)):
@@ -131,7 +150,8 @@ class Weighting:
             raise UserError("level_means divides the sample weights, so every value must be above 0.")
         if self.normalisation == "mean1" and self.noise_level is not None and self.noise_level.trainable_parameters():
             raise UserError(
-                "normalisation 'mean1' would divide the learned noise-level weight by its own mean, and its penalty with it; "
+                "normalisation 'mean1' would divide the learned noise-level weight by its own mean, and its penalty "
+                "with it; "
                 "use normalisation 'none' (a learned weight keeps its own scale)."
             )
 
@@ -253,9 +273,9 @@ class Weighting:
     def finish_gradients(self, parameters: Iterable[Tensor], stats: Tensor, already_divided_by: float = 1.0) -> Tensor:
         """Multiplies accumulated gradients by `gradient_factor`, in place and before clipping, and returns the factor.
 
-        A learned noise-level weight's gradients are looked after too: no data-parallel wrapper exchanges them, so they are
-        summed over the processes here where `torch.distributed` is running, and what the framework divided the loss by
-        (accumulation, not the number of processes) is undone for them as well.
+        A learned noise-level weight's gradients are looked after too: no data-parallel wrapper exchanges them, so they
+        are summed over the processes here where `torch.distributed` is running, and what the framework divided the loss
+        by (accumulation, not the number of processes) is undone for them as well.
 
         Parameters
         ----------
@@ -316,7 +336,8 @@ class Weighting:
         if t is None or t.shape != weights.weight.shape:
             got = "none" if t is None else str(tuple(t.shape))
             raise UserError(
-                f"a gate and level means need one noise level a sample, t of shape {tuple(weights.weight.shape)}; got {got}."
+                f"a gate and level means need one noise level a sample, t of shape {tuple(weights.weight.shape)}; got "
+                f"{got}."
             )
         t = t.to(weights.weight.device)
         shaped = weights.weight
@@ -353,7 +374,8 @@ def _noise_levels(t: Tensor | None) -> Tensor | None:
         return None
     if not t.is_floating_point():
         raise UserError(
-            f"noise levels must be floating numbers in [0, 1], where 1 is noise; got a tensor of {t.dtype}: a scheduler's "
+            f"noise levels must be floating numbers in [0, 1], where 1 is noise; got a tensor of {t.dtype}: a "
+            "scheduler's "
             "timesteps become noise levels through DiscretePath.timesteps_to_t."
         )
     t = t.detach()

@@ -1,4 +1,5 @@
-"""A curve over the noise level, piecewise linear in t: gates of a sample weighting, and its mean at each noise level."""
+"""A curve over the noise level, piecewise linear in t: gates of a sample weighting, and its mean at each noise
+level."""
 
 from __future__ import annotations
 
@@ -88,7 +89,8 @@ def gate_table(below: float | None = None, above: float | None = None, width: fl
         points += [(below - half, 1.0), (below + half, 0.0)]
     if above is not None and below is not None and above + half > below - half:
         raise UserError(
-            f"the gate from {above:g} to {below:g} with ramps of width {width:g} leaves no noise level at which the sample "
+            f"the gate from {above:g} to {below:g} with ramps of width {width:g} leaves no noise level at which the "
+            "sample "
             "weighting acts fully; move its ends apart or lower gate_width."
         )
     return NoiseLevelTable(_inside(points))

@@ -1,32 +1,50 @@
-"""A folder for diffusers' pipelines: one folder in peft's layout for each part of the pipeline that is adapted.
+"""A folder for diffusers' pipelines, in the form that the pipeline loads.
 
-`PeftModel.from_pretrained(pipe.transformer, folder / "transformer")` loads one. diffusers' own `load_lora_weights` has no part in it: of
-its classes, `StableAudio3DiTModel` (0.42) is not a `PeftAdapterMixin`, and the pipeline has no loader.
+ACE-Step's pipeline has a loader: `pipe.load_lora_weights(folder)` reads `pytorch_lora_weights.safetensors` (LoRA and
+DoRA; alpha / rank is folded into B, as the loader takes alpha for the rank where nothing says otherwise). Stable Audio
+3's and Stable Audio Open's have none (0.42: their networks are no `PeftAdapterMixin`), so there the folder has one in
+peft's layout for each part that is adapted, and `PeftModel.from_pretrained(pipe.transformer, folder / "transformer")`
+loads one.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
-from eisbach.adapters.formats import peft
-from eisbach.adapters.formats.low_rank import Factors, LowRankAdapter
+import torch
+
+from eisbach.adapters.formats import host_names, peft
+from eisbach.adapters.formats.low_rank import Factors, LowRankAdapter, read_file
 from eisbach.errors import CheckpointError
+from eisbach.tensor_files import read_metadata_object, write_tensors
 
-_USUAL = ("transformer", "duration_embedder")
+LORA_FILE = "pytorch_lora_weights.safetensors"
+_USUAL = ("transformer", "duration_embedder", "projection_model")
+_WITH_LOADER = ("ACE-Step 1.5",)
+_STAMP = "eisbach"
 
 
-def is_split(folder: Path) -> bool:
-    """Whether a folder holds folders in peft's layout, named as the parts of a pipeline."""
-    return any((folder / part / peft.CONFIG).is_file() for part in _USUAL)
-
-
-def _parts(folder: Path) -> list[Path]:
-    return sorted(file.parent for file in folder.glob(f"*/{peft.CONFIG}"))
+def is_pipelines(folder: Path) -> bool:
+    """Whether a folder holds a file of diffusers' loader, or folders in peft's layout that are named as a pipeline's
+    parts."""
+    return (folder / LORA_FILE).is_file() or any((folder / part / peft.CONFIG).is_file() for part in _USUAL)
 
 
 def write_adapter(folder: Path, adapter: LowRankAdapter) -> int:
-    """Writes `folder`/<part>/ for each part (transformer, duration_embedder) and returns the number of tensors."""
+    """Writes the folder and returns the number of tensors.
+
+    Raises
+    ------
+    UserError
+        No pipeline of diffusers has these layers.
+    StorageError
+        The disk is full or the folder is not writable.
+    """
+    table = host_names.table_for("diffusers", adapter.layers)
+    if table.model in _WITH_LOADER:
+        return _write_file(folder / LORA_FILE, adapter)
     parts: dict[str, dict[str, Factors]] = {}
     for layer, factors in adapter.layers.items():
         part, _, name = layer.partition(".")
@@ -34,22 +52,61 @@ def write_adapter(folder: Path, adapter: LowRankAdapter) -> int:
     return sum(peft.write_adapter(folder / part, replace(adapter, layers=layers)) for part, layers in parts.items())
 
 
+def _write_file(path: Path, adapter: LowRankAdapter) -> int:
+    tensors: dict[str, torch.Tensor] = {}
+    for layer, factors in adapter.layers.items():
+        tensors[f"{layer}.lora_A.weight"] = factors.a.contiguous()
+        tensors[f"{layer}.lora_B.weight"] = (factors.b * adapter.scale).contiguous()
+        if factors.magnitude is not None:
+            tensors[f"{layer}.lora_magnitude_vector"] = factors.magnitude.contiguous()
+    metadata = {"format": "pt"} | ({_STAMP: json.dumps(adapter.stamp, sort_keys=True)} if adapter.stamp else {})
+    write_tensors(path, tensors, metadata)
+    return len(tensors)
+
+
+def _read_file(path: Path) -> LowRankAdapter:
+    tensors, metadata = read_file(path)
+    layers: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        layer, part = peft.split_name(name)
+        if part is None or host_names.layer_of("diffusers", layer) is None:
+            raise CheckpointError(
+                f"{path} holds '{name}'; LoRA and DoRA of {' and '.join(_WITH_LOADER)}'s transformer are read, under "
+                "diffusers' names."
+            )
+        layers.setdefault(layer, {})[part] = tensor.float()
+    ranks = {int(parts["a"].shape[0]) for parts in layers.values() if "a" in parts}
+    kinds = {frozenset(parts) for parts in layers.values()}
+    if len(ranks) != 1 or kinds not in ({frozenset("ab")}, {frozenset({"a", "b", "magnitude"})}):
+        raise CheckpointError(
+            f"{path} has layers of several ranks {sorted(ranks)}, or factors are missing; LoRA or DoRA of one rank is "
+            "read."
+        )
+    rank = ranks.pop()
+    made = {layer: peft.plain_factors(parts, layer, rank, path) for layer, parts in layers.items()}
+    stamp = read_metadata_object(metadata, _STAMP, path)
+    return LowRankAdapter(made, rank, float(rank), stamp=stamp)
+
+
 def read_adapter(folder: Path) -> LowRankAdapter:
-    """The adapter of a folder that `write_adapter` wrote, or whose parts peft wrote.
+    """The adapter of a folder that `write_adapter` or diffusers wrote, or whose parts peft wrote.
 
     Raises
     ------
     CheckpointError
         A part cannot be read, or the parts are of different ranks, alphas or stamps.
     """
-    parts = {part.name: peft.read_adapter(part) for part in _parts(folder)}
+    if (folder / LORA_FILE).is_file():
+        return _read_file(folder / LORA_FILE)
+    parts = {file.parent.name: peft.read_adapter(file.parent) for file in sorted(folder.glob(f"*/{peft.CONFIG}"))}
     first = next(iter(parts.values()))
     layers: dict[str, Factors] = {}
     for name, adapter in parts.items():
         same = (adapter.rank, adapter.alpha, adapter.kind) == (first.rank, first.alpha, first.kind)
         if not same or adapter.stamp.get("base_identity") != first.stamp.get("base_identity"):
             raise CheckpointError(
-                f"the parts of {folder} ({', '.join(parts)}) are of different ranks, alphas, kinds or base models; give one adapter."
+                f"the parts of {folder} ({', '.join(parts)}) are of different ranks, alphas, kinds or base models; "
+                "give one adapter."
             )
         layers |= {f"{name}.{layer}": factors for layer, factors in adapter.layers.items()}
     return replace(first, layers=layers)

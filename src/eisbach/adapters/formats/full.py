@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from eisbach.adapters.formats.low_rank import check_finite
 from eisbach.errors import CheckpointError, UserError
-from eisbach.files import read_json
+from eisbach.files import read_object
 from eisbach.tensor_files import check_fit, read_tensors
 
 WEIGHTS, STAMP = "model.safetensors", "eisbach.json"
@@ -20,8 +21,8 @@ def read_stamp(folder: Path) -> dict[str, Any]:
     if not (folder / STAMP).is_file():
         return {}
     try:
-        return dict(read_json(folder / STAMP, "stamp"))
-    except (UserError, TypeError, ValueError) as error:
+        return read_object(folder / STAMP, "stamp")
+    except UserError as error:
         raise CheckpointError(f"{folder / STAMP} is not readable; restore it or delete it.") from error
 
 
@@ -32,10 +33,11 @@ def blend(module: nn.Module, folder: Path, strength: float) -> dict[str, torch.T
     Raises
     ------
     CheckpointError
-        The file is truncated, or its names or shapes are not the network's (the sentence counts them).
+        The file is truncated or not finite, or its names or shapes are not the network's (the sentence counts them).
     """
     trained, state = read_tensors(folder / WEIGHTS), module.state_dict()
     check_fit(state, trained, folder / WEIGHTS)
+    check_finite({name: value for name, value in trained.items() if state[name].is_floating_point()}, folder / WEIGHTS)
     originals = {name: value.clone() for name, value in state.items()}
     for name, value in state.items():
         if value.is_floating_point():

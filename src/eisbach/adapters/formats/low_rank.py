@@ -1,4 +1,5 @@
-"""An adapter by itself: factors and magnitudes by layer, whatever file they came from. Every format is read into it and written from it."""
+"""An adapter by itself: factors and magnitudes by layer, whatever file they came from. Every format is read into it and
+written from it."""
 
 from __future__ import annotations
 
@@ -12,10 +13,12 @@ import torch
 from torch import nn
 
 from eisbach.errors import CheckpointError, UserError
-from eisbach.tensor_files import read_tensors
+from eisbach.tensor_files import read_header, read_tensors
 
 WeightOf = Callable[[str], torch.Tensor]
 """The base model's weight of a layer, in the layer's own shape."""
+
+_MOST_AXES = 5
 
 PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
 
@@ -54,7 +57,8 @@ class LowRankAdapter:
     stamp : dict
         What the adapter was trained on; {} for one that was made elsewhere.
     native : dict
-        `include` and `exclude` of a native file that this was read from; {} otherwise.
+        Of a native file that this was read from, its `lora_config` beyond what the fields above say (include, exclude,
+        step, epoch, base_model …) and, under "metadata", the texts beside it; {} otherwise.
     """
 
     layers: dict[str, Factors]
@@ -98,6 +102,10 @@ def adapted_weight(weight: torch.Tensor, factors: Factors, scale: float) -> torc
     return v.view(weight.shape).to(weight.dtype)
 
 
+class NeedsBaseError(UserError):
+    """A file that means nothing without the base model's weights."""
+
+
 def with_strength(adapter: LowRankAdapter, strength: float) -> LowRankAdapter:
     """The adapter that gives ``W + strength (W' - W)``: for LoRA, B times the strength.
 
@@ -110,7 +118,8 @@ def with_strength(adapter: LowRankAdapter, strength: float) -> LowRankAdapter:
         return adapter
     if adapter.kind == "dora":
         raise UserError(
-            f"a DoRA adapter cannot be written at the strength {strength:g}: scaled DoRA is not DoRA; write it at 1 and set the "
+            f"a DoRA adapter cannot be written at the strength {strength:g}: scaled DoRA is not DoRA; write it at 1 "
+            "and set the "
             "strength where it plays, or use --merge, or --to comfyui with --dora diff."
         )
     layers = {name: replace(factors, b=factors.b * strength) for name, factors in adapter.layers.items()}
@@ -125,8 +134,12 @@ def check_fit(adapter: LowRankAdapter | Differences, module: nn.Module, source: 
     CheckpointError
         One is not; the sentence counts them and names the first.
     """
-    known = dict(module.named_modules())
-    unknown = sorted(name for name in adapter.layers if not hasattr(known.get(name), "weight"))
+    weights = {
+        name: layer.weight
+        for name, layer in module.named_modules()
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d))
+    }
+    unknown = sorted(adapter.layers.keys() - weights.keys())
     count = len(adapter.layers)
     if unknown or not count:
         raise CheckpointError(
@@ -135,7 +148,7 @@ def check_fit(adapter: LowRankAdapter | Differences, module: nn.Module, source: 
             + "; the adapter is of another model."
         )
     for name, update in adapter.layers.items():
-        weight: Any = known[name].weight
+        weight = weights[name]
         flat = (weight.shape[0], math.prod(weight.shape[1:]))
         if isinstance(update, Factors):
             shape = (update.b.shape[0], update.a.shape[1])
@@ -149,11 +162,26 @@ def check_fit(adapter: LowRankAdapter | Differences, module: nn.Module, source: 
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], source: str | Path) -> None:
-    """Refuses NaN and infinite values."""
-    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    """Refuses NaN and infinite values, and tensors that are no weights of a layer.
+
+    Raises
+    ------
+    CheckpointError
+        There are some; the sentence names the first.
+    """
+    strange = [name for name, tensor in tensors.items() if not tensor.is_floating_point() or tensor.ndim > _MOST_AXES]
+    if strange:
+        first = tensors[strange[0]]
+        raise CheckpointError(
+            f"'{strange[0]}' in {source} is of the type {str(first.dtype).removeprefix('torch.')} with {first.ndim} "
+            "axes; adapters "
+            f"hold floating-point numbers on at most {_MOST_AXES} axes: fetch the file again."
+        )
+    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor.float()).all())]
     if broken:
         raise CheckpointError(
-            f"{len(broken)} of {len(tensors)} tensors in {source} are not finite (first: {broken[0]}), so the adapter cannot be "
+            f"{len(broken)} of {len(tensors)} tensors in {source} are not finite (first: {broken[0]}), so the adapter "
+            "cannot be "
             "played; use an earlier one."
         )
 
@@ -161,8 +189,8 @@ def check_finite(tensors: Mapping[str, torch.Tensor], source: str | Path) -> Non
 def stored(factors: Factors, precision: str, layer: str) -> Factors:
     """The factors in a file's precision, the product B A changed as little as possible.
 
-    Half precision loses small numbers, and B starts at zero. Where rounding would change a factor, a power of two moves between A
-    and B first, so that both are of one size: their product stays the same, and neither underflows.
+    Half precision loses small numbers, and B starts at zero. Where rounding would change a factor, a power of two moves
+    between A and B first, so that both are of one size: their product stays the same, and neither underflows.
 
     Raises
     ------
@@ -185,15 +213,26 @@ def stored(factors: Factors, precision: str, layer: str) -> Factors:
     return made
 
 
-def rounding(adapter: LowRankAdapter, weight_of: WeightOf, precision: str) -> float:
-    """What a file's precision changes: ``‖W'_stored - W'‖ / ‖W' - W‖`` over all layers, in float64.
+def is_exact(adapter: LowRankAdapter, precision: str) -> bool:
+    """Whether a file of this precision holds every number of the adapter as it is."""
+    dtype = PRECISIONS[precision]
+    values = [value for factors in adapter.layers.values() for value in (factors.a, factors.b, factors.magnitude)]
+    return all(torch.equal(value.to(dtype).to(value.dtype), value) for value in values if value is not None)
 
-    DoRA's magnitudes are about as large as the rows of the weight, and half precision keeps 11 bits of them: the smaller the
-    update, the larger the share of it that is lost.
+
+def rounding(adapter: LowRankAdapter, weight_of: WeightOf | None, precision: str) -> float:
+    """What a file's precision changes: ``‖W'_stored - W'‖ / ‖W' - W‖`` over all layers, in float64; of LoRA W is not
+    needed.
+
+    DoRA's magnitudes are about as large as the rows of the weight, and half precision keeps 11 bits of them: the
+    smaller the update, the larger the share of it that is lost.
     """
     lost = moved = 0.0
     for layer, factors in adapter.layers.items():
-        weight = weight_of(layer).double()
+        if weight_of is None:
+            weight = torch.zeros(factors.b.shape[0], factors.a.shape[1], dtype=torch.float64)
+        else:
+            weight = weight_of(layer).double()
         meant = adapted_weight(weight, factors, adapter.scale)
         made = adapted_weight(weight, stored(factors, precision, layer), adapter.scale)
         lost += float((made - meant).square().sum())
@@ -209,11 +248,8 @@ def read_file(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]
     CheckpointError
         Missing, truncated, of another format, empty, or with values that are not finite.
     """
-    from safetensors import safe_open
-
     tensors = read_tensors(path)
     if not tensors:
         raise CheckpointError(f"{path} holds no weights.")
     check_finite(tensors, path)
-    with safe_open(str(path), framework="pt") as file:
-        return tensors, dict(file.metadata() or {})
+    return tensors, read_header(path).metadata

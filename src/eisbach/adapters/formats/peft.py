@@ -7,18 +7,21 @@ is in the metadata of the safetensors file, so that the weights keep it when the
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import nn
 
 from eisbach.adapters.formats.low_rank import Factors, LowRankAdapter, check_finite
 from eisbach.adapters.layers import ADAPTER_NAME, is_adapter_parameter
 from eisbach.errors import CheckpointError, UserError
-from eisbach.files import atomic_write, read_json, write_json
-from eisbach.tensor_files import copy_named, read_tensors
+from eisbach.files import read_object, write_json
+from eisbach.tensor_files import copy_named, read_header, read_metadata_object, read_tensors, write_tensors
 
 CONFIG, WEIGHTS, STAMP = "adapter_config.json", "adapter_model.safetensors", "eisbach.json"
 _PREFIX = "base_model.model."  # what peft's wrapper puts before the network's own names
@@ -59,12 +62,9 @@ def save(folder: Path, module: nn.Module, config: Any, stamp: Mapping[str, Any])
 
 
 def _write(folder: Path, weights: Mapping[str, torch.Tensor], config: Any, stamp: Mapping[str, Any]) -> None:
-    from safetensors.torch import save_file
-
-    tensors = {name: value.cpu().contiguous() for name, value in weights.items()}
     metadata = {"format": "pt", "eisbach": json.dumps(dict(stamp), sort_keys=True)}
     write_json(folder / CONFIG, config_values(config))
-    atomic_write(folder / WEIGHTS, lambda partial: save_file(tensors, partial, metadata=metadata))
+    write_tensors(folder / WEIGHTS, weights, metadata)
     write_json(folder / STAMP, dict(stamp))
 
 
@@ -78,35 +78,111 @@ def read_config(folder: Path) -> Any:
     """
     from peft import LoraConfig
 
+    values = read_object(folder / CONFIG, "adapter configuration", error=CheckpointError)
+    if values.get("peft_type") != "LORA":
+        raise CheckpointError(
+            f"{folder / CONFIG} is of the kind {values.get('peft_type')!r}; only LORA adapters (LoRA, DoRA) are read."
+        )
     try:
-        values = read_json(folder / CONFIG, "adapter configuration")
-    except UserError as error:
-        raise CheckpointError(str(error)) from error
-    if not isinstance(values, dict) or values.get("peft_type") != "LORA":
-        kind = values.get("peft_type") if isinstance(values, dict) else type(values).__name__
-        raise CheckpointError(f"{folder / CONFIG} is of the kind {kind!r}; only LORA adapters (LoRA, DoRA) are read.")
+        checked = _Options.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise CheckpointError(
+            f"{folder / CONFIG} has {'.'.join(map(str, fault['loc']))} = {repr(fault['input'])[:60]} "
+            f"({fault['msg']}); restore the file."
+        ) from error
+    _refuse_options(values, folder)
+    names = {item.name for item in fields(LoraConfig)}
+    known = {name: value for name, value in checked.model_dump(exclude_unset=True).items() if name in names}
     try:
-        return LoraConfig(**{key: value for key, value in values.items() if key != "peft_type"})
-    except (TypeError, ValueError) as error:
+        return LoraConfig(**known)
+    except Exception as error:  # of a bad entry peft raises whatever the first use of it raises
         raise CheckpointError(f"{folder / CONFIG} has values that this version of peft refuses ({error}).") from error
+
+
+class _Options(BaseModel):
+    """The options of peft's LoRA that are understood, with their types; all others must be off."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    r: int = Field(8, ge=1, le=65536)
+    lora_alpha: float = Field(8, gt=0, allow_inf_nan=False)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    use_dora: bool = False
+    use_rslora: bool = False
+    fan_in_fan_out: bool = False
+    bias: str = "none"
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=65536)]] = {}
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+
+    @field_validator("target_modules", "exclude_modules")
+    @classmethod
+    def _is_a_pattern(cls, value: list[str] | str | None) -> list[str] | str | None:
+        if isinstance(value, str):
+            _check_pattern(value)
+        return value
+
+    @field_validator("rank_pattern", "alpha_pattern", mode="before")
+    @classmethod
+    def _are_patterns(cls, value: Any) -> Any:
+        for pattern in value or {}:
+            _check_pattern(str(pattern))
+        return {} if value is None else value
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from error
+
+
+_SILENT = {  # of the training or of where the files lie: the same factors mean the same weights whatever these say
+    *(
+        "peft_type",
+        "peft_version",
+        "task_type",
+        "inference_mode",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "revision",
+    ),
+    *("megatron_core", "runtime_config", "qalora_group_size", "ensure_weight_tying", "init_lora_weights"),
+}
+
+
+def _refuse_options(values: Mapping[str, Any], folder: Path) -> None:
+    """Refuses options by which the same factors mean other weights, those of a newer peft included."""
+    start = values.get("init_lora_weights", True)
+    # These begin by changing the base model's weights; other beginnings mean nothing to what was trained.
+    moved = isinstance(start, str) and start.lower().startswith(("pissa", "olora", "corda", "loftq", "lora_ga"))
+    used = [f"init_lora_weights {start}"] if moved else []
+    used += ["fan_in_fan_out"] if values.get("fan_in_fan_out") else []
+    bias = values.get("bias", "none")
+    used += [f"bias {bias}"] if bias != "none" else []
+    understood = {*_Options.model_fields, *_SILENT}
+    used += sorted(
+        name for name, value in values.items() if name not in understood and value not in (None, False, {}, [], "")
+    )
+    if used:
+        raise CheckpointError(
+            f"{folder / CONFIG} uses {', '.join(used)}, which is neither LoRA nor DoRA as it is played here; train "
+            "without it."
+        )
 
 
 def read_stamp(folder: Path) -> dict[str, Any]:
     """The stamp beside the weights, or in them, or {} for an adapter that was made elsewhere."""
-    from safetensors import SafetensorError, safe_open
-
     if (folder / STAMP).is_file():
         try:
-            return dict(read_json(folder / STAMP, "adapter stamp"))
-        except (UserError, TypeError, ValueError) as error:
+            return read_object(folder / STAMP, "adapter stamp")
+        except UserError as error:
             raise CheckpointError(f"{folder / STAMP} is not readable; restore it or delete it.") from error
-    try:
-        with safe_open(str(folder / WEIGHTS), framework="pt") as file:
-            return dict(json.loads((file.metadata() or {}).get("eisbach", "{}")))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder / WEIGHTS} is missing, truncated or not a safetensors file ({error})."
-        ) from error
+    return read_metadata_object(read_header(folder / WEIGHTS).metadata, "eisbach", folder / WEIGHTS)
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -115,11 +191,12 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     Raises
     ------
     CheckpointError
-        The file is missing, truncated or empty.
+        The file is missing, truncated or empty, or holds values that are not finite.
     """
     tensors = read_tensors(folder / WEIGHTS)
     if not tensors:
         raise CheckpointError(f"{folder / WEIGHTS} holds no weights.")
+    check_finite(tensors, folder / WEIGHTS)
     return tensors
 
 
@@ -150,55 +227,41 @@ def read_adapter(folder: Path) -> LowRankAdapter:
         Unreadable, not finite, incomplete, or with an option that other formats cannot express.
     """
     config, tensors = read_config(folder), read_weights(folder)
-    check_finite(tensors, folder / WEIGHTS)
     layers: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
-        layer, part = _split(name)
+        layer, part = split_name(name)
         if part is None:
             raise CheckpointError(
-                f"{folder / WEIGHTS} holds '{name}', which is no factor of LoRA or DoRA; only the folder can carry it, no other format."
+                f"{folder / WEIGHTS} holds '{name}', which is no factor of LoRA or DoRA; only the folder can carry "
+                "it, no other format."
             )
         layers.setdefault(layer, {})[part] = tensor
-    _check_plain(config, folder)
     wanted = {"a", "b", "magnitude"} if config.use_dora else {"a", "b"}
     scales = {}
     for layer, parts in layers.items():
         if set(parts) != wanted:
             raise CheckpointError(
-                f"'{layer}' in {folder / WEIGHTS} has {', '.join(sorted(parts))} of {', '.join(sorted(wanted))}; the file is damaged."
+                f"'{layer}' in {folder / WEIGHTS} has {', '.join(sorted(parts))} of {', '.join(sorted(wanted))}; the "
+                "file is damaged."
             )
         scales[layer] = _scale(config, layer, parts, folder)
     stamp = read_stamp(folder)
     patterns = stamp.pop(_NATIVE, {})
+    if not isinstance(patterns, dict):
+        raise CheckpointError(f"the stamp in {folder} has {_NATIVE} that are no object; restore it or delete it.")
     rank = max(parts["a"].shape[0] for parts in layers.values())
     most = scales[max(scales, key=lambda layer: layers[layer]["a"].shape[0])]
     made = {layer: _uniform(parts, rank, scales[layer] / most) for layer, parts in layers.items()}
     return LowRankAdapter(made, rank, most * rank, float(config.lora_dropout or 0.0), stamp, patterns)
 
 
-def _split(name: str) -> tuple[str, str | None]:
+def split_name(name: str) -> tuple[str, str | None]:
+    """A tensor's layer and which factor it is: "a", "b", "magnitude" or None."""
     inner = name.removeprefix(_PREFIX)
     for ending, part in _PARTS.items():
         if inner.endswith("." + ending):
             return inner.removesuffix("." + ending), part
     return inner, None
-
-
-def _check_plain(config: Any, folder: Path) -> None:
-    """Refuses options by which the same factors mean other weights."""
-    start = config.init_lora_weights
-    moved = isinstance(start, str) and start.lower().startswith(("pissa", "olora", "corda", "loftq"))
-    options = {
-        f"init_lora_weights {start}": moved,
-        "fan_in_fan_out": bool(config.fan_in_fan_out),
-        "layer_replication": bool(config.layer_replication),
-        f"bias {config.bias}": config.bias != "none",
-    }
-    used = [name for name, on in options.items() if on]
-    if used:
-        raise CheckpointError(
-            f"{folder / CONFIG} uses {', '.join(used)}, which other formats cannot express; train without it."
-        )
 
 
 def _scale(config: Any, layer: str, parts: Mapping[str, torch.Tensor], folder: Path) -> float:
@@ -209,21 +272,45 @@ def _scale(config: Any, layer: str, parts: Mapping[str, torch.Tensor], folder: P
     rank = ranks.get(get_pattern_key(ranks.keys(), layer), config.r)
     alpha = alphas.get(get_pattern_key(alphas.keys(), layer), config.lora_alpha)
     a, b = parts["a"], parts["b"]
-    if a.shape[0] != rank or b.shape[1] != rank or any(value.ndim > 2 and value.shape[2:] != (1,) for value in (a, b)):
+    if (
+        min(a.ndim, b.ndim) < 2
+        or a.shape[0] != rank
+        or b.shape[1] != rank
+        or any(value.ndim > 2 and value.shape[2:] != (1,) for value in (a, b))
+    ):
         raise CheckpointError(
-            f"'{layer}' in {folder / WEIGHTS} has factors of {list(a.shape)} and {list(b.shape)}; factors of rank {rank} over single "
+            f"'{layer}' in {folder / WEIGHTS} has factors of {list(a.shape)} and {list(b.shape)}; factors of rank "
+            f"{rank} over single "
             "frames are read."
         )
     return float(alpha / (rank**0.5 if config.use_rslora else rank))
 
 
 def _uniform(parts: Mapping[str, torch.Tensor], rank: int, factor: float) -> Factors:
-    """One layer's factors at the common rank and scale: rows and columns of zeros, and B times what its own scale is larger."""
+    """One layer's factors at the common rank and scale: rows and columns of zeros, and B times what its own scale is
+    larger."""
     a, b = parts["a"].flatten(1).float(), parts["b"].flatten(1).float()
     missing = rank - a.shape[0]
     a, b = torch.nn.functional.pad(a, (0, 0, 0, missing)), torch.nn.functional.pad(b, (0, missing)) * factor
     magnitude = None if "magnitude" not in parts else parts["magnitude"].flatten().float()
     return Factors(a, b, magnitude, convolution=parts["a"].ndim == 3)
+
+
+def plain_factors(parts: Mapping[str, torch.Tensor], layer: str, rank: int, source: Path) -> Factors:
+    """One layer's factors, of a file that says nothing of ranks and scales.
+
+    Raises
+    ------
+    CheckpointError
+        Shapes that are no factors of this rank.
+    """
+    a, b, magnitude = parts["a"], parts["b"], parts.get("magnitude")
+    rows = None if magnitude is None else magnitude.numel()
+    if min(a.ndim, b.ndim) < 2 or a.shape[0] != rank or b.shape[1] != rank or rows not in (None, b.shape[0]):
+        raise CheckpointError(
+            f"'{layer}' in {source} has factors of {list(a.shape)} and {list(b.shape)}, which are none of rank {rank}."
+        )
+    return _uniform(parts, rank, 1.0)
 
 
 def config_of(adapter: LowRankAdapter) -> Any:

@@ -35,8 +35,8 @@ class ProbeConfig(StrictModel):
     structure : bool
         Whether the structure metrics of the crops' audio are measured.
     split : "train", "held_out" or "all"
-        Which clips are looked at; "train" are those that the recipe trains on (all of them with its `data.split` "all").
-        `data.select` applies to each.
+        Which clips are looked at; "train" are those that the recipe trains on (all of them with its `data.split`
+        "all"). `data.select` applies to each.
     out : str or None
         Folder for the result; None writes nothing.
     """

@@ -1,6 +1,7 @@
 """From a probe's rows to numbers with intervals: what the weighting does, where, and for whom.
 
-Pure: the same result gives the same explanation, and nothing is read or written. The clip is the unit of every interval.
+Pure: the same result gives the same explanation, and nothing is read or written. The clip is the unit of every
+interval.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from eisbach.diagnostics.probe.predictions import (
 from eisbach.diagnostics.probe.result import ProbeResult, plain
 
 ACTS_CV = 0.1
-"""A coefficient of variation between clips from which a weighting acts: it then moves a clip's share of the step by a tenth."""
+"""A coefficient of variation between clips from which a weighting acts: it then moves a clip's share of the step by a
+tenth."""
 
 
 @dataclass(frozen=True)
@@ -185,4 +187,6 @@ def _summarise_gradients(gradients: dict[str, Any]) -> GradientSummary | None:
         return None
     name = "moved" if "moved" in points else "start"
     means = ("angle", "norm_ratio", "between_batches_angle", "update_angle", "update_norm_ratio")
-    return GradientSummary(name, gradients["batches"], **{key: points[name][key]["mean"] for key in means})
+    return GradientSummary(
+        name, int(gradients.get("batches") or 0), **{key: points[name][key]["mean"] for key in means}
+    )

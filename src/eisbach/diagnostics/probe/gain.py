@@ -1,6 +1,8 @@
-"""An experiment on loudness: the same clips turned up and down, through the codec and the model, and what becomes of their weights.
+"""An experiment on loudness: the same clips turned up and down, through the codec and the model, and what becomes of
+their weights.
 
-What goes with loudness in a set of clips may go with much else as well; turning a clip up changes nothing but its level.
+What goes with loudness in a set of clips may go with much else as well; turning a clip up changes nothing but its
+level.
 """
 
 from __future__ import annotations
@@ -23,15 +25,16 @@ from eisbach.types import LatentBatch, Record, Waveform
 if TYPE_CHECKING:
     from eisbach.codecs.base import Codec
 
-GAINS_DB = (-6.0, 0.0, 6.0)
+_GAINS_DB = (-6.0, 0.0, 6.0)
 """Gains; one that would drive the samples past full scale is left out for that clip, as a file could not hold it."""
 LEVELS = 4
 """Noise levels of the experiment: the ends of the probe's and two between."""
-LEAST_GAINS = 2
+_LEAST_GAINS = 2
 
 
 def measure_gain(subject: Subject, advance: Callable[[int], None]) -> list[Record]:
-    """Rows ``{clip, t, gain_db, sample_weight}`` of up to `gain_clips` clips, evenly chosen; [] without a sample weighting.
+    """Rows ``{clip, t, gain_db, sample_weight}`` of up to `gain_clips` clips, evenly chosen; [] without a sample
+    weighting.
 
     Clips whose audio cannot be read, or is silent, take no part. The noise of a clip is the same at every gain.
     """
@@ -39,10 +42,10 @@ def measure_gain(subject: Subject, advance: Callable[[int], None]) -> list[Recor
         return []
     codec = load_codec_of(subject.backbone)
     found: list[Record] = []
-    for crop in chosen_crops(subject):
+    for crop in _chosen_crops(subject):
         variants = _turned(subject, crop, codec)
         advance(1)
-        if len(variants) < LEAST_GAINS:
+        if len(variants) < _LEAST_GAINS:
             continue
         gains = [gain for gain, _ in variants]
         batch = subject.to_device(stack_crops([replace(crop, batch=latents) for _, latents in variants]))
@@ -62,7 +65,7 @@ def units(subject: Subject) -> int:
     return min(subject.config.gain_clips, subject.config.clips, len(subject.dataset))
 
 
-def chosen_crops(subject: Subject) -> list[Crop]:
+def _chosen_crops(subject: Subject) -> list[Crop]:
     """Crops evenly spread over those of the rows."""
     crops = subject.crops()
     places = np.linspace(0, len(crops) - 1, units(subject)).round().astype(int)
@@ -77,7 +80,8 @@ def levels(subject: Subject) -> list[float]:
 
 
 def _turned(subject: Subject, crop: Crop, codec: Codec) -> list[tuple[float, LatentBatch]]:
-    """(gain, the crop's batch at that gain), encoded anew from the same stretch of audio at every gain, 0 dB included."""
+    """(gain, the crop's batch at that gain), encoded anew from the same stretch of audio at every gain, 0 dB
+    included."""
     path = subject.manifest.audio_path(crop.row)
     try:
         waveform = read_audio(path, start=crop.start, duration=crop.seconds)
@@ -85,7 +89,7 @@ def _turned(subject: Subject, crop: Crop, codec: Codec) -> list[tuple[float, Lat
         return []
     peak, frames = float(np.abs(waveform.samples).max()), crop.batch.latents.shape[-1]
     variants = []
-    for gain in GAINS_DB:
+    for gain in _GAINS_DB:
         factor = 10 ** (gain / 20)
         if gain > 0 and peak * factor > 1:
             continue

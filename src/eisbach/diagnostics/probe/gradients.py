@@ -1,8 +1,8 @@
 """What a weighting does to the step that is taken: its gradients beside the plain ones, before and after AdamW.
 
 The layout of the result stands in `result`. Batches are training's own: the same clips, noise levels, noise and dropped
-captions, in the same order, as one process would see them. No weight is moved, but for the few plain steps that take a fresh
-adapter off its starting point; they are taken back with the adapter.
+captions, in the same order, as one process would see them. No weight is moved, but for the few plain steps that take a
+fresh adapter off its starting point; they are taken back with the adapter.
 """
 
 from __future__ import annotations
@@ -180,7 +180,8 @@ def batch_gradients(
         _accumulate(plain, prediction.losses.sum(), leaves, keep=True)
         _accumulate(weighted, partial.unscaled, leaves, keep=False)
     assert stats is not None  # accumulation is at least 1
-    # Both were summed over the micro-batches: the plain loss is a mean over samples, the weighted one has its own factor.
+    # Both were summed over the micro-batches: the plain loss is a mean over samples, the weighted one has its own
+    # factor.
     factor = float(objective.weighting.gradient_factor(stats))
     plain = [part / (subject.config.train.batch_size * subject.accumulation) for part in plain]
     weighted = [part * factor for part in weighted]

@@ -101,7 +101,8 @@ def make_grid(rows: Sequence[Mapping[str, Any]]) -> Grid:
     for number, row in enumerate(rows, start=1):
         if row.get("clip") is None or row.get("t") is None:
             raise UserError(
-                f"row {number} of the probe lacks its clip or its noise level t; run the probe again instead of editing rows."
+                f"row {number} of the probe lacks its clip or its noise level t; run the probe again instead of "
+                "editing rows."
             )
         key = str(row["clip"]), float(row["t"])
         counts[key] = counts.get(key, 0) + 1

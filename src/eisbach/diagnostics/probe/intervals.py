@@ -98,10 +98,11 @@ def spearman(first: np.ndarray, second: np.ndarray, draws: np.ndarray) -> Estima
 
 
 def auc(more: np.ndarray, less: np.ndarray, rng: np.random.Generator, resamples: int = RESAMPLES) -> Estimate:
-    """Chance that a value of `more` exceeds one of `less` (ties count half), with a bootstrap over the clips of each side.
+    """Chance that a value of `more` exceeds one of `less` (ties count half), with a bootstrap over the clips of each
+    side.
 
-    Where every pair is ordered alike a bootstrap has no width; there the exact bound for one side's clips all on one side
-    is given instead (rule of three, 1 - 0.05^(1/n) for the smaller side).
+    Where every pair is ordered alike a bootstrap has no width; there the exact bound for one side's clips all on one
+    side is given instead (rule of three, 1 - 0.05^(1/n) for the smaller side).
     """
     if len(more) == 0 or len(less) == 0:
         return UNKNOWN
@@ -110,7 +111,8 @@ def auc(more: np.ndarray, less: np.ndarray, rng: np.random.Generator, resamples:
     fewer = min(len(more), len(less))
     if fewer < 2:
         return estimate(value)
-    # A resampled side is a vector of how often each clip was drawn; the resampled AUC is then a bilinear form of `wins`.
+    # A resampled side is a vector of how often each clip was drawn; the resampled AUC is then a bilinear form of
+    # `wins`.
     first = rng.multinomial(len(more), np.full(len(more), 1 / len(more)), size=resamples) / len(more)
     second = rng.multinomial(len(less), np.full(len(less), 1 / len(less)), size=resamples) / len(less)
     slack = 1 - 0.05 ** (1 / fewer)

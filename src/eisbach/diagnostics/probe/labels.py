@@ -13,7 +13,7 @@ from eisbach.errors import UserError
 LABEL = "label."
 TELLS_AUC = 0.9
 """Two labels are told apart from this AUC on: nine pairs of ten are ordered right."""
-FEW_OF_A_KIND = 5
+_FEW_OF_A_KIND = 5
 """Fewer clips than this of either side say nothing about AUC: its interval spans most of 0 to 1."""
 _DEVELOPING = "developing"
 
@@ -42,7 +42,7 @@ class Separation:
     @property
     def few(self) -> bool:
         """Whether either side has too few clips for its AUC to say anything."""
-        return min(self.n_positive, self.n_negative) < FEW_OF_A_KIND
+        return min(self.n_positive, self.n_negative) < _FEW_OF_A_KIND
 
     @property
     def told_up_to(self) -> tuple[float, Estimate] | None:
@@ -100,7 +100,8 @@ def _check_label(grid: Grid, key: str, values: list[str]) -> None:
     if len(values) != 2:
         shown = ", ".join(values[:6]) + (", …" if len(values) > 6 else "")
         raise UserError(
-            f"the label {key!r} has {len(values)} value{'' if len(values) == 1 else 's'} among the probed clips ({shown}); "
+            f"the label {key!r} has {len(values)} value{'' if len(values) == 1 else 's'} among the probed clips "
+            f"({shown}); "
             "name a label with exactly two."
         )
 

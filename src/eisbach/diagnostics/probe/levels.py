@@ -45,8 +45,8 @@ class LevelSummary:
     columns : dict of str to Spread
         One for each of `SHOWN`.
     cv : Estimate
-        Coefficient of variation between clips of the weight as trained, without the noise-level weight (which is the same
-        for every clip).
+        Coefficient of variation between clips of the weight as trained, without the noise-level weight (which is the
+        same for every clip).
     cv_sample_weight : Estimate
         The same of the sample weight before strength, gate and level means.
     ess_share : float or None
@@ -69,8 +69,8 @@ class VarianceShares:
     Attributes
     ----------
     level, clip, remainder : Estimate
-        Shares that sum to 1: between noise levels; between clips, at every level alike; and what is peculiar to a clip at a
-        level or to a draw of noise.
+        Shares that sum to 1: between noise levels; between clips, at every level alike; and what is peculiar to a clip
+        at a level or to a draw of noise.
     sd : float
         Standard deviation of ln weight: 0.1 is about 10%.
     sd_between_clips : float
@@ -97,7 +97,8 @@ class BatchSummary:
     cv_sample_weight : float or None
         The same of the sample weights, before strength, gate and level means.
     step_cv : float or None
-        Coefficient of variation from batch to batch of the mean weight: with reduction 'batch' the only thing that varies.
+        Coefficient of variation from batch to batch of the mean weight: with reduction 'batch' the only thing that
+        varies.
     mean_weight : float or None
     """
 
@@ -172,8 +173,8 @@ def _cv(values: np.ndarray, draws: np.ndarray | None) -> Estimate:
 def decompose(weights: np.ndarray, draws: np.ndarray | None) -> VarianceShares | None:
     """Two-way decomposition of ln weight by noise level and clip; None with fewer than 2 complete clips.
 
-    The clip's sum of squares also holds 1 / L of the remainder's chance, which is taken out (as in omega squared), so that
-    clips that differ by chance alone get a share of 0.
+    The clip's sum of squares also holds 1 / L of the remainder's chance, which is taken out (as in omega squared), so
+    that clips that differ by chance alone get a share of 0.
 
     Parameters
     ----------

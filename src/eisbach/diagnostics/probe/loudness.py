@@ -26,7 +26,7 @@ from eisbach.diagnostics.probe.intervals import (
 )
 from eisbach.types import Record
 
-STEP_DB = 6.0
+_STEP_DB = 6.0
 _LEAST_CLIPS = 4  # fewer give the mean slope no interval worth the name
 _COLUMNS = ("latent_db", "loudness_db", "output_energy_db", "x0_energy_db", "loss", "x0_loss")
 _STRUCTURE = "structure."
@@ -96,7 +96,8 @@ def gain_effect(rows: Sequence[Record], grid: Grid, weights: np.ndarray) -> Gain
 
 
 def _slopes(rows: Sequence[Record]) -> tuple[list[float], np.ndarray]:
-    """The noise levels, and each clip's slope of ln weight over dB at each (clips, L); clips with a gap are left out."""
+    """The noise levels, and each clip's slope of ln weight over dB at each (clips, L); clips with a gap are left
+    out."""
     levels = sorted({float(row["t"]) for row in rows})  # type: ignore[arg-type]
     clips: dict[str, list[Record]] = {}
     for row in rows:
@@ -120,7 +121,7 @@ def _mean_slope(slopes: np.ndarray) -> tuple[float, float]:
 
 
 def _factor(mean: float, reach: float) -> Estimate:
-    return estimate(*(math.exp(STEP_DB * slope) for slope in (mean, mean - reach, mean + reach)))
+    return estimate(*(math.exp(_STEP_DB * slope) for slope in (mean, mean - reach, mean + reach)))
 
 
 def _share(grid: Grid, weights: np.ndarray, slope: float, reach: float) -> Estimate:
@@ -173,6 +174,7 @@ def _hardly_differs(column: str, values: np.ndarray) -> bool:
 
 
 def _clip_effect(weights: np.ndarray) -> np.ndarray:
-    """How much more a clip weighs than the others at the same noise level: ln weight less the level's mean, (clips,)."""
+    """How much more a clip weighs than the others at the same noise level: ln weight less the level's mean,
+    (clips,)."""
     logs = safe_log(weights).mean(axis=2)
     return np.asarray((logs - logs.mean(axis=0)).mean(axis=1))

@@ -106,7 +106,10 @@ def belief_correctness(link: BeliefLoss | None) -> Prediction | None:
     elif low.below(0.1) or (low.above(0) and gap.below(0)):
         outcome = "refuted"
     claim = "low belief goes with low loss at low noise, less so or inversely at high noise"
-    because = f"their rank correlation is {said(low)} at low noise and {said(high)} at high noise, a difference of {said(gap)}"
+    because = (
+        f"their rank correlation is {said(low)} at low noise and {said(high)} at high noise, a difference of "
+        f"{said(gap)}"
+    )
     return Prediction(5, claim, outcome, because)
 
 
@@ -132,7 +135,10 @@ def stratification(
     elif at_lowest.below(_FULL_WEIGHT) or falls.below(0) or larger is False:
         outcome = "refuted"
     claim = "the weight goes to 1 and the gradient is large at low noise, and both are damped at high noise"
-    because = f"the mean weight at t = {grid.levels[0]:g} is {said(at_lowest)}, and it falls by {said(falls)} from low to high noise"
+    because = (
+        f"the mean weight at t = {grid.levels[0]:g} is {said(at_lowest)}, and it falls by {said(falls)} from low to "
+        "high noise"
+    )
     if quiet and noisy:
         because += f"; the gradient's norm is {np.mean(quiet):.3g} at low and {np.mean(noisy):.3g} at high noise"
     return Prediction(1, claim, outcome, because)

@@ -1,4 +1,5 @@
-"""A setting to try, from what a probe measured: the recipe's `weighting` group with one or two keys changed, and why."""
+"""A setting to try, from what a probe measured: the recipe's `weighting` group with one or two keys changed, and
+why."""
 
 from __future__ import annotations
 
@@ -7,11 +8,11 @@ from typing import Any
 
 from eisbach.diagnostics.probe.explain import ACTS_CV, Explanation
 
-USEFUL_AUC = 0.6
+_USEFUL_AUC = 0.6
 """Above the last noise level with this AUC (for the best kind) a weight is chance, and a gate is worth its key."""
 LEVEL_SHARE, LEVEL_SD = 0.2, 0.05
 """Dividing by the level's mean is advised from this share of the variance on, where it moves weights by 5% or more."""
-HEARS_LOUDNESS = 0.5
+_HEARS_LOUDNESS = 0.5
 """A weighting goes by loudness where turning clips up, by experiment, makes half of the difference between them."""
 _SURELY = 0.25  # and its interval lies above this
 _GATE_WIDTH = 0.1
@@ -50,7 +51,7 @@ class Recommendation:
 def hears_loudness(explanation: Explanation) -> bool:
     """Whether the experiment shows that the clips' differences in loudness make most of those in weight."""
     gain = explanation.gain
-    return gain is not None and (gain.share.value or 0.0) >= HEARS_LOUDNESS and gain.share.above(_SURELY)
+    return gain is not None and (gain.share.value or 0.0) >= _HEARS_LOUDNESS and gain.share.above(_SURELY)
 
 
 def recommend(explanation: Explanation) -> Recommendation:
@@ -87,7 +88,8 @@ def recommend(explanation: Explanation) -> Recommendation:
 
 
 def _another_statistic(explanation: Explanation, after: dict[str, Any], reasons: list[str]) -> bool:
-    """Another belief where this one reads loudness, or no weighting where it reads nothing; whether that was changed."""
+    """Another belief where this one reads loudness, or no weighting where it reads nothing; whether that was
+    changed."""
     options, entropy = after["options"], after["sample"] == "entropy_barrier"
     loud, flat = hears_loudness(explanation), not explanation.sample_acts_at
     if loud and entropy and options.get("energy", "raw") == "raw":
@@ -156,7 +158,7 @@ def _gate(explanation: Explanation, after: dict[str, Any], reasons: list[str]) -
         for pair in explanation.separations
         if pair.label in ("kind", "flat") and not pair.few
         for t, area in pair.levels
-        if (area.value or 0.0) >= USEFUL_AUC
+        if (area.value or 0.0) >= _USEFUL_AUC
     ]
     last = max(useful, default=None)
     above = next((level.t for level in explanation.levels if last is not None and level.t > last), None)
@@ -165,7 +167,7 @@ def _gate(explanation: Explanation, after: dict[str, Any], reasons: list[str]) -
     below = round((last + above) / 2, 3)
     after["options"].update(gate_below=below, gate_width=round(min(_GATE_WIDTH, below), 3))
     reasons.append(
-        f"Above t = {last:g} it tells no kind from developing material (AUC under {USEFUL_AUC:g}): gated off."
+        f"Above t = {last:g} it tells no kind from developing material (AUC under {_USEFUL_AUC:g}): gated off."
     )
 
 
@@ -178,6 +180,7 @@ def _mean_one(explanation: Explanation, after: dict[str, Any], reasons: list[str
     if batches is not None and batches.mean_weight is not None and abs(batches.mean_weight - 1) > _MEAN_ONE:
         after["normalisation"] = "mean1"
         reasons.append(
-            f"As probed the weights average {batches.mean_weight:.2g}; 'mean1' keeps the loss, and with it clipping and "
+            f"As probed the weights average {batches.mean_weight:.2g}; 'mean1' keeps the loss, and with it clipping "
+            "and "
             "weight decay, at the scale of unweighted training."
         )

@@ -1,35 +1,35 @@
 """What a probe found, in memory and on disk: tidy rows, simulated batches and the comparison of gradients.
 
-`ProbeResult.rows` holds one row a clip x noise level x draw, with the columns `ROW_COLUMNS`, then ``structure.<metric>``
-for each metric of the crop's audio and ``label.<key>`` for each label of the manifest. A value that does not exist or is
-not finite is None.
+`ProbeResult.rows` holds one row a clip x noise level x draw, with the columns `ROW_COLUMNS`, then
+``structure.<metric>`` for each metric of the crop's audio and ``label.<key>`` for each label of the manifest. A value
+that does not exist or is not finite is None.
 
 `ProbeResult.batches` holds one row a simulated global training batch, with the columns `BATCH_COLUMNS`.
 
-`ProbeResult.gain` holds the experiment on loudness: rows ``{clip, t, gain_db, sample_weight}`` of clips turned up and down
-(`gain.measure_gain`); empty where there was none.
+`ProbeResult.gain` holds the experiment on loudness: rows ``{clip, t, gain_db, sample_weight}`` of clips turned up and
+down (`gain.measure_gain`); empty where there was none.
 
 `ProbeResult.gradients` is {} when none were compared, else
 
-- ``trained`` ("dora", "lora" or "all"), ``scalars`` (number of trained parameters), ``batches``, ``batch_size`` (global),
-  ``condition_dropout``, ``betas``, ``eps``, ``max_grad_norm``, ``skipped_batches`` (whose gradients were not finite),
-  ``perturbation_steps``;
-- ``points``: ``{"start": point}``, and with an adapter also ``"moved"``: a few plain steps on, because a fresh adapter's B is
-  zero and A has no gradient there. A *point* has
+- ``trained`` ("dora", "lora" or "all"), ``scalars`` (number of trained parameters), ``batches``, ``batch_size``
+  (global), ``condition_dropout``, ``betas``, ``eps``, ``max_grad_norm``, ``skipped_batches`` (whose gradients were not
+  finite), ``perturbation_steps``;
+- ``points``: ``{"start": point}``, and with an adapter also ``"moved"``: a few plain steps on, because a fresh
+  adapter's B is zero and A has no gradient there. A *point* has
 
   - ``cosine``, ``angle`` (degrees) between the plain gradient g_p and the weighted g_w of a batch, ``norm_ratio``
     |g_w|/|g_p|, ``plain_norm``, ``weighted_norm``, and for scale ``between_batches_angle`` (plain gradients of
     successive, independent batches);
   - ``plain_clipped``, ``weighted_clipped`` (share of the batches that training would clip), ``clipped_norm_ratio``;
-  - ``update_norm_ratio``, ``update_angle`` (degrees) between AdamW's normalised updates u_p and u_w, clipped as the recipe
-    clips, in the order of training and with unmoved weights, over the last third of the batches;
+  - ``update_norm_ratio``, ``update_angle`` (degrees) between AdamW's normalised updates u_p and u_w, clipped as the
+    recipe clips, in the order of training and with unmoved weights, over the last third of the batches;
   - ``per_batch``: the numbers of each batch.
 
-  Every number over batches is a *summary* ``{mean, sd, low, high, n}``, where low and high bound the 95% interval of the mean (a
-  bootstrap over batches); its values are None where n is 0, and sd, low and high also where n is 1.
-- ``levels``: rows ``{t, plain_norm, weighted_norm, norm_ratio, cosine, batches}`` of batches at a single noise level, at
-  the last of the points (prediction 1 of the barrier paper). Under normalisation "mean1" the weights are divided by their mean over the
-  training batches and not by that of their own level, which would leave 1.
+  Every number over batches is a *summary* ``{mean, sd, low, high, n}``, where low and high bound the 95% interval of
+  the mean (a bootstrap over batches); its values are None where n is 0, and sd, low and high also where n is 1.
+- ``levels``: rows ``{t, plain_norm, weighted_norm, norm_ratio, cosine, batches}`` of batches at a single noise level,
+  at the last of the points (prediction 1 of the barrier paper). Under normalisation "mean1" the weights are divided by
+  their mean over the training batches and not by that of their own level, which would leave 1.
 """
 
 from __future__ import annotations
@@ -38,10 +38,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import BaseModel, create_model
+
+from eisbach.config import check_values
 from eisbach.errors import UserError
-from eisbach.files import atomic_write, read_json, read_jsonl, write_json, write_jsonl
+from eisbach.files import atomic_write, read_jsonl, read_object, write_json, write_jsonl
 from eisbach.types import Record
 
 RESULT, ROWS, ROWS_PARQUET = "probe.json", "rows.jsonl", "rows.parquet"
@@ -54,7 +57,8 @@ ROW_COLUMNS: dict[str, str] = {
     "belief": "belief of the sample weighting, 1 = structureless; None without one",
     "sample_weight": "sample weight before strength, gate and level means; 1 without a sample weighting",
     "noise_weight": "noise-level weight; 1 without one",
-    "weight": "product of all weights with strength, gate and level means, before normalisation; with reduction 'batch' "
+    "weight": "product of all weights with strength, gate and level means, before normalisation; with reduction "
+    "'batch' "
     "that of a batch of this sample alone",
     "loss": "unweighted mean squared error of the target",
     "x0_loss": "mean squared error of the estimate of x0",
@@ -88,10 +92,10 @@ class ProbeResult:
     Attributes
     ----------
     setup : dict
-        ``model, model_identity, path, target, density, weighting, weighting_options, reduction, normalisation, strength, sample,
-        noise_level, trained_adapter, adapter, split, clips, clips_available, levels, draws, crop_seconds, batch_size,
-        accumulation, seed, precision, device, versions, skipped (list of {item, reason}), non_finite_rows, batches_from,
-        seconds`` (each stage's and the total).
+        ``model, model_identity, path, target, density, weighting, weighting_options, reduction, normalisation,
+        strength, sample, noise_level, trained_adapter, adapter, split, clips, clips_available, levels, draws,
+        crop_seconds, batch_size, accumulation, seed, precision, device, versions, skipped (list of {item, reason}),
+        non_finite_rows, batches_from, seconds`` (each stage's and the total).
     rows : list of Record
     batches : list of Record
     gradients : dict
@@ -127,9 +131,57 @@ class ProbeResult:
             raise ValueError(f"extra may not replace {clash}")
         rows = [plain(row) for row in self.rows]
         write_jsonl(folder / ROWS, rows)
-        write_parquet(rows, folder / ROWS_PARQUET)
+        _write_parquet(rows, folder / ROWS_PARQUET)
         write_json(folder / RESULT, plain({**values, **(extra or {})}))
         return folder
+
+
+class _LeftOut(BaseModel):
+    item: str
+    reason: str
+
+
+class _Setup(BaseModel):
+    """What verdict and page read of `ProbeResult.setup`."""
+
+    sample: str = "none"
+    noise_level: str = "none"
+    reduction: str = "sample"
+    normalisation: str = "none"
+    strength: float = 1.0
+    weighting_options: dict[str, Any] | None = None
+    draws: int | None = None
+    crop_seconds: float | None = None
+    batch_size: int | None = None
+    accumulation: int | None = None
+    skipped: list[_LeftOut] | None = None
+
+
+_Batches = list[dict[str, float | None]]
+_LevelMeans = list[tuple[float, float | None]]
+_Row: Any = create_model(  # type: ignore[call-overload]
+    "_Row", clip=(str, ...), t=(float, ...), **dict.fromkeys(list(ROW_COLUMNS)[2:], (float | None, None))
+)
+
+
+class _Summary(BaseModel):
+    mean: float | None
+
+
+class _Point(BaseModel):
+    angle: _Summary
+    norm_ratio: _Summary
+    between_batches_angle: _Summary
+    update_angle: _Summary
+    update_norm_ratio: _Summary
+
+
+class _Gradients(BaseModel):
+    """What verdict and page read of `ProbeResult.gradients`."""
+
+    batches: int = 0
+    points: dict[Literal["start", "moved"], _Point] | None = None
+    levels: list[dict[str, float | None]] | None = None
 
 
 def load_result(folder: str | Path) -> ProbeResult:
@@ -141,14 +193,25 @@ def load_result(folder: str | Path) -> ProbeResult:
         A file is missing, malformed or not a probe's.
     """
     folder = Path(folder)
-    values = read_json(folder / RESULT, "probe result")
+    values = read_object(folder / RESULT, "probe result")
     names = [item.name for item in fields(ProbeResult) if item.name != "rows"]
-    missing = [name for name in names if not isinstance(values, dict) or name not in values]
+    missing = [name for name in names if name not in values]
     if missing:
         raise UserError(
             f"{folder / RESULT} is not a probe's result: it lacks {', '.join(missing)}; run the probe again."
         )
-    return ProbeResult(rows=read_jsonl(folder / ROWS, "probe's rows"), **{name: values[name] for name in names})
+    for kind, name in (
+        (_Setup, "setup"),
+        (_Gradients, "gradients"),
+        (_Batches, "batches"),
+        (_LevelMeans, "level_means"),
+    ):
+        check_values(kind, values[name], f"'{name}' in {folder / RESULT}")
+    rows = read_jsonl(folder / ROWS, "probe's rows")
+    check_values(list[_Row], rows, f"the probe's rows in {folder / ROWS}")
+    return check_values(
+        ProbeResult, {"rows": rows, **{name: values[name] for name in names}}, f"the result in {folder}"
+    )
 
 
 def plain(value: Any) -> Any:
@@ -167,7 +230,7 @@ def plain(value: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
-def write_parquet(rows: Iterable[Record], path: Path) -> None:
+def _write_parquet(rows: Iterable[Record], path: Path) -> None:
     """One column a key of any row; a key that a row lacks is null there."""
     import pyarrow as pa
     import pyarrow.parquet as pq

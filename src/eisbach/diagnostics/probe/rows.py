@@ -35,8 +35,8 @@ Advance = Callable[[int], None]
 def measure_rows(subject: Subject, advance: Advance) -> list[Record]:
     """One row a clip x noise level x draw, clips outside, draws inside (`result.ROW_COLUMNS`, structure and labels).
 
-    Captions are kept. The noise of a clip's draw is the same at every level, so that a row differs from its neighbour in
-    the noise level only. `advance` is told how many rows are done.
+    Captions are kept. The noise of a clip's draw is the same at every level, so that a row differs from its neighbour
+    in the noise level only. `advance` is told how many rows are done.
     """
     crops, levels, draws = subject.crops(), subject.config.levels, subject.config.draws
     measured: dict[tuple[int, float, int], Record] = {}
@@ -93,13 +93,15 @@ def stack_crops(crops: Sequence[Crop]) -> LatentBatch:
 def measure_level(
     subject: Subject, batch: LatentBatch, conditioning: Conditioning, noise: torch.Tensor, level: float
 ) -> dict[str, list[float]]:
-    """The measured columns of clips at one noise level; NaN in every column of the model where its output is not finite."""
+    """The measured columns of clips at one noise level; NaN in every column of the model where its output is not
+    finite."""
     objective, x0, mask = subject.objective, batch.latents, batch.mask
     t = torch.full((x0.shape[0],), level, device=x0.device)
     sample = make_sample(objective.path, objective.target, x0, noise, t)
     output = subject.predict(sample.x_t, t, conditioning)
     finite = output.flatten(1).isfinite().all(dim=1)
-    # A broken sample must not break its neighbours, nor an eigenvalue routine: it is weighed as zeros, and the result dropped.
+    # A broken sample must not break its neighbours, nor an eigenvalue routine: it is weighed as zeros, and the result
+    # dropped.
     output = torch.where(finite.view(-1, 1, 1), output, torch.zeros_like(output))
     losses = per_sample_mse(output, sample.target, mask)
     estimate = to_x0(objective.path, objective.target, output, sample.x_t, t)
@@ -129,8 +131,8 @@ def unnormalised(weighting: Weighting) -> Weighting:
 def level_means(rows: Sequence[Record], judged: bool) -> list[list[float | None]]:
     """[t, mean sample weight] in ascending t, over the rows whose weight exists.
 
-    With `judged`, rows without a belief are left out: a sample too short to be judged keeps weight 1 and is not divided by
-    the level's mean (`Weighting.level_means`).
+    With `judged`, rows without a belief are left out: a sample too short to be judged keeps weight 1 and is not divided
+    by the level's mean (`Weighting.level_means`).
     """
     sums: dict[float, list[float]] = {}
     for row in rows:

@@ -15,8 +15,8 @@ from eisbach.progress import Progress
 def run_probe(config: ProbeConfig, *, quiet: bool = False) -> ProbeResult:
     """What the recipe's weighting would do on its model and its data.
 
-    The same configuration on the same machine gives the same numbers. The model is loaded for the probe alone and nothing
-    that was trained stays. Writes the result into `config.out` where one is given.
+    The same configuration on the same machine gives the same numbers. The model is loaded for the probe alone and
+    nothing that was trained stays. Writes the result into `config.out` where one is given.
 
     Parameters
     ----------
@@ -27,10 +27,25 @@ def run_probe(config: ProbeConfig, *, quiet: bool = False) -> ProbeResult:
     Raises
     ------
     ConfigError, UserError, ManifestError, AudioError, CheckpointError
-        What training would refuse too: a name or an option that does not exist, too few clips, a model or an adapter that
-        does not fit.
+        What training would refuse too: a name or an option that does not exist, too few clips, a model or an adapter
+        that does not fit.
     StorageError
         `config.out` cannot be written.
+
+    Examples
+    --------
+    With a folder ``music`` that holds audio and its manifest.jsonl:
+
+    >>> from eisbach import ProbeConfig, probe
+    >>> recipe = {"data": {"manifest": "music", "crop_seconds": 4}, "batch_size": 2,
+    ...           "weighting": {"sample": "entropy_barrier"}}
+    >>> result = probe(ProbeConfig(train=recipe, clips=4, levels=[0.3, 0.7], gradient_batches=0), quiet=True)
+    >>> len(result.rows), sorted(row["t"] for row in result.rows)[0]
+    (8, 0.3)
+    >>> from eisbach.diagnostics.probe.explain import explain
+    >>> from eisbach.diagnostics.probe.verdict import verdict
+    >>> verdict(explain(result)).codes[0]
+    'few_clips'
     """
     started = time.monotonic()
     subject = load_subject(config, quiet)

@@ -16,7 +16,7 @@ from eisbach.diagnostics.probe.config import ProbeConfig
 from eisbach.errors import ManifestError
 from eisbach.training.assembly import build_objective, load_model
 from eisbach.training.conditioning import ConditioningCache
-from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, training_rows
+from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, training_clips
 from eisbach.training.devices import uses_bf16
 from eisbach.training.step import Objective
 from eisbach.types import Conditioning, LatentBatch, SkipReport
@@ -24,7 +24,7 @@ from eisbach.types import Conditioning, LatentBatch, SkipReport
 if TYPE_CHECKING:
     from eisbach.backbones.base import Backbone
 
-MIN_SIMULATED = 16
+_MIN_SIMULATED = 16
 """Training batches that are simulated at least: enough for an interval of their spread."""
 
 _POOL_STREAM = 7  # keeps the choice of clips apart from the draws of training
@@ -120,7 +120,8 @@ class Subject:
         return self.to_device(self.data.batch(step, index, self.config.train.batch_size)), index
 
     def crops(self) -> list[Crop]:
-        """The crops of the rows: those that training's first epoch draws of its first clips, in the manifest's order."""
+        """The crops of the rows: those that training's first epoch draws of its first clips, in the manifest's
+        order."""
         found = []
         for number in range(min(self.config.clips, len(self.dataset))):
             clip, section, first = self.dataset.crop_at(number)
@@ -134,7 +135,7 @@ class Subject:
 
 def simulated_batches(config: ProbeConfig) -> int:
     """Global batches that are simulated without gradients."""
-    return max(MIN_SIMULATED, config.gradient_batches)
+    return max(_MIN_SIMULATED, config.gradient_batches)
 
 
 def load_subject(config: ProbeConfig, quiet: bool = False) -> Subject:
@@ -202,13 +203,14 @@ def probed_rows(manifest: Manifest, config: ProbeConfig) -> Manifest:
     """
     train = config.train
     if config.split == "train":
-        return training_rows(manifest, train.data, train.batch_size)
+        return training_clips(manifest, train.data, train.batch_size).train
     split = None if config.split == "all" else config.split
     rows = manifest.select(split=split, labels=train.data.select)
     wanted = f"split '{config.split}'" + (f" and labels {dict(train.data.select)}" if train.data.select else "")
     if len(rows) < train.batch_size:
         raise ManifestError(
-            f"{len(rows)} of the {len(manifest)} clips of {', '.join(train.data.manifest)} have {wanted}, and batch_size is "
+            f"{len(rows)} of the {len(manifest)} clips of {', '.join(train.data.manifest)} have {wanted}, and "
+            "batch_size is "
             f"{train.batch_size}; change split or data.select, lower batch_size, or add clips."
         )
     return rows
@@ -225,7 +227,7 @@ def choose_pool(rows: Manifest, config: ProbeConfig) -> Manifest:
         return rows
     rng = np.random.default_rng([train.seed, _POOL_STREAM])
     chosen = set(rng.permutation(len(rows))[:wanted].tolist())
-    return Manifest((row for index, row in enumerate(rows) if index in chosen), rows.root)
+    return rows.with_rows(row for index, row in enumerate(rows) if index in chosen)
 
 
 @contextmanager

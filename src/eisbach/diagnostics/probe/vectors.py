@@ -15,7 +15,8 @@ _BOOTSTRAPS = 2000
 
 
 def dot(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:
-    """Inner product over all parameters, summed in float64 (in float32 within a parameter on devices without float64)."""
+    """Inner product over all parameters, summed in float64 (in float32 within a parameter on devices without
+    float64)."""
     dtype = torch.float32 if a and a[0].device.type == "mps" else torch.float64
     parts = [(x.detach().to(dtype) * y.detach().to(dtype)).sum() for x, y in zip(a, b, strict=True)]
     return math.fsum(torch.stack(parts).tolist()) if parts else 0.0

@@ -12,11 +12,11 @@ from eisbach.diagnostics.probe.recommend import Recommendation, hears_loudness, 
 from eisbach.diagnostics.probe.result import plain
 from eisbach.diagnostics.probe.wording import column_name, degrees, number, percent, said, said_percent, where
 
-CONSTANT_SD = 0.1
+_CONSTANT_SD = 0.1
 """Weights whose logarithm has a smaller sd than this differ by under 10%: less than chance does to a gradient."""
-MOSTLY_LEVEL = 0.5
+_MOSTLY_LEVEL = 0.5
 """Above this share of the variance, a sample weighting is a noise-level weighting first of all."""
-PARTLY_LEVEL = 0.2
+_PARTLY_LEVEL = 0.2
 """From this share on it is worth saying that the weighting also shifts effort between noise levels."""
 
 
@@ -27,8 +27,8 @@ class Finding:
     Attributes
     ----------
     code : str
-        What it is about: "few_clips", "no_weighting", "noise_level_only", "constant", "acts", "noise_level", "loudness",
-        "gain", "correlation", "labels", "gradients", "prediction_1", "prediction_5".
+        What it is about: "few_clips", "no_weighting", "noise_level_only", "constant", "acts", "noise_level",
+        "loudness", "gain", "correlation", "labels", "gradients", "prediction_1", "prediction_5".
     text : str
     numbers : dict
         What the sentence rests on.
@@ -138,7 +138,8 @@ def _without_sample_weight(explanation: Explanation) -> Finding:
 
     top, bottom = max(explanation.levels, key=mean), min(explanation.levels, key=mean)
     text = (
-        f"At one noise level every clip counts alike; the weight ({name}) is largest at t = {top.t:g} ({mean(top):.3g}) and "
+        f"At one noise level every clip counts alike; the weight ({name}) is largest at t = {top.t:g} "
+        f"({mean(top):.3g}) and "
         f"smallest at t = {bottom.t:g} ({mean(bottom):.3g})"
     )
     means = {level.t: mean(level) for level in explanation.levels}
@@ -169,19 +170,23 @@ def _level_share(explanation: Explanation) -> list[Finding]:
     """Whether a sample weighting is a noise-level weighting in disguise."""
     averaged = explanation.setup.get("reduction") == "batch"
     variance = explanation.sample_variance if averaged else explanation.variance
-    if not explanation.has_sample_weight or variance is None or variance.sd < CONSTANT_SD:
+    if not explanation.has_sample_weight or variance is None or variance.sd < _CONSTANT_SD:
         return []
     share = variance.level.value or 0.0
-    if len(explanation.levels) < 2 or share < PARTLY_LEVEL:
+    if len(explanation.levels) < 2 or share < _PARTLY_LEVEL:
         return []
     text = (
-        f"It is {'mostly' if share >= MOSTLY_LEVEL else 'also'} a noise-level weight: {said_percent(variance.level)} of the "
+        f"It is {'mostly' if share >= _MOSTLY_LEVEL else 'also'} a noise-level weight: {said_percent(variance.level)} "
+        "of the "
         f"variance of {'the sample weight' if averaged else 'ln weight'} lies between noise levels, "
         f"{percent(variance.clip.value)} between clips"
     )
     means = [(t, mean) for t, mean in explanation.level_means if t is not None and mean is not None]
     if len(means) > 1:
-        text += f"; its mean goes from {means[0][1]:.3g} at t = {means[0][0]:g} to {means[-1][1]:.3g} at t = {means[-1][0]:g}"
+        text += (
+            f"; its mean goes from {means[0][1]:.3g} at t = {means[0][0]:g} to {means[-1][1]:.3g} at t = "
+            f"{means[-1][0]:g}"
+        )
     return [
         Finding(
             "noise_level", text + ".", {"level": vars(variance.level), "clip": vars(variance.clip), "sd": variance.sd}
@@ -201,7 +206,10 @@ def _loudness(explanation: Explanation) -> list[Finding]:
         findings.append(Finding("loudness" if hears_loudness(explanation) else "gain", text + ".", numbers))
     if explanation.correlations:
         first = explanation.correlations[0]
-        text = f"Of what was measured, the weight goes most with {column_name(first.column)} (rank correlation {said(first.spearman)})."
+        text = (
+            f"Of what was measured, the weight goes most with {column_name(first.column)} (rank correlation "
+            f"{said(first.spearman)})."
+        )
         findings.append(Finding("correlation", text, {first.column: vars(first.spearman)}))
     return findings
 
@@ -253,7 +261,7 @@ def _headline(explanation: Explanation, effect: Finding) -> str:
     if effect.code == "noise_level_only":
         return "This is a noise-level weighting alone: it prefers no clip to another."
     variance = explanation.variance
-    mostly = variance is not None and variance.sd >= CONSTANT_SD and (variance.level.value or 0.0) >= MOSTLY_LEVEL
+    mostly = variance is not None and variance.sd >= _CONSTANT_SD and (variance.level.value or 0.0) >= _MOSTLY_LEVEL
     if effect.code == "acts":
         text = f"It acts {where(explanation.acts_at, [level.t for level in explanation.levels])}"
         text += " and is mostly a noise-level weight" if mostly else ""

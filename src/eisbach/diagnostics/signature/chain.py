@@ -1,21 +1,23 @@
 """Log-likelihood ratios of classes along stochastic trajectories, and the entropy rate at every level they visit.
 
-**Chain.** Given z, a step from x_t down to x_s has the likelihood N(mu_z, Sigma) with mu_z = (posterior kernel at D_z), D_z = E[x0 | x_t, z].
-With any common reference D and delta_z = D_z - D the ratio is, since the kernel's coefficients satisfy of_x0 / variance =
-alpha_s / sigma_s^2 and of_x0^2 / variance = SNR_s - SNR_t::
+**Chain.** Given z, a step from x_t down to x_s has the likelihood N(mu_z, Sigma) with mu_z = (posterior kernel at D_z),
+D_z = E[x0 | x_t, z]. With any common reference D and delta_z = D_z - D the ratio is, since the kernel's coefficients
+satisfy of_x0 / variance = alpha_s / sigma_s^2 and of_x0^2 / variance = SNR_s - SNR_t::
 
     Delta L_z = delta_z . W - (SNR_s - SNR_t) |delta_z|^2 / 2,      W = (alpha_s / sigma_s^2) (x_s - mu)
 
-W is the innovation of ``Y = (alpha / sigma^2) x``, which obeys ``dY = D dSNR + dB``: this is Girsanov's theorem, discretised by holding
-D_z over a step. The error is of first order in the step; the same trajectory read with every second step has twice of it, at no
-further evaluation, which gives both an estimate of the error and its extrapolation. Summed over steps from noise,
-``p(z | x_t) ~ p(z) exp L_z``. On a probability-flow ODE nothing is random given x_t and there is no likelihood: refused.
+W is the innovation of ``Y = (alpha / sigma^2) x``, which obeys ``dY = D dSNR + dB``: this is Girsanov's theorem,
+discretised by holding D_z over a step. The error is of first order in the step; the same trajectory read with every
+second step has twice of it, at no further evaluation, which gives both an estimate of the error and its extrapolation.
+Summed over steps from noise, ``p(z | x_t) ~ p(z) exp L_z``. On a probability-flow ODE nothing is random given x_t and
+there is no likelihood: refused.
 
-**Rate.** ``dH/dSNR = -E|D_Z - D|^2 / 2`` with D = sum_z p(z | x_t) D_z over the classes considered (not the model's unconditional output).
+**Rate.** ``dH/dSNR = -E|D_Z - D|^2 / 2`` with D = sum_z p(z | x_t) D_z over the classes considered (not the model's
+unconditional output).
 
-**Guidance.** Trajectories that are driven by another estimate D_g (guidance) give the cross-entropy C = E[-ln p(Z | x_t)], and Ito's
-formula its rate: ``dC/dSNR = -E[(D_Z - D) . (D_g - D) - |D_Z - D|^2 / 2]``, which is the entropy's where D_g = D_Z. With
-D_g = D_0 + w (D_Z - D_0) and D_0 ~ D it is (2 w - 1) times as fast.
+**Guidance.** Trajectories that are driven by another estimate D_g (guidance) give the cross-entropy C = E[-ln p(Z |
+x_t)], and Ito's formula its rate: ``dC/dSNR = -E[(D_Z - D) . (D_g - D) - |D_Z - D|^2 / 2]``, which is the entropy's
+where D_g = D_Z. With D_g = D_0 + w (D_Z - D_0) and D_0 ~ D it is (2 w - 1) times as fast.
 """
 
 from __future__ import annotations
@@ -30,12 +32,11 @@ from torch import Tensor
 from eisbach.diagnostics.signature.classes import ClassSet
 from eisbach.diagnostics.signature.model import ClassModel
 from eisbach.diffusion.paths import Path
-from eisbach.diffusion.samplers import check_times
-from eisbach.diffusion.stochastic import posterior_kernel
+from eisbach.diffusion.samplers import check_times, posterior_kernel
 from eisbach.diffusion.targets import convert, require_defined
 from eisbach.errors import UserError
 
-MIN_STEPS = 8
+_MIN_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -99,17 +100,20 @@ def check_chain(path: Path, target: str, times: Tensor, eta: float) -> Tensor:
     """
     if eta == 0:
         raise UserError(
-            "the chain estimator got a deterministic sampler (eta 0, the probability-flow ODE): given x_t such a step leaves nothing "
+            "the chain estimator got a deterministic sampler (eta 0, the probability-flow ODE): given x_t such a step "
+            "leaves nothing "
             "to chance, so it has no likelihood under a class; use eta 1, or the rate estimator's curve alone."
         )
     if eta != 1:
         raise UserError(
-            f"the chain estimator got eta {eta:g}, and only with eta 1 is a step drawn from the posterior that its likelihood is of; use 1."
+            f"the chain estimator got eta {eta:g}, and only with eta 1 is a step drawn from the posterior that its "
+            "likelihood is of; use 1."
         )
     levels = check_times(times, path)
-    if len(levels) - 1 < MIN_STEPS:
+    if len(levels) - 1 < _MIN_STEPS:
         raise UserError(
-            f"{len(levels) - 1} steps arrived; the discretisation would be the answer: use at least {MIN_STEPS}, better 64."
+            f"{len(levels) - 1} steps arrived; the discretisation would be the answer: use at least {_MIN_STEPS}, "
+            "better 64."
         )
     require_defined(path, target, levels[:-1])
     return levels
@@ -139,14 +143,15 @@ def follow(
     Parameters
     ----------
     times : Tensor [shape=(n + 1,)]
-        Falling to 0 from 1, or from a level that is as good as noise (log-SNR at most -6), where nothing counts as known yet.
+        Falling to 0 from 1, or from a level that is as good as noise (log-SNR at most -6), where nothing counts as
+        known yet.
     label : Tensor [shape=(N,), int64]
         Class of each trajectory.
     seeds : sequence of N int
         Each trajectory's own noise.
     data : Tensor [shape=(N, ...)] or None
-        Clean samples, which are noised step by step (a forward chain, read backwards). None generates: a reverse chain of the
-        model's own class, ancestral (eta 1).
+        Clean samples, which are noised step by step (a forward chain, read backwards). None generates: a reverse chain
+        of the model's own class, ancestral (eta 1).
     guidance : Guidance or None
         Of a reverse chain.
     on_level : callable or None
@@ -160,7 +165,8 @@ def follow(
     levels = check_chain(model.path, model.target, times, eta)
     if model.num_classes != len(classes) or len(label) != len(seeds):
         raise UserError(
-            f"the model has {model.num_classes} classes and {len(classes)} were named, with {len(label)} labels and {len(seeds)} seeds."
+            f"the model has {model.num_classes} classes and {len(classes)} were named, with {len(label)} labels and "
+            f"{len(seeds)} seeds."
         )
     if data is not None and guidance is not None:
         raise UserError("guidance changes how samples are made, and data is there already; leave one of them out.")
@@ -227,7 +233,8 @@ def _log_ratio(delta: Tensor, reference: Tensor, moved: Tensor, step: Tensor) ->
 
 
 def _x0_slope(model: ClassModel, t: Tensor) -> Tensor:
-    """d x0 / d output at fixed x_t, with its sign: differences of predictions become differences of D without cancellation."""
+    """d x0 / d output at fixed x_t, with its sign: differences of predictions become differences of D without
+    cancellation."""
     one, zero = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
     slope = convert(model.path, model.target, "x0", one, zero, t) - convert(
         model.path, model.target, "x0", zero, zero, t

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eisbach.errors import UserError
 
-WHOLE = "classes"
+_WHOLE = "classes"
 """Name of the finest partition: every class by itself."""
 _ROUNDING = 1e-6
 
@@ -27,12 +27,14 @@ class ClassSet:
     prior : tuple of float
         p(z) > 0 in the order of `names`; must sum to 1 (nothing is rescaled).
     partitions : mapping of str to mapping of str to sequence of str
-        For each partition, its groups: name to the classes in it. Every class is in exactly one group of each partition.
+        For each partition, its groups: name to the classes in it. Every class is in exactly one group of each
+        partition.
 
     Raises
     ------
     UserError
-        One class, a name twice, a prior that is not one, an empty group, a class in no group or in two, or one group only.
+        One class, a name twice, a prior that is not one, an empty group, a class in no group or in two, or one group
+        only.
     """
 
     names: tuple[str, ...]
@@ -42,7 +44,8 @@ class ClassSet:
     def __post_init__(self) -> None:
         if len(self.names) < 2:
             raise UserError(
-                f"{len(self.names)} class arrived; its entropy is 0 at every noise level: give at least 2 classes to tell apart."
+                f"{len(self.names)} class arrived; its entropy is 0 at every noise level: give at least 2 classes to "
+                "tell apart."
             )
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
@@ -57,14 +60,15 @@ class ClassSet:
             )
         if abs(sum(self.prior) - 1) > _ROUNDING:
             raise UserError(
-                f"the priors sum to {sum(self.prior):.6g} and not to 1; divide them by their sum if that is what is meant."
+                f"the priors sum to {sum(self.prior):.6g} and not to 1; divide them by their sum if that is what is "
+                "meant."
             )
         for name, groups in self.partitions.items():
             self._check_partition(name, groups)
 
     def _check_partition(self, name: str, groups: Mapping[str, Sequence[str]]) -> None:
-        if name == WHOLE:
-            raise UserError(f"a partition may not be called '{WHOLE}', which is every class by itself; rename it.")
+        if name == _WHOLE:
+            raise UserError(f"a partition may not be called '{_WHOLE}', which is every class by itself; rename it.")
         if len(groups) < 2:
             raise UserError(f"the partition '{name}' has {len(groups)} group; give at least 2, or its entropy is 0.")
         empty = [group for group, members in groups.items() if not members]
@@ -74,12 +78,14 @@ class ClassSet:
         unknown = [member for member in members if member not in self.names]
         if unknown:
             raise UserError(
-                f"the partition '{name}' names '{unknown[0]}', which is none of the {len(self.names)} classes; check the name."
+                f"the partition '{name}' names '{unknown[0]}', which is none of the {len(self.names)} classes; check "
+                "the name."
             )
         missing = [one for one in self.names if one not in members]
         if missing:
             raise UserError(
-                f"the partition '{name}' leaves out {len(missing)} of {len(self.names)} classes (first: '{missing[0]}'); put "
+                f"the partition '{name}' leaves out {len(missing)} of {len(self.names)} classes (first: "
+                f"'{missing[0]}'); put "
                 "every class in a group, or leave it out of the classes."
             )
         twice = sorted({member for member in members if members.count(member) > 1})
@@ -92,15 +98,15 @@ class ClassSet:
     @property
     def partition_names(self) -> list[str]:
         """ "classes" and the partitions' names."""
-        return [WHOLE, *self.partitions]
+        return [_WHOLE, *self.partitions]
 
     def groups(self, partition: str) -> list[str]:
         """Names of a partition's groups."""
-        return list(self.names) if partition == WHOLE else list(self.partitions[partition])
+        return list(self.names) if partition == _WHOLE else list(self.partitions[partition])
 
     def group_of_class(self, partition: str) -> Tensor:
         """The group's index of each class, shape (K,), int64."""
-        if partition == WHOLE:
+        if partition == _WHOLE:
             return torch.arange(len(self.names))
         place = {
             member: index for index, members in enumerate(self.partitions[partition].values()) for member in members
@@ -111,13 +117,13 @@ class ClassSet:
         """ln p(z), shape (K,), float64."""
         return torch.tensor(self.prior, dtype=torch.float64).log()
 
-    def prior_entropy(self, partition: str = WHOLE) -> float:
+    def prior_entropy(self, partition: str = _WHOLE) -> float:
         """H[Z] of a partition's groups, nats."""
         share = torch.zeros(len(self.groups(partition)), dtype=torch.float64)
         share.index_add_(0, self.group_of_class(partition), torch.tensor(self.prior, dtype=torch.float64))
         return float(-(share * share.log()).sum())
 
-    def log_posterior(self, log_likelihood: Tensor, partition: str = WHOLE) -> Tensor:
+    def log_posterior(self, log_likelihood: Tensor, partition: str = _WHOLE) -> Tensor:
         """ln p(group | x_t) from the classes' log-likelihoods, up to a constant: logsumexp over each group's classes.
 
         Parameters
@@ -129,7 +135,7 @@ class ClassSet:
         Tensor [shape=(..., G), float64]
         """
         joint = (log_likelihood.to(torch.float64) + self.log_prior()).log_softmax(dim=-1)
-        if partition == WHOLE:
+        if partition == _WHOLE:
             return joint
         member = self.group_of_class(partition)
         return torch.stack(

@@ -133,7 +133,8 @@ class SignatureConfig(StrictModel):
         if any(set(one.labels) != keys for one in self.classes):
             odd = next(one for one in self.classes if set(one.labels) != keys)
             raise UserError(
-                f"the class '{odd.name}' has the labels {sorted(odd.labels)} and the first class {sorted(keys)}; all classes "
+                f"the class '{odd.name}' has the labels {sorted(odd.labels)} and the first class {sorted(keys)}; all "
+                "classes "
                 "need the same."
             )
         found: dict[str, dict[str, list[str]]] = {}

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from eisbach.config import check_values
 from eisbach.errors import UserError
 from eisbach.files import read_json, write_json
 
@@ -59,8 +60,8 @@ class SignatureCurve:
     t, log_snr : list of float
         From noise to data; null for a log-SNR of minus infinity.
     entropy, entropy_lo, entropy_hi : list of float
-        Mean over trajectories and its 95% interval. The chain's mean is extrapolated to no discretisation (2 fine - coarse), so it
-        may leave [0, H[Z]] by that correction's error; it is not clipped.
+        Mean over trajectories and its 95% interval. The chain's mean is extrapolated to no discretisation (2 fine -
+        coarse), so it may leave [0, H[Z]] by that correction's error; it is not clipped.
     rate, rate_lo, rate_hi : list of float
         dH/dt, nats per unit of t (positive where moving towards the data decides Z).
     half : HalfTime
@@ -108,7 +109,8 @@ class SignatureCurve:
         Raises
         ------
         UserError
-            Another format, missing or unknown fields, something else than numbers, lists of different lengths, or levels that do not fall.
+            Another format, missing or unknown fields, something else than numbers, lists of different lengths, or
+            levels that do not fall.
         """
         if not isinstance(values, Mapping) or values.get("format") != FORMAT or values.get("version") != VERSION:
             raise UserError(f"{source} is not a measured signature (format '{FORMAT}', version {VERSION} is expected).")
@@ -126,8 +128,7 @@ class SignatureCurve:
         ]
         if lists or not _numbers([given["prior_entropy"]], "prior_entropy"):
             raise UserError(f"{source} needs finite numbers in '{(lists or ['prior_entropy'])[0]}'; measure it again.")
-        given["half"] = HalfTime(**given["half"])
-        curve = cls(**given)
+        curve = check_values(cls, given, source)
         rows: list[list[Any]] = [curve.log_snr, curve.entropy, curve.entropy_lo, curve.entropy_hi, curve.rate]
         if len(curve.t) < 2 or any(len(row) != len(curve.t) for row in rows):
             raise UserError(f"{source} has lists of different lengths or fewer than 2 noise levels; measure it again.")

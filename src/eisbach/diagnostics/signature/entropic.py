@@ -1,7 +1,8 @@
-"""Entropic time of a model: E|x0 - D|^2 over the noise level on data, the curve that `rescaled_entropic` schedules are built from.
+"""Entropic time of a model: E|x0 - D|^2 over the noise level on data, the curve that `rescaled_entropic` schedules are
+built from.
 
-Stancevic et al. 2025 (arXiv 2504.13612); the formulas are in `diffusion.entropic`. Every sample meets the same noise at every level,
-so the curve is smoother than its interval; the interval is over samples.
+Stancevic et al. 2025 (arXiv 2504.13612); the formulas are in `diffusion.rate_curve`. Every sample meets the same noise
+at every level, so the curve is smoother than its interval; the interval is over samples.
 """
 
 from __future__ import annotations
@@ -16,10 +17,9 @@ from pydantic import Field
 from torch import Tensor
 
 from eisbach.config import StrictModel, build_config
-from eisbach.diffusion.entropic import MIN_POINTS
 from eisbach.diffusion.paths import Path as NoisePath
 from eisbach.diffusion.paths import get_path
-from eisbach.diffusion.rate_curve import save_entropic_curve
+from eisbach.diffusion.rate_curve import MIN_POINTS, save_entropic_curve
 from eisbach.diffusion.targets import add_noise, convert
 from eisbach.errors import UserError
 from eisbach.progress import Progress
@@ -81,7 +81,8 @@ def measured_levels(path: NoisePath, count: int, sigma_min: float, sigma_max: fl
     first, last = max(low, sigma_min), min(high, sigma_max)
     if not first < last:
         raise UserError(
-            f"the {path.name} path has sigma/alpha from {low:.3g} to {high:.3g}, and {sigma_min:g} to {sigma_max:g} lies outside it."
+            f"the {path.name} path has sigma/alpha from {low:.3g} to {high:.3g}, and {sigma_min:g} to {sigma_max:g} "
+            "lies outside it."
         )
     log_snr = torch.linspace(-2 * math.log(last), -2 * math.log(first), count, dtype=torch.float64)
     return path.t_from_log_snr(log_snr).clamp(0, 1)
@@ -131,7 +132,8 @@ def squared_errors(
 
 
 def measure_entropic(config: EntropicConfig, out: str | Path, *, quiet: bool = False) -> dict[str, Any]:
-    """Measures E|x0 - D|^2 over the noise level and writes it as a curve (`diffusion.rate_curve`). Returns the file's content.
+    """Measures E|x0 - D|^2 over the noise level and writes it as a curve (`diffusion.rate_curve`). Returns the file's
+    content.
 
     Raises
     ------
@@ -218,7 +220,6 @@ def _few(material: Any, count: int, seed: int) -> Any:
     """The material with as many clips or images as are measured, chosen by seed: no more than those are encoded."""
     from dataclasses import replace
 
-    from eisbach.data.manifest import Manifest
     from eisbach.training.assembly import AudioMaterial
 
     whole: Any = material.rows if isinstance(material, AudioMaterial) else material.train
@@ -228,5 +229,5 @@ def _few(material: Any, count: int, seed: int) -> Any:
         )
     chosen = sorted(torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))[:count].tolist())
     if isinstance(material, AudioMaterial):
-        return replace(material, rows=Manifest([whole.rows[place] for place in chosen], whole.root))
+        return replace(material, rows=whole.with_rows([whole.rows[place] for place in chosen]))
     return replace(material, train=replace(whole, items=tuple(whole.items[place] for place in chosen)))

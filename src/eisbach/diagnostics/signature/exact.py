@@ -1,15 +1,16 @@
-"""Class-conditional entropy of Gaussian mixtures: a closed form for two, Monte Carlo with its error for any, and when it falls.
+"""Class-conditional entropy of Gaussian mixtures: a closed form for two, Monte Carlo with its error for any, and when
+it falls.
 
-**Two Gaussians** ``N(m_1, S)``, ``N(m_2, S)`` of equal covariance: only the projection of x_t on the discriminant tells them apart,
-so in any dimension ``H = E_z E_{u ~ N(0,1)} softplus(-(log-odds of z))`` with log-odds ``ln(p_z / p_other) + 2 r^2 + 2 r u`` and
-``r^2 = alpha^2 D^T (alpha^2 S + sigma^2 I)^{-1} D / 4``, D = m_1 - m_2. With equal priors this is FORMULAS' ``E ln(1 + exp(-2 r^2 - 2
-r u))`` and ``r^2 = alpha^2 |m|^2 / (alpha^2 s^2 + sigma^2)`` at means +-m.
+**Two Gaussians** ``N(m_1, S)``, ``N(m_2, S)`` of equal covariance: only the projection of x_t on the discriminant tells
+them apart, so in any dimension ``H = E_z E_{u ~ N(0,1)} softplus(-(log-odds of z))`` with log-odds ``ln(p_z / p_other)
++ 2 r^2 + 2 r u`` and ``r^2 = alpha^2 D^T (alpha^2 S + sigma^2 I)^{-1} D / 4``, D = m_1 - m_2. With equal priors this is
+FORMULAS' ``E ln(1 + exp(-2 r^2 - 2 r u))`` and ``r^2 = alpha^2 |m|^2 / (alpha^2 s^2 + sigma^2)`` at means +-m.
 
-**When.** At the point between two equal Gaussians the marginal's score along the discriminant changes sign where r = 1 (its slope is
-``(r^2 - 1) / v``): there the symmetric state becomes unstable and a trajectory must choose (Biroli et al. 2024). For a mixture with
-between-class covariance B and mean within-class covariance W the same argument about the overall mean gives the first such point at
-``SNR = 1 / lambda_max(B - W)``. That is exact for equal Gaussians; with unequal priors or covariances the posterior at the mean is not the prior, and
-it is a first approximation.
+**When.** At the point between two equal Gaussians the marginal's score along the discriminant changes sign where r = 1
+(its slope is ``(r^2 - 1) / v``): there the symmetric state becomes unstable and a trajectory must choose (Biroli et al.
+2024). For a mixture with between-class covariance B and mean within-class covariance W the same argument about the
+overall mean gives the first such point at ``SNR = 1 / lambda_max(B - W)``. That is exact for equal Gaussians; with
+unequal priors or covariances the posterior at the mean is not the prior, and it is a first approximation.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ def separation(mixture: GaussianMixture, path: Path | str, t: Tensor) -> Tensor:
     covariances = mixture.component_covariances()
     if mixture.num_components != 2 or not torch.allclose(covariances[0], covariances[1], rtol=1e-9, atol=0):
         raise UserError(
-            "the closed form is for two Gaussians of equal covariance; this mixture is another: use the Monte Carlo estimate."
+            "the closed form is for two Gaussians of equal covariance; this mixture is another: use the Monte Carlo "
+            "estimate."
         )
     path = get_path(path)
     t = torch.as_tensor(t, dtype=torch.float64)
@@ -150,7 +152,8 @@ def _entropy_and_gap(mixture: GaussianMixture, path: Path, x_t: Tensor, t: float
 
 
 def speciation_log_snr(mixture: GaussianMixture) -> float | None:
-    """ln SNR at which the mean of the noisy mixture becomes unstable, ``-ln lambda_max(B - W)``; None where it never does."""
+    """ln SNR at which the mean of the noisy mixture becomes unstable, ``-ln lambda_max(B - W)``; None where it never
+    does."""
     centred = mixture.means - mixture.mean()
     if mixture.is_isotropic:  # B has rank below K: its largest eigenvalue is that of a K x K matrix
         scaled = mixture.weights.sqrt()[:, None] * centred

@@ -7,12 +7,13 @@ import numpy as np
 from eisbach.diagnostics.signature.curve import SignatureCurve, crossing
 from eisbach.errors import UserError
 
-SHARE = (0.5, 0.8)
+_SHARE = (0.5, 0.8)
 _DIGITS = 3
 
 
-def gate_from_curve(curve: SignatureCurve, share: tuple[float, float] = SHARE) -> dict[str, float]:
-    """`gate_below` and `gate_width` of a weighting (its `options`): off while less than `share[0]` of Z is decided, fully on from `share[1]`.
+def gate_from_curve(curve: SignatureCurve, share: tuple[float, float] = _SHARE) -> dict[str, float]:
+    """`gate_below` and `gate_width` of a weighting (its `options`): off while less than `share[0]` of Z is decided,
+    fully on from `share[1]`.
 
     Parameters
     ----------
@@ -24,8 +25,9 @@ def gate_from_curve(curve: SignatureCurve, share: tuple[float, float] = SHARE) -
     Returns
     -------
     dict
-        `gate_below` in (0, 1], the middle of the ramp, and `gate_width` >= 0, its width in t; what `build_weighting` takes. A
-        gate divides nothing: give `level_means` with it, or samples above it weigh 1 beside weights of another mean.
+        `gate_below` in (0, 1], the middle of the ramp, and `gate_width` >= 0, its width in t; what `build_weighting`
+        takes. A gate divides nothing: give `level_means` with it, or samples above it weigh 1 beside weights of another
+        mean.
 
     Raises
     ------
@@ -45,7 +47,8 @@ def gate_from_curve(curve: SignatureCurve, share: tuple[float, float] = SHARE) -
             early = entropy[0] <= (1 - one) * curve.prior_entropy
             why = "is decided at its first level already" if early else "is never decided"
             raise UserError(
-                f"along this curve a share of {one:g} of '{curve.partition}' {why} (t from {t[0]:g} to {t[-1]:g}), so it gives no gate; "
+                f"along this curve a share of {one:g} of '{curve.partition}' {why} (t from {t[0]:g} to {t[-1]:g}), so "
+                "it gives no gate; "
                 "choose another share or measure other levels."
             )
         ends.append(level)

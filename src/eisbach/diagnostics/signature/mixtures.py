@@ -29,7 +29,8 @@ from eisbach.progress import Progress
 
 @dataclass(frozen=True)
 class MixtureStudy:
-    """Isotropic mixtures with means at random directions (two: opposite each other), ``separation sqrt(d)`` from the centre."""
+    """Isotropic mixtures with means at random directions (two: opposite each other), ``separation sqrt(d)`` from the
+    centre."""
 
     dims: tuple[int, ...]
     weights: tuple[float, ...]
@@ -67,7 +68,8 @@ class MixtureStudy:
         spread, noise = (tuple(values) * (components if len(values) == 1 else 1) for values in (separation, variance))
         if len(spread) != components or len(noise) != components:
             raise UserError(
-                f"{len(separation)} separations and {len(variance)} variances came for {components} components; give one "
+                f"{len(separation)} separations and {len(variance)} variances came for {components} components; give "
+                "one "
                 "number, or one for each."
             )
         if not all(0 < value < math.inf for value in (*spread, *noise)):
@@ -164,7 +166,8 @@ def _levels(study: MixtureStudy, mixture: GaussianMixture) -> Tensor:
     low, high = max(middle - 6, ends[0]), min(middle + 6, ends[1])
     if not low < high:
         raise UserError(
-            f"the classes are decided at log-SNR {middle:.3g}, outside the {path.name} path's {ends[0]:.3g} to {ends[1]:.3g}; choose "
+            f"the classes are decided at log-SNR {middle:.3g}, outside the {path.name} path's {ends[0]:.3g} to "
+            f"{ends[1]:.3g}; choose "
             "another path, separation or dimension."
         )
     return path.t_from_log_snr(torch.linspace(low, high, study.levels, dtype=torch.float64)).clamp(0, 1)

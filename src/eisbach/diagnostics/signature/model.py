@@ -1,4 +1,5 @@
-"""What the estimators ask of a model: its predictions under every class at the same noisy samples, in batches that fit memory."""
+"""What the estimators ask of a model: its predictions under every class at the same noisy samples, in batches that fit
+memory."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ class ClassModel:
     shape : tuple of int
         Of one sample, without the batch.
     by_class : callable
-        ``(x_t (R, ...), t (R,), class index (R,) int64) -> output (R, ...)``; the index `num_classes` asks for the unconditional
-        prediction, which only guidance needs.
+        ``(x_t (R, ...), t (R,), class index (R,) int64) -> output (R, ...)``; the index `num_classes` asks for the
+        unconditional prediction, which only guidance needs.
     batch_rows : int
         Rows of one call.
     dtype : torch.dtype

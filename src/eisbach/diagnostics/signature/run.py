@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,9 +20,10 @@ from eisbach.diagnostics.signature.model import ClassModel, backbone_model
 from eisbach.diagnostics.signature.summary import curves
 from eisbach.diffusion.rate_curve import path_options
 from eisbach.errors import UserError
-from eisbach.files import atomic_write, read_json, write_json
+from eisbach.files import write_json
+from eisbach.output_folder import claim, weights_identity
 from eisbach.progress import Progress
-from eisbach.tensor_files import read_tensors
+from eisbach.tensor_files import read_tensors, write_tensors
 
 RESULT, PIECES, CURVES = "signature.json", "pieces", "curves"
 
@@ -96,7 +96,7 @@ def run_signature(
     if folder is not None:
         _check_folder(folder, meta)
     label = torch.arange(len(classes)).repeat_interleave(config.trajectories)
-    data = None if config.data is None else read_data(config.data, len(classes), model.shape)
+    data = None if config.data is None else _read_data(config.data, len(classes), model.shape)
     size = max(1, int(config.memory_mb * 2**20 / 8 / (4 * len(classes) * _numbers(model.shape))))
     result = SignatureResult({}, meta)
     pieces = sum(-(-len(_labels(arm, label, data)) // size) for arm in arms)
@@ -130,11 +130,11 @@ def run_signature(
                 },
             )
     if folder is not None:
-        save_result(result, folder)
+        _save_result(result, folder)
     return result
 
 
-def save_result(result: SignatureResult, folder: Path) -> None:
+def _save_result(result: SignatureResult, folder: Path) -> None:
     """Writes `signature.json` and one file a curve."""
     for name, found in result.arms.items():
         for curve in found:
@@ -143,7 +143,8 @@ def save_result(result: SignatureResult, folder: Path) -> None:
 
 
 def half_time_shifts(result: SignatureResult) -> list[dict[str, Any]]:
-    """How far each guided arm's half-information point lies from the plain reverse chain's, in t and in log-SNR (chain reading).
+    """How far each guided arm's half-information point lies from the plain reverse chain's, in t and in log-SNR (chain
+    reading).
 
     Positive in t is nearer to noise: decided earlier in generation.
     """
@@ -170,8 +171,8 @@ def half_time_shifts(result: SignatureResult) -> list[dict[str, Any]]:
 def refuse_coupled(config: SignatureConfig) -> None:
     """`UserError` for a model trained with noise paired to data by optimal transport.
 
-    Noise that depends on the data breaks ``x_t = alpha x0 + sigma noise`` with independent noise, on which the kernel, and with it
-    every identity here, rests.
+    Noise that depends on the data breaks ``x_t = alpha x0 + sigma noise`` with independent noise, on which the kernel,
+    and with it every identity here, rests.
     """
     coupled = config.coupling == "optimal_transport"
     for name in (config.model, config.adapter):
@@ -183,12 +184,13 @@ def refuse_coupled(config: SignatureConfig) -> None:
                 coupled = coupled or (isinstance(objective, dict) and objective.get("pairing") == "optimal_transport")
     if coupled:
         raise UserError(
-            "this model was trained with noise paired to data by optimal transport; the noise is then not independent of the data, "
+            "this model was trained with noise paired to data by optimal transport; the noise is then not independent "
+            "of the data, "
             "and neither estimator measures its entropy: use a model trained with independent noise."
         )
 
 
-def read_data(path: str, classes: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def _read_data(path: str, classes: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """(latents (N, ...) float64, labels (N,)) of a safetensors file.
 
     Raises
@@ -202,10 +204,11 @@ def read_data(path: str, classes: int, shape: tuple[int, ...]) -> tuple[Tensor, 
     latents, labels = tensors["latents"].to(torch.float64), tensors["labels"].to(torch.int64).flatten()
     if tuple(latents.shape[1:]) != shape or len(labels) != len(latents):
         raise UserError(
-            f"{path} holds latents {tuple(latents.shape)} with {len(labels)} labels; the model reads (N, {', '.join(map(str, shape))})."
+            f"{path} holds latents {tuple(latents.shape)} with {len(labels)} labels; the model reads (N, "
+            f"{', '.join(map(str, shape))})."
         )
-    counts = torch.bincount(labels.clamp(min=0), minlength=classes)
-    if bool((labels < 0).any()) or len(counts) > classes or int(counts.min()) < 2:
+    known = bool(((labels >= 0) & (labels < classes)).all())
+    if not known or int(torch.bincount(labels, minlength=classes).min()) < 2:
         raise UserError(f"the labels of {path} must be 0 to {classes - 1}, each at least twice.")
     return latents, labels
 
@@ -220,7 +223,7 @@ def _load(config: SignatureConfig, classes: ClassSet, notify: Callable[[str], ob
         load_adapter(backbone, config.adapter)
     backbone.module.eval()
     texts = [one.name if one.text is None else one.text for one in config.classes]
-    if notify is not None and hasattr(backbone, "unknown_words"):
+    if notify is not None:
         for one, text in zip(config.classes, texts, strict=True):
             unknown = backbone.unknown_words(text)
             if unknown:
@@ -228,10 +231,11 @@ def _load(config: SignatureConfig, classes: ClassSet, notify: Callable[[str], ob
     conditioning = backbone.condition(texts, [config.duration] * len(texts))
     if bool((conditioning.tokens == conditioning.tokens[:1]).all()):
         raise UserError(
-            f"the model {config.model} hears no difference between the {len(texts)} classes ('{texts[0]}' to '{texts[-1]}'), so "
+            f"the model {config.model} hears no difference between the {len(texts)} classes ('{texts[0]}' to "
+            f"'{texts[-1]}'), so "
             "nothing could be decided among them; name a model that knows them, or write them in its own words."
         )
-    shape = getattr(backbone, "latent_shape", None)
+    shape = backbone.latent_shape
     if shape is None:
         shape = (backbone.latent_channels, max(1, round(config.duration * backbone.latent_rate)))
     return backbone, backbone_model(backbone, conditioning, tuple(shape), config.batch_rows)
@@ -240,9 +244,7 @@ def _load(config: SignatureConfig, classes: ClassSet, notify: Callable[[str], ob
 def _identity(backbone: Any, config: SignatureConfig) -> str:
     if config.adapter is None:
         return str(backbone.identity())
-    files = sorted(Path(config.adapter).glob("*.safetensors")) or [Path(config.adapter)]
-    digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))
-    return f"{config.model}+adapter-{digest.hexdigest()[:16]}"
+    return f"{backbone.identity()}+adapter-{weights_identity(config.adapter)[:16]}"
 
 
 def _numbers(shape: tuple[int, ...]) -> int:
@@ -262,14 +264,15 @@ def _batches(count: int, size: int) -> Iterator[tuple[int, slice]]:
 
 
 def _check_folder(folder: Path, meta: dict[str, Any]) -> None:
-    """Refuses a folder of another measurement; arms may be added, and batching and the number of resamples may change."""
-    file = folder / "request.json"
+    """Refuses a folder of another measurement; arms may be added, and batching and the number of resamples may
+    change."""
     request = {
         key: value for key, value in meta.items() if key not in ("batch_rows", "resamples", "sources", "guidance")
     }
-    if file.is_file() and read_json(file, "request of an earlier measurement") != request:
-        raise UserError(f"{folder} holds a measurement with other settings; choose another folder, or delete that one.")
-    write_json(file, request)
+    if isinstance(meta["data"], str):
+        request["data_identity"] = weights_identity(meta["data"])
+    # What the paths lead to is in model_identity and data_identity.
+    claim(folder, "request.json", "a measurement", request, free=("model", "adapter", "data"))
 
 
 def _piece(
@@ -286,7 +289,8 @@ def _piece(
     data: tuple[Tensor, Tensor] | None,
     bar: Progress,
 ) -> Trajectories:
-    """The trajectories `rows` of an arm: read from the folder where an earlier run left them, else followed and kept."""
+    """The trajectories `rows` of an arm: read from the folder where an earlier run left them, else followed and
+    kept."""
     file = None if folder is None else folder / PIECES / f"{arm.name}-{number:04d}.safetensors"
     if file is not None and file.is_file():
         bar.advance(len(times) - 1, f"{arm.name}, kept")
@@ -315,10 +319,7 @@ def _piece(
 
 def save_piece(file: Path, found: Trajectories) -> None:
     """Writes trajectories as safetensors, atomically."""
-    from safetensors.torch import save_file
-
-    tensors = {name: value.contiguous() for name, value in vars(found).items() if value is not None}
-    atomic_write(file, lambda partial: save_file(tensors, str(partial)))
+    write_tensors(file, {name: value for name, value in vars(found).items() if value is not None})
 
 
 def load_piece(file: Path) -> Trajectories:
@@ -328,7 +329,8 @@ def load_piece(file: Path) -> Trajectories:
 
 
 def _generated(model: ClassModel, config: SignatureConfig, label: Tensor, indices: range) -> Tensor:
-    """Samples of each trajectory's class along the model's own ODE, without guidance; their own noise, not the chain's."""
+    """Samples of each trajectory's class along the model's own ODE, without guidance; their own noise, not the
+    chain's."""
     from eisbach.diffusion.samplers import sample_ode
     from eisbach.diffusion.schedules import get_schedule
 

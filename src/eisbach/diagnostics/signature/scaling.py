@@ -1,9 +1,9 @@
 """How speciation moves with dimension: logarithmically in variance-preserving time, like sqrt(d) in EDM's sigma.
 
-Two Gaussians at +-m with |m|^2 = mu^2 d and variance s^2. Entropy depends on the noise level only through r (see `exact`), so a
-given share of the entropy is gone at ``SNR = r^2 / (mu^2 d - r^2 s^2)``: shifted by ln d in log-SNR. In OU time that is
-``tau = ln(1 + 1/SNR) / 2 ~ ln(d) / 2 + O(1)`` with a window of O(1): relative to tau it narrows like 1 / ln d. In EDM
-``sigma ~ sqrt(d)`` and the window in ln sigma stays: nothing sharpens.
+Two Gaussians at +-m with |m|^2 = mu^2 d and variance s^2. Entropy depends on the noise level only through r (see
+`exact`), so a given share of the entropy is gone at ``SNR = r^2 / (mu^2 d - r^2 s^2)``: shifted by ln d in log-SNR. In
+OU time that is ``tau = ln(1 + 1/SNR) / 2 ~ ln(d) / 2 + O(1)`` with a window of O(1): relative to tau it narrows like 1
+/ ln d. In EDM ``sigma ~ sqrt(d)`` and the window in ln sigma stays: nothing sharpens.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Fit:
     intercept: float
 
 
-def radius_at(share: float, prior: float = 0.5) -> float:
+def _radius_at(share: float, prior: float = 0.5) -> float:
     """The r at which the entropy is `share` of the prior's, by bisection.
 
     Raises
@@ -84,13 +84,14 @@ def scaling_rows(dims: Sequence[int], mu: float = 1.0, variance: float = 1.0) ->
     UserError
         The Gaussians overlap too much for a tenth of the entropy to be left: mu^2 d must exceed r^2 s^2.
     """
-    radii = {share: radius_at(share) for share in (0.9, 0.5, 0.1)} | {1.0: 1.0}
+    radii = {share: _radius_at(share) for share in (0.9, 0.5, 0.1)} | {1.0: 1.0}
 
     def log_snr(dim: int, share: float) -> float:
         left = mu**2 * dim - radii[share] ** 2 * variance
         if left <= 0:
             raise UserError(
-                f"in {dim} dimensions the means are {2 * mu * math.sqrt(dim):.3g} apart at a variance of {variance:g}, and "
+                f"in {dim} dimensions the means are {2 * mu * math.sqrt(dim):.3g} apart at a variance of "
+                f"{variance:g}, and "
                 f"{share:.0%} of the entropy is never reached; raise mu or lower the variance."
             )
         return math.log(radii[share] ** 2 / left)

@@ -1,10 +1,10 @@
 """The signature of a statistic: how much of a label is known from one number that a model gives at each noise level.
 
-A model without classes has no p(z | x_t). What a sample weighting reads of it (the belief, say) still tells something of a label such as
-flat or developing: by the data-processing inequality ``H[Z | X_t] <= H[Z | S_t]`` for any statistic S_t of x_t, and the cross-entropy
-of any predictor that never saw the clip it is scored on is an upper bound of that in expectation. The predictor here is a softmax regression on
-the statistic's logit and its square, fitted by clips in folds. So the curve says where *this statistic* has decided Z; a better reader of x_t
-may know earlier.
+A model without classes has no p(z | x_t). What a sample weighting reads of it (the belief, say) still tells something
+of a label such as flat or developing: by the data-processing inequality ``H[Z | X_t] <= H[Z | S_t]`` for any statistic
+S_t of x_t, and the cross-entropy of any predictor that never saw the clip it is scored on is an upper bound of that in
+expectation. The predictor here is a softmax regression on the statistic's logit and its square, fitted by clips in
+folds. So the curve says where *this statistic* has decided Z; a better reader of x_t may know earlier.
 """
 
 from __future__ import annotations
@@ -51,19 +51,21 @@ def statistic_signature(
     Returns
     -------
     SignatureCurve
-        Of estimator "statistic" and quantity "cross-entropy", in nats; it may exceed H[Z] where the statistic knows nothing.
+        Of estimator "statistic" and quantity "cross-entropy", in nats; it may exceed H[Z] where the statistic knows
+        nothing.
 
     Raises
     ------
     UserError
-        No such label or statistic, one value alone, fewer than 5 clips of a value, a prior that does not fit, a row without a clip or a level in [0, 1],
-        or fewer than 2 levels.
+        No such label or statistic, one value alone, fewer than 5 clips of a value, a prior that does not fit, a row
+        without a clip or a level in [0, 1], or fewer than 2 levels.
     """
     column = f"label.{label}"
     usable = [row for row in rows if row.get(column) is not None and _is_number(row.get(statistic))]
     if not usable:
         raise UserError(
-            f"no row has both the label '{label}' and a number '{statistic}'; probe labelled clips with a sample weighting first."
+            f"no row has both the label '{label}' and a number '{statistic}'; probe labelled clips with a sample "
+            "weighting first."
         )
     names = sorted({str(row[column]) for row in usable})
     astray = [
@@ -71,7 +73,8 @@ def statistic_signature(
     ]
     if astray:
         raise UserError(
-            f"a row has no clip or no noise level t within [0, 1] ({str(astray[0])[:120]}); these are no rows of a probe."
+            f"a row has no clip or no noise level t within [0, 1] ({str(astray[0])[:120]}); these are no rows of a "
+            "probe."
         )
     of_clip = {str(row["clip"]): names.index(str(row[column])) for row in usable}
     counts = np.bincount(list(of_clip.values()), minlength=len(names))

@@ -1,4 +1,5 @@
-"""From trajectories to curves: means weighted by the prior, intervals by bootstrap over trajectories within each class."""
+"""From trajectories to curves: means weighted by the prior, intervals by bootstrap over trajectories within each
+class."""
 
 from __future__ import annotations
 
@@ -18,8 +19,9 @@ from eisbach.errors import UserError
 class Resamples:
     """Weights of trajectories: the estimate's own first, then bootstrap resamples that draw within each class.
 
-    Class z counts with its prior p(z) whatever number of trajectories it has. A resample draws one fewer than the class has, so that its
-    variance is that of the estimate (Rao & Wu 1988): drawing as many gives (m - 1) / m of it, 17% too little with 6 trajectories.
+    Class z counts with its prior p(z) whatever number of trajectories it has. A resample draws one fewer than the class
+    has, so that its variance is that of the estimate (Rao & Wu 1988): drawing as many gives (m - 1) / m of it, 17% too
+    little with 6 trajectories.
 
     Parameters
     ----------
@@ -42,7 +44,8 @@ class Resamples:
             rows = np.nonzero(label == index)[0]
             if len(rows) == 0 or (count and len(rows) < 2):
                 raise UserError(
-                    f"class {index} has {len(rows)} trajectories; an interval needs at least 2 in each class: ask for more."
+                    f"class {index} has {len(rows)} trajectories; an interval needs at least 2 in each class: ask for "
+                    "more."
                 )
             weights[0, rows] = share / len(rows)
             if count:
@@ -75,8 +78,9 @@ def curves(
     resamples : int
         Of the bootstrap behind the 95% intervals.
 
-    `meta["log_loss"]` of each curve is the mean of -ln p(own group | x_t) at each level, without extrapolation. Of a model whose
-    samples follow its own conditional estimates it equals the entropy; where it is larger the posterior is overconfident there.
+    `meta["log_loss"]` of each curve is the mean of -ln p(own group | x_t) at each level, without extrapolation. Of a
+    model whose samples follow its own conditional estimates it equals the entropy; where it is larger the posterior is
+    overconfident there.
     """
     draw = Resamples(found.label.numpy(), classes.prior, resamples, seed)
     t = found.t.numpy()
@@ -112,14 +116,14 @@ def curves(
             },
         }
         shared["rate_lo"], shared["rate_hi"] = _interval(rate)
-        # First-order error, halved: extrapolate. The entropy is extrapolated and not the log-odds, whose error is not small
-        # where a class is long decided and would be blown up there.
+        # First-order error, halved: extrapolate. The entropy is extrapolated and not the log-odds, whose error is not
+        # small where a class is long decided and would be blown up there.
         chain = 2 * fine - coarse
         integral = whole - _integral(t, rate)
         for estimator, values in (("chain", chain), ("rate", integral)):
             low, high = _interval(values)
             extra = {"fine": fine[0].tolist(), "coarse": coarse[0].tolist()} if estimator == "chain" else {}
-            half = half_time(t, values, whole / 2, path)
+            half = _half_time(t, values, whole / 2, path)
             made.append(
                 SignatureCurve(
                     estimator=estimator,
@@ -160,7 +164,7 @@ def _interval(values: np.ndarray) -> tuple[list[float], list[float]]:
     return low.tolist(), high.tolist()
 
 
-def half_time(t: np.ndarray, values: np.ndarray, level: float, path: Path) -> HalfTime:
+def _half_time(t: np.ndarray, values: np.ndarray, level: float, path: Path) -> HalfTime:
     """Where the curve falls to `level`, from the estimate (row 0) and its resamples (the others) [shape=(1 + B, n)]."""
     found = [crossing(t, row, level) for row in values]
     if found[0] is None:

@@ -136,8 +136,10 @@ def check_density(name: str, options: Mapping[str, Any]) -> NoiseLevelDensity:
 
 
 def refuse_path(name: str, options: Mapping[str, Any]) -> None:
-    """`UserError` when options name a path: it is the model's, and another one would draw noise levels it never meets."""
+    """`UserError` when options name a path: it is the model's, and another one would draw noise levels it never
+    meets."""
     if "path" in options:
         raise UserError(
-            f"the options of the density {name} name a path ({options['path']!r}), which comes from the model; remove it."
+            f"the options of the density {name} name a path ({options['path']!r}), which comes from the model; remove "
+            "it."
         )

@@ -91,7 +91,8 @@ class LogSNRUniform(_OverLogSNR):
         ]  # fmt: skip
         if missing:
             raise UserError(
-                f"the log_snr_uniform density needs {' and '.join(missing)} on the {self.path.name} path, whose log-SNR "
+                f"the log_snr_uniform density needs {' and '.join(missing)} on the {self.path.name} path, whose "
+                "log-SNR "
                 "has no end there; low=-10 and high=10, for example, leave out less than 1% of t at each end of the "
                 "linear path."
             )
@@ -117,7 +118,8 @@ class LogSNRUniform(_OverLogSNR):
     def _log_pdf(self, log_snr: Tensor) -> Tensor:
         low, high = self._ends()
         value = torch.full_like(log_snr, -math.log(high - low))
-        # The two ends belong to the support; t there is rounded, so log-SNR may miss them by some units in the last place.
+        # The two ends belong to the support; t there is rounded, so log-SNR may miss them by some units in the last
+        # place.
         slack = 1e-12 * max(1.0, abs(low), abs(high))
         return torch.where((log_snr >= low - slack) & (log_snr <= high + slack), value, -math.inf)
 
@@ -140,7 +142,8 @@ class _NormalOverLogSNR(_OverLogSNR):
             ends = log_snr_range(self.path)
             raise UserError(
                 f"the {self.name} density, normal over log-SNR with mean {mean:g} and standard deviation {std:g}, lies "
-                f"outside the {self.path.name} path's range of {ends[0]:.4g} to {ends[1]:.4g}; choose another mean or a "
+                f"outside the {self.path.name} path's range of {ends[0]:.4g} to {ends[1]:.4g}; choose another mean or "
+                "a "
                 "wider spread."
             )
         for attribute, value in (("_mean", mean), ("_std", std), ("_normal", normal)):
@@ -182,11 +185,12 @@ class LogSNRNormal(_NormalOverLogSNR):
 
 @dataclass(frozen=True)
 class EDM(_NormalOverLogSNR):
-    """EDM's: ln of the noise-to-data ratio sigma/alpha is normal with `p_mean` and `p_std` (Karras et al. 2022, Table 1).
+    """EDM's: ln of the noise-to-data ratio sigma/alpha is normal with `p_mean` and `p_std` (Karras et al. 2022, Table
+    1).
 
-    EDM2 (Karras et al. 2024, Table 6) uses -0.4 and 1.0. Log-SNR is -2 ln(sigma/alpha), so the density means the same on
-    every path. Both papers scale their data to a standard deviation of 0.5: for data of another one, s, add ln(s/0.5) to
-    p_mean.
+    EDM2 (Karras et al. 2024, Table 6) uses -0.4 and 1.0. Log-SNR is -2 ln(sigma/alpha), so the density means the same
+    on every path. Both papers scale their data to a standard deviation of 0.5: for data of another one, s, add
+    ln(s/0.5) to p_mean.
 
     Attributes
     ----------

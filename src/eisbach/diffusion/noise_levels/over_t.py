@@ -199,7 +199,8 @@ class TruncLogitNormal(_OverT):
         return length_shift(num_frames, like)
 
     def _quantile(self, q: Tensor) -> Tensor:
-        # Flipping: a share q of the draws lies above. 1 - sigmoid(z) is written sigmoid(-z) so that small t keep digits.
+        # Flipping: a share q of the draws lies above. 1 - sigmoid(z) is written sigmoid(-z) so that small t keep
+        # digits.
         return torch.sigmoid(-self._normal.quantile(1 - q, q)) / (1 - self.truncation)
 
     def _flipped_logit(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ from eisbach.config import dump_yaml
 from eisbach.experiments.run import ExperimentResult
 from eisbach.files import read_jsonl
 from eisbach.report.charts import Series
+from eisbach.report.experiment.wording import write_summary
 from eisbach.report.html import ArmText, ReportContext, write_report
 
 _CURVES = (
@@ -20,7 +21,7 @@ _CURVES = (
 
 
 def write_experiment_page(result: ExperimentResult, commands: Sequence[str] = (), *, quiet: bool = True) -> Path:
-    """Writes `report/index.html` into the experiment's folder and returns its path.
+    """Writes `report/index.html` into the experiment's folder, the verdict into its summary; returns the page's path.
 
     Parameters
     ----------
@@ -32,6 +33,7 @@ def write_experiment_page(result: ExperimentResult, commands: Sequence[str] = ()
     StorageError
         The disk is full or the folder cannot be written.
     """
+    write_summary(result)
     return write_report(result.folder / "report", report_context(result, commands), quiet=quiet)
 
 
@@ -57,8 +59,10 @@ def report_context(result: ExperimentResult, commands: Sequence[str] = ()) -> Re
         versions=versions(),
         commands=commands,
         pairing=(
-            "Every arm was trained from the same base on the same order of batches, and plays every prompt from the same "
-            f"starting noise, so clips are compared pair by pair{' and training seed by training seed' if seeds > 1 else ''}."
+            "Every arm was trained from the same base on the same order of batches, and plays every prompt from the "
+            "same "
+            "starting noise, so clips are compared pair by "
+            f"pair{' and training seed by training seed' if seeds > 1 else ''}."
         ),
         notes=spec.notes,
     )

@@ -129,9 +129,11 @@ def _levels(explanation: Explanation) -> PagePicture:
     return PagePicture(
         "levels",
         "Belief and weight by noise level",
-        "Lines are medians over clips and bands hold the middle 80%; on the right, how much the weights of different clips "
+        "Lines are medians over clips and bands hold the middle 80%; on the right, how much the weights of different "
+        "clips "
         f"differ at one noise level (below the dashed line, {ACTS_CV:g}, they are nearly alike).",
-        "Three panels over noise level: belief, sample weight, and its variation between clips. As trained, the variation "
+        "Three panels over noise level: belief, sample weight, and its variation between clips. As trained, the "
+        "variation "
         f"reaches {ACTS_CV:g} {acting}.",
         _finish(figure, axes, "", None),
     )
@@ -163,7 +165,8 @@ def _variance(explanation: Explanation) -> PagePicture | None:
     return PagePicture(
         "variance",
         "Noise level or clip?",
-        "A sample weighting whose variance lies between noise levels is a noise-level weighting in disguise; one that favours "
+        "A sample weighting whose variance lies between noise levels is a noise-level weighting in disguise; one that "
+        "favours "
         "clips has it between clips.",
         f"Shares of the variance of ln weight: {text}.",
         _finish(figure, axes, "", None),
@@ -215,7 +218,8 @@ def _auc(explanation: Explanation) -> PagePicture | None:
     return PagePicture(
         "auc",
         "Does the weight tell the labels apart?",
-        f"The chance that a clip of {pairs[0].label} '{pairs[0].positive}' weighs more than one of each other; lines are 95% "
+        f"The chance that a clip of {pairs[0].label} '{pairs[0].positive}' weighs more than one of each other; lines "
+        "are 95% "
         "intervals over clips.",
         f"AUC over noise level for {names}.",
         _finish(figure, axes, "", None),
@@ -234,7 +238,8 @@ def _belief_loss(explanation: Explanation) -> PagePicture | None:
     return PagePicture(
         "belief_loss",
         "Does belief go with loss?",
-        "The barrier paper's prediction 5: above 0 at low noise, falling or crossing it at high noise. Lines are 95% intervals "
+        "The barrier paper's prediction 5: above 0 at low noise, falling or crossing it at high noise. Lines are 95% "
+        "intervals "
         "over clips.",
         f"Rank correlation of belief with loss over noise level: {bands}.",
         _finish(figure, axes, "", None),
@@ -267,7 +272,8 @@ def _gradients(explanation: Explanation) -> PagePicture | None:
     return PagePicture(
         "gradients",
         "What is left of it in the optimiser",
-        "How far the weighting turns and shrinks a step, before and after AdamW's normalisation and the recipe's clipping; the "
+        "How far the weighting turns and shrinks a step, before and after AdamW's normalisation and the recipe's "
+        "clipping; the "
         "grey bar is what chance does between plain batches.",
         f"Angles: {said}.",
         _finish(figure, axes, "", None),

@@ -64,7 +64,8 @@ def render_probe_page(
     return render_page(
         "probe.html.j2",
         title=title or f"What {weighting_name(setup)} would do",
-        question="Which clips and which noise levels would this weighting favour on this model and this data, before anything is trained?",
+        question="Which clips and which noise levels would this weighting favour on this model and this data, before "
+        "anything is trained?",
         facts=_facts(explanation),
         headline=verdict.headline,
         findings=verdict.sentences,
@@ -109,7 +110,8 @@ def _drawn(setup: dict[str, Any]) -> str:
     if seconds is None or size is None:
         return "Every clip was noised at the same levels."
     return (
-        f"Every clip’s crop of {float(seconds):g} s was noised at the same levels; batches of {int(size) * int(setup.get('accumulation') or 1)} "
+        f"Every clip’s crop of {float(seconds):g} s was noised at the same levels; batches of "
+        f"{int(size) * int(setup.get('accumulation') or 1)} "
         "and their noise levels were drawn as training draws them."
     )
 
@@ -168,7 +170,8 @@ def _by_level(levels: Sequence[tuple[float, Estimate]]) -> list[list[str]]:
 
 
 def _levels(explanation: Explanation) -> NumberTable:
-    head = ["t", "log-SNR", "belief", "sample weight", "weight as trained", "variation, sample weight", "variation as trained",
+    head = ["t", "log-SNR", "belief", "sample weight", "weight as trained", "variation, sample weight",
+    "variation as trained",
             "effective samples", "loss"]  # fmt: skip
     rows = []
     for level in explanation.levels:

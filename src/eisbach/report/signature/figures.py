@@ -12,6 +12,7 @@ import numpy as np
 from eisbach.diagnostics.signature.curve import SignatureCurve
 from eisbach.files import atomic_write
 from eisbach.report.allocation_figure import COLOURS, DPI, INK, LINE, SOFT, STYLES
+from eisbach.report.fonts import save_figure
 
 
 def curves_picture(curves: Sequence[tuple[str, SignatureCurve]], title: str, out: str | Path | None = None) -> bytes:
@@ -47,7 +48,8 @@ def curves_picture(curves: Sequence[tuple[str, SignatureCurve]], title: str, out
 
 
 def mixture_picture(found: Mapping[str, Any], out: str | Path | None = None) -> bytes:
-    """PNG of `mixture.json`: curves by dimension in OU time over its half point, and in ln sigma over its own; times against ln d."""
+    """PNG of `mixture.json`: curves by dimension in OU time over its half point, and in ln sigma over its own; times
+    against ln d."""
     figure, axes = _figure(3, (7.2, 9.6), share=False)
     times, dims = [], []
     for index, row in enumerate(found["rows"]):
@@ -110,7 +112,7 @@ def _figure(rows: int, size: tuple[float, float], share: bool = True) -> tuple[A
 
 def _save(figure: Any, out: str | Path | None) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    save_figure(figure, buffer, format="png")
     png = buffer.getvalue()
     if out is not None:
         atomic_write(out, lambda partial: _write(partial, png))

@@ -1,4 +1,5 @@
-"""The signature's page: one self-contained `index.html` with the half times, pictures and the bias against step count."""
+"""The signature's page: one self-contained `index.html` with the half times, pictures and the bias against step
+count."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from eisbach.report.signature.figures import curves_picture
 PAGE, PICTURES = "index.html", "pictures"
 _SOURCES = {"reverse": "the model’s own trajectories", "forward": "noised samples"}
 _READ = (
-    "Above: the share of H[Z] that is still open, from noise on the left to data on the right; below: how fast it is decided. Bands are "
+    "Above: the share of H[Z] that is still open, from noise on the left to data on the right; below: how fast it is "
+    "decided. Bands are "
     "95% intervals over trajectories, a dot is the half time."
 )
 
@@ -38,7 +40,8 @@ def write_signature_page(result: SignatureResult, folder: str | Path) -> Path:
     page = render_page(
         "signature.html.j2",
         title="When is it decided?",
-        question="At which noise level do the samples of this model take on their class, their words, or groups of them?",
+        question="At which noise level do the samples of this model take on their class, their words, or groups of "
+        "them?",
         facts=[
             ("classes", str(max(len(curve.groups) for curve in first))),
             ("steps", str(meta["steps"])),
@@ -104,7 +107,19 @@ def _headline(result: SignatureResult) -> list[str]:
 
 
 def _table(result: SignatureResult) -> NumberTable:
-    head = ["arm", "Z", "reading", "quantity", "H[Z], nats", "at the last level", "half at t", "95%", "log-SNR", "bias", "log loss"]  # fmt: skip
+    head = [
+        "arm",
+        "Z",
+        "reading",
+        "quantity",
+        "H[Z], nats",
+        "at the last level",
+        "half at t",
+        "95%",
+        "log-SNR",
+        "bias",
+        "log loss",
+    ]
     rows = [_cells(arm, curve) for arm, found in result.arms.items() for curve in found]
     return NumberTable("Half times", "Every arm, partition and estimator; entropies in nats.", head, rows)
 

@@ -1,4 +1,5 @@
-"""The clips on the page of `eisbach analyze`: a card for each that can be heard, a row for each that was measured, their flags."""
+"""The clips on the page of `eisbach analyze`: a card for each that can be heard, a row for each that was measured,
+their flags."""
 
 from __future__ import annotations
 
@@ -6,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from eisbach.report.structure.compare import Sets
+from eisbach.experiments.comparing import Sets
+from eisbach.experiments.measures import FLAT
 from eisbach.report.structure.listen import ListenGroup
 from eisbach.report.structure.players import Player, clock
-from eisbach.statistics.metric_info import FLAT, MetricInfo
-from eisbach.statistics.verdicts import format_value
+from eisbach.report.wording import format_value
+from eisbach.statistics.metric_info import MetricInfo
 from eisbach.structure.metrics import METRICS
 from eisbach.types import Record
 

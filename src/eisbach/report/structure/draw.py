@@ -69,7 +69,8 @@ class Pc1Share:
     walk : float
         Of random walks with the clip's own steps: what wandering without any direction gives.
     phases : float
-        Of frames whose bands keep their spectra over time and have random phases: the clip's movement without its structure.
+        Of frames whose bands keep their spectra over time and have random phases: the clip's movement without its
+        structure.
     """
 
     clip: float
@@ -128,7 +129,8 @@ def draw_spectra(
             values = np.stack([one[part] for one in spectra])
             style = line_style(index)
             axes.plot(
-                mel_hz, values.mean(axis=0), linewidth=1.2, label=name, marker=MARKERS[index % len(MARKERS)], markersize=2.8,
+                mel_hz, values.mean(axis=0), linewidth=1.2, label=name, marker=MARKERS[index % len(MARKERS)],
+                markersize=2.8,
                 markevery=(3 * index % 8, 8), **style,
             )  # fmt: skip
             if len(spectra) > 1:

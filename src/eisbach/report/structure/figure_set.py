@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from eisbach.errors import AudioError, StorageError, UserError
+from eisbach.experiments.sets import sample_clips, short_names
 from eisbach.files import write_text
 from eisbach.progress import Progress
 from eisbach.report.figures import features_of
 from eisbach.report.figures_draw import View
+from eisbach.report.fonts import drawable
 from eisbach.report.structure.figures import KINDS, MOST_GROUPS
-from eisbach.report.structure.inputs import sample_clips, short_names
 from eisbach.report.structure.style import FORMATS, PictureClip, format_of
 from eisbach.structure.batch import Clip
 from eisbach.structure.features import Features
@@ -72,8 +74,8 @@ def one_figure(
     Raises
     ------
     UserError
-        An unknown kind, an ending that is not written, more clips than the figure holds (unless `most` asks for a sample), or
-        another number of labels than of clips.
+        An unknown kind, an ending that is not written, more clips than the figure holds (unless `most` asks for a
+        sample), or another number of labels than of clips.
     """
     if kind not in KINDS:
         raise UserError(f"there is no figure '{kind}'; choose one of {', '.join(KINDS)}.")
@@ -83,7 +85,8 @@ def one_figure(
     room = spec.exactly or spec.most
     if len(chosen) > room:
         raise UserError(
-            f"the figure '{kind}' holds {room} clips, and {len(chosen)} were given; name fewer, or add --most {room} for an "
+            f"the figure '{kind}' holds {room} clips, and {len(chosen)} were given; name fewer, or add --most {room} "
+            "for an "
             "even sample."
         )
     pictured = _pictured(chosen, pools=spec.pools)
@@ -105,10 +108,12 @@ def _pictured(clips: Sequence[Clip], *, pools: bool) -> list[PictureClip]:
     names = short_names(list(dict.fromkeys(str(clip.keys["group"]) for clip in clips)))
     ids = [str(clip.keys["id"]) for clip in clips]
     groups = [names[str(clip.keys["group"])] for clip in clips]
-    if len(set(ids)) < len(ids):
+    titles = ids
+    if len(set(titles)) < len(titles):
         titles = [f"{group}: {name}" for group, name in zip(groups, ids, strict=True)]
-    else:
-        titles = ids
+    if len(set(titles)) < len(titles):
+        places = short_names([str(clip.path) for clip in clips])
+        titles = [places[str(clip.path)] for clip in clips]
     if pools and len(set(groups)) == 1:
         prompts = [str(clip.keys.get("prompt_id") or "") for clip in clips]
         if all(prompts) and len(set(prompts)) <= MOST_GROUPS:
@@ -123,9 +128,9 @@ def paper_set(
 ) -> list[Drawing]:
     """The paper's figures, and block scales, scape plots and motifs, from any clips.
 
-    One clip a prompt (or an even sample where there are no prompts) stands for each group. With several groups the first that
-    is not the baseline is shown in Figures 1-4, and every one beside the baseline in Figures 6-8; Figure 5 has a row a step of
-    training where the labels name steps, else a row a group.
+    One clip a prompt (or an even sample where there are no prompts) stands for each group. With several groups the
+    first that is not the baseline is shown in Figures 1-4, and every one beside the baseline in Figures 6-8; Figure 5
+    has a row a step of training where the labels name steps, else a row a group.
 
     Raises
     ------
@@ -164,11 +169,10 @@ def paper_set(
     rows, why = _rows(clips, by_group)
     if len(rows) > 1:
         made.append(drawing("steps", rows, "steps", why))
-    for group, members in by_group.items():
-        if group == base:
-            continue
-        pair = _matched(by_group[base], members)
-        stem = "baseline" if len(by_group) == 2 else f"baseline-{_file_name(names[group])}"
+    others = [group for group in by_group if group != base]
+    stems = [f"baseline-{name}" for name in _file_names([names[group] for group in others])]
+    for group, stem in zip(others, ["baseline"] if len(others) == 1 else stems, strict=True):
+        pair = _matched(by_group[base], by_group[group])
         two = [
             PictureClip(f"{names[one]}: {clip.keys['id']}", clip.path, names[one])
             for one, clip in zip((base, group), pair, strict=True)
@@ -223,8 +227,17 @@ def _matched(first: Sequence[Clip], second: Sequence[Clip]) -> tuple[Clip, Clip]
     return first[0], second[0]
 
 
-def _file_name(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)[:80]
+def _file_names(names: Sequence[str]) -> list[str]:
+    """What files of these names are called: letters and digits, short, and no two alike on any file system."""
+    taken: set[str] = set()
+    made = []
+    for name in names:
+        plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).encode()[:80].decode(errors="ignore")
+        numbered = (plain if number == 1 else f"{plain}-{number}" for number in itertools.count(1))
+        unique = next(candidate for candidate in numbered if candidate.casefold() not in taken)
+        taken.add(unique.casefold())
+        made.append(unique)
+    return made
 
 
 def write_captions(drawings: Sequence[Drawing], folder: Path) -> Path:
@@ -240,15 +253,15 @@ def write_captions(drawings: Sequence[Drawing], folder: Path) -> Path:
         f"**{one.out.name}** {KINDS[one.kind].caption}{f' Shown: {one.note}.' if one.note else ''}\n"
         for one in drawings
     ]
-    write_text(path, "\n".join(said))
+    write_text(path, drawable("\n".join(said)))
     return path
 
 
 def draw(drawings: Sequence[Drawing], *, view: View = "texture", quiet: bool = True) -> Drawn:
     """Makes the figures; every file is read once.
 
-    With several drawings a file that cannot be read and a figure that cannot be drawn are left out and reported; a single
-    drawing raises.
+    With several drawings a file that cannot be read and a figure that cannot be drawn are left out and reported; a
+    single drawing raises.
 
     Raises
     ------

@@ -1,9 +1,10 @@
 """The figures of a paper on musical structure, from any audio: one function each, and a table of them by name.
 
-Figures 1-8 of "Eisbach: entropy log-barrier", Section 7, plus the curve of block scales, the fitness scape plot and the motif
-map. Every function takes clips and gives the bytes of a PNG, PDF or SVG, which it also writes when `out` is given. Panels that
-are compared share their axes and colour scales. With ``view="mel"`` matrices and trajectories are drawn by the paper's own
-definitions (cosine of mel frames, principal components of mel frames) instead of ours (textures on an absolute scale).
+Figures 1-8 of "Eisbach: entropy log-barrier", Section 7, plus the curve of block scales, the fitness scape plot and the
+motif map. Every function takes clips and gives the bytes of a PNG, PDF or SVG, which it also writes when `out` is
+given. Panels that are compared share their axes and colour scales. With ``view="mel"`` matrices and trajectories are
+drawn by the paper's own definitions (cosine of mel frames, principal components of mel frames) instead of ours
+(textures on an absolute scale).
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def mel_figure(
 def ssm_figure(
     clips: Sequence[PictureClip], *, out: str | Path | None = None, form: str | None = None, view: View = "texture"
 ) -> bytes:
-    """Figure 2: self-similarity matrices with detected boundaries and the letters of the sections, all on the scale 0-1."""
+    """Figure 2: self-similarity matrices with detected boundaries and the letters of the sections, all on the scale
+    0-1."""
     features = _checked(clips, "ssm")
     figure, panels = panel_grid(len(clips), 0.3)
     image = None
@@ -101,8 +103,8 @@ def spectrum_figure(
 ) -> bytes:
     """Figure 3: mean spectral energy of each group and, below, its spread over time, by frequency.
 
-    Clips of one group are averaged (in dB), and a band shows one standard deviation over its clips. Silent clips are left out
-    of a group's mean.
+    Clips of one group are averaged (in dB), and a band shows one standard deviation over its clips. Silent clips are
+    left out of a group's mean.
 
     Raises
     ------
@@ -129,8 +131,8 @@ def trajectory_figure(
 ) -> bytes:
     """Figure 4: paths through textures from start to end, on equal axes.
 
-    Above each path stands the share of PC 1, beside that of two surrogates without structure, random walks and random phases:
-    a share means nothing by itself, since a walk without any direction has 60%.
+    Above each path stands the share of PC 1, beside that of two surrogates without structure, random walks and random
+    phases: a share means nothing by itself, since a walk without any direction has 60%.
     """
     features = _checked(clips, "trajectory")
     figure, panels = panel_grid(len(clips), 0.6 if columns_of(len(clips)) > 2 else 0.45)
@@ -142,7 +144,8 @@ def trajectory_figure(
 def steps_figure(
     clips: Sequence[PictureClip], *, out: str | Path | None = None, form: str | None = None, view: View = "texture"
 ) -> bytes:
-    """Figure 5: a row a clip (a checkpoint, say); columns are mel-spectrogram, self-similarity matrix and trajectory."""
+    """Figure 5: a row a clip (a checkpoint, say); columns are mel-spectrogram, self-similarity matrix and
+    trajectory."""
     features = _checked(clips, "steps")
     limit = trajectory_limit(features, view)
     figure = blank(PAGE, 0.75 + 1.95 * len(clips))
@@ -175,7 +178,8 @@ def steps_figure(
 def baseline_figure(
     clips: Sequence[PictureClip], *, out: str | Path | None = None, form: str | None = None, view: View = "texture"
 ) -> bytes:
-    """Figures 6-8: the baseline (first clip) beside the method: mel-spectrograms, matrices and trajectories on equal axes."""
+    """Figures 6-8: the baseline (first clip) beside the method: mel-spectrograms, matrices and trajectories on equal
+    axes."""
     features = _checked(clips, "baseline")
     limit = trajectory_limit(features, view)
     figure = blank(PAGE, 7.4)
@@ -222,7 +226,8 @@ def blocks_figure(
 def scape_figure(
     clips: Sequence[PictureClip], *, out: str | Path | None = None, form: str | None = None, view: View = "texture"
 ) -> bytes:
-    """Fitness scape plots: how well each stretch of the piece (centre across, length upwards) explains the rest by repeats."""
+    """Fitness scape plots: how well each stretch of the piece (centre across, length upwards) explains the rest by
+    repeats."""
     features = _checked(clips, "scape")
     figure, panels = panel_grid(len(clips), 0.3, height=0.8)
     images = []
@@ -240,7 +245,8 @@ def scape_figure(
 def motifs_figure(
     clips: Sequence[PictureClip], *, out: str | Path | None = None, form: str | None = None, view: View = "texture"
 ) -> bytes:
-    """Motif maps: arcs join stretches that are heard again, wherever and in whatever key; one time axis for all clips."""
+    """Motif maps: arcs join stretches that are heard again, wherever and in whatever key; one time axis for all
+    clips."""
     features = _checked(clips, "motifs")
     figure = blank(PAGE, 0.45 + 1.5 * len(clips))
     rows = figure.subplots(len(clips), 1, squeeze=False, sharex=True)[:, 0]
@@ -288,52 +294,99 @@ KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind(
-            "mel", mel_figure, "mel-spectrograms in rows",
-            "Mel-spectrograms on one time axis; levels are dB below each clip's loudest moment. Vertical edges are changes of texture, "
-            "horizontal bands are registers.", "1",
+            "mel",
+            mel_figure,
+            "mel-spectrograms in rows",
+            "Mel-spectrograms on one time axis; levels are dB below each clip's loudest moment. Vertical edges are "
+            "changes of texture, "
+            "horizontal bands are registers.",
+            "1",
         ),
         Kind(
-            "ssm", ssm_figure, "self-similarity matrices with detected boundaries and section letters",
-            "Self-similarity of 2 s textures (1: alike). Bright blocks on the diagonal are sections, bright blocks beside it their returns; "
-            "dashed lines are detected boundaries, and equal letters sound alike.", "2",
+            "ssm",
+            ssm_figure,
+            "self-similarity matrices with detected boundaries and section letters",
+            "Self-similarity of 2 s textures (1: alike). Bright blocks on the diagonal are sections, bright blocks "
+            "beside it their returns; "
+            "dashed lines are detected boundaries, and equal letters sound alike.",
+            "2",
         ),
         Kind(
-            "spectrum", spectrum_figure, "mean spectral energy and its spread over time, by group",
-            "Top: mean spectral energy of each group, relative to its mean over bands. Bottom: standard deviation over time, by band. Shaded: "
-            "one standard deviation over the group's clips.", "3", 500, None, True,
+            "spectrum",
+            spectrum_figure,
+            "mean spectral energy and its spread over time, by group",
+            "Top: mean spectral energy of each group, relative to its mean over bands. Bottom: standard deviation "
+            "over time, by band. Shaded: "
+            "one standard deviation over the group's clips.",
+            "3",
+            500,
+            None,
+            True,
         ),
         Kind(
-            "trajectory", trajectory_figure, "paths through textures, with surrogates' PC 1 shares",
-            "Each clip's path through the plane of its first two principal components of texture, from ring (start) to square (end), on equal "
-            "axes. The share of PC 1 means something only beside those of random walks and random phases.", "4",
+            "trajectory",
+            trajectory_figure,
+            "paths through textures, with surrogates' PC 1 shares",
+            "Each clip's path through the plane of its first two principal components of texture, from ring (start) "
+            "to square (end), on equal "
+            "axes. The share of PC 1 means something only beside those of random walks and random phases.",
+            "4",
         ),
         Kind(
-            "steps", steps_figure, "a row a clip: mel-spectrogram, matrix, trajectory",
-            "A row a clip. Left: mel-spectrogram. Centre: self-similarity with detected sections. Right: path through textures from ring (start) "
-            "to square (end). Columns share their scales.", "5", 8,
+            "steps",
+            steps_figure,
+            "a row a clip: mel-spectrogram, matrix, trajectory",
+            "A row a clip. Left: mel-spectrogram. Centre: self-similarity with detected sections. Right: path through "
+            "textures from ring (start) "
+            "to square (end). Columns share their scales.",
+            "5",
+            8,
         ),
         Kind(
-            "baseline", baseline_figure, "a baseline clip beside a method's clip",
-            "Left: the baseline. Right: the method. Rows: mel-spectrograms, self-similarity with detected sections, and paths through textures "
-            "from ring (start) to square (end), on equal axes.", "6-8", 2, 2,
+            "baseline",
+            baseline_figure,
+            "a baseline clip beside a method's clip",
+            "Left: the baseline. Right: the method. Rows: mel-spectrograms, self-similarity with detected sections, "
+            "and paths through textures "
+            "from ring (start) to square (end), on equal axes.",
+            "6-8",
+            2,
+            2,
         ),
         Kind(
-            "blocks", blocks_figure, "block strength by time scale, by group",
-            "How strongly clips fall into blocks of each length: thin lines are clips, thick ones a group's mean, marks their peaks. A peak is "
-            "the length of the sections; a low, even curve is music without sections.", "", 500, None, True,
+            "blocks",
+            blocks_figure,
+            "block strength by time scale, by group",
+            "How strongly clips fall into blocks of each length: thin lines are clips, thick ones a group's mean, "
+            "marks their peaks. A peak is "
+            "the length of the sections; a low, even curve is music without sections.",
+            "",
+            500,
+            None,
+            True,
         ),
         Kind(
-            "scape", scape_figure, "fitness scape plots of repetition",
-            "Each cell is a stretch of the piece (its centre across, its length upwards); its shade says how well the stretch and its repeats "
-            "explain the piece. The ring is the best stretch of 3 s or more.", "", 6,
+            "scape",
+            scape_figure,
+            "fitness scape plots of repetition",
+            "Each cell is a stretch of the piece (its centre across, its length upwards); its shade says how well the "
+            "stretch and its repeats "
+            "explain the piece. The ring is the best stretch of 3 s or more.",
+            "",
+            6,
         ),
         Kind(
-            "motifs", motifs_figure, "where motifs return",
-            "Arcs join a stretch with its best return: solid in the same key, dashed when transposed, thicker when longer; the twelve longest are "
-            "drawn. The strip below is black where the music is heard again anywhere.", "", 8,
+            "motifs",
+            motifs_figure,
+            "where motifs return",
+            "Arcs join a stretch with its best return: solid in the same key, dashed when transposed, thicker when "
+            "longer; the twelve longest are "
+            "drawn. The strip below is black where the music is heard again anywhere.",
+            "",
+            8,
         ),
     )
-}  # fmt: skip
+}
 """Every figure by name; a new one is a function and a line here."""
 
 
@@ -356,7 +409,8 @@ def _by_group(clips: Sequence[PictureClip], features: Sequence[Features]) -> lis
         groups.setdefault(clip.group or clip.label, []).append(one)
     if len(groups) > MOST_GROUPS:
         raise UserError(
-            f"{len(groups)} groups are more than {MOST_GROUPS} lines that can be told apart; choose fewer, or group the "
+            f"{len(groups)} groups are more than {MOST_GROUPS} lines that can be told apart; choose fewer, or group "
+            "the "
             "clips by a label."
         )
     return list(groups.items())

@@ -1,4 +1,4 @@
-"""What the page of `eisbach analyze` says on top: its title, its facts and, in words, how the sets differ."""
+"""What an analysis says first, on its page and in a terminal: title, facts and, in words, how the sets differ."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eisbach.report.structure.compare import Sets
-from eisbach.statistics.metric_info import FLAT, MetricInfo
-from eisbach.statistics.verdicts import format_difference, format_interval, format_value
+from eisbach.experiments.comparing import Sets
+from eisbach.experiments.measures import FLAT
+from eisbach.report.tables import MARKS
+from eisbach.report.wording import (
+    format_difference,
+    format_interval,
+    format_p,
+    format_value,
+    overall_verdict,
+    recovered_sentence,
+    verdict,
+)
+from eisbach.statistics.metric_info import MetricInfo
 from eisbach.structure.metrics import METRICS
 from eisbach.types import Skipped
 
@@ -73,26 +83,71 @@ def _alone(sets: Sets) -> str:
     return str(sets.records[0]["id"]) if len(sets.records) == 1 else ""
 
 
+def headline_sentences(sets: Sets) -> list[str]:
+    """Every set against the reference by the first primary measure, then what is recovered of the oracle's gain."""
+    results = sets.results
+    if results is None or results.headline is None:
+        return []
+    headline = results.headline
+    said = [verdict(each, headline) for each in results.comparisons if each.metric == headline.name]
+    return [*said, *(recovered_sentence(share) for share in results.recovered)]
+
+
+def headline_verdict(sets: Sets) -> str | None:
+    """The sentence for the whole by the first primary measure; None for a single set."""
+    results = sets.results
+    if results is None or results.headline is None:
+        return None
+    return overall_verdict(results.comparisons, results.headline, apart=[results.oracle] if results.oracle else [])
+
+
+def terminal_lines(sets: Sets) -> list[str]:
+    """The comparison for a terminal: the verdict, the primary measures of every set, how clips were matched, notes."""
+    results = sets.results
+    if results is None:
+        return []
+    lines = ["", str(headline_verdict(sets) or ""), *(recovered_sentence(share) for share in results.recovered)]
+    for name in sets.names[1:]:
+        lines.append(f"\n{name} against {sets.names[0]} (difference, 95% interval, Hedges g, p corrected):")
+        for info in sets.primary:
+            compared = sets.comparison(name, info.name)
+            if compared is None:
+                continue
+            g = "" if compared.g is None else f", g {compared.g:+.2f}"
+            lines.append(
+                f"  {info.label}: {format_difference(info, compared.difference)} "
+                f"({format_interval(info, compared.shown_interval)}){g}, {format_p(compared.decisive_p)}  "
+                f"{MARKS[compared.verdict]}"
+            )
+    return [*lines, sets.how, *(f"note: {note}" for note in (*sets.refused.values(), *sets.notes))]
+
+
 def _difference(sets: Sets, name: str, primary: Sequence[MetricInfo]) -> Finding:
+    if name in sets.refused:
+        return Finding(sets.refused[name])
     shown, alike, leaning = [], [], []
     for info in primary:
-        one = sets.comparison(name, info.name)
-        if one is None or not math.isfinite(one.difference):
+        compared = sets.comparison(name, info.name)
+        if compared is None or not math.isfinite(compared.difference):
             continue
-        if one.verdict in ("higher", "lower"):
-            interval = format_interval(info, one.shown_interval)
-            shown.append(
-                f"{one.verdict} {info.label}: {format_difference(info, one.difference)} ({interval}){_means(info)}"
-            )
-        elif one.verdict == "no difference":
+        if compared.verdict in ("higher", "lower", "better", "worse"):
+            way = "higher" if compared.difference > 0 else "lower"
+            side = "" if compared.verdict == way else f" ({compared.verdict}, as declared)"
+            interval = format_interval(info, compared.shown_interval)
+            change = format_difference(info, compared.difference)
+            shown.append(f"{way} {info.label}{side}: {change} ({interval}){_means(info)}")
+        elif compared.verdict == "no difference":
             alike.append(info.label)
-        elif one.shown_interval is not None and (one.shown_interval[0] > 0 or one.shown_interval[1] < 0):
-            leaning.append(f"{'higher' if one.difference > 0 else 'lower'} {info.label}")
+        elif compared.shown_interval is not None and (compared.shown_interval[0] > 0 or compared.shown_interval[1] < 0):
+            leaning.append(f"{'higher' if compared.difference > 0 else 'lower'} {info.label}")
     reference = sets.names[0]
     if shown:
         lead = f"{name} differs from {reference} in {len(shown)} of {len(primary)} primary measures, after correction:"
     else:
-        lead = f"No primary measure shows a difference between {name} and {reference}; that is no proof that there is none."
+        lead = (
+            f"No primary measure shows a difference between {name} and {reference}; that is no proof that there is "
+            "none."
+        )
     rest = [
         *([f"Leaning, but not certain after correction: {_list(leaning)}."] if leaning else []),
         *([f"Practically alike: {_list(alike)}."] if alike else []),

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eisbach.errors import UserError
+from eisbach.experiments.comparing import Sets
+from eisbach.experiments.sets import sample_clips
 from eisbach.report.players import plan_takes
-from eisbach.report.structure.compare import Sets
-from eisbach.report.structure.inputs import sample_clips
 from eisbach.report.structure.players import Player
 from eisbach.structure.batch import Clip
 from eisbach.types import Record
@@ -80,7 +80,8 @@ def _chosen(sets: Sets, ids: Sequence[str]) -> list[ListenGroup]:
     wrong = [one for one in ids if one not in known]
     if wrong:
         raise UserError(
-            f"no analysed clip has the id '{wrong[0]}'; ids stand in records.jsonl, for example '{next(iter(sorted(known)))}'."
+            f"no analysed clip has the id '{wrong[0]}'; ids stand in records.jsonl, for example "
+            f"'{next(iter(sorted(known)))}'."
         )
     return _by_set(sets, [row for row in sets.records if str(row["id"]) in set(ids)])
 
@@ -94,12 +95,14 @@ def embedded_words(sets: Sets, rows: Sequence[Record], players: Sequence[Player]
     rate = size * 0.75 * 8 / seconds / 1000 if seconds else 0.0
     many = len(rows) < len(sets.records)
     which = (
-        f"These are {'the clips asked for' if chosen else 'an even sample'}: {len(rows)} of {len(sets.records):,} clips; the statistics use "
+        f"These are {'the clips asked for' if chosen else 'an even sample'}: {len(rows)} of {len(sets.records):,} "
+        "clips; the statistics use "
         "all. Choose others with --clip ID (repeat it), or more with --listen N."
         if many
         else "All clips are here."
     )
     return (
-        f"{which} The audio is mono, 22 kHz, about {rate:.0f} kbit/s, of long clips only the beginning, and {size / 1e6:.1f} MB in all (limit "
+        f"{which} The audio is mono, 22 kHz, about {rate:.0f} kbit/s, of long clips only the beginning, and "
+        f"{size / 1e6:.1f} MB in all (limit "
         f"{budget / 1e6:.0f} MB): for listening, not for measuring."
     )

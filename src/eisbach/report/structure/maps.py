@@ -19,7 +19,8 @@ _SHORTEST = 3.0  # seconds; shorter segments are notes rather than passages
 
 
 def draw_scape(axes: Any, features: Features) -> Any:
-    """The fitness of every segment: its centre across, its length upwards; returns the image, or None when too short."""
+    """The fitness of every segment: its centre across, its length upwards; returns the image, or None when too
+    short."""
     from eisbach.structure.scape import clip_scape
 
     scape = clip_scape(features)
@@ -35,7 +36,8 @@ def draw_scape(axes: Any, features: Features) -> Any:
         triangle[row, places] = triangle[row, places + 1] = fitness[row, : n - row]
     axes.set_facecolor("white")
     image = axes.imshow(
-        triangle, origin="lower", aspect="auto", cmap="viridis", vmin=0.0, vmax=1.0, interpolation="nearest", rasterized=True,
+        triangle, origin="lower", aspect="auto", cmap="viridis", vmin=0.0, vmax=1.0, interpolation="nearest",
+        rasterized=True,
         extent=(start, start + n * step, 0.5 * step, (n + 0.5) * step),
     )  # fmt: skip
     axes.set_xlim(start, start + n * step)
@@ -57,10 +59,11 @@ def draw_scape(axes: Any, features: Features) -> Any:
 
 
 def draw_motifs(axes: Any, features: Features) -> None:
-    """Arcs from every stretch that is heard again to its best match: solid in the same key, dashed when it is transposed.
+    """Arcs from every stretch that is heard again to its best match: solid in the same key, dashed when it is
+    transposed.
 
-    Windows that follow one another and return together are one arc. The strip below marks in black what is heard again anywhere,
-    and the share of the piece that it covers stands above. Only the twelve longest passages get arcs.
+    Windows that follow one another and return together are one arc. The strip below marks in black what is heard again
+    anywhere, and the share of the piece that it covers stands above. Only the twelve longest passages get arcs.
     """
     from matplotlib.patches import Rectangle
 
@@ -87,7 +90,8 @@ def draw_motifs(axes: Any, features: Features) -> None:
     axes.set_yticks([])
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.annotate(
-        f"{heard.mean():.0%} heard again{_key_words(passages)}" if passages else "nothing is heard again", (1.0, 1.0), xycoords="axes fraction",
+        f"{heard.mean():.0%} heard again{_key_words(passages)}" if passages else "nothing is heard again", (1.0, 1.0),
+        xycoords="axes fraction",
         ha="right", va="top", fontsize=TICK_PT, color=SOFT,
     )  # fmt: skip
 
@@ -99,7 +103,8 @@ def _key_words(passages: list[Passage]) -> str:
 
 @dataclass(frozen=True)
 class Passage:
-    """A stretch that returns: it starts at `start`, returns at `to`, lasts `length` (s), moved by `transposition` semitones."""
+    """A stretch that returns: it starts at `start`, returns at `to`, lasts `length` (s), moved by `transposition`
+    semitones."""
 
     start: float
     to: float
@@ -153,14 +158,16 @@ def _arc(axes: Any, one: Passage, offset: float, tallest: float, *, said: bool) 
     height = 0.86 * max(0.15, radius / tallest)
     angle = np.linspace(0.0, np.pi, 80)
     axes.plot(
-        middle - radius * np.cos(angle), height * np.sin(angle), linewidth=float(np.clip(0.5 * one.length / 2, 1.0, 4.5)),
+        middle - radius * np.cos(angle), height * np.sin(angle), linewidth=float(np.clip(0.5 * one.length / 2, 1.0,
+        4.5)),
         alpha=0.75, linestyle="-" if same_key else (0, (4, 1.2)), **style,
     )  # fmt: skip
     if not said:
         return
     words = f"{one.length:.0f} s" + ("" if same_key else f", {one.transposition:+d} semitones")
     axes.annotate(
-        words, (middle, height), xytext=(0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=TICK_PT - 0.5,
+        words, (middle, height), xytext=(0, 3), textcoords="offset points", ha="center", va="bottom",
+        fontsize=TICK_PT - 0.5,
         color=INK, annotation_clip=False,
     )  # fmt: skip
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from eisbach.experiments.comparing import Sets
 from eisbach.report.charts import arms_chart
-from eisbach.report.structure.compare import Sets
 from eisbach.report.structure.findings import reading
 from eisbach.report.tables import MARKS
+from eisbach.report.wording import format_difference, format_interval, format_p, format_value
 from eisbach.statistics.comparison import ArmSummary
 from eisbach.statistics.metric_info import MetricInfo
-from eisbach.statistics.verdicts import format_difference, format_interval, format_p, format_value
 from eisbach.structure.metrics import METRICS
 
 _MOST_POINTS = 300
@@ -28,7 +28,8 @@ def measure_row(sets: Sets, info: MetricInfo, why: str = "") -> dict[str, Any]:
 
 
 def printed_rows(sets: Sets) -> list[dict[str, Any]]:
-    """The paper's own quantities, each with what speaks against it, and the surrogates that PC 1 has to be read against."""
+    """The paper's own quantities, each with what speaks against it, and the surrogates that PC 1 has to be read
+    against."""
     rows = []
     for info in sets.printed:
         label = info.label.partition(": ")[2] or info.label
@@ -52,28 +53,23 @@ def _plain_row(sets: Sets, column: str, label: str) -> dict[str, Any]:
     return {"label": label, "unit": "", "why": "", "cells": cells}
 
 
-def count_clips(sets: Sets, name: str) -> int:
-    """How many clips a set has."""
-    return sum(row["arm"] == name for row in sets.records)
-
-
 def _cell(sets: Sets, name: str, info: MetricInfo) -> dict[str, str]:
     summary, spread = sets.summaries[name, info.name], sets.spreads[name, info.name]
-    clips = count_clips(sets, name)
+    clips = sets.clips(name)
     cell = {
         "value": format_value(replace(info, unit=""), summary.mean),
         "spread": "" if spread is None or info.share else format_value(replace(info, unit=""), spread),
         "missing": "" if summary.n_clips == clips else f"{summary.n_clips} of {clips}",
         "mark": "",
     }
-    one = sets.comparison(name, info.name)
-    if one is not None:
+    compared = sets.comparison(name, info.name)
+    if compared is not None:
         cell |= {
-            "mark": MARKS[one.verdict],
-            "difference": format_difference(info, one.difference),
-            "interval": format_interval(info, one.shown_interval),
-            "effect": "" if one.g is None else f"g = {one.g:+.2f}, ".replace("-", "\u2212"),
-            "p": format_p(one.decisive_p) if one.decisive_p is not None else "no test",
+            "mark": MARKS[compared.verdict],
+            "difference": format_difference(info, compared.difference),
+            "interval": format_interval(info, compared.shown_interval),
+            "effect": "" if compared.g is None else f"g = {compared.g:+.2f}, ".replace("-", "\u2212"),
+            "p": format_p(compared.decisive_p) if compared.decisive_p is not None else "no test",
         }
     return cell
 

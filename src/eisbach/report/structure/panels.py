@@ -60,7 +60,8 @@ def trajectory_panels(
     limit: float,
     view: View,
 ) -> None:
-    """Paths through textures on equal axes, with the share of PC 1; `clips` gives the headings, None leaves them out."""
+    """Paths through textures on equal axes, with the share of PC 1; `clips` gives the headings, None leaves them
+    out."""
     points = None
     narrow = clips is not None and columns_of(len(features)) > 2
     last = max(one.trimmed_start + one.duration for one in features)

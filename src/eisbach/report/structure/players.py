@@ -159,7 +159,8 @@ def section_bars(spans: Sequence[Span], seconds: float) -> list[SectionBar]:
             continue
         bars.append(
             SectionBar(
-                span.letter, round(span.start, 2), round(end, 2), 100 * span.start / seconds, 100 * (end - span.start) / seconds,
+                span.letter, round(span.start, 2), round(end, 2), 100 * span.start / seconds,
+                100 * (end - span.start) / seconds,
                 tones[span.letter] % 7, f"Section {span.letter}, {clock(span.start)} to {clock(end)}",
             )
         )  # fmt: skip

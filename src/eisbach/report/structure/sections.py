@@ -19,7 +19,8 @@ class Span:
 
 
 def section_spans(features: Features) -> list[Span]:
-    """The sections that `structure.sections.find_sections` finds, first to last; empty for a clip too short to have any."""
+    """The sections that `structure.sections.find_sections` finds, first to last; empty for a clip too short to have
+    any."""
     found = find_sections(features)
     if not found.labels:
         return []

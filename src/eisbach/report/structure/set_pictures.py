@@ -34,7 +34,8 @@ def group_pictures(players: Sequence[Player], names: Sequence[str]) -> list[Grou
         made.append(
             GroupPicture(
                 "Mean spectra",
-                "Above: where the energy lies, on average over each set’s clips (band: ± 1 standard deviation over clips). Below: how "
+                "Above: where the energy lies, on average over each set’s clips (band: ± 1 standard deviation over "
+                "clips). Below: how "
                 "much each frequency comes and goes within a clip.",
                 f"Mean spectral energy and its spread over time for {', '.join(names)}.",
                 _address(spectrum_figure(clips, form="svg")),
@@ -45,7 +46,8 @@ def group_pictures(players: Sequence[Player], names: Sequence[str]) -> list[Grou
         made.append(
             GroupPicture(
                 "Block scales",
-                "How strongly the clips fall into blocks of each length: thin lines are clips, thick ones a set’s mean. A peak is the "
+                "How strongly the clips fall into blocks of each length: thin lines are clips, thick ones a set’s "
+                "mean. A peak is the "
                 "length of the sections; a low, even curve is music without sections.",
                 f"Block strength by time scale for {', '.join(names)}.",
                 _address(blocks_figure(long, form="svg")),

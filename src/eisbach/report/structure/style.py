@@ -1,8 +1,8 @@
 """How the figures of structure look on paper: sizes, colours, saving as PNG, PDF or SVG with text that stays text.
 
-Sizes are those of a journal (one column 3.35 in, two columns 7 in), text is 7 pt or more at that size, categories use Okabe
-and Ito's colours and also differ in dash and marker, and images use maps whose lightness rises evenly (magma, cividis,
-viridis), so that every figure can be read in greyscale and with any colour vision.
+Sizes are those of a journal (one column 3.35 in, two columns 7 in), text is 7 pt or more at that size, categories use
+Okabe and Ito's colours and also differ in dash and marker, and images use maps whose lightness rises evenly (magma,
+cividis, viridis), so that every figure can be read in greyscale and with any colour vision.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import itertools
 import unicodedata
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,8 @@ from typing import Any
 from eisbach.audio import AUDIO_SUFFIXES
 from eisbach.errors import UserError
 from eisbach.files import atomic_write
-from eisbach.report.figures import Source, font_families
+from eisbach.report.figures import Source
+from eisbach.report.fonts import save_figure
 from eisbach.structure.features import Features
 
 FORMATS = ("png", "pdf", "svg")
@@ -150,8 +150,6 @@ def render(figure: Any, all_axes: Sequence[Any], out: str | Path | None = None, 
     form = form or (format_of(out) if out is not None else "png")
     for axes in all_axes:
         tidy(axes)
-    for text in figure.findobj(_is_text):
-        text.set_fontfamily(font_families())
     settings = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "eisbach"}
     kinds: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
@@ -160,9 +158,8 @@ def render(figure: Any, all_axes: Sequence[Any], out: str | Path | None = None, 
     }
     metadata = kinds[form]
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), matplotlib.rc_context(settings):
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(buffer, format=form, dpi=DPI, metadata=metadata)
+    with matplotlib.rc_context(settings):
+        save_figure(figure, buffer, format=form, dpi=DPI, metadata=metadata)
     data = buffer.getvalue()
     if out is not None:
         atomic_write(out, _writer(data))
@@ -174,10 +171,6 @@ def _writer(data: bytes) -> Callable[[Path], None]:
         partial.write_bytes(data)
 
     return write
-
-
-def _is_text(artist: Any) -> bool:
-    return hasattr(artist, "set_fontfamily")
 
 
 def longest(clips: Sequence[Features]) -> float:

@@ -1,4 +1,5 @@
-"""What an embedding is, and how clips longer than a model's window are embedded: the mean over windows, in bounded memory."""
+"""What an embedding is, and how clips longer than a model's window are embedded: the mean over windows, in bounded
+memory."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ import numpy as np
 from eisbach.audio import check_samples, read_audio, resample, to_mono
 from eisbach.errors import AudioError, UserError
 from eisbach.progress import Progress
+from eisbach.structure.features import SAMPLE_RATE
+from eisbach.structure.frechet import EMBEDDING_SIZE, texture_embedding
 from eisbach.types import Waveform
 
 MAX_SECONDS = 600.0
@@ -44,7 +47,8 @@ class Embedding(Protocol):
 
 
 def window_starts(samples: int, length: int) -> list[int]:
-    """Where windows of `length` begin: side by side, the last one moved back to end with the clip; one for a short clip."""
+    """Where windows of `length` begin: side by side, the last one moved back to end with the clip; one for a short
+    clip."""
     if samples <= length:
         return [0]
     return [*range(0, samples - length, length), samples - length]
@@ -124,7 +128,8 @@ def prepare(waveform: Waveform, sample_rate: int, name: str) -> np.ndarray:
 
 
 def embed_files(embedding: Embedding, paths: Sequence[str | Path], *, quiet: bool = False) -> np.ndarray:
-    """One row a file, [shape=(files, dim)], in the order given; files are read one after the other, ten minutes of each at most.
+    """One row a file, [shape=(files, dim)], in the order given; files are read one after the other, ten minutes of each
+    at most.
 
     Raises
     ------
@@ -160,6 +165,26 @@ def resolve_model_device(device: str) -> str:
         return next(name for name in ("cuda", "mps", "cpu") if has[name])
     if not has.get(device.partition(":")[0], False):
         raise UserError(
-            f"the device {device!r} is not on this machine; choose {', '.join(n for n, there in has.items() if there)} or auto."
+            f"the device {device!r} is not on this machine; choose "
+            f"{', '.join(n for n, there in has.items() if there)} or auto."
         )
     return device
+
+
+class TextureEmbedding:
+    """`frechet.texture_embedding` as an `Embedding`: 64 numbers in dB, invariant to gain; needs no weights."""
+
+    name = "texture"
+    dim = EMBEDDING_SIZE
+    sample_rate = SAMPLE_RATE
+
+    def embed(self, waveforms: Iterable[Waveform]) -> np.ndarray:
+        """One row a clip, [shape=(clips, 64), float64].
+
+        Raises
+        ------
+        AudioError
+            Empty, non-finite or silent audio, or less than 2 s of it.
+        """
+        rows = [texture_embedding(waveform) for waveform in waveforms]
+        return np.stack(rows) if rows else np.zeros((0, self.dim))

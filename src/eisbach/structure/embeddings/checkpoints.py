@@ -11,7 +11,8 @@ from eisbach.errors import CheckpointError, UserError
 
 
 def model_folder(source: str) -> Path:
-    """The folder of a model: `source` itself, or the hub's "owner/name" or "owner/name@revision", fetched into its cache.
+    """The folder of a model: `source` itself, or the hub's "owner/name" or "owner/name@revision", fetched into its
+    cache.
 
     Raises
     ------
@@ -23,7 +24,8 @@ def model_folder(source: str) -> Path:
         return folder
     if not pretrained.is_hub_id(source):
         raise UserError(
-            f"{source} is not a folder; give a model folder with config.json and model.safetensors, or a hub id such as "
+            f"{source} is not a folder; give a model folder with config.json and model.safetensors, or a hub id such "
+            "as "
             "laion/clap-htsat-unfused."
         )
     return pretrained.fetch(source, pretrained.EMBEDDING_FILES)
@@ -40,6 +42,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} holds no config.json; give the folder of a transformers checkpoint.")
     config = pretrained.read_object(folder / "config.json", "model's configuration")
+    pretrained.check_sizes(config, folder / "config.json")
     if not pretrained.has_weights(folder):
         pickled = (folder / "pytorch_model.bin").is_file()
         has = "only pytorch_model.bin, a pickle, which is not opened" if pickled else "no weights"

@@ -1,11 +1,12 @@
 """musicnn: fifty tags and a 200-dimensional embedding of any music, by a network that nobody here trained.
 
-Pons and Serra, "musicnn: Pre-trained convolutional neural networks for music audio tagging" (2019): the model trained on
-MagnaTagATune, whose weights come with the Python package of that name (ISC licence). The network is written here in torch and reads
-them as safetensors (`recipes/judges/convert_musicnn.py`); its outputs equal the original's (tests/structure/test_musicnn.py).
+Pons and Serra, "musicnn: Pre-trained convolutional neural networks for music audio tagging" (2019): the model trained
+on MagnaTagATune, whose weights come with the Python package of that name (ISC licence). The network is written here in
+torch and reads them as safetensors (`recipes/judges/convert_musicnn.py`); its outputs equal the original's
+(tests/structure/test_musicnn.py).
 
-What goes in: mono, 16 kHz, 96 mels, windows of 187 frames (3 s) side by side. One difference to the original: a part at the end that is
-shorter than a window is heard too, in a window that ends with the clip (the original drops it).
+What goes in: mono, 16 kHz, 96 mels, windows of 187 frames (3 s) side by side. One difference to the original: a part at
+the end that is shorter than a window is heard too, in a window that ends with the clip (the original drops it).
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ _TEMPORAL = (128, 64, 32)  # frames of the front end's horizontal filters
 class Musicnn(nn.Module):
     """The network: log-mel windows (B, 187, 96) → tag logits (B, 50) and the penultimate layer (B, 200).
 
-    Front end: vertical filters (timbre; 40% and 70% of the mels high, at any pitch) beside horizontal ones (time; 128, 64 and 32 frames
-    long); middle: three convolutions over time with shortcuts; back end: maximum and mean over time, two dense layers.
+    Front end: vertical filters (timbre; 40% and 70% of the mels high, at any pitch) beside horizontal ones (time; 128,
+    64 and 32 frames long); middle: three convolutions over time with shortcuts; back end: maximum and mean over time,
+    two dense layers.
     """
 
     def __init__(self) -> None:
@@ -138,7 +140,8 @@ class MusicnnEmbedding:
         return self._rows(waveforms, 1, self.dim)
 
     def tags(self, waveforms: Iterable[Waveform]) -> np.ndarray:
-        """Probability of every tag in `TAGS`, the mean over windows, [shape=(clips, 50), range 0 to 1, float64]; raises as `embed`."""
+        """Probability of every tag in `TAGS`, the mean over windows, [shape=(clips, 50), range 0 to 1, float64]; raises
+        as `embed`."""
         return self._rows(waveforms, 0, len(TAGS))
 
     def _rows(self, waveforms: Iterable[Waveform], output: int, dim: int) -> np.ndarray:
@@ -162,8 +165,8 @@ class MusicnnEmbedding:
 def log_mels(samples: np.ndarray) -> np.ndarray:
     """What the network hears: log10(1 + 10,000 power) of 96 mels, 62.5 frames a second, [shape=(frames, 96), float32].
 
-    Powers go through half precision, as those that the network was trained on; the logarithm does not, since 10,000 times a loud frame
-    would be infinite there.
+    Powers go through half precision, as those that the network was trained on; the logarithm does not, since 10,000
+    times a loud frame would be infinite there.
     """
     window = torch.from_numpy(hann(_N_FFT))
     spectrum = torch.stft(

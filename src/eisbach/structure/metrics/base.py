@@ -9,12 +9,13 @@ from typing import Literal
 from eisbach.structure.features import Features
 
 CONDITIONS = ("gain", "sample_rate", "stereo", "codec", "noise_floor", "length")
-"""Changes of the recording that keep the musical content. gain: turned down or up without clipping. sample_rate: the same
-sound at 44.1 and 48 kHz. stereo: two channels of unequal level. codec: through a lossy file (Vorbis). noise_floor: hiss
-50 dB below the clip's level added. length: the same form with every section half as long again."""
+"""Changes of the recording that keep the musical content. gain: turned down or up without clipping. sample_rate: the
+same sound at 44.1 and 48 kHz. stereo: two channels of unequal level. codec: through a lossy file (Vorbis). noise_floor:
+hiss 50 dB below the clip's level added. length: the same form with every section half as long again."""
 
-EXACT_TOLERANCE = 2e-3
-"""An *exact* metric may move by this share of its value (of 1 for values under 1): float32 rounding and dither, no more."""
+_EXACT_TOLERANCE = 2e-3
+"""An *exact* metric may move by this share of its value (of 1 for values under 1): float32 rounding and dither, no
+more."""
 
 Kind = Literal["exact", "close", "no"]
 
@@ -23,8 +24,8 @@ Kind = Literal["exact", "close", "no"]
 class Invariances:
     """How far a metric may move under each condition of `CONDITIONS`, in its own unit.
 
-    0 is *exact* (rounding only), a positive number *close* (within that much), None *no*: it may move by any amount, and
-    comparisons have to hold the condition equal.
+    0 is *exact* (rounding only), a positive number *close* (within that much), None *no*: it may move by any amount,
+    and comparisons have to hold the condition equal.
     """
 
     gain: float | None = 0.0
@@ -51,7 +52,7 @@ class Invariances:
             return True
         if before != before or after != after:  # NaN: undefined before must be undefined after
             return before != before and after != after
-        allowed = EXACT_TOLERANCE * max(1.0, abs(before)) if tolerance == 0.0 else tolerance
+        allowed = _EXACT_TOLERANCE * max(1.0, abs(before)) if tolerance == 0.0 else tolerance
         return abs(after - before) <= allowed
 
 

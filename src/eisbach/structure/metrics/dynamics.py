@@ -2,13 +2,13 @@
 
 *Level range*: P95 - P5 of the RMS level over 0.4 s windows (10 a second), in dB, after silence at the ends was trimmed.
 
-*EBU loudness range* (EBU Tech 3342, see `loudness_meter`): with all channels, on the recording without the silence at its
-ends (a 3 s window half in silence would read as a quiet passage). Passages more than 20 LU under the mean are gated out, so
-it saturates near 25 LU for music: a "dynamic range over 40 dB" cannot be this. The level range has no gate.
+*EBU loudness range* (EBU Tech 3342, see `loudness_meter`): with all channels, on the recording without the silence at
+its ends (a 3 s window half in silence would read as a quiet passage). Passages more than 20 LU under the mean are gated
+out, so it saturates near 25 LU for music: a "dynamic range over 40 dB" cannot be this. The level range has no gate.
 
-*Flux Gini*: the Gini coefficient over time of SuperFlux (`rhythm.spectral_flux`). Few separate events give values near 1, a
-dense stream of them low ones. Changes under a thousandth of the clip's loudest frame are rounding and decoding noise and
-count as none, and so does what the zeros beyond the clip's ends make of the first and last two frames.
+*Flux Gini*: the Gini coefficient over time of SuperFlux (`rhythm.spectral_flux`). Few separate events give values near
+1, a dense stream of them low ones. Changes under a thousandth of the clip's loudest frame are rounding and decoding
+noise and count as none, and so does what the zeros beyond the clip's ends make of the first and last two frames.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def loudness_range(features: Features) -> float:
     return loudness_range_of(features.loudness_blocks)
 
 
-def gini(values: np.ndarray) -> float:
+def _gini(values: np.ndarray) -> float:
     """Gini coefficient of non-negative values: 0 when all are equal, towards 1 when one holds everything."""
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     n, total = len(ordered), ordered.sum()
@@ -47,7 +47,7 @@ def gini(values: np.ndarray) -> float:
 def flux_gini(features: Features) -> float:
     """Gini of the flux over time, in [0, 1]; NaN when nothing ever changes."""
     flux = spectral_flux(features.mel_db[_EDGE_FRAMES : len(features.mel_db) - _EDGE_FRAMES])
-    return gini(np.where(flux >= _MIN_FLUX, flux, 0.0))
+    return _gini(np.where(flux >= _MIN_FLUX, flux, 0.0))
 
 
 LEVEL_RANGE = Metric(

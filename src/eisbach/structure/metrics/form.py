@@ -1,20 +1,23 @@
-"""Form: whether a piece falls into sections, on what time scale, how far they lie apart, and whether it ends where it began.
+"""Form: whether a piece falls into sections, on what time scale, how far they lie apart, and whether it ends where it
+began.
 
 *Block strength and scale.* The texture's self-similarity matrix (0.5 s hop, tau = 6 dB fixed) is scanned with Foote
-checkerboards of half-width L (Foote 2000). At time t, *within* is the mean similarity inside [t-L, t) and inside [t, t+L),
-*across* the mean similarity between the two; their difference, floored at 0 and averaged over t, is the strength of
-structure at scale L. Drones and stationary noise score 0 because the scale of the similarity is absolute.
+checkerboards of half-width L (Foote 2000). At time t, *within* is the mean similarity inside [t-L, t) and inside [t,
+t+L), *across* the mean similarity between the two; their difference, floored at 0 and averaged over t, is the strength
+of structure at scale L. Drones and stationary noise score 0 because the scale of the similarity is absolute.
 
 The scale asks more. Pairs inside a half are nearer to each other in time than pairs across, and textures half a second
-apart share most of their 2 s: that alone makes sparse or slow music look like blocks of 2 s. So the curve that gives the
-scale compares pairs of equal distance, from L/2 up to L, within and across (`equal_distance_profile`).
+apart share most of their 2 s: that alone makes sparse or slow music look like blocks of 2 s. So the curve that gives
+the scale compares pairs of equal distance, from L/2 up to L, within and across (`equal_distance_profile`).
 
-*Section contrast.* The texture is averaged over stretches of about 5 s; the value is the mean distance (RMS dB) over all
-pairs of stretches. What fluctuates around a constant (a drone, a cloud of grains, a short loop) averages out; what goes
-somewhere keeps its distance. Unlike block strength it counts dB beyond the point where two textures are simply 'different'.
+*Section contrast.* The texture is averaged over stretches of about 5 s; the value is the mean distance (RMS dB) over
+all pairs of stretches. What fluctuates around a constant (a drone, a cloud of grains, a short loop) averages out; what
+goes somewhere keeps its distance. Unlike block strength it counts dB beyond the point where two textures are simply
+'different'.
 
-*Closure.* The texture distance (RMS dB) between the first and the last tenth of the piece, over the median distance between
-all pairs of textures. 0 is a full circle, 1 an end as far from the start as any two moments, above 1 an arrival elsewhere.
+*Closure.* The texture distance (RMS dB) between the first and the last tenth of the piece, over the median distance
+between all pairs of textures. 0 is a full circle, 1 an end as far from the start as any two moments, above 1 an arrival
+elsewhere.
 """
 
 from __future__ import annotations
@@ -66,8 +69,8 @@ def equal_distance_profile(similarity: np.ndarray, half_widths: np.ndarray) -> n
     """The checkerboard on pairs of equal distance, [shape=(len(half_widths),)].
 
     For every distance from half the half-width up to one frame less than it: mean similarity of such pairs within the
-    halves less that of such pairs across the centre; the mean over the distances is floored at 0 and averaged over time.
-    Whatever depends on the distance of two moments alone cancels. Arguments as for `checkerboard_profile`.
+    halves less that of such pairs across the centre; the mean over the distances is floored at 0 and averaged over
+    time. Whatever depends on the distance of two moments alone cancels. Arguments as for `checkerboard_profile`.
     """
     n, widest = len(similarity), int(max(half_widths, default=0))
     # by distance d and moment t: summed similarity of the pairs (i, i + d) with i < t, and with i + d < t
@@ -105,8 +108,8 @@ def _pooled_similarity(features: Features) -> tuple[np.ndarray, np.ndarray, floa
 def block_curve(features: Features) -> tuple[np.ndarray, np.ndarray]:
     """Contrast of blocks at every scale: half-widths (s) and `equal_distance_profile` (0-1), both [shape=(scales,)].
 
-    Scales go from 1.5 s to 40 s or a third of the clip. Beyond ten minutes the texture is pooled to at most 1200 windows
-    and the scales go to 40 s or a twelfth of the clip. Empty for clips under about 5 s.
+    Scales go from 1.5 s to 40 s or a third of the clip. Beyond ten minutes the texture is pooled to at most 1200
+    windows and the scales go to 40 s or a twelfth of the clip. Empty for clips under about 5 s.
     """
     similarity, half_widths, rate = _pooled_similarity(features)
     return half_widths / rate, equal_distance_profile(similarity, half_widths)
@@ -119,7 +122,8 @@ def block_strength(features: Features) -> float:
 
 
 def block_scale(features: Features) -> float:
-    """The half-width at which the blocks of `block_curve` are clearest, s; NaN without any (strength or contrast under 0.02)."""
+    """The half-width at which the blocks of `block_curve` are clearest, s; NaN without any (strength or contrast under
+    0.02)."""
     scales, contrasts = block_curve(features)
     if not len(scales) or min(block_strength(features), contrasts.max()) < _MIN_STRENGTH:
         return float("nan")
@@ -135,7 +139,8 @@ def section_contrast(features: Features) -> float:
 
 
 def closure(features: Features) -> float:
-    """Start-to-end distance over the median pairwise distance, >= 0; NaN when the texture stands still (median under 1 dB)."""
+    """Start-to-end distance over the median pairwise distance, >= 0; NaN when the texture stands still (median under 1
+    dB)."""
     texture = features.texture
     tenth = max(1, round(len(texture) / 10))
     thinned = texture[:: -(-len(texture) // _MAX_WINDOWS)]  # thinning keeps the median

@@ -1,8 +1,10 @@
-"""The paper's own five dimensions (Eisbach, Table 2 and Figures 2 to 5), as printed, so that its table can be reproduced and checked.
+"""The paper's own five dimensions (Eisbach, Table 2 and Figures 2 to 5), as printed, so that its table can be
+reproduced and checked.
 
-Conventions: the paper reads them off mel-spectrograms and gives no formulas. Each function takes the plainest reading of its words on *raw* mel frames (50 a
-second, dB). Every one is contradicted by pieces whose structure is known (`Metric.contradicted_by` says how, and
-`tests/structure/test_paper_dimensions.py` shows it); a metric that survives stands beside each. None of them is ever primary.
+Conventions: the paper reads them off mel-spectrograms and gives no formulas. Each function takes the plainest reading
+of its words on *raw* mel frames (50 a second, dB). Every one is contradicted by pieces whose structure is known
+(`Metric.contradicted_by` says how, and `tests/structure/test_paper_dimensions.py` shows it); a metric that survives
+stands beside each. None of them is ever primary.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ def peak_to_valley(features: Features) -> float:
 
 
 def flux_sparsity(features: Features) -> float:
-    """'Spectral flux distribution': Hoyer sparsity of the rise of the dB mel frames, in [0, 1]; NaN when nothing changes.
+    """'Spectral flux distribution': Hoyer sparsity of the rise of the dB mel frames, in [0, 1]; NaN when nothing
+    changes.
 
     1 is a single change, 0 the same change at every frame (Hoyer 2004).
     """
@@ -80,7 +83,8 @@ def pca_coverage(features: Features) -> float:
 
 
 def pc1_share(features: Features) -> float:
-    """'PC1 explains 39-55% of variance': share of the first principal component of the raw mel frames; NaN if nothing varies."""
+    """'PC1 explains 39-55% of variance': share of the first principal component of the raw mel frames; NaN if nothing
+    varies."""
     share = float(principal_plane(_thinned(features.mel_db, _PLANE_FRAMES))[1][0])
     return share if share > 0.0 else float("nan")
 
@@ -88,9 +92,10 @@ def pc1_share(features: Features) -> float:
 def pc1_share_of_surrogates(features: Features) -> list[float]:
     """The share of PC1 for two kinds of surrogates of the clip that have no structure: random walk, random phases.
 
-    *Walk*: a random walk through mel space whose steps have the covariance of the clip's own steps. *Phases*: every band keeps its own spectrum over
-    time and has its phases turned at random, independently of the other bands (Theiler et al. 1992). Means over four of each,
-    from a fixed generator. A clip whose share does not exceed the walk's shows no "dominant direction of development".
+    *Walk*: a random walk through mel space whose steps have the covariance of the clip's own steps. *Phases*: every
+    band keeps its own spectrum over time and has its phases turned at random, independently of the other bands (Theiler
+    et al. 1992). Means over four of each, from a fixed generator. A clip whose share does not exceed the walk's shows
+    no "dominant direction of development".
     """
     frames = _thinned(features.mel_db, _SURROGATE_FRAMES).astype(np.float64)
     if features.duration < MIN_SECONDS or float(frames.std(axis=0).max()) <= 0.0:

@@ -3,20 +3,22 @@
 *Motif coverage* (`motif_map`): the share of the chroma frames that lie inside a 4 s window which recurs, in any of 12
 transpositions, without overlap; a movement gate keeps a drone from being one long motif.
 
-*Structureness* (Wu and Yang 2020, section 4.4): the largest fitness (`scape`) of a segment of 3-8, 8-15 or 15 s and more.
+*Structureness* (Wu and Yang 2020, section 4.4): the largest fitness (`scape`) of a segment of 3-8, 8-15 or 15 s and
+more.
 
 *Longest repeat*: the longest diagonal of the chroma recurrence matrix (`similarity.chroma_recurrence`), in seconds: two
-passages, at least 2 s apart, that match window by window. The passages may overlap, so a loop repeats itself for its whole
-length less one period. *Tolerances*: from one frame to the next the lag may change by one frame (0.25 s; periods that do
-not divide the frame grid, and small changes of tempo), and gaps of up to half a second are bridged (an ornament, a smeared
-onset). *Movement gate*: in a quarter of a repeat at least the harmony has to move; held chords and drones repeat for 0 s.
+passages, at least 2 s apart, that match window by window. The passages may overlap, so a loop repeats itself for its
+whole length less one period. *Tolerances*: from one frame to the next the lag may change by one frame (0.25 s; periods
+that do not divide the frame grid, and small changes of tempo), and gaps of up to half a second are bridged (an
+ornament, a smeared onset). *Movement gate*: in a quarter of a repeat at least the harmony has to move; held chords and
+drones repeat for 0 s.
 
-*Loops*: mel frames pooled to 10 a second; for each lag up to 16 s the similarity (tau = 6 dB) of every frame with the one a
-lag later. *Lag similarity* is the best mean over lags of at least 3 s: near 1 for loops (some multiple of their period lies
-there) and for anything that stands still; a long note alone does not raise it. *Loop strength* is how far the profile
-climbs back at some lag of at least 1 s after it fell at a shorter one: near 0 for drones (it never falls) and for music
-that moves on (it never returns), near 1 for exact loops of changing content. A lag counts only up to three quarters of the
-clip, so that a single chance match at the end cannot pass for a loop.
+*Loops*: mel frames pooled to 10 a second; for each lag up to 16 s the similarity (tau = 6 dB) of every frame with the
+one a lag later. *Lag similarity* is the best mean over lags of at least 3 s: near 1 for loops (some multiple of their
+period lies there) and for anything that stands still; a long note alone does not raise it. *Loop strength* is how far
+the profile climbs back at some lag of at least 1 s after it fell at a shorter one: near 0 for drones (it never falls)
+and for music that moves on (it never returns), near 1 for exact loops of changing content. A lag counts only up to
+three quarters of the clip, so that a single chance match at the end cannot pass for a loop.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ def motif_coverage(features: Features) -> float:
 
 
 def structureness(features: Features, band: str) -> float:
-    """The indicator of "short" (3-8 s), "mid" (8-15 s) or "long" (15 s and more) segments, 0-1; NaN where no length fits."""
+    """The indicator of "short" (3-8 s), "mid" (8-15 s) or "long" (15 s and more) segments, 0-1; NaN where no length
+    fits."""
     scape = clip_scape(features) if band == "long" else fine_scape(features)
     if scape.step_seconds > BANDS[band][0]:
         return float("nan")
@@ -63,7 +66,8 @@ def structureness(features: Features, band: str) -> float:
 def longest_diagonal(
     matches: np.ndarray, min_lag: int, max_gap: int, moving: np.ndarray | None = None
 ) -> tuple[int, int, int]:
-    """Length, first row and lag (column less row, at its end) of the longest diagonal above the main one; zeros for none.
+    """Length, first row and lag (column less row, at its end) of the longest diagonal above the main one; zeros for
+    none.
 
     Parameters
     ----------
@@ -81,8 +85,8 @@ def longest_diagonal(
     if lags <= 0:
         return best
     evidence = np.ones(n, dtype=bool) if moving is None else moving
-    # Row by row, the diagonal that ends at each lag: length, misses at its end, first row, moving rows. A zero on either
-    # side stands for the lags beyond the first and the last.
+    # Row by row, the diagonal that ends at each lag: length, misses at its end, first row, moving rows. A zero on
+    # either side stands for the lags beyond the first and the last.
     state = np.zeros((4, lags + 2), dtype=np.int32)
     places = np.arange(1, lags + 1)
     for row in range(lags):
@@ -143,7 +147,8 @@ def lag_similarity(features: Features) -> float:
 
 
 def loop_strength(features: Features) -> float:
-    """Largest recovery of the lag profile: similarity at a lag of at least 1 s less its lowest value before, in [0, 1]."""
+    """Largest recovery of the lag profile: similarity at a lag of at least 1 s less its lowest value before, in [0,
+    1]."""
     profile = _lag_profile(features)
     lowest = np.minimum.accumulate(profile)
     return float((profile - lowest)[round(_LOOP_MIN_PERIOD * _LOOP_RATE) - 1 :].max())

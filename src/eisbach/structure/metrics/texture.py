@@ -3,15 +3,15 @@
 *Textural Vendi* (Friedman & Dieng 2023): the exponential of the von Neumann entropy of S / N, S the texture's
 self-similarity matrix. 1 is one unchanging texture. It grows with length: compare clips of equal length only.
 
-*Trajectory coverage*: the texture (2 s windows, 0.5 s hop) is projected on its first two principal components, in RMS dB (a
-distance of 1 is a mean difference of 1 dB over the 32 dimensions, as in the pictures); the value is the square root of the
-area of the convex hull, so that it is a length in dB. Windows of 2 s average out the play of single notes, with which a
-short loop fills half the plane of *raw* frames (`paper.pca_coverage`).
+*Trajectory coverage*: the texture (2 s windows, 0.5 s hop) is projected on its first two principal components, in RMS
+dB (a distance of 1 is a mean difference of 1 dB over the 32 dimensions, as in the pictures); the value is the square
+root of the area of the convex hull, so that it is a length in dB. Windows of 2 s average out the play of single notes,
+with which a short loop fills half the plane of *raw* frames (`paper.pca_coverage`).
 
 *Spectral contrast* (Jiang et al. 2002): in seven octave bands (30 Hz to 10 kHz) of a 0.37 s spectrum the mean of the
 strongest 2% of bins over the mean of the weakest 2%, in dB; averaged over bands and over the frames within 40 dB of the
-loudest. Clear tones give high values, noise 27 dB (the ratio of the 2% tails of the exponential distribution). It looks at
-every moment by itself: it says nothing of form.
+loudest. Clear tones give high values, noise 27 dB (the ratio of the 2% tails of the exponential distribution). It looks
+at every moment by itself: it says nothing of form.
 """
 
 from __future__ import annotations

@@ -7,10 +7,9 @@
     rows_a, rows_b = embed_files(embedding, [clip.name for clip in a]), ...   # eisbach.structure.embeddings, optional
     found = compare_sets(a, b, names=("plain", "barrier"), embeddings={"clap": (rows_a, rows_b)},
                          training=read_clips(train_paths), held_out=read_clips(held_paths))
-    found.rows            # list[SetRow]: metric, label, unit, sets, embedding, value, low, high, reference, p_value, note
-    found.memorisation    # dict of set name to SetMemorisation; .rows() is one JSON-ready row a generation
-    found.notes           # sentences for the reader
-    found.to_dict()       # all of it, JSON-ready
+    found.rows            # list[SetRow]: metric, label, unit, sets, embedding, value, low, high, reference, p_value,
+    note found.memorisation    # dict of set name to SetMemorisation; .rows() is one JSON-ready row a generation
+    found.notes           # sentences for the reader found.to_dict()       # all of it, JSON-ready
 
 `compare_sets(a)` alone gives the metrics of one set. The pure array mathematics is in `sets.distances`.
 """
@@ -24,8 +23,7 @@ from eisbach.structure.sets.distances import (
     precision_recall,
     vendi_score,
 )
-from eisbach.structure.sets.rows import SetRow
-from eisbach.structure.sets.table import SET_METRICS, SetMetric
+from eisbach.structure.sets.table import SET_METRICS, SetMetric, SetRow
 
 __all__ = [
     "SET_METRICS",

@@ -1,13 +1,14 @@
 """Cross-seed boundary alignment: whether takes of one prompt change section at the same moments.
 
-Conventions: boundaries are seconds from the start of the clip, the clip's own ends left out. For two takes the hit rate F is
-mir_eval's (Turnbull et al. 2007; `mir_eval.segment.detection` with `trim`): boundaries are matched one to one within +- `window`, F is
-the harmonic mean of precision and recall. Takes with many boundaries hit one another by chance, so F is corrected:
-``(F - F0) / (1 - F0)``, F0 the mean F when one take's boundaries are shifted round the clip by evenly spaced amounts, which keeps their number and
-spacing. 1 = the same moments, 0 = what chance gives, negative = avoidance. A prompt's value is the mean over its pairs of takes, the
-set's the mean over prompts. Circular shifts know nothing of habits that all clips share (a model whose every clip changes at 30 s): with
-``chance="prompts"`` F0 is instead the mean F of takes of *different* prompts, and the result says what the prompt adds.
-A pair without any boundary, or whose boundaries leave chance no room (F0 above 0.9), is undefined.
+Conventions: boundaries are seconds from the start of the clip, the clip's own ends left out. For two takes the hit rate
+F is mir_eval's (Turnbull et al. 2007; `mir_eval.segment.detection` with `trim`): boundaries are matched one to one
+within +- `window`, F is the harmonic mean of precision and recall. Takes with many boundaries hit one another by
+chance, so F is corrected: ``(F - F0) / (1 - F0)``, F0 the mean F when one take's boundaries are shifted round the clip
+by evenly spaced amounts, which keeps their number and spacing. 1 = the same moments, 0 = what chance gives, negative =
+avoidance. A prompt's value is the mean over its pairs of takes, the set's the mean over prompts. Circular shifts know
+nothing of habits that all clips share (a model whose every clip changes at 30 s): with ``chance="prompts"`` F0 is
+instead the mean F of takes of *different* prompts, and the result says what the prompt adds. A pair without any
+boundary, or whose boundaries leave chance no room (F0 above 0.9), is undefined.
 """
 
 from __future__ import annotations
@@ -21,10 +22,8 @@ import numpy as np
 from eisbach.errors import UserError
 from eisbach.structure.sets.intervals import Estimate, jackknife
 
-WINDOWS = (3.0, 0.5)
-"""Tolerances in seconds: MIREX's coarse and fine."""
 RANGE = (-1.0, 1.0)
-MAX_LENGTH_DIFFERENCE = 0.1
+_MAX_LENGTH_DIFFERENCE = 0.1
 """Takes of one prompt may differ in length by at most this share of the longer one."""
 _SHIFTS = 48
 _NO_ROOM = 0.9
@@ -55,7 +54,7 @@ def hit_rate(reference: np.ndarray, estimate: np.ndarray, window: float) -> floa
     return 2.0 * hits(reference, estimate, window) / (len(reference) + len(estimate))
 
 
-def pair_alignment(
+def _pair_alignment(
     first: np.ndarray, second: np.ndarray, duration: float, window: float, chance: float | None = None
 ) -> float:
     """Chance-corrected hit rate of two takes, at most 1; NaN where undefined. `chance` None: from circular shifts."""
@@ -94,7 +93,8 @@ def boundary_alignment(
     chance: str = "shift",
     level: float = 0.95,
 ) -> Estimate:
-    """Chance-corrected agreement of section boundaries across the takes of a prompt, in [-1, 1], with an interval over prompts.
+    """Chance-corrected agreement of section boundaries across the takes of a prompt, in [-1, 1], with an interval over
+    prompts.
 
     Parameters
     ----------
@@ -112,9 +112,10 @@ def boundary_alignment(
     Raises
     ------
     UserError
-        No prompt with two takes, takes of one prompt whose lengths differ by more than a tenth, or times outside the clip.
+        No prompt with two takes, takes of one prompt whose lengths differ by more than a tenth, or times outside the
+        clip.
     """
-    values = prompt_alignments(boundaries, durations, prompts, window, chance)
+    values = _prompt_alignments(boundaries, durations, prompts, window, chance)
     defined = {prompt: value for prompt, value in values.items() if not math.isnan(value)}
     if not defined:
         return Estimate(
@@ -129,7 +130,7 @@ def boundary_alignment(
     return Estimate(found.value, found.low, found.high, found.n_units, found.unit, note)
 
 
-def prompt_alignments(
+def _prompt_alignments(
     boundaries: Sequence[np.ndarray],
     durations: Sequence[float],
     prompts: Sequence[object],
@@ -147,13 +148,14 @@ def prompt_alignments(
     out: dict[object, float] = {}
     for prompt, takes in takes_of(prompts).items():
         length = [durations[i] for i in takes]
-        if max(length) - min(length) > MAX_LENGTH_DIFFERENCE * max(length):
+        if max(length) - min(length) > _MAX_LENGTH_DIFFERENCE * max(length):
             raise UserError(
-                f"takes of prompt {prompt!r} last from {min(length):.1f} to {max(length):.1f} s; boundaries can be compared only "
+                f"takes of prompt {prompt!r} last from {min(length):.1f} to {max(length):.1f} s; boundaries can be "
+                "compared only "
                 "between takes of equal length (within a tenth): cut them alike."
             )
         pairs = [
-            pair_alignment(times[i], times[j], max(durations[i], durations[j]), window, others)
+            _pair_alignment(times[i], times[j], max(durations[i], durations[j]), window, others)
             for i, j in combinations(takes, 2)
         ]
         known = [value for value in pairs if not math.isnan(value)]
@@ -176,7 +178,8 @@ def takes_of(prompts: Sequence[object]) -> dict[object, list[int]]:
     several = {prompt: takes for prompt, takes in found.items() if len(takes) > 1}
     if not several:
         raise UserError(
-            f"none of the {len(found)} prompt(s) has two takes; what varies across seeds needs at least two seeds a prompt."
+            f"none of the {len(found)} prompt(s) has two takes; what varies across seeds needs at least two seeds a "
+            "prompt."
         )
     return several
 
@@ -184,7 +187,8 @@ def takes_of(prompts: Sequence[object]) -> dict[object, list[int]]:
 def _check(times: Sequence[np.ndarray], durations: Sequence[float], prompts: Sequence[object]) -> None:
     if not len(times) == len(durations) == len(prompts):
         raise UserError(
-            f"{len(times)} lists of boundaries, {len(durations)} durations and {len(prompts)} prompts do not match; give one each a clip."
+            f"{len(times)} lists of boundaries, {len(durations)} durations and {len(prompts)} prompts do not match; "
+            "give one each a clip."
         )
     for row, duration in zip(times, durations, strict=True):
         if not np.isfinite(row).all() or not math.isfinite(duration) or duration <= 0.0:

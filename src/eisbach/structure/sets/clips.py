@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from eisbach.errors import UserError
-from eisbach.processes import process_pool
+from eisbach.processes import Processes
 from eisbach.progress import Progress
 from eisbach.structure.features import TEXTURE_WINDOW, Features, extract_features, source_of, texture_statistics
 from eisbach.structure.sections import find_sections
@@ -52,7 +52,8 @@ class SetClip:
 def describe_clip(
     audio: Waveform | Features | str | Path, name: str, prompt: str | None = None, *, duration: float | None = None
 ) -> SetClip:
-    """A clip's description from its audio or file, or from features that exist already (then give the file's `duration`).
+    """A clip's description from its audio or file, or from features that exist already (then give the file's
+    `duration`).
 
     Raises
     ------
@@ -81,7 +82,8 @@ def describe_clip(
 
 
 def clip_of_detail(detail: Mapping[str, Any], name: str, prompt: str | None, *, duration: float) -> SetClip | None:
-    """A clip's description from its line of an analysis' ``details.jsonl``, without its excerpt features and without reading any audio.
+    """A clip's description from its line of an analysis' ``details.jsonl``, without its excerpt features and without
+    reading any audio.
 
     None where the clip holds less than 2 s of sound.
     """
@@ -149,8 +151,13 @@ def _all(names: list[str], prompts: list[str | None], jobs: int) -> Iterator[tup
     if jobs == 1 or len(names) < 2:
         yield from map(_attempt, names, prompts)
         return
-    with process_pool(min(jobs, len(names))) as pool:
-        yield from pool.map(_attempt, names, prompts, chunksize=max(1, min(16, len(names) // (4 * jobs))))
+
+    def dead(index: int) -> tuple[SetClip | None, str, str]:
+        return None, names[index], f"{names[index]} killed the process that described it twice (out of memory?)"
+
+    with Processes(min(jobs, len(names))) as processes:
+        outcomes = dict(processes.each(_attempt, list(zip(names, prompts, strict=True)), dead=dead))
+    yield from (outcomes[index] for index in range(len(names)))
 
 
 def _attempt(name: str, prompt: str | None) -> tuple[SetClip | None, str, str]:

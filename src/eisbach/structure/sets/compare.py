@@ -19,8 +19,7 @@ from eisbach.structure.sets.intervals import Estimate, jackknife
 from eisbach.structure.sets.memorisation import Closeness, ExcerptCopies, clip_memorisation, excerpt_memorisation
 from eisbach.structure.sets.onset_details import detail_diversity
 from eisbach.structure.sets.pairs import distance_rows
-from eisbach.structure.sets.rows import TEXTURE, SetRow, make_row
-from eisbach.structure.sets.table import SET_METRICS
+from eisbach.structure.sets.table import SET_METRICS, TEXTURE, SetRow, make_row
 from eisbach.structure.similarity import TAU_DB
 
 _VERBATIM = 0.98  # window score of the same recording
@@ -110,11 +109,12 @@ def compare_sets(
     Parameters
     ----------
     a, b : sequence of SetClip
-        `clips.read_clips` makes them. Metrics across seeds are computed when some prompt has two takes, and skipped with a note otherwise.
-        For precision, recall, density and coverage `a` is the reference.
+        `clips.read_clips` makes them. Metrics across seeds are computed when some prompt has two takes, and skipped
+        with a note otherwise. For precision, recall, density and coverage `a` is the reference.
     names : (str, str)
     embeddings : mapping of name to (rows of a, rows of b)
-        Further embeddings beside the texture, in the clips' order (`embeddings.embed_files`); b's rows are None without a second set.
+        Further embeddings beside the texture, in the clips' order (`embeddings.embed_files`); b's rows are None without
+        a second set.
     training, held_out : sequence of SetClip or None
         Given together: memorisation of both sets, on textures and on excerpts.
     transpositions : bool
@@ -131,8 +131,20 @@ def compare_sets(
     Raises
     ------
     UserError
-        An empty set, one clip in a set where two are compared, embeddings that do not match the clips, training clips without
-        held-out ones, k not smaller than the sets, or non-finite values.
+        An empty set, one clip in a set where two are compared, embeddings that do not match the clips, training clips
+        without held-out ones, k not smaller than the sets, or non-finite values.
+
+    Examples
+    --------
+    With two folders of audio, ``music`` and ``takes``:
+
+    >>> from pathlib import Path
+    >>> from eisbach.structure.sets import compare_sets, read_clips
+    >>> sets = [read_clips(sorted(Path(name).glob("*.wav"))) for name in ("music", "takes")]
+    >>> comparison = compare_sets(*sets, names=("music", "takes"), k=1, n_permutations=19)
+    >>> frechet = next(row for row in comparison.rows if row.metric == "frechet")
+    >>> frechet.sets, frechet.value >= 0
+    ('music vs takes', True)
     """
     sets = [list(a)] if b is None else [list(a), list(b)]
     used = names[: len(sets)]
@@ -147,7 +159,8 @@ def compare_sets(
         length = [float(np.median([clip.duration for clip in clips])) for clips in sets]
         if max(length) > 1.1 * min(length):
             notes.append(
-                f"the sets' clips differ in length (median {length[0]:.1f} and {length[1]:.1f} s); structure compares only at equal length."
+                f"the sets' clips differ in length (median {length[0]:.1f} and {length[1]:.1f} s); structure compares "
+                "only at equal length."
             )
         tables = {TEXTURE: tuple(np.stack([clip.texture for clip in clips]) for clips in sets), **(embeddings or {})}
         for embedding, pair in tables.items():
@@ -180,8 +193,10 @@ def _one_set(clips: list[SetClip], name: str, level: float, notes: list[str]) ->
     unit = "prompt" if several else "clip"
     scale = TAU_DB * math.sqrt(textures.shape[1])
     wanted: list[tuple[str, str, Callable[[], Estimate]]] = [
-        ("boundary_alignment_3s", "", lambda: boundary_alignment(boundaries, durations, prompts, window=3.0, level=level)),
-        ("boundary_alignment_05s", "", lambda: boundary_alignment(boundaries, durations, prompts, window=0.5, level=level)),
+        ("boundary_alignment_3s", "", lambda: boundary_alignment(boundaries, durations, prompts, window=3.0,
+        level=level)),
+        ("boundary_alignment_05s", "", lambda: boundary_alignment(boundaries, durations, prompts, window=0.5,
+        level=level)),
         ("boundary_alignment_prompts_3s", "",
          lambda: boundary_alignment(boundaries, durations, prompts, window=3.0, chance="prompts", level=level)),
         ("detail_diversity", "", lambda: detail_diversity([clip.onsets for clip in clips], prompts, level=level)),
@@ -217,7 +232,8 @@ def _memorisation(
     verbatim = int((copies.closeness.held_out >= _VERBATIM).sum())
     if verbatim:
         notes.append(
-            f"{verbatim} held-out clip(s) hold a training excerpt note for note; while they do, copying of excerpts looks usual."
+            f"{verbatim} held-out clip(s) hold a training excerpt note for note; while they do, copying of excerpts "
+            "looks usual."
         )
     found = SetMemorisation([clip.name for clip in clips], [clip.name for clip in training], near, copies)
     return found, [
@@ -244,7 +260,8 @@ def _vendi(rows: np.ndarray, units: list[str], level: float) -> Estimate:
 
 
 def _units(sets: list[list[SetClip]]) -> list[str]:
-    """The unit of every clip of both sets: its prompt where all have one (shared prompts pair the sets), else itself."""
+    """The unit of every clip of both sets: its prompt where all have one (shared prompts pair the sets), else
+    itself."""
     if all(clip.prompt is not None for clips in sets for clip in clips):
         return [f"prompt {clip.prompt}" for clips in sets for clip in clips]
     return [f"{index} {number}" for index, clips in enumerate(sets) for number in range(len(clips))]
@@ -253,7 +270,8 @@ def _units(sets: list[list[SetClip]]) -> list[str]:
 def _matching(part: np.ndarray | None, clips: list[SetClip], embedding: str) -> np.ndarray:
     if part is None or len(part) != len(clips):
         raise UserError(
-            f"the embedding {embedding!r} has {0 if part is None else len(part)} rows for {len(clips)} clips; embed exactly these clips, in this order."
+            f"the embedding {embedding!r} has {0 if part is None else len(part)} rows for {len(clips)} clips; embed "
+            "exactly these clips, in this order."
         )
     return distances.as_rows(part, embedding, 1)
 
@@ -274,7 +292,8 @@ def _check(
     if (training is None) != (held_out is None):
         lacking = "held-out" if held_out is None else "training"
         raise UserError(
-            f"memorisation needs training and held-out clips, and the {lacking} ones are missing: without unseen clips, genre looks like copying."
+            f"memorisation needs training and held-out clips, and the {lacking} ones are missing: without unseen "
+            "clips, genre looks like copying."
         )
     if training is not None and not training:
         raise UserError("the training set holds no clip; give the clips that the model was trained on.")

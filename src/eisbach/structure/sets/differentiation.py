@@ -1,10 +1,11 @@
 """Inter-sample differentiation: how far clips lie from one another, and whether prompts or seeds make the difference.
 
-Conventions: a clip is a row of an embedding; the distance of two clips is the root of the mean squared difference over dimensions, so that for
-textures it is in dB. *Distance-ICC*: with W the mean squared distance of clips of one prompt (averaged over prompts) and B that of clips of different
-prompts (averaged over pairs of prompts), ``1 - W / B``. In a one-way model with variance between and within prompts, W = 2 within and
-B = 2 (between + within), so the ratio estimates between / (between + within): 1 = only the prompt decides, 0 = prompts do not
-matter, negative = by chance, at most slightly. W and B are unbiased at any number of seeds.
+Conventions: a clip is a row of an embedding; the distance of two clips is the root of the mean squared difference over
+dimensions, so that for textures it is in dB. *Distance-ICC*: with W the mean squared distance of clips of one prompt
+(averaged over prompts) and B that of clips of different prompts (averaged over pairs of prompts), ``1 - W / B``. In a
+one-way model with variance between and within prompts, W = 2 within and B = 2 (between + within), so the ratio
+estimates between / (between + within): 1 = only the prompt decides, 0 = prompts do not matter, negative = by chance, at
+most slightly. W and B are unbiased at any number of seeds.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def mean_distance(rows: np.ndarray, prompts: Sequence[object] | None = None, *, 
     rows : np.ndarray [shape=(n, d)]
         At least two clips.
     prompts : sequence or None
-        The prompt of every clip: only clips of different prompts are compared, and the interval is over prompts. None: all clips,
-        and the interval is over clips.
+        The prompt of every clip: only clips of different prompts are compared, and the interval is over prompts. None:
+        all clips, and the interval is over clips.
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """Distances between two sets of vectors, and the diversity of one: arrays in, numbers out.
 
-Conventions: rows are items (clips, images), columns an embedding's dimensions; everything is computed in float64, in blocks whose
-memory does not grow with the product of the sets' sizes. Nothing here knows about audio, and nothing is random except where a
-`numpy.random.Generator` is passed.
+Conventions: rows are items (clips, images), columns an embedding's dimensions; everything is computed in float64, in
+blocks whose memory does not grow with the product of the sets' sizes. Nothing here knows about audio, and nothing is
+random except where a `numpy.random.Generator` is passed.
 
 ==================  ==========================================  ==========  =====================================
 function            what                                        range       bias in small sets
@@ -35,7 +35,8 @@ _VENDI_ROWS = 6000
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """`precision`: share of the fake items that lie in the real set's manifold; `recall`: the reverse. Both in [0, 1]."""
+    """`precision`: share of the fake items that lie in the real set's manifold; `recall`: the reverse. Both in [0,
+    1]."""
 
     precision: float
     recall: float
@@ -43,8 +44,8 @@ class PrecisionRecall:
 
 @dataclass(frozen=True)
 class DensityCoverage:
-    """`density`: how many real balls hold a fake item, over k, >= 0, about 1 for equal laws; `coverage`: share of the real
-    items whose ball holds a fake one, in [0, 1].
+    """`density`: how many real balls hold a fake item, over k, >= 0, about 1 for equal laws; `coverage`: share of the
+    real items whose ball holds a fake one, in [0, 1].
     """
 
     density: float
@@ -93,7 +94,8 @@ def as_pair(a: np.ndarray, b: np.ndarray, names: tuple[str, str], at_least: int)
     first, second = as_rows(a, names[0], at_least), as_rows(b, names[1], at_least)
     if first.shape[1] != second.shape[1]:
         raise UserError(
-            f"the {names[0]} set has {first.shape[1]} dimensions and the {names[1]} set {second.shape[1]}; embed both alike."
+            f"the {names[0]} set has {first.shape[1]} dimensions and the {names[1]} set {second.shape[1]}; embed both "
+            "alike."
         )
     return first, second
 
@@ -108,9 +110,9 @@ def frechet_distance(a: np.ndarray, b: np.ndarray, *, shrink: bool = False) -> f
     a, b : np.ndarray [shape=(n, d) and (m, d)]
         At least two rows each.
     shrink : bool
-        False: sample covariances with n - 1, as FID and FAD are published. With fewer rows than dimensions the trace of the square root is
-        taken as a nuclear norm of ``A B^T`` (the same number without a d x d root). True: Ledoit-Wolf covariances, for
-        sets smaller than a covariance needs.
+        False: sample covariances with n - 1, as FID and FAD are published. With fewer rows than dimensions the trace of
+        the square root is taken as a nuclear norm of ``A B^T`` (the same number without a d x d root). True:
+        Ledoit-Wolf covariances, for sets smaller than a covariance needs.
 
     Raises
     ------
@@ -136,8 +138,8 @@ def frechet_infinity(
 ) -> Extrapolation:
     """The Fréchet distance that infinitely many items would give (Chong & Forsyth 2020).
 
-    The distance is computed on random subsets of equal size, from a third of the smaller set up to all of it, and fitted as
-    ``value + slope / n``. It needs sets clearly larger than the dimension: below that the law is not 1 / n.
+    The distance is computed on random subsets of equal size, from a third of the smaller set up to all of it, and
+    fitted as ``value + slope / n``. It needs sets clearly larger than the dimension: below that the law is not 1 / n.
 
     Raises
     ------
@@ -166,17 +168,19 @@ def frechet_infinity(
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray, kernel: str = "gaussian", *, bandwidth: float | None = None) -> float:
-    """Unbiased squared maximum mean discrepancy (Gretton et al. 2012, Eq. 3): 0 in expectation for equal laws, may be negative.
+    """Unbiased squared maximum mean discrepancy (Gretton et al. 2012, Eq. 3): 0 in expectation for equal laws, may be
+    negative.
 
     Parameters
     ----------
     a, b : np.ndarray [shape=(n, d) and (m, d)]
         At least two rows each; the sizes may differ.
     kernel : str
-        ``"polynomial"``: ``(x.y / d + 1)^3``, the kernel inception distance of Binkowski et al. (2018), which depends on the embedding's
-        origin and scale. ``"gaussian"``: ``exp(-|x - y|^2 / 2 s^2)`` (kernel audio distance).
+        ``"polynomial"``: ``(x.y / d + 1)^3``, the kernel inception distance of Binkowski et al. (2018), which depends
+        on the embedding's origin and scale. ``"gaussian"``: ``exp(-|x - y|^2 / 2 s^2)`` (kernel audio distance).
     bandwidth : float or None
-        s of the Gaussian kernel; None takes the median distance over the pooled items, at most 2,000 of them, evenly spaced.
+        s of the Gaussian kernel; None takes the median distance over the pooled items, at most 2,000 of them, evenly
+        spaced.
 
     Raises
     ------
@@ -193,7 +197,7 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, kernel: str = "gaussian", *, b
 def median_distance(rows: np.ndarray) -> float:
     """Median Euclidean distance over pairs of rows (evenly spaced 2,000 of them where there are more)."""
     rows = rows[:: -(-len(rows) // _MEDIAN_ROWS)]
-    squared = np.concatenate([block for _, block in squared_distance_blocks(rows, rows)])
+    squared = np.concatenate([block for _, block in _squared_distance_blocks(rows, rows)])
     return float(np.sqrt(np.median(squared[np.triu_indices(len(rows), 1)])))
 
 
@@ -203,20 +207,22 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> Precisio
     Parameters
     ----------
     real, fake : np.ndarray [shape=(n, d) and (m, d)]
-        A set's manifold is the union of balls around its items, each reaching to the item's k-th nearest neighbour in the set.
+        A set's manifold is the union of balls around its items, each reaching to the item's k-th nearest neighbour in
+        the set.
     k : int
         At least 1 and smaller than either set.
     """
     real, fake = as_pair(real, fake, ("real", "fake"), 2)
     _check_k(k, len(real), "real")
     _check_k(k, len(fake), "fake")
-    in_real, _ = _inside(fake, real, neighbour_radii(real, k))
-    in_fake, _ = _inside(real, fake, neighbour_radii(fake, k))
+    in_real, _ = _inside(fake, real, _neighbour_radii(real, k))
+    in_fake, _ = _inside(real, fake, _neighbour_radii(fake, k))
     return PrecisionRecall(float((in_real > 0).mean()), float((in_fake > 0).mean()))
 
 
 def density_coverage(real: np.ndarray, fake: np.ndarray, k: int = 5) -> DensityCoverage:
-    """Density and coverage (Naeem et al. 2020, Eqs. 2-3): only the real set's balls are used, so that outliers among the fake do not count.
+    """Density and coverage (Naeem et al. 2020, Eqs. 2-3): only the real set's balls are used, so that outliers among
+    the fake do not count.
 
     Parameters
     ----------
@@ -226,7 +232,7 @@ def density_coverage(real: np.ndarray, fake: np.ndarray, k: int = 5) -> DensityC
     """
     real, fake = as_pair(real, fake, ("real", "fake"), 1)
     _check_k(k, len(real), "real")
-    counts, covered = _inside(fake, real, neighbour_radii(real, k))
+    counts, covered = _inside(fake, real, _neighbour_radii(real, k))
     return DensityCoverage(float(counts.sum() / (k * len(fake))), float(covered.mean()))
 
 
@@ -259,17 +265,19 @@ def vendi_score(rows: np.ndarray, kernel: str = "cosine", *, bandwidth: float | 
         raise UserError(f"there is no Vendi kernel {kernel!r}; choose 'cosine' or 'gaussian'.")
     if bandwidth is None or not bandwidth > 0.0:
         raise UserError(
-            f"a Gaussian Vendi score needs a positive bandwidth, not {bandwidth}; it is the distance at which items count as different."
+            f"a Gaussian Vendi score needs a positive bandwidth, not {bandwidth}; it is the distance at which items "
+            "count as different."
         )
     if n > _VENDI_ROWS:
         raise UserError(
-            f"a Gaussian Vendi score of {n} items needs an {n} x {n} matrix; give at most {_VENDI_ROWS}, or use the cosine kernel."
+            f"a Gaussian Vendi score of {n} items needs an {n} x {n} matrix; give at most {_VENDI_ROWS}, or use the "
+            "cosine kernel."
         )
-    squared = np.concatenate([block for _, block in squared_distance_blocks(rows, rows)])
+    squared = np.concatenate([block for _, block in _squared_distance_blocks(rows, rows)])
     return vendi_of_similarity(np.exp(squared / (-2.0 * bandwidth**2)))
 
 
-def squared_distance_blocks(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def _squared_distance_blocks(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """(first row of `a`, squared Euclidean distances of a block of rows to all of `b`), block after block.
 
     Both are centred on b's mean first, and what rounding leaves of a distance of zero is set to zero.
@@ -285,10 +293,10 @@ def squared_distance_blocks(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[int,
         yield first, np.where(squared > 1e-12 * scale, squared, 0.0)
 
 
-def neighbour_radii(rows: np.ndarray, k: int) -> np.ndarray:
+def _neighbour_radii(rows: np.ndarray, k: int) -> np.ndarray:
     """Squared distance of each row to its k-th nearest other row, [shape=(n,)]."""
     radii = np.empty(len(rows))
-    for first, squared in squared_distance_blocks(rows, rows):
+    for first, squared in _squared_distance_blocks(rows, rows):
         count = len(squared)
         squared[np.arange(count), first + np.arange(count)] = 0.0
         radii[first : first + count] = np.partition(squared, k, axis=1)[:, k]  # index 0 is the row itself
@@ -298,7 +306,7 @@ def neighbour_radii(rows: np.ndarray, k: int) -> np.ndarray:
 def nearest(queries: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Euclidean distance to, and index of, the nearest row for every query, [shape=(queries,)] each."""
     distance, index = np.empty(len(queries)), np.empty(len(queries), dtype=np.int64)
-    for first, squared in squared_distance_blocks(queries, rows):
+    for first, squared in _squared_distance_blocks(queries, rows):
         best = squared.argmin(axis=1)
         index[first : first + len(squared)] = best
         distance[first : first + len(squared)] = np.sqrt(squared[np.arange(len(squared)), best])
@@ -308,7 +316,7 @@ def nearest(queries: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _inside(items: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How many balls hold each item, and whether each ball holds any item."""
     counts, covered = np.zeros(len(items)), np.zeros(len(centres), dtype=bool)
-    for first, squared in squared_distance_blocks(items, centres):
+    for first, squared in _squared_distance_blocks(items, centres):
         within = squared <= radii[None, :]
         counts[first : first + len(squared)] = within.sum(axis=1)
         covered |= within.any(axis=0)
@@ -318,7 +326,8 @@ def _inside(items: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> tuple[
 def _check_k(k: int, n: int, name: str) -> None:
     if not 1 <= k < n:
         raise UserError(
-            f"k = {k} neighbours cannot be found among {n} {name} item(s); k must be from 1 to {max(1, n - 1)}, or give more items."
+            f"k = {k} neighbours cannot be found among {n} {name} item(s); k must be from 1 to {max(1, n - 1)}, or "
+            "give more items."
         )
 
 
@@ -339,13 +348,14 @@ def _kernel(
     width = median_distance(np.concatenate([a, b])) if bandwidth is None else float(bandwidth)
     if not width > 0.0:
         raise UserError(
-            "at least half of all pairs of items are identical, so the Gaussian kernel has no median bandwidth; pass one."
+            "at least half of all pairs of items are identical, so the Gaussian kernel has no median bandwidth; pass "
+            "one."
             if bandwidth is None
             else f"the Gaussian kernel's bandwidth must be positive, not {bandwidth}."
         )
 
     def gaussian(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.exp(np.concatenate([block for _, block in squared_distance_blocks(x, y)]) / (-2.0 * width**2))
+        return np.exp(np.concatenate([block for _, block in _squared_distance_blocks(x, y)]) / (-2.0 * width**2))
 
     return gaussian, lambda x: float(len(x))
 

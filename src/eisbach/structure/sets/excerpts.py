@@ -1,14 +1,16 @@
 """Copied excerpts: a few seconds of one clip found inside another, at another gain, time, key or through a codec.
 
-Conventions: a clip is kept as its chroma (4 a second) and its flux in three bands (25 a second): what is played, and exactly when. Both are
-compared over windows of 4 s, as cosines after removing means, so gain does not matter. The score of two windows is the mean of the chroma's
-cosine and the flux's correlation, the latter at the best of a few lags within +- 0.2 s; it lies in [-1, 1], near 1 for a copy. Chroma
-alone hears a shared chord progression as a copy, flux alone a shared beat.
+Conventions: a clip is kept as its chroma (4 a second) and its flux in three bands (25 a second): what is played, and
+exactly when. Both are compared over windows of 4 s, as cosines after removing means, so gain does not matter. The score
+of two windows is the mean of the chroma's cosine and the flux's correlation, the latter at the best of a few lags
+within +- 0.2 s; it lies in [-1, 1], near 1 for a copy. Chroma alone hears a shared chord progression as a copy, flux
+alone a shared beat.
 
-The search has two stages. Every window of every query meets every training window (one a second) in blocked matrix products, under 12
-transpositions, by chroma alone; the windows must move (`recurrence`'s gate), or held chords would match each other. The few training clips
-that came closest are then compared at full resolution, along the diagonals where the chroma agrees. Memory holds the clips' small
-features and one block. Copies at another tempo are found up to about 3%.
+The search has two stages. Every window of every query meets every training window (one a second) in blocked matrix
+products, under 12 transpositions, by chroma alone; the windows must move (`recurrence`'s gate), or held chords would
+match each other. The few training clips that came closest are then compared at full resolution, along the diagonals
+where the chroma agrees. Memory holds the clips' small features and one block. Copies at another tempo are found up to
+about 3%.
 """
 
 from __future__ import annotations
@@ -23,12 +25,12 @@ from eisbach.structure.features import CHROMA_RATE, FRAME_RATE, Features
 from eisbach.structure.similarity import MIN_MOVEMENT, chroma_windows
 
 WINDOW_SECONDS = 4.0
-FLUX_RATE = 25.0
+_FLUX_RATE = 25.0
 MAX_SECONDS = 600.0
 """What is kept of a longer clip: two of them are compared in a matrix of 2400 windows a side."""
 _FLUX_BANDS = 3
 _LENGTH = round(WINDOW_SECONDS * CHROMA_RATE)
-_FLUX_LENGTH = round(WINDOW_SECONDS * FLUX_RATE)
+_FLUX_LENGTH = round(WINDOW_SECONDS * _FLUX_RATE)
 _TRAINING_HOP = 4  # chroma frames: one window a second
 _BLOCK = (2048, 2048)  # training x query windows at once: 16 MB
 _CANDIDATES = 4
@@ -57,7 +59,7 @@ class ExcerptFeatures:
     @property
     def windows(self) -> int:
         """Windows of 4 s, every quarter of a second, that both features cover."""
-        flux = (len(self.flux) - _FLUX_LENGTH) / (FLUX_RATE / CHROMA_RATE)
+        flux = (len(self.flux) - _FLUX_LENGTH) / (_FLUX_RATE / CHROMA_RATE)
         return max(0, min(len(self.chroma) - _LENGTH + 1, int(flux) + 1 if flux >= 0 else 0))
 
 
@@ -114,7 +116,7 @@ def excerpt_features(features: Features) -> ExcerptFeatures:
     """Chroma and flux of a clip's first ten minutes, small enough to keep ten thousand of them."""
     amplitude = 10.0 ** (np.asarray(features.mel_db[: round(MAX_SECONDS * FRAME_RATE)], dtype=np.float64) / 20.0)
     rise = np.maximum(amplitude[2:] - amplitude[:-2], 0.0) if len(amplitude) > 2 else np.zeros((0, amplitude.shape[1]))
-    pool = round(FRAME_RATE / FLUX_RATE)
+    pool = round(FRAME_RATE / _FLUX_RATE)
     whole = len(rise) // pool
     pooled = rise[: whole * pool].reshape(whole, pool, -1).sum(axis=1)
     flux = np.stack([part.sum(axis=1) for part in np.array_split(pooled, _FLUX_BANDS, axis=1)], axis=1)
@@ -179,7 +181,8 @@ def coarse_scores(
 
 
 def _blocks(clips: Sequence[ExcerptFeatures], hop: int, size: int) -> list[tuple[list[int], np.ndarray]]:
-    """Runs of clips with about `size` windows together (at least one clip), and where each clip's windows begin in the run."""
+    """Runs of clips with about `size` windows together (at least one clip), and where each clip's windows begin in the
+    run."""
     blocks: list[tuple[list[int], np.ndarray]] = []
     members: list[int] = []
     edges: list[int] = []
@@ -237,7 +240,7 @@ def _diagonals(query: ExcerptFeatures, clip: ExcerptFeatures, index: int, shifts
 
 def _flux_correlation(a: ExcerptFeatures, b: ExcerptFeatures, first: int, second: int, count: int) -> np.ndarray:
     """Correlation of the flux over each window of a diagonal, at its best lag within 0.2 s, [shape=(count,)]."""
-    step = FLUX_RATE / CHROMA_RATE
+    step = _FLUX_RATE / CHROMA_RATE
     starts = np.round((first + np.arange(count)) * step).astype(np.int64)
     others = np.round((second + np.arange(count)) * step).astype(np.int64)
     mine = _flux_windows(a.flux, starts)
@@ -260,7 +263,8 @@ def _flux_windows(flux: np.ndarray, starts: np.ndarray) -> np.ndarray:
 def matches_above(
     lines: Sequence[Diagonal], query: ExcerptFeatures, training: Sequence[ExcerptFeatures], threshold: float
 ) -> tuple[list[ExcerptMatch], float]:
-    """Stretches whose windows score at least `threshold`, best first, and the share of the query that they cover, in [0, 1]."""
+    """Stretches whose windows score at least `threshold`, best first, and the share of the query that they cover, in
+    [0, 1]."""
     frames = query.windows + _LENGTH - 1
     covered = np.zeros(max(1, frames), dtype=bool)
     found = []

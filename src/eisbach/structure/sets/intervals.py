@@ -1,9 +1,10 @@
 """Intervals for statistics of sets, by deleting one unit at a time.
 
-A bootstrap draws items twice; an item's twin lies at distance zero, which ruins nearest-neighbour measures and biases kernel sums.
-The delete-one jackknife (Tukey 1958; Efron & Stein 1981) never repeats an item, needs no random numbers, and deletes whole
-units: a prompt with all its seeds where there are prompts, otherwise a clip. The interval is ``value +- t * se``, with
-as many degrees of freedom as units less strata. It covers the value expected *at this set size*: it does not mend a bias of small sets.
+A bootstrap draws items twice; an item's twin lies at distance zero, which ruins nearest-neighbour measures and biases
+kernel sums. The delete-one jackknife (Tukey 1958; Efron & Stein 1981) never repeats an item, needs no random numbers,
+and deletes whole units: a prompt with all its seeds where there are prompts, otherwise a clip. The interval is ``value
++- t * se``, with as many degrees of freedom as units less strata. It covers the value expected *at this set size*: it
+does not mend a bias of small sets.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def jackknife(
     units : sequence [shape=(items,)]
         The unit of every item; items of one unit are deleted together.
     strata : sequence [shape=(items,)] or None
-        Sets that were sampled independently (A and B): their variances are added. A unit that reaches into several strata counts in the first.
+        Sets that were sampled independently (A and B): their variances are added. A unit that reaches into several
+        strata counts in the first.
     level : float
         Coverage aimed at, inside (0, 1).
     bounds : (float, float)
@@ -123,11 +125,12 @@ def relabelling_p_value(
     rng: np.random.Generator,
     n_permutations: int = 199,
 ) -> tuple[float, float]:
-    """One-sided p value of a distance between two sets, and its median under exchanged labels: what no difference reads.
+    """One-sided p value of a distance between two sets, and its median under exchanged labels: what no difference
+    reads.
 
     A unit (prompt) with items in both sets has its two sides swapped or not; units of one set only are dealt out anew,
-    whole. p = (1 + exceedances) / (1 + permutations). With up to six shared prompts every exchange is tried; n prompts allow no p under
-    2 / 2^n.
+    whole. p = (1 + exceedances) / (1 + permutations). With up to six shared prompts every exchange is tried; n prompts
+    allow no p under 2 / 2^n.
 
     Parameters
     ----------

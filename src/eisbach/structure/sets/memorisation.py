@@ -1,10 +1,11 @@
 """Memorisation: whether generations lie nearer to training clips than unseen music of the same kind does.
 
-Conventions: the nearest training clip of a generation is close when the model copies, but also when the genre is narrow. Held-out clips (same
-source, never trained on) say how close is usual: a generation's p value is the share of held-out clips at least as close, ``(1 + count) /
-(1 + held out)``. It is computed twice: for whole clips, on distances of an embedding, and for excerpts, on the best score of any 4 s (`excerpts`).
-Without memorisation p values are uniform: 5% of the generations have p <= 0.05, and the AUC of generations against held-out clips is 0.5.
-The stretches named as copied are those above the held-out clips' 95% level (their maximum, where there are fewer than 20).
+Conventions: the nearest training clip of a generation is close when the model copies, but also when the genre is
+narrow. Held-out clips (same source, never trained on) say how close is usual: a generation's p value is the share of
+held-out clips at least as close, ``(1 + count) / (1 + held out)``. It is computed twice: for whole clips, on distances
+of an embedding, and for excerpts, on the best score of any 4 s (`excerpts`). Without memorisation p values are uniform:
+5% of the generations have p <= 0.05, and the AUC of generations against held-out clips is 0.5. The stretches named as
+copied are those above the held-out clips' 95% level (their maximum, where there are fewer than 20).
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def clip_memorisation(
     usual, _ = nearest(held, training)
     if (usual == 0.0).any():
         raise UserError(
-            f"{int((usual == 0.0).sum())} held-out clip(s) are also training clips; held-out clips must be unseen, or copying looks usual."
+            f"{int((usual == 0.0).sum())} held-out clip(s) are also training clips; held-out clips must be unseen, or "
+            "copying looks usual."
         )
     found, index = nearest(generated, training)
     scale = 1.0 / math.sqrt(training.shape[1])  # root mean square over dimensions, the unit of the embedding
@@ -121,7 +123,8 @@ def excerpt_memorisation(
     """
     if not len(generated) or len(held_out) < 2:
         raise UserError(
-            f"{len(generated)} generation(s) and {len(held_out)} held-out clip(s) were given; memorisation needs at least one and two."
+            f"{len(generated)} generation(s) and {len(held_out)} held-out clip(s) were given; memorisation needs at "
+            "least one and two."
         )
     lines = closest_excerpts([*generated, *held_out], training, transpositions=transpositions)
     best = np.array([max((float(line.scores.max()) for line in row), default=-1.0) for row in lines])
@@ -140,7 +143,8 @@ def excerpt_memorisation(
 
 
 def usual_limit(scores: np.ndarray) -> float:
-    """The score that at most 5% of unseen clips exceed (conformal: the ceil(0.95 (n + 1))-th smallest), just above it."""
+    """The score that at most 5% of unseen clips exceed (conformal: the ceil(0.95 (n + 1))-th smallest), just above
+    it."""
     rank = min(len(scores), math.ceil((1.0 - LEVEL) * (len(scores) + 1)))
     return float(np.nextafter(np.sort(scores)[rank - 1], np.inf))
 

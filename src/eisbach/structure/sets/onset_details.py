@@ -1,12 +1,15 @@
 """Onset-level detail diversity: how differently the takes of one prompt place and play their notes.
 
-Conventions: a clip is the sequence of its onsets. Each carries its *attack* (the rise of 32 mel bands, in dB, from just before the onset to just after
-it, of unit length: what enters, not how loud) and its *step* (log2 of the time to the next onset over the clip's median: rhythm, not tempo). Two takes are
-compared by an edit distance: keeping two onsets costs between 0 (same attack, same step) and 1, leaving one out costs a half, and the total is divided by
-the mean number of onsets, so that it lies in [0, 1]. Unrelated takes of one style still share note values and sounds; the distance is therefore divided by
-the same distance when one take's onsets are rotated: 0 = the same details, 1 = no more alike than the same material in
-another order; unrelated melodies of one scale read up to 1.2, because even a reordered melody keeps its own notes. Nothing depends on gain, tempo or the position of the first onset. A pair of which a take has
-fewer than eight onsets, or whose rotated distance is under 0.02 (an even pulse of one sound has no detail), is undefined.
+Conventions: a clip is the sequence of its onsets. Each carries its *attack* (the rise of 32 mel bands, in dB, from just
+before the onset to just after it, of unit length: what enters, not how loud) and its *step* (log2 of the time to the
+next onset over the clip's median: rhythm, not tempo). Two takes are compared by an edit distance: keeping two onsets
+costs between 0 (same attack, same step) and 1, leaving one out costs a half, and the total is divided by the mean
+number of onsets, so that it lies in [0, 1]. Unrelated takes of one style still share note values and sounds; the
+distance is therefore divided by the same distance when one take's onsets are rotated: 0 = the same details, 1 = no more
+alike than the same material in another order; unrelated melodies of one scale read up to 1.2, because even a reordered
+melody keeps its own notes. Nothing depends on gain, tempo or the position of the first onset. A pair of which a take
+has fewer than eight onsets, or whose rotated distance is under 0.02 (an even pulse of one sound has no detail), is
+undefined.
 """
 
 from __future__ import annotations
@@ -26,10 +29,10 @@ from eisbach.structure.sets.alignment import takes_of
 from eisbach.structure.sets.intervals import Estimate, jackknife
 
 RANGE = (0.0, math.inf)
-MIN_ONSETS = 8
-MAX_ONSETS = 1000
+_MIN_ONSETS = 8
+_MAX_ONSETS = 1000
 """Onsets compared at most, from the start of a take: two minutes of eight a second."""
-ATTACK_BANDS = 32
+_ATTACK_BANDS = 32
 _BEFORE, _AFTER = 3, 4  # frames of 20 ms on either side of an onset
 _GAP = 0.5
 _STEP_SCALE = 0.4  # octaves of note length; a quarter for a dotted one costs 0.66, for a half 0.96
@@ -58,8 +61,8 @@ def onset_events(features: Features) -> OnsetEvents:
     times = onset_times(features)
     frames = np.round((times - features.trimmed_start) * FRAME_RATE).astype(np.int64)
     mel = np.asarray(features.mel_db, dtype=np.float64)
-    pooled = mel.reshape(len(mel), ATTACK_BANDS, mel.shape[1] // ATTACK_BANDS).mean(axis=2)
-    attacks = np.zeros((len(times), ATTACK_BANDS))
+    pooled = mel.reshape(len(mel), _ATTACK_BANDS, mel.shape[1] // _ATTACK_BANDS).mean(axis=2)
+    attacks = np.zeros((len(times), _ATTACK_BANDS))
     for row, frame in enumerate(frames):
         before = pooled[max(0, frame - _BEFORE) : max(1, frame)].mean(axis=0)
         after = pooled[min(frame, len(pooled) - 1) : frame + _AFTER].max(axis=0)
@@ -68,7 +71,8 @@ def onset_events(features: Features) -> OnsetEvents:
 
 
 def _steps_of(attacks: np.ndarray) -> np.ndarray:
-    """Each row in 255 steps of its largest band, uint8: so that an attack read back from a file equals the one measured."""
+    """Each row in 255 steps of its largest band, uint8: so that an attack read back from a file equals the one
+    measured."""
     top = attacks.max(axis=1, keepdims=True, initial=0.0)
     return np.round(255.0 * np.divide(attacks, top, out=np.zeros_like(attacks), where=top > 0.0)).astype(np.uint8)
 
@@ -80,17 +84,17 @@ def _units_of(steps: np.ndarray) -> np.ndarray:
 
 
 def pack_attacks(events: OnsetEvents) -> str:
-    """The attacks of the first `MAX_ONSETS` onsets as text: base64 of 32 bytes an onset."""
-    return base64.b64encode(_steps_of(events.attacks[:MAX_ONSETS]).tobytes()).decode("ascii")
+    """The attacks of the first `_MAX_ONSETS` onsets as text: base64 of 32 bytes an onset."""
+    return base64.b64encode(_steps_of(events.attacks[:_MAX_ONSETS]).tobytes()).decode("ascii")
 
 
 def unpack_events(times: Sequence[float], packed: str) -> OnsetEvents:
     """The events whose times and `pack_attacks` these are; onsets beyond the packed ones are left out."""
-    steps = np.frombuffer(base64.b64decode(packed), dtype=np.uint8).reshape(-1, ATTACK_BANDS)
+    steps = np.frombuffer(base64.b64decode(packed), dtype=np.uint8).reshape(-1, _ATTACK_BANDS)
     return OnsetEvents(np.asarray(times[: len(steps)], dtype=np.float64), _units_of(steps))
 
 
-def substitution_costs(first: OnsetEvents, second: OnsetEvents) -> np.ndarray:
+def _substitution_costs(first: OnsetEvents, second: OnsetEvents) -> np.ndarray:
     """Cost of taking one onset for another, half for its attack and half for its step, in [0, 1], [shape=(n, m)]."""
     attack = 1.0 - np.clip(first.attacks @ second.attacks.T, 0.0, 1.0)
     # a unit vector's cosine with itself is 1 up to rounding; two silent attacks are alike
@@ -116,7 +120,8 @@ def edit_distance(costs: np.ndarray) -> np.ndarray:
         Substitution costs; leaving one element out costs a half.
     """
     n, m = costs.shape[-2:]
-    # with D[i, j] = table[i, j] + (i + j) / 2 a gap is free, and along a row the running minimum replaces the inner loop
+    # with D[i, j] = table[i, j] + (i + j) / 2 a gap is free, and along a row the running minimum replaces the inner
+    # loop
     above = np.zeros((*costs.shape[:-2], m + 1))
     for i in range(n):
         diagonal = np.concatenate(
@@ -129,12 +134,12 @@ def edit_distance(costs: np.ndarray) -> np.ndarray:
 def pair_diversity(first: OnsetEvents, second: OnsetEvents) -> float:
     """Edit distance of two takes over that of rotated ones, >= 0; NaN where undefined."""
     a, b = _first(first), _first(second)
-    if min(len(a.times), len(b.times)) < MIN_ONSETS:
+    if min(len(a.times), len(b.times)) < _MIN_ONSETS:
         return math.nan
-    costs = substitution_costs(a, b)
+    costs = _substitution_costs(a, b)
     own = float(edit_distance(costs))
     # each take against itself rotated, too: the same material in another order, whatever the pair has in common
-    rotated = np.mean([_rotated(substitution_costs(take, take)) for take in (a, b)] + [_rotated(costs)])
+    rotated = np.mean([_rotated(_substitution_costs(take, take)) for take in (a, b)] + [_rotated(costs)])
     return own / float(rotated) if rotated >= _NO_DETAIL else math.nan
 
 
@@ -145,7 +150,7 @@ def _rotated(costs: np.ndarray) -> float:
 
 
 def _first(events: OnsetEvents) -> OnsetEvents:
-    return OnsetEvents(events.times[:MAX_ONSETS], events.attacks[:MAX_ONSETS])
+    return OnsetEvents(events.times[:_MAX_ONSETS], events.attacks[:_MAX_ONSETS])
 
 
 def detail_diversity(events: Sequence[OnsetEvents], prompts: Sequence[object], *, level: float = 0.95) -> Estimate:

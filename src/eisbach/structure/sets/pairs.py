@@ -10,8 +10,7 @@ import numpy as np
 from eisbach.errors import UserError
 from eisbach.structure.sets import distances
 from eisbach.structure.sets.intervals import jackknife, relabelling_p_value
-from eisbach.structure.sets.rows import SetRow, make_row
-from eisbach.structure.sets.table import SET_METRICS
+from eisbach.structure.sets.table import SET_METRICS, SetRow, make_row
 
 _Statistic = Callable[[np.ndarray, np.ndarray], float]
 _SUBSETS = 10  # draws that bring a larger set to the size of the smaller
@@ -50,7 +49,8 @@ def distance_rows(
             notes.append(f"{embedding}: no {about.label.lower()}: {error}")
             continue
         found = jackknife(
-            _without(statistic, side), units, strata=side.tolist(), unit_name=unit_name, level=level, bounds=about.range,
+            _without(statistic, side), units, strata=side.tolist(), unit_name=unit_name, level=level,
+            bounds=about.range,
             max_groups=_MAX_GROUPS,
         )  # fmt: skip
         p = reference = None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eisbach.config import build_config
+from eisbach.config import build_config, check_values
 from eisbach.data.images import ImageSet
 from eisbach.data.images_digits import load_digits
 from eisbach.data.images_read import to_bytes
@@ -40,11 +41,18 @@ def classifier_of(config: DigitsConfig) -> DigitClassifier:
     return classifier
 
 
+@dataclass(frozen=True)
+class _Quality:
+    """The content of `quality.json`."""
+
+    rows: list[Record]
+
+
 def run_digits_cell(config: DigitsConfig, cell: Cell) -> list[Record]:
     """The rows of one cell, one a checkpoint; made now, or read when they are there. Stopped half-way, it continues."""
     folder = Path(config.out) / "cells" / cell.name
     if (folder / QUALITY).is_file():
-        return list(read_json(folder / QUALITY, "quality of a cell")["rows"])
+        return check_values(_Quality, read_json(folder / QUALITY, "quality of a cell"), str(folder / QUALITY)).rows
     from eisbach.training.checkpoint import list_checkpoints
     from eisbach.training.config import TrainConfig
     from eisbach.training.loop import train
@@ -90,7 +98,8 @@ def sample_checkpoint(config: DigitsConfig, cell: Cell, checkpoint: Path) -> np.
 
 
 def quality_of(classifier: DigitClassifier, real: np.ndarray, images: np.ndarray) -> Record:
-    """Fréchet distance to `real` features [shape=(n, d)], precision, recall, inception score and how often the class that was asked for is seen."""
+    """Fréchet distance to `real` features [shape=(n, d)], precision, recall, inception score and how often the class
+    that was asked for is seen."""
     found = classifier(images)
     wanted = np.arange(len(images)) % len(classifier.classes)
     manifold = precision_recall(real, found["pooled"])

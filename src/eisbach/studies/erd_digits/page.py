@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eisbach.files import write_text
+from eisbach.files import read_json, read_jsonl, write_text
 from eisbach.report.page import NumberTable, PagePicture, render_page
 from eisbach.studies.erd_digits.pictures import (
     BACKBONES,
@@ -36,7 +36,8 @@ def write_digits_page(
     page = render_page(
         "digits.html.j2",
         title="Loss weights on digits",
-        question="Does recoverability weighting give better digits than constant, Min-SNR and P2 weights, at equal steps?",
+        question="Does recoverability weighting give better digits than constant, Min-SNR and P2 weights, at equal "
+        "steps?",
         facts=[
             ("trainings", len({(r["backbone"], r["target"], r["arm"], r["seed"]) for r in records})),
             ("training seeds", f"{config.first_seed} to {config.first_seed + config.seeds - 1}"),
@@ -52,6 +53,13 @@ def write_digits_page(
     path = Path(config.out) / "index.html"
     write_text(path, page)
     return path
+
+
+def write_page(settings: DigitsConfig, out: Path, command: str) -> Path:
+    """The page of a finished run."""
+    records = read_jsonl(out / "records.jsonl", "records")
+    summary = read_json(out / "summary.json", "summary")
+    return write_digits_page(settings.model_copy(update={"out": str(out)}), records, summary, command=command)
 
 
 def sentences(summary: Mapping[str, Any]) -> list[str]:
@@ -71,7 +79,8 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
         unclear = low <= 0 <= high or entry.get("p_holm", entry["p"]) >= _ALPHA
         verdict = "no clear difference" if unclear else "better" if high < 0 else "worse"
         found.append(
-            f"{names[0]} against {names[1]}: {verdict}. {change} (95% interval {_percent(low)} to {_percent(high)}, lower in "
+            f"{names[0]} against {names[1]}: {verdict}. {change} (95% interval {_percent(low)} to {_percent(high)}, "
+            "lower in "
             f"{entry['lower_in']} of {entry['settings']} settings, p = {p:.3f}"
             f"{' after Holm' if 'p_holm' in entry else ''})."
         )
@@ -90,7 +99,8 @@ def _pictures(config: DigitsConfig, records: Sequence[Record], summary: Mapping[
         PagePicture(
             "quality",
             "Quality over steps",
-            "Fréchet distance to held-out digits (features of the classifier, averaged weights; lower is better); thin lines are seeds, "
+            "Fréchet distance to held-out digits (features of the classifier, averaged weights; lower is better); "
+            "thin lines are seeds, "
             "thick ones their geometric mean, the dotted line real digits. Both axes of a row are shared.",
             "Fréchet distance over training steps for every network, target and weighting.",
             curves_picture(records, float(summary["floor"]["frechet"])),
@@ -101,8 +111,10 @@ def _pictures(config: DigitsConfig, records: Sequence[Record], summary: Mapping[
             PagePicture(
                 "differences",
                 "Which weighting is better, setting by setting",
-                "Fréchet distance at the last checkpoint over the baseline's: left of the line the first arm is better. Dots are means "
-                "over seeds with 95% t intervals, the diamond is the mean over settings; an interval across the line shows no difference.",
+                "Fréchet distance at the last checkpoint over the baseline's: left of the line the first arm is "
+                "better. Dots are means "
+                "over seeds with 95% t intervals, the diamond is the mean over settings; an interval across the line "
+                "shows no difference.",
                 "; ".join(sentences(summary)),
                 differences_picture(summary),
             )
@@ -116,7 +128,8 @@ def _pictures(config: DigitsConfig, records: Sequence[Record], summary: Mapping[
                 PagePicture(
                     f"digits-{backbone}",
                     f"Digits of the {name}",
-                    f"0 to 9, twice; seed {config.first_seed}, last checkpoint, the same noise in every arm; columns are targets.",
+                    f"0 to 9, twice; seed {config.first_seed}, last checkpoint, the same noise in every arm; columns "
+                    "are targets.",
                     f"Digits that the {name} drew, by weighting and target.",
                     png,
                 )

@@ -1,4 +1,5 @@
-"""Pictures of the digits experiment: quality over steps, differences with intervals, and the digits that the models drew."""
+"""Pictures of the digits experiment: quality over steps, differences with intervals, and the digits that the models
+drew."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ def _figure(width: float, height: float) -> Any:
 
 
 def curves_picture(records: Sequence[Record], floor: float) -> bytes:
-    """PNG: Fréchet distance over steps, a panel a setting (rows backbones, columns targets), thin lines seeds, thick their mean."""
+    """PNG: Fréchet distance over steps, a panel a setting (rows backbones, columns targets), thin lines seeds, thick
+    their mean."""
     backbones = list(dict.fromkeys(str(row["backbone"]) for row in records))
     targets = list(dict.fromkeys(str(row["target"]) for row in records))
     figure = _figure(2.6 * len(targets) + 0.6, 2.0 * len(backbones) + 0.5)
@@ -99,7 +101,8 @@ def _lines(axes: Any, rows: Sequence[Record], arm: str, label: str) -> None:
 
 
 def differences_picture(summary: Mapping[str, Any]) -> bytes:
-    """PNG: Fréchet distance, arm over baseline, in every setting (95% t interval over seeds) and pooled over settings."""
+    """PNG: Fréchet distance, arm over baseline, in every setting (95% t interval over seeds) and pooled over
+    settings."""
     comparisons = summary["comparisons"]
     # one row a setting in every panel: an arm that was trained in some settings only leaves the others empty
     rows = [*dict.fromkeys(setting for one in comparisons for setting in one["by_setting"]), _POOLED]
@@ -135,7 +138,8 @@ def differences_picture(summary: Mapping[str, Any]) -> bytes:
 def samples_picture(
     folder: str | Path, backbone: str, arms: Sequence[str], targets: Sequence[str], seed: int = 0
 ) -> bytes | None:
-    """PNG: the first 20 digits that each arm (rows) and target (columns) drew with one backbone and seed; None where there are none."""
+    """PNG: the first 20 digits that each arm (rows) and target (columns) drew with one backbone and seed; None where
+    there are none."""
     root = Path(folder) / "cells"
     shown = {
         (arm, target): root / f"{backbone}-{target}-{arm}-{seed}" / "samples.npy" for arm in arms for target in targets

@@ -37,19 +37,24 @@ ARMS: dict[str, dict[str, Any]] = {
     "erd": {"noise_level": "erd"},
     "entropy_barrier": {"sample": "entropy_barrier", "options": {"over": "all"}},
 }
-"""Weightings, at their published defaults: Min-SNR's gamma 5, P2's k and gamma 1, the barrier's Eqs. 1-4 over H x W with a weight
-for each sample (its section 5) of strength 0.5."""
+"""Weightings, at their published defaults: Min-SNR's gamma 5, P2's k and gamma 1, the barrier's Eqs. 1-4 over H x W
+with a weight for each sample (its section 5) of strength 0.5."""
 
 DECLARED = {
     "metric": "natural logarithm of the Fréchet distance at the last checkpoint (averaged weights, held-out digits)",
-    "direction": "ERD lower than constant, Min-SNR and P2, as its paper claims; the barrier against constant without a direction",
-    "pairing": "arms of one backbone, target and seed share initialisation, batches, noise levels, noise and sampling noise",
-    "pooled": "mean over the seeds in each setting (backbone x target); settings are the units; Holm over the three baselines",
+    "direction": "ERD lower than constant, Min-SNR and P2, as its paper claims; the barrier against constant without "
+    "a direction",
+    "pairing": "arms of one backbone, target and seed share initialisation, batches, noise levels, noise and sampling "
+    "noise",
+    "pooled": "mean over the seeds in each setting (backbone x target); settings are the units; Holm over the three "
+    "baselines",
     "by setting": "seeds are the units; Holm over all settings x baselines",
-    "secondary": "the same at the first checkpoint (speed of learning); accuracy of the class asked for; precision; recall",
+    "secondary": "the same at the first checkpoint (speed of learning); accuracy of the class asked for; precision; "
+    "recall",
 }
-"""Written before the first run of the grid was looked at. One thing was changed after 12 of its trainings had been seen, and all were
-made anew: the sampler's data estimate is clipped, because without it eps-networks of every arm drew noise from the same starting points.
+"""Written before the first run of the grid was looked at. One thing was changed after 12 of its trainings had been
+seen, and all were made anew: the sampler's data estimate is clipped, because without it eps-networks of every arm drew
+noise from the same starting points.
 """
 
 
@@ -59,8 +64,8 @@ class DigitsConfig(StrictModel):
     Attributes
     ----------
     steps, lr : mapping of backbone to number
-        Transformers learn digits more slowly than the UNet; arms are compared within a backbone. Chosen on one training of each
-        backbone with constant weight.
+        Transformers learn digits more slowly than the UNet; arms are compared within a backbone. Chosen on one training
+        of each backbone with constant weight.
     barrier : list of backbones that the entropy barrier is trained on too, with every target.
     seeds, first_seed : int
         Training seeds first_seed ... first_seed + seeds - 1.
@@ -87,22 +92,14 @@ class DigitsConfig(StrictModel):
     sampling: ImageSampling = ImageSampling(num_inference_steps=12, clip=True, batch_size=320)
     held_out_share: float = Field(default=0.25, gt=0, lt=1)
     jobs: int = Field(default=1, ge=1)
-    out: str = "runs/digits"
+    out: str = "runs/erd_digits"
 
-    def quick(self) -> DigitsConfig:
-        """The same experiment in about a minute: it shows that everything runs, and nothing about the arms."""
-        return self.model_copy(
-            update={
-                "backbones": ["uvit"],
-                "targets": ["v"],
-                "arms": ["constant", "erd"],
-                "barrier": [],
-                "seeds": 2,
-                "steps": {"uvit": 120},
-                "checkpoints": 2,
-                "samples": 160,
-            }
-        )
+
+QUICK: dict[str, Any] = {
+    "backbones": ["uvit"], "targets": ["v"], "arms": ["constant", "erd"], "barrier": [], "seeds": 2,
+    "steps": {"uvit": 120}, "checkpoints": 2, "samples": 160,
+}  # fmt: skip
+"""A minute: it shows that everything runs, and nothing about the arms."""
 
 
 @dataclass(frozen=True)

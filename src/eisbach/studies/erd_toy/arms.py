@@ -1,7 +1,7 @@
 """The weightings that the toy compares, each normalised to mean 1 over the density that training draws t from.
 
-Adam cancels a global scale of the loss almost exactly, so without the normalisation an arm's name would say nothing of its step
-size; with it the mean loss scale is equal and only the allocation over noise levels differs.
+Adam cancels a global scale of the loss almost exactly, so without the normalisation an arm's name would say nothing of
+its step size; with it the mean loss scale is equal and only the allocation over noise levels differs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def _scheme(arm: str) -> NoiseWeight:
     scheme = NOISE_WEIGHTINGS[arm]()
     if scheme.trainable_parameters():
         raise UserError(
-            f"the {arm} weighting learns its weight during training, and arms of the toy are fixed weights; choose another."
+            f"the {arm} weighting learns its weight during training, and arms of the toy are fixed weights; choose "
+            "another."
         )
     return scheme
 

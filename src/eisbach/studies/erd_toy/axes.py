@@ -25,7 +25,8 @@ CLUSTER_MARKERS = ("o", "^", "s", "D")
 def panels(
     rows: int, columns: int, width: float = 2.6, height: float = 2.0, *, images: bool = False, **options: Any
 ) -> tuple[Any, Any]:
-    """(figure, axes of shape (rows, columns)), without any global state of matplotlib; `images` closes up square panels."""
+    """(figure, axes of shape (rows, columns)), without any global state of matplotlib; `images` closes up square
+    panels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -53,7 +54,8 @@ def titles(axes: Any, columns: Sequence[str], rows: Sequence[str], x_label: str,
 
 
 def log_axis(axis: Any) -> None:
-    """A logarithmic y axis with plain numbers, and with 2 and 5 between the powers of ten where there are few of these."""
+    """A logarithmic y axis with plain numbers, and with 2 and 5 between the powers of ten where there are few of
+    these."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_yscale("log")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from eisbach.diffusion.paths import get_path
 from eisbach.errors import CheckpointError
-from eisbach.files import atomic_write, read_json, write_json
+from eisbach.files import read_json, write_json
 from eisbach.studies.erd_toy.arms import arm_weight, same_weights
 from eisbach.studies.erd_toy.config import Kind, ToyConfig
 from eisbach.studies.erd_toy.figure_data import (
@@ -38,7 +38,7 @@ from eisbach.studies.erd_toy.train import (
     new_network,
     train_members,
 )
-from eisbach.tensor_files import read_tensors
+from eisbach.tensor_files import read_tensors, write_tensors
 
 _FORMAT = 1
 _FEATURE_SAMPLES = 400
@@ -126,15 +126,8 @@ def run_cell(cell: Cell, config: ToyConfig, folder: Path, tick: Tick | None = No
     work = {"global": _global, "piecewise": _piecewise, "comparison": _comparison}[cell.kind]
     facts, arrays = work(cell, config, tick)
     facts = {"request": request(cell, config), **facts, "cpu_seconds": round(time.process_time() - start, 2)}
-    _save(folder / f"{cell.name}.safetensors", arrays)
+    write_tensors(folder / f"{cell.name}.safetensors", arrays)
     write_json(folder / f"{cell.name}.json", facts)
-
-
-def _save(path: Path, arrays: dict[str, Tensor]) -> None:
-    from safetensors.torch import save_file
-
-    kept = {name: value.detach().contiguous().clone() for name, value in arrays.items()}
-    atomic_write(path, lambda partial: save_file(kept, str(partial)))
 
 
 def _constant(target: str) -> Member:

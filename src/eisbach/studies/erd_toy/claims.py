@@ -1,7 +1,7 @@
 """The ERD paper's statements on its toy figures, each as a number that can come out either way.
 
-A claim is judged on every path and target that it speaks of; the numbers stand beside the verdict, so that a reader with another
-threshold can judge anew.
+A claim is judged on every path and target that it speaks of; the numbers stand beside the verdict, so that a reader
+with another threshold can judge anew.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 from torch import Tensor
 
 Figures = Mapping[str, Mapping[str, Tensor]]
+_Judge = Callable[[Mapping[str, Tensor], int, str], dict[str, Any]]
+_Over = Callable[[Sequence[str], _Judge], dict[str, dict[str, Any]]]
 _DROP = 10.0  # an eigenvalue that falls by an order of magnitude has dropped
 _RISE = 1.5
 _ROOM = 0.02  # of the largest value: less is wobble, not a rise
@@ -74,9 +76,7 @@ def judge_claims(figures: Figures, targets: Sequence[str]) -> list[Claim]:
         Order of the arrays' first axis.
     """
 
-    def over(
-        names: Sequence[str], judge: Callable[[Mapping[str, Tensor], int, str], dict[str, Any]]
-    ) -> dict[str, dict[str, Any]]:
+    def over(names: Sequence[str], judge: _Judge) -> dict[str, dict[str, Any]]:
         return {
             f"{path} {name}": judge(arrays, targets.index(name), name)
             for path, arrays in figures.items()
@@ -84,7 +84,11 @@ def judge_claims(figures: Figures, targets: Sequence[str]) -> list[Claim]:
             if name in targets
         }
 
-    claims = [
+    return [claim for claim in [*_losses_and_features(over, targets), *_kernels(over, targets)] if claim.cells]
+
+
+def _losses_and_features(over: _Over, targets: Sequence[str]) -> list[Claim]:
+    return [
         Claim(
             "7", "The excess of the global model is massive where the Bayes floor is low, for eps as t goes to 1.",
             "mean excess over t > 0.9 above twice the mean over t in [0.1, 0.9]", over(["eps"], _excess_at_the_end),
@@ -115,8 +119,14 @@ def judge_claims(figures: Figures, targets: Sequence[str]) -> list[Claim]:
         ),
         Claim(
             "9", "Clusters become entangled as t grows.",
-            "share of the features' variance between clusters falls below half of that at t = 0.1", over(targets, _entangles),
+            "share of the features' variance between clusters falls below half of that at t = 0.1", over(targets,
+            _entangles),
         ),
+    ]  # fmt: skip
+
+
+def _kernels(over: _Over, targets: Sequence[str]) -> list[Claim]:
+    return [
         Claim(
             "4, 10", "For x0 and u the top eigenvalue drops monotonically over several orders of magnitude.",
             "first over last above 100 and never a rise of more than 2% of the largest", over(["x0", "u"], _drops),
@@ -139,18 +149,19 @@ def judge_claims(figures: Figures, targets: Sequence[str]) -> list[Claim]:
         ),
         Claim(
             "12", "The Gram matrix has lost the clusters at t = 0.95.",
-            "the difference of mean cosines at t = 0.95 is below a fifth of that at t = 0.05", over(targets, _homogeneous),
+            "the difference of mean cosines at t = 0.95 is below a fifth of that at t = 0.05", over(targets,
+            _homogeneous),
         ),
         Claim(
             "12", "The Gram matrix is uniform at t = 0.95: updates are near-identical.",
-            "mean cosine between different samples above 0.8 (a threshold set after the first run)", over(targets, _uniform),
+            "mean cosine between different samples above 0.8 (a threshold set after the first run)", over(targets,
+            _uniform),
         ),
         Claim(
             "4", "Noise levels are coupled: updates at one level move the others.",
             "mean normalised joint kernel between the lowest and the highest level above 0.1", over(targets, _coupled),
         ),
     ]  # fmt: skip
-    return [claim for claim in claims if claim.cells]
 
 
 def _number(value: Tensor | float) -> float:
@@ -244,10 +255,14 @@ def _attenuates(arrays: Mapping[str, Tensor], i: int, _: str) -> dict[str, Any]:
 def _rank_collapse(arrays: Mapping[str, Tensor], i: int, _: str) -> dict[str, Any]:
     rank = arrays["ntk/rank"][i]
     return {
-        "first": _number(rank[0]), "largest": _number(rank.max()), "last": _number(rank[-1]),
-        "untrained_last_over_largest": _number(arrays["ntk_untrained/rank"][0][-1] / arrays["ntk_untrained/rank"][0].max()),
+        "first": _number(rank[0]),
+        "largest": _number(rank.max()),
+        "last": _number(rank[-1]),
+        "untrained_last_over_largest": _number(
+            arrays["ntk_untrained/rank"][0][-1] / arrays["ntk_untrained/rank"][0].max()
+        ),
         "holds": bool(rank[-1] < 0.5 * rank.max()),
-    }  # fmt: skip
+    }
 
 
 def _blocks(arrays: Mapping[str, Tensor], i: int, _: str) -> dict[str, Any]:

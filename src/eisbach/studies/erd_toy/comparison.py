@@ -3,12 +3,13 @@
 Declared before looking, from the ERD paper's claim: the ERD arm is *lower* than each baseline in three primary measures
 
 - ``excess``: E|f - E[y | x_t]|^2 over the Bayes floor, unweighted, averaged over t uniform, in the target's own unit;
-- ``likelihood_gap``: the same errors restated in the noise and integrated over log-SNR, in nats, whatever target was trained;
+- ``likelihood_gap``: the same errors restated in the noise and integrated over log-SNR, in nats, whatever target was
+  trained;
 - ``sliced_wasserstein``: distance of generated points to the data.
 
 The unit is the trained network. Arms of one seed share initial weights and every draw, so seeds are pairs; compared are
-differences of logarithms, shown as ratios. p comes from the exact sign-flip test (two-sided: harm is reported as well), Holm's
-correction runs over the targets and baselines of one path, measure and arm.
+differences of logarithms, shown as ratios. p comes from the exact sign-flip test (two-sided: harm is reported as well),
+Holm's correction runs over the targets and baselines of one path, measure and arm.
 """
 
 from __future__ import annotations

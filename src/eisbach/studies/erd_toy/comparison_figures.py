@@ -67,11 +67,14 @@ def ratios_picture(found: Sequence[Ratio], arm: str) -> PagePicture:
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
     return PagePicture(
-        f"comparison-{arm}", f"{arm_name(arm)} against the baselines, at equal steps",
-        "Ratio of geometric means over training seeds with its 95% t interval; filled where the sign-flip test after Holm's correction "
+        f"comparison-{arm}",
+        f"{arm_name(arm)} against the baselines, at equal steps",
+        "Ratio of geometric means over training seeds with its 95% t interval; filled where the sign-flip test after "
+        "Holm's correction "
         "is below 0.05. No mark: the two weights are the same function there.",
-        "Ratios by path, target and baseline.", finish(figure),
-    )  # fmt: skip
+        "Ratios by path, target and baseline.",
+        finish(figure),
+    )
 
 
 def curves_picture(
@@ -97,8 +100,11 @@ def curves_picture(
         handles, labels, loc="outside lower center", ncols=len(arms), frameon=False, fontsize=8, labelcolor=SOFT
     )
     return PagePicture(
-        "comparison-curves", "Where each weighting leaves error",
-        "Excess over the Bayes floor a coordinate, geometric mean over training seeds, unweighted: what a weighting gains at some noise "
+        "comparison-curves",
+        "Where each weighting leaves error",
+        "Excess over the Bayes floor a coordinate, geometric mean over training seeds, unweighted: what a weighting "
+        "gains at some noise "
         "levels it pays for at others.",
-        "Excess over the noise level for each weighting.", finish(figure),
-    )  # fmt: skip
+        "Excess over the noise level for each weighting.",
+        finish(figure),
+    )

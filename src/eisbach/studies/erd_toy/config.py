@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -121,7 +120,7 @@ class ComparisonSettings(StrictModel):
 
 
 class ToyConfig(StrictModel):
-    """Everything that `eisbach recoverability toy` computes."""
+    """Everything that `eisbach study run erd_toy` computes."""
 
     data: ToyData = Field(default_factory=lambda: build_config(ToyData, {}))
     network: ToyNetwork = Field(default_factory=lambda: build_config(ToyNetwork, {}))
@@ -176,25 +175,12 @@ class ToyConfig(StrictModel):
         return self
 
 
-_QUICK: dict[str, dict[str, Any]] = {
+QUICK_VALUES: dict[str, dict[str, Any]] = {
     "figures": {"steps": 200, "batch": 128, "levels": 20, "samples": 256, "ntk_samples": 24, "ntk_levels": 8},
     "comparison": {
         "seeds": 3, "steps": 200, "batch": 64, "levels": 20, "samples": 128, "generated": 256, "sampling_steps": 20,
     },
 }  # fmt: skip
-
-
-def quick_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a configuration cut down to about a minute: shorter trainings, three seeds, fewer noise levels.
-
-    Keys that `values` sets itself stay as they are.
-    """
-    merged = dict(values)
-    for group, small in _QUICK.items():
-        held = merged.get(group)
-        if held is None or isinstance(held, Mapping):
-            merged[group] = {**small, **(held or {})}
-    return merged
-
+"""About a minute: shorter trainings, three seeds, fewer noise levels."""
 
 Kind = Literal["global", "piecewise", "comparison"]

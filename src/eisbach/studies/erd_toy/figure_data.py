@@ -32,7 +32,8 @@ def loss_arrays(
 ) -> Arrays:
     """`<prefix>/t` (L,) and, a target each (E, L): `<prefix>/excess`, `<prefix>/floor` and their sum, `<prefix>/loss`.
 
-    All a coordinate. The loss is the exact floor plus the measured excess (Lemma 3.2), so the two never cross by chance.
+    All a coordinate. The loss is the exact floor plus the measured excess (Lemma 3.2), so the two never cross by
+    chance.
     """
     floor = floor_curves(mixture, points.path, targets, points.t) / mixture.dim
     over = excess(ensemble, points, mixture, targets)
@@ -66,10 +67,10 @@ def phase_arrays(mixture: GaussianMixture, points: LevelPoints, targets: list[st
 def feature_arrays(networks: list[TimeMLP], mixture: GaussianMixture, path: str, samples: int) -> Arrays:
     """Figure 9: last hidden layers at four noise levels in the plane of the first two principal axes at t = 0.1.
 
-    `features/projection` (E, 4, n, 2), `features/component` (n,), `features/spread` and `features/separation` (E, 4). Spread is
-    the root mean square distance from the centre in the full feature space; separation the share of that variance that lies
-    between clusters, 1 where each cluster is one point and 0 where they coincide. `features/explained` (E,): share of the
-    variance at t = 0.1 that the plane holds.
+    `features/projection` (E, 4, n, 2), `features/component` (n,), `features/spread` and `features/separation` (E, 4).
+    Spread is the root mean square distance from the centre in the full feature space; separation the share of that
+    variance that lies between clusters, 1 where each cluster is one point and 0 where they coincide.
+    `features/explained` (E,): share of the variance at t = 0.1 that the plane holds.
     """
     points = draw_points(mixture, path, torch.tensor(FEATURE_LEVELS), samples, _EVALUATION_SEED + 1)
     component = points.component[0]
@@ -110,10 +111,12 @@ def ntk_arrays(
     """Figures 4, 10, 11 and 12: spectra over the noise level, Gram matrices, and the kernel between noise levels.
 
     `<prefix>/t` (M,), `<prefix>/top` (E, M, 3) eigenvalues of the full kernel divided by the number of samples,
-    `<prefix>/rank` (E, M) effective rank and `<prefix>/rank_trace` the same of the trace kernel, `<prefix>/mean` (E, M) mean of
-    the trace kernel's diagonal; `<prefix>/gram` (E, 2, n, n) sorted by cluster and `<prefix>/contrast` (E, 2): mean cosine within
-    minus between clusters; `<prefix>/joint_t` (J,), `<prefix>/joint` (E, J, J): |Theta(t, t')| / root(|Theta(t, t)|
-    |Theta(t', t')|) in the Frobenius norm, and `<prefix>/joint_raw` (E, J, J): mean of the trace kernel over pairs of samples.
+    `<prefix>/rank` (E, M) effective rank and `<prefix>/rank_trace` the same of the trace kernel, `<prefix>/mean` (E, M)
+    mean of the trace kernel's diagonal; `<prefix>/gram` (E, 2, n, n) sorted by cluster and `<prefix>/contrast` (E, 2):
+    mean cosine within minus between clusters; `<prefix>/joint_t` (J,), `<prefix>/joint` (E, J, J): |Theta(t, t')| /
+    root(|Theta(t, t)|
+    |Theta(t', t')|) in the Frobenius norm, and `<prefix>/joint_raw` (E, J, J): mean of the trace kernel over pairs of
+    samples.
     """
     curve_t = midpoints(settings.ntk_levels)
     curve = draw_points(mixture, path, curve_t, settings.ntk_samples, _EVALUATION_SEED + 2)

@@ -102,13 +102,16 @@ def loss_picture(
     _label(figures, targets, axes, "noise level t", "loss a coordinate")
     axes[0, 0].legend(frameon=False, fontsize=7)
     return PagePicture(
-        name, title,
+        name,
+        title,
         "The floor is exact; the loss is the floor plus the measured excess, and the shaded gap is that excess. "
-        "See the next picture for the excess itself." if name.startswith("fig07") else
-        "The dotted floor is exact; the shaded gap up to the loss is what training could still remove.",
-        "Loss and Bayes floor over the noise level, a panel for each target" + (" and path." if len(figures) > 1 else "."),
+        "See the next picture for the excess itself."
+        if name.startswith("fig07")
+        else "The dotted floor is exact; the shaded gap up to the loss is what training could still remove.",
+        "Loss and Bayes floor over the noise level, a panel for each target"
+        + (" and path." if len(figures) > 1 else "."),
         finish(figure),
-    )  # fmt: skip
+    )
 
 
 def excess_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
@@ -144,7 +147,17 @@ def phase_picture(figures: Figures, targets: Sequence[str], name: str, title: st
         )  # fmt: skip
         signal, noise = arrays["phase/signal"][i].numpy(), arrays["phase/noise"][i].numpy()
         axis.plot(signal, noise, color="black", linewidth=1.0)
-        axis.scatter(signal[[0, -1]], noise[[0, -1]], c=t[[0, -1]], cmap="viridis", vmin=0, vmax=1, s=34, edgecolors="black", zorder=3)  # fmt: skip
+        axis.scatter(
+            signal[[0, -1]],
+            noise[[0, -1]],
+            c=t[[0, -1]],
+            cmap="viridis",
+            vmin=0,
+            vmax=1,
+            s=34,
+            edgecolors="black",
+            zorder=3,
+        )
         end = max(axis.get_xlim()[1], axis.get_ylim()[1])
         axis.plot([0, end], [0, end], color=SOFT, linewidth=0.8, linestyle="--")
         axis.set_xlim(0, end)
@@ -152,11 +165,14 @@ def phase_picture(figures: Figures, targets: Sequence[str], name: str, title: st
     _label(figures, targets, axes, "signal |E[y | x_t]|", "noise |y − E[y | x_t]|")
     colour_bar(figure, image, axes, "noise level t")
     return PagePicture(
-        name, title,
-        "Points are samples, the black line root mean squares, the ringed dots its ends. Above the dashed diagonal more than half of "
+        name,
+        title,
+        "Points are samples, the black line root mean squares, the ringed dots its ends. Above the dashed diagonal "
+        "more than half of "
         "the target's energy is noise that no network can predict.",
-        "Phase space of recoverable and irreducible norms over the noise level.", finish(figure),
-    )  # fmt: skip
+        "Phase space of recoverable and irreducible norms over the noise level.",
+        finish(figure),
+    )
 
 
 def features_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path: str) -> PagePicture:
@@ -188,11 +204,14 @@ def features_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path:
         f"PC 2 of t = {levels[0]:g}",
     )
     return PagePicture(
-        f"fig09-features-{path}", f"Figure 9: last hidden layer, {path_name(path)} path",
-        "Colours and marks are clusters, in the plane of the first two principal axes at t = 0.1; all panels of a row share their scale. 'Between' is "
+        f"fig09-features-{path}",
+        f"Figure 9: last hidden layer, {path_name(path)} path",
+        "Colours and marks are clusters, in the plane of the first two principal axes at t = 0.1; all panels of a row "
+        "share their scale. 'Between' is "
         "the share of the features' variance that lies between clusters.",
-        "Hidden features at four noise levels for each target.", finish(figure),
-    )  # fmt: skip
+        "Hidden features at four noise levels for each target.",
+        finish(figure),
+    )
 
 
 def spectrum_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
@@ -203,7 +222,8 @@ def spectrum_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
         for mode, line in enumerate(_MODES):
             axis.plot(t, arrays["ntk/top"][i][:, mode].numpy(), label=f"κ{mode + 1}", **line)
             axis.plot(
-                t, arrays["ntk_untrained/top"][0][:, mode].numpy(), color=SOFT, linewidth=0.9, linestyle=(0, (1.2, 1.4)),
+                t, arrays["ntk_untrained/top"][0][:, mode].numpy(), color=SOFT, linewidth=0.9, linestyle=(0, (1.2,
+                1.4)),
                 label="untrained" if mode == 0 else None,
             )  # fmt: skip
         log_axis(axis)
@@ -215,11 +235,14 @@ def spectrum_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
         loc="outside lower center", ncols=len(order), frameon=False, fontsize=8,
     )  # fmt: skip
     return PagePicture(
-        "fig10-spectrum", "Figure 10: the three largest NTK eigenvalues",
+        "fig10-spectrum",
+        "Figure 10: the three largest NTK eigenvalues",
         "Of the full kernel (samples x outputs) divided by the number of samples. κ1 and κ2 coincide where the "
-        "two outputs are alike. Dotted, from the top, κ1 and κ2 together and κ3 of the same network before training, which has seen no target.",
-        "Top-3 NTK eigenvalues over the noise level.", finish(figure),
-    )  # fmt: skip
+        "two outputs are alike. Dotted, from the top, κ1 and κ2 together and κ3 of the same network before training, "
+        "which has seen no target.",
+        "Top-3 NTK eigenvalues over the noise level.",
+        finish(figure),
+    )
 
 
 def rank_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
@@ -233,10 +256,13 @@ def rank_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
     _label(figures, targets, axes, "noise level t", "effective rank")
     axes[0, 0].legend(frameon=False, fontsize=7)
     return PagePicture(
-        "fig11-rank", "Figure 11: effective rank of the NTK",
-        "exp of the Shannon entropy of the eigenvalues' shares: 1 would be a single mode. Two outputs that are not told apart make 2.",
-        "Effective rank over the noise level.", finish(figure),
-    )  # fmt: skip
+        "fig11-rank",
+        "Figure 11: effective rank of the NTK",
+        "exp of the Shannon entropy of the eigenvalues' shares: 1 would be a single mode. Two outputs that are not "
+        "told apart make 2.",
+        "Effective rank over the noise level.",
+        finish(figure),
+    )
 
 
 def gram_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path: str) -> PagePicture:
@@ -257,10 +283,13 @@ def gram_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path: str
     titles(axes, [f"target {target_name(y)}" for y in targets], ["t = 0.05", "t = 0.95"], "samples by cluster")
     colour_bar(figure, image, axes, "cosine")
     return PagePicture(
-        f"fig12-gram-{path}", f"Figure 12: normalised NTK Gram matrices, {path_name(path)} path",
-        "Samples sorted by cluster, the same ones at both noise levels; blocks on the diagonal are clusters whose gradients agree.",
-        "Gram matrices at t = 0.05 and t = 0.95 for each target.", finish(figure),
-    )  # fmt: skip
+        f"fig12-gram-{path}",
+        f"Figure 12: normalised NTK Gram matrices, {path_name(path)} path",
+        "Samples sorted by cluster, the same ones at both noise levels; blocks on the diagonal are clusters whose "
+        "gradients agree.",
+        "Gram matrices at t = 0.05 and t = 0.95 for each target.",
+        finish(figure),
+    )
 
 
 def joint_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
@@ -284,8 +313,11 @@ def joint_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
     )
     colour_bar(figure, image, axes, "|Θ(t, t′)| normalised")
     return PagePicture(
-        "fig04-joint", "Figure 4: joint NTK over noise levels",
-        "Size of the kernel between two noise levels over the geometric mean of their own: 1 says that a step at one level moves the other as "
+        "fig04-joint",
+        "Figure 4: joint NTK over noise levels",
+        "Size of the kernel between two noise levels over the geometric mean of their own: 1 says that a step at one "
+        "level moves the other as "
         "much as itself. The spectra of Figure 4b are those of Figure 10.",
-        "Joint NTK heat maps.", finish(figure),
-    )  # fmt: skip
+        "Joint NTK heat maps.",
+        finish(figure),
+    )

@@ -1,4 +1,5 @@
-"""How good a toy network is, against the exact truth: excess over the Bayes floor, likelihood gap, and what it generates."""
+"""How good a toy network is, against the exact truth: excess over the Bayes floor, likelihood gap, and what it
+generates."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ def likelihood_gap(
     """``1/2 int E|eps_hat - E[eps | x_t]|^2 d lambda`` of each member in nats, shape (E,): what its errors cost in the
     evidence bound over the points' range of log-SNR (Kingma & Gao 2023).
 
-    The same number whatever the network predicts and whatever the path: an error in the target is restated as one in the noise.
+    The same number whatever the network predicts and whatever the path: an error in the target is restated as one in
+    the noise.
 
     Parameters
     ----------

@@ -1,4 +1,5 @@
-"""The toy's page: one self-contained `index.html` with what was found on top, then the paper's figures and all numbers."""
+"""The toy's page: one self-contained `index.html` with what was found on top, then the paper's figures and all
+numbers."""
 
 from __future__ import annotations
 
@@ -22,9 +23,9 @@ from eisbach.studies.erd_toy.comparison import (
     tally,
 )
 from eisbach.studies.erd_toy.comparison_figures import MEASURE_NAMES, curves_picture, ratios_picture
-from eisbach.studies.erd_toy.config import BASELINES
+from eisbach.studies.erd_toy.config import BASELINES, ToyConfig
 from eisbach.studies.erd_toy.figures import paper_pictures
-from eisbach.studies.erd_toy.run import ToyRun
+from eisbach.studies.erd_toy.run import ToyRun, gather
 
 RESULT, PAGE, PICTURES, RECORDS, DATA = "toy.json", "index.html", "figures", "records", "figures.npz"
 
@@ -165,12 +166,20 @@ def write_toy(run: ToyRun, out: str | Path, *, command: str = "") -> ToyReport:
     return report
 
 
+def write_page(settings: ToyConfig, out: Path, command: str) -> Path:
+    """Gathers the cells of a finished run and writes everything of `write_toy`; returns the page."""
+    write_toy(gather(settings, out), out, command=command)
+    return out / PAGE
+
+
 def _record(row: dict[str, Any]) -> dict[str, Any]:
-    """A trained network as a row of the records' schema: what it was trained on stands where clips have their prompt."""
+    """A trained network as a row of the records' schema: what it was trained on stands where clips have their
+    prompt."""
     kept = {key: value for key, value in row.items() if key not in ("arm", "seed")}
     return {
         "arm": row["arm"], "train_seed": row["seed"], "prompt_id": f"{row['path']}/{row['target']}", "seed": 0,
-        "path": f"cells/comparison-{row['path']}-{row['seed']:02d}.json", **{k: v for k, v in kept.items() if k != "path"},
+        "path": f"cells/comparison-{row['path']}-{row['seed']:02d}.json", **{k: v for k,
+        v in kept.items() if k != "path"},
         "noising_path": row["path"],
     }  # fmt: skip
 
@@ -205,7 +214,8 @@ def _render(run: ToyRun, report: ToyReport, pictures: Sequence[PagePicture], com
     return render_page(
         "toy.html.j2",
         title="Recoverability on a toy with exact truth",
-        question="How far from the best possible prediction do networks end at each noise level, and does recoverability weighting bring "
+        question="How far from the best possible prediction do networks end at each noise level, and does "
+        "recoverability weighting bring "
         "them closer?",
         facts=facts,
         headline=report.headline,

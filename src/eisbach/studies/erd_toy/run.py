@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,20 @@ from torch import Tensor
 
 from eisbach.config import save_config
 from eisbach.errors import EisbachError, UserError
-from eisbach.processes import process_manager, process_pool
+from eisbach.processes import Processes, send
 from eisbach.progress import Progress
 from eisbach.studies.erd_toy.cells import Cell, all_cells, load_cell, run_cell
-from eisbach.studies.erd_toy.config import ToyConfig
+from eisbach.studies.erd_toy.config import QUICK_VALUES, ToyConfig
 
 CELLS = "cells"
-_POLL = 0.5
+Settings = ToyConfig
+QUICK = QUICK_VALUES
+OPTIONS = {
+    "seeds": "comparison.seeds", "first-seed": "comparison.first_seed", "path": "paths", "target": "targets",
+    "arm": "comparison.arms", "batch": "comparison.batch",
+}  # fmt: skip
+JOBS = 2
+FREE = tuple(ToyConfig.model_fields)  # a cell that was made with other settings is made anew
 _TICK_EVERY = 25  # steps between two reports of a worker
 
 
@@ -47,6 +52,11 @@ class ToyRun:
     curves: dict[tuple[str, str, str], Tensor]
     curve_t: Tensor | None
     cpu_seconds: float
+
+
+def run(settings: ToyConfig, out: Path, *, jobs: int = 1, quiet: bool = False) -> None:
+    """Fills `out/cells`; `page.write_page` makes the records and the page of them."""
+    run_toy(settings, out, jobs=jobs, quiet=quiet)
 
 
 def run_toy(config: ToyConfig, out: str | Path, *, jobs: int = 1, quiet: bool = False) -> ToyRun:
@@ -111,32 +121,18 @@ class _Meter:
 
 
 def _in_processes(todo: Sequence[Cell], config: ToyConfig, folder: Path, jobs: int, meter: _Meter) -> None:
-    with process_manager() as manager, process_pool(jobs) as pool:
-        messages = manager.Queue()
-        waiting: dict[Future[None], Cell] = {pool.submit(_work, cell, config, folder, messages): cell for cell in todo}
-        try:
-            while waiting:
-                done, _ = wait(waiting, timeout=_POLL, return_when=FIRST_COMPLETED)
-                while True:
-                    try:
-                        cell, step = messages.get_nowait()
-                    except queue.Empty:
-                        break
-                    meter.report(cell, step)
-                for future in done:
-                    future.result()
-                    meter.finish(waiting.pop(future))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    calls = [(cell, config, folder) for cell in todo]
+    with Processes(jobs) as processes:
+        for index, _ in processes.each(_work, calls, listen=lambda message: meter.report(*message)):
+            meter.finish(todo[index])
 
 
-def _work(cell: Cell, config: ToyConfig, folder: Path, messages: Any) -> None:
+def _work(cell: Cell, config: ToyConfig, folder: Path) -> None:
     torch.set_num_threads(1)
 
     def tick(step: int) -> None:
         if step % _TICK_EVERY == 0:
-            messages.put((cell, step))
+            send((cell, step))
 
     run_cell(cell, config, folder, tick)
 

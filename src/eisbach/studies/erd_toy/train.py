@@ -1,4 +1,5 @@
-"""Training of toy networks side by side: every member sees the same draws of data, noise and noise level in each step."""
+"""Training of toy networks side by side: every member sees the same draws of data, noise and noise level in each
+step."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ def train_members(
     high: float = 1.0,
     on_step: Callable[[int], object] | None = None,
 ) -> MLPEnsemble:
-    """The trained ensemble; member i minimises the mean of weight_i(t) |f(x_t, t) - y_i|^2 / d over t uniform in [low, high].
+    """The trained ensemble; member i minimises the mean of weight_i(t) |f(x_t, t) - y_i|^2 / d over t uniform in [low,
+    high].
 
     All members start from the same weights and see the same (x0, noise, t): what differs between them is target and
     weight alone. Adam is elementwise, so the ensemble's step is each member's own step.

@@ -55,7 +55,8 @@ class Outcome:
 
 
 def variants(waveform: Waveform, seed: int) -> Iterator[tuple[str, Waveform]]:
-    """The same music under every condition but ``length``: (condition, waveform), twice where there are two directions."""
+    """The same music under every condition but ``length``: (condition, waveform), twice where there are two
+    directions."""
     samples, rate = waveform.samples, waveform.sample_rate
     louder = 0.98 / max(float(np.abs(samples).max()), 1e-9)
     for gain in (0.03, louder):

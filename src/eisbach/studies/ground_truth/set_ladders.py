@@ -1,7 +1,7 @@
 """Sets of clips whose relations are known by construction: the ground truth of the set metrics.
 
-A *take* here is a list of notes (time, pitch, timbre) that is rendered when audio is wanted. `seed` chooses everything but the quantity
-that the ladder turns.
+A *take* here is a list of notes (time, pitch, timbre) that is rendered when audio is wanted. `seed` chooses everything
+but the quantity that the ladder turns.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def _struck(rng: np.random.Generator) -> Timbre:
 def jittered_boundaries(
     seconds: float, seed: int, *, prompts: int = 16, takes: int = 4, sections: int = 5, duration: float = 60.0
 ) -> tuple[list[np.ndarray], list[float], list[int]]:
-    """Boundaries, durations and prompts of takes that move each of their prompt's boundaries by Gaussian noise of `seconds`.
+    """Boundaries, durations and prompts of takes that move each of their prompt's boundaries by Gaussian noise of
+    `seconds`.
 
     Infinite `seconds`: boundaries uniform over the clip, independent of the prompt.
     """
@@ -104,7 +105,8 @@ def jittered_boundaries(
 
 
 def section_takes(lengths: Sequence[float], seed: int) -> Waveform:
-    """Sections of the given lengths, each a texture of its own chosen by `seed`: takes that share a seed share their sound."""
+    """Sections of the given lengths, each a texture of its own chosen by `seed`: takes that share a seed share their
+    sound."""
     parts = [phrase(length, np.random.default_rng([seed, 27, index])) for index, length in enumerate(lengths)]
     samples = np.concatenate(parts)
     return Waveform((0.5 * samples / np.abs(samples).max()).astype(np.float32)[None], SAMPLE_RATE)

@@ -136,7 +136,8 @@ def _finish(samples: np.ndarray, seed: int, peak: float = 0.5) -> Waveform:
 
 
 def form(letters: str, section_seconds: float, seed: int) -> Waveform:
-    """Sections that repeat exactly where a letter repeats, such as ``AABA``; every letter is its own texture and tune."""
+    """Sections that repeat exactly where a letter repeats, such as ``AABA``; every letter is its own texture and
+    tune."""
     parts = {
         letter: phrase(section_seconds, np.random.default_rng([seed, ord(letter)])) for letter in sorted(set(letters))
     }
@@ -243,7 +244,8 @@ def onsets(rate: float, seed: int, duration: float = 24.0) -> Waveform:
     rng = np.random.default_rng([seed, 12])
     timbre = random_timbre(rng)
     timbre = Timbre(
-        timbre.rolloff, timbre.formant_hz, timbre.formant_octaves, timbre.odd, timbre.stretch, float(rng.uniform(0.2, 0.5))
+        timbre.rolloff, timbre.formant_hz, timbre.formant_octaves, timbre.odd, timbre.stretch, float(rng.uniform(0.2,
+        0.5))
     )  # fmt: skip
     count = round(duration * SAMPLE_RATE)
     out = np.zeros(count, dtype=np.float32)

@@ -1,7 +1,7 @@
 """Synthetic pieces whose sections and repeats are known to the sample: the ground truth of boundaries and repetition.
 
-A tune (chords and melody over them) and a sound (two timbres, register, density) are drawn apart, so that a piece can change one
-and keep the other. As in `synthetic`, every function is a pure function of its arguments.
+A tune (chords and melody over them) and a sound (two timbres, register, density) are drawn apart, so that a piece can
+change one and keep the other. As in `synthetic`, every function is a pure function of its arguments.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def random_tune(rng: np.random.Generator, seconds: float, beat: float) -> Tune:
 def random_sound(rng: np.random.Generator) -> Sound:
     """Timbres, register and balance."""
     return Sound(
-        random_timbre(rng, sustained=bool(rng.random() < 0.6)), random_timbre(rng), int(rng.integers(1, 3)), float(rng.uniform(0.2, 0.6))
+        random_timbre(rng, sustained=bool(rng.random() < 0.6)), random_timbre(rng), int(rng.integers(1, 3)),
+        float(rng.uniform(0.2, 0.6))
     )  # fmt: skip
 
 
@@ -135,7 +136,8 @@ def sectioned(
 
 
 def repeated_stretch(seconds: float, seed: int, duration: float = 72.0) -> Waveform:
-    """Music that is new throughout, except that one passage of `seconds` is heard twice, 40 s apart (off the frame grid)."""
+    """Music that is new throughout, except that one passage of `seconds` is heard twice, 40 s apart (off the frame
+    grid)."""
     rng = np.random.default_rng([seed, 33])
     parts = [phrase(6.0, rng) for _ in range(int(np.ceil(duration / 6.0)))]
     samples = np.concatenate(parts)[: round(duration * SAMPLE_RATE)]

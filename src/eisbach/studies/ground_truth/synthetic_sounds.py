@@ -1,8 +1,8 @@
 """Instruments unlike one another, for synthetic pieces that no single kind of sound can stand for.
 
-`synthetic` varies one additive tone. Here are six ways of making sound (plucked, struck, sung, frequency-modulated, brassy, percussive noise) and a
-band that plays them in any tempo, with onsets that fall between the frames of an analysis. All functions are pure functions of
-their arguments; the sample rate is 22.05 kHz.
+`synthetic` varies one additive tone. Here are six ways of making sound (plucked, struck, sung, frequency-modulated,
+brassy, percussive noise) and a band that plays them in any tempo, with onsets that fall between the frames of an
+analysis. All functions are pure functions of their arguments; the sample rate is 22.05 kHz.
 """
 
 from __future__ import annotations
@@ -112,8 +112,9 @@ def place(out: np.ndarray, start: float, samples: np.ndarray, gain: float = 1.0)
 def band(seconds: float, seed: int, *, tempo: float | None = None, players: int | None = None) -> np.ndarray:
     """`seconds` of one texture: two instruments, chords and a melody, often drums; unit RMS, [shape=(n,), float32].
 
-    Tempo (beats a minute), key, mode, instruments, registers and rhythm follow from `seed`; beats do not divide any frame grid.
-    With `players`, a second seed, tempo, key, mode and instruments follow from that one: several tunes by one band.
+    Tempo (beats a minute), key, mode, instruments, registers and rhythm follow from `seed`; beats do not divide any
+    frame grid. With `players`, a second seed, tempo, key, mode and instruments follow from that one: several tunes by
+    one band.
     """
     rng = np.random.default_rng([seed, 31])
     band_rng = rng if players is None else np.random.default_rng([players, 37])

@@ -1,6 +1,8 @@
-"""The ladders once more, over other sounds: instruments unlike one another, any tempo, any length, periods off the frame grid.
+"""The ladders once more, over other sounds: instruments unlike one another, any tempo, any length, periods off the
+frame grid.
 
-`synthetic` is what the metrics were made with; these pieces, played by `synthetic_sounds.band`, are what they are checked with.
+`synthetic` is what the metrics were made with; these pieces, played by `synthetic_sounds.band`, are what they are
+checked with.
 """
 
 from __future__ import annotations
@@ -60,7 +62,8 @@ def varied_level_steps(difference_db: float, seed: int) -> Waveform:
 
 
 def _levelled(music: np.ndarray) -> np.ndarray:
-    """The same music with an even level: divided by its RMS over half a second, smoothed, with little room for pauses."""
+    """The same music with an even level: divided by its RMS over half a second, smoothed, with little room for
+    pauses."""
     window = SAMPLE_RATE // 2
     power = np.concatenate([np.zeros(1), np.cumsum(np.square(music, dtype=np.float64))])
     edges = np.clip(np.arange(len(music))[:, None] + np.array([-window // 2, window // 2]), 0, len(music))
@@ -69,7 +72,8 @@ def _levelled(music: np.ndarray) -> np.ndarray:
 
 
 def varied_onsets(rate: float, seed: int) -> Waveform:
-    """Short notes of a random instrument with a clear attack, `rate` a second, each up to a twentieth of a period off its beat."""
+    """Short notes of a random instrument with a clear attack, `rate` a second, each up to a twentieth of a period off
+    its beat."""
     rng = np.random.default_rng([seed, 42])
     duration = length_of(seed, 21.0, 33.0)
     names = [name for name in INSTRUMENTS if name not in ("sung", "brassy")]
@@ -88,7 +92,8 @@ def varied_states(count: float, seed: int) -> Waveform:
 
 
 def varied_blocks(block_seconds: float, seed: int, duration: float = 90.0, tempo: float | None = None) -> Waveform:
-    """Ever new bands, one every `block_seconds`, all at one tempo (40 to 120 beats a minute unless told): slow notes are no blocks."""
+    """Ever new bands, one every `block_seconds`, all at one tempo (40 to 120 beats a minute unless told): slow notes
+    are no blocks."""
     tempo = length_of(seed, 40.0, 120.0) if tempo is None else tempo
     count = int(np.ceil(duration / block_seconds))
     parts = [band(block_seconds, seed * 113 + index, tempo=tempo) for index in range(count)]

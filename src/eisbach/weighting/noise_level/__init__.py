@@ -1,20 +1,26 @@
-"""Weightings on the noise-level axis: one file each, one line each in `NOISE_WEIGHTINGS`."""
+"""Weightings on the noise-level axis, one line each in `NOISE_WEIGHTINGS`.
+
+`schemes` has those that are one formula; what learns, reads a table or needs the training density has its own file.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from eisbach.weighting.noise_level.base import NoiseWeight, X0Weight, x0_to_target_weight
-from eisbach.weighting.noise_level.constant import Constant
-from eisbach.weighting.noise_level.debiased import Debiased
-from eisbach.weighting.noise_level.edm import EDM
 from eisbach.weighting.noise_level.edm2 import LearnedUncertainty
 from eisbach.weighting.noise_level.erd import ERD
-from eisbach.weighting.noise_level.max_snr import MaxSNR
-from eisbach.weighting.noise_level.min_snr import MinSNR
-from eisbach.weighting.noise_level.p2 import P2
-from eisbach.weighting.noise_level.sd3 import CosMap, SigmaSqrt
-from eisbach.weighting.noise_level.soft_min_snr import SoftMinSNR
+from eisbach.weighting.noise_level.schemes import (
+    EDM,
+    P2,
+    Constant,
+    CosMap,
+    Debiased,
+    MaxSNR,
+    MinSNR,
+    SigmaSqrt,
+    SoftMinSNR,
+)
 from eisbach.weighting.noise_level.tabulated import Tabulated
 
 NOISE_WEIGHTINGS: dict[str, Callable[..., NoiseWeight]] = {

@@ -116,9 +116,10 @@ class X0Weight(NoiseWeight):
 def x0_to_target_weight(log_x0_weight: Tensor, path: Path | str, target: str, t: Tensor) -> Tensor:
     """ln of the weight on the target's squared error that equals the weight W on ``|x0_hat - x0|^2``.
 
-    This is the only place where a weight changes its target. At fixed x_t an error d in the target is an error ``sigma d / D`` in x0 (`targets.determinant`), so
-    ``w = W (sigma / D)^2``: W / SNR for eps, W sigma^2 / (alpha^2 + sigma^2)^2 for v, W (sigma / (alpha + sigma))^2 for
-    u. On VP and GVP the v form is W / (SNR + 1); many trainers use that on every path, where it is not the same weight.
+    This is the only place where a weight changes its target. At fixed x_t an error d in the target is an error ``sigma
+    d / D`` in x0 (`targets.determinant`), so ``w = W (sigma / D)^2``: W / SNR for eps, W sigma^2 / (alpha^2 +
+    sigma^2)^2 for v, W (sigma / (alpha + sigma))^2 for u. On VP and GVP the v form is W / (SNR + 1); many trainers use
+    that on every path, where it is not the same weight.
 
     Parameters
     ----------

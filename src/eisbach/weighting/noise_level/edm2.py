@@ -1,8 +1,8 @@
-"""EDM2's learned uncertainty (Karras et al. 2024, arXiv 2312.02696, loss weighting by learned uncertainty): the loss's own
-scale, learned at every noise level.
+"""EDM2's learned uncertainty (Karras et al. 2024, arXiv 2312.02696, loss weighting by learned uncertainty): the loss's
+own scale, learned at every noise level.
 
-``L = lambda(sigma) / exp(u(sigma)) * err^2 + u(sigma)``. At its optimum ``exp(u) = E[lambda err^2 | sigma]``: every noise
-level then contributes a loss of 1, whatever lambda was.
+``L = lambda(sigma) / exp(u(sigma)) * err^2 + u(sigma)``. At its optimum ``exp(u) = E[lambda err^2 | sigma]``: every
+noise level then contributes a loss of 1, whatever lambda was.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from eisbach.diffusion.paths import Path, get_path
 from eisbach.diffusion.targets import check_target
 from eisbach.errors import CheckpointError, UserError
 from eisbach.weighting.noise_level.base import NoiseWeight, inner_levels, positive
-from eisbach.weighting.noise_level.edm import EDM
+from eisbach.weighting.noise_level.schemes import EDM
 
 
 class UncertaintyNet(nn.Module):
     """u(c_noise): random Fourier features, then one linear map, float32 throughout. It starts at u = 0 everywhere.
 
     As EDM2's, with `channels` features ``sqrt(2) cos(f c_noise + phase)``; f = 2 pi N(0, 1), phases uniform. Unlike
-    EDM2's, the linear map is plain, has a bias and starts at zero; there it is weight-normalised as the whole network is.
+    EDM2's, the linear map is plain, has a bias and starts at zero; there it is weight-normalised as the whole network
+    is.
 
     Parameters
     ----------
@@ -81,8 +82,8 @@ class LearnedUncertainty(NoiseWeight):
     Notes
     -----
     ``trainable_parameters()`` must be given to the optimiser, ``to(device)`` moves them, ``state_dict()`` and
-    ``load_state_dict()`` carry them through checkpoints. In data-parallel training their gradients must be averaged with
-    the network's.
+    ``load_state_dict()`` carry them through checkpoints. In data-parallel training their gradients must be averaged
+    with the network's.
     """
 
     name = "edm2"
@@ -124,7 +125,8 @@ class LearnedUncertainty(NoiseWeight):
                 f"the edm2 weighting's parameters are on {self._net.bias.device} and the noise levels on {t.device}; "
                 f"call to({str(t.device)!r}) on the weighting before training."
             )
-        return self._net(-get_path(path).log_snr(inner_levels(t)) / 8)  # ln(sigma/alpha) / 4
+        log_uncertainty: Tensor = self._net(-get_path(path).log_snr(inner_levels(t)) / 8)  # ln(sigma/alpha) / 4
+        return log_uncertainty
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """u's parameters by name."""

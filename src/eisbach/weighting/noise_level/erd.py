@@ -30,14 +30,15 @@ class ERD(NoiseWeight):
     normalisation. The score assumes data of mean 0 and variance 1. It implies a different W for each target (alpha for
     x0, alpha^2 / sigma for eps, ...), so it is not one weight restated.
 
-    **Normalised** (section 3.4: "to preserve the average loss scale"), the weights have mean 1 over the training density.
+    **Normalised** (section 3.4: "to preserve the average loss scale"), the weights have mean 1 over the training
+    density.
 
     **Corrected.** The rule is derived for noise levels drawn uniformly in log-SNR, where the allocation of effort
     M = w p is the weight itself (Remark E.2). For another density, p(lambda) = p(t) |dt/dlambda|, the allocation is the
     score again when the score is multiplied by ``r = p_uniform / p(lambda)``, with p_uniform the uniform density on a
-    finite range of log-SNR: over all of it there is none. Outside the range r keeps its value at the edge, and r is capped
-    at `max_ratio`, so that a rarely drawn noise level gets a bounded weight; there the allocation falls off with the
-    density.
+    finite range of log-SNR: over all of it there is none. Outside the range r keeps its value at the edge, and r is
+    capped at `max_ratio`, so that a rarely drawn noise level gets a bounded weight; there the allocation falls off with
+    the density.
 
     Limits: the score is bounded at both ends on every path, and so are all weights here.
 
@@ -50,8 +51,8 @@ class ERD(NoiseWeight):
     correct_density : bool, default False
         Multiply by r.
     log_snr_range : (low, high) or None
-        The range on which the corrected allocation is the score, in nats of ln(alpha^2/sigma^2); where the density draws
-        nothing it is cut. None takes the range that holds all draws but `tail_mass`.
+        The range on which the corrected allocation is the score, in nats of ln(alpha^2/sigma^2); where the density
+        draws nothing it is cut. None takes the range that holds all draws but `tail_mass`.
     tail_mass : float in (0, 1), default 0.05
         Share of the density's draws outside the range, half on each side; read when `log_snr_range` is None. A wider
         range costs effective samples, as rare draws get large weights: on u of the linear path with a logit-normal
@@ -100,7 +101,8 @@ class ERD(NoiseWeight):
         shaped = log_snr_range is not None or (self.tail_mass, self.max_ratio) != (_TAIL_MASS, _MAX_RATIO)
         if shaped and not correct_density:
             raise UserError(
-                "the erd weighting's log_snr_range, tail_mass and max_ratio shape the correction for the density and do "
+                "the erd weighting's log_snr_range, tail_mass and max_ratio shape the correction for the density and "
+                "do "
                 "nothing without it; set correct_density=True, or leave them out."
             )
         self._by_length = self.density is not None and _reads_length(self.density)
@@ -172,7 +174,8 @@ def recoverability(path: Path, target: str, t: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Context:
-    """Ends of the range in t, ln of the uniform density on it (per nat of log-SNR), and the mean weight: 0-d tensors."""
+    """Ends of the range in t, ln of the uniform density on it (per nat of log-SNR), and the mean weight: 0-d
+    tensors."""
 
     low: Tensor
     high: Tensor
@@ -192,7 +195,8 @@ def _quadrature() -> tuple[Tensor, Tensor]:
     with torch.device("cpu"):  # whatever default device is set where this is imported
         graded = 2.0 ** -torch.arange(40, 6, -1, dtype=torch.float64)
         inner = torch.arange(1, 64, dtype=torch.float64) / 64
-        edges = torch.cat([torch.zeros_like(inner[:1]), graded, inner, 1 - graded, torch.ones_like(inner[:1])]).unique()
+        edges = torch.cat([torch.zeros_like(inner[:1]), graded, inner, 1 - graded, torch.ones_like(inner[:1])])
+        edges = edges.unique()  # type: ignore[no-untyped-call]
         # Golub & Welsch (1969): the nodes are the eigenvalues of the Jacobi matrix of the Legendre polynomials.
         k = torch.arange(1, 8, dtype=torch.float64)
         beside = k / (4 * k * k - 1).sqrt()

@@ -15,8 +15,8 @@ from eisbach.weighting.noise_level.base import NoiseWeight
 class Tabulated(NoiseWeight):
     """The weight on the trained target's own squared error, from a table over t.
 
-    It takes the place of a formula where a curve was measured: the mean of a sample weighting by noise level (so that an
-    arm can train with that alone), or a schedule from a diagnosis.
+    It takes the place of a formula where a curve was measured: the mean of a sample weighting by noise level (so that
+    an arm can train with that alone), or a schedule from a diagnosis.
 
     Parameters
     ----------

@@ -109,7 +109,8 @@ class SampleBarrier(ABC):
 
 
 def data_estimate(who: str, output: Tensor, noising: Noising) -> Tensor:
-    """x0_hat, the data estimate that a prediction implies, in at least float32; NaN where the target does not determine it.
+    """x0_hat, the data estimate that a prediction implies, in at least float32; NaN where the target does not determine
+    it.
 
     Parameters
     ----------
@@ -127,7 +128,8 @@ def data_estimate(who: str, output: Tensor, noising: Noising) -> Tensor:
     if x_t is None or t is None or path is None or target is None:
         missing = [k for k, v in (("x_t", x_t), ("t", t), ("path", path), ("target", target)) if v is None]
         raise UserError(
-            f"{who} looks at the data estimate, so it needs x_t, t, path and target; {' and '.join(missing)} did not arrive."
+            f"{who} looks at the data estimate, so it needs x_t, t, path and target; {' and '.join(missing)} did not "
+            "arrive."
         )
     if x_t.shape != output.shape:
         raise UserError(f"x_t {tuple(x_t.shape)} and the output {tuple(output.shape)} must have the same shape.")
@@ -162,7 +164,8 @@ def expand_mask(mask: Tensor | None, output: Tensor) -> Tensor | None:
     fits = fits and all(size in (1, full) for size, full in zip(mask.shape, shape[: mask.dim()], strict=True))
     if not fits:
         raise UserError(
-            f"the mask has shape {tuple(mask.shape)}; for an output of {tuple(output.shape)} it must be {shape}, or have "
+            f"the mask has shape {tuple(mask.shape)}; for an output of {tuple(output.shape)} it must be {shape}, or "
+            "have "
             "fewer trailing axes or size 1 in some of them."
         )
     mask = mask.to(device=output.device, dtype=torch.bool)

@@ -22,12 +22,12 @@ D_v(v)`` at every lag, since averaging over four times as long leaves a quarter 
 counts, so that clips that do not exceed their nugget still stand in the order of how far they move. So S is small for
 drones, textures and loops, and rises with what later windows hold that others do not.
 
-Why x0_hat against x_t, and not against itself: the noise of x_t is new in every frame, so a product of different frames is
-that of the clean ones on average, whatever the noise level; and a model that hedges (x0_hat shrinks to a mean as t
+Why x0_hat against x_t, and not against itself: the noise of x_t is new in every frame, so a product of different frames
+is that of the clean ones on average, whatever the noise level; and a model that hedges (x0_hat shrinks to a mean as t
 rises) shrinks numerator and denominator alike. The mean of S therefore hardly moves with t.
 
-S ignores the gain of the data, of x0_hat and of x_t, any rotation of the channels, and the direction of time. It is this
-project's own statistic; the variogram, its sill and its nugget are Matheron's (1963).
+S ignores the gain of the data, of x0_hat and of x_t, any rotation of the channels, and the direction of time. It is
+this project's own statistic; the variogram, its sill and its nugget are Matheron's (1963).
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from eisbach.weighting.sample.base import Noising, SampleBarrier, SampleWeights,
 from eisbach.weighting.sample.forms import Form, check_form, weights_of_form
 from eisbach.weighting.sample.window import window_in_frames
 
-Against = Literal["noisy_data", "estimate"]
+_Against = Literal["noisy_data", "estimate"]
 FLOOR = 1e-6
 """Smallest S that enters the logarithm or the power: S itself is exact to about 1e-6 in float32."""
 CELLS = 8
 """Least number of cells in a window, where the latent rate allows it: loops are found to half a cell."""
-LONGEST_RETURN = 16 / 3
+_LONGEST_RETURN = 16 / 3
 """Longest lag, in windows, at which a loop is looked for: 16 s for windows of 3 s."""
-RETURN_SHARE = 0.4
+_RETURN_SHARE = 0.4
 """A loop is looked for at a lag only where this share of the windows has a partner at that lag."""
-LEAST_SHARE = 0.2
+_LEAST_SHARE = 0.2
 """Share of the distance travelled that counts even where the nugget is larger."""
 
 
@@ -92,9 +92,9 @@ class DevelopmentBarrier(SampleBarrier):
         window_frames: int | None = None,
         form: Form = "barrier",
         sharpness: float = 1.0,
-        against: Against = "noisy_data",
+        against: _Against = "noisy_data",
     ) -> None:
-        check_choice("the development barrier's against", against, get_args(Against))
+        check_choice("the development barrier's against", against, get_args(_Against))
         check_form("the development barrier", form, sharpness)
         self.window_frames = window_in_frames(
             "the development barrier", window_seconds, latent_rate, window_frames, least=2
@@ -136,41 +136,43 @@ class DevelopmentBarrier(SampleBarrier):
         sill = torch.where(apart, by_lag, torch.zeros_like(by_lag)).sum(1) / apart.sum(1).clamp(min=1)
         reached = torch.minimum(by_lag.cummax(1).values, sill[:, None])
         left = by_lag / reached.clamp(min=torch.finfo(by_lag.dtype).tiny)
-        tested = apart & (lags <= LONGEST_RETURN * window) & (pairs >= RETURN_SHARE * pairs[:, :1])
+        tested = apart & (lags <= _LONGEST_RETURN * window) & (pairs >= _RETURN_SHARE * pairs[:, :1])
         left = torch.where(tested, left, torch.full_like(left, torch.inf)).amin(1)
         nugget = _mean_step(x, y, inside, near) * (near / window)
         far = sill * (2 * left).clamp(0, 1)
-        excess = torch.maximum(far - nugget, LEAST_SHARE * far)
+        excess = torch.maximum(far - nugget, _LEAST_SHARE * far)
         # <= and not >: a NaN takes the other branch and stays NaN.
         development = torch.where(energy <= 0, torch.zeros_like(energy), excess / energy)
         return development.clamp(0, 1), enough
 
 
 def _cells(x: Tensor, valid: Tensor | None, cell: int) -> tuple[Tensor, Tensor]:
-    """Means over cells (B, features, n), scaled to a peak of 1, and which cells hold valid frames only (B, n), as numbers."""
+    """Means over cells (B, features, n), scaled to a peak of 1, and which cells hold valid frames only (B, n), as
+    numbers."""
     if valid is not None:
         x = torch.where(valid[:, None], x, torch.zeros_like(x))
         valid = valid.flatten(2).all(2) if valid.dim() > 2 else valid
     frames = x if x.dim() == 3 else x.movedim(2, -1).flatten(1, -2)
     count = frames.shape[2] // cell
-    means = frames if cell == 1 else frames[:, :, : count * cell].unflatten(2, (count, cell)).mean(3)
-    peak = frames.abs().amax(
-        (1, 2), keepdim=True
-    )  # of all frames: what is not finite beyond the last cell shows as well
+    means = frames if cell == 1 else frames[:, :, : count * cell].reshape(*frames.shape[:2], count, cell).mean(3)
+    # The peak is that of all frames: what is not finite beyond the last cell shows as well.
+    peak = frames.abs().amax((1, 2), keepdim=True)
     means = means / torch.where(peak == 0, torch.ones_like(peak), peak)
     if valid is None:
         return means, torch.ones_like(means[:, 0])
-    return means, valid[:, : count * cell].unflatten(1, (count, cell)).all(2).to(means.dtype)
+    return means, valid[:, : count * cell].reshape(-1, count, cell).all(2).to(means.dtype)
 
 
 def _windows(cells: Tensor, inside: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Running means of `length` cells (B, features, n - length + 1), zero where a cell is invalid, and where they are not."""
+    """Running means of `length` cells (B, features, n - length + 1), zero where a cell is invalid, and where they are
+    not."""
     whole = (_running_sum(inside, length) > length - 0.5).to(cells.dtype)
     return _running_sum(cells, length) * (whole / length)[:, None], whole
 
 
 def _running_sum(x: Tensor, length: int) -> Tensor:
-    """Sums of `length` neighbours along the last axis, from sums over powers of two (a pooling kernel takes ten times as long)."""
+    """Sums of `length` neighbours along the last axis, from sums over powers of two (a pooling kernel takes ten times
+    as long)."""
     count = x.shape[-1] - length + 1
     total = torch.zeros_like(x[..., :count])
     start, size = 0, 1
@@ -185,7 +187,8 @@ def _running_sum(x: Tensor, length: int) -> Tensor:
 
 
 def _variogram(x: Tensor, y: Tensor, inside: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(sum of d_ij, number of pairs) by lag from 0, both (B, n), and the energy E (B,), of windows of `window` cells."""
+    """(sum of d_ij, number of pairs) by lag from 0, both (B, n), and the energy E (B,), of windows of `window`
+    cells."""
     a, whole = _windows(x, inside, window)
     b = a if y is x else _windows(y, inside, window)[0]
     products = a.transpose(1, 2) @ b

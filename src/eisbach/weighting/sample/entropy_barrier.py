@@ -100,7 +100,7 @@ class EntropyBarrier(SampleBarrier):
             output = data_estimate("the entropy barrier with source 'x0'", output, noising)
         if self.over == "first" and output.dim() > 3:
             output, valid = _first_axis(output, valid)
-        one_minus_belief, count = concentration(output, valid, self.energy, self.temperature)
+        one_minus_belief, count = _concentration(output, valid, self.energy, self.temperature)
         return log_barrier(one_minus_belief, count >= 2, self.floor)
 
 
@@ -116,7 +116,7 @@ def _first_axis(output: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | 
     return at_least_float32(kept) / share.clamp(min=1e-30).sqrt()[:, None], share > 0
 
 
-def concentration(
+def _concentration(
     output: Tensor, valid: Tensor | None, energy_kind: Energy = "raw", temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """(1 - B, number of valid frames) of each sample, both (B,); 1 - B is meaningless where fewer than 2 frames are

@@ -1,4 +1,5 @@
-"""From a statistic in [0, 1], 1 - B, to a weight: the log-barrier of "Entropy as a Structural Prior" (Li & Li 2026), or a power."""
+"""From a statistic in [0, 1], 1 - B, to a weight: the log-barrier of "Entropy as a Structural Prior" (Li & Li 2026), or
+a power."""
 
 from __future__ import annotations
 

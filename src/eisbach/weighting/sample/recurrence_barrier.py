@@ -24,8 +24,8 @@ from eisbach.weighting.sample.forms import Form, check_form, weights_of_form
 from eisbach.weighting.sample.spectral_entropy import renyi2_entropy, von_neumann_entropy
 from eisbach.weighting.sample.window import window_in_frames
 
-Entropy = Literal["von_neumann", "renyi2"]
-Center = Literal["none", "time", "channels"]
+_Entropy = Literal["von_neumann", "renyi2"]
+_Center = Literal["none", "time", "channels"]
 FLOOR = 1e-6
 """Smallest R that enters the logarithm or the power: R itself is exact to about 1e-6 in float32."""
 
@@ -45,7 +45,7 @@ class RecurrenceBarrier(SampleBarrier):
     window_frames : int >= 1 or None
         Length of a window in frames, instead of seconds.
     entropy : {"von_neumann", "renyi2"}, default "von_neumann"
-        Entropy of G; the Renyi-2 form needs no eigenvalues.
+        _Entropy of G; the Renyi-2 form needs no eigenvalues.
     form : {"barrier", "power"}, default "barrier"
         The log-barrier, or R to the power `sharpness`.
     sharpness : float > 0, default 2.0
@@ -66,13 +66,13 @@ class RecurrenceBarrier(SampleBarrier):
         window_seconds: float | None = None,
         latent_rate: float | None = None,
         window_frames: int | None = None,
-        entropy: Entropy = "von_neumann",
+        entropy: _Entropy = "von_neumann",
         form: Form = "barrier",
         sharpness: float = 2.0,
-        center: Center = "none",
+        center: _Center = "none",
     ) -> None:
-        check_choice("the recurrence barrier's entropy", entropy, get_args(Entropy))
-        check_choice("the recurrence barrier's center", center, get_args(Center))
+        check_choice("the recurrence barrier's entropy", entropy, get_args(_Entropy))
+        check_choice("the recurrence barrier's center", center, get_args(_Center))
         check_form("the recurrence barrier", form, sharpness)
         self.window_frames = window_in_frames("the recurrence barrier", window_seconds, latent_rate, window_frames)
         self.entropy, self.form, self.sharpness, self.center = entropy, form, float(sharpness), center

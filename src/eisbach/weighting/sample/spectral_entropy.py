@@ -1,4 +1,5 @@
-"""Entropies of a density matrix (symmetric, eigenvalues at least 0 that sum to 1), batched and without host synchronisation."""
+"""Entropies of a density matrix (symmetric, eigenvalues at least 0 that sum to 1), batched and without host
+synchronisation."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ def von_neumann_entropy(gram: Tensor) -> Tensor:
 
 def entropy_by_eigenvalues(gram: Tensor) -> Tensor:
     """Entropy of the eigenvalues; those that rounding made negative count as 0."""
-    return torch.special.entr(torch.linalg.eigvalsh(gram).clamp(min=0)).sum(1)
+    eigenvalues: Tensor = torch.linalg.eigvalsh(gram)
+    entropies: Tensor = torch.special.entr(eigenvalues.clamp(min=0))
+    return entropies.sum(1)
 
 
 def entropy_by_resolvents(gram: Tensor) -> Tensor:
@@ -40,7 +43,7 @@ def entropy_by_resolvents(gram: Tensor) -> Tensor:
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     resolvent, _ = torch.linalg.inv_ex(gram[:, None] + s[:, None, None] * identity)
     spread = gram - gram @ gram
-    traces = (spread[:, None] * resolvent).sum((2, 3))
+    traces: Tensor = (spread[:, None] * resolvent).sum((2, 3))
     return (step * traces * s / (1 + s)).sum(1).clamp(min=0)
 
 

@@ -6,7 +6,7 @@ import math
 
 from eisbach.errors import UserError
 
-DEFAULT_SECONDS = 3.0
+_DEFAULT_SECONDS = 3.0
 
 
 def window_in_frames(
@@ -19,7 +19,7 @@ def window_in_frames(
     who : str
         Names the weighting in messages.
     window_seconds : float > 0 or None
-        `DEFAULT_SECONDS` when neither length is given; needs `latent_rate`.
+        `_DEFAULT_SECONDS` when neither length is given; needs `latent_rate`.
     latent_rate : float > 0 or None
         Latent frames per second.
     window_frames : int >= least or None
@@ -38,7 +38,7 @@ def window_in_frames(
         if isinstance(window_frames, bool) or not isinstance(window_frames, int) or window_frames < least:
             raise UserError(f"window_frames must be a whole number of at least {least}; got {window_frames!r}.")
         return window_frames
-    window_seconds = DEFAULT_SECONDS if window_seconds is None else window_seconds
+    window_seconds = _DEFAULT_SECONDS if window_seconds is None else window_seconds
     if latent_rate is None:
         raise UserError(
             f"{who}'s window is given in seconds, so it needs latent_rate (latent frames per second); "

@@ -1,0 +1,172 @@
+"""`eisbach data folder` and `eisbach data doctor`: a person's own audio, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from eisbach.cli.data_common import AS_JSON, JOBS, print_json, say_skipped, worker_count
+
+if TYPE_CHECKING:
+    from eisbach.data.audio_check import CodecInput
+    from eisbach.data.doctor import DoctorReport
+    from eisbach.data.selection import TrainingRule
+
+_CAPTIONS = typer.Option(
+    "auto",
+    "--caption-from",
+    help="files (.txt or .json beside the audio), name, none, or text:your words; auto: files where there are any, "
+    "else none.",
+)
+_SHOWN_OF_A_KIND = 10
+
+
+def folder(
+    path: Path = typer.Argument(..., help="Folder of audio files; folders below it are searched."),
+    caption_from: str = _CAPTIONS,
+    label: list[str] = typer.Option(None, "--label", help="A label for every clip, such as kind=developing."),
+    out: Path = typer.Option(None, "--out", "-o", help="Folder for the manifest (default: the audio's own)."),
+    strict: bool = typer.Option(False, "--strict", help="Exit with code 2 when anything is left out."),
+    jobs: int = JOBS,
+    as_json: bool = AS_JSON,
+) -> None:
+    """Make the manifest of your own folder of audio; it is written into the folder, or into --out."""
+    from dataclasses import asdict
+
+    from eisbach.data.audio_folder import read_folder
+    from eisbach.data.selection import TrainingRule, choose_clips
+    from eisbach.errors import UserError
+
+    labels = {}
+    for item in label or []:
+        key, separator, value = item.partition("=")
+        if not (separator and key and value):
+            raise UserError(f"--label '{item}' must look like key=value, for example kind=developing.")
+        labels[key] = value
+    manifest, report = read_folder(path, caption_from=caption_from, labels=labels, out=out, jobs=worker_count(jobs))
+    choice = choose_clips(manifest, TrainingRule())
+    skipped = [*report.skipped, *choice.left_out]
+    if as_json:
+        counts = {"clips": len(manifest), "train": len(choice.train), "held_out": len(choice.held_out)}
+        print_json({**counts, "skipped": [asdict(item) for item in skipped]})
+    else:
+        total = sum(row.duration for row in manifest)
+        typer.echo(f"{len(manifest)} clips, {total / 60:.1f} minutes: {manifest.root / 'manifest.jsonl'}")
+        typer.echo(f"{choice.sentence()}.")
+        if report.skipped:
+            typer.echo(f"{len(report.skipped)} files were left out:")
+        say_skipped(report, "files were left out (--json lists all)")
+    if strict and skipped:
+        raise typer.Exit(2)
+
+
+def doctor(
+    path: Path = typer.Argument(..., help="A manifest, or a folder of audio."),
+    recipe: Path = typer.Option(
+        None, "--recipe", "-r", help="Judge by this recipe: crops, split, labels, batch and model."
+    ),
+    crop_seconds: float = typer.Option(
+        None, "--crop-seconds", help="Length of the training crops (default: the recipe's)."
+    ),
+    model: str = typer.Option(
+        None, "--model", "-m", help="The model that will train (default: the recipe's, else embedded)."
+    ),
+    caption_from: str = _CAPTIONS,
+    same_audio: bool = typer.Option(False, "--same-audio", help="Also compare the sound itself, not only the bytes."),
+    strict: bool = typer.Option(False, "--strict", help="Exit with code 2 when anything is found."),
+    show: int = typer.Option(20, "--show", help="How many samples the table of what trains shows; 0 shows all."),
+    jobs: int = JOBS,
+    as_json: bool = AS_JSON,
+) -> None:
+    """Report what is wrong with the data, and the text and audio that each sample will really train on."""
+    from eisbach.data.doctor import examine
+
+    rule, of_recipe = _rule(recipe, path, crop_seconds)
+    name = model or of_recipe
+    report = examine(
+        path, rule=rule, caption_from=caption_from, same_audio=same_audio, heard=_codec_input(name),
+        unknown_words=_UnknownWords(name or "embedded"), jobs=worker_count(jobs),
+    )  # fmt: skip
+    if as_json:
+        print_json(report.as_json())
+    else:
+        _print_doctor(report, show)
+    if strict and not report.healthy:
+        raise typer.Exit(2)
+
+
+def _rule(recipe: Path | None, path: Path, crop_seconds: float | None) -> tuple[TrainingRule, str | None]:
+    """What decides which clips train, and the recipe's model where it names one."""
+    from eisbach.data.selection import TrainingRule
+
+    if recipe is None:
+        return TrainingRule(((30.0 if crop_seconds is None else crop_seconds, None),)), None
+    from eisbach.config import build_config, read_recipe
+    from eisbach.training.config import TrainConfig
+    from eisbach.training.data import rule_of
+
+    values = read_recipe(recipe)
+    data = values.get("data")
+    data = {**(data if isinstance(data, dict) else {}), "manifest": [str(path)]}
+    if crop_seconds is not None:
+        data["crop_seconds"] = crop_seconds
+    config = build_config(TrainConfig, {**values, "data": data}, str(recipe))
+    return rule_of(config.data, config.batch_size), config.model if isinstance(config.model, str) else None
+
+
+def _codec_input(model: str | None) -> CodecInput | None:
+    """What the codec of a model is given; None (the embedded codec's) where no model is named."""
+    if model is None:
+        return None
+    from eisbach.backbones import load_backbone, load_codec_of
+    from eisbach.data.audio_check import CodecInput
+
+    codec = load_codec_of(load_backbone(model))
+    return CodecInput(codec.sample_rate, codec.audio_channels)
+
+
+class _UnknownWords:
+    """The words of a caption that a model does not know; the model is loaded with the first caption that has any
+    words."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._ask: Callable[[str], Sequence[str]] | None = None
+
+    def __call__(self, caption: str) -> Sequence[str]:
+        if not caption.strip():
+            return []
+        if self._ask is None:
+            from eisbach.backbones import load_backbone
+
+            self._ask = load_backbone(self._model).unknown_words
+        return self._ask(caption)
+
+
+def _print_doctor(report: DoctorReport, show: int) -> None:
+    from eisbach.data.doctor import PROBLEMS
+    from eisbach.errors import one_line
+
+    for name, count in report.formats.items():
+        typer.echo(f"{count:6d}  {name}")
+    for kind, count in report.counts().items():
+        typer.echo(f"\n{count} x {kind.replace('_', ' ')} ({PROBLEMS[kind]}):")
+        of_kind = [problem for problem in report.problems if problem.kind == kind]
+        for problem in of_kind[:_SHOWN_OF_A_KIND]:
+            typer.echo(f"  {one_line(problem.sample)}: {problem.detail}" if problem.sample else f"  {problem.detail}")
+        if count > _SHOWN_OF_A_KIND:
+            typer.echo(f"  and {count - _SHOWN_OF_A_KIND} more (--json lists all)")
+    typer.echo(f"\nWhat trains, in crops of {report.crop_seconds:g} s:")
+    for item in report.trained[: show or None]:
+        spans = ", ".join(f"{start:g}-{start + length:g} s" for start, length in item.sections)
+        padding = f" + {item.padding:g} s padding" if item.padding else ""
+        typer.echo(f"  {one_line(item.sample)} [{spans}{padding}]: {one_line(item.caption) or '(no words)'}")
+    if show and len(report.trained) > show:
+        typer.echo(f"  and {len(report.trained) - show} more (--show 0 shows all)")
+    for note in report.notes:
+        typer.echo(f"\nnote: {note}.")
+    found = f"{len(report.problems)} problems found" if report.problems else "no problems found"
+    typer.echo(f"\n{report.samples} samples looked at. {report.selection}; {found}.")

@@ -1,0 +1,148 @@
+"""The last line of a command: what to try next, made of what it was just given.
+
+One table for all commands. The line goes to standard error, so that standard output stays for results, and is left out
+where `--quiet` or `--json` was said.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import typer
+
+Values = Mapping[str, Any]
+
+
+def _first(value: Any, otherwise: str) -> Any:
+    """The first of several, or the only one; `otherwise` where nothing was given."""
+    if isinstance(value, (list, tuple)):
+        value = value[0] if value else None
+    return value or otherwise
+
+
+def _words(*words: Any) -> str:
+    return shlex.join(["eisbach", *map(str, words)])
+
+
+def _after_train(given: Values) -> str:
+    out = Path(given["out"] or _setting(given, "out") or "runs/train")
+    if (out / "model").is_dir():
+        if "latent_size" in (out / "model" / "config.json").read_text(encoding="utf-8"):
+            return _words("images", "sample", out / "model", "--out", out / "samples")
+        return _words("generate", "--prompts", "demo", "--model", out / "model", "--out", out / "samples")
+    return _words("generate", "--prompts", "demo", "--adapter", out / "adapter", "--out", out / "samples")
+
+
+def _setting(given: Values, key: str) -> str | None:
+    """A key of the recipe, as `--set` or the recipe itself has it."""
+    from eisbach.config import apply_overrides, read_recipe
+
+    value = apply_overrides(read_recipe(given["recipe"]), given["overrides"] or []).get(key)
+    return value if isinstance(value, str) else None
+
+
+def _after_folder(given: Values) -> str:
+    return _words("data", "doctor", given["path"])
+
+
+def _after_rendering(given: Values) -> str:
+    return _words("data", "doctor", given["out"])
+
+
+def _after_doctor(given: Values) -> str:
+    return _words("train", "RECIPE", "--data", given["path"], "--out", "runs/mine")
+
+
+def _after_analyze(given: Values) -> str:
+    paths = given["paths"] or ["FOLDER"]
+    return _words("figure", "sections", paths[0], "--out", "sections.png")
+
+
+TABLE: dict[str, Callable[[Values], str]] = {
+    "demo": lambda given: _words("data", "folder", "MUSIC"),
+    "train": _after_train,
+    "generate": lambda given: _words("analyze", given["out"], "--out", f"{given['out']}/analysis"),
+    "export": lambda given: _words("generate", "--prompts", "demo", "--adapter", _first(given["adapter"], "ADAPTER")),
+    "probe": lambda given: _words("train", given["recipe"] or "RECIPE", "--set", "weighting.sample=NAME"),
+    "allocation": lambda given: _words(
+        "train", "RECIPE", "--set", f"weighting.noise_level={_first(given['noise_level'], 'NAME')}"
+    ),
+    "analyze": _after_analyze,
+    "figure": lambda given: _words("analyze", _first(given["files"], "FOLDER")),
+    "compare": lambda given: _words("analyze", "FOLDER"),
+    "listen": lambda given: _words("analyze", "FOLDER"),
+    "data render": _after_rendering,
+    "data flat": _after_rendering,
+    "data folder": _after_folder,
+    "data doctor": _after_doctor,
+    "data encode": lambda given: _words("train", "RECIPE", "--data", given["out"] or given["manifest"]),
+    "data latents": lambda given: _words("train", "RECIPE", "--data", given["folder"]),
+    "data musiccaps": _after_rendering,
+    "data scores": lambda given: _words("data", "render", "--out", "set"),
+    "experiment run": lambda given: _words("analyze", f"{given['out'] or 'OUT'}/arms/ARM/seed-0/samples"),
+    "signature run": lambda given: _words("signature", "gate", f"{given['out'] or 'OUT'}/curves/CURVE.json"),
+    "signature mixture": lambda given: _words("signature", "run", "--prompts", "FILE"),
+    "signature entropy": lambda given: _words(
+        "generate",
+        "--prompts",
+        "demo",
+        "--schedule",
+        "rescaled_entropic",
+        "--schedule-option",
+        f"curve={given['out'] or 'FILE'}",
+    ),
+    "signature structure": lambda given: _words("signature", "gate", given["out"] or "FILE"),
+    "signature gate": lambda given: _words("train", "RECIPE", "--set", "weighting.options.gate_below=T"),
+    "recoverability": lambda given: _words("study", "list"),
+    "images sample": lambda given: _words(
+        "images",
+        "quality",
+        "--reference",
+        "FOLDER",
+        "--samples",
+        given["out"],
+        "--features",
+        "digits",
+        "--weights",
+        "FOLDER",
+    ),
+    "images quality": lambda given: _words("images", "sample", "MODEL", "--count", "50000"),
+    "study list": lambda given: _words("study", "show", "NAME"),
+    "study show": lambda given: _words("study", "run", _first(given.get("name"), "NAME"), "--quick"),
+    "study run": lambda given: _words("study", "show", _first(given.get("name"), "NAME")),
+    "study judge": lambda given: _words("study", "show", _first(given.get("name"), "NAME")),
+    "study page": lambda given: _words("study", "list"),
+}
+
+
+def with_next_steps(command: Any, path: tuple[str, ...] = ()) -> Any:
+    """The command with every command below it saying, when it is done, what to try next."""
+    if hasattr(command, "commands"):
+        for name, below in command.commands.items():
+            with_next_steps(below, (*path, name))
+        return command
+    work = command.callback
+
+    @wraps(work)
+    def then(**given: Any) -> Any:
+        result = work(**given)
+        if not (given.get("quiet") or given.get("as_json")):
+            line = next_step(" ".join(path), given)
+            if line is not None:
+                typer.echo(f"next: {line}", err=True)
+        return result
+
+    command.callback = then
+    return command
+
+
+def next_step(name: str, given: Values) -> str | None:
+    """The command line to try after `name` was run with these values; capitals stand for what only a person knows."""
+    if given.get("dry_run"):
+        return f"the same command without --dry-run does it (eisbach {name})"
+    make = TABLE.get(name)
+    return None if make is None else make(given)

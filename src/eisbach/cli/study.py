@@ -1,0 +1,171 @@
+"""`eisbach study`: every claim with its verdict; run a study, judge its records, write the page of all."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="study",
+    help="Claims of papers and of ours, each decided by a study: list them, read one, run one.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="A study, as `eisbach study list` names it.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_(as_json: _Json = False) -> None:
+    """Every claim: where it stands, its verdict, the effect with its 95% interval, the unit and the date."""
+    from eisbach.studies.contract import load_studies
+    from eisbach.studies.page import claim_row, plain_table, result_row
+
+    studies = load_studies()
+    if as_json:
+        typer.echo(json.dumps([result_row(study, *row) for study in studies for row in study.rows()], indent=2))
+        return
+    head = ["study", "claim", "source", "verdict", "effect (95%)", "unit", "date"]
+    typer.echo(plain_table(head, [claim_row(study, *row) for study in studies for row in study.rows()]))
+    typer.echo("\nOne study in full: eisbach study show NAME")
+
+
+@app.command()
+def show(name: _Name, as_json: _Json = False) -> None:
+    """One study: what was declared, every effect behind its verdicts, and how to run it."""
+    from eisbach.studies.contract import load_study
+    from eisbach.studies.page import study_lines
+
+    study = load_study(name)
+    if as_json:
+        declaration, result = study.declaration.model_dump(mode="json"), study.result.model_dump(mode="json")
+        typer.echo(json.dumps({"declaration": declaration, "result": result}, indent=2, ensure_ascii=False))
+        return
+    for line in study_lines(study):
+        typer.echo(line)
+
+
+@app.command()
+def run(
+    name: _Name,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A rehearsal of about a minute; its numbers decide nothing.")
+    ] = False,
+    jobs: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Processes, of one thread each (1; erd_toy 2).")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="The run's folder (runs/NAME); the same command continues it."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the settings (repeatable)."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="YAML of settings, as --dry-run prints them.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(metavar="N", help="Seeds (erd_toy, erd_digits and others).")] = None,
+    first_seed: Annotated[
+        int | None, typer.Option(metavar="N", help="The first of them; another one repeats (erd_toy, erd_digits).")
+    ] = None,
+    path: Annotated[list[str] | None, typer.Option(help="Noising path (erd_toy; repeatable).")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="What networks predict (erd_toy; repeatable).")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Weighting to compare (erd_toy; repeatable).")] = None,
+    batch: Annotated[int | None, typer.Option(metavar="N", help="Batch of the trainings (erd_toy).")] = None,
+    as_json: _Json = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Run a study, or continue it, and judge it: its folder then holds the records, result.json and, for most, a
+    page."""
+    from eisbach.config import dump_yaml
+    from eisbach.studies.contract import load_study
+    from eisbach.studies.page import result_lines
+    from eisbach.studies.running import default_jobs, option_key, resolve_settings, run_study
+
+    study = load_study(name)
+    chosen: dict[str, Any] = {
+        "seeds": seeds, "first-seed": first_seed, "path": path, "target": target, "arm": arm, "batch": batch
+    }  # fmt: skip
+    given = {option: value for option, value in chosen.items() if value is not None}
+    changes = [*(overrides or []), *(f"{option_key(study, key)}={json.dumps(value)}" for key, value in given.items())]
+    folder = out or Path("runs") / study.name
+    settings = resolve_settings(study, out=folder, jobs=jobs, quick=quick, file=config, changes=changes)
+    if dry_run:
+        typer.echo(dump_yaml(settings), nl=False)
+        return
+    processes = jobs or default_jobs(study, settings)
+    parts = ["eisbach", "study", "run", study.name, *(["--quick"] if quick else [])]
+    parts += [] if config is None else ["--config", str(config)]
+    for key, value in given.items():
+        for item in value if isinstance(value, list) else [value]:
+            parts += [f"--{key}", str(item)]
+    parts += [part for change in overrides or [] for part in ("--set", change)]
+    command = shlex.join([*parts, *(["--jobs", str(processes)] if processes > 1 else []), "--out", str(folder)])
+    result = run_study(study, settings, folder, command=command, jobs=processes, quick=quick, quiet=quiet)
+    if as_json:
+        typer.echo(json.dumps(result.model_dump(mode="json"), indent=2, ensure_ascii=False))
+        return
+    for line in result_lines(study.declaration, result):
+        typer.echo(line)
+    typer.echo(f"\n{folder / 'result.json'}; what was declared: eisbach study show {study.name}")
+
+
+@app.command()
+def judge(
+    name: _Name,
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="FOLDER", help="Records of a run; those of the last full run unless given."),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Judge the records of a run anew and write FOLDER/result.json; without a folder, the study's own records and
+    result."""
+    from eisbach.errors import UserError
+    from eisbach.studies.contract import RECORDS, load_study
+    from eisbach.studies.page import result_lines
+    from eisbach.studies.running import judge_records
+
+    study = load_study(name)
+    records = folder or study.folder / RECORDS
+    if not records.is_dir():
+        raise UserError(
+            f"there is no folder {records}; name the folder of a run (the records of full runs are in the repository, "
+            "not in "
+            "an installed package)."
+        )
+    result = judge_records(study, records, study.folder if folder is None else records)
+    if as_json:
+        typer.echo(json.dumps(result.model_dump(mode="json"), indent=2, ensure_ascii=False))
+        return
+    for line in result_lines(study.declaration, result):
+        typer.echo(line)
+
+
+@app.command()
+def page(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Receives index.html.")] = Path("runs/claims"),
+    markdown: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The same as Markdown; docs/claims.md where it is there, else beside the page."
+        ),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Write one page of all claims, as HTML and as Markdown."""
+    from eisbach.studies.page import write_pages
+
+    documented = Path("docs/claims.md")
+    text = markdown or (documented if documented.is_file() else out / "claims.md")
+    write_pages(out / "index.html", text)
+    if as_json:
+        typer.echo(json.dumps({"page": str(out / "index.html"), "markdown": str(text)}))
+        return
+    typer.echo(f"{out / 'index.html'}\n{text}")

@@ -1,0 +1,220 @@
+"""From paths of audio to the numbers of their sets: read, cut, measured, compared, and written into a folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from eisbach.errors import UserError
+from eisbach.experiments.comparing import Sets, compare_sets, sets_of
+from eisbach.experiments.cutting import check_cut, cut_sets
+from eisbach.experiments.matching import AUTO, match_sets
+from eisbach.experiments.measures import check_measures
+from eisbach.experiments.sets import ClipSets, collect_sets
+from eisbach.experiments.whole_sets import WholeSets, measure_sets
+from eisbach.files import write_json, write_text
+from eisbach.structure import analyze_files
+from eisbach.types import Record, SkipReport
+
+if TYPE_CHECKING:
+    from eisbach.structure.embeddings import Embedding
+
+STATISTICS = "comparison.json"
+"""The one file of statistics of an analysis; `comparison.csv` holds the same rows for a spreadsheet."""
+_COLUMNS = (
+    "metric", "unit", "primary", "set", "mean", "sd", "clips", "reference", "difference", "low", "high", "hedges_g",
+    "p",
+    "p_corrected", "unit_of_inference", "units", "verdict",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AnalysisPlan:
+    """What is to be analysed and compared, with every name in it checked.
+
+    Attributes
+    ----------
+    sets : ClipSets
+    out : Path or None
+        Folder of the analysis; None keeps nothing.
+    pair, baseline, oracle, metrics, primary, seed
+        As `comparing.compare_sets` takes them.
+    embeddings : tuple of Embedding
+        Compared beside the texture's.
+    training, held_out : Path or None
+        Audio for memorisation.
+    seconds : float or None
+        Cut every clip to this length; None leaves them whole.
+    start : 'start', 'middle' or 'loudest'
+        Which stretch a cut keeps.
+    jobs : int
+    """
+
+    sets: ClipSets
+    out: Path | None = None
+    pair: str = AUTO
+    baseline: str | None = None
+    oracle: str | None = None
+    metrics: tuple[str, ...] = ()
+    primary: Mapping[str, Literal["higher", "lower"] | None] = field(default_factory=dict)
+    embeddings: tuple[Embedding, ...] = ()
+    training: Path | None = None
+    held_out: Path | None = None
+    seconds: float | None = None
+    start: str = "start"
+    jobs: int = 1
+    seed: int = 0
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the result, as plain values: for a look before the work, and for the page."""
+        return {
+            "clips": [str(clip.path) for clip in self.sets.clips],
+            "sets": self.sets.sizes,
+            "out": self.out and str(self.out),
+            "pair": self.pair,
+            "baseline": self.baseline,
+            "oracle": self.oracle,
+            "metrics": list(self.metrics) or "all",
+            "primary": dict(self.primary) or "default",
+            "embeddings": ["texture", *(model.name for model in self.embeddings)],
+            "training": self.training and str(self.training),
+            "held_out": self.held_out and str(self.held_out),
+            "seconds": self.seconds,
+            "from": self.start if self.seconds is not None else None,
+            "jobs": self.jobs,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True)
+class AnalysedSets:
+    """What an analysis found; `report.structure.analysis` makes the page of it.
+
+    Attributes
+    ----------
+    plan : AnalysisPlan
+    records : list of Record
+        One a clip, as in `records.jsonl`.
+    sets : Sets
+        The statistics.
+    whole : WholeSets
+        Distances between the sets and memorisation.
+    skips : SkipReport
+        Files that were left out, with the reason.
+    captions : dict of str to str
+        Words of each prompt.
+    """
+
+    plan: AnalysisPlan
+    records: list[Record]
+    sets: Sets
+    whole: WholeSets
+    skips: SkipReport
+    captions: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Every number of the page, as in `comparison.json`."""
+        return {
+            **self.sets.to_json(),
+            "sets_as_wholes": self.whole.to_json(),
+            "set_notes": self.whole.notes,
+            "skipped": [{"item": item.item, "reason": item.reason} for item in self.skips.skipped],
+        }
+
+
+def plan_analysis(paths: Sequence[str | Path], *, by: str | None = None, **options: Any) -> AnalysisPlan:
+    """The plan for paths, refused at once where a name in it can match nothing; `options` are `AnalysisPlan`'s.
+
+    Raises
+    ------
+    UserError
+        As `sets.collect_sets`; an unknown set, metric or label; training audio without held-out audio; a cut that has
+        no folder to go to.
+    """
+    plan = AnalysisPlan(collect_sets(paths, by), **options)
+    if (plan.held_out is None) != (plan.training is None):
+        raise UserError("memorisation needs --training and --held-out: without unseen clips, genre looks like copying.")
+    if plan.seconds is not None:
+        check_cut(plan.seconds, plan.start)
+        if plan.out is None:
+            raise UserError("--seconds needs a folder to put the cut clips in; add --out FOLDER.")
+    check_measures([*plan.metrics, *plan.primary])
+    left_out = [name for name in plan.primary if plan.metrics and name not in plan.metrics]
+    if left_out:
+        raise UserError(f"the primary metric {', '.join(left_out)} is not among --metrics; add it to --metrics.")
+    rows: list[Record] = [{**clip.keys, "path": str(clip.path)} for clip in plan.sets.clips]
+    by_set = sets_of(rows, plan.baseline, oracle=plan.oracle)
+    match_sets(by_set, plan.pair, names=plan.sets.names, side_by_side=plan.sets.side_by_side)
+    return plan
+
+
+def analyze_sets(plan: AnalysisPlan, *, quiet: bool = False) -> AnalysedSets:
+    """Measures every clip of the plan and compares its sets; with `plan.out` all of it is written there.
+
+    A killed run continues: finished clips are kept as they come.
+
+    Raises
+    ------
+    UserError
+        No file of some set can be analysed.
+    StorageError
+        The folder cannot be written.
+    """
+    skips = SkipReport()
+    sets = plan.sets
+    if plan.seconds is not None and plan.out is not None:
+        sets = cut_sets(sets, plan.seconds, plan.start, plan.out / "cut", skips=skips, quiet=quiet)
+    details: dict[str, str] = {}
+    records = analyze_files(sets.clips, jobs=plan.jobs, out=plan.out, skips=skips, quiet=quiet, details=details)
+    _refuse_lost_sets(plan.sets, records, skips)
+    compared = compare_sets(
+        records, pair=plan.pair, baseline=plan.baseline, oracle=plan.oracle, metrics=plan.metrics, primary=plan.primary,
+        names=sets.names, side_by_side=sets.side_by_side, seed=plan.seed,
+    )  # fmt: skip
+    keys = {str(clip.path): clip.keys for clip in sets.clips}
+    whole = measure_sets(
+        compared, prompts={path: str(own.get("prompt_id") or "") for path, own in keys.items()}, details=details,
+        embeddings=plan.embeddings, training=plan.training, held_out=plan.held_out, seed=plan.seed, jobs=plan.jobs,
+        skips=skips, quiet=quiet,
+    )  # fmt: skip
+    captions = {str(own.get("prompt_id") or ""): str(own.get("caption") or "") for own in keys.values()}
+    analysed = AnalysedSets(plan, records, compared, whole, skips, captions)
+    if plan.out is not None:
+        write_json(plan.out / STATISTICS, analysed.to_json())
+        write_text(plan.out / "comparison.csv", comparison_csv(compared))
+    return analysed
+
+
+def _refuse_lost_sets(sets: ClipSets, records: Sequence[Record], skips: SkipReport) -> None:
+    """A set of which nothing could be measured must not vanish from a comparison."""
+    measured = {str(row["group"]) for row in records}
+    reasons = {item.item: item.reason for item in skips.skipped}
+    for group, count in sets.sizes.items():
+        if group in measured:
+            continue
+        lost = [str(clip.path) for clip in sets.clips if clip.keys["group"] == group]
+        why = "; ".join([reasons[path] for path in lost if path in reasons][:3])
+        which = f" of the set '{group}'" if len(sets.sizes) > 1 else ""
+        raise UserError(f"none of the {count} files{which} could be analysed: {why}")
+
+
+def comparison_csv(sets: Sets) -> str:
+    """Every set by every measure, a row each, with its difference from the reference."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for info in (*sets.metrics, *sets.printed):
+        for name in sets.names:
+            summary, found = sets.summaries[name, info.name], sets.comparison(name, info.name)
+            row: list[Any] = [
+                info.name, info.unit, info.primary, name, summary.mean, sets.spreads[name, info.name], summary.n_clips,
+            ]  # fmt: skip
+            if found is not None:
+                row += [sets.names[0], found.difference, *(found.shown_interval or (None, None)), found.g, found.p]
+                row += [found.p_adjusted, found.unit, found.n_units, found.verdict]
+            writer.writerow(["" if value is None else value for value in row])
+    return text.getvalue()

@@ -1,0 +1,197 @@
+"""Output folders: one process at work in each, and the settings that made what it holds.
+
+A command that continues its own work keeps its settings in the folder. `claim` writes them, or refuses a folder whose
+content was made with others and names what differs. Settings are compared by value and not by spelling: paths are left
+out of what is compared, and stand there as hashes of what they lead to (`weights_identity`, a manifest's hash).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from eisbach.errors import ConfigError, StorageError
+from eisbach.files import read_json, write_json
+
+_SHOWN_DIFFERENCES = 6
+_SHOWN_CHARACTERS = 60
+_ADAPTER_SETTINGS = ("r", "lora_alpha", "use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "bias")
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots; lists stay whole.
+
+    >>> flatten({"data": {"split": "train"}, "steps": 3})
+    {'data.split': 'train', 'steps': 3}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """The settings whose values differ, by dotted key, each with (before, now).
+
+    A setting that is missing equals None, so that an option which came later than the folder changes nothing.
+
+    Parameters
+    ----------
+    before, now : mapping
+        Plain values, as JSON or YAML gives them: tuples equal lists.
+    free : collection of str
+        Keys that may differ, with everything below them.
+    """
+    old, new = (flatten(json.loads(json.dumps(values, default=str))) for values in (before, now))
+    return {
+        key: (old.get(key), new.get(key))
+        for key in dict.fromkeys([*new, *old])
+        if old.get(key) != new.get(key) and not any(key == name or key.startswith(f"{name}.") for name in free)
+    }
+
+
+def refuse_other_settings(
+    folder: str | Path,
+    what: str,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    *,
+    free: Collection[str] = (),
+) -> None:
+    """Refuses a folder that holds `what` ("clips", "a training run") made with settings other than `now`.
+
+    Raises
+    ------
+    ConfigError
+        Names the settings that differ, with both values.
+    """
+    changed = differences(before, now, free)
+    if not changed:
+        return
+    named = [f"{key} was {_short(was)} and is now {_short(value)}" for key, (was, value) in changed.items()]
+    more = f"; and {len(named) - _SHOWN_DIFFERENCES} more" if len(named) > _SHOWN_DIFFERENCES else ""
+    raise ConfigError(
+        f"{folder} holds {what} with other settings: {'; '.join(named[:_SHOWN_DIFFERENCES])}{more}; set them back to "
+        "continue, or choose another output folder."
+    )
+
+
+def claim(folder: str | Path, file: str, what: str, settings: Mapping[str, Any], *, free: Collection[str] = ()) -> None:
+    """Writes `settings` to the JSON file of this name in a folder, or refuses as `refuse_other_settings`."""
+    path = Path(folder) / file
+    if path.is_file():
+        before = read_json(path, f"settings of {what}")
+        refuse_other_settings(folder, what, before if isinstance(before, dict) else {}, settings, free=free)
+    write_json(path, settings)
+
+
+def _short(value: Any) -> str:
+    shown = "not set" if value is None else repr(value)
+    return shown if len(shown) <= _SHOWN_CHARACTERS else shown[: _SHOWN_CHARACTERS - 1] + "…"
+
+
+def check_writable(folder: str | Path) -> None:
+    """Nothing, when an output folder is there or can be made, as far as can be seen without making it.
+
+    Raises
+    ------
+    StorageError
+        It is a file, lies below one, or may not be written.
+    """
+    folder = Path(folder)
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise StorageError(f"the output folder {folder} cannot be made: {nearest} is a file; choose another.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise StorageError(f"the output folder {folder} cannot be written: {nearest} may not be; choose another.")
+
+
+@contextmanager
+def exclusive(folder: str | Path) -> Iterator[None]:
+    """Holds an output folder for this process; the hold ends with the process, however it ends.
+
+    Raises
+    ------
+    ConfigError
+        Another process is at work in the folder, or it is a file.
+    StorageError
+        The folder cannot be made or written.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"the output folder {folder} is a file; name a folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("a")
+    except OSError as error:
+        raise StorageError(
+            f"the output folder {folder} cannot be made or written ({error.strerror or error}); choose another."
+        ) from error
+    with handle:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(
+                    f"another process is at work in {folder}; wait for it, stop it, or choose another output folder."
+                ) from error
+            except OSError:
+                pass  # a file system without locks
+        yield
+
+
+def weights_identity(path: str | Path) -> str:
+    """A hash of the tensors of a safetensors file, or of those of a folder and the folders in it.
+
+    Names, shapes, types and bytes count, and an adapter's own settings (rank, alpha, kind); what else is written into
+    the files, and the names of files and folders, does not.
+    """
+    path = Path(path)
+    files = [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*/*.safetensors")])
+    digest = hashlib.sha256()
+    for tensors in sorted(_tensors_hash(file) for file in files):
+        digest.update(tensors)
+    config = path / "adapter_config.json"
+    if path.is_dir() and config.is_file():
+        values = read_json(config, "adapter's configuration")
+        chosen = {key: values.get(key) for key in _ADAPTER_SETTINGS} if isinstance(values, dict) else {}
+        digest.update(json.dumps(chosen, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _tensors_hash(path: Path) -> bytes:
+    """SHA-256 over every tensor of a safetensors file in the order of their names, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        try:
+            (size,) = struct.unpack("<Q", file.read(8))
+            if size > path.stat().st_size:
+                raise ValueError("a header longer than the file")
+            header = json.loads(file.read(size))
+            places = sorted((name, entry) for name, entry in header.items() if name != "__metadata__")
+            for name, entry in places:
+                start, end = entry["data_offsets"]
+                digest.update(f"{name}:{entry['dtype']}:{entry['shape']};".encode())
+                file.seek(8 + size + start)
+                while start < end and (block := file.read(min(1 << 20, end - start))):
+                    digest.update(block)
+                    start += len(block)
+        except (ValueError, struct.error, KeyError, TypeError, AttributeError, RecursionError):
+            # no safetensors file: whoever loads it says so; its bytes tell it from others
+            file.seek(0)
+            return hashlib.file_digest(file, "sha256").digest()
+    return digest.digest()

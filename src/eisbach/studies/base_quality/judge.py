@@ -1,0 +1,41 @@
+"""Judges the embedded model: prompts decide the register of what it plays, and its samples are nearer to music than to
+noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from eisbach.files import read_json
+from eisbach.studies.contract import ClaimResult, Effect
+from eisbach.studies.judging import ALPHA, high, interval_effect, judged, low
+
+
+def judge(folder: Path) -> list[ClaimResult]:
+    """All claims from `base_quality.json`."""
+    report = read_json(folder / "base_quality.json", "records")
+    return [_prompts(report["prompts"]), _music(report["frechet"])]
+
+
+def _prompts(prompts: dict[str, Any]) -> ClaimResult:
+    effects = [
+        interval_effect(f"energy {name}, low strings − celesta", 100 * entry["difference"],
+                        [100 * end for end in entry["interval"]], "points", p=entry["p"], n=entry["clips"])
+        for name, entry in (("below 200 Hz", prompts["below_200_hz"]), ("above 2 kHz", prompts["above_2_khz"]))
+    ]  # fmt: skip
+    shown = [effect.p is not None and effect.p < ALPHA for effect in effects]
+    wrong = high(effects[0]) < 0 or low(effects[1]) > 0
+    return judged("prompts-matter", effects, supported=all(shown), refuted=wrong and not all(shown))
+
+
+def _music(frechet: dict[str, Any]) -> ClaimResult:
+    ends = frechet["surrogates_minus_music_interval"]
+    apart = frechet["samples_to_surrogates"] - frechet["samples_to_music"]
+    effects = [
+        interval_effect("Fréchet distance of samples, to surrogates − to music", apart, ends, "dB²", n=frechet["clips"])
+    ]
+    effects += [
+        Effect(name=f"Fréchet distance, {name.replace('_', ' ')}", value=frechet[name], unit="dB²")
+        for name in ("samples_to_music", "decoded_music_to_music", "surrogates_to_music", "music_to_music_halves")
+    ]
+    return judged("nearer-to-music", effects, supported=ends[0] > 0, refuted=ends[1] < 0)

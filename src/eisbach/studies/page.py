@@ -1,0 +1,218 @@
+"""All claims on one page, in HTML and Markdown, and as text for a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eisbach.config import StrictModel, build_config, read_yaml
+from eisbach.files import write_text
+from eisbach.studies.contract import (
+    RECIPE,
+    ClaimDeclaration,
+    ClaimResult,
+    Declaration,
+    Effect,
+    Result,
+    Study,
+    load_studies,
+)
+
+PAPERS = {
+    "barrier": "the entropy log-barrier", "erd": "recoverability weighting (ERD)",
+    "signature": "class-conditional entropy", "entropic time": "entropic time (arXiv 2504.13612)",
+    "ours": "this project",
+}  # fmt: skip
+_PREAMBLE = """# Claims
+
+Every claim of the three papers that a study here has decided, and our own. Written by `eisbach study page` from each
+study's `study.yaml` (declared before its run) and `result.json` (computed from its records); a test holds this page to
+those files. A study's folder holds its README (what was asked, what came out, what failed on the way), its code and its
+records; `eisbach study show NAME` prints one in full and `eisbach study run NAME` runs it again.
+
+*Supported* and *refuted* mean what the study declared they would mean, for the material and the models named there;
+*inconclusive* is neither: read the interval. Intervals are 95%.
+"""
+
+
+class _Retired(StrictModel):
+    what: str
+    why: str
+    study: str
+    commit: str
+
+
+def _digits(value: float) -> str:
+    if float(value).is_integer() or not math.isfinite(value):
+        return f"{value:.0f}".replace("-", "−")
+    places = max(0, 2 - math.floor(math.log10(abs(value))))
+    text = f"{value:.{min(places, 4)}f}"
+    return text.replace("-", "−")
+
+
+def effect_text(effect: Effect, *, name: bool = False) -> str:
+    """'−26 points (−56 to +5), p = 0.095', with the effect's name in front where asked."""
+    text = _digits(effect.value) + ("%" if effect.unit == "%" else f" {effect.unit}" if effect.unit else "")
+    if effect.low is not None and effect.high is not None:
+        text += f" ({_digits(effect.low)} to {_digits(effect.high)})"
+    if effect.p is not None:
+        text += f", p = {effect.p:.2g}"
+    return f"{effect.name}: {text}" if name else text
+
+
+def claim_row(study: Study, claim: ClaimDeclaration, result: ClaimResult) -> list[str]:
+    """A claim as cells of text: study, claim, source, verdict, effect, unit, date."""
+    run = study.result.run
+    return [
+        study.name,
+        claim.claim,
+        str(claim.source),
+        result.verdict,
+        effect_text(result.effects[0], name=True) if result.effects else "–",
+        claim.unit,
+        str(run.date) if run is not None and run.date is not None else "–",
+    ]
+
+
+def result_row(study: Study, claim: ClaimDeclaration, result: ClaimResult) -> dict[str, Any]:
+    """A claim as plain values."""
+    run = study.result.run
+    return {
+        "study": study.name,
+        **claim.model_dump(mode="json"),
+        **result.model_dump(mode="json"),
+        "date": None if run is None or run.date is None else run.date.isoformat(),
+        "command": None if run is None else run.command,
+        "seconds": None if run is None else run.seconds,
+    }
+
+
+def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]], widest: int = 44) -> str:
+    """Columns for a terminal; cells longer than `widest` wrap."""
+    import textwrap
+
+    split = [[textwrap.wrap(cell, widest) or [""] for cell in row] for row in rows]
+    widths = [
+        max(len(head[column]), *(len(line) for row in split for line in row[column])) for column in range(len(head))
+    ]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(head, widths, strict=True)).rstrip()]
+    for row in split:
+        for place in range(max(len(cell) for cell in row)):
+            cells = [cell[place] if place < len(cell) else "" for cell in row]
+            lines.append("  ".join(text.ljust(width) for text, width in zip(cells, widths, strict=True)).rstrip())
+    return "\n".join(lines)
+
+
+def result_lines(declaration: Declaration, result: Result) -> list[str]:
+    """Every verdict with its effects."""
+    claims = {claim.key: claim for claim in declaration.claims}
+    lines = []
+    if result.run is not None and result.run.quick:
+        lines.append("A rehearsal (--quick): everything runs, and its numbers decide nothing.")
+    for found in result.claims:
+        lines.append(f"{found.verdict}: {claims[found.key].claim}")
+        lines += [f"    {effect_text(effect, name=True)}" for effect in found.effects]
+        lines += [f"    {found.note}"] if found.note else []
+    return lines
+
+
+def study_lines(study: Study) -> list[str]:
+    """A study in full, for a terminal."""
+    declaration, run = study.declaration, study.result.run
+    lines = [declaration.title, declaration.question, ""]
+    for claim, result in study.rows():
+        measures = ", ".join(
+            f"{one.name} ({one.direction}{', margin ' + one.margin if one.margin else ''})" for one in claim.measures
+        )
+        lines += [
+            f"{result.verdict.upper()}: {claim.claim} [{claim.source}]",
+            *(f"    {effect_text(effect, name=True)}" for effect in result.effects),
+            *([f"    {result.note}"] if result.note else []),
+            f"    measured by {measures}; unit: {claim.unit}; {claim.seeds}; smallest effect: {claim.smallest_effect}",
+            f"    supported if {claim.supported_if}; refuted if {claim.refuted_if}",
+        ]
+    declared = declaration.declared
+    lines += ["", f"declared {declared.date}, commit {declared.commit}{'; ' + declared.note if declared.note else ''}"]
+    if run is not None:
+        lines.append(f"last run {run.date or '(no date)'}: {run.command}")
+        lines += [f"recorded by hand: {run.by_hand}"] if run.by_hand else []
+    lines += [f"needs {declaration.needs}"] if declaration.needs else []
+    kind = "recipe.yaml" if (study.folder / RECIPE).is_file() else "run.py"
+    lines.append(f"run it: eisbach study run {study.name} ({kind}; about {declaration.minutes or 1:g} CPU minutes)")
+    lines.append(f"more: {study.folder / 'README.md'}")
+    return lines
+
+
+def claims_markdown(studies: Sequence[Study] | None = None) -> str:
+    """The text of `docs/claims.md`: one row a claim, by paper, then what was retired."""
+    studies = load_studies() if studies is None else studies
+    rows = [(study, *row) for study in studies for row in study.rows()]
+    parts = [_PREAMBLE]
+    for paper, name in PAPERS.items():
+        own = [row for row in rows if row[1].source.paper == paper]
+        if not own:
+            continue
+        parts.append(f"## {name[0].upper()}{name[1:]}\n")
+        parts.append("| claim | where | verdict | effect | unit | smallest effect | study | CPU min |")
+        parts.append("|---|---|---|---|---|---|---|---|")
+        for study, claim, result in own:
+            effect = effect_text(result.effects[0], name=True) if result.effects else "–"
+            note = f" {result.note}" if result.note else ""
+            link = f"[{study.name}](../src/eisbach/studies/{study.name}/README.md)"
+            minutes = study.declaration.minutes
+            cells = [
+                claim.claim, claim.source.place or "–", f"**{result.verdict}**", effect + "." + note,
+                f"{claim.unit}; {claim.seeds}", claim.smallest_effect, link, f"{minutes:g}" if minutes else "–",
+            ]  # fmt: skip
+            parts.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+        parts.append("")
+    parts.append("## Retired\n\nBuilt, measured, and taken out because it did not prove useful.\n")
+    parts.append("| what | why | study | last in commit |\n|---|---|---|---|")
+    parts += [f"| {one.what} | {one.why} | {one.study} | {one.commit} |" for one in _retired()]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _retired() -> list[_Retired]:
+    values = read_yaml(Path(__file__).parent / "retired.yaml")
+    return [build_config(_Retired, entry, "retired.yaml") for entry in values["retired"]]
+
+
+def write_pages(page: Path, markdown: Path) -> None:
+    """Writes the page of all claims, and the same as Markdown.
+
+    Raises
+    ------
+    StorageError
+        The disk is full or a folder cannot be written.
+    """
+    from eisbach.report.page import NumberTable, render_page
+
+    studies = load_studies()
+    head = ["claim", "where", "verdict", "effect (95%)", "unit", "date", "study"]
+    tables = []
+    for paper, name in PAPERS.items():
+        rows = [
+            [cells[1], claim.source.place, cells[3], cells[4], cells[5], cells[6], cells[0]]
+            for study in studies
+            for claim, result in study.rows()
+            if claim.source.paper == paper
+            for cells in [claim_row(study, claim, result)]
+        ]
+        if rows:
+            tables.append(NumberTable(f"{name[0].upper()}{name[1:]}", f"{len(rows)} claims.", head, rows))
+    counts: dict[str, int] = {}
+    for study in studies:
+        for _, result in study.rows():
+            counts[result.verdict] = counts.get(result.verdict, 0) + 1
+    html = render_page(
+        "claims.html.j2",
+        title="Claims",
+        question="What the papers claim, what we claim, and what the studies say.",
+        facts=[(verdict, str(count)) for verdict, count in sorted(counts.items())],
+        tables=tables,
+        retired=[one.model_dump() for one in _retired()],
+    )
+    write_text(page, html)
+    write_text(markdown, claims_markdown(studies))

@@ -1,0 +1,61 @@
+"""Every backbone declares what others ask of it; nobody feels for an attribute."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import eisbach
+from eisbach.backbones import BACKBONES, PIPELINES, Backbone, _resolve, create_backbone
+
+SMALL = {
+    "dit": {"width": 16, "depth": 1, "heads": 2, "latent_size": 8},
+    "uvit": {"width": 16, "depth": 3, "heads": 2, "latent_size": 8},
+}
+METHODS = ("with_durations", "release_text_encoder")
+DECLARED = (
+    "modality",
+    "latent_size",
+    "latent_shape",
+    "distilled",
+    "retimes",
+    "unknown_words",
+    "load_codec",
+    "with_durations",
+    "release_text_encoder",
+)
+
+
+@pytest.mark.parametrize("kind", ["eisbach-tiny-music", *SMALL])
+def test_a_backbone_declares_all_of_it(kind: str) -> None:
+    backbone = create_backbone(SMALL.get(kind), kind=kind)
+    assert isinstance(backbone, Backbone)
+    image = kind != "eisbach-tiny-music"
+    assert backbone.modality == ("image" if image else "audio")
+    assert backbone.latent_shape == ((backbone.latent_channels, 8, 8) if image else None)
+    assert backbone.distilled is False
+    assert backbone.load_codec() is None
+    assert (backbone.unknown_words("zzz") == ["zzz"]) is not image
+
+
+@pytest.mark.parametrize("name", [*BACKBONES.values(), *PIPELINES.values()])
+def test_every_entry_of_the_tables_can_be_imported(name: str) -> None:
+    assert callable(_resolve(name))
+
+
+def test_nobody_asks_whether_a_backbone_has_something() -> None:
+    package = Path(eisbach.__file__).parent
+    found = []
+    for file in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in ("getattr", "hasattr")
+            ):
+                name = node.args[1]
+                if isinstance(name, ast.Constant) and name.value in (*DECLARED, *METHODS):
+                    found.append(f"{file.relative_to(package)}:{node.lineno}")
+    assert found == []

@@ -1,0 +1,78 @@
+"""Every command says what to try next, and what it says exists."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from eisbach.cli import main as cli
+from eisbach.cli.next_steps import TABLE, next_step, with_next_steps
+
+
+def leaves(command: Any, words: tuple[str, ...] = ()) -> dict[str, Any]:
+    if not hasattr(command, "commands"):
+        return {" ".join(words): command}
+    return {
+        name: leaf for word, child in command.commands.items() for name, leaf in leaves(child, (*words, word)).items()
+    }
+
+
+COMMANDS = leaves(typer.main.get_command(cli.app))
+
+
+def example(command: Any, folder: Path) -> dict[str, Any]:
+    """Values as a call with nothing but what must be said has them."""
+    given: dict[str, Any] = {}
+    for item in command.params:
+        assert item.name is not None
+        several = getattr(item, "multiple", False) or item.nargs == -1
+        given[item.name] = [str(folder / "x y")] if several else folder / "x y" if item.required else None
+    return given
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_next_command_exists_with_its_options(name: str, tmp_path: Path) -> None:
+    given = example(COMMANDS[name], tmp_path)
+    if name == "train":
+        (tmp_path / "recipe.yaml").write_text(f"out: {tmp_path / 'run'}\n")
+        given |= {"recipe": tmp_path / "recipe.yaml", "overrides": [], "out": ""}
+    line = next_step(name, given)
+    assert line is not None, f"{name} has no line in next_steps.TABLE"
+    words = shlex.split(line)
+    assert words[0] == "eisbach"
+    command, count = next((COMMANDS[" ".join(words[1:n])], n) for n in (3, 2) if " ".join(words[1:n]) in COMMANDS)
+    command.make_context(
+        "eisbach", words[count:], resilient_parsing=False
+    )  # refuses options and arguments that do not exist
+
+
+def test_the_table_is_about_commands() -> None:
+    assert len(TABLE.keys() & COMMANDS.keys()) == len(COMMANDS)
+
+
+def test_it_is_the_last_line_on_standard_error_unless_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    def work(
+        quiet: bool = typer.Option(False, "--quiet"),
+        as_json: bool = typer.Option(False, "--json"),
+        out: str = "set",
+        dry_run: bool = typer.Option(False, "--dry-run"),
+    ) -> None:
+        typer.echo("result")
+
+    app, inner = typer.Typer(), typer.Typer()
+    inner.command("flat")(work)
+    inner.command("render")(work)
+    app.add_typer(inner, name="data")
+    command = with_next_steps(typer.main.get_command(app))
+    for words, said in (
+        ((), "next: eisbach data doctor set\n"),
+        (("--dry-run",), "next: the same command without --dry-run does it (eisbach data flat)\n"),
+        (("--quiet",), ""),
+        (("--json",), ""),
+    ):
+        command(["data", "flat", *words], standalone_mode=False)
+        assert capsys.readouterr() == ("result\n", said)

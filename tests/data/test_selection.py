@@ -1,0 +1,161 @@
+"""One answer to what trains, whoever is asked."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_audio import tone, write
+from typer.testing import CliRunner
+
+from eisbach.cli.data import app
+from eisbach.data.audio_folder import read_folder
+from eisbach.data.doctor import examine
+from eisbach.data.manifest import Manifest, ManifestRow, afford_held_out, assign_split, load_manifest, save_manifest
+from eisbach.data.selection import TrainingRule, choose_clips, unheard_words
+from eisbach.errors import ManifestError
+from eisbach.experiments.recipes import own_audio_spec
+from eisbach.training.assembly import AudioMaterial
+from eisbach.training.config import TrainConfig
+
+
+def songs(folder: Path, count: int, *, captions: bool = True) -> Path:
+    for number in range(count):
+        path = write(folder / f"{number}.wav", tone(1.0, frequency=150.0 + 31 * number))
+        if captions:
+            path.with_suffix(".txt").write_text(f"song {number}")
+    return folder
+
+
+def trained_by(folder: Path, batch_size: int = 1) -> tuple[set[str], int]:
+    """What training takes, by its own door."""
+    config = TrainConfig.model_validate(
+        {"model": "embedded", "out": str(folder / "run"), "data": {"manifest": [str(folder)]}, "batch_size": batch_size,
+         "steps": 1}
+    )  # fmt: skip
+    material = AudioMaterial.open(config, quiet=True)
+    return {row.id for row in material.rows}, len(material.held_out)
+
+
+@pytest.mark.parametrize("captions", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 8, 13, 30])
+def test_doctor_folder_demo_and_training_agree(tmp_path: Path, count: int, captions: bool) -> None:
+    folder = songs(tmp_path / "songs", count, captions=captions)
+    before = examine(folder, quiet=True)
+    assert before.healthy
+    told: list[str] = []
+    spec = own_audio_spec(folder, out=tmp_path / "demo", quick=True, quiet=True, notify=told.append)
+    out = CliRunner().invoke(app, ["folder", str(folder)]).stdout
+    after = examine(folder, quiet=True)
+    trained, held_out = trained_by(folder)
+    assert {item.sample for item in before.trained} == {item.sample for item in after.trained} == trained
+    assert len(before.held_out) == len(after.held_out) == held_out == count - len(trained)
+    assert held_out <= count // 5
+    demo = choose_clips(load_manifest(tmp_path / "demo" / "data"), TrainingRule())
+    assert {row.id for row in demo.train} == trained
+    assert spec.training["batch_size"] == min(len(trained), 8)
+    assert before.selection == after.selection
+    assert before.selection in out
+    assert f"{before.selection}." in told
+    assert f"{count} clip" in before.selection
+    assert f"{len(trained)} train" in before.selection
+
+
+def test_too_few_for_a_batch_is_said_in_the_words_of_training(tmp_path: Path) -> None:
+    folder = songs(tmp_path, 3)
+    read_folder(folder, quiet=True)
+    report = examine(folder, rule=TrainingRule(batch_size=4), quiet=True)
+    with pytest.raises(ManifestError) as refused:
+        trained_by(folder, batch_size=4)
+    assert [(problem.kind, problem.detail) for problem in report.problems] == [("refused", str(refused.value))]
+
+
+def test_the_doctor_judges_by_a_recipe(tmp_path: Path) -> None:
+    folder = songs(tmp_path / "songs", 6)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "model: embedded\nout: run\nsteps: 1\nbatch_size: 2\nheld_out: {every: 0}\n"
+        "data: {manifest: [x], split: all, crop_seconds: [{seconds: 3}, {seconds: 7}]}\n"
+    )
+    report = json.loads(CliRunner().invoke(app, ["doctor", str(folder), "--recipe", str(recipe), "--json"]).stdout)
+    assert (report["crop_seconds"], len(report["trained"]), report["held_out"]) == (7.0, 6, [])
+    assert report["trained"][0]["padding"] == 6.0
+
+
+def test_equal_bytes_train_once_and_are_never_held_out_too() -> None:
+    def row(name: str, digest: str, **changes: object) -> ManifestRow:
+        return replace(ManifestRow(name, f"{name}.wav", "words", 2.0, {}, digest * 64, "train"), **changes)  # type: ignore[arg-type]
+
+    rows = [row("a", "0"), row("b", "0"), row("c", "0", caption="others"), row("d", "0", split="held_out"),
+            row("e", "1", split="held_out"), row("f", "2", duration=0.5)]  # fmt: skip
+    choice = choose_clips(Manifest(rows, "."), TrainingRule(((30.0, 1.0), (10.0, 0.6))))
+    assert [item.id for item in choice.train] == ["a", "c"]  # several captions of one sound are meant
+    assert [item.id for item in choice.held_out] == ["e"]
+    assert {item.item for item in choice.left_out} == {"b", "d", "f"}
+    assert choice.sentence().startswith("6 clips: 2 train, 1 held out, 3 left out (b: has the same bytes as a;")
+
+
+def test_small_sets_hold_out_what_they_can_afford() -> None:
+    def of(count: int, salt: str = "") -> list[ManifestRow]:
+        rows = []
+        for number in range(count):
+            digest = f"{number * 7919 + len(salt):064x}"[::-1]  # many begin low
+            labels = {"piece": f"{salt}{number // 3}"} if salt else {}
+            rows.append(ManifestRow(str(number), "x.wav", "", 1.0, labels, digest, assign_split(digest, labels)))
+        return rows
+
+    for salt in ("", "p"):
+        before: set[str] = set()
+        for count in range(1, 120):
+            rows = of(count, salt)
+            made = afford_held_out(rows)
+            held = {row.id for row in made if row.split == "held_out"}
+            assert held <= {row.id for row in rows if row.split == "held_out"}
+            pieces = {row.labels.get("piece", row.id) for row in rows}
+            assert len({row.labels.get("piece", row.id) for row in made if row.split == "held_out"}) <= len(pieces) // 5
+            sides = {row.labels.get("piece", row.id): set() for row in made}  # type: ignore[var-annotated]
+            for row in made:
+                sides[row.labels.get("piece", row.id)].add(row.split)
+            assert all(len(splits) == 1 for splits in sides.values())
+            before = held
+        assert before
+
+
+def test_a_manifest_elsewhere_trains_read_only_audio(tmp_path: Path) -> None:
+    folder = songs(tmp_path / "songs", 5)
+    listed = sorted(os.listdir(folder))  # noqa: PTH208
+    result = CliRunner().invoke(app, ["folder", str(folder), "--out", str(tmp_path / "made"), "--json"])
+    assert json.loads(result.stdout)["clips"] == 5
+    assert sorted(os.listdir(folder)) == listed  # noqa: PTH208
+    manifest = load_manifest(tmp_path / "made")
+    assert all(manifest.audio_path(row).is_file() for row in manifest)
+    assert len(trained_by(tmp_path / "made")[0]) + trained_by(tmp_path / "made")[1] == 5
+    assert examine(tmp_path / "made", quiet=True).healthy
+    save_manifest(Manifest(manifest.rows, folder))
+    assert load_manifest(folder).rows == manifest.rows
+    (tmp_path / "made" / "manifest.audio.json").write_text('{"audio": "songs"}')
+    with pytest.raises(ManifestError, match="absolute path"):
+        load_manifest(tmp_path / "made")
+
+
+def test_words_that_a_model_does_not_know_are_counted() -> None:
+    known = {"slow", "cello"}
+
+    def unknown(caption: str) -> list[str]:
+        return [word for word in caption.split() if word not in known]
+
+    assert unheard_words(["slow cello", "slow"], unknown) is None
+    said = unheard_words(["slow チェロ", "チェロ", "slow", "a b c d"], unknown)
+    assert said is not None
+    assert said.startswith("the model does not know 'チェロ', ")  # the most frequent first
+    assert " and 2 more words, in 3 of 4 captions; " in said
+
+
+def test_the_doctor_says_what_the_model_does_not_hear(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", tone()).with_suffix(".txt").write_text("低いファゴット", encoding="utf-8")
+    out = CliRunner().invoke(app, ["doctor", str(tmp_path), "--strict"])
+    assert out.exit_code == 0
+    assert "does not know '低いファゴット', in 1 of 1 captions" in out.stdout

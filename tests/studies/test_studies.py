@@ -1,0 +1,267 @@
+"""Every study's folder keeps the contract: what it declares, what its records say, and the page that shows both."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from eisbach.cli.main import app
+from eisbach.config import build_config
+from eisbach.errors import ConfigError, EisbachError, UserError
+from eisbach.studies import contract
+from eisbach.studies.contract import (
+    RECIPE,
+    RECORDS,
+    ClaimResult,
+    Declaration,
+    Effect,
+    Result,
+    load_studies,
+    load_study,
+    study_names,
+)
+from eisbach.studies.finished import Finished
+from eisbach.studies.judging import judged, not_run, verdict
+from eisbach.studies.page import claims_markdown, effect_text, plain_table
+from eisbach.studies.running import read_facts, resolve_settings, run_study
+
+ROOT = Path(__file__).parents[2]
+STUDIES = study_names()
+
+
+def run(*words: str) -> str:
+    result = CliRunner().invoke(app, ["study", *words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_folder_is_whole(name: str) -> None:
+    study = load_study(name)
+    assert (study.folder / "README.md").stat().st_size > 500
+    assert (study.folder / "judge.py").is_file()
+    assert (study.folder / RECIPE).is_file() != (study.folder / "run.py").is_file()
+    assert {claim.key for claim in study.result.claims} == {claim.key for claim in study.declaration.claims}
+    for claim in study.result.claims:
+        assert claim.verdict == "not run" or claim.effects, claim.key
+    facts = read_facts(study.folder / RECORDS)
+    assert facts is not None
+    assert facts.command.startswith(f"eisbach study run {name}")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_result_is_what_the_judge_says_of_the_records(name: str) -> None:
+    """Recomputed, not typed: every verdict, effect, interval and p."""
+    study = load_study(name)
+    judge = importlib.import_module(f"eisbach.studies.{name}.judge").judge
+    expected = Result(study=name, run=read_facts(study.folder / RECORDS), claims=judge(study.folder / RECORDS))
+    found, wanted = study.result.model_dump(mode="json"), expected.model_dump(mode="json")
+    assert _rounded(found) == _rounded(wanted)
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_settings_resolve_in_full_and_quick(name: str, tmp_path: Path) -> None:
+    study = load_study(name)
+    whole, quick = (resolve_settings(study, out=tmp_path, quick=quick) for quick in (False, True))
+    assert whole != quick
+    again = yaml.safe_load(run("run", name, "--dry-run", "--out", str(tmp_path)))
+    assert build_config(type(whole), again) == whole
+    with pytest.raises(ConfigError, match="nonsense"):
+        resolve_settings(study, out=tmp_path, changes=["nonsense=1"])
+
+
+def test_the_documented_claims_are_those_of_the_results() -> None:
+    assert (ROOT / "docs/claims.md").read_text(encoding="utf-8") == claims_markdown()
+
+
+def test_what_was_retired_is_gone_and_stood_in_its_commit() -> None:
+    retired = yaml.safe_load((Path(contract.__file__).parent / "retired.yaml").read_text())["retired"]
+    assert {entry["study"] for entry in retired} <= set(STUDIES)
+    for entry in retired:
+        assert re.fullmatch("[0-9a-f]{7,40}", entry["commit"])
+
+
+def test_list_show_and_page(tmp_path: Path) -> None:
+    rows = json.loads(run("list", "--json"))
+    assert len(rows) == sum(len(study.declaration.claims) for study in load_studies())
+    assert {row["study"] for row in rows} == set(STUDIES)
+    assert all({"claim", "source", "verdict", "effects", "unit", "date"} <= row.keys() for row in rows)
+    table = run("list")
+    assert table.splitlines()[0].split("  ")[0] == "study"
+    assert "supported" in table
+    shown = run("show", "erd-digits")
+    assert "refuted if" in shown
+    assert "eisbach study run erd_digits" in shown
+    assert json.loads(run("show", "erd_digits", "--json"))["declaration"]["title"] == "Loss weights on digits"
+    files = json.loads(run("page", "--out", str(tmp_path), "--markdown", str(tmp_path / "c.md"), "--json"))
+    html = Path(files["page"]).read_text()
+    assert "http://" not in html
+    assert "https://" not in html
+    assert all(study.declaration.claims[0].claim[:20].replace("'", "&#39;") in html for study in load_studies())
+    assert Path(files["markdown"]).read_text() == claims_markdown()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["show", "erd_digit"], "no study is called 'erd_digit' .did you mean erd_digits"),
+        (["run", "nothing"], "no study is called 'nothing'; choose one of"),
+        (["run", "curation", "--seeds", "3", "--dry-run"], "has no --seeds; change a key"),
+        (["run", "signature_digits", "--batch", "3", "--dry-run"], "has no --batch; it has --seeds"),
+        (["run", "levels", "--config", "x.yaml", "--dry-run"], "is a recipe, which --config cannot replace"),
+        (["judge", "boundaries", "nowhere"], "there is no folder nowhere"),
+    ],
+)
+def test_mistakes_are_one_sentence(words: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence) as caught:
+        run(*words)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["toy", "digits"])
+def test_the_old_name_says_the_new_one(word: str) -> None:
+    command = [sys.executable, "-m", "eisbach", "recoverability", word, "--quick", "--set", "a=1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"eisbach: 'recoverability' is now `eisbach study run erd_{word}`, with the same options.\n"
+    assert done.stdout == ""
+
+
+def test_a_result_may_not_speak_of_what_was_not_declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = load_study("boundaries")
+    folder = tmp_path / "boundaries"
+    folder.mkdir()
+    (folder / "study.yaml").write_text((source.folder / "study.yaml").read_text())
+    monkeypatch.setattr(contract, "__file__", str(tmp_path / "contract.py"))
+    assert [result.verdict for _, result in load_study("boundaries").rows()] == ["not run", "not run"]
+    invented = Result(study="boundaries", claims=[ClaimResult(key="invented", verdict="supported")])
+    (folder / "result.json").write_text(invented.model_dump_json())
+    with pytest.raises(EisbachError, match=r"claims that its study\.yaml lacks: invented"):
+        load_study("boundaries")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"claims": []}, "claims"),
+        ({"declared": {"date": "soon", "commit": "abc"}}, "declared.date"),
+        ({"surprise": 1}, "unknown key 'surprise'"),
+    ],
+)
+def test_declarations_are_strict(change: dict, words: str) -> None:
+    values = load_study("boundaries").declaration.model_dump(mode="json")
+    assert build_config(Declaration, values)
+    with pytest.raises(ConfigError, match=words):
+        build_config(Declaration, values | change)
+    twice = [values["claims"][0], values["claims"][0]]
+    with pytest.raises(ConfigError, match="two claims have one key"):
+        build_config(Declaration, values | {"claims": twice})
+
+
+def test_an_interval_has_two_ends_and_verdicts_exclude_one_another() -> None:
+    with pytest.raises(ConfigError, match="two ends"):
+        build_config(Effect, {"name": "x", "value": 1.0, "low": 0.5})
+    assert [verdict(True, False), verdict(False, True), verdict(False, False)] == [
+        "supported",
+        "refuted",
+        "inconclusive",
+    ]
+    with pytest.raises(ValueError, match="cannot be supported and refuted"):
+        judged("x", [], supported=True, refuted=True)
+    assert not_run("x").verdict == "not run"
+
+
+@pytest.mark.parametrize(
+    ("effect", "text"),
+    [
+        (Effect(name="e", value=-26.25, low=-54.1, high=1.627, unit="points", p=0.0952), "−26.2 points (−54.1 to "
+                                                                                         "1.63), p = 0.095"),
+        (Effect(name="e", value=0.00012345), "0.0001"),
+        (Effect(name="e", value=7194.9, unit="dB²"), "7195 dB²"),
+        (Effect(name="e", value=0), "0"),
+        (Effect(name="e", value=-7, unit="of 12 cells"), "−7 of 12 cells"),
+        (Effect(name="e", value=95.45, low=74.36, high=100, unit="%"), "95.5% (74.4 to 100)"),
+    ],
+)  # fmt: skip
+def test_effects_as_text(effect: Effect, text: str) -> None:
+    assert effect_text(effect) == text
+    assert effect_text(effect, name=True) == f"e: {text}"
+
+
+def test_tables_wrap_and_align() -> None:
+    lines = plain_table(["a", "b"], [["x", "one two three"], ["long", "y"]], widest=7).splitlines()
+    assert lines == ["a     b", "x     one two", "      three", "long  y"]
+
+
+def test_finished_pieces_are_kept_and_a_torn_row_is_made_again(tmp_path: Path) -> None:
+    made: list[str] = []
+
+    def piece(name: str) -> dict[str, float]:
+        made.append(name)
+        return {"value": 0.1 + len(made)}
+
+    first = Finished(tmp_path / "p.jsonl")
+    assert first.get("a", lambda: piece("a")) == {"value": 1.1}
+    first.get("b", lambda: piece("b"))
+    with (tmp_path / "p.jsonl").open("a") as file:
+        file.write('{"key": "c", "val')  # killed while writing
+    again = Finished(tmp_path / "p.jsonl")
+    assert again.get("a", lambda: piece("a")) == {"value": 1.1}
+    assert again.get("c", lambda: piece("c")) == {"value": 3.1}
+    assert made == ["a", "b", "c"]
+    assert set(Finished(tmp_path / "p.jsonl").rows) == {"a", "b", "c"}
+
+
+def test_a_folder_of_other_settings_is_refused_but_for_what_may_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("eisbach.studies.signature_digits.run")
+    runs: list[int] = []
+
+    def record(settings: module.Settings, out: Path, **_: object) -> None:
+        runs.append(settings.seeds)
+        records = json.loads((study.folder / RECORDS / "signature_digits.json").read_text())
+        (out / "signature_digits.json").write_text(json.dumps(records))
+
+    study = load_study("signature_digits")
+    monkeypatch.setattr(module, "run", record)
+    for seeds in (3, 5):
+        settings = resolve_settings(study, out=tmp_path, changes=[f"seeds={seeds}"])
+        result = run_study(study, settings, tmp_path, command="again", quiet=True)
+    assert runs == [3, 5]
+    assert result.claims == study.result.claims
+    assert result.run is not None
+    assert result.run.command == "again"
+    assert {"torch", "threads", "eisbach"} <= result.run.versions.keys()
+    assert json.loads((tmp_path / "result.json").read_text()) == result.model_dump(mode="json")
+    settings = resolve_settings(study, out=tmp_path, changes=["steps=32"])
+    with pytest.raises(UserError, match="steps was 64 and is now 32"):
+        run_study(study, settings, tmp_path, command="other", quiet=True)
+    assert runs == [3, 5]
+
+
+def test_listing_needs_nothing_heavy() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from eisbach.cli.main import app; "
+        "r = CliRunner().invoke(app, ['study', 'list']); assert r.exit_code == 0, r.output; "
+        "heavy = {'torch', 'matplotlib', 'scipy', 'pyarrow'} & set(sys.modules); assert not heavy, sorted(heavy)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
