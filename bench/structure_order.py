@@ -1,10 +1,11 @@
-"""Does `continuation` hear the order of recorded music? ``python bench/structure_order.py --recordings DIR/excerpts --out FILE``
+"""Does `continuation` hear the order of recorded music? ``python bench/structure_order.py --recordings DIR/excerpts
+--out FILE``
 
-Every excerpt is cut and shuffled: in pieces of 2, 4 and 8 s, in pieces of random length (1 to 3 s), at bars (four of librosa's beats) and at
-its own sections. AUC is the share of (original, shuffled) pairs, over all pairs of excerpts, in which the original reads higher; *paired*
-the share of excerpts that read higher than their own shuffle. Intervals: 95%, bootstrap over hands (composer or album), never over
-excerpts. The constants of the metric were chosen on half of the excerpts of the packages in `bench/recordings.py`; run it on other
-packages (`--packages`) to see what holds.
+Every excerpt is cut and shuffled: in pieces of 2, 4 and 8 s, in pieces of random length (1 to 3 s), at bars (four of
+librosa's beats) and at its own sections. AUC is the share of (original, shuffled) pairs, over all pairs of excerpts, in
+which the original reads higher; *paired* the share of excerpts that read higher than their own shuffle. Intervals: 95%,
+bootstrap over hands (composer or album), never over excerpts. The constants of the metric were chosen on half of the
+excerpts of the packages in `bench/recordings.py`; run it on other packages (`--packages`) to see what holds.
 """
 
 from __future__ import annotations

@@ -146,7 +146,8 @@ def varied_noise(noise_db: float, seed: int) -> Waveform:
 
 
 def shuffle_pieces(samples: np.ndarray, seconds: float, rate: int, seed: int) -> np.ndarray:
-    """The same pieces of `seconds` in an order in which none comes behind its own predecessor, with 5 ms fades at the joints.
+    """The same pieces of `seconds` in an order in which none comes behind its own predecessor, with 5 ms fades at the
+    joints.
 
     Parameters
     ----------
