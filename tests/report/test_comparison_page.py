@@ -11,8 +11,7 @@ import pytest
 from eisbach.audio import write_audio
 from eisbach.errors import UserError
 from eisbach.experiments import comparing
-from eisbach.experiments.sets import sample_clips, short_names
-from eisbach.experiments.whole_sets import measure_sets
+from eisbach.experiments.sets import short_names
 from eisbach.report.audio_embed import embed_all
 from eisbach.report.comparison.findings import findings
 from eisbach.report.comparison.listen import plan_groups
@@ -21,7 +20,8 @@ from eisbach.report.comparison.players import clock, section_bars, waveform_path
 from eisbach.report.comparison.set_tables import SetTable, set_tables
 from eisbach.report.structure.draw import Span
 from eisbach.structure import METRICS
-from eisbach.structure.batch import Clip
+from eisbach.structure.batch import Clip, sample_clips
+from eisbach.structure.sets.whole import measure_sets
 from eisbach.studies.ground_truth import synthetic
 from eisbach.types import Skipped, SkipReport, Waveform
 
@@ -250,14 +250,14 @@ def test_sets_as_wholes(tmp_path):
             path = tmp_path / f"{group}-{seed}.wav"
             write_audio(path, make(seed))
             rows.append(record(group, f"p{seed}", "0", path=str(path)))
-    sets = comparing.compare_sets(rows)
+    sets = comparing.sets_of(rows)
     made = measure_sets(sets, skips=SkipReport())
-    titles = {table.title: table for table in set_tables(sets.names, made.comparisons)}
+    titles = {table.title: table for table in set_tables(list(sets), made.comparisons)}
     between = titles["Distances between the sets"].rows
     assert {row[1] for row in between} == {"loops vs forms"}
     assert any(row[0].startswith("Fréchet") for row in between)
     assert made.to_json()[0]["sets"] == ["loops", "forms"]
-    alone = measure_sets(comparing.compare_sets(rows[:1]), skips=SkipReport())
+    alone = measure_sets({"loops": rows[:1]}, skips=SkipReport())
     tables = set_tables(["loops"], alone.comparisons)
     assert tables
     assert "Distances between the sets" not in {table.title for table in tables}
@@ -265,7 +265,7 @@ def test_sets_as_wholes(tmp_path):
         "loops: its clips name no prompts, so what varies across seeds and prompts is not measured."
     ]
     with pytest.raises(UserError, match="held-out"):
-        measure_sets(sets, training=tmp_path)
+        measure_sets(sets, training=[str(tmp_path)])
 
 
 def test_findings_say_what_a_measure_sounds_like():

@@ -194,10 +194,8 @@ def _as_json(analysed: AnalysedSets, written: Path | None) -> dict[str, Any]:
 
 def _print(analysed: AnalysedSets, out: Path | None, written: Path | None, pictures: bool) -> None:
     from eisbach.report.comparison.findings import terminal_lines
-    from eisbach.structure.summary import format_summary, summarise
 
-    typer.echo(format_summary(summarise(analysed.records)))
-    for line in terminal_lines(analysed.sets):
+    for line in terminal_lines(analysed.records, analysed.sets):
         typer.echo(line)
     skipped = analysed.skips.skipped
     for item in skipped[:_SKIPS_SAID]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,16 +14,16 @@ from eisbach.experiments.comparing import Sets, compare_sets, sets_of
 from eisbach.experiments.cutting import check_cut, cut_sets
 from eisbach.experiments.matching import AUTO, match_sets
 from eisbach.experiments.measures import check_measures
-from eisbach.experiments.sets import ClipSets, collect_sets
-from eisbach.experiments.whole_sets import WholeSets, measure_sets
+from eisbach.experiments.sets import ClipSets, collect_clips, collect_sets
 from eisbach.files import write_json, write_text
 from eisbach.structure import analyze_files
+from eisbach.structure.sets.whole import WholeSets, measure_sets
 from eisbach.types import Record, SkipReport
 
 if TYPE_CHECKING:
     from eisbach.structure.embeddings import Embedding
 
-STATISTICS = "comparison.json"
+_STATISTICS = "comparison.json"
 """The one file of statistics of an analysis; `comparison.csv` holds the same rows for a spreadsheet."""
 _COLUMNS = (
     "metric", "unit", "primary", "set", "mean", "sd", "clips", "reference", "difference", "low", "high", "hedges_g",
@@ -52,6 +52,8 @@ class AnalysisPlan:
     start : 'start', 'middle' or 'loudest'
         Which stretch a cut keeps.
     jobs : int
+    names : dict of str to str
+        What each set is called, by its group in the records; the reference first.
     """
 
     sets: ClipSets
@@ -68,6 +70,7 @@ class AnalysisPlan:
     start: str = "start"
     jobs: int = 1
     seed: int = 0
+    names: dict[str, str] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
         """What decides the result, as plain values: for a look before the work, and for the page."""
@@ -135,6 +138,7 @@ def plan_analysis(paths: Sequence[str | Path], *, by: str | None = None, **optio
         As `sets.collect_sets`; an unknown set, metric or label; training audio without held-out audio; a cut that has
         no folder to go to.
     """
+    check_measures([*options.get("metrics", ()), *options.get("primary", ())])
     plan = AnalysisPlan(collect_sets(paths, by), **options)
     if (plan.held_out is None) != (plan.training is None):
         raise UserError("memorisation needs --training and --held-out: without unseen clips, genre looks like copying.")
@@ -142,14 +146,13 @@ def plan_analysis(paths: Sequence[str | Path], *, by: str | None = None, **optio
         check_cut(plan.seconds, plan.start)
         if plan.out is None:
             raise UserError("--seconds needs a folder to put the cut clips in; add --out FOLDER.")
-    check_measures([*plan.metrics, *plan.primary])
     left_out = [name for name in plan.primary if plan.metrics and name not in plan.metrics]
     if left_out:
         raise UserError(f"the primary metric {', '.join(left_out)} is not among --metrics; add it to --metrics.")
     rows: list[Record] = [{**clip.keys, "path": str(clip.path)} for clip in plan.sets.clips]
     by_set = sets_of(rows, plan.baseline, oracle=plan.oracle)
     match_sets(by_set, plan.pair, names=plan.sets.names, side_by_side=plan.sets.side_by_side)
-    return plan
+    return replace(plan, names={str(own[0]["group"]): name for name, own in by_set.items()})
 
 
 def analyze_sets(plan: AnalysisPlan, *, quiet: bool = False) -> AnalysedSets:
@@ -171,22 +174,27 @@ def analyze_sets(plan: AnalysisPlan, *, quiet: bool = False) -> AnalysedSets:
     details: dict[str, str] = {}
     records = analyze_files(sets.clips, jobs=plan.jobs, out=plan.out, skips=skips, quiet=quiet, details=details)
     _refuse_lost_sets(plan.sets, records, skips)
+    keys = {str(clip.path): clip.keys for clip in sets.clips}
+    whole = measure_sets(
+        {name: [row for row in records if row["group"] == group] for group, name in plan.names.items()},
+        prompts={path: str(own.get("prompt_id") or "") for path, own in keys.items()}, details=details,
+        embeddings=plan.embeddings, training=_files(plan.training), held_out=_files(plan.held_out), seed=plan.seed,
+        jobs=plan.jobs, skips=skips, quiet=quiet,
+    )  # fmt: skip
     compared = compare_sets(
         records, pair=plan.pair, baseline=plan.baseline, oracle=plan.oracle, metrics=plan.metrics, primary=plan.primary,
         names=sets.names, side_by_side=sets.side_by_side, seed=plan.seed,
     )  # fmt: skip
-    keys = {str(clip.path): clip.keys for clip in sets.clips}
-    whole = measure_sets(
-        compared, prompts={path: str(own.get("prompt_id") or "") for path, own in keys.items()}, details=details,
-        embeddings=plan.embeddings, training=plan.training, held_out=plan.held_out, seed=plan.seed, jobs=plan.jobs,
-        skips=skips, quiet=quiet,
-    )  # fmt: skip
     captions = {str(own.get("prompt_id") or ""): str(own.get("caption") or "") for own in keys.values()}
     analysed = AnalysedSets(plan, records, compared, whole, skips, captions)
     if plan.out is not None:
-        write_json(plan.out / STATISTICS, analysed.to_json())
         write_text(plan.out / "comparison.csv", comparison_csv(compared))
+        write_json(plan.out / _STATISTICS, analysed.to_json())
     return analysed
+
+
+def _files(path: Path | None) -> list[str] | None:
+    return None if path is None else [str(clip.path) for clip in collect_clips([path])]
 
 
 def _refuse_lost_sets(sets: ClipSets, records: Sequence[Record], skips: SkipReport) -> None:
@@ -209,12 +217,18 @@ def comparison_csv(sets: Sets) -> str:
     writer.writerow(_COLUMNS)
     for info in (*sets.metrics, *sets.printed):
         for name in sets.names:
-            summary, found = sets.summaries[name, info.name], sets.comparison(name, info.name)
+            summary, compared = sets.summaries[name, info.name], sets.comparison(name, info.name)
             row: list[Any] = [
                 info.name, info.unit, info.primary, name, summary.mean, sets.spreads[name, info.name], summary.n_clips,
             ]  # fmt: skip
-            if found is not None:
-                row += [sets.names[0], found.difference, *(found.shown_interval or (None, None)), found.g, found.p]
-                row += [found.p_adjusted, found.unit, found.n_units, found.verdict]
+            if compared is not None:
+                row += [
+                    sets.names[0],
+                    compared.difference,
+                    *(compared.shown_interval or (None, None)),
+                    compared.g,
+                    compared.p,
+                ]
+                row += [compared.p_adjusted, compared.unit, compared.n_units, compared.verdict]
             writer.writerow(["" if value is None else value for value in row])
     return text.getvalue()

@@ -214,3 +214,34 @@ def find_audio(folder: str | Path) -> list[Path]:
     if not listing.files:
         raise UserError(f"{folder} holds no audio files ({', '.join(AUDIO_SUFFIXES[:4])}, ...); choose another folder.")
     return listing.files
+
+
+def sample_clips(clips: Sequence[Clip], most: int) -> list[Clip]:
+    """At most `most` clips: every group in turn, evenly spread over each group's order, so that none is favoured.
+
+    The same clips give the same sample; their order is kept.
+    """
+    if len(clips) <= most:
+        return list(clips)
+    groups: dict[str, list[Clip]] = {}
+    for clip in clips:
+        groups.setdefault(str(clip.keys.get("group", "")), []).append(clip)
+    shares = _shares([len(members) for members in groups.values()], most)
+    chosen = {
+        id(members[round((index + 0.5) * len(members) / share - 0.5)])
+        for members, share in zip(groups.values(), shares, strict=True)
+        for index in range(share)
+    }
+    return [clip for clip in clips if id(clip) in chosen]
+
+
+def _shares(sizes: Sequence[int], most: int) -> list[int]:
+    """How many to take of each group: one each in turn until there is no room or nothing left."""
+    shares = [0] * len(sizes)
+    room = most
+    while room and any(share < size for share, size in zip(shares, sizes, strict=True)):
+        for index, size in enumerate(sizes):
+            if room and shares[index] < size:
+                shares[index] += 1
+                room -= 1
+    return shares

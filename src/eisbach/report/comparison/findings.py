@@ -20,6 +20,8 @@ from eisbach.report.wording import (
 from eisbach.statistics.metric_info import MetricInfo
 from eisbach.statistics.results import Results
 from eisbach.structure.metrics import METRICS
+from eisbach.structure.summary import format_summary, summarise
+from eisbach.types import Record
 
 MARKS = {
     "better": "▲ better",
@@ -139,12 +141,12 @@ def headline_verdict(results: Results | None, titles: Mapping[str, str] | None =
     return overall_verdict(results.comparisons, results.headline, titles, apart=apart)
 
 
-def terminal_lines(sets: Sets) -> list[str]:
-    """The comparison for a terminal: the verdict, the primary measures of every set, how clips were matched, notes."""
-    results = sets.results
+def terminal_lines(records: Sequence[Record], sets: Sets) -> list[str]:
+    """An analysis for a terminal: a table of means, the verdict, the primary measures of every set, matching, notes."""
+    table, results = format_summary(summarise(records)), sets.results
     if results is None:
-        return []
-    lines = ["", str(headline_verdict(results) or ""), *recovered_sentences(results)]
+        return [table]
+    lines = [table, "", str(headline_verdict(results) or ""), *recovered_sentences(results)]
     for name in sets.names[1:]:
         lines.append(f"\n{name} against {sets.names[0]} (difference, 95% interval, Hedges g, p corrected):")
         for info in sets.primary:

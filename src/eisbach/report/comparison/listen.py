@@ -8,9 +8,8 @@ from pathlib import Path
 
 from eisbach.errors import UserError
 from eisbach.experiments.comparing import Sets
-from eisbach.experiments.sets import sample_clips
 from eisbach.report.comparison.players import Player
-from eisbach.structure.batch import Clip
+from eisbach.structure.batch import Clip, sample_clips
 from eisbach.types import Record, RecordValue
 
 

@@ -89,8 +89,8 @@ class ComparisonPage:
         Words of each prompt.
     audio_root : Path
         Folder that relative paths in the records start from.
-    details : mapping of str to mapping
-        Rows of the analysis' ``details.jsonl`` by path; without them, sections are looked for again.
+    analysis : Path or None
+        Folder of the clips' analysis, whose ``details.jsonl`` holds their sections; None looks for them again.
     listen : int
         Clips to embed at most; 0 for none.
     chosen : sequence of str
@@ -118,7 +118,7 @@ class ComparisonPage:
     skipped: Sequence[Skipped] = ()
     captions: Mapping[str, str] = field(default_factory=dict)
     audio_root: Path = Path()
-    details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    analysis: Path | None = None
     listen: int = LISTEN
     chosen: Sequence[str] = ()
     pictures: bool = True
@@ -234,7 +234,12 @@ def _heard(page: ComparisonPage, quiet: bool) -> dict[str, Any]:
     groups = plan_groups(sets, page.listen, page.captions, page.chosen)
     rows = [row for group in groups for take in group.takes for row in take.clips if row is not None]
     players = make_players(
-        rows, budget=page.audio_budget, root=page.audio_root, details=page.details, pictures=page.pictures, quiet=quiet
+        rows,
+        budget=page.audio_budget,
+        root=page.audio_root,
+        analysis=page.analysis,
+        pictures=page.pictures,
+        quiet=quiet,
     )
     by_row = {id(row): player for row, player in zip(rows, players, strict=True)}
     words = embedded_words(sets, rows, players, page.audio_budget, noun=page.noun, chosen=bool(page.chosen))

@@ -19,6 +19,7 @@ from eisbach.report.figures import features_of
 from eisbach.report.figures_draw import draw_mel, draw_trajectory, trajectory_limit
 from eisbach.report.structure.draw import Span, draw_sections, section_spans
 from eisbach.structure.features import Features
+from eisbach.structure.record_files import read_details
 from eisbach.structure.similarity import self_similarity
 from eisbach.types import Record
 
@@ -95,7 +96,7 @@ def make_players(
     *,
     budget: int,
     root: Path = Path(),
-    details: Mapping[str, Mapping[str, Any]] | None = None,
+    analysis: Path | None = None,
     pictures: bool = True,
     quiet: bool = True,
 ) -> list[Player]:
@@ -107,8 +108,8 @@ def make_players(
         Bytes of base64 that all audio may take.
     root : Path
         Folder that relative paths of the records start from.
-    details : mapping of str to mapping
-        Rows of an analysis' ``details.jsonl`` by path (`structure.record_files.read_details`), which hold the sections.
+    analysis : Path or None
+        Folder of the clips' analysis, whose ``details.jsonl`` holds the sections; None looks for them again.
     pictures : bool
         Draw each clip, until the pictures take 8 MB.
     """
@@ -116,13 +117,14 @@ def make_players(
     audio = embed_all(paths, budget=budget, quiet=quiet)
     with Progress(len(paths), "read clips", quiet=quiet) as bar:
         features = [_features(path, bar) for path in paths]
+    details = {} if analysis is None else read_details(analysis)
     limit = trajectory_limit([clip for clip in features if clip is not None])
     players: list[Player] = []
     spent = 0
     with Progress(len(paths), "draw pictures", quiet=quiet) as bar:
         for row, path, sound, clip in zip(records, paths, audio, features, strict=True):
             drawn = limit if pictures and spent < _PICTURE_BUDGET else None
-            players.append(_player(row, path, sound, clip, (details or {}).get(str(path)), drawn))
+            players.append(_player(row, path, sound, clip, details.get(str(path)), drawn))
             spent += len(players[-1].picture)
             bar.advance()
     return players

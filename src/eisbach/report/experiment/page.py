@@ -14,7 +14,6 @@ from eisbach.report.charts import Series
 from eisbach.report.comparison.findings import headline_sentences, headline_verdict
 from eisbach.report.comparison.page import ArmText, ComparisonPage, write_comparison_page
 from eisbach.statistics.results import Results
-from eisbach.structure.record_files import read_details
 from eisbach.types import Record
 
 _MOST_CLIPS = 80
@@ -91,7 +90,7 @@ def _page(result: ExperimentResult, commands: Sequence[str]) -> ComparisonPage:
         curves=_curves(result),
         captions={prompt.id: prompt.text for prompt in spec.generation.resolve_prompts()},
         audio_root=result.folder,
-        details=read_details(result.folder / ANALYSIS),
+        analysis=result.folder / ANALYSIS,
         listen=_MOST_CLIPS,
         configuration=dump_yaml(spec),
         versions=versions(),

@@ -18,7 +18,6 @@ from eisbach.progress import Progress
 from eisbach.report.comparison.page import LISTEN, ComparisonPage, write_comparison_page
 from eisbach.report.comparison.set_tables import set_tables
 from eisbach.report.figures import clip_picture
-from eisbach.structure.record_files import read_details
 from eisbach.types import SkipReport
 
 _FILES = (
@@ -129,7 +128,7 @@ def write_page(analysed: AnalysedSets, page: PageOptions, paths: Sequence[str] =
         set_notes=analysed.whole.notes,
         skipped=analysed.skips.skipped,
         captions=analysed.captions,
-        details=read_details(plan.out),
+        analysis=plan.out,
         listen=page.listen,
         chosen=page.chosen,
         pictures=page.pictures,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eisbach.errors import AudioError, StorageError, UserError
-from eisbach.experiments.sets import sample_clips, short_names
+from eisbach.experiments.sets import short_names
 from eisbach.files import write_text
 from eisbach.progress import Progress
 from eisbach.report.figures import features_of
@@ -17,7 +17,7 @@ from eisbach.report.figures_draw import View
 from eisbach.report.fonts import drawable
 from eisbach.report.structure.figures import KINDS, MOST_GROUPS
 from eisbach.report.structure.style import FORMATS, PictureClip, format_of
-from eisbach.structure.batch import Clip
+from eisbach.structure.batch import Clip, sample_clips
 from eisbach.structure.features import Features
 from eisbach.types import Skipped
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eisbach.errors import UserError
-from eisbach.experiments.comparing import Sets
-from eisbach.experiments.sets import collect_clips, sample_clips
-from eisbach.structure.batch import Clip
-from eisbach.structure.sets import SetClip, SetComparison, clip_of_detail, compare_sets, read_clips
+from eisbach.structure.batch import Clip, sample_clips
+from eisbach.structure.sets.clips import SetClip, clip_of_detail, read_clips
+from eisbach.structure.sets.compare import SetComparison, compare_sets
 from eisbach.types import Record, SkipReport
 
 if TYPE_CHECKING:
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 
     from eisbach.structure.embeddings import Embedding
 
-MOST_CLIPS = 200
-"""Clips of each set that distances are measured on; an even sample of larger sets."""
+_MOST_CLIPS = 200  # of each set that distances are measured on; an even sample of larger sets
 
 
 @dataclass
@@ -45,13 +43,13 @@ class WholeSets:
 
 
 def measure_sets(
-    sets: Sets,
+    sets: Mapping[str, Sequence[Record]],
     *,
     prompts: Mapping[str, str] | None = None,
     details: Mapping[str, str] | None = None,
     embeddings: Sequence[Embedding] = (),
-    training: Path | None = None,
-    held_out: Path | None = None,
+    training: Sequence[str] | None = None,
+    held_out: Sequence[str] | None = None,
     seed: int = 0,
     jobs: int = 1,
     skips: SkipReport | None = None,
@@ -61,14 +59,16 @@ def measure_sets(
 
     Parameters
     ----------
+    sets : mapping of str to sequence of Record
+        The records of each set (`path`, `duration`); the first is the reference.
     prompts : mapping of str to str
         The prompt of each file (by path), for what only shows across seeds.
     details : mapping of str to str
         Each file's line of ``details.jsonl`` (by path): with it no audio is read again, but for memorisation.
     embeddings : sequence of Embedding
         Models (`structure.embeddings.load_embedding`) whose embeddings are compared beside the texture's.
-    training, held_out : path or None
-        Folders or manifests; both or neither.
+    training, held_out : sequence of str or None
+        Audio files; both or neither.
 
     Raises
     ------
@@ -78,12 +78,11 @@ def measure_sets(
     made = WholeSets()
     skips = SkipReport() if skips is None else skips
     described = {}
-    for name in sets.names:
-        chosen = _sample(sets, name)
-        count = sum(row["arm"] == name for row in sets.records)
-        if len(chosen) < count:
+    for name, rows in sets.items():
+        chosen = _sample(rows)
+        if len(chosen) < len(rows):
             made.notes.append(
-                f"{name}: an even sample of {len(chosen)} of its {count:,} clips stands for the set here."
+                f"{name}: an even sample of {len(chosen)} of its {len(rows):,} clips stands for the set here."
             )
         try:
             if details is not None and training is None:
@@ -96,14 +95,14 @@ def measure_sets(
     extra: dict[str, Any] = {}
     if training is not None and held_out is not None:
         extra["training"] = read_clips(
-            _files(training), jobs=jobs, skips=skips, quiet=quiet, description="training audio"
+            list(training), jobs=jobs, skips=skips, quiet=quiet, description="training audio"
         )
         extra["held_out"] = read_clips(
-            _files(held_out), jobs=jobs, skips=skips, quiet=quiet, description="held-out audio"
+            list(held_out), jobs=jobs, skips=skips, quiet=quiet, description="held-out audio"
         )
     elif (training is None) != (held_out is None):
         raise UserError("memorisation needs --training and --held-out: without unseen clips, genre looks like copying.")
-    made.comparisons = _compared(sets.names, described, vectors, extra, seed, made)
+    made.comparisons = _compared(list(sets), described, vectors, extra, seed, made)
     notes = [*made.notes, *(note for each in made.comparisons for note in each.notes)]
     unprompted = [name for name, clips in described.items() if all(clip.prompt is None for clip in clips)]
     made.notes = _said_once(list(dict.fromkeys(notes)), unprompted)
@@ -119,10 +118,9 @@ def _said_once(notes: Sequence[str], unprompted: Sequence[str]) -> list[str]:
     ]
 
 
-def _sample(sets: Sets, name: str) -> list[Record]:
-    rows = {str(row["path"]): row for row in sets.records if row["arm"] == name}
-    clips = [Clip(Path(path), {"group": name}) for path in rows]
-    return [rows[str(clip.path)] for clip in sample_clips(clips, MOST_CLIPS)]
+def _sample(records: Sequence[Record]) -> list[Record]:
+    rows = {str(row["path"]): row for row in records}
+    return [rows[str(clip.path)] for clip in sample_clips([Clip(Path(path)) for path in rows], _MOST_CLIPS)]
 
 
 def _of_details(
@@ -158,10 +156,6 @@ def _described(
     known = {item.item for item in skips.skipped}
     skips.skipped.extend(item for item in own.skipped if item.item not in known)
     return clips
-
-
-def _files(path: Path) -> list[str]:
-    return [str(clip.path) for clip in collect_clips([path])]
 
 
 def _embedded(
