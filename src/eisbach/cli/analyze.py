@@ -17,83 +17,100 @@ from eisbach.errors import UserError
 if TYPE_CHECKING:
     from eisbach.experiments.analysis import AnalysedSets, AnalysisPlan
 
-DEFAULT_OUT = Path("analysis")
+_DEFAULT_OUT = Path("analysis")
 _SKIPS_SAID = 20
 
 
+_Paths = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Audio files, folders (searched through) or manifests; NAME=PATH names a set. Several are compared.",
+        show_default=False,
+    ),
+]
+_Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for the page, records and comparison; a rerun continues it.",
+        show_default="analysis; none with --json or --no-page",
+    ),
+]
+_Page = Annotated[bool, typer.Option("--page/--no-page", help="Write index.html, to see and hear the sets.")]
+_By = Annotated[str | None, typer.Option(help="What makes a set: a manifest's label, 'folder' or 'argument'.")]
+_Pair = Annotated[
+    str,
+    typer.Option(help="Match clips by auto, prompt, name, none, or labels, the first being the unit."),
+]
+_Baseline = Annotated[str | None, typer.Option(help="The set that the others are compared with; the first.")]
+_Oracle = Annotated[str | None, typer.Option(help="The set that is the upper bound: shares of its gain are reported.")]
+_Metrics = Annotated[str | None, typer.Option(help="Comma-separated metrics; all unless named.")]
+_Primary = Annotated[
+    str | None,
+    typer.Option(help="Comma-separated metrics that decide; METRIC:higher or METRIC:lower says what is better."),
+]
+_Seconds = Annotated[float | None, typer.Option(help="Cut every clip to this length; shorter ones are left out.")]
+_Start = Annotated[str, typer.Option("--from", help="What --seconds keeps: start, middle or loudest.")]
+_Embedding = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Compare sets on a model's embeddings too: clap:FOLDER or mert:FOLDER; repeat.", show_default="texture"
+    ),
+]
+_Training = Annotated[
+    Path | None, typer.Option(help="Training audio: how near each clip is to its nearest piece of it.")
+]
+_HeldOut = Annotated[Path | None, typer.Option(help="Audio that was not trained on: the yardstick for --training.")]
+_Listen = Annotated[int, typer.Option(help="Clips that the page embeds; an even sample of larger sets.", min=0)]
+_Clip = Annotated[
+    list[str] | None, typer.Option(help="Id of a clip to embed in place of the sample; repeat.", show_default=False)
+]
+_Title = Annotated[str | None, typer.Option(help="Heading of the page.")]
+_Pictures = Annotated[
+    bool | None,
+    typer.Option(
+        "--pictures/--no-pictures",
+        help="Also write a PNG of every clip; or draw none, not even on the page.",
+        show_default="on the page",
+    ),
+]
+_Jobs = Annotated[int, typer.Option(help="Processes.", min=1)]
+_Seed = Annotated[int, typer.Option(help="Seed of the resampling.", min=0)]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print records, means and comparison as JSON.")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="List what would be analysed and stop.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+
+
 def analyze(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Audio files, folders (searched through) or manifests; NAME=PATH names a set. Several are compared.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the page, records and comparison; a rerun continues it.",
-            show_default="analysis; none with --json or --no-page",
-        ),
-    ] = None,
-    page: Annotated[bool, typer.Option("--page/--no-page", help="Write index.html, to see and hear the sets.")] = True,
-    by: Annotated[
-        str | None, typer.Option(help="What makes a set: a manifest's label, 'folder' or 'argument'.")
-    ] = None,
-    pair: Annotated[
-        str,
-        typer.Option(help="Match clips by auto, prompt, name, none, or labels, the first being the unit."),
-    ] = "auto",
-    baseline: Annotated[str | None, typer.Option(help="The set that the others are compared with; the first.")] = None,
-    oracle: Annotated[
-        str | None, typer.Option(help="The set that is the upper bound: shares of its gain are reported.")
-    ] = None,
-    metrics: Annotated[str | None, typer.Option(help="Comma-separated metrics; all unless named.")] = None,
-    primary: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated metrics that decide; METRIC:higher or METRIC:lower says what is better."),
-    ] = None,
-    seconds: Annotated[
-        float | None, typer.Option(help="Cut every clip to this length; shorter ones are left out.")
-    ] = None,
-    start: Annotated[str, typer.Option("--from", help="What --seconds keeps: start, middle or loudest.")] = "start",
-    embedding: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Compare sets on a model's embeddings too: clap:FOLDER or mert:FOLDER; repeat.", show_default="texture"
-        ),
-    ] = None,
-    training: Annotated[
-        Path | None, typer.Option(help="Training audio: how near each clip is to its nearest piece of it.")
-    ] = None,
-    held_out: Annotated[
-        Path | None, typer.Option(help="Audio that was not trained on: the yardstick for --training.")
-    ] = None,
-    listen: Annotated[int, typer.Option(help="Clips that the page embeds; an even sample of larger sets.", min=0)] = 24,
-    clip: Annotated[
-        list[str] | None, typer.Option(help="Id of a clip to embed in place of the sample; repeat.", show_default=False)
-    ] = None,
-    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
-    pictures: Annotated[
-        bool | None,
-        typer.Option(
-            "--pictures/--no-pictures",
-            help="Also write a PNG of every clip; or draw none, not even on the page.",
-            show_default="on the page",
-        ),
-    ] = None,
-    jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the resampling.", min=0)] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print records, means and comparison as JSON.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be analysed and stop.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    paths: _Paths,
+    out: _Out = None,
+    page: _Page = True,
+    by: _By = None,
+    pair: _Pair = "auto",
+    baseline: _Baseline = None,
+    oracle: _Oracle = None,
+    metrics: _Metrics = None,
+    primary: _Primary = None,
+    seconds: _Seconds = None,
+    start: _Start = "start",
+    embedding: _Embedding = None,
+    training: _Training = None,
+    held_out: _HeldOut = None,
+    listen: _Listen = 24,
+    clip: _Clip = None,
+    title: _Title = None,
+    pictures: _Pictures = None,
+    jobs: _Jobs = 1,
+    seed: _Seed = 0,
+    as_json: _AsJson = False,
+    dry_run: _DryRun = False,
+    quiet: _Quiet = False,
 ) -> None:
     """Measure the musical structure of audio, and how sets of it differ: sections, textures, motifs, dynamics, loops.
 
     One folder is described; several are compared: eisbach analyze A/ B/ writes analysis/index.html.
     """
     if out is None and page and not as_json:
-        out = DEFAULT_OUT
+        out = _DEFAULT_OUT
     if pictures and out is None:
         raise UserError("--pictures needs a folder to put them in; add --out FOLDER.")
     from eisbach.experiments.analysis import analyze_sets, plan_analysis

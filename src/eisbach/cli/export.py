@@ -11,56 +11,69 @@ if TYPE_CHECKING:
     from eisbach.adapters.export import Exported
 
 
+_Adapter = Annotated[
+    str,
+    typer.Argument(help="A run's adapter/ folder, a peft folder, or a native or ComfyUI file.", show_default=False),
+]
+_To = Annotated[
+    str | None,
+    typer.Option(help="sa3 (Stability's file), peft or diffusers (a folder), or comfyui (a file).", show_default=False),
+]
+_Out = Annotated[str | None, typer.Option(help="The file or folder to write.", show_default=False)]
+_Model = Annotated[
+    str | None,
+    typer.Option(help="The base model: checks that the adapter fits; --merge, --check and DoRA for ComfyUI need it."),
+]
+_Strength = Annotated[float, typer.Option(help="1 writes the adapter as it was trained.")]
+_Merge = Annotated[
+    bool, typer.Option("--merge", help="Write a whole model with the adapter folded in, instead of an adapter.")
+]
+_Check = Annotated[
+    bool,
+    typer.Option("--check", help="Play it: what the adapter changes, and how far the written file is from it."),
+]
+_Dora = Annotated[
+    str, typer.Option(help="DoRA for ComfyUI: diff (large, always right) or scale (small, right in fp32).")
+]
+_Precision = Annotated[
+    str,
+    typer.Option(
+        help="fp16, fp32, or auto: fp16 where it loses under 1% of a LoRA or nothing of a DoRA (sa3, comfyui)."
+    ),
+]
+_BakeNorms = Annotated[
+    bool,
+    typer.Option("--bake-norms", help="Write the norms of DoRA's rows beside it, for Stability's newest players."),
+]
+_DropConditioner = Annotated[
+    bool, typer.Option("--drop-conditioner", help="Leave out the duration embedder, which ComfyUI cannot load.")
+]
+_AnyBase = Annotated[
+    bool, typer.Option("--any-base", help="Convert for another model than the adapter was trained on.")
+]
+_Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the adapter at --out; other files beside it stay.")
+]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")]
+
+
 def export(
-    adapter: Annotated[
-        str,
-        typer.Argument(help="A run's adapter/ folder, a peft folder, or a native or ComfyUI file.", show_default=False),
-    ],
-    to: Annotated[
-        str | None,
-        typer.Option(
-            help="sa3 (Stability's file), peft or diffusers (a folder), or comfyui (a file).", show_default=False
-        ),
-    ] = None,
-    out: Annotated[str | None, typer.Option(help="The file or folder to write.", show_default=False)] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="The base model: checks that the adapter fits; --merge, --check and DoRA for ComfyUI need it."
-        ),
-    ] = None,
-    strength: Annotated[float, typer.Option(help="1 writes the adapter as it was trained.")] = 1.0,
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Write a whole model with the adapter folded in, instead of an adapter.")
-    ] = False,
-    check: Annotated[
-        bool,
-        typer.Option("--check", help="Play it: what the adapter changes, and how far the written file is from it."),
-    ] = False,
-    dora: Annotated[
-        str, typer.Option(help="DoRA for ComfyUI: diff (large, always right) or scale (small, right in fp32).")
-    ] = "diff",
-    precision: Annotated[
-        str,
-        typer.Option(
-            help="fp16, fp32, or auto: fp16 where it loses under 1% of a LoRA or nothing of a DoRA (sa3, comfyui)."
-        ),
-    ] = "auto",
-    bake_norms: Annotated[
-        bool,
-        typer.Option("--bake-norms", help="Write the norms of DoRA's rows beside it, for Stability's newest players."),
-    ] = False,
-    drop_conditioner: Annotated[
-        bool, typer.Option("--drop-conditioner", help="Leave out the duration embedder, which ComfyUI cannot load.")
-    ] = False,
-    any_base: Annotated[
-        bool, typer.Option("--any-base", help="Convert for another model than the adapter was trained on.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the adapter at --out; other files beside it stay.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+    adapter: _Adapter,
+    to: _To = None,
+    out: _Out = None,
+    model: _Model = None,
+    strength: _Strength = 1.0,
+    merge: _Merge = False,
+    check: _Check = False,
+    dora: _Dora = "diff",
+    precision: _Precision = "auto",
+    bake_norms: _BakeNorms = False,
+    drop_conditioner: _DropConditioner = False,
+    any_base: _AnyBase = False,
+    overwrite: _Overwrite = False,
+    dry_run: _DryRun = False,
+    as_json: _AsJson = False,
 ) -> None:
     """Convert an adapter between Stability's file, peft and diffusers folders and ComfyUI's file, merge it, or check
     what it does.

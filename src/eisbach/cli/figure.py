@@ -15,42 +15,52 @@ ALL = "all"
 _NAMES = ("mel", "ssm", "spectrum", "trajectory", "steps", "baseline", "blocks", "scape", "motifs")
 
 
+_Kind = Annotated[
+    str,
+    typer.Argument(
+        help=f"What to draw: {', '.join(_NAMES)}, or '{ALL}' for the whole set.", metavar="KIND", show_default=False
+    ),
+]
+_Files = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Audio files, folders or manifests, in the order drawn; NAME=PATH names one.", show_default=False
+    ),
+]
+_Out = Annotated[Path, typer.Option(help="The picture (.png, .pdf or .svg); for 'all' a folder.", show_default=False)]
+_By = Annotated[str | None, typer.Option(help="Group clips by a manifest's label, by 'folder' or by 'argument'.")]
+_Label = Annotated[
+    list[str] | None, typer.Option(help="Title of a clip, in order; repeat. Names of files unless given.")
+]
+_Baseline = Annotated[
+    str | None, typer.Option(help="For 'all': the group that the others are set beside; 'plain' or the first.")
+]
+_Most = Annotated[
+    int | None, typer.Option(help="Draw an even sample of at most this many clips of a larger set.", min=1)
+]
+_AsPrinted = Annotated[
+    bool,
+    typer.Option("--as-printed", help="Matrices and trajectories by the paper's definitions (mel frames, cosine)."),
+]
+_Form = Annotated[str, typer.Option("--format", help="For 'all': png, pdf or svg.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print what was drawn as JSON.")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be drawn and stop.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+
+
 def figure(
-    kind: Annotated[
-        str,
-        typer.Argument(
-            help=f"What to draw: {', '.join(_NAMES)}, or '{ALL}' for the whole set.", metavar="KIND", show_default=False
-        ),
-    ],
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Audio files, folders or manifests, in the order drawn; NAME=PATH names one.", show_default=False
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option(help="The picture (.png, .pdf or .svg); for 'all' a folder.", show_default=False)
-    ],
-    by: Annotated[
-        str | None, typer.Option(help="Group clips by a manifest's label, by 'folder' or by 'argument'.")
-    ] = None,
-    label: Annotated[
-        list[str] | None, typer.Option(help="Title of a clip, in order; repeat. Names of files unless given.")
-    ] = None,
-    baseline: Annotated[
-        str | None, typer.Option(help="For 'all': the group that the others are set beside; 'plain' or the first.")
-    ] = None,
-    most: Annotated[
-        int | None, typer.Option(help="Draw an even sample of at most this many clips of a larger set.", min=1)
-    ] = None,
-    as_printed: Annotated[
-        bool,
-        typer.Option("--as-printed", help="Matrices and trajectories by the paper's definitions (mel frames, cosine)."),
-    ] = False,
-    form: Annotated[str, typer.Option("--format", help="For 'all': png, pdf or svg.")] = "png",
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was drawn as JSON.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be drawn and stop.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    kind: _Kind,
+    files: _Files,
+    out: _Out,
+    by: _By = None,
+    label: _Label = None,
+    baseline: _Baseline = None,
+    most: _Most = None,
+    as_printed: _AsPrinted = False,
+    form: _Form = "png",
+    as_json: _AsJson = False,
+    dry_run: _DryRun = False,
+    quiet: _Quiet = False,
 ) -> None:
     """Draw a figure of musical structure: mel-spectrograms, self-similarity, spectra, trajectories, scales, repeats.
 

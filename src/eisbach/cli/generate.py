@@ -14,42 +14,59 @@ if TYPE_CHECKING:
     from eisbach.generation.prompts import Prompt
 
 
+_Prompt = Annotated[list[str] | None, typer.Argument(help="What should be heard; several are allowed.")]
+_Prompts = Annotated[str | None, typer.Option(help="A YAML list of {id, text}, or a built-in set: characters or demo.")]
+_Seeds = Annotated[str, typer.Option(help="Comma-separated; one clip a prompt and seed.")]
+_Out = Annotated[str, typer.Option(help="Folder for the audio and its manifest.")]
+_Model = Annotated[str, typer.Option(help='"embedded" or a model folder.')]
+_Adapter = Annotated[
+    str | None, typer.Option(help="An adapter: a run's adapter/ folder, a peft folder, a native or ComfyUI file.")
+]
+_Strength = Annotated[float, typer.Option(help="1 plays the adapter as trained, 0 the base.")]
+_AnyBase = Annotated[bool, typer.Option("--any-base", help="Play the adapter on another model than it was trained on.")]
+_Arm = Annotated[str | None, typer.Option(help="Label in the manifest; the adapter's name unless given.")]
+_Duration = Annotated[float, typer.Option(help="Seconds, 30 to 120.")]
+_Steps = Annotated[int | None, typer.Option(help="Sampling steps; 100, or 8 for a distilled model.")]
+_Guidance = Annotated[
+    float | None, typer.Option(help="Classifier-free guidance; 3, or 1 (none) for a distilled model.")
+]
+_Sampler = Annotated[
+    str | None, typer.Option(help="euler, heun or pingpong; euler, or pingpong for a distilled model.")
+]
+_Schedule = Annotated[
+    str | None,
+    typer.Option(help="uniform, sa3, karras, log_snr or rescaled_entropic; the model's own unless given."),
+]
+_ScheduleOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Option of the schedule, as curve=FILE of rescaled_entropic; repeat."),
+]
+_BatchSize = Annotated[int, typer.Option(help="Clips sampled together.")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest's rows as JSON lines.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+
+
 def generate(
-    prompt: Annotated[list[str] | None, typer.Argument(help="What should be heard; several are allowed.")] = None,
-    prompts: Annotated[
-        str | None, typer.Option(help="A YAML list of {id, text}, or a built-in set: characters or demo.")
-    ] = None,
-    seeds: Annotated[str, typer.Option(help="Comma-separated; one clip a prompt and seed.")] = "0",
-    out: Annotated[str, typer.Option(help="Folder for the audio and its manifest.")] = "generated",
-    model: Annotated[str, typer.Option(help='"embedded" or a model folder.')] = "embedded",
-    adapter: Annotated[
-        str | None, typer.Option(help="An adapter: a run's adapter/ folder, a peft folder, a native or ComfyUI file.")
-    ] = None,
-    strength: Annotated[float, typer.Option(help="1 plays the adapter as trained, 0 the base.")] = 1.0,
-    any_base: Annotated[
-        bool, typer.Option("--any-base", help="Play the adapter on another model than it was trained on.")
-    ] = False,
-    arm: Annotated[str | None, typer.Option(help="Label in the manifest; the adapter's name unless given.")] = None,
-    duration: Annotated[float, typer.Option(help="Seconds, 30 to 120.")] = 30.0,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps; 100, or 8 for a distilled model.")] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance; 3, or 1 (none) for a distilled model.")
-    ] = None,
-    sampler: Annotated[
-        str | None, typer.Option(help="euler, heun or pingpong; euler, or pingpong for a distilled model.")
-    ] = None,
-    schedule: Annotated[
-        str | None,
-        typer.Option(help="uniform, sa3, karras, log_snr or rescaled_entropic; the model's own unless given."),
-    ] = None,
-    schedule_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Option of the schedule, as curve=FILE of rescaled_entropic; repeat."),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Clips sampled together.")] = 8,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest's rows as JSON lines.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    prompt: _Prompt = None,
+    prompts: _Prompts = None,
+    seeds: _Seeds = "0",
+    out: _Out = "generated",
+    model: _Model = "embedded",
+    adapter: _Adapter = None,
+    strength: _Strength = 1.0,
+    any_base: _AnyBase = False,
+    arm: _Arm = None,
+    duration: _Duration = 30.0,
+    steps: _Steps = None,
+    guidance: _Guidance = None,
+    sampler: _Sampler = None,
+    schedule: _Schedule = None,
+    schedule_option: _ScheduleOption = None,
+    batch_size: _BatchSize = 8,
+    dry_run: _DryRun = False,
+    as_json: _AsJson = False,
+    quiet: _Quiet = False,
 ) -> None:
     """Generate music from prompts. The noise of a prompt and seed is the same whatever model or adapter plays it."""
     from eisbach.config import apply_overrides, build_config, dump_yaml
@@ -58,7 +75,7 @@ def generate(
     values: dict[str, Any] = {
         "out": out,
         "prompts": [item.model_dump() for item in _prompts(prompt or [], prompts)],
-        "seeds": parse_seeds(seeds),
+        "seeds": _parse_seeds(seeds),
         "model": model,
         "adapter": adapter,
         "adapter_strength": strength,
@@ -112,7 +129,7 @@ OPTIONS = {
 """What the command calls the keys of its configuration."""
 
 
-def parse_seeds(text: str) -> list[int]:
+def _parse_seeds(text: str) -> list[int]:
     """Whole numbers from `0,1,2`."""
     try:
         return [int(part) for part in text.split(",")]

@@ -34,6 +34,9 @@ from eisbach.cli.streams import close_streams, open_streams
 from eisbach.errors import EisbachError, InterruptedRun, out_of_memory
 from eisbach.signals import stop_as_ctrl_c
 
+_PLAY, _WEIGH = "Train and play", "Look into a weighting before training"
+_MEASURE, _STUDY = "Measure what came out", "Compare trainings, check claims"
+
 app = typer.Typer(
     name="eisbach",
     help="Decide where a diffusion model's training effort goes, and measure what that did.",
@@ -42,25 +45,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo")(demo.demo)
-app.add_typer(data.app, name="data")
-app.command("train")(train.train)
-app.command("generate")(generate.generate)
-app.command("export")(export.export)
-app.command("probe")(probe.probe)
-app.command("allocation")(allocation.allocation)
-app.command("analyze")(analyze.analyze)
-app.command("figure")(figure.figure)
+app.command("demo", rich_help_panel=_PLAY)(demo.demo)
+app.add_typer(data.app, name="data", rich_help_panel=_PLAY)
+app.command("train", rich_help_panel=_PLAY)(train.train)
+app.command("generate", rich_help_panel=_PLAY)(generate.generate)
+app.command("export", rich_help_panel=_PLAY)(export.export)
+app.command("probe", rich_help_panel=_WEIGH)(probe.probe)
+app.command("allocation", rich_help_panel=_WEIGH)(allocation.allocation)
+app.command("analyze", rich_help_panel=_MEASURE)(analyze.analyze)
+app.command("figure", rich_help_panel=_MEASURE)(figure.figure)
 app.command("compare", hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     analyze.compare
 )
-app.add_typer(experiment.app, name="experiment")
+app.add_typer(experiment.app, name="experiment", rich_help_panel=_STUDY)
 for command in (signature_entropy.entropy, signature_entropy.structure, signature_entropy.gate):
     signature.app.command(command.__name__)(command)
-app.add_typer(signature.app, name="signature")
-app.add_typer(study.app, name="study")
+app.add_typer(signature.app, name="signature", rich_help_panel=_WEIGH)
+app.add_typer(study.app, name="study", rich_help_panel=_STUDY)
 app.command("recoverability", hidden=True, context_settings=recoverability.ANY_WORDS)(recoverability.recoverability)
-app.add_typer(images.app, name="images")
+app.add_typer(images.app, name="images", rich_help_panel=_MEASURE)
 
 
 def _version(value: bool) -> None:

@@ -74,7 +74,6 @@ TABLE: dict[str, Callable[[Values], str]] = {
     "analyze": _after_analyze,
     "figure": lambda given: _words("analyze", _first(given["files"], "FOLDER")),
     "compare": lambda given: _words("analyze", "FOLDER"),
-    "listen": lambda given: _words("analyze", "FOLDER"),
     "data render": _after_rendering,
     "data flat": _after_rendering,
     "data folder": _after_folder,

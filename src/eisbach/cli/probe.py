@@ -21,55 +21,68 @@ _DEFAULT_FOLDER = "runs/probe"
 _REQUEST = "request"
 
 
+_Recipe = Annotated[
+    Path | None,
+    typer.Argument(metavar="RECIPE", help="YAML recipe of the training in question.", show_default=False),
+]
+_Model = Annotated[str | None, typer.Option(help="'embedded' or a saved model's folder, instead of the recipe's.")]
+_Data = Annotated[
+    list[str] | None,
+    typer.Option(metavar="MANIFEST", help="Manifest or its folder, instead of the recipe's (repeatable)."),
+]
+_Sample = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Sample weighting, e.g. entropy_barrier, recurrence_barrier.")
+]
+_NoiseLevel = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Noise-level weighting, e.g. min_snr, soft_min_snr, erd.")
+]
+_Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. --set weighting.strength=1 (repeatable)."),
+]
+_Clips = Annotated[int | None, typer.Option(metavar="N", help="Clips measured at every noise level (64).")]
+_Levels = Annotated[str | None, typer.Option(metavar="T,T,…", help="Noise levels t within (0, 1), e.g. 0.1,0.5,0.9.")]
+_Draws = Annotated[int | None, typer.Option(metavar="N", help="Draws of noise a clip and level (1).")]
+_Split = Annotated[str | None, typer.Option(help="Clips of which split: train, held_out or all.")]
+_Adapter = Annotated[str | None, typer.Option(metavar="FOLDER", help="Probe the model with this trained adapter.")]
+_Label = Annotated[
+    str | None,
+    typer.Option(metavar="KEY", help="Two-valued label to judge the weights by; kind or flat where there is one."),
+]
+_Out = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help=f"Result folder; {_DEFAULT_FOLDER}/<weighting> unless named."),
+]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print verdict and explanation as JSON.")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
+_Gradients = Annotated[bool, typer.Option("--gradients/--no-gradients", help="Compare weighted with plain gradients.")]
+_Structure = Annotated[
+    bool, typer.Option("--structure/--no-structure", help="Measure the structure of the clips' audio.")
+]
+_Fresh = Annotated[bool, typer.Option("--fresh", help="Measure anew although this very probe is done.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes.")]
+
+
 def probe(
-    recipe: Annotated[
-        Path | None,
-        typer.Argument(metavar="RECIPE", help="YAML recipe of the training in question.", show_default=False),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="'embedded' or a saved model's folder, instead of the recipe's.")
-    ] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(metavar="MANIFEST", help="Manifest or its folder, instead of the recipe's (repeatable)."),
-    ] = None,
-    sample: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Sample weighting, e.g. entropy_barrier, recurrence_barrier.")
-    ] = None,
-    noise_level: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Noise-level weighting, e.g. min_snr, soft_min_snr, erd.")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. --set weighting.strength=1 (repeatable)."),
-    ] = None,
-    clips: Annotated[int | None, typer.Option(metavar="N", help="Clips measured at every noise level (64).")] = None,
-    levels: Annotated[
-        str | None, typer.Option(metavar="T,T,…", help="Noise levels t within (0, 1), e.g. 0.1,0.5,0.9.")
-    ] = None,
-    draws: Annotated[int | None, typer.Option(metavar="N", help="Draws of noise a clip and level (1).")] = None,
-    split: Annotated[str | None, typer.Option(help="Clips of which split: train, held_out or all.")] = None,
-    adapter: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Probe the model with this trained adapter.")
-    ] = None,
-    label: Annotated[
-        str | None,
-        typer.Option(metavar="KEY", help="Two-valued label to judge the weights by; kind or flat where there is one."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help=f"Result folder; {_DEFAULT_FOLDER}/<weighting> unless named."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print verdict and explanation as JSON.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
-    gradients: Annotated[
-        bool, typer.Option("--gradients/--no-gradients", help="Compare weighted with plain gradients.")
-    ] = True,
-    structure: Annotated[
-        bool, typer.Option("--structure/--no-structure", help="Measure the structure of the clips' audio.")
-    ] = True,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Measure anew although this very probe is done.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes.")] = False,
+    recipe: _Recipe = None,
+    model: _Model = None,
+    data: _Data = None,
+    sample: _Sample = None,
+    noise_level: _NoiseLevel = None,
+    overrides: _Overrides = None,
+    clips: _Clips = None,
+    levels: _Levels = None,
+    draws: _Draws = None,
+    split: _Split = None,
+    adapter: _Adapter = None,
+    label: _Label = None,
+    out: _Out = None,
+    as_json: _AsJson = False,
+    dry_run: _DryRun = False,
+    gradients: _Gradients = True,
+    structure: _Structure = True,
+    fresh: _Fresh = False,
+    quiet: _Quiet = False,
 ) -> None:
     """See what a weighting would do on your model and data, without training: where it acts, and what it prefers.
 

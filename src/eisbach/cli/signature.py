@@ -23,41 +23,53 @@ app = typer.Typer(
 )
 
 
+_Model = Annotated[str | None, typer.Option(help="'embedded', a model folder or a name of the hub.")]
+_Prompts = Annotated[Path | None, typer.Option(help="YAML with classes (name, text, prior, labels) and partitions.")]
+_Classes = Annotated[str | None, typer.Option(help="Classes of an image model, by comma, or A..B for whole numbers.")]
+_Prior = Annotated[str | None, typer.Option(help="p(z) of each class, by comma; must sum to 1.")]
+_Partition = Annotated[
+    list[str] | None, typer.Option(help="NAME=GROUP:class,class/GROUP:class,class; repeat for more.")
+]
+_Source = Annotated[
+    list[str] | None,
+    typer.Option(help="reverse (chains of the model) or forward (noised samples); repeat for both."),
+]
+_Data = Annotated[Path | None, typer.Option(help="Safetensors with latents and labels, for the source forward.")]
+_Guidance = Annotated[
+    list[str] | None, typer.Option(help="SCALE or SCALE:LOW:HIGH (noise levels): further, guided chains; repeat.")
+]
+_Steps = Annotated[int | None, typer.Option(help="Steps of the chain.")]
+_Trajectories = Annotated[int | None, typer.Option(help="Trajectories for each class.")]
+_Duration = Annotated[float | None, typer.Option(help="Seconds of music.")]
+_Adapter = Annotated[str | None, typer.Option(help="Adapter to measure the model with.")]
+_Seed = Annotated[int | None, typer.Option(help="Of the trajectories' noise.")]
+_Overrides = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE for any key of the config.")]
+_Out = Annotated[Path, typer.Option(help="Folder for results; the same command continues a stopped run.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes.")]
+
+
 @app.command("run")
 def run(
-    model: Annotated[str | None, typer.Option(help="'embedded', a model folder or a name of the hub.")] = None,
-    prompts: Annotated[
-        Path | None, typer.Option(help="YAML with classes (name, text, prior, labels) and partitions.")
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="Classes of an image model, by comma, or A..B for whole numbers.")
-    ] = None,
-    prior: Annotated[str | None, typer.Option(help="p(z) of each class, by comma; must sum to 1.")] = None,
-    partition: Annotated[
-        list[str] | None, typer.Option(help="NAME=GROUP:class,class/GROUP:class,class; repeat for more.")
-    ] = None,
-    source: Annotated[
-        list[str] | None,
-        typer.Option(help="reverse (chains of the model) or forward (noised samples); repeat for both."),
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Safetensors with latents and labels, for the source forward.")
-    ] = None,
-    guidance: Annotated[
-        list[str] | None, typer.Option(help="SCALE or SCALE:LOW:HIGH (noise levels): further, guided chains; repeat.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of the chain.")] = None,
-    trajectories: Annotated[int | None, typer.Option(help="Trajectories for each class.")] = None,
-    duration: Annotated[float | None, typer.Option(help="Seconds of music.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="Adapter to measure the model with.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the trajectories' noise.")] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE for any key of the config.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for results; the same command continues a stopped run.")] = Path(
-        "runs/signature"
-    ),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes.")] = False,
+    model: _Model = None,
+    prompts: _Prompts = None,
+    classes: _Classes = None,
+    prior: _Prior = None,
+    partition: _Partition = None,
+    source: _Source = None,
+    data: _Data = None,
+    guidance: _Guidance = None,
+    steps: _Steps = None,
+    trajectories: _Trajectories = None,
+    duration: _Duration = None,
+    adapter: _Adapter = None,
+    seed: _Seed = None,
+    overrides: _Overrides = None,
+    out: _Out = Path("runs/signature"),
+    as_json: _AsJson = False,
+    dry_run: _DryRun = False,
+    quiet: _Quiet = False,
 ) -> None:
     """Measure a class- or caption-conditional model.
 

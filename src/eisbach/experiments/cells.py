@@ -19,9 +19,9 @@ from eisbach.structure import Clip
 from eisbach.training.config import TrainConfig
 
 # First guesses of speed on two laptop cores with the embedded model; measured speeds replace them within seconds.
-SECONDS_PER_TRAINED_CLIP = 0.03
-SECONDS_PER_SAMPLED_STEP = 0.02
-SECONDS_PER_DECODED_CLIP = 0.8
+_SECONDS_PER_TRAINED_CLIP = 0.03
+_SECONDS_PER_SAMPLED_STEP = 0.02
+_SECONDS_PER_DECODED_CLIP = 0.8
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Cell:
         return f"{kind}/{self.name}"
 
 
-def generate_config(spec: ExperimentSpec, cell: Cell) -> GenerateConfig:
+def _generate_config(spec: ExperimentSpec, cell: Cell) -> GenerateConfig:
     """What this cell plays: the same prompts, seeds and settings as every other cell."""
     play = spec.generation.model_dump(exclude={"prompts"})
     training = _training(spec, cell)
@@ -83,17 +83,17 @@ def _training(spec: ExperimentSpec, cell: Cell) -> TrainConfig:
 def plan_stages(spec: ExperimentSpec, cell: Cell) -> list[Stage]:
     """The stages of a cell; what an earlier run finished is marked done."""
     training = _training(spec, cell)
-    takes = plan_takes(generate_config(spec, cell))
+    takes = plan_takes(_generate_config(spec, cell))
     play = spec.generation
     label = f"{spec.arms[cell.arm].label}, seed {cell.train_seed}"
-    step_cost = training.batch_size * training.accumulation * SECONDS_PER_TRAINED_CLIP
-    clip_cost = play.num_inference_steps * SECONDS_PER_SAMPLED_STEP * (2 if play.sampler == "heun" else 1)
+    step_cost = training.batch_size * training.accumulation * _SECONDS_PER_TRAINED_CLIP
+    clip_cost = play.num_inference_steps * _SECONDS_PER_SAMPLED_STEP * (2 if play.sampler == "heun" else 1)
     trained = (cell.folder / "train" / "result.json").is_file()
     played = all(take.path.is_file() for take in takes)
     return [
         Stage(cell.key("train"), "train", training.steps, step_cost, f"train {label}", trained),
         Stage(
-            cell.key("generate"), "generate", len(takes), clip_cost + SECONDS_PER_DECODED_CLIP, f"play {label}", played
+            cell.key("generate"), "generate", len(takes), clip_cost + _SECONDS_PER_DECODED_CLIP, f"play {label}", played
         ),
     ]
 
@@ -110,13 +110,13 @@ def run_cell(spec: ExperimentSpec, cell: Cell, stage: OpenStage) -> list[Clip]:
 
     with stage(cell.key("train")):
         train(_training(spec, cell), quiet=True)
-    config = generate_config(spec, cell)
+    config = _generate_config(spec, cell)
     with stage(cell.key("generate")):
         manifest = generate(config, quiet=True)
-    return clips_of(cell, manifest)
+    return _clips_of(cell, manifest)
 
 
-def clips_of(cell: Cell, manifest: Manifest) -> list[Clip]:
+def _clips_of(cell: Cell, manifest: Manifest) -> list[Clip]:
     """What a cell played, with the keys of its records."""
     return [
         Clip(

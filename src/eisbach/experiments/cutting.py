@@ -18,7 +18,7 @@ from eisbach.progress import Progress
 from eisbach.structure.batch import Clip
 from eisbach.types import SkipReport, Waveform
 
-STARTS = ("start", "middle", "loudest")
+_STARTS = ("start", "middle", "loudest")
 _SHORT_BY = 0.01  # share of the length that a codec's delay may have taken
 _STEP = 0.1  # seconds between two places that could be the loudest
 _LONG_ENOUGH = 1.0  # seconds; nothing is measured of less
@@ -67,8 +67,8 @@ def check_cut(seconds: float, start: str) -> None:
     """Refuses a length or start that cannot be, before anything is read."""
     if not (math.isfinite(seconds) and seconds >= _LONG_ENOUGH):
         raise UserError(f"--seconds is {seconds:g}; give the length in seconds that all clips are cut to, at least 1.")
-    if start not in STARTS:
-        raise UserError(f"--from is '{start}'; choose one of {', '.join(STARTS)}.")
+    if start not in _STARTS:
+        raise UserError(f"--from is '{start}'; choose one of {', '.join(_STARTS)}.")
 
 
 def _cut(clip: Clip, seconds: float, start: str, folder: Path) -> Clip:

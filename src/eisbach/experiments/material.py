@@ -15,8 +15,8 @@ from eisbach.experiments.stages import OpenStage, Stage
 from eisbach.types import Skipped, SkipReport
 
 # First guesses on two laptop cores; measured speeds replace them within seconds.
-SECONDS_PER_RENDERED_CLIP = 0.7
-SECONDS_PER_ENCODED_CLIP = 0.1
+_SECONDS_PER_RENDERED_CLIP = 0.7
+_SECONDS_PER_ENCODED_CLIP = 0.1
 _CLIPS_WORTH_A_PROCESS = 8
 
 
@@ -32,14 +32,14 @@ def material_stages(spec: ExperimentSpec, root: Path) -> list[Stage]:
     """The stages that make the set and its latents."""
     material = spec.material
     if material is None:
-        return [Stage("encode", "encode", 100, SECONDS_PER_ENCODED_CLIP, "encode the clips")]
+        return [Stage("encode", "encode", 100, _SECONDS_PER_ENCODED_CLIP, "encode the clips")]
     stages = [
-        Stage(f"render/{name}", "render", clips, SECONDS_PER_RENDERED_CLIP, f"render {name} clips")
+        Stage(f"render/{name}", "render", clips, _SECONDS_PER_RENDERED_CLIP, f"render {name} clips")
         for name, clips in _parts(material)
     ]
     for stage in stages:
         stage.done = (root / "data" / MANIFEST_NAME).is_file()
-    return [*stages, Stage("encode", "encode", material.clips, SECONDS_PER_ENCODED_CLIP, "encode the clips")]
+    return [*stages, Stage("encode", "encode", material.clips, _SECONDS_PER_ENCODED_CLIP, "encode the clips")]
 
 
 def build_material(spec: ExperimentSpec, root: Path, stage: OpenStage) -> None:

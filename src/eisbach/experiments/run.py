@@ -22,7 +22,7 @@ from eisbach.structure import Clip
 from eisbach.types import Record, SkipReport
 
 SPEC_FILE, SUMMARY_FILE, ANALYSIS = "experiment.yaml", "summary.json", "analysis"
-SECONDS_PER_MEASURED_CLIP = 0.4
+_SECONDS_PER_MEASURED_CLIP = 0.4
 _MAX_ANALYSIS_JOBS = 4
 
 
@@ -91,7 +91,7 @@ def _run(
     finish_seconds: float,
     quiet: bool,
 ) -> ExperimentResult:
-    claim_folder(spec, root)
+    _claim_folder(spec, root)
     manifest, cache = plan_material(spec, root)
     cells = [
         Cell(arm, seed, root, None if manifest is None else str(manifest), None if cache is None else str(cache))
@@ -135,7 +135,7 @@ def _plan(spec: ExperimentSpec, root: Path, cells: list[Cell], finish_seconds: f
     stages = material_stages(spec, root)
     for cell in cells:
         stages += plan_stages(spec, cell)
-    stages.append(Stage("analyse", "analyse", clips, SECONDS_PER_MEASURED_CLIP, "measure"))
+    stages.append(Stage("analyse", "analyse", clips, _SECONDS_PER_MEASURED_CLIP, "measure"))
     stages.append(Stage("compare", "compare", 1, 5.0, "compare"))
     if finish_seconds is not None:
         stages.append(Stage("report", "report", 1, finish_seconds, "write the page"))
@@ -164,7 +164,7 @@ def measure(clips: list[Clip], root: Path) -> list[Record]:
     return [row | {"path": Path(str(row["path"])).relative_to(root).as_posix()} for row in rows]
 
 
-def claim_folder(spec: ExperimentSpec, root: Path) -> None:
+def _claim_folder(spec: ExperimentSpec, root: Path) -> None:
     """Writes `experiment.yaml`, or refuses a folder whose results would not belong to this specification.
 
     Arms, training seeds, prompts, generation seeds and metrics may be added or left out; whatever decides the sound

@@ -182,6 +182,15 @@ def compare_arms(
     )  # fmt: skip
     if result.n_units < 2:
         return result
+    return _tested(result, cells, info, rng, n_resamples, alpha)
+
+
+def _tested(
+    result: Comparison, cells: PairedCells, info: MetricInfo, rng: np.random.Generator, n_resamples: int, alpha: float
+) -> Comparison:
+    """The comparison with p, intervals, effect size and verdict; the order of draws decides the numbers."""
+    units = cells.unit_means()
+    differences = units[1] - units[0]
     if cells.unit == "trained model" and not cells.fixed_arm:
         p, floor = label_permutation_test(units[0], units[1], rng)
         test = "permutation of trained models between the arms"

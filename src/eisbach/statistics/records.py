@@ -17,7 +17,7 @@ from eisbach.errors import UserError
 from eisbach.files import atomic_write, read_jsonl, write_jsonl
 from eisbach.types import Record, RecordValue
 
-KEYS = ("arm", "train_seed", "prompt_id", "seed", "path")
+_KEYS = ("arm", "train_seed", "prompt_id", "seed", "path")
 """The columns that say which clip a row is about, in the order in which they are written."""
 
 _REQUIRED = ("arm", "prompt_id", "seed", "path")
@@ -46,7 +46,7 @@ def validate_records(rows: Iterable[Mapping[str, Any]], source: str = "the recor
     """
     faults: list[str] = []
     cleaned: list[Record] = []
-    columns: dict[str, None] = dict.fromkeys(KEYS)
+    columns: dict[str, None] = dict.fromkeys(_KEYS)
     first_seen: dict[tuple[RecordValue, ...], int] = {}
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
@@ -143,7 +143,7 @@ def _write_parquet(path: Path, rows: Sequence[Record]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = list(rows[0]) if rows else list(KEYS)
+    columns = list(rows[0]) if rows else list(_KEYS)
     mixed_seed = len({type(row["seed"]) for row in rows}) > 1
     arrays = {}
     for column in columns:
@@ -200,7 +200,7 @@ def value_columns(rows: Sequence[Record]) -> list[str]:
     columns: dict[str, None] = {}
     for row in rows:
         for column, value in row.items():
-            if column not in KEYS and value is not None and not isinstance(value, str):
+            if column not in _KEYS and value is not None and not isinstance(value, str):
                 columns.setdefault(column, None)
     return list(columns)
 

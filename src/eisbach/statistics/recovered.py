@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,39 +79,25 @@ def recovered_share(
     0.25
     """
     cells = pair_cells(records, metric, [plain, oracle, arm])
-    nan = float("nan")
-    if not cells.values.size or cells.matched == 0:
-        return RecoveredShare(
-            arm, plain, oracle, metric, None, None, nan, None, "no prompt and seed is in all three arms", cells.unit, 0
-        )
+    n_units = cells.unit_means().shape[1] if cells.values.size and cells.matched else 0
+
+    def undefined(reason: str, gain: float = math.nan, interval: tuple[float, float] | None = None) -> RecoveredShare:
+        return RecoveredShare(arm, plain, oracle, metric, None, None, gain, interval, reason, cells.unit, n_units)
+
+    if n_units == 0:
+        return undefined("no prompt and seed is in all three arms")
     means = crossed_means(cells.values)
-    n_units = cells.unit_means().shape[1]
     gain = float(means[1] - means[0])
     if n_units < 2:
-        return RecoveredShare(
-            arm,
-            plain,
-            oracle,
-            metric,
-            None,
-            None,
-            gain,
-            None,
-            f"only one {cells.unit}: no interval",
-            cells.unit,
-            n_units,
-        )
+        return undefined(f"only one {cells.unit}: no interval", gain)
     rng = np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in (metric, plain, oracle, arm))])
     replicates = cluster_bootstrap(cells.values, rng, n_resamples)
     left_out = jackknife_means(cells.values)
     gains, left_gains = replicates[:, 1] - replicates[:, 0], left_out[:, 1] - left_out[:, 0]
     gain_interval = bca_interval(gain, gains, left_gains, 1 - alpha)
     if gain_interval[0] <= 0 <= gain_interval[1]:
-        return RecoveredShare(
-            arm, plain, oracle, metric, None, None, gain, gain_interval,
-            "the oracle's own gain is not clearly different from zero, so a share of it means nothing",
-            cells.unit, n_units,
-        )  # fmt: skip
+        reason = "the oracle's own gain is not clearly different from zero, so a share of it means nothing"
+        return undefined(reason, gain, gain_interval)
     # A few replicates may still touch zero; the interval is taken over those with a denominator.
     usable = gains * np.sign(gain) > 1e-9 * abs(gain)
     ratios = (replicates[usable, 2] - replicates[usable, 0]) / gains[usable]

@@ -11,7 +11,7 @@ from math import comb
 
 import numpy as np
 
-EXACT_LIMIT = 1 << 16
+_EXACT_LIMIT = 1 << 16
 """Up to this many rearrangements are enumerated; beyond it they are sampled."""
 
 _CHUNK = 2_000_000  # values gathered at once by the bootstrap, so that memory stays near 50 MB
@@ -31,7 +31,7 @@ def sign_flip_test(differences: np.ndarray, rng: np.random.Generator, n_resample
     n = len(differences)
     observed = abs(differences.sum())
     tolerance = 1e-10 * np.abs(differences).sum()
-    if 2**n <= EXACT_LIMIT:
+    if 2**n <= _EXACT_LIMIT:
         codes = np.arange(2**n, dtype=np.int64)
         signs = 1.0 - 2.0 * ((codes[:, None] >> np.arange(n)) & 1)
         return float(np.mean(np.abs(signs @ differences) >= observed - tolerance)), min(1.0, 2.0 / 2**n)
@@ -59,7 +59,7 @@ def label_permutation_test(
     observed = abs(second.mean() - first.mean())
     tolerance = 1e-10 * (np.abs(pooled).sum() / min(n1, n2))
     ways = comb(n1 + n2, n1)
-    if ways <= EXACT_LIMIT:
+    if ways <= _EXACT_LIMIT:
         chosen = np.array(list(itertools.combinations(range(n1 + n2), n1)))
         sums = pooled[chosen].sum(axis=1)
         statistics = np.abs((total - sums) / n2 - sums / n1)

@@ -136,13 +136,8 @@ def evaluate(
     names = [baseline, *(name for name in names if name != baseline)]
     if len(names) < 2:
         raise UserError(f"a comparison needs at least two arms, and there is only '{baseline}'.")
-    options: dict[str, Any] = {
-        "paired": paired,
-        "unmatched": unmatched,
-        "seed": seed,
-        "n_resamples": n_resamples,
-        "alpha": alpha,
-    }
+    draws: dict[str, Any] = {"seed": seed, "n_resamples": n_resamples, "alpha": alpha}
+    options = {"paired": paired, "unmatched": unmatched, **draws}
     comparisons = compare_all(records, metrics, baseline, names, **options)
     by_model = [each for each in comparisons if each.unit == "trained model"]
     checkpoints = compare_all(records, metrics, baseline, names, unit="prompt", **options) if by_model else []
@@ -153,13 +148,8 @@ def evaluate(
     }
     recovered = []
     if oracle is not None and metrics and paired and oracle not in unmatched:
-        recovered = [
-            recovered_share(
-                records, metrics[0].name, baseline, oracle, arm, seed=seed, n_resamples=n_resamples, alpha=alpha
-            )
-            for arm in names
-            if arm not in (baseline, oracle, *unmatched)
-        ]
+        candidates = [arm for arm in names if arm not in (baseline, oracle, *unmatched)]
+        recovered = [recovered_share(records, metrics[0].name, baseline, oracle, arm, **draws) for arm in candidates]
     unmatched_arms = [arm for arm in names if arm in unmatched]
     return Results(
         baseline, oracle, names, list(metrics), paired, comparisons, checkpoints, summaries, recovered, unmatched_arms

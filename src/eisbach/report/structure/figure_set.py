@@ -21,7 +21,7 @@ from eisbach.structure.batch import Clip, sample_clips
 from eisbach.structure.features import Features
 from eisbach.types import Skipped
 
-STEP_LABELS = ("step", "steps", "checkpoint")
+_STEP_LABELS = ("step", "steps", "checkpoint")
 """Labels of a manifest that say after how many steps of training a clip was made."""
 _PLAIN = "plain"
 _SET_MOST = 4  # clips of a figure of the set unless asked otherwise: as many as the paper shows
@@ -201,7 +201,7 @@ def _one_a_prompt(clips: Sequence[Clip], most: int) -> list[Clip]:
 
 def _rows(clips: Sequence[Clip], by_group: dict[str, list[Clip]]) -> tuple[list[Clip], str]:
     """The rows of Figure 5: one prompt and seed at several steps, else in several groups."""
-    for label in STEP_LABELS:
+    for label in _STEP_LABELS:
         if len({clip.keys.get(label) for clip in clips} - {None}) > 1:
             members = [clip for clip in clips if clip.keys.get(label) is not None]
             same = [clip for clip in members if _take(clip) == _take(members[0])]

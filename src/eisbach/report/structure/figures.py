@@ -141,7 +141,7 @@ def trajectory_figure(
     return render(figure, panels, out, form=form)
 
 
-def steps_figure(
+def _steps_figure(
     clips: Sequence[PictureClip], *, out: str | Path | None = None, form: str | None = None, view: View = "texture"
 ) -> bytes:
     """Figure 5: a row a clip (a checkpoint, say); columns are mel-spectrogram, self-similarity matrix and
@@ -223,7 +223,7 @@ def blocks_figure(
     return render(figure, [axes], out, form=form)
 
 
-def scape_figure(
+def _scape_figure(
     clips: Sequence[PictureClip], *, out: str | Path | None = None, form: str | None = None, view: View = "texture"
 ) -> bytes:
     """Fitness scape plots: how well each stretch of the piece (centre across, length upwards) explains the rest by
@@ -334,7 +334,7 @@ KINDS: dict[str, Kind] = {
         ),
         Kind(
             "steps",
-            steps_figure,
+            _steps_figure,
             "a row a clip: mel-spectrogram, matrix, trajectory",
             "A row a clip. Left: mel-spectrogram. Centre: self-similarity with detected sections. Right: path through "
             "textures from ring (start) "
@@ -367,7 +367,7 @@ KINDS: dict[str, Kind] = {
         ),
         Kind(
             "scape",
-            scape_figure,
+            _scape_figure,
             "fitness scape plots of repetition",
             "Each cell is a stretch of the piece (its centre across, its length upwards); its shade says how well the "
             "stretch and its repeats "

@@ -32,7 +32,7 @@ LABEL_PT, TICK_PT, TITLE_PT = 8.0, 7.0, 8.5
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#1d1f24")
 """Okabe and Ito's, dark ones first."""
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.4, 1.2, 1.4)))
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.4, 1.2, 1.4)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, SOFT, LINE = "#1d1f24", "#5b606b", "#dcd9d0"
 
@@ -82,7 +82,7 @@ def colour_bar(
 
 def line_style(index: int) -> dict[str, Any]:
     """Colour and dash of the index-th line; neighbours differ in both."""
-    return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)]}
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": _DASHES[index % len(_DASHES)]}
 
 
 def tidy(axes: Any) -> None:
