@@ -15,10 +15,10 @@ from eisbach.experiments.conditions import condition_notes, duplicate_notes, len
 from eisbach.experiments.matching import AUTO, match_sets
 from eisbach.experiments.measures import known_metrics
 from eisbach.experiments.sets import short_names
-from eisbach.statistics.comparison import ArmSummary, Comparison, summarise_arm, withhold
+from eisbach.statistics.comparison import Comparison, withhold
 from eisbach.statistics.metric_info import MetricInfo, choose_metrics
 from eisbach.statistics.records import validate_records
-from eisbach.statistics.results import Results, evaluate
+from eisbach.statistics.results import ArmSummary, Results, evaluate, summarise_arm
 from eisbach.structure.metrics import METRICS
 from eisbach.types import Record
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from html import escape
 
 from eisbach.report.wording import format_value
-from eisbach.statistics.comparison import ArmSummary
 from eisbach.statistics.metric_info import MetricInfo
+from eisbach.statistics.results import ArmSummary
 
 _LEFT, _RIGHT = 2.5, 97.5  # per cent of the width that the axis spans; heights are in pixels
 _ROW, _TOP, _AXIS = 62, 6, 34

@@ -7,7 +7,6 @@ explains each choice.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -25,7 +24,7 @@ from eisbach.statistics.effect_size import (
     unpaired_improvement,
 )
 from eisbach.statistics.metric_info import MetricInfo
-from eisbach.statistics.paired import PairedCells, arm_values, pair_cells
+from eisbach.statistics.paired import PairedCells, arm_values, pair_cells, pool_models
 from eisbach.statistics.resampling import (
     bca_interval,
     benjamini_hochberg,
@@ -34,6 +33,7 @@ from eisbach.statistics.resampling import (
     holm,
     jackknife_means,
     label_permutation_test,
+    random_stream,
     sign_flip_test,
 )
 from eisbach.types import Record
@@ -166,12 +166,12 @@ def compare_arms(
     info = metric if isinstance(metric, MetricInfo) else MetricInfo(metric, metric)
     cells = pair_cells(records, info.name, [baseline, arm])
     if unit == "prompt":
-        cells = _pool_models(cells)
+        cells = pool_models(cells)
     elif unit == "trained model" and len(cells.models) < 2:
         raise UserError("the unit 'trained model' needs at least two training seeds; use unit 'prompt'.")
     if not cells.values.size or cells.matched == 0:
         return _nothing(cells, info.name, baseline, arm)
-    rng = _stream(seed, info.name, baseline, arm)
+    rng = random_stream(seed, info.name, baseline, arm)
     units = cells.unit_means()
     differences = units[1] - units[0]
     means = crossed_means(cells.values)
@@ -240,7 +240,7 @@ def compare_unpaired(
     )  # fmt: skip
     if result.n_units < 2:
         return result
-    rng = _stream(seed, info.name, baseline, arm)
+    rng = random_stream(seed, info.name, baseline, arm)
     p, floor = label_permutation_test(base, other, rng)
     drawn = [side[rng.integers(0, len(side), size=(n_resamples, len(side)))].mean(axis=1) for side in sides]
     left_out = np.concatenate(
@@ -357,67 +357,6 @@ def _margin(info: MetricInfo, baseline_clips: np.ndarray) -> float | None:
     return _MARGIN_SD * spread if spread > 0 else None
 
 
-def _pool_models(cells: PairedCells) -> PairedCells:
-    """Cells with one 'model' whose seeds are the clips of all trained models: inference on these checkpoints."""
-    arms, models, prompts, depth = cells.values.shape
-    flat = np.moveaxis(cells.values, 1, 2).reshape(arms, prompts, models * depth)
-    if flat.size:
-        order = np.argsort(~np.isfinite(flat[0]), axis=-1, kind="stable")
-        flat = np.take_along_axis(flat, np.broadcast_to(order, flat.shape), axis=-1)
-    return replace(cells, values=flat[:, None], models=[None], fixed_arm=False)
-
-
 def _nothing(cells: PairedCells, metric: str, baseline: str, arm: str) -> Comparison:
     nan = float("nan")
     return Comparison(arm, baseline, metric, cells.unit, 0, 0, cells.unmatched, True, nan, nan, nan)
-
-
-def _stream(seed: int, *names: str) -> np.random.Generator:
-    return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
-
-
-@dataclass(frozen=True)
-class ArmSummary:
-    """One arm by one metric, on its own.
-
-    Attributes
-    ----------
-    arm, metric : str
-    mean : float
-        NaN without values.
-    interval : (float, float) or None
-        95% BCa cluster bootstrap of the mean; None with fewer than two units.
-    points : dict of str to float
-        Mean of each prompt (over its seeds and trained models); of each clip for unpaired folders.
-    n_clips : int
-    """
-
-    arm: str
-    metric: str
-    mean: float
-    interval: Interval | None
-    points: dict[str, float]
-    n_clips: int
-
-
-def summarise_arm(
-    records: Sequence[Record], metric: str, arm: str, *, seed: int = 0, n_resamples: int = 4_999, alpha: float = 0.05
-) -> ArmSummary:
-    """Mean, interval and prompts of one arm by one metric, whether or not other arms have the same clips.
-
-    Raises
-    ------
-    UserError
-        An arm or a metric that the records do not hold.
-    """
-    cells = pair_cells(records, metric, [arm])
-    if cells.matched == 0:
-        return ArmSummary(arm, metric, float("nan"), None, {}, 0)
-    mean = float(crossed_means(cells.values)[0])
-    pooled = _pool_models(cells).cell_means()[0, 0]
-    points = {prompt: float(value) for prompt, value in zip(cells.prompts, pooled, strict=True)}
-    interval = None
-    if cells.unit_means().shape[1] > 1:
-        replicates = cluster_bootstrap(cells.values, _stream(seed, metric, arm), n_resamples)
-        interval = bca_interval(mean, replicates[:, 0], jackknife_means(cells.values)[:, 0], 1 - alpha)
-    return ArmSummary(arm, metric, mean, interval, points, cells.matched)

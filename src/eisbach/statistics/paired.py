@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -162,3 +162,13 @@ def _order(value: RecordValue) -> tuple[int, float, str]:
         return (0, float(value), "")  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return (1, 0.0, str(value))
+
+
+def pool_models(cells: PairedCells) -> PairedCells:
+    """Cells with one 'model' whose seeds are the clips of all trained models: inference on these checkpoints."""
+    arms, models, prompts, depth = cells.values.shape
+    flat = np.moveaxis(cells.values, 1, 2).reshape(arms, prompts, models * depth)
+    if flat.size:
+        order = np.argsort(~np.isfinite(flat[0]), axis=-1, kind="stable")
+        flat = np.take_along_axis(flat, np.broadcast_to(order, flat.shape), axis=-1)
+    return replace(cells, values=flat[:, None], models=[None], fixed_arm=False)

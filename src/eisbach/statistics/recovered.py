@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from eisbach.statistics.paired import pair_cells
-from eisbach.statistics.resampling import bca_interval, cluster_bootstrap, crossed_means, jackknife_means
+from eisbach.statistics.resampling import bca_interval, cluster_bootstrap, crossed_means, jackknife_means, random_stream
 from eisbach.types import Record
 
 
@@ -90,7 +89,7 @@ def recovered_share(
     gain = float(means[1] - means[0])
     if n_units < 2:
         return undefined(f"only one {cells.unit}: no interval", gain)
-    rng = np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in (metric, plain, oracle, arm))])
+    rng = random_stream(seed, metric, plain, oracle, arm)
     replicates = cluster_bootstrap(cells.values, rng, n_resamples)
     left_out = jackknife_means(cells.values)
     gains, left_gains = replicates[:, 1] - replicates[:, 0], left_out[:, 1] - left_out[:, 0]

@@ -6,6 +6,7 @@ All randomness comes from the `numpy.random.Generator` that is passed in.
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections.abc import Sequence
 from math import comb
 
@@ -201,3 +202,8 @@ def bca_interval(
         ends.append(float(norm.cdf(bias + z / slope)) if slope > 0 else float(z > 0))
     low, high = np.quantile(replicates, ends)
     return float(low), float(high)
+
+
+def random_stream(seed: int, *names: str) -> np.random.Generator:
+    """A generator of its own for every seed and tuple of names (a metric, arms), equal in every process."""
+    return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])

@@ -10,11 +10,60 @@ from typing import Any, cast
 
 from eisbach.errors import UserError
 from eisbach.files import write_json
-from eisbach.statistics.comparison import ArmSummary, Comparison, compare_all, summarise_arm
+from eisbach.statistics.comparison import Comparison, compare_all
 from eisbach.statistics.metric_info import MetricInfo
+from eisbach.statistics.paired import pair_cells, pool_models
 from eisbach.statistics.records import arms_of
 from eisbach.statistics.recovered import RecoveredShare, recovered_share
+from eisbach.statistics.resampling import bca_interval, cluster_bootstrap, crossed_means, jackknife_means, random_stream
 from eisbach.types import Record
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """One arm by one metric, on its own.
+
+    Attributes
+    ----------
+    arm, metric : str
+    mean : float
+        NaN without values.
+    interval : (float, float) or None
+        95% BCa cluster bootstrap of the mean; None with fewer than two units.
+    points : dict of str to float
+        Mean of each prompt (over its seeds and trained models); of each clip for unpaired folders.
+    n_clips : int
+    """
+
+    arm: str
+    metric: str
+    mean: float
+    interval: tuple[float, float] | None
+    points: dict[str, float]
+    n_clips: int
+
+
+def summarise_arm(
+    records: Sequence[Record], metric: str, arm: str, *, seed: int = 0, n_resamples: int = 4_999, alpha: float = 0.05
+) -> ArmSummary:
+    """Mean, interval and prompts of one arm by one metric, whether or not other arms have the same clips.
+
+    Raises
+    ------
+    UserError
+        An arm or a metric that the records do not hold.
+    """
+    cells = pair_cells(records, metric, [arm])
+    if cells.matched == 0:
+        return ArmSummary(arm, metric, float("nan"), None, {}, 0)
+    mean = float(crossed_means(cells.values)[0])
+    pooled = pool_models(cells).cell_means()[0, 0]
+    points = {prompt: float(value) for prompt, value in zip(cells.prompts, pooled, strict=True)}
+    interval = None
+    if cells.unit_means().shape[1] > 1:
+        replicates = cluster_bootstrap(cells.values, random_stream(seed, metric, arm), n_resamples)
+        interval = bca_interval(mean, replicates[:, 0], jackknife_means(cells.values)[:, 0], 1 - alpha)
+    return ArmSummary(arm, metric, mean, interval, points, cells.matched)
 
 
 @dataclass(frozen=True)

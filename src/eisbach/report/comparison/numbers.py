@@ -10,8 +10,8 @@ from eisbach.experiments.comparing import Sets
 from eisbach.report.charts import arms_chart
 from eisbach.report.comparison.findings import MARKS, reading
 from eisbach.report.wording import format_difference, format_interval, format_p, format_value
-from eisbach.statistics.comparison import ArmSummary
 from eisbach.statistics.metric_info import MetricInfo
+from eisbach.statistics.results import ArmSummary
 from eisbach.structure.metrics import METRICS
 
 _MOST_POINTS = 300

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eisbach.report.comparison.players import Player
-from eisbach.report.structure.figures import MOST_GROUPS, blocks_figure, spectrum_figure
+from eisbach.report.structure.figures import blocks_figure, spectrum_figure
+from eisbach.report.structure.panels import MOST_GROUPS
 from eisbach.report.structure.style import PictureClip
 from eisbach.report.wording import format_p
 from eisbach.structure.metrics.form import BLOCKS_MIN_SECONDS

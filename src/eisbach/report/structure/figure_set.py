@@ -15,7 +15,8 @@ from eisbach.progress import Progress
 from eisbach.report.figures import features_of
 from eisbach.report.figures_draw import View
 from eisbach.report.fonts import drawable
-from eisbach.report.structure.figures import KINDS, MOST_GROUPS
+from eisbach.report.structure.figures import KINDS
+from eisbach.report.structure.panels import MOST_GROUPS
 from eisbach.report.structure.style import FORMATS, PictureClip, format_of
 from eisbach.structure.batch import Clip, sample_clips
 from eisbach.structure.features import Features

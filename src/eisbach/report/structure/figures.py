@@ -3,8 +3,7 @@
 Figures 1-8 of "Eisbach: entropy log-barrier", Section 7, plus the curve of block scales, the fitness scape plot and the
 motif map. Every function takes clips and gives the bytes of a PNG, PDF or SVG, which it also writes when `out` is
 given. Panels that are compared share their axes and colour scales. With ``view="mel"`` matrices and trajectories are
-drawn by the paper's own definitions (cosine of mel frames, principal components of mel frames) instead of ours
-(textures on an absolute scale).
+drawn by the paper's own definitions (cosine of mel frames, principal components of mel frames), not by ours.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from eisbach.report.structure.draw import (
 )
 from eisbach.report.structure.maps import draw_motifs, draw_scape
 from eisbach.report.structure.panels import (
+    by_group,
     columns_of,
     drop_legend,
     group_legend,
@@ -50,9 +50,6 @@ from eisbach.report.structure.style import (
 from eisbach.structure.features import Features
 from eisbach.structure.metrics.form import BLOCKS_MIN_SECONDS as _BLOCKS_NEED
 from eisbach.structure.metrics.form import block_curve
-
-MOST_GROUPS = 7
-"""Lines that colours, dashes and marks can still tell apart."""
 
 
 def mel_figure(
@@ -112,7 +109,7 @@ def spectrum_figure(
         More than seven groups, or a group of nothing but silence.
     """
     features = _checked(clips, "spectrum")
-    groups = _by_group(clips, features)
+    groups = by_group(clips, features)
     spectra = []
     for name, members in groups:
         sounding = [mean_spectrum(one) for one in members if len(one.mel_db)]
@@ -210,7 +207,7 @@ def blocks_figure(
     """
     features = _checked(clips, "blocks")
     curves = []
-    for name, members in _by_group(clips, features):
+    for name, members in by_group(clips, features):
         found = [block_curve(one) for one in members if one.duration >= _BLOCKS_NEED]
         found = [(np.asarray(scales), np.asarray(strengths)) for scales, strengths in found if len(scales)]
         if not found:
@@ -401,16 +398,3 @@ def _checked(clips: Sequence[PictureClip], name: str) -> list[Features]:
     if all(one.duration <= 0 for one in features):
         raise UserError(f"{clips[0].label} is silent, so there is nothing to draw; give a clip with sound.")
     return features
-
-
-def _by_group(clips: Sequence[PictureClip], features: Sequence[Features]) -> list[tuple[str, list[Features]]]:
-    groups: dict[str, list[Features]] = {}
-    for clip, one in zip(clips, features, strict=True):
-        groups.setdefault(clip.group or clip.label, []).append(one)
-    if len(groups) > MOST_GROUPS:
-        raise UserError(
-            f"{len(groups)} groups are more than {MOST_GROUPS} lines that can be told apart; choose fewer, or group "
-            "the "
-            "clips by a label."
-        )
-    return list(groups.items())

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from eisbach.errors import UserError
 from eisbach.report.figures_draw import View, draw_trajectory
 from eisbach.report.structure.draw import note, pc1_share
 from eisbach.report.structure.style import (
@@ -21,6 +22,8 @@ from eisbach.report.structure.style import (
 )
 from eisbach.structure.features import Features
 
+MOST_GROUPS = 7
+"""Lines that colours, dashes and marks can still tell apart."""
 _LETTERS_AN_INCH, _HANDLE_LETTERS = 14, 9  # of a legend's text, and what a line and the gap beside it take
 
 
@@ -106,3 +109,17 @@ def group_legend(figure: Any, axes: Any, groups: Sequence[tuple[str, Sequence[An
     for text in legend.get_texts():
         text.set_parse_math(False)
         text.set_fontsize(TITLE_PT - 0.5)
+
+
+def by_group(clips: Sequence[PictureClip], features: Sequence[Features]) -> list[tuple[str, list[Features]]]:
+    """The features of each group's clips, in order; `UserError` for more groups than lines can be told apart."""
+    groups: dict[str, list[Features]] = {}
+    for clip, own in zip(clips, features, strict=True):
+        groups.setdefault(clip.group or clip.label, []).append(own)
+    if len(groups) > MOST_GROUPS:
+        raise UserError(
+            f"{len(groups)} groups are more than {MOST_GROUPS} lines that can be told apart; choose fewer, or group "
+            "the "
+            "clips by a label."
+        )
+    return list(groups.items())
