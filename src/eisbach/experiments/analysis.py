@@ -182,8 +182,8 @@ def analyze_sets(plan: AnalysisPlan, *, quiet: bool = False) -> AnalysedSets:
         jobs=plan.jobs, skips=skips, quiet=quiet,
     )  # fmt: skip
     compared = compare_sets(
-        records, pair=plan.pair, baseline=plan.baseline, oracle=plan.oracle, metrics=plan.metrics, primary=plan.primary,
-        names=sets.names, side_by_side=sets.side_by_side, seed=plan.seed,
+        records, pair=plan.pair, baseline=next(iter(plan.names), plan.baseline), oracle=plan.oracle,
+        metrics=plan.metrics, primary=plan.primary, names=sets.names, side_by_side=sets.side_by_side, seed=plan.seed,
     )  # fmt: skip
     captions = {str(own.get("prompt_id") or ""): str(own.get("caption") or "") for own in keys.values()}
     analysed = AnalysedSets(plan, records, compared, whole, skips, captions)
