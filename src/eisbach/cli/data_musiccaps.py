@@ -33,7 +33,7 @@ def musiccaps(
     Says what is missing (missing.csv), unreadable, too short or ambiguous (report.json). The same command again adds
     what was fetched since.
     """
-    from eisbach.data.musiccaps import build_musiccaps, preview, summary
+    from eisbach.data.musiccaps import build_musiccaps, preview
 
     if dry_run:
         seen = preview(table, audio, out, template=caption, held_out=held_out, strict=strict)
@@ -47,7 +47,7 @@ def musiccaps(
         print_json({**report.as_json(), "manifest": str(out / "manifest.jsonl")})
         return
     typer.echo(f"{len(manifest)} clips, {report.seconds / 60:.1f} minutes: {out / 'manifest.jsonl'}")
-    for name, count in summary(report).items():
+    for name, count in report.summary().items():
         typer.echo(f"{count:6d}  {name.replace('_', ' ')}")
     for item in [item for item in report.findings if item.kind != "missing"][:10]:
         typer.echo(f"  {item.kind.replace('_', ' ')}: {item.reason}")

@@ -7,6 +7,7 @@ flat and developing clips come from one distribution and cannot reveal the label
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -89,11 +90,21 @@ def pad(performance: Performance, sample_rate: int, rng: np.random.Generator, *,
 def loop(
     performance: Performance, period: float, sample_rate: int, rng: np.random.Generator, *, stereo: bool
 ) -> Waveform:
-    """A fragment of the piece of `period` seconds, repeated exactly; its joint is crossfaded so that it does not
-    click."""
-    fade = round(min(_CROSSFADE, period / 8) * sample_rate)
-    length = round(period * sample_rate)
+    """A fragment of the piece of `period` seconds, repeated exactly; its joint is crossfaded so that it does not click.
+
+    Raises
+    ------
+    UserError
+        A period that does not fit into the piece with the crossfade behind it.
+    """
+    fade = round(min(_CROSSFADE, period / 8) * sample_rate) if period > 0 else 0
+    length = round(period * sample_rate) if math.isfinite(period) else 0
     total = round(performance.seconds * sample_rate)
+    if length < 1 or length + fade > total:
+        raise UserError(
+            f"a loop of {period:g} s cannot be cut from a clip of {performance.seconds:g} s; give a period of at most "
+            f"{max(0.0, performance.seconds - _CROSSFADE):g} s."
+        )
     whole = synthesise(performance.tracks, performance.seconds, sample_rate, stereo=stereo).samples
     first = _busy_start(whole, length + fade, rng)
     piece = whole[:, first : first + length + fade].copy()
