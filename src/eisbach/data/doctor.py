@@ -128,8 +128,8 @@ class DoctorReport:
 
     def counts(self) -> dict[str, int]:
         """Problems by kind, in the order of `PROBLEMS`."""
-        found = Counter(problem.kind for problem in self.problems)
-        return {kind: found[kind] for kind in PROBLEMS if found[kind]}
+        counts = Counter(problem.kind for problem in self.problems)
+        return {kind: counts[kind] for kind in PROBLEMS if counts[kind]}
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -246,9 +246,9 @@ def _of_manifest(file: Path, heard: CodecInput | None, jobs: int, quiet: bool) -
 
     samples, problems = [], []
     with in_threads(range(len(manifest)), look, jobs=jobs, title="examine", quiet=quiet) as results:
-        for _, (sample, found) in results:
+        for _, (sample, faults) in results:
             samples.append(sample)
-            problems += found
+            problems += faults
     usable = {sample.name for sample in samples if sample.refused is None}
     rows = [row for row in manifest if row.id in usable]
     missing = sum(sample.facts.problem == "is missing" for sample in samples)

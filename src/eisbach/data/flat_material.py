@@ -22,7 +22,7 @@ from eisbach.errors import UserError
 from eisbach.types import SkipReport, Waveform
 
 KINDS = ("drone", "pad", "loop", "texture")
-LOOP_SECONDS = (1.0, 16.0)
+_LOOP_SECONDS = (1.0, 16.0)
 
 _CROSSFADE = 0.03  # seconds at a loop's joint: no click, no audible breath
 
@@ -36,7 +36,7 @@ def flat_clip(
     labels = {"kind": kind, "flat": "true", **piece_labels(performance)}
     stereo = spec.channels == 2
     if kind == "loop":
-        shortest, longest = LOOP_SECONDS
+        shortest, longest = _LOOP_SECONDS
         # at least three times round, so that it is heard as a loop
         longest = min(longest, performance.seconds / 3)
         period = float(np.exp(rng.uniform(np.log(min(shortest, longest)), np.log(longest))))

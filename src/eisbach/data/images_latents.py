@@ -22,7 +22,7 @@ from eisbach.types import LatentBatch, SkipReport
 if TYPE_CHECKING:
     from eisbach.codecs import ImageCodec
 
-CHUNK = 256
+_CHUNK = 256
 """Images in one file of the cache."""
 _ORDER, _FLIP = 11, 12  # streams of the generator
 
@@ -61,7 +61,7 @@ def encode_images(
 ) -> ImageLatents:
     """Latents of all images that can be read, from the cache where they are in it.
 
-    A file of the cache holds `CHUNK` images and is named by a hash of them, the codec's identity, the size and the
+    A file of the cache holds `_CHUNK` images and is named by a hash of them, the codec's identity, the size and the
     options; so a stopped encoding continues, and changed images or another codec are encoded anew. Mirrored images are
     encoded, not mirrored latents: an autoencoder need not commute with mirroring.
 
@@ -81,10 +81,10 @@ def encode_images(
     kept: list[ImageItem] = []
     report = SkipReport()
     report.skipped.extend(images.report.skipped)
-    starts = range(0, len(images), CHUNK)
+    starts = range(0, len(images), _CHUNK)
     with Progress(len(images), "encode", unit=" images", quiet=quiet) as bar:
         for start in starts:
-            part = images.items[start : start + CHUNK]
+            part = images.items[start : start + _CHUNK]
             array, good, bad = _chunk(part, codec, size, cache, resize, flip)
             report.skipped.extend(bad.skipped)
             if len(good):

@@ -121,25 +121,25 @@ def encode_clips(
         No clip could be encoded.
     """
 
-    def one(row: ManifestRow) -> Made | AudioError:
+    def encode_row(row: ManifestRow) -> Made | AudioError:
         try:
             return encode(row, encoder)
         except AudioError as error:
             return error
 
-    kept = 0
+    encoded = 0
     with (
         steady_threads(codec),
         SectionEncoder(codec, source=source, jobs=jobs, device=device) as encoder,
-        in_threads(manifest.rows, one, jobs=jobs, title=title, quiet=quiet) as results,
+        in_threads(manifest.rows, encode_row, jobs=jobs, title=title, quiet=quiet) as results,
     ):
         for row, made in results:
             if isinstance(made, AudioError):
                 report.add(row.id, str(made))
                 continue
             keep(row, made)
-            kept += 1
-    if not kept:
+            encoded += 1
+    if not encoded:
         why = f" ({report.skipped[0].reason})" if report.skipped else ""
         raise UserError(f"none of the {len(manifest)} clips could be encoded{why}; run 'eisbach data doctor' on them.")
 
@@ -215,7 +215,7 @@ def _encode_in_process(
 MAX_SECTIONS = 8
 """Sections kept of one clip, spread evenly over it: what bounds memory and disk for hour-long audio."""
 
-HASHES_NAME = ".audio-hashes"
+_HASHES_NAME = ".audio-hashes"
 """Where a folder of latents remembers the hashes of the audio (`KnownHashes`)."""
 
 _ROUNDING_SECONDS = 1.0
@@ -320,7 +320,7 @@ def encode_manifest(
     others = [place for place in sorted(folder.parent.glob("*s")) if place != folder]
     report = SkipReport()
     entries: list[LatentEntry] = []
-    known = KnownHashes(Path(cache_dir) / HASHES_NAME)
+    known = KnownHashes(Path(cache_dir) / _HASHES_NAME)
 
     def encode(row: ManifestRow, encoder: SectionEncoder) -> LatentEntry:
         audio = check_unchanged(manifest, row, known)

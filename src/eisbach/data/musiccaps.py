@@ -122,7 +122,7 @@ class _Journal:
                 cut = check_values(Cut, {**values, "kept": True}, "an entry")
                 self._cuts[cut.id] = cut
 
-    def kept(self, row: MusicCapsRow, audio: FetchedFile, rows_of_video: int) -> Cut | None:
+    def cut_of(self, row: MusicCapsRow, audio: FetchedFile, rows_of_video: int) -> Cut | None:
         """The row's clip of the same file from an earlier call; None where the CSV's other rows may decide anew."""
         cut, state = self.clip(row.id), audio.path.stat()
         source = (audio.path.name, state.st_size, state.st_mtime_ns)
@@ -149,7 +149,7 @@ class _Journal:
         self._cuts[cut.id] = cut
 
 
-def cut_clip(row: MusicCapsRow, audio: FetchedFile, rows_of_video: int, out: Path, journal: _Journal) -> Cut:
+def _cut_clip(row: MusicCapsRow, audio: FetchedFile, rows_of_video: int, out: Path, journal: _Journal) -> Cut:
     """The row's clip, cut from a file and written into `out` unless an earlier call did so.
 
     Raises
@@ -161,7 +161,7 @@ def cut_clip(row: MusicCapsRow, audio: FetchedFile, rows_of_video: int, out: Pat
     StorageError
         The disk is full.
     """
-    earlier = journal.kept(row, audio, rows_of_video)
+    earlier = journal.cut_of(row, audio, rows_of_video)
     if earlier is not None:
         return earlier
     # a whole video may last hours: how far it goes beyond its row decides nothing
@@ -377,7 +377,7 @@ def _find_clip(
             findings.append(Finding("duplicate", row.number, audio.path.name, reason))
             continue
         try:
-            cut = cut_clip(row, audio, rows_of_video, out, journal)
+            cut = _cut_clip(row, audio, rows_of_video, out, journal)
         except NotUsed as error:
             findings.append(Finding(error.kind, row.number, row.id, error.reason))
         except AudioError as error:

@@ -21,8 +21,8 @@ from eisbach.audio import AUDIO_SUFFIXES
 from eisbach.errors import UserError
 from eisbach.files import find_files, write_text
 
-REQUIRED = ("ytid", "start_s", "end_s", "aspect_list", "caption")
-OPTIONAL = ("audioset_positive_labels", "author_id", "is_balanced_subset", "is_audioset_eval")
+_REQUIRED = ("ytid", "start_s", "end_s", "aspect_list", "caption")
+_OPTIONAL = ("audioset_positive_labels", "author_id", "is_balanced_subset", "is_audioset_eval")
 
 _YTID = re.compile(r"[A-Za-z0-9_-]+")
 _FLAGS = {"true": True, "false": False, "1": True, "0": False}
@@ -162,13 +162,13 @@ def _header(reader: Iterator[list[str]], path: Path) -> tuple[str, ...]:
         columns = tuple(cell.strip() for cell in next(reader, []))
     except csv.Error as error:
         raise UserError(f"{path} is not a CSV file: its first line cannot be read ({error}).") from error
-    missing = [name for name in REQUIRED if name not in columns]
+    missing = [name for name in _REQUIRED if name not in columns]
     if missing:
         shown = ", ".join(columns[:12]) or "nothing"
         raise UserError(
             f"{path} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)} (its first line has: "
             f"{shown[:200]}); "
-            f"MusicCaps' CSV has {', '.join((*REQUIRED, *OPTIONAL))}, separated by commas."
+            f"MusicCaps' CSV has {', '.join((*_REQUIRED, *_OPTIONAL))}, separated by commas."
         )
     if len(set(columns)) < len(columns):
         raise UserError(f"{path} names a column twice in its first line; name each once.")
@@ -342,20 +342,20 @@ def name_readings(stem: str, ids: Collection[str]) -> list[tuple[str, float | No
     if stem in ids:
         return [(stem, None, None)]
     lengths = sorted({len(item) for item in ids}, reverse=True)
-    found: dict[str, tuple[str, float | None, float | None]] = {}
+    readings: dict[str, tuple[str, float | None, float | None]] = {}
     for match in _BRACKETS.finditer(stem):
         if match[1] in ids:
             times = _TIMES.fullmatch(stem[match.end() :])
-            found[match[1]] = (match[1], *_both(times))
-    if not found:
+            readings[match[1]] = (match[1], *_both(times))
+    if not readings:
         for length in lengths:
             if stem[:length] in ids and (times := _TIMES.fullmatch(stem[length:])) and stem[length] in " _-.[":
-                found[stem[:length]] = (stem[:length], *_both(times))
-    if not found:
+                readings[stem[:length]] = (stem[:length], *_both(times))
+    if not readings:
         for length in lengths:
             if stem[-length:] in ids and stem[:-length].endswith("-"):
-                found[stem[-length:]] = (stem[-length:], None, None)
-    return list(found.values())
+                readings[stem[-length:]] = (stem[-length:], None, None)
+    return list(readings.values())
 
 
 def _both(times: re.Match[str] | None) -> tuple[float | None, float | None]:

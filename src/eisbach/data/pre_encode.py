@@ -152,22 +152,22 @@ def _existing(out: Path, settings: Mapping[str, Any]) -> dict[str, dict[str, Any
     details = out / DETAILS_NAME
     if details.is_file():
         values = read_json(details, "description of the folder")
-        found = values.get(OURS) if isinstance(values, dict) else None
-        refuse_other_settings(out, "latents", found if isinstance(found, dict) else {}, settings)
+        ours = values.get(OURS) if isinstance(values, dict) else None
+        refuse_other_settings(out, "latents", ours if isinstance(ours, dict) else {}, settings)
     elif out.is_dir() and latent_files(out):
         raise UserError(
             f"{out} already holds latents that another tool wrote; choose another --out, and name both folders in "
             "data.manifest."
         )
-    found = {}
+    existing = {}
     for path in sorted(out.glob("*.json")) if out.is_dir() else []:
         if path.name == DETAILS_NAME:
             continue
         values = read_json(path, "description of latents")
         if not isinstance(values, dict) or not isinstance(values.get(OURS), dict):
             raise UserError(f"{path} is not of this folder's clips; remove it, or choose another --out.")
-        found[path.stem] = values
-    return found
+        existing[path.stem] = values
+    return existing
 
 
 def _plan(
@@ -221,9 +221,9 @@ def _write_clip(
     precision: Precision,
 ) -> tuple[int, int, int]:
     """Files, frames and freshly encoded files of one clip."""
-    kept = {section.stem: _kept_frames(out, section, row, existing, precision) for section in sections}
+    frames_there = {section.stem: _kept_frames(out, section, row, existing, precision) for section in sections}
     made: dict[str, np.ndarray] = {}
-    if not all(kept.values()):
+    if not all(frames_there.values()):
         peak = 0.0
         for section in sections:
             encoded = encoder(audio, section.start, section.seconds)
@@ -238,7 +238,7 @@ def _write_clip(
         array = made.get(section.stem)
         if array is not None:
             _save(out / f"{section.stem}.npy", array)
-        count = int(array.shape[1]) if array is not None else kept[section.stem]
+        count = int(array.shape[1]) if array is not None else frames_there[section.stem]
         values = _description(row, section, count, codec)
         if existing.get(section.stem) != values:
             write_text(out / f"{section.stem}.json", _json(values))

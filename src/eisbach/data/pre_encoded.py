@@ -82,7 +82,7 @@ def is_pre_encoded(path: str | Path) -> bool:
     return (path / SILENCE_NAME).is_file() or any(file.suffix == ".npy" for file in walk_files(path))
 
 
-def read_clip(path: Path) -> PreEncodedClip:
+def _read_clip(path: Path) -> PreEncodedClip:
     """One clip, from its JSON and its array's header; the latents themselves are not read.
 
     Raises
@@ -150,9 +150,9 @@ def read_pre_encoded(folder: str | Path, *, jobs: int = 4, quiet: bool = True) -
     rows: list[ManifestRow] = []
     channels: dict[int, str] = {}
 
-    def one(path: Path) -> tuple[PreEncodedClip, str] | str:
+    def read(path: Path) -> tuple[PreEncodedClip, str] | str:
         try:
-            clip = read_clip(path)
+            clip = _read_clip(path)
             _check_finite(path)
             return clip, hashlib.sha256(path.read_bytes()).hexdigest()
         except ManifestError as error:
@@ -160,7 +160,7 @@ def read_pre_encoded(folder: str | Path, *, jobs: int = 4, quiet: bool = True) -
         except OSError as error:
             return f"{path} cannot be read ({error.strerror or error}); check the disk, or remove the clip."
 
-    with in_threads(paths, one, jobs=jobs, title="check latents", quiet=quiet) as results:
+    with in_threads(paths, read, jobs=jobs, title="check latents", quiet=quiet) as results:
         for path, made in results:
             name = path.relative_to(folder).as_posix()
             if isinstance(made, str):
@@ -177,8 +177,8 @@ def read_pre_encoded(folder: str | Path, *, jobs: int = 4, quiet: bool = True) -
         first = report.skipped[0]
         raise ManifestError(f"none of the {len(paths)} clips in {folder} can be used (the first: {first.reason})")
     if len(channels) > 1:
-        found = ", ".join(f"{count} channels ({name})" for count, name in sorted(channels.items()))
-        raise ManifestError(f"{folder} holds latents of different codecs: {found}; keep one kind in a folder.")
+        kinds = ", ".join(f"{count} channels ({name})" for count, name in sorted(channels.items()))
+        raise ManifestError(f"{folder} holds latents of different codecs: {kinds}; keep one kind in a folder.")
     ids = [row.id for row in rows]
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
@@ -229,7 +229,7 @@ def latent_entries(manifest: Manifest, codec: Codec) -> LatentCache:
     silence: torch.Tensor | None = None
     for row in manifest:
         path = manifest.audio_path(row)
-        clip = read_clip(path)
+        clip = _read_clip(path)
         if clip.channels != codec.channels:
             raise ManifestError(
                 f"{path} holds latents of {clip.channels} channels and the model reads {codec.channels}; encode the "
@@ -244,8 +244,8 @@ def latent_entries(manifest: Manifest, codec: Codec) -> LatentCache:
             )
         if path.parent not in folders:
             folders.add(path.parent)
-            found = _check_folder(path.parent, manifest.root, codec)
-            silence = found if silence is None else silence
+            own_silence = _check_folder(path.parent, manifest.root, codec)
+            silence = own_silence if silence is None else silence
         entries.append(
             LatentEntry(replace(row, duration=clip.frames / codec.latent_rate), path, (clip.frames,), clip.first)
         )
@@ -391,16 +391,16 @@ def inspect_folder(
     manifest, report = read_pre_encoded(folder, jobs=jobs, quiet=quiet)
     if codec is not None:
         latent_entries(manifest, codec)
-    found = [read_clip(manifest.audio_path(row)) for row in manifest]
-    frames = [clip.frames for clip in found]
+    clips = [_read_clip(manifest.audio_path(row)) for row in manifest]
+    frames = [clip.frames for clip in clips]
     entries = tuple(
-        LatentEntry(row, clip.path, (clip.frames,), clip.first) for row, clip in zip(manifest, found, strict=True)
+        LatentEntry(row, clip.path, (clip.frames,), clip.first) for row, clip in zip(manifest, clips, strict=True)
     )
-    cache = LatentCache(entries, found[0].channels, 1.0, report)
+    cache = LatentCache(entries, clips[0].channels, 1.0, report)
     made = {fit: BucketedDataset(cache, max(frames), 0, count=buckets, fit=fit) for fit in FITS}
     return FolderReport(
-        clips=len(found),
-        channels=found[0].channels,
+        clips=len(clips),
+        channels=clips[0].channels,
         frames=sum(frames),
         shortest=min(frames),
         longest=max(frames),

@@ -142,7 +142,7 @@ def _squeeze(text: str) -> str:
     return " ".join(text.split())
 
 
-PARSE_TIMEOUT = 60.0
+_PARSE_TIMEOUT = 60.0
 """Seconds after which a piece is given up, skipped and reported."""
 
 _FAMILIES = {
@@ -192,7 +192,7 @@ class Piece:
         return piece_licence(self.path)
 
 
-def corpus_folder() -> Path:
+def _corpus_folder() -> Path:
     """Where music21 keeps its corpus; `UserError` when it is not installed."""
     spec = find_spec("music21")
     if spec is None or not spec.submodule_search_locations:
@@ -218,7 +218,7 @@ def list_pieces(select: Sequence[str] | None = None, *, redistributable: bool = 
     UserError
         A name in `select` that matches nothing.
     """
-    pieces = _all_pieces(str(corpus_folder()))
+    pieces = _all_pieces(str(_corpus_folder()))
     if select is not None:
         chosen: set[Piece] = set()
         for name in select:
@@ -237,16 +237,16 @@ def list_pieces(select: Sequence[str] | None = None, *, redistributable: bool = 
 @lru_cache(maxsize=2)
 def _all_pieces(folder: str) -> tuple[Piece, ...]:
     root = Path(folder)
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for collection in sorted(_FAMILY_OF):
         for path in sorted((root / collection).rglob("*")):
             if path.suffix not in _SUFFIXES or path.stem.endswith("_old"):
                 continue
             key = path.relative_to(root).with_suffix("").as_posix()
-            if key not in found or _SUFFIXES.index(path.suffix) < _SUFFIXES.index(found[key].suffix):
-                found[key] = path
+            if key not in files or _SUFFIXES.index(path.suffix) < _SUFFIXES.index(files[key].suffix):
+                files[key] = path
     pieces = []
-    for key, path in found.items():
+    for key, path in files.items():
         collection = key.split("/")[0]
         family = _FAMILY_OF[collection]
         tunes = len(_tune_texts(str(path))) if path.suffix == ".abc" else 1
@@ -273,7 +273,7 @@ def _read_tunes(path: str, size: int, mtime_ns: int) -> tuple[str, ...]:
     return tuple(text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True))
 
 
-def load_table(piece: Piece, cache: Path | None = None, *, timeout: float | None = PARSE_TIMEOUT) -> NoteTable:
+def load_table(piece: Piece, cache: Path | None = None, *, timeout: float | None = _PARSE_TIMEOUT) -> NoteTable:
     """The note table of a piece, from the cache or parsed and cached.
 
     A table belongs to the score's bytes: an edited score is parsed again.
@@ -352,7 +352,7 @@ def _read_table(path: Path, piece: str, source: str) -> NoteTable | None:
 
 
 def parse_all(
-    pieces: Sequence[Piece], *, cache: Path | None = None, jobs: int = 1, timeout: float = PARSE_TIMEOUT,
+    pieces: Sequence[Piece], *, cache: Path | None = None, jobs: int = 1, timeout: float = _PARSE_TIMEOUT,
     quiet: bool = False,
 ) -> tuple[list[Piece], SkipReport]:  # fmt: skip
     """Fills the cache for `pieces`; returns those that can be played, in order, and what was skipped and why."""
@@ -391,7 +391,7 @@ def _try_parse(piece: Piece, cache: Path | None, timeout: float) -> str | None:
 
 def licence_rows(pieces: Sequence[Piece]) -> list[dict[str, str | bool]]:
     """One row a piece: its id, file, what the file states about its licence, and the decision."""
-    root = corpus_folder()
+    root = _corpus_folder()
     return [
         {
             "piece": piece.id,

@@ -98,7 +98,7 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     if notify is not None:
         for sentence in unknown_words(config.prompts, backbone):
             notify(sentence)
-    stamp = generation_stamp(config, backbone, codec)
+    stamp = _generation_stamp(config, backbone, codec)
     if config.adapter is not None:
         from eisbach.adapters import load_adapter
 
@@ -204,10 +204,10 @@ def settle_sampling(config: GenerateConfig, backbone: Backbone) -> GenerateConfi
 
 def unknown_words(prompts: Iterable[Prompt], backbone: Backbone) -> list[str]:
     """A sentence for each prompt with words that the model has no meaning for; none when it reads everything."""
-    found = [(prompt.id, backbone.unknown_words(prompt.text)) for prompt in prompts]
+    unknown = [(prompt.id, backbone.unknown_words(prompt.text)) for prompt in prompts]
     return [
         f"prompt '{name}': the model does not know {', '.join(words)}; these words change nothing."
-        for name, words in found
+        for name, words in unknown
         if words
     ]
 
@@ -285,11 +285,11 @@ def _save_manifest(config: GenerateConfig, takes: list[Take]) -> Manifest:
     with in_threads(takes, lambda take: _row(config, take), jobs=4, title="hash", quiet=True) as results:
         rows = [row for _, row in results]
     asked = {row.id for row in rows}
-    kept = []
+    others = []
     if (root / MANIFEST_NAME).is_file():
         earlier = load_manifest(root, check_files=False)
-        kept = [row for row in earlier if row.id not in asked and earlier.audio_path(row).is_file()]
-    save_manifest(Manifest([*rows, *kept], root))
+        others = [row for row in earlier if row.id not in asked and earlier.audio_path(row).is_file()]
+    save_manifest(Manifest([*rows, *others], root))
     return Manifest(rows, root)
 
 
@@ -310,7 +310,7 @@ def _row(config: GenerateConfig, take: Take) -> ManifestRow:
     )
 
 
-def generation_stamp(config: GenerateConfig, backbone: Backbone, codec: Codec) -> dict[str, Any]:
+def _generation_stamp(config: GenerateConfig, backbone: Backbone, codec: Codec) -> dict[str, Any]:
     """What decides the audio: the weights and settings, and the words of each prompt. Batching is left out."""
     left_out = {"out", "prompts", "seeds", "batch_size", "model", "adapter", "any_base"}
     settings = config.model_dump(mode="json", exclude=left_out)
