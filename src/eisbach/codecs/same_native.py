@@ -168,7 +168,7 @@ def _autoencoder_key(name: str, levels: int) -> str | None:
     if name == "bottleneck.scaling_factor":
         return "bottleneck.scale"
     layer = re.fullmatch(r"(encoder|decoder)\.layers\.(\d+)\.(.+)", name)
-    if found is None:
+    if layer is None:
         return name
     side, index, rest = layer[1], int(layer[2]), layer[3]
     if index == (levels + 1 if side == "encoder" else 1):

@@ -281,8 +281,8 @@ def read_all(images: ImageSet, size: int | None, channels: int, resize: Resize) 
             continue
         if arrays and array.shape != arrays[0].shape:
             raise UserError(
-                f"the images have different sizes ({readable[0].id} {arrays[0].shape[1]}x{arrays[0].shape[0]}, {item.id} "
-                f"{array.shape[1]}x{array.shape[0]} pixels); give the size that they should be resized and cropped to."
+                f"the images have different sizes ({readable[0].id} {arrays[0].shape[1]}x{arrays[0].shape[0]}, "
+                f"{item.id} {array.shape[1]}x{array.shape[0]} pixels); give the size that they should be resized and cropped to."
             )
         readable.append(item)
         arrays.append(array)
