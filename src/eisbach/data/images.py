@@ -282,7 +282,8 @@ def read_all(images: ImageSet, size: int | None, channels: int, resize: Resize) 
         if arrays and array.shape != arrays[0].shape:
             raise UserError(
                 f"the images have different sizes ({readable[0].id} {arrays[0].shape[1]}x{arrays[0].shape[0]}, "
-                f"{item.id} {array.shape[1]}x{array.shape[0]} pixels); give the size that they should be resized and cropped to."
+                f"{item.id} {array.shape[1]}x{array.shape[0]} pixels); give the size that they should be resized and "
+                "cropped to."
             )
         readable.append(item)
         arrays.append(array)

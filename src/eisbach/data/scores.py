@@ -322,11 +322,12 @@ _ARRAYS = ("part", "onset", "duration", "pitch", "velocity", "tempo")
 
 
 def _write_table(path: Path, table: NoteTable, source: str) -> None:
+    texts = {"repeats": table.repeats, "title": table.title, "source": source}
+    arrays = {name: np.array(text) for name, text in texts.items()} | {name: getattr(table, name) for name in _ARRAYS}
+
     def write(partial: Path) -> None:
         with partial.open("wb") as handle:
-            arrays = {name: getattr(table, name) for name in _ARRAYS}
-            texts = {"repeats": table.repeats, "title": table.title, "source": source}
-            np.savez_compressed(handle, **{name: np.array(text) for name, text in texts.items()}, **arrays)
+            np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]
 
     atomic_write(path, write)
 
