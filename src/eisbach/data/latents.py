@@ -4,7 +4,7 @@ each."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -102,7 +102,6 @@ def encode_clips(
     manifest: Manifest,
     codec: Codec,
     encode: Callable[[ManifestRow, SectionEncoder], Made],
-    keep: Callable[[ManifestRow, Made], None],
     report: SkipReport,
     *,
     source: str | None,
@@ -110,8 +109,8 @@ def encode_clips(
     device: str | None,
     quiet: bool,
     title: str = "encode",
-) -> None:
-    """Calls `encode(row, encoder)` for every clip, in threads, and `keep(row, made)` here, in the manifest's order.
+) -> Generator[tuple[ManifestRow, Made], None, None]:
+    """Calls `encode(row, encoder)` for every clip, in threads, and gives (row, what it made) in the manifest's order.
 
     Clips whose audio cannot be used (`AudioError`) go to `report`; the other arguments are those of `SectionEncoder`.
 
@@ -137,8 +136,8 @@ def encode_clips(
             if isinstance(made, AudioError):
                 report.add(row.id, str(made))
                 continue
-            keep(row, made)
             encoded += 1
+            yield row, made
     if not encoded:
         why = f" ({report.skipped[0].reason})" if report.skipped else ""
         raise UserError(f"none of the {len(manifest)} clips could be encoded{why}; run 'eisbach data doctor' on them.")
@@ -280,16 +279,9 @@ def sections_of(duration: float, crop_seconds: float) -> list[tuple[float, float
 
 
 def encode_manifest(
-    manifest: Manifest,
-    codec: Codec,
-    cache_dir: str | Path,
-    *,
-    crop_seconds: float,
-    jobs: int = 1,
-    source: str | None = None,
-    device: str | None = None,
-    quiet: bool = False,
-) -> LatentCache:
+    manifest: Manifest, codec: Codec, cache_dir: str | Path, *, crop_seconds: float, jobs: int = 1,
+    source: str | None = None, device: str | None = None, quiet: bool = False,
+) -> LatentCache:  # fmt: skip
     """Encodes what is not in the cache yet; the same call again, or with more clips, continues.
 
     Parameters
@@ -334,18 +326,18 @@ def encode_manifest(
             row, folder / name, frames or _encode_one(audio, row, codec, encoder, folder / name, crop_seconds)
         )
 
-    def keep(row: ManifestRow, made: LatentEntry) -> None:
-        entries.append(made)
-        used = sum(made.frames) / codec.latent_rate
-        if used < row.duration - 1.0:
-            report.add(row.id, f"only {len(made.frames)} sections ({used:.0f} of {row.duration:.0f} s) are used")
-
     title = f"encode for crops of {crop_seconds:g} s"
+    clips = encode_clips(
+        manifest, codec, encode, report, source=source, jobs=jobs, device=device, title=title, quiet=quiet
+    )
     try:
-        encode_clips(
-            manifest, codec, encode, keep, report, source=source, jobs=jobs, device=device, title=title, quiet=quiet
-        )
+        for row, entry in clips:  # what it gives back (threads, processes) it gives back when it is closed
+            entries.append(entry)
+            used = sum(entry.frames) / codec.latent_rate
+            if used < row.duration - 1.0:
+                report.add(row.id, f"only {len(entry.frames)} sections ({used:.0f} of {row.duration:.0f} s) are used")
     finally:
+        clips.close()
         known.save()
     write_json(folder / "report.json", [{"id": item.item, "reason": item.reason} for item in report.skipped])
     return LatentCache(tuple(entries), codec.channels, codec.latent_rate, report)

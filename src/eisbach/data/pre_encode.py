@@ -69,17 +69,10 @@ class _Section:
 
 
 def pre_encode(
-    manifest: Manifest,
-    codec: Codec,
-    out: str | Path,
-    *,
-    max_seconds: float = MAX_SECONDS,
-    precision: Precision = "float32",
-    jobs: int = 1,
-    source: str | None = None,
-    device: str | None = None,
+    manifest: Manifest, codec: Codec, out: str | Path, *, max_seconds: float = MAX_SECONDS,
+    precision: Precision = "float32", jobs: int = 1, source: str | None = None, device: str | None = None,
     quiet: bool = False,
-) -> WrittenFolder:
+) -> WrittenFolder:  # fmt: skip
     """Encodes what `out` does not hold yet; the same call again, or with more clips, continues.
 
     Parameters
@@ -119,7 +112,6 @@ def pre_encode(
     plan = _plan(manifest, max_seconds, existing, out)
     report = SkipReport()
     known = KnownHashes(_hashes_of(manifest))
-    done: list[tuple[int, int, int]] = []
     write_text(out / DETAILS_NAME, _json({OURS: settings}))
     _write_silence(out / SILENCE_NAME, codec, max_seconds, precision)
 
@@ -127,11 +119,9 @@ def pre_encode(
         audio = check_unchanged(manifest, row, known)
         return _write_clip(audio, row, plan[row.id], out, existing, encoder, codec, precision)
 
-    def keep(row: ManifestRow, made: tuple[int, int, int]) -> None:
-        done.append(made)
-
     try:
-        encode_clips(manifest, codec, encode, keep, report, source=source, jobs=jobs, device=device, quiet=quiet)
+        clips = encode_clips(manifest, codec, encode, report, source=source, jobs=jobs, device=device, quiet=quiet)
+        done = [counts for _, counts in clips]
     finally:
         known.save()
     files, frames, fresh = (sum(counts) for counts in zip(*done, strict=True))

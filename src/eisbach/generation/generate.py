@@ -106,10 +106,18 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     stamp_path = Path(config.out) / STAMP
     _check_stamp(stamp_path, stamp)
     missing = {take.id for take in takes if not _is_finished(take.path, config.duration)}
+    if missing:
+        write_json(stamp_path, _merge_stamp(stamp_path, stamp))
+    _make_missing(config, backbone, codec, takes, missing, quiet)
+    return _save_manifest(config, takes)
+
+
+def _make_missing(
+    config: GenerateConfig, backbone: Backbone, codec: Codec, takes: list[Take], missing: set[str], quiet: bool
+) -> None:
+    """Samples the batches of the whole plan in which a clip is missing, and writes those clips."""
     batches = [takes[start : start + config.batch_size] for start in range(0, len(takes), config.batch_size)]
     todo = [batch for batch in batches if any(take.id in missing for take in batch)]
-    if todo:
-        write_json(stamp_path, _merge_stamp(stamp_path, stamp))
     with stop_signal() as stop, _Meter(config, codec, len(batches), len(batches) - len(todo), quiet) as meter:
         for batch in todo:
 
@@ -126,7 +134,6 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
             meter.decoded()
             if batch is not todo[-1]:
                 look()
-    return _save_manifest(config, takes)
 
 
 def _stopped(takes: list[Take], duration: float) -> InterruptedRun:
