@@ -78,7 +78,7 @@ def encode_images(
         None of the images can be used.
     """
     chunks: list[np.ndarray] = []
-    kept: list[ImageItem] = []
+    encoded: list[ImageItem] = []
     report = SkipReport()
     report.skipped.extend(images.report.skipped)
     starts = range(0, len(images), _CHUNK)
@@ -89,12 +89,14 @@ def encode_images(
             report.skipped.extend(bad.skipped)
             if len(good):
                 chunks.append(array)
-                kept.extend(good)
+                encoded.extend(good)
             bar.advance(len(part))
-    if not kept:
+    if not encoded:
         first = f"{report.skipped[0].item} {report.skipped[0].reason}" if report.skipped else "there are none"
         raise UserError(f"none of the {len(images)} images can be used ({first}).")
-    return ImageLatents(tuple(chunks), tuple(item.id for item in kept), tuple(item.label for item in kept), report)
+    return ImageLatents(
+        tuple(chunks), tuple(item.id for item in encoded), tuple(item.label for item in encoded), report
+    )
 
 
 def _chunk(

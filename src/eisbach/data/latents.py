@@ -323,7 +323,7 @@ def encode_manifest(
                 if len(whole := _read_frames(place / name) or ()) == 1:
                     return LatentEntry(row, place / name, whole)
         return LatentEntry(
-            row, folder / name, frames or _encode_one(audio, row, codec, encoder, folder / name, crop_seconds)
+            row, folder / name, frames or _encode_row(audio, row, codec, encoder, folder / name, crop_seconds)
         )
 
     title = f"encode for crops of {crop_seconds:g} s"
@@ -343,7 +343,7 @@ def encode_manifest(
     return LatentCache(tuple(entries), codec.channels, codec.latent_rate, report)
 
 
-def _encode_one(
+def _encode_row(
     audio: Path, row: ManifestRow, codec: Codec, encoder: SectionEncoder, path: Path, crop_seconds: float
 ) -> tuple[int, ...]:
     import torch

@@ -348,15 +348,15 @@ def _made(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     if jobs <= 1 or len(todo) < 2:
         for index in todo:
-            yield index, _make_one(out, spec, index, cache, make)
+            yield index, _make_clip(out, spec, index, cache, make)
         return
     calls = [(out, spec, index, cache, make) for index in todo]
     with Processes(min(jobs, len(todo))) as processes:
-        for number, entry in processes.each(_make_one, calls):
+        for number, entry in processes.each(_make_clip, calls):
             yield todo[number], entry
 
 
-def _make_one(out: Path, spec: RenderSpec, index: int, cache: Path | None, make: _ClipMaker) -> dict[str, Any]:
+def _make_clip(out: Path, spec: RenderSpec, index: int, cache: Path | None, make: _ClipMaker) -> dict[str, Any]:
     report = SkipReport()
     clip = make(spec, index, cache, report)
     name = f"{index:06d}"
