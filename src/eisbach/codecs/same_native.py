@@ -111,8 +111,7 @@ def _same(encoder: Mapping[str, Any], decoder: Mapping[str, Any], name: str, sou
     if mine != theirs:
         raise CheckpointError(
             f"the autoencoder in {source} has {name} {mine} in its encoder and {theirs} in its decoder; diffusers' "
-            "class "
-            "has one value for both."
+            "class has one value for both."
         )
     return mine
 

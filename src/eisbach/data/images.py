@@ -229,16 +229,14 @@ def read_image_folder(folder: str | Path, *, classes: bool | None = None) -> Ima
     elif classes and loose:
         raise UserError(
             f"{len(loose)} images of {folder} lie in no class folder (first: {loose[0].name}); move them into one, or "
-            "set "
-            "classes to none."
+            "set classes to none."
         )
     labels = {path: path.relative_to(folder).parts[0] if classes else _NO_CLASS for path in paths}
     names = tuple(sorted(set(labels.values()))) if classes else ()
     if classes and len(names) < 2:
         raise UserError(
             f"{folder} holds one class folder ({names[0]}); a model of one class has nothing to be told: add a class, "
-            "or set "
-            "classes to none."
+            "or set classes to none."
         )
     report = SkipReport()
     if classes:

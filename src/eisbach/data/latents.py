@@ -393,7 +393,6 @@ def read_latent_array(path: Path) -> np.ndarray:
     if array.ndim != 2 or array.size == 0 or array.dtype.kind != "f":
         raise ManifestError(
             f"{path} holds {array.dtype} {array.shape} and not floating-point latents (channels, frames); encode it "
-            "again, or remove it with "
-            "its .json."
+            "again, or remove it with its .json."
         )
     return array

@@ -167,8 +167,7 @@ def _header(reader: Iterator[list[str]], path: Path) -> tuple[str, ...]:
         shown = ", ".join(columns[:12]) or "nothing"
         raise UserError(
             f"{path} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)} (its first line has: "
-            f"{shown[:200]}); "
-            f"MusicCaps' CSV has {', '.join((*_REQUIRED, *_OPTIONAL))}, separated by commas."
+            f"{shown[:200]}); MusicCaps' CSV has {', '.join((*_REQUIRED, *_OPTIONAL))}, separated by commas."
         )
     if len(set(columns)) < len(columns):
         raise UserError(f"{path} names a column twice in its first line; name each once.")
@@ -190,9 +189,8 @@ def _numbered(reader: Iterator[list[str]], path: Path) -> Iterator[tuple[int, li
         except csv.Error as error:
             if "end of data" in str(error):
                 raise UserError(
-                    f"{path} has a quotation mark after row {number} that is never closed, so the rest cannot be "
-                    "read; mend "
-                    f"row {number + 1}."
+                    f"{path} has a quotation mark after row {number} that is never closed, so the rest cannot be read; "
+                    f"mend row {number + 1}."
                 ) from error
             cells = f"cannot be read ({error})"
         if isinstance(cells, str) or any(cell.strip() for cell in cells):

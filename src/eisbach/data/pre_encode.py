@@ -170,9 +170,8 @@ def _plan(
         owner = str(values[OURS].get("id"))
         if owner not in ids or not stem.isdigit() or len(stem) != 10:
             raise UserError(
-                f"{out} holds latents of '{owner}' ({stem}.json), which is not in this manifest; choose another "
-                "--out, or "
-                "remove those files."
+                f"{out} holds latents of '{owner}' ({stem}.json), which is not in this manifest; choose another --out, "
+                "or remove those files."
             )
         numbers[owner] = int(stem[:6])
     taken = set(numbers.values())
@@ -194,8 +193,7 @@ def _plan(
     if stray:
         raise UserError(
             f"{out} holds {len(stray)} files that are not of this manifest (the first: {stray[0]}); choose another "
-            "--out, "
-            "or remove them."
+            "--out, or remove them."
         )
     return plan
 
