@@ -26,6 +26,7 @@ from eisbach.backbones.pipeline_folder import (
 )
 from eisbach.backbones.text_encoder import token_mask
 from eisbach.codecs.weight_files import load_component
+from eisbach.diffusion.paths import LinearPath
 from eisbach.types import Conditioning
 
 PIPELINE = "AceStepPipeline"
@@ -121,7 +122,7 @@ class AceStepBackbone(PipelineBackbone):
     """
 
     name = "ace-step"
-    path = "linear"
+    path = LinearPath()
     target = "u"
     codec = "oobleck"
     adapter_targets = (

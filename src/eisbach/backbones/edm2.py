@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from eisbach.backbones.image_base import ImageBackbone, ImageConfig, fill_size
-from eisbach.diffusion.paths import expand_like, get_path
+from eisbach.diffusion.paths import expand_like
 from eisbach.types import Conditioning
 
 SIZES: dict[str, dict[str, int]] = {
@@ -317,5 +317,5 @@ class EDM2Backbone(ImageBackbone):
             Images of another shape than the model's.
         """
         self._check_shape(x_t)
-        sigma = get_path("edm").sigma(t)
+        sigma = self.path.sigma(t)
         return self.module(x_t, sigma, conditioning.tokens[:, 0] if self.config.classes else None)

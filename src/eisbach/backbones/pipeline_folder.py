@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import warnings
 from abc import ABC, abstractmethod
@@ -235,7 +236,7 @@ def copy_parts(source: Path, folder: Path, needed: Iterable[str], optional: Iter
     Raises
     ------
     CheckpointError
-        A needed part is no longer there.
+        A needed part is no longer there, or a link leads out of the pipeline: a file of somebody else would go along.
     """
     needed = list(needed)
     for part in (*needed, *optional):
@@ -246,8 +247,22 @@ def copy_parts(source: Path, folder: Path, needed: Iterable[str], optional: Iter
                 f"{source / part} is no longer there and belongs to the pipeline; put it back, then save again."
             )
         if (source / part).resolve() != (folder / part).resolve():
+            _refuse_links_out(source / part, source)
             shutil.copytree(
                 source / part, folder / part, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.py", "__pycache__")
+            )
+
+
+def _refuse_links_out(part: Path, source: Path) -> None:
+    root = source.resolve()
+    own = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]  # the hub's cache
+    for path in (part, *sorted(part.rglob("*"))):
+        place = Path(os.path.realpath(path))
+        whole = place.is_file() or (place.is_dir() and (path == part or not path.is_symlink()))
+        if not whole or not any(place.is_relative_to(folder) for folder in own):
+            raise CheckpointError(
+                f"{path} is a link out of the model in {source}, or no file, and is not copied; put the file itself "
+                "there."
             )
 
 

@@ -26,6 +26,7 @@ from eisbach.backbones.pipeline_folder import (
 )
 from eisbach.backbones.text_encoder import token_mask
 from eisbach.codecs.weight_files import load_component
+from eisbach.diffusion.paths import GVPPath
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import read_json
 from eisbach.types import Conditioning
@@ -109,7 +110,7 @@ class StableAudioOpenBackbone(PipelineBackbone):
     """
 
     name = "stable-audio-open"
-    path = "gvp"
+    path = GVPPath()
     target = "v"
     codec = "oobleck"
     adapter_targets = (

@@ -21,6 +21,7 @@ from eisbach.backbones.base import Backbone
 from eisbach.backbones.pipeline_folder import read_index
 from eisbach.backbones.table_pipeline import SchedulerTable, TablePipeline, read_table
 from eisbach.codecs.weight_files import build_empty, component_config, load_component, load_exactly
+from eisbach.diffusion.discrete_path import DiscretePath
 from eisbach.errors import CheckpointError, UserError
 from eisbach.pretrained import has_weights, read_weights
 from eisbach.types import Conditioning
@@ -117,7 +118,7 @@ class StableDiffusionBackbone(TablePipeline, Backbone):
     ) -> None:
         self.folder, self._files, self._table = folder, index, table
         self.module, self.text_encoder = module, text_encoder
-        self.path: Any = table.path
+        self.path: DiscretePath = table.path
         self.target = table.target
         self.codec = str(folder)
         config: Any = module.config

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from eisbach.config import StrictModel, build_config
 from eisbach.diffusion.paths import Path as NoisePath
-from eisbach.diffusion.paths import get_path
 from eisbach.diffusion.rate_curve import MIN_POINTS, save_entropic_curve
 from eisbach.diffusion.targets import add_noise, convert
 from eisbach.errors import UserError
@@ -168,7 +167,7 @@ def measure_entropic(config: EntropicConfig, out: str | Path, *, quiet: bool = F
 
         load_adapter(backbone, config.adapter)
     backbone.module.eval()
-    path = get_path(backbone.path)
+    path = backbone.path
     levels = measured_levels(path, config.levels, config.sigma_min, config.sigma_max)
     data, _ = material.load(training, backbone, quiet)
     if data.clips < config.samples:  # some could not be read

@@ -123,4 +123,4 @@ def backbone_model(
         )
         return output.to(x_t.device, x_t.dtype)
 
-    return ClassModel(get_path(backbone.path), backbone.target, classes, shape, by_class, batch_rows)
+    return ClassModel(backbone.path, backbone.target, classes, shape, by_class, batch_rows)

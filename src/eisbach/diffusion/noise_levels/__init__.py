@@ -78,12 +78,12 @@ def get_density(name: str | NoiseLevelDensity, path: Path | str | None = None, *
     """
     path = None if path is None else get_path(path)
     if isinstance(name, NoiseLevelDensity):
-        built_for = getattr(name, "path", None)
         if options:
             raise UserError(f"options {sorted(options)} came with a density that is already built; pass its name.")
-        if path is not None and built_for is not None and built_for != path:
+        if path is not None and name.built_for is not None and name.built_for != path:
             raise UserError(
-                f"the {name.name} density was built for {built_for} and is asked for on {path}; build it for that path."
+                f"the {name.name} density was built for {name.built_for} and is asked for on {path}; build it for that "
+                "path."
             )
         return name
     known = density_options(name)
