@@ -97,7 +97,8 @@ def _config(metadata: Mapping[str, str], layers: Mapping[str, Mapping[str, torch
     # Not through the layers' names as patterns, which peft matches by their endings.
     if len(set(ranks.values())) != 1 or not min(ranks.values()):
         raise CheckpointError(
-            f"{path} states no configuration and has layers of the ranks {sorted(set(ranks.values()))}; one rank is read."
+            f"{path} states no configuration and has layers of the ranks {sorted(set(ranks.values()))}; one rank is "
+            "read."
         )
     rank = next(iter(ranks.values()))
     return LoraConfig(r=rank, lora_alpha=rank, use_dora=dora)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from eisbach.config import StrictModel, build_config, read_yaml
-from eisbach.diagnostics.signature.classes import ClassSet, uniform_prior
+from eisbach.diagnostics.signature.model import ClassSet, uniform_prior
 from eisbach.errors import UserError
 
 

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from eisbach.config import read_yaml
 from eisbach.diagnostics.signature.chain import Guidance, Trajectories, check_chain, follow, trajectory_seed
-from eisbach.diagnostics.signature.classes import ClassSet
 from eisbach.diagnostics.signature.config import GuidanceConfig, SignatureConfig
 from eisbach.diagnostics.signature.curve import SignatureCurve
-from eisbach.diagnostics.signature.model import ClassModel, backbone_model
+from eisbach.diagnostics.signature.model import ClassModel, ClassSet, backbone_model
 from eisbach.diagnostics.signature.summary import curves
 from eisbach.diffusion.rate_curve import path_options
 from eisbach.errors import UserError

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from eisbach.diagnostics.signature.chain import Trajectories
-from eisbach.diagnostics.signature.classes import ClassSet, entropy_of
 from eisbach.diagnostics.signature.curve import HalfTime, SignatureCurve, crossing, finite_or_none
+from eisbach.diagnostics.signature.model import ClassSet, entropy_of
 from eisbach.diffusion.paths import Path
 from eisbach.errors import UserError
 
