@@ -340,7 +340,7 @@ def test_a_feature_extractor_of_a_size_that_none_has_is_refused(tmp_path: Path, 
 
     ClapFeatureExtractor().save_pretrained(tmp_path)
     assert pretrained.feature_extractor(ClapFeatureExtractor, tmp_path).sampling_rate == 48000
-    for value in (10**9, 10**300, -(10**9)):
+    for value in (10**9, 10**39, -(10**9)):
         change(tmp_path / "preprocessor_config.json", **{option: value})
         with pytest.raises(CheckpointError, match=option):
             pretrained.feature_extractor(ClapFeatureExtractor, tmp_path)
