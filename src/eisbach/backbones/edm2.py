@@ -144,8 +144,8 @@ class Block(nn.Module):
         batch, _, height, width = mixed.shape
         parts = mixed.reshape(batch, self.num_heads, -1, 3, height * width)
         query, key, value = normalize(parts, [2]).permute(3, 0, 1, 4, 2).unbind(0)
-        found = functional.scaled_dot_product_attention(query, key, value)
-        return found.transpose(-1, -2).reshape(batch, -1, height, width)
+        attended = functional.scaled_dot_product_attention(query, key, value)
+        return attended.transpose(-1, -2).reshape(batch, -1, height, width)
 
 
 class EDM2UNet(nn.Module):

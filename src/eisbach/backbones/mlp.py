@@ -116,13 +116,13 @@ class MLPEnsemble(nn.Module):
         self.size, self.dim = len(members), first.dim
         self.embedding, self.time_scale = first.embedding, first.time_scale
         layers = range(len(first.layers))
-        tensors = [dict(member.named_parameters()) for member in members]
+        states = [dict(member.named_parameters()) for member in members]
         # (E, in, out): ready for a batched product with activations (E, B, in).
         self.weights = nn.ParameterList(
-            torch.stack([one[f"layers.{i}.weight"].detach().mT for one in tensors]).contiguous() for i in layers
+            torch.stack([state[f"layers.{i}.weight"].detach().mT for state in states]).contiguous() for i in layers
         )
         self.biases = nn.ParameterList(
-            torch.stack([one[f"layers.{i}.bias"].detach() for one in tensors])[:, None] for i in layers
+            torch.stack([state[f"layers.{i}.bias"].detach() for state in states])[:, None] for i in layers
         )
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:

@@ -132,9 +132,10 @@ class PipelineTextEncoder(LazyTextEncoder):
         state = {name.removeprefix("model."): tensor for name, tensor in read_weights(self.folder).items()}
         # A whole language model has a decoder or an output layer too, which an encoder has no use for.
         state = {name: tensor for name, tensor in state.items() if not name.startswith(("decoder.", "lm_head."))}
-        for one, other in (*_TIED.items(), *((other, one) for one, other in _TIED.items())):
-            if one in expected and one not in state and other in state:
-                state[one] = state[other]
+        for pair in _TIED.items():
+            for lacking, twin in (pair, pair[::-1]):
+                if lacking in expected and lacking not in state and twin in state:
+                    state[lacking] = state[twin]
         load_exactly(model, state, f"the text encoder in {self.folder}")
         return model.eval().requires_grad_(False)
 
@@ -148,7 +149,7 @@ class PipelineTextEncoder(LazyTextEncoder):
         limit = self.max_tokens if limit is None else limit
         batch = self.tokenizer(list(texts), padding=padding, truncation=True, max_length=limit, return_tensors="pt")
         mask = batch["attention_mask"].to(device=device, dtype=torch.bool)
-        full = [text for text, kept in zip(texts, mask.sum(dim=1).tolist(), strict=True) if kept == limit]
+        full = [text for text, length in zip(texts, mask.sum(dim=1).tolist(), strict=True) if length == limit]
         counts = [len(ids) for ids in self.tokenizer(full)["input_ids"]] if full else []
         cut = [(text, count) for text, count in zip(full, counts, strict=True) if count > limit]
         if cut and not self._warned:  # a training set may hold thousands; one warning says it of all of them

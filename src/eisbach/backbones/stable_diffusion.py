@@ -88,8 +88,8 @@ class ClipText:
             )
         batch = tokenizer(list(texts), padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
         mask = batch["attention_mask"].to(device) if getattr(model.config, "use_attention_mask", None) else None
-        found: torch.Tensor = model.to(device)(batch["input_ids"].to(device), attention_mask=mask)[0]
-        return found.float()
+        states: torch.Tensor = model.to(device)(batch["input_ids"].to(device), attention_mask=mask)[0]
+        return states.float()
 
 
 class StableDiffusionBackbone(TablePipeline, Backbone):

@@ -135,13 +135,13 @@ class UViT(ModelMixin, ConfigMixin):
         if self.classes is not None:
             tokens.insert(0, self.classes(ids)[:, None])
         x = torch.cat(tokens, dim=1) + self.positions
-        kept = []
+        skips = []
         for block in self.in_blocks:
             x = self._run(block, x)
-            kept.append(x)
+            skips.append(x)
         x = self._run(self.mid_block, x)
         for block in self.out_blocks:
-            x = self._run(block, x, kept.pop())
+            x = self._run(block, x, skips.pop())
         x = self.proj_out(self.norm_out(x))[:, self.extras :]
         return self.conv_out(from_patches(x, self.patch, self.channels))
 

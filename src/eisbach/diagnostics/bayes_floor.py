@@ -176,8 +176,8 @@ def effective(mixture: GaussianMixture) -> GaussianMixture | None:
     rank = int((singular > 1e-12 * singular.amax().clamp(min=1e-300)).sum())
     if rank > 2:
         return None
-    kept = axes[: max(1, rank)]
-    return GaussianMixture(mixture.weights, mixture.means @ kept.mT, mixture.component_variances()[0, 0])
+    leading = axes[: max(1, rank)]
+    return GaussianMixture(mixture.weights, mixture.means @ leading.mT, mixture.component_variances()[0, 0])
 
 
 def component_expectation(

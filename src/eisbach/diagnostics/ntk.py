@@ -227,8 +227,8 @@ def _single(module: nn.Module, chosen: Parameters, directions: Tensor | None) ->
 def _jacobian(apply: Callable[..., Tensor], chosen: Parameters, sample: tuple[Tensor, ...], vectorise: bool) -> Tensor:
     """Rows of J, shape (k, O, P)."""
     if vectorise:
-        found = torch.func.vmap(torch.func.jacrev(apply), in_dims=(None, *[0] * len(sample)))(chosen, *sample)
-        return torch.cat([value.reshape(*value.shape[:2], -1) for value in found.values()], dim=2)
+        jacobians = torch.func.vmap(torch.func.jacrev(apply), in_dims=(None, *[0] * len(sample)))(chosen, *sample)
+        return torch.cat([value.reshape(*value.shape[:2], -1) for value in jacobians.values()], dim=2)
     rows = []
     for index in range(len(sample[0])):
         live = {name: value.clone().requires_grad_() for name, value in chosen.items()}
@@ -243,10 +243,10 @@ def _jacobian(apply: Callable[..., Tensor], chosen: Parameters, sample: tuple[Te
                     torch.cat(
                         [
                             torch.zeros_like(p).flatten() if g is None else g.flatten()
-                            for g, p in zip(one, live.values(), strict=True)
+                            for g, p in zip(grad, live.values(), strict=True)
                         ]
                     )
-                    for one in grads
+                    for grad in grads
                 ]
             ).detach()
         )
@@ -278,11 +278,11 @@ def _by_products(
             return torch.func.vmap(push)(*first)
         return torch.stack([push(*[value[i] for value in first]) for i in range(len(first[0]))])
 
-    found = []
+    products = []
     for index in range(len(second[0])):
         sample = [value[index] for value in second]
-        found.append(torch.stack([columns(column, *sample) for column in basis], dim=2))  # (K, O, O')
-    kernel = torch.stack(found, dim=2)  # (K, O, K', O')
+        products.append(torch.stack([columns(column, *sample) for column in basis], dim=2))  # (K, O, O')
+    kernel = torch.stack(products, dim=2)  # (K, O, K', O')
     return trace_over_outputs(kernel).detach() if outputs == "trace" else kernel.detach()
 
 
@@ -307,11 +307,11 @@ def eigenvalues(kernel: Tensor) -> Tensor:
 def effective_rank(values: Tensor) -> float:
     """exp of the Shannon entropy of the eigenvalues' shares (Roy & Vetterli 2007): 1 for one mode, n for n equal
     ones."""
-    kept = values.double().clamp(min=0)
-    total = kept.sum()
+    spectrum = values.double().clamp(min=0)
+    total = spectrum.sum()
     if not float(total) > 0:
         return float("nan")
-    share = kept / total
+    share = spectrum / total
     return float((-torch.special.xlogy(share, share)).sum().exp())
 
 

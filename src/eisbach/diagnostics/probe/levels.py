@@ -74,12 +74,12 @@ class Grid:
 
     def texts(self, column: str) -> list[str | None]:
         """A text column, one value a clip; None where there is none. Booleans become "true" and "false"."""
-        found: dict[str, str | None] = dict.fromkeys(self.clips)
+        texts: dict[str, str | None] = dict.fromkeys(self.clips)
         for row in self.rows:
             value = row.get(column)
-            if value is not None and found[str(row["clip"])] is None:
-                found[str(row["clip"])] = str(value).lower() if isinstance(value, bool) else str(value)
-        return [found[clip] for clip in self.clips]
+            if value is not None and texts[str(row["clip"])] is None:
+                texts[str(row["clip"])] = str(value).lower() if isinstance(value, bool) else str(value)
+        return [texts[clip] for clip in self.clips]
 
     def columns(self, prefix: str) -> list[str]:
         """Names of the columns that start with `prefix`, in order of appearance."""
@@ -246,10 +246,10 @@ def summarise_levels(grid: Grid, trained: np.ndarray, draws: np.ndarray | None) 
     """
     columns = {name: grid.by_level(name) for name in SHOWN}
     part, sample = trained.mean(axis=2), columns["sample_weight"]
-    found = []
+    summaries = []
     for index, t in enumerate(grid.levels):
         cv = _cv(part[:, index], draws)
-        found.append(
+        summaries.append(
             LevelSummary(
                 t=float(t),
                 log_snr=estimate(float(grid.log_snr[index])).value,
@@ -260,7 +260,7 @@ def summarise_levels(grid: Grid, trained: np.ndarray, draws: np.ndarray | None) 
                 ess_share=None if cv.value is None else 1 / (1 + cv.value**2),
             )
         )
-    return found
+    return summaries
 
 
 def _spread(values: np.ndarray, draws: np.ndarray | None) -> Spread:

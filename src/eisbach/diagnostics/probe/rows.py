@@ -139,10 +139,10 @@ def level_means(rows: Sequence[Record], judged: bool) -> list[list[float | None]
     """
     sums: dict[float, list[float]] = {}
     for row in rows:
-        kept, weight = sums.setdefault(_number(row["t"]), []), row["sample_weight"]
+        weights, weight = sums.setdefault(_number(row["t"]), []), row["sample_weight"]
         if weight is not None and not (judged and row["belief"] is None):
-            kept.append(_number(weight))
-    return [[t, math.fsum(kept) / len(kept) if kept else None] for t, kept in sorted(sums.items())]
+            weights.append(_number(weight))
+    return [[t, math.fsum(weights) / len(weights) if weights else None] for t, weights in sorted(sums.items())]
 
 
 def audio_columns(subject: Subject, crop: Crop) -> Record:
@@ -158,9 +158,9 @@ def audio_columns(subject: Subject, crop: Crop) -> Record:
         from eisbach.structure import analyze
 
         analysis = analyze(waveform)
-        found = {**analysis.metrics, "flat_probability": analysis.flat_probability}
-        found |= {name: analysis.conditions[name] for name in CONDITIONS}
-        columns |= {f"structure.{name}": value for name, value in found.items()}
+        measures = {**analysis.metrics, "flat_probability": analysis.flat_probability}
+        measures |= {name: analysis.conditions[name] for name in CONDITIONS}
+        columns |= {f"structure.{name}": value for name, value in measures.items()}
     return columns
 
 
@@ -203,7 +203,7 @@ def measure_gain(subject: Subject, advance: Callable[[int], None]) -> list[Recor
     if gain_units(subject) == 0:
         return []
     codec = load_codec_of(subject.backbone)
-    found: list[Record] = []
+    rows: list[Record] = []
     for crop in _chosen_crops(subject):
         variants = _turned(subject, crop, codec)
         advance(1)
@@ -216,8 +216,8 @@ def measure_gain(subject: Subject, advance: Callable[[int], None]) -> list[Recor
         for level in gain_levels(subject):
             weights = measure_level(subject, batch, conditioning, noise, level)["sample_weight"]
             for gain, weight in zip(gains, weights, strict=True):
-                found.append(plain({"clip": crop.row.id, "t": level, "gain_db": gain, "sample_weight": weight}))
-    return found
+                rows.append(plain({"clip": crop.row.id, "t": level, "gain_db": gain, "sample_weight": weight}))
+    return rows
 
 
 def gain_units(subject: Subject) -> int:

@@ -127,15 +127,15 @@ class Subject:
     def crops(self) -> list[Crop]:
         """The crops of the rows: those that training's first epoch draws of its first clips, in the manifest's
         order."""
-        found = []
+        crops = []
         for number in range(min(self.config.clips, len(self.dataset))):
             clip, section, first = self.dataset.crop_at(number)
             row = self.dataset.cache.entries[clip].row
             batch = self.dataset.batch(number, 1)
             sections = sections_of(row.duration, self.crop_seconds)
             start = sections[section][0] + first / self.dataset.cache.latent_rate
-            found.append((clip, Crop(row, number, batch, start, float(batch.durations[0]))))
-        return [crop for _, crop in sorted(found, key=lambda item: item[0])]
+            crops.append((clip, Crop(row, number, batch, start, float(batch.durations[0]))))
+        return [crop for _, crop in sorted(crops, key=lambda item: item[0])]
 
 
 def simulated_batches(config: ProbeConfig) -> int:

@@ -182,8 +182,8 @@ def follow(
     gaps, drifts = [], []
     held: tuple[Tensor, Tensor] | None = None  # (delta, reference) of the coarse reading's step
     for i, t in enumerate(visited.tolist()):
-        delta, reference, driven = _estimates(model, x, t, visited[i : i + 1], label, guidance)
-        driven = driven if states is None else None
+        delta, reference, own = _estimates(model, x, t, visited[i : i + 1], label, guidance)
+        driven = own if states is None else None
         gap, drift = _rates(classes, members, fine[i], delta, driven, label)
         gaps.append(gap)
         if drift is not None:

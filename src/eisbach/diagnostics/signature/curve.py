@@ -115,7 +115,7 @@ class SignatureCurve:
         if not isinstance(values, Mapping) or values.get("format") != FORMAT or values.get("version") != VERSION:
             raise UserError(f"{source} is not a measured signature (format '{FORMAT}', version {VERSION} is expected).")
         given = {key: value for key, value in values.items() if key not in ("format", "version")}
-        known = {one.name for one in fields(cls)}
+        known = {item.name for item in fields(cls)}
         if given.keys() != known:
             odd = sorted(given.keys() ^ known)
             raise UserError(f"{source} has missing or unknown fields: {', '.join(odd)}; measure it again.")
@@ -140,9 +140,9 @@ class SignatureCurve:
 def _numbers(row: object, key: str) -> bool:
     """Whether `row` is a list of finite numbers; a log-SNR may be null."""
     return isinstance(row, list) and all(
-        (one is None and key == "log_snr")
-        or (isinstance(one, (int, float)) and not isinstance(one, bool) and math.isfinite(one))
-        for one in row
+        (value is None and key == "log_snr")
+        or (isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value))
+        for value in row
     )
 
 
@@ -211,13 +211,13 @@ def gate_from_curve(curve: SignatureCurve, share: tuple[float, float] = _SHARE) 
         )
     t, entropy = np.array(curve.t), np.array(curve.entropy)
     ends = []
-    for one in (low, high):
-        level = crossing(t, entropy, (1 - one) * curve.prior_entropy)
+    for end in (low, high):
+        level = crossing(t, entropy, (1 - end) * curve.prior_entropy)
         if level is None:
-            early = entropy[0] <= (1 - one) * curve.prior_entropy
+            early = entropy[0] <= (1 - end) * curve.prior_entropy
             why = "is decided at its first level already" if early else "is never decided"
             raise UserError(
-                f"along this curve a share of {one:g} of '{curve.partition}' {why} (t from {t[0]:g} to {t[-1]:g}), so "
+                f"along this curve a share of {end:g} of '{curve.partition}' {why} (t from {t[0]:g} to {t[-1]:g}), so "
                 "it gives no gate; "
                 "choose another share or measure other levels."
             )

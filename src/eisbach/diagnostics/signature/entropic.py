@@ -109,7 +109,7 @@ def squared_errors(
     mask : Tensor [shape=(B, T...), bool] or None
         True on valid frames.
     """
-    found = []
+    squares = []
     for level in levels:
         t = level.to(device=x0.device, dtype=torch.float32).expand(len(x0))
         x_t = add_noise(path, x0, noise, t)
@@ -121,10 +121,10 @@ def squared_errors(
         error = (convert(path, target, "x0", output.to(x_t.dtype), x_t, t) - x0).square()
         if mask is not None:
             error = error * mask.unsqueeze(1)
-        found.append(error.flatten(1).to(torch.float64).sum(1).cpu())
+        squares.append(error.flatten(1).to(torch.float64).sum(1).cpu())
         if on_level is not None:
             on_level()
-    errors = torch.stack(found)
+    errors = torch.stack(squares)
     if not bool(errors.isfinite().all()):
         raise UserError("the model's data estimates are not finite; check the checkpoint.")
     return errors

@@ -287,7 +287,7 @@ def fit_line(x: Sequence[float], y: Sequence[float]) -> Fit:
 
     if len(x) < 3:
         raise UserError(f"{len(x)} dimensions arrived; a slope with an interval needs at least 3.")
-    found = stats.linregress(x, y)
-    reach = float(stats.t.ppf(0.975, len(x) - 2)) * float(found.stderr)
-    slope = float(found.slope)
-    return Fit(slope, slope - reach, slope + reach, float(found.intercept))
+    line = stats.linregress(x, y)
+    reach = float(stats.t.ppf(0.975, len(x) - 2)) * float(line.stderr)
+    slope = float(line.slope)
+    return Fit(slope, slope - reach, slope + reach, float(line.intercept))

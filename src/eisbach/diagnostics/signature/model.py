@@ -88,7 +88,7 @@ class ClassSet:
                 f"the partition '{name}' names '{unknown[0]}', which is none of the {len(self.names)} classes; check "
                 "the name."
             )
-        missing = [one for one in self.names if one not in members]
+        missing = [class_name for class_name in self.names if class_name not in members]
         if missing:
             raise UserError(
                 f"the partition '{name}' leaves out {len(missing)} of {len(self.names)} classes (first: "

@@ -144,10 +144,10 @@ class LearnedUncertainty(NoiseWeight):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores what `state_dict` gave; `CheckpointError` when a name or a shape differs."""
         own = {key: tuple(value.shape) for key, value in self._net.state_dict().items()}
-        found = {key: tuple(value.shape) for key, value in state.items()}
-        if own != found:
+        shapes = {key: tuple(value.shape) for key, value in state.items()}
+        if own != shapes:
             raise CheckpointError(
-                f"the saved edm2 weighting holds {found} and this one needs {own}; build it with the options it was "
+                f"the saved edm2 weighting holds {shapes} and this one needs {own}; build it with the options it was "
                 "saved with."
             )
         self._net.load_state_dict(dict(state))
