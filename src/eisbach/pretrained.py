@@ -219,11 +219,11 @@ def check_sizes(values: Any, file: Path, name: str = "", most: int = _MOST) -> N
             )
 
 
-def without_code(values: Any) -> Any:
+def _without_code(values: Any) -> Any:
     """A configuration without the entries by which transformers would run or fetch code, at any depth."""
     if isinstance(values, dict):
-        return {name: without_code(value) for name, value in values.items() if name not in _OF_ANOTHER_PROGRAM}
-    return [without_code(value) for value in values] if isinstance(values, list) else values
+        return {name: _without_code(value) for name, value in values.items() if name not in _OF_ANOTHER_PROGRAM}
+    return [_without_code(value) for value in values] if isinstance(values, list) else values
 
 
 def refuse_code(folder: Path) -> None:
@@ -286,7 +286,7 @@ def library_config(config_class: Any, values: Mapping[str, Any], source: str | P
         Entries that the class refuses.
     """
     try:
-        return config_class.from_dict(without_code(dict(values)))
+        return config_class.from_dict(_without_code(dict(values)))
     except Exception as error:  # of a bad entry transformers raises whatever the first use of it raises
         raise CheckpointError(f"the configuration of {source} cannot be read ({_reason(error)}).") from error
 
@@ -306,7 +306,7 @@ def feature_extractor(extractor_class: Any, folder: Path) -> Any:
         if not own.is_file():
             values = values["feature_extractor"]
         check_sizes(values, file, most=_MOST_SAMPLES)  # building one makes a filter bank of its sizes
-        return extractor_class.from_dict(without_code(values))
+        return extractor_class.from_dict(_without_code(values))
     except CheckpointError:
         raise
     except Exception as error:

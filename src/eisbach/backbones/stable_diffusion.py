@@ -31,7 +31,7 @@ _PARTS = ("unet", "text_encoder", "tokenizer", "vae", "scheduler")
 _POSITIONS = "text_model.embeddings.position_ids"  # a buffer that older files hold
 
 
-class ClipText:
+class _ClipText:
     """CLIP's text encoder with its tokenizer, read when first needed.
 
     Parameters
@@ -113,7 +113,7 @@ class StableDiffusionBackbone(TablePipeline, Backbone):
         folder: Path,
         index: dict[str, Any],
         module: nn.Module,
-        text_encoder: ClipText,
+        text_encoder: _ClipText,
         table: SchedulerTable,
     ) -> None:
         self.folder, self._files, self._table = folder, index, table
@@ -184,4 +184,4 @@ def load_stable_diffusion(folder: str | Path) -> StableDiffusionBackbone:
         )
     module = load_component(folder / "unet", diffusers.UNet2DConditionModel, f"the network in {folder}", config)
     table = read_table(folder)
-    return StableDiffusionBackbone(folder, index, module.eval(), ClipText(folder), table)
+    return StableDiffusionBackbone(folder, index, module.eval(), _ClipText(folder), table)

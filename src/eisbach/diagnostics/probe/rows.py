@@ -47,10 +47,10 @@ def measure_rows(subject: Subject, advance: Advance) -> list[Record]:
     size = max(1, elements // crops[0].batch.latents.numel())
     for start in range(0, len(crops), size):
         chunk = crops[start : start + size]
-        batch = subject.to_device(stack_crops(chunk))
+        batch = subject.to_device(_stack_crops(chunk))
         conditioning = subject.conditioning(batch)
         for draw in range(draws):
-            noise = torch.stack([clip_noise(subject, crop, draw) for crop in chunk]).to(subject.device)
+            noise = torch.stack([_clip_noise(subject, crop, draw) for crop in chunk]).to(subject.device)
             for level in levels:
                 columns = measure_level(subject, batch, conditioning, noise, level)
                 for place in range(len(chunk)):
@@ -75,7 +75,7 @@ def row_units(subject: Subject) -> int:
     return clips * (len(subject.config.levels) * subject.config.draws + 1)
 
 
-def stack_crops(crops: Sequence[Crop]) -> LatentBatch:
+def _stack_crops(crops: Sequence[Crop]) -> LatentBatch:
     """One batch of several crops, with a mask where any of them is short."""
     batches = [crop.batch for crop in crops]
     latents = torch.cat([batch.latents for batch in batches])
@@ -108,7 +108,7 @@ def measure_level(
     output = torch.where(finite.view(-1, 1, 1), output, torch.zeros_like(output))
     losses = per_sample_mse(output, sample.target, mask)
     estimate = to_x0(objective.path, objective.target, output, sample.x_t, t)
-    terms = unnormalised(objective.weighting)(
+    terms = _unnormalised(objective.weighting)(
         losses, output, x_t=sample.x_t, t=t, path=objective.path, target=objective.target, mask=mask
     )
     columns = {
@@ -126,7 +126,7 @@ def measure_level(
     return measured | {"latent_db": _mean_square_db(x0, mask).tolist()}
 
 
-def unnormalised(weighting: Weighting) -> Weighting:
+def _unnormalised(weighting: Weighting) -> Weighting:
     """The weighting with a factor for each sample that does not depend on who else is in the batch."""
     return replace(weighting, reduction="sample", normalisation="none")
 
@@ -170,7 +170,7 @@ def loudness_db(waveform: Waveform) -> float:
     return 10.0 * math.log10(power) if power > 0 else math.nan
 
 
-def clip_noise(subject: Subject, crop: Crop, draw: int) -> torch.Tensor:
+def _clip_noise(subject: Subject, crop: Crop, draw: int) -> torch.Tensor:
     """The noise of a crop's draw [shape=(C, T)], the same in every measurement of a probe."""
     generator = step_generator(subject.config.train.seed, crop.number, draw, _STREAM)
     return torch.randn(crop.batch.latents.shape[1:], generator=generator)
@@ -210,10 +210,10 @@ def measure_gain(subject: Subject, advance: Callable[[int], None]) -> list[Recor
         if len(variants) < _LEAST_GAINS:
             continue
         gains = [gain for gain, _ in variants]
-        batch = subject.to_device(stack_crops([replace(crop, batch=latents) for _, latents in variants]))
+        batch = subject.to_device(_stack_crops([replace(crop, batch=latents) for _, latents in variants]))
         conditioning = subject.conditioning(batch)
-        noise = clip_noise(subject, crop, 0).to(subject.device).expand_as(batch.latents)
-        for level in gain_levels(subject):
+        noise = _clip_noise(subject, crop, 0).to(subject.device).expand_as(batch.latents)
+        for level in _gain_levels(subject):
             weights = measure_level(subject, batch, conditioning, noise, level)["sample_weight"]
             for gain, weight in zip(gains, weights, strict=True):
                 rows.append(plain({"clip": crop.row.id, "t": level, "gain_db": gain, "sample_weight": weight}))
@@ -234,7 +234,7 @@ def _chosen_crops(subject: Subject) -> list[Crop]:
     return [crops[place] for place in places]
 
 
-def gain_levels(subject: Subject) -> list[float]:
+def _gain_levels(subject: Subject) -> list[float]:
     """Up to `_GAIN_LEVELS` of the probe's noise levels, evenly spread."""
     every = subject.config.levels
     places = np.linspace(0, len(every) - 1, min(_GAIN_LEVELS, len(every))).round().astype(int)
@@ -323,7 +323,7 @@ def simulate_batch(subject: Subject, step: int) -> Record:
 
 def _alone(subject: Subject, prediction: Prediction, batch: LatentBatch) -> LossTerms:
     objective = subject.objective
-    return unnormalised(objective.weighting)(
+    return _unnormalised(objective.weighting)(
         prediction.losses,
         prediction.output,
         x_t=prediction.sample.x_t,

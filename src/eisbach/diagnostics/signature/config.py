@@ -146,16 +146,16 @@ class SignatureConfig(StrictModel):
         return groups
 
 
-class PromptFile(StrictModel):
+class _PromptFile(StrictModel):
     """A YAML file of classes and partitions."""
 
     classes: list[ClassConfig] = Field(min_length=1)
     partitions: dict[str, dict[str, list[str]]] = Field(default_factory=dict)
 
 
-def read_prompts(path: str | Path) -> PromptFile:
+def read_prompts(path: str | Path) -> _PromptFile:
     """The file's classes and partitions; `ConfigError` names every fault."""
-    return build_config(PromptFile, read_yaml(path), f"the prompt file {path}")
+    return build_config(_PromptFile, read_yaml(path), f"the prompt file {path}")
 
 
 def parse_partition(text: str) -> tuple[str, dict[str, list[str]]]:
