@@ -117,6 +117,7 @@ def _by_jacobians(
                 continue
             right = left if symmetric and i == j else _jacobian(apply, chosen, _rows(rows, j, step), vectorise)
             if outputs == "trace":
+                # sum over outputs of J_o J'_o^T is one product of rows of length O P; (k, O, k', O) is never made.
                 block = left.flatten(1) @ right.flatten(1).T
                 kernel[i : i + step, j : j + step] = block
                 if symmetric and j > i:
@@ -263,6 +264,8 @@ def _by_products(
     width: int,
 ) -> Tensor:
     """Theta(x, x') e_o = jvp at x of (vjp at x' of e_o), column by column."""
+    # No Jacobian (O, P) is ever held, only one gradient and one tangent: memory of the parameters, for K' O backward
+    # and K K' O forward passes.
     like = next(iter(chosen.values()))
     basis = torch.eye(width, dtype=like.dtype, device=like.device)
 
@@ -301,6 +304,7 @@ def eigenvalues(kernel: Tensor) -> Tensor:
     flat = kernel.double().reshape(count if kernel.dim() == 2 else count * kernel.shape[1], -1)
     if flat.shape[0] != flat.shape[1]:
         raise UserError(f"only the kernel of a set with itself has eigenvalues; got {tuple(kernel.shape)}.")
+    # Rounding leaves the two triangles unequal, and the solver would read one of them.
     return torch.linalg.eigvalsh((flat + flat.T) / 2).flip(0) / count
 
 

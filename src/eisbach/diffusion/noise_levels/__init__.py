@@ -53,7 +53,6 @@ __all__ = [
     "get_density",
     "length_shift",
     "log_snr_range",
-    "_needs_path",
     "shift_by_length",
     "shift_t",
 ]
