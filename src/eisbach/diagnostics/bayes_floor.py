@@ -276,7 +276,7 @@ def _quadrature(
     scale = c_x**2 * mixture.total_variance() + c_eps**2 * mixture.dim
     widths = plane.noisy_variances(path, t).log().sum(dim=1)
     # What z leaves open is sum over pairs of p_j p_k |D_j - D_k|^2, averaged over x_t. Under p(x_t) the factor p_j
-    # turns into the prior and a draw from j: integrate over the narrower of each pair, which the grid is made to resolve.
+    # turns into the prior and a draw from j: integrate over the narrower of each pair, which its grid resolves.
     pairs = list(itertools.combinations(range(plane.num_components), 2))
     error = 0.0
     for j, k in pairs:
