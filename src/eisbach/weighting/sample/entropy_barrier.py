@@ -34,8 +34,8 @@ from eisbach.weighting.sample.base import (
     at_least_float32,
     check_choice,
     data_estimate,
+    log_barrier,
 )
-from eisbach.weighting.sample.forms import log_barrier
 
 Source = Literal["output", "x0"]
 Energy = Literal["raw", "relative", "share"]
