@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from eisbach import adapters
 from eisbach.adapters import convert
 from eisbach.adapters.formats.low_rank import Factors, LowRankAdapter
 from eisbach.errors import CheckpointError
@@ -152,3 +153,54 @@ def test_a_configuration_that_does_not_fit_is_refused(tmp_path: Path, told: dict
     with pytest.raises(CheckpointError) as caught:
         convert.read(ace_file(tmp_path / "told", told))
     assert "\n" not in str(caught.value)
+
+
+# --- what a foreign adapter asks for beside its factors
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"auto_mapping": {"base_model_class": "Evil", "parent_library": "evil.module"}},
+        {"base_model_name_or_path": "owner/another-model", "revision": "main"},
+        {"base_model_name_or_path": "/etc/passwd", "runtime_config": {"ephemeral_gpu_offload": True}},
+        {"modules_to_save": [], "peft_version": "99.0"},
+    ],
+)
+def test_what_a_peft_folder_says_of_elsewhere_is_not_followed(
+    make_adapter: Any, sa3: Any, play: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: dict[str, Any]
+) -> None:
+    import socket
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the network was asked")
+
+    played = make_adapter(tmp_path / "ours")
+    file = tmp_path / "ours" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **entries}))
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    adapters.attach(sa3, tmp_path / "ours")
+    torch.testing.assert_close(play(sa3), played, rtol=0, atol=2e-6)
+
+
+def test_modules_that_are_saved_whole_are_refused(make_adapter: Any, sa3: Any, tmp_path: Path) -> None:
+    make_adapter(tmp_path / "ours")
+    before = sa3.identity()
+    file = tmp_path / "ours" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "modules_to_save": ["proj_out"]}))
+    with pytest.raises(CheckpointError, match="modules_to_save"):
+        adapters.attach(sa3, tmp_path / "ours")
+    assert sa3.identity() == before
+
+
+def test_a_comfyui_file_without_alphas_plays_as_with_its_rank(adapter: LowRankAdapter, tmp_path: Path) -> None:
+    adapter = replace(adapter, alpha=float(adapter.rank))
+    convert.write(adapter, "comfyui", tmp_path / "told.safetensors", drop_conditioner=True)
+    tensors = read_tensors(tmp_path / "told.safetensors")
+    plain = {name: value for name, value in tensors.items() if not name.endswith(".alpha")}
+    assert len(plain) < len(tensors)
+    write_tensors(tmp_path / "plain.safetensors", plain, {})
+    told, silent = convert.read(tmp_path / "told.safetensors"), convert.read(tmp_path / "plain.safetensors")
+    assert isinstance(told, LowRankAdapter)
+    assert isinstance(silent, LowRankAdapter)
+    assert told.scale == silent.scale == 1.0
