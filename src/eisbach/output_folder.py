@@ -218,3 +218,11 @@ def _plain(values: Mapping[str, Any], keys: Collection[str]) -> bytes:
     """The settings of these names in one spelling: 8 and 8.0, or False and none, are one; b"" when all are off."""
     chosen = json.dumps({key: values[key] for key in keys if values.get(key)}, sort_keys=True)
     return b"" if chosen == "{}" else json.dumps(json.loads(chosen, parse_int=float)).encode()
+
+
+def user_cache(name: str) -> Path:
+    """A folder of the user's own cache: ``$EISBACH_CACHE/NAME``, else ``eisbach/NAME`` in the system's place for
+    caches."""
+    if chosen := os.environ.get("EISBACH_CACHE"):
+        return Path(chosen) / name
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eisbach" / name

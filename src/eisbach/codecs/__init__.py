@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from eisbach.codecs.base import Codec
-from eisbach.codecs.image_base import ImageCodec
+from eisbach.codecs.images import ImageCodec
 from eisbach.errors import UserError
 from eisbach.tensor_files import foreign_files
 
@@ -17,7 +17,7 @@ __all__ = ["CODECS", "IMAGE_CODECS", "Codec", "ImageCodec", "load_codec", "load_
 CODECS = {"bands": "bands:BandCodec.from_package"}
 """Codecs that stand alone, by name: what makes one, by module."""
 
-IMAGE_CODECS = {"pixels": "pixels:PixelCodec"}
+IMAGE_CODECS = {"pixels": "images:PixelCodec"}
 """Image codecs without weights, by name: what makes one of the number of image channels."""
 
 _MARKERS = ("config.json", "model_config.json", "model_index.json", "vae/config.json")
@@ -51,7 +51,7 @@ def _read_codec(name: str) -> Codec:
 
         return BandCodec.load(name)
     if any((Path(name) / marker).is_file() for marker in _MARKERS):
-        from eisbach.codecs.autoencoder_folder import find_autoencoder
+        from eisbach.codecs.autoencoder import find_autoencoder
         from eisbach.codecs.oobleck import CLASS_NAME, OobleckCodec
         from eisbach.codecs.same import SameCodec
 

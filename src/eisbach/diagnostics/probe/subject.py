@@ -14,7 +14,8 @@ from torch import nn
 
 from eisbach import adapters
 from eisbach.adapters.formats import peft as peft_format
-from eisbach.data.latents import LatentDataset, sections_of
+from eisbach.data.batches import LatentDataset
+from eisbach.data.latents import sections_of
 from eisbach.data.manifest import Manifest, ManifestRow
 from eisbach.diagnostics.probe.config import ProbeConfig
 from eisbach.errors import ManifestError
