@@ -88,12 +88,21 @@ class ClaimDeclaration(StrictModel):
 
 
 class Declared(StrictModel):
-    """When the design was written down, and the commit that holds it; `note` says what was not declared before the
-    run."""
+    """When the design was written down, and the commit that holds it: "this" is the one that brought `study.yaml`.
+
+    `note` says what was not declared before the run. An older commit holds a design in other words, without the rules
+    of verdict of `study.yaml`: then a note is required.
+    """
 
     date: datetime.date
     commit: str = Field(pattern=r"^([0-9a-f]{7,40}|this)$")
     note: str = ""
+
+    @model_validator(mode="after")
+    def _says_what_came_later(self) -> Declared:
+        if self.commit != "this" and not self.note:
+            raise ValueError("note: the design is older than study.yaml; say which of its rules came after the run")
+        return self
 
 
 class Declaration(StrictModel):

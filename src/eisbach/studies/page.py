@@ -28,12 +28,13 @@ PAPERS = {
 _PREAMBLE = """# Claims
 
 Every claim of the three papers that a study here has decided, and our own. Written by `eisbach study page` from each
-study's `study.yaml` (declared before its run) and `result.json` (computed from its records); a test holds this page to
-those files. A study's folder holds its README (what was asked, what came out, what failed on the way), its code and its
-records; `eisbach study show NAME` prints one in full and `eisbach study run NAME` runs it again.
+study's `study.yaml` and `result.json` (computed from its records); a test holds this page to those files. A study's
+folder holds its README (what was asked, what came out, what failed on the way), its code and its records;
+`eisbach study show NAME` prints one in full and `eisbach study run NAME` runs it again.
 
-*Supported* and *refuted* mean what the study declared they would mean, for the material and the models named there;
-*inconclusive* is neither: read the interval. Intervals are 95%.
+*Supported* and *refuted* mean what the study's rules say, for the material and the models named there; *inconclusive*
+is neither: read the interval. Intervals are 95%. **†** marks a verdict of which not every rule was declared before the
+run; [below](#not-declared-before-the-run) stands which.
 """
 
 
@@ -163,15 +164,27 @@ def claims_markdown(studies: Sequence[Study] | None = None) -> str:
             link = f"[{study.name}](../src/eisbach/studies/{study.name}/README.md)"
             minutes = study.declaration.minutes
             cells = [
-                claim.claim, claim.source.place or "–", f"**{result.verdict}**", effect + "." + note,
+                claim.claim, claim.source.place or "–", f"**{_marked(study, result)}**", effect + "." + note,
                 f"{claim.unit}; {claim.seeds}", claim.smallest_effect, link, f"{minutes:g}" if minutes else "–",
             ]  # fmt: skip
             parts.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
         parts.append("")
+    parts.append("## Not declared before the run\n")
+    parts.append("| study | of its declaration |\n|---|---|")
+    parts += [f"| {study.name} | {study.declaration.declared.note} |" for study in _with_notes(studies)]
+    parts.append("")
     parts.append("## Retired\n\nBuilt, measured, and taken out because it did not prove useful.\n")
     parts.append("| what | why | study | last in commit |\n|---|---|---|---|")
     parts += [f"| {one.what} | {one.why} | {one.study} | {one.commit} |" for one in _retired()]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _with_notes(studies: Sequence[Study]) -> list[Study]:
+    return [study for study in studies if study.declaration.declared.note]
+
+
+def _marked(study: Study, result: ClaimResult) -> str:
+    return result.verdict + (" †" if study.declaration.declared.note else "")
 
 
 def _retired() -> list[_Retired]:
@@ -194,7 +207,7 @@ def write_pages(page: Path, markdown: Path) -> None:
     tables = []
     for paper, name in PAPERS.items():
         rows = [
-            [cells[1], claim.source.place, cells[3], cells[4], cells[5], cells[6], cells[0]]
+            [cells[1], claim.source.place, _marked(study, result), cells[4], cells[5], cells[6], cells[0]]
             for study in studies
             for claim, result in study.rows()
             if claim.source.paper == paper
@@ -212,6 +225,7 @@ def write_pages(page: Path, markdown: Path) -> None:
         question="What the papers claim, what we claim, and what the studies say.",
         facts=[(verdict, str(count)) for verdict, count in sorted(counts.items())],
         tables=tables,
+        undeclared=[(study.name, study.declaration.declared.note) for study in _with_notes(studies)],
         retired=[one.model_dump() for one in _retired()],
     )
     write_text(page, html)

@@ -68,7 +68,7 @@ def _statement(key: str, words: str, claims: Sequence[Mapping[str, Any]]) -> Cla
             )
             return judged(
                 key, [effect], supported=claim["holds"] == claim["judged"],
-                refuted=2 * claim["holds"] < claim["judged"],
+                refuted=claim["holds"] == 0,
                 note=f"Counts where {claim['test']}.",
             )  # fmt: skip
     return not_run(key)
