@@ -10,8 +10,7 @@ from eisbach.diagnostics.bayes_floor import floor_curves
 from eisbach.diagnostics.mixture import GaussianMixture
 from eisbach.diagnostics.ntk import effective_rank, eigenvalues, empirical_ntk, normalised_gram, trace_over_outputs
 from eisbach.studies.erd_toy.config import FigureSettings
-from eisbach.studies.erd_toy.measure import excess
-from eisbach.studies.erd_toy.train import LevelPoints, draw_points, midpoints
+from eisbach.studies.erd_toy.train import LevelPoints, draw_points, excess, midpoints
 
 FEATURE_LEVELS = (0.1, 0.4, 0.7, 0.9)
 GRAM_LEVELS = (0.05, 0.95)
