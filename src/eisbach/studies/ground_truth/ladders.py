@@ -9,6 +9,7 @@ from functools import partial
 from eisbach.studies.ground_truth import synthetic, synthetic_varied
 from eisbach.studies.ground_truth.synthetic_forms import refrain, repeated_stretch
 from eisbach.studies.ground_truth.synthetic_levels import circle, level_steps, tones_in_noise
+from eisbach.studies.ground_truth.synthetic_varied import shuffled, varied_form
 from eisbach.types import Waveform
 
 
@@ -54,6 +55,11 @@ _NOISE = Ladder(
     "level of noise relative to tones, dB", (20.0, 10.0, 0.0, -10.0, -20.0, -30.0, -40.0), tones_in_noise, rising=False
 )
 _ONSETS = Ladder("onsets a second", (0.5, 1.0, 2.0, 4.0, 8.0, 16.0), synthetic.onsets, rising=False)
+_REORDERED = Ladder(
+    "length of the pieces in which a form was shuffled, s; 60 leaves it whole",
+    (2.0, 4.0, 8.0, 12.0, 60.0),
+    lambda seconds, seed: shuffled(synthetic.form("ABACABDABACABD", 4.3, seed), seconds, seed),
+)
 
 LADDERS: dict[str, Ladder] = {
     "block_strength": _CONTRAST,
@@ -63,6 +69,7 @@ LADDERS: dict[str, Ladder] = {
         (0.0, 2.0, 4.0, 6.0, 9.0, 12.0, 18.0),
         partial(synthetic.contrast, section_seconds=10.0, duration=60.0),
     ),
+    "continuation": _REORDERED,
     "textural_vendi": Ladder("number of different textures", (1.0, 2.0, 4.0, 8.0, 16.0), synthetic.states),
     "motif_coverage": Ladder(
         "share of the sections that are heard twice", (0.0, 0.25, 0.5, 0.75, 1.0), synthetic.motif_share
@@ -116,6 +123,11 @@ VARIED_LADDERS: dict[str, Ladder] = {
     "flux_gini": Ladder("onsets a second", (0.5, 1.0, 2.0, 4.0, 8.0), synthetic_varied.varied_onsets, rising=False),
     "block_scale": Ladder(
         "length of the blocks, s", (3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0), synthetic_varied.varied_blocks
+    ),
+    "continuation": Ladder(
+        "length of the pieces in which a form of bands was shuffled, s; 60 leaves it whole",
+        (2.0, 4.0, 8.0, 12.0, 60.0),
+        lambda seconds, seed: shuffled(varied_form("ABACABDABACABD", 4.3, seed + 700), seconds, seed),
     ),
     "textural_vendi": Ladder(
         "number of bands that take turns", (1.0, 2.0, 4.0, 8.0, 16.0), synthetic_varied.varied_states

@@ -143,3 +143,27 @@ def varied_noise(noise_db: float, seed: int) -> Waveform:
     music = band(23.7, seed + 600)
     noise = np.random.default_rng([seed, 43]).standard_normal(len(music), dtype=np.float32)
     return finish(music + noise * np.float32(10.0 ** (noise_db / 20.0)), seed)
+
+
+def shuffle_pieces(samples: np.ndarray, seconds: float, rate: int, seed: int) -> np.ndarray:
+    """The same pieces of `seconds` in an order in which none comes behind its own predecessor, with 5 ms fades at the joints.
+
+    Parameters
+    ----------
+    samples : np.ndarray [shape=(..., n)]
+        What is left over after the last whole piece is cut off; under three pieces it comes back as it is.
+    """
+    length, rng = round(seconds * rate), np.random.default_rng([seed, 59])
+    count = samples.shape[-1] // length
+    if count < 3:
+        return samples
+    order = rng.permutation(count)
+    while (np.diff(order) == 1).any():
+        order = rng.permutation(count)
+    fade = np.minimum(1.0, np.minimum(np.arange(length), np.arange(length)[::-1]) / (0.005 * rate)).astype(np.float32)
+    return np.concatenate([samples[..., place * length : (place + 1) * length] * fade for place in order], axis=-1)
+
+
+def shuffled(piece: Waveform, seconds: float, seed: int) -> Waveform:
+    """A piece cut into pieces of `seconds` and shuffled."""
+    return Waveform(shuffle_pieces(piece.samples, seconds, piece.sample_rate, seed), piece.sample_rate)
