@@ -6,7 +6,7 @@ seeds from 1000 and, for scores, on other pieces):
 - *both*, *tune*, *sound*: synthetic forms whose letters differ in everything, in the tune alone, or in the timbres
   alone;
 - *chords*: sustained chords and a melody from the other synthesiser, every letter its own;
-- *bands*: two instruments of six kinds and often drums, any tempo, every letter another band (`synthetic_sounds.band`);
+- *bands*: two instruments of six kinds and often drums, any tempo, every letter another band (`synthetic_varied.band`);
 - *band tunes*: the letters are tunes of one such band, in one key and tempo;
 - *scores*: excerpts of different real scores, each by one ensemble, joined without a gap;
 - *score forms*: the same with repeats (ABAC, AABA …);
@@ -45,7 +45,7 @@ from eisbach.structure.sections import find_sections
 from eisbach.studies.finished import Finished
 from eisbach.studies.ground_truth import synthetic
 from eisbach.studies.ground_truth.synthetic_forms import SectionedPiece, sectioned
-from eisbach.studies.ground_truth.synthetic_sounds import band
+from eisbach.studies.ground_truth.synthetic_varied import band
 from eisbach.types import Waveform
 
 KINDS = ("both", "tune", "sound", "chords", "scores", "score forms", "bands", "band tunes", "long", "strophic")

@@ -8,7 +8,7 @@ from typing import Any
 
 from eisbach.files import read_json
 from eisbach.studies.contract import ClaimResult, Effect
-from eisbach.studies.ground_truth.check_ladders import GOAL
+from eisbach.studies.ground_truth.ladders import GOAL
 from eisbach.studies.judging import high, interval_effect, judged, low, not_run
 
 LOOP = "loop 6-12 s"
