@@ -1,14 +1,17 @@
-"""Order: whether what comes next follows from what was heard, as music does and the same music cut up and shuffled does not.
+"""Order: whether what comes next follows from what was heard, as music does and the same music cut up and shuffled does
+not.
 
-*Continuation*: for every moment the three moments elsewhere in the piece (at least 4 s away) whose last 2 s sounded most like its own
-last 2 s are looked up; how near is what followed them to what follows here, over the next 2 s? The value is 1 less the ratio of that
-distance to the distance of any two moments' continuations: 1 when the piece's own past foretells it exactly (loops), 0 when it foretells
-nothing (noise, and pieces put together from strangers). Music lies between: motifs return with their continuations, and what
-was like now a few seconds ago led to something like what comes. Cut into pieces of 2 s and shuffled, every continuation crosses a
-joint, and what follows does not follow. Prediction from analogues is Lorenz's (1969); of music by nearest neighbours, Serra et al.'s (2012).
+*Continuation*: for every moment the three moments elsewhere in the piece (at least 4 s away) whose last 2 s sounded
+most like its own last 2 s are looked up; how near is what followed them to what follows here, over the next 2 s? The
+value is 1 less the ratio of that distance to the distance of any two moments' continuations: 1 when the piece's own
+past foretells it exactly (loops), 0 when it foretells nothing (noise, and pieces put together from strangers). Music
+lies between: motifs return with their continuations, and what was like now a few seconds ago led to something like what
+comes. Cut into pieces of 2 s and shuffled, every continuation crosses a joint, and what follows does not follow.
+Prediction from analogues is Lorenz's (1969); of music by nearest neighbours, Serra et al.'s (2012).
 
-Frames are mel spectra, 4 a second, in dB, no deeper than 50 dB below the clip's maximum, so that hiss there is no music. Long pieces are
-read in equal stretches of at most 60 s, whose mean is the value: a longer piece would find better analogues for being longer.
+Frames are mel spectra, 4 a second, in dB, no deeper than 50 dB below the clip's maximum, so that hiss there is no
+music. Long pieces are read in equal stretches of at most 60 s, whose mean is the value: a longer piece would find
+better analogues for being longer.
 """
 
 from __future__ import annotations
