@@ -76,12 +76,9 @@ class Settings(StrictModel):
 
 
 QUICK: dict[str, Any] = {
-    "clips": 2,
-    "developing": 8,
-    "rendered_seconds": 20.0,
-    "seconds": 10.0,
-    "section": "quick, 10 s",
-}
+    "clips": 1, "developing": 4, "rendered_seconds": 20.0, "seconds": 10.0, "section": "quick, 10 s",
+    "weightings": ["entropy (paper)", "recurrence R^4, 3 s", "development"],
+}  # fmt: skip
 FREE = ("section", "seconds", "weightings")
 
 

@@ -186,12 +186,14 @@ class ToyConfig(StrictModel):
 
 
 QUICK_VALUES: dict[str, dict[str, Any]] = {
-    "figures": {"steps": 200, "batch": 128, "levels": 20, "samples": 256, "ntk_samples": 24, "ntk_levels": 8},
+    "figures": {
+        "steps": 60, "batch": 64, "levels": 12, "samples": 64, "ntk_samples": 12, "ntk_levels": 5, "joint_samples": 6,
+    },
     "comparison": {
-        "seeds": 3, "steps": 200, "batch": 64, "levels": 20, "samples": 128, "generated": 256, "sampling_steps": 20,
+        "seeds": 2, "steps": 60, "batch": 64, "levels": 10, "samples": 64, "generated": 128, "sampling_steps": 8,
     },
 }  # fmt: skip
-"""About a minute: shorter trainings, three seeds, fewer noise levels."""
+"""About a minute: shorter trainings, two seeds, fewer noise levels."""
 
 Kind = Literal["global", "piecewise", "comparison"]
 

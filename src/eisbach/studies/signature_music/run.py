@@ -45,7 +45,7 @@ DIFFERENCES = (("instrument", "tempo"), ("register", "tempo"), ("instrument", "r
 PARTITIONS = ("instrument", "register", "tempo", "classes")
 WORDINGS = ("music-captions", "music-italian", "music-pairs", "music")
 RESULT = "wordings.json"
-GRID, LOWEST, DURATION = 40, 0.7, 30.0
+GRID, LOWEST = 40, 0.7
 _OWN_NOISE = 10_000  # trajectories of one wording and seed are numbered from a multiple of this
 
 
@@ -60,15 +60,20 @@ class Settings(StrictModel):
         Of each class, for each wording and seed.
     draws : int
         Of the bootstrap.
+    seconds : float
+        Length of what is generated.
     """
 
     prompts: list[str] = Field(default=list(WORDINGS), min_length=1)
     seeds: list[int] = Field(default=[1, 2], min_length=1)
     trajectories: int = Field(3, ge=2)
     draws: int = Field(500, ge=2)
+    seconds: float = Field(30.0, gt=0)
 
 
-QUICK: dict[str, Any] = {"prompts": ["music-captions", "music"], "seeds": [1], "trajectories": 2, "draws": 20}
+QUICK: dict[str, Any] = {
+    "prompts": ["music-captions", "music"], "seeds": [1], "trajectories": 2, "draws": 8, "seconds": 8.0
+}  # fmt: skip
 
 
 def levels() -> torch.Tensor:
@@ -83,7 +88,7 @@ def measure(
     """Trajectories of every wording and seed, from the work folder where they are kept already."""
     backbone: Any = load_backbone("embedded")
     backbone.module.eval()
-    frames = round(DURATION * backbone.latent_rate)
+    frames = round(settings.seconds * backbone.latent_rate)
     identity = backbone.identity()
     found = {}
     times = levels()
@@ -95,7 +100,7 @@ def measure(
                 file = work / f"{identity}-{name}-{seed}-{settings.trajectories}.safetensors"
                 if not file.is_file():
                     texts = [str(one.text) for one in config.classes]
-                    condition = backbone.condition(texts, [DURATION] * len(texts))
+                    condition = backbone.condition(texts, [settings.seconds] * len(texts))
                     model = backbone_model(backbone, condition, (backbone.latent_channels, frames))
                     label = torch.arange(len(texts)).repeat_interleave(settings.trajectories)
                     seeds = [trajectory_seed(seed, place * _OWN_NOISE + index) for index in range(len(label))]
