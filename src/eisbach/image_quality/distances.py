@@ -89,14 +89,14 @@ def moments(rows: np.ndarray) -> Moments:
 
 def statistics_of(images: np.ndarray, network: FeatureNetwork) -> ImageStatistics:
     """Statistics of images [shape=(N, H, W, 1 or 3), uint8]."""
-    found = network(images)
-    spatial = found.get("spatial")
+    output = network(images)
+    spatial = output.get("spatial")
     return ImageStatistics(
         len(images),
-        moments(found["pooled"]),
+        moments(output["pooled"]),
         None if spatial is None else moments(spatial),
-        np.asarray(found["pooled"], dtype=np.float64),
-        found.get("logits"),
+        np.asarray(output["pooled"], dtype=np.float64),
+        output.get("logits"),
         network.identity(),
     )
 
@@ -120,8 +120,8 @@ def read_statistics(path: str | Path, network: FeatureNetwork | None) -> ImageSt
         features, logits = arrays.get("features"), arrays.get("logits")
         written = str(arrays["network"]) if "network" in names else ADM_NETWORK
         if images is not None and features is None and network is not None and network.name == ADM_NETWORK:
-            found = network(_check_images(images, path))
-            features, logits = found["pooled"], found.get("logits")
+            output = network(_check_images(images, path))
+            features, logits = output["pooled"], output.get("logits")
         count = (
             _count(arrays["count"], path)
             if "count" in names

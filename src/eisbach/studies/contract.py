@@ -205,9 +205,9 @@ class Study:
 
     def rows(self) -> list[tuple[ClaimDeclaration, ClaimResult]]:
         """Every declared claim with what came out."""
-        found = {claim.key: claim for claim in self.result.claims}
+        results = {claim.key: claim for claim in self.result.claims}
         return [
-            (claim, found.get(claim.key, ClaimResult(key=claim.key, verdict="not run")))
+            (claim, results.get(claim.key, ClaimResult(key=claim.key, verdict="not run")))
             for claim in self.declaration.claims
         ]
 

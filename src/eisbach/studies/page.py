@@ -112,10 +112,10 @@ def result_lines(declaration: Declaration, result: Result) -> list[str]:
     lines = []
     if result.run is not None and result.run.quick:
         lines.append("A rehearsal (--quick): everything runs, and its numbers decide nothing.")
-    for found in result.claims:
-        lines.append(f"{found.verdict}: {claims[found.key].claim}")
-        lines += [f"    {effect_text(effect, name=True)}" for effect in found.effects]
-        lines += [f"    {found.note}"] if found.note else []
+    for claim_result in result.claims:
+        lines.append(f"{claim_result.verdict}: {claims[claim_result.key].claim}")
+        lines += [f"    {effect_text(effect, name=True)}" for effect in claim_result.effects]
+        lines += [f"    {claim_result.note}"] if claim_result.note else []
     return lines
 
 
@@ -125,7 +125,8 @@ def study_lines(study: Study) -> list[str]:
     lines = [declaration.title, declaration.question, ""]
     for claim, result in study.rows():
         measures = ", ".join(
-            f"{one.name} ({one.direction}{', margin ' + one.margin if one.margin else ''})" for one in claim.measures
+            f"{measure.name} ({measure.direction}{', margin ' + measure.margin if measure.margin else ''})"
+            for measure in claim.measures
         )
         lines += [
             f"{result.verdict.upper()}: {claim.claim} [{claim.source}]",
@@ -175,7 +176,7 @@ def claims_markdown(studies: Sequence[Study] | None = None) -> str:
     parts.append("")
     parts.append("## Retired\n\nBuilt, measured, and taken out because it did not prove useful.\n")
     parts.append("| what | why | study | last in commit |\n|---|---|---|---|")
-    parts += [f"| {one.what} | {one.why} | {one.study} | {one.commit} |" for one in _retired()]
+    parts += [f"| {entry.what} | {entry.why} | {entry.study} | {entry.commit} |" for entry in _retired()]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -226,7 +227,7 @@ def write_pages(page: Path, markdown: Path) -> None:
         facts=[(verdict, str(count)) for verdict, count in sorted(counts.items())],
         tables=tables,
         undeclared=[(study.name, study.declaration.declared.note) for study in _with_notes(studies)],
-        retired=[one.model_dump() for one in _retired()],
+        retired=[entry.model_dump() for entry in _retired()],
     )
     write_text(page, html)
     write_text(markdown, claims_markdown(studies))

@@ -22,7 +22,7 @@ SEEN = {
 
 def judge(folder: Path) -> list[ClaimResult]:
     """All claims from the probes' `NAME/probe.json` of a run, or `NAME.json` of the records."""
-    probes = {name: found for name in SEEN if (found := _read(folder, name)) is not None}
+    probes = {name: probe for name in SEEN if (probe := _read(folder, name)) is not None}
     if "eq5" not in probes:
         return [not_run(key) for key in ("eq5-is-plain", "prediction-1", "prediction-5")]
     return [_plain(probes), _prediction_1(probes["eq5"]), _prediction_5(probes["eq5"])]

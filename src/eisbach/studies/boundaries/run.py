@@ -228,12 +228,12 @@ def librosa_laplacian(key: int, clusters: int) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def hit_rates(found: np.ndarray, edges: np.ndarray) -> tuple[float, float]:
+def hit_rates(boundaries: np.ndarray, edges: np.ndarray) -> tuple[float, float]:
     """mir_eval's trimmed hit-rate F at 0.5 and at 3 s; 0 when nothing was found."""
     import mir_eval
 
     end = float(edges[-1])
-    inner = np.unique(found[(found > 0.01) & (found < end - 0.01)])
+    inner = np.unique(boundaries[(boundaries > 0.01) & (boundaries < end - 0.01)])
     estimated = mir_eval.util.boundaries_to_intervals(np.concatenate([[0.0], inner, [end]]))
     truth = mir_eval.util.boundaries_to_intervals(edges)
     if len(inner) == 0:
@@ -241,12 +241,12 @@ def hit_rates(found: np.ndarray, edges: np.ndarray) -> tuple[float, float]:
     return tuple(float(mir_eval.segment.detection(truth, estimated, window=w, trim=True)[2]) for w in (0.5, 3.0))  # type: ignore[return-value]
 
 
-def pairwise_f(found: np.ndarray, labels: tuple[str, ...], piece: SectionedPiece) -> float:
+def pairwise_f(boundaries: np.ndarray, labels: tuple[str, ...], piece: SectionedPiece) -> float:
     """mir_eval's pairwise F of the labels."""
     import mir_eval
 
     end = float(piece.edges[-1])
-    estimated = mir_eval.util.boundaries_to_intervals(np.concatenate([[0.0], found, [end]]))
+    estimated = mir_eval.util.boundaries_to_intervals(np.concatenate([[0.0], boundaries, [end]]))
     truth = mir_eval.util.boundaries_to_intervals(piece.edges)
     return float(mir_eval.segment.pairwise(truth, list(piece.labels), estimated, list(labels))[2])
 

@@ -32,8 +32,8 @@ def judge(folder: Path) -> list[ClaimResult]:
     first = read_jsonl(folder / "records.jsonl", "records")
     runs = {"": first}
     if (folder / "replication.jsonl").is_file():
-        again = read_jsonl(folder / "replication.jsonl", "records")
-        runs |= {", repeated with other seeds": again, ", both together": [*first, *again]}
+        repetition = read_jsonl(folder / "replication.jsonl", "records")
+        runs |= {", repeated with other seeds": repetition, ", both together": [*first, *repetition]}
     tables = {name: _comparisons(rows) for name, rows in runs.items()}
     return [_claim(key, *pair, tables) for key, pair in CLAIMS.items()]
 
@@ -114,13 +114,13 @@ def differences(
 ) -> dict[str, dict[int, float]]:
     """arm minus baseline by setting and seed, where both are there, at the step that `step_of` names for the setting's
     backbone."""
-    found: dict[tuple[str, int, str], float] = {}
+    values: dict[tuple[str, int, str], float] = {}
     for row in records:
         if row["step"] == step_of[str(row["backbone"])] and row["arm"] in (arm, baseline):
-            found[f"{row['backbone']}/{row['target']}", int(row["seed"] or 0), str(row["arm"])] = value(row)
+            values[f"{row['backbone']}/{row['target']}", int(row["seed"] or 0), str(row["arm"])] = value(row)
     result: dict[str, dict[int, float]] = {}
-    for (setting, seed, name), mine in found.items():
-        other = found.get((setting, seed, baseline))
+    for (setting, seed, name), mine in values.items():
+        other = values.get((setting, seed, baseline))
         if name == arm and other is not None:
             result.setdefault(setting, {})[seed] = mine - other
     return result
@@ -170,25 +170,25 @@ def summarise(
         backbone: sorted({int(r["step"] or 0) for r in records if r["backbone"] == backbone})
         for backbone in config.backbones
     }
-    last: dict[str, int] = {backbone: found[-1] for backbone, found in steps.items() if found}
-    first: dict[str, int] = {backbone: found[0] for backbone, found in steps.items() if found}
+    last: dict[str, int] = {backbone: own_steps[-1] for backbone, own_steps in steps.items() if own_steps}
+    first: dict[str, int] = {backbone: own_steps[0] for backbone, own_steps in steps.items() if own_steps}
     pairs = [("erd", name) for name in BASELINES if {"erd", name} <= set(config.arms)]
     if config.barrier and "constant" in config.arms:
         pairs.append(("entropy_barrier", "constant"))
     comparisons = []
     for arm, baseline in pairs:
-        one: dict[str, Any] = {"arm": arm, "baseline": baseline}
+        entry: dict[str, Any] = {"arm": arm, "baseline": baseline}
         for metric, value in METRICS.items():
-            one[metric] = pooled(differences(records, arm, baseline, last, value))
-        one["log_frechet_first_checkpoint"] = pooled(differences(records, arm, baseline, first, log_frechet))
-        one["by_setting"] = {
+            entry[metric] = pooled(differences(records, arm, baseline, last, value))
+        entry["log_frechet_first_checkpoint"] = pooled(differences(records, arm, baseline, first, log_frechet))
+        entry["by_setting"] = {
             setting: by_seed(seeds) for setting, seeds in differences(records, arm, baseline, last, log_frechet).items()
         }
-        comparisons.append(one)
-    erd = [one for one in comparisons if one["arm"] == "erd"]
-    holm([one["log_frechet"] for one in erd])
-    holm([entry for one in erd for entry in one["by_setting"].values()])
-    holm([entry for one in comparisons if one["arm"] != "erd" for entry in one["by_setting"].values()])
+        comparisons.append(entry)
+    erd = [entry for entry in comparisons if entry["arm"] == "erd"]
+    holm([entry["log_frechet"] for entry in erd])
+    holm([setting for entry in erd for setting in entry["by_setting"].values()])
+    holm([setting for entry in comparisons if entry["arm"] != "erd" for setting in entry["by_setting"].values()])
     return {
         "declared": DECLARED,
         "classifier_accuracy": classifier,

@@ -61,27 +61,27 @@ def write_page(settings: DigitsConfig, out: Path, command: str) -> Path:
 
 def sentences(summary: Mapping[str, Any]) -> list[str]:
     """The pooled comparisons in words: how much, with which interval, and whether that is anything."""
-    found = []
-    for one in summary["comparisons"]:
-        entry, names = one["log_frechet"], (LABELS[one["arm"]], LABELS[one["baseline"]])
+    lines = []
+    for comparison in summary["comparisons"]:
+        entry, names = comparison["log_frechet"], (LABELS[comparison["arm"]], LABELS[comparison["baseline"]])
         if entry["mean"] is None:
             continue
         change = f"{_percent(entry['mean'])} in Fréchet distance"
         if entry["interval"] is None:
-            found.append(f"{names[0]} against {names[1]}: {change} in the one setting there is; no interval.")
+            lines.append(f"{names[0]} against {names[1]}: {change} in the one setting there is; no interval.")
             continue
         low, high = entry["interval"]
         p = entry.get("p_holm", entry["p"])
         # An interval that leaves out 0 is not enough where three baselines were tried.
         unclear = low <= 0 <= high or entry.get("p_holm", entry["p"]) >= _ALPHA
         verdict = "no clear difference" if unclear else "better" if high < 0 else "worse"
-        found.append(
+        lines.append(
             f"{names[0]} against {names[1]}: {verdict}. {change} (95% interval {_percent(low)} to {_percent(high)}, "
             "lower in "
             f"{entry['lower_in']} of {entry['settings']} settings, p = {p:.3f}"
             f"{' after Holm' if 'p_holm' in entry else ''})."
         )
-    return found or ["Nothing can be compared: a baseline and another arm are needed."]
+    return lines or ["Nothing can be compared: a baseline and another arm are needed."]
 
 
 def _percent(difference: float) -> str:
@@ -136,9 +136,9 @@ def _pictures(config: DigitsConfig, records: Sequence[Record], summary: Mapping[
 
 def _comparison_table(summary: Mapping[str, Any]) -> NumberTable:
     rows = []
-    for one in summary["comparisons"]:
-        names = f"{LABELS[one['arm']]} − {LABELS[one['baseline']]}"
-        entries = [("all settings", one["log_frechet"]), *one["by_setting"].items()]
+    for comparison in summary["comparisons"]:
+        names = f"{LABELS[comparison['arm']]} − {LABELS[comparison['baseline']]}"
+        entries = [("all settings", comparison["log_frechet"]), *comparison["by_setting"].items()]
         for setting, entry in entries:
             interval = entry["interval"]
             rows.append(
@@ -272,16 +272,16 @@ def differences_picture(summary: Mapping[str, Any]) -> bytes:
     settings."""
     comparisons = summary["comparisons"]
     # one row a setting in every panel: an arm that was trained in some settings only leaves the others empty
-    rows = [*dict.fromkeys(setting for one in comparisons for setting in one["by_setting"]), _POOLED]
+    rows = [*dict.fromkeys(setting for comparison in comparisons for setting in comparison["by_setting"]), _POOLED]
     figure = _figure(2.3 * len(comparisons) + 1.1, 0.28 * len(rows) + 1.1)
     panels = figure.subplots(1, len(comparisons), squeeze=False, sharey=True, sharex=True)[0]
-    for axes, one in zip(panels, comparisons, strict=True):
+    for axes, comparison in zip(panels, comparisons, strict=True):
         axes.set_xscale("log")
-        for name, entry in {**one["by_setting"], _POOLED: one["log_frechet"]}.items():
+        for name, entry in {**comparison["by_setting"], _POOLED: comparison["log_frechet"]}.items():
             if entry["mean"] is None:
                 continue
             place, bold = rows.index(name), name == _POOLED
-            colour = COLOURS[one["arm"]]
+            colour = COLOURS[comparison["arm"]]
             if entry["interval"] is not None:
                 axes.plot(np.exp(entry["interval"]), [place, place], color=colour, lw=2.6 if bold else 1.2)
             axes.plot([np.exp(entry["mean"])], [place], "D" if bold else "o", color=colour, ms=6 if bold else 4)
@@ -290,7 +290,7 @@ def differences_picture(summary: Mapping[str, Any]) -> bytes:
         axes.set_yticks(
             range(len(rows)), [name if name == _POOLED else setting_name(name) for name in rows], fontsize=8
         )
-        axes.set_title(f"{LABELS[one['arm']]} / {LABELS[one['baseline']]}", fontsize=9)
+        axes.set_title(f"{LABELS[comparison['arm']]} / {LABELS[comparison['baseline']]}", fontsize=9)
         axes.tick_params(axis="x", labelsize=7)
         axes.grid(axis="x", color="#e4e4e4", lw=0.6)
         axes.set_axisbelow(True)

@@ -55,7 +55,7 @@ def run_digits(config: DigitsConfig, *, quiet: bool = False) -> dict[str, Any]:
     write_json(root / "config.json", config.model_dump(mode="json"))
     write_json(root / "declared.json", DECLARED)
     todo = cells(config)
-    rows = {cell.name: found for cell, found in zip(todo, run_all(config, todo, quiet), strict=True)}
+    rows = {cell.name: records for cell, records in zip(todo, run_all(config, todo, quiet), strict=True)}
     records = [row for cell in todo for row in rows[cell.name]]
     save_rows(records, root)
     summary = summarise(records, config, floor=floor_of(config, classifier), classifier=classifier.accuracy)
@@ -98,11 +98,11 @@ def run_all(config: DigitsConfig, todo: Sequence[Cell], quiet: bool) -> list[lis
     """The rows of every cell, in order; in processes of their own where `jobs` is above 1."""
     with Progress(len(todo), "digits", unit=" trainings", quiet=quiet) as bar:
         if config.jobs == 1:
-            found = []
+            trained = []
             for cell in todo:
-                found.append(run_digits_cell(config, cell))
+                trained.append(run_digits_cell(config, cell))
                 bar.advance(note=cell.name)
-            return found
+            return trained
         results: dict[int, list[Record]] = {}
         with Processes(min(config.jobs, len(todo))) as processes:
             for number, rows in processes.each(_work, [(config, cell) for cell in todo]):
@@ -210,15 +210,15 @@ def sample_checkpoint(config: DigitsConfig, cell: Cell, checkpoint: Path) -> np.
 def quality_of(classifier: DigitClassifier, real: np.ndarray, images: np.ndarray) -> Record:
     """Fréchet distance to `real` features [shape=(n, d)], precision, recall, inception score and how often the class
     that was asked for is seen."""
-    found = classifier(images)
+    output = classifier(images)
     wanted = np.arange(len(images)) % len(classifier.classes)
-    manifold = precision_recall(real, found["pooled"])
+    manifold = precision_recall(real, output["pooled"])
     return {
-        "frechet": frechet_distance(real, found["pooled"]),
+        "frechet": frechet_distance(real, output["pooled"]),
         "precision": manifold.precision,
         "recall": manifold.recall,
-        "inception_score": inception_score(found["logits"]),
-        "accuracy": float((found["logits"].argmax(1) == wanted).mean()),
+        "inception_score": inception_score(output["logits"]),
+        "accuracy": float((output["logits"].argmax(1) == wanted).mean()),
     }
 
 

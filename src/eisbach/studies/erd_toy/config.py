@@ -240,9 +240,11 @@ def same_weights(arms: Sequence[str], path: str, target: str) -> dict[str, str]:
     """
     t = (torch.arange(1024, dtype=torch.float64) + 0.5) / 1024
     curves: dict[str, Tensor] = {}
-    found = {}
+    first_of = {}
     for arm in arms:
         curve = arm_weight(arm, path, target)(t)
-        found[arm] = next((name for name, other in curves.items() if bool(((curve - other).abs() <= _SAME).all())), arm)
+        first_of[arm] = next(
+            (name for name, other in curves.items() if bool(((curve - other).abs() <= _SAME).all())), arm
+        )
         curves.setdefault(arm, curve)
-    return found
+    return first_of

@@ -138,13 +138,13 @@ def ntk_arrays(
             rank_trace.append(effective_rank(eigenvalues(traced)))
             mean.append(float(traced.diagonal().mean()))
         keep("top", torch.stack(top))
-        for name, found in (("rank", rank), ("rank_trace", rank_trace), ("mean", mean)):
-            keep(name, torch.tensor(found, dtype=torch.float64))
+        for name, numbers in (("rank", rank), ("rank_trace", rank_trace), ("mean", mean)):
+            keep(name, torch.tensor(numbers, dtype=torch.float64))
         cosines = [
             normalised_gram(_kernel(network, grams.x_t[i][order], t)).double() for i, t in enumerate(GRAM_LEVELS)
         ]
         keep("gram", torch.stack(cosines))
-        keep("contrast", torch.stack([_contrast(one, cluster) for one in cosines]))
+        keep("contrast", torch.stack([_contrast(cosine, cluster) for cosine in cosines]))
         flat, t = joint.flat
         whole = empirical_ntk(network, (flat, t)).double()
         n, count = settings.joint_samples, len(curve_t)
@@ -152,7 +152,7 @@ def ntk_arrays(
         size = blocks.square().sum(dim=(1, 2, 4, 5)).sqrt()
         keep("joint", size / torch.outer(size.diagonal(), size.diagonal()).sqrt())
         keep("joint_raw", torch.einsum("anobmo->ab", blocks) / n**2)
-    arrays = {name: torch.stack(found) for name, found in collected.items()}
+    arrays = {name: torch.stack(values) for name, values in collected.items()}
     return {f"{prefix}/t": curve_t, f"{prefix}/joint_t": curve_t, f"{prefix}/cluster": cluster, **arrays}
 
 

@@ -52,12 +52,12 @@ def judge(folder: Path) -> list[ClaimResult]:
     replication: Any = {}
     if (folder / "replication.json").is_file():
         replication = read_json(folder / "replication.json", "records")
-    found = [_statement(key, words, report["claims"]) for key, words in STATEMENTS.items()]
+    claims = [_statement(key, words, report["claims"]) for key, words in STATEMENTS.items()]
     for key, arm, measure, baseline in COMPARISONS:
         cells = _cells(report["comparison"], arm, measure, baseline)
         again = _cells(replication.get("comparison", []), arm, measure, baseline)
-        found.append(_comparison(key, cells, again) if cells else not_run(key))
-    return found
+        claims.append(_comparison(key, cells, again) if cells else not_run(key))
+    return claims
 
 
 def _statement(key: str, words: str, claims: Sequence[Mapping[str, Any]]) -> ClaimResult:

@@ -65,7 +65,7 @@ class ToyReport:
             "headline": self.headline,
             "findings": self.findings,
             "claims": [claim.to_json() for claim in self.claims],
-            "comparison": [one.to_json() for one in self.ratios],
+            "comparison": [ratio.to_json() for ratio in self.ratios],
             "means": arm_means(run.rows, [name for name in measures if any(name in row for row in run.rows)]),
             "config": run.config.model_dump(mode="json"),
             "cpu_seconds": run.cpu_seconds,
@@ -87,19 +87,20 @@ def evaluate_toy(run: ToyRun) -> ToyReport:
 
 
 def _headline(ratios: Sequence[Ratio]) -> str:
-    if not any(one.arm == "erd" for one in ratios):
+    if not any(ratio.arm == "erd" for ratio in ratios):
         return "No comparison with ERD weighting was run; the page holds the paper's figures."
-    seeds = max(one.seeds for one in ratios)
+    seeds = max(ratio.seeds for ratio in ratios)
     parts = []
-    for baseline in dict.fromkeys(one.baseline for one in ratios):
+    for baseline in dict.fromkeys(ratio.baseline for ratio in ratios):
         counts = tally(ratios, "erd", "excess", baseline)
         parts.append(
             f"than {arm_name(baseline)} in {counts['lower']} (higher in {counts['higher']}) of {_tested(counts)} cells"
         )
     # Holm's first step multiplies the smallest p that the sign-flip test can give by the number of tests in a family.
-    first = next(one for one in ratios if one.arm == "erd" and one.measure == "excess")
+    first = next(ratio for ratio in ratios if ratio.arm == "erd" and ratio.measure == "excess")
     tests = sum(
-        one.p is not None and (one.path, one.measure, one.arm) == (first.path, "excess", "erd") for one in ratios
+        ratio.p is not None and (ratio.path, ratio.measure, ratio.arm) == (first.path, "excess", "erd")
+        for ratio in ratios
     )
     weak = 2.0 ** (1 - seeds) * tests >= 0.05
     return (
@@ -116,28 +117,30 @@ def _tested(counts: dict[str, int]) -> int:
 
 def _comparison_sentences(ratios: Sequence[Ratio]) -> list[str]:
     sentences = []
-    for arm in dict.fromkeys(one.arm for one in ratios):
-        for measure in dict.fromkeys(one.measure for one in ratios if one.measure in PRIMARY):
-            for baseline in dict.fromkeys(one.baseline for one in ratios):
+    for arm in dict.fromkeys(ratio.arm for ratio in ratios):
+        for measure in dict.fromkeys(ratio.measure for ratio in ratios if ratio.measure in PRIMARY):
+            for baseline in dict.fromkeys(ratio.baseline for ratio in ratios):
                 sentences.append(_sentence(ratios, arm, measure, baseline))
     return [sentence for sentence in sentences if sentence]
 
 
 def _sentence(ratios: Sequence[Ratio], arm: str, measure: str, baseline: str) -> str:
-    chosen = [one for one in ratios if (one.arm, one.measure, one.baseline) == (arm, measure, baseline)]
+    chosen = [ratio for ratio in ratios if (ratio.arm, ratio.measure, ratio.baseline) == (arm, measure, baseline)]
     if not chosen:
         return ""
 
     def named(outcome: str) -> str:
-        cells = [one for one in chosen if one.outcome == outcome]
-        listed = ", ".join(f"{target_name(one.target)} on {path_name(one.path)} ({one.ratio:.2f}×)" for one in cells)
+        cells = [ratio for ratio in chosen if ratio.outcome == outcome]
+        listed = ", ".join(
+            f"{target_name(ratio.target)} on {path_name(ratio.path)} ({ratio.ratio:.2f}×)" for ratio in cells
+        )
         return f"{outcome} for {listed}" if cells else ""
 
     said = [text for text in (named("lower"), named("higher")) if text]
-    unclear = sum(one.outcome in ("inconclusive", "too few") for one in chosen)
+    unclear = sum(ratio.outcome in ("inconclusive", "too few") for ratio in chosen)
     if unclear:
         said.append(f"not told apart in {unclear}")
-    same = sum(one.outcome == "identical" for one in chosen)
+    same = sum(ratio.outcome == "identical" for ratio in chosen)
     if same:
         said.append(f"the same weight in {same}")
     return f"{arm_name(arm)} against {arm_name(baseline)}, {MEASURE_NAMES[measure]}: {'; '.join(said)}."
@@ -149,7 +152,7 @@ def _claim_sentences(claims: Sequence[Claim]) -> list[str]:
 
 def toy_pictures(run: ToyRun, report: ToyReport) -> list[PagePicture]:
     """Every picture of the page, the comparison first."""
-    pictures = [ratios_picture(report.ratios, arm) for arm in dict.fromkeys(one.arm for one in report.ratios)]
+    pictures = [ratios_picture(report.ratios, arm) for arm in dict.fromkeys(ratio.arm for ratio in report.ratios)]
     if run.curve_t is not None:
         pictures.append(curves_picture(run.curves, run.curve_t, run.config.paths, run.config.targets))
     return [*pictures, *paper_pictures(run.figures, run.config.targets, run.config.figures.bins)]
@@ -186,11 +189,11 @@ def write_page(settings: ToyConfig, out: Path, command: str) -> Path:
 def _record(row: dict[str, Any]) -> dict[str, Any]:
     """A trained network as a row of the records' schema: what it was trained on stands where clips have their
     prompt."""
-    kept = {key: value for key, value in row.items() if key not in ("arm", "seed")}
+    measures = {key: value for key, value in row.items() if key not in ("arm", "seed")}
     return {
         "arm": row["arm"], "train_seed": row["seed"], "prompt_id": f"{row['path']}/{row['target']}", "seed": 0,
         "path": f"cells/comparison-{row['path']}-{row['seed']:02d}.json", **{k: v for k,
-        v in kept.items() if k != "path"},
+        v in measures.items() if k != "path"},
         "noising_path": row["path"],
     }  # fmt: skip
 
@@ -231,7 +234,7 @@ def _render(run: ToyRun, report: ToyReport, pictures: Sequence[PagePicture], com
         facts=facts,
         headline=report.headline,
         comparison=_comparison_sentences(report.ratios),
-        lead=len({one.baseline for one in report.ratios}),
+        lead=len({ratio.baseline for ratio in report.ratios}),
         claims=report.claims,
         pictures=[picture.embedded(DPI) for picture in pictures],
         tables=[
@@ -265,18 +268,18 @@ def _claim_table(claims: Sequence[Claim]) -> NumberTable:
 
 
 def _plain(value: Any) -> str:
-    return ", ".join(f"{one:g}" for one in value) if isinstance(value, list) else f"{value:g}"
+    return ", ".join(f"{number:g}" for number in value) if isinstance(value, list) else f"{value:g}"
 
 
 def _ratio_table(ratios: Sequence[Ratio]) -> NumberTable:
     rows = []
-    for one in ratios:
-        interval = "–" if one.interval is None else f"{one.interval[0]:.2f} to {one.interval[1]:.2f}"
-        p = "–" if one.p_adjusted is None else f"{one.p_adjusted:.3f}"
-        outcome = "shown, not tested" if one.measure in BANDS and one.outcome == "inconclusive" else one.outcome
+    for ratio in ratios:
+        interval = "–" if ratio.interval is None else f"{ratio.interval[0]:.2f} to {ratio.interval[1]:.2f}"
+        p = "–" if ratio.p_adjusted is None else f"{ratio.p_adjusted:.3f}"
+        outcome = "shown, not tested" if ratio.measure in BANDS and ratio.outcome == "inconclusive" else ratio.outcome
         rows.append(
-            [f"{arm_name(one.arm)} / {arm_name(one.baseline)}", path_name(one.path), target_name(one.target),
-             one.measure.replace("_", " "), f"{one.ratio:.3g}", interval, f"{one.wins}/{one.seeds}", p, outcome]
+            [f"{arm_name(ratio.arm)} / {arm_name(ratio.baseline)}", path_name(ratio.path), target_name(ratio.target),
+             ratio.measure.replace("_", " "), f"{ratio.ratio:.3g}", interval, f"{ratio.wins}/{ratio.seeds}", p, outcome]
         )  # fmt: skip
     head = ["arms", "path", "target", "measure", "ratio", "95% interval", "seeds lower", "p (Holm)", "outcome"]
     return NumberTable("Ratios", "Geometric means over seeds; below 1 the first arm is better.", head, rows)
@@ -309,26 +312,26 @@ _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 _FILLED = ("lower", "higher")
 
 
-def ratios_picture(found: Sequence[Ratio], arm: str) -> PagePicture:
+def ratios_picture(ratios: Sequence[Ratio], arm: str) -> PagePicture:
     """A panel for each primary measure, a row for each path and target, a mark for each baseline."""
-    chosen = [one for one in found if one.arm == arm and one.measure in PRIMARY]
-    cells = list(dict.fromkeys((one.path, one.target) for one in chosen))
-    baselines = list(dict.fromkeys(one.baseline for one in chosen))
-    measures = [name for name in PRIMARY if any(one.measure == name for one in chosen)]
+    chosen = [ratio for ratio in ratios if ratio.arm == arm and ratio.measure in PRIMARY]
+    cells = list(dict.fromkeys((ratio.path, ratio.target) for ratio in chosen))
+    baselines = list(dict.fromkeys(ratio.baseline for ratio in chosen))
+    measures = [name for name in PRIMARY if any(ratio.measure == name for ratio in chosen)]
     figure, axes = panels(1, len(measures), width=3.4, height=0.42 * len(cells) + 0.6, sharey=True)
     for axis, measure in zip(axes[0], measures, strict=True):
-        for one in chosen:
-            if one.measure != measure or one.outcome == "identical" or not one.ratio > 0:
+        for ratio in chosen:
+            if ratio.measure != measure or ratio.outcome == "identical" or not ratio.ratio > 0:
                 continue
-            place = len(cells) - 1 - cells.index((one.path, one.target))
-            index = baselines.index(one.baseline)
+            place = len(cells) - 1 - cells.index((ratio.path, ratio.target))
+            index = baselines.index(ratio.baseline)
             y = place + 0.25 * ((len(baselines) - 1) / 2 - index)
             colour = COLOURS[index]
-            if one.interval is not None:
-                axis.plot(one.interval, [y, y], color=colour, linewidth=1.2)
+            if ratio.interval is not None:
+                axis.plot(ratio.interval, [y, y], color=colour, linewidth=1.2)
             axis.plot(
-                one.ratio, y, marker=_MARKERS[index % len(_MARKERS)], color=colour, markersize=4.5, linestyle="none",
-                markerfacecolor=colour if one.outcome in _FILLED else "white",
+                ratio.ratio, y, marker=_MARKERS[index % len(_MARKERS)], color=colour, markersize=4.5, linestyle="none",
+                markerfacecolor=colour if ratio.outcome in _FILLED else "white",
             )  # fmt: skip
         axis.axvline(1, color=INK, linewidth=0.8)
         axis.set_xscale("log")

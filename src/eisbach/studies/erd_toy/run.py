@@ -181,10 +181,10 @@ def gather(config: ToyConfig, out: str | Path) -> ToyRun:
     curves: dict[tuple[str, str, str], list[Tensor]] = {}
     curve_t, cpu = None, 0.0
     for cell in all_cells(config):
-        found = load_cell(folder, cell, config)
-        if found is None:
+        left = load_cell(folder, cell, config)
+        if left is None:
             raise EisbachError(f"the cell {cell.name} in {folder} is missing; run the same command again.")
-        facts, arrays = found
+        facts, arrays = left
         cpu += float(facts["cpu_seconds"])
         if cell.kind == "global":
             figures[cell.path] = arrays
@@ -199,7 +199,7 @@ def gather(config: ToyConfig, out: str | Path) -> ToyRun:
     for path, parts in pieces.items():
         for key in parts[0]:
             figures[path][key] = torch.cat([part[key] for part in parts], dim=-1)
-    stacked = {name: torch.stack(found) for name, found in curves.items()}
+    stacked = {name: torch.stack(left) for name, left in curves.items()}
     return ToyRun(config, rows, figures, stacked, curve_t, round(cpu, 1))
 
 
@@ -234,8 +234,8 @@ class Cell:
     def cost(self, config: ToyConfig) -> int:
         """Network evaluations in training: what the progress bar counts."""
         if self.kind == "comparison":
-            one = config.comparison
-            return one.steps * one.batch * len(config.targets) * len(one.arms)
+            settings = config.comparison
+            return settings.steps * settings.batch * len(config.targets) * len(settings.arms)
         return config.figures.steps * config.figures.batch * len(config.targets)
 
 
@@ -351,12 +351,12 @@ def _comparison(cell: Cell, config: ToyConfig, tick: Tick | None) -> tuple[dict[
     low, high, even = _log_snr_points(config, cell.path)
     gaps = likelihood_gap(ensemble, even, mixture, targets, high - low)
     rows = []
-    found = None
+    sampled = None
     if settings.generated:
         samples = generate(
             ensemble, cell.path, targets, settings.generated, settings.sampling_steps, _COMPARISON_SEED + cell.index
         )
-        found = quality(samples, mixture)
+        sampled = quality(samples, mixture)
     edges = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     for name in config.targets:
         for arm in settings.arms:
@@ -368,10 +368,10 @@ def _comparison(cell: Cell, config: ToyConfig, tick: Tick | None) -> tuple[dict[
             for a, b in itertools.pairwise(edges):
                 inside = (levels >= a) & (levels < b)
                 row[f"excess_{a:g}_{b:g}"] = float(curves[i][inside].mean())
-            if found is not None:
-                row["sliced_wasserstein"] = float(found.sliced_wasserstein[i])
-                row["coverage_error"] = float(found.coverage_error[i])
-                row["outliers"] = float(found.outliers[i])
+            if sampled is not None:
+                row["sliced_wasserstein"] = float(sampled.sliced_wasserstein[i])
+                row["coverage_error"] = float(sampled.coverage_error[i])
+                row["outliers"] = float(sampled.outliers[i])
             broken = [key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
             for key in broken:
                 row[key] = None

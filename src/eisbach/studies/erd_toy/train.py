@@ -153,8 +153,8 @@ def predict_points(ensemble: MLPEnsemble, points: LevelPoints, levels_at_once: i
     levels, n, dim = points.x_t.shape
     for start in range(0, levels, levels_at_once):
         rows = slice(start * n, (start + levels_at_once) * n)
-        found = ensemble(x_t[rows], t[rows]).double()
-        out.append(found.reshape(ensemble.size, -1, n, dim))
+        predicted = ensemble(x_t[rows], t[rows]).double()
+        out.append(predicted.reshape(ensemble.size, -1, n, dim))
     return torch.cat(out, dim=1)
 
 

@@ -291,8 +291,8 @@ def _kernel_coverage(rng: np.random.Generator) -> float:
     for _ in range(200):
         rows = np.concatenate([rng.normal(size=(30, d)), rng.normal(size=(30, d)) + shift])
         side = np.arange(60) < 30
-        found = jackknife(partial(_kernel_of_kept, rows, side, s), range(60), strata=side.tolist())
-        inside.append(found.low <= truth <= found.high)
+        estimate = jackknife(partial(_kernel_of_kept, rows, side, s), range(60), strata=side.tolist())
+        inside.append(estimate.low <= truth <= estimate.high)
     return float(np.mean(inside))
 
 
@@ -335,10 +335,10 @@ def _memorisation(seed: int) -> dict[str, object]:
             spliced = splice(target, excerpt, 1.0, 0.61, share * SECONDS, 0.1 * (1 + i % 9))
             copies.append(excerpt_features(extract_features(_through_codec(spliced))))
             sources.append(3 * i)
-        found = excerpt_memorisation(copies, training, held)
-        read.append(found.mean_copied_share.value)
-        aucs.append(found.closeness.auc.value)
-        right.append(float(np.mean(found.closeness.nearest == np.array(sources))))
+        copied = excerpt_memorisation(copies, training, held)
+        read.append(copied.mean_copied_share.value)
+        aucs.append(copied.closeness.auc.value)
+        right.append(float(np.mean(copied.closeness.nearest == np.array(sources))))
     out["copied share"] = {
         **_ladder([0.0, *shares], [honest.mean_copied_share.value, *read]),
         "auc": aucs,
@@ -355,9 +355,9 @@ def _clip_level(seed: int) -> dict[str, object]:
     for share in shares:
         rows, count = fresh.copy(), round(share * 200)
         rows[:count] = training[:count] + 0.05 * rng.normal(size=(count, 16))
-        found = clip_memorisation(rows, training, held)
-        aucs.append(found.auc.value)
-        suspicious.append(found.share.value)
+        closeness = clip_memorisation(rows, training, held)
+        aucs.append(closeness.auc.value)
+        suspicious.append(closeness.share.value)
     return {"auc": _ladder(shares, aucs), "share_p<=.05": _ladder(shares, suspicious)}
 
 

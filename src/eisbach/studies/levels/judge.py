@@ -29,10 +29,12 @@ def _levels_alone(arms: Arms) -> ClaimResult:
     effects = [arms.effect("noise", metric, unit) for metric, unit in STRUCTURE.items()]
     effects.append(arms.effect("noise", "is_flat", "points", scale=100))
     comparisons = [arms.comparison("noise", metric) for metric in (*STRUCTURE, "is_flat")]
-    same = [one.p_equivalence is not None and one.p_equivalence < ALPHA for one in comparisons]
-    other = [one.decisive_p is not None and one.decisive_p < ALPHA for one in comparisons]
-    named = ", ".join(one.metric for one, equal in zip(comparisons, same, strict=True) if equal) or "none"
-    tests = ", ".join("–" if one.p_equivalence is None else f"{one.p_equivalence:.2g}" for one in comparisons)
+    same = [comparison.p_equivalence is not None and comparison.p_equivalence < ALPHA for comparison in comparisons]
+    other = [comparison.decisive_p is not None and comparison.decisive_p < ALPHA for comparison in comparisons]
+    named = ", ".join(comparison.metric for comparison, equal in zip(comparisons, same, strict=True) if equal) or "none"
+    tests = ", ".join(
+        "–" if comparison.p_equivalence is None else f"{comparison.p_equivalence:.2g}" for comparison in comparisons
+    )
     return judged(
         "levels-alone", effects, supported=all(same[:-1]) and not any(other), refuted=any(other),
         note=f"Equivalent to plain training (within half a standard deviation): {named}; p of equivalence {tests}.",

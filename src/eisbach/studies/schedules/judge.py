@@ -42,9 +42,9 @@ def _faster(key: str, comparison: dict[str, Any] | None, name: str = "rescaled_e
         return not_run(key)
     effect = _effect(name, comparison["schedules"][name])
     others = [
-        found
+        shown
         for other, curve in comparison["schedules"].items()
-        if other not in (name, "uniform") and (found := _effect(other, curve)) is not None
+        if other not in (name, "uniform") and (shown := _effect(other, curve)) is not None
     ]
     if effect is None:
         return ClaimResult(

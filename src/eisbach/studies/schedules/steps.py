@@ -181,16 +181,16 @@ def compare(rows: list[dict[str, Any]], what: str, draws: int = 2000) -> dict[st
     steps = np.array(sorted({row["steps"] for row in rows}))
     table = {(row["schedule"], row["steps"], row["seed"]): row[what] for row in rows}
     values = {
-        one: np.array([[table[one, int(step), seed] for seed in seeds] for step in steps])
-        for one in schedules
-        if all((one, int(step), seed) in table for step in steps for seed in seeds)
+        schedule: np.array([[table[schedule, int(step), seed] for seed in seeds] for step in steps])
+        for schedule in schedules
+        if all((schedule, int(step), seed) in table for step in steps for seed in seeds)
     }
     if "uniform" not in values:
         return {}
     rng = np.random.default_rng(0)
     picks = [np.arange(len(seeds)), *(rng.integers(0, len(seeds), len(seeds)) for _ in range(draws))]
     place = int(np.flatnonzero(steps == min(LEVEL, steps.max()))[0])
-    found: dict[str, Any] = {"seeds": len(seeds), "at_steps": int(steps[place]), "schedules": {}}
+    report: dict[str, Any] = {"seeds": len(seeds), "at_steps": int(steps[place]), "schedules": {}}
     for name, value in values.items():
         ratios = np.array(
             [
@@ -200,7 +200,7 @@ def compare(rows: list[dict[str, Any]], what: str, draws: int = 2000) -> dict[st
         )
         means = np.array([value[:, pick].mean(1) for pick in picks[1:]])
         known = np.isfinite(ratios[1:])
-        found["schedules"][name] = {
+        report["schedules"][name] = {
             "steps": steps.tolist(),
             "mean": value.mean(1).tolist(),
             "low": np.percentile(means, 2.5, axis=0).tolist(),
@@ -213,7 +213,7 @@ def compare(rows: list[dict[str, Any]], what: str, draws: int = 2000) -> dict[st
             else None,
             "resamples_that_reach_it": float(known.mean()),
         }
-    return found
+    return report
 
 
 SCHEDULES = ("uniform", "rescaled_entropic", "log_snr", "sa3")
@@ -273,7 +273,7 @@ class Sets:
             bar.advance(len(wanted) - len(missing), "kept")
             if not missing:
                 continue
-            noise = torch.stack([starting_noise(one, 0, backbone.latent_channels, self.frames) for one in ids])
+            noise = torch.stack([starting_noise(row_id, 0, backbone.latent_channels, self.frames) for row_id in ids])
             condition = backbone.condition([row.caption for row in part], [DURATION] * len(part))
             draw = partial(
                 sample_ode,
@@ -302,9 +302,9 @@ def measures(cells: Cells) -> tuple[int, int, dict[str, Measure]]:
     table = {(row["schedule"], row["steps"], row["seed"]): row for row in cells.rows if row["set"] == "music sets"}
     kinds = {key[:2] for key in table if key[0] != REAL}
     ids = dict.fromkeys(key[2] for key in table if key[0] != REAL)
-    captions = [one for one in ids if all((*kind, one) in table for kind in kinds)]
-    embedded = {kind: np.array([table[(*kind, one)]["embedding"] for one in captions]) for kind in kinds}
-    errors = {kind: np.array([table[(*kind, one)]["error"] for one in captions]) for kind in kinds}
+    captions = [caption for caption in ids if all((*kind, caption) in table for kind in kinds)]
+    embedded = {kind: np.array([table[(*kind, caption)]["embedding"] for caption in captions]) for kind in kinds}
+    errors = {kind: np.array([table[(*kind, caption)]["error"] for caption in captions]) for kind in kinds}
     real = np.array([row["embedding"] for key, row in table.items() if key[0] == REAL])
     bandwidth = median_distance(real)
 
@@ -339,9 +339,9 @@ def _compare_sets(measure: Measure, count: int, clips: int, draws: int, many: in
     quality = [{name: np.array([measure(name, step, *pick) for step in STEPS]) for name in SCHEDULES} for pick in picks]
     # Scaled by uniform's range, so that exponentials of a Fréchet distance in dB^2 stay finite.
     scale = float(np.abs(quality[0]["uniform"]).max())
-    scaled = [{name: values / scale for name, values in one.items()} for one in quality]
+    scaled = [{name: values / scale for name, values in drawn.items()} for drawn in quality]
     floor = np.array([measure(MANY, many, *pick) for pick in picks])
-    found: dict[str, Any] = {
+    report: dict[str, Any] = {
         "captions": count,
         "reference_clips": clips,
         "many_steps": float(floor[0]),
@@ -349,11 +349,11 @@ def _compare_sets(measure: Measure, count: int, clips: int, draws: int, many: in
         "schedules": {},
     }
     for name in SCHEDULES:
-        values = np.array([one[name] for one in quality])
-        apart = values - np.array([one["uniform"] for one in quality])
-        ratios = np.array([ratio(one, name) for one in scaled])
+        values = np.array([drawn[name] for drawn in quality])
+        apart = values - np.array([drawn["uniform"] for drawn in quality])
+        ratios = np.array([ratio(drawn, name) for drawn in scaled])
         low, high = np.percentile(values[1:] - values[1:].mean(0) + values[0], [2.5, 97.5], axis=0)
-        found["schedules"][name] = {
+        report["schedules"][name] = {
             "steps": list(STEPS),
             "mean": values[0].tolist(),
             "low": low.tolist(),
@@ -365,7 +365,7 @@ def _compare_sets(measure: Measure, count: int, clips: int, draws: int, many: in
             "halves_that_reach_it": float((ratios[1:] > 0).mean()),
             "fewest_steps_suffice": bool(ratios[0] >= LEVEL / STEPS[0]),
         }
-    return found
+    return report
 
 
 def interval(values: np.ndarray) -> list[float]:

@@ -78,8 +78,8 @@ QUICK: dict[str, Any] = {
 
 def levels() -> torch.Tensor:
     """The uniform grid from 1 down to `LOWEST`, and 0, which is not read."""
-    kept = torch.linspace(1, 0, GRID + 1, dtype=torch.float64)
-    return torch.cat([kept[kept >= LOWEST - 1e-9], torch.zeros(1, dtype=torch.float64)])
+    grid = torch.linspace(1, 0, GRID + 1, dtype=torch.float64)
+    return torch.cat([grid[grid >= LOWEST - 1e-9], torch.zeros(1, dtype=torch.float64)])
 
 
 def measure(
@@ -90,7 +90,7 @@ def measure(
     backbone.module.eval()
     frames = round(settings.seconds * backbone.latent_rate)
     identity = backbone.identity()
-    found = {}
+    trajectories = {}
     times = levels()
     with Progress(
         len(wordings) * len(settings.seeds) * (len(times) - 1), "signature", unit=" levels", quiet=quiet
@@ -99,7 +99,7 @@ def measure(
             for place, (name, config) in enumerate(wordings.items()):
                 file = work / f"{identity}-{name}-{seed}-{settings.trajectories}.safetensors"
                 if not file.is_file():
-                    texts = [str(one.text) for one in config.classes]
+                    texts = [str(prompt.text) for prompt in config.classes]
                     condition = backbone.condition(texts, [settings.seconds] * len(texts))
                     model = backbone_model(backbone, condition, (backbone.latent_channels, frames))
                     label = torch.arange(len(texts)).repeat_interleave(settings.trajectories)
@@ -111,25 +111,30 @@ def measure(
                     save_piece(file, made)
                 else:
                     bar.advance(len(times) - 1, "kept")
-                found[name, seed] = load_piece(file)
-    return found
+                trajectories[name, seed] = load_piece(file)
+    return trajectories
 
 
-def half_times(found: Trajectories, classes: ClassSet) -> dict[str, dict[str, float]]:
+def half_times(trajectories: Trajectories, classes: ClassSet) -> dict[str, dict[str, float]]:
     """Half time t of each partition by each reading; nan where less than half is decided at the lowest level."""
     halves: dict[str, dict[str, float]] = {"chain": {}, "rate": {}}
-    for curve in curves(found, classes, get_path("linear"), resamples=0):
+    for curve in curves(trajectories, classes, get_path("linear"), resamples=0):
         halves[curve.estimator][curve.partition] = float("nan") if curve.half.t is None else curve.half.t
     return halves
 
 
-def resampled(found: Trajectories, rng: np.random.Generator) -> Trajectories:
+def resampled(trajectories: Trajectories, rng: np.random.Generator) -> Trajectories:
     """One trajectory of each class fewer than there are, drawn with replacement, as `summary.Resamples` does."""
-    label = found.label.numpy()
-    own = [np.flatnonzero(label == one) for one in np.unique(label)]
+    label = trajectories.label.numpy()
+    own = [np.flatnonzero(label == own_class) for own_class in np.unique(label)]
     pick = torch.from_numpy(np.concatenate([rng.choice(rows, len(rows) - 1) for rows in own]))
     return Trajectories(
-        found.t, found.label[pick], found.fine[:, pick], found.coarse[:, pick], found.gap[:, pick], None
+        trajectories.t,
+        trajectories.label[pick],
+        trajectories.fine[:, pick],
+        trajectories.coarse[:, pick],
+        trajectories.gap[:, pick],
+        None,
     )
 
 
@@ -147,27 +152,34 @@ def percentiles(drawn: np.ndarray) -> list[float] | None:
 
 
 def summarise(
-    found: dict[tuple[str, int], Trajectories], wordings: dict[str, SignatureConfig], seeds: Sequence[int], draws: int
+    trajectories: dict[tuple[str, int], Trajectories],
+    wordings: dict[str, SignatureConfig],
+    seeds: Sequence[int],
+    draws: int,
 ) -> dict[str, Any]:
     """Half times and their differences by reading: by wording, by cell, with both intervals."""
     sets = {name: config.class_set() for name, config in wordings.items()}
-    cells = {key: half_times(one, sets[key[0]]) for key, one in found.items()}
-    pooled = {name: Trajectories.join([found[name, seed] for seed in seeds]) for name in wordings}
+    cells = {key: half_times(cell, sets[key[0]]) for key, cell in trajectories.items()}
+    pooled = {name: Trajectories.join([trajectories[name, seed] for seed in seeds]) for name in wordings}
     whole = {name: half_times(pooled[name], sets[name]) for name in wordings}
     rng = np.random.default_rng(0)
-    again = [{name: half_times(resampled(pooled[name], rng), sets[name]) for name in wordings} for _ in range(draws)]
+    resamples = [
+        {name: half_times(resampled(pooled[name], rng), sets[name]) for name in wordings} for _ in range(draws)
+    ]
 
     def quantity(halves: dict[str, dict[str, float]], reading: str, what: tuple[str, ...]) -> float:
-        values = [halves[reading][one] for one in what]
+        values = [halves[reading][part] for part in what]
         return values[0] if len(values) == 1 else values[0] - values[1]
 
     report: dict[str, Any] = {}
     for reading in ("chain", "rate"):
         rows = {}
-        for what in (*((one,) for one in PARTITIONS), *DIFFERENCES):
+        for what in (*((part,) for part in PARTITIONS), *DIFFERENCES):
             by_wording = {name: quantity(whole[name], reading, what) for name in wordings}
-            drawn = np.array([np.mean([quantity(one[name], reading, what) for name in wordings]) for one in again])
-            by_cell = {f"{name}, seed {seed}": quantity(one, reading, what) for (name, seed), one in cells.items()}
+            drawn = np.array(
+                [np.mean([quantity(halves[name], reading, what) for name in wordings]) for halves in resamples]
+            )
+            by_cell = {f"{name}, seed {seed}": quantity(cell, reading, what) for (name, seed), cell in cells.items()}
             rows[" minus ".join(what)] = {
                 "mean": finite_or_none(float(np.mean(list(by_wording.values())))),
                 "over_wordings": t_interval(list(by_wording.values())),
@@ -191,7 +203,7 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
     trajectories = measure(settings, wordings, out / "trajectories", quiet)
     report = summarise(trajectories, wordings, settings.seeds, settings.draws)
     shown = {
-        "wordings": {name: [one.text for one in config.classes] for name, config in wordings.items()},
+        "wordings": {name: [prompt.text for prompt in config.classes] for name, config in wordings.items()},
         "seeds": settings.seeds,
         "trajectories_a_class": settings.trajectories,
         "levels": levels()[:-1].tolist(),
