@@ -16,7 +16,7 @@ from eisbach.image_quality.features import FeatureNetwork
 from eisbach.tensor_files import read_arrays
 from eisbach.types import Skipped
 
-ADM_NETWORK = "inception"
+_ADM_NETWORK = "inception"
 """What the statistics in ADM's reference files were made with: FID's Inception."""
 
 
@@ -118,8 +118,8 @@ def read_statistics(path: str | Path, network: FeatureNetwork | None) -> ImageSt
     if {"mu", "sigma"} <= names:
         spatial = Moments(arrays["mu_s"], arrays["sigma_s"]) if {"mu_s", "sigma_s"} <= names else None
         features, logits = arrays.get("features"), arrays.get("logits")
-        written = str(arrays["network"]) if "network" in names else ADM_NETWORK
-        if images is not None and features is None and network is not None and network.name == ADM_NETWORK:
+        written = str(arrays["network"]) if "network" in names else _ADM_NETWORK
+        if images is not None and features is None and network is not None and network.name == _ADM_NETWORK:
             output = network(_check_images(images, path))
             features, logits = output["pooled"], output.get("logits")
         count = (

@@ -80,7 +80,7 @@ def image_quality(reference: ImageStatistics, samples: ImageStatistics, *, neigh
     UserError
         The two were made with different feature networks.
     """
-    require_same_network(reference, samples)
+    _require_same_network(reference, samples)
     notes = []
     for name, images in (("samples", samples), ("reference", reference)):
         if images.rank_deficient():
@@ -116,7 +116,7 @@ def image_quality(reference: ImageStatistics, samples: ImageStatistics, *, neigh
     )
 
 
-def require_same_network(reference: ImageStatistics, samples: ImageStatistics) -> None:
+def _require_same_network(reference: ImageStatistics, samples: ImageStatistics) -> None:
     """Refuses features that cannot be compared; a reference that names its network without a hash fits any of that
     name."""
     mine, theirs = samples.network, reference.network

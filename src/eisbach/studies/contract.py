@@ -234,10 +234,10 @@ def load_study(name: str) -> Study:
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise UserError(f"no study is called {name!r}{hint}; choose one of {', '.join(names)}.")
     folder = Path(__file__).parent / chosen
-    declaration = read_declaration(folder)
+    declaration = _read_declaration(folder)
     result = Result(study=chosen, claims=[])
     if (folder / RESULT).is_file():
-        result = read_result(folder / RESULT)
+        result = _read_result(folder / RESULT)
     undeclared = {claim.key for claim in result.claims} - {claim.key for claim in declaration.claims}
     if undeclared:
         raise EisbachError(
@@ -251,11 +251,11 @@ def load_studies(names: Sequence[str] = ()) -> list[Study]:
     return [load_study(name) for name in names or study_names()]
 
 
-def read_declaration(folder: Path) -> Declaration:
+def _read_declaration(folder: Path) -> Declaration:
     """A folder's `study.yaml`; `ConfigError` lists every fault in it."""
     return build_config(Declaration, read_yaml(folder / DECLARATION), str(folder / DECLARATION))
 
 
-def read_result(file: Path) -> Result:
+def _read_result(file: Path) -> Result:
     """A `result.json`; `ConfigError` lists every fault in it."""
     return build_config(Result, read_json(file, "result"), str(file))

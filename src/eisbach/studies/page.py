@@ -20,7 +20,7 @@ from eisbach.studies.contract import (
     load_studies,
 )
 
-PAPERS = {
+_PAPERS = {
     "barrier": "the entropy log-barrier", "erd": "recoverability weighting (ERD)",
     "signature": "class-conditional entropy", "entropic time": "entropic time (arXiv 2504.13612)",
     "ours": "this project",
@@ -152,7 +152,7 @@ def claims_markdown(studies: Sequence[Study] | None = None) -> str:
     studies = load_studies() if studies is None else studies
     rows = [(study, *row) for study in studies for row in study.rows()]
     parts = [_PREAMBLE]
-    for paper, name in PAPERS.items():
+    for paper, name in _PAPERS.items():
         own = [row for row in rows if row[1].source.paper == paper]
         if not own:
             continue
@@ -206,7 +206,7 @@ def write_pages(page: Path, markdown: Path) -> None:
     studies = load_studies()
     head = ["claim", "where", "verdict", "effect (95%)", "unit", "date", "study"]
     tables = []
-    for paper, name in PAPERS.items():
+    for paper, name in _PAPERS.items():
         rows = [
             [cells[1], claim.source.place, _marked(study, result), cells[4], cells[5], cells[6], cells[0]]
             for study in studies

@@ -148,7 +148,7 @@ def pooled(by_setting: Mapping[str, Mapping[int, float]]) -> dict[str, Any]:
     }
 
 
-def by_seed(seeds: Mapping[int, float]) -> dict[str, Any]:
+def _by_seed(seeds: Mapping[int, float]) -> dict[str, Any]:
     """Mean difference in one setting, its t interval and t test over seeds (df = seeds - 1)."""
     from scipy.stats import ttest_1samp
 
@@ -182,7 +182,8 @@ def summarise(
             entry[metric] = pooled(differences(records, arm, baseline, last, value))
         entry["log_frechet_first_checkpoint"] = pooled(differences(records, arm, baseline, first, log_frechet))
         entry["by_setting"] = {
-            setting: by_seed(seeds) for setting, seeds in differences(records, arm, baseline, last, log_frechet).items()
+            setting: _by_seed(seeds)
+            for setting, seeds in differences(records, arm, baseline, last, log_frechet).items()
         }
         comparisons.append(entry)
     erd = [entry for entry in comparisons if entry["arm"] == "erd"]

@@ -113,7 +113,7 @@ def _pictures(config: DigitsConfig, records: Sequence[Record], summary: Mapping[
                 "over seeds with 95% t intervals, the diamond is the mean over settings; an interval across the line "
                 "shows no difference.",
                 "; ".join(sentences(summary)),
-                differences_picture(summary),
+                _differences_picture(summary),
             )
         )
     arms = [arm for arm in LABELS if any(row["arm"] == arm for row in records)]
@@ -267,7 +267,7 @@ def _lines(axes: Any, rows: Sequence[Record], arm: str, label: str) -> None:
     axes.plot(steps, means, color=colour, lw=1.6, linestyle=line_style, marker=mark, ms=4, label=label)
 
 
-def differences_picture(summary: Mapping[str, Any]) -> bytes:
+def _differences_picture(summary: Mapping[str, Any]) -> bytes:
     """PNG: Fréchet distance, arm over baseline, in every setting (95% t interval over seeds) and pooled over
     settings."""
     comparisons = summary["comparisons"]

@@ -50,15 +50,15 @@ def run_digits(config: DigitsConfig, *, quiet: bool = False) -> dict[str, Any]:
         scikit-learn is missing, or the folder holds an experiment of another configuration.
     """
     root = Path(config.out)
-    check_same(config)
-    classifier = classifier_of(config)
+    _check_same(config)
+    classifier = _classifier_of(config)
     write_json(root / "config.json", config.model_dump(mode="json"))
     write_json(root / "declared.json", DECLARED)
     todo = cells(config)
-    rows = {cell.name: records for cell, records in zip(todo, run_all(config, todo, quiet), strict=True)}
+    rows = {cell.name: records for cell, records in zip(todo, _run_all(config, todo, quiet), strict=True)}
     records = [row for cell in todo for row in rows[cell.name]]
-    save_rows(records, root)
-    summary = summarise(records, config, floor=floor_of(config, classifier), classifier=classifier.accuracy)
+    _save_rows(records, root)
+    summary = summarise(records, config, floor=_floor_of(config, classifier), classifier=classifier.accuracy)
     write_json(root / "summary.json", summary)
     return summary
 
@@ -84,7 +84,7 @@ def train_networks(
     return [out / "cells" / f"{cell}-{seed}" / "model" for seed in range(seeds)]
 
 
-def check_same(config: DigitsConfig) -> None:
+def _check_same(config: DigitsConfig) -> None:
     """Refuses a folder whose cells were made with other options; the grid itself may grow."""
     file = Path(config.out) / "config.json"
     if not file.is_file():
@@ -94,13 +94,13 @@ def check_same(config: DigitsConfig) -> None:
     refuse_other_settings(config.out, "an experiment", before.model_dump(), config.model_dump(), free=FREE)
 
 
-def run_all(config: DigitsConfig, todo: Sequence[Cell], quiet: bool) -> list[list[Record]]:
+def _run_all(config: DigitsConfig, todo: Sequence[Cell], quiet: bool) -> list[list[Record]]:
     """The rows of every cell, in order; in processes of their own where `jobs` is above 1."""
     with Progress(len(todo), "digits", unit=" trainings", quiet=quiet) as bar:
         if config.jobs == 1:
             trained = []
             for cell in todo:
-                trained.append(run_digits_cell(config, cell))
+                trained.append(_run_digits_cell(config, cell))
                 bar.advance(note=cell.name)
             return trained
         results: dict[int, list[Record]] = {}
@@ -115,10 +115,10 @@ def _work(config: DigitsConfig, cell: Cell) -> list[Record]:
     import torch
 
     torch.set_num_threads(1)
-    return run_digits_cell(config, cell)
+    return _run_digits_cell(config, cell)
 
 
-def save_rows(records: Sequence[Record], root: Path) -> None:
+def _save_rows(records: Sequence[Record], root: Path) -> None:
     """records.jsonl and records.parquet: one row a checkpoint of a training."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -136,17 +136,17 @@ SHOWN = 50
 """Samples of the last checkpoint that are kept for the page."""
 
 
-def split_digits(config: DigitsConfig) -> tuple[ImageSet, ImageSet]:
+def _split_digits(config: DigitsConfig) -> tuple[ImageSet, ImageSet]:
     """(train, held out), as training splits them."""
     return load_digits().split(config.held_out_share)
 
 
-def classifier_of(config: DigitsConfig) -> DigitClassifier:
+def _classifier_of(config: DigitsConfig) -> DigitClassifier:
     """The experiment's classifier, trained once and kept in its folder."""
     folder = Path(config.out)
     if (folder / "classifier.json").is_file():
         return DigitClassifier.load(folder)
-    classifier = train_classifier(*split_digits(config))
+    classifier = train_classifier(*_split_digits(config))
     classifier.save(folder)
     return classifier
 
@@ -158,7 +158,7 @@ class _Quality:
     rows: list[Record]
 
 
-def run_digits_cell(config: DigitsConfig, cell: Cell) -> list[Record]:
+def _run_digits_cell(config: DigitsConfig, cell: Cell) -> list[Record]:
     """The rows of one cell, one a checkpoint; made now, or read when they are there. Stopped half-way, it continues."""
     folder = Path(config.out) / "cells" / cell.name
     if (folder / QUALITY).is_file():
@@ -170,11 +170,11 @@ def run_digits_cell(config: DigitsConfig, cell: Cell) -> list[Record]:
     training = build_config(TrainConfig, training_values(config, cell, str(folder)), f"cell {cell.name}")
     train(training, quiet=True)
     classifier = DigitClassifier.load(config.out)
-    held_out, _ = pixels_and_labels(split_digits(config)[1])
+    held_out, _ = pixels_and_labels(_split_digits(config)[1])
     real = classifier(held_out)["pooled"]
     rows: list[Record] = []
     for checkpoint in list_checkpoints(folder / "checkpoints"):
-        images = sample_checkpoint(config, cell, checkpoint)
+        images = _sample_checkpoint(config, cell, checkpoint)
         rows.append(
             {
                 "backbone": cell.backbone,
@@ -182,7 +182,7 @@ def run_digits_cell(config: DigitsConfig, cell: Cell) -> list[Record]:
                 "arm": cell.arm,
                 "seed": cell.seed,
                 "step": int(checkpoint.name.rpartition("-")[2]),
-                **quality_of(classifier, real, images),
+                **_quality_of(classifier, real, images),
             }
         )
     np.save(folder / GRID, images[:SHOWN], allow_pickle=False)
@@ -191,7 +191,7 @@ def run_digits_cell(config: DigitsConfig, cell: Cell) -> list[Record]:
     return rows
 
 
-def sample_checkpoint(config: DigitsConfig, cell: Cell, checkpoint: Path) -> np.ndarray:
+def _sample_checkpoint(config: DigitsConfig, cell: Cell, checkpoint: Path) -> np.ndarray:
     """Images [shape=(samples, 8, 8, 1), uint8] drawn with a checkpoint's averaged weights, the classes in turn."""
     from eisbach.backbones import create_backbone
     from eisbach.generation.images import sample_images
@@ -207,7 +207,7 @@ def sample_checkpoint(config: DigitsConfig, cell: Cell, checkpoint: Path) -> np.
     return to_bytes(latents.numpy())
 
 
-def quality_of(classifier: DigitClassifier, real: np.ndarray, images: np.ndarray) -> Record:
+def _quality_of(classifier: DigitClassifier, real: np.ndarray, images: np.ndarray) -> Record:
     """Fréchet distance to `real` features [shape=(n, d)], precision, recall, inception score and how often the class
     that was asked for is seen."""
     output = classifier(images)
@@ -222,13 +222,13 @@ def quality_of(classifier: DigitClassifier, real: np.ndarray, images: np.ndarray
     }
 
 
-def floor_of(config: DigitsConfig, classifier: DigitClassifier) -> Record:
+def _floor_of(config: DigitsConfig, classifier: DigitClassifier) -> Record:
     """The same numbers for real digits that were trained on, in the place of samples: what a perfect memory reaches."""
-    train, held_out = split_digits(config)
+    train, held_out = _split_digits(config)
     pixels, labels = pixels_and_labels(train)
     rng = np.random.default_rng(0)
     count = min(config.samples, 10 * int(np.bincount(labels).min()))
     by_class = [rng.permutation(np.flatnonzero(labels == number)) for number in range(len(train.classes))]
     chosen = [by_class[place % len(by_class)][place // len(by_class)] for place in range(count)]
     real = classifier(pixels_and_labels(held_out)[0])["pooled"]
-    return quality_of(classifier, real, pixels[np.array(chosen)])
+    return _quality_of(classifier, real, pixels[np.array(chosen)])

@@ -15,17 +15,17 @@ from eisbach.report.page import PagePicture
 
 Figures = Mapping[str, Mapping[str, Tensor]]
 DPI = 200
-TARGET_NAMES = {"eps": "ε", "x0": "x0", "v": "v", "u": "u"}
-PATH_NAMES = {"linear": "linear", "vp": "VP", "gvp": "GVP (cosine)", "edm": "EDM"}
-ARM_NAMES = {
+_TARGET_NAMES = {"eps": "ε", "x0": "x0", "v": "v", "u": "u"}
+_PATH_NAMES = {"linear": "linear", "vp": "VP", "gvp": "GVP (cosine)", "edm": "EDM"}
+_ARM_NAMES = {
     "constant": "constant",
     "min_snr": "Min-SNR",
     "p2": "P2",
     "erd": "ERD",
     "erd_corrected": "ERD, density corrected",
 }
-CLUSTER_COLOURS = COLOURS[:4]
-CLUSTER_MARKERS = ("o", "^", "s", "D")
+_CLUSTER_COLOURS = COLOURS[:4]
+_CLUSTER_MARKERS = ("o", "^", "s", "D")
 _GLOBAL, _PIECE, _FLOOR = COLOURS[1], COLOURS[2], "#1d1f24"
 # The first two eigenvalues often coincide (two outputs): a wide pale line stays visible under a thin dashed one.
 _MODES = (
@@ -50,18 +50,18 @@ def paper_pictures(figures: Figures, targets: Sequence[str], bins: Sequence[floa
     first = next(iter(figures))
     only = {first: figures[first]}
     return [
-        loss_picture(only, targets, bins, "fig02-loss", "Figure 2: loss and Bayes floor", piecewise=False),
-        phase_picture(only, targets, "fig03-phase", "Figure 3: recoverable signal and Bayes noise"),
-        joint_picture(figures, targets),
-        loss_picture(
+        _loss_picture(only, targets, bins, "fig02-loss", "Figure 2: loss and Bayes floor", piecewise=False),
+        _phase_picture(only, targets, "fig03-phase", "Figure 3: recoverable signal and Bayes noise"),
+        _joint_picture(figures, targets),
+        _loss_picture(
             figures, targets, bins, "fig07-loss", "Figure 7: loss and Bayes floor, global and piecewise models"
         ),
-        excess_picture(figures, targets),
-        phase_picture(figures, targets, "fig08-phase", "Figure 8: phase space"),
-        *(features_picture(figures[path], targets, path) for path in figures),
-        spectrum_picture(figures, targets),
-        rank_picture(figures, targets),
-        *(gram_picture(figures[path], targets, path) for path in figures),
+        _excess_picture(figures, targets),
+        _phase_picture(figures, targets, "fig08-phase", "Figure 8: phase space"),
+        *(_features_picture(figures[path], targets, path) for path in figures),
+        _spectrum_picture(figures, targets),
+        _rank_picture(figures, targets),
+        *(_gram_picture(figures[path], targets, path) for path in figures),
     ]
 
 
@@ -83,7 +83,7 @@ def _label(figures: Figures, targets: Sequence[str], axes: Any, x_label: str, y_
         titles(axes, [path_name(p) for p in figures], [f"target {target_name(y)}" for y in targets], x_label, y_label)
 
 
-def loss_picture(
+def _loss_picture(
     figures: Figures, targets: Sequence[str], bins: Sequence[float], name: str, title: str, *, piecewise: bool = True
 ) -> PagePicture:
     """Loss of global (and piecewise) models over t, on the exact floor."""
@@ -117,7 +117,7 @@ def loss_picture(
     )
 
 
-def excess_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
+def _excess_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
     """The gaps of Figure 7 on a logarithmic axis, where they can be seen."""
     figure, axes = _grid(figures, targets)
     for axis, arrays, i in _cells(figures, targets, axes):
@@ -137,7 +137,7 @@ def excess_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
     )  # fmt: skip
 
 
-def phase_picture(figures: Figures, targets: Sequence[str], name: str, title: str) -> PagePicture:
+def _phase_picture(figures: Figures, targets: Sequence[str], name: str, title: str) -> PagePicture:
     """|E[y | x_t]| against |y - E[y | x_t]|: points are samples, the line their root mean squares."""
     figure, axes = _grid(figures, targets, height=2.3)
     image = None
@@ -171,7 +171,7 @@ def phase_picture(figures: Figures, targets: Sequence[str], name: str, title: st
     )
 
 
-def features_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path: str) -> PagePicture:
+def _features_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path: str) -> PagePicture:
     """Hidden features at four noise levels in the PCA plane of the first."""
     levels = arrays["features/t"].tolist()
     figure, axes = panels(len(targets), len(levels), width=2.1, height=2.0)
@@ -183,7 +183,7 @@ def features_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path:
             for k in range(component.max() + 1):
                 x, y = points[j, component == k].T
                 axes[i, j].scatter(
-                    x, y, color=CLUSTER_COLOURS[k], marker=CLUSTER_MARKERS[k], s=7, linewidths=0, alpha=0.7
+                    x, y, color=_CLUSTER_COLOURS[k], marker=_CLUSTER_MARKERS[k], s=7, linewidths=0, alpha=0.7
                 )
             axes[i, j].set_xlim(-reach, reach)
             axes[i, j].set_ylim(-reach, reach)
@@ -210,7 +210,7 @@ def features_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path:
     )
 
 
-def spectrum_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
+def _spectrum_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
     """Top-3 eigenvalues over t, with the untrained network's as a control."""
     figure, axes = _grid(figures, targets)
     for axis, arrays, i in _cells(figures, targets, axes):
@@ -241,7 +241,7 @@ def spectrum_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
     )
 
 
-def rank_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
+def _rank_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
     """Entropy-based effective rank over t."""
     figure, axes = _grid(figures, targets)
     for axis, arrays, i in _cells(figures, targets, axes):
@@ -261,7 +261,7 @@ def rank_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
     )
 
 
-def gram_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path: str) -> PagePicture:
+def _gram_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path: str) -> PagePicture:
     """Cosines between samples' gradients at low and high noise, sorted by cluster."""
     figure, axes = panels(2, len(targets), width=2.1, height=2.1, images=True)
     image = None
@@ -288,7 +288,7 @@ def gram_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path: str
     )
 
 
-def joint_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
+def _joint_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
     """Figure 4a: the kernel between noise levels, normalised."""
     figure, axes = panels(len(figures), len(targets), width=2.1, height=2.1, images=True)
     image = None
@@ -382,14 +382,14 @@ def finish(figure: Any) -> bytes:
 
 def path_name(path: str) -> str:
     """A path as a person reads it."""
-    return PATH_NAMES.get(path, path)
+    return _PATH_NAMES.get(path, path)
 
 
 def target_name(target: str) -> str:
     """A target as a person reads it."""
-    return TARGET_NAMES.get(target, target)
+    return _TARGET_NAMES.get(target, target)
 
 
 def arm_name(arm: str) -> str:
     """A weighting as a person reads it."""
-    return ARM_NAMES.get(arm, arm.replace("_", " "))
+    return _ARM_NAMES.get(arm, arm.replace("_", " "))

@@ -72,7 +72,7 @@ class ToyReport:
         }
 
 
-def evaluate_toy(run: ToyRun) -> ToyReport:
+def _evaluate_toy(run: ToyRun) -> ToyReport:
     """Claims, comparison and sentences of a run."""
     claims = judge_claims(run.figures, run.config.targets)
     arms = run.config.comparison.arms
@@ -143,22 +143,22 @@ def _sentence(ratios: Sequence[Ratio], arm: str, measure: str, baseline: str) ->
     same = sum(ratio.outcome == "identical" for ratio in chosen)
     if same:
         said.append(f"the same weight in {same}")
-    return f"{arm_name(arm)} against {arm_name(baseline)}, {MEASURE_NAMES[measure]}: {'; '.join(said)}."
+    return f"{arm_name(arm)} against {arm_name(baseline)}, {_MEASURE_NAMES[measure]}: {'; '.join(said)}."
 
 
 def _claim_sentences(claims: Sequence[Claim]) -> list[str]:
     return [f"Figure {claim.figure}: “{claim.text}” {claim.verdict[0].upper()}{claim.verdict[1:]}." for claim in claims]
 
 
-def toy_pictures(run: ToyRun, report: ToyReport) -> list[PagePicture]:
+def _toy_pictures(run: ToyRun, report: ToyReport) -> list[PagePicture]:
     """Every picture of the page, the comparison first."""
-    pictures = [ratios_picture(report.ratios, arm) for arm in dict.fromkeys(ratio.arm for ratio in report.ratios)]
+    pictures = [_ratios_picture(report.ratios, arm) for arm in dict.fromkeys(ratio.arm for ratio in report.ratios)]
     if run.curve_t is not None:
         pictures.append(curves_picture(run.curves, run.curve_t, run.config.paths, run.config.targets))
     return [*pictures, *paper_pictures(run.figures, run.config.targets, run.config.figures.bins)]
 
 
-def write_toy(run: ToyRun, out: str | Path, *, command: str = "") -> ToyReport:
+def _write_toy(run: ToyRun, out: str | Path, *, command: str = "") -> ToyReport:
     """Writes `toy.json`, `records.parquet` and `.jsonl`, `figures.npz`, `figures/*.png` and `index.html` into `out`.
 
     Raises
@@ -169,20 +169,20 @@ def write_toy(run: ToyRun, out: str | Path, *, command: str = "") -> ToyReport:
     from eisbach.statistics.records import save_records
 
     out = Path(out)
-    report = evaluate_toy(run)
+    report = _evaluate_toy(run)
     write_json(out / RESULT, report.to_json(run))
     if run.rows:
         save_records((_record(row) for row in run.rows), out, RECORDS)
     _write_arrays(run, out / DATA)
-    pictures = toy_pictures(run, report)
+    pictures = _toy_pictures(run, report)
     save_pictures(pictures, out / PICTURES)
     write_text(out / PAGE, _render(run, report, pictures, command))
     return report
 
 
 def write_page(settings: ToyConfig, out: Path, command: str) -> Path:
-    """Gathers the cells of a finished run and writes everything of `write_toy`; returns the page."""
-    write_toy(gather(settings, out), out, command=command)
+    """Gathers the cells of a finished run and writes everything of `_write_toy`; returns the page."""
+    _write_toy(gather(settings, out), out, command=command)
     return out / PAGE
 
 
@@ -300,7 +300,7 @@ def _means_table(run: ToyRun) -> NumberTable:
     )
 
 
-MEASURE_NAMES = {
+_MEASURE_NAMES = {
     "excess": "excess over the Bayes floor",
     "likelihood_gap": "likelihood gap",
     "sliced_wasserstein": "sliced Wasserstein distance",
@@ -312,7 +312,7 @@ _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 _FILLED = ("lower", "higher")
 
 
-def ratios_picture(ratios: Sequence[Ratio], arm: str) -> PagePicture:
+def _ratios_picture(ratios: Sequence[Ratio], arm: str) -> PagePicture:
     """A panel for each primary measure, a row for each path and target, a mark for each baseline."""
     chosen = [ratio for ratio in ratios if ratio.arm == arm and ratio.measure in PRIMARY]
     cells = list(dict.fromkeys((ratio.path, ratio.target) for ratio in chosen))
@@ -338,7 +338,7 @@ def ratios_picture(ratios: Sequence[Ratio], arm: str) -> PagePicture:
         shown = [tick for tick in _TICKS if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]]
         axis.set_xticks(shown, [f"{tick:g}" for tick in shown])
         axis.set_xticks([], minor=True)
-        axis.set_title(MEASURE_NAMES[measure], fontsize=9, color=INK)
+        axis.set_title(_MEASURE_NAMES[measure], fontsize=9, color=INK)
         axis.set_xlabel("ratio to the baseline (below 1: lower, better)", fontsize=8)
     axes[0, 0].set_yticks(range(len(cells)), [f"{path_name(p)}, {target_name(y)}" for p, y in reversed(cells)])
     from matplotlib.lines import Line2D

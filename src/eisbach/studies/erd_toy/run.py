@@ -207,7 +207,7 @@ _FORMAT = 1
 _FEATURE_SAMPLES = 400
 _COMPARISON_SEED = 2_000_003
 
-Tick = Callable[[int], object]
+_Tick = Callable[[int], object]
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ def load_cell(folder: Path, cell: Cell, config: ToyConfig) -> tuple[dict[str, An
         return None
 
 
-def run_cell(cell: Cell, config: ToyConfig, folder: Path, tick: Tick | None = None) -> None:
+def run_cell(cell: Cell, config: ToyConfig, folder: Path, tick: _Tick | None = None) -> None:
     """Does the cell's work and writes its two files, the JSON last; `tick` gets the finished steps."""
     import time
 
@@ -297,7 +297,7 @@ def _constant(target: str) -> Member:
     return Member(target, lambda t: torch.ones_like(t))
 
 
-def _global(cell: Cell, config: ToyConfig, tick: Tick | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _global(cell: Cell, config: ToyConfig, tick: _Tick | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
     mixture, settings, targets = config.data.mixture(), config.figures, config.targets
     ensemble = train_members(
         mixture, cell.path, [_constant(name) for name in targets], config.network,
@@ -321,7 +321,7 @@ def _global(cell: Cell, config: ToyConfig, tick: Tick | None) -> tuple[dict[str,
     return {"targets": targets}, arrays
 
 
-def _piecewise(cell: Cell, config: ToyConfig, tick: Tick | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _piecewise(cell: Cell, config: ToyConfig, tick: _Tick | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
     mixture, settings, targets = config.data.mixture(), config.figures, config.targets
     low, high = settings.bins[cell.index], settings.bins[cell.index + 1]
     ensemble = train_members(
@@ -335,7 +335,7 @@ def _piecewise(cell: Cell, config: ToyConfig, tick: Tick | None) -> tuple[dict[s
     return {"targets": targets, "bin": [low, high]}, loss_arrays(ensemble, targets, points, mixture, "piecewise")
 
 
-def _comparison(cell: Cell, config: ToyConfig, tick: Tick | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _comparison(cell: Cell, config: ToyConfig, tick: _Tick | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
     mixture, settings = config.data.mixture(), config.comparison
     # Arms whose weights are one function are one training: it is done once and stands under each name.
     stands_for = {name: same_weights(settings.arms, cell.path, name) for name in config.targets}

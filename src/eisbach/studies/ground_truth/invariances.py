@@ -57,9 +57,9 @@ def _plain(value: object) -> object:
     return None if math.isnan(value) else round(value, 6)
 
 
-NOISE_DB = -50.0
+_NOISE_DB = -50.0
 """Level of the added hiss relative to the clip's RMS."""
-LONGER = 1.5
+_LONGER = 1.5
 """How much longer every section is under ``length``."""
 
 Piece = Callable[[float], Waveform]
@@ -108,13 +108,13 @@ def variants(waveform: Waveform, seed: int) -> Iterator[tuple[str, Waveform]]:
         yield "sample_rate", resample(waveform, other)
     mono = samples.mean(axis=0, keepdims=True)
     yield "stereo", Waveform(np.concatenate([1.6 * mono, 0.4 * mono]).astype(np.float32), rate)
-    yield "codec", through_vorbis(resample(waveform, 44100))
-    level = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) * 10.0 ** (NOISE_DB / 20.0)
+    yield "codec", _through_vorbis(resample(waveform, 44100))
+    level = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) * 10.0 ** (_NOISE_DB / 20.0)
     hiss = np.random.default_rng([seed, 51]).standard_normal(samples.shape, dtype=np.float32)
     yield "noise_floor", Waveform(samples + np.float32(level) * hiss, rate)
 
 
-def through_vorbis(waveform: Waveform) -> Waveform:
+def _through_vorbis(waveform: Waveform) -> Waveform:
     """A waveform written as Ogg Vorbis at libsndfile's default quality, and read again."""
     import soundfile as sf
 
@@ -131,7 +131,7 @@ def check_invariances(pieces: Sequence[Piece], metrics: Mapping[str, Metric] = M
     for seed, piece in enumerate(pieces):
         original = piece(1.0)
         before = measure(extract_features(original))
-        for condition, changed in [*variants(original, seed), ("length", piece(LONGER))]:
+        for condition, changed in [*variants(original, seed), ("length", piece(_LONGER))]:
             after = measure(extract_features(changed))
             for name in metrics:
                 pairs.setdefault((name, condition), []).append((before[name], after[name]))

@@ -81,7 +81,7 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
         out / "material", side="held_out", seed=settings.render_seed, clips=settings.cell_clips,
         developing=settings.developing, seconds=settings.rendered_seconds, jobs=jobs, quiet=quiet,
     )  # fmt: skip
-    real = check_real(material, settings.cell_clips, settings.developing, out / "structure", jobs)
+    real = _check_real(material, settings.cell_clips, settings.developing, out / "structure", jobs)
     write_json(out / "real.json", real)
 
 
@@ -119,7 +119,7 @@ def quieter(waveform: Waveform) -> Waveform:
     return Waveform(waveform.samples / max(1.0, peak / 0.9), waveform.sample_rate)
 
 
-def by_piece(rows: list[Record], name: str) -> list[np.ndarray]:
+def _by_piece(rows: list[Record], name: str) -> list[np.ndarray]:
     """The defined values of a metric, one array a piece."""
     pieces: dict[str, list[float]] = defaultdict(list)
     for row in rows:
@@ -136,7 +136,7 @@ def _interval(real: list[np.ndarray], flat: list[np.ndarray], rng: np.random.Gen
     return [round(float(v), 3) for v in np.percentile(values, (2.5, 97.5))]
 
 
-def check_real(material: Path, per_cell: int, developing: int, work: Path, jobs: int) -> dict[str, Any]:
+def _check_real(material: Path, per_cell: int, developing: int, work: Path, jobs: int) -> dict[str, Any]:
     """Distributions of every metric by cell, AUC against each kind of flatness with intervals, and what the judge calls
     flat.
 
@@ -153,8 +153,8 @@ def check_real(material: Path, per_cell: int, developing: int, work: Path, jobs:
     rng = np.random.default_rng(0)
     report = {}
     for name, metric in METRICS.items():
-        real = by_piece(cells[DEVELOPING], name)
-        entry = {cell: _describe(cell, len(rows), by_piece(rows, name), real, rng) for cell, rows in cells.items()}
+        real = _by_piece(cells[DEVELOPING], name)
+        entry = {cell: _describe(cell, len(rows), _by_piece(rows, name), real, rng) for cell, rows in cells.items()}
         report[name] = {"primary": metric.primary, "unit": metric.unit, "cells": entry}
     judged = {
         cell: round(float(np.mean([bool(row["is_flat"]) for row in rows if row["is_flat"] is not None])), 3)

@@ -124,7 +124,7 @@ def jittered_boundaries(
     return rows, [duration] * len(rows), [i // takes for i in range(len(rows))]
 
 
-def section_takes(lengths: Sequence[float], seed: int) -> Waveform:
+def _section_takes(lengths: Sequence[float], seed: int) -> Waveform:
     """Sections of the given lengths, each a texture of its own chosen by `seed`: takes that share a seed share their
     sound."""
     parts = [phrase(length, np.random.default_rng([seed, 27, index])) for index, length in enumerate(lengths)]
@@ -192,7 +192,7 @@ def _alignment_of_audio(jitter: float, seed: int) -> float:
         for take in range(2):
             edges = np.clip(np.sort(shared + jitter * rng.standard_normal(3)), 4.0, 44.0)
             lengths = np.maximum(np.diff(np.concatenate([[0.0], edges, [48.0]])), 2.0)
-            clip = section_takes(lengths.tolist(), 100 * seed + 10 * prompt + take)
+            clip = _section_takes(lengths.tolist(), 100 * seed + 10 * prompt + take)
             rows.append(np.asarray(find_sections(extract_features(clip)).boundaries))
             durations.append(clip.duration)
             prompts.append(prompt)

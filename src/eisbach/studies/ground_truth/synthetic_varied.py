@@ -31,7 +31,7 @@ def finish(samples: np.ndarray, seed: int) -> Waveform:
     return Waveform((0.6 * mixed / np.abs(mixed).max()).astype(np.float32)[None, :], SAMPLE_RATE)
 
 
-def length_of(seed: int, least: float, most: float) -> float:
+def _length_of(seed: int, least: float, most: float) -> float:
     """A length in seconds between `least` and `most` that follows from `seed` and divides no grid."""
     return least + (most - least) * ((seed + 1) * _GOLDEN % 1.0)
 
@@ -51,7 +51,7 @@ def varied_loop(period: float, seed: int, duration: float = 40.0) -> Waveform:
 
 def varied_crescendo(range_db: float, seed: int) -> Waveform:
     """Music, not a chord, whose every second has the same level but for a rise of `range_db` dB from start to end."""
-    music = _levelled(band(length_of(seed, 31.0, 47.0), seed + 700))
+    music = _levelled(band(_length_of(seed, 31.0, 47.0), seed + 700))
     gain = 10 ** (np.linspace(-range_db, 0.0, len(music)) / 20)
     swelling = music * gain.astype(np.float32)
     return Waveform((0.6 * swelling / np.abs(swelling).max()).astype(np.float32)[None, :], SAMPLE_RATE)
@@ -79,7 +79,7 @@ def varied_onsets(rate: float, seed: int) -> Waveform:
     """Short notes of a random instrument with a clear attack, `rate` a second, each up to a twentieth of a period off
     its beat."""
     rng = np.random.default_rng([seed, 42])
-    duration = length_of(seed, 21.0, 33.0)
+    duration = _length_of(seed, 21.0, 33.0)
     names = [name for name in INSTRUMENTS if name not in ("sung", "brassy")]
     instrument, bright = names[seed % len(names)], round(float(rng.uniform(0.2, 0.8)), 2)
     out = np.zeros(round(duration * SAMPLE_RATE), np.float32)
@@ -98,7 +98,7 @@ def varied_states(count: float, seed: int) -> Waveform:
 def varied_blocks(block_seconds: float, seed: int, duration: float = 90.0, tempo: float | None = None) -> Waveform:
     """Ever new bands, one every `block_seconds`, all at one tempo (40 to 120 beats a minute unless told): slow notes
     are no blocks."""
-    tempo = length_of(seed, 40.0, 120.0) if tempo is None else tempo
+    tempo = _length_of(seed, 40.0, 120.0) if tempo is None else tempo
     count = int(np.ceil(duration / block_seconds))
     parts = [band(block_seconds, seed * 113 + index, tempo=tempo) for index in range(count)]
     return finish(np.concatenate(parts)[: round(duration * SAMPLE_RATE)], seed)
@@ -108,7 +108,7 @@ def _voices(seed: int, seconds: float) -> list[np.ndarray]:
     """Two bars of different bands, one below and one above 1.1 kHz, each repeated: what moves is only their balance."""
     voices = []
     for index, kind in enumerate(("lowpass", "highpass")):
-        bar = band(length_of(seed + index, 2.1, 4.3), seed * 109 + 300 + index)
+        bar = band(_length_of(seed + index, 2.1, 4.3), seed * 109 + 300 + index)
         sections = scipy.signal.butter(6, 1100.0, kind, fs=SAMPLE_RATE, output="sos")
         filtered = scipy.signal.sosfilt(sections, np.tile(bar, 2))[len(bar) :]  # the second round has no transient
         filtered = filtered / np.sqrt(np.mean(filtered**2))
@@ -119,7 +119,7 @@ def _voices(seed: int, seconds: float) -> list[np.ndarray]:
 
 def varied_arc(degrees: float, seed: int) -> Waveform:
     """Two bands whose levels walk along a circle (+-9 dB each): 360 degrees end where they began."""
-    first, second = _voices(seed, length_of(seed, 43.0, 61.0))
+    first, second = _voices(seed, _length_of(seed, 43.0, 61.0))
     angle = np.linspace(0.0, np.deg2rad(degrees), len(first)) + 0.7 * seed
     gains = [10.0 ** (9.0 * wave(angle) / 20.0) for wave in (np.cos, np.sin)]
     return finish((first * gains[0] + second * gains[1]).astype(np.float32), seed)
@@ -127,7 +127,7 @@ def varied_arc(degrees: float, seed: int) -> Waveform:
 
 def varied_circle(radius_db: float, seed: int) -> Waveform:
     """Two bands whose levels walk along a full circle of `radius_db`."""
-    first, second = _voices(seed, length_of(seed, 43.0, 61.0))
+    first, second = _voices(seed, _length_of(seed, 43.0, 61.0))
     angle = np.linspace(0.0, 2.0 * np.pi, len(first)) + 0.7 * seed
     gains = [10.0 ** (radius_db * wave(angle) / 20.0) for wave in (np.cos, np.sin)]
     return finish((first * gains[0] + second * gains[1]).astype(np.float32), seed)
@@ -204,7 +204,7 @@ def struck(midi: float, seconds: float, brightness: float) -> np.ndarray:
     )
 
 
-def sung(midi: float, seconds: float, brightness: float) -> np.ndarray:
+def _sung(midi: float, seconds: float, brightness: float) -> np.ndarray:
     """A voice: vibrato through two formants, which do not move with the pitch."""
     time = _time(seconds)
     phase = 2 * np.pi * _hz(midi) * (time + 0.0016 * np.sin(2 * np.pi * 5.3 * time) / (2 * np.pi * 5.3) * 8)
@@ -223,7 +223,7 @@ def modulated(midi: float, seconds: float, brightness: float) -> np.ndarray:
     return np.sin(carrier + index * np.sin(1.41 * carrier)) * np.exp(-time * 1.2)
 
 
-def brassy(midi: float, seconds: float, brightness: float) -> np.ndarray:
+def _brassy(midi: float, seconds: float, brightness: float) -> np.ndarray:
     """A wind instrument: the louder, the brighter."""
     time = _time(seconds)
     swell = np.minimum(1.0, time / 0.09) * np.minimum(1.0, (time[-1] - time) / 0.06 + 1e-3)
@@ -232,7 +232,7 @@ def brassy(midi: float, seconds: float, brightness: float) -> np.ndarray:
     return np.asarray((rolloff * np.sin(2 * np.pi * _hz(midi) * partials[:, None] * time)).sum(axis=0)) * swell
 
 
-def beaten(midi: float, seconds: float, brightness: float) -> np.ndarray:
+def _beaten(midi: float, seconds: float, brightness: float) -> np.ndarray:
     """A drum: a short burst of band-passed noise; `midi` sets the band."""
     time = _time(seconds)
     noise = np.random.default_rng(int(midi) * 7 + int(brightness * 100)).standard_normal(len(time))
@@ -244,11 +244,11 @@ def beaten(midi: float, seconds: float, brightness: float) -> np.ndarray:
 
 Instrument = Callable[[float, float, float], np.ndarray]
 INSTRUMENTS: dict[str, Instrument] = {
-    "plucked": plucked, "struck": struck, "sung": sung, "modulated": modulated, "brassy": brassy, "beaten": beaten,
+    "plucked": plucked, "struck": struck, "sung": _sung, "modulated": modulated, "brassy": _brassy, "beaten": _beaten,
 }  # fmt: skip
 """Name -> function of (MIDI pitch, seconds, brightness 0-1): samples of any level."""
 
-PITCHED = tuple(name for name in INSTRUMENTS if name != "beaten")
+_PITCHED = tuple(name for name in INSTRUMENTS if name != "beaten")
 
 
 @lru_cache(maxsize=256)
@@ -279,7 +279,7 @@ def band(seconds: float, seed: int, *, tempo: float | None = None, players: int 
     band_rng = rng if players is None else np.random.default_rng([players, 37])
     beat = 60.0 / (float(band_rng.uniform(57.0, 171.0)) if tempo is None else tempo)
     mode, root = _MODES[int(band_rng.integers(4))], int(band_rng.integers(36, 60))
-    lead, backing = (str(name) for name in band_rng.choice(PITCHED, 2, replace=False))
+    lead, backing = (str(name) for name in band_rng.choice(_PITCHED, 2, replace=False))
     bright = band_rng.uniform(0.0, 1.0, 3).round(2)
     out = np.zeros(round(seconds * SAMPLE_RATE), np.float32)
     bar, octave = int(rng.choice([3, 4, 5])), 12 * int(rng.integers(1, 3))

@@ -11,8 +11,8 @@ from eisbach.studies.judging import high, interval_effect, judged, low, not_run
 
 SECTION = "held-out packages"
 """Music that nothing was chosen on; a run without it is judged on its first section."""
-GOALS = {"2 s": 0.90, "4 s": 0.80}
-SECTIONS_GOAL = 0.80
+_GOALS = {"2 s": 0.90, "4 s": 0.80}
+_SECTIONS_GOAL = 0.80
 
 
 def judge(folder: Path) -> list[ClaimResult]:
@@ -21,8 +21,8 @@ def judge(folder: Path) -> list[ClaimResult]:
     chosen = sections.get(SECTION) or next(iter(sections.values()))
     others = {name: table["all"] for name, table in sections.items() if table is not chosen}
     return [
-        _claim("short-pieces-heard", chosen["all"], GOALS, ("8 s", "1 to 3 s", "bars"), others),
-        _claim("sections-heard", chosen["all"], {"sections": SECTIONS_GOAL}, (), others),
+        _claim("short-pieces-heard", chosen["all"], _GOALS, ("8 s", "1 to 3 s", "bars"), others),
+        _claim("sections-heard", chosen["all"], {"sections": _SECTIONS_GOAL}, (), others),
     ]
 
 

@@ -10,7 +10,7 @@ from eisbach.studies.contract import ClaimResult, Effect
 from eisbach.studies.judging import high, interval_effect, judged, low, not_run
 
 DIGITS, MUSIC, SETS = "digits, euler: error", "music, euler: error", "music, kernel distance"
-FRECHET = "digits, euler: Fréchet"
+_FRECHET = "digits, euler: Fréchet"
 PLAIN = "entropic"
 """Plain entropic time; in records from before it left (retired.yaml)."""
 
@@ -24,7 +24,7 @@ def judge(folder: Path) -> list[ClaimResult]:
     return [
         _faster("rescaled-error-digits", steps.get(DIGITS)),
         _faster("rescaled-error-music", steps.get(MUSIC)),
-        _faster("rescaled-frechet-digits", steps.get(FRECHET)),
+        _faster("rescaled-frechet-digits", steps.get(_FRECHET)),
         _sets("rescaled-sound", sets.get(SETS)),
         _plain("plain-entropic", steps),
     ]

@@ -15,7 +15,7 @@ from eisbach.files import write_json
 from eisbach.studies.erd_digits.run import train_networks
 from eisbach.studies.schedules.steps import QUALITIES, Cells, compare, digits, music, music_sets
 
-CELL = "unet-v-constant"
+_CELL = "unet-v-constant"
 STEPS_RESULT, MUSIC_RESULT = "entropic_steps.json", "entropic_music.json"
 
 
@@ -71,7 +71,7 @@ def digits_model(settings: Settings, out: Path, quiet: bool) -> Path:
     it."""
     if settings.digits_model:
         return Path(settings.digits_model)
-    return train_networks(CELL, out / "digits", seeds=1, steps=settings.training_steps, quiet=quiet)[0]
+    return train_networks(_CELL, out / "digits", seeds=1, steps=settings.training_steps, quiet=quiet)[0]
 
 
 def digits_curve(settings: Settings, model: Path, out: Path, quiet: bool) -> Path:
@@ -107,7 +107,7 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
 
 def _write(settings: Settings, comparisons: dict[str, Any], file: Path) -> None:
     write_json(file, {"settings": settings.model_dump(mode="json"), "comparisons": comparisons})
-    steps_picture(comparisons, file.with_suffix(".png"))
+    _steps_picture(comparisons, file.with_suffix(".png"))
 
 
 COLOURS = {
@@ -115,7 +115,7 @@ COLOURS = {
 }  # fmt: skip
 
 
-def steps_picture(comparisons: dict[str, Any], out: Path) -> None:
+def _steps_picture(comparisons: dict[str, Any], out: Path) -> None:
     """Draws the comparisons that have numbers into a PNG; `entropic` is in records from before it left."""
     from matplotlib.figure import Figure
 

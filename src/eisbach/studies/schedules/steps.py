@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
 
 LEVEL = 16  # uniform at this many steps sets the quality that the others are asked for
-MEASURED = "rescaled_entropic"
-DIGITS_SCHEDULES = ("uniform", "log_snr", "karras", MEASURED)
-MUSIC_SCHEDULES = ("uniform", "log_snr", "sa3", MEASURED)
+_MEASURED = "rescaled_entropic"
+_DIGITS_SCHEDULES = ("uniform", "log_snr", "karras", _MEASURED)
+_MUSIC_SCHEDULES = ("uniform", "log_snr", "sa3", _MEASURED)
 QUALITIES = (
     ("digits, euler: Fréchet", "frechet", "digits", "euler"),
     ("digits, edm_heun: Fréchet", "frechet", "digits", "edm_heun"),
@@ -93,7 +93,7 @@ def digits(settings: Settings, model: Path, curve: Path, cells: Cells, quiet: bo
     names = [backbone.classes[number % len(backbone.classes)] for number in range(settings.images)]
 
     def draw(method: str, schedule: str, steps: int, seed: int) -> torch.Tensor:
-        extra = {"curve": str(curve), "sigma_max": 80.0} if schedule == MEASURED else None
+        extra = {"curve": str(curve), "sigma_max": 80.0} if schedule == _MEASURED else None
         sampling = ImageSampling(
             num_inference_steps=steps,
             schedule=schedule,
@@ -107,7 +107,7 @@ def digits(settings: Settings, model: Path, curve: Path, cells: Cells, quiet: bo
     grid = [
         (method, schedule, steps)
         for method, most in (("euler", max(settings.steps)), ("edm_heun", settings.heun_steps))
-        for schedule in DIGITS_SCHEDULES
+        for schedule in _DIGITS_SCHEDULES
         for steps in settings.steps
         if steps <= most
     ]
@@ -139,11 +139,11 @@ def music(settings: Settings, curve: Path, cells: Cells, quiet: bool) -> None:
     predict = guided(backbone.predict, condition, backbone.null_condition(condition), settings.guidance)
 
     def draw(schedule: str, steps: int, method: str = "euler") -> torch.Tensor:
-        extra = {"curve": str(curve)} if schedule == MEASURED else {}
+        extra = {"curve": str(curve)} if schedule == _MEASURED else {}
         times = get_schedule(schedule, steps, backbone.path, **extra)
         return sample_ode(predict, path=backbone.path, target=backbone.target, noise=noise, times=times, method=method)
 
-    grid = [(schedule, steps) for steps in settings.steps for schedule in MUSIC_SCHEDULES]
+    grid = [(schedule, steps) for steps in settings.steps for schedule in _MUSIC_SCHEDULES]
     missing = [cell for cell in grid if not cells.has("music", "euler", *cell, 0)]
     if not missing:
         return
@@ -219,7 +219,7 @@ def compare(rows: list[dict[str, Any]], what: str, draws: int = 2000) -> dict[st
 SCHEDULES = ("uniform", "rescaled_entropic", "log_snr", "sa3")
 STEPS = (8, 12, 16, 24)
 DURATION, MIDDLE = 30.0, slice(28, 52)  # seconds asked for; latent frames decoded, 8.9 s
-BATCH = 8
+_BATCH = 8
 REAL, MANY = "held out", "many"  # cells that are no schedule
 
 
@@ -252,8 +252,8 @@ class Sets:
 
     def reference(self, rows: Any) -> None:
         """Held-out clips through the codec."""
-        for start in range(0, len(rows), BATCH):
-            part = rows[start : start + BATCH]
+        for start in range(0, len(rows), _BATCH):
+            part = rows[start : start + _BATCH]
             ids = [row.id for row in part]
             if self.missing(REAL, 0, ids):
                 rate = self.codec.sample_rate
@@ -265,8 +265,8 @@ class Sets:
     def samples(self, rows: Any, bar: Progress) -> None:
         """Samples of every schedule and number of steps, and of the many-step solution, for each row's caption."""
         backbone, settings = self.backbone, self.settings
-        for start in range(0, len(rows), BATCH):
-            part = rows[start : start + BATCH]
+        for start in range(0, len(rows), _BATCH):
+            part = rows[start : start + _BATCH]
             ids = [row.id for row in part]
             wanted = [(MANY, settings.set_many), *((name, steps) for steps in STEPS for name in SCHEDULES)]
             missing = [cell for cell in wanted if self.missing(*cell, ids)]
@@ -383,8 +383,8 @@ def music_sets(settings: Settings, curve: Path, cells: Cells, quiet: bool) -> di
             f"({settings.set_clips} + {settings.reference}); name a larger manifest or ask for fewer."
         )
     sets.reference(rows[-settings.reference :])
-    batches = -(-settings.set_clips // BATCH)
-    with Progress(batches * (1 + len(STEPS) * len(SCHEDULES)), "sets", unit=f" sets of {BATCH}", quiet=quiet) as bar:
+    batches = -(-settings.set_clips // _BATCH)
+    with Progress(batches * (1 + len(STEPS) * len(SCHEDULES)), "sets", unit=f" sets of {_BATCH}", quiet=quiet) as bar:
         sets.samples(rows[: settings.set_clips], bar)
     captions, clips, qualities = measures(cells)
     return {

@@ -27,7 +27,7 @@ from eisbach.progress import Progress
 from eisbach.studies.finished import Finished
 
 RESULT = "signature_exact.json"
-TARGET = {"linear": "u", "vp": "eps", "gvp": "v", "edm": "x0"}
+_TARGET = {"linear": "u", "vp": "eps", "gvp": "v", "edm": "x0"}
 
 
 class Settings(StrictModel):
@@ -64,7 +64,7 @@ def errors(mixture: GaussianMixture, path: str, steps: int, per_class: int, sour
     count = mixture.num_components
     classes = ClassSet(tuple(str(index) for index in range(count)), tuple(mixture.weights.tolist()))
     label = torch.arange(count).repeat_interleave(per_class)
-    model = mixture_model(mixture, path, TARGET[path])
+    model = mixture_model(mixture, path, _TARGET[path])
     states: dict[float, torch.Tensor] = {}
 
     def watch(x_t: torch.Tensor, t: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -106,7 +106,7 @@ def errors(mixture: GaussianMixture, path: str, steps: int, per_class: int, sour
     }
 
 
-def rate_pointwise(path: str, samples: int) -> float:
+def _rate_pointwise(path: str, samples: int) -> float:
     """Largest relative error of the sampled rate against the closed form's derivative, over five levels."""
     mixture = GaussianMixture([0.5, 0.5], [[1.0, 0.4], [-1.0, -0.4]], 0.3)
     noise, rates = get_path(path), []
@@ -149,7 +149,7 @@ def guidance(per_class: int) -> list[dict[str, Any]]:
     return rows
 
 
-def measured_speciation(per_class: int) -> dict[str, object]:
+def _measured_speciation(per_class: int) -> dict[str, object]:
     """The chain's half time by dimension, in OU time, against the closed form, and the slope of both over ln(d)/2."""
     rows = []
     for exact in scaling_rows([2**power for power in range(2, 13)]):
@@ -198,18 +198,18 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
         for steps in settings.steps
     ]
     table = []
-    with Progress(len(grid) + len(TARGET) + 2, "exact mixtures", quiet=quiet) as bar:
+    with Progress(len(grid) + len(_TARGET) + 2, "exact mixtures", quiet=quiet) as bar:
         for name, path, source, steps in grid:
             key = f"{name}, {path}, {source}, {steps}"
             table.append(done.get(key, partial(_cell, name, path, source, steps, settings.trajectories)))
             bar.advance(note=key)
         rates = {}
-        for path in TARGET:
-            rates[path] = done.get(f"rate {path}", partial(rate_pointwise, path, settings.rate_samples))
+        for path in _TARGET:
+            rates[path] = done.get(f"rate {path}", partial(_rate_pointwise, path, settings.rate_samples))
             bar.advance(note=f"rate, {path}")
         guided = done.get("guidance", lambda: guidance(settings.guided_trajectories))
         bar.advance(note="guidance")
-        speciation = done.get("speciation", lambda: measured_speciation(settings.trajectories))
+        speciation = done.get("speciation", lambda: _measured_speciation(settings.trajectories))
         bar.advance(note="speciation")
     write_json(
         out / RESULT,

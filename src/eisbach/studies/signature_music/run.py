@@ -41,9 +41,9 @@ from eisbach.structure.sets.intervals import t_quantile
 DECLARED = (
     "half of the instrument, and half of the register, is decided at a higher t than half of the tempo (chain reading)"
 )
-DIFFERENCES = (("instrument", "tempo"), ("register", "tempo"), ("instrument", "register"))
+_DIFFERENCES = (("instrument", "tempo"), ("register", "tempo"), ("instrument", "register"))
 PARTITIONS = ("instrument", "register", "tempo", "classes")
-WORDINGS = ("music-captions", "music-italian", "music-pairs", "music")
+_WORDINGS = ("music-captions", "music-italian", "music-pairs", "music")
 RESULT = "wordings.json"
 GRID, LOWEST = 40, 0.7
 _OWN_NOISE = 10_000  # trajectories of one wording and seed are numbered from a multiple of this
@@ -64,7 +64,7 @@ class Settings(StrictModel):
         Length of what is generated.
     """
 
-    prompts: list[str] = Field(default=list(WORDINGS), min_length=1)
+    prompts: list[str] = Field(default=list(_WORDINGS), min_length=1)
     seeds: list[int] = Field(default=[1, 2], min_length=1)
     trajectories: int = Field(3, ge=2)
     draws: int = Field(500, ge=2)
@@ -115,7 +115,7 @@ def measure(
     return trajectories
 
 
-def half_times(trajectories: Trajectories, classes: ClassSet) -> dict[str, dict[str, float]]:
+def _half_times(trajectories: Trajectories, classes: ClassSet) -> dict[str, dict[str, float]]:
     """Half time t of each partition by each reading; nan where less than half is decided at the lowest level."""
     halves: dict[str, dict[str, float]] = {"chain": {}, "rate": {}}
     for curve in curves(trajectories, classes, get_path("linear"), resamples=0):
@@ -146,7 +146,7 @@ def t_interval(values: Sequence[float]) -> list[float] | None:
     return [float(np.mean(values)) - half, float(np.mean(values)) + half]
 
 
-def percentiles(drawn: np.ndarray) -> list[float] | None:
+def _percentiles(drawn: np.ndarray) -> list[float] | None:
     """2.5 and 97.5% of resamples; None where one of them has no half time."""
     return np.percentile(drawn, [2.5, 97.5]).tolist() if np.isfinite(drawn).all() else None
 
@@ -159,12 +159,12 @@ def summarise(
 ) -> dict[str, Any]:
     """Half times and their differences by reading: by wording, by cell, with both intervals."""
     sets = {name: config.class_set() for name, config in wordings.items()}
-    cells = {key: half_times(cell, sets[key[0]]) for key, cell in trajectories.items()}
+    cells = {key: _half_times(cell, sets[key[0]]) for key, cell in trajectories.items()}
     pooled = {name: Trajectories.join([trajectories[name, seed] for seed in seeds]) for name in wordings}
-    whole = {name: half_times(pooled[name], sets[name]) for name in wordings}
+    whole = {name: _half_times(pooled[name], sets[name]) for name in wordings}
     rng = np.random.default_rng(0)
     resamples = [
-        {name: half_times(resampled(pooled[name], rng), sets[name]) for name in wordings} for _ in range(draws)
+        {name: _half_times(resampled(pooled[name], rng), sets[name]) for name in wordings} for _ in range(draws)
     ]
 
     def quantity(halves: dict[str, dict[str, float]], reading: str, what: tuple[str, ...]) -> float:
@@ -174,7 +174,7 @@ def summarise(
     report: dict[str, Any] = {}
     for reading in ("chain", "rate"):
         rows = {}
-        for what in (*((part,) for part in PARTITIONS), *DIFFERENCES):
+        for what in (*((part,) for part in PARTITIONS), *_DIFFERENCES):
             by_wording = {name: quantity(whole[name], reading, what) for name in wordings}
             drawn = np.array(
                 [np.mean([quantity(halves[name], reading, what) for name in wordings]) for halves in resamples]
@@ -183,7 +183,7 @@ def summarise(
             rows[" minus ".join(what)] = {
                 "mean": finite_or_none(float(np.mean(list(by_wording.values())))),
                 "over_wordings": t_interval(list(by_wording.values())),
-                "these_wordings": percentiles(drawn),
+                "these_wordings": _percentiles(drawn),
                 "resamples_with_a_half_time": float(np.isfinite(drawn).mean()),
                 "by_wording": {key: finite_or_none(value) for key, value in by_wording.items()},
                 "by_cell": {key: finite_or_none(value) for key, value in by_cell.items()},
@@ -197,7 +197,7 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
     """Writes `wordings.json`; trajectories that are there already are kept."""
     wordings = {}
     for name in settings.prompts:
-        file = Path(__file__).parent / f"{name}.yaml" if name in WORDINGS else Path(name)
+        file = Path(__file__).parent / f"{name}.yaml" if name in _WORDINGS else Path(name)
         prompts = read_prompts(file)
         wordings[file.stem] = SignatureConfig(classes=prompts.classes, partitions=prompts.partitions)
     trajectories = measure(settings, wordings, out / "trajectories", quiet)
