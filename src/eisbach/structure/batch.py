@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eisbach.audio import AUDIO_SUFFIXES, audio_hash, list_audio
+from eisbach.audio import AUDIO_SUFFIXES, audio_hash, list_audio, same_stamp, stamp
 from eisbach.errors import AudioError, UserError, one_line
 from eisbach.processes import Processes
 from eisbach.progress import Progress
@@ -18,10 +18,8 @@ from eisbach.structure.features import resolve_device
 from eisbach.structure.record_files import (
     FILE_COLUMNS,
     MeasuredClip,
-    file_stamp,
     journal,
     measured_clips,
-    same_state,
     write_analysis,
 )
 from eisbach.types import Record, RecordValue, SkipReport
@@ -65,10 +63,10 @@ def measure_file(path: str | Path, *, detail: bool = True, device: str | None = 
     AudioError
         The file is missing, unreadable, empty or holds NaN samples, or somebody wrote to it meanwhile.
     """
-    before = file_stamp(path)
+    before = stamp(path)
     analysis = analyze(path, device=device)
     identity: Record = {"path": str(path), "audio_hash": audio_hash(path), "analysis_version": analysis_version()}
-    if not same_state(before, file_stamp(path)):
+    if not same_stamp(before, stamp(path)):
         raise AudioError(f"{path} was written to while it was analysed; analyse it again when it is complete.")
     line = None
     if detail:

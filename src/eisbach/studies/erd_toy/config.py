@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from eisbach.config import StrictModel, build_config
@@ -142,25 +142,13 @@ class ToyConfig(StrictModel):
 
     @field_validator("paths", "targets")
     @classmethod
-    def _some(cls, names: list[str]) -> list[str]:
+    def _known(cls, names: list[str], info: ValidationInfo) -> list[str]:
         if not names or len(set(names)) != len(names):
             raise ValueError("must name at least one, each once")
-        return names
-
-    @field_validator("paths")
-    @classmethod
-    def _paths(cls, names: list[str]) -> list[str]:
+        kind, known = ("path", PATHS) if info.field_name == "paths" else ("target", TARGETS)
         for name in names:
-            if name not in PATHS:
-                raise ValueError(f"'{name}' is not a path; choose among {', '.join(PATHS)}")
-        return names
-
-    @field_validator("targets")
-    @classmethod
-    def _targets(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if name not in TARGETS:
-                raise ValueError(f"'{name}' is not a target; choose among {', '.join(TARGETS)}")
+            if name not in known:
+                raise ValueError(f"'{name}' is not a {kind}; choose among {', '.join(known)}")
         return names
 
     @model_validator(mode="after")
