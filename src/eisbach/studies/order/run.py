@@ -97,7 +97,7 @@ def _sections(samples: np.ndarray, rate: int, rng: np.random.Generator) -> np.nd
     return _at((np.asarray(boundaries) * rate).astype(int), samples, rate, rng)
 
 
-_CUTS: dict[str, Cut] = {
+CUTS: dict[str, Cut] = {
     "2 s": lambda samples, rate, rng: shuffle_pieces(samples, 2.0, rate, int(rng.integers(2**31))),
     "4 s": lambda samples, rate, rng: shuffle_pieces(samples, 4.0, rate, int(rng.integers(2**31))),
     "8 s": lambda samples, rate, rng: shuffle_pieces(samples, 8.0, rate, int(rng.integers(2**31))),
@@ -112,7 +112,7 @@ def readings(path: str, number: int) -> dict[str, float | None]:
     """Continuation of one excerpt, as it is and after every cut; None where it is undefined."""
     waveform = read_audio(path)
     values = {"original": continuation(extract_features(waveform))}
-    for name, cut in _CUTS.items():
+    for name, cut in CUTS.items():
         shuffled = cut(waveform.samples, int(waveform.sample_rate), np.random.default_rng([number, 83]))
         values[name] = continuation(extract_features(Waveform(shuffled, waveform.sample_rate)))
     return {name: value if np.isfinite(value) else None for name, value in values.items()}
@@ -170,14 +170,14 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
     measured = _measured(files, Finished(out / "pieces.jsonl"), jobs, quiet)
     values = {
         name: np.array([np.nan if row[name] is None else row[name] for row in measured], dtype=float)
-        for name in ("original", *_CUTS)
+        for name in ("original", *CUTS)
     }
     hands = np.array([row.labels.get("piece", row.audio_hash) for row in rows])
     styles = np.array([row.labels.get("style", "no style") for row in rows])
     table = {}
     for style in ("all", *sorted(set(styles))):
         chosen = np.ones(len(rows), bool) if style == "all" else styles == style
-        table[style] = {cut: judged(values["original"][chosen], values[cut][chosen], hands[chosen]) for cut in _CUTS}
+        table[style] = {cut: judged(values["original"][chosen], values[cut][chosen], hands[chosen]) for cut in CUTS}
     records = read_json(out / RESULT, "records") if (out / RESULT).is_file() else {"sections": {}}
     records["sections"][settings.section] = table
     write_json(out / RESULT, records)
