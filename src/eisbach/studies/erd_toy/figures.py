@@ -164,8 +164,7 @@ def _phase_picture(figures: Figures, targets: Sequence[str], name: str, title: s
         name,
         title,
         "Points are samples, the black line root mean squares, the ringed dots its ends. Above the dashed diagonal "
-        "more than half of "
-        "the target's energy is noise that no network can predict.",
+        "more than half of the target's energy is noise that no network can predict.",
         "Phase space of recoverable and irreducible norms over the noise level.",
         finish(figure),
     )
@@ -203,8 +202,7 @@ def _features_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path
         f"fig09-features-{path}",
         f"Figure 9: last hidden layer, {path_name(path)} path",
         "Colours and marks are clusters, in the plane of the first two principal axes at t = 0.1; all panels of a row "
-        "share their scale. 'Between' is "
-        "the share of the features' variance that lies between clusters.",
+        "share their scale. 'Between' is the share of the features' variance that lies between clusters.",
         "Hidden features at four noise levels for each target.",
         finish(figure),
     )
@@ -312,8 +310,7 @@ def _joint_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
         "fig04-joint",
         "Figure 4: joint NTK over noise levels",
         "Size of the kernel between two noise levels over the geometric mean of their own: 1 says that a step at one "
-        "level moves the other as "
-        "much as itself. The spectra of Figure 4b are those of Figure 10.",
+        "level moves the other as much as itself. The spectra of Figure 4b are those of Figure 10.",
         "Joint NTK heat maps.",
         finish(figure),
     )
