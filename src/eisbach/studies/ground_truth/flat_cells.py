@@ -40,12 +40,11 @@ from pathlib import Path
 import numpy as np
 
 from eisbach.data.flat_material import cloud, coloured_noise, drone, held_chord, loop, pad
-from eisbach.data.instruments import INSTRUMENTS, fold_into
 from eisbach.data.manifest import assign_split
 from eisbach.data.performance import Performance
 from eisbach.data.render import Clip, RenderSpec, finish, piece_labels, plan_caption, render
 from eisbach.data.scores import list_pieces
-from eisbach.data.synth import Track, synthesise
+from eisbach.data.synth import INSTRUMENTS, Track, fold_into, synthesise
 from eisbach.types import SkipReport, Waveform
 
 _LOOPS = {
