@@ -191,6 +191,8 @@ def _attempt(name: str, detail: bool, device: str | None) -> _Outcome:
         return name, None, str(error)
     except MemoryError:
         return name, None, f"{name} needs more memory than there is"
+    except ImportError:  # a missing package is missing for every file
+        raise
     except Exception as error:  # one odd file must not cost the other ten thousand, nor vanish
         return name, None, f"{name} could not be analysed ({type(error).__name__}: {error}); please report it"
 
