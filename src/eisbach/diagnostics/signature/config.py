@@ -155,7 +155,7 @@ class PromptFile(StrictModel):
 
 def read_prompts(path: str | Path) -> PromptFile:
     """The file's classes and partitions; `ConfigError` names every fault."""
-    return build_config(PromptFile, read_yaml(path), f"the prompt file {path}")
+    return build_config(PromptFile, read_yaml(path, "prompt file"), f"the prompt file {path}")
 
 
 def parse_partition(text: str) -> tuple[str, dict[str, list[str]]]:
