@@ -15,10 +15,14 @@ from pydantic import Field
 from eisbach.config import StrictModel
 from eisbach.diagnostics.mixture import GaussianMixture
 from eisbach.diagnostics.signature.chain import Guidance, follow, trajectory_seed
-from eisbach.diagnostics.signature.classes import ClassSet
-from eisbach.diagnostics.signature.exact import mixture_entropy, separation, two_gaussian_entropy
-from eisbach.diagnostics.signature.model import mixture_model
-from eisbach.diagnostics.signature.scaling import fit_line, scaling_rows
+from eisbach.diagnostics.signature.exact import (
+    fit_line,
+    mixture_entropy,
+    scaling_rows,
+    separation,
+    two_gaussian_entropy,
+)
+from eisbach.diagnostics.signature.model import ClassSet, mixture_model
 from eisbach.diagnostics.signature.summary import curves
 from eisbach.diffusion.paths import get_path
 from eisbach.diffusion.schedules import get_schedule

@@ -27,10 +27,9 @@ from pydantic import Field
 from eisbach.backbones import load_backbone
 from eisbach.config import StrictModel
 from eisbach.diagnostics.signature.chain import Trajectories, follow, trajectory_seed
-from eisbach.diagnostics.signature.classes import ClassSet
 from eisbach.diagnostics.signature.config import SignatureConfig, read_prompts
 from eisbach.diagnostics.signature.curve import finite_or_none
-from eisbach.diagnostics.signature.model import backbone_model
+from eisbach.diagnostics.signature.model import ClassSet, backbone_model
 from eisbach.diagnostics.signature.run import load_piece, save_piece
 from eisbach.diagnostics.signature.summary import curves
 from eisbach.diffusion.paths import get_path
