@@ -38,7 +38,7 @@ def folder(
 
     from eisbach.data.audio_folder import read_folder
     from eisbach.data.selection import TrainingRule, choose_clips
-    from eisbach.errors import UserError
+    from eisbach.errors import UserError, counted
 
     labels = {}
     for item in label or []:
@@ -54,10 +54,10 @@ def folder(
         print_json({**counts, "skipped": [asdict(item) for item in skipped]})
     else:
         total = sum(row.duration for row in manifest)
-        typer.echo(f"{len(manifest)} clips, {total / 60:.1f} minutes: {manifest.root / 'manifest.jsonl'}")
+        typer.echo(f"{counted(len(manifest), 'clip')}, {total / 60:.1f} minutes: {manifest.root / 'manifest.jsonl'}")
         typer.echo(f"{choice.sentence()}.")
         if report.skipped:
-            typer.echo(f"{len(report.skipped)} files were left out:")
+            typer.echo(f"{counted(len(report.skipped), 'file')} left out:")
         say_skipped(report, "files were left out (--json lists all)")
     if strict and skipped:
         raise typer.Exit(2)
@@ -94,6 +94,8 @@ def doctor(
         print_json(report.as_json())
     else:
         _print_doctor(report, show)
+    if not report.trained and not strict:
+        raise typer.Exit(0)  # there is nothing to train on, hence no next step
     if strict and not report.healthy:
         raise typer.Exit(2)
 
@@ -148,7 +150,7 @@ class _UnknownWords:
 
 def _print_doctor(report: DoctorReport, show: int) -> None:
     from eisbach.data.doctor import PROBLEMS
-    from eisbach.errors import one_line
+    from eisbach.errors import counted, one_line
 
     for name, count in report.formats.items():
         typer.echo(f"{count:6d}  {name}")
@@ -168,8 +170,8 @@ def _print_doctor(report: DoctorReport, show: int) -> None:
         typer.echo(f"  and {len(report.trained) - show} more (--show 0 shows all)")
     for note in report.notes:
         typer.echo(f"\nnote: {note}.")
-    verdict = f"{len(report.problems)} problems found" if report.problems else "no problems found"
-    typer.echo(f"\n{report.samples} samples looked at. {report.selection}; {verdict}.")
+    verdict = f"{counted(len(report.problems), 'problem')} found" if report.problems else "no problems found"
+    typer.echo(f"\n{counted(report.samples, 'sample')} looked at. {report.selection}; {verdict}.")
 
 
 def musiccaps(
