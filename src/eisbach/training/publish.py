@@ -9,6 +9,7 @@ from typing import Any
 
 from eisbach import __version__
 from eisbach.adapters.formats import peft as peft_format
+from eisbach.errors import StorageError
 from eisbach.files import write_json
 from eisbach.training.checkpoint import storage_errors
 from eisbach.training.logging import MetricsFile
@@ -44,26 +45,50 @@ def publish(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
 
 
 def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write(partial folder)` and renames it onto `target`; files there that are not written anew stay."""
+    """Calls `write(partial folder)` and renames it onto `target`; what is there and is not written anew stays.
+
+    Raises
+    ------
+    StorageError
+        The disk is full or the folder is not writable, or something of somebody else's is in the way of what is
+        written; `target` stays as it was.
+    """
     partial, old = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.old")
     with storage_errors(target):
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        _move_rest(old, target)  # of a process that died in between
         partial.mkdir(parents=True)
         try:
             write(partial)
+            for name in _contents(target):
+                parents = [parent for parent in name.parents if (partial / parent).is_file()]
+                if parents or ((partial / name).is_dir() and not (target / name).is_dir()):
+                    raise StorageError(f"{target / name} is in the way of what is written there; move it elsewhere.")
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         if target.exists():
             target.rename(old)
         partial.rename(target)
-        for file in [path for path in old.rglob("*") if path.is_file()]:  # what somebody else put there stays
-            place = target / file.relative_to(old)
-            if not place.exists():
-                place.parent.mkdir(parents=True, exist_ok=True)
-                file.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
+        _move_rest(old, target)
+
+
+def _contents(folder: Path) -> list[Path]:
+    """Files, links and empty folders below a folder, relative to it."""
+    below = sorted(folder.rglob("*"))
+    ends = [path for path in below if path.is_symlink() or not path.is_dir() or not any(path.iterdir())]
+    return [path.relative_to(folder) for path in ends]
+
+
+def _move_rest(old: Path, target: Path) -> None:
+    """Moves what `target` lacks from the folder that was put aside, which then goes."""
+    if old.exists() and not target.exists():
+        old.rename(target)
+    for name in _contents(old):
+        if not (target / name).exists():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (old / name).rename(target / name)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _last_losses(metrics: Path) -> dict[str, Any]:
