@@ -25,7 +25,7 @@ from eisbach.diffusion.samplers import sample_ode
 from eisbach.diffusion.schedules import get_schedule
 from eisbach.diffusion.targets import add_noise, make_target, to_x0
 from eisbach.errors import CheckpointError, UserError
-from eisbach.training.conditioning import ConditioningCache
+from eisbach.training.data import ConditioningCache
 from eisbach.types import LatentBatch
 
 PROMPTS = list(CAPTIONS)

@@ -23,9 +23,9 @@ from eisbach.config import build_config
 from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
 from eisbach.errors import UserError
 from eisbach.training import train
-from eisbach.training.conditioning import ConditioningCache
 from eisbach.training.config import TrainConfig
-from eisbach.training.out_of_memory import OutOfMemory, is_out_of_memory, out_of_memory_explained, remedies
+from eisbach.training.data import ConditioningCache
+from eisbach.training.devices import OutOfMemory, is_out_of_memory, out_of_memory_explained, remedies
 from eisbach.training.trainer import Trainer
 from eisbach.types import LatentBatch, Waveform
 

@@ -22,7 +22,7 @@ from eisbach.output_folder import flatten, refuse_other_settings
 from eisbach.training.checkpoint import list_checkpoints
 from eisbach.training.config import TrainConfig
 
-FREE_KEYS = (
+_FREE_KEYS = (
     "out",
     "tensorboard",
     "log_every",
@@ -91,9 +91,9 @@ def recipe_hash(config: TrainConfig) -> str:
 
     With a constant schedule the number of steps does not decide a step.
     """
-    free = {*FREE_KEYS, *_content_keys(config)} | ({"steps"} if config.schedule == "constant" else set())
-    kept = {key: value for key, value in flatten(config.model_dump(mode="json")).items() if key not in free}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    free = {*_FREE_KEYS, *_content_keys(config)} | ({"steps"} if config.schedule == "constant" else set())
+    settings = {key: value for key, value in flatten(config.model_dump(mode="json")).items() if key not in free}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _content_keys(config: TrainConfig) -> tuple[str, ...]:
@@ -120,7 +120,7 @@ def check_settings(folder: RunFolder, config: TrainConfig) -> None:
     if not folder.config.is_file():
         raise ConfigError(f"{folder.root} holds checkpoints but no config.yaml; choose another out.")
     old = build_config(TrainConfig, read_yaml(folder.config), str(folder.config))
-    free = [*FREE_KEYS, *(set(_content_keys(old)) & set(_content_keys(config)))]
+    free = [*_FREE_KEYS, *(set(_content_keys(old)) & set(_content_keys(config)))]
     if old.schedule == config.schedule == "constant" and config.steps > old.steps:
         free.append("steps")
     refuse_other_settings(folder.root, "a training run", old.model_dump(), config.model_dump(), free=free)
@@ -162,13 +162,13 @@ def describe_run(folder: RunFolder, config: TrainConfig) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of this package, Python and what the numbers depend on."""
-    found = {"eisbach": __version__, "python": platform.python_version()}
+    installed = {"eisbach": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def note(message: str, quiet: bool) -> None:
