@@ -35,6 +35,9 @@ _FREE_KEYS = (
 """Keys that may change when a run is continued: none of them changes the weights."""
 
 _ORIGIN = {"base_identity": "model", "manifest_hash": "training set", "recipe_hash": "recipe"}
+STAMP_FORMAT = 2
+"""How the hashes of a checkpoint's stamp are made; another number means that other hashes say nothing of other content.
+1 (which no stamp carried) counted paths."""
 _PACKAGES = ("torch", "diffusers", "peft", "accelerate", "safetensors", "numpy")
 
 
@@ -126,16 +129,26 @@ def check_settings(folder: RunFolder, config: TrainConfig) -> None:
     refuse_other_settings(folder.root, "a training run", old.model_dump(), config.model_dump(), free=free)
 
 
-def check_origin(folder: RunFolder, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+def check_origin(
+    folder: RunFolder, theirs: Mapping[str, Any], mine: Mapping[str, Any], stamp_format: int = STAMP_FORMAT
+) -> None:
     """Refuses to go on with a run on another model or on other data: `theirs` is what a checkpoint or a result says.
+
+    A `stamp_format` other than this version's says why hashes differ that were made of the same.
 
     Raises
     ------
     CheckpointError
-        Says which differs.
+        Says which differs; or that the stamp was made by an earlier version, whose hashes cannot be compared.
     """
     for key, what in _ORIGIN.items():
         if key in mine and theirs.get(key) != mine[key]:
+            if stamp_format != STAMP_FORMAT:
+                raise CheckpointError(
+                    f"{folder.root} holds an unfinished run of an earlier version of eisbach, which stamped its "
+                    f"checkpoints by other rules, so that nothing says whether this is its {what}; finish it with that "
+                    "version, or choose another out."
+                )
             raise CheckpointError(
                 f"{folder.root} holds a run on another {what}: {_short(theirs.get(key))} there, and "
                 f"{_short(mine[key])} now; "

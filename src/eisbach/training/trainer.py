@@ -25,7 +25,7 @@ from eisbach.training.optimisation import (
     load_optimiser,
     optimiser_tensors,
 )
-from eisbach.training.run_folder import RunFolder, check_origin
+from eisbach.training.run_folder import STAMP_FORMAT, RunFolder, check_origin
 from eisbach.training.step import HeldOut, Objective, micro_step, step_generator
 from eisbach.types import Conditioning, LatentBatch
 
@@ -251,7 +251,8 @@ class Trainer:
             tensors[_WEIGHTING] = self.objective.weighting.state_dict()
         texts = {} if self.adapter is None else {peft_format.CONFIG: peft_format.config_values(self.adapter)}
         chosen = self.config.checkpoint
-        write_checkpoint(root, self.step, tensors, texts, self.origin, chosen.keep, chosen.steps)
+        state = self.origin | {"stamp_format": STAMP_FORMAT}
+        write_checkpoint(root, self.step, tensors, texts, state, chosen.keep, chosen.steps)
 
     @property
     def _weights_file(self) -> str:
@@ -271,16 +272,17 @@ class Trainer:
             It belongs to another model, recipe or data set; the sentence says which.
         """
         folder = checkpoint.folder
-        check_origin(RunFolder(folder.parent.parent), checkpoint.state, self.origin)
+        state = checkpoint.state
+        check_origin(RunFolder(folder.parent.parent), state, self.origin, state.get("stamp_format", 1))
         weights = read_tensors(folder / self._weights_file)
         if self.adapter is None:
             copy_named(self.parameters, weights, folder / self._weights_file)
         else:
             peft_format.load_into(self.backbone.module, weights, folder / self._weights_file)
-        state = read_tensors(folder / _OPTIMISER)
-        window = {key: state.pop(key).to(self.device) for key in list(state) if key.startswith("window.")}
+        moments = read_tensors(folder / _OPTIMISER)
+        window = {key: moments.pop(key).to(self.device) for key in list(moments) if key.startswith("window.")}
         self.window.load(window)
-        load_optimiser(self.optimiser, self.parameters | self.learned, state)
+        load_optimiser(self.optimiser, self.parameters | self.learned, moments)
         if self.learned:
             self.objective.weighting.load_state_dict(read_tensors(folder / _WEIGHTING))
         if self.average is not None:
