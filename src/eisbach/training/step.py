@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -166,15 +166,14 @@ def _inpainting_losses(
 
 def weigh(objective: Objective, prediction: Prediction, mask: torch.Tensor | None) -> PartialLoss:
     """The weighted loss of one micro-batch; `mask` (B, T) is True on valid frames."""
-    return objective.weighting.partial(
-        prediction.losses,
-        prediction.output,
-        x_t=prediction.sample.x_t,
-        t=prediction.sample.t,
-        path=objective.path,
-        target=objective.target,
-        mask=mask,
-    )
+    inputs = weighting_inputs(objective, prediction, mask)
+    return objective.weighting.partial(prediction.losses, prediction.output, **inputs)
+
+
+def weighting_inputs(objective: Objective, prediction: Prediction, mask: torch.Tensor | None) -> dict[str, Any]:
+    """What a weighting may read beside losses and output, by the names of its arguments."""
+    sample = prediction.sample
+    return {"x_t": sample.x_t, "t": sample.t, "path": objective.path, "target": objective.target, "mask": mask}
 
 
 def micro_step(

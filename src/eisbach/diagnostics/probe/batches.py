@@ -10,7 +10,7 @@ import torch
 from eisbach.diagnostics.probe.result import plain
 from eisbach.diagnostics.probe.rows import unnormalised
 from eisbach.diagnostics.probe.subject import Subject
-from eisbach.training.step import Prediction, predict_batch, step_generator, weigh
+from eisbach.training.step import Prediction, predict_batch, step_generator, weigh, weighting_inputs
 from eisbach.types import LatentBatch, LossTerms, Record
 
 
@@ -71,15 +71,8 @@ def simulate_batch(subject: Subject, step: int) -> Record:
 
 def _alone(subject: Subject, prediction: Prediction, batch: LatentBatch) -> LossTerms:
     objective = subject.objective
-    return unnormalised(objective.weighting)(
-        prediction.losses,
-        prediction.output,
-        x_t=prediction.sample.x_t,
-        t=prediction.sample.t,
-        path=objective.path,
-        target=objective.target,
-        mask=batch.mask,
-    )
+    inputs = weighting_inputs(objective, prediction, batch.mask)
+    return unnormalised(objective.weighting)(prediction.losses, prediction.output, **inputs)
 
 
 def _variation(weights: torch.Tensor) -> float:
