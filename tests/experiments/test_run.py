@@ -15,7 +15,7 @@ from eisbach.experiments import run as module
 from eisbach.experiments.run import ExperimentResult, run_experiment
 from eisbach.experiments.spec import ExperimentSpec
 from eisbach.output_folder import exclusive
-from eisbach.report.experiment.wording import write_summary
+from eisbach.report.experiment.page import write_summary
 from eisbach.statistics.records import load_records
 from eisbach.types import Waveform
 

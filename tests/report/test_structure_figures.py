@@ -11,8 +11,7 @@ import pytest
 from eisbach.errors import UserError
 from eisbach.report.figures_draw import cosine_similarity, mel_frames
 from eisbach.report.structure import figures, maps, style
-from eisbach.report.structure.draw import draw_sections, mean_spectrum, pc1_share
-from eisbach.report.structure.sections import Span, section_spans
+from eisbach.report.structure.draw import Span, draw_sections, mean_spectrum, pc1_share, section_spans
 from eisbach.report.structure.style import PictureClip
 from eisbach.structure.features import extract_features
 from eisbach.structure.motif_map import MotifMap

@@ -177,13 +177,13 @@ def _typed() -> str:
 
 
 def _as_json(analysed: AnalysedSets, written: Path | None) -> dict[str, Any]:
-    from eisbach.report.structure.findings import headline_sentences, headline_verdict
+    from eisbach.report.comparison.findings import headline_sentences, headline_verdict, recovered_sentences
     from eisbach.structure.summary import summarise
 
-    comparison = analysed.to_json()
+    comparison, results = analysed.to_json(), analysed.sets.results
     return {
-        "verdict": headline_verdict(analysed.sets),
-        "sentences": headline_sentences(analysed.sets),
+        "verdict": headline_verdict(results),
+        "sentences": [*headline_sentences(results), *recovered_sentences(results)],
         "groups": summarise(analysed.records),
         "records": analysed.records,
         "skipped": comparison["skipped"],
@@ -193,7 +193,7 @@ def _as_json(analysed: AnalysedSets, written: Path | None) -> dict[str, Any]:
 
 
 def _print(analysed: AnalysedSets, out: Path | None, written: Path | None, pictures: bool) -> None:
-    from eisbach.report.structure.findings import terminal_lines
+    from eisbach.report.comparison.findings import terminal_lines
     from eisbach.structure.summary import format_summary, summarise
 
     typer.echo(format_summary(summarise(analysed.records)))

@@ -53,8 +53,7 @@ def execute(spec: ExperimentSpec, *, dry_run: bool, as_json: bool, quiet: bool) 
         typer.echo(dump_yaml(spec), nl=False)
         return
     from eisbach.experiments.run import run_experiment
-    from eisbach.report.experiment.page import write_experiment_page
-    from eisbach.report.experiment.wording import summary_lines, summary_with_words
+    from eisbach.report.experiment.page import summary_lines, summary_with_words, write_experiment_page
 
     command = shlex.join(["eisbach", *sys.argv[1:]])
     result = run_experiment(

@@ -191,6 +191,15 @@ def compare_sets(
     return Sets(order, checked, shown, printed, summaries, spreads, results, matching.how, notes, matching.by, refused)
 
 
+def sets_of_results(records: Sequence[Record], results: Results, how: str) -> Sets:
+    """An experiment's arms as sets, for the page: its records and statistics, and how its clips are matched."""
+    printed = [info for info in results.metrics if info.name in METRICS and METRICS[info.name].as_printed]
+    shown = [info for info in results.metrics if info not in printed]
+    spreads = {key: _spread(records, *key) for key in results.summaries}
+    by = "prompt" if results.paired else "none"
+    return Sets(results.arms, list(records), shown, printed, results.summaries, spreads, results, how, [], by)
+
+
 def sets_of(
     records: Sequence[Record], baseline: str | None = None, *, oracle: str | None = None
 ) -> dict[str, list[Record]]:

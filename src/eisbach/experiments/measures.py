@@ -41,6 +41,8 @@ _MEANINGS = {
     "block_strength": "How clearly a piece falls into sections that sound unlike one another; 0 for a drone, about 0.3 "
     "for four different sections.",
     "block_scale": "How long the sections are.",
+    "continuation": "Whether what comes next follows from what was heard; near 0 for music that was cut up and "
+    "shuffled, near 1 for loops, in between for music.",
     "section_contrast": "How different the stretches of a piece sound from one another, in decibels.",
     "textural_vendi": "How many different sound textures a piece passes through, counted so that near-copies count "
     "once. It is kin to what the recurrence barrier computes, so for that arm it is no independent witness.",

@@ -21,7 +21,7 @@ from eisbach.statistics.records import save_records
 from eisbach.structure import Clip
 from eisbach.types import Record, SkipReport
 
-SPEC_FILE, SUMMARY_FILE = "experiment.yaml", "summary.json"
+SPEC_FILE, SUMMARY_FILE, ANALYSIS = "experiment.yaml", "summary.json", "analysis"
 SECONDS_PER_MEASURED_CLIP = 0.4
 _MAX_ANALYSIS_JOBS = 4
 
@@ -154,7 +154,7 @@ def measure(clips: list[Clip], root: Path) -> list[Record]:
 
     skips = SkipReport()
     jobs = max(1, min(_MAX_ANALYSIS_JOBS, available_cpus(), len(clips) // 8))
-    rows = analyze_files(clips, jobs=jobs, out=root / "analysis", skips=skips)
+    rows = analyze_files(clips, jobs=jobs, out=root / ANALYSIS, skips=skips)
     if skips.skipped:
         first = skips.skipped[0]
         raise UserError(

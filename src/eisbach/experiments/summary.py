@@ -16,7 +16,7 @@ from eisbach.types import Record
 
 @dataclass(frozen=True)
 class Summary:
-    """An experiment's answer; `report.experiment.wording` says it in sentences.
+    """An experiment's answer; `report.experiment.page` says it in sentences.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""The page of an experiment's folder: its arms, prompts, curves, configuration and the commands that make it again."""
+"""An experiment's answer: in sentences for `summary.json` and a terminal, and as the page of its folder."""
 
 from __future__ import annotations
 
@@ -7,17 +7,49 @@ from pathlib import Path
 from typing import Any
 
 from eisbach.config import dump_yaml
-from eisbach.experiments.run import ExperimentResult
-from eisbach.files import read_jsonl
+from eisbach.experiments.comparing import sets_of_results
+from eisbach.experiments.run import ANALYSIS, SUMMARY_FILE, ExperimentResult
+from eisbach.files import read_jsonl, write_json
 from eisbach.report.charts import Series
-from eisbach.report.experiment.wording import write_summary
-from eisbach.report.html import ArmText, ReportContext, write_report
+from eisbach.report.comparison.findings import headline_sentences, headline_verdict
+from eisbach.report.comparison.page import ArmText, ComparisonPage, write_comparison_page
+from eisbach.statistics.results import Results
+from eisbach.structure.record_files import read_details
+from eisbach.types import Record
 
+_MOST_CLIPS = 80
 _CURVES = (
     ("Training loss by arm", "unweighted loss", "loss"),
     ("Held-out loss by arm", "unweighted loss", "held_out_loss"),
     ("Effective sample size by arm", "share of the batch that counts", "effective_sample_share"),
 )
+
+
+def summary_with_words(result: ExperimentResult) -> dict[str, Any]:
+    """The summary as plain values, led by the verdict and a sentence for every arm, by the first primary metric."""
+    results = result.summary.results
+    phrases = {name: arm.phrase or arm.label for name, arm in result.spec.arms.items()}
+    return {
+        "verdict": headline_verdict(results, phrases),
+        "sentences": headline_sentences(results, phrases),
+        **result.summary.to_json(),
+    }
+
+
+def write_summary(result: ExperimentResult) -> None:
+    """Writes the summary with its sentences over the numbers alone that the run left in `summary.json`."""
+    write_json(result.folder / SUMMARY_FILE, summary_with_words(result))
+
+
+def summary_lines(result: ExperimentResult) -> list[str]:
+    """For a terminal: one line an arm with its share of flat pieces, then the verdict."""
+    labels = {name: arm.label for name, arm in result.spec.arms.items()}
+    width = max(map(len, labels.values()))
+    lines = []
+    for name, row in result.summary.arms.items():
+        shown = "  ?" if row["share_flat"] is None else f"{100 * row['share_flat']:3.0f}%"
+        lines.append(f"{labels[name]:<{width}}  {shown} flat  ({row['clips']} clips)")
+    return [*lines, str(summary_with_words(result)["verdict"])]
 
 
 def write_experiment_page(result: ExperimentResult, commands: Sequence[str] = (), *, quiet: bool = True) -> Path:
@@ -34,56 +66,75 @@ def write_experiment_page(result: ExperimentResult, commands: Sequence[str] = ()
         The disk is full or the folder cannot be written.
     """
     write_summary(result)
-    return write_report(result.folder / "report", report_context(result, commands), quiet=quiet)
+    return write_comparison_page(result.folder / "report", _page(result, commands), quiet=quiet)
 
 
-def report_context(result: ExperimentResult, commands: Sequence[str] = ()) -> ReportContext:
+def _page(result: ExperimentResult, commands: Sequence[str]) -> ComparisonPage:
     """Everything that the page says about an experiment."""
     from eisbach.training.run_folder import versions
 
-    spec = result.spec
-    seeds = len(spec.train_seeds)
-    return ReportContext(
+    spec, results = result.spec, result.summary.results
+    models = " and training seed by training seed" if len(spec.train_seeds) > 1 else ""
+    how = (
+        "Every arm was trained from the same base on the same order of batches, and plays every prompt from the same "
+        f"starting noise, so clips are compared pair by pair{models}."
+    )
+    return ComparisonPage(
+        sets_of_results(result.records, results, how),
+        commands=commands,
         title=spec.title,
         question=spec.question,
-        records=result.records,
-        results=result.summary.results,
-        audio_root=result.folder,
-        arms=[
-            ArmText(name, arm.label, arm.phrase, arm.explanation, _role(name, spec.baseline, spec.oracle))  # type: ignore[arg-type]
-            for name, arm in spec.arms.items()
-        ],
-        prompts={prompt.id: prompt.text for prompt in spec.generation.resolve_prompts()},
+        noun="arm",
+        arms=[ArmText(name, spec.arms[name].label, spec.arms[name].phrase, spec.arms[name].explanation)
+              for name in results.arms],
+        notes=[*limits(results, result.records), *spec.notes],
         curves=_curves(result),
+        captions={prompt.id: prompt.text for prompt in spec.generation.resolve_prompts()},
+        audio_root=result.folder,
+        details=read_details(result.folder / ANALYSIS),
+        listen=_MOST_CLIPS,
         configuration=dump_yaml(spec),
         versions=versions(),
-        commands=commands,
-        pairing=(
-            "Every arm was trained from the same base on the same order of batches, and plays every prompt from the "
-            "same "
-            "starting noise, so clips are compared pair by "
-            f"pair{' and training seed by training seed' if seeds > 1 else ''}."
-        ),
-        notes=spec.notes,
-    )
+    )  # fmt: skip
 
 
-def _role(name: str, baseline: str, oracle: str | None) -> str:
-    return "baseline" if name == baseline else "oracle" if name == oracle else "arm"
+def limits(results: Results, records: Sequence[Record]) -> list[str]:
+    """What an experiment's records cannot show, in sentences."""
+    notes = []
+    floor = max((each.p_floor or 0.0 for each in results.comparisons), default=0.0)
+    counted = [each for each in results.comparisons if each.n_units]
+    if any(each.verdict == "too few" for each in results.comparisons):
+        notes.append("Some comparisons rest on a single piece or prompt; they show an example and prove nothing.")
+    elif counted and floor >= 0.05:
+        models = counted[0].unit == "trained model"
+        notes.append(
+            f"With {counted[0].n_units} {counted[0].unit}s{' an arm' if models else ''} the smallest possible p is "
+            f"{floor:.2g}: no difference can be called shown, however large it is."
+            f"{' Five trained models an arm are the least that can.' if models else ''}"
+        )
+    if counted and counted[0].unit == "prompt" and any(row.get("train_seed") is not None for row in records):
+        notes.append(
+            "One trained model an arm: what is shown is a difference between these checkpoints. Another training of "
+            "the same method could come out differently."
+        )
+    unmatched = max((each.unmatched for each in results.comparisons), default=0)
+    if unmatched and results.paired:
+        notes.append(f"Up to {unmatched} clips of a comparison had no partner or no value and were left out of it.")
+    return notes
 
 
 def _curves(result: ExperimentResult) -> list[tuple[str, str, list[Series]]]:
     """One line an arm (mean over training seeds at equal steps) for each quantity that was logged."""
-    found = []
+    charts = []
     for title, label, column in _CURVES:
         series = []
-        for colour, (name, arm) in enumerate(result.spec.arms.items()):
+        for colour, name in enumerate(result.summary.results.arms):
             steps, values = _mean_curve(result, name, column)
             if steps:
-                series.append(Series(arm.label, steps, values, colour))
+                series.append(Series(result.spec.arms[name].label, steps, values, colour))
         if series:
-            found.append((title, label, series))
-    return found
+            charts.append((title, label, series))
+    return charts
 
 
 def _mean_curve(result: ExperimentResult, arm: str, column: str) -> tuple[list[float], list[float]]:

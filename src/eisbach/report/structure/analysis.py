@@ -15,9 +15,10 @@ from eisbach import __version__
 from eisbach.errors import UserError
 from eisbach.experiments.analysis import AnalysedSets, AnalysisPlan, analyze_sets, plan_analysis
 from eisbach.progress import Progress
+from eisbach.report.comparison.page import LISTEN, ComparisonPage, write_comparison_page
+from eisbach.report.comparison.set_tables import set_tables
 from eisbach.report.figures import clip_picture
-from eisbach.report.structure.page import LISTEN, StructurePage, write_structure_page
-from eisbach.report.structure.set_tables import set_tables
+from eisbach.structure.record_files import read_details
 from eisbach.types import SkipReport
 
 _FILES = (
@@ -120,22 +121,23 @@ def write_page(analysed: AnalysedSets, page: PageOptions, paths: Sequence[str] =
     if page.files:
         draw_clips(analysed, plan.out / "pictures", quiet=quiet)
         files.append(("pictures/", "a picture a clip"))
-    contents = StructurePage(
+    contents = ComparisonPage(
         analysed.sets,
-        page.command or shlex.join(["eisbach", "analyze", *paths, "--out", str(plan.out)]),
-        page.title,
-        set_tables(analysed.sets.names, analysed.whole.comparisons),
-        analysed.whole.notes,
-        analysed.skips.skipped,
-        analysed.captions,
-        page.listen,
-        page.chosen,
-        page.pictures,
+        commands=[page.command or shlex.join(["eisbach", "analyze", *paths, "--out", str(plan.out)])],
+        title=page.title,
+        set_tables=set_tables(analysed.sets.names, analysed.whole.comparisons),
+        set_notes=analysed.whole.notes,
+        skipped=analysed.skips.skipped,
+        captions=analysed.captions,
+        details=read_details(plan.out),
+        listen=page.listen,
+        chosen=page.chosen,
+        pictures=page.pictures,
         files=files,
         configuration=_configuration(plan),
         versions={"eisbach": __version__, "python": platform.python_version()},
     )
-    return write_structure_page(plan.out, contents, quiet=quiet)
+    return write_comparison_page(plan.out, contents, quiet=quiet)
 
 
 def _configuration(plan: AnalysisPlan) -> str:

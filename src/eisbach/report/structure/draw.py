@@ -6,20 +6,51 @@ and the shares of variance that a trajectory has to be read against.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from eisbach.report.figures_draw import View, draw_similarity, mel_frames, project
-from eisbach.report.structure.sections import Span
-from eisbach.report.structure.style import COLOURS, INK, LINE, MARKERS, SOFT, TICK_PT, line_style
+from eisbach.report.structure.style import INK, LINE, MARKERS, SOFT, TICK_PT, line_style
 from eisbach.structure.features import FLOOR_DB, Features
 from eisbach.structure.metrics.paper import MIN_SECONDS, pc1_share_of_surrogates
+from eisbach.structure.sections import find_sections
 
 _MOST_LINES = 24  # sections whose boundaries are drawn across the whole matrix
 _SHOWN_HZ = (50, 100, 200, 500, 1000, 2000, 5000, 10000)
+
+
+@dataclass(frozen=True)
+class Span:
+    """One section: from `start` to `end` in seconds of the file, and the letter of what it sounds like."""
+
+    start: float
+    end: float
+    letter: str
+
+
+def section_spans(features: Features, detail: Mapping[str, Any] | None = None) -> list[Span]:
+    """The sections of a clip, first to last; empty for a clip too short to have any.
+
+    Parameters
+    ----------
+    detail : mapping or None
+        The clip's line of an analysis' ``details.jsonl``, which holds them to a thousandth of a second; without it
+        `structure.sections.find_sections` looks for them.
+    """
+    if detail is not None:
+        boundaries, labels = detail["sections"]["boundaries"], detail["sections"]["labels"]
+    else:
+        sections = find_sections(features)
+        boundaries, labels = sections.boundaries, sections.labels
+    if not labels:
+        return []
+    start = float(features.trimmed_start)
+    edges = itertools.pairwise((start, *boundaries, start + float(features.duration)))
+    return [Span(float(a), float(b), letter) for (a, b), letter in zip(edges, labels, strict=True)]
 
 
 def draw_sections(axes: Any, features: Features, spans: Sequence[Span], view: View = "texture") -> Any:
@@ -196,9 +227,3 @@ def note(axes: Any, text: str) -> None:
         text, (0.5, 1.0), xytext=(0, 2), xycoords="axes fraction", textcoords="offset points", ha="center", va="bottom",
         fontsize=TICK_PT - 0.5, color=SOFT, annotation_clip=False, parse_math=False,
     )  # fmt: skip
-
-
-def letter_colours(spans: Sequence[Span]) -> dict[str, str]:
-    """A colour for every letter, in order of appearance; they repeat after seven, the letters do not."""
-    letters = list(dict.fromkeys(span.letter for span in spans))
-    return {letter: COLOURS[index % len(COLOURS)] for index, letter in enumerate(letters)}

@@ -26,6 +26,7 @@ from eisbach.report.structure.draw import (
     mean_spectrum,
     note,
     pc1_share,
+    section_spans,
 )
 from eisbach.report.structure.maps import draw_motifs, draw_scape
 from eisbach.report.structure.panels import (
@@ -37,7 +38,6 @@ from eisbach.report.structure.panels import (
     shrink_of,
     trajectory_panels,
 )
-from eisbach.report.structure.sections import section_spans
 from eisbach.report.structure.style import (
     PAGE,
     PictureClip,

@@ -9,12 +9,13 @@ import soundfile as sf
 
 from eisbach.audio import write_audio
 from eisbach.errors import StorageError, UserError
+from eisbach.experiments.comparing import sets_of_results
 from eisbach.experiments.measures import FLAT
 from eisbach.report.audio_embed import embed, embed_all
 from eisbach.report.charts import Series
-from eisbach.report.html import ArmText, ReportContext, render_report, write_report
-from eisbach.report.players import Picture, plan_takes
-from eisbach.report.tables import arms_table, to_markdown
+from eisbach.report.comparison.listen import plan_takes
+from eisbach.report.comparison.page import ArmText, ComparisonPage, render_comparison_page, write_comparison_page
+from eisbach.report.experiment.page import limits
 from eisbach.statistics.metric_info import MetricInfo
 from eisbach.statistics.results import evaluate
 from eisbach.types import Skipped, Waveform
@@ -77,29 +78,24 @@ def make(root, prompts=3, seeds=(1, 2), models=(0,), audio=True):
     return rows
 
 
-def one_picture(paths):
-    return lambda path: [Picture("picture", f"alt of {path.name}", b"<svg/>", "image/svg+xml")]
-
-
-def context(root, rows, **changes):
+def page_of(root, rows, results=None, **changes):
+    results = results or evaluate(rows, METRICS, "plain", oracle="oracle", n_resamples=100)
     values = {
-        "title": "A <title>", "question": "First & asked.\n\nThen asked.", "records": rows, "audio_root": root,
-        "results": evaluate(rows, METRICS, "plain", oracle="oracle", n_resamples=100),
-        "arms": [ArmText("plain", "Plain", "plain training", "All count the same.", "baseline"),
+        "title": "A <title>", "question": "First & asked.\n\nThen asked.", "noun": "arm", "audio_root": root,
+        "arms": [ArmText("plain", "Plain", "plain training", "All count the same."),
                  ArmText("barrier", "Barrier", "the barrier", "Flat counts less.")],
-        "prompts": {"prompt-0": "a “celesta” <script>alert(1)</script>"},
-        "pictures": one_picture,
+        "captions": {"prompt-0": "a “celesta” <script>alert(1)</script>"}, "listen": 80,
         "curves": [("Loss", "loss", [Series("Plain", [0, 1, 2], [3.0, 2.0, 1.5])])],
         "configuration": "steps: 400\n", "versions": {"eisbach": "0"}, "commands": ["eisbach demo"],
-        "pairing": "Matched by prompt.", "notes": ["A note."], "skipped": [Skipped("x.wav", "broken.")],
+        "notes": [*limits(results, rows), "A note."], "skipped": [Skipped("x.wav", "broken.")],
     }  # fmt: skip
-    return ReportContext(**(values | changes))
+    return ComparisonPage(sets_of_results(rows, results, "Matched by prompt."), **(values | changes))
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     root = tmp_path_factory.mktemp("page")
-    path = write_report(root / "report", context(root, make(root)))
+    path = write_comparison_page(root / "report", page_of(root, make(root)))
     assert path == root / "report/index.html"
     return path.read_text()
 
@@ -124,7 +120,7 @@ def test_everything_that_should_be_said_is_said_in_order(page):
     assert text.index("First & asked.") < text.index("Then asked.") < text.index("The verdict")
     ids = [attrs["id"] for _, attrs in Page(page).tags if str(attrs.get("id", "")).endswith("-h")]
     assert ids == [
-        f"{name}-h" for name in ("verdict", "table", "how", "listen", "curves", "measures", "again", "limits")
+        f"{name}-h" for name in ("verdict", "numbers", "arms", "listen", "pictures", "curves", "measures", "files")
     ]
     for words in (
         "Flat counts less.",
@@ -156,14 +152,16 @@ def test_every_clip_can_be_heard_and_seen_by_name(page):
     labels = {attrs["aria-label"] for attrs in players}
     assert len(labels) == 18
     assert "Barrier, prompt-2, seed 1" in labels
-    assert all(attrs["alt"].startswith("alt of ") for attrs in parsed.named("img"))
+    pictures = [attrs["alt"] for attrs in parsed.named("img") if "width" in attrs]
+    assert len(pictures) == 18
+    assert all("of a clip of 1 seconds" in alt for alt in pictures)
     assert parsed.text.count("judged flat") + parsed.text.count("judged developing") == 18
 
 
 def test_charts_and_tables_do_not_rest_on_colour(page):
     parsed = Page(page)
     assert all(attrs.get("aria-label") for attrs in parsed.named("svg") if attrs.get("role") == "img")
-    assert len(parsed.named("caption")) == len(parsed.named("table")) - 1  # the table of versions needs none
+    assert len(parsed.named("caption")) == len(parsed.named("table")) - 1  # the table of every clip has a heading
     assert "? not clear" in parsed.text or "▲ better" in parsed.text
     assert parsed.text.count("baseline") >= 2
 
@@ -172,7 +170,7 @@ def test_missing_audio_and_missing_clips_are_said_not_hidden(tmp_path):
     rows = make(tmp_path, prompts=2, seeds=(1,))
     (tmp_path / rows[0]["path"]).unlink()
     rows = [row for row in rows if not (row["arm"] == "barrier" and row["prompt_id"] == "prompt-1")]
-    parsed = Page(render_report(context(tmp_path, rows)))
+    parsed = Page(render_comparison_page(page_of(tmp_path, rows)))
     assert "The audio file is missing or cannot be read." in parsed.text
     assert "This arm has no such clip." in parsed.text
     assert "had no partner" in parsed.text
@@ -181,7 +179,7 @@ def test_missing_audio_and_missing_clips_are_said_not_hidden(tmp_path):
 
 def test_several_trainings_show_both_claims_and_play_the_first(tmp_path):
     rows = make(tmp_path, models=(3, 4, 5))
-    parsed = Page(render_report(context(tmp_path, rows, pictures=None)))
+    parsed = Page(render_comparison_page(page_of(tmp_path, rows, pictures=False)))
     assert "each trained model counts once" in parsed.text
     assert "the smallest possible p is 0.1" in parsed.text
     assert "Only the first training seed of each arm is played here" in parsed.text
@@ -192,8 +190,8 @@ def test_several_trainings_show_both_claims_and_play_the_first(tmp_path):
 def test_unpaired_arms_and_a_bare_context_make_a_page(tmp_path):
     rows = [row | {"prompt_id": f"{row['arm']}-{row['prompt_id']}"} for row in make(tmp_path, seeds=(1,))]
     results = evaluate(rows, METRICS, "plain", paired=False, n_resamples=100)
-    bare = ReportContext("T", "Q", rows, results, tmp_path, pictures=None)
-    parsed = Page(render_report(bare))
+    bare = ComparisonPage(sets_of_results(rows, results, ""), noun="arm", audio_root=tmp_path, pictures=False)
+    parsed = Page(render_comparison_page(bare))
     assert "not matched" in parsed.text
     assert "plain-prompt-0" in parsed.text
     assert len(parsed.named("audio")) == 9
@@ -201,7 +199,7 @@ def test_unpaired_arms_and_a_bare_context_make_a_page(tmp_path):
 
 def test_one_clip_an_arm_says_that_nothing_is_proved(tmp_path):
     rows = make(tmp_path, prompts=1, seeds=(1,))
-    text = Page(render_report(context(tmp_path, rows))).text
+    text = Page(render_comparison_page(page_of(tmp_path, rows))).text
     assert "one prompt only" in text
     assert "prove nothing" in text
 
@@ -209,19 +207,28 @@ def test_one_clip_an_arm_says_that_nothing_is_proved(tmp_path):
 def test_a_page_without_metrics_or_place_is_refused(tmp_path):
     rows = make(tmp_path, prompts=1, seeds=(1,), audio=False)
     with pytest.raises(UserError, match="no metric"):
-        render_report(context(tmp_path, rows, results=evaluate(rows, [], "plain")))
+        render_comparison_page(page_of(tmp_path, rows, results=evaluate(rows, [], "plain")))
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError):
-        write_report(tmp_path / "file", context(tmp_path, rows, pictures=None))
+        write_comparison_page(tmp_path / "file", page_of(tmp_path, rows, pictures=False))
 
 
 def test_takes_keep_arms_together_and_every_prompt_before_second_seeds(tmp_path):
     rows = make(tmp_path, audio=False)
-    groups, left_out = plan_takes(rows, ARMS, {}, max_clips=12)
+    groups = plan_takes(rows, ARMS, {}, 12)
     assert [len(group.takes) for group in groups] == [2, 1, 1]
-    assert all(None not in take.clips.values() for group in groups for take in group.takes)
-    assert "12 of its 18 clips" in left_out
-    assert plan_takes(rows, ARMS, {})[1] == ""
+    assert all(None not in take.clips for group in groups for take in group.takes)
+    assert sum(len(take.clips) for group in plan_takes(rows, ARMS, {}, 80) for take in group.takes) == 18
+
+
+def test_what_is_left_out_is_said(tmp_path):
+    rows = make(tmp_path)
+    some = Page(render_comparison_page(page_of(tmp_path, rows, listen=12, pictures=False)))
+    assert "12 of 18 clips are on this page" in some.text
+    assert "The statistics use all 18 clips." in some.text
+    assert len(some.named("audio")) == 12
+    whole = Page(render_comparison_page(page_of(tmp_path, rows, pictures=False)))
+    assert "All clips are here." in whole.text
 
 
 def test_embedded_audio_keeps_to_its_budget(tmp_path):
@@ -248,14 +255,3 @@ def test_a_minute_is_embedded_where_mp3_cannot_be_written(tmp_path, monkeypatch)
     assert head == "data:audio/ogg;base64"
     with sf.SoundFile(io.BytesIO(base64.b64decode(text))) as sound:
         assert sound.frames == pytest.approx(22_050 * 70, rel=1e-3)
-
-
-def test_markdown_table_says_what_the_page_says(tmp_path):
-    results = evaluate(make(tmp_path, audio=False), METRICS, "plain", n_resamples=100)
-    table = arms_table(METRICS, results.arms, results.summaries, results.comparisons, {"plain": "Plain"})
-    lines = to_markdown(table).splitlines()
-    assert lines[0] == "| arm | clips | share of flat pieces | level range (dB) |"
-    assert len({line.count("|") for line in lines}) == 1
-    assert lines[2].startswith("| Plain | 6 |")
-    assert "(" not in lines[2]
-    assert any(mark in lines[3] for mark in ("? not clear", "better", "worse", "= alike"))

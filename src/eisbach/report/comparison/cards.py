@@ -1,5 +1,4 @@
-"""The clips on the page of `eisbach analyze`: a card for each that can be heard, a row for each that was measured,
-their flags."""
+"""The clips on a page: a card for each that can be heard, a row for each that was measured, their flags."""
 
 from __future__ import annotations
 
@@ -9,8 +8,8 @@ from typing import Any
 
 from eisbach.experiments.comparing import Sets
 from eisbach.experiments.measures import FLAT
-from eisbach.report.structure.listen import ListenGroup
-from eisbach.report.structure.players import Player, clock
+from eisbach.report.comparison.listen import ListenGroup
+from eisbach.report.comparison.players import Player, clock
 from eisbach.report.wording import format_value
 from eisbach.statistics.metric_info import MetricInfo
 from eisbach.structure.metrics import METRICS
@@ -19,7 +18,7 @@ from eisbach.types import Record
 _MOST_ROWS = 200
 _OPEN_CARDS = 24  # groups are open until so many players show
 
-FLAG_MEANINGS: Mapping[str, str] = {
+_FLAG_MEANINGS: Mapping[str, str] = {
     "silent": "peak below -80 dBFS: nothing could be measured; counts as flat",
     "clipped": "overdriven: the loudest samples are cut off, which adds harmonics",
     "narrow_band": "nothing above 4.3 kHz: an old or telephone-like recording; textures differ for that reason alone",
@@ -34,59 +33,60 @@ FLAG_MEANINGS: Mapping[str, str] = {
 
 
 def listen_group(
-    sets: Sets, group: ListenGroup, players: Mapping[int, Player], primary: Sequence[MetricInfo]
+    sets: Sets, group: ListenGroup, players: Mapping[int, Player], labels: Mapping[str, str]
 ) -> dict[str, Any]:
     """The players under one heading."""
+
+    def card(name: str, row: Record | None, take: str) -> dict[str, Any]:
+        clip = {"set": labels[name], "index": sets.names.index(name)}
+        if row is None:
+            return clip | {"name": "", "player": None}
+        matched = sets.results is not None and sets.paired and name not in sets.results.unmatched_arms
+        called = str(row.get("id") or ("" if matched else row["prompt_id"]))
+        said = dict.fromkeys(filter(None, (labels[name], labels.get(group.heading, group.heading), take, called)))
+        player = players[id(row)]
+        facts = [(_upper(info.label), format_value(info, _value(row, info))) for info in sets.primary if not info.share]
+        return clip | {
+            "name": called,
+            "said": ", ".join(said),
+            "player": player,
+            "judged": _judged(sets, row),
+            "facts": facts,
+            "flags": _said_flags(row),
+            "part": _part(row, player),
+        }
+
     return {
-        "heading": group.heading,
+        "heading": labels.get(group.heading, group.heading),
         "text": group.text,
         "takes": [
             {
                 "heading": take.heading,
-                "cards": [
-                    _card(sets, name, row, players.get(id(row)), primary)
-                    for name, row in zip(take.sets, take.clips, strict=True)
-                ],
+                "cards": [card(name, row, take.heading) for name, row in zip(take.sets, take.clips, strict=True)],
             }
             for take in group.takes
         ],
     }
 
 
-def _card(
-    sets: Sets, name: str, row: Record | None, player: Player | None, primary: Sequence[MetricInfo]
-) -> dict[str, Any]:
-    card: dict[str, Any] = {
-        "set": name,
-        "index": sets.names.index(name),
-        "name": "",
-        "player": player,
-        "facts": [],
-        "flags": "",
-        "part": "",
-    }
-    if row is None:
-        return card
-    facts = [
-        (info.label[:1].upper() + info.label[1:], format_value(info, _value(row, info)))
-        for info in primary
-        if not info.share
-    ]
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _judged(sets: Sets, row: Record) -> str:
+    """What the judge of flatness, and any other measure of yes and no that decides, says of a clip."""
     flat = row.get(FLAT.name)
-    judged = "" if flat is None else "judged flat" if flat else "judged developing"
-    return card | {
-        "name": str(row["id"]),
-        "judged": judged,
-        "facts": facts,
-        "flags": _said_flags(row),
-        "part": _part(row, player),
-    }
+    said = [] if flat is None else ["judged flat" if flat else "judged developing"]
+    for info in sets.primary:
+        if info.share and info.name != FLAT.name and row.get(info.name) is not None:
+            said.append(f"{info.label}: {'yes' if row[info.name] else 'no'}")
+    return "; ".join(said)
 
 
-def _part(row: Record, player: Player | None) -> str:
+def _part(row: Record, player: Player) -> str:
     """How much of a long clip can be heard, where it is not all."""
     whole = float(row.get("duration") or 0.0)
-    if player is None or player.seconds <= 0 or player.seconds > whole - 1.0:
+    if player.seconds <= 0 or player.seconds > whole - 1.0:
         return ""
     return f"Heard here: the first {clock(player.seconds)} of {clock(whole)}; measured and pictured: all of it."
 
@@ -141,16 +141,16 @@ def _flag_means(flag: str) -> str:
     kind, _, name = flag.partition(":")
     if kind == "undefined" and name in METRICS:
         return f"{METRICS[name].label} has no value for these clips (too short, silent, or nothing to measure)"
-    return FLAG_MEANINGS.get(flag, "see docs/structure.md")
+    return _FLAG_MEANINGS.get(flag, "see docs/structure.md")
 
 
-def clip_rows(sets: Sets, primary: Sequence[MetricInfo]) -> list[dict[str, Any]]:
+def clip_rows(sets: Sets, labels: Mapping[str, str]) -> list[dict[str, Any]]:
     """The first clips of all sets by the primary measures."""
     return [
         {
-            "id": row["id"],
-            "set": row["arm"],
-            "shown": [format_value(replace(info, unit=""), _value(row, info)) for info in primary],
+            "id": row.get("id") or row["path"],
+            "set": labels[str(row["arm"])],
+            "shown": [format_value(replace(info, unit=""), _value(row, info)) for info in sets.primary],
             "flags": _own_flags(row),
         }
         for row in sets.records[:_MOST_ROWS]

@@ -1,14 +1,14 @@
-"""The tables and charts of the page of `eisbach analyze`: every measure by every set, with intervals."""
+"""The tables and charts of a page: every measure by every set, with intervals."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from eisbach.experiments.comparing import Sets
 from eisbach.report.charts import arms_chart
-from eisbach.report.structure.findings import reading
-from eisbach.report.tables import MARKS
+from eisbach.report.comparison.findings import MARKS, reading
 from eisbach.report.wording import format_difference, format_interval, format_p, format_value
 from eisbach.statistics.comparison import ArmSummary
 from eisbach.statistics.metric_info import MetricInfo
@@ -22,6 +22,7 @@ def measure_row(sets: Sets, info: MetricInfo, why: str = "") -> dict[str, Any]:
     return {
         "label": info.label[:1].upper() + info.label[1:],
         "unit": info.unit,
+        "better": info.better or "",
         "why": why or reading(info),
         "cells": [_cell(sets, name, info) for name in sets.names],
     }
@@ -50,7 +51,7 @@ def _plain_row(sets: Sets, column: str, label: str) -> dict[str, Any]:
         values = [float(row[column]) for row in sets.records if row["arm"] == name and row.get(column) is not None]  # type: ignore[arg-type]
         mean = sum(values) / len(values) if values else None
         cells.append({"value": format_value(info, mean), "spread": "", "missing": "", "mark": ""})
-    return {"label": label, "unit": "", "why": "", "cells": cells}
+    return {"label": label, "unit": "", "better": "", "why": "", "cells": cells}
 
 
 def _cell(sets: Sets, name: str, info: MetricInfo) -> dict[str, str]:
@@ -66,6 +67,7 @@ def _cell(sets: Sets, name: str, info: MetricInfo) -> dict[str, str]:
     if compared is not None:
         cell |= {
             "mark": MARKS[compared.verdict],
+            "verdict": compared.verdict.replace(" ", "-"),
             "difference": format_difference(info, compared.difference),
             "interval": format_interval(info, compared.shown_interval),
             "effect": "" if compared.g is None else f"g = {compared.g:+.2f}, ".replace("-", "\u2212"),
@@ -74,13 +76,13 @@ def _cell(sets: Sets, name: str, info: MetricInfo) -> dict[str, str]:
     return cell
 
 
-def measure_chart(sets: Sets, info: MetricInfo, point_name: str) -> Any:
+def measure_chart(sets: Sets, info: MetricInfo, labels: Mapping[str, str]) -> Any:
     """Every prompt or clip of every set by one measure, as SVG."""
     from markupsafe import Markup
 
     summaries = [_thinned(sets.summaries[name, info.name]) for name in sets.names]
-    names = {name: name for name in sets.names}
-    return Markup(arms_chart(info, summaries, names, point_name=point_name))  # it escapes every text
+    point_name = "prompt" if sets.paired else "clip"
+    return Markup(arms_chart(info, summaries, labels, point_name=point_name))  # it escapes every text
 
 
 def _thinned(summary: ArmSummary) -> ArmSummary:

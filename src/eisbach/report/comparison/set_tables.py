@@ -1,16 +1,21 @@
-"""The sets as wholes, as tables for the page: distances between them, diversity across seeds and memorisation."""
+"""The sets as wholes for the page: tables of distances, diversity and memorisation, pictures of spectra and blocks."""
 
 from __future__ import annotations
 
+import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from eisbach.report.comparison.players import Player
+from eisbach.report.structure.figures import MOST_GROUPS, blocks_figure, spectrum_figure
+from eisbach.report.structure.style import PictureClip
 from eisbach.report.wording import format_p
+from eisbach.structure.metrics.form import BLOCKS_MIN_SECONDS
 from eisbach.structure.sets import SET_METRICS, SetComparison, SetRow
 
-TEXTURE = "texture"
+_TEXTURE = "texture"
 _COPIES_SHOWN = 10
 
 
@@ -24,10 +29,10 @@ class SetTable:
     note: str = ""
 
 
-def set_tables(names: Sequence[str], found: Sequence[SetComparison]) -> list[SetTable]:
+def set_tables(names: Sequence[str], comparisons: Sequence[SetComparison]) -> list[SetTable]:
     """Tables of distances between sets, of what each set is by itself, and of memorisation."""
     rows: dict[tuple[str, str, str], SetRow] = {}
-    for part in found:
+    for part in comparisons:
         for row in part.rows:
             rows.setdefault((row.metric, row.sets, row.embedding), row)
     tables = []
@@ -62,7 +67,7 @@ def set_tables(names: Sequence[str], found: Sequence[SetComparison]) -> list[Set
         [name, Path(str(row["clip"])).name, Path(str(row["nearest_training"])).name, _p(row["p_clip"]),
         _p(row["p_excerpt"]),
          f"{row['copied_share']:.0%}"]
-        for part in found
+        for part in comparisons
         for name, memorised in part.memorisation.items()
         for row in sorted(memorised.rows(), key=lambda row: min(row["p_clip"], row["p_excerpt"]))[:_COPIES_SHOWN]
     ]  # fmt: skip
@@ -96,7 +101,7 @@ def _by_set(rows: Sequence[SetRow], names: Sequence[str]) -> list[list[str]]:
 
 def _label(row: SetRow) -> str:
     label = f"{row.label} ({row.unit})" if row.unit else row.label
-    return label if row.embedding in ("", TEXTURE) else f"{label}, {row.embedding}"
+    return label if row.embedding in ("", _TEXTURE) else f"{label}, {row.embedding}"
 
 
 def _value(row: SetRow) -> str:
@@ -115,3 +120,51 @@ def _shown(value: float | None) -> str:
     digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 or size == 0 else 3
     text = f"{value:.{digits}f}"
     return text.replace("-", "\u2212") if any(digit in text for digit in "123456789") else text.lstrip("-")
+
+
+@dataclass(frozen=True)
+class GroupPicture:
+    """A picture of the page, as a data address, with its words."""
+
+    title: str
+    caption: str
+    alt: str
+    uri: str
+
+
+def group_pictures(players: Sequence[Player], labels: Mapping[str, str]) -> list[GroupPicture]:
+    """What can be drawn of at most seven sets by their labels; clips too short for a picture are left out of it."""
+    clips = [
+        PictureClip(Path(str(player.record["path"])).stem, player.features, labels[str(player.record["arm"])])
+        for player in players
+        if player.features is not None and player.features.duration > 0
+    ]
+    made = []
+    if clips and len(labels) <= MOST_GROUPS:
+        made.append(
+            GroupPicture(
+                "Mean spectra",
+                "Above: where the energy lies, on average over each set’s clips (band: ± 1 standard deviation over "
+                "clips). Below: how "
+                "much each frequency comes and goes within a clip.",
+                f"Mean spectral energy and its spread over time for {', '.join(labels.values())}.",
+                _address(spectrum_figure(clips, form="svg")),
+            )
+        )
+    long = [clip for clip in clips if clip.source.duration >= BLOCKS_MIN_SECONDS]  # type: ignore[union-attr]
+    if long and len(labels) <= MOST_GROUPS:
+        made.append(
+            GroupPicture(
+                "Block scales",
+                "How strongly the clips fall into blocks of each length: thin lines are clips, thick ones a set’s "
+                "mean. A peak is the "
+                "length of the sections; a low, even curve is music without sections.",
+                f"Block strength by time scale for {', '.join(labels.values())}.",
+                _address(blocks_figure(long, form="svg")),
+            )
+        )
+    return made
+
+
+def _address(svg: bytes) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"

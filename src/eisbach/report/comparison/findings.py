@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from eisbach.experiments.comparing import Sets
 from eisbach.experiments.measures import FLAT
-from eisbach.report.tables import MARKS
 from eisbach.report.wording import (
     format_difference,
     format_interval,
@@ -19,8 +18,34 @@ from eisbach.report.wording import (
     verdict,
 )
 from eisbach.statistics.metric_info import MetricInfo
+from eisbach.statistics.results import Results
 from eisbach.structure.metrics import METRICS
-from eisbach.types import Skipped
+
+MARKS = {
+    "better": "▲ better",
+    "worse": "▼ worse",
+    "higher": "▲ higher",
+    "lower": "▼ lower",
+    "no difference": "= alike",
+    "inconclusive": "? not clear",
+    "too few": "– too few",
+    "not comparable": "– no verdict",
+}
+"""What each verdict looks like in a table: a sign and a word, so that colour is never needed."""
+
+_SHOWN = "a difference from the reference was shown (corrected p below 0.05, and an interval without 0)"
+_MARK_MEANINGS = (
+    ("= alike", "a difference of any size that matters was ruled out"),
+    ("? not clear", "neither a difference nor its absence could be shown"),
+    ("– too few", "too few pieces for any test"),
+    ("– no verdict", "the sets differ in length, which decides most measures"),
+)
+
+
+def mark_meanings(primary: Sequence[MetricInfo]) -> list[tuple[str, str]]:
+    """The key of a page's marks; 'better' and 'worse' are in it where a direction was declared."""
+    directed = [("▲ better, ▼ worse", "the same, in or against the direction that was declared beforehand")]
+    return [("▲ higher, ▼ lower", _SHOWN), *(directed if any(info.better for info in primary) else []), *_MARK_MEANINGS]
 
 
 @dataclass(frozen=True)
@@ -42,17 +67,27 @@ def page_title(sets: Sets) -> str:
     return f"{said} beside {names[0]}"
 
 
-def page_facts(sets: Sets, skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
-    """Counts of sets, clips, minutes and files left out."""
-    minutes = sum(float(row.get("duration") or 0.0) for row in sets.records) / 60.0
-    facts = [
-        ("set" if len(sets.names) == 1 else "sets", str(len(sets.names))),
-        ("clip" if len(sets.records) == 1 else "clips", f"{len(sets.records):,}"),
-    ]
-    facts.append(("minutes of audio", f"{minutes:,.0f}" if minutes >= 10 else f"{minutes:.1f}"))
-    if skipped:
-        facts.append(("left out", f"{len(skipped):,}"))
-    return facts
+def page_facts(sets: Sets, noun: str, left_out: int) -> list[tuple[str, str]]:
+    """Counts of sets, clips, prompts, trained models, minutes and files left out."""
+    rows = sets.records
+    facts = [_counted(noun, len(sets.names)), _counted("clip", len(rows))]
+    if sets.paired and sets.by == "prompt":
+        facts.append(_counted("prompt", len({row["prompt_id"] for row in rows})))
+        seeds = len({row["seed"] for row in rows})
+        facts += [("seeds a prompt", str(seeds))] if seeds > 1 else []
+    models = len({row["train_seed"] for row in rows if row.get("train_seed") is not None})
+    facts += (
+        [(f"trained model{'' if models == 1 else 's'} {'an arm' if noun == 'arm' else 'a set'}", str(models))]
+        if models
+        else []
+    )
+    minutes = sum(float(row.get("duration") or 0.0) for row in rows) / 60.0
+    facts += [("minutes of audio", f"{minutes:,.0f}" if minutes >= 10 else f"{minutes:.1f}")] if minutes else []
+    return [*facts, *([("left out", f"{left_out:,}")] if left_out else [])]
+
+
+def _counted(noun: str, count: int) -> tuple[str, str]:
+    return noun if count == 1 else f"{noun}s", f"{count:,}"
 
 
 def findings(sets: Sets, primary: Sequence[MetricInfo]) -> list[Finding]:
@@ -83,22 +118,25 @@ def _alone(sets: Sets) -> str:
     return str(sets.records[0]["id"]) if len(sets.records) == 1 else ""
 
 
-def headline_sentences(sets: Sets) -> list[str]:
-    """Every set against the reference by the first primary measure, then what is recovered of the oracle's gain."""
-    results = sets.results
+def headline_sentences(results: Results | None, titles: Mapping[str, str] | None = None) -> list[str]:
+    """Every set against the reference by the first primary measure; `titles` says what to call them in a sentence."""
     if results is None or results.headline is None:
         return []
     headline = results.headline
-    said = [verdict(each, headline) for each in results.comparisons if each.metric == headline.name]
-    return [*said, *(recovered_sentence(share) for share in results.recovered)]
+    return [verdict(each, headline, titles) for each in results.comparisons if each.metric == headline.name]
 
 
-def headline_verdict(sets: Sets) -> str | None:
+def recovered_sentences(results: Results | None, titles: Mapping[str, str] | None = None) -> list[str]:
+    """What every set recovers of the oracle's gain; empty without an oracle."""
+    return [] if results is None else [recovered_sentence(share, titles) for share in results.recovered]
+
+
+def headline_verdict(results: Results | None, titles: Mapping[str, str] | None = None) -> str | None:
     """The sentence for the whole by the first primary measure; None for a single set."""
-    results = sets.results
     if results is None or results.headline is None:
         return None
-    return overall_verdict(results.comparisons, results.headline, apart=[results.oracle] if results.oracle else [])
+    apart = [] if results.oracle is None else [results.oracle]
+    return overall_verdict(results.comparisons, results.headline, titles, apart=apart)
 
 
 def terminal_lines(sets: Sets) -> list[str]:
@@ -106,7 +144,7 @@ def terminal_lines(sets: Sets) -> list[str]:
     results = sets.results
     if results is None:
         return []
-    lines = ["", str(headline_verdict(sets) or ""), *(recovered_sentence(share) for share in results.recovered)]
+    lines = ["", str(headline_verdict(results) or ""), *recovered_sentences(results)]
     for name in sets.names[1:]:
         lines.append(f"\n{name} against {sets.names[0]} (difference, 95% interval, Hedges g, p corrected):")
         for info in sets.primary:

@@ -14,12 +14,12 @@ from eisbach.experiments import comparing
 from eisbach.experiments.sets import sample_clips, short_names
 from eisbach.experiments.whole_sets import measure_sets
 from eisbach.report.audio_embed import embed_all
-from eisbach.report.structure.findings import findings
-from eisbach.report.structure.listen import plan_groups
-from eisbach.report.structure.page import StructurePage, render_structure_page
-from eisbach.report.structure.players import clock, section_bars, waveform_path
-from eisbach.report.structure.sections import Span
-from eisbach.report.structure.set_tables import SetTable, set_tables
+from eisbach.report.comparison.findings import findings
+from eisbach.report.comparison.listen import plan_groups
+from eisbach.report.comparison.page import ComparisonPage, render_comparison_page
+from eisbach.report.comparison.players import clock, section_bars, waveform_path
+from eisbach.report.comparison.set_tables import SetTable, set_tables
+from eisbach.report.structure.draw import Span
 from eisbach.structure import METRICS
 from eisbach.structure.batch import Clip
 from eisbach.studies.ground_truth import synthetic
@@ -209,12 +209,13 @@ def heard(tmp_path_factory):
 
 
 def test_the_page_is_whole(heard):
-    page = StructurePage(
-        heard, "eisbach analyze a b", skipped=[Skipped("x", "x <b>is</b> broken")] * 201, captions={"piglet": "a & b"},
+    page = ComparisonPage(
+        heard, ["eisbach analyze a b"], skipped=[Skipped("x", "x <b>is</b> broken")] * 201,
+        captions={"piglet": "a & b"},
         set_tables=[SetTable("Distances", ["what", "value"], [["Fréchet", "1"]])], set_notes=["only four clips"],
         files=[("records.jsonl", "rows")],
     )  # fmt: skip
-    html = render_structure_page(page)
+    html = render_comparison_page(page)
     outline = Outline()
     outline.feed(html)
     assert outline.open == []
@@ -295,7 +296,7 @@ def test_long_clips_are_cut_so_that_a_page_stays_small(tmp_path):
 
 def test_one_clip_is_named_and_has_no_chart_of_one_dot(heard):
     one = comparing.compare_sets([{**heard.records[0], "group": "plain"}])
-    html = render_structure_page(StructurePage(one, "eisbach analyze x", listen=0))
+    html = render_comparison_page(ComparisonPage(one, ["eisbach analyze x"], listen=0))
     assert "<h1>The musical structure of piglet-0</h1>" in html
     assert "Every clip by every primary measure" not in html
     assert 'class="chart"' not in html

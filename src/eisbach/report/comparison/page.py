@@ -1,0 +1,267 @@
+"""The page that sets sets side by side: what differs and how sure that is, numbers, players with sections, pictures.
+
+`eisbach analyze` and experiments fill the same `ComparisonPage`; what one of them has not to say is not on its page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from eisbach import __version__
+from eisbach.errors import UserError
+from eisbach.experiments.comparing import Sets
+from eisbach.files import write_text
+from eisbach.report.audio_embed import BUDGET_BYTES
+from eisbach.report.charts import Series, curves_chart
+from eisbach.report.comparison.cards import clip_rows, clip_words, flag_rows, listen_group, open_groups
+from eisbach.report.comparison.findings import (
+    Finding,
+    findings,
+    headline_sentences,
+    headline_verdict,
+    mark_meanings,
+    page_facts,
+    page_title,
+    recovered_sentences,
+)
+from eisbach.report.comparison.listen import embedded_words, listening_words, plan_groups
+from eisbach.report.comparison.numbers import measure_chart, measure_row, printed_rows
+from eisbach.report.comparison.players import make_players
+from eisbach.report.comparison.set_tables import SetTable, group_pictures
+from eisbach.report.page import render_page
+from eisbach.statistics.comparison import FEW_UNITS
+from eisbach.types import Skipped
+
+LISTEN = 24
+"""Clips that a page lets one hear unless asked otherwise."""
+_MOST_SKIPPED = 200
+
+
+@dataclass(frozen=True)
+class ArmText:
+    """How a set is spoken of.
+
+    Attributes
+    ----------
+    name : str
+        As in the records.
+    label : str
+        Short title for tables ('Recurrence barrier').
+    phrase : str
+        Within a sentence ('the recurrence barrier'); the label when empty.
+    explanation : str
+        One or two sentences for a reader who has not seen the formulas.
+    """
+
+    name: str
+    label: str
+    phrase: str = ""
+    explanation: str = ""
+
+
+@dataclass(frozen=True)
+class ComparisonPage:
+    """Everything that the page says.
+
+    Attributes
+    ----------
+    sets : Sets
+    commands : sequence of str
+        Shell lines that make the page again.
+    title, question : str
+        The heading ("" names the sets), and what was asked (blank lines part paragraphs).
+    noun : 'set' or 'arm'
+        What the page calls a set; an arm's page opens with the verdict by the first primary measure, a set's with what
+        differs in each of them.
+    arms : sequence of ArmText
+        Sets that are missing here are shown by name; with any, the page says what each is.
+    notes : sequence of str
+        Limits, beside those that the sets know.
+    set_tables, set_notes : sequence of SetTable, of str
+        Distances between sets and memorisation, and what a reader must know of them.
+    curves : sequence of (title, y label, sequence of Series)
+        Training curves.
+    skipped : sequence of Skipped
+    captions : mapping of str to str
+        Words of each prompt.
+    audio_root : Path
+        Folder that relative paths in the records start from.
+    details : mapping of str to mapping
+        Rows of the analysis' ``details.jsonl`` by path; without them, sections are looked for again.
+    listen : int
+        Clips to embed at most; 0 for none.
+    chosen : sequence of str
+        Ids of clips that are embedded in place of a sample.
+    pictures : bool
+    audio_budget : int
+        Bytes of base64 that all audio may take.
+    files : sequence of (name, words)
+        What lies beside the page.
+    configuration : str
+        Everything that decided the result, as YAML.
+    versions : mapping of str to str
+    """
+
+    sets: Sets
+    commands: Sequence[str] = ()
+    title: str = ""
+    question: str = ""
+    noun: Literal["set", "arm"] = "set"
+    arms: Sequence[ArmText] = ()
+    notes: Sequence[str] = ()
+    set_tables: Sequence[SetTable] = ()
+    set_notes: Sequence[str] = ()
+    curves: Sequence[tuple[str, str, Sequence[Series]]] = ()
+    skipped: Sequence[Skipped] = ()
+    captions: Mapping[str, str] = field(default_factory=dict)
+    audio_root: Path = Path()
+    details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    listen: int = LISTEN
+    chosen: Sequence[str] = ()
+    pictures: bool = True
+    audio_budget: int = BUDGET_BYTES
+    files: Sequence[tuple[str, str]] = ()
+    configuration: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What tables call each set."""
+        return {name: name for name in self.sets.names} | {arm.name: arm.label for arm in self.arms}
+
+    @property
+    def phrases(self) -> dict[str, str]:
+        """What sentences call each set."""
+        return {name: name for name in self.sets.names} | {arm.name: arm.phrase or arm.label for arm in self.arms}
+
+
+def write_comparison_page(out: str | Path, page: ComparisonPage, *, quiet: bool = True) -> Path:
+    """Writes `out/index.html` atomically and returns its path.
+
+    Raises
+    ------
+    UserError
+        The page of arms whose results hold no metric.
+    StorageError
+        The disk is full or the folder cannot be written.
+    """
+    path = Path(out) / "index.html"
+    write_text(path, render_comparison_page(page, quiet=quiet))
+    return path
+
+
+def render_comparison_page(page: ComparisonPage, *, quiet: bool = True) -> str:
+    """The page as text: one file that needs no network."""
+    if page.noun == "arm" and not page.sets.metrics:
+        raise UserError("the records hold no metric, so there is nothing to report; analyse the clips first.")
+    values = _said(page) | _numbers(page) | _heard(page, quiet) | _again(page)
+    return render_page("comparison.html.j2", **values)
+
+
+def _said(page: ComparisonPage) -> dict[str, Any]:
+    """What the page says in words: title, facts, verdict, limits."""
+    sets, results, phrases = page.sets, page.sets.results, page.phrases
+    sentences = headline_sentences(results, phrases)
+    checkpoints = None
+    if page.noun == "arm":
+        leads = [Finding(headline_verdict(results, phrases) or "")]
+        sentences = sentences if len(sentences) > 1 else []
+    else:
+        leads = findings(sets, sets.primary)
+    if results is not None and results.checkpoint_comparisons:
+        checkpoints = headline_verdict(replace(results, comparisons=results.checkpoint_comparisons), phrases)
+    return {
+        "title": page.title or page_title(sets),
+        "question": [part.strip() for part in page.question.split("\n\n") if part.strip()],
+        "noun": page.noun,
+        "facts": page_facts(sets, page.noun, len(page.skipped)),
+        "sets": [
+            {"label": page.labels[name], "clips": sets.clips(name), "role": _role(sets, name)} for name in sets.names
+        ],
+        "leads": leads,
+        "checkpoint_verdict": checkpoints,
+        "recovered": recovered_sentences(results, phrases),
+        "sentences": sentences,
+        "how": sets.how,
+        "notes": [*sets.notes, *page.notes],
+        "arms": [(arm, sets.names.index(arm.name), _role(sets, arm.name)) for arm in page.arms],
+        "few_units": FEW_UNITS,
+    }
+
+
+def _role(sets: Sets, name: str) -> str:
+    if sets.results is None:
+        return ""
+    return {sets.results.baseline: "baseline", sets.results.oracle: "upper bound"}.get(name, "")
+
+
+def _numbers(page: ComparisonPage) -> dict[str, Any]:
+    """Tables and charts."""
+    sets, primary = page.sets, page.sets.primary
+    further = [info for info in sets.metrics if info not in primary]
+    checkpoint_rows = []
+    if sets.results is not None and sets.results.checkpoint_comparisons:
+        results = replace(sets.results, comparisons=sets.results.checkpoint_comparisons)
+        checkpoint_rows = [measure_row(replace(sets, results=results), info) for info in primary]
+    return {
+        "counted": "prompts" if sets.paired else "clips",
+        "point_name": "prompt" if sets.paired else "clip",
+        "primary_rows": [measure_row(sets, info) for info in primary],
+        "checkpoint_rows": checkpoint_rows,
+        "further_rows": [measure_row(sets, info) for info in further],
+        "printed_rows": printed_rows(sets),
+        "marks": mark_meanings(primary),
+        "charts": [(info, measure_chart(sets, info, page.labels)) for info in primary] if len(sets.records) > 1 else [],
+        "curves": [(title, _svg(curves_chart(series, "training step", y))) for title, y, series in page.curves],
+        "set_tables": page.set_tables,
+        "set_notes": page.set_notes,
+        "metrics": [*primary, *further],
+    }
+
+
+def _svg(text: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(text)  # made by `charts`, which escapes every text
+
+
+def _heard(page: ComparisonPage, quiet: bool) -> dict[str, Any]:
+    """Players, and the pictures of sets that are made from what they play."""
+    sets, labels = page.sets, page.labels
+    groups = plan_groups(sets, page.listen, page.captions, page.chosen)
+    rows = [row for group in groups for take in group.takes for row in take.clips if row is not None]
+    players = make_players(
+        rows, budget=page.audio_budget, root=page.audio_root, details=page.details, pictures=page.pictures, quiet=quiet
+    )
+    by_row = {id(row): player for row, player in zip(rows, players, strict=True)}
+    words = embedded_words(sets, rows, players, page.audio_budget, noun=page.noun, chosen=bool(page.chosen))
+    return {
+        "groups": [listen_group(sets, group, by_row, labels) for group in groups],
+        "open_groups": open_groups(groups),
+        "listening": listening_words(sets, page.noun),
+        "embedded_words": words,
+        "pictured": any(player.picture for player in players),
+        "group_pictures": group_pictures(players, {name: labels[name] for name in sets.names}) if page.pictures else [],
+        "pictured_words": f"Made from the {len(rows)} clips that can be heard above.",
+    }
+
+
+def _again(page: ComparisonPage) -> dict[str, Any]:
+    """Files, flags, every clip, and how to make the page again."""
+    sets = page.sets
+    return {
+        "commands": page.commands,
+        "files": page.files,
+        "configuration": page.configuration,
+        "versions": page.versions,
+        "flags": flag_rows(sets),
+        "clip_rows": clip_rows(sets, page.labels),
+        "clip_metrics": sets.primary,
+        "clip_words": clip_words(len(sets.records)),
+        "skipped": list(page.skipped[:_MOST_SKIPPED]),
+        "skipped_count": len(page.skipped),
+        "version": __version__,
+    }
