@@ -68,6 +68,10 @@ class InterruptedRun(EisbachError):
     """The user stopped a run; what had been made is saved and the same command continues it."""
 
 
+class OutOfMemory(UserError):
+    """The device or the machine has less memory than the recipe needs; says how much."""
+
+
 _MEMORY_SIGNS = (
     "out of memory",
     "can't allocate memory",
@@ -76,23 +80,30 @@ _MEMORY_SIGNS = (
     "failed to map segment",
     "can't start new thread",
     "std::bad_alloc",
+    "without exception set",  # what CPython says where an extension ran out and forgot to say so
     "cublas_status_alloc_failed",
     "cudnn_status_alloc",
 )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of any library means that memory ran out, on a GPU or on the host (`ulimit -v` included)."""
-    if isinstance(error, MemoryError):
-        return True
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return True
-    said = str(error).lower()
-    return isinstance(error, (RuntimeError, ImportError)) and any(sign in said for sign in _MEMORY_SIGNS)
+    """Whether an error of any library, or what it was raised from, means that memory ran out, on a GPU or on the host
+    (`ulimit -v` included)."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
+            return True
+        said = str(cause).lower()
+        if isinstance(cause, (RuntimeError, ImportError, SystemError)) and any(sign in said for sign in _MEMORY_SIGNS):
+            return True
+        cause = cause.__cause__  # a damaged file and a model of half a library look alike from outside
+    return False
 
 
 def out_of_memory(error: BaseException) -> str | None:
     """The sentence for memory that ran out, for whoever called a command; None for every other error."""
+    if isinstance(error, OutOfMemory):
+        return str(error)
     if not is_out_of_memory(error):
         return None
     return (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from eisbach.errors import ConfigError, UserError, is_out_of_memory
+from eisbach.errors import ConfigError, OutOfMemory, is_out_of_memory
 from eisbach.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -118,10 +118,6 @@ _UNITS = {"bytes": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2
 _REQUEST = re.compile(r"allocate ([\d.]+) ?(bytes|KiB|MiB|GiB|TiB|B)\b", re.IGNORECASE)
 
 
-class OutOfMemory(UserError):
-    """The device or the machine has less memory than the recipe needs."""
-
-
 @contextmanager
 def out_of_memory_explained(config: TrainConfig, device: torch.device) -> Iterator[None]:
     """Turns running out of memory inside into one sentence.
@@ -133,7 +129,7 @@ def out_of_memory_explained(config: TrainConfig, device: torch.device) -> Iterat
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
         raise OutOfMemory(_sentence(config, device, error)) from error
