@@ -431,7 +431,7 @@ def _images(folder: Path) -> None:
 
 
 def _read_images(folder: Path, target: Path, draw: random.Random) -> None:
-    from eisbach.data.images_read import read_image
+    from eisbach.data.images import read_image
 
     read_image(target, 8)
 

@@ -43,8 +43,7 @@ def save_tiny_model(folder: Path, *, seed: int = 0) -> Path:
     import torch
 
     from eisbach.backbones import create_backbone
-    from eisbach.codecs.bands import BandCodec
-    from eisbach.codecs.spectrum import SpectrumConfig, band_filters
+    from eisbach.codecs.bands import BandCodec, SpectrumConfig, band_filters
 
     generator = torch.Generator().manual_seed(7)
     config = SpectrumConfig(sample_rate=8000, n_fft=512, hop=256, n_bands=16, low_hz=80.0, high_hz=3600.0)

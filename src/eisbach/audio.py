@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -14,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from eisbach.audio_file import AudioFile, error_reason, is_utf8
-from eisbach.errors import AudioError, UserError, one_line
-from eisbach.files import atomic_write, walk_files
+from eisbach.audio_file import AudioFile, error_reason, is_file, is_utf8
+from eisbach.errors import AudioError, StorageError, UserError, one_line
+from eisbach.files import atomic_write, read_json, walk_files, write_json
 from eisbach.types import Skipped, Waveform
 
 AUDIO_SUFFIXES = (
@@ -278,3 +279,42 @@ def proves_unchanged(before: Mapping[str, Any], after: Mapping[str, Any]) -> boo
     seen = before.get("seen_ns")
     old = isinstance(seen, int) and seen - max(after["mtime_ns"], after["ctime_ns"]) > _RACY_NS
     return old and same_stamp(before, after)
+
+
+class KnownHashes:
+    """Hashes of files, remembered with their size and times: a file that nobody touched since is not read again.
+
+    Parameters
+    ----------
+    path : Path
+        Where they are remembered; a file that cannot be understood is forgotten.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, dict[str, Any]] = {}
+        self._changed = False
+        with contextlib.suppress(UserError):
+            values = read_json(path, "list of hashes") if is_file(path) else {}
+            self._known = (
+                {key: item for key, item in values.items() if isinstance(item, dict)}
+                if isinstance(values, dict)
+                else {}
+            )
+
+    def hash_of(self, path: Path) -> str:
+        """`audio_hash`; `AudioError` when the file cannot be read."""
+        key, now = str(path.resolve()), stamp(path)
+        before = self._known.get(key, {})
+        if isinstance(before.get("audio_hash"), str) and proves_unchanged(before, now):
+            return str(before["audio_hash"])
+        digest = audio_hash(path)
+        self._known[key] = {**now, "audio_hash": digest}
+        self._changed = True
+        return digest
+
+    def save(self) -> None:
+        """Writes what was learned."""
+        if self._changed:
+            with contextlib.suppress(StorageError):  # it only saves time
+                write_json(self._path, self._known)

@@ -136,6 +136,17 @@ class AudioFile:
                 left = None if left is None else left - len(block)
                 yield block
 
+    def seconds(self, most: float | None = None) -> float:
+        """How long the sound is, decoded and counted whatever the header says; counting stops at `most` seconds.
+
+        Raises
+        ------
+        AudioError
+            The file breaks off in what cannot be decoded.
+        """
+        frames = None if most is None else round(most * self.sample_rate)
+        return sum(len(block) for block in self.blocks(0, frames)) / self.sample_rate
+
     def missing(self, frames: int) -> str | None:
         """What a file lacks of which `frames` samples a channel were read, in words; None when it is whole."""
         read = frames / self.sample_rate

@@ -197,3 +197,11 @@ def _tensors_hash(path: Path) -> bytes:
             file.seek(0)
             return hashlib.file_digest(file, "sha256").digest()
     return digest.digest()
+
+
+def user_cache(name: str) -> Path:
+    """A folder of the user's own cache: ``$EISBACH_CACHE/NAME``, else ``eisbach/NAME`` in the system's place for
+    caches."""
+    if chosen := os.environ.get("EISBACH_CACHE"):
+        return Path(chosen) / name
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eisbach" / name

@@ -1,14 +1,19 @@
-"""Progress with an estimate of the time left: a bar on a terminal, a line every few seconds elsewhere."""
+"""Progress with an estimate of the time left: a bar on a terminal, a line every few seconds elsewhere;
+and work on many items at once, in threads."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
+
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 
 _LINE_EVERY = 10.0  # seconds between lines when the output is a file or a pipe
 
@@ -107,3 +112,34 @@ class Progress:
     ) -> None:
         if not self.quiet and (self._tty or time.monotonic() - self._start > 1.0):
             self._show(end=True)
+
+
+@contextmanager
+def in_threads(
+    items: Sequence[_Item], make: Callable[[_Item], _Made], *, jobs: int, title: str, quiet: bool = False
+) -> Iterator[Iterator[tuple[_Item, _Made]]]:
+    """`with in_threads(items, make, ...) as results` gives (item, make(item)) in order; an error leaves no thread
+    running.
+
+    Parameters
+    ----------
+    items : sequence
+    make : function of one item
+        What it raises is raised where its result is due.
+    jobs : int
+        Threads, at least 1.
+    title : str
+        Of the progress bar.
+    """
+    with ThreadPoolExecutor(max(1, jobs)) as pool, Progress(len(items), title, quiet=quiet) as bar:
+
+        def results() -> Iterator[tuple[_Item, _Made]]:
+            for item, made in zip(items, pool.map(make, items), strict=True):
+                bar.advance()
+                yield item, made
+
+        try:
+            yield results()
+        except BaseException:  # an interruption too: what has not begun is not begun
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise

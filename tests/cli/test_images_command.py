@@ -7,7 +7,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from eisbach.cli.images import app
-from eisbach.data.images_digits import load_digits
+from eisbach.data.images import load_digits
 from eisbach.image_quality.digits_classifier import pixels_and_labels, train_classifier
 
 

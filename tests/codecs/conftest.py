@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from eisbach.codecs import load_codec
-from eisbach.codecs.bands import BandCodec
-from eisbach.codecs.spectrum import SpectrumConfig, band_filters
+from eisbach.codecs.bands import BandCodec, SpectrumConfig, band_filters
 from eisbach.types import Waveform
 
 SMALL = SpectrumConfig(sample_rate=8000, n_fft=512, hop=128, n_bands=16, low_hz=80.0, high_hz=3600.0)

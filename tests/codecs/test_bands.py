@@ -11,9 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from eisbach.codecs import Codec, load_codec
-from eisbach.codecs.bands import BandCodec
+from eisbach.codecs.bands import BandCodec, SpectrumConfig
 from eisbach.codecs.fit import fit_codec, measure_codec
-from eisbach.codecs.spectrum import SpectrumConfig
 from eisbach.errors import CheckpointError, UserError
 from eisbach.types import Waveform
 

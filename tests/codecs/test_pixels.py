@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from eisbach.codecs import ImageCodec, load_image_codec
-from eisbach.codecs.pixels import PixelCodec
+from eisbach.codecs.images import PixelCodec
 from eisbach.errors import UserError
 
 

@@ -18,8 +18,7 @@ from safetensors.torch import load_file, save_file
 from eisbach.audio import resample
 from eisbach.codecs import load_codec
 from eisbach.codecs.base import Codec
-from eisbach.codecs.same import SameCodec
-from eisbach.codecs.same_chunked import use_chunks
+from eisbach.codecs.same import SameCodec, use_chunks
 from eisbach.errors import CheckpointError, UserError
 from eisbach.types import Waveform
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from eisbach.codecs.spectrum import SpectrumConfig, band_centres, band_filters, band_levels, invert, magnitudes
+from eisbach.codecs.bands import SpectrumConfig, band_centres, band_filters, band_levels, invert, magnitudes
 from eisbach.errors import UserError
 
 SMALL = SpectrumConfig(sample_rate=8000, n_fft=512, hop=128, n_bands=16, low_hz=80.0, high_hz=3600.0)

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from small_audio import tone, write
 
-from eisbach.data.audio_check import inspect_audio
-from eisbach.data.audio_folder import read_folder
-from eisbach.data.caption_files import read_caption
+from eisbach.data.audio_folder import inspect_audio, read_folder
+from eisbach.data.captions import read_caption
 from eisbach.data.doctor import examine
 from eisbach.data.manifest import load_manifest
 from eisbach.data.selection import TrainingRule

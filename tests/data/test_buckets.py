@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from eisbach.data.buckets import BucketedDataset, Fit, choose_lengths
-from eisbach.data.latents import LatentCache, LatentDataset, LatentEntry
+from eisbach.data.batches import BucketedDataset, Fit, LatentDataset, choose_lengths
+from eisbach.data.latents import LatentCache, LatentEntry
 from eisbach.data.manifest import ManifestRow
 from eisbach.errors import UserError
 from eisbach.types import SkipReport

@@ -142,7 +142,7 @@ def test_images_are_mirrored_about_half_the_time():
 
 
 def test_digits():
-    from eisbach.data.images_digits import load_digits
+    from eisbach.data.images import load_digits
 
     digits = load_digits()
     assert len(digits) == 1797
@@ -158,7 +158,7 @@ def test_digits():
 def test_digits_need_scikit_learn(monkeypatch):
     import sys
 
-    from eisbach.data.images_digits import load_digits
+    from eisbach.data.images import load_digits
 
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(UserError, match="pip install"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eisbach.data.images_read import ImageError, read_image, resize_and_crop, to_bytes, to_unit_range
+from eisbach.data.images import ImageError, read_image, resize_and_crop, to_bytes, to_unit_range
 
 GRADIENT = np.arange(12 * 16, dtype=np.uint8).reshape(12, 16)
 

@@ -13,7 +13,8 @@ from small_audio import tone, write
 
 from eisbach.audio import audio_hash, resample, to_mono
 from eisbach.data.audio_folder import read_folder
-from eisbach.data.latents import MAX_SECTIONS, LatentCache, LatentDataset, encode_manifest, sections_of
+from eisbach.data.batches import LatentDataset
+from eisbach.data.latents import MAX_SECTIONS, LatentCache, encode_manifest, sections_of
 from eisbach.data.manifest import Manifest, ManifestRow
 from eisbach.errors import ManifestError, UserError
 from eisbach.types import Waveform

@@ -7,17 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from eisbach.data.manifest import (
-    Manifest,
-    ManifestRow,
-    assign_split,
-    load_manifest,
-    merge,
-    merged,
-    save_manifest,
-)
-from eisbach.data.manifest_files import hash_files
-from eisbach.errors import AudioError, ManifestError
+from eisbach.data.manifest import Manifest, ManifestRow, assign_split, load_manifest, save_manifest
+from eisbach.data.selection import merge, merged
+from eisbach.errors import ManifestError
 
 
 def a_row(name: str = "a", **changes: object) -> ManifestRow:
@@ -141,18 +133,6 @@ def test_merging_adjusts_paths_and_keeps_ids_apart(tmp_path: Path) -> None:
     assert merged([first]) is first
     with pytest.raises(ManifestError, match="outside"):
         merge([first], tmp_path / "two")
-
-
-def test_files_are_hashed_in_parallel_and_bad_ones_are_told(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{number}" for number in range(5)]
-    for path in paths[:4]:
-        path.write_bytes(path.name.encode())
-    told: list[Path] = []
-    hashes = hash_files(paths, on_error=lambda path, reason: told.append(path))
-    assert hashes == {path: hashlib.sha256(path.name.encode()).hexdigest() for path in paths[:4]}
-    assert told == [paths[4]]
-    with pytest.raises(AudioError):
-        hash_files(paths)
 
 
 def test_captions_may_hold_line_separators(tmp_path: Path) -> None:

@@ -15,9 +15,8 @@ from small_audio import tone, write
 
 from eisbach import audio
 from eisbach.codecs import load_codec
-from eisbach.data import manifest_files
 from eisbach.data.audio_folder import read_folder, scan_folder
-from eisbach.data.caption_files import clean_caption
+from eisbach.data.captions import clean_caption
 from eisbach.data.latents import encode_manifest
 from eisbach.data.manifest import load_manifest, save_manifest
 from eisbach.errors import ManifestError
@@ -92,12 +91,13 @@ def test_an_edited_file_is_found_whatever_its_size_and_time(tmp_path: Path, monk
     path = write(tmp_path / "a.wav", tone(1.0))
     manifest, _ = read_folder(tmp_path, caption_from="none", quiet=True)
     read: list[Path] = []
+    digest = audio.audio_hash
 
     def counted(file: Path) -> str:
         read.append(file)
-        return audio.audio_hash(file)
+        return digest(file)
 
-    monkeypatch.setattr(manifest_files, "audio_hash", counted)
+    monkeypatch.setattr(audio, "audio_hash", counted)
     monkeypatch.setattr("eisbach.audio._RACY_NS", -(10**18))
 
     def encode() -> None:

@@ -20,7 +20,8 @@ from eisbach.codecs import load_codec
 from eisbach.codecs.base import Codec
 from eisbach.config import build_config
 from eisbach.data.audio_folder import read_folder
-from eisbach.data.latents import LatentDataset, encode_manifest
+from eisbach.data.batches import LatentDataset
+from eisbach.data.latents import encode_manifest
 from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
 from eisbach.data.pre_encode import pre_encode
 from eisbach.data.pre_encoded import inspect_folder, is_pre_encoded, latent_entries, read_pre_encoded

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from eisbach.data import scores
-from eisbach.data.licences import piece_licence
 from eisbach.data.score_parsing import ScoreError, _Expired, _time_limit, parse_score
-from eisbach.data.scores import Piece, licence_rows, list_pieces, load_table, parse_all
+from eisbach.data.scores import Piece, licence_rows, list_pieces, load_table, parse_all, piece_licence
 from eisbach.errors import UserError
 
 TUNE = "X:1\nT:Small\nM:4/4\nL:1/4\nQ:1/4=90\nK:C\n"

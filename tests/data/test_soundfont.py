@@ -5,9 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eisbach.data.instruments import ENSEMBLES, INSTRUMENTS, ensembles_for, fit_octave, fold_into, sound_font
 from eisbach.data.soundfont import Envelope, SoundFont
-from eisbach.data.synth import Track, dies_away, get_font, synthesise
+from eisbach.data.synth import (
+    ENSEMBLES,
+    INSTRUMENTS,
+    Track,
+    dies_away,
+    ensembles_for,
+    fit_octave,
+    fold_into,
+    get_font,
+    sound_font,
+    synthesise,
+)
 from eisbach.errors import UserError
 
 RATE = 44100

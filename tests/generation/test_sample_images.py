@@ -8,8 +8,7 @@ from PIL import Image
 from eisbach.backbones import create_backbone
 from eisbach.config import build_config
 from eisbach.errors import ConfigError, UserError
-from eisbach.generation.image_files import write_images
-from eisbach.generation.images import ImageSampling, image_noise, sample_images
+from eisbach.generation.images import ImageSampling, image_noise, sample_images, write_images
 
 SAMPLING = ImageSampling(num_inference_steps=3)
 

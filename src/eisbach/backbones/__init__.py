@@ -15,7 +15,7 @@ from eisbach.tensor_files import foreign_files
 
 if TYPE_CHECKING:
     from eisbach.codecs.base import Codec
-    from eisbach.codecs.image_base import ImageCodec
+    from eisbach.codecs.images import ImageCodec
 
 __all__ = [
     "BACKBONES",

@@ -45,7 +45,7 @@ def encode(
     """
     from dataclasses import asdict
 
-    from eisbach.data.codec_workers import place_codec
+    from eisbach.data.latents import place_codec
     from eisbach.data.manifest import load_manifest
     from eisbach.errors import UserError
 

@@ -11,7 +11,7 @@ import typer
 from eisbach.cli.data_common import AS_JSON, JOBS, print_json, say_skipped, worker_count
 
 if TYPE_CHECKING:
-    from eisbach.data.audio_check import CodecInput
+    from eisbach.data.audio_folder import CodecInput
     from eisbach.data.doctor import DoctorReport
     from eisbach.data.selection import TrainingRule
 
@@ -122,7 +122,7 @@ def _codec_input(model: str | None) -> CodecInput | None:
     if model is None:
         return None
     from eisbach.backbones import load_backbone, load_codec_of
-    from eisbach.data.audio_check import CodecInput
+    from eisbach.data.audio_folder import CodecInput
 
     codec = load_codec_of(load_backbone(model))
     return CodecInput(codec.sample_rate, codec.audio_channels)

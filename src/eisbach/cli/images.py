@@ -67,7 +67,7 @@ def sample(
         check_writable(out)
         typer.echo(dump_yaml(sampling), nl=False)
         return
-    from eisbach.generation.image_files import write_images
+    from eisbach.generation.images import write_images
 
     written = write_images(model, sampling, out, count=count, classes=classes, seed=seed, quiet=quiet)
     typer.echo(f"{written} images in {out}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from eisbach.codecs.base import Codec
-from eisbach.codecs.image_base import ImageCodec
+from eisbach.codecs.images import ImageCodec
 from eisbach.errors import UserError
 from eisbach.tensor_files import foreign_files
 
@@ -49,7 +49,7 @@ def _read_codec(name: str) -> Codec:
 
         return BandCodec.load(name)
     if any((Path(name) / marker).is_file() for marker in _MARKERS):
-        from eisbach.codecs.autoencoder_folder import find_autoencoder
+        from eisbach.codecs.autoencoder import find_autoencoder
         from eisbach.codecs.oobleck import CLASS_NAME, OobleckCodec
         from eisbach.codecs.same import SameCodec
 
@@ -64,7 +64,7 @@ def _read_codec(name: str) -> Codec:
 
 
 def _pixels(channels: int) -> ImageCodec:
-    from eisbach.codecs.pixels import PixelCodec
+    from eisbach.codecs.images import PixelCodec
 
     return PixelCodec(channels)
 

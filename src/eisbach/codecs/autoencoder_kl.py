@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from eisbach.codecs.autoencoder_folder import exact_identity, load_autoencoder
-from eisbach.codecs.image_base import check_images, check_latents
+from eisbach.codecs.autoencoder import exact_identity, load_autoencoder
+from eisbach.codecs.images import check_images, check_latents
 from eisbach.codecs.weight_files import State
 
 CLASS_NAME = "AutoencoderKL"

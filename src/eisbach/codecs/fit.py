@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 
 from eisbach.audio import read_audio, resample, to_mono
-from eisbach.codecs.bands import BandCodec
-from eisbach.codecs.spectrum import SpectrumConfig, band_filters, band_levels, magnitudes, triangles
+from eisbach.codecs.bands import BandCodec, SpectrumConfig, band_filters, band_levels, magnitudes, triangles
 from eisbach.errors import UserError
 from eisbach.files import write_json
 from eisbach.progress import Progress

@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-from eisbach.codecs.autoencoder import AutoencoderCodec
-from eisbach.codecs.autoencoder_folder import load_autoencoder
+from eisbach.codecs.autoencoder import AutoencoderCodec, load_autoencoder
 from eisbach.errors import CheckpointError
 
 CLASS_NAME = "AutoencoderOobleck"

@@ -12,23 +12,24 @@ import numpy as np
 
 from eisbach.audio import audio_hash
 from eisbach.audio_file import AudioFile, is_file
-from eisbach.data.audio_check import (
+from eisbach.data.audio_folder import (
     CANCELLED_DB,
     CLIPPED_SHARE,
     LONG_SECONDS,
     SHORT_SECONDS,
     AudioFacts,
     CodecInput,
+    Sample,
     inspect_audio,
+    scan_folder,
     unusable,
 )
-from eisbach.data.audio_folder import Sample, scan_folder
-from eisbach.data.caption_files import clean_caption
+from eisbach.data.captions import clean_caption
 from eisbach.data.latents import sections_of
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest
 from eisbach.data.selection import TrainingChoice, TrainingRule, choose_clips, unheard_words
-from eisbach.data.threads import in_threads
 from eisbach.errors import AudioError, UserError, one_line
+from eisbach.progress import in_threads
 
 PROBLEMS = {
     "left_out": "audio in the folder that is not read",

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from eisbach.data.instruments import INSTRUMENTS, fold_into
 from eisbach.data.manifest import Manifest
 from eisbach.data.performance import Performance
 from eisbach.data.render import Clip, RenderSpec, finish, piece_labels, plan_caption, render
-from eisbach.data.synth import Track, dies_away, get_font, synthesise
+from eisbach.data.synth import INSTRUMENTS, Track, dies_away, fold_into, get_font, synthesise
 from eisbach.errors import UserError
 from eisbach.types import SkipReport, Waveform
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from eisbach.config import check_values
-from eisbach.data.images import ImageItem, ImageSet, read_all
-from eisbach.data.images_read import ImageError, Resize, to_unit_range
+from eisbach.data.images import ImageError, ImageItem, ImageSet, Resize, read_all, to_unit_range
 from eisbach.errors import UserError
 from eisbach.files import atomic_write, read_json, write_json
 from eisbach.progress import Progress

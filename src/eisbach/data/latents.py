@@ -1,30 +1,216 @@
-"""Latents of a manifest: encoded once, kept by content, and drawn as batches that depend only on (seed, step)."""
+"""Latents of a manifest, encoded once and kept by content: in this process, or in several with a copy of the codec
+each."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
-from eisbach.audio import SILENCE_PEAK
-from eisbach.data.codec_workers import SectionEncoder, encode_clips
-from eisbach.data.manifest import Manifest, ManifestRow
-from eisbach.data.manifest_files import KnownHashes, check_unchanged
+from eisbach.audio import SILENCE_PEAK, KnownHashes, read_audio
+from eisbach.codecs.base import heard
+from eisbach.data.manifest import Manifest, ManifestRow, check_unchanged
 from eisbach.errors import AudioError, CheckpointError, ManifestError, UserError
 from eisbach.files import write_json
-from eisbach.tensor_files import read_array, read_header, read_tensors, write_tensors
-from eisbach.types import LatentBatch, SkipReport
+from eisbach.processes import Processes
+from eisbach.progress import in_threads
+from eisbach.tensor_files import read_array, read_header, write_tensors
+from eisbach.types import SkipReport
 
 if TYPE_CHECKING:
     import torch
 
     from eisbach.codecs.base import Codec
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class EncodedSection:
+    """The latents of a stretch of audio.
+
+    Attributes
+    ----------
+    latents : np.ndarray [shape=(C, T), float32]
+        Finite.
+    peak : float
+        Largest absolute sample that the codec is given: mixed, and at its rate.
+    seconds : float
+        Length of the audio that was read.
+    """
+
+    latents: np.ndarray
+    peak: float
+    seconds: float
+
+
+class SectionEncoder:
+    """`encoder(path, start, seconds)` gives the latents of a section; a context manager.
+
+    Parameters
+    ----------
+    codec : Codec
+    source : str or None
+        What `codecs.load_codec` makes the same codec from. With it and `jobs` above 1 the work is done by `jobs`
+        processes; call the encoder from as many threads.
+    jobs : int
+    device : str or None
+        Where processes put the codec's network ("cuda"); None leaves it on the CPU.
+    """
+
+    def __init__(self, codec: Codec, *, source: str | None = None, jobs: int = 1, device: str | None = None) -> None:
+        self._codec, self._source, self._device, self._jobs = codec, source, device, max(1, jobs)
+        self._identity = codec.identity()
+        self._pool: Processes | None = None
+
+    def __enter__(self) -> Self:
+        if self._source is not None and self._jobs > 1:
+            self._pool = Processes(self._jobs)  # processes start with the first section, not before
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.__exit__(kind, error, trace)
+
+    def __call__(self, path: Path, start: float = 0.0, seconds: float | None = None) -> EncodedSection:
+        """The latents of `seconds` (None: up to the end) of a file from `start`.
+
+        Raises
+        ------
+        AudioError
+            Audio that cannot be read, or latents that are not finite.
+        UserError
+            A process died, or its copy of the codec is another one.
+        """
+        if self._pool is None or self._source is None:
+            return _encode(self._codec, path, start, seconds)
+        return self._pool.call(
+            _encode_in_process, self._source, self._identity, self._device, self._jobs, path, start, seconds
+        )
+
+
+def encode_clips(
+    manifest: Manifest,
+    codec: Codec,
+    encode: Callable[[ManifestRow, SectionEncoder], Made],
+    keep: Callable[[ManifestRow, Made], None],
+    report: SkipReport,
+    *,
+    source: str | None,
+    jobs: int,
+    device: str | None,
+    quiet: bool,
+    title: str = "encode",
+) -> None:
+    """Calls `encode(row, encoder)` for every clip, in threads, and `keep(row, made)` here, in the manifest's order.
+
+    Clips whose audio cannot be used (`AudioError`) go to `report`; the other arguments are those of `SectionEncoder`.
+
+    Raises
+    ------
+    UserError
+        No clip could be encoded.
+    """
+
+    def one(row: ManifestRow) -> Made | AudioError:
+        try:
+            return encode(row, encoder)
+        except AudioError as error:
+            return error
+
+    kept = 0
+    with (
+        steady_threads(codec),
+        SectionEncoder(codec, source=source, jobs=jobs, device=device) as encoder,
+        in_threads(manifest.rows, one, jobs=jobs, title=title, quiet=quiet) as results,
+    ):
+        for row, made in results:
+            if isinstance(made, AudioError):
+                report.add(row.id, str(made))
+                continue
+            keep(row, made)
+            kept += 1
+    if not kept:
+        why = f" ({report.skipped[0].reason})" if report.skipped else ""
+        raise UserError(f"none of the {len(manifest)} clips could be encoded{why}; run 'eisbach data doctor' on them.")
+
+
+@contextmanager
+def steady_threads(codec: Codec) -> Iterator[None]:
+    """Lets a codec without a network compute in one thread: how a product is divided over threads shows in its last
+    bit.
+
+    So the latents are equal bit for bit whatever the number of processors and of `jobs`. A network keeps its threads;
+    its latents are equal for equal numbers of threads.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if codec.model is None:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def place_codec(codec: Codec, device: str) -> None:
+    """Moves the codec's network to a device; `UserError` when there is no such device or no network to move."""
+    if device == "cpu":
+        return
+    network = codec.model
+    if network is None:
+        raise UserError(f"the codec '{codec.name}' computes on the CPU only; leave --device out.")
+    try:
+        network.to(device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"the codec cannot be put on '{device}' ({first}); choose cpu.") from error
+
+
+def _encode(codec: Codec, path: Path, start: float, seconds: float | None) -> EncodedSection:
+    waveform = read_audio(path, start=start, duration=seconds, allow_silent=True)
+    try:
+        given = heard(waveform, codec.sample_rate, codec.audio_channels)
+    except AudioError as error:
+        raise AudioError(f"{path}: {error}") from error
+    latents = codec.encode(given).detach().float().cpu().contiguous().numpy()
+    if not bool(np.isfinite(latents).all()):
+        raise AudioError(f"{path} gives non-finite latents; re-export it, or remove it.")
+    return EncodedSection(latents, float(np.abs(given.samples).max(initial=0.0)), waveform.duration)
+
+
+@lru_cache(maxsize=1)
+def _codec_of_process(source: str, identity: str, device: str | None, jobs: int) -> Codec:
+    import os
+
+    import torch
+
+    from eisbach.codecs import load_codec
+
+    codec = load_codec(source)
+    torch.set_num_threads(1 if codec.model is None else max(1, (os.cpu_count() or 1) // jobs))
+    if codec.identity() != identity:
+        raise UserError(f"the codec '{source}' changed while it was being used; run the same command again.")
+    if device is not None:
+        place_codec(codec, device)
+    return codec
+
+
+def _encode_in_process(
+    source: str, identity: str, device: str | None, jobs: int, path: Path, start: float, seconds: float | None
+) -> EncodedSection:
+    return _encode(_codec_of_process(source, identity, device, jobs), path, start, seconds)
+
 
 MAX_SECTIONS = 8
 """Sections kept of one clip, spread evenly over it: what bounds memory and disk for hour-long audio."""
@@ -34,8 +220,6 @@ HASHES_NAME = ".audio-hashes"
 
 _ROUNDING_SECONDS = 1.0
 _SECTION_CROPS = 4.0  # a section holds this many crops, so that crops fall anywhere within it
-_KEPT_BYTES = 2e9  # latents held in memory by one dataset
-_ORDER, _CROP = 0, 1  # streams of random numbers
 
 
 @dataclass(frozen=True)
@@ -199,143 +383,6 @@ def _read_frames(path: Path) -> tuple[int, ...] | None:
         return None
 
 
-class LatentDataset:
-    """Batches of crops, drawn without any state: a batch is a pure function of (seed, step).
-
-    Every epoch is its own permutation of the clips; where a crop begins is drawn for each position on its own.
-    Clips shorter than the crop are padded (with the cache's silence, else zeros) and masked.
-
-    Parameters
-    ----------
-    cache : LatentCache
-    crop_frames : int
-    seed : int
-    rank, world_size : int
-        With several processes, `batch_size` is that of one process and process `rank` gets its own part.
-    """
-
-    def __init__(self, cache: LatentCache, crop_frames: int, seed: int, *, rank: int = 0, world_size: int = 1) -> None:
-        if crop_frames < 1:
-            raise UserError(f"crop_frames must be at least 1 (got {crop_frames}).")
-        if not 0 <= rank < world_size:
-            raise UserError(f"rank must be within 0 to world_size - 1 (got {rank} of {world_size}).")
-        self.cache, self.crop_frames, self.seed = cache, crop_frames, seed
-        self.rank, self.world_size = rank, world_size
-        self._loaded: OrderedDict[int, list[torch.Tensor]] = OrderedDict()
-        self._bytes = 0
-        self._permutation: tuple[int, np.ndarray] = (-1, np.zeros(0, dtype=int))
-        self._warned = False
-
-    def __len__(self) -> int:
-        return len(self.cache.entries)
-
-    @property
-    def captions(self) -> list[str]:
-        """The caption of every clip."""
-        return [entry.row.caption for entry in self.cache.entries]
-
-    def positions(self, step: int, batch_size: int) -> range:
-        """The positions, counted over all epochs, that this process draws in `step`."""
-        first = (step * self.world_size + self.rank) * batch_size
-        return range(first, first + batch_size)
-
-    def index_at(self, position: int) -> int:
-        """The clip at a position: epoch `position // len`, in that epoch's order."""
-        epoch, place = divmod(position, len(self))
-        if self._permutation[0] != epoch:
-            order = np.random.default_rng([self.seed, _ORDER, epoch]).permutation(len(self))
-            self._permutation = (epoch, order)
-        return int(self._permutation[1][place])
-
-    def crop_at(self, position: int) -> tuple[int, int, int]:
-        """(clip, section, first frame) of a position; a section is drawn by the crops it holds."""
-        clip = self.index_at(position)
-        return clip, *self._draw_crop(clip, position, self.crop_frames)
-
-    def _draw_crop(self, clip: int, position: int, crop_frames: int) -> tuple[int, int]:
-        rng = np.random.default_rng([self.seed, _CROP, position])
-        starts = np.array([max(1, frames - crop_frames + 1) for frames in self.cache.entries[clip].frames])
-        draw = int(rng.integers(int(starts.sum())))
-        section = int(np.searchsorted(np.cumsum(starts), draw, side="right"))
-        return section, draw - int(starts[:section].sum())
-
-    def batch(self, step: int, batch_size: int) -> LatentBatch:
-        """The batch of `step` [latents (batch_size, C, crop_frames)]; with fewer clips than that, clips come twice."""
-        self._check_batch(step, batch_size)
-        return self._collate(
-            [self.crop_at(position) for position in self.positions(step, batch_size)], self.crop_frames
-        )
-
-    def _check_batch(self, step: int, batch_size: int) -> None:
-        if batch_size < 1 or step < 0:
-            raise UserError(f"step must be at least 0 and batch_size at least 1 (got {step} and {batch_size}).")
-        if batch_size * self.world_size > len(self) and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{len(self)} clips fill batches of {batch_size * self.world_size}: some clips come more than once "
-                "in a batch; add clips or lower the batch size.",
-                stacklevel=3,
-            )
-
-    def _collate(self, crops: Sequence[tuple[int, int, int]], crop_frames: int) -> LatentBatch:
-        """The crops (clip, section, first frame) as a batch, padded to `crop_frames`."""
-        import torch
-
-        latents = torch.zeros(len(crops), self.cache.channels, crop_frames)
-        mask = torch.zeros(len(crops), crop_frames, dtype=torch.bool)
-        rows = []
-        for place, (clip, section, start) in enumerate(crops):
-            piece = self._sections(clip)[section][:, start : start + crop_frames]
-            valid = piece.shape[1]
-            latents[place, :, :valid] = piece
-            mask[place, :valid] = True
-            silence = self.cache.silence
-            if valid < crop_frames and silence is not None:
-                missing = crop_frames - valid
-                latents[place, :, valid:] = silence.repeat(1, -(-missing // silence.shape[1]))[:, :missing]
-            rows.append(self.cache.entries[clip].row)
-        return LatentBatch(
-            latents=latents,
-            ids=[row.id for row in rows],
-            captions=[row.caption for row in rows],
-            durations=mask.sum(dim=1).float() / self.cache.latent_rate,
-            mask=None if bool(mask.all()) else mask,
-        )
-
-    def padding_share(self) -> float:
-        """The share of an epoch's frames that are padding."""
-        longest = [min(self.crop_frames, max(entry.frames)) for entry in self.cache.entries]
-        return 1.0 - sum(longest) / (len(longest) * self.crop_frames)
-
-    def _sections(self, clip: int) -> list[torch.Tensor]:
-        if clip in self._loaded:
-            self._loaded.move_to_end(clip)
-            return self._loaded[clip]
-        sections = _load_sections(self.cache.entries[clip])
-        self._loaded[clip] = sections
-        self._bytes += _size(sections)
-        while self._bytes > _KEPT_BYTES and len(self._loaded) > 1:
-            self._bytes -= _size(self._loaded.popitem(last=False)[1])
-        return sections
-
-
-def _load_sections(entry: LatentEntry) -> list[torch.Tensor]:
-    if entry.path.suffix == ".npy":
-        import torch
-
-        array = np.array(read_latent_array(entry.path)[:, entry.first : entry.first + entry.frames[0]], np.float32)
-        if not np.isfinite(array).all():
-            raise ManifestError(f"{entry.path} holds NaN or infinite values; encode it again, or remove it.")
-        return [torch.from_numpy(array)]
-    try:
-        tensors = read_tensors(entry.path)
-        return [tensors[f"section-{number}"] for number in range(len(entry.frames))]
-    except (CheckpointError, KeyError) as error:
-        raise UserError(
-            f"the cached latents {entry.path} cannot be read ({error}); delete the file and run the same command again."
-        ) from error
-
-
 def read_latent_array(path: Path) -> np.ndarray:
     """A pre-encoded `.npy` [shape=(C, T), floating], mapped and not read.
 
@@ -358,13 +405,3 @@ def read_latent_array(path: Path) -> np.ndarray:
             "its .json."
         )
     return array
-
-
-def _size(sections: Sequence[torch.Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in sections)
-
-
-def all_crops(cache: LatentCache, crop_frames: int) -> Iterator[tuple[ManifestRow, torch.Tensor]]:
-    """The first crop of every clip, unpadded [shape=(C, <= crop_frames)]: for fixed evaluation sets."""
-    for entry in cache.entries:
-        yield entry.row, _load_sections(entry)[0][:, :crop_frames]

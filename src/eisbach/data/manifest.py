@@ -3,23 +3,23 @@
 A manifest is a JSON-lines file; `path` is POSIX and relative to the folder that holds it, so that the folder can
 be moved. Loading is strict: every fault of every row is found and they are reported together. A manifest that was
 written elsewhere than into its audio (because that may not be written to, say) has a `manifest.audio.json` beside it,
-which names the folder.
-"""
+which names the folder."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from eisbach.audio_file import is_utf8
-from eisbach.data.manifest_files import ManifestFiles, read_audio_root, write_audio_root
+from eisbach.audio import KnownHashes
+from eisbach.audio_file import is_file, is_utf8
 from eisbach.errors import ManifestError
-from eisbach.files import LINES_LIMIT, JsonError, parse_json, read_text, write_jsonl
+from eisbach.files import LINES_LIMIT, JsonError, parse_json, read_json, read_text, write_json, write_jsonl
 
 MANIFEST_NAME = "manifest.jsonl"
 Split = Literal["train", "held_out"]
@@ -177,7 +177,7 @@ def load_manifest(path: str | Path, *, check_files: bool = True) -> Manifest:
     if not rows and not faults:
         faults = ["it has no rows; add clips to it"]
     if faults:
-        raise ManifestError(f"{path} {_summary(faults)}")
+        raise ManifestError(f"{path} {fault_list(faults)}")
     return Manifest(rows, path.parent, audio_root)
 
 
@@ -204,59 +204,14 @@ def save_manifest(manifest: Manifest, path: str | Path | None = None) -> Path:
         seen.add(row.id)
         faults += [f"row '{row.id}': {fault}" for fault in found]
     if faults:
-        raise ManifestError(f"the manifest for {path} {_summary(faults)}")
+        raise ManifestError(f"the manifest for {path} {fault_list(faults)}")
     write_audio_root(path, manifest.audio_root)
     write_jsonl(path, (asdict(row) for row in manifest))
     return path
 
 
-def merge(manifests: Sequence[Manifest], root: str | Path, audio_root: str | Path | None = None) -> Manifest:
-    """One manifest in the folder `root` that names the clips of all of them, below `audio_root` (None: `root`); nothing
-    is copied.
-
-    Ids that collide get the name of their source folder in front (`folder/id`) and a number if that is taken too.
-
-    Raises
-    ------
-    ManifestError
-        Audio that does not lie under that folder, because manifests may not point outside it.
-    """
-    base = Path(root if audio_root is None else audio_root).resolve()
-    rows: list[ManifestRow] = []
-    used: set[str] = set()
-    faults: list[str] = []
-    for manifest in manifests:
-        folder = manifest.audio_root.resolve()
-        for row in manifest:
-            target = folder / row.path
-            if not target.is_relative_to(base):
-                faults.append(f"'{target}' is outside it")
-                continue
-            new_id, number = row.id, 2
-            if new_id in used:
-                new_id = f"{folder.name}/{row.id}"
-            while new_id in used:
-                new_id = f"{folder.name}/{row.id}-{number}"
-                number += 1
-            used.add(new_id)
-            rows.append(replace(row, id=new_id, path=target.relative_to(base).as_posix()))
-    if faults:
-        raise ManifestError(f"the folder {base} cannot hold the merged manifest: it {_summary(faults)}")
-    return Manifest(rows, root, audio_root)
-
-
-def merged(manifests: Sequence[Manifest]) -> Manifest:
-    """`merge` in the deepest folder that holds every manifest; a single manifest as it is."""
-    if len(manifests) == 1:
-        return manifests[0]
-    roots, audio = (
-        os.path.commonpath([str(getattr(manifest, name).resolve()) for manifest in manifests])
-        for name in ("root", "audio_root")
-    )
-    return merge(manifests, roots, audio)
-
-
-def _summary(faults: Sequence[str]) -> str:
+def fault_list(faults: Sequence[str]) -> str:
+    """The faults as the end of a sentence: "has 2 faults: ...", the first ten of them."""
     more = len(faults) - _SHOWN
     head = f"has {len(faults)} fault{'s' if len(faults) > 1 else ''}: "
     return head + "; ".join(faults[:_SHOWN]) + (f"; and {more} more." if more > 0 else ".")
@@ -347,3 +302,91 @@ def _labels_fault(value: Any) -> str | None:
 def _hash_fault(value: Any) -> str | None:
     good = isinstance(value, str) and len(value) == 64 and all(c in "0123456789abcdef" for c in value)
     return None if good else "must be a SHA-256 in 64 lower-case hex characters"
+
+
+_AUDIO_ROOT = ".audio.json"  # beside a manifest whose audio lies elsewhere
+
+
+def read_audio_root(manifest: Path) -> Path:
+    """The folder that the paths of a manifest are relative to: its own, or what `write_audio_root` noted.
+
+    Raises
+    ------
+    ManifestError
+        The note is malformed.
+    """
+    beside = manifest.with_suffix(_AUDIO_ROOT)
+    if not beside.is_file():
+        return manifest.parent
+    values = read_json(beside, "place of a manifest's audio")
+    folder = values.get("audio") if isinstance(values, dict) else None
+    if not isinstance(folder, str) or not Path(folder).is_absolute():
+        raise ManifestError(f'{beside} must hold {{"audio": "FOLDER"}} with an absolute path; make the manifest again.')
+    return Path(folder)
+
+
+def write_audio_root(manifest: Path, audio_root: Path) -> None:
+    """Notes beside a manifest that its audio lies elsewhere, or takes such a note away."""
+    beside = manifest.with_suffix(_AUDIO_ROOT)
+    if audio_root.resolve() != manifest.parent.resolve():
+        write_json(beside, {"audio": str(audio_root.resolve())})
+    elif beside.is_file():
+        beside.unlink()
+
+
+class ManifestFiles:
+    """The files below a folder: found in another spelling of the same name, and never outside the folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._real_root = root, os.path.realpath(root)
+        self._inside: dict[Path, bool] = {}
+        self._names: dict[Path, dict[str, str]] = {}
+
+    def find(self, relative: str) -> tuple[str | None, str | None]:
+        """A path as the disk spells it (None: there is no such file), and what is wrong with it."""
+        path = self._root / relative
+        if not is_file(path):
+            path = self.spelled(relative)
+            if not is_file(path):
+                return None, f"file '{relative}' does not exist; restore it or remove the row"
+        place = path.relative_to(self._root).as_posix()
+        if not self._is_inside(path):
+            return (
+                place,
+                f"'path' is a link that leaves the manifest's folder (got '{relative}'); copy the audio into it",
+            )
+        return place, None
+
+    def spelled(self, relative: str) -> Path:
+        """A path whose parts are the disk's where they differ only in how accents are composed (NFC, NFD)."""
+        place = self._root
+        for part in PurePosixPath(relative).parts:
+            if not part.isascii() and not (place / part).exists():
+                if place not in self._names:
+                    names = [item.name for item in place.iterdir()] if place.is_dir() else []
+                    self._names[place] = {unicodedata.normalize("NFC", name): name for name in names}
+                part = self._names[place].get(unicodedata.normalize("NFC", part), part)
+            place = place / part
+        return place
+
+    def _is_inside(self, path: Path) -> bool:
+        if path.is_symlink():
+            return _is_below(os.path.realpath(path), self._real_root)
+        if path.parent not in self._inside:
+            self._inside[path.parent] = _is_below(os.path.realpath(path.parent), self._real_root)
+        return self._inside[path.parent]
+
+
+def check_unchanged(manifest: Manifest, row: ManifestRow, known: KnownHashes) -> Path:
+    """Where the audio of a row lies; `ManifestError` when its bytes are not those that the manifest was made of."""
+    audio = manifest.audio_path(row)
+    if known.hash_of(audio) != row.audio_hash:
+        raise ManifestError(
+            f"{audio} has changed since its manifest was made (clip '{row.id}'); make the manifest again with "
+            "'eisbach data folder', or restore the file."
+        )
+    return audio
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

@@ -17,9 +17,9 @@ from eisbach.data.manifest import MANIFEST_NAME, Manifest, ManifestRow, Split, a
 from eisbach.data.musiccaps_csv import MusicCapsRow, MusicCapsTable, read_rows, write_missing
 from eisbach.data.musiccaps_cuts import CLIPS, JOURNAL_NAME, Cut, Journal, NotUsed, cut_clip
 from eisbach.data.musiccaps_files import Matches, find_fetched, match_files
-from eisbach.data.threads import in_threads
 from eisbach.errors import AudioError, UserError
 from eisbach.files import write_json
+from eisbach.progress import in_threads
 
 HELD_OUT = ("hash", "eval", "balanced", "none")
 KINDS = ("missing", "unreadable", "too_short", "ambiguous", "silent", "malformed", "duplicate")

@@ -12,9 +12,8 @@ from itertools import pairwise
 import numpy as np
 
 from eisbach.data.captions import Facts, is_minor
-from eisbach.data.instruments import INSTRUMENTS, Ensemble, ensembles_for, fit_octave, fold_into
 from eisbach.data.score_parsing import NoteTable
-from eisbach.data.synth import Track
+from eisbach.data.synth import INSTRUMENTS, Ensemble, Track, ensembles_for, fit_octave, fold_into
 
 _PAUSE = (0.2, 0.7)  # seconds between the pieces of a set
 _SECTION = (4.0, 12.0)  # seconds that one orchestration lasts where it changes

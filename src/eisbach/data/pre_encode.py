@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from eisbach.audio import SILENCE_PEAK
-from eisbach.data.codec_workers import SectionEncoder, encode_clips, steady_threads
-from eisbach.data.latents import read_latent_array
-from eisbach.data.manifest import MANIFEST_NAME, Manifest, ManifestRow
-from eisbach.data.manifest_files import KnownHashes, check_unchanged, user_cache
+from eisbach.audio import SILENCE_PEAK, KnownHashes
+from eisbach.data.latents import SectionEncoder, encode_clips, read_latent_array, steady_threads
+from eisbach.data.manifest import MANIFEST_NAME, Manifest, ManifestRow, check_unchanged
 from eisbach.data.pre_encoded import DETAILS_NAME, OURS, SILENCE_NAME, latent_files
 from eisbach.errors import AudioError, ManifestError, UserError
 from eisbach.files import atomic_write, read_json, write_text
-from eisbach.output_folder import refuse_other_settings
+from eisbach.output_folder import refuse_other_settings, user_cache
 from eisbach.types import SkipReport, Waveform
 
 if TYPE_CHECKING:

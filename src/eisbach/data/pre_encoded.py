@@ -18,9 +18,9 @@ import numpy as np
 
 from eisbach.data.latents import LatentCache, LatentEntry, read_latent_array
 from eisbach.data.manifest import MANIFEST_NAME, SPLITS, Manifest, ManifestRow, Split, assign_split
-from eisbach.data.threads import in_threads
 from eisbach.errors import ManifestError, UserError
 from eisbach.files import find_files, read_json, read_object, walk_files
+from eisbach.progress import in_threads
 from eisbach.tensor_files import read_array
 from eisbach.types import SkipReport, Waveform
 
@@ -384,7 +384,7 @@ def inspect_folder(
     UserError
         A batch size below 1.
     """
-    from eisbach.data.buckets import FITS, BucketedDataset
+    from eisbach.data.batches import FITS, BucketedDataset
 
     if batch_size < 1:
         raise UserError(f"the batch size must be at least 1 (got {batch_size}).")

@@ -264,7 +264,7 @@ def render(
     if clips < 1:
         raise UserError(f"clips must be at least 1 (got {clips}).")
     if spec.styles:
-        from eisbach.data.instruments import ensembles_for
+        from eisbach.data.synth import ensembles_for
 
         ensembles_for("quartet", spec.styles)  # refuses unknown names before anything is written
     if not (out / _SPEC).is_file():

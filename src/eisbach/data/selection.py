@@ -1,13 +1,16 @@
-"""What trains: the one answer that the doctor, `data folder`, the demo and training give and print."""
+"""What trains: the one answer that the doctor, `data folder`, the demo and training give and print; and manifests put
+together."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from eisbach.data.manifest import Manifest, ManifestRow
-from eisbach.errors import one_line
+from eisbach.data.manifest import Manifest, ManifestRow, fault_list
+from eisbach.errors import ManifestError, one_line
 from eisbach.types import Skipped
 
 _SHOWN = 3
@@ -147,3 +150,49 @@ def unheard_words(captions: Iterable[str], unknown_words: Callable[[str], Sequen
     named = ", ".join(f"'{one_line(word)}'" for word, _ in words.most_common(_SHOWN))
     more = f" and {len(words) - _SHOWN} more words" if len(words) > _SHOWN else ""
     return f"the model does not know {named}{more}, in {touched} of {total} captions; these words change nothing"
+
+
+def merge(manifests: Sequence[Manifest], root: str | Path, audio_root: str | Path | None = None) -> Manifest:
+    """One manifest in the folder `root` that names the clips of all of them, below `audio_root` (None: `root`); nothing
+    is copied.
+
+    Ids that collide get the name of their source folder in front (`folder/id`) and a number if that is taken too.
+
+    Raises
+    ------
+    ManifestError
+        Audio that does not lie under that folder, because manifests may not point outside it.
+    """
+    base = Path(root if audio_root is None else audio_root).resolve()
+    rows: list[ManifestRow] = []
+    used: set[str] = set()
+    faults: list[str] = []
+    for manifest in manifests:
+        folder = manifest.audio_root.resolve()
+        for row in manifest:
+            target = folder / row.path
+            if not target.is_relative_to(base):
+                faults.append(f"'{target}' is outside it")
+                continue
+            new_id, number = row.id, 2
+            if new_id in used:
+                new_id = f"{folder.name}/{row.id}"
+            while new_id in used:
+                new_id = f"{folder.name}/{row.id}-{number}"
+                number += 1
+            used.add(new_id)
+            rows.append(replace(row, id=new_id, path=target.relative_to(base).as_posix()))
+    if faults:
+        raise ManifestError(f"the folder {base} cannot hold the merged manifest: it {fault_list(faults)}")
+    return Manifest(rows, root, audio_root)
+
+
+def merged(manifests: Sequence[Manifest]) -> Manifest:
+    """`merge` in the deepest folder that holds every manifest; a single manifest as it is."""
+    if len(manifests) == 1:
+        return manifests[0]
+    roots, audio = (
+        os.path.commonpath([str(getattr(manifest, name).resolve()) for manifest in manifests])
+        for name in ("root", "audio_root")
+    )
+    return merge(manifests, roots, audio)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, merge, save_manifest
+from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, save_manifest
+from eisbach.data.selection import merge
 from eisbach.errors import UserError, one_line
 from eisbach.experiments.spec import ExperimentSpec, MaterialConfig, arm_training
 from eisbach.experiments.stages import OpenStage, Stage

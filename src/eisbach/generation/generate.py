@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from eisbach.config import check_values
-from eisbach.errors import InterruptedRun, UserError
+from eisbach.errors import AudioError, InterruptedRun, UserError
 from eisbach.files import read_json, write_json
 from eisbach.generation.config import DISTILLED, GenerateConfig
-from eisbach.generation.noise import starting_noise
 from eisbach.generation.prompts import Prompt
-from eisbach.generation.times import curve_stamp, sampling_times
+from eisbach.generation.sampling import curve_stamp, sampling_times, starting_noise
 from eisbach.output_folder import refuse_other_settings, weights_identity
-from eisbach.progress import Progress
+from eisbach.progress import Progress, in_threads
 from eisbach.signals import stop_signal
 
 if TYPE_CHECKING:
@@ -267,25 +266,24 @@ def _write_take(take: Take, waveform: Waveform, duration: float) -> None:
 
 
 def _is_finished(path: Path, duration: float) -> bool:
-    """True when the file is there, opens, and is as long as asked (within a codec frame's second)."""
-    import soundfile as sf
+    """True when the file is there, can be decoded, and is as long as asked (within a codec frame's second)."""
+    from eisbach.audio_file import AudioFile
 
     if not path.is_file():
         return False
     try:
-        return abs(sf.info(str(path)).duration - duration) < 1.0
-    except (sf.LibsndfileError, RuntimeError):
+        return abs(AudioFile(path).seconds() - duration) < 1.0
+    except AudioError:
         return False
 
 
 def _save_manifest(config: GenerateConfig, takes: list[Take]) -> Manifest:
     """Writes the manifest of everything in the folder and returns the rows that `config` asks for."""
     from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, save_manifest
-    from eisbach.data.manifest_files import hash_files
 
     root = Path(config.out)
-    hashes = hash_files([take.path for take in takes])
-    rows = [_row(config, take, hashes[take.path]) for take in takes]
+    with in_threads(takes, lambda take: _row(config, take), jobs=4, title="hash", quiet=True) as results:
+        rows = [row for _, row in results]
     asked = {row.id for row in rows}
     kept = []
     if (root / MANIFEST_NAME).is_file():
@@ -295,9 +293,9 @@ def _save_manifest(config: GenerateConfig, takes: list[Take]) -> Manifest:
     return Manifest(rows, root)
 
 
-def _row(config: GenerateConfig, take: Take, audio_hash: str) -> ManifestRow:
-    import soundfile as sf
-
+def _row(config: GenerateConfig, take: Take) -> ManifestRow:
+    from eisbach.audio import audio_hash
+    from eisbach.audio_file import AudioFile
     from eisbach.data.manifest import ManifestRow
 
     labels = {"arm": config.arm, "prompt_id": take.prompt.id, "seed": str(take.seed)}
@@ -305,9 +303,9 @@ def _row(config: GenerateConfig, take: Take, audio_hash: str) -> ManifestRow:
         id=take.id,
         path=take.path.name,
         caption=take.prompt.text,
-        duration=round(sf.info(str(take.path)).duration, 6),
+        duration=round(AudioFile(take.path).seconds(), 6),
         labels=labels,
-        audio_hash=audio_hash,
+        audio_hash=audio_hash(take.path),
         split="held_out",  # generated audio must not slip into a training set unnoticed
     )
 

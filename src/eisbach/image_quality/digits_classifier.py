@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from eisbach.config import check_values
-from eisbach.data.images import ImageSet
-from eisbach.data.images_read import to_unit_range
+from eisbach.data.images import ImageSet, to_unit_range
 from eisbach.errors import UserError
 from eisbach.files import read_json, write_json
 from eisbach.tensor_files import copy_named, read_tensors, write_tensors

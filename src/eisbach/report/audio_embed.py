@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eisbach.audio import read_audio, write_blocks
+from eisbach.audio_file import AudioFile
 from eisbach.errors import AudioError
 from eisbach.progress import Progress
 
@@ -96,9 +97,7 @@ def embed(path: Path, bit_rate: int = 48_000, most: float = _MOST_SECONDS) -> Em
 
 
 def _seconds(path: Path) -> float:
-    import soundfile as sf
-
     try:
-        return min(_MOST_SECONDS, float(sf.info(str(path)).duration))
-    except (sf.LibsndfileError, RuntimeError, OSError):
+        return AudioFile(path).seconds(_MOST_SECONDS)
+    except AudioError:
         return 0.0

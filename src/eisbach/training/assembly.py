@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from eisbach import adapters
 from eisbach.config import build_config, read_yaml
-from eisbach.data.latents import LatentDataset
+from eisbach.data.batches import LatentDataset
 from eisbach.data.selection import unheard_words
 from eisbach.errors import ConfigError, UserError
 from eisbach.files import walk_files

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from eisbach.data.buckets import BucketedDataset
-from eisbach.data.latents import LatentCache, LatentDataset, encode_manifest
-from eisbach.data.manifest import Manifest, load_manifest, merged
+from eisbach.data.batches import BucketedDataset, LatentDataset
+from eisbach.data.latents import LatentCache, encode_manifest
+from eisbach.data.manifest import Manifest, load_manifest
 from eisbach.data.pre_encoded import is_pre_encoded, latent_entries, read_pre_encoded
-from eisbach.data.selection import TrainingChoice, TrainingRule, choose_clips
+from eisbach.data.selection import TrainingChoice, TrainingRule, choose_clips, merged
 from eisbach.errors import ConfigError, ManifestError, UserError
 from eisbach.progress import Progress
 from eisbach.training.config import CropShare, DataConfig

@@ -103,7 +103,7 @@ class ImageMaterial:
 def _images_of(chosen: ImagesConfig) -> ImageSet:
     """The images that a configuration names."""
     if chosen.source == "digits":
-        from eisbach.data.images_digits import load_digits
+        from eisbach.data.images import load_digits
 
         images = load_digits()
         if chosen.classes == "none":

@@ -14,7 +14,7 @@ from eisbach.types import LatentBatch, Waveform
 
 if TYPE_CHECKING:
     from eisbach.codecs.base import Codec
-    from eisbach.data.latents import LatentDataset
+    from eisbach.data.batches import LatentDataset
 
 _SILENCE_FRAMES = 256
 """Latent frames of silence that are encoded once and repeated."""

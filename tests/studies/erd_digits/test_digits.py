@@ -74,7 +74,7 @@ def test_the_classifier_is_saved_and_reads_digits_alone(small, tmp_path):
     assert DigitClassifier.load(tmp_path).identity() == classifier.identity()
     with pytest.raises(UserError, match="8x8"):
         classifier(np.zeros((2, 16, 16, 3), np.uint8))
-    from eisbach.data.images_digits import load_digits
+    from eisbach.data.images import load_digits
 
     one = load_digits()
     with pytest.raises(UserError, match="two classes"):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from eisbach.data.latents import LatentDataset, sections_of
+from eisbach.data.batches import LatentDataset
+from eisbach.data.latents import sections_of
 from eisbach.data.manifest import Manifest, ManifestRow
 from eisbach.diagnostics.probe.config import ProbeConfig
 from eisbach.errors import ManifestError

@@ -28,7 +28,8 @@ from eisbach.backbones import load_backbone
 from eisbach.backbones.base import Backbone
 from eisbach.codecs import load_codec
 from eisbach.config import StrictModel
-from eisbach.data.latents import all_crops, encode_manifest
+from eisbach.data.batches import all_crops
+from eisbach.data.latents import encode_manifest
 from eisbach.data.manifest import load_manifest
 from eisbach.diffusion.targets import make_sample
 from eisbach.errors import UserError

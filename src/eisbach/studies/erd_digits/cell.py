@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 
 from eisbach.config import build_config, check_values
-from eisbach.data.images import ImageSet
-from eisbach.data.images_digits import load_digits
-from eisbach.data.images_read import to_bytes
+from eisbach.data.images import ImageSet, load_digits, to_bytes
 from eisbach.files import read_json, write_json
 from eisbach.image_quality.digits_classifier import DigitClassifier, pixels_and_labels, train_classifier
 from eisbach.image_quality.quality import inception_score

@@ -40,12 +40,11 @@ from pathlib import Path
 import numpy as np
 
 from eisbach.data.flat_material import cloud, coloured_noise, drone, held_chord, loop, pad
-from eisbach.data.instruments import INSTRUMENTS, fold_into
 from eisbach.data.manifest import assign_split
 from eisbach.data.performance import Performance
 from eisbach.data.render import Clip, RenderSpec, finish, piece_labels, plan_caption, render
 from eisbach.data.scores import list_pieces
-from eisbach.data.synth import Track, synthesise
+from eisbach.data.synth import INSTRUMENTS, Track, fold_into, synthesise
 from eisbach.types import SkipReport, Waveform
 
 LOOPS = {"loop 1.5-3 s": (1.5, 3.0), "loop 3-6 s": (3.0, 6.0), "loop 6-12 s": (6.0, 12.0), "loop 12-16 s": (12.0, 16.0)}

@@ -30,7 +30,7 @@ from eisbach.diffusion.guidance import guided
 from eisbach.diffusion.samplers import sample_ode
 from eisbach.diffusion.schedules import get_schedule
 from eisbach.errors import UserError
-from eisbach.generation.noise import starting_noise
+from eisbach.generation.sampling import starting_noise
 from eisbach.progress import Progress
 from eisbach.structure.frechet import texture_embedding
 from eisbach.structure.sets.distances import frechet_distance, kernel_distance, median_distance

@@ -18,8 +18,8 @@ from eisbach.diffusion.guidance import guided
 from eisbach.diffusion.samplers import sample_ode
 from eisbach.diffusion.schedules import get_schedule
 from eisbach.generation.images import ImageSampling, sample_images
-from eisbach.generation.noise import starting_noise
 from eisbach.generation.prompts import load_prompts
+from eisbach.generation.sampling import starting_noise
 from eisbach.progress import Progress
 from eisbach.studies.finished import Finished
 
@@ -62,8 +62,7 @@ class Cells:
 
 def digits(settings: Settings, model: Path, curve: Path, cells: Cells, quiet: bool) -> None:
     """Fréchet distance and error of digits by schedule, sampler and steps."""
-    from eisbach.data.images_digits import load_digits
-    from eisbach.data.images_read import to_bytes
+    from eisbach.data.images import load_digits, to_bytes
     from eisbach.image_quality.digits_classifier import pixels_and_labels, train_classifier
     from eisbach.structure.sets.distances import frechet_distance
 

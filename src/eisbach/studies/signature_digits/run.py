@@ -20,7 +20,7 @@ from pydantic import Field
 from safetensors.torch import save_file
 
 from eisbach.config import StrictModel
-from eisbach.data.images_digits import load_digits
+from eisbach.data.images import load_digits
 from eisbach.diagnostics.signature import load_curve
 from eisbach.diagnostics.signature.config import ClassConfig, SignatureConfig
 from eisbach.diagnostics.signature.run import run_signature

@@ -1,13 +1,13 @@
-"""What an image codec is: a deterministic map between images and latents, `(B, 3, H, W)` and `(B, C, h, w)`."""
+"""What an image codec is, a deterministic map between images and latents (`(B, 3, H, W)` and `(B, C, h, w)`), and
+pixels as they are: the codec of models that work on images themselves."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
+
+import torch
 
 from eisbach.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
 
 
 @runtime_checkable
@@ -80,3 +80,47 @@ def check_latents(latents: torch.Tensor, channels: int) -> None:
         )
     if not bool(latents.isfinite().all()):
         raise UserError("the latents hold NaN or infinite values; the model that made them is broken.")
+
+
+class PixelCodec:
+    """`ImageCodec` that changes nothing: latents are the image in [-1, 1].
+
+    Parameters
+    ----------
+    channels : int, default 3
+        3 for colour, 1 for grey.
+    """
+
+    name = "pixels"
+    downsampling = 1
+
+    def __init__(self, channels: int = 3) -> None:
+        if channels not in (1, 3):
+            raise UserError(f"pixels with {channels} channels arrived; images have 3 (colour) or 1 (grey).")
+        self.channels = self.image_channels = channels
+
+    def identity(self) -> str:
+        """The name and the number of channels: there are no weights."""
+        return f"{self.name}-{self.channels}"
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """The images [shape=(B, C, H, W), float32].
+
+        Raises
+        ------
+        UserError
+            Another number of channels, or values that are not in [-1, 1].
+        """
+        check_images(images, self.channels, 1)
+        return images.float()
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """The same values, clamped to [-1, 1]: a sampler's result may lie a little outside.
+
+        Raises
+        ------
+        UserError
+            Another number of channels, NaN or infinite values.
+        """
+        check_latents(latents, self.channels)
+        return latents.float().clamp(-1, 1)

@@ -1,21 +1,28 @@
-"""Whole clips of different lengths in batches of one length each: little is cut, or little is padded.
+"""Batches of latents that depend only on (seed, step): crops of one length, or whole clips of neighbouring lengths.
 
-A few lengths are chosen from the data (`choose_lengths`). Clips are sorted into them, a batch holds neighbours only,
-and its length is that of its shortest clip's bucket (fit "cut": a random stretch of each clip, nothing padded) or of
-its longest clip's (fit "pad": whole clips, padded and masked). A batch is a pure function of (seed, step).
+For the latter a few lengths are chosen from the data (`choose_lengths`). Clips are sorted into them, a batch holds
+neighbours only, and its length is that of its shortest clip's bucket (fit "cut": a random stretch of each clip, nothing
+padded) or of its longest clip's (fit "pad": whole clips, padded and masked): little is cut, or little is padded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from eisbach.data.latents import LatentCache, LatentDataset
-from eisbach.errors import UserError
+from eisbach.data.latents import LatentCache, LatentEntry, read_latent_array
+from eisbach.data.manifest import ManifestRow
+from eisbach.errors import CheckpointError, ManifestError, UserError
+from eisbach.tensor_files import read_tensors
 from eisbach.types import LatentBatch
+
+if TYPE_CHECKING:
+    import torch
 
 Fit = Literal["cut", "pad"]
 FITS: tuple[Fit, ...] = ("cut", "pad")
@@ -23,6 +30,155 @@ FITS: tuple[Fit, ...] = ("cut", "pad")
 _MAX_LEVELS = 512  # candidate lengths of the search; more are merged, at a loss below half a percent of the range
 _REPORTED_EPOCHS = 3
 _EPOCH, _SHUFFLE = 2, 3  # streams of random numbers; latents.py has 0 and 1
+_KEPT_BYTES = 2e9  # latents held in memory by one dataset
+_ORDER, _CROP = 0, 1  # streams of random numbers
+
+
+class LatentDataset:
+    """Batches of crops, drawn without any state: a batch is a pure function of (seed, step).
+
+    Every epoch is its own permutation of the clips; where a crop begins is drawn for each position on its own.
+    Clips shorter than the crop are padded (with the cache's silence, else zeros) and masked.
+
+    Parameters
+    ----------
+    cache : LatentCache
+    crop_frames : int
+    seed : int
+    rank, world_size : int
+        With several processes, `batch_size` is that of one process and process `rank` gets its own part.
+    """
+
+    def __init__(self, cache: LatentCache, crop_frames: int, seed: int, *, rank: int = 0, world_size: int = 1) -> None:
+        if crop_frames < 1:
+            raise UserError(f"crop_frames must be at least 1 (got {crop_frames}).")
+        if not 0 <= rank < world_size:
+            raise UserError(f"rank must be within 0 to world_size - 1 (got {rank} of {world_size}).")
+        self.cache, self.crop_frames, self.seed = cache, crop_frames, seed
+        self.rank, self.world_size = rank, world_size
+        self._loaded: OrderedDict[int, list[torch.Tensor]] = OrderedDict()
+        self._bytes = 0
+        self._permutation: tuple[int, np.ndarray] = (-1, np.zeros(0, dtype=int))
+        self._warned = False
+
+    def __len__(self) -> int:
+        return len(self.cache.entries)
+
+    @property
+    def captions(self) -> list[str]:
+        """The caption of every clip."""
+        return [entry.row.caption for entry in self.cache.entries]
+
+    def positions(self, step: int, batch_size: int) -> range:
+        """The positions, counted over all epochs, that this process draws in `step`."""
+        first = (step * self.world_size + self.rank) * batch_size
+        return range(first, first + batch_size)
+
+    def index_at(self, position: int) -> int:
+        """The clip at a position: epoch `position // len`, in that epoch's order."""
+        epoch, place = divmod(position, len(self))
+        if self._permutation[0] != epoch:
+            order = np.random.default_rng([self.seed, _ORDER, epoch]).permutation(len(self))
+            self._permutation = (epoch, order)
+        return int(self._permutation[1][place])
+
+    def crop_at(self, position: int) -> tuple[int, int, int]:
+        """(clip, section, first frame) of a position; a section is drawn by the crops it holds."""
+        clip = self.index_at(position)
+        return clip, *self._draw_crop(clip, position, self.crop_frames)
+
+    def _draw_crop(self, clip: int, position: int, crop_frames: int) -> tuple[int, int]:
+        rng = np.random.default_rng([self.seed, _CROP, position])
+        starts = np.array([max(1, frames - crop_frames + 1) for frames in self.cache.entries[clip].frames])
+        draw = int(rng.integers(int(starts.sum())))
+        section = int(np.searchsorted(np.cumsum(starts), draw, side="right"))
+        return section, draw - int(starts[:section].sum())
+
+    def batch(self, step: int, batch_size: int) -> LatentBatch:
+        """The batch of `step` [latents (batch_size, C, crop_frames)]; with fewer clips than that, clips come twice."""
+        self._check_batch(step, batch_size)
+        return self._collate(
+            [self.crop_at(position) for position in self.positions(step, batch_size)], self.crop_frames
+        )
+
+    def _check_batch(self, step: int, batch_size: int) -> None:
+        if batch_size < 1 or step < 0:
+            raise UserError(f"step must be at least 0 and batch_size at least 1 (got {step} and {batch_size}).")
+        if batch_size * self.world_size > len(self) and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{len(self)} clips fill batches of {batch_size * self.world_size}: some clips come more than once "
+                "in a batch; add clips or lower the batch size.",
+                stacklevel=3,
+            )
+
+    def _collate(self, crops: Sequence[tuple[int, int, int]], crop_frames: int) -> LatentBatch:
+        """The crops (clip, section, first frame) as a batch, padded to `crop_frames`."""
+        import torch
+
+        latents = torch.zeros(len(crops), self.cache.channels, crop_frames)
+        mask = torch.zeros(len(crops), crop_frames, dtype=torch.bool)
+        rows = []
+        for place, (clip, section, start) in enumerate(crops):
+            piece = self._sections(clip)[section][:, start : start + crop_frames]
+            valid = piece.shape[1]
+            latents[place, :, :valid] = piece
+            mask[place, :valid] = True
+            silence = self.cache.silence
+            if valid < crop_frames and silence is not None:
+                missing = crop_frames - valid
+                latents[place, :, valid:] = silence.repeat(1, -(-missing // silence.shape[1]))[:, :missing]
+            rows.append(self.cache.entries[clip].row)
+        return LatentBatch(
+            latents=latents,
+            ids=[row.id for row in rows],
+            captions=[row.caption for row in rows],
+            durations=mask.sum(dim=1).float() / self.cache.latent_rate,
+            mask=None if bool(mask.all()) else mask,
+        )
+
+    def padding_share(self) -> float:
+        """The share of an epoch's frames that are padding."""
+        longest = [min(self.crop_frames, max(entry.frames)) for entry in self.cache.entries]
+        return 1.0 - sum(longest) / (len(longest) * self.crop_frames)
+
+    def _sections(self, clip: int) -> list[torch.Tensor]:
+        if clip in self._loaded:
+            self._loaded.move_to_end(clip)
+            return self._loaded[clip]
+        sections = _load_sections(self.cache.entries[clip])
+        self._loaded[clip] = sections
+        self._bytes += _size(sections)
+        while self._bytes > _KEPT_BYTES and len(self._loaded) > 1:
+            self._bytes -= _size(self._loaded.popitem(last=False)[1])
+        return sections
+
+
+def _load_sections(entry: LatentEntry) -> list[torch.Tensor]:
+    if entry.path.suffix == ".npy":
+        import torch
+
+        array = np.array(read_latent_array(entry.path)[:, entry.first : entry.first + entry.frames[0]], np.float32)
+        if not np.isfinite(array).all():
+            raise ManifestError(f"{entry.path} holds NaN or infinite values; encode it again, or remove it.")
+        return [torch.from_numpy(array)]
+    try:
+        tensors = read_tensors(entry.path)
+        return [tensors[f"section-{number}"] for number in range(len(entry.frames))]
+    except (CheckpointError, KeyError) as error:
+        raise UserError(
+            f"the cached latents {entry.path} cannot be read ({error}); delete the file and run the same command again."
+        ) from error
+
+
+def _size(sections: Sequence[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in sections)
+
+
+def all_crops(cache: LatentCache, crop_frames: int) -> Iterator[tuple[ManifestRow, torch.Tensor]]:
+    """The first crop of every clip, unpadded [shape=(C, <= crop_frames)]: for fixed evaluation sets."""
+    for entry in cache.entries:
+        yield entry.row, _load_sections(entry)[0][:, :crop_frames]
 
 
 def choose_lengths(frames: Sequence[int], count: int, *, fit: Fit = "cut") -> tuple[int, ...]:
