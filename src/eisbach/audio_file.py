@@ -16,11 +16,12 @@ import numpy as np
 
 from eisbach.errors import AudioError, one_line
 
-SAMPLE_RATES = (1_000, 768_000)
+SAMPLE_RATES = (100, 768_000)
 """Hz: the lowest and the highest rate that is read."""
 BLOCK_SAMPLES = 1 << 19
 """Samples of a block over all channels: 2 MB of float32, whatever the rate and the number of channels."""
 
+_BLOCK_SECONDS = 30
 _SALVAGE_FRAMES = 1024  # how finely a block that cannot be decoded as a whole is tried again
 _MISSING_SECONDS = 0.05  # codecs' delays and last blocks are shorter
 _MISSING_SHARE, _MISSING_ESTIMATED = 0.005, 0.1  # of a length that MP3 without a table only estimates
@@ -36,9 +37,10 @@ _MAGIC = (
 )  # fmt: skip
 
 
-def block_frames(channels: int) -> int:
-    """Samples a channel of a block."""
-    return max(4096, BLOCK_SAMPLES // channels)
+def block_frames(channels: int, rate: int) -> int:
+    """Samples a channel of a block: at most `BLOCK_SAMPLES` in all, and at most half a minute, which a resampler may
+    blow up."""
+    return max(1024, min(BLOCK_SAMPLES // channels, _BLOCK_SECONDS * rate))
 
 
 def is_utf8(path: str | Path) -> bool:
@@ -105,13 +107,15 @@ class AudioFile:
         """
         done = 0
         try:
-            for block in self._read(start, frames, block_frames(self.channels)):
+            for block in self._read(start, frames, block_frames(self.channels, self.sample_rate)):
                 done += len(block)
                 yield block
         except _decoding_errors() as error:
             if salvage:
                 with contextlib.suppress(*_decoding_errors()):
-                    for block in self._read(start + done, block_frames(self.channels), _SALVAGE_FRAMES):
+                    for block in self._read(
+                        start + done, block_frames(self.channels, self.sample_rate), _SALVAGE_FRAMES
+                    ):
                         done += len(block)
                         yield block
             if not salvage or not done:

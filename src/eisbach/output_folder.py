@@ -22,7 +22,8 @@ from eisbach.files import read_json, write_json
 
 _SHOWN_DIFFERENCES = 6
 _SHOWN_CHARACTERS = 60
-_ADAPTER_SETTINGS = ("r", "lora_alpha", "use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "bias")
+_BESIDE = ("r", "lora_alpha", "use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "bias")
+_INSIDE = ("alpha", "adapter_type")
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -157,26 +158,23 @@ def exclusive(folder: str | Path) -> Iterator[None]:
 
 
 def weights_identity(path: str | Path) -> str:
-    """A hash of the tensors of a safetensors file, or of those of a folder and the folders in it.
+    """A hash of what a safetensors file plays, or the files of a folder and of the folders in it.
 
-    Names, shapes, types and bytes count, and an adapter's own settings (rank, alpha, kind); what else is written into
-    the files, and the names of files and folders, does not.
+    Names, shapes, types and bytes of the tensors count, and an adapter's own settings (scale, kind), whether they
+    stand in the file (`lora_config`) or beside it (`adapter_config.json`). What else is written into the files, its
+    order and spelling, and the names of files and folders do not.
     """
     path = Path(path)
     files = [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*/*.safetensors")])
     digest = hashlib.sha256()
-    for tensors in sorted(_tensors_hash(file) for file in files):
-        digest.update(tensors)
-    config = path / "adapter_config.json"
-    if path.is_dir() and config.is_file():
-        values = read_json(config, "adapter's configuration")
-        chosen = {key: values.get(key) for key in _ADAPTER_SETTINGS} if isinstance(values, dict) else {}
-        digest.update(json.dumps(chosen, sort_keys=True).encode())
+    for identity in sorted(_file_identity(file, alone=path.is_file()) for file in files):
+        digest.update(identity)
     return digest.hexdigest()
 
 
-def _tensors_hash(path: Path) -> bytes:
-    """SHA-256 over every tensor of a safetensors file in the order of their names, read in blocks."""
+def _file_identity(path: Path, *, alone: bool) -> bytes:
+    """SHA-256 over the tensors of a safetensors file in the order of their names, read in blocks, and the settings
+    that it is played with; beside a file that is given `alone`, none are looked for."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         try:
@@ -184,19 +182,44 @@ def _tensors_hash(path: Path) -> bytes:
             if size > path.stat().st_size:
                 raise ValueError("a header longer than the file")
             header = json.loads(file.read(size))
-            places = sorted((name, entry) for name, entry in header.items() if name != "__metadata__")
-            for name, entry in places:
+            texts = header.pop("__metadata__", {})
+            for name, entry in sorted(header.items()):
                 start, end = entry["data_offsets"]
                 digest.update(f"{name}:{entry['dtype']}:{entry['shape']};".encode())
                 file.seek(8 + size + start)
                 while start < end and (block := file.read(min(1 << 20, end - start))):
                     digest.update(block)
                     start += len(block)
+            digest.update(_settings_inside(texts, header))
         except (ValueError, struct.error, KeyError, TypeError, AttributeError, RecursionError):
             # no safetensors file: whoever loads it says so; its bytes tell it from others
             file.seek(0)
             return hashlib.file_digest(file, "sha256").digest()
+    config = path.with_name("adapter_config.json")
+    if not alone and config.is_file():
+        values = read_json(config, "adapter's configuration")
+        digest.update(_plain(values if isinstance(values, dict) else {}, _BESIDE))
     return digest.digest()
+
+
+def _settings_inside(texts: Mapping[str, str], header: Mapping[str, Any]) -> bytes:
+    """The scale and kind that a native Stable Audio 3 file or one of diffusers states; an alpha that the first leaves
+    out is its rank."""
+    config = json.loads(texts.get("lora_config", "{}"))
+    ranks = (entry["shape"][0] for name, entry in header.items() if name.endswith((".lora_A", ".M_xs")))
+    rank = config.get("rank") or next(ranks, None)
+    if config.get("alpha") in (None, rank):
+        config["alpha"] = None
+    if config.get("adapter_type") == "lora":
+        config["adapter_type"] = None
+    told = json.loads(texts.get("lora_adapter_metadata", "{}"))
+    return _plain(config, _INSIDE) + _plain({key.rpartition(".")[2]: value for key, value in told.items()}, _BESIDE)
+
+
+def _plain(values: Mapping[str, Any], keys: Collection[str]) -> bytes:
+    """The settings of these names in one spelling: 8 and 8.0, or False and none, are one; b"" when all are off."""
+    chosen = json.dumps({key: values[key] for key in keys if values.get(key)}, sort_keys=True)
+    return b"" if chosen == "{}" else json.dumps(json.loads(chosen, parse_int=float)).encode()
 
 
 def user_cache(name: str) -> Path:

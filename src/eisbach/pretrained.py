@@ -36,7 +36,11 @@ EMBEDDING_FILES = ("config.json", "*processor_config.json", "model*.safetensors"
 def is_hub_id(name: str) -> bool:
     """True for `owner/name` or `owner/name@revision` where no folder `owner` is at hand that would make it a mistyped
     path."""
-    return _HUB_ID.fullmatch(name) is not None and not Path(name.partition("/")[0]).exists()
+    return _names_a_model(name) and not Path(name.partition("/")[0]).exists()
+
+
+def _names_a_model(name: str) -> bool:
+    return _HUB_ID.fullmatch(name) is not None and ".." not in name  # the cache's folders are named after both parts
 
 
 def _pinned(name: str) -> tuple[str, dict[str, Any]]:
@@ -49,6 +53,8 @@ def cached_folder(name: str) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    if not _names_a_model(name):
+        return None
     repository, pin = _pinned(name)
     try:
         return Path(snapshot_download(repository, local_files_only=True, **pin))
@@ -190,10 +196,10 @@ def read_object(file: Path, what: str) -> dict[str, Any]:
     return files.read_object(file, what, error=CheckpointError)
 
 
-_MOST, _MOST_LAYERS = 2**27, 1024
+_MOST, _MOST_LAYERS, _MOST_SAMPLES = 2**27, 1024, 2**20
 
 
-def check_sizes(values: Any, file: Path, name: str = "") -> None:
+def check_sizes(values: Any, file: Path, name: str = "", most: int = _MOST) -> None:
     """Nothing, when no number of a configuration is beyond what a model has: building one that is would fill the
     memory.
 
@@ -204,20 +210,20 @@ def check_sizes(values: Any, file: Path, name: str = "") -> None:
     """
     if isinstance(values, dict | list):
         for key, value in values.items() if isinstance(values, dict) else enumerate(values):
-            check_sizes(value, file, name if isinstance(values, list) else str(key))
+            check_sizes(value, file, name if isinstance(values, list) else str(key), most)
     elif isinstance(values, int | float) and not isinstance(values, bool):
-        most = _MOST_LAYERS if re.search(r"(^|_)(layers|depth|blocks)($|_)", name) else _MOST
+        most = _MOST_LAYERS if re.search(r"(^|_)(layers|depth|blocks)($|_)", name) else most
         if not abs(values) <= most:
             raise CheckpointError(
                 f"{file} states {name} = {str(values)[:40]}, beyond what any model has; fetch it again."
             )
 
 
-def without_code(values: Any) -> Any:
+def _without_code(values: Any) -> Any:
     """A configuration without the entries by which transformers would run or fetch code, at any depth."""
     if isinstance(values, dict):
-        return {name: without_code(value) for name, value in values.items() if name not in _OF_ANOTHER_PROGRAM}
-    return [without_code(value) for value in values] if isinstance(values, list) else values
+        return {name: _without_code(value) for name, value in values.items() if name not in _OF_ANOTHER_PROGRAM}
+    return [_without_code(value) for value in values] if isinstance(values, list) else values
 
 
 def refuse_code(folder: Path) -> None:
@@ -227,8 +233,17 @@ def refuse_code(folder: Path) -> None:
     Raises
     ------
     CheckpointError
-        A configuration in it names classes of its own.
+        A configuration in it names classes of its own, or a file is a pipe, a device or far too large.
     """
+    # Libraries are handed the folder: they would wait at a pipe, and read a device until the memory is full.
+    for file in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if file.exists() and not file.is_dir():
+            files.check_regular(file, "model's file", error=CheckpointError)
+            if file.suffix != ".safetensors" and file.stat().st_size > files.TEXT_LIMIT:
+                raise CheckpointError(
+                    f"{file} holds {file.stat().st_size / 2**20:.0f} MB, and no tokenizer or configuration holds more "
+                    f"than {files.TEXT_LIMIT / 2**20:.0f}; fetch it again."
+                )
     for file in sorted(folder.glob("*config*.json")):
         if "auto_map" in read_object(file, "configuration"):
             raise CheckpointError(
@@ -271,7 +286,7 @@ def library_config(config_class: Any, values: Mapping[str, Any], source: str | P
         Entries that the class refuses.
     """
     try:
-        return config_class.from_dict(without_code(dict(values)))
+        return config_class.from_dict(_without_code(dict(values)))
     except Exception as error:  # of a bad entry transformers raises whatever the first use of it raises
         raise CheckpointError(f"the configuration of {source} cannot be read ({_reason(error)}).") from error
 
@@ -286,12 +301,14 @@ def feature_extractor(extractor_class: Any, folder: Path) -> Any:
     """
     own, joint = folder / "preprocessor_config.json", folder / "processor_config.json"
     try:
-        values = read_object(
-            own if own.is_file() or not joint.is_file() else joint, "feature extractor's configuration"
-        )
+        file = own if own.is_file() or not joint.is_file() else joint
+        values = read_object(file, "feature extractor's configuration")
         if not own.is_file():
             values = values["feature_extractor"]
-        return extractor_class.from_dict(without_code(values))
+        check_sizes(values, file, most=_MOST_SAMPLES)  # building one makes a filter bank of its sizes
+        return extractor_class.from_dict(_without_code(values))
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(
             f"{folder} holds no usable preprocessor_config.json, which says how its model hears; download it, too."

@@ -41,7 +41,7 @@ def tiny_tokenizer() -> Callable[..., Any]:
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
     """Folder with the manifest of four stereo clips of two seconds at 160 Hz."""
-    return write_clips(tmp_path / "clips", 2.0, 160)
+    return write_clips(tmp_path / "clips", 2.0, 8000)
 
 
 def oobleck(channels: int, seed: int = 0) -> Any:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
 import eisbach
 from eisbach.backbones import BACKBONES, PIPELINES, Backbone, _resolve, create_backbone
+from eisbach.codecs import CODECS, IMAGE_CODECS
+from eisbach.diffusion.paths import Path as NoisingPath
 
 SMALL = {
     "dit": {"width": 16, "depth": 1, "heads": 2, "latent_size": 8},
     "uvit": {"width": 16, "depth": 3, "heads": 2, "latent_size": 8},
 }
-METHODS = ("with_durations", "release_text_encoder")
+METHODS = ("inpainting", "with_durations", "release_text_encoder")
 DECLARED = (
     "modality",
     "latent_size",
@@ -36,6 +40,7 @@ def test_a_backbone_declares_all_of_it(kind: str) -> None:
     assert backbone.modality == ("image" if image else "audio")
     assert backbone.latent_shape == ((backbone.latent_channels, 8, 8) if image else None)
     assert backbone.distilled is False
+    assert isinstance(backbone.path, NoisingPath)
     assert backbone.load_codec() is None
     assert (backbone.unknown_words("zzz") == ["zzz"]) is not image
 
@@ -43,6 +48,24 @@ def test_a_backbone_declares_all_of_it(kind: str) -> None:
 @pytest.mark.parametrize("name", [*BACKBONES.values(), *PIPELINES.values()])
 def test_every_entry_of_the_tables_can_be_imported(name: str) -> None:
     assert callable(_resolve(name))
+
+
+def test_inpainting_is_declared_where_predict_takes_it() -> None:
+    for name in (*BACKBONES.values(), *PIPELINES.values()):
+        _resolve(name)
+    kinds, seen = [Backbone], []
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        seen.append(kind.inpainting)
+        assert kind.inpainting == ("inpainting" in inspect.signature(kind.predict).parameters), kind
+    assert any(seen)
+    assert not all(seen)
+
+
+@pytest.mark.parametrize("table", [CODECS, IMAGE_CODECS])
+def test_codecs_are_names_until_they_are_used(table: dict[str, str]) -> None:
+    assert all(callable(resolve_name(f"eisbach.codecs.{name}")) for name in table.values())
 
 
 def test_nobody_asks_whether_a_backbone_has_something() -> None:

@@ -50,7 +50,7 @@ class TestEveryKind:
         backbone = tiny(kind)
         assert isinstance(backbone, Backbone)
         assert (backbone.path, backbone.target, backbone.codec, backbone.latent_rate) == (
-            "cosine",
+            get_path("cosine"),
             "eps",
             "pixels",
             1.0,

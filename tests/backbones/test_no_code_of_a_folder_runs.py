@@ -20,6 +20,7 @@ import pytest
 import eisbach
 from eisbach import pretrained
 from eisbach.backbones import load_backbone
+from eisbach.backbones.pipeline_folder import copy_parts
 from eisbach.errors import CheckpointError, UserError
 from eisbach.structure.embeddings import load_embedding
 
@@ -236,6 +237,24 @@ def test_a_tokenizer_that_makes_no_sense_is_one_sentence_or_still_a_tokenizer(tm
         assert isinstance(content, dict)  # a file that is no configuration at all is never read
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "vocab.txt"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "large"])
+def test_what_never_ends_is_not_handed_to_a_library(tmp_path: Path, name: str, kind: str) -> None:
+    shutil.copytree(NATIVE / TEXT, tmp_path / "tokenizer")
+    file = tmp_path / "tokenizer" / name
+    file.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "device":
+        file.symlink_to("/dev/zero")
+    else:
+        with file.open("wb") as handle:
+            handle.truncate(2**40)
+    said, _ = sentence_of(lambda: pretrained.tokenizer(tmp_path / "tokenizer"))
+    assert said is not None
+    assert name in said
+
+
 HUGE = [
     ("text_encoder", "num_hidden_layers", 10**9),
     ("text_encoder", "hidden_size", 10**12),
@@ -315,6 +334,18 @@ def test_an_embedding_is_the_shipped_class_whatever_its_configuration_asks_for(
     assert not marker.exists()
 
 
+@pytest.mark.parametrize("option", ["feature_size", "sampling_rate", "fft_window_size", "max_length_s"])
+def test_a_feature_extractor_of_a_size_that_none_has_is_refused(tmp_path: Path, option: str) -> None:
+    from transformers import ClapFeatureExtractor
+
+    ClapFeatureExtractor().save_pretrained(tmp_path)
+    assert pretrained.feature_extractor(ClapFeatureExtractor, tmp_path).sampling_rate == 48000
+    for value in (10**9, 10**39, -(10**9)):
+        change(tmp_path / "preprocessor_config.json", **{option: value})
+        with pytest.raises(CheckpointError, match=option):
+            pretrained.feature_extractor(ClapFeatureExtractor, tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["clap", "mert"])
 def test_an_embedding_of_an_unknown_type_is_refused(hubert: Path, tmp_path: Path, marker: Path, kind: str) -> None:
     shutil.copytree(hubert, tmp_path / "model")
@@ -332,7 +363,58 @@ def test_an_adapter_beside_an_embedding_sends_nobody_elsewhere(hubert: Path, tmp
     assert load_embedding(f"mert:{tmp_path / 'model'}").dim == 16
 
 
+# --- links
+
+LINKS: dict[str, Callable[[Path, Path], None]] = {
+    "a file elsewhere": lambda part, secret: (part / "note.json").symlink_to(secret),
+    "a way up": lambda part, secret: (part / "note.json").symlink_to(f"../../{secret.name}"),
+    "a folder elsewhere": lambda part, secret: (part / "more").symlink_to(secret.parent),
+    "itself": lambda part, secret: (part / "note.json").symlink_to("note.json"),
+    "the folder above": lambda part, secret: (part / "more").symlink_to(".."),
+    "nothing": lambda part, secret: (part / "note.json").symlink_to("gone"),
+    "a device": lambda part, secret: (part / "note.json").symlink_to("/dev/zero"),
+    "a pipe": lambda part, secret: os.mkfifo(part / "note.json"),
+}
+
+
+@pytest.mark.parametrize("how", LINKS)
+def test_saving_a_model_takes_no_file_of_somebody_else_along(tmp_path: Path, how: str) -> None:
+    secret, part = tmp_path / "secret.txt", tmp_path / "model" / "scheduler"
+    secret.write_text("a key")
+    part.mkdir(parents=True)
+    (part / "scheduler_config.json").write_text("{}")
+    LINKS[how](part, secret)
+    with pytest.raises(CheckpointError, match=r"link out of the model .* or no file"):
+        copy_parts(tmp_path / "model", tmp_path / "copy", ["scheduler"])
+    assert not (tmp_path / "copy").exists()
+
+
+def test_the_links_of_the_hubs_cache_are_followed(tmp_path: Path) -> None:
+    blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "0123"
+    blobs.mkdir(parents=True)
+    (snapshot / "scheduler").mkdir(parents=True)
+    (blobs / "hash").write_text("{}")
+    (snapshot / "scheduler" / "scheduler_config.json").symlink_to("../../../blobs/hash")
+    copy_parts(snapshot, tmp_path / "copy", ["scheduler"])
+    copied = tmp_path / "copy" / "scheduler" / "scheduler_config.json"
+    assert copied.read_text() == "{}"
+    assert not copied.is_symlink()
+
+
+@pytest.mark.parametrize("name", ["..", "../x.safetensors", "/etc/passwd", "a/b.safetensors", "", ".", "a\0b"])
+def test_an_index_of_weights_leads_nowhere_else(tmp_path: Path, name: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
+    said, _ = sentence_of(lambda: pretrained.read_weights(tmp_path))
+    assert said is not None
+
+
 # --- the hub
+
+
+@pytest.mark.parametrize("name", ["a/b@../../x", "a/b@x/../y", "../a", "a/..", "a/b@/etc", "a/b/c", "a", "/a/b", ""])
+def test_what_is_no_name_of_the_hub_is_not_looked_for(name: str) -> None:
+    assert not pretrained.is_hub_id(name)
+    assert pretrained.cached_folder(name) is None
 
 
 @pytest.mark.parametrize("patterns", [pretrained.MODEL_FILES, pretrained.EMBEDDING_FILES])

@@ -104,14 +104,14 @@ def test_a_stream_whose_header_knows_no_length_is_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("rate", [1, 2, 50, 999, 768_001, 2_000_000_000])
+@pytest.mark.parametrize("rate", [1, 2, 50, 99, 768_001, 2_000_000_000])
 def test_rates_that_no_recording_has_are_refused_in_a_sentence(tmp_path: Path, door: str, rate: int) -> None:
     path = tmp_path / "a.wav"
     sf.write(str(path), np.zeros((44_000, 1)) + 0.1, 8000, subtype="PCM_16")
     content = bytearray(path.read_bytes())
     content[24:28] = struct.pack("<I", rate)
     path.write_bytes(content)
-    said = "1000 to 768000 Hz are read"
+    said = "100 to 768000 Hz are read"
     if door == "inspect":
         assert said in str(inspect_audio(path).problem)
     else:
@@ -120,9 +120,9 @@ def test_rates_that_no_recording_has_are_refused_in_a_sentence(tmp_path: Path, d
 
 
 @pytest.mark.parametrize("door", ["read", "survey"])
-@pytest.mark.parametrize("rate", [1000, 768_000])
+@pytest.mark.parametrize("rate", [100, 768_000])
 def test_the_outermost_rates_are_read(tmp_path: Path, door: str, rate: int) -> None:
-    DOORS[door](write(tmp_path / "a.wav", tone(1.0, rate, frequency=110.0), rate))
+    DOORS[door](write(tmp_path / "a.wav", tone(1.0, rate, frequency=min(110.0, rate / 4)), rate))
 
 
 def test_a_header_that_declares_gigabytes_costs_no_memory(tmp_path: Path) -> None:

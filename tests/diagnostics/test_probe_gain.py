@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from probe_cases import make_result
 
-from eisbach.diagnostics.probe.explain import explain
-from eisbach.diagnostics.probe.recommend import hears_loudness
+from eisbach.diagnostics.probe.explain import explain, hears_loudness
 from eisbach.diagnostics.probe.result import ProbeResult, load_result
 from eisbach.diagnostics.probe.verdict import verdict
 

@@ -14,16 +14,21 @@ from torch import nn
 from eisbach.diagnostics.probe.config import ProbeConfig
 from eisbach.diagnostics.probe.gradients import (
     MOVING_STEPS,
+    AdamUpdates,
     _chosen_levels,
+    angle,
     batch_gradients,
+    cosine,
+    dot,
     measure_gradients,
     measure_levels,
+    norm,
+    ratio,
+    summary,
     units,
 )
 from eisbach.diagnostics.probe.run import run_probe
-from eisbach.diagnostics.probe.subject import Subject, trained_weights
-from eisbach.diagnostics.probe.trainable import trainable
-from eisbach.diagnostics.probe.vectors import AdamUpdates, angle, cosine, dot, norm, ratio, summary
+from eisbach.diagnostics.probe.subject import Subject, trainable, trained_weights
 from eisbach.training import train
 from eisbach.training.step import micro_step, step_generator
 from eisbach.weighting import Weighting

@@ -11,9 +11,8 @@ import torch
 
 from eisbach.audio import read_audio
 from eisbach.diagnostics.probe import rows as rows_module
-from eisbach.diagnostics.probe.batches import simulate_batch, simulate_batches
 from eisbach.diagnostics.probe.result import BATCH_COLUMNS, ROW_COLUMNS
-from eisbach.diagnostics.probe.rows import level_means, loudness_db, measure_rows
+from eisbach.diagnostics.probe.rows import level_means, loudness_db, measure_rows, simulate_batch, simulate_batches
 from eisbach.diagnostics.probe.subject import Subject
 from eisbach.training.step import micro_step, step_generator
 from eisbach.types import Record, Waveform

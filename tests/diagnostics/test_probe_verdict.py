@@ -6,8 +6,8 @@ from probe_cases import make_result
 
 from eisbach.config import build_config
 from eisbach.diagnostics.probe.explain import explain
+from eisbach.diagnostics.probe.intervals import column_name, number, percent, where
 from eisbach.diagnostics.probe.verdict import verdict
-from eisbach.diagnostics.probe.wording import column_name, number, percent, where
 from eisbach.training.config import WeightingConfig
 from eisbach.weighting import build_weighting
 

@@ -9,14 +9,15 @@ from scipy import integrate
 
 from eisbach.diagnostics.mixture import GaussianMixture
 from eisbach.diagnostics.signature.exact import (
+    fit_line,
     log_snr_to_ou_time,
     mixture_entropy,
+    scaling_rows,
     separation,
     speciation_log_snr,
     two_gaussian_entropy,
 )
 from eisbach.diagnostics.signature.mixtures import MixtureStudy, run_study
-from eisbach.diagnostics.signature.scaling import fit_line, scaling_rows
 from eisbach.diffusion.paths import get_path
 from eisbach.errors import UserError
 

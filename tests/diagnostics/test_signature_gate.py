@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from eisbach.diagnostics.mixture import GaussianMixture
-from eisbach.diagnostics.signature.curve import HalfTime, SignatureCurve
+from eisbach.diagnostics.signature.curve import HalfTime, SignatureCurve, gate_from_curve
 from eisbach.diagnostics.signature.entropic import measured_levels, squared_errors
-from eisbach.diagnostics.signature.gate import gate_from_curve
 from eisbach.diagnostics.signature.statistic import statistic_signature
 from eisbach.diffusion.paths import get_path
 from eisbach.errors import UserError

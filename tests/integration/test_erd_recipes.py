@@ -16,6 +16,7 @@ from eisbach.backbones.uvit import UViTBackbone
 from eisbach.cli.main import app
 from eisbach.codecs.weight_files import build_empty
 from eisbach.config import apply_overrides, build_config, read_recipe
+from eisbach.diffusion.paths import get_path
 from eisbach.errors import ConfigError, UserError
 from eisbach.training.assembly import build_objective
 from eisbach.training.config import TrainConfig
@@ -108,7 +109,7 @@ def test_recipe_is_the_tables_row(name: str) -> None:
     assert (config.steps, config.batch_size * config.accumulation) == (row.steps, row.batch)
     assert (config.optimiser.lr, config.optimiser.betas, config.optimiser.weight_decay) == (1e-4, row.betas, 0)
     assert (config.schedule, config.warmup_steps, config.ema_decay) == ("constant", 0, 0.9999)
-    assert (backbone.path, backbone.target) == (row.path, row.target)
+    assert (backbone.path, backbone.target) == (get_path(row.path), row.target)
     assert config.weighting.noise_level == row.weight
     assert config.condition_dropout == (0.1 if row.batch == IMAGENET else 0)
     assert config.adapter.type == "none"

@@ -12,8 +12,7 @@ from eisbach.structure.sections import Sections, boundary_model, chroma_likeness
 from eisbach.structure.stripes import Stripes, cut_at_restarts, repetition_at
 from eisbach.studies.ground_truth import synthetic
 from eisbach.studies.ground_truth.synthetic_forms import sectioned
-from eisbach.studies.ground_truth.synthetic_sounds import band
-from eisbach.studies.ground_truth.synthetic_varied import finish
+from eisbach.studies.ground_truth.synthetic_varied import band, finish
 from eisbach.types import Waveform
 
 

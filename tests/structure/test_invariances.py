@@ -9,7 +9,7 @@ from eisbach.structure import METRICS
 from eisbach.structure.features import extract_features
 from eisbach.structure.metrics.base import CONDITIONS, Invariances
 from eisbach.studies.ground_truth import synthetic
-from eisbach.studies.ground_truth.invariance_check import check_invariances
+from eisbach.studies.ground_truth.invariances import check_invariances
 from eisbach.studies.ground_truth.ladders import VARIED_LADDERS
 from eisbach.studies.ground_truth.synthetic_varied import varied_form
 

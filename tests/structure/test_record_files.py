@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from eisbach.audio import stamp
 from eisbach.errors import AudioError
 from eisbach.structure import analyze, analyze_files, read_details
 from eisbach.structure import batch as module
@@ -16,7 +17,6 @@ from eisbach.structure.record_files import (
     JOURNAL,
     STAMPS,
     MeasuredClip,
-    file_stamp,
     is_unchanged,
     journal,
     measured_clips,
@@ -76,8 +76,8 @@ def test_a_changed_file_is_never_taken_for_the_old_one(tmp_path):
     assert is_unchanged(clip)
     # same size, same time of modification: the time of change and, when in doubt, the content tell
     tiny(path, 0.2)
-    assert file_stamp(path)["mtime_ns"] == clip.stamp["mtime_ns"]
-    assert file_stamp(path)["size"] == clip.stamp["size"]
+    assert stamp(path)["mtime_ns"] == clip.stamp["mtime_ns"]
+    assert stamp(path)["size"] == clip.stamp["size"]
     assert not is_unchanged(clip)
     path.unlink()
     assert not is_unchanged(clip)

@@ -112,6 +112,33 @@ def test_the_number_of_threads_gives_the_same(clips, expected, tmp_path, threads
     assert written(tmp_path) == expected
 
 
+_COMPARE = """
+import json
+from dataclasses import replace
+import numpy as np
+from eisbach.structure.sets import compare_sets, read_clips
+one = read_clips(["a.flac"], quiet=True)[0]
+rng = np.random.default_rng(3)
+def clips(n):
+    return [replace(one, name=str(i), texture=one.texture + 3 * rng.standard_normal(64)) for i in range(n)]
+a, b = clips(70), clips(60)
+rows = {"wide": (rng.standard_normal((70, 768)), rng.standard_normal((60, 768)))}
+print(json.dumps(compare_sets(a, b, embeddings=rows, n_permutations=3).to_dict()))
+print(one.texture.tolist(), one.boundaries.tolist())
+"""
+
+
+def test_a_comparison_of_sets_is_the_same_on_any_number_of_threads(clips):
+    said = []
+    for threads in ("1", "2", "4"):
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        command = [sys.executable, "-c", _COMPARE]
+        done = subprocess.run(command, check=True, cwd=clips, env=environment, capture_output=True, text=True)
+        said.append(done.stdout)
+    assert "wide" in said[0]
+    assert said[0] == said[1] == said[2]
+
+
 def test_an_analysis_of_which_everything_fails_leaves_nothing(tmp_path):
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"not audio")

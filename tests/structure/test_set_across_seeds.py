@@ -20,7 +20,7 @@ from eisbach.structure.sets.onset_details import (
     onset_events,
     pair_diversity,
 )
-from eisbach.studies.ground_truth import set_ladders as ladders
+from eisbach.studies.ground_truth import sets as ladders
 
 
 def test_hits_are_mir_evals():

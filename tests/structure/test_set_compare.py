@@ -15,7 +15,7 @@ from eisbach.structure import analyze
 from eisbach.structure.features import extract_features
 from eisbach.structure.sets import SET_METRICS, clip_of_detail, compare_sets, describe_clip, read_clips
 from eisbach.structure.sets.intervals import jackknife, relabelling_p_value
-from eisbach.studies.ground_truth import set_ladders as ladders
+from eisbach.studies.ground_truth import sets as ladders
 from eisbach.studies.ground_truth import synthetic
 from eisbach.types import SkipReport
 

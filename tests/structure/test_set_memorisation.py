@@ -15,7 +15,7 @@ from eisbach.structure.features import extract_features
 from eisbach.structure.sets import excerpts
 from eisbach.structure.sets.excerpts import closest_excerpts, coarse_scores, excerpt_features
 from eisbach.structure.sets.memorisation import clip_memorisation, excerpt_memorisation, usual_limit
-from eisbach.studies.ground_truth import set_ladders as ladders
+from eisbach.studies.ground_truth import sets as ladders
 from eisbach.types import Waveform
 
 SECONDS = 12.0

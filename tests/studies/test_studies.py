@@ -92,6 +92,16 @@ def test_the_documented_claims_are_those_of_the_results() -> None:
     assert (ROOT / "docs/claims.md").read_text(encoding="utf-8") == claims_markdown()
 
 
+def test_a_verdict_by_rules_of_after_the_run_is_marked_and_explained() -> None:
+    page = claims_markdown()
+    for study in load_studies():
+        note = study.declaration.declared.note
+        for claim, result in study.rows():
+            row = next(line for line in page.splitlines() if line.startswith(f"| {claim.claim} |"))
+            assert (f"**{result.verdict} †**" in row) == bool(note), claim.key
+        assert (f"| {study.name} | {note} |" in page) == bool(note)
+
+
 def test_what_was_retired_is_gone_and_stood_in_its_commit() -> None:
     retired = yaml.safe_load((Path(contract.__file__).parent / "retired.yaml").read_text())["retired"]
     assert {entry["study"] for entry in retired} <= set(STUDIES)
@@ -163,6 +173,7 @@ def test_a_result_may_not_speak_of_what_was_not_declared(tmp_path: Path, monkeyp
     [
         ({"claims": []}, "claims"),
         ({"declared": {"date": "soon", "commit": "abc"}}, "declared.date"),
+        ({"declared": {"date": "2026-11-21", "commit": "8218116"}}, "say which of its rules came after the run"),
         ({"surprise": 1}, "unknown key 'surprise'"),
     ],
 )

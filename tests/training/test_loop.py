@@ -439,12 +439,13 @@ def _no_leftover_state() -> Iterator[None]:
 
 def test_a_scheme_that_is_undefined_for_the_model_is_refused_before_anything_is_encoded(configure, clips):
     from eisbach.backbones import load_backbone
+    from eisbach.diffusion.paths import get_path
     from eisbach.training.assembly import build_objective
 
     config = configure("undefined", weighting={"noise_level": "sigma_sqrt"})
     backbone = load_backbone(str(config.model))
     build_objective(config, backbone)  # the linear path is where it is defined
-    backbone.path = "vp"
+    backbone.path = get_path("vp")
     with pytest.raises(UserError, match="undefined on the vp path"):
         build_objective(config, backbone)
 

@@ -9,7 +9,7 @@ import torch
 from eisbach.diffusion.targets import add_noise, make_target
 from eisbach.errors import UserError
 from eisbach.weighting import EntropyBarrier, RecurrenceBarrier
-from eisbach.weighting.sample.spectral_entropy import (
+from eisbach.weighting.sample.recurrence_barrier import (
     entropy_by_eigenvalues,
     entropy_by_resolvents,
     von_neumann_entropy,

@@ -99,10 +99,10 @@ def weights_of(module: nn.Module) -> WeightOf:
 
     def weight(layer: str) -> torch.Tensor:
         try:
-            found = module.get_submodule(layer).weight
+            value = module.get_submodule(layer).weight
         except AttributeError as error:
             raise CheckpointError(f"this model has no layer '{layer}'; the adapter is of another model.") from error
-        return torch.as_tensor(found).detach()
+        return torch.as_tensor(value).detach()
 
     return weight
 
@@ -263,8 +263,8 @@ def _adapter_files(folder: Path) -> list[Path]:
     """The files of the adapter in a folder, in any layout that is written."""
     places = [folder, *(file.parent for file in folder.glob(f"*/{peft.CONFIG}"))]
     names = (peft.CONFIG, peft.WEIGHTS, peft.STAMP)
-    found = [place / name for place in places if (place / peft.CONFIG).is_file() for name in names]
-    return [file for file in (*found, folder / diffusers.LORA_FILE) if file.is_file()]
+    places_of_files = [place / name for place in places if (place / peft.CONFIG).is_file() for name in names]
+    return [file for file in (*places_of_files, folder / diffusers.LORA_FILE) if file.is_file()]
 
 
 def host_layers(path: str | Path, to: str) -> tuple[str, int, int]:
@@ -318,15 +318,15 @@ def _without_conditioner(adapter: LowRankAdapter, notes: list[str]) -> LowRankAd
     outside = comfyui.unreachable(adapter.layers)
     if not outside:
         return adapter
-    kept = {name: factors for name, factors in adapter.layers.items() if name not in outside}
-    if not kept:
+    reachable = {name: factors for name, factors in adapter.layers.items() if name not in outside}
+    if not reachable:
         raise UserError(
             f"the adapter changes {', '.join(outside)} alone, and ComfyUI loads adapters of the transformer alone."
         )
     notes.append(
         f"{', '.join(outside)} was left out, which ComfyUI cannot load: the file sounds different from the adapter."
     )
-    return LowRankAdapter(kept, adapter.rank, adapter.alpha, adapter.dropout, adapter.stamp)
+    return LowRankAdapter(reachable, adapter.rank, adapter.alpha, adapter.dropout, adapter.stamp)
 
 
 def _size(path: Path) -> int:

@@ -13,6 +13,7 @@ import torch
 
 from eisbach.adapters.attach import attach, detach
 from eisbach.adapters.layers import ATTACHED, AdaptableModel, has_adapter
+from eisbach.diffusion.paths import Path as NoisingPath
 from eisbach.diffusion.samplers import sample_ode
 from eisbach.diffusion.schedules import get_schedule
 from eisbach.errors import ConfigError
@@ -25,7 +26,7 @@ NEGLIGIBLE = 1e-4
 class PredictingModel(AdaptableModel, Protocol):
     """A backbone, as far as measuring an adapter needs it (see `eisbach.backbones.base.Backbone`)."""
 
-    path: str
+    path: NoisingPath
     target: str
     schedule: str
     latent_channels: int

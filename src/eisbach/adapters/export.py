@@ -84,9 +84,9 @@ def check_together(config: ExportConfig) -> None:
         "--merge and --check need the base model, so give --model": (config.merge or config.check)
         and config.model is None,
     }
-    found = [sentence for sentence, wrong in faults.items() if wrong]
-    if found:
-        raise ConfigError(f"the options do not fit together: {'; '.join(found)}.")
+    sentences = [sentence for sentence, wrong in faults.items() if wrong]
+    if sentences:
+        raise ConfigError(f"the options do not fit together: {'; '.join(sentences)}.")
 
 
 class ExportableModel(PredictingModel, Protocol):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module, resources
+from importlib import resources
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from eisbach.backbones.base import Backbone
@@ -56,8 +57,7 @@ PIPELINES = {
 
 def _resolve(name: str) -> Any:
     """What a table's "module:name" stands for, imported when it is needed."""
-    module, _, attribute = name.partition(":")
-    return getattr(import_module(f"eisbach.backbones.{module}"), attribute)
+    return resolve_name(f"eisbach.backbones.{name}")
 
 
 def _load_pipeline(folder: Path) -> Backbone:

@@ -26,6 +26,7 @@ from eisbach.backbones.pipeline_folder import (
 )
 from eisbach.backbones.text_encoder import token_mask
 from eisbach.codecs.weight_files import load_component
+from eisbach.diffusion.paths import LinearPath
 from eisbach.types import Conditioning
 
 PIPELINE = "AceStepPipeline"
@@ -34,7 +35,7 @@ _TEXT_TOKENS, _LYRIC_TOKENS = 256, 2048  # what diffusers' pipeline reads of eac
 _TIMBRE_SECONDS = 30
 
 
-class AceStepModel(nn.Module):
+class _AceStepModel(nn.Module):
     """The transformer, with what stands for "no source audio" beside the noisy latents: what adapters go into.
 
     Parameters
@@ -121,7 +122,7 @@ class AceStepBackbone(PipelineBackbone):
     """
 
     name = "ace-step"
-    path = "linear"
+    path = LinearPath()
     target = "u"
     codec = "oobleck"
     adapter_targets = (
@@ -134,7 +135,7 @@ class AceStepBackbone(PipelineBackbone):
         self,
         folder: Path,
         index: dict[str, Any],
-        module: AceStepModel,
+        module: _AceStepModel,
         null_tokens: torch.Tensor,
         text_encoder: PipelineTextEncoder,
         latent_rate: float,
@@ -152,7 +153,7 @@ class AceStepBackbone(PipelineBackbone):
     @property
     def transformer(self) -> Any:
         """diffusers' `AceStepTransformer1DModel`."""
-        return cast(AceStepModel, self.module).transformer
+        return cast(_AceStepModel, self.module).transformer
 
     @property
     def condition_encoder(self) -> Any:
@@ -247,6 +248,6 @@ def load_ace_step(folder: str | Path) -> AceStepBackbone:
     read_scheduler(folder, _class_name="FlowMatchEulerDiscreteScheduler", num_train_timesteps=1)
     transformer = load_component(folder / "transformer", AceStepTransformer1DModel, f"the transformer in {folder}")
     encoder = _read_condition_encoder(folder)
-    module = AceStepModel(transformer, encoder.silence_latent.detach().clone()).eval()
+    module = _AceStepModel(transformer, encoder.silence_latent.detach().clone()).eval()
     null = encoder.null_condition_emb.detach().clone()
     return AceStepBackbone(folder, index, module, null, PipelineTextEncoder(folder, _TEXT_TOKENS), frame_rate(folder))

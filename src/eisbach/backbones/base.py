@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from eisbach.codecs.base import Codec
+    from eisbach.diffusion.paths import Path as NoisingPath
 
 
 @runtime_checkable
@@ -22,8 +23,8 @@ class Backbone(Protocol):
     Attributes
     ----------
     name : str
-    path : str
-        Noising path: "linear", "vp", "gvp" or "edm".
+    path : eisbach.diffusion.paths.Path
+        How data and noise are mixed at each noise level; names become paths where a configuration is read.
     target : str
         What `predict` returns: "eps", "x0", "v" or "u".
     latent_channels : int
@@ -43,6 +44,9 @@ class Backbone(Protocol):
         Rows and columns of latent pixels of an image model; None for audio, whose length is free.
     distilled : bool, default False
         A model of few steps, which is for playing: training it as a flow undoes the distillation.
+    inpainting : bool, default False
+        Whether `predict` takes a fourth argument `inpainting` [shape=(B, 1 + C, T)]: the mask of what is known, and
+        the known.
     retimes : bool, default False
         Whether `with_durations` gives rows other durations without reading their captions again.
 
@@ -50,7 +54,7 @@ class Backbone(Protocol):
     """
 
     name: str
-    path: str
+    path: NoisingPath
     target: str
     latent_channels: int
     latent_rate: float
@@ -61,6 +65,7 @@ class Backbone(Protocol):
     schedule: str
     latent_size: int | None = None
     distilled: bool = False
+    inpainting: bool = False
     retimes: bool = False
 
     @property

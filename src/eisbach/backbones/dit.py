@@ -48,7 +48,7 @@ class DiTConfig(ImageTransformerConfig):
         return fill_size(values, SIZES)
 
 
-class DiTBlock(nn.Module):
+class _DiTBlock(nn.Module):
     """Attention and feed-forward, each shifted, scaled and gated by what the time and the class become."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
@@ -90,7 +90,7 @@ class DiT(ModelMixin, ConfigMixin):
         self.patches = PatchEmbed(latent_size, latent_size, patch, latent_channels, width)
         self.time_features = Timesteps(_FREQUENCIES, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time = TimestepEmbedding(_FREQUENCIES, width)
-        self.blocks = nn.ModuleList(DiTBlock(width, heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(_DiTBlock(width, heads, mlp_ratio) for _ in range(depth))
         self.norm_out = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.modulation_out = nn.Linear(width, 2 * width)
         self.proj_out = nn.Linear(width, patch * patch * latent_channels)

@@ -71,7 +71,7 @@ class DiTPipelineBackbone(TablePipeline, ImageBackbone):
 
     def network_time(self, t: torch.Tensor) -> torch.Tensor:
         """The scheduler's index of t [shape=(B,)]."""
-        return self.path.t_to_timesteps(t)
+        return self._table.path.t_to_timesteps(t)
 
     def _run(self, x_t: torch.Tensor, time: torch.Tensor, ids: torch.Tensor | None) -> torch.Tensor:
         output = self.module(x_t, timestep=time, class_labels=ids, return_dict=False)[0]

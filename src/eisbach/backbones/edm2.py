@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from eisbach.backbones.image_base import ImageBackbone, ImageConfig, fill_size
-from eisbach.diffusion.paths import expand_like, get_path
+from eisbach.diffusion.paths import expand_like
 from eisbach.types import Conditioning
 
 SIZES: dict[str, dict[str, int]] = {
@@ -56,7 +56,7 @@ def mp_cat(a: Tensor, b: Tensor, t: float) -> Tensor:
     return torch.cat([a * (scale / math.sqrt(first) * (1 - t)), b * (scale / math.sqrt(second) * t)], dim=1)
 
 
-class MPFourier(nn.Module):
+class _MPFourier(nn.Module):
     """Random Fourier features of unit magnitude, Eq. 75."""
 
     freqs: Tensor
@@ -144,11 +144,11 @@ class Block(nn.Module):
         batch, _, height, width = mixed.shape
         parts = mixed.reshape(batch, self.num_heads, -1, 3, height * width)
         query, key, value = normalize(parts, [2]).permute(3, 0, 1, 4, 2).unbind(0)
-        found = functional.scaled_dot_product_attention(query, key, value)
-        return found.transpose(-1, -2).reshape(batch, -1, height, width)
+        attended = functional.scaled_dot_product_attention(query, key, value)
+        return attended.transpose(-1, -2).reshape(batch, -1, height, width)
 
 
-class EDM2UNet(nn.Module):
+class _EDM2UNet(nn.Module):
     """The raw network F(c_in x, c_noise, class); parameter names as published."""
 
     def __init__(self, config: EDM2Config) -> None:
@@ -157,7 +157,7 @@ class EDM2UNet(nn.Module):
         blocks = [config.model_channels * factor for factor in config.channel_mult]
         noise_channels, emb_channels = blocks[0], max(blocks)
         self.out_gain = nn.Parameter(torch.zeros([]))
-        self.emb_fourier = MPFourier(noise_channels)
+        self.emb_fourier = _MPFourier(noise_channels)
         self.emb_noise = MPConv(noise_channels, emb_channels, ())
         labels = len(config.classes)
         self.emb_label = MPConv(labels, emb_channels, ()) if labels else None
@@ -223,8 +223,8 @@ class EDM2Model(nn.Module):
     def __init__(self, config: EDM2Config) -> None:
         super().__init__()
         self.sigma_data, self.classes = config.sigma_data, len(config.classes)
-        self.unet = EDM2UNet(config)
-        self.logvar_fourier = MPFourier(config.logvar_channels)
+        self.unet = _EDM2UNet(config)
+        self.logvar_fourier = _MPFourier(config.logvar_channels)
         self.logvar_linear = MPConv(config.logvar_channels, 1, ())
 
     def forward(self, x: Tensor, sigma: Tensor, ids: Tensor | None) -> Tensor:
@@ -317,5 +317,5 @@ class EDM2Backbone(ImageBackbone):
             Images of another shape than the model's.
         """
         self._check_shape(x_t)
-        sigma = get_path("edm").sigma(t)
+        sigma = self.path.sigma(t)
         return self.module(x_t, sigma, conditioning.tokens[:, 0] if self.config.classes else None)

@@ -20,6 +20,7 @@ from eisbach.backbones.base import Backbone
 from eisbach.backbones.state import CONFIG, WEIGHTS, adapter_free_state, identity_of, read_saved, write_saved
 from eisbach.codecs.weight_files import build_empty, load_exactly
 from eisbach.config import StrictModel, build_config
+from eisbach.diffusion.paths import EDMPath, expand_like, get_path
 from eisbach.errors import UserError
 from eisbach.tensor_files import read_tensors
 from eisbach.types import Conditioning
@@ -136,7 +137,7 @@ class ImageBackbone(Backbone, ABC):
         self.module: nn.Module = module
         self.latent_channels: int = config.latent_channels
         self.latent_size: int = config.latent_size
-        self.path: Any = config.path
+        self.path = get_path(config.path)
         self.target: str = config.target
         self.codec: str = config.codec
         self.density: str = config.density
@@ -244,10 +245,8 @@ class ImageBackbone(Backbone, ABC):
             Images of another shape than the model's.
         """
         self._check_shape(x_t)
-        if self.path == "edm":
-            from eisbach.diffusion.paths import expand_like, get_path
-
-            x_t = x_t * expand_like(torch.rsqrt(1 + get_path("edm").sigma(t) ** 2), x_t)
+        if isinstance(self.path, EDMPath):
+            x_t = x_t * expand_like(torch.rsqrt(1 + self.path.sigma(t) ** 2), x_t)
         return self._run(x_t, self.network_time(t), conditioning.tokens[:, 0] if self.config.classes else None)
 
     def _check_shape(self, x_t: torch.Tensor) -> None:

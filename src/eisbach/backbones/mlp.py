@@ -18,10 +18,10 @@ from torch.nn import functional
 from eisbach.errors import UserError
 from eisbach.tensor_files import copy_named
 
-TIME_SCALE = 1.0
+_TIME_SCALE = 1.0
 
 
-def time_embedding(t: Tensor, width: int = 64, scale: float = TIME_SCALE) -> Tensor:
+def time_embedding(t: Tensor, width: int = 64, scale: float = _TIME_SCALE) -> Tensor:
     """Sines and cosines of `scale * t` at `width / 2` frequencies, geometric from 1 to 1/10,000; shape (B, width).
 
     Parameters
@@ -62,7 +62,7 @@ class TimeMLP(nn.Module):
         width: int = 256,
         depth: int = 3,
         embedding: int = 64,
-        time_scale: float = TIME_SCALE,
+        time_scale: float = _TIME_SCALE,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -116,13 +116,13 @@ class MLPEnsemble(nn.Module):
         self.size, self.dim = len(members), first.dim
         self.embedding, self.time_scale = first.embedding, first.time_scale
         layers = range(len(first.layers))
-        tensors = [dict(member.named_parameters()) for member in members]
+        states = [dict(member.named_parameters()) for member in members]
         # (E, in, out): ready for a batched product with activations (E, B, in).
         self.weights = nn.ParameterList(
-            torch.stack([one[f"layers.{i}.weight"].detach().mT for one in tensors]).contiguous() for i in layers
+            torch.stack([state[f"layers.{i}.weight"].detach().mT for state in states]).contiguous() for i in layers
         )
         self.biases = nn.ParameterList(
-            torch.stack([one[f"layers.{i}.bias"].detach() for one in tensors])[:, None] for i in layers
+            torch.stack([state[f"layers.{i}.bias"].detach() for state in states])[:, None] for i in layers
         )
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ class MLPEnsemble(nn.Module):
 
 
 def load_mlp(
-    state: Mapping[str, Tensor], source: str, *, time_scale: float = TIME_SCALE, embedding: int = 64
+    state: Mapping[str, Tensor], source: str, *, time_scale: float = _TIME_SCALE, embedding: int = 64
 ) -> TimeMLP:
     """The network whose tensors these are.
 

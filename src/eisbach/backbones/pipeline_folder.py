@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -130,9 +131,10 @@ class PipelineTextEncoder(LazyTextEncoder):
         state = {name.removeprefix("model."): tensor for name, tensor in read_weights(self.folder).items()}
         # A whole language model has a decoder or an output layer too, which an encoder has no use for.
         state = {name: tensor for name, tensor in state.items() if not name.startswith(("decoder.", "lm_head."))}
-        for one, other in (*_TIED.items(), *((other, one) for one, other in _TIED.items())):
-            if one in expected and one not in state and other in state:
-                state[one] = state[other]
+        for pair in _TIED.items():
+            for lacking, twin in (pair, pair[::-1]):
+                if lacking in expected and lacking not in state and twin in state:
+                    state[lacking] = state[twin]
         load_exactly(model, state, f"the text encoder in {self.folder}")
         return model.eval().requires_grad_(False)
 
@@ -146,7 +148,7 @@ class PipelineTextEncoder(LazyTextEncoder):
         limit = self.max_tokens if limit is None else limit
         batch = self.tokenizer(list(texts), padding=padding, truncation=True, max_length=limit, return_tensors="pt")
         mask = batch["attention_mask"].to(device=device, dtype=torch.bool)
-        full = [text for text, kept in zip(texts, mask.sum(dim=1).tolist(), strict=True) if kept == limit]
+        full = [text for text, length in zip(texts, mask.sum(dim=1).tolist(), strict=True) if length == limit]
         counts = [len(ids) for ids in self.tokenizer(full)["input_ids"]] if full else []
         self._long_texts.warn(full, counts, limit)
         return batch["input_ids"].to(device), mask
@@ -226,7 +228,7 @@ def copy_parts(source: Path, folder: Path, needed: Iterable[str], optional: Iter
     Raises
     ------
     CheckpointError
-        A needed part is no longer there.
+        A needed part is no longer there, or a link leads out of the pipeline: a file of somebody else would go along.
     """
     needed = list(needed)
     for part in (*needed, *optional):
@@ -237,8 +239,22 @@ def copy_parts(source: Path, folder: Path, needed: Iterable[str], optional: Iter
                 f"{source / part} is no longer there and belongs to the pipeline; put it back, then save again."
             )
         if (source / part).resolve() != (folder / part).resolve():
+            _refuse_links_out(source / part, source)
             shutil.copytree(
                 source / part, folder / part, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.py", "__pycache__")
+            )
+
+
+def _refuse_links_out(part: Path, source: Path) -> None:
+    root = source.resolve()
+    own = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]  # the hub's cache
+    for path in (part, *sorted(part.rglob("*"))):
+        place = Path(os.path.realpath(path))
+        whole = place.is_file() or (place.is_dir() and (path == part or not path.is_symlink()))
+        if not whole or not any(place.is_relative_to(folder) for folder in own):
+            raise CheckpointError(
+                f"{path} is a link out of the model in {source}, or no file, and is not copied; put the file itself "
+                "there."
             )
 
 

@@ -20,6 +20,7 @@ from eisbach.backbones.text_encoder import token_mask
 from eisbach.codecs.base import Codec
 from eisbach.codecs.same_native import CHUNK_OPTIONS
 from eisbach.codecs.weight_files import WEIGHTS, build_empty, component_config, load_exactly
+from eisbach.diffusion.paths import LinearPath
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import read_json, write_json
 from eisbach.pretrained import read_weights
@@ -45,7 +46,8 @@ class StableAudio3Backbone(Backbone):
     """
 
     name = "stable-audio-3"
-    path = "linear"
+    path = LinearPath()
+    inpainting = True
     target = "u"
     codec = "same"
     adapter_targets = (

@@ -216,7 +216,7 @@ def _conditioners(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The configurations of the text and the duration conditioner."""
     try:
-        found = {item["id"]: (item["type"], dict(item["config"])) for item in model["conditioning"]["configs"]}
+        conditioners = {item["id"]: (item["type"], dict(item["config"])) for item in model["conditioning"]["configs"]}
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{source} does not describe its conditioning ({error!r}); fetch it again.") from error
     wiring = (
@@ -233,14 +233,14 @@ def _conditioners(
         [],
         [],
     )
-    kinds = {name: kind for name, (kind, _) in found.items()}
+    kinds = {name: kind for name, (kind, _) in conditioners.items()}
     if wiring != expected or kinds != {"prompt": "t5gemma", "seconds_total": "number"}:
         raise CheckpointError(
             f"the conditioning in {source} is not Stable Audio 3's: conditioners {kinds}, cross-attention {wiring[0]}, "
             f"global {wiring[1]}, local {wiring[2]}, others {wiring[3] + wiring[4]}; expected prompt (t5gemma) and "
             "seconds_total (number) in cross-attention, seconds_total global and the inpainting pair local."
         )
-    prompt, seconds = found["prompt"][1], found["seconds_total"][1]
+    prompt, seconds = conditioners["prompt"][1], conditioners["seconds_total"][1]
     mode = prompt.get("padding_mode", "zero")
     features = seconds.get("fourier_features_type", "learned")
     if mode not in ("learned", "zero") or features != "expo":

@@ -90,7 +90,7 @@ class TextEncoder(LazyTextEncoder):
         return tokens[:, :longest].float(), mask[:, :longest]
 
     def _warn_of_cuts(self, captions: Sequence[str], mask: torch.Tensor) -> None:
-        full = [text for text, kept in zip(captions, mask.all(dim=1).tolist(), strict=True) if kept]
+        full = [text for text, filled in zip(captions, mask.all(dim=1).tolist(), strict=True) if filled]
         if not full:
             return
         counts = [len(ids) for ids in self.tokenizer(full)["input_ids"]]
@@ -119,9 +119,9 @@ def find_native(checkpoint: Path, sources: Sequence[str]) -> Path:
         if (folder / "config.json").is_file():
             return folder
     hub = sources[-1]
-    found = pretrained.cached_folder(hub)
-    if found is not None and (found / "config.json").is_file():
-        return found
+    cached = pretrained.cached_folder(hub)
+    if cached is not None and (cached / "config.json").is_file():
+        return cached
     raise CheckpointError(
         f"the text encoder is not in {checkpoint} (looked for: {', '.join(sources[:-1])}) and '{hub}' is not in the "
         "hub's "

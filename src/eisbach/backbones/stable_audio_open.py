@@ -26,6 +26,7 @@ from eisbach.backbones.pipeline_folder import (
 )
 from eisbach.backbones.text_encoder import token_mask
 from eisbach.codecs.weight_files import load_component
+from eisbach.diffusion.paths import GVPPath
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import read_json
 from eisbach.types import Conditioning
@@ -35,7 +36,7 @@ _PARTS = ("transformer", "projection_model", "text_encoder", "tokenizer", "vae",
 _PROJECTION_OPTIONS = ("text_encoder_dim", "conditioning_dim", "min_value", "max_value")
 
 
-class StableAudioOpenModel(nn.Module):
+class _StableAudioOpenModel(nn.Module):
     """The number embedders (start and total seconds) and the transformer: what adapters go into."""
 
     def __init__(self, transformer: nn.Module, projection_model: nn.Module, max_tokens: int) -> None:
@@ -109,7 +110,7 @@ class StableAudioOpenBackbone(PipelineBackbone):
     """
 
     name = "stable-audio-open"
-    path = "gvp"
+    path = GVPPath()
     target = "v"
     codec = "oobleck"
     adapter_targets = (
@@ -123,7 +124,7 @@ class StableAudioOpenBackbone(PipelineBackbone):
         self,
         folder: Path,
         index: dict[str, Any],
-        module: StableAudioOpenModel,
+        module: _StableAudioOpenModel,
         text_encoder: PipelineTextEncoder,
         latent_rate: float,
     ) -> None:
@@ -136,12 +137,12 @@ class StableAudioOpenBackbone(PipelineBackbone):
     @property
     def transformer(self) -> Any:
         """diffusers' `StableAudioDiTModel`."""
-        return cast(StableAudioOpenModel, self.module).transformer
+        return cast(_StableAudioOpenModel, self.module).transformer
 
     @property
     def projection_model(self) -> Any:
         """diffusers' `StableAudioProjectionModel`."""
-        return cast(StableAudioOpenModel, self.module).projection_model
+        return cast(_StableAudioOpenModel, self.module).projection_model
 
     def parts(self) -> dict[str, Any]:
         """The transformer and the projection model."""
@@ -232,7 +233,7 @@ def load_stable_audio_open(folder: str | Path) -> StableAudioOpenBackbone:
     transformer = load_component(folder / "transformer", StableAudioDiTModel, f"the transformer in {folder}")
     projection = load_component(place, StableAudioProjectionModel, f"the projection model in {folder}", config)
     text_encoder = PipelineTextEncoder(folder)
-    module = StableAudioOpenModel(transformer, projection, text_encoder.max_tokens).eval()
+    module = _StableAudioOpenModel(transformer, projection, text_encoder.max_tokens).eval()
     return StableAudioOpenBackbone(folder, index, module, text_encoder, frame_rate(folder))
 
 

@@ -20,6 +20,7 @@ from eisbach.backbones.base import Backbone
 from eisbach.backbones.pipeline_folder import read_index
 from eisbach.backbones.table_pipeline import SchedulerTable, TablePipeline, read_table
 from eisbach.codecs.weight_files import build_empty, component_config, load_component, load_exactly
+from eisbach.diffusion.discrete_path import DiscretePath
 from eisbach.errors import CheckpointError, UserError
 from eisbach.pretrained import LongTexts, has_weights, read_weights
 from eisbach.types import Conditioning
@@ -29,7 +30,7 @@ _PARTS = ("unet", "text_encoder", "tokenizer", "vae", "scheduler")
 _POSITIONS = "text_model.embeddings.position_ids"  # a buffer that older files hold
 
 
-class ClipText:
+class _ClipText:
     """CLIP's text encoder with its tokenizer, read when first needed.
 
     Parameters
@@ -78,8 +79,8 @@ class ClipText:
         self._long_texts.warn(texts, counts, limit)
         batch = tokenizer(list(texts), padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
         mask = batch["attention_mask"].to(device) if getattr(model.config, "use_attention_mask", None) else None
-        found: torch.Tensor = model.to(device)(batch["input_ids"].to(device), attention_mask=mask)[0]
-        return found.float()
+        states: torch.Tensor = model.to(device)(batch["input_ids"].to(device), attention_mask=mask)[0]
+        return states.float()
 
 
 class StableDiffusionBackbone(TablePipeline, Backbone):
@@ -103,12 +104,12 @@ class StableDiffusionBackbone(TablePipeline, Backbone):
         folder: Path,
         index: dict[str, Any],
         module: nn.Module,
-        text_encoder: ClipText,
+        text_encoder: _ClipText,
         table: SchedulerTable,
     ) -> None:
         self.folder, self._files, self._table = folder, index, table
         self.module, self.text_encoder = module, text_encoder
-        self.path: Any = table.path
+        self.path: DiscretePath = table.path
         self.target = table.target
         self.codec = str(folder)
         config: Any = module.config
@@ -174,4 +175,4 @@ def load_stable_diffusion(folder: str | Path) -> StableDiffusionBackbone:
         )
     module = load_component(folder / "unet", diffusers.UNet2DConditionModel, f"the network in {folder}", config)
     table = read_table(folder)
-    return StableDiffusionBackbone(folder, index, module.eval(), ClipText(folder), table)
+    return StableDiffusionBackbone(folder, index, module.eval(), _ClipText(folder), table)

@@ -22,6 +22,7 @@ from torch import nn
 from eisbach.backbones.base import Backbone
 from eisbach.backbones.state import CONFIG, WEIGHTS, adapter_free_state, identity_of, read_saved, write_saved
 from eisbach.config import StrictModel, build_config
+from eisbach.diffusion.paths import LinearPath
 from eisbach.errors import CheckpointError, UserError
 from eisbach.tensor_files import check_fit, read_tensors
 from eisbach.types import Conditioning
@@ -132,7 +133,7 @@ class TinyMusicBackbone(Backbone):
 
     name = "tiny-music"
     config_class = TinyMusicConfig
-    path = "linear"
+    path = LinearPath()
     target = "u"
     adapter_targets = (
         r".*transformer_blocks\.\d+\.(self_attn|cross_attn|ff)\.(to_qkv|to_q|to_kv|to_out|proj_in|proj_out)"

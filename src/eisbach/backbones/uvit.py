@@ -61,7 +61,7 @@ class UViTConfig(ImageTransformerConfig):
         return self
 
 
-class UViTBlock(nn.Module):
+class _UViTBlock(nn.Module):
     """Attention and feed-forward; after the middle, first the merge with the block it mirrors."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, skip: bool) -> None:
@@ -110,9 +110,9 @@ class UViT(ModelMixin, ConfigMixin):
         self.extras = 1 if self.classes is None else 2
         self.positions = nn.Parameter(torch.zeros(1, self.extras + (latent_size // patch) ** 2, width))
         half = depth // 2
-        self.in_blocks = nn.ModuleList(UViTBlock(width, heads, mlp_ratio, skip=False) for _ in range(half))
-        self.mid_block = UViTBlock(width, heads, mlp_ratio, skip=False)
-        self.out_blocks = nn.ModuleList(UViTBlock(width, heads, mlp_ratio, skip=True) for _ in range(half))
+        self.in_blocks = nn.ModuleList(_UViTBlock(width, heads, mlp_ratio, skip=False) for _ in range(half))
+        self.mid_block = _UViTBlock(width, heads, mlp_ratio, skip=False)
+        self.out_blocks = nn.ModuleList(_UViTBlock(width, heads, mlp_ratio, skip=True) for _ in range(half))
         self.norm_out = nn.LayerNorm(width)
         self.proj_out = nn.Linear(width, patch * patch * latent_channels)
         self.conv_out = nn.Conv2d(latent_channels, latent_channels, 3, padding=1) if convolution else nn.Identity()
@@ -135,13 +135,13 @@ class UViT(ModelMixin, ConfigMixin):
         if self.classes is not None:
             tokens.insert(0, self.classes(ids)[:, None])
         x = torch.cat(tokens, dim=1) + self.positions
-        kept = []
+        skips = []
         for block in self.in_blocks:
             x = self._run(block, x)
-            kept.append(x)
+            skips.append(x)
         x = self._run(self.mid_block, x)
         for block in self.out_blocks:
-            x = self._run(block, x, kept.pop())
+            x = self._run(block, x, skips.pop())
         x = self.proj_out(self.norm_out(x))[:, self.extras :]
         return self.conv_out(from_patches(x, self.patch, self.channels))
 

@@ -290,7 +290,7 @@ def _print(explanation: Explanation, verdict: Verdict, page: Path) -> None:
 
 def _table(explanation: Explanation) -> str:
     """Noise levels in rows, in plain text."""
-    from eisbach.diagnostics.probe.wording import percent
+    from eisbach.diagnostics.probe.intervals import percent
 
     def text(value: float | None) -> str:
         return "–" if value is None else f"{value:.3g}"

@@ -118,8 +118,7 @@ def gate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of YAML.")] = False,
 ) -> None:
     """Print the gate of a sample weighting that acts where the signature says Z is decided, for `weighting.options`."""
-    from eisbach.diagnostics.signature.curve import load_curve
-    from eisbach.diagnostics.signature.gate import gate_from_curve
+    from eisbach.diagnostics.signature.curve import gate_from_curve, load_curve
 
     found = gate_from_curve(load_curve(curve), share)
     if as_json:

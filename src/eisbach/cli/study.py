@@ -137,8 +137,7 @@ def judge(
     if not records.is_dir():
         raise UserError(
             f"there is no folder {records}; name the folder of a run (the records of full runs are in the repository, "
-            "not in "
-            "an installed package)."
+            "not in an installed package)."
         )
     result = judge_records(study, records, study.folder if folder is None else records)
     if as_json:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
 
 from eisbach.codecs.base import Codec
 from eisbach.codecs.images import ImageCodec
@@ -12,15 +14,11 @@ from eisbach.tensor_files import foreign_files
 __all__ = ["CODECS", "IMAGE_CODECS", "Codec", "ImageCodec", "load_codec", "load_image_codec"]
 
 
-def _bands() -> Codec:
-    from eisbach.codecs.bands import BandCodec
+CODECS = {"bands": "bands:BandCodec.from_package"}
+"""Codecs that stand alone, by name: what makes one, by module."""
 
-    return BandCodec.from_package()
-
-
-CODECS: dict[str, Callable[[], Codec]] = {"bands": _bands}
-"""Codec constructors by name: adding one is a file and a line here."""
-
+IMAGE_CODECS = {"pixels": "images:PixelCodec"}
+"""Image codecs without weights, by name: what makes one of the number of image channels."""
 
 _MARKERS = ("config.json", "model_config.json", "model_index.json", "vae/config.json")
 """One of these lies in every folder of an autoencoder, or of the model that it belongs to."""
@@ -36,14 +34,18 @@ def load_codec(name: str = "bands") -> Codec:
         No such codec.
     """
     if name in CODECS:
-        return CODECS[name]()
+        codec: Codec = _resolve(CODECS[name])()
+        return codec
     with foreign_files(f"the codec in {name}"):
         return _read_codec(name)
 
 
-def _read_codec(name: str) -> Codec:
-    from pathlib import Path
+def _resolve(name: str) -> Any:
+    """What a table's "module:name" stands for, imported when it is needed."""
+    return resolve_name(f"eisbach.codecs.{name}")
 
+
+def _read_codec(name: str) -> Codec:
     if Path(name).is_file():
         from eisbach.codecs.bands import BandCodec
 
@@ -63,16 +65,6 @@ def _read_codec(name: str) -> Codec:
     )
 
 
-def _pixels(channels: int) -> ImageCodec:
-    from eisbach.codecs.images import PixelCodec
-
-    return PixelCodec(channels)
-
-
-IMAGE_CODECS: dict[str, Callable[[int], ImageCodec]] = {"pixels": _pixels}
-"""Image codecs without weights, by name; each is given the number of image channels."""
-
-
 def load_image_codec(name: str = "pixels", channels: int = 3) -> ImageCodec:
     """The image codec called `name` for images of `channels` channels, or the AutoencoderKL in the folder `name`
     (diffusers' layout; a pipeline's folder with it as `vae` will do).
@@ -82,10 +74,9 @@ def load_image_codec(name: str = "pixels", channels: int = 3) -> ImageCodec:
     UserError
         No such codec.
     """
-    from pathlib import Path
-
     if name in IMAGE_CODECS:
-        return IMAGE_CODECS[name](channels)
+        codec: ImageCodec = _resolve(IMAGE_CODECS[name])(channels)
+        return codec
     if any((Path(name) / marker).is_file() for marker in _MARKERS):
         from eisbach.codecs.autoencoder_kl import AutoencoderKLCodec
 

@@ -150,6 +150,7 @@ def _monte_carlo(
     generator = torch.Generator().manual_seed(seed)
     block = max(2, min(50_000, _BLOCK // (mixture.num_components * mixture.dim)))
     count, total, squares = 0, 0.0, 0.0
+    # Averaged is the exact conditional variance at each x_t, not a squared error: the draws of y are integrated out.
     while count < samples:
         n = min(block, samples - count)
         drawn = mixture.sample_noisy(path, n, t, generator)
@@ -176,8 +177,8 @@ def effective(mixture: GaussianMixture) -> GaussianMixture | None:
     rank = int((singular > 1e-12 * singular.amax().clamp(min=1e-300)).sum())
     if rank > 2:
         return None
-    kept = axes[: max(1, rank)]
-    return GaussianMixture(mixture.weights, mixture.means @ kept.mT, mixture.component_variances()[0, 0])
+    leading = axes[: max(1, rank)]
+    return GaussianMixture(mixture.weights, mixture.means @ leading.mT, mixture.component_variances()[0, 0])
 
 
 def component_expectation(
@@ -209,6 +210,8 @@ def component_expectation(
     level = torch.as_tensor(t, dtype=torch.float64)
     deviations = mixture.noisy_variances(path, t)[component].sqrt()
     basis = torch.eye(mixture.dim, dtype=torch.float64) if mixture._basis is None else mixture._basis[component]
+    # A whitened grid point z (d,) lies at x_t = centre + basis (deviations z): the named component is a standard normal
+    # in z, so one grid serves every component and level.
     to_x = (basis * deviations).mT
     centre = path.alpha(level) * mixture.means[component]
     narrowest = _narrowest(mixture, path, level, to_x)
@@ -248,6 +251,7 @@ def _grid(dim: int, step: float, *, new_only: bool) -> list[tuple[Tensor, Tensor
     axis = index.to(torch.float64) * step
     if dim == 1:
         keep = index % 2 != 0 if new_only else torch.ones_like(index, dtype=torch.bool)
+        # Masses are the density without its constant, which goes out in total / weight.
         points = axis[keep, None]
         return [(points, (-0.5 * points[:, 0].square()).exp())]
     blocks = []
@@ -271,6 +275,8 @@ def _quadrature(
     c_x, c_eps = (float(c) for c in coefficients(path, target, torch.tensor(t, dtype=torch.float64)))
     scale = c_x**2 * mixture.total_variance() + c_eps**2 * mixture.dim
     widths = plane.noisy_variances(path, t).log().sum(dim=1)
+    # What z leaves open is sum over pairs of p_j p_k |D_j - D_k|^2, averaged over x_t. Under p(x_t) the factor p_j
+    # turns into the prior and a draw from j: integrate over the narrower of each pair, which its grid resolves.
     pairs = list(itertools.combinations(range(plane.num_components), 2))
     error = 0.0
     for j, k in pairs:

@@ -191,6 +191,7 @@ class GaussianMixture:
         out = []
         for residual, noisy, _ in self._residuals(path, x_t, t):
             quadratic = (residual.square() / noisy).sum(dim=-1)
+            # ln det of the covariance (b, K); an isotropic one is kept as one number, which stands for all d axes.
             volume = noisy.log().sum(dim=-1) * (self.dim // noisy.shape[-1])
             out.append(self.weights.log() - 0.5 * (quadratic + volume + self.dim * math.log(2 * math.pi)))
         return torch.cat(out)
@@ -255,6 +256,7 @@ class GaussianMixture:
             weight = posterior[start : start + len(residual)]
             predicted = self._predict(path, target, residual, noisy, level)
             centre = torch.einsum("bk,bkd->bd", weight, predicted)
+            # Total variance over z: how far the components' estimates lie apart, and what each leaves open by itself.
             between = (predicted - centre[:, None]).square().sum(dim=-1)
             out.append((weight * (between + self._within(path, target, noisy, level))).sum(dim=1))
             start += len(residual)
@@ -305,6 +307,7 @@ class GaussianMixture:
     def _predict(self, path: Path, target: str, residual: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
         alpha, sigma = path.alpha(level)[:, None, None], path.sigma(level)[:, None, None]
         c_x, c_eps = (c[:, None, None] for c in coefficients(path, target, level))
+        # y = c_x x0 + c_eps noise given x_t and z: Cov(y, x_t | z) / Var(x_t | z) on each axis, (b, K, 1 or d).
         gain = (c_x * alpha * self._variances + c_eps * sigma) / noisy
         moved = gain * residual
         if self._basis is not None:
@@ -313,6 +316,8 @@ class GaussianMixture:
 
     def _within(self, path: Path, target: str, noisy: Tensor, level: Tensor) -> Tensor:
         """tr Cov(y | x_t, z), shape (b or 1, K): the same for every x_t."""
+        # Var(y) - Cov(y, x_t)^2 / s, subtracted by hand: v (c_x sigma - c_eps alpha)^2 / s. As a difference it would
+        # cancel where one of the two is nearly known.
         det = determinant(path, target, level)[:, None, None]
         return (det.square() * self._variances / noisy).sum(dim=-1) * (self.dim // noisy.shape[-1])
 

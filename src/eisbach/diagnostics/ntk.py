@@ -117,6 +117,7 @@ def _by_jacobians(
                 continue
             right = left if symmetric and i == j else _jacobian(apply, chosen, _rows(rows, j, step), vectorise)
             if outputs == "trace":
+                # sum over outputs of J_o J'_o^T is one product of rows of length O P; (k, O, k', O) is never made.
                 block = left.flatten(1) @ right.flatten(1).T
                 kernel[i : i + step, j : j + step] = block
                 if symmetric and j > i:
@@ -227,8 +228,8 @@ def _single(module: nn.Module, chosen: Parameters, directions: Tensor | None) ->
 def _jacobian(apply: Callable[..., Tensor], chosen: Parameters, sample: tuple[Tensor, ...], vectorise: bool) -> Tensor:
     """Rows of J, shape (k, O, P)."""
     if vectorise:
-        found = torch.func.vmap(torch.func.jacrev(apply), in_dims=(None, *[0] * len(sample)))(chosen, *sample)
-        return torch.cat([value.reshape(*value.shape[:2], -1) for value in found.values()], dim=2)
+        jacobians = torch.func.vmap(torch.func.jacrev(apply), in_dims=(None, *[0] * len(sample)))(chosen, *sample)
+        return torch.cat([value.reshape(*value.shape[:2], -1) for value in jacobians.values()], dim=2)
     rows = []
     for index in range(len(sample[0])):
         live = {name: value.clone().requires_grad_() for name, value in chosen.items()}
@@ -243,10 +244,10 @@ def _jacobian(apply: Callable[..., Tensor], chosen: Parameters, sample: tuple[Te
                     torch.cat(
                         [
                             torch.zeros_like(p).flatten() if g is None else g.flatten()
-                            for g, p in zip(one, live.values(), strict=True)
+                            for g, p in zip(grad, live.values(), strict=True)
                         ]
                     )
-                    for one in grads
+                    for grad in grads
                 ]
             ).detach()
         )
@@ -263,6 +264,8 @@ def _by_products(
     width: int,
 ) -> Tensor:
     """Theta(x, x') e_o = jvp at x of (vjp at x' of e_o), column by column."""
+    # No Jacobian (O, P) is ever held, only one gradient and one tangent: memory of the parameters, for K' O backward
+    # and K K' O forward passes.
     like = next(iter(chosen.values()))
     basis = torch.eye(width, dtype=like.dtype, device=like.device)
 
@@ -278,11 +281,11 @@ def _by_products(
             return torch.func.vmap(push)(*first)
         return torch.stack([push(*[value[i] for value in first]) for i in range(len(first[0]))])
 
-    found = []
+    products = []
     for index in range(len(second[0])):
         sample = [value[index] for value in second]
-        found.append(torch.stack([columns(column, *sample) for column in basis], dim=2))  # (K, O, O')
-    kernel = torch.stack(found, dim=2)  # (K, O, K', O')
+        products.append(torch.stack([columns(column, *sample) for column in basis], dim=2))  # (K, O, O')
+    kernel = torch.stack(products, dim=2)  # (K, O, K', O')
     return trace_over_outputs(kernel).detach() if outputs == "trace" else kernel.detach()
 
 
@@ -301,17 +304,18 @@ def eigenvalues(kernel: Tensor) -> Tensor:
     flat = kernel.double().reshape(count if kernel.dim() == 2 else count * kernel.shape[1], -1)
     if flat.shape[0] != flat.shape[1]:
         raise UserError(f"only the kernel of a set with itself has eigenvalues; got {tuple(kernel.shape)}.")
+    # Rounding leaves the two triangles unequal, and the solver would read one of them.
     return torch.linalg.eigvalsh((flat + flat.T) / 2).flip(0) / count
 
 
 def effective_rank(values: Tensor) -> float:
     """exp of the Shannon entropy of the eigenvalues' shares (Roy & Vetterli 2007): 1 for one mode, n for n equal
     ones."""
-    kept = values.double().clamp(min=0)
-    total = kept.sum()
+    spectrum = values.double().clamp(min=0)
+    total = spectrum.sum()
     if not float(total) > 0:
         return float("nan")
-    share = kept / total
+    share = spectrum / total
     return float((-torch.special.xlogy(share, share)).sum().exp())
 
 

@@ -193,7 +193,9 @@ def save_entropic_curve(
 
 def _row(values: Mapping[str, Any], key: str, file: str | pathlib.Path) -> Tensor:
     row = values.get(key)
-    if not isinstance(row, list) or any(isinstance(one, bool) or not isinstance(one, (int, float)) for one in row):
+    if not isinstance(row, list) or any(
+        isinstance(number, bool) or not isinstance(number, (int, float)) for number in row
+    ):
         raise UserError(f"{file} needs a list of numbers '{key}'; measure it again.")
     numbers = torch.tensor(row, dtype=torch.float64)
     if not bool(torch.isfinite(numbers).all()):

@@ -181,6 +181,7 @@ def sample_ode(
         slope = network(x, t, wanted)
         ahead = of_x * x + of_slope * slope
         if method != "euler" and not last:
+            # Heun: the mean of the slopes at both ends. The last step has no slope at its end, where sigma is 0.
             slope = 0.5 * (slope + network(ahead, s, wanted))
             ahead = of_x * x + of_slope * slope
         x = ahead
@@ -306,7 +307,9 @@ def posterior_kernel(path: Path | str, t: Tensor, s: Tensor, eta: float = 1.0) -
         raise UserError("a reverse step goes to a lower noise level; give s < t.")
     sigma_s = path.sigma(s)
     rise = path.log_snr(t) - path.log_snr(s)  # ln(SNR_t / SNR_s) < 0; -inf where either end is pure
-    share = -torch.expm1(rise)  # sigma_ts^2 / sigma_t^2
+    share = -torch.expm1(rise)  # sigma_ts^2 / sigma_t^2; close levels would cancel in 1 - exp(rise)
+    # With eta 1: (sigma_s / sigma_t)^2 alpha_t / alpha_s, of two Gaussians multiplied; with eta 0: sigma_s / sigma_t,
+    # the noise of x_t as it is. In log-SNR nothing overflows at the ends.
     of_x = sigma_s / path.sigma(t) * torch.sqrt((1 - eta**2) + eta**2 * torch.exp(rise))
     return Kernel(of_x, path.alpha(s) - path.alpha(t) * of_x, eta**2 * share * sigma_s.square())
 

@@ -224,15 +224,15 @@ def schedule_from_rate(
         raise UserError(f"the measured rate is zero at every level up to t = {start:g}; measure more of the curve.")
     pieces = (1 - floor) * pieces / total + floor * np.diff(grid) / start
     reached = np.concatenate([[0.0], np.cumsum(pieces)])
-    found = np.interp(np.linspace(1, 0, num_inference_steps + 1) * reached[-1], reached, grid)
-    found[0], found[-1] = start, 0.0
-    if (np.diff(found.astype(np.float32)) >= 0).any():
+    times = np.interp(np.linspace(1, 0, num_inference_steps + 1) * reached[-1], reached, grid)
+    times[0], times[-1] = start, 0.0
+    if (np.diff(times.astype(np.float32)) >= 0).any():
         raise UserError(
             f"{num_inference_steps} steps by this rate coincide at single precision: nearly all of it lies at one "
             "noise level; "
             "use fewer steps or a larger floor."
         )
-    return torch.from_numpy(found)
+    return torch.from_numpy(times)
 
 
 def _checked_rate(t: Tensor | Sequence[float], rate: Tensor | Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

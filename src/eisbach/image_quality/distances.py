@@ -16,7 +16,7 @@ from eisbach.image_quality.features import FeatureNetwork
 from eisbach.tensor_files import read_arrays
 from eisbach.types import Skipped
 
-ADM_NETWORK = "inception"
+_ADM_NETWORK = "inception"
 """What the statistics in ADM's reference files were made with: FID's Inception."""
 
 
@@ -89,14 +89,14 @@ def moments(rows: np.ndarray) -> Moments:
 
 def statistics_of(images: np.ndarray, network: FeatureNetwork) -> ImageStatistics:
     """Statistics of images [shape=(N, H, W, 1 or 3), uint8]."""
-    found = network(images)
-    spatial = found.get("spatial")
+    output = network(images)
+    spatial = output.get("spatial")
     return ImageStatistics(
         len(images),
-        moments(found["pooled"]),
+        moments(output["pooled"]),
         None if spatial is None else moments(spatial),
-        np.asarray(found["pooled"], dtype=np.float64),
-        found.get("logits"),
+        np.asarray(output["pooled"], dtype=np.float64),
+        output.get("logits"),
         network.identity(),
     )
 
@@ -118,10 +118,10 @@ def read_statistics(path: str | Path, network: FeatureNetwork | None) -> ImageSt
     if {"mu", "sigma"} <= names:
         spatial = Moments(arrays["mu_s"], arrays["sigma_s"]) if {"mu_s", "sigma_s"} <= names else None
         features, logits = arrays.get("features"), arrays.get("logits")
-        written = str(arrays["network"]) if "network" in names else ADM_NETWORK
-        if images is not None and features is None and network is not None and network.name == ADM_NETWORK:
-            found = network(_check_images(images, path))
-            features, logits = found["pooled"], found.get("logits")
+        written = str(arrays["network"]) if "network" in names else _ADM_NETWORK
+        if images is not None and features is None and network is not None and network.name == _ADM_NETWORK:
+            output = network(_check_images(images, path))
+            features, logits = output["pooled"], output.get("logits")
         count = (
             _count(arrays["count"], path)
             if "count" in names

@@ -80,12 +80,12 @@ def image_quality(reference: ImageStatistics, samples: ImageStatistics, *, neigh
     UserError
         The two were made with different feature networks.
     """
-    require_same_network(reference, samples)
+    _require_same_network(reference, samples)
     notes = []
-    for name, one in (("samples", samples), ("reference", reference)):
-        if one.rank_deficient():
+    for name, images in (("samples", samples), ("reference", reference)):
+        if images.rank_deficient():
             notes.append(
-                f"the {name} are {one.count} images for {len(one.pooled.mean)} features: the covariance is "
+                f"the {name} are {images.count} images for {len(images.pooled.mean)} features: the covariance is "
                 "rank-deficient and the "
                 "Fréchet distance biased upward; compare only with equal numbers"
             )
@@ -96,8 +96,8 @@ def image_quality(reference: ImageStatistics, samples: ImageStatistics, *, neigh
         notes.append("no sFID: one of the two has no spatial features")
     precision = recall = None
     if reference.features is not None and samples.features is not None:
-        found = precision_recall(reference.features, samples.features, neighbours)
-        precision, recall = found.precision, found.recall
+        shares = precision_recall(reference.features, samples.features, neighbours)
+        precision, recall = shares.precision, shares.recall
     else:
         notes.append("no precision and recall: they need the features of both sets, and one has statistics alone")
     score = None if samples.logits is None else inception_score(samples.logits)
@@ -116,7 +116,7 @@ def image_quality(reference: ImageStatistics, samples: ImageStatistics, *, neigh
     )
 
 
-def require_same_network(reference: ImageStatistics, samples: ImageStatistics) -> None:
+def _require_same_network(reference: ImageStatistics, samples: ImageStatistics) -> None:
     """Refuses features that cannot be compared; a reference that names its network without a hash fits any of that
     name."""
     mine, theirs = samples.network, reference.network

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eisbach.audio import AUDIO_SUFFIXES, audio_hash, list_audio
+from eisbach.audio import AUDIO_SUFFIXES, audio_hash, list_audio, same_stamp, stamp
 from eisbach.errors import AudioError, UserError, one_line
 from eisbach.processes import Processes
 from eisbach.progress import Progress
@@ -18,10 +18,8 @@ from eisbach.structure.features import resolve_device
 from eisbach.structure.record_files import (
     FILE_COLUMNS,
     MeasuredClip,
-    file_stamp,
     journal,
     measured_clips,
-    same_state,
     write_analysis,
 )
 from eisbach.types import Record, RecordValue, SkipReport
@@ -65,10 +63,10 @@ def measure_file(path: str | Path, *, detail: bool = True, device: str | None = 
     AudioError
         The file is missing, unreadable, empty or holds NaN samples, or somebody wrote to it meanwhile.
     """
-    before = file_stamp(path)
+    before = stamp(path)
     analysis = analyze(path, device=device)
     identity: Record = {"path": str(path), "audio_hash": audio_hash(path), "analysis_version": analysis_version()}
-    if not same_state(before, file_stamp(path)):
+    if not same_stamp(before, stamp(path)):
         raise AudioError(f"{path} was written to while it was analysed; analyse it again when it is complete.")
     line = None
     if detail:
@@ -94,10 +92,9 @@ def analyze_files(
     jobs : int
         Processes; 1 works in this one.
     out : path or None
-        Folder for ``records.jsonl``, ``records.parquet`` and ``details.jsonl``, of which nothing is written when no
-        file can be analysed. Finished clips are kept there as they come, so the same call after an interruption
-        computes only what is missing. A file counts as unchanged when its size and times are, and otherwise when its
-        content's hash is.
+        Folder for ``records.jsonl``, ``records.parquet`` and ``details.jsonl``; nothing is written when no file can be
+        analysed. Finished clips are kept as they come, so the same call after an interruption computes what is missing.
+        A file counts as unchanged when its size and times are, and otherwise when its content's hash is.
     skips : SkipReport or None
         Receives the files that were left out, with the reason.
     quiet : bool
@@ -120,9 +117,7 @@ def analyze_files(
     device = resolve_device(device)
     skips = SkipReport() if skips is None else skips
     folder = None if out is None else Path(out)
-    columns = (*FILE_COLUMNS, *RECORD_COLUMNS)
-    measured = {} if folder is None else measured_clips(folder, names, columns, analysis_version())
-    measured = {name: clip for name, clip in measured.items() if clip.detail is not None}
+    measured = {} if folder is None else _measured_before(folder, names)
     todo = [name for name in names if name not in measured]
     new_folder = folder is not None and not folder.exists()
     with Progress(len(names), "analyse", done=len(measured), quiet=quiet) as bar, journal(folder) as keep:
@@ -133,16 +128,26 @@ def analyze_files(
                 measured[name] = clip
                 keep(clip)
             bar.advance()
-    clips_of_items = [(item, measured[str(item.path)]) for item in items if str(item.path) in measured]
-    records = [{**item.keys, **clip.record} for item, clip in clips_of_items]
+    pairs = [(item, measured[str(item.path)]) for item in items if str(item.path) in measured]
+    records = [{**item.keys, **clip.record} for item, clip in pairs]
     if details is not None:
-        details.update((str(item.path), clip.detail) for item, clip in clips_of_items if clip.detail is not None)
+        details.update((str(item.path), clip.detail) for item, clip in pairs if clip.detail is not None)
     if folder is not None:
-        write_analysis(folder, records, [clip for _, clip in clips_of_items])
-        if new_folder and not records:
-            with contextlib.suppress(OSError):  # somebody else's files may have come meanwhile
-                folder.rmdir()
+        write_analysis(folder, records, [clip for _, clip in pairs])
+        _leave_no_empty_folder(folder, new_folder and not records)
     return records
+
+
+def _leave_no_empty_folder(folder: Path, in_vain: bool) -> None:
+    if in_vain:
+        with contextlib.suppress(OSError):  # somebody else's files may have come meanwhile
+            folder.rmdir()
+
+
+def _measured_before(folder: Path, names: Sequence[str]) -> dict[str, MeasuredClip]:
+    """Clips that an analysis of this version left in the folder, whole."""
+    measured = measured_clips(folder, names, (*FILE_COLUMNS, *RECORD_COLUMNS), analysis_version())
+    return {name: clip for name, clip in measured.items() if clip.detail is not None}
 
 
 def _check(items: Sequence[Clip], jobs: int) -> list[str]:
@@ -186,6 +191,8 @@ def _attempt(name: str, detail: bool, device: str | None) -> _Outcome:
         return name, None, str(error)
     except MemoryError:
         return name, None, f"{name} needs more memory than there is"
+    except ImportError:  # a missing package is missing for every file
+        raise
     except Exception as error:  # one odd file must not cost the other ten thousand, nor vanish
         return name, None, f"{name} could not be analysed ({type(error).__name__}: {error}); please report it"
 

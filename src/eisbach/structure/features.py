@@ -81,7 +81,7 @@ class Features:
     trimmed_start : float
         Seconds of silence left out before the first frame.
     contrast_db : np.ndarray [shape=(contrast frames, 7), float32]
-        8 frames a second: peak over valley of the octave bands `spectra.OCTAVES_HZ`, dB; NaN where the clip pauses.
+        8 frames a second: peak over valley of the bands of `spectra.octave_contrast`, dB; NaN where the clip pauses.
     spectrum : np.ndarray [shape=(2049,), float64]
         Long-term power spectrum at 22.05 kHz.
     loudness_blocks : np.ndarray [shape=(blocks,), float64]

@@ -14,13 +14,13 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eisbach.audio import audio_hash
-from eisbach.errors import AudioError, UserError
+from eisbach.audio import audio_hash, same_stamp, stamp
+from eisbach.errors import UserError
 from eisbach.files import (
     LINES_LIMIT,
     JsonError,
@@ -51,37 +51,12 @@ class MeasuredClip:
     detail : str or None
         Its line of ``details.jsonl``; None where only the record was kept.
     stamp : dict
-        `file_stamp` before it was measured; empty where nothing is known.
+        `audio.stamp` before it was measured; empty where nothing is known.
     """
 
     record: Record
     detail: str | None = None
     stamp: dict[str, Any] = field(default_factory=dict)
-
-
-def file_stamp(path: str | Path) -> dict[str, int]:
-    """What the file system says of a file: size, time of its last change of content and of any change, and now (ns).
-
-    Raises
-    ------
-    AudioError
-        The file is not there.
-    """
-    try:
-        state = Path(path).stat()
-    except OSError as error:
-        raise AudioError(f"{path} cannot be read ({error.strerror or error}).") from error
-    return {
-        "size": state.st_size,
-        "mtime_ns": state.st_mtime_ns,
-        "ctime_ns": state.st_ctime_ns,
-        "seen_ns": time.time_ns(),
-    }
-
-
-def same_state(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Whether two stamps say that nobody wrote to the file in between."""
-    return all(before.get(key) == after.get(key) for key in ("size", "mtime_ns", "ctime_ns"))
 
 
 def is_unchanged(clip: MeasuredClip) -> bool:
@@ -92,10 +67,10 @@ def is_unchanged(clip: MeasuredClip) -> bool:
     content's hash.
     """
     try:
-        now = file_stamp(str(clip.record["path"]))
+        now = stamp(str(clip.record["path"]))
         seen = clip.stamp.get("seen_ns")
         rested = isinstance(seen, int) and seen - max(now["mtime_ns"], now["ctime_ns"]) > _RACY_NS
-        if rested and same_state(clip.stamp, now):
+        if rested and same_stamp(clip.stamp, now):
             return True
         return audio_hash(str(clip.record["path"])) == clip.record["audio_hash"]
     except UserError:

@@ -84,7 +84,7 @@ class ArraySource:
     def blocks(self) -> Iterator[np.ndarray]:
         """See `Source.blocks`."""
         samples = self._waveform.samples
-        step = block_frames(self.channels)
+        step = block_frames(self.channels, int(self.sample_rate))
         for first in range(0, samples.shape[1], step):
             yield np.ascontiguousarray(samples[:, first : first + step], dtype=np.float32)
 

@@ -24,7 +24,7 @@ _LOG_START_HZ = 1000.0
 _LOG_START_MEL = _LOG_START_HZ / _LINEAR_HZ_PER_MEL
 _LOG_STEP = np.log(6.4) / 27.0
 
-OCTAVES_HZ = (30.0, 200.0, 400.0, 800.0, 1600.0, 3200.0, 6400.0, 10_000.0)
+_OCTAVES_HZ = (30.0, 200.0, 400.0, 800.0, 1600.0, 3200.0, 6400.0, 10_000.0)
 """Edges of the bands of the spectral contrast; the last one stays clear of the resampler's roll-off."""
 _QUANTILE = 0.02  # share of a band's bins that make its peak and its valley
 _BLOCK_FRAMES = 1024  # frames transformed at once: bounds memory
@@ -78,7 +78,7 @@ def hann(n_fft: int) -> np.ndarray:
 
 def octave_edges(sample_rate: int, n_fft: int) -> np.ndarray:
     """First FFT bins of the bands of the spectral contrast, and the end of the last, [shape=(8,), int]."""
-    edges = np.array(OCTAVES_HZ) * (n_fft / sample_rate)
+    edges = np.array(_OCTAVES_HZ) * (n_fft / sample_rate)
     return np.minimum(np.round(edges).astype(np.int64), n_fft // 2 + 1)
 
 

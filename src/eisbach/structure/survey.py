@@ -75,7 +75,7 @@ class Survey:
 
     def mono(self, source: Source) -> Iterator[np.ndarray]:
         """The sound between `first` and `last`, in chunks, without its offset: from memory, or read again."""
-        chunks = mono_chunks(source, self.mix, self.seconds) if self.buffer is None else iter(self.buffer)
+        chunks = _mono_chunks(source, self.mix, self.seconds) if self.buffer is None else iter(self.buffer)
         position = 0
         for chunk in chunks:
             start, end = max(self.first - position, 0), min(self.last - position, len(chunk))
@@ -108,7 +108,7 @@ def survey(source: Source, max_seconds: float) -> Survey:
     mix = channels.loudest() if channels.cancelling() else None
     if mix is not None:  # rare enough to read again: the mean of the channels holds next to nothing
         track = _Track()
-        for chunk in mono_chunks(source, mix, max_seconds):
+        for chunk in _mono_chunks(source, mix, max_seconds):
             track.push(chunk)
     offset = channels.mean(mix, source.sample_rate)
     first, last, silent = track.extent(offset)
@@ -118,7 +118,7 @@ def survey(source: Source, max_seconds: float) -> Survey:
     )  # fmt: skip
 
 
-def mono_chunks(source: Source, mix: int | None, max_seconds: float) -> Iterator[np.ndarray]:
+def _mono_chunks(source: Source, mix: int | None, max_seconds: float) -> Iterator[np.ndarray]:
     """One channel (or the mean of all) at 22.05 kHz, in chunks [shape=(n,), float32]."""
     resampler = Resampler(source.sample_rate)
     for block, _ in _limited(source, max_seconds):

@@ -88,12 +88,21 @@ class ClaimDeclaration(StrictModel):
 
 
 class Declared(StrictModel):
-    """When the design was written down, and the commit that holds it; `note` says what was not declared before the
-    run."""
+    """When the design was written down, and the commit that holds it: "this" is the one that brought `study.yaml`.
+
+    `note` says what was not declared before the run. An older commit holds a design in other words, without the rules
+    of verdict of `study.yaml`: then a note is required.
+    """
 
     date: datetime.date
     commit: str = Field(pattern=r"^([0-9a-f]{7,40}|this)$")
     note: str = ""
+
+    @model_validator(mode="after")
+    def _says_what_came_later(self) -> Declared:
+        if self.commit != "this" and not self.note:
+            raise ValueError("note: the design is older than study.yaml; say which of its rules came after the run")
+        return self
 
 
 class Declaration(StrictModel):
@@ -196,9 +205,9 @@ class Study:
 
     def rows(self) -> list[tuple[ClaimDeclaration, ClaimResult]]:
         """Every declared claim with what came out."""
-        found = {claim.key: claim for claim in self.result.claims}
+        results = {claim.key: claim for claim in self.result.claims}
         return [
-            (claim, found.get(claim.key, ClaimResult(key=claim.key, verdict="not run")))
+            (claim, results.get(claim.key, ClaimResult(key=claim.key, verdict="not run")))
             for claim in self.declaration.claims
         ]
 
@@ -225,10 +234,10 @@ def load_study(name: str) -> Study:
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise UserError(f"no study is called {name!r}{hint}; choose one of {', '.join(names)}.")
     folder = Path(__file__).parent / chosen
-    declaration = read_declaration(folder)
+    declaration = _read_declaration(folder)
     result = Result(study=chosen, claims=[])
     if (folder / RESULT).is_file():
-        result = read_result(folder / RESULT)
+        result = _read_result(folder / RESULT)
     undeclared = {claim.key for claim in result.claims} - {claim.key for claim in declaration.claims}
     if undeclared:
         raise EisbachError(
@@ -242,11 +251,11 @@ def load_studies(names: Sequence[str] = ()) -> list[Study]:
     return [load_study(name) for name in names or study_names()]
 
 
-def read_declaration(folder: Path) -> Declaration:
+def _read_declaration(folder: Path) -> Declaration:
     """A folder's `study.yaml`; `ConfigError` lists every fault in it."""
     return build_config(Declaration, read_yaml(folder / DECLARATION), str(folder / DECLARATION))
 
 
-def read_result(file: Path) -> Result:
+def _read_result(file: Path) -> Result:
     """A `result.json`; `ConfigError` lists every fault in it."""
     return build_config(Result, read_json(file, "result"), str(file))

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from eisbach.errors import UserError
 from eisbach.experiments.measures import known_metrics
 from eisbach.experiments.recipes import load_spec
@@ -75,24 +77,31 @@ class Arms:
         """An arm against the baseline; of these very checkpoints (the unit is the prompt) where asked and there is a
         choice."""
         rows = self.results.checkpoint_comparisons if checkpoints else []
-        for one in rows or self.results.comparisons:
-            if (one.arm, one.metric) == (arm, metric):
-                return one
+        for comparison in rows or self.results.comparisons:
+            if (comparison.arm, comparison.metric) == (arm, metric):
+                return comparison
         raise UserError(f"the records compare no arm '{arm}' by {metric}.")
 
     def effect(self, arm: str, metric: str, unit: str, *, scale: float = 1.0, checkpoints: bool = False) -> Effect:
         """The difference from the baseline as an effect, times `scale` (100 for shares in points)."""
-        found = self.comparison(arm, metric, checkpoints=checkpoints)
-        ends = found.shown_interval
+        comparison = self.comparison(arm, metric, checkpoints=checkpoints)
+        ends = comparison.shown_interval
         return Effect(
-            name=f"{self._labels[metric]}, {arm} − {found.baseline} ({found.unit}s)",
-            value=scale * found.difference,
+            name=f"{self._labels[metric]}, {arm} − {comparison.baseline} ({comparison.unit}s)",
+            value=scale * comparison.difference,
             low=None if ends is None else scale * ends[0],
             high=None if ends is None else scale * ends[1],
             unit=unit,
-            p=found.decisive_p,
-            n=found.n_units,
+            p=comparison.decisive_p,
+            n=comparison.n_units,
         )
+
+
+def auc(higher: np.ndarray, lower: np.ndarray) -> float:
+    """Share of pairs in which the first reads higher, ties counting half."""
+    order = np.sort(lower)
+    below, upto = np.searchsorted(order, higher, "left"), np.searchsorted(order, higher, "right")
+    return float(np.mean(0.5 * (below + upto)) / len(lower))
 
 
 def interval_effect(name: str, value: float, ends: Any, unit: str = "", **more: Any) -> Effect:

@@ -20,7 +20,7 @@ from eisbach.studies.contract import (
     load_studies,
 )
 
-PAPERS = {
+_PAPERS = {
     "barrier": "the entropy log-barrier", "erd": "recoverability weighting (ERD)",
     "signature": "class-conditional entropy", "entropic time": "entropic time (arXiv 2504.13612)",
     "ours": "this project",
@@ -28,12 +28,13 @@ PAPERS = {
 _PREAMBLE = """# Claims
 
 Every claim of the three papers that a study here has decided, and our own. Written by `eisbach study page` from each
-study's `study.yaml` (declared before its run) and `result.json` (computed from its records); a test holds this page to
-those files. A study's folder holds its README (what was asked, what came out, what failed on the way), its code and its
-records; `eisbach study show NAME` prints one in full and `eisbach study run NAME` runs it again.
+study's `study.yaml` and `result.json` (computed from its records); a test holds this page to those files. A study's
+folder holds its README (what was asked, what came out, what failed on the way), its code and its records;
+`eisbach study show NAME` prints one in full and `eisbach study run NAME` runs it again.
 
-*Supported* and *refuted* mean what the study declared they would mean, for the material and the models named there;
-*inconclusive* is neither: read the interval. Intervals are 95%.
+*Supported* and *refuted* mean what the study's rules say, for the material and the models named there; *inconclusive*
+is neither: read the interval. Intervals are 95%. **†** marks a verdict of which not every rule was declared before the
+run; [below](#not-declared-before-the-run) stands which.
 """
 
 
@@ -111,10 +112,10 @@ def result_lines(declaration: Declaration, result: Result) -> list[str]:
     lines = []
     if result.run is not None and result.run.quick:
         lines.append("A rehearsal (--quick): everything runs, and its numbers decide nothing.")
-    for found in result.claims:
-        lines.append(f"{found.verdict}: {claims[found.key].claim}")
-        lines += [f"    {effect_text(effect, name=True)}" for effect in found.effects]
-        lines += [f"    {found.note}"] if found.note else []
+    for claim_result in result.claims:
+        lines.append(f"{claim_result.verdict}: {claims[claim_result.key].claim}")
+        lines += [f"    {effect_text(effect, name=True)}" for effect in claim_result.effects]
+        lines += [f"    {claim_result.note}"] if claim_result.note else []
     return lines
 
 
@@ -124,7 +125,8 @@ def study_lines(study: Study) -> list[str]:
     lines = [declaration.title, declaration.question, ""]
     for claim, result in study.rows():
         measures = ", ".join(
-            f"{one.name} ({one.direction}{', margin ' + one.margin if one.margin else ''})" for one in claim.measures
+            f"{measure.name} ({measure.direction}{', margin ' + measure.margin if measure.margin else ''})"
+            for measure in claim.measures
         )
         lines += [
             f"{result.verdict.upper()}: {claim.claim} [{claim.source}]",
@@ -150,7 +152,7 @@ def claims_markdown(studies: Sequence[Study] | None = None) -> str:
     studies = load_studies() if studies is None else studies
     rows = [(study, *row) for study in studies for row in study.rows()]
     parts = [_PREAMBLE]
-    for paper, name in PAPERS.items():
+    for paper, name in _PAPERS.items():
         own = [row for row in rows if row[1].source.paper == paper]
         if not own:
             continue
@@ -163,15 +165,27 @@ def claims_markdown(studies: Sequence[Study] | None = None) -> str:
             link = f"[{study.name}](../src/eisbach/studies/{study.name}/README.md)"
             minutes = study.declaration.minutes
             cells = [
-                claim.claim, claim.source.place or "–", f"**{result.verdict}**", effect + "." + note,
+                claim.claim, claim.source.place or "–", f"**{_marked(study, result)}**", effect + "." + note,
                 f"{claim.unit}; {claim.seeds}", claim.smallest_effect, link, f"{minutes:g}" if minutes else "–",
             ]  # fmt: skip
             parts.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
         parts.append("")
+    parts.append("## Not declared before the run\n")
+    parts.append("| study | of its declaration |\n|---|---|")
+    parts += [f"| {study.name} | {study.declaration.declared.note} |" for study in _with_notes(studies)]
+    parts.append("")
     parts.append("## Retired\n\nBuilt, measured, and taken out because it did not prove useful.\n")
     parts.append("| what | why | study | last in commit |\n|---|---|---|---|")
-    parts += [f"| {one.what} | {one.why} | {one.study} | {one.commit} |" for one in _retired()]
+    parts += [f"| {entry.what} | {entry.why} | {entry.study} | {entry.commit} |" for entry in _retired()]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _with_notes(studies: Sequence[Study]) -> list[Study]:
+    return [study for study in studies if study.declaration.declared.note]
+
+
+def _marked(study: Study, result: ClaimResult) -> str:
+    return result.verdict + (" †" if study.declaration.declared.note else "")
 
 
 def _retired() -> list[_Retired]:
@@ -192,9 +206,9 @@ def write_pages(page: Path, markdown: Path) -> None:
     studies = load_studies()
     head = ["claim", "where", "verdict", "effect (95%)", "unit", "date", "study"]
     tables = []
-    for paper, name in PAPERS.items():
+    for paper, name in _PAPERS.items():
         rows = [
-            [cells[1], claim.source.place, cells[3], cells[4], cells[5], cells[6], cells[0]]
+            [cells[1], claim.source.place, _marked(study, result), cells[4], cells[5], cells[6], cells[0]]
             for study in studies
             for claim, result in study.rows()
             if claim.source.paper == paper
@@ -212,7 +226,8 @@ def write_pages(page: Path, markdown: Path) -> None:
         question="What the papers claim, what we claim, and what the studies say.",
         facts=[(verdict, str(count)) for verdict, count in sorted(counts.items())],
         tables=tables,
-        retired=[one.model_dump() for one in _retired()],
+        undeclared=[(study.name, study.declaration.declared.note) for study in _with_notes(studies)],
+        retired=[entry.model_dump() for entry in _retired()],
     )
     write_text(page, html)
     write_text(markdown, claims_markdown(studies))

@@ -54,8 +54,7 @@ def resolve_settings(
         if file is not None:
             raise UserError(
                 f"the run of {study.name} is a recipe, which --config cannot replace; change its keys with --set, or "
-                "run your own "
-                "recipe with `eisbach experiment run FILE`."
+                "run your own recipe with `eisbach experiment run FILE`."
             )
         place = [f"out={json.dumps(str(out))}", *([] if jobs is None else [f"jobs={jobs}"])]
         return load_spec(study.name, [*changes, *place], quick=quick)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -193,10 +192,9 @@ def build_objective(config: TrainConfig, backbone: Backbone) -> Objective:
     import torch
 
     from eisbach.diffusion.noise_levels import get_density, refuse_path
-    from eisbach.diffusion.paths import get_path
     from eisbach.weighting import build_weighting
 
-    chosen, levels, path = config.weighting, config.noise_levels, get_path(backbone.path)
+    chosen, levels, path = config.weighting, config.noise_levels, backbone.path
     refuse_path(levels.density or backbone.density, levels.options)
     density = get_density(levels.density or backbone.density, path=path, **levels.options)
     weighting = build_weighting(
@@ -238,7 +236,7 @@ def _inpainting_masks(config: TrainConfig, backbone: Backbone) -> InpaintingMask
     chosen = config.objective.inpainting
     if chosen is None:
         return None
-    if "inpainting" not in signature(backbone.predict).parameters:
+    if not backbone.inpainting:
         raise ConfigError(
             f"objective.inpainting is set and the model '{backbone.name}' has no inpainting condition; leave it out, "
             "or train "

@@ -4,25 +4,22 @@ continues it."""
 from __future__ import annotations
 
 import gc
-import shutil
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eisbach import __version__
-from eisbach.adapters.formats import peft as peft_format
 from eisbach.errors import InterruptedRun
 from eisbach.files import write_json
 from eisbach.output_folder import exclusive
 from eisbach.progress import Progress
 from eisbach.signals import stop_signal
 from eisbach.training.assembly import assemble, origin_of_finished
-from eisbach.training.checkpoint import newest_checkpoint, prune, storage_errors
+from eisbach.training.checkpoint import newest_checkpoint, prune
 from eisbach.training.config import TrainConfig
 from eisbach.training.devices import build_accelerator, out_of_memory_explained
 from eisbach.training.logging import Board, MetricsFile
+from eisbach.training.publish import publish
 from eisbach.training.run_folder import RunFolder, check_origin, check_settings, describe_run, note
 from eisbach.training.step import HeldOut
 from eisbach.training.trainer import Trainer
@@ -110,7 +107,7 @@ def _train(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, qui
     finally:
         board.close()
     if accelerator.is_main_process:
-        result = _publish(trainer, folder)
+        result = publish(trainer, folder)
         write_json(folder.result, result)
         note(f"{folder.root} is finished: {config.steps} steps, {result['path']}/ written.", quiet)
     accelerator.wait_for_everyone()
@@ -181,61 +178,3 @@ class _Recorder:
             self.board.add(row)
         if log:
             self._since, self._step = time.monotonic(), trainer.step
-
-
-def _publish(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
-    """Writes `adapter/` or `model/` (the averaged weights when an average is kept) and returns the content of
-    result.json."""
-    config = trainer.config
-    kind = "model" if trainer.adapter is None else "adapter"
-    stamp = {
-        "kind": kind,
-        "eisbach_version": __version__,
-        "steps": trainer.step,
-        "averaged": trainer.average is not None,
-        "clips": trainer.data.clips,
-        **trainer.origin,
-        "weighting": config.weighting.model_dump(mode="json"),
-    }
-
-    def write(target: Path) -> None:
-        if trainer.adapter is None:
-            trainer.backbone.save(target)
-            write_json(target / peft_format.STAMP, stamp)
-        else:
-            peft_format.save(target, trainer.backbone.module, trainer.adapter, stamp)
-
-    with trainer.averaged():
-        _replace_folder(folder.root / kind, write)
-    return {"steps": trainer.step, "kind": kind, "path": kind, **_last_losses(folder.metrics), "stamp": stamp}
-
-
-def _replace_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write(partial folder)` and renames it onto `target`; files there that are not written anew stay."""
-    partial, old = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.old")
-    with storage_errors(target):
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            write(partial)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        if target.exists():
-            target.rename(old)
-        partial.rename(target)
-        for file in [path for path in old.rglob("*") if path.is_file()]:  # what somebody else put there stays
-            place = target / file.relative_to(old)
-            if not place.exists():
-                place.parent.mkdir(parents=True, exist_ok=True)
-                file.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _last_losses(metrics: Path) -> dict[str, Any]:
-    """The last training loss and the last held-out loss of the metrics file."""
-    last: dict[str, Any] = {"loss": None, "held_out_loss": None}
-    for row in MetricsFile(metrics).rows():
-        last |= {key: row[key] for key in last if row.get(key) is not None}
-    return last

@@ -207,8 +207,8 @@ def allocation(
 
 def common_grid(allocations: list[Allocation], points: int = _POINTS) -> Tensor:
     """Points (n,) in log-SNR that cover the tables of several allocations on one path, for drawing them together."""
-    low = min(float(one.log_snr[0]) for one in allocations)
-    high = max(float(one.log_snr[-1]) for one in allocations)
+    low = min(float(allocation.log_snr[0]) for allocation in allocations)
+    high = max(float(allocation.log_snr[-1]) for allocation in allocations)
     return torch.linspace(low, high, points, dtype=torch.float64)
 
 
@@ -294,11 +294,11 @@ class _Cells:
         return share / share.sum()
 
     def bands(self) -> tuple[Band, ...]:
-        found = []
+        bands = []
         for low, high in itertools.pairwise(BANDS):
             inside = (self.t >= low) & (self.t < high) if high < 1 else self.t >= low
-            found.append(Band(low, high, float(self.draws[inside].sum()), float(self.effort[inside].sum())))
-        return tuple(found)
+            bands.append(Band(low, high, float(self.draws[inside].sum()), float(self.effort[inside].sum())))
+        return tuple(bands)
 
     def quantiles(self, shares: Tensor) -> dict[float, float]:
         """log-SNR below which a share of the draws or of the effort lies, linear within a cell."""
@@ -318,16 +318,16 @@ class _Cells:
         return torch.linspace(low, high, _POINTS, dtype=torch.float64)
 
     def notes(self) -> tuple[str, ...]:
-        found = []
+        sentences = []
         weighting = self.problem.weighting
         if weighting is not None and weighting.trainable_parameters():
-            found.append(f"the {weighting.name} weighting learns: this is its present state, not where it ends.")
+            sentences.append(f"the {weighting.name} weighting learns: this is its present state, not where it ends.")
         end = (self.t < _END) | (self.t > 1 - _END)
         drawn = float(self.draws[end].sum())
         squares = self.weight * self.effort
         crowded, crowded_square = float(self.effort[end].sum()), float(squares[end].sum() / squares.sum())
         if crowded > max(0.01, 100 * drawn):
-            found.append(
+            sentences.append(
                 f"{crowded:.0%} of the effort lies within {_END:g} of an end of t, where {drawn:.1g} of the draws "
                 "fall: the "
                 "mean weight does not exist (it grows with every rare draw), and the numbers here depend on where it "
@@ -335,12 +335,12 @@ class _Cells:
                 "cut off."
             )
         elif crowded_square > max(0.01, 100 * drawn):
-            found.append(
+            sentences.append(
                 "the mean square of the weight does not exist (rare draws near an end of t dominate it), so the "
                 "effective "
                 "share is 0 in the long run."
             )
-        return tuple(found)
+        return tuple(sentences)
 
 
 def _build(weighting: NoiseWeight | str | None, path: Path, density: NoiseLevelDensity) -> NoiseWeight | None:

@@ -81,28 +81,30 @@ def build_weighting(
     allowed = [_option_names(first), _option_names(second)]
     unknown = sorted(set(options) - allowed[0] - allowed[1])
     if unknown:
-        shaping = set() if first is None else _SHAPING
-        known = sorted((allowed[0] | allowed[1]) - _CONTEXT | shaping) or ["none"]
+        known = sorted((allowed[0] | allowed[1]) - _CONTEXT | (set() if first is None else _SHAPING)) or ["none"]
         raise UserError(
             f"the weighting ({sample}, {noise_level}) has no option {', '.join(map(repr, unknown))}; its options are "
             f"{', '.join(known)}."
         )
     context = {"latent_rate": latent_rate, "path": path, "density": density}
     given = {key: value for key, value in context.items() if value is not None}
-    gate = None
-    if gate_below is not None or gate_above is not None:
-        gate = gate_table(gate_below, gate_above, gate_width)
-    elif gate_width:
-        raise UserError(f"gate_width is {gate_width!r} but there is no gate; give gate_below or gate_above with it.")
     return Weighting(
         sample=_build(first, {**given, **options}, allowed[0]),
         noise_level=_build(second, {**given, **options}, allowed[1]),
         reduction=reduction,
         normalisation=normalisation,
         strength=strength,
-        gate=gate,
+        gate=_gate(gate_below, gate_above, gate_width),
         level_means=None if level_means is None else NoiseLevelTable(level_means),  # type: ignore[arg-type]
     )
+
+
+def _gate(below: float | None, above: float | None, width: float) -> NoiseLevelTable | None:
+    if below is not None or above is not None:
+        return gate_table(below, above, width)
+    if width:
+        raise UserError(f"gate_width is {width!r} but there is no gate; give gate_below or gate_above with it.")
+    return None
 
 
 def check_weighting_name(axis: str, name: str) -> None:

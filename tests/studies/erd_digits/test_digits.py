@@ -10,7 +10,7 @@ from eisbach.config import build_config
 from eisbach.errors import ConfigError, UserError
 from eisbach.files import read_jsonl
 from eisbach.image_quality.digits_classifier import DigitClassifier, train_classifier
-from eisbach.studies.erd_digits.comparison import differences, holm, log_frechet, pooled, summarise
+from eisbach.studies.erd_digits.judge import differences, holm, log_frechet, pooled, summarise
 from eisbach.studies.erd_digits.run import run_digits
 from eisbach.studies.erd_digits.spec import QUICK, DigitsConfig, cells, training_values
 from eisbach.training.config import TrainConfig

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eisbach.studies.erd_digits.page import write_digits_page
-from eisbach.studies.erd_digits.pictures import _STYLES, COLOURS, LABELS, samples_picture, setting_name
+from eisbach.studies.erd_digits.page import _STYLES, COLOURS, LABELS, samples_picture, setting_name, write_digits_page
 from eisbach.studies.erd_digits.spec import DigitsConfig
 
 

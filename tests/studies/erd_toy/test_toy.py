@@ -17,12 +17,19 @@ from eisbach.diagnostics.mixture import corners
 from eisbach.diffusion.paths import get_path
 from eisbach.diffusion.targets import TARGETS, add_noise, make_target
 from eisbach.errors import ConfigError, EisbachError, UserError
-from eisbach.studies.erd_toy import ToyConfig, gather, run_toy
-from eisbach.studies.erd_toy.arms import arm_weight, same_weights
-from eisbach.studies.erd_toy.cells import Cell, all_cells, load_cell, request, run_cell
-from eisbach.studies.erd_toy.config import ToyNetwork
-from eisbach.studies.erd_toy.measure import excess, generate, likelihood_gap, quality
-from eisbach.studies.erd_toy.train import Member, draw_points, midpoints, new_network, train_members
+from eisbach.studies.erd_toy.config import ToyConfig, ToyNetwork, arm_weight, same_weights
+from eisbach.studies.erd_toy.run import Cell, all_cells, gather, load_cell, request, run_cell, run_toy
+from eisbach.studies.erd_toy.train import (
+    Member,
+    draw_points,
+    excess,
+    generate,
+    likelihood_gap,
+    midpoints,
+    new_network,
+    quality,
+    train_members,
+)
 
 MIXTURE = corners()
 SMALL = build_config(ToyNetwork, {"width": 12, "depth": 2, "embedding": 8})

@@ -119,8 +119,8 @@ def write(
 
 
 def _low_rank(layer: str, factors: Factors, adapter: LowRankAdapter, precision: str) -> dict[str, torch.Tensor]:
-    kept = stored(rows_to_native(layer, replace(factors, magnitude=None)), precision, layer)
-    return {".lora_A.weight": kept.a, ".lora_B.weight": kept.b, ".alpha": torch.tensor(float(adapter.alpha))}
+    rounded = stored(rows_to_native(layer, replace(factors, magnitude=None)), precision, layer)
+    return {".lora_A.weight": rounded.a, ".lora_B.weight": rounded.b, ".alpha": torch.tensor(float(adapter.alpha))}
 
 
 def _difference(

@@ -1,7 +1,8 @@
 """A folder for diffusers' pipelines, in the form that the pipeline loads.
 
 ACE-Step's pipeline has a loader: `pipe.load_lora_weights(folder)` reads `pytorch_lora_weights.safetensors` (LoRA and
-DoRA; alpha / rank is folded into B, as the loader takes alpha for the rank where nothing says otherwise). Stable Audio
+DoRA; alpha / rank is folded into B, as the loader takes the rank for alpha where the file's metadata have no
+`lora_adapter_metadata`: peft's configuration, which diffusers writes where it is given one). Stable Audio
 3's and Stable Audio Open's have none (0.42: their networks are no `PeftAdapterMixin`), so there the folder has one in
 peft's layout for each part that is adapted, and `PeftModel.from_pretrained(pipe.transformer, folder / "transformer")`
 loads one.
@@ -10,8 +11,10 @@ loads one.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,7 +26,7 @@ from eisbach.tensor_files import read_metadata_object, write_tensors
 LORA_FILE = "pytorch_lora_weights.safetensors"
 _USUAL = ("transformer", "duration_embedder", "projection_model")
 _WITH_LOADER = ("ACE-Step 1.5",)
-_STAMP = "eisbach"
+_STAMP, _CONFIG = "eisbach", "lora_adapter_metadata"
 
 
 def is_pipelines(folder: Path) -> bool:
@@ -75,17 +78,30 @@ def _read_file(path: Path) -> LowRankAdapter:
                 "diffusers' names."
             )
         layers.setdefault(layer, {})[part] = tensor.float()
-    ranks = {int(parts["a"].shape[0]) for parts in layers.values() if "a" in parts}
-    kinds = {frozenset(parts) for parts in layers.values()}
-    if len(ranks) != 1 or kinds not in ({frozenset("ab")}, {frozenset({"a", "b", "magnitude"})}):
+    stamp = read_metadata_object(metadata, _STAMP, path)
+    if not layers:
+        raise CheckpointError(f"{path} holds no factors; fetch it again.")
+    return replace(peft.of_layers(layers, _config(metadata, layers, path), path), stamp=stamp)
+
+
+def _config(metadata: Mapping[str, str], layers: Mapping[str, Mapping[str, torch.Tensor]], path: Path) -> Any:
+    """The `LoraConfig` that the loader plays the factors with: the file's own, or each layer's rank for its alpha."""
+    from peft import LoraConfig
+
+    told = read_metadata_object(metadata, _CONFIG, path)
+    values = {name.removeprefix("transformer."): value for name, value in told.items()}
+    if values:
+        return peft.parse_config({"peft_type": "LORA", **values}, path)
+    ranks = {layer: int(parts["a"].shape[0]) for layer, parts in layers.items() if "a" in parts and parts["a"].ndim}
+    dora = any("magnitude" in parts for parts in layers.values())
+    # Not through the layers' names as patterns, which peft matches by their endings.
+    if len(set(ranks.values())) != 1 or not min(ranks.values()):
         raise CheckpointError(
-            f"{path} has layers of several ranks {sorted(ranks)}, or factors are missing; LoRA or DoRA of one rank is "
+            f"{path} states no configuration and has layers of the ranks {sorted(set(ranks.values()))}; one rank is "
             "read."
         )
-    rank = ranks.pop()
-    made = {layer: peft.plain_factors(parts, layer, rank, path) for layer, parts in layers.items()}
-    stamp = read_metadata_object(metadata, _STAMP, path)
-    return LowRankAdapter(made, rank, float(rank), stamp=stamp)
+    rank = next(iter(ranks.values()))
+    return LoraConfig(r=rank, lora_alpha=rank, use_dora=dora)
 
 
 def read_adapter(folder: Path) -> LowRankAdapter:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +27,7 @@ CONFIG, WEIGHTS, STAMP = "adapter_config.json", "adapter_model.safetensors", "ei
 _PREFIX = "base_model.model."  # what peft's wrapper puts before the network's own names
 
 
-def to_file_name(parameter: str) -> str:
+def _to_file_name(parameter: str) -> str:
     """The name in the file of a parameter of the injected network."""
     magnitude = f".lora_magnitude_vector.{ADAPTER_NAME}.weight"
     if parameter.endswith(magnitude):
@@ -38,7 +38,7 @@ def to_file_name(parameter: str) -> str:
 def adapter_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     """The adapter's weights of an injected network, under the names of the file."""
     return {
-        to_file_name(name): parameter.detach()
+        _to_file_name(name): parameter.detach()
         for name, parameter in module.named_parameters()
         if is_adapter_parameter(name)
     }
@@ -76,28 +76,32 @@ def read_config(folder: Path) -> Any:
     CheckpointError
         The file is missing, malformed or of another kind of adapter.
     """
+    return parse_config(read_object(folder / CONFIG, "adapter configuration", error=CheckpointError), folder / CONFIG)
+
+
+def parse_config(values: Mapping[str, Any], source: Path) -> Any:
+    """The `LoraConfig` of its entries; errors as in `read_config`."""
     from peft import LoraConfig
 
-    values = read_object(folder / CONFIG, "adapter configuration", error=CheckpointError)
     if values.get("peft_type") != "LORA":
         raise CheckpointError(
-            f"{folder / CONFIG} is of the kind {values.get('peft_type')!r}; only LORA adapters (LoRA, DoRA) are read."
+            f"{source} is of the kind {values.get('peft_type')!r}; only LORA adapters (LoRA, DoRA) are read."
         )
     try:
         checked = _Options.model_validate(values)
     except ValidationError as error:
         fault = error.errors()[0]
         raise CheckpointError(
-            f"{folder / CONFIG} has {'.'.join(map(str, fault['loc']))} = {repr(fault['input'])[:60]} "
+            f"{source} has {'.'.join(map(str, fault['loc']))} = {repr(fault['input'])[:60]} "
             f"({fault['msg']}); restore the file."
         ) from error
-    _refuse_options(values, folder)
+    _refuse_options(values, source)
     names = {item.name for item in fields(LoraConfig)}
     known = {name: value for name, value in checked.model_dump(exclude_unset=True).items() if name in names}
     try:
         return LoraConfig(**known)
     except Exception as error:  # of a bad entry peft raises whatever the first use of it raises
-        raise CheckpointError(f"{folder / CONFIG} has values that this version of peft refuses ({error}).") from error
+        raise CheckpointError(f"{source} has values that this version of peft refuses ({error}).") from error
 
 
 class _Options(BaseModel):
@@ -155,7 +159,7 @@ _SILENT = {  # of the training or of where the files lie: the same factors mean 
 }
 
 
-def _refuse_options(values: Mapping[str, Any], folder: Path) -> None:
+def _refuse_options(values: Mapping[str, Any], source: Path) -> None:
     """Refuses options by which the same factors mean other weights, those of a newer peft included."""
     start = values.get("init_lora_weights", True)
     # These begin by changing the base model's weights; other beginnings mean nothing to what was trained.
@@ -170,8 +174,7 @@ def _refuse_options(values: Mapping[str, Any], folder: Path) -> None:
     )
     if used:
         raise CheckpointError(
-            f"{folder / CONFIG} uses {', '.join(used)}, which is neither LoRA nor DoRA as it is played here; train "
-            "without it."
+            f"{source} uses {', '.join(used)}, which is neither LoRA nor DoRA as it is played here; train without it."
         )
 
 
@@ -209,7 +212,7 @@ def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: Pa
         A name is missing on either side or a shape differs; the sentence counts them and names the first.
     """
     parameters = {
-        to_file_name(name): parameter for name, parameter in module.named_parameters() if is_adapter_parameter(name)
+        _to_file_name(name): parameter for name, parameter in module.named_parameters() if is_adapter_parameter(name)
     }
     return copy_named(parameters, tensors, source)
 
@@ -236,23 +239,34 @@ def read_adapter(folder: Path) -> LowRankAdapter:
                 "it, no other format."
             )
         layers.setdefault(layer, {})[part] = tensor
+    stamp = read_stamp(folder)
+    patterns = stamp.pop(_NATIVE, {})
+    if not isinstance(patterns, dict):
+        raise CheckpointError(f"the stamp in {folder} has {_NATIVE} that are no object; restore it or delete it.")
+    return replace(of_layers(layers, config, folder / WEIGHTS), stamp=stamp, native=patterns)
+
+
+def of_layers(layers: Mapping[str, Mapping[str, torch.Tensor]], config: Any, source: Path) -> LowRankAdapter:
+    """The adapter of each layer's "a", "b" and "magnitude" as `config`, a `LoraConfig`, plays them.
+
+    Raises
+    ------
+    CheckpointError
+        Factors are missing, or of other ranks than the configuration's.
+    """
     wanted = {"a", "b", "magnitude"} if config.use_dora else {"a", "b"}
     scales = {}
     for layer, parts in layers.items():
         if set(parts) != wanted:
             raise CheckpointError(
-                f"'{layer}' in {folder / WEIGHTS} has {', '.join(sorted(parts))} of {', '.join(sorted(wanted))}; the "
-                "file is damaged."
+                f"'{layer}' in {source} has {', '.join(sorted(parts))} of {', '.join(sorted(wanted))}; the file is "
+                "damaged."
             )
-        scales[layer] = _scale(config, layer, parts, folder)
-    stamp = read_stamp(folder)
-    patterns = stamp.pop(_NATIVE, {})
-    if not isinstance(patterns, dict):
-        raise CheckpointError(f"the stamp in {folder} has {_NATIVE} that are no object; restore it or delete it.")
+        scales[layer] = _scale(config, layer, parts, source)
     rank = max(parts["a"].shape[0] for parts in layers.values())
     most = scales[max(scales, key=lambda layer: layers[layer]["a"].shape[0])]
-    made = {layer: _uniform(parts, rank, scales[layer] / most) for layer, parts in layers.items()}
-    return LowRankAdapter(made, rank, most * rank, float(config.lora_dropout or 0.0), stamp, patterns)
+    factors = {layer: _uniform(parts, rank, scales[layer] / most) for layer, parts in layers.items()}
+    return LowRankAdapter(factors, rank, most * rank, float(config.lora_dropout or 0.0))
 
 
 def split_name(name: str) -> tuple[str, str | None]:
@@ -264,7 +278,7 @@ def split_name(name: str) -> tuple[str, str | None]:
     return inner, None
 
 
-def _scale(config: Any, layer: str, parts: Mapping[str, torch.Tensor], folder: Path) -> float:
+def _scale(config: Any, layer: str, parts: Mapping[str, torch.Tensor], source: Path) -> float:
     """alpha / rank of one layer, after checking the factors' shapes."""
     from peft.utils.other import get_pattern_key
 
@@ -276,12 +290,12 @@ def _scale(config: Any, layer: str, parts: Mapping[str, torch.Tensor], folder: P
         min(a.ndim, b.ndim) < 2
         or a.shape[0] != rank
         or b.shape[1] != rank
+        or parts.get("magnitude", b[:, 0]).numel() != b[:, 0].numel()
         or any(value.ndim > 2 and value.shape[2:] != (1,) for value in (a, b))
     ):
         raise CheckpointError(
-            f"'{layer}' in {folder / WEIGHTS} has factors of {list(a.shape)} and {list(b.shape)}; factors of rank "
-            f"{rank} over single "
-            "frames are read."
+            f"'{layer}' in {source} has factors of {list(a.shape)} and {list(b.shape)}; factors of rank {rank} over "
+            "single frames are read."
         )
     return float(alpha / (rank**0.5 if config.use_rslora else rank))
 
@@ -294,23 +308,6 @@ def _uniform(parts: Mapping[str, torch.Tensor], rank: int, factor: float) -> Fac
     a, b = torch.nn.functional.pad(a, (0, 0, 0, missing)), torch.nn.functional.pad(b, (0, missing)) * factor
     magnitude = None if "magnitude" not in parts else parts["magnitude"].flatten().float()
     return Factors(a, b, magnitude, convolution=parts["a"].ndim == 3)
-
-
-def plain_factors(parts: Mapping[str, torch.Tensor], layer: str, rank: int, source: Path) -> Factors:
-    """One layer's factors, of a file that says nothing of ranks and scales.
-
-    Raises
-    ------
-    CheckpointError
-        Shapes that are no factors of this rank.
-    """
-    a, b, magnitude = parts["a"], parts["b"], parts.get("magnitude")
-    rows = None if magnitude is None else magnitude.numel()
-    if min(a.ndim, b.ndim) < 2 or a.shape[0] != rank or b.shape[1] != rank or rows not in (None, b.shape[0]):
-        raise CheckpointError(
-            f"'{layer}' in {source} has factors of {list(a.shape)} and {list(b.shape)}, which are none of rank {rank}."
-        )
-    return _uniform(parts, rank, 1.0)
 
 
 def config_of(adapter: LowRankAdapter) -> Any:

@@ -326,12 +326,12 @@ def layer_patterns(natives: Iterable[str]) -> list[str]:
     """Native layer names, those of consecutive blocks joined as `layers.[0-23].`: Stability's loader expands the
     brackets."""
     block = re.compile(r"^(.*\.layers\.)(\d+)(\..*)$")
-    found: dict[tuple[str, str], list[int]] = {}
+    blocks: dict[tuple[str, str], list[int]] = {}
     for native in sorted(natives):
         match = block.match(native)
-        found.setdefault((match[1], match[3]) if match else (native, ""), []).extend([int(match[2])] if match else [])
+        blocks.setdefault((match[1], match[3]) if match else (native, ""), []).extend([int(match[2])] if match else [])
     patterns = []
-    for (before, after), numbers in found.items():
+    for (before, after), numbers in blocks.items():
         if not numbers:
             patterns.append(before)
         for first, last in _runs(sorted(numbers)):

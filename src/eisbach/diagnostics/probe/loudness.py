@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from eisbach.diagnostics.probe.grid import Grid, safe_log
 from eisbach.diagnostics.probe.intervals import (
     MIN_CLIPS,
     RESAMPLES,
@@ -24,6 +23,7 @@ from eisbach.diagnostics.probe.intervals import (
     resample_clips,
     spearman,
 )
+from eisbach.diagnostics.probe.levels import Grid, safe_log
 from eisbach.types import Record
 
 _STEP_DB = 6.0

@@ -11,16 +11,19 @@ import numpy as np
 import torch
 
 from eisbach.audio import read_audio
+from eisbach.backbones import load_codec_of
 from eisbach.diagnostics.probe.result import plain
 from eisbach.diagnostics.probe.subject import Crop, Subject
 from eisbach.diffusion.targets import make_sample, to_x0
 from eisbach.errors import AudioError
-from eisbach.training.step import step_generator
-from eisbach.types import Conditioning, LatentBatch, Record, RecordValue
+from eisbach.training.step import Prediction, predict_batch, step_generator, weigh
+from eisbach.types import Conditioning, LatentBatch, LossTerms, Record, RecordValue, Waveform
 from eisbach.weighting import Weighting, per_sample_mse
 
 if TYPE_CHECKING:
+    from eisbach.codecs.base import Codec
     from eisbach.types import Waveform
+
 
 CONDITIONS = ("noise_floor_db", "bandwidth_hz", "share_below_200", "share_above_2000")
 """Circumstances of the audio that stand beside the structure metrics: a weighting may follow them instead."""
@@ -44,10 +47,10 @@ def measure_rows(subject: Subject, advance: Advance) -> list[Record]:
     size = max(1, elements // crops[0].batch.latents.numel())
     for start in range(0, len(crops), size):
         chunk = crops[start : start + size]
-        batch = subject.to_device(stack_crops(chunk))
+        batch = subject.to_device(_stack_crops(chunk))
         conditioning = subject.conditioning(batch)
         for draw in range(draws):
-            noise = torch.stack([clip_noise(subject, crop, draw) for crop in chunk]).to(subject.device)
+            noise = torch.stack([_clip_noise(subject, crop, draw) for crop in chunk]).to(subject.device)
             for level in levels:
                 columns = measure_level(subject, batch, conditioning, noise, level)
                 for place in range(len(chunk)):
@@ -66,13 +69,13 @@ def measure_rows(subject: Subject, advance: Advance) -> list[Record]:
     return rows
 
 
-def units(subject: Subject) -> int:
+def row_units(subject: Subject) -> int:
     """What `measure_rows` advances by in all."""
     clips = min(subject.config.clips, len(subject.dataset))
     return clips * (len(subject.config.levels) * subject.config.draws + 1)
 
 
-def stack_crops(crops: Sequence[Crop]) -> LatentBatch:
+def _stack_crops(crops: Sequence[Crop]) -> LatentBatch:
     """One batch of several crops, with a mask where any of them is short."""
     batches = [crop.batch for crop in crops]
     latents = torch.cat([batch.latents for batch in batches])
@@ -105,7 +108,7 @@ def measure_level(
     output = torch.where(finite.view(-1, 1, 1), output, torch.zeros_like(output))
     losses = per_sample_mse(output, sample.target, mask)
     estimate = to_x0(objective.path, objective.target, output, sample.x_t, t)
-    terms = unnormalised(objective.weighting)(
+    terms = _unnormalised(objective.weighting)(
         losses, output, x_t=sample.x_t, t=t, path=objective.path, target=objective.target, mask=mask
     )
     columns = {
@@ -123,7 +126,7 @@ def measure_level(
     return measured | {"latent_db": _mean_square_db(x0, mask).tolist()}
 
 
-def unnormalised(weighting: Weighting) -> Weighting:
+def _unnormalised(weighting: Weighting) -> Weighting:
     """The weighting with a factor for each sample that does not depend on who else is in the batch."""
     return replace(weighting, reduction="sample", normalisation="none")
 
@@ -136,10 +139,10 @@ def level_means(rows: Sequence[Record], judged: bool) -> list[list[float | None]
     """
     sums: dict[float, list[float]] = {}
     for row in rows:
-        kept, weight = sums.setdefault(_number(row["t"]), []), row["sample_weight"]
+        weights, weight = sums.setdefault(_number(row["t"]), []), row["sample_weight"]
         if weight is not None and not (judged and row["belief"] is None):
-            kept.append(_number(weight))
-    return [[t, math.fsum(kept) / len(kept) if kept else None] for t, kept in sorted(sums.items())]
+            weights.append(_number(weight))
+    return [[t, math.fsum(weights) / len(weights) if weights else None] for t, weights in sorted(sums.items())]
 
 
 def audio_columns(subject: Subject, crop: Crop) -> Record:
@@ -155,9 +158,9 @@ def audio_columns(subject: Subject, crop: Crop) -> Record:
         from eisbach.structure import analyze
 
         analysis = analyze(waveform)
-        found = {**analysis.metrics, "flat_probability": analysis.flat_probability}
-        found |= {name: analysis.conditions[name] for name in CONDITIONS}
-        columns |= {f"structure.{name}": value for name, value in found.items()}
+        measures = {**analysis.metrics, "flat_probability": analysis.flat_probability}
+        measures |= {name: analysis.conditions[name] for name in CONDITIONS}
+        columns |= {f"structure.{name}": value for name, value in measures.items()}
     return columns
 
 
@@ -167,7 +170,7 @@ def loudness_db(waveform: Waveform) -> float:
     return 10.0 * math.log10(power) if power > 0 else math.nan
 
 
-def clip_noise(subject: Subject, crop: Crop, draw: int) -> torch.Tensor:
+def _clip_noise(subject: Subject, crop: Crop, draw: int) -> torch.Tensor:
     """The noise of a crop's draw [shape=(C, T)], the same in every measurement of a probe."""
     generator = step_generator(subject.config.train.seed, crop.number, draw, _STREAM)
     return torch.randn(crop.batch.latents.shape[1:], generator=generator)
@@ -179,3 +182,166 @@ def _mean_square_db(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Te
 
 def _number(value: RecordValue) -> float:
     return math.nan if value is None or isinstance(value, str) else float(value)
+
+
+# --- the same clips turned up and down
+
+
+_GAINS_DB = (-6.0, 0.0, 6.0)
+"""Gains; one that would drive the samples past full scale is left out for that clip, as a file could not hold it."""
+_GAIN_LEVELS = 4
+"""Noise levels of the experiment: the ends of the probe's and two between."""
+_LEAST_GAINS = 2
+
+
+def measure_gain(subject: Subject, advance: Callable[[int], None]) -> list[Record]:
+    """Rows ``{clip, t, gain_db, sample_weight}`` of up to `gain_clips` clips, evenly chosen; [] without a sample
+    weighting.
+
+    Clips whose audio cannot be read, or is silent, take no part. The noise of a clip is the same at every gain.
+    """
+    if gain_units(subject) == 0:
+        return []
+    codec = load_codec_of(subject.backbone)
+    rows: list[Record] = []
+    for crop in _chosen_crops(subject):
+        variants = _turned(subject, crop, codec)
+        advance(1)
+        if len(variants) < _LEAST_GAINS:
+            continue
+        gains = [gain for gain, _ in variants]
+        batch = subject.to_device(_stack_crops([replace(crop, batch=latents) for _, latents in variants]))
+        conditioning = subject.conditioning(batch)
+        noise = _clip_noise(subject, crop, 0).to(subject.device).expand_as(batch.latents)
+        for level in _gain_levels(subject):
+            weights = measure_level(subject, batch, conditioning, noise, level)["sample_weight"]
+            for gain, weight in zip(gains, weights, strict=True):
+                rows.append(plain({"clip": crop.row.id, "t": level, "gain_db": gain, "sample_weight": weight}))
+    return rows
+
+
+def gain_units(subject: Subject) -> int:
+    """What `measure_gain` advances by in all."""
+    if subject.objective.weighting.sample is None:
+        return 0
+    return min(subject.config.gain_clips, subject.config.clips, len(subject.dataset))
+
+
+def _chosen_crops(subject: Subject) -> list[Crop]:
+    """Crops evenly spread over those of the rows."""
+    crops = subject.crops()
+    places = np.linspace(0, len(crops) - 1, gain_units(subject)).round().astype(int)
+    return [crops[place] for place in places]
+
+
+def _gain_levels(subject: Subject) -> list[float]:
+    """Up to `_GAIN_LEVELS` of the probe's noise levels, evenly spread."""
+    every = subject.config.levels
+    places = np.linspace(0, len(every) - 1, min(_GAIN_LEVELS, len(every))).round().astype(int)
+    return [every[place] for place in dict.fromkeys(places.tolist())]
+
+
+def _turned(subject: Subject, crop: Crop, codec: Codec) -> list[tuple[float, LatentBatch]]:
+    """(gain, the crop's batch at that gain), encoded anew from the same stretch of audio at every gain, 0 dB
+    included."""
+    path = subject.manifest.audio_path(crop.row)
+    try:
+        waveform = read_audio(path, start=crop.start, duration=crop.seconds)
+    except AudioError:  # the rows have reported it
+        return []
+    peak, frames = float(np.abs(waveform.samples).max()), crop.batch.latents.shape[-1]
+    variants = []
+    for gain in _GAINS_DB:
+        factor = 10 ** (gain / 20)
+        if gain > 0 and peak * factor > 1:
+            continue
+        encoded = codec.encode(Waveform(waveform.samples * np.float32(factor), waveform.sample_rate))
+        held = encoded[:, :frames]
+        padded = torch.nn.functional.pad(held, (0, frames - held.shape[-1]))
+        mask = None if held.shape[-1] == frames else (torch.arange(frames) < held.shape[-1])[None]
+        variants.append((gain, replace(crop.batch, latents=padded[None].float(), mask=mask)))
+    return variants
+
+
+# --- training batches, drawn as training draws them, without any training
+
+
+def simulate_batches(subject: Subject, advance: Callable[[int], None]) -> list[Record]:
+    """One row a global batch of one process (`result.BATCH_COLUMNS`); `advance` is told how many samples are done."""
+    rows = []
+    for step in range(subject.simulated_batches):
+        rows.append(simulate_batch(subject, step))
+        advance(batch_units(subject) // subject.simulated_batches)
+    return rows
+
+
+def batch_units(subject: Subject) -> int:
+    """What `simulate_batches` advances by in all: its samples."""
+    return subject.simulated_batches * subject.config.train.batch_size * subject.accumulation
+
+
+@torch.inference_mode()
+def simulate_batch(subject: Subject, step: int) -> Record:
+    """The weights of one global batch: its samples, noise levels, noise and dropped captions are training's own."""
+    objective, seed = subject.objective, subject.config.train.seed
+    weighting = objective.weighting
+    t, losses, weights, samples, beliefs = [], [], [], [], []
+    stats, unscaled = torch.zeros((), device=subject.device), torch.zeros((), device=subject.device)
+    for micro in range(subject.accumulation):
+        batch, index = subject.micro_batch(step, micro)
+        generator = step_generator(seed, index)
+        prediction = predict_batch(subject.predict, objective, batch, subject.conditioning(batch), generator)
+        if not bool(prediction.output.isfinite().all()):
+            return _broken(step, subject)
+        partial = weigh(objective, prediction, batch.mask)
+        stats, unscaled = stats + partial.stats, unscaled + partial.unscaled
+        terms = _alone(subject, prediction, batch)
+        t.append(prediction.sample.t)
+        losses.append(partial.terms.per_sample)
+        samples.append(terms.sample_weight)
+        beliefs.append(terms.belief)
+        # Under Eq. 5 the sample weights make one factor of the step and leave only the noise levels' weights to differ.
+        weights.append(terms.noise_weight if weighting.reduction == "batch" else terms.weight)
+    factor = weighting.gradient_factor(stats)
+    own = torch.cat(weights).double()
+    final = own * factor * len(own)
+    total, squares = float(final.sum()), float(final.square().sum())
+    return plain({
+        "batch": step,
+        "samples": len(own),
+        "cv": _variation(final),
+        "ess_share": total**2 / squares / len(own) if squares > 0 else math.nan,
+        "mean_weight": (own if weighting.normalisation == "mean1" else final).mean(),
+        "mean_sample_weight": torch.cat(samples).mean(),
+        "cv_sample_weight": _variation(torch.cat(samples).double()),
+        "mean_belief": torch.cat(beliefs).nanmean(),
+        "mean_t": torch.cat(t).mean(),
+        "loss": torch.cat(losses).mean(),
+        "weighted_loss": unscaled * factor,
+    })  # fmt: skip
+
+
+def _alone(subject: Subject, prediction: Prediction, batch: LatentBatch) -> LossTerms:
+    objective = subject.objective
+    return _unnormalised(objective.weighting)(
+        prediction.losses,
+        prediction.output,
+        x_t=prediction.sample.x_t,
+        t=prediction.sample.t,
+        path=objective.path,
+        target=objective.target,
+        mask=batch.mask,
+    )
+
+
+def _variation(weights: torch.Tensor) -> float:
+    """Standard deviation over mean, of the population: 0 for equal weights, and for a batch of one."""
+    mean = float(weights.mean())
+    return float(weights.std(correction=0)) / mean if mean > 0 else math.nan
+
+
+def _broken(step: int, subject: Subject) -> Record:
+    from eisbach.diagnostics.probe.result import BATCH_COLUMNS
+
+    row: Record = dict.fromkeys(BATCH_COLUMNS)
+    return row | {"batch": step, "samples": subject.config.train.batch_size * subject.accumulation}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from eisbach.diagnostics.probe import batches, gain, gradients, rows
+from eisbach.diagnostics.probe import gradients, rows
 from eisbach.diagnostics.probe.config import ProbeConfig
 from eisbach.diagnostics.probe.result import ProbeResult, plain
 from eisbach.diagnostics.probe.subject import Subject, load_subject, trained_weights
@@ -50,19 +50,19 @@ def run_probe(config: ProbeConfig, *, quiet: bool = False) -> ProbeResult:
     started = time.monotonic()
     subject = load_subject(config, quiet)
     took = {"load": time.monotonic() - started}
-    total = rows.units(subject) + gain.units(subject) + batches.units(subject) + gradients.units(subject)
+    total = rows.row_units(subject) + rows.gain_units(subject) + rows.batch_units(subject) + gradients.units(subject)
     with Progress(total, "probe", quiet=quiet) as bar:
 
         def timed(name: str, measure: Any) -> Any:
             since = time.monotonic()
-            found = measure(subject, lambda count: bar.advance(count, name))
+            value = measure(subject, lambda count: bar.advance(count, name))
             took[name] = time.monotonic() - since
-            return found
+            return value
 
         with trained_weights(subject):
             measured = timed("rows", rows.measure_rows)
-            turned = timed("gain", gain.measure_gain)
-            simulated = timed("batches", batches.simulate_batches)
+            turned = timed("gain", rows.measure_gain)
+            simulated = timed("batches", rows.simulate_batches)
         compared = timed("gradients", gradients.measure_gradients)
     took["total"] = time.monotonic() - started
     result = ProbeResult(

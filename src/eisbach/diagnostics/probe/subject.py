@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from eisbach import adapters
+from eisbach.adapters.formats import peft as peft_format
 from eisbach.data.batches import LatentDataset
 from eisbach.data.latents import sections_of
 from eisbach.data.manifest import Manifest, ManifestRow
 from eisbach.diagnostics.probe.config import ProbeConfig
 from eisbach.errors import ManifestError
-from eisbach.training.assembly import build_objective, load_model
+from eisbach.training.assembly import build_objective, inject_adapter, load_model
 from eisbach.training.data import (
     ConditioningCache,
     TrainingData,
@@ -30,6 +34,7 @@ from eisbach.types import Conditioning, LatentBatch, SkipReport
 
 if TYPE_CHECKING:
     from eisbach.backbones.base import Backbone
+
 
 _MIN_SIMULATED = 16
 """Training batches that are simulated at least: enough for an interval of their spread."""
@@ -129,15 +134,15 @@ class Subject:
     def crops(self) -> list[Crop]:
         """The crops of the rows: those that training's first epoch draws of its first clips, in the manifest's
         order."""
-        found = []
+        crops = []
         for number in range(min(self.config.clips, len(self.dataset))):
             clip, section, first = self.dataset.crop_at(number)
             row = self.dataset.cache.entries[clip].row
             batch = self.dataset.batch(number, 1)
             sections = sections_of(row.duration, self.crop_seconds)
             start = sections[section][0] + first / self.dataset.cache.latent_rate
-            found.append((clip, Crop(row, number, batch, start, float(batch.durations[0]))))
-        return [crop for _, crop in sorted(found, key=lambda item: item[0])]
+            crops.append((clip, Crop(row, number, batch, start, float(batch.durations[0]))))
+        return [crop for _, crop in sorted(crops, key=lambda item: item[0])]
 
 
 def simulated_batches(config: ProbeConfig) -> int:
@@ -250,3 +255,69 @@ def trained_weights(subject: Subject) -> Iterator[None]:
         yield
     finally:
         detach(subject.backbone)
+
+
+# --- made ready to take gradients as training makes it, and put back afterwards
+
+
+def starts_fresh(subject: Subject) -> bool:
+    """Whether a new adapter is trained, whose B is zero."""
+    return subject.config.train.adapter.type != "none" and not _has_peft_adapter(subject)
+
+
+@contextmanager
+def trainable(subject: Subject) -> Iterator[tuple[str, dict[str, nn.Parameter], bool]]:
+    """(what trains, its parameters, whether it is a fresh adapter): the network made ready as training makes it.
+
+    A trained adapter in peft's layout is continued, where the recipe trains an adapter too. Other trained weights are
+    folded in, and the recipe starts from there. The network is as it was afterwards: layers, weights and what takes
+    gradients.
+    """
+    from eisbach.adapters.layers import ATTACHED
+
+    backbone, config = subject.backbone, subject.config
+    module, kind = backbone.module, config.train.adapter.type
+    required = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+    training = module.training
+    continued = kind != "none" and _has_peft_adapter(subject)
+    originals = None
+    if config.adapter is not None and not continued:
+        adapters.attach(backbone, config.adapter)
+        originals = ATTACHED.pop(module)  # the trained weights are what a further training would start from
+    try:
+        if kind == "none":
+            module.requires_grad_(True)
+        elif continued:
+            folder = Path(str(config.adapter))
+            chosen = peft_format.read_config(folder)
+            chosen.inference_mode = False
+            adapters.inject(backbone, chosen)
+            peft_format.load_into(module, peft_format.read_weights(folder), folder)
+            kind = "dora" if chosen.use_dora else "lora"
+        else:
+            inject_adapter(config.train, backbone)
+        module.to(subject.device).train()
+        yield (
+            ("all" if kind == "none" else kind),
+            adapters.trainable_parameters(module),
+            kind != "none" and not continued,
+        )
+    finally:
+        if kind != "none":
+            adapters.remove_layers(module)
+        if originals is not None:
+            ATTACHED[module] = originals
+            adapters.detach(backbone)
+        module.zero_grad(set_to_none=True)
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(required[name])
+        module.train(training)
+
+
+def has_dropout(subject: Subject) -> bool:
+    """Whether the network draws random numbers of its own."""
+    return any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in subject.backbone.module.modules())
+
+
+def _has_peft_adapter(subject: Subject) -> bool:
+    return subject.config.adapter is not None and (Path(subject.config.adapter) / peft_format.CONFIG).is_file()

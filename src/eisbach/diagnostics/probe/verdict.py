@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from eisbach.diagnostics.probe.explain import Explanation, GradientSummary
-from eisbach.diagnostics.probe.labels import Separation
+from eisbach.diagnostics.probe.explain import Explanation, GradientSummary, Recommendation, hears_loudness, recommend
+from eisbach.diagnostics.probe.intervals import column_name, degrees, number, percent, said, said_percent, where
 from eisbach.diagnostics.probe.levels import LevelSummary
-from eisbach.diagnostics.probe.recommend import Recommendation, hears_loudness, recommend
+from eisbach.diagnostics.probe.predictions import Separation
 from eisbach.diagnostics.probe.result import plain
-from eisbach.diagnostics.probe.wording import column_name, degrees, number, percent, said, said_percent, where
 
 _CONSTANT_SD = 0.1
 """Weights whose logarithm has a smaller sd than this differ by under 10%: less than chance does to a gradient."""

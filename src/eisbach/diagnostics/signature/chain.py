@@ -23,14 +23,14 @@ where D_g = D_Z. With D_g = D_0 + w (D_Z - D_0) and D_0 ~ D it is (2 w - 1) time
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from eisbach.diagnostics.signature.classes import ClassSet
-from eisbach.diagnostics.signature.model import ClassModel
+from eisbach.diagnostics.signature.model import ClassModel, ClassSet
 from eisbach.diffusion.paths import Path
 from eisbach.diffusion.samplers import check_times, posterior_kernel
 from eisbach.diffusion.targets import convert, require_defined
@@ -163,20 +163,12 @@ def follow(
         As `check_chain`; data or labels that do not fit; guidance of data.
     """
     levels = check_chain(model.path, model.target, times, eta)
-    if model.num_classes != len(classes) or len(label) != len(seeds):
-        raise UserError(
-            f"the model has {model.num_classes} classes and {len(classes)} were named, with {len(label)} labels and "
-            f"{len(seeds)} seeds."
-        )
-    if data is not None and guidance is not None:
-        raise UserError("guidance changes how samples are made, and data is there already; leave one of them out.")
+    _check_inputs(model, classes, label, seeds, data, guidance)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    numbers = 1
-    for size in model.shape:
-        numbers *= size
 
-    def draw() -> Tensor:
-        return torch.stack([torch.randn(numbers, generator=one, dtype=torch.float64) for one in generators])
+    def draw() -> Tensor:  # (N, D), each row from its own trajectory's noise
+        size = math.prod(model.shape)
+        return torch.stack([torch.randn(size, generator=generator, dtype=torch.float64) for generator in generators])
 
     visited = levels[:-1]
     alpha, sigma = model.path.alpha(visited), model.path.sigma(visited)
@@ -184,26 +176,14 @@ def follow(
     states = None if data is None else _noised(model.path, data.to(torch.float64).flatten(1), visited, draw)
     x = sigma[0] * draw() if states is None else states[0]
     members = [classes.group_of_class(name) for name in classes.partition_names]
-    rows = torch.arange(len(label))
+    # ln p(x_t | z) up to a constant (n, N, K), read at every step and, for the error of the step size, at every other.
     fine = torch.zeros(len(visited), len(label), len(classes), dtype=torch.float64)
     coarse = fine.clone()
     gaps, drifts = [], []
     held: tuple[Tensor, Tensor] | None = None  # (delta, reference) of the coarse reading's step
     for i, t in enumerate(visited.tolist()):
-        batch_t = visited[i : i + 1]
-        shaped = x.reshape(-1, *model.shape).to(model.dtype)
-        outputs = model.outputs(shaped, t)
-        centre = outputs.mean(dim=1)
-        scale = _x0_slope(model, batch_t)
-        delta = scale * (outputs - centre[:, None])
-        reference = convert(model.path, model.target, "x0", centre, x, batch_t)
-        driven = None
-        if states is None:
-            own = delta[rows, label]
-            driven = own
-            if guidance is not None and guidance.scale != 1 and guidance.acts(t):
-                null = scale * (model.unconditional(shaped, t) - centre)
-                driven = null + guidance.scale * (own - null)
+        delta, reference, own = _estimates(model, x, t, visited[i : i + 1], label, guidance)
+        driven = own if states is None else None
         gap, drift = _rates(classes, members, fine[i], delta, driven, label)
         gaps.append(gap)
         if drift is not None:
@@ -225,6 +205,43 @@ def follow(
         if on_level is not None:
             on_level()
     return Trajectories(visited, label, fine, coarse, torch.stack(gaps), torch.stack(drifts) if drifts else None)
+
+
+def _check_inputs(
+    model: ClassModel,
+    classes: ClassSet,
+    label: Tensor,
+    seeds: Sequence[int],
+    data: Tensor | None,
+    guidance: Guidance | None,
+) -> None:
+    if model.num_classes != len(classes) or len(label) != len(seeds):
+        raise UserError(
+            f"the model has {model.num_classes} classes and {len(classes)} were named, with {len(label)} labels and "
+            f"{len(seeds)} seeds."
+        )
+    if data is not None and guidance is not None:
+        raise UserError("guidance changes how samples are made, and data is there already; leave one of them out.")
+
+
+def _estimates(
+    model: ClassModel, x: Tensor, t: float, batch_t: Tensor, label: Tensor, guidance: Guidance | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the model makes of x [shape=(N, D)] at one level: each class's data estimate less their mean
+    [shape=(N, K, D)], that mean [shape=(N, D)], and what drives a reverse chain, the own class's part [shape=(N, D)],
+    guided."""
+    shaped = x.reshape(-1, *model.shape).to(model.dtype)
+    outputs = model.outputs(shaped, t)
+    centre = outputs.mean(dim=1)
+    scale = _x0_slope(model, batch_t)
+    # Differences from the mean first, then the scale: near t = 0 the estimates themselves would cancel badly.
+    delta = scale * (outputs - centre[:, None])
+    reference = convert(model.path, model.target, "x0", centre, x, batch_t)
+    driven = delta[torch.arange(len(label)), label]
+    if guidance is not None and guidance.scale != 1 and guidance.acts(t):
+        null = scale * (model.unconditional(shaped, t) - centre)
+        driven = null + guidance.scale * (driven - null)
+    return delta, reference, driven
 
 
 def _log_ratio(delta: Tensor, reference: Tensor, moved: Tensor, step: Tensor) -> Tensor:

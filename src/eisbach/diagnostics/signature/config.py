@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from eisbach.config import StrictModel, build_config, read_yaml
-from eisbach.diagnostics.signature.classes import ClassSet, uniform_prior
+from eisbach.diagnostics.signature.model import ClassSet, uniform_prior
 from eisbach.errors import UserError
 
 
@@ -118,44 +118,44 @@ class SignatureConfig(StrictModel):
 
     def class_set(self) -> ClassSet:
         """The classes, priors and partitions, checked; `UserError` as `ClassSet` says."""
-        given = [one.prior for one in self.classes]
+        given = [item.prior for item in self.classes]
         priors = [value for value in given if value is not None]
         if priors and len(priors) != len(given):
             raise UserError(
                 f"{len(priors)} of {len(given)} classes have a prior; give all of them one (that sum to 1), or none."
             )
-        names = tuple(one.name for one in self.classes)
+        names = tuple(item.name for item in self.classes)
         partitions: dict[str, Mapping[str, Sequence[str]]] = {**self._labelled(), **self.partitions}
         return ClassSet(names, tuple(priors) or uniform_prior(len(names)), partitions)
 
     def _labelled(self) -> dict[str, dict[str, list[str]]]:
         keys = set(self.classes[0].labels)
-        if any(set(one.labels) != keys for one in self.classes):
-            odd = next(one for one in self.classes if set(one.labels) != keys)
+        if any(set(item.labels) != keys for item in self.classes):
+            odd = next(item for item in self.classes if set(item.labels) != keys)
             raise UserError(
                 f"the class '{odd.name}' has the labels {sorted(odd.labels)} and the first class {sorted(keys)}; all "
                 "classes "
                 "need the same."
             )
-        found: dict[str, dict[str, list[str]]] = {}
+        groups: dict[str, dict[str, list[str]]] = {}
         for key in self.classes[0].labels:
             if key in self.partitions:
                 raise UserError(f"the partition '{key}' is given by labels and by groups; keep one.")
-            for one in self.classes:
-                found.setdefault(key, {}).setdefault(one.labels[key], []).append(one.name)
-        return found
+            for item in self.classes:
+                groups.setdefault(key, {}).setdefault(item.labels[key], []).append(item.name)
+        return groups
 
 
-class PromptFile(StrictModel):
+class _PromptFile(StrictModel):
     """A YAML file of classes and partitions."""
 
     classes: list[ClassConfig] = Field(min_length=1)
     partitions: dict[str, dict[str, list[str]]] = Field(default_factory=dict)
 
 
-def read_prompts(path: str | Path) -> PromptFile:
+def read_prompts(path: str | Path) -> _PromptFile:
     """The file's classes and partitions; `ConfigError` names every fault."""
-    return build_config(PromptFile, read_yaml(path), f"the prompt file {path}")
+    return build_config(_PromptFile, read_yaml(path), f"the prompt file {path}")
 
 
 def parse_partition(text: str) -> tuple[str, dict[str, list[str]]]:

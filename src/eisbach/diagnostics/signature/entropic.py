@@ -18,7 +18,6 @@ from torch import Tensor
 
 from eisbach.config import StrictModel, build_config
 from eisbach.diffusion.paths import Path as NoisePath
-from eisbach.diffusion.paths import get_path
 from eisbach.diffusion.rate_curve import MIN_POINTS, save_entropic_curve
 from eisbach.diffusion.targets import add_noise, convert
 from eisbach.errors import UserError
@@ -110,7 +109,7 @@ def squared_errors(
     mask : Tensor [shape=(B, T...), bool] or None
         True on valid frames.
     """
-    found = []
+    squares = []
     for level in levels:
         t = level.to(device=x0.device, dtype=torch.float32).expand(len(x0))
         x_t = add_noise(path, x0, noise, t)
@@ -122,10 +121,10 @@ def squared_errors(
         error = (convert(path, target, "x0", output.to(x_t.dtype), x_t, t) - x0).square()
         if mask is not None:
             error = error * mask.unsqueeze(1)
-        found.append(error.flatten(1).to(torch.float64).sum(1).cpu())
+        squares.append(error.flatten(1).to(torch.float64).sum(1).cpu())
         if on_level is not None:
             on_level()
-    errors = torch.stack(found)
+    errors = torch.stack(squares)
     if not bool(errors.isfinite().all()):
         raise UserError("the model's data estimates are not finite; check the checkpoint.")
     return errors
@@ -141,10 +140,28 @@ def measure_entropic(config: EntropicConfig, out: str | Path, *, quiet: bool = F
         A model trained with optimal-transport pairing, data that does not fit the model, or fewer than `samples` of it.
     """
     from eisbach.diagnostics.signature.run import refuse_coupled
+
+    refuse_coupled(cast(Any, config))
+    backbone, data, levels = _subject(config, quiet)
+    every, dims = _all_errors(config, backbone, data, levels, quiet)
+    mean, half = every.mean(1), _Z * every.std(1) / math.sqrt(every.shape[1])
+    return save_entropic_curve(
+        out,
+        path=backbone.path,
+        t=levels.tolist(),
+        mse=mean.tolist(),
+        mse_lo=(mean - half).clamp(min=0).tolist(),
+        mse_hi=(mean + half).tolist(),
+        dims=round(dims / every.shape[1]),
+        meta={**config.model_dump(mode="json"), "model_identity": str(backbone.identity())},
+    )
+
+
+def _subject(config: EntropicConfig, quiet: bool) -> tuple[Any, Any, torch.Tensor]:
+    """The backbone, with its adapter, as many latents as are measured, and the noise levels."""
     from eisbach.training.assembly import AudioMaterial, load_model
     from eisbach.training.image_data import ImageMaterial
 
-    refuse_coupled(cast(Any, config))
     training = build_config(
         TrainConfig,
         {
@@ -168,13 +185,19 @@ def measure_entropic(config: EntropicConfig, out: str | Path, *, quiet: bool = F
 
         load_adapter(backbone, config.adapter)
     backbone.module.eval()
-    path = get_path(backbone.path)
-    levels = measured_levels(path, config.levels, config.sigma_min, config.sigma_max)
+    levels = measured_levels(backbone.path, config.levels, config.sigma_min, config.sigma_max)
     data, _ = material.load(training, backbone, quiet)
     if data.clips < config.samples:  # some could not be read
         raise UserError(
             f"{config.samples} samples were asked for and {data.clips} can be used; ask for fewer, or give more data."
         )
+    return backbone, data, levels
+
+
+def _all_errors(
+    config: EntropicConfig, backbone: Any, data: Any, levels: torch.Tensor, quiet: bool
+) -> tuple[torch.Tensor, float]:
+    """|x0 - D|^2 of every sample at each level [shape=(levels, samples)], and the samples' numbers in all."""
     batches = -(-config.samples // config.batch_size)
     errors, dims = [], 0.0
     with Progress(batches * config.levels, "entropic time", unit=" levels", quiet=quiet) as bar:
@@ -191,7 +214,7 @@ def measure_entropic(config: EntropicConfig, out: str | Path, *, quiet: bool = F
             errors.append(
                 squared_errors(
                     lambda x_t, t, condition=condition: backbone.predict(x_t, t, condition),  # type: ignore[misc]
-                    path,
+                    backbone.path,
                     backbone.target,
                     x0,
                     noise,
@@ -200,20 +223,8 @@ def measure_entropic(config: EntropicConfig, out: str | Path, *, quiet: bool = F
                     bar.advance,
                 )
             )
-            valid = x0[0].numel() * count if mask is None else int(mask.sum()) * x0.shape[1]
-            dims += valid
-    every = torch.cat(errors, dim=1)
-    mean, half = every.mean(1), _Z * every.std(1) / math.sqrt(every.shape[1])
-    return save_entropic_curve(
-        out,
-        path=path,
-        t=levels.tolist(),
-        mse=mean.tolist(),
-        mse_lo=(mean - half).clamp(min=0).tolist(),
-        mse_hi=(mean + half).tolist(),
-        dims=round(dims / every.shape[1]),
-        meta={**config.model_dump(mode="json"), "model_identity": str(backbone.identity())},
-    )
+            dims += x0[0].numel() * count if mask is None else int(mask.sum()) * x0.shape[1]
+    return torch.cat(errors, dim=1), dims
 
 
 def _few(material: Any, count: int, seed: int) -> Any:

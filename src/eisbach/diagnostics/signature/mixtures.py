@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from eisbach.diagnostics.mixture import GaussianMixture
-from eisbach.diagnostics.signature.classes import ClassSet, uniform_prior
 from eisbach.diagnostics.signature.curve import crossing, finite_or_none
 from eisbach.diagnostics.signature.exact import (
     ExactPoint,
+    fit_line,
     log_snr_to_ou_time,
     mixture_entropy,
     separation,
     speciation_log_snr,
     two_gaussian_entropy,
 )
-from eisbach.diagnostics.signature.scaling import fit_line
+from eisbach.diagnostics.signature.model import ClassSet, uniform_prior
 from eisbach.diffusion.paths import get_path
 from eisbach.errors import UserError
 from eisbach.progress import Progress

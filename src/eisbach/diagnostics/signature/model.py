@@ -1,10 +1,12 @@
 """What the estimators ask of a model: its predictions under every class at the same noisy samples, in batches that fit
-memory."""
+memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +17,150 @@ from eisbach.diffusion.paths import Path, get_path
 from eisbach.diffusion.targets import check_target
 from eisbach.errors import UserError
 from eisbach.types import Conditioning
+
+_WHOLE = "classes"
+"""Name of the finest partition: every class by itself."""
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """Classes, their prior and how they are grouped.
+
+    Attributes
+    ----------
+    names : tuple of str
+        At least 2, distinct.
+    prior : tuple of float
+        p(z) > 0 in the order of `names`; must sum to 1 (nothing is rescaled).
+    partitions : mapping of str to mapping of str to sequence of str
+        For each partition, its groups: name to the classes in it. Every class is in exactly one group of each
+        partition.
+
+    Raises
+    ------
+    UserError
+        One class, a name twice, a prior that is not one, an empty group, a class in no group or in two, or one group
+        only.
+    """
+
+    names: tuple[str, ...]
+    prior: tuple[float, ...]
+    partitions: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.names) < 2:
+            raise UserError(
+                f"{len(self.names)} class arrived; its entropy is 0 at every noise level: give at least 2 classes to "
+                "tell apart."
+            )
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        if twice:
+            raise UserError(f"classes must differ, and {', '.join(twice)} came more than once.")
+        if len(self.prior) != len(self.names):
+            raise UserError(
+                f"{len(self.prior)} priors came with {len(self.names)} classes; give one number for each class."
+            )
+        if not all(math.isfinite(value) and value > 0 for value in self.prior):
+            raise UserError(
+                f"the priors are {list(self.prior)[:8]}; each must be above 0: leave a class of prior 0 out."
+            )
+        if abs(sum(self.prior) - 1) > _ROUNDING:
+            raise UserError(
+                f"the priors sum to {sum(self.prior):.6g} and not to 1; divide them by their sum if that is what is "
+                "meant."
+            )
+        for name, groups in self.partitions.items():
+            self._check_partition(name, groups)
+
+    def _check_partition(self, name: str, groups: Mapping[str, Sequence[str]]) -> None:
+        if name == _WHOLE:
+            raise UserError(f"a partition may not be called '{_WHOLE}', which is every class by itself; rename it.")
+        if len(groups) < 2:
+            raise UserError(f"the partition '{name}' has {len(groups)} group; give at least 2, or its entropy is 0.")
+        empty = [group for group, members in groups.items() if not members]
+        if empty:
+            raise UserError(f"the partition '{name}' has the empty group '{empty[0]}'; name classes for it or drop it.")
+        members = [member for group in groups.values() for member in group]
+        unknown = [member for member in members if member not in self.names]
+        if unknown:
+            raise UserError(
+                f"the partition '{name}' names '{unknown[0]}', which is none of the {len(self.names)} classes; check "
+                "the name."
+            )
+        missing = [class_name for class_name in self.names if class_name not in members]
+        if missing:
+            raise UserError(
+                f"the partition '{name}' leaves out {len(missing)} of {len(self.names)} classes (first: "
+                f"'{missing[0]}'); put "
+                "every class in a group, or leave it out of the classes."
+            )
+        twice = sorted({member for member in members if members.count(member) > 1})
+        if twice:
+            raise UserError(f"the partition '{name}' has '{twice[0]}' in two groups; a class may be in one.")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def partition_names(self) -> list[str]:
+        """ "classes" and the partitions' names."""
+        return [_WHOLE, *self.partitions]
+
+    def groups(self, partition: str) -> list[str]:
+        """Names of a partition's groups."""
+        return list(self.names) if partition == _WHOLE else list(self.partitions[partition])
+
+    def group_of_class(self, partition: str) -> Tensor:
+        """The group's index of each class, shape (K,), int64."""
+        if partition == _WHOLE:
+            return torch.arange(len(self.names))
+        place = {
+            member: index for index, members in enumerate(self.partitions[partition].values()) for member in members
+        }
+        return torch.tensor([place[name] for name in self.names])
+
+    def log_prior(self) -> Tensor:
+        """ln p(z), shape (K,), float64."""
+        return torch.tensor(self.prior, dtype=torch.float64).log()
+
+    def prior_entropy(self, partition: str = _WHOLE) -> float:
+        """H[Z] of a partition's groups, nats."""
+        share = torch.zeros(len(self.groups(partition)), dtype=torch.float64)
+        share.index_add_(0, self.group_of_class(partition), torch.tensor(self.prior, dtype=torch.float64))
+        return float(-(share * share.log()).sum())
+
+    def log_posterior(self, log_likelihood: Tensor, partition: str = _WHOLE) -> Tensor:
+        """ln p(group | x_t) from the classes' log-likelihoods, up to a constant: logsumexp over each group's classes.
+
+        Parameters
+        ----------
+        log_likelihood : Tensor [shape=(..., K)]
+
+        Returns
+        -------
+        Tensor [shape=(..., G), float64]
+        """
+        joint = (log_likelihood.to(torch.float64) + self.log_prior()).log_softmax(dim=-1)
+        if partition == _WHOLE:
+            return joint
+        member = self.group_of_class(partition)
+        return torch.stack(
+            [joint[..., member == group].logsumexp(dim=-1) for group in range(len(self.groups(partition)))], dim=-1
+        )
+
+
+def uniform_prior(count: int) -> tuple[float, ...]:
+    """Equal shares."""
+    return (1 / count,) * count if count else ()
+
+
+def entropy_of(log_p: Tensor) -> Tensor:
+    """-sum p ln p over the last axis, nats; a probability of 0 adds 0."""
+    return -(log_p.exp() * log_p.clamp(min=-1e4)).sum(dim=-1)
+
+
+# --- the model of each class
 
 
 @dataclass(frozen=True)
@@ -123,4 +269,4 @@ def backbone_model(
         )
         return output.to(x_t.device, x_t.dtype)
 
-    return ClassModel(get_path(backbone.path), backbone.target, classes, shape, by_class, batch_rows)
+    return ClassModel(backbone.path, backbone.target, classes, shape, by_class, batch_rows)

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from eisbach.config import read_yaml
 from eisbach.diagnostics.signature.chain import Guidance, Trajectories, check_chain, follow, trajectory_seed
-from eisbach.diagnostics.signature.classes import ClassSet
 from eisbach.diagnostics.signature.config import GuidanceConfig, SignatureConfig
 from eisbach.diagnostics.signature.curve import SignatureCurve
-from eisbach.diagnostics.signature.model import ClassModel, backbone_model
+from eisbach.diagnostics.signature.model import ClassModel, ClassSet, backbone_model
 from eisbach.diagnostics.signature.summary import curves
 from eisbach.diffusion.rate_curve import path_options
 from eisbach.errors import UserError
@@ -49,17 +48,17 @@ class SignatureResult:
         return {
             "meta": self.meta,
             "shifts": half_time_shifts(self),
-            "arms": {name: [curve.to_json() for curve in found] for name, found in self.arms.items()},
+            "arms": {name: [curve.to_json() for curve in curves_of_arm] for name, curves_of_arm in self.arms.items()},
         }
 
 
 def arms_of(config: SignatureConfig) -> list[Arm]:
     """The sources, then a reverse chain for each guidance."""
-    found = [Arm(source, source) for source in config.sources]
-    found += [Arm(one.label, "reverse", one) for one in config.guidance]
-    if len({arm.name for arm in found}) != len(found):
+    arms = [Arm(source, source) for source in config.sources]
+    arms += [Arm(guidance.label, "reverse", guidance) for guidance in config.guidance]
+    if len({arm.name for arm in arms}) != len(arms):
         raise UserError("two guidances are the same; list each once.")
-    return found
+    return arms
 
 
 def run_signature(
@@ -136,8 +135,8 @@ def run_signature(
 
 def _save_result(result: SignatureResult, folder: Path) -> None:
     """Writes `signature.json` and one file a curve."""
-    for name, found in result.arms.items():
-        for curve in found:
+    for name, curves_of_arm in result.arms.items():
+        for curve in curves_of_arm:
             curve.save(folder / CURVES / f"{name}-{curve.partition}-{curve.estimator}.json")
     write_json(folder / RESULT, result.to_json())
 
@@ -150,13 +149,13 @@ def half_time_shifts(result: SignatureResult) -> list[dict[str, Any]]:
     """
     plain = {curve.partition: curve for curve in result.arms.get("reverse", []) if curve.estimator == "chain"}
     rows = []
-    for name, found in result.arms.items():
-        for curve in found:
+    for name, curves_of_arm in result.arms.items():
+        for curve in curves_of_arm:
             base = plain.get(curve.partition)
             if curve.quantity != "cross-entropy" or curve.estimator != "chain" or base is None:
                 continue
             both = base.half, curve.half
-            known = all(one.t is not None and one.log_snr is not None for one in both)
+            known = all(point.t is not None and point.log_snr is not None for point in both)
             rows.append(
                 {
                     "arm": name,
@@ -222,12 +221,14 @@ def _load(config: SignatureConfig, classes: ClassSet, notify: Callable[[str], ob
 
         load_adapter(backbone, config.adapter)
     backbone.module.eval()
-    texts = [one.name if one.text is None else one.text for one in config.classes]
+    texts = [item.name if item.text is None else item.text for item in config.classes]
     if notify is not None:
-        for one, text in zip(config.classes, texts, strict=True):
+        for item, text in zip(config.classes, texts, strict=True):
             unknown = backbone.unknown_words(text)
             if unknown:
-                notify(f"class '{one.name}': the model does not know {', '.join(unknown)}; these words change nothing.")
+                notify(
+                    f"class '{item.name}': the model does not know {', '.join(unknown)}; these words change nothing."
+                )
     conditioning = backbone.condition(texts, [config.duration] * len(texts))
     if bool((conditioning.tokens == conditioning.tokens[:1]).all()):
         raise UserError(
@@ -301,7 +302,7 @@ def _piece(
     if arm.source == "forward":
         clean = _generated(model, config, own, indices) if data is None else data[0][rows]
     guidance = None if arm.guidance is None else Guidance(arm.guidance.scale, arm.guidance.interval)
-    found = follow(
+    trajectories = follow(
         model,
         classes,
         times,
@@ -313,13 +314,13 @@ def _piece(
         on_level=lambda: bar.advance(1, arm.name),
     )
     if file is not None:
-        save_piece(file, found)
-    return found
+        save_piece(file, trajectories)
+    return trajectories
 
 
-def save_piece(file: Path, found: Trajectories) -> None:
+def save_piece(file: Path, trajectories: Trajectories) -> None:
     """Writes trajectories as safetensors, atomically."""
-    write_tensors(file, {name: value for name, value in vars(found).items() if value is not None})
+    write_tensors(file, {name: value for name, value in vars(trajectories).items() if value is not None})
 
 
 def load_piece(file: Path) -> Trajectories:

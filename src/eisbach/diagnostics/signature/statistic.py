@@ -79,9 +79,9 @@ def statistic_signature(
     of_clip = {str(row["clip"]): names.index(str(row[column])) for row in usable}
     counts = np.bincount(list(of_clip.values()), minlength=len(names))
     if len(names) < 2 or counts.min() < MIN_CLIPS:
-        found = ", ".join(f"{count} '{name}'" for name, count in zip(names, counts, strict=True))
+        counted = ", ".join(f"{count} '{name}'" for name, count in zip(names, counts, strict=True))
         raise UserError(
-            f"the label '{label}' needs two values with at least {MIN_CLIPS} clips each; the rows hold {found}."
+            f"the label '{label}' needs two values with at least {MIN_CLIPS} clips each; the rows hold {counted}."
         )
     shares = _shares(names, prior)
     levels = sorted({float(row["t"]) for row in usable}, reverse=True)
@@ -117,7 +117,7 @@ def _losses(
     value = np.array([float(row[statistic]) for row in rows])
     if ((value > 0) & (value < 1)).all():
         value = np.log(value) - np.log1p(-value)
-    found = np.empty(len(rows))
+    scores = np.empty(len(rows))
     for number in range(_FOLDS):
         fitted, scored = fold != number, fold == number
         if not scored.any():
@@ -126,8 +126,8 @@ def _losses(
         z = (value - centre) / scale
         features = np.stack([np.ones_like(z), z, z**2], axis=1)
         log_p = _softmax_fit(features[fitted], label[fitted], weight_of[label[fitted]], len(weight_of), features)
-        found[scored] = -log_p[scored, label[scored]]
-    return {name: float(found[clip == name].mean()) for name in np.unique(clip)}
+        scores[scored] = -log_p[scored, label[scored]]
+    return {name: float(scores[clip == name].mean()) for name in np.unique(clip)}
 
 
 def _softmax_fit(x: np.ndarray, label: np.ndarray, weight: np.ndarray, classes: int, at: np.ndarray) -> np.ndarray:
@@ -150,18 +150,20 @@ def _softmax_fit(x: np.ndarray, label: np.ndarray, weight: np.ndarray, classes: 
 
 def _folds(clips: Sequence[str], of_clip: Mapping[str, int], rng: np.random.Generator) -> dict[str, int]:
     """A fold for each clip, every value of the label spread over all of them."""
-    found: dict[str, int] = {}
+    folds: dict[str, int] = {}
     for value in sorted(set(of_clip.values())):
         own = [clip for clip in clips if of_clip[clip] == value]
         for place, index in enumerate(rng.permutation(len(own))):
-            found[own[index]] = place % _FOLDS
-    return found
+            folds[own[index]] = place % _FOLDS
+    return folds
 
 
 def _stratified(of_clip: Mapping[str, int], clips: Sequence[str], rng: np.random.Generator) -> np.ndarray:
     """A bootstrap draw of clips within each value of the label."""
     value = np.array([of_clip[clip] for clip in clips])
-    return np.concatenate([rng.choice(np.flatnonzero(value == one), (value == one).sum()) for one in np.unique(value)])
+    return np.concatenate(
+        [rng.choice(np.flatnonzero(value == label), (value == label).sum()) for label in np.unique(value)]
+    )
 
 
 def _shares(names: Sequence[str], prior: Mapping[str, float] | None) -> np.ndarray:
@@ -194,8 +196,8 @@ def _curve(
     rates = np.gradient(spread, t, axis=0)
     rate_low, rate_high = np.percentile(rates, [2.5, 97.5], axis=1)
     half = crossing(t, mean, prior_entropy / 2)
-    halves = [crossing(t, spread[:, one], prior_entropy / 2) for one in range(spread.shape[1])]
-    known = [one for one in halves if one is not None]
+    halves = [crossing(t, spread[:, number], prior_entropy / 2) for number in range(spread.shape[1])]
+    known = [number for number in halves if number is not None]
     ends = np.percentile(known, [2.5, 97.5]).tolist() if len(known) == len(halves) else [None, None]
     return SignatureCurve(
         partition=label,
@@ -204,7 +206,7 @@ def _curve(
         quantity="cross-entropy",
         prior_entropy=prior_entropy,
         t=levels,
-        log_snr=[_log_snr(path, one) for one in levels],
+        log_snr=[_log_snr(path, number) for number in levels],
         entropy=mean.tolist(),
         entropy_lo=low.tolist(),
         entropy_hi=high.tolist(),
@@ -215,7 +217,7 @@ def _curve(
             half,
             ends[0],
             ends[1],
-            *(_log_snr(path, one) for one in (half, ends[1], ends[0])),  # log-SNR falls with t
+            *(_log_snr(path, number) for number in (half, ends[1], ends[0])),  # log-SNR falls with t
         ),
         path=path.name,
         path_options=path_options(path),

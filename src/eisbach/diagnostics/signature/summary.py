@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from eisbach.diagnostics.signature.chain import Trajectories
-from eisbach.diagnostics.signature.classes import ClassSet, entropy_of
 from eisbach.diagnostics.signature.curve import HalfTime, SignatureCurve, crossing, finite_or_none
+from eisbach.diagnostics.signature.model import ClassSet, entropy_of
 from eisbach.diffusion.paths import Path
 from eisbach.errors import UserError
 
@@ -59,7 +59,7 @@ class Resamples:
 
 
 def curves(
-    found: Trajectories,
+    trajectories: Trajectories,
     classes: ClassSet,
     path: Path,
     *,
@@ -82,22 +82,24 @@ def curves(
     model whose samples follow its own conditional estimates it equals the entropy; where it is larger the posterior is
     overconfident there.
     """
-    draw = Resamples(found.label.numpy(), classes.prior, resamples, seed)
-    t = found.t.numpy()
-    log_snr = path.log_snr(found.t).numpy()
-    slope = _snr_slope(path, found.t)
+    draw = Resamples(trajectories.label.numpy(), classes.prior, resamples, seed)
+    t = trajectories.t.numpy()
+    log_snr = path.log_snr(trajectories.t).numpy()
+    slope = _snr_slope(path, trajectories.t)
     made = []
     for place, name in enumerate(classes.partition_names):
-        own = classes.group_of_class(name)[found.label]
-        fine, coarse = (draw(_reading(classes, name, part, own, guided)) for part in (found.fine, found.coarse))
+        own = classes.group_of_class(name)[trajectories.label]
+        fine, coarse = (
+            draw(_reading(classes, name, part, own, guided)) for part in (trajectories.fine, trajectories.coarse)
+        )
         if guided:
-            if found.drift is None:
+            if trajectories.drift is None:
                 raise UserError(
                     "guided trajectories carry no drift; follow them with the guidance they were made with."
                 )
-            loss = 2 * found.drift[..., place].numpy()
+            loss = 2 * trajectories.drift[..., place].numpy()
         else:
-            loss = found.gap[..., place].numpy()
+            loss = trajectories.gap[..., place].numpy()
         rate = 0.5 * slope * draw(loss)
         whole = classes.prior_entropy(name)
         shared: dict[str, Any] = {
@@ -112,7 +114,7 @@ def curves(
             "path_options": dict(path_options or {}),
             "meta": {
                 **(meta or {}),
-                "log_loss": draw(_reading(classes, name, found.fine, own, guided=True))[0].tolist(),
+                "log_loss": draw(_reading(classes, name, trajectories.fine, own, guided=True))[0].tolist(),
             },
         }
         shared["rate_lo"], shared["rate_hi"] = _interval(rate)
@@ -166,15 +168,15 @@ def _interval(values: np.ndarray) -> tuple[list[float], list[float]]:
 
 def _half_time(t: np.ndarray, values: np.ndarray, level: float, path: Path) -> HalfTime:
     """Where the curve falls to `level`, from the estimate (row 0) and its resamples (the others) [shape=(1 + B, n)]."""
-    found = [crossing(t, row, level) for row in values]
-    if found[0] is None:
+    crossings = [crossing(t, row, level) for row in values]
+    if crossings[0] is None:
         return HalfTime()
-    known = [value for value in found[1:] if value is not None]
+    known = [value for value in crossings[1:] if value is not None]
     low = high = None
-    if known and len(known) == len(found) - 1:
+    if known and len(known) == len(crossings) - 1:
         low, high = (float(value) for value in np.percentile(known, [2.5, 97.5]))
 
     def log_snr(value: float | None) -> float | None:
         return None if value is None else float(path.log_snr(torch.tensor(value, dtype=torch.float64)))
 
-    return HalfTime(found[0], low, high, log_snr(found[0]), log_snr(high), log_snr(low))
+    return HalfTime(crossings[0], low, high, log_snr(crossings[0]), log_snr(high), log_snr(low))

@@ -53,7 +53,6 @@ __all__ = [
     "get_density",
     "length_shift",
     "log_snr_range",
-    "needs_path",
     "shift_by_length",
     "shift_t",
 ]
@@ -78,12 +77,12 @@ def get_density(name: str | NoiseLevelDensity, path: Path | str | None = None, *
     """
     path = None if path is None else get_path(path)
     if isinstance(name, NoiseLevelDensity):
-        built_for = getattr(name, "path", None)
         if options:
             raise UserError(f"options {sorted(options)} came with a density that is already built; pass its name.")
-        if path is not None and built_for is not None and built_for != path:
+        if path is not None and name.built_for is not None and name.built_for != path:
             raise UserError(
-                f"the {name.name} density was built for {built_for} and is asked for on {path}; build it for that path."
+                f"the {name.name} density was built for {name.built_for} and is asked for on {path}; build it for that "
+                "path."
             )
         return name
     known = density_options(name)
@@ -93,7 +92,7 @@ def get_density(name: str | NoiseLevelDensity, path: Path | str | None = None, *
             f"the density {name} does not take these options: {', '.join(unknown)}; "
             + (f"its options are {', '.join(known)}." if known else "it has none.")
         )
-    if not needs_path(name):
+    if not _needs_path(name):
         return DENSITIES[name](**options)
     if path is None:
         raise UserError(
@@ -110,7 +109,7 @@ def density_options(name: str) -> list[str]:
     return [option for option in inspect.signature(DENSITIES[name]).parameters if option != "path"]
 
 
-def needs_path(name: str) -> bool:
+def _needs_path(name: str) -> bool:
     """Whether a density is stated over log-SNR; `UserError` for an unknown density."""
     density_options(name)
     return "path" in inspect.signature(DENSITIES[name]).parameters
@@ -127,7 +126,7 @@ def check_density(name: str, options: Mapping[str, Any]) -> NoiseLevelDensity:
     """
     refuse_path(name, options)
     faults = []
-    for path in PATHS if needs_path(name) else ("linear",):
+    for path in PATHS if _needs_path(name) else ("linear",):
         try:
             return get_density(name, path=path, **options)
         except UserError as error:

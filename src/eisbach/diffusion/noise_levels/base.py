@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from eisbach.diffusion.paths import Path
 from eisbach.errors import UserError
 
 # Half a step of float64's uniform draw: keeps quantiles of 0 and 1, which no continuous draw has, away.
@@ -25,6 +26,11 @@ class NoiseLevelDensity(ABC):
     """A density over t in [0, 1] (t = 1 is noise). Those of this package are frozen dataclasses of their options."""
 
     name: ClassVar[str]
+
+    @property
+    def built_for(self) -> Path | None:
+        """The path that it is stated on; None for a density over t itself, which every path has."""
+        return None
 
     @abstractmethod
     def quantile(self, q: Tensor, num_frames: int | Tensor | None = None) -> Tensor:

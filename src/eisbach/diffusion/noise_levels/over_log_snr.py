@@ -31,6 +31,11 @@ class _OverLogSNR(NoiseLevelDensity):
 
     path: Path
 
+    @property
+    def built_for(self) -> Path:
+        """The path, which turns log-SNR into t."""
+        return self.path
+
     @abstractmethod
     def _quantile(self, lower: Tensor, upper: Tensor) -> Tensor:
         """The log-SNR with a share `lower` of the draws below it and `upper` = 1 - lower above it."""

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from eisbach.diagnostics.probe import wording
+from eisbach.diagnostics.probe import intervals
 from eisbach.diagnostics.probe.explain import ACTS_CV, Explanation
-from eisbach.diagnostics.probe.grid import Grid, make_grid
 from eisbach.diagnostics.probe.intervals import Estimate
-from eisbach.diagnostics.probe.labels import LABEL, TELLS_AUC
-from eisbach.diagnostics.probe.levels import LevelSummary
+from eisbach.diagnostics.probe.levels import Grid, LevelSummary, make_grid
+from eisbach.diagnostics.probe.predictions import LABEL, TELLS_AUC
 from eisbach.diagnostics.probe.result import ProbeResult
 from eisbach.report.figures import _finish
 from eisbach.report.page import PagePicture
@@ -125,7 +124,7 @@ def _levels(explanation: Explanation) -> PagePicture:
     _lines(axes[2], spreads, "variation between clips (sd / mean)")
     _rule(axes[2], ACTS_CV, "acts above")
     _from_zero(axes[2], at_least=1.6 * ACTS_CV)
-    acting = wording.where(explanation.acts_at, t) if explanation.acts_at else "at no noise level"
+    acting = intervals.where(explanation.acts_at, t) if explanation.acts_at else "at no noise level"
     return PagePicture(
         "levels",
         "Belief and weight by noise level",
@@ -161,7 +160,7 @@ def _variance(explanation: Explanation) -> PagePicture | None:
     axes[0].set_xlim(0, 100)
     axes[0].set_xlabel("share of the variance of ln weight (%)")
     axes[0].legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.4, 1.0))
-    text = "; ".join(f"{name}: {wording.percent(shares.level.value)} noise level" for name, shares in rows)
+    text = "; ".join(f"{name}: {intervals.percent(shares.level.value)} noise level" for name, shares in rows)
     return PagePicture(
         "variance",
         "Noise level or clip?",
@@ -234,7 +233,7 @@ def _belief_loss(explanation: Explanation) -> PagePicture | None:
     _rule(axes[0], 0.0, "above: low belief goes with low loss")
     _lines(axes[0], [("", [t for t, _ in link.levels], [one for _, one in link.levels])], "rank correlation")
     axes[0].set_ylim(-1, 1)
-    bands = "; ".join(f"{band} noise {wording.said(value)}" for band, value in link.bands.items())
+    bands = "; ".join(f"{band} noise {intervals.said(value)}" for band, value in link.bands.items())
     return PagePicture(
         "belief_loss",
         "Does belief go with loss?",
@@ -268,7 +267,7 @@ def _gradients(explanation: Explanation) -> PagePicture | None:
         panel.set_xlabel(unit)
         panel.margins(x=0.15)
     axes[1].axvline(1, color=_GREY, linestyle="--", linewidth=1)
-    said = ", ".join(f"{name} {wording.degrees(value)}" for name, value, _ in angles if value is not None)
+    said = ", ".join(f"{name} {intervals.degrees(value)}" for name, value, _ in angles if value is not None)
     return PagePicture(
         "gradients",
         "What is left of it in the optimiser",

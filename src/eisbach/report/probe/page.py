@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eisbach.diagnostics.probe import wording
+from eisbach.diagnostics.probe import intervals
 from eisbach.diagnostics.probe.explain import Explanation
 from eisbach.diagnostics.probe.intervals import Estimate
 from eisbach.diagnostics.probe.result import ProbeResult
@@ -138,7 +138,7 @@ def number_tables(explanation: Explanation) -> list[NumberTable]:
             "Rank correlation between clips, within noise levels. It is only watched: something else may go with it.",
             ["measured", "clips", "rank correlation"],
             [
-                [wording.column_name(row.column), str(row.clips), _cell(row.spearman)]
+                [intervals.column_name(row.column), str(row.clips), _cell(row.spearman)]
                 for row in explanation.correlations
             ],
         ),
@@ -177,12 +177,13 @@ def _levels(explanation: Explanation) -> NumberTable:
     for level in explanation.levels:
         means = {name: _cell(level.columns[name].mean, 3) for name in ("belief", "sample_weight", "weight", "loss")}
         rows.append(
-            [f"{level.t:g}", wording.number(level.log_snr, 1), means["belief"], means["sample_weight"], means["weight"],
-             _cell(level.cv_sample_weight, 3), _cell(level.cv, 3), wording.percent(level.ess_share), means["loss"]]
+            [f"{level.t:g}", intervals.number(level.log_snr, 1), means["belief"], means["sample_weight"],
+             means["weight"], _cell(level.cv_sample_weight, 3), _cell(level.cv, 3),
+             intervals.percent(level.ess_share), means["loss"]]
         )  # fmt: skip
     note = "Means over clips with 95% intervals; variation is sd over mean between clips."
     return NumberTable("By noise level", note, head, rows)
 
 
 def _cell(value: Estimate, digits: int = 2) -> str:
-    return wording.said(value, digits).replace("(95% ", "(")
+    return intervals.said(value, digits).replace("(95% ", "(")

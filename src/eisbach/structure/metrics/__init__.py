@@ -5,7 +5,7 @@ Every metric also has a ladder of synthetic pieces in ``studies/ground_truth``, 
 >>> METRICS["block_scale"].family, METRICS["block_scale"].unit, METRICS["block_scale"].min_seconds
 ('form', 's', 8.0)
 >>> [name for name, metric in METRICS.items() if metric.primary]
-['block_strength', 'textural_vendi', 'motif_coverage', 'level_range', 'flux_gini']
+['block_strength', 'continuation', 'textural_vendi', 'motif_coverage', 'level_range', 'flux_gini']
 """
 
 from __future__ import annotations

@@ -5,11 +5,12 @@
     a = read_clips(paths_a, prompts_a, jobs=2, skips=skips)      # list[SetClip]; prompts may be None
     b = read_clips(paths_b, prompts_b)
     rows_a, rows_b = embed_files(embedding, [clip.name for clip in a]), ...   # eisbach.structure.embeddings, optional
-    found = compare_sets(a, b, names=("plain", "barrier"), embeddings={"clap": (rows_a, rows_b)},
-                         training=read_clips(train_paths), held_out=read_clips(held_paths))
-    found.rows            # list[SetRow]: metric, label, unit, sets, embedding, value, low, high, reference, p_value,
-    note found.memorisation    # dict of set name to SetMemorisation; .rows() is one JSON-ready row a generation
-    found.notes           # sentences for the reader found.to_dict()       # all of it, JSON-ready
+    comparison = compare_sets(a, b, names=("plain", "barrier"), embeddings={"clap": (rows_a, rows_b)},
+                              training=read_clips(train_paths), held_out=read_clips(held_paths))
+    comparison.rows          # list[SetRow]: metric, label, unit, sets, embedding, value, low, high, reference, p, note
+    comparison.memorisation  # dict of set name to SetMemorisation; .rows() is one JSON-ready row a generation
+    comparison.notes         # sentences for the reader
+    comparison.to_dict()     # all of it, JSON-ready
 
 `compare_sets(a)` alone gives the metrics of one set. The pure array mathematics is in `sets.distances`.
 """

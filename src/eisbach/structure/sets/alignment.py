@@ -122,12 +122,12 @@ def boundary_alignment(
             math.nan, math.nan, math.nan, 0, "prompt", "no two takes of a prompt have boundaries to compare"
         )
     numbers = np.array(list(defined.values()))
-    found = jackknife(
+    estimate = jackknife(
         lambda keep: float(numbers[keep].mean()), list(defined), unit_name="prompt", level=level, bounds=RANGE
     )
     left = len(values) - len(defined)
-    note = f"{left} prompt(s) without comparable boundaries left out" if left else found.note
-    return Estimate(found.value, found.low, found.high, found.n_units, found.unit, note)
+    note = f"{left} prompt(s) without comparable boundaries left out" if left else estimate.note
+    return Estimate(estimate.value, estimate.low, estimate.high, estimate.n_units, estimate.unit, note)
 
 
 def _prompt_alignments(
@@ -171,14 +171,14 @@ def takes_of(prompts: Sequence[object]) -> dict[object, list[int]]:
     UserError
         No prompt has two.
     """
-    found: dict[object, list[int]] = {}
+    takes: dict[object, list[int]] = {}
     for index, prompt in enumerate(prompts):
         if prompt is not None:
-            found.setdefault(prompt, []).append(index)
-    several = {prompt: takes for prompt, takes in found.items() if len(takes) > 1}
+            takes.setdefault(prompt, []).append(index)
+    several = {prompt: own for prompt, own in takes.items() if len(own) > 1}
     if not several:
         raise UserError(
-            f"none of the {len(found)} prompt(s) has two takes; what varies across seeds needs at least two seeds a "
+            f"none of the {len(takes)} prompt(s) has two takes; what varies across seeds needs at least two seeds a "
             "prompt."
         )
     return several

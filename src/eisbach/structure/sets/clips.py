@@ -12,7 +12,14 @@ import numpy as np
 from eisbach.errors import UserError
 from eisbach.processes import Processes
 from eisbach.progress import Progress
-from eisbach.structure.features import TEXTURE_WINDOW, Features, extract_features, source_of, texture_statistics
+from eisbach.structure.features import (
+    TEXTURE_WINDOW,
+    Features,
+    extract_features,
+    one_thread,
+    source_of,
+    texture_statistics,
+)
 from eisbach.structure.sections import find_sections
 from eisbach.structure.sets.excerpts import ExcerptFeatures, excerpt_features
 from eisbach.structure.sets.onset_details import OnsetEvents, onset_events, unpack_events
@@ -162,7 +169,8 @@ def _all(names: list[str], prompts: list[str | None], jobs: int) -> Iterator[tup
 
 def _attempt(name: str, prompt: str | None) -> tuple[SetClip | None, str, str]:
     try:
-        return describe_clip(name, name, prompt), name, ""
+        with one_thread():  # the same numbers from any number of threads and processes
+            return describe_clip(name, name, prompt), name, ""
     except UserError as error:
         return None, name, str(error)
     except MemoryError:

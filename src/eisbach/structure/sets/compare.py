@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from eisbach.errors import UserError
+from eisbach.structure.features import one_thread
 from eisbach.structure.sets import distances
 from eisbach.structure.sets.alignment import boundary_alignment
 from eisbach.structure.sets.clips import SetClip
@@ -22,6 +23,7 @@ from eisbach.structure.sets.pairs import distance_rows
 from eisbach.structure.sets.table import SET_METRICS, TEXTURE, SetRow, make_row
 from eisbach.structure.similarity import TAU_DB
 
+_Embedded = Mapping[str, tuple[np.ndarray, np.ndarray | None]]
 _VERBATIM = 0.98  # window score of the same recording
 
 
@@ -80,7 +82,7 @@ class SetComparison:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: NaN becomes None."""
         rows = [{key: _plain(value) for key, value in asdict(row).items()} for row in self.rows]
-        copies = {name: found.rows() for name, found in self.memorisation.items()}
+        copies = {name: copied.rows() for name, copied in self.memorisation.items()}
         return {
             "sets": list(self.names),
             "clips": list(self.sizes),
@@ -95,7 +97,7 @@ def compare_sets(
     b: Sequence[SetClip] | None = None,
     *,
     names: tuple[str, str] = ("A", "B"),
-    embeddings: Mapping[str, tuple[np.ndarray, np.ndarray | None]] | None = None,
+    embeddings: _Embedded | None = None,
     training: Sequence[SetClip] | None = None,
     held_out: Sequence[SetClip] | None = None,
     transpositions: bool = True,
@@ -104,29 +106,23 @@ def compare_sets(
     n_permutations: int = 199,
     seed: int = 0,
 ) -> SetComparison:
-    """Every set metric of one or two sets, and every distance between two.
+    """Every set metric of one or two sets, and every distance between two; the same on any number of threads.
 
     Parameters
     ----------
     a, b : sequence of SetClip
-        `clips.read_clips` makes them. Metrics across seeds are computed when some prompt has two takes, and skipped
-        with a note otherwise. For precision, recall, density and coverage `a` is the reference.
+        Of `clips.read_clips`. Metrics across seeds need a prompt with two takes, and are skipped with a note otherwise.
+        For precision, recall, density and coverage `a` is the reference.
     names : (str, str)
     embeddings : mapping of name to (rows of a, rows of b)
-        Further embeddings beside the texture, in the clips' order (`embeddings.embed_files`); b's rows are None without
-        a second set.
+        Beside the texture, in the clips' order (`embeddings.embed_files`); b's rows are None without a second set.
     training, held_out : sequence of SetClip or None
         Given together: memorisation of both sets, on textures and on excerpts.
     transpositions : bool
         Whether copied excerpts are also looked for in other keys.
-    k : int
-        Neighbours of precision, recall, density and coverage.
-    level : float
-        Coverage of the intervals.
-    n_permutations : int
-        Exchanges of labels for p values; 0 leaves them out.
-    seed : int
-        Of the exchanges and of the subsets that make sets of unequal size comparable.
+    k, level, n_permutations, seed
+        Neighbours of precision, recall, density and coverage; coverage of the intervals; exchanges of labels for p
+        values (0 leaves them out); of the exchanges and of the subsets that make sets of unequal size comparable.
 
     Raises
     ------
@@ -136,8 +132,6 @@ def compare_sets(
 
     Examples
     --------
-    With two folders of audio, ``music`` and ``takes``:
-
     >>> from pathlib import Path
     >>> from eisbach.structure.sets import compare_sets, read_clips
     >>> sets = [read_clips(sorted(Path(name).glob("*.wav"))) for name in ("music", "takes")]
@@ -148,43 +142,50 @@ def compare_sets(
     """
     sets = [list(a)] if b is None else [list(a), list(b)]
     used = names[: len(sets)]
-    _check(sets, used, training, held_out)
-    if not 0.0 < level < 1.0:
-        raise UserError(f"the level of an interval must lie between 0 and 1, not {level}.")
-    rows: list[SetRow] = []
+    _check(sets, used, training, held_out, level)
     notes: list[str] = []
-    for name, clips in zip(used, sets, strict=True):
-        rows += _one_set(clips, name, level, notes)
-    if len(sets) == 2:
-        length = [float(np.median([clip.duration for clip in clips])) for clips in sets]
-        if max(length) > 1.1 * min(length):
-            notes.append(
-                f"the sets' clips differ in length (median {length[0]:.1f} and {length[1]:.1f} s); structure compares "
-                "only at equal length."
-            )
-        tables = {TEXTURE: tuple(np.stack([clip.texture for clip in clips]) for clips in sets), **(embeddings or {})}
-        for embedding, pair in tables.items():
-            first, second = (_matching(part, clips, embedding) for part, clips in zip(pair, sets, strict=True))
-            rows += distance_rows(
-                first, second, _units(sets), embedding, used,
-                k=k, level=level, n_permutations=n_permutations, seed=seed, notes=notes,
-            )  # fmt: skip
-    for embedding, pair in (embeddings or {}).items():
-        for name, clips, part in zip(used, sets, pair[: len(sets)], strict=True):
-            matched = _matching(part, clips, embedding)
-            units = [clip.prompt if clip.prompt is not None else clip.name for clip in clips]
-            vendi = _vendi(matched, units, level)
-            rows.append(make_row("vendi", vendi, name, embedding))
-    memorised = {}
-    if training is not None and held_out is not None:
+    memorised: dict[str, SetMemorisation] = {}
+    with one_thread():  # a product split between threads differs in its last digits, and so would p values
+        rows = [row for name, clips in zip(used, sets, strict=True) for row in _own(clips, name, level, notes)]
+        if len(sets) == 2:
+            options = {"k": k, "level": level, "n_permutations": n_permutations, "seed": seed}
+            rows += _between(sets, used, embeddings or {}, options, notes)
+        rows += _vendi_rows(sets, used, embeddings or {}, level)
         for name, clips in zip(used, sets, strict=True):
-            found, more = _memorisation(clips, training, held_out, name, transpositions, level, notes)
-            memorised[name] = found
+            if training is None or held_out is None:
+                break
+            memorised[name], more = _memorisation(clips, training, held_out, name, transpositions, level, notes)
             rows += more
     return SetComparison(tuple(used), tuple(len(clips) for clips in sets), rows, memorised, list(dict.fromkeys(notes)))
 
 
-def _one_set(clips: list[SetClip], name: str, level: float, notes: list[str]) -> list[SetRow]:
+def _between(
+    sets: list[list[SetClip]], names: Sequence[str], embeddings: _Embedded, options: dict[str, Any], notes: list[str]
+) -> list[SetRow]:
+    """Distances between two sets on their textures and on every embedding."""
+    length = [float(np.median([clip.duration for clip in clips])) for clips in sets]
+    if max(length) > 1.1 * min(length):
+        notes.append(
+            f"the sets' clips differ in length (median {length[0]:.1f} and {length[1]:.1f} s); structure compares "
+            "only at equal length."
+        )
+    textures = tuple(np.stack([clip.texture for clip in clips]) for clips in sets)
+    rows = []
+    for embedding, pair in {TEXTURE: textures, **embeddings}.items():
+        first, second = (_matching(part, clips, embedding) for part, clips in zip(pair, sets, strict=True))
+        rows += distance_rows(first, second, _units(sets), embedding, names, notes=notes, **options)
+    return rows
+
+
+def _vendi_rows(sets: list[list[SetClip]], names: Sequence[str], embeddings: _Embedded, level: float) -> list[SetRow]:
+    return [
+        make_row("vendi", _vendi(_matching(part, clips, embedding), clips, level), name, embedding)
+        for embedding, pair in embeddings.items()
+        for name, clips, part in zip(names, sets, pair[: len(sets)], strict=True)
+    ]
+
+
+def _own(clips: list[SetClip], name: str, level: float, notes: list[str]) -> list[SetRow]:
     prompts = [clip.prompt for clip in clips]
     textures = np.stack([clip.texture for clip in clips])
     boundaries, durations = [clip.boundaries for clip in clips], [clip.duration for clip in clips]
@@ -235,8 +236,8 @@ def _memorisation(
             f"{verbatim} held-out clip(s) hold a training excerpt note for note; while they do, copying of excerpts "
             "looks usual."
         )
-    found = SetMemorisation([clip.name for clip in clips], [clip.name for clip in training], near, copies)
-    return found, [
+    memorised = SetMemorisation([clip.name for clip in clips], [clip.name for clip in training], near, copies)
+    return memorised, [
         make_row("memorised_clips", near.share, name, TEXTURE),
         make_row("memorised_clips_auc", near.auc, name, TEXTURE),
         make_row("memorised_excerpts", copies.closeness.share, name, ""),
@@ -252,7 +253,8 @@ def _excerpts(clips: Sequence[SetClip]) -> list[ExcerptFeatures]:
     return [clip.excerpt for clip in clips if clip.excerpt is not None]
 
 
-def _vendi(rows: np.ndarray, units: list[str], level: float) -> Estimate:
+def _vendi(rows: np.ndarray, clips: list[SetClip], level: float) -> Estimate:
+    units = [clip.prompt if clip.prompt is not None else clip.name for clip in clips]
     unit = "prompt" if len(set(units)) < len(units) else "clip"
     return jackknife(
         lambda keep: distances.vendi_score(rows[keep]), units, unit_name=unit, level=level, bounds=(1.0, math.inf)
@@ -281,6 +283,7 @@ def _check(
     names: Sequence[str],
     training: Sequence[SetClip] | None,
     held_out: Sequence[SetClip] | None,
+    level: float,
 ) -> None:
     for name, clips in zip(names, sets, strict=True):
         if not clips:
@@ -297,6 +300,8 @@ def _check(
         )
     if training is not None and not training:
         raise UserError("the training set holds no clip; give the clips that the model was trained on.")
+    if not 0.0 < level < 1.0:
+        raise UserError(f"the level of an interval must lie between 0 and 1, not {level}.")
 
 
 def _plain(value: Any) -> Any:

@@ -65,10 +65,12 @@ def distance_icc(rows: np.ndarray, prompts: Sequence[object], *, level: float = 
         within, between = table.within(keep), table.between(keep)
         return 1.0 - within / between if between > 0.0 else math.nan
 
-    found = jackknife(icc, units, unit_name="prompt", level=level, bounds=RANGE)
-    if math.isnan(found.value):
-        return Estimate(found.value, found.low, found.high, found.n_units, found.unit, "all clips are identical")
-    return found
+    estimate = jackknife(icc, units, unit_name="prompt", level=level, bounds=RANGE)
+    if math.isnan(estimate.value):
+        return Estimate(
+            estimate.value, estimate.low, estimate.high, estimate.n_units, estimate.unit, "all clips are identical"
+        )
+    return estimate
 
 
 def _checked(prompts: Sequence[object], n: int) -> list[object]:

@@ -154,12 +154,12 @@ def closest_excerpts(
         )
     shifts = range(12) if transpositions else range(1)
     coarse = coarse_scores(queries, training, shifts)
-    found = []
+    matches = []
     for query, row in zip(queries, coarse, strict=True):
         order = [index for index in np.argsort(-row)[:candidates] if row[index] > 0.0]
         diagonals = [line for index in order for line in _diagonals(query, training[index], int(index), shifts)]
-        found.append(sorted(diagonals, key=lambda line: -float(line.scores.max())))
-    return found
+        matches.append(sorted(diagonals, key=lambda line: -float(line.scores.max())))
+    return matches
 
 
 def coarse_scores(
@@ -267,7 +267,7 @@ def matches_above(
     [0, 1]."""
     frames = query.windows + _LENGTH - 1
     covered = np.zeros(max(1, frames), dtype=bool)
-    found = []
+    excerpts = []
     for line in lines:
         for begin, end in _runs(line.scores >= threshold):
             first = line.first + begin
@@ -275,7 +275,7 @@ def matches_above(
             if covered[stretch].all():  # a better match already explains it
                 continue
             covered[stretch] = True
-            found.append(
+            excerpts.append(
                 ExcerptMatch(
                     line.training,
                     query.start + first / CHROMA_RATE,
@@ -285,7 +285,7 @@ def matches_above(
                     float(line.scores[begin:end].max()),
                 )
             )
-    return sorted(found, key=lambda match: -match.score), float(covered.mean())
+    return sorted(excerpts, key=lambda match: -match.score), float(covered.mean())
 
 
 def _runs(mask: np.ndarray) -> list[tuple[int, int]]:

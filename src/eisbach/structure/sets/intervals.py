@@ -90,13 +90,7 @@ def jackknife(
     value = float(statistic(np.ones(len(units), dtype=bool)))
     variance, freedom, undefined = 0.0, 0, 0
     for stratum in dict.fromkeys(home.values()):
-        own = [unit for unit in home if home[unit] == stratum]
-        count = min(len(own), max_groups)
-        group = {unit: index % count for index, unit in enumerate(own)}
-        member = np.array([group.get(unit, -1) for unit in units])
-        if count < 2:
-            continue
-        without = np.array([statistic(member != index) for index in range(count)])
+        without = _deletions(statistic, units, [unit for unit in home if home[unit] == stratum], max_groups)
         undefined += int(np.isnan(without).sum())
         without = without[np.isfinite(without)]
         if len(without) >= 2:
@@ -109,6 +103,18 @@ def jackknife(
     low, high = max(bounds[0], value - half), min(bounds[1], value + half)
     note = f"undefined without {undefined} of the units" if undefined else ""
     return Estimate(value, low, high, len(home), unit_name, note)
+
+
+def _deletions(
+    statistic: Callable[[np.ndarray], float], units: Sequence[object], own: Sequence[object], max_groups: int
+) -> np.ndarray:
+    """The statistic without each unit of a stratum (or each group of units) in turn; empty where there is one only."""
+    count = min(len(own), max_groups)
+    if count < 2:
+        return np.zeros(0)
+    group = {unit: index % count for index, unit in enumerate(own)}
+    member = np.array([group.get(unit, -1) for unit in units])
+    return np.array([statistic(member != index) for index in range(count)])
 
 
 def t_quantile(probability: float, freedom: int) -> float:

@@ -101,9 +101,9 @@ def clip_memorisation(
             f"{int((usual == 0.0).sum())} held-out clip(s) are also training clips; held-out clips must be unseen, or "
             "copying looks usual."
         )
-    found, index = nearest(generated, training)
+    distance, index = nearest(generated, training)
     scale = 1.0 / math.sqrt(training.shape[1])  # root mean square over dimensions, the unit of the embedding
-    return _closeness(found * scale, usual * scale, index, low_is_close=True, level=level)
+    return _closeness(distance * scale, usual * scale, index, low_is_close=True, level=level)
 
 
 def excerpt_memorisation(

@@ -180,8 +180,8 @@ def detail_diversity(events: Sequence[OnsetEvents], prompts: Sequence[object], *
     if not values:
         return Estimate(math.nan, math.nan, math.nan, 0, "prompt", "no two takes of a prompt have onsets to compare")
     numbers = np.array(list(values.values()))
-    found = jackknife(
+    estimate = jackknife(
         lambda keep: float(numbers[keep].mean()), list(values), unit_name="prompt", level=level, bounds=RANGE
     )
-    note = f"{left} prompt(s) without comparable onsets left out" if left else found.note
-    return Estimate(found.value, found.low, found.high, found.n_units, found.unit, note)
+    note = f"{left} prompt(s) without comparable onsets left out" if left else estimate.note
+    return Estimate(estimate.value, estimate.low, estimate.high, estimate.n_units, estimate.unit, note)

@@ -48,7 +48,7 @@ def distance_rows(
         except UserError as error:
             notes.append(f"{embedding}: no {about.label.lower()}: {error}")
             continue
-        found = jackknife(
+        estimate = jackknife(
             _without(statistic, side), units, strata=side.tolist(), unit_name=unit_name, level=level,
             bounds=about.range,
             max_groups=_MAX_GROUPS,
@@ -56,7 +56,7 @@ def distance_rows(
         p = reference = None
         if n_permutations and metric in ("frechet", "kernel_gaussian", "kernel_polynomial"):
             p, reference = relabelling_p_value(_of_labels(statistic), side, units, rng, n_permutations)
-        rows.append(make_row(metric, found, f"{names[0]} vs {names[1]}", embedding, p, reference))
+        rows.append(make_row(metric, estimate, f"{names[0]} vs {names[1]}", embedding, p, reference))
     return rows
 
 

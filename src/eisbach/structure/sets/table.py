@@ -133,12 +133,12 @@ class SetRow:
 
 
 def make_row(
-    metric: str, found: Estimate, sets: str, embedding: str, p: float | None = None, reference: float | None = None
+    metric: str, estimate: Estimate, sets: str, embedding: str, p: float | None = None, reference: float | None = None
 ) -> SetRow:
     """The row of an estimate; `reference` None takes the metric's own from the table."""
     about = SET_METRICS[metric]
     unit = about.unit if embedding in ("", TEXTURE) or about.unit != "dB²" else ""
     return SetRow(
-        metric, about.label, unit, about.higher_means, sets, embedding, found.value, found.low, found.high,
-        found.n_units, found.unit, about.reference if reference is None else reference, p, found.note,
+        metric, about.label, unit, about.higher_means, sets, embedding, estimate.value, estimate.low, estimate.high,
+        estimate.n_units, estimate.unit, about.reference if reference is None else reference, p, estimate.note,
     )  # fmt: skip

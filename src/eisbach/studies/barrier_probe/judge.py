@@ -9,9 +9,9 @@ from eisbach.files import read_json
 from eisbach.studies.contract import ClaimResult, Effect
 from eisbach.studies.judging import high, interval_effect, judged, low, not_run
 
-PLAIN_ANGLE = 5.0
+_PLAIN_ANGLE = 5.0
 """Degrees between two updates below which they are one."""
-SEEN = {
+_SEEN = {
     "eq5": "Eq. 5",
     "entropy": "per sample",
     "recurrence": "recurrence",
@@ -22,7 +22,7 @@ SEEN = {
 
 def judge(folder: Path) -> list[ClaimResult]:
     """All claims from the probes' `NAME/probe.json` of a run, or `NAME.json` of the records."""
-    probes = {name: found for name in SEEN if (found := _read(folder, name)) is not None}
+    probes = {name: probe for name in _SEEN if (probe := _read(folder, name)) is not None}
     if "eq5" not in probes:
         return [not_run(key) for key in ("eq5-is-plain", "prediction-1", "prediction-5")]
     return [_plain(probes), _prediction_1(probes["eq5"]), _prediction_5(probes["eq5"])]
@@ -43,14 +43,14 @@ def _plain(probes: dict[str, dict[str, Any]]) -> ClaimResult:
         angle, size = (_update(moved, part) for part in ("angle", "norm_ratio"))
         norm = moved["norm_ratio"]
         effects += [
-            interval_effect(f"{SEEN[name]}: angle of AdamW's update to the plain one", *angle, "degrees", n=norm["n"]),
-            interval_effect(f"{SEEN[name]}: size of the gradient", norm["mean"], [norm["low"], norm["high"]], "×"),
-            interval_effect(f"{SEEN[name]}: size of the update", *size, "×"),
+            interval_effect(f"{_SEEN[name]}: angle of AdamW's update to the plain one", *angle, "degrees", n=norm["n"]),
+            interval_effect(f"{_SEEN[name]}: size of the gradient", norm["mean"], [norm["low"], norm["high"]], "×"),
+            interval_effect(f"{_SEEN[name]}: size of the update", *size, "×"),
         ]
     turned, stretched = effects[0].value, effects[2].value
     return judged(
-        "eq5-is-plain", effects, supported=turned < PLAIN_ANGLE and abs(stretched - 1) < 0.05,
-        refuted=turned > 4 * PLAIN_ANGLE or abs(stretched - 1) > 0.2,
+        "eq5-is-plain", effects, supported=turned < _PLAIN_ANGLE and abs(stretched - 1) < 0.05,
+        refuted=turned > 4 * _PLAIN_ANGLE or abs(stretched - 1) > 0.2,
     )  # fmt: skip
 
 

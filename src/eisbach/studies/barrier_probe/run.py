@@ -17,7 +17,7 @@ from eisbach.experiments.material import build_material, plan_material
 from eisbach.experiments.recipes import load_spec
 from eisbach.training.config import TrainConfig
 
-WEIGHTINGS: dict[str, dict[str, Any]] = {
+_WEIGHTINGS: dict[str, dict[str, Any]] = {
     "eq5": {"sample": "entropy_barrier", "reduction": "batch"},
     "entropy": {"sample": "entropy_barrier", "strength": 1.0, "normalisation": "mean1"},
     "recurrence": {
@@ -48,7 +48,7 @@ class Settings(StrictModel):
     clips: int = Field(64, ge=8)
     gradient_batches: int = Field(12, ge=1)
     gain_clips: int = Field(16, ge=0)
-    weightings: list[str] = Field(default=list(WEIGHTINGS), min_length=1)
+    weightings: list[str] = Field(default=list(_WEIGHTINGS), min_length=1)
 
 
 QUICK: dict[str, Any] = {
@@ -56,7 +56,7 @@ QUICK: dict[str, Any] = {
 }  # fmt: skip
 
 
-def labelled_clips(settings: Settings, out: Path) -> str:
+def _labelled_clips(settings: Settings, out: Path) -> str:
     """The manifest of labelled clips, made now where none is named."""
     if settings.data:
         return settings.data
@@ -69,11 +69,11 @@ def labelled_clips(settings: Settings, out: Path) -> str:
 
 def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) -> None:
     """Writes a folder a weighting with its `probe.json`; one that is there is kept."""
-    manifest = labelled_clips(settings, out)
+    manifest = _labelled_clips(settings, out)
     for name in settings.weightings:
         if (out / name / "probe.json").is_file():
             continue
-        train = build_config(TrainConfig, {"data": {"manifest": [manifest]}, "weighting": WEIGHTINGS[name]})
+        train = build_config(TrainConfig, {"data": {"manifest": [manifest]}, "weighting": _WEIGHTINGS[name]})
         config = build_config(
             ProbeConfig,
             {

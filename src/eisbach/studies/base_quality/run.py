@@ -54,7 +54,7 @@ QUICK: dict[str, Any] = {"seeds": 2, "steps": 6}
 OPTIONS = {"seeds": "seeds"}
 
 
-def difference_of_means(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+def _difference_of_means(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
     """Mean of x minus mean of y along an axis."""
     return np.mean(x, axis=axis) - np.mean(y, axis=axis)
 
@@ -64,14 +64,14 @@ def compare(low: list[float], high: list[float], alternative: str) -> dict[str, 
     a, b = np.array(low), np.array(high)
     test = permutation_test(
         (a, b),
-        difference_of_means,
+        _difference_of_means,
         vectorized=True,
         alternative=alternative,
         n_resamples=9999,
         rng=np.random.default_rng(0),
     )
     interval = bootstrap(
-        (a, b), difference_of_means, vectorized=True, n_resamples=9999, rng=np.random.default_rng(0), method="BCa"
+        (a, b), _difference_of_means, vectorized=True, n_resamples=9999, rng=np.random.default_rng(0), method="BCa"
     ).confidence_interval
     return {
         "low_strings": float(a.mean()),
@@ -91,7 +91,7 @@ def _embed(clips: list[Waveform]) -> np.ndarray:
     return np.stack([texture_embedding(clip) for clip in clips])
 
 
-def prompt_effects(settings: Settings, common: dict[str, Any], out: Path, quiet: bool) -> dict[str, Any]:
+def _prompt_effects(settings: Settings, common: dict[str, Any], out: Path, quiet: bool) -> dict[str, Any]:
     """Shares of energy of low strings and of celesta, compared in the declared direction."""
     all_prompts = {prompt.id: prompt for prompt in load_prompts("demo")}
     shares: dict[str, dict[str, list[float]]] = {}
@@ -109,7 +109,7 @@ def prompt_effects(settings: Settings, common: dict[str, Any], out: Path, quiet:
     }
 
 
-def held_out_clips(settings: Settings, out: Path, jobs: int, quiet: bool) -> Manifest:
+def _held_out_clips(settings: Settings, out: Path, jobs: int, quiet: bool) -> Manifest:
     """The music that samples are held against; rendered now where none is named."""
     if settings.held_out:
         return load_manifest(settings.held_out).select(split="held_out")
@@ -164,8 +164,8 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
         "guidance_scale": settings.guidance,
         "batch_size": 16,
     }
-    prompts = prompt_effects(settings, common, out, quiet)
-    frechet = distances(settings, common, held_out_clips(settings, out, jobs, quiet), out, quiet)
+    prompts = _prompt_effects(settings, common, out, quiet)
+    frechet = distances(settings, common, _held_out_clips(settings, out, jobs, quiet), out, quiet)
     write_json(
         out / RESULT,
         {

@@ -39,9 +39,9 @@ from eisbach.studies.ground_truth.flat_cells import render_cells
 from eisbach.weighting.sample import DevelopmentBarrier, EntropyBarrier, RecurrenceBarrier, SampleBarrier
 
 LEVELS = (0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
-FOLDERS = ("developing", "flat", "late")
+_FOLDERS = ("developing", "flat", "late")
 DEVELOPING = "developing"
-POOLED = {
+_POOLED = {
     "texture": ("texture noise", "texture cloud"),
     "loop 1.5-12 s": ("loop 1.5-3 s", "loop 3-6 s", "loop 6-12 s"),
 }
@@ -77,12 +77,9 @@ class Settings(StrictModel):
 
 
 QUICK: dict[str, Any] = {
-    "clips": 2,
-    "developing": 8,
-    "rendered_seconds": 20.0,
-    "seconds": 10.0,
-    "section": "quick, 10 s",
-}
+    "clips": 1, "developing": 4, "rendered_seconds": 20.0, "seconds": 10.0, "section": "quick, 10 s",
+    "weightings": ["entropy (paper)", "recurrence R^4, 3 s", "development"],
+}  # fmt: skip
 FREE = ("section", "seconds", "weightings")
 
 
@@ -119,12 +116,12 @@ def weightings(rate: float) -> dict[str, SampleBarrier]:
     }
 
 
-def load_clips(backbone: Backbone, material: Path, seconds: float) -> Clips:
+def _load_clips(backbone: Backbone, material: Path, seconds: float) -> Clips:
     """All clips of the material's folders, with the model's outputs, from the cache beside it where that fits."""
     codec = load_codec(backbone.codec)
     frames = codec.frames_for(seconds)
     parts: list[dict[str, np.ndarray]] = []
-    for folder in (material / name for name in FOLDERS if (material / name).is_dir()):
+    for folder in (material / name for name in _FOLDERS if (material / name).is_dir()):
         manifest = load_manifest(folder)
         digest = hashlib.sha256("".join(row.audio_hash for row in manifest).encode()).hexdigest()[:12]
         cached = folder / "outputs" / f"{backbone.identity()}-{seconds:g}s-{digest}.npz"
@@ -176,7 +173,7 @@ def weigh(weighting: SampleBarrier, backbone: Backbone, clips: Clips, t: float) 
     return weighting(output, x_t=x_t, t=level, path=backbone.path, target=backbone.target).weight.numpy()
 
 
-def multiplicities(pieces: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _multiplicities(pieces: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """How often each clip is drawn [shape=(RESAMPLES, clips)] when its pieces are drawn with replacement."""
     names, index = np.unique(pieces, return_inverse=True)
     draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
@@ -207,7 +204,7 @@ def describe(values: np.ndarray, clips: Clips, times: dict[str, np.ndarray]) -> 
     groups: dict[str, tuple[str, ...]] = {
         str(cell): (str(cell),) for cell in np.unique(clips.cells) if cell != DEVELOPING
     }
-    groups |= {name: members for name, members in POOLED.items() if all(member in groups for member in members)}
+    groups |= {name: members for name, members in _POOLED.items() if all(member in groups for member in members)}
     for name, members in groups.items():
         inside = np.isin(clips.cells, members)
         value, interval = auc(mine, values[inside], (times[DEVELOPING], times[name]))
@@ -251,18 +248,18 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
         out / "material", side=settings.side, seed=settings.seed, clips=settings.clips, developing=settings.developing,
         seconds=settings.rendered_seconds, jobs=jobs, quiet=quiet,
     )  # fmt: skip
-    clips = load_clips(backbone, material, settings.seconds)
+    clips = _load_clips(backbone, material, settings.seconds)
     rng = np.random.default_rng(0)
     names = [DEVELOPING, *sorted(set(clips.cells.tolist()) - {DEVELOPING})]
-    groups: dict[str, tuple[str, ...]] = {**{name: (name,) for name in names}, **POOLED}
+    groups: dict[str, tuple[str, ...]] = {**{name: (name,) for name in names}, **_POOLED}
     inside = {name: np.isin(clips.cells, group) for name, group in groups.items()}
-    times = {name: multiplicities(clips.pieces[rows], rng) for name, rows in inside.items()}
+    times = {name: _multiplicities(clips.pieces[rows], rng) for name, rows in inside.items()}
     file = out / RESULT
     sections = dict(read_json(file, "records")["sections"]) if file.is_file() else {}
     sections[settings.section] = {
         "seconds": settings.seconds,
         "model": backbone.identity(),
-        "material": {f: json.loads((material / f / "render.json").read_text())["seed"] for f in FOLDERS
+        "material": {f: json.loads((material / f / "render.json").read_text())["seed"] for f in _FOLDERS
                      if (material / f).is_dir()},
         "clips": {name: int(rows.sum()) for name, rows in inside.items()},
         "pieces": {name: len(set(clips.pieces[rows])) for name, rows in inside.items()},

@@ -25,7 +25,8 @@ def judge(folder: Path) -> list[ClaimResult]:
     }  # fmt: skip
     ours, others = sides.pop(OURS), [effect for effects in sides.values() for effect in effects]
     best = [
-        max((effects[place] for effects in sides.values()), key=lambda one: one.value, default=None) for place in (0, 1)
+        max((effects[place] for effects in sides.values()), key=lambda effect: effect.value, default=None)
+        for place in (0, 1)
     ]
     if None in best:
         beside = not_run("beside-librosa", "librosa was left out.")

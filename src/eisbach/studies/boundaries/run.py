@@ -6,7 +6,7 @@ seeds from 1000 and, for scores, on other pieces):
 - *both*, *tune*, *sound*: synthetic forms whose letters differ in everything, in the tune alone, or in the timbres
   alone;
 - *chords*: sustained chords and a melody from the other synthesiser, every letter its own;
-- *bands*: two instruments of six kinds and often drums, any tempo, every letter another band (`synthetic_sounds.band`);
+- *bands*: two instruments of six kinds and often drums, any tempo, every letter another band (`synthetic_varied.band`);
 - *band tunes*: the letters are tunes of one such band, in one key and tempo;
 - *scores*: excerpts of different real scores, each by one ensemble, joined without a gap;
 - *score forms*: the same with repeats (ABAC, AABA …);
@@ -45,13 +45,13 @@ from eisbach.structure.sections import find_sections
 from eisbach.studies.finished import Finished
 from eisbach.studies.ground_truth import synthetic
 from eisbach.studies.ground_truth.synthetic_forms import SectionedPiece, sectioned
-from eisbach.studies.ground_truth.synthetic_sounds import band
+from eisbach.studies.ground_truth.synthetic_varied import band
 from eisbach.types import Waveform
 
 KINDS = ("both", "tune", "sound", "chords", "scores", "score forms", "bands", "band tunes", "long", "strophic")
 FORMS = ("AABA", "ABAC", "ABCA", "ABACA", "AABB", "ABCBA", "ABABC", "ABCDE", "AABCC", "ABCDAB", "ABCD")
-STROPHIC_FORMS = ("AAA", "AAAA", "AAAAAA", "AABA", "AABB", "AAB", "BAAAC")
-LONG_FORMS = ("ABACA", "ABACADA", "ABACABA", "ABCDEF", "ABCBA", "AABA")
+_STROPHIC_FORMS = ("AAA", "AAAA", "AAAAAA", "AABA", "AABB", "AAB", "BAAAC")
+_LONG_FORMS = ("ABACA", "ABACADA", "ABACABA", "ABCDEF", "ABCBA", "AABA")
 DEVELOPMENT_SEEDS = 1000
 _COLLECTIONS = (
     "haydn",
@@ -129,12 +129,12 @@ def material(kind: str, seed: int) -> SectionedPiece:
     if kind == "long":
         sound = str(rng.choice(("both", "tune", "bands", "band tunes", "score forms")))
         letters, lengths = _shape(
-            rng, tuple(f for f in LONG_FORMS if sound != "tune" or not _doubled(f)), (24.0, 90.0, 600.0)
+            rng, tuple(f for f in _LONG_FORMS if sound != "tune" or not _doubled(f)), (24.0, 90.0, 600.0)
         )
         return _played(sound, letters, lengths, seed, rng)
     if kind == "strophic":
         sound = str(rng.choice(("both", "tune", "chords", "bands", "band tunes", "score forms")))
-        return _played(sound, *_shape(rng, STROPHIC_FORMS, (12.0, 40.0, 240.0)), seed, rng)
+        return _played(sound, *_shape(rng, _STROPHIC_FORMS, (12.0, 40.0, 240.0)), seed, rng)
     if kind in ("both", "tune", "sound"):
         # with one tune going on everywhere, equal neighbours would have no boundary between them
         letters, lengths = _shape(rng, tuple(f for f in FORMS if kind == "both" or not _doubled(f)))
@@ -188,7 +188,7 @@ def _beat_features(key: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 _CURRENT: dict[int, np.ndarray] = {}
 
 
-def librosa_agglomerative(key: int, sections: int) -> np.ndarray:
+def _librosa_agglomerative(key: int, sections: int) -> np.ndarray:
     """`librosa.segment.agglomerative` on beat-synchronous CQT and MFCC: times of the boundaries."""
     import librosa
 
@@ -198,7 +198,7 @@ def librosa_agglomerative(key: int, sections: int) -> np.ndarray:
     return times[np.minimum(first, len(times) - 1)][1:]
 
 
-def librosa_laplacian(key: int, clusters: int) -> np.ndarray:
+def _librosa_laplacian(key: int, clusters: int) -> np.ndarray:
     """Laplacian segmentation as in librosa's example gallery, with `clusters` kinds of section: times of the
     boundaries."""
     import librosa
@@ -228,12 +228,12 @@ def librosa_laplacian(key: int, clusters: int) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def hit_rates(found: np.ndarray, edges: np.ndarray) -> tuple[float, float]:
+def hit_rates(boundaries: np.ndarray, edges: np.ndarray) -> tuple[float, float]:
     """mir_eval's trimmed hit-rate F at 0.5 and at 3 s; 0 when nothing was found."""
     import mir_eval
 
     end = float(edges[-1])
-    inner = np.unique(found[(found > 0.01) & (found < end - 0.01)])
+    inner = np.unique(boundaries[(boundaries > 0.01) & (boundaries < end - 0.01)])
     estimated = mir_eval.util.boundaries_to_intervals(np.concatenate([[0.0], inner, [end]]))
     truth = mir_eval.util.boundaries_to_intervals(edges)
     if len(inner) == 0:
@@ -241,12 +241,12 @@ def hit_rates(found: np.ndarray, edges: np.ndarray) -> tuple[float, float]:
     return tuple(float(mir_eval.segment.detection(truth, estimated, window=w, trim=True)[2]) for w in (0.5, 3.0))  # type: ignore[return-value]
 
 
-def pairwise_f(found: np.ndarray, labels: tuple[str, ...], piece: SectionedPiece) -> float:
+def _pairwise_f(boundaries: np.ndarray, labels: tuple[str, ...], piece: SectionedPiece) -> float:
     """mir_eval's pairwise F of the labels."""
     import mir_eval
 
     end = float(piece.edges[-1])
-    estimated = mir_eval.util.boundaries_to_intervals(np.concatenate([[0.0], found, [end]]))
+    estimated = mir_eval.util.boundaries_to_intervals(np.concatenate([[0.0], boundaries, [end]]))
     truth = mir_eval.util.boundaries_to_intervals(piece.edges)
     return float(mir_eval.segment.pairwise(truth, list(piece.labels), estimated, list(labels))[2])
 
@@ -259,16 +259,16 @@ def interval(values: list[float]) -> dict[str, float]:
     return {"mean": round(float(data.mean()), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
 
 
-def librosa_sides(key: int, piece: SectionedPiece) -> dict[str, Callable[[], np.ndarray]]:
+def _librosa_sides(key: int, piece: SectionedPiece) -> dict[str, Callable[[], np.ndarray]]:
     """librosa's four segmentations of a piece: with the true number of sections, and with an estimate of it."""
     _CURRENT.clear()
     _CURRENT[key] = piece.waveform.samples[0]
     guess = max(2, round(float(piece.edges[-1]) / 12.0))
     return {
-        "librosa agglomerative, true count": lambda: librosa_agglomerative(key, len(piece.labels)),
-        "librosa agglomerative, estimated": lambda: librosa_agglomerative(key, guess),
-        "librosa laplacian, true count": lambda: librosa_laplacian(key, len(set(piece.labels))),
-        "librosa laplacian, estimated": lambda: librosa_laplacian(key, 5),
+        "librosa agglomerative, true count": lambda: _librosa_agglomerative(key, len(piece.labels)),
+        "librosa agglomerative, estimated": lambda: _librosa_agglomerative(key, guess),
+        "librosa laplacian, true count": lambda: _librosa_laplacian(key, len(set(piece.labels))),
+        "librosa laplacian, estimated": lambda: _librosa_laplacian(key, 5),
     }
 
 
@@ -281,12 +281,12 @@ def measure(kind: str, index: int, librosa: bool) -> dict[str, Any]:
     ours = np.array(sections.boundaries)
     scores = {OURS: hit_rates(ours, piece.edges)}
     key = KINDS.index(kind) * 10_000 + index
-    for name, side in librosa_sides(key, piece).items() if librosa else ():
+    for name, side in _librosa_sides(key, piece).items() if librosa else ():
         start = time.perf_counter()
         estimate = side()
         seconds[name] = time.perf_counter() - start
         scores[name] = hit_rates(estimate, piece.edges)
-    return {"scores": scores, "labels": pairwise_f(ours, sections.labels, piece), "seconds": seconds}
+    return {"scores": scores, "labels": _pairwise_f(ours, sections.labels, piece), "seconds": seconds}
 
 
 def table_of(pieces: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:

@@ -31,9 +31,9 @@ def judge(folder: Path) -> list[ClaimResult]:
         over_models = arms.effect(arm, _FLAT, "points", scale=100)
         shares = [recovered_share(arms.records, metric, "plain", "oracle", arm) for metric in (_FLAT, _BLOCKS)]
         recovered = [
-            interval_effect(f"recovered share of the oracle's gain, {NAMES[one.metric]}", 100 * one.share,
-                            None if one.interval is None else [100 * end for end in one.interval], "%")
-            for one in shares if one.share is not None
+            interval_effect(f"recovered share of the oracle's gain, {NAMES[share.metric]}", 100 * share.share,
+                            None if share.interval is None else [100 * end for end in share.interval], "%")
+            for share in shares if share.share is not None
         ]  # fmt: skip
         shown = flat.p is not None and flat.p < ALPHA and high(flat) < 0
         none = low(flat) > -MARGIN

@@ -1,8 +1,9 @@
-"""Judges trainings on digits: each declared comparison in the first run and, where it is there, in its repetition."""
+"""Judges trainings on digits: paired differences with intervals, as declared before looking, in the first run and,
+where it is there, in its repetition."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 
 from eisbach.config import build_config
 from eisbach.files import read_jsonl
+from eisbach.statistics.effect_size import crossed_moments, mean_moments, t_interval
+from eisbach.statistics.resampling import sign_flip_test
 from eisbach.studies.contract import ClaimResult, Effect
-from eisbach.studies.erd_digits.comparison import summarise
-from eisbach.studies.erd_digits.spec import DigitsConfig
+from eisbach.studies.erd_digits.spec import DECLARED, DigitsConfig
 from eisbach.studies.judging import ALPHA, judged, not_run
+from eisbach.types import Record
 
 CLAIMS = {
     "erd-constant": ("erd", "constant"),
@@ -29,8 +32,8 @@ def judge(folder: Path) -> list[ClaimResult]:
     first = read_jsonl(folder / "records.jsonl", "records")
     runs = {"": first}
     if (folder / "replication.jsonl").is_file():
-        again = read_jsonl(folder / "replication.jsonl", "records")
-        runs |= {", repeated with other seeds": again, ", both together": [*first, *again]}
+        repetition = read_jsonl(folder / "replication.jsonl", "records")
+        runs |= {", repeated with other seeds": repetition, ", both together": [*first, *repetition]}
     tables = {name: _comparisons(rows) for name, rows in runs.items()}
     return [_claim(key, *pair, tables) for key, pair in CLAIMS.items()]
 
@@ -87,3 +90,140 @@ def _effect(name: str, entry: dict[str, Any]) -> Effect:
         p=entry.get("p_holm", entry["p"]),
         n=entry["settings"],
     )
+
+
+BASELINES = ("constant", "min_snr", "p2")
+Value = Callable[[Record], float]
+
+
+def log_frechet(row: Record) -> float:
+    """ln of the Fréchet distance: a difference of 0.1 is a tenth of the distance, whatever its size."""
+    return float(np.log(max(float(row["frechet"] or 0.0), 1e-12)))
+
+
+METRICS: dict[str, Value] = {
+    "log_frechet": log_frechet,
+    "accuracy": lambda row: float(row["accuracy"] or 0.0),
+    "precision": lambda row: float(row["precision"] or 0.0),
+    "recall": lambda row: float(row["recall"] or 0.0),
+}
+
+
+def differences(
+    records: Sequence[Record], arm: str, baseline: str, step_of: Mapping[str, int], value: Value
+) -> dict[str, dict[int, float]]:
+    """arm minus baseline by setting and seed, where both are there, at the step that `step_of` names for the setting's
+    backbone."""
+    values: dict[tuple[str, int, str], float] = {}
+    for row in records:
+        if row["step"] == step_of[str(row["backbone"])] and row["arm"] in (arm, baseline):
+            values[f"{row['backbone']}/{row['target']}", int(row["seed"] or 0), str(row["arm"])] = value(row)
+    result: dict[str, dict[int, float]] = {}
+    for (setting, seed, name), mine in values.items():
+        other = values.get((setting, seed, baseline))
+        if name == arm and other is not None:
+            result.setdefault(setting, {})[seed] = mine - other
+    return result
+
+
+def pooled(by_setting: Mapping[str, Mapping[int, float]]) -> dict[str, Any]:
+    """The mean difference over settings (each the mean of its seeds), its t interval and exact sign-flip p; settings
+    are units.
+
+    Beside it the interval of the two-way model, in which settings and seeds are both samples of more.
+    """
+    means = np.array([np.mean(list(seeds.values())) for seeds in by_setting.values()])
+    rng = np.random.default_rng(0)
+    common = sorted(set.intersection(*(set(seeds) for seeds in by_setting.values()))) if by_setting else []
+    crossed = np.array([[seeds[seed] for seeds in by_setting.values()] for seed in common])
+    p, least = sign_flip_test(means, rng) if len(means) else (None, None)
+    return {
+        "settings": len(means),
+        "mean": float(means.mean()) if len(means) else None,
+        "interval": t_interval(mean_moments(means), 0.95) if len(means) else None,
+        "interval_settings_and_seeds": t_interval(crossed_moments(crossed), 0.95) if crossed.ndim == 2 else None,
+        "lower_in": int((means < 0).sum()),
+        "p": p,
+        "smallest_p": least,
+    }
+
+
+def _by_seed(seeds: Mapping[int, float]) -> dict[str, Any]:
+    """Mean difference in one setting, its t interval and t test over seeds (df = seeds - 1)."""
+    from scipy.stats import ttest_1samp
+
+    values = np.array([seeds[seed] for seed in sorted(seeds)])
+    spread = len(values) > 1 and float(np.ptp(values)) > 0
+    return {
+        "seeds": len(values),
+        "mean": float(values.mean()),
+        "interval": t_interval(mean_moments(values), 0.95),
+        "p": float(ttest_1samp(values, 0.0).pvalue) if spread else None,
+    }
+
+
+def summarise(
+    records: Sequence[Record], config: DigitsConfig, *, floor: Mapping[str, Any], classifier: float
+) -> dict[str, Any]:
+    """Means by setting and arm, the declared comparisons with Holm's correction, and what was declared."""
+    steps = {
+        backbone: sorted({int(r["step"] or 0) for r in records if r["backbone"] == backbone})
+        for backbone in config.backbones
+    }
+    last: dict[str, int] = {backbone: own_steps[-1] for backbone, own_steps in steps.items() if own_steps}
+    first: dict[str, int] = {backbone: own_steps[0] for backbone, own_steps in steps.items() if own_steps}
+    pairs = [("erd", name) for name in BASELINES if {"erd", name} <= set(config.arms)]
+    if config.barrier and "constant" in config.arms:
+        pairs.append(("entropy_barrier", "constant"))
+    comparisons = []
+    for arm, baseline in pairs:
+        entry: dict[str, Any] = {"arm": arm, "baseline": baseline}
+        for metric, value in METRICS.items():
+            entry[metric] = pooled(differences(records, arm, baseline, last, value))
+        entry["log_frechet_first_checkpoint"] = pooled(differences(records, arm, baseline, first, log_frechet))
+        entry["by_setting"] = {
+            setting: _by_seed(seeds)
+            for setting, seeds in differences(records, arm, baseline, last, log_frechet).items()
+        }
+        comparisons.append(entry)
+    erd = [entry for entry in comparisons if entry["arm"] == "erd"]
+    holm([entry["log_frechet"] for entry in erd])
+    holm([setting for entry in erd for setting in entry["by_setting"].values()])
+    holm([setting for entry in comparisons if entry["arm"] != "erd" for setting in entry["by_setting"].values()])
+    return {
+        "declared": DECLARED,
+        "classifier_accuracy": classifier,
+        "floor": dict(floor),
+        "steps": steps,
+        "means": means(records, last),
+        "comparisons": comparisons,
+    }
+
+
+def means(records: Sequence[Record], last: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Mean and standard deviation over seeds of every metric at the last checkpoint."""
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for row in records:
+        if row["step"] == last[str(row["backbone"])]:
+            groups.setdefault((str(row["backbone"]), str(row["target"]), str(row["arm"])), []).append(row)
+    table = []
+    for (backbone, target, arm), rows in groups.items():
+        entry: dict[str, Any] = {"backbone": backbone, "target": target, "arm": arm, "seeds": len(rows)}
+        for metric in ("frechet", "accuracy", "precision", "recall", "inception_score"):
+            values = np.array([float(row[metric] or 0.0) for row in rows])
+            entry[metric] = float(values.mean())
+            entry[f"{metric}_sd"] = float(values.std(ddof=1)) if len(values) > 1 else None
+        table.append(entry)
+    return table
+
+
+def holm(entries: Sequence[dict[str, Any]]) -> None:
+    """Adds `p_holm` to every entry that has a p."""
+    from statsmodels.stats.multitest import multipletests
+
+    tested = [entry for entry in entries if entry.get("p") is not None]
+    if not tested:
+        return
+    _, corrected, _, _ = multipletests([entry["p"] for entry in tested], method="holm")
+    for entry, value in zip(tested, corrected, strict=True):
+        entry["p_holm"] = float(value)

@@ -13,7 +13,7 @@ from eisbach.generation.images import ImageSampling
 
 Arm = Literal["constant", "min_snr", "p2", "erd", "entropy_barrier"]
 Backbone = Literal["dit", "uvit", "unet"]
-Target = Literal["eps", "x0", "v"]
+_Target = Literal["eps", "x0", "v"]
 
 BACKBONES: dict[str, dict[str, Any]] = {
     "dit": {"kind": "dit", "patch": 2, "width": 64, "depth": 3, "heads": 4},
@@ -78,7 +78,7 @@ class DigitsConfig(StrictModel):
     """
 
     backbones: list[Backbone] = Field(default=["unet", "dit", "uvit"], min_length=1)
-    targets: list[Target] = Field(default=["eps", "x0", "v"], min_length=1)
+    targets: list[_Target] = Field(default=["eps", "x0", "v"], min_length=1)
     arms: list[Arm] = Field(default=["constant", "min_snr", "p2", "erd"], min_length=1)
     barrier: list[Backbone] = Field(default=["unet"])
     seeds: int = Field(default=3, ge=1, le=100)

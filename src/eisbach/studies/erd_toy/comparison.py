@@ -108,14 +108,14 @@ def compare_weightings(
         if name not in known:
             raise UserError(f"the rows hold no arm '{name}'; they hold {', '.join(sorted(known)) or 'none'}.")
     cells = list(dict.fromkeys((str(row["path"]), str(row["target"])) for row in rows))
-    found: list[Ratio] = []
+    ratios: list[Ratio] = []
     for arm in arms:
         for measure in (*measures, *bands):
             for path, target in cells:
                 for baseline in baselines:
                     if baseline != arm:
-                        found.append(_one(rows, path, target, measure, arm, baseline, measure in measures))
-    return _holm(found, alpha)
+                        ratios.append(_one(rows, path, target, measure, arm, baseline, measure in measures))
+    return _holm(ratios, alpha)
 
 
 def _one(
@@ -151,29 +151,33 @@ def _one(
     )
 
 
-def _holm(found: list[Ratio], alpha: float) -> list[Ratio]:
+def _holm(ratios: list[Ratio], alpha: float) -> list[Ratio]:
     from statsmodels.stats.multitest import multipletests
 
     groups: dict[tuple[str, str, str], list[int]] = {}
-    for index, one in enumerate(found):
-        if one.p is not None:
-            groups.setdefault((one.path, one.measure, one.arm), []).append(index)
+    for index, ratio in enumerate(ratios):
+        if ratio.p is not None:
+            groups.setdefault((ratio.path, ratio.measure, ratio.arm), []).append(index)
     for members in groups.values():
-        _, corrected, _, _ = multipletests([found[i].p for i in members], alpha=alpha, method="holm")
+        _, corrected, _, _ = multipletests([ratios[i].p for i in members], alpha=alpha, method="holm")
         for i, value in zip(members, corrected, strict=True):
             outcome: Outcome = "inconclusive"
             if value < alpha:
-                outcome = "lower" if found[i].ratio < 1 else "higher"
-            found[i] = replace(found[i], p_adjusted=float(value), outcome=outcome)
-    return found
+                outcome = "lower" if ratios[i].ratio < 1 else "higher"
+            ratios[i] = replace(ratios[i], p_adjusted=float(value), outcome=outcome)
+    return ratios
 
 
-def tally(found: Sequence[Ratio], arm: str, measure: str, baseline: str | None = None) -> dict[str, int]:
+def tally(ratios: Sequence[Ratio], arm: str, measure: str, baseline: str | None = None) -> dict[str, int]:
     """How often the arm came out lower, higher, identical or unclear, over paths, targets and baselines."""
-    chosen = [one for one in found if one.arm == arm and one.measure == measure and baseline in (None, one.baseline)]
+    chosen = [
+        ratio
+        for ratio in ratios
+        if ratio.arm == arm and ratio.measure == measure and baseline in (None, ratio.baseline)
+    ]
     counts = dict.fromkeys(("lower", "higher", "identical", "inconclusive", "too few"), 0)
-    for one in chosen:
-        counts[one.outcome] += 1
+    for ratio in chosen:
+        counts[ratio.outcome] += 1
     return counts
 
 

@@ -1,17 +1,28 @@
-"""What the toy experiments run: one strict configuration whose defaults are those of the paper's appendix F."""
+"""What the toy experiments run: one strict configuration whose defaults are those of the paper's appendix F, and the
+weightings that it compares.
+
+Each weighting has mean 1 over the density that training draws t from. Adam cancels a global scale of the loss almost
+exactly, so without that an arm's name would say nothing of its step size; with it the mean loss scale is equal and only
+the allocation over noise levels differs.
+"""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+import torch
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+from torch import Tensor
 
 from eisbach.config import StrictModel, build_config
 from eisbach.diagnostics.mixture import GaussianMixture, corners
+from eisbach.diffusion.noise_levels import get_density
 from eisbach.diffusion.paths import PATHS
 from eisbach.diffusion.targets import TARGETS
-from eisbach.weighting.noise_level import NOISE_WEIGHTINGS
+from eisbach.errors import UserError
+from eisbach.weighting.noise_level import ERD, NOISE_WEIGHTINGS, NoiseWeight
 
 BASELINES = ("constant", "min_snr", "p2")
 ARMS = ("constant", "min_snr", "p2", "erd", "erd_corrected")
@@ -131,25 +142,13 @@ class ToyConfig(StrictModel):
 
     @field_validator("paths", "targets")
     @classmethod
-    def _some(cls, names: list[str]) -> list[str]:
+    def _known(cls, names: list[str], info: ValidationInfo) -> list[str]:
         if not names or len(set(names)) != len(names):
             raise ValueError("must name at least one, each once")
-        return names
-
-    @field_validator("paths")
-    @classmethod
-    def _paths(cls, names: list[str]) -> list[str]:
+        kind, known = ("path", PATHS) if info.field_name == "paths" else ("target", TARGETS)
         for name in names:
-            if name not in PATHS:
-                raise ValueError(f"'{name}' is not a path; choose among {', '.join(PATHS)}")
-        return names
-
-    @field_validator("targets")
-    @classmethod
-    def _targets(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if name not in TARGETS:
-                raise ValueError(f"'{name}' is not a target; choose among {', '.join(TARGETS)}")
+            if name not in known:
+                raise ValueError(f"'{name}' is not a {kind}; choose among {', '.join(known)}")
         return names
 
     @model_validator(mode="after")
@@ -158,7 +157,6 @@ class ToyConfig(StrictModel):
         import torch
 
         from eisbach.errors import UserError
-        from eisbach.studies.erd_toy.arms import arm_weight
 
         t = torch.tensor([0.25, 0.5])
         for arm in self.comparison.arms if self.comparison.seeds else []:
@@ -176,11 +174,65 @@ class ToyConfig(StrictModel):
 
 
 QUICK_VALUES: dict[str, dict[str, Any]] = {
-    "figures": {"steps": 200, "batch": 128, "levels": 20, "samples": 256, "ntk_samples": 24, "ntk_levels": 8},
+    "figures": {
+        "steps": 60, "batch": 64, "levels": 12, "samples": 64, "ntk_samples": 12, "ntk_levels": 5, "joint_samples": 6,
+    },
     "comparison": {
-        "seeds": 3, "steps": 200, "batch": 64, "levels": 20, "samples": 128, "generated": 256, "sampling_steps": 20,
+        "seeds": 2, "steps": 60, "batch": 64, "levels": 10, "samples": 64, "generated": 128, "sampling_steps": 8,
     },
 }  # fmt: skip
-"""About a minute: shorter trainings, three seeds, fewer noise levels."""
+"""About a minute: shorter trainings, two seeds, fewer noise levels."""
 
 Kind = Literal["global", "piecewise", "comparison"]
+
+
+_CELLS = 4096
+_SAME = 1e-6
+
+Weight = Callable[[Tensor], Tensor]
+
+
+def arm_weight(arm: str, path: str, target: str) -> Weight:
+    """t (B,) -> the arm's weight on the target's squared error, of mean 1 over t uniform in [0, 1].
+
+    Raises
+    ------
+    UserError
+        An unknown arm, one that learns its weight, or a scheme that is undefined for the path or the target.
+    """
+    scheme = _scheme(arm)
+    middles = (torch.arange(_CELLS, dtype=torch.float64) + 0.5) / _CELLS
+    mean = scheme(path, target, middles).mean()
+    return lambda t: scheme(path, target, t) / mean
+
+
+def _scheme(arm: str) -> NoiseWeight:
+    if arm in ("erd", "erd_corrected"):
+        return ERD(density=get_density("uniform"), correct_density=arm == "erd_corrected")
+    if arm not in NOISE_WEIGHTINGS:
+        raise UserError(f"the weighting {arm!r} is not known; choose one of {', '.join(NOISE_WEIGHTINGS)}.")
+    scheme = NOISE_WEIGHTINGS[arm]()
+    if scheme.trainable_parameters():
+        raise UserError(
+            f"the {arm} weighting learns its weight during training, and arms of the toy are fixed weights; choose "
+            "another."
+        )
+    return scheme
+
+
+def same_weights(arms: Sequence[str], path: str, target: str) -> dict[str, str]:
+    """For each arm, the first arm whose weight is the same function there: itself, unless two coincide.
+
+    On a variance-preserving path the ERD weight of u is sqrt(alpha^2 + sigma^2) = 1, the constant; training both would
+    compare a network with itself.
+    """
+    t = (torch.arange(1024, dtype=torch.float64) + 0.5) / 1024
+    curves: dict[str, Tensor] = {}
+    first_of = {}
+    for arm in arms:
+        curve = arm_weight(arm, path, target)(t)
+        first_of[arm] = next(
+            (name for name, other in curves.items() if bool(((curve - other).abs() <= _SAME).all())), arm
+        )
+        curves.setdefault(arm, curve)
+    return first_of

@@ -10,16 +10,15 @@ from eisbach.diagnostics.bayes_floor import floor_curves
 from eisbach.diagnostics.mixture import GaussianMixture
 from eisbach.diagnostics.ntk import effective_rank, eigenvalues, empirical_ntk, normalised_gram, trace_over_outputs
 from eisbach.studies.erd_toy.config import FigureSettings
-from eisbach.studies.erd_toy.measure import excess
-from eisbach.studies.erd_toy.train import LevelPoints, draw_points, midpoints
+from eisbach.studies.erd_toy.train import LevelPoints, draw_points, excess, midpoints
 
-FEATURE_LEVELS = (0.1, 0.4, 0.7, 0.9)
-GRAM_LEVELS = (0.05, 0.95)
-TOP = 3
+_FEATURE_LEVELS = (0.1, 0.4, 0.7, 0.9)
+_GRAM_LEVELS = (0.05, 0.95)
+_TOP = 3
 _EVALUATION_SEED = 1_000_003
 _PHASE_SAMPLES = 24
 
-Arrays = dict[str, Tensor]
+_Arrays = dict[str, Tensor]
 
 
 def evaluation_points(mixture: GaussianMixture, path: str, settings: FigureSettings) -> LevelPoints:
@@ -29,7 +28,7 @@ def evaluation_points(mixture: GaussianMixture, path: str, settings: FigureSetti
 
 def loss_arrays(
     ensemble: MLPEnsemble, targets: list[str], points: LevelPoints, mixture: GaussianMixture, prefix: str
-) -> Arrays:
+) -> _Arrays:
     """`<prefix>/t` (L,) and, a target each (E, L): `<prefix>/excess`, `<prefix>/floor` and their sum, `<prefix>/loss`.
 
     All a coordinate. The loss is the exact floor plus the measured excess (Lemma 3.2), so the two never cross by
@@ -40,7 +39,7 @@ def loss_arrays(
     return {f"{prefix}/t": points.t, f"{prefix}/excess": over, f"{prefix}/floor": floor, f"{prefix}/loss": floor + over}
 
 
-def phase_arrays(mixture: GaussianMixture, points: LevelPoints, targets: list[str]) -> Arrays:
+def phase_arrays(mixture: GaussianMixture, points: LevelPoints, targets: list[str]) -> _Arrays:
     """Figures 3 and 8: root mean squares and single samples of |E[y | x_t]| and |y - E[y | x_t]|.
 
     `phase/signal` and `phase/noise` (E, L); `phase/sample_signal`, `phase/sample_noise` (E, L, samples).
@@ -64,7 +63,7 @@ def phase_arrays(mixture: GaussianMixture, points: LevelPoints, targets: list[st
 
 
 @torch.no_grad()
-def feature_arrays(networks: list[TimeMLP], mixture: GaussianMixture, path: str, samples: int) -> Arrays:
+def feature_arrays(networks: list[TimeMLP], mixture: GaussianMixture, path: str, samples: int) -> _Arrays:
     """Figure 9: last hidden layers at four noise levels in the plane of the first two principal axes at t = 0.1.
 
     `features/projection` (E, 4, n, 2), `features/component` (n,), `features/spread` and `features/separation` (E, 4).
@@ -72,12 +71,12 @@ def feature_arrays(networks: list[TimeMLP], mixture: GaussianMixture, path: str,
     variance that lies between clusters, 1 where each cluster is one point and 0 where they coincide.
     `features/explained` (E,): share of the variance at t = 0.1 that the plane holds.
     """
-    points = draw_points(mixture, path, torch.tensor(FEATURE_LEVELS), samples, _EVALUATION_SEED + 1)
+    points = draw_points(mixture, path, torch.tensor(_FEATURE_LEVELS), samples, _EVALUATION_SEED + 1)
     component = points.component[0]
     flat, t = points.flat
     projection, spread, separation, explained = [], [], [], []
     for network in networks:
-        hidden = network.features(flat, t).double().reshape(len(FEATURE_LEVELS), samples, -1)
+        hidden = network.features(flat, t).double().reshape(len(_FEATURE_LEVELS), samples, -1)
         centre = hidden[0].mean(dim=0)
         _, singular, axes = torch.linalg.svd(hidden[0] - centre, full_matrices=False)
         projection.append((hidden - centre) @ axes[:2].T)
@@ -107,7 +106,7 @@ def _between_share(hidden: Tensor, component: Tensor) -> Tensor:
 
 def ntk_arrays(
     networks: list[TimeMLP], mixture: GaussianMixture, path: str, settings: FigureSettings, prefix: str = "ntk"
-) -> Arrays:
+) -> _Arrays:
     """Figures 4, 10, 11 and 12: spectra over the noise level, Gram matrices, and the kernel between noise levels.
 
     `<prefix>/t` (M,), `<prefix>/top` (E, M, 3) eigenvalues of the full kernel divided by the number of samples,
@@ -120,7 +119,7 @@ def ntk_arrays(
     """
     curve_t = midpoints(settings.ntk_levels)
     curve = draw_points(mixture, path, curve_t, settings.ntk_samples, _EVALUATION_SEED + 2)
-    grams = draw_points(mixture, path, torch.tensor(GRAM_LEVELS), settings.ntk_samples, _EVALUATION_SEED + 2)
+    grams = draw_points(mixture, path, torch.tensor(_GRAM_LEVELS), settings.ntk_samples, _EVALUATION_SEED + 2)
     joint = draw_points(mixture, path, curve_t, settings.joint_samples, _EVALUATION_SEED + 3)
     order = grams.component[0].argsort(stable=True)
     cluster = grams.component[0][order]
@@ -134,18 +133,18 @@ def ntk_arrays(
         for level in range(len(curve_t)):
             kernel = _kernel(network, curve.x_t[level], float(curve_t[level]))
             values, traced = eigenvalues(kernel), trace_over_outputs(kernel)
-            top.append(values[:TOP])
+            top.append(values[:_TOP])
             rank.append(effective_rank(values))
             rank_trace.append(effective_rank(eigenvalues(traced)))
             mean.append(float(traced.diagonal().mean()))
         keep("top", torch.stack(top))
-        for name, found in (("rank", rank), ("rank_trace", rank_trace), ("mean", mean)):
-            keep(name, torch.tensor(found, dtype=torch.float64))
+        for name, numbers in (("rank", rank), ("rank_trace", rank_trace), ("mean", mean)):
+            keep(name, torch.tensor(numbers, dtype=torch.float64))
         cosines = [
-            normalised_gram(_kernel(network, grams.x_t[i][order], t)).double() for i, t in enumerate(GRAM_LEVELS)
+            normalised_gram(_kernel(network, grams.x_t[i][order], t)).double() for i, t in enumerate(_GRAM_LEVELS)
         ]
         keep("gram", torch.stack(cosines))
-        keep("contrast", torch.stack([_contrast(one, cluster) for one in cosines]))
+        keep("contrast", torch.stack([_contrast(cosine, cluster) for cosine in cosines]))
         flat, t = joint.flat
         whole = empirical_ntk(network, (flat, t)).double()
         n, count = settings.joint_samples, len(curve_t)
@@ -153,7 +152,7 @@ def ntk_arrays(
         size = blocks.square().sum(dim=(1, 2, 4, 5)).sqrt()
         keep("joint", size / torch.outer(size.diagonal(), size.diagonal()).sqrt())
         keep("joint_raw", torch.einsum("anobmo->ab", blocks) / n**2)
-    arrays = {name: torch.stack(found) for name, found in collected.items()}
+    arrays = {name: torch.stack(values) for name, values in collected.items()}
     return {f"{prefix}/t": curve_t, f"{prefix}/joint_t": curve_t, f"{prefix}/cluster": cluster, **arrays}
 
 

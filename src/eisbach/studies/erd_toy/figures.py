@@ -1,28 +1,31 @@
-"""Figures 2-4 and 7-12 of Elucidated Representation Diffusion, drawn from a toy run's arrays."""
+"""Figures 2-4 and 7-12 of Elucidated Representation Diffusion, drawn from a toy run's arrays, and what all pictures of
+the toy share: a grid of panels, colours by target and arm, and a finished PNG."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from eisbach.report.allocation_figure import COLOURS, SOFT
+from eisbach.report.allocation_figure import COLOURS, INK, LINE, SOFT
 from eisbach.report.page import PagePicture
-from eisbach.studies.erd_toy.axes import (
-    CLUSTER_COLOURS,
-    CLUSTER_MARKERS,
-    colour_bar,
-    finish,
-    log_axis,
-    panels,
-    path_name,
-    target_name,
-    titles,
-)
 
 Figures = Mapping[str, Mapping[str, Tensor]]
+DPI = 200
+_TARGET_NAMES = {"eps": "ε", "x0": "x0", "v": "v", "u": "u"}
+_PATH_NAMES = {"linear": "linear", "vp": "VP", "gvp": "GVP (cosine)", "edm": "EDM"}
+_ARM_NAMES = {
+    "constant": "constant",
+    "min_snr": "Min-SNR",
+    "p2": "P2",
+    "erd": "ERD",
+    "erd_corrected": "ERD, density corrected",
+}
+_CLUSTER_COLOURS = COLOURS[:4]
+_CLUSTER_MARKERS = ("o", "^", "s", "D")
 _GLOBAL, _PIECE, _FLOOR = COLOURS[1], COLOURS[2], "#1d1f24"
 # The first two eigenvalues often coincide (two outputs): a wide pale line stays visible under a thin dashed one.
 _MODES = (
@@ -47,18 +50,18 @@ def paper_pictures(figures: Figures, targets: Sequence[str], bins: Sequence[floa
     first = next(iter(figures))
     only = {first: figures[first]}
     return [
-        loss_picture(only, targets, bins, "fig02-loss", "Figure 2: loss and Bayes floor", piecewise=False),
-        phase_picture(only, targets, "fig03-phase", "Figure 3: recoverable signal and Bayes noise"),
-        joint_picture(figures, targets),
-        loss_picture(
+        _loss_picture(only, targets, bins, "fig02-loss", "Figure 2: loss and Bayes floor", piecewise=False),
+        _phase_picture(only, targets, "fig03-phase", "Figure 3: recoverable signal and Bayes noise"),
+        _joint_picture(figures, targets),
+        _loss_picture(
             figures, targets, bins, "fig07-loss", "Figure 7: loss and Bayes floor, global and piecewise models"
         ),
-        excess_picture(figures, targets),
-        phase_picture(figures, targets, "fig08-phase", "Figure 8: phase space"),
-        *(features_picture(figures[path], targets, path) for path in figures),
-        spectrum_picture(figures, targets),
-        rank_picture(figures, targets),
-        *(gram_picture(figures[path], targets, path) for path in figures),
+        _excess_picture(figures, targets),
+        _phase_picture(figures, targets, "fig08-phase", "Figure 8: phase space"),
+        *(_features_picture(figures[path], targets, path) for path in figures),
+        _spectrum_picture(figures, targets),
+        _rank_picture(figures, targets),
+        *(_gram_picture(figures[path], targets, path) for path in figures),
     ]
 
 
@@ -80,7 +83,7 @@ def _label(figures: Figures, targets: Sequence[str], axes: Any, x_label: str, y_
         titles(axes, [path_name(p) for p in figures], [f"target {target_name(y)}" for y in targets], x_label, y_label)
 
 
-def loss_picture(
+def _loss_picture(
     figures: Figures, targets: Sequence[str], bins: Sequence[float], name: str, title: str, *, piecewise: bool = True
 ) -> PagePicture:
     """Loss of global (and piecewise) models over t, on the exact floor."""
@@ -114,7 +117,7 @@ def loss_picture(
     )
 
 
-def excess_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
+def _excess_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
     """The gaps of Figure 7 on a logarithmic axis, where they can be seen."""
     figure, axes = _grid(figures, targets)
     for axis, arrays, i in _cells(figures, targets, axes):
@@ -134,7 +137,7 @@ def excess_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
     )  # fmt: skip
 
 
-def phase_picture(figures: Figures, targets: Sequence[str], name: str, title: str) -> PagePicture:
+def _phase_picture(figures: Figures, targets: Sequence[str], name: str, title: str) -> PagePicture:
     """|E[y | x_t]| against |y - E[y | x_t]|: points are samples, the line their root mean squares."""
     figure, axes = _grid(figures, targets, height=2.3)
     image = None
@@ -148,16 +151,9 @@ def phase_picture(figures: Figures, targets: Sequence[str], name: str, title: st
         signal, noise = arrays["phase/signal"][i].numpy(), arrays["phase/noise"][i].numpy()
         axis.plot(signal, noise, color="black", linewidth=1.0)
         axis.scatter(
-            signal[[0, -1]],
-            noise[[0, -1]],
-            c=t[[0, -1]],
-            cmap="viridis",
-            vmin=0,
-            vmax=1,
-            s=34,
-            edgecolors="black",
+            signal[[0, -1]], noise[[0, -1]], c=t[[0, -1]], cmap="viridis", vmin=0, vmax=1, s=34, edgecolors="black",
             zorder=3,
-        )
+        )  # fmt: skip
         end = max(axis.get_xlim()[1], axis.get_ylim()[1])
         axis.plot([0, end], [0, end], color=SOFT, linewidth=0.8, linestyle="--")
         axis.set_xlim(0, end)
@@ -168,14 +164,13 @@ def phase_picture(figures: Figures, targets: Sequence[str], name: str, title: st
         name,
         title,
         "Points are samples, the black line root mean squares, the ringed dots its ends. Above the dashed diagonal "
-        "more than half of "
-        "the target's energy is noise that no network can predict.",
+        "more than half of the target's energy is noise that no network can predict.",
         "Phase space of recoverable and irreducible norms over the noise level.",
         finish(figure),
     )
 
 
-def features_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path: str) -> PagePicture:
+def _features_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path: str) -> PagePicture:
     """Hidden features at four noise levels in the PCA plane of the first."""
     levels = arrays["features/t"].tolist()
     figure, axes = panels(len(targets), len(levels), width=2.1, height=2.0)
@@ -187,7 +182,7 @@ def features_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path:
             for k in range(component.max() + 1):
                 x, y = points[j, component == k].T
                 axes[i, j].scatter(
-                    x, y, color=CLUSTER_COLOURS[k], marker=CLUSTER_MARKERS[k], s=7, linewidths=0, alpha=0.7
+                    x, y, color=_CLUSTER_COLOURS[k], marker=_CLUSTER_MARKERS[k], s=7, linewidths=0, alpha=0.7
                 )
             axes[i, j].set_xlim(-reach, reach)
             axes[i, j].set_ylim(-reach, reach)
@@ -207,14 +202,13 @@ def features_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path:
         f"fig09-features-{path}",
         f"Figure 9: last hidden layer, {path_name(path)} path",
         "Colours and marks are clusters, in the plane of the first two principal axes at t = 0.1; all panels of a row "
-        "share their scale. 'Between' is "
-        "the share of the features' variance that lies between clusters.",
+        "share their scale. 'Between' is the share of the features' variance that lies between clusters.",
         "Hidden features at four noise levels for each target.",
         finish(figure),
     )
 
 
-def spectrum_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
+def _spectrum_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
     """Top-3 eigenvalues over t, with the untrained network's as a control."""
     figure, axes = _grid(figures, targets)
     for axis, arrays, i in _cells(figures, targets, axes):
@@ -245,7 +239,7 @@ def spectrum_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
     )
 
 
-def rank_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
+def _rank_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
     """Entropy-based effective rank over t."""
     figure, axes = _grid(figures, targets)
     for axis, arrays, i in _cells(figures, targets, axes):
@@ -265,7 +259,7 @@ def rank_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
     )
 
 
-def gram_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path: str) -> PagePicture:
+def _gram_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path: str) -> PagePicture:
     """Cosines between samples' gradients at low and high noise, sorted by cluster."""
     figure, axes = panels(2, len(targets), width=2.1, height=2.1, images=True)
     image = None
@@ -292,7 +286,7 @@ def gram_picture(arrays: Mapping[str, Tensor], targets: Sequence[str], path: str
     )
 
 
-def joint_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
+def _joint_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
     """Figure 4a: the kernel between noise levels, normalised."""
     figure, axes = panels(len(figures), len(targets), width=2.1, height=2.1, images=True)
     image = None
@@ -316,8 +310,83 @@ def joint_picture(figures: Figures, targets: Sequence[str]) -> PagePicture:
         "fig04-joint",
         "Figure 4: joint NTK over noise levels",
         "Size of the kernel between two noise levels over the geometric mean of their own: 1 says that a step at one "
-        "level moves the other as "
-        "much as itself. The spectra of Figure 4b are those of Figure 10.",
+        "level moves the other as much as itself. The spectra of Figure 4b are those of Figure 10.",
         "Joint NTK heat maps.",
         finish(figure),
     )
+
+
+def panels(
+    rows: int, columns: int, width: float = 2.6, height: float = 2.0, *, images: bool = False, **options: Any
+) -> tuple[Any, Any]:
+    """(figure, axes of shape (rows, columns)), without any global state of matplotlib; `images` closes up square
+    panels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    layout: Any = "compressed" if images else "constrained"
+    figure = Figure(figsize=(width * columns + 0.4, height * rows + 0.5), layout=layout)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["left", "bottom"]].set_color(SOFT)
+        axis.tick_params(which="both", colors=SOFT, labelsize=7, labelcolor=INK)
+        axis.grid(color=LINE, linewidth=0.5)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def titles(axes: Any, columns: Sequence[str], rows: Sequence[str], x_label: str, y_label: str = "") -> None:
+    """Column names on top, row names and the y axis at the left, the x axis at the bottom."""
+    for axis, name in zip(axes[0], columns, strict=True):
+        axis.set_title(name, fontsize=9, color=INK)
+    for row, name in zip(axes, rows, strict=True):
+        row[0].set_ylabel(f"{name}\n{y_label}" if y_label else name, fontsize=8, color=INK)
+    for axis in axes[-1]:
+        axis.set_xlabel(x_label, fontsize=8, color=INK)
+
+
+def log_axis(axis: Any) -> None:
+    """A logarithmic y axis with plain numbers, and with 2 and 5 between the powers of ten where there are few of
+    these."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def colour_bar(figure: Any, image: Any, axes: Any, label: str) -> None:
+    """A colour bar beside all panels, in the panels' sizes of text, opaque where the marks are not."""
+    bar = figure.colorbar(image, ax=axes, shrink=0.6, aspect=28, pad=0.015)
+    bar.set_label(label, fontsize=8, color=INK)
+    bar.ax.tick_params(labelsize=7, colors=SOFT, labelcolor=INK)
+    bar.solids.set_alpha(1.0)
+
+
+def finish(figure: Any) -> bytes:
+    """The PNG, with 256 colours: as sharp as before and a third of the size."""
+    from PIL import Image  # matplotlib's own dependency
+
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
+    return small.getvalue()
+
+
+def path_name(path: str) -> str:
+    """A path as a person reads it."""
+    return _PATH_NAMES.get(path, path)
+
+
+def target_name(target: str) -> str:
+    """A target as a person reads it."""
+    return _TARGET_NAMES.get(target, target)
+
+
+def arm_name(arm: str) -> str:
+    """A weighting as a person reads it."""
+    return _ARM_NAMES.get(arm, arm.replace("_", " "))

@@ -15,7 +15,7 @@ from eisbach.statistics.resampling import sign_flip_test
 from eisbach.studies.contract import ClaimResult, Effect
 from eisbach.studies.judging import judged, not_run
 
-STATEMENTS = {
+_STATEMENTS = {
     "fig7-excess-massive": "The excess of the global model is massive",
     "fig7-excess-smallest": "The excess is smallest where",
     "fig7-piecewise": "Piecewise models come much closer",
@@ -34,7 +34,7 @@ STATEMENTS = {
     "fig4-coupled": "Noise levels are coupled",
 }
 """Claim to the first words of the statement in `claims.py`."""
-COMPARISONS = [
+_COMPARISONS = [
     *(
         (f"excess-{baseline.replace('_', '-')}", "erd", "excess", baseline)
         for baseline in ("constant", "min_snr", "p2")
@@ -52,12 +52,12 @@ def judge(folder: Path) -> list[ClaimResult]:
     replication: Any = {}
     if (folder / "replication.json").is_file():
         replication = read_json(folder / "replication.json", "records")
-    found = [_statement(key, words, report["claims"]) for key, words in STATEMENTS.items()]
-    for key, arm, measure, baseline in COMPARISONS:
+    claims = [_statement(key, words, report["claims"]) for key, words in _STATEMENTS.items()]
+    for key, arm, measure, baseline in _COMPARISONS:
         cells = _cells(report["comparison"], arm, measure, baseline)
         again = _cells(replication.get("comparison", []), arm, measure, baseline)
-        found.append(_comparison(key, cells, again) if cells else not_run(key))
-    return found
+        claims.append(_comparison(key, cells, again) if cells else not_run(key))
+    return claims
 
 
 def _statement(key: str, words: str, claims: Sequence[Mapping[str, Any]]) -> ClaimResult:
@@ -68,7 +68,7 @@ def _statement(key: str, words: str, claims: Sequence[Mapping[str, Any]]) -> Cla
             )
             return judged(
                 key, [effect], supported=claim["holds"] == claim["judged"],
-                refuted=2 * claim["holds"] < claim["judged"],
+                refuted=claim["holds"] == 0,
                 note=f"Counts where {claim['test']}.",
             )  # fmt: skip
     return not_run(key)

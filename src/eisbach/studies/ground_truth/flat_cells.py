@@ -47,12 +47,17 @@ from eisbach.data.scores import list_pieces
 from eisbach.data.synth import INSTRUMENTS, Track, fold_into, synthesise
 from eisbach.types import SkipReport, Waveform
 
-LOOPS = {"loop 1.5-3 s": (1.5, 3.0), "loop 3-6 s": (3.0, 6.0), "loop 6-12 s": (6.0, 12.0), "loop 12-16 s": (12.0, 16.0)}
-PLAYED = {"unseen played loop 1.5-4 s": (1.5, 4.0), "unseen played loop 4-10 s": (4.0, 10.0)}
-TUNES = 300  # of the many short tunes, this many a side: names are matched one by one
+_LOOPS = {
+    "loop 1.5-3 s": (1.5, 3.0),
+    "loop 3-6 s": (3.0, 6.0),
+    "loop 6-12 s": (6.0, 12.0),
+    "loop 12-16 s": (12.0, 16.0),
+}
+_PLAYED = {"unseen played loop 1.5-4 s": (1.5, 4.0), "unseen played loop 4-10 s": (4.0, 10.0)}
+_TUNES = 300  # of the many short tunes, this many a side: names are matched one by one
 
 
-def rain(performance: Performance, sample_rate: int, rng: np.random.Generator) -> Waveform:
+def _rain(performance: Performance, sample_rate: int, rng: np.random.Generator) -> Waveform:
     """Impulses at random moments and of random strength through decaying resonances at the piece's own pitches."""
     total = round(performance.seconds * sample_rate)
     pitches = np.unique(np.concatenate([track.pitch for track in performance.tracks]))
@@ -71,7 +76,7 @@ def rain(performance: Performance, sample_rate: int, rng: np.random.Generator) -
     return Waveform(out[None, :total].astype(np.float32), sample_rate)
 
 
-def am_noise(performance: Performance, sample_rate: int, rng: np.random.Generator) -> Waveform:
+def _am_noise(performance: Performance, sample_rate: int, rng: np.random.Generator) -> Waveform:
     """Four bands of noise between the piece's lowest and highest pitch and an octave above, each with a periodic
     level."""
     total = round(performance.seconds * sample_rate)
@@ -93,7 +98,7 @@ def am_noise(performance: Performance, sample_rate: int, rng: np.random.Generato
     return Waveform(out[None].astype(np.float32), sample_rate)
 
 
-def shimmer(performance: Performance, sample_rate: int, rng: np.random.Generator) -> Waveform:
+def _shimmer(performance: Performance, sample_rate: int, rng: np.random.Generator) -> Waveform:
     """Each note of a chord struck again at random moments, 1 to 6 a second, at random levels."""
     seconds = performance.seconds
     rate = float(rng.uniform(1, 6))
@@ -108,7 +113,7 @@ def shimmer(performance: Performance, sample_rate: int, rng: np.random.Generator
     return synthesise(tracks, seconds, sample_rate)
 
 
-def lfo_pad(performance: Performance, sample_rate: int, rng: np.random.Generator) -> Waveform:
+def _lfo_pad(performance: Performance, sample_rate: int, rng: np.random.Generator) -> Waveform:
     """A held chord through a low pass whose cutoff swings over one to three octaves, once in 2 to 10 s."""
     base = synthesise(held_chord(performance, rng, notes=4, pulse=0.5), performance.seconds, sample_rate).samples[0]
     period, octaves = float(np.exp(rng.uniform(np.log(2), np.log(10)))), float(rng.uniform(1, 3))
@@ -127,7 +132,7 @@ def lfo_pad(performance: Performance, sample_rate: int, rng: np.random.Generator
     return Waveform(out[None, size : size + len(base)].astype(np.float32), sample_rate)
 
 
-def arpeggio(performance: Performance, sample_rate: int, rng: np.random.Generator) -> Waveform:
+def _arpeggio(performance: Performance, sample_rate: int, rng: np.random.Generator) -> Waveform:
     """A chord's notes in turn, up or up and down, at a steady pace of 2 to 8 notes a second."""
     seconds = performance.seconds
     step = 1 / float(rng.uniform(2, 8))
@@ -143,7 +148,7 @@ def arpeggio(performance: Performance, sample_rate: int, rng: np.random.Generato
     return synthesise(tracks, seconds, sample_rate)
 
 
-def played_loop(performance: Performance, period: float, sample_rate: int, rng: np.random.Generator) -> Waveform:
+def _played_loop(performance: Performance, period: float, sample_rate: int, rng: np.random.Generator) -> Waveform:
     """The notes of one stretch of the piece again and again, each time with small irregularities of its own."""
     seconds = performance.seconds
     onsets = np.concatenate([track.onset for track in performance.tracks])
@@ -165,7 +170,7 @@ def played_loop(performance: Performance, period: float, sample_rate: int, rng: 
     return synthesise(tracks, seconds, sample_rate)
 
 
-def noisy_loop(performance: Performance, period: float, sample_rate: int, rng: np.random.Generator) -> Waveform:
+def _noisy_loop(performance: Performance, period: float, sample_rate: int, rng: np.random.Generator) -> Waveform:
     """A copied loop and, under it, stationary noise of the piece's spectrum, 6 to 20 dB softer."""
     music = loop(performance, period, sample_rate, rng, stereo=False).samples
     noise = coloured_noise(performance, sample_rate, rng, stereo=False).samples
@@ -194,7 +199,7 @@ def wind(performance: Performance, sample_rate: int, rng: np.random.Generator) -
     return Waveform(out[None].astype(np.float32), sample_rate)
 
 
-def granular(performance: Performance, sample_rate: int, rng: np.random.Generator) -> Waveform:
+def _granular(performance: Performance, sample_rate: int, rng: np.random.Generator) -> Waveform:
     """A cloud of overlapping grains, all from one stretch of the piece."""
     whole = synthesise(performance.tracks, performance.seconds, sample_rate).samples[0]
     stretch = round(float(rng.uniform(2, 8)) * sample_rate)
@@ -215,43 +220,43 @@ PLAIN: dict[str, Callable[..., Waveform]] = {
     "pad": partial(pad, stereo=False),
     "texture noise": partial(coloured_noise, stereo=False),
     "texture cloud": partial(cloud, stereo=False),
-    "unseen rain": rain,
-    "unseen AM noise": am_noise,
-    "unseen shimmer": shimmer,
-    "unseen LFO pad": lfo_pad,
-    "unseen arpeggio": arpeggio,
+    "unseen rain": _rain,
+    "unseen AM noise": _am_noise,
+    "unseen shimmer": _shimmer,
+    "unseen LFO pad": _lfo_pad,
+    "unseen arpeggio": _arpeggio,
 }
-CELLS = (*PLAIN, *LOOPS, *PLAYED, "unseen noisy loop")
-LATE = {"unseen wind": wind, "unseen granular": granular}
+CELLS = (*PLAIN, *_LOOPS, *_PLAYED, "unseen noisy loop")
+_LATE = {"unseen wind": wind, "unseen granular": _granular}
 
 
-def flat_cell(
+def _flat_cell(
     spec: RenderSpec, index: int, cache: Path | None, report: SkipReport, *, cells: tuple[str, ...] = CELLS
 ) -> Clip:
     """Clip `index`: cells take turns."""
     cell = cells[index % len(cells)]
     performance, caption, rng = plan_caption(spec, index, cache, report)
     labels = {"kind": "flat", "flat": "true", "cell": cell, **piece_labels(performance)}
-    makers = {**PLAIN, **LATE}
+    makers = {**PLAIN, **_LATE}
     if cell in makers:
         waveform = makers[cell](performance, spec.sample_rate, rng)
     else:
-        low, high = {**LOOPS, **PLAYED, "unseen noisy loop": (2.0, 10.0)}[cell]
+        low, high = {**_LOOPS, **_PLAYED, "unseen noisy loop": (2.0, 10.0)}[cell]
         period = float(np.exp(rng.uniform(np.log(low), np.log(high))))
         labels["loop_seconds"] = f"{period:.4f}"
-        if cell in LOOPS:
+        if cell in _LOOPS:
             waveform = loop(performance, period, spec.sample_rate, rng, stereo=False)
         else:
-            make = played_loop if cell in PLAYED else noisy_loop
+            make = _played_loop if cell in _PLAYED else _noisy_loop
             waveform = make(performance, period, spec.sample_rate, rng)
     return Clip(finish(waveform, rng), caption, labels)
 
 
 def pieces_of(side: str) -> tuple[str, ...]:
-    """Ids of the scores of one side of the split; of the short tunes, the first `TUNES` in the order of their hash."""
+    """Ids of the scores of one side of the split; of the short tunes, the first `_TUNES` in the order of their hash."""
     chosen = [piece for piece in list_pieces() if assign_split("0" * 64, {"piece": piece.id}) == side]
     tunes = sorted((p.id for p in chosen if p.family == "tune"), key=lambda name: sha256(name.encode()).hexdigest())
-    return tuple(sorted([p.id for p in chosen if p.family != "tune"] + tunes[:TUNES]))
+    return tuple(sorted([p.id for p in chosen if p.family != "tune"] + tunes[:_TUNES]))
 
 
 def render_cells(
@@ -278,10 +283,10 @@ def render_cells(
     spec = RenderSpec(seed=seed, seconds=(seconds,), pieces=pieces_of(side))
     render(out / "developing", clips=developing, spec=spec, jobs=jobs, quiet=quiet)
     flat = replace(spec, kind="flat-cells")
-    render(out / "flat", clips=clips * len(CELLS), spec=flat, jobs=jobs, quiet=quiet, make=flat_cell)
+    render(out / "flat", clips=clips * len(CELLS), spec=flat, jobs=jobs, quiet=quiet, make=_flat_cell)
     late = replace(spec, kind="flat-late")
-    make = partial(flat_cell, cells=tuple(LATE))
-    render(out / "late", clips=clips * len(LATE), spec=late, jobs=jobs, quiet=quiet, make=make)
+    make = partial(_flat_cell, cells=tuple(_LATE))
+    render(out / "late", clips=clips * len(_LATE), spec=late, jobs=jobs, quiet=quiet, make=make)
     return out
 
 

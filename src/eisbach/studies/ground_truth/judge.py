@@ -8,11 +8,11 @@ from typing import Any
 
 from eisbach.files import read_json
 from eisbach.studies.contract import ClaimResult, Effect
-from eisbach.studies.ground_truth.check_ladders import GOAL
+from eisbach.studies.ground_truth.ladders import GOAL
 from eisbach.studies.judging import high, interval_effect, judged, low, not_run
 
 LOOP = "loop 6-12 s"
-FALLING = {"lag_similarity", "loop_strength", "paper_pc1_share"}
+_FALLING = {"lag_similarity", "loop_strength", "paper_pc1_share"}
 """Metrics that fall with development."""
 SAME = 0.5  # AUC of chance
 
@@ -75,12 +75,12 @@ def _real(key: str, report: dict[str, Any], kinds: tuple[str, ...], *, printed: 
                 f"AUC of real scores above {kind}, {name}", cell["auc"], cell["auc_95"], n=cell["clips"]
             )
             effects.append(effect)
-            if (high(effect) < SAME) if name not in FALLING else (low(effect) > SAME):
+            if (high(effect) < SAME) if name not in _FALLING else (low(effect) > SAME):
                 wrong.append(f"{name} against {kind}s")
     if not effects:
         return not_run(key)
     effects.sort(key=lambda effect: effect.value)
-    rising = [effect for effect in effects if not any(name in effect.name for name in FALLING)]
+    rising = [effect for effect in effects if not any(name in effect.name for name in _FALLING)]
     return judged(
         key, effects[:4], supported=not wrong and all(low(effect) > SAME for effect in rising), refuted=bool(wrong),
         note=f"The lowest of {len(effects)}; pointing the wrong way: {', '.join(wrong) or 'none'}.",

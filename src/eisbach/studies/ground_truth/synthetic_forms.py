@@ -58,7 +58,7 @@ class SectionedPiece:
     labels: tuple[str, ...]
 
 
-def random_tune(rng: np.random.Generator, seconds: float, beat: float) -> Tune:
+def _random_tune(rng: np.random.Generator, seconds: float, beat: float) -> Tune:
     """A tune that lasts at least `seconds` at `beat` seconds a beat."""
     scale = _SCALES[int(rng.integers(len(_SCALES)))]
     beats = int(np.ceil(seconds / beat)) + 1
@@ -67,7 +67,7 @@ def random_tune(rng: np.random.Generator, seconds: float, beat: float) -> Tune:
     return Tune(int(rng.integers(40, 56)), scale, rng.integers(0, len(scale), beats // 2 + 1), melody)
 
 
-def random_sound(rng: np.random.Generator) -> Sound:
+def _random_sound(rng: np.random.Generator) -> Sound:
     """Timbres, register and balance."""
     return Sound(
         random_timbre(rng, sustained=bool(rng.random() < 0.6)), random_timbre(rng), int(rng.integers(1, 3)),
@@ -127,8 +127,8 @@ def sectioned(
     parts: dict[str, np.ndarray] = {}
     for index, letter in enumerate(distinct):
         tune_of, sound_of = (0 if changes == "sound" else index), (0 if changes == "tune" else index)
-        tune = random_tune(np.random.default_rng([seed, 31, tune_of]), longest, beat)
-        sound = random_sound(np.random.default_rng([seed, 32, sound_of]))
+        tune = _random_tune(np.random.default_rng([seed, 31, tune_of]), longest, beat)
+        sound = _random_sound(np.random.default_rng([seed, 32, sound_of]))
         parts[letter] = play(tune, sound, seconds[letter], beat)
     samples = np.concatenate([parts[letter] for letter in letters])
     edges = np.concatenate([[0.0], np.cumsum([len(parts[letter]) / SAMPLE_RATE for letter in letters])])

@@ -10,7 +10,7 @@ from eisbach.studies.contract import ClaimResult, Effect
 from eisbach.studies.judging import high, interval_effect, judged, low, not_run
 
 DIGITS, MUSIC, SETS = "digits, euler: error", "music, euler: error", "music, kernel distance"
-FRECHET = "digits, euler: Fréchet"
+_FRECHET = "digits, euler: Fréchet"
 PLAIN = "entropic"
 """Plain entropic time; in records from before it left (retired.yaml)."""
 
@@ -24,7 +24,7 @@ def judge(folder: Path) -> list[ClaimResult]:
     return [
         _faster("rescaled-error-digits", steps.get(DIGITS)),
         _faster("rescaled-error-music", steps.get(MUSIC)),
-        _faster("rescaled-frechet-digits", steps.get(FRECHET)),
+        _faster("rescaled-frechet-digits", steps.get(_FRECHET)),
         _sets("rescaled-sound", sets.get(SETS)),
         _plain("plain-entropic", steps),
     ]
@@ -42,9 +42,9 @@ def _faster(key: str, comparison: dict[str, Any] | None, name: str = "rescaled_e
         return not_run(key)
     effect = _effect(name, comparison["schedules"][name])
     others = [
-        found
+        shown
         for other, curve in comparison["schedules"].items()
-        if other not in (name, "uniform") and (found := _effect(other, curve)) is not None
+        if other not in (name, "uniform") and (shown := _effect(other, curve)) is not None
     ]
     if effect is None:
         return ClaimResult(

@@ -6,17 +6,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field
 
 from eisbach.config import StrictModel, build_config
 from eisbach.diagnostics.signature.entropic import EntropicConfig, measure_entropic
 from eisbach.files import write_json
 from eisbach.studies.erd_digits.run import train_networks
-from eisbach.studies.schedules.figures import steps_picture
-from eisbach.studies.schedules.music import music_sets
-from eisbach.studies.schedules.steps import QUALITIES, Cells, compare, digits, music
+from eisbach.studies.schedules.steps import QUALITIES, Cells, compare, digits, music, music_sets
 
-CELL = "unet-v-constant"
+_CELL = "unet-v-constant"
 STEPS_RESULT, MUSIC_RESULT = "entropic_steps.json", "entropic_music.json"
 
 
@@ -72,7 +71,7 @@ def digits_model(settings: Settings, out: Path, quiet: bool) -> Path:
     it."""
     if settings.digits_model:
         return Path(settings.digits_model)
-    return train_networks(CELL, out / "digits", seeds=1, steps=settings.training_steps, quiet=quiet)[0]
+    return train_networks(_CELL, out / "digits", seeds=1, steps=settings.training_steps, quiet=quiet)[0]
 
 
 def digits_curve(settings: Settings, model: Path, out: Path, quiet: bool) -> Path:
@@ -108,4 +107,30 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
 
 def _write(settings: Settings, comparisons: dict[str, Any], file: Path) -> None:
     write_json(file, {"settings": settings.model_dump(mode="json"), "comparisons": comparisons})
-    steps_picture(comparisons, file.with_suffix(".png"))
+    _steps_picture(comparisons, file.with_suffix(".png"))
+
+
+COLOURS = {
+    "uniform": "C0", "log_snr": "C1", "karras": "C2", "entropic": "C3", "rescaled_entropic": "C4", "sa3": "C5"
+}  # fmt: skip
+
+
+def _steps_picture(comparisons: dict[str, Any], out: Path) -> None:
+    """Draws the comparisons that have numbers into a PNG; `entropic` is in records from before it left."""
+    from matplotlib.figure import Figure
+
+    shown = [(key, comparison) for key, comparison in comparisons.items() if comparison]
+    figure = Figure(figsize=(4.2 * len(shown), 3.6), layout="constrained")
+    for axes, (key, comparison) in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
+        for name, curve in comparison["schedules"].items():
+            colour = COLOURS[name]
+            axes.plot(curve["steps"], curve["mean"], marker="o", markersize=3, label=name, color=colour)
+            axes.fill_between(curve["steps"], curve["low"], curve["high"], alpha=0.15, color=colour, lw=0)
+        above_0 = all(
+            min(curve["low"]) > 0 for curve in comparison["schedules"].values()
+        )  # an unbiased distance may not be
+        axes.set(xscale="log", yscale="log" if above_0 else "linear", xlabel="steps", title=key)
+        axes.set_xticks(curve["steps"], [str(step) for step in curve["steps"]], minor=False)
+        axes.minorticks_off()
+        axes.legend(fontsize=7)
+    figure.savefig(out, dpi=110)

@@ -12,13 +12,13 @@ from eisbach.statistics.effect_size import mean_moments, t_interval
 from eisbach.studies.contract import ClaimResult, Effect
 from eisbach.studies.judging import high, interval_effect, judged, low, not_run
 
-READINGS = [f"{source}-{{}}-{estimator}" for source in ("reverse", "forward") for estimator in ("chain", "rate")]
+_READINGS = [f"{source}-{{}}-{estimator}" for source in ("reverse", "forward") for estimator in ("chain", "rate")]
 
 
 def judge(folder: Path) -> list[ClaimResult]:
     """All claims from `signature_digits.json`."""
     networks = read_json(folder / "signature_digits.json", "records")["networks"]
-    coarse = [_difference(networks, name.format("two"), name.format("classes")) for name in READINGS]
+    coarse = [_difference(networks, name.format("two"), name.format("classes")) for name in _READINGS]
     guided = [
         _difference(networks, "guided-3-classes-chain", "reverse-classes-chain"),
         _difference(networks, "guided-3-0.3-0.7-classes-chain", "reverse-classes-chain"),

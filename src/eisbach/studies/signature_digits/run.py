@@ -32,7 +32,7 @@ PARTITIONS = {
     "two": {"046": ["0", "4", "6"], "others": ["1", "2", "3", "5", "7", "8", "9"]},
     "four": {"0": ["0"], "46": ["4", "6"], "359": ["3", "5", "9"], "1278": ["1", "2", "7", "8"]},
 }
-GUIDANCE = ({"scale": 3.0}, {"scale": 3.0, "interval": (0.3, 0.7)})
+_GUIDANCE = ({"scale": 3.0}, {"scale": 3.0, "interval": (0.3, 0.7)})
 HELD_OUT_SHARE = 0.25  # the split of `erd_digits`
 RESULT = "signature_digits.json"
 
@@ -58,7 +58,7 @@ class Settings(StrictModel):
     training_steps: int | None = Field(None, ge=1)
 
 
-QUICK: dict[str, Any] = {"seeds": 2, "steps": 8, "trajectories": 3, "training_steps": 40}
+QUICK: dict[str, Any] = {"seeds": 2, "steps": 6, "trajectories": 2, "training_steps": 12}
 OPTIONS = {"seeds": "seeds"}
 FREE = ("seeds",)
 
@@ -72,7 +72,7 @@ def held_out(path: Path, each: int) -> None:
     save_file({"latents": x[chosen].contiguous(), "labels": y[chosen].contiguous()}, path)
 
 
-def networks_of(settings: Settings, out: Path, jobs: int, quiet: bool) -> list[Path]:
+def _networks_of(settings: Settings, out: Path, jobs: int, quiet: bool) -> list[Path]:
     """The networks' folders, one a training seed; trained now where no run of `erd_digits` is named."""
     if settings.digits:
         cells = Path(settings.digits) / "cells"
@@ -88,7 +88,7 @@ def readings(settings: Settings, folder: Path, model: Path, data: Path, quiet: b
         model=str(model),
         classes=[ClassConfig(name=str(digit)) for digit in range(10)],
         partitions=PARTITIONS, sources=["reverse", "forward"], data=str(data),
-        guidance=list(GUIDANCE),  # type: ignore[arg-type]
+        guidance=list(_GUIDANCE),  # type: ignore[arg-type]
         steps=settings.steps, trajectories=settings.trajectories,
     )  # fmt: skip
     run_signature(config, folder, quiet=quiet)
@@ -107,7 +107,7 @@ def readings(settings: Settings, folder: Path, model: Path, data: Path, quiet: b
 
 def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) -> None:
     """Writes `signature_digits.json`: the readings of every network and their means."""
-    models = networks_of(settings, out, jobs, quiet)
+    models = _networks_of(settings, out, jobs, quiet)
     data = out / "held_out.safetensors"
     held_out(data, settings.trajectories)
     networks = [readings(settings, out / f"seed-{seed}", model, data, quiet) for seed, model in enumerate(models)]

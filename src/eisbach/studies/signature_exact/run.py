@@ -15,10 +15,14 @@ from pydantic import Field
 from eisbach.config import StrictModel
 from eisbach.diagnostics.mixture import GaussianMixture
 from eisbach.diagnostics.signature.chain import Guidance, follow, trajectory_seed
-from eisbach.diagnostics.signature.classes import ClassSet
-from eisbach.diagnostics.signature.exact import mixture_entropy, separation, two_gaussian_entropy
-from eisbach.diagnostics.signature.model import mixture_model
-from eisbach.diagnostics.signature.scaling import fit_line, scaling_rows
+from eisbach.diagnostics.signature.exact import (
+    fit_line,
+    mixture_entropy,
+    scaling_rows,
+    separation,
+    two_gaussian_entropy,
+)
+from eisbach.diagnostics.signature.model import ClassSet, mixture_model
 from eisbach.diagnostics.signature.summary import curves
 from eisbach.diffusion.paths import get_path
 from eisbach.diffusion.schedules import get_schedule
@@ -27,7 +31,7 @@ from eisbach.progress import Progress
 from eisbach.studies.finished import Finished
 
 RESULT = "signature_exact.json"
-TARGET = {"linear": "u", "vp": "eps", "gvp": "v", "edm": "x0"}
+_TARGET = {"linear": "u", "vp": "eps", "gvp": "v", "edm": "x0"}
 
 
 class Settings(StrictModel):
@@ -64,7 +68,7 @@ def errors(mixture: GaussianMixture, path: str, steps: int, per_class: int, sour
     count = mixture.num_components
     classes = ClassSet(tuple(str(index) for index in range(count)), tuple(mixture.weights.tolist()))
     label = torch.arange(count).repeat_interleave(per_class)
-    model = mixture_model(mixture, path, TARGET[path])
+    model = mixture_model(mixture, path, _TARGET[path])
     states: dict[float, torch.Tensor] = {}
 
     def watch(x_t: torch.Tensor, t: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -76,14 +80,14 @@ def errors(mixture: GaussianMixture, path: str, steps: int, per_class: int, sour
     watched = type(model)(model.path, model.target, count, model.shape, watch, 4096, torch.float64)
     data = mixture.sample_given(label, torch.Generator().manual_seed(1)) if source == "forward" else None
     seeds = [trajectory_seed(0, index) for index in range(len(label))]
-    found = follow(watched, classes, get_schedule("uniform", steps), label, seeds, data=data)
-    chain, rate = curves(found, classes, get_path(path), resamples=0)
+    trajectories = follow(watched, classes, get_schedule("uniform", steps), label, seeds, data=data)
+    chain, rate = curves(trajectories, classes, get_path(path), resamples=0)
     weight = mixture.weights[label] / per_class
     truth, odds, spread = [], [], []
     for i, t in enumerate(chain.t):
         exact = mixture.log_posterior(path, states[t], t)
         truth.append(float((weight * -(exact.exp() * exact).sum(dim=1)).sum()))
-        ours = classes.log_posterior(found.fine[i])
+        ours = classes.log_posterior(trajectories.fine[i])
         difference = (ours - ours[:, :1]) - (exact - exact[:, :1])
         odds.append(float((weight @ difference[:, 1:].square().mean(dim=1)).sqrt()))
         spread.append(float((exact - exact[:, :1])[:, 1:].std()))
@@ -106,17 +110,17 @@ def errors(mixture: GaussianMixture, path: str, steps: int, per_class: int, sour
     }
 
 
-def rate_pointwise(path: str, samples: int) -> float:
+def _rate_pointwise(path: str, samples: int) -> float:
     """Largest relative error of the sampled rate against the closed form's derivative, over five levels."""
     mixture = GaussianMixture([0.5, 0.5], [[1.0, 0.4], [-1.0, -0.4]], 0.3)
-    noise, found = get_path(path), []
+    noise, rates = get_path(path), []
     for level in (-3.0, -2.0, -1.0, 0.0, 1.0):
         around = torch.tensor([level - 1e-3, level, level + 1e-3], dtype=torch.float64)
         t = noise.t_from_log_snr(around)
         entropy = two_gaussian_entropy(separation(mixture, path, t))
         point = mixture_entropy(mixture, path, float(t[1]), samples, torch.Generator().manual_seed(2))
-        found.append(abs(point.rate / float((entropy[0] - entropy[2]) / 2e-3) - 1))
-    return max(found)
+        rates.append(abs(point.rate / float((entropy[0] - entropy[2]) / 2e-3) - 1))
+    return max(rates)
 
 
 def guidance(per_class: int) -> list[dict[str, Any]]:
@@ -127,7 +131,7 @@ def guidance(per_class: int) -> list[dict[str, Any]]:
     seeds = [trajectory_seed(0, index) for index in range(len(label))]
     rows: list[dict[str, Any]] = []
     for scale, interval in ((1.0, None), (2.0, None), (4.0, None), (4.0, (0.6, 0.9)), (4.0, (0.0, 0.4))):
-        found = follow(
+        trajectories = follow(
             mixture_model(mixture, "linear", "u"),
             classes,
             get_schedule("uniform", 64),
@@ -135,7 +139,7 @@ def guidance(per_class: int) -> list[dict[str, Any]]:
             seeds,
             guidance=Guidance(scale, interval),
         )
-        chain, rate = curves(found, classes, get_path("linear"), guided=scale != 1, resamples=300)
+        chain, rate = curves(trajectories, classes, get_path("linear"), guided=scale != 1, resamples=300)
         rows.append(
             {
                 "scale": scale,
@@ -149,7 +153,7 @@ def guidance(per_class: int) -> list[dict[str, Any]]:
     return rows
 
 
-def measured_speciation(per_class: int) -> dict[str, object]:
+def _measured_speciation(per_class: int) -> dict[str, object]:
     """The chain's half time by dimension, in OU time, against the closed form, and the slope of both over ln(d)/2."""
     rows = []
     for exact in scaling_rows([2**power for power in range(2, 13)]):
@@ -165,14 +169,14 @@ def measured_speciation(per_class: int) -> dict[str, object]:
             [torch.ones(1, dtype=torch.float64), inner[(inner < 1) & (inner > 0)], torch.zeros(1, dtype=torch.float64)]
         )
         label = torch.arange(2).repeat_interleave(per_class)
-        found = follow(
+        trajectories = follow(
             mixture_model(mixture, path, "x0", batch_rows=256),
             ClassSet(("a", "b"), (0.5, 0.5)),
             times,
             label,
             [trajectory_seed(0, index) for index in range(len(label))],
         )
-        chain = curves(found, ClassSet(("a", "b"), (0.5, 0.5)), path, resamples=300)[0]
+        chain = curves(trajectories, ClassSet(("a", "b"), (0.5, 0.5)), path, resamples=300)[0]
         tau, low, high = (
             None if value is None else 0.5 * math.log1p(math.exp(-value))
             for value in (chain.half.log_snr, chain.half.log_snr_hi, chain.half.log_snr_lo)
@@ -198,18 +202,18 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
         for steps in settings.steps
     ]
     table = []
-    with Progress(len(grid) + len(TARGET) + 2, "exact mixtures", quiet=quiet) as bar:
+    with Progress(len(grid) + len(_TARGET) + 2, "exact mixtures", quiet=quiet) as bar:
         for name, path, source, steps in grid:
             key = f"{name}, {path}, {source}, {steps}"
             table.append(done.get(key, partial(_cell, name, path, source, steps, settings.trajectories)))
             bar.advance(note=key)
         rates = {}
-        for path in TARGET:
-            rates[path] = done.get(f"rate {path}", partial(rate_pointwise, path, settings.rate_samples))
+        for path in _TARGET:
+            rates[path] = done.get(f"rate {path}", partial(_rate_pointwise, path, settings.rate_samples))
             bar.advance(note=f"rate, {path}")
         guided = done.get("guidance", lambda: guidance(settings.guided_trajectories))
         bar.advance(note="guidance")
-        speciation = done.get("speciation", lambda: measured_speciation(settings.trajectories))
+        speciation = done.get("speciation", lambda: _measured_speciation(settings.trajectories))
         bar.advance(note="speciation")
     write_json(
         out / RESULT,

@@ -27,10 +27,9 @@ from pydantic import Field
 from eisbach.backbones import load_backbone
 from eisbach.config import StrictModel
 from eisbach.diagnostics.signature.chain import Trajectories, follow, trajectory_seed
-from eisbach.diagnostics.signature.classes import ClassSet
 from eisbach.diagnostics.signature.config import SignatureConfig, read_prompts
 from eisbach.diagnostics.signature.curve import finite_or_none
-from eisbach.diagnostics.signature.model import backbone_model
+from eisbach.diagnostics.signature.model import ClassSet, backbone_model
 from eisbach.diagnostics.signature.run import load_piece, save_piece
 from eisbach.diagnostics.signature.summary import curves
 from eisbach.diffusion.paths import get_path
@@ -41,11 +40,11 @@ from eisbach.structure.sets.intervals import t_quantile
 DECLARED = (
     "half of the instrument, and half of the register, is decided at a higher t than half of the tempo (chain reading)"
 )
-DIFFERENCES = (("instrument", "tempo"), ("register", "tempo"), ("instrument", "register"))
+_DIFFERENCES = (("instrument", "tempo"), ("register", "tempo"), ("instrument", "register"))
 PARTITIONS = ("instrument", "register", "tempo", "classes")
-WORDINGS = ("music-captions", "music-italian", "music-pairs", "music")
+_WORDINGS = ("music-captions", "music-italian", "music-pairs", "music")
 RESULT = "wordings.json"
-GRID, LOWEST, DURATION = 40, 0.7, 30.0
+GRID, LOWEST = 40, 0.7
 _OWN_NOISE = 10_000  # trajectories of one wording and seed are numbered from a multiple of this
 
 
@@ -60,21 +59,26 @@ class Settings(StrictModel):
         Of each class, for each wording and seed.
     draws : int
         Of the bootstrap.
+    seconds : float
+        Length of what is generated.
     """
 
-    prompts: list[str] = Field(default=list(WORDINGS), min_length=1)
+    prompts: list[str] = Field(default=list(_WORDINGS), min_length=1)
     seeds: list[int] = Field(default=[1, 2], min_length=1)
     trajectories: int = Field(3, ge=2)
     draws: int = Field(500, ge=2)
+    seconds: float = Field(30.0, gt=0)
 
 
-QUICK: dict[str, Any] = {"prompts": ["music-captions", "music"], "seeds": [1], "trajectories": 2, "draws": 20}
+QUICK: dict[str, Any] = {
+    "prompts": ["music-captions", "music"], "seeds": [1], "trajectories": 2, "draws": 8, "seconds": 8.0
+}  # fmt: skip
 
 
 def levels() -> torch.Tensor:
     """The uniform grid from 1 down to `LOWEST`, and 0, which is not read."""
-    kept = torch.linspace(1, 0, GRID + 1, dtype=torch.float64)
-    return torch.cat([kept[kept >= LOWEST - 1e-9], torch.zeros(1, dtype=torch.float64)])
+    grid = torch.linspace(1, 0, GRID + 1, dtype=torch.float64)
+    return torch.cat([grid[grid >= LOWEST - 1e-9], torch.zeros(1, dtype=torch.float64)])
 
 
 def measure(
@@ -83,9 +87,9 @@ def measure(
     """Trajectories of every wording and seed, from the work folder where they are kept already."""
     backbone: Any = load_backbone("embedded")
     backbone.module.eval()
-    frames = round(DURATION * backbone.latent_rate)
+    frames = round(settings.seconds * backbone.latent_rate)
     identity = backbone.identity()
-    found = {}
+    trajectories = {}
     times = levels()
     with Progress(
         len(wordings) * len(settings.seeds) * (len(times) - 1), "signature", unit=" levels", quiet=quiet
@@ -94,8 +98,8 @@ def measure(
             for place, (name, config) in enumerate(wordings.items()):
                 file = work / f"{identity}-{name}-{seed}-{settings.trajectories}.safetensors"
                 if not file.is_file():
-                    texts = [str(one.text) for one in config.classes]
-                    condition = backbone.condition(texts, [DURATION] * len(texts))
+                    texts = [str(prompt.text) for prompt in config.classes]
+                    condition = backbone.condition(texts, [settings.seconds] * len(texts))
                     model = backbone_model(backbone, condition, (backbone.latent_channels, frames))
                     label = torch.arange(len(texts)).repeat_interleave(settings.trajectories)
                     seeds = [trajectory_seed(seed, place * _OWN_NOISE + index) for index in range(len(label))]
@@ -106,25 +110,30 @@ def measure(
                     save_piece(file, made)
                 else:
                     bar.advance(len(times) - 1, "kept")
-                found[name, seed] = load_piece(file)
-    return found
+                trajectories[name, seed] = load_piece(file)
+    return trajectories
 
 
-def half_times(found: Trajectories, classes: ClassSet) -> dict[str, dict[str, float]]:
+def _half_times(trajectories: Trajectories, classes: ClassSet) -> dict[str, dict[str, float]]:
     """Half time t of each partition by each reading; nan where less than half is decided at the lowest level."""
     halves: dict[str, dict[str, float]] = {"chain": {}, "rate": {}}
-    for curve in curves(found, classes, get_path("linear"), resamples=0):
+    for curve in curves(trajectories, classes, get_path("linear"), resamples=0):
         halves[curve.estimator][curve.partition] = float("nan") if curve.half.t is None else curve.half.t
     return halves
 
 
-def resampled(found: Trajectories, rng: np.random.Generator) -> Trajectories:
+def resampled(trajectories: Trajectories, rng: np.random.Generator) -> Trajectories:
     """One trajectory of each class fewer than there are, drawn with replacement, as `summary.Resamples` does."""
-    label = found.label.numpy()
-    own = [np.flatnonzero(label == one) for one in np.unique(label)]
+    label = trajectories.label.numpy()
+    own = [np.flatnonzero(label == own_class) for own_class in np.unique(label)]
     pick = torch.from_numpy(np.concatenate([rng.choice(rows, len(rows) - 1) for rows in own]))
     return Trajectories(
-        found.t, found.label[pick], found.fine[:, pick], found.coarse[:, pick], found.gap[:, pick], None
+        trajectories.t,
+        trajectories.label[pick],
+        trajectories.fine[:, pick],
+        trajectories.coarse[:, pick],
+        trajectories.gap[:, pick],
+        None,
     )
 
 
@@ -136,37 +145,44 @@ def t_interval(values: Sequence[float]) -> list[float] | None:
     return [float(np.mean(values)) - half, float(np.mean(values)) + half]
 
 
-def percentiles(drawn: np.ndarray) -> list[float] | None:
+def _percentiles(drawn: np.ndarray) -> list[float] | None:
     """2.5 and 97.5% of resamples; None where one of them has no half time."""
     return np.percentile(drawn, [2.5, 97.5]).tolist() if np.isfinite(drawn).all() else None
 
 
 def summarise(
-    found: dict[tuple[str, int], Trajectories], wordings: dict[str, SignatureConfig], seeds: Sequence[int], draws: int
+    trajectories: dict[tuple[str, int], Trajectories],
+    wordings: dict[str, SignatureConfig],
+    seeds: Sequence[int],
+    draws: int,
 ) -> dict[str, Any]:
     """Half times and their differences by reading: by wording, by cell, with both intervals."""
     sets = {name: config.class_set() for name, config in wordings.items()}
-    cells = {key: half_times(one, sets[key[0]]) for key, one in found.items()}
-    pooled = {name: Trajectories.join([found[name, seed] for seed in seeds]) for name in wordings}
-    whole = {name: half_times(pooled[name], sets[name]) for name in wordings}
+    cells = {key: _half_times(cell, sets[key[0]]) for key, cell in trajectories.items()}
+    pooled = {name: Trajectories.join([trajectories[name, seed] for seed in seeds]) for name in wordings}
+    whole = {name: _half_times(pooled[name], sets[name]) for name in wordings}
     rng = np.random.default_rng(0)
-    again = [{name: half_times(resampled(pooled[name], rng), sets[name]) for name in wordings} for _ in range(draws)]
+    resamples = [
+        {name: _half_times(resampled(pooled[name], rng), sets[name]) for name in wordings} for _ in range(draws)
+    ]
 
     def quantity(halves: dict[str, dict[str, float]], reading: str, what: tuple[str, ...]) -> float:
-        values = [halves[reading][one] for one in what]
+        values = [halves[reading][part] for part in what]
         return values[0] if len(values) == 1 else values[0] - values[1]
 
     report: dict[str, Any] = {}
     for reading in ("chain", "rate"):
         rows = {}
-        for what in (*((one,) for one in PARTITIONS), *DIFFERENCES):
+        for what in (*((part,) for part in PARTITIONS), *_DIFFERENCES):
             by_wording = {name: quantity(whole[name], reading, what) for name in wordings}
-            drawn = np.array([np.mean([quantity(one[name], reading, what) for name in wordings]) for one in again])
-            by_cell = {f"{name}, seed {seed}": quantity(one, reading, what) for (name, seed), one in cells.items()}
+            drawn = np.array(
+                [np.mean([quantity(halves[name], reading, what) for name in wordings]) for halves in resamples]
+            )
+            by_cell = {f"{name}, seed {seed}": quantity(cell, reading, what) for (name, seed), cell in cells.items()}
             rows[" minus ".join(what)] = {
                 "mean": finite_or_none(float(np.mean(list(by_wording.values())))),
                 "over_wordings": t_interval(list(by_wording.values())),
-                "these_wordings": percentiles(drawn),
+                "these_wordings": _percentiles(drawn),
                 "resamples_with_a_half_time": float(np.isfinite(drawn).mean()),
                 "by_wording": {key: finite_or_none(value) for key, value in by_wording.items()},
                 "by_cell": {key: finite_or_none(value) for key, value in by_cell.items()},
@@ -180,13 +196,13 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
     """Writes `wordings.json`; trajectories that are there already are kept."""
     wordings = {}
     for name in settings.prompts:
-        file = Path(__file__).parent / f"{name}.yaml" if name in WORDINGS else Path(name)
+        file = Path(__file__).parent / f"{name}.yaml" if name in _WORDINGS else Path(name)
         prompts = read_prompts(file)
         wordings[file.stem] = SignatureConfig(classes=prompts.classes, partitions=prompts.partitions)
     trajectories = measure(settings, wordings, out / "trajectories", quiet)
     report = summarise(trajectories, wordings, settings.seeds, settings.draws)
     shown = {
-        "wordings": {name: [one.text for one in config.classes] for name, config in wordings.items()},
+        "wordings": {name: [prompt.text for prompt in config.classes] for name, config in wordings.items()},
         "seeds": settings.seeds,
         "trajectories_a_class": settings.trajectories,
         "levels": levels()[:-1].tolist(),

@@ -20,8 +20,8 @@ from eisbach.weighting.noise_level.schemes import (
     MinSNR,
     SigmaSqrt,
     SoftMinSNR,
+    Tabulated,
 )
-from eisbach.weighting.noise_level.tabulated import Tabulated
 
 NOISE_WEIGHTINGS: dict[str, Callable[..., NoiseWeight]] = {
     "constant": Constant,

@@ -21,7 +21,7 @@ from eisbach.weighting.noise_level.base import NoiseWeight, inner_levels, positi
 from eisbach.weighting.noise_level.schemes import EDM
 
 
-class UncertaintyNet(nn.Module):
+class _UncertaintyNet(nn.Module):
     """u(c_noise): random Fourier features, then one linear map, float32 throughout. It starts at u = 0 everywhere.
 
     As EDM2's, with `channels` features ``sqrt(2) cos(f c_noise + phase)``; f = 2 pi N(0, 1), phases uniform. Unlike
@@ -98,10 +98,10 @@ class LearnedUncertainty(NoiseWeight):
                 )
         self.base = _base(base, sigma_data)
         self.channels, self.seed = channels, seed
-        self._net = UncertaintyNet(channels, seed)
+        self._net = _UncertaintyNet(channels, seed)
 
     @property
-    def module(self) -> UncertaintyNet:
+    def module(self) -> _UncertaintyNet:
         """u as a function of c_noise."""
         return self._net
 
@@ -144,10 +144,10 @@ class LearnedUncertainty(NoiseWeight):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores what `state_dict` gave; `CheckpointError` when a name or a shape differs."""
         own = {key: tuple(value.shape) for key, value in self._net.state_dict().items()}
-        found = {key: tuple(value.shape) for key, value in state.items()}
-        if own != found:
+        shapes = {key: tuple(value.shape) for key, value in state.items()}
+        if own != shapes:
             raise CheckpointError(
-                f"the saved edm2 weighting holds {found} and this one needs {own}; build it with the options it was "
+                f"the saved edm2 weighting holds {shapes} and this one needs {own}; build it with the options it was "
                 "saved with."
             )
         self._net.load_state_dict(dict(state))

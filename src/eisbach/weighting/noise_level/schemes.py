@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from eisbach.diffusion.paths import Path
 from eisbach.errors import UserError
+from eisbach.weighting.level_table import NoiseLevelTable
 from eisbach.weighting.noise_level.base import NoiseWeight, X0Weight, positive, x0_to_target_weight
 
 _Stated = Literal["trained", "eps", "x0", "v", "u"]
@@ -280,3 +282,29 @@ class CosMap(_LinearPathWeight):
     def log_x0_weight(self, log_snr: Tensor) -> Tensor:
         """ln(2/pi) + ln(1 + sech(log_snr / 2)), from alpha^2 + sigma^2 = (1 + SNR) / (1 + sqrt(SNR))^2."""
         return math.log(2 / math.pi) + torch.log1p(1 / torch.cosh(log_snr / 2))
+
+
+# --- a weight given as a table
+
+
+class Tabulated(NoiseWeight):
+    """The weight on the trained target's own squared error, from a table over t.
+
+    It takes the place of a formula where a curve was measured: the mean of a sample weighting by noise level (so that
+    an arm can train with that alone), or a schedule from a diagnosis.
+
+    Parameters
+    ----------
+    points : list of [t, weight]
+        t in [0, 1], increasing; weights finite and at least 0, not all 0. Constant beyond the first and the last.
+    """
+
+    name = "tabulated"
+
+    def __init__(self, points: Sequence[Sequence[float]]) -> None:
+        self.points = NoiseLevelTable(points)  # type: ignore[arg-type]
+        if not any(value > 0 for _, value in self.points.points):
+            raise UserError("the tabulated weighting's weights are all 0; at least one must be above 0.")
+
+    def _weight(self, path: Path, target: str, t: Tensor, num_frames: int | None) -> Tensor:
+        return self.points(t)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -170,3 +171,92 @@ def expand_mask(mask: Tensor | None, output: Tensor) -> Tensor | None:
         )
     mask = mask.to(device=output.device, dtype=torch.bool)
     return mask.reshape(mask.shape + (1,) * (len(shape) - mask.dim())).expand(shape)
+
+
+# --- the length of a window
+
+
+_DEFAULT_SECONDS = 3.0
+
+
+def window_in_frames(
+    who: str, window_seconds: float | None, latent_rate: float | None, window_frames: int | None, least: int = 1
+) -> int:
+    """Frames of a window, at least `least`.
+
+    Parameters
+    ----------
+    who : str
+        Names the weighting in messages.
+    window_seconds : float > 0 or None
+        `_DEFAULT_SECONDS` when neither length is given; needs `latent_rate`.
+    latent_rate : float > 0 or None
+        Latent frames per second.
+    window_frames : int >= least or None
+
+    Raises
+    ------
+    UserError
+        A window in both units, a window in seconds without `latent_rate`, or a value out of range.
+    """
+    if window_frames is not None:
+        if window_seconds is not None:
+            raise UserError(
+                f"{who} got a window of {window_seconds!r} seconds and one of {window_frames!r} frames; "
+                "give one of the two."
+            )
+        if isinstance(window_frames, bool) or not isinstance(window_frames, int) or window_frames < least:
+            raise UserError(f"window_frames must be a whole number of at least {least}; got {window_frames!r}.")
+        return window_frames
+    window_seconds = _DEFAULT_SECONDS if window_seconds is None else window_seconds
+    if latent_rate is None:
+        raise UserError(
+            f"{who}'s window is given in seconds, so it needs latent_rate (latent frames per second); "
+            "pass latent_rate, or give window_frames instead."
+        )
+    if not (0 < latent_rate < math.inf and 0 < window_seconds < math.inf):
+        raise UserError(
+            f"{who} needs window_seconds and latent_rate above 0; got {window_seconds!r} and {latent_rate!r}."
+        )
+    return max(least, round(window_seconds * latent_rate))
+
+
+# --- from a statistic to a weight
+
+
+Form = Literal["barrier", "power"]
+
+
+def check_form(who: str, form: str, sharpness: float) -> None:
+    """Raises a `UserError` when `form` is none, or `sharpness` is no finite number above 0; `who` is named."""
+    check_choice(f"{who}'s form", form, get_args(Form))
+    if not 0 < sharpness < math.inf:
+        raise UserError(f"{who}'s sharpness must be a finite number above 0; got {sharpness!r}.")
+
+
+def log_barrier(one_minus_belief: Tensor, has_belief: Tensor, floor: float) -> SampleWeights:
+    """w = 1 / (1 - ln(1 - B)) (Eq. 4); weight 1 and belief NaN where `has_belief` is False. NaN stays NaN.
+
+    Parameters
+    ----------
+    one_minus_belief : Tensor [shape=(B,)]
+    has_belief : Tensor [shape=(B,), bool]
+    floor : float
+        Smallest 1 - B that enters the logarithm.
+    """
+    inside = one_minus_belief.clamp(0, 1)
+    weight = 1 / (1 - inside.clamp(min=floor).log())
+    weight = torch.where(has_belief, weight, torch.ones_like(weight))
+    belief = torch.where(has_belief, 1 - inside, torch.full_like(inside, torch.nan))
+    return SampleWeights(weight=weight, belief=belief)
+
+
+def weights_of_form(
+    one_minus_belief: Tensor, has_belief: Tensor, floor: float, form: str, sharpness: float
+) -> SampleWeights:
+    """The log-barrier, or (1 - B) to the power `sharpness`; arguments as in `log_barrier`, the floor holds for both."""
+    weights = log_barrier(one_minus_belief, has_belief, floor)
+    if form == "barrier":
+        return weights
+    power = one_minus_belief.clamp(floor, 1) ** sharpness
+    return SampleWeights(torch.where(has_belief, power, torch.ones_like(power)), weights.belief)

@@ -38,9 +38,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from eisbach.weighting.sample.base import Noising, SampleBarrier, SampleWeights, check_choice, data_estimate
-from eisbach.weighting.sample.forms import Form, check_form, weights_of_form
-from eisbach.weighting.sample.window import window_in_frames
+from eisbach.weighting.sample.base import (
+    Form,
+    Noising,
+    SampleBarrier,
+    SampleWeights,
+    check_choice,
+    check_form,
+    data_estimate,
+    weights_of_form,
+    window_in_frames,
+)
 
 _Against = Literal["noisy_data", "estimate"]
 FLOOR = 1e-6

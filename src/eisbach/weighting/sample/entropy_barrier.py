@@ -34,8 +34,8 @@ from eisbach.weighting.sample.base import (
     at_least_float32,
     check_choice,
     data_estimate,
+    log_barrier,
 )
-from eisbach.weighting.sample.forms import log_barrier
 
 Source = Literal["output", "x0"]
 Energy = Literal["raw", "relative", "share"]
@@ -111,9 +111,9 @@ def _first_axis(output: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | 
     folded = output.movedim(2, -1).flatten(1, -2)
     if valid is None:
         return folded, None
-    kept = torch.where(valid[:, None], output, torch.zeros_like(output)).movedim(2, -1).flatten(1, -2)
+    values = torch.where(valid[:, None], output, torch.zeros_like(output)).movedim(2, -1).flatten(1, -2)
     share = at_least_float32(valid.flatten(2).to(output.dtype)).mean(2)
-    return at_least_float32(kept) / share.clamp(min=1e-30).sqrt()[:, None], share > 0
+    return at_least_float32(values) / share.clamp(min=1e-30).sqrt()[:, None], share > 0
 
 
 def _concentration(

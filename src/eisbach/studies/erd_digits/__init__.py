@@ -1,1 +1,0 @@
-"""Recoverability weighting on small image models."""

@@ -1,1 +1,0 @@
-"""Do the structure metrics follow music whose structure is known?"""
