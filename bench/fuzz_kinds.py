@@ -353,13 +353,13 @@ def _scores(folder: Path) -> None:
         "none",
         "ß",
     )
-    _write_table(folder / "a.npz", table)
+    _write_table(folder / "a.npz", table, "0")
 
 
 def _read_scores(folder: Path, target: Path, draw: random.Random) -> None:
     from eisbach.data.scores import _read_table
 
-    table = _read_table(folder / "a.npz", "a")
+    table = _read_table(folder / "a.npz", "a", "0")
     assert table is None or table.length >= -1e300
     assert table is None or table.parts >= -(2**31)
 
@@ -415,7 +415,7 @@ def _table(folder: Path) -> None:
 
 
 def _read_table(folder: Path, target: Path, draw: random.Random) -> None:
-    from eisbach.data.musiccaps_csv import read_rows
+    from eisbach.data.musiccaps_table import read_rows
 
     for strict in (False, True):
         _either(lambda: read_rows(folder / "musiccaps.csv", strict=strict))  # noqa: B023

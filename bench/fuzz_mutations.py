@@ -38,7 +38,10 @@ def mutate(path: Path, draw: random.Random) -> None:
     change = _BY_SUFFIX.get(path.suffix)
     content = path.read_bytes()
     if change is not None and draw.random() < 0.8:
-        content = change(content, draw)
+        try:
+            content = change(content, draw)
+        except (RecursionError, OverflowError):  # a second change finds the deep list or long integer of the first
+            content = damage_bytes(content, draw)
         if draw.random() < 0.85:
             path.write_bytes(content)
             return

@@ -51,6 +51,30 @@ checkpoint: {{every: 10, keep: 2}}
 tensorboard: false
 """
 
+EXPERIMENT = """
+title: Killed
+question: Does a killed experiment end as one that nobody disturbed?
+out: runs/killed
+training:
+  model: {model}
+  data: {{manifest: {clips}/manifest.jsonl, crop_seconds: 1.0}}
+  adapter: {{type: lora, rank: 2}}
+  batch_size: 2
+  steps: 4
+  held_out: {{every: 0}}
+  checkpoint: {{every: 2, keep: 1}}
+  tensorboard: false
+arms:
+  plain: {{label: plain}}
+  barrier: {{label: barrier, overrides: {{weighting: {{sample: entropy_barrier}}}}}}
+baseline: plain
+generation: {{seeds: [0], duration: 30.0, num_inference_steps: 2, prompts: [{{id: cello, text: slow cello}}]}}
+primary_metrics: {{is_flat: lower}}
+jobs: 2
+"""
+
+STUDY = ("seeds=2", "steps=40", "samples=32", "levels=5", "generated=32", "sampling_steps=5", "arms=[constant,p2]")
+
 
 def commands(material: Path) -> list[Command]:
     """The commands, and the small material that they work on."""
@@ -64,6 +88,9 @@ def commands(material: Path) -> list[Command]:
     read_folder(material / "clips", jobs=1, quiet=True)
     model = save_tiny_model(material)
     (material / "train.yaml").write_text(RECIPE.format(model=model, clips=material / "clips"))
+    (material / "experiment.yaml").write_text(EXPERIMENT.format(model=model, clips=material / "clips"))
+    toy = [part for key in STUDY for part in ("--set", f"comparison.{key}")]
+    toy += ["--path", "linear", "--target", "u", "--set", "figures.steps=20", "--set", "figures.ntk_samples=6"]
     return [
         Command(
             "analyze",
@@ -92,6 +119,38 @@ def commands(material: Path) -> list[Command]:
                 "1",
             ),
             ("*.flac", "manifest.jsonl", "generation.json"),
+        ),
+        Command(
+            "data render",
+            ("data", "render", "--out", "OUT", "--clips", "4", "--seconds", "6-8", "--jobs", "2"),
+            ("manifest.jsonl", "clips/*"),
+        ),
+        Command(
+            "data encode",
+            (
+                "data",
+                "encode",
+                str(material / "clips"),
+                "--model",
+                str(model),
+                "--crop-seconds",
+                "1",
+                "--jobs",
+                "2",
+                "--out",
+                "OUT",
+            ),
+            ("**/*.safetensors",),
+        ),
+        Command(
+            "experiment",
+            ("experiment", "run", str(material / "experiment.yaml"), "--out", "OUT", "--jobs", "2"),
+            ("arms/*/*/train/adapter/*", "arms/*/*/samples/*.flac", "records.jsonl"),
+        ),
+        Command(
+            "study",
+            ("study", "run", "erd_toy", "--quick", "--jobs", "2", "--out", "OUT", *toy),
+            ("records.*", "**/*.safetensors"),
         ),
     ]
 
@@ -162,6 +221,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     results: dict[str, Any] = {}
+    if options.command and options.out is not None and options.out.is_file():  # those of other commands stay
+        results = json.loads(options.out.read_text())["commands"]
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / "material").mkdir()
         for command in commands(Path(place) / "material"):

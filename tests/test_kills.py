@@ -13,7 +13,9 @@ BENCH = Path(__file__).parents[1] / "bench"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["analyze", "data flat", "train", "generate"])
+@pytest.mark.parametrize(
+    "command", ["analyze", "data flat", "data render", "data encode", "train", "generate", "experiment", "study"]
+)
 def test_killed_and_starved_commands_end_with_equal_results(tmp_path: Path, command: str) -> None:
     out = tmp_path / "kills.json"
     arguments = ["--trials", "2", "--seed", "5", "--command", command, "--out", str(out)]

@@ -160,9 +160,8 @@ def check_scale(peak: float, name: str) -> None:
     """Raises `AudioError` when floating-point samples lie on an integer's scale, where 1 should be full scale."""
     if peak > _LOUDEST_PEAK:
         raise AudioError(
-            f"{name} peaks at {peak:.6g}, where full scale is 1: its floating-point samples are on an integer's "
-            "scale; divide them "
-            "(16 bit: by 32768), or export it again."
+            f"{name} peaks at {peak:.6g}, where full scale is 1: its floating-point samples are on an integer's scale; "
+            "divide them (16 bit: by 32768), or export it again."
         )
 
 

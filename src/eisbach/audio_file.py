@@ -122,8 +122,7 @@ class AudioFile:
                 at = (start + done) / self.sample_rate
                 raise AudioError(
                     f"{self.path} cannot be read as audio beyond {at:.2f} s ({error_reason(error)}); re-export it as "
-                    "wav or flac, "
-                    "or remove it."
+                    "wav or flac, or remove it."
                 ) from error
 
     def _read(self, start: int, frames: int | None, step: int) -> Iterator[np.ndarray]:
@@ -173,8 +172,7 @@ class AudioFile:
         if not is_file(self.path):
             raise AudioError(
                 f"{one_line(str(self.path))} does not exist or is not a file; give the path of an audio file (.wav, "
-                ".flac, "
-                ".mp3, .ogg, ...)."
+                ".flac, .mp3, .ogg, ...)."
             )
         if not is_utf8(self.path):
             raise AudioError(f"{one_line(str(self.path))} has a name that is not UTF-8; rename it.")

@@ -273,13 +273,14 @@ def read_yaml_file(
         raise error(f"the {what} {path} is not valid YAML: {' '.join(str(fault).split())}.") from fault
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path, what: str = "recipe") -> dict[str, Any]:
     """A YAML file's mapping; `ConfigError` when missing, malformed, with a key twice, or not a mapping."""
-    values = read_yaml_file(path, missing="give the path of a YAML file, or copy one from recipes/")
+    usual = "give the path of a YAML file" + (", or copy one from recipes/" if what == "recipe" else "")
+    values = read_yaml_file(path, what, missing=usual)
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"the recipe {path} must be a mapping of keys to values, not a {type(values).__name__}.")
+        raise ConfigError(f"the {what} {path} must be a mapping of keys to values, not a {type(values).__name__}.")
     return values
 
 

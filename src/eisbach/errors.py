@@ -22,6 +22,14 @@ def one_line(text: str) -> str:
     return "".join(_escape(c) if unicodedata.category(c) in _UNSEEN else c for c in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """
+    >>> counted(1, "clip"), counted(2, "clip")
+    ('1 clip', '2 clips')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _escape(character: str) -> str:
     return ascii(character)[1:-1]
 
@@ -87,17 +95,17 @@ _MEMORY_SIGNS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of any library, or what it was raised from, means that memory ran out, on a GPU or on the host
-    (`ulimit -v` included)."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
-            return True
-        said = str(cause).lower()
-        if isinstance(cause, (RuntimeError, ImportError, SystemError)) and any(sign in said for sign in _MEMORY_SIGNS):
-            return True
-        cause = cause.__cause__  # a damaged file and a model of half a library look alike from outside
-    return False
+    """Whether an error of any library means that memory ran out, on a GPU or on the host (`ulimit -v` included)."""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    said = str(error).lower()
+    if isinstance(error, (RuntimeError, ImportError, SystemError)) and any(sign in said for sign in _MEMORY_SIGNS):
+        return True
+    # what could not be read for want of memory is no broken file, whatever the reader made of it
+    cause = error.__cause__ if isinstance(error, CheckpointError) or not isinstance(error, EisbachError) else None
+    return cause is not None and is_out_of_memory(cause)
 
 
 def out_of_memory(error: BaseException) -> str | None:

@@ -151,7 +151,7 @@ def caused(*errors: BaseException) -> BaseException:
         (StorageError("x."), 2, "eisbach: x."),
         (NonFiniteLossError("loss is nan."), 2, "eisbach: loss is nan."),
         (InterruptedRun("saved at step 3."), 130, "eisbach: stopped: saved at step 3."),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "eisbach: stopped; the same command goes on from what was finished."),
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 2, "the disk is full (/x/y)"),
         (OSError(errno.EDQUOT, "Quota exceeded"), 2, "the disk is full"),
         (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 2, "/x/y is out of reach (Permission denied)"),
@@ -341,3 +341,59 @@ def test_words_that_are_no_command_are_usage_errors(eisbach: Command, words: lis
     assert code == 2
     assert "Traceback" not in err
     assert "Usage" in err
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_stopped_command_says_so(name: str) -> None:
+    code = (
+        "import os, signal, sys\nfrom eisbach.cli import main\n"
+        f"main.app.command('stop')(lambda: (os.kill(os.getpid(), signal.{name}), signal.pause()))\n"
+        "sys.argv = ['eisbach', 'stop']\nmain.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "eisbach: stopped; the same command goes on from what was finished.\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("generate", "bad\udcff"),
+        ("generate", "x", "--out", "bad\udcff/x"),
+        ("generate", "x", "--adapter", "bad\udcff"),
+        ("data", "flat", "--out", "bad\udcff"),
+        ("analyze", "set", "--out", "bad\udcff/x"),
+        ("demo", "--set", "title=bad\udcff"),
+    ],
+)
+def test_words_that_are_not_utf8_are_one_sentence(eisbach: Command, words: tuple[str, ...]) -> None:
+    code, out, err = eisbach(*words)
+    assert (code, out) == (2, "")
+    assert "is not UTF-8 text" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("demo",), ("experiment", "run", "demo"), ("allocation",), ("data", "flat", "--clips", "1"), ("generate", "x")],
+)
+def test_a_dry_run_refuses_a_place_that_cannot_be_written(
+    eisbach: Command, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").write_text("x")
+    code, _, err = eisbach(*words, "--dry-run", "--out", str(tmp_path / "file" / "x"))
+    assert code == 2
+    assert "is a file" in err
+
+
+def test_memory_that_ran_out_while_a_model_was_read_is_no_broken_model() -> None:
+    from eisbach.errors import is_out_of_memory
+
+    read = CheckpointError("the model cannot be read")
+    read.__cause__ = RuntimeError("Failed to import diffusers")
+    assert not is_out_of_memory(read)
+    read.__cause__.__cause__ = ImportError("libx.so: failed to map segment from shared object")
+    assert is_out_of_memory(read)
+    other = UserError("give jobs=1")
+    other.__cause__ = MemoryError()
+    assert not is_out_of_memory(other)

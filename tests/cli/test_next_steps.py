@@ -48,6 +48,10 @@ def test_the_next_command_exists_with_its_options(name: str, tmp_path: Path) -> 
     command.make_context(
         "eisbach", words[count:], resilient_parsing=False
     )  # refuses options and arguments that do not exist
+    if words[1] == "figure":
+        from eisbach.cli.figure import _NAMES
+
+        assert words[2] in _NAMES
 
 
 def test_the_table_is_about_commands() -> None:

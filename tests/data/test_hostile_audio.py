@@ -276,3 +276,27 @@ def test_the_mp3_decoder_does_not_speak_past_us(tmp_path: Path, capfd: pytest.Ca
         read_audio(path)
     assert survey(FileSource(path), 60.0).seconds > 0.1  # an analysis takes what there is, and says so
     assert FileSource(path).faults(9000) == ["truncated"]
+
+
+@pytest.mark.parametrize("loudest", ["both", "left", "apart"])
+def test_clipping_is_judged_on_what_the_codec_is_given(tmp_path: Path, loudest: str) -> None:
+    clipped = np.clip(20 * tone(1.0), -1, 1)
+    other = {"both": clipped, "left": np.zeros_like(clipped), "apart": tone(1.0, frequency=330.0)}[loudest]
+    path = write(tmp_path / "a.wav", np.concatenate([clipped, other], axis=1))
+    mixed = inspect_audio(path, CodecInput(16000, 1)).clipped
+    apart = inspect_audio(path, CodecInput(16000, 2)).clipped
+    share = float((np.abs(clipped) >= 0.999).mean()) - 2 * 440 / 16000  # a run's two last samples begin no three
+    assert apart == pytest.approx(share if loudest == "both" else share / 2, abs=0.01)
+    assert mixed == pytest.approx(apart if loudest == "both" else 0.0, abs=1e-3)  # half of full scale, or what is left
+
+
+@pytest.mark.parametrize("ending", CUT)
+def test_a_length_is_counted_and_not_taken_from_the_header(tmp_path: Path, ending: str) -> None:
+    form, subtype = CUT[ending]
+    whole, cut = tmp_path / f"whole{ending}", tmp_path / f"cut{ending}"
+    sf.write(str(whole), music(8.0), 22050, format=form, subtype=subtype)
+    content = whole.read_bytes()
+    cut.write_bytes(content[: len(content) // 3])
+    assert AudioFile(whole).seconds() == pytest.approx(8.0, abs=0.1)
+    assert AudioFile(whole).seconds(2.5) == pytest.approx(2.5, abs=1e-3)
+    assert AudioFile(cut).seconds() == counted(cut) / 22050 < 4.0

@@ -12,10 +12,8 @@ from typer.testing import CliRunner
 
 from eisbach.cli.data import app
 from eisbach.data.manifest import Manifest, load_manifest
-from eisbach.data.musiccaps import MusicCapsReport, build_musiccaps
-from eisbach.data.musiccaps_csv import MusicCapsRow, read_rows
-from eisbach.data.musiccaps_cuts import NotUsed, place_clip
-from eisbach.data.musiccaps_files import AudioFile, match_files, name_readings
+from eisbach.data.musiccaps import MusicCapsReport, NotUsed, build_musiccaps, place_clip
+from eisbach.data.musiccaps_table import FetchedFile, MusicCapsRow, match_files, name_readings, read_rows
 from eisbach.errors import UserError
 
 COLUMNS = (
@@ -144,12 +142,14 @@ def test_everything_that_is_not_used_is_reported(tmp_path: Path) -> None:
         ("ambiguous", 10, "twice_50_60"),
         ("ambiguous", 12, "double_30_40"),
     ]
+    left = [row.ytid for row in read_rows(out / "missing.csv").rows]  # every row without a clip, whatever the reason
+    assert left == ["short", "beyond", "sloppy", "broken", "silent", "mistimed", "twice", "twice", "double"]
     reasons = {item.item: item.reason for item in report.findings}
     assert reasons["row 2"] == "row 2 (line 5) is good_30_40, as row 1 is; the first is used"
     assert reasons["row 11"].endswith("has the end_s 'x'; a number of seconds from 0 is needed")
     assert "lasts 4.0 s, less than the 10 s of the row" in reasons["short_30_40"]
     assert "30 to 40 s, beyond its end" in reasons["beyond_30_40"]
-    assert "convert it to wav, flac, mp3 or ogg" in reasons["broken_30_40"]
+    assert "re-export it as wav or flac" in reasons["broken_30_40"]
     assert reasons["mistimed_30_40"] == "mistimed_70_80.wav says 70 to 80 s and the row is 30 to 40 s"
     assert "name it twice_50_60" in reasons["twice_50_60"]
 
@@ -210,7 +210,7 @@ def test_times_may_be_in_milliseconds_and_choose_the_row() -> None:
     ],
 )
 def test_clip_or_video(named: bool, duration: float, row: tuple[float, float], expected: object) -> None:
-    audio = AudioFile(Path("video.wav"), "video", row[0] if named else None)
+    audio = FetchedFile(Path("video.wav"), "video", row[0] if named else None)
     if isinstance(expected, str):
         with pytest.raises(NotUsed) as caught:
             place_clip(row_of("video", *row), audio, duration)

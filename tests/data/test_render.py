@@ -10,7 +10,7 @@ import pytest
 from eisbach.audio import read_audio
 from eisbach.data import render as render_module
 from eisbach.data.captions import Facts, build_caption, is_minor, vocabulary
-from eisbach.data.flat_material import KINDS, flat_clip, render_flat
+from eisbach.data.flat_material import KINDS, flat_clip, loop, render_flat
 from eisbach.data.manifest import assign_split, load_manifest
 from eisbach.data.render import DEVELOPING, RenderSpec, pieces_in, plan_caption, plan_clip, render
 from eisbach.data.scores import Piece
@@ -249,3 +249,11 @@ def test_textures_have_the_colour_of_the_music(score_cache: Path) -> None:
 
     for index in range(4):  # noise and note clouds
         assert low_share("contrabass and cello", index) > 5 * low_share("celesta", index)
+
+
+def test_a_loop_longer_than_its_clip_is_one_sentence(score_cache: Path) -> None:
+    performance, rng = plan_clip(SPEC, 0, score_cache, SkipReport(), seconds=6.0)
+    for period in (0.0, -1.0, 5.99, 6.0, 60.0, float("nan"), float("inf")):
+        with pytest.raises(UserError, match=r"cannot be cut from a clip of 6 s; give a period of at most 5\.97 s"):
+            loop(performance, period, 11025, rng, stereo=False)
+    assert loop(performance, 5.97, 11025, rng, stereo=False).duration == pytest.approx(6.0)

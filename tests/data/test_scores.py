@@ -156,3 +156,35 @@ def test_licences_inside_mxl_and_beside_files(tmp_path: Path) -> None:
     (beside / "license.txt").write_text("permission for non-commercial use")
     (beside / "b.abc").write_text("X:1\nK:C\nC\n")
     assert not piece_licence(beside / "b.abc").redistributable
+
+
+@pytest.mark.parametrize("book", [False, True])
+def test_an_edited_score_is_parsed_again(tmp_path: Path, book: bool) -> None:
+    path = tmp_path / "tune.abc"
+    piece = Piece("x/tune", str(path), "x", "tune", 0 if book else None)
+    for notes, pitches in (("C D |]", [60, 62]), ("z4 |]", None), ("C E |]", [60, 64]), ("E |]", [64])):
+        path.write_text(TUNE + notes)
+        for _ in range(2):  # the second time from the cache
+            if pitches is None:
+                with pytest.raises(ScoreError, match="holds no notes"):
+                    load_table(piece, tmp_path / "cache")
+            else:
+                assert load_table(piece, tmp_path / "cache").pitch.tolist() == pitches
+    path.unlink()
+    with pytest.raises(ScoreError, match="cannot be read"):
+        load_table(piece, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("content", [b"no zip", b"PK\x03\x04" + bytes(60), None])
+def test_a_damaged_score_states_no_licence_and_may_not_be_passed_on(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "a.mxl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.xml", "<rights>CC0</rights>" + "x" * 5000)
+    if content is None:  # a whole directory over damaged data
+        damaged = bytearray(path.read_bytes())
+        damaged[40:50] = bytes(10)
+        content = bytes(damaged)
+    path.write_bytes(content)
+    note = piece_licence(path)
+    assert (note.stated, note.redistributable) == ("", False)
+    assert "cannot be read" in note.reason

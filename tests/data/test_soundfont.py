@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -105,3 +108,28 @@ def test_ensembles_name_real_instruments_and_families_have_several() -> None:
         assert len(ensembles_for(family)) > 20
     with pytest.raises(UserError, match="no ensemble 'kazoo'"):
         ensembles_for("tune", ("kazoo",))
+
+
+def test_a_damaged_font_is_one_sentence(tmp_path: Path) -> None:
+    """Cut off anywhere, or with bytes of its tables changed, it plays or is refused."""
+    content = sound_font().read_bytes()
+    tables = content.rfind(b"pdta")
+    draw = random.Random(0)
+    refused: list[str] = []
+    for number in range(16):
+        damaged = bytearray(content)
+        if number % 2:
+            damaged = damaged[: draw.randrange(tables // 2, len(damaged))]
+        else:
+            start = draw.randrange(tables, len(damaged) - 64)
+            damaged[start : start + 64] = draw.randbytes(64)
+        path = tmp_path / "damaged.sf2"
+        path.write_bytes(damaged)
+        try:
+            font = SoundFont(path)
+            for program in (0, 40, 73):
+                assert np.isfinite(font.note(program, 72, 0.2, RATE)).all()
+        except UserError as error:
+            refused.append(str(error))
+    assert len(refused) >= 8  # all that are cut off
+    assert all("\n" not in sentence for sentence in refused)

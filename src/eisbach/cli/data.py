@@ -10,8 +10,7 @@ import typer
 
 from eisbach.cli.data_common import AS_JSON, DRY_RUN, JOBS, print_json, say_skipped, worker_count
 from eisbach.cli.data_encode import encode, latents
-from eisbach.cli.data_folder import doctor, folder
-from eisbach.cli.data_musiccaps import musiccaps
+from eisbach.cli.data_folder import doctor, folder, musiccaps
 
 if TYPE_CHECKING:
     from eisbach.data.render import RenderSpec

@@ -80,9 +80,9 @@ def encode(
     else:
         from eisbach.data.pre_encode import Precision, pre_encode
 
-        kept: Precision = "float16" if half else "float32"
+        of_arrays: Precision = "float16" if half else "float32"
         made = pre_encode(
-            rows, chosen, target, max_seconds=max_seconds, precision=kept, jobs=jobs, source=source, device=there
+            rows, chosen, target, max_seconds=max_seconds, precision=of_arrays, jobs=jobs, source=source, device=there
         )
         clips, frames, report = made.clips, made.frames, made.report
     if as_json:
@@ -110,18 +110,18 @@ def latents(
     from eisbach.data.pre_encoded import inspect_folder
 
     chosen = None if codec is None and model is None else _load_codec(codec, model)[1]
-    found = inspect_folder(folder, chosen, buckets=buckets, batch_size=batch_size, jobs=worker_count(jobs))
+    report = inspect_folder(folder, chosen, buckets=buckets, batch_size=batch_size, jobs=worker_count(jobs))
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(report))
         return
     typer.echo(
-        f"{found.clips} clips of {found.channels} channels, {found.shortest} to {found.longest} frames each, "
-        f"{found.frames} in all"
+        f"{report.clips} clips of {report.channels} channels, {report.shortest} to {report.longest} frames each, "
+        f"{report.frames} in all"
     )
-    typer.echo(f"  {len(found.lengths['cut'])} lengths, fit cut: {found.cut_share:.1%} of the frames cut")
-    typer.echo(f"  {len(found.lengths['pad'])} lengths, fit pad: {found.padding_share:.1%} of the frames padding")
-    typer.echo(f"  all padded to the longest: {found.padded_share:.1%} of the frames padding")
-    say_skipped(found.report, "clips cannot be used (--json lists all)")
+    typer.echo(f"  {len(report.lengths['cut'])} lengths, fit cut: {report.cut_share:.1%} of the frames cut")
+    typer.echo(f"  {len(report.lengths['pad'])} lengths, fit pad: {report.padding_share:.1%} of the frames padding")
+    typer.echo(f"  all padded to the longest: {report.padded_share:.1%} of the frames padding")
+    say_skipped(report.report, "clips cannot be used (--json lists all)")
 
 
 def _load_codec(codec: str | None, model: str | None) -> tuple[str, Codec]:

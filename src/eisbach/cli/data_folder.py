@@ -1,4 +1,4 @@
-"""`eisbach data folder` and `eisbach data doctor`: a person's own audio, and what is wrong with it."""
+"""`eisbach data folder`, `doctor` and `musiccaps`: a person's own audio, what is wrong with it, and MusicCaps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from eisbach.cli.data_common import AS_JSON, JOBS, print_json, say_skipped, worker_count
+from eisbach.cli.data_common import AS_JSON, DRY_RUN, JOBS, print_json, say_skipped, worker_count
 
 if TYPE_CHECKING:
     from eisbach.data.audio_folder import CodecInput
@@ -38,7 +38,7 @@ def folder(
 
     from eisbach.data.audio_folder import read_folder
     from eisbach.data.selection import TrainingRule, choose_clips
-    from eisbach.errors import UserError
+    from eisbach.errors import UserError, counted
 
     labels = {}
     for item in label or []:
@@ -54,10 +54,10 @@ def folder(
         print_json({**counts, "skipped": [asdict(item) for item in skipped]})
     else:
         total = sum(row.duration for row in manifest)
-        typer.echo(f"{len(manifest)} clips, {total / 60:.1f} minutes: {manifest.root / 'manifest.jsonl'}")
+        typer.echo(f"{counted(len(manifest), 'clip')}, {total / 60:.1f} minutes: {manifest.root / 'manifest.jsonl'}")
         typer.echo(f"{choice.sentence()}.")
         if report.skipped:
-            typer.echo(f"{len(report.skipped)} files were left out:")
+            typer.echo(f"{counted(len(report.skipped), 'file')} left out:")
         say_skipped(report, "files were left out (--json lists all)")
     if strict and skipped:
         raise typer.Exit(2)
@@ -94,6 +94,8 @@ def doctor(
         print_json(report.as_json())
     else:
         _print_doctor(report, show)
+    if not report.trained and not strict:
+        raise typer.Exit(0)  # there is nothing to train on, hence no next step
     if strict and not report.healthy:
         raise typer.Exit(2)
 
@@ -148,7 +150,7 @@ class _UnknownWords:
 
 def _print_doctor(report: DoctorReport, show: int) -> None:
     from eisbach.data.doctor import PROBLEMS
-    from eisbach.errors import one_line
+    from eisbach.errors import counted, one_line
 
     for name, count in report.formats.items():
         typer.echo(f"{count:6d}  {name}")
@@ -168,5 +170,50 @@ def _print_doctor(report: DoctorReport, show: int) -> None:
         typer.echo(f"  and {len(report.trained) - show} more (--show 0 shows all)")
     for note in report.notes:
         typer.echo(f"\nnote: {note}.")
-    found = f"{len(report.problems)} problems found" if report.problems else "no problems found"
-    typer.echo(f"\n{report.samples} samples looked at. {report.selection}; {found}.")
+    verdict = f"{counted(len(report.problems), 'problem')} found" if report.problems else "no problems found"
+    typer.echo(f"\n{counted(report.samples, 'sample')} looked at. {report.selection}; {verdict}.")
+
+
+def musiccaps(
+    table: Path = typer.Argument(..., metavar="CSV", help="musiccaps-public.csv."),
+    audio: Path = typer.Argument(
+        ..., help="Folder of the audio you fetched: ID.ext, ID_30_40.ext, title [ID].ext, ..."
+    ),
+    out: Path = typer.Option(..., "--out", "-o", help="Folder for the clips and manifest.jsonl."),
+    caption: str = typer.Option(
+        "{caption}", "--caption", help="Template of the captions, of {caption} and {aspects}: '{caption} {aspects}'."
+    ),
+    held_out: str = typer.Option(
+        "hash",
+        "--held-out",
+        help="hash (a tenth of the videos), eval (AudioSet's), balanced (the balanced subset) or none.",
+    ),
+    strict: bool = typer.Option(False, "--strict", help="Refuse a CSV with malformed or repeated rows."),
+    jobs: int = JOBS,
+    dry_run: bool = DRY_RUN,
+    as_json: bool = AS_JSON,
+) -> None:
+    """Make clips and a manifest from MusicCaps' CSV and the audio you have; nothing is downloaded.
+
+    Says what is missing (missing.csv), unreadable, too short or ambiguous (report.json). The same command again adds
+    what was fetched since.
+    """
+    from eisbach.data.musiccaps import build_musiccaps, preview
+
+    if dry_run:
+        seen = preview(table, audio, out, template=caption, held_out=held_out, strict=strict)
+        options = {"template": caption, "held_out": held_out, "strict": strict, "jobs": worker_count(jobs)}
+        print_json({"csv": str(table), "audio": str(audio), "out": str(out), **options, **seen})
+        return
+    manifest, report = build_musiccaps(
+        table, audio, out, template=caption, held_out=held_out, strict=strict, jobs=worker_count(jobs)
+    )
+    if as_json:
+        print_json({**report.as_json(), "manifest": str(out / "manifest.jsonl")})
+        return
+    typer.echo(f"{len(manifest)} clips, {report.seconds / 60:.1f} minutes: {out / 'manifest.jsonl'}")
+    for name, count in report.summary().items():
+        typer.echo(f"{count:6d}  {name.replace('_', ' ')}")
+    for item in [item for item in report.findings if item.kind != "missing"][:10]:
+        typer.echo(f"  {item.kind.replace('_', ' ')}: {item.reason}")
+    typer.echo(f"What is missing: {out / 'missing.csv'}; everything that was left out: {out / 'report.json'}")

@@ -47,9 +47,11 @@ def execute(spec: ExperimentSpec, *, dry_run: bool, as_json: bool, quiet: bool) 
     """Checks and runs a specification, writes its page, and prints where it is and what was found."""
     from eisbach.config import dump_yaml
     from eisbach.experiments.spec import check_spec
+    from eisbach.output_folder import check_writable
 
     check_spec(spec)
     if dry_run:
+        check_writable(spec.out)
         typer.echo(dump_yaml(spec), nl=False)
         return
     from eisbach.experiments.run import run_experiment

@@ -63,6 +63,10 @@ app.command("recoverability", hidden=True, context_settings=recoverability.ANY_W
 app.add_typer(images.app, name="images")
 
 
+_INTERRUPTED = 130
+_STOPPED = "stopped; the same command goes on from what was finished."
+
+
 def _version(value: bool) -> None:
     if value:
         typer.echo(__version__)
@@ -116,13 +120,15 @@ def _run() -> int:
     try:
         _commands()(standalone_mode=True)
     except SystemExit as end:
+        if end.code == _INTERRUPTED:  # typer turns KeyboardInterrupt into this code, without a word
+            return _fail(_STOPPED, _INTERRUPTED)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except InterruptedRun as error:
-        return _fail(f"stopped: {error}", 130)
+        return _fail(f"stopped: {error}", _INTERRUPTED)
+    except KeyboardInterrupt:
+        return _fail(_STOPPED, _INTERRUPTED)
     except EisbachError as error:
         return _fail(out_of_memory(error) or str(error))
-    except KeyboardInterrupt:
-        return _fail("stopped.", 130)
     except ModuleNotFoundError as error:
         sentence = missing_package(error.name)
         if sentence is None:

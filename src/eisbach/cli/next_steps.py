@@ -54,12 +54,12 @@ def _after_rendering(given: Values) -> str:
 
 
 def _after_doctor(given: Values) -> str:
-    return _words("train", "RECIPE", "--data", given["path"], "--out", "runs/mine")
+    return _words("train", given["recipe"] or "RECIPE", "--data", given["path"], "--out", "runs/mine")
 
 
 def _after_analyze(given: Values) -> str:
     paths = given["paths"] or ["FOLDER"]
-    return _words("figure", "sections", paths[0], "--out", "sections.png")
+    return _words("figure", "ssm", paths[0], "--out", "ssm.png")
 
 
 TABLE: dict[str, Callable[[Values], str]] = {
@@ -79,7 +79,9 @@ TABLE: dict[str, Callable[[Values], str]] = {
     "data flat": _after_rendering,
     "data folder": _after_folder,
     "data doctor": _after_doctor,
-    "data encode": lambda given: _words("train", "RECIPE", "--data", given["out"] or given["manifest"]),
+    "data encode": lambda given: _words(
+        "train", "RECIPE", "--data", given["out"] if given["layout"] == "sa3" else given["manifest"]
+    ),
     "data latents": lambda given: _words("train", "RECIPE", "--data", given["folder"]),
     "data musiccaps": _after_rendering,
     "data scores": lambda given: _words("data", "render", "--out", "set"),
@@ -129,6 +131,7 @@ def with_next_steps(command: Any, path: tuple[str, ...] = ()) -> Any:
 
     @wraps(work)
     def then(**given: Any) -> Any:
+        _check_words(given)
         result = work(**given)
         if not (given.get("quiet") or given.get("as_json")):
             line = next_step(" ".join(path), given)
@@ -138,6 +141,28 @@ def with_next_steps(command: Any, path: tuple[str, ...] = ()) -> Any:
 
     command.callback = then
     return command
+
+
+def _check_words(given: Values) -> None:
+    """Refuses what no command can use: text that is not UTF-8, and with --dry-run a place that cannot be written.
+
+    Paths of inputs may have any name; the one that reads them says what it leaves out.
+    """
+    from eisbach.errors import UserError
+
+    for name, value in given.items():
+        for word in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(word, Path) and name != "out":
+                continue
+            try:
+                str(word).encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise UserError(f"'{word}' is not UTF-8 text; rename the file or folder, or type it again.") from error
+    if given.get("dry_run") and given.get("out"):
+        from eisbach.output_folder import check_writable
+
+        out = Path(given["out"])
+        check_writable(out.parent if out.suffix else out)
 
 
 def next_step(name: str, given: Values) -> str | None:

@@ -84,6 +84,5 @@ def load_image_codec(name: str = "pixels", channels: int = 3) -> ImageCodec:
             return AutoencoderKLCodec.load(name)
     raise UserError(
         f"there is no image codec '{name}'; known: {', '.join(sorted(IMAGE_CODECS))}, or the folder of an "
-        "AutoencoderKL in "
-        "diffusers' layout (config.json and diffusion_pytorch_model.safetensors)."
+        "AutoencoderKL in diffusers' layout (config.json and diffusion_pytorch_model.safetensors)."
     )

@@ -54,8 +54,7 @@ def load_autoencoder(
     if place is None:
         raise CheckpointError(
             f"{folder} holds no {class_name} (config.json names none, nor does vae/config.json); give the folder of "
-            "the "
-            "pipeline or of its autoencoder."
+            "the pipeline or of its autoencoder."
         )
     import diffusers
 

@@ -102,11 +102,11 @@ class AutoencoderKLCodec:
 def _current(state: State, expected: State) -> State:
     """Tensors of an old file under the names, and in the shapes, of today's layers: it holds attention as 1x1
     convolutions."""
-    found = {_current_name(name): tensor for name, tensor in state.items()}
-    for name, tensor in found.items():
+    renamed = {_current_name(name): tensor for name, tensor in state.items()}
+    for name, tensor in renamed.items():
         if name in expected and tensor.ndim == 4 and expected[name].ndim == 2:
-            found[name] = tensor[:, :, 0, 0]
-    return found
+            renamed[name] = tensor[:, :, 0, 0]
+    return renamed
 
 
 def _current_name(name: str) -> str:

@@ -25,14 +25,9 @@ def _samples(path: str | Path, config: SpectrumConfig) -> torch.Tensor:
 
 
 def fit_codec(
-    paths: Sequence[str | Path],
-    *,
-    channels: int = 96,
-    stack: int = 16,
-    config: SpectrumConfig | None = None,
-    whitening: float = 0.5,
-    synthesis_paths: int = 60,
-) -> BandCodec:
+    paths: Sequence[str | Path], *, channels: int = 96, stack: int = 16, config: SpectrumConfig | None = None,
+    whitening: float = 0.5, synthesis_paths: int = 60,
+) -> BandCodec:  # fmt: skip
     """A codec fitted to audio files.
 
     Parameters
@@ -81,7 +76,14 @@ def fit_codec(
     if count <= channels:
         raise UserError(f"{count} latent frames cannot fix {channels} channels; give more audio or fewer channels.")
     mean = total / count
-    covariance = second / count - torch.outer(mean, mean)
+    basis, scale = _principal(second / count - torch.outer(mean, mean), channels, whitening)
+    return BandCodec(
+        mean.float(), basis.float(), scale.float(), _synthesis(numerator, gram, filters), stack=stack, config=config
+    )
+
+
+def _principal(covariance: torch.Tensor, channels: int, whitening: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The strongest components [shape=(channels, width)] and their scales, after whitening by a share."""
     values, vectors = torch.linalg.eigh(covariance)
     order = values.argsort(descending=True)[:channels]
     basis = vectors[:, order].T
@@ -89,10 +91,7 @@ def fit_codec(
     basis = basis * basis.gather(1, basis.abs().argmax(dim=1, keepdim=True)).sign()
     deviation = values[order].clamp_min(1e-9).sqrt()
     scale = deviation**whitening
-    scale = scale * ((deviation / scale).square().mean().sqrt())
-    return BandCodec(
-        mean.float(), basis.float(), scale.float(), _synthesis(numerator, gram, filters), stack=stack, config=config
-    )
+    return basis, scale * ((deviation / scale).square().mean().sqrt())
 
 
 def _synthesis(numerator: torch.Tensor, gram: torch.Tensor, filters: torch.Tensor, steps: int = 300) -> torch.Tensor:

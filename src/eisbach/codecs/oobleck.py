@@ -45,8 +45,7 @@ class OobleckCodec(AutoencoderCodec):
         if any(ratio % 2 for ratio in self.ratios):
             raise CheckpointError(
                 f"the autoencoder's downsampling_ratios are {self.ratios}; only even ones give whole frames, so this "
-                "one is not "
-                "supported."
+                "one is not supported."
             )
         super().__init__(
             model,

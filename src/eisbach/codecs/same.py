@@ -47,8 +47,7 @@ def use_chunks(model: Any, chunk_size: int, midpoint_shift: bool) -> None:
             if rest or segments < 1 or (midpoint_shift and segments % 2):
                 raise CheckpointError(
                     f"chunks of {chunk_size} frames do not divide into whole segments of {block.stride} (an even "
-                    "number of "
-                    "them where chunks are shifted); the codec's configuration is wrong."
+                    "number of them where chunks are shifted); the codec's configuration is wrong."
                 )
             side.blocks[position] = _ChunkedResamplingBlock(block, segments, midpoint_shift)
 

@@ -111,8 +111,7 @@ def _same(encoder: Mapping[str, Any], decoder: Mapping[str, Any], name: str, sou
     if mine != theirs:
         raise CheckpointError(
             f"the autoencoder in {source} has {name} {mine} in its encoder and {theirs} in its decoder; diffusers' "
-            "class "
-            "has one value for both."
+            "class has one value for both."
         )
     return mine
 
@@ -152,7 +151,7 @@ _BLOCK = (
 )
 
 
-def autoencoder_key(name: str, levels: int) -> str | None:
+def _autoencoder_key(name: str, levels: int) -> str | None:
     """Diffusers' name of a native autoencoder tensor; None for what diffusers recomputes; the name itself when unknown.
 
     Parameters
@@ -167,10 +166,10 @@ def autoencoder_key(name: str, levels: int) -> str | None:
         return None  # computed from the head width
     if name == "bottleneck.scaling_factor":
         return "bottleneck.scale"
-    found = re.fullmatch(r"(encoder|decoder)\.layers\.(\d+)\.(.+)", name)
-    if found is None:
+    layer = re.fullmatch(r"(encoder|decoder)\.layers\.(\d+)\.(.+)", name)
+    if layer is None:
         return name
-    side, index, rest = found[1], int(found[2]), found[3]
+    side, index, rest = layer[1], int(layer[2]), layer[3]
     if index == (levels + 1 if side == "encoder" else 1):
         return f"{side}.proj.{rest}"
     block = index if side == "encoder" else index - 3
@@ -184,7 +183,7 @@ def autoencoder_state(tensors: Mapping[str, torch.Tensor], config: Mapping[str, 
     """Diffusers' state of native autoencoder tensors (names without `PREFIX`)."""
     levels, state = len(config["encoder_strides"]), {}
     for name, tensor in tensors.items():
-        key = autoencoder_key(name, levels)
+        key = _autoencoder_key(name, levels)
         if key is None or (name == "bottleneck.noise_scaling_factor" and tensor.numel() == 0):
             continue
         if config["use_differential_attention"] and key.endswith("attn.to_qkv.weight"):

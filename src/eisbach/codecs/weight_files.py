@@ -125,8 +125,8 @@ def load_exactly(
         Anything does not match; the sentence counts the tensors and names the first ones.
     """
     expected = module.state_dict()
-    kept = {name: expected[name] for name in set(recomputed) - state.keys()}
-    check_fit(expected, {**kept, **state}, source)
+    own_buffers = {name: expected[name] for name in set(recomputed) - state.keys()}
+    check_fit(expected, {**own_buffers, **state}, source)
     values = {name: _floating(tensor) for name, tensor in state.items()}
     broken = sorted(name for name, tensor in values.items() if not bool(tensor.isfinite().all()))
     if broken:
@@ -134,7 +134,7 @@ def load_exactly(
             f"{source} holds NaN or infinite values in {len(broken)} of {len(values)} tensors (first: "
             f"{broken[0]}); fetch the model again."
         )
-    module.load_state_dict({**kept, **values}, assign=True)
+    module.load_state_dict({**own_buffers, **values}, assign=True)
 
 
 def _floating(tensor: torch.Tensor) -> torch.Tensor:

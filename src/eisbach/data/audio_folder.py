@@ -1,8 +1,8 @@
 """A person's own folder of audio with captions beside it, as a manifest; and what each file is like.
 
-Files are read in blocks: memory stays bounded whatever their length. Silence is judged on what a codec is given (mixed
-and resampled as it does), because that is what trains: channels that cancel each other, or sound above the codec's
-band, are silence to it.
+Files are read in blocks: memory stays bounded whatever their length. Silence and clipping are judged on what a codec is
+given (mixed, and for silence resampled, as it does), because that is what trains: channels that cancel each other, or
+sound above the codec's band, are silence to it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class AudioFacts:
     peak : float
         Largest absolute sample of the channels, mixed as the codec mixes them.
     clipped : float
-        Share of samples at or above 0.999 of full scale that lie in runs of at least three.
+        Share of the samples, mixed as the codec mixes them, at or above 0.999 of full scale in runs of at least three.
     problem : str or None
         Why the file cannot be used at all; None when it can.
     missing : str or None
@@ -99,8 +99,7 @@ def inspect_audio(path: str | Path, heard: CodecInput | None = None) -> AudioFac
     duration = tally.frames / file.sample_rate
     errors = tuple(line for line in file.complaints if "error:" in line)
     return AudioFacts(
-        duration, file.sample_rate, file.channels, tally.given_peak, tally.clipped / max(1,
-        tally.frames * file.channels),
+        duration, file.sample_rate, file.channels, tally.given_peak, tally.clipped / max(1, tally.given_samples),
         _problem(tally, given, file.channels, heard), file.missing(tally.frames), tally.lost_db() if mixed else 0.0,
         errors,
     )  # fmt: skip
@@ -131,7 +130,7 @@ class _Tally:
     """Running facts of the samples as they are in the file."""
 
     def __init__(self) -> None:
-        self.frames = self.bad = self.clipped = 0
+        self.frames = self.bad = self.clipped = self.given_samples = 0
         self.peak = self.given_peak = 0.0
         self._energy = self._mixed_energy = 0.0
 
@@ -142,15 +141,18 @@ class _Tally:
         size = np.abs(np.where(finite, block, 0.0))
         self.peak = max(self.peak, float(size.max(initial=0.0)))
         self._energy += float(np.square(size, dtype=np.float64).sum()) / block.shape[1]
-        full = size >= _FULL_SCALE
-        if len(full) > 2 and full.any():
-            self.clipped += int((full[:-2] & full[1:-1] & full[2:]).sum())
 
     def add_given(self, block: np.ndarray) -> None:
         """Adds the block as it is mixed for the codec [shape=(n, channels)]."""
-        if not self.bad:
-            self.given_peak = max(self.given_peak, float(np.abs(block).max(initial=0.0)))
-            self._mixed_energy += float(np.square(block, dtype=np.float64).sum())
+        if self.bad:
+            return
+        size = np.abs(block)
+        self.given_peak = max(self.given_peak, float(size.max(initial=0.0)))
+        self._mixed_energy += float(np.square(block, dtype=np.float64).sum())
+        full = size >= _FULL_SCALE
+        if len(full) > 2 and full.any():
+            self.clipped += int((full[:-2] & full[1:-1] & full[2:]).sum())
+        self.given_samples += block.size
 
     def lost_db(self) -> float:
         """How much quieter the mean of the channels is than the channels."""

@@ -18,7 +18,7 @@ from eisbach.audio_file import is_file
 from eisbach.errors import UserError, one_line
 from eisbach.files import JsonError, parse_json, read_text
 
-CAPTION_SUFFIXES = (".txt", ".json")
+_CAPTION_SUFFIXES = (".txt", ".json")
 _JSON_KEYS = ("caption", "prompt")
 _MOST_BYTES = 1 << 16  # a caption is a sentence; longer files are something else
 _UNSEEN = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2060, 0x2070), 0x200B, 0x200E, 0x200F, 0xFEFF])
@@ -35,7 +35,7 @@ def resolve_captions(paths: Sequence[Path], caption_from: str) -> str:
         A mode that does not exist.
     """
     if caption_from == "auto":
-        return "files" if any(_beside(path, ending) for path in paths for ending in CAPTION_SUFFIXES) else "none"
+        return "files" if any(_beside(path, ending) for path in paths for ending in _CAPTION_SUFFIXES) else "none"
     if caption_from not in ("files", "name", "none") and not caption_from.startswith("text:"):
         raise UserError(
             f"captions cannot come from '{one_line(caption_from)}'; choose auto, files, name, none or text:your words."
@@ -66,7 +66,7 @@ def read_caption(audio: Path, caption_from: str = "files") -> str | None:
         return " ".join(audio.stem.replace("_", " ").replace("-", " ").split())
     if caption_from.startswith("text:"):
         return caption_from.removeprefix("text:").strip()
-    text, values = (_beside(audio, ending) for ending in CAPTION_SUFFIXES)
+    text, values = (_beside(audio, ending) for ending in _CAPTION_SUFFIXES)
     captions = []
     if text is not None:
         captions.append(_checked(_read(text).strip(), text))
@@ -270,7 +270,7 @@ def build_caption(facts: Facts, rng: np.random.Generator) -> str:
         genre=genre,
         mode="minor key" if facts.minor else "major key",
         articulation=pick(_ARTICULATION[facts.articulation]),
-        instruments=name_instruments(facts.instruments, facts.ensemble, rng),
+        instruments=_name_instruments(facts.instruments, facts.ensemble, rng),
     )
     return filled[0].upper() + filled[1:]
 
@@ -281,7 +281,7 @@ def _article(phrase: str) -> str:
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
-def name_instruments(instruments: Sequence[str], ensemble: str | None, rng: np.random.Generator) -> str:
+def _name_instruments(instruments: Sequence[str], ensemble: str | None, rng: np.random.Generator) -> str:
     """The players in words: the group's name half of the time when there is one, else up to four instruments."""
     use_group = rng.random() < 0.5
     if ensemble is not None and use_group:

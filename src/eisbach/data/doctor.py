@@ -128,8 +128,8 @@ class DoctorReport:
 
     def counts(self) -> dict[str, int]:
         """Problems by kind, in the order of `PROBLEMS`."""
-        found = Counter(problem.kind for problem in self.problems)
-        return {kind: found[kind] for kind in PROBLEMS if found[kind]}
+        counts = Counter(problem.kind for problem in self.problems)
+        return {kind: counts[kind] for kind in PROBLEMS if counts[kind]}
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -246,9 +246,9 @@ def _of_manifest(file: Path, heard: CodecInput | None, jobs: int, quiet: bool) -
 
     samples, problems = [], []
     with in_threads(range(len(manifest)), look, jobs=jobs, title="examine", quiet=quiet) as results:
-        for _, (sample, found) in results:
+        for _, (sample, faults) in results:
             samples.append(sample)
-            problems += found
+            problems += faults
     usable = {sample.name for sample in samples if sample.refused is None}
     rows = [row for row in manifest if row.id in usable]
     missing = sum(sample.facts.problem == "is missing" for sample in samples)
@@ -271,34 +271,34 @@ def _of_folder(folder: Path, caption_from: str, heard: CodecInput | None, jobs: 
 
 
 def _problems(sample: Sample, captions_wanted: bool) -> list[Problem]:
-    found: list[tuple[str, str]] = []
+    findings: list[tuple[str, str]] = []
     facts = sample.facts
     if sample.caption_fault:
-        found.append(("bad_caption", sample.caption_fault))
+        findings.append(("bad_caption", sample.caption_fault))
     elif sample.caption is None:
-        found.append(("missing_caption", "add a .txt or .json of the same name"))
+        findings.append(("missing_caption", "add a .txt or .json of the same name"))
     elif not sample.caption and captions_wanted:
-        found.append(("empty_caption", "write what the clip sounds like"))
+        findings.append(("empty_caption", "write what the clip sounds like"))
     elif sample.written is not None and sample.caption != sample.written.strip().replace("\n", " "):
-        found.append(("unseen_characters", f"take them out of '{one_line(sample.written)}'"))
+        findings.append(("unseen_characters", f"take them out of '{one_line(sample.written)}'"))
     if facts.problem:
-        found.append(("unusable", facts.problem))
-        return [Problem(sample.name, kind, detail) for kind, detail in found]
+        findings.append(("unusable", facts.problem))
+        return [Problem(sample.name, kind, detail) for kind, detail in findings]
     if facts.missing:
-        found.append(("truncated", f"{facts.missing}; what is there trains"))
+        findings.append(("truncated", f"{facts.missing}; what is there trains"))
     if facts.complaints:
-        found.append(("damaged", facts.complaints[0]))
+        findings.append(("damaged", facts.complaints[0]))
     if facts.lost_db > CANCELLED_DB:
-        found.append(
+        findings.append(
             ("cancelling", f"their mix is {facts.lost_db:.0f} dB quieter than they are; turn one of them around")
         )
     if facts.clipped > CLIPPED_SHARE:
-        found.append(("clipped", f"{facts.clipped:.2%} of the samples"))
+        findings.append(("clipped", f"{facts.clipped:.2%} of the samples"))
     if facts.duration < SHORT_SECONDS:
-        found.append(("too_short", f"{facts.duration:.2f} s"))
+        findings.append(("too_short", f"{facts.duration:.2f} s"))
     if facts.duration > LONG_SECONDS:
-        found.append(("very_long", f"{facts.duration / 60:.0f} min"))
-    return [Problem(sample.name, kind, detail) for kind, detail in found]
+        findings.append(("very_long", f"{facts.duration / 60:.0f} min"))
+    return [Problem(sample.name, kind, detail) for kind, detail in findings]
 
 
 def _sounds(samples: Sequence[Sample], jobs: int, quiet: bool) -> list[_Sound]:

@@ -7,6 +7,7 @@ flat and developing clips come from one distribution and cannot reveal the label
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from eisbach.errors import UserError
 from eisbach.types import SkipReport, Waveform
 
 KINDS = ("drone", "pad", "loop", "texture")
-LOOP_SECONDS = (1.0, 16.0)
+_LOOP_SECONDS = (1.0, 16.0)
 
 _CROSSFADE = 0.03  # seconds at a loop's joint: no click, no audible breath
 
@@ -35,7 +36,7 @@ def flat_clip(
     labels = {"kind": kind, "flat": "true", **piece_labels(performance)}
     stereo = spec.channels == 2
     if kind == "loop":
-        shortest, longest = LOOP_SECONDS
+        shortest, longest = _LOOP_SECONDS
         # at least three times round, so that it is heard as a loop
         longest = min(longest, performance.seconds / 3)
         period = float(np.exp(rng.uniform(np.log(min(shortest, longest)), np.log(longest))))
@@ -89,11 +90,21 @@ def pad(performance: Performance, sample_rate: int, rng: np.random.Generator, *,
 def loop(
     performance: Performance, period: float, sample_rate: int, rng: np.random.Generator, *, stereo: bool
 ) -> Waveform:
-    """A fragment of the piece of `period` seconds, repeated exactly; its joint is crossfaded so that it does not
-    click."""
-    fade = round(min(_CROSSFADE, period / 8) * sample_rate)
-    length = round(period * sample_rate)
+    """A fragment of the piece of `period` seconds, repeated exactly; its joint is crossfaded so that it does not click.
+
+    Raises
+    ------
+    UserError
+        A period that does not fit into the piece with the crossfade behind it.
+    """
+    fade = round(min(_CROSSFADE, period / 8) * sample_rate) if period > 0 else 0
+    length = round(period * sample_rate) if math.isfinite(period) else 0
     total = round(performance.seconds * sample_rate)
+    if length < 1 or length + fade > total:
+        raise UserError(
+            f"a loop of {period:g} s cannot be cut from a clip of {performance.seconds:g} s; give a period of at most "
+            f"{max(0.0, performance.seconds - _CROSSFADE):g} s."
+        )
     whole = synthesise(performance.tracks, performance.seconds, sample_rate, stereo=stereo).samples
     first = _busy_start(whole, length + fade, rng)
     piece = whole[:, first : first + length + fade].copy()

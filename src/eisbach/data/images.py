@@ -19,7 +19,7 @@ from eisbach.types import SkipReport
 if TYPE_CHECKING:
     from PIL import Image
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 Resize = Literal["crop", "none"]
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 
@@ -125,7 +125,7 @@ def to_bytes(images: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.clip(np.rint((images + 1.0) * 127.5), 0, 255).astype(np.uint8), -3, -1)
 
 
-NO_CLASS = ""
+_NO_CLASS = ""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class ImageSet:
         return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
 
 
-def find_images(folder: str | Path) -> list[Path]:
+def _find_images(folder: str | Path) -> list[Path]:
     """The image files below a folder (hidden ones left out), sorted.
 
     Raises
@@ -198,7 +198,7 @@ def find_images(folder: str | Path) -> list[Path]:
         The folder does not exist or holds no image.
     """
     wanted = "a folder of images, or one with a folder for each class"
-    return files_of_kind(folder, IMAGE_SUFFIXES, "image", wanted)
+    return files_of_kind(folder, _IMAGE_SUFFIXES, "image", wanted)
 
 
 def read_image_folder(folder: str | Path, *, classes: bool | None = None) -> ImageSet:
@@ -217,7 +217,7 @@ def read_image_folder(folder: str | Path, *, classes: bool | None = None) -> Ima
         No images; some in class folders and some beside them; classes are wanted and there are fewer than two.
     """
     folder = Path(folder)
-    paths = find_images(folder)
+    paths = _find_images(folder)
     loose = [path for path in paths if path.parent == folder]
     if classes is None:
         if loose and len(loose) < len(paths):
@@ -229,16 +229,14 @@ def read_image_folder(folder: str | Path, *, classes: bool | None = None) -> Ima
     elif classes and loose:
         raise UserError(
             f"{len(loose)} images of {folder} lie in no class folder (first: {loose[0].name}); move them into one, or "
-            "set "
-            "classes to none."
+            "set classes to none."
         )
-    labels = {path: path.relative_to(folder).parts[0] if classes else NO_CLASS for path in paths}
+    labels = {path: path.relative_to(folder).parts[0] if classes else _NO_CLASS for path in paths}
     names = tuple(sorted(set(labels.values()))) if classes else ()
     if classes and len(names) < 2:
         raise UserError(
             f"{folder} holds one class folder ({names[0]}); a model of one class has nothing to be told: add a class, "
-            "or set "
-            "classes to none."
+            "or set classes to none."
         )
     report = SkipReport()
     if classes:
@@ -270,7 +268,7 @@ def read_all(images: ImageSet, size: int | None, channels: int, resize: Resize) 
         None can be read, or (with `size` None) their sizes differ.
     """
     report = SkipReport()
-    kept: list[ImageItem] = []
+    readable: list[ImageItem] = []
     arrays: list[np.ndarray] = []
     report.skipped.extend(images.report.skipped)
     for item in images.items:
@@ -281,14 +279,15 @@ def read_all(images: ImageSet, size: int | None, channels: int, resize: Resize) 
             continue
         if arrays and array.shape != arrays[0].shape:
             raise UserError(
-                f"the images have different sizes ({kept[0].id} {arrays[0].shape[1]}x{arrays[0].shape[0]}, {item.id} "
-                f"{array.shape[1]}x{array.shape[0]} pixels); give the size that they should be resized and cropped to."
+                f"the images have different sizes ({readable[0].id} {arrays[0].shape[1]}x{arrays[0].shape[0]}, "
+                f"{item.id} {array.shape[1]}x{array.shape[0]} pixels); give the size that they should be resized and "
+                "cropped to."
             )
-        kept.append(item)
+        readable.append(item)
         arrays.append(array)
     if not arrays:
         raise UserError(f"none of the {len(images)} images can be used ({_first(report)}).")
-    return np.stack(arrays), ImageSet(tuple(kept), images.classes, images.root, report)
+    return np.stack(arrays), ImageSet(tuple(readable), images.classes, images.root, report)
 
 
 def _first(report: SkipReport) -> str:
@@ -321,8 +320,8 @@ def only_labels(images: ImageSet, names: Sequence[str]) -> ImageSet:
         raise UserError(
             f"the images have no class {', '.join(unknown)}; their classes: {', '.join(images.classes[:10]) or 'none'}."
         )
-    kept = tuple(item for item in images.items if item.label in set(names))
-    return ImageSet(kept, tuple(sorted(names)), images.root, images.report)
+    chosen = tuple(item for item in images.items if item.label in set(names))
+    return ImageSet(chosen, tuple(sorted(names)), images.root, images.report)
 
 
 _DIGIT_LEVELS = 16

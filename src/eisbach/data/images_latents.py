@@ -22,7 +22,7 @@ from eisbach.types import LatentBatch, SkipReport
 if TYPE_CHECKING:
     from eisbach.codecs import ImageCodec
 
-CHUNK = 256
+_CHUNK = 256
 """Images in one file of the cache."""
 _ORDER, _FLIP = 11, 12  # streams of the generator
 
@@ -61,7 +61,7 @@ def encode_images(
 ) -> ImageLatents:
     """Latents of all images that can be read, from the cache where they are in it.
 
-    A file of the cache holds `CHUNK` images and is named by a hash of them, the codec's identity, the size and the
+    A file of the cache holds `_CHUNK` images and is named by a hash of them, the codec's identity, the size and the
     options; so a stopped encoding continues, and changed images or another codec are encoded anew. Mirrored images are
     encoded, not mirrored latents: an autoencoder need not commute with mirroring.
 
@@ -78,23 +78,25 @@ def encode_images(
         None of the images can be used.
     """
     chunks: list[np.ndarray] = []
-    kept: list[ImageItem] = []
+    encoded: list[ImageItem] = []
     report = SkipReport()
     report.skipped.extend(images.report.skipped)
-    starts = range(0, len(images), CHUNK)
+    starts = range(0, len(images), _CHUNK)
     with Progress(len(images), "encode", unit=" images", quiet=quiet) as bar:
         for start in starts:
-            part = images.items[start : start + CHUNK]
+            part = images.items[start : start + _CHUNK]
             array, good, bad = _chunk(part, codec, size, cache, resize, flip)
             report.skipped.extend(bad.skipped)
             if len(good):
                 chunks.append(array)
-                kept.extend(good)
+                encoded.extend(good)
             bar.advance(len(part))
-    if not kept:
+    if not encoded:
         first = f"{report.skipped[0].item} {report.skipped[0].reason}" if report.skipped else "there are none"
         raise UserError(f"none of the {len(images)} images can be used ({first}).")
-    return ImageLatents(tuple(chunks), tuple(item.id for item in kept), tuple(item.label for item in kept), report)
+    return ImageLatents(
+        tuple(chunks), tuple(item.id for item in encoded), tuple(item.label for item in encoded), report
+    )
 
 
 def _chunk(

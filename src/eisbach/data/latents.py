@@ -4,7 +4,7 @@ each."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -102,7 +102,6 @@ def encode_clips(
     manifest: Manifest,
     codec: Codec,
     encode: Callable[[ManifestRow, SectionEncoder], Made],
-    keep: Callable[[ManifestRow, Made], None],
     report: SkipReport,
     *,
     source: str | None,
@@ -110,8 +109,8 @@ def encode_clips(
     device: str | None,
     quiet: bool,
     title: str = "encode",
-) -> None:
-    """Calls `encode(row, encoder)` for every clip, in threads, and `keep(row, made)` here, in the manifest's order.
+) -> Generator[tuple[ManifestRow, Made], None, None]:
+    """Calls `encode(row, encoder)` for every clip, in threads, and gives (row, what it made) in the manifest's order.
 
     Clips whose audio cannot be used (`AudioError`) go to `report`; the other arguments are those of `SectionEncoder`.
 
@@ -121,25 +120,25 @@ def encode_clips(
         No clip could be encoded.
     """
 
-    def one(row: ManifestRow) -> Made | AudioError:
+    def encode_row(row: ManifestRow) -> Made | AudioError:
         try:
             return encode(row, encoder)
         except AudioError as error:
             return error
 
-    kept = 0
+    encoded = 0
     with (
         steady_threads(codec),
         SectionEncoder(codec, source=source, jobs=jobs, device=device) as encoder,
-        in_threads(manifest.rows, one, jobs=jobs, title=title, quiet=quiet) as results,
+        in_threads(manifest.rows, encode_row, jobs=jobs, title=title, quiet=quiet) as results,
     ):
         for row, made in results:
             if isinstance(made, AudioError):
                 report.add(row.id, str(made))
                 continue
-            keep(row, made)
-            kept += 1
-    if not kept:
+            encoded += 1
+            yield row, made
+    if not encoded:
         why = f" ({report.skipped[0].reason})" if report.skipped else ""
         raise UserError(f"none of the {len(manifest)} clips could be encoded{why}; run 'eisbach data doctor' on them.")
 
@@ -215,7 +214,7 @@ def _encode_in_process(
 MAX_SECTIONS = 8
 """Sections kept of one clip, spread evenly over it: what bounds memory and disk for hour-long audio."""
 
-HASHES_NAME = ".audio-hashes"
+_HASHES_NAME = ".audio-hashes"
 """Where a folder of latents remembers the hashes of the audio (`KnownHashes`)."""
 
 _ROUNDING_SECONDS = 1.0
@@ -280,16 +279,9 @@ def sections_of(duration: float, crop_seconds: float) -> list[tuple[float, float
 
 
 def encode_manifest(
-    manifest: Manifest,
-    codec: Codec,
-    cache_dir: str | Path,
-    *,
-    crop_seconds: float,
-    jobs: int = 1,
-    source: str | None = None,
-    device: str | None = None,
-    quiet: bool = False,
-) -> LatentCache:
+    manifest: Manifest, codec: Codec, cache_dir: str | Path, *, crop_seconds: float, jobs: int = 1,
+    source: str | None = None, device: str | None = None, quiet: bool = False,
+) -> LatentCache:  # fmt: skip
     """Encodes what is not in the cache yet; the same call again, or with more clips, continues.
 
     Parameters
@@ -320,7 +312,7 @@ def encode_manifest(
     others = [place for place in sorted(folder.parent.glob("*s")) if place != folder]
     report = SkipReport()
     entries: list[LatentEntry] = []
-    known = KnownHashes(Path(cache_dir) / HASHES_NAME)
+    known = KnownHashes(Path(cache_dir) / _HASHES_NAME)
 
     def encode(row: ManifestRow, encoder: SectionEncoder) -> LatentEntry:
         audio = check_unchanged(manifest, row, known)
@@ -331,27 +323,27 @@ def encode_manifest(
                 if len(whole := _read_frames(place / name) or ()) == 1:
                     return LatentEntry(row, place / name, whole)
         return LatentEntry(
-            row, folder / name, frames or _encode_one(audio, row, codec, encoder, folder / name, crop_seconds)
+            row, folder / name, frames or _encode_row(audio, row, codec, encoder, folder / name, crop_seconds)
         )
-
-    def keep(row: ManifestRow, made: LatentEntry) -> None:
-        entries.append(made)
-        used = sum(made.frames) / codec.latent_rate
-        if used < row.duration - 1.0:
-            report.add(row.id, f"only {len(made.frames)} sections ({used:.0f} of {row.duration:.0f} s) are used")
 
     title = f"encode for crops of {crop_seconds:g} s"
+    clips = encode_clips(
+        manifest, codec, encode, report, source=source, jobs=jobs, device=device, title=title, quiet=quiet
+    )
     try:
-        encode_clips(
-            manifest, codec, encode, keep, report, source=source, jobs=jobs, device=device, title=title, quiet=quiet
-        )
+        for row, entry in clips:  # what it gives back (threads, processes) it gives back when it is closed
+            entries.append(entry)
+            used = sum(entry.frames) / codec.latent_rate
+            if used < row.duration - 1.0:
+                report.add(row.id, f"only {len(entry.frames)} sections ({used:.0f} of {row.duration:.0f} s) are used")
     finally:
+        clips.close()
         known.save()
     write_json(folder / "report.json", [{"id": item.item, "reason": item.reason} for item in report.skipped])
     return LatentCache(tuple(entries), codec.channels, codec.latent_rate, report)
 
 
-def _encode_one(
+def _encode_row(
     audio: Path, row: ManifestRow, codec: Codec, encoder: SectionEncoder, path: Path, crop_seconds: float
 ) -> tuple[int, ...]:
     import torch
@@ -401,7 +393,6 @@ def read_latent_array(path: Path) -> np.ndarray:
     if array.ndim != 2 or array.size == 0 or array.dtype.kind != "f":
         raise ManifestError(
             f"{path} holds {array.dtype} {array.shape} and not floating-point latents (channels, frames); encode it "
-            "again, or remove it with "
-            "its .json."
+            "again, or remove it with its .json."
         )
     return array

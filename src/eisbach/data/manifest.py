@@ -27,7 +27,7 @@ SPLITS: tuple[Split, ...] = ("train", "held_out")
 HELD_OUT_SHARE = 0.1
 """Share of pieces (or of clips without a piece) that the hash puts into the held-out split."""
 
-SMALLEST_SHARE_OF = 5
+_SMALLEST_SHARE_OF = 5
 """A small set holds out at most one piece in this many."""
 
 _SHOWN = 10
@@ -130,7 +130,7 @@ def afford_held_out(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
     """
     keys = {row.id: _split_key(row.audio_hash, row.labels) for row in rows}
     held_out = sorted({keys[row.id] for row in rows if row.split == "held_out"})
-    allowed = set(held_out[: len(set(keys.values())) // SMALLEST_SHARE_OF])
+    allowed = set(held_out[: len(set(keys.values())) // _SMALLEST_SHARE_OF])
     return [
         replace(row, split="train") if row.split == "held_out" and keys[row.id] not in allowed else row for row in rows
     ]
@@ -156,24 +156,26 @@ def load_manifest(path: str | Path, *, check_files: bool = True) -> Manifest:
     missing = "make one with 'eisbach data folder' or 'eisbach data render'"
     text = read_text(path, "manifest", limit=LINES_LIMIT, missing=missing, error=ManifestError)
     lines = text.split("\n")  # splitlines() would also cut at U+2028 within a caption
-    audio_root = read_audio_root(path)
-    files = ManifestFiles(audio_root)
+    audio_root = _read_audio_root(path)
+    files = _ManifestFiles(audio_root)
     rows: list[ManifestRow] = []
     faults: list[str] = []
     first_line: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        row, found = _parse_row(line)
+        row, row_faults = _parse_row(line)
         if row is not None:
             if row.id in first_line:
-                found.append(f"id '{row.id}' is already used at line {first_line[row.id]}; give each clip its own id")
+                row_faults.append(
+                    f"id '{row.id}' is already used at line {first_line[row.id]}; give each clip its own id"
+                )
             first_line.setdefault(row.id, number)
             place, fault = files.find(row.path)
             if fault is not None and (check_files or place is not None):
-                found.append(fault)
+                row_faults.append(fault)
             rows.append(row if place is None or place == row.path else replace(row, path=place))
-        faults += [f"line {number}: {fault}" for fault in found]
+        faults += [f"line {number}: {fault}" for fault in row_faults]
     if not rows and not faults:
         faults = ["it has no rows; add clips to it"]
     if faults:
@@ -198,14 +200,14 @@ def save_manifest(manifest: Manifest, path: str | Path | None = None) -> Path:
     faults = []
     seen: set[str] = set()
     for row in manifest:
-        found = _check_values(asdict(row))
+        row_faults = _check_values(asdict(row))
         if row.id in seen:
-            found.append("the id is used twice")
+            row_faults.append("the id is used twice")
         seen.add(row.id)
-        faults += [f"row '{row.id}': {fault}" for fault in found]
+        faults += [f"row '{row.id}': {fault}" for fault in row_faults]
     if faults:
         raise ManifestError(f"the manifest for {path} {fault_list(faults)}")
-    write_audio_root(path, manifest.audio_root)
+    _write_audio_root(path, manifest.audio_root)
     write_jsonl(path, (asdict(row) for row in manifest))
     return path
 
@@ -307,8 +309,8 @@ def _hash_fault(value: Any) -> str | None:
 _AUDIO_ROOT = ".audio.json"  # beside a manifest whose audio lies elsewhere
 
 
-def read_audio_root(manifest: Path) -> Path:
-    """The folder that the paths of a manifest are relative to: its own, or what `write_audio_root` noted.
+def _read_audio_root(manifest: Path) -> Path:
+    """The folder that the paths of a manifest are relative to: its own, or what `_write_audio_root` noted.
 
     Raises
     ------
@@ -325,7 +327,7 @@ def read_audio_root(manifest: Path) -> Path:
     return Path(folder)
 
 
-def write_audio_root(manifest: Path, audio_root: Path) -> None:
+def _write_audio_root(manifest: Path, audio_root: Path) -> None:
     """Notes beside a manifest that its audio lies elsewhere, or takes such a note away."""
     beside = manifest.with_suffix(_AUDIO_ROOT)
     if audio_root.resolve() != manifest.parent.resolve():
@@ -334,7 +336,7 @@ def write_audio_root(manifest: Path, audio_root: Path) -> None:
         beside.unlink()
 
 
-class ManifestFiles:
+class _ManifestFiles:
     """The files below a folder: found in another spelling of the same name, and never outside the folder."""
 
     def __init__(self, root: Path) -> None:

@@ -69,17 +69,10 @@ class _Section:
 
 
 def pre_encode(
-    manifest: Manifest,
-    codec: Codec,
-    out: str | Path,
-    *,
-    max_seconds: float = MAX_SECONDS,
-    precision: Precision = "float32",
-    jobs: int = 1,
-    source: str | None = None,
-    device: str | None = None,
+    manifest: Manifest, codec: Codec, out: str | Path, *, max_seconds: float = MAX_SECONDS,
+    precision: Precision = "float32", jobs: int = 1, source: str | None = None, device: str | None = None,
     quiet: bool = False,
-) -> WrittenFolder:
+) -> WrittenFolder:  # fmt: skip
     """Encodes what `out` does not hold yet; the same call again, or with more clips, continues.
 
     Parameters
@@ -119,7 +112,6 @@ def pre_encode(
     plan = _plan(manifest, max_seconds, existing, out)
     report = SkipReport()
     known = KnownHashes(_hashes_of(manifest))
-    done: list[tuple[int, int, int]] = []
     write_text(out / DETAILS_NAME, _json({OURS: settings}))
     _write_silence(out / SILENCE_NAME, codec, max_seconds, precision)
 
@@ -127,11 +119,9 @@ def pre_encode(
         audio = check_unchanged(manifest, row, known)
         return _write_clip(audio, row, plan[row.id], out, existing, encoder, codec, precision)
 
-    def keep(row: ManifestRow, made: tuple[int, int, int]) -> None:
-        done.append(made)
-
     try:
-        encode_clips(manifest, codec, encode, keep, report, source=source, jobs=jobs, device=device, quiet=quiet)
+        clips = encode_clips(manifest, codec, encode, report, source=source, jobs=jobs, device=device, quiet=quiet)
+        done = [counts for _, counts in clips]
     finally:
         known.save()
     files, frames, fresh = (sum(counts) for counts in zip(*done, strict=True))
@@ -152,22 +142,22 @@ def _existing(out: Path, settings: Mapping[str, Any]) -> dict[str, dict[str, Any
     details = out / DETAILS_NAME
     if details.is_file():
         values = read_json(details, "description of the folder")
-        found = values.get(OURS) if isinstance(values, dict) else None
-        refuse_other_settings(out, "latents", found if isinstance(found, dict) else {}, settings)
+        ours = values.get(OURS) if isinstance(values, dict) else None
+        refuse_other_settings(out, "latents", ours if isinstance(ours, dict) else {}, settings)
     elif out.is_dir() and latent_files(out):
         raise UserError(
             f"{out} already holds latents that another tool wrote; choose another --out, and name both folders in "
             "data.manifest."
         )
-    found = {}
+    existing = {}
     for path in sorted(out.glob("*.json")) if out.is_dir() else []:
         if path.name == DETAILS_NAME:
             continue
         values = read_json(path, "description of latents")
         if not isinstance(values, dict) or not isinstance(values.get(OURS), dict):
             raise UserError(f"{path} is not of this folder's clips; remove it, or choose another --out.")
-        found[path.stem] = values
-    return found
+        existing[path.stem] = values
+    return existing
 
 
 def _plan(
@@ -180,9 +170,8 @@ def _plan(
         owner = str(values[OURS].get("id"))
         if owner not in ids or not stem.isdigit() or len(stem) != 10:
             raise UserError(
-                f"{out} holds latents of '{owner}' ({stem}.json), which is not in this manifest; choose another "
-                "--out, or "
-                "remove those files."
+                f"{out} holds latents of '{owner}' ({stem}.json), which is not in this manifest; choose another --out, "
+                "or remove those files."
             )
         numbers[owner] = int(stem[:6])
     taken = set(numbers.values())
@@ -204,8 +193,7 @@ def _plan(
     if stray:
         raise UserError(
             f"{out} holds {len(stray)} files that are not of this manifest (the first: {stray[0]}); choose another "
-            "--out, "
-            "or remove them."
+            "--out, or remove them."
         )
     return plan
 
@@ -221,9 +209,9 @@ def _write_clip(
     precision: Precision,
 ) -> tuple[int, int, int]:
     """Files, frames and freshly encoded files of one clip."""
-    kept = {section.stem: _kept_frames(out, section, row, existing, precision) for section in sections}
+    frames_there = {section.stem: _kept_frames(out, section, row, existing, precision) for section in sections}
     made: dict[str, np.ndarray] = {}
-    if not all(kept.values()):
+    if not all(frames_there.values()):
         peak = 0.0
         for section in sections:
             encoded = encoder(audio, section.start, section.seconds)
@@ -238,7 +226,7 @@ def _write_clip(
         array = made.get(section.stem)
         if array is not None:
             _save(out / f"{section.stem}.npy", array)
-        count = int(array.shape[1]) if array is not None else kept[section.stem]
+        count = int(array.shape[1]) if array is not None else frames_there[section.stem]
         values = _description(row, section, count, codec)
         if existing.get(section.stem) != values:
             write_text(out / f"{section.stem}.json", _json(values))

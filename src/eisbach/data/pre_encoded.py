@@ -82,7 +82,7 @@ def is_pre_encoded(path: str | Path) -> bool:
     return (path / SILENCE_NAME).is_file() or any(file.suffix == ".npy" for file in walk_files(path))
 
 
-def read_clip(path: Path) -> PreEncodedClip:
+def _read_clip(path: Path) -> PreEncodedClip:
     """One clip, from its JSON and its array's header; the latents themselves are not read.
 
     Raises
@@ -150,9 +150,9 @@ def read_pre_encoded(folder: str | Path, *, jobs: int = 4, quiet: bool = True) -
     rows: list[ManifestRow] = []
     channels: dict[int, str] = {}
 
-    def one(path: Path) -> tuple[PreEncodedClip, str] | str:
+    def read(path: Path) -> tuple[PreEncodedClip, str] | str:
         try:
-            clip = read_clip(path)
+            clip = _read_clip(path)
             _check_finite(path)
             return clip, hashlib.sha256(path.read_bytes()).hexdigest()
         except ManifestError as error:
@@ -160,7 +160,7 @@ def read_pre_encoded(folder: str | Path, *, jobs: int = 4, quiet: bool = True) -
         except OSError as error:
             return f"{path} cannot be read ({error.strerror or error}); check the disk, or remove the clip."
 
-    with in_threads(paths, one, jobs=jobs, title="check latents", quiet=quiet) as results:
+    with in_threads(paths, read, jobs=jobs, title="check latents", quiet=quiet) as results:
         for path, made in results:
             name = path.relative_to(folder).as_posix()
             if isinstance(made, str):
@@ -169,22 +169,19 @@ def read_pre_encoded(folder: str | Path, *, jobs: int = 4, quiet: bool = True) -
             clip, digest = made
             channels.setdefault(clip.channels, name)
             if clip.masked:
-                report.add(
-                    name, f"only {clip.frames} of {clip.frames + clip.masked} valid frames are one stretch and used"
-                )
+                valid = clip.frames + clip.masked
+                report.add(name, f"only {clip.frames} of {valid} valid frames are one stretch and used")
             rows.append(_row(clip, name, digest))
     if not rows:
         first = report.skipped[0]
         raise ManifestError(f"none of the {len(paths)} clips in {folder} can be used (the first: {first.reason})")
     if len(channels) > 1:
-        found = ", ".join(f"{count} channels ({name})" for count, name in sorted(channels.items()))
-        raise ManifestError(f"{folder} holds latents of different codecs: {found}; keep one kind in a folder.")
+        kinds = ", ".join(f"{count} channels ({name})" for count, name in sorted(channels.items()))
+        raise ManifestError(f"{folder} holds latents of different codecs: {kinds}; keep one kind in a folder.")
     ids = [row.id for row in rows]
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
-        raise ManifestError(
-            f"{folder} holds two clips with the id '{twice}'; encode the manifest into an empty folder."
-        )
+        raise ManifestError(f"{folder} holds two clips with the id '{twice}'; encode into an empty folder.")
     return Manifest(rows, folder), report
 
 
@@ -195,17 +192,14 @@ def _check_finite(path: Path) -> None:
 
 def _row(clip: PreEncodedClip, name: str, digest: str) -> ManifestRow:
     values = clip.values
-    ours = values.get(OURS)
-    ours = ours if isinstance(ours, dict) else {}
+    ours = values[OURS] if isinstance(values.get(OURS), dict) else {}
     identity, labels, split = ours.get("id"), ours.get("labels"), ours.get("split")
     if not isinstance(labels, dict) or not all(isinstance(item, str) for item in labels.values()):
         labels = {}
     chosen: Split
-    if split in SPLITS:
-        chosen = split
-    else:
-        source = values.get("relpath", values.get("path"))
-        chosen = assign_split(digest, {"piece": source} if isinstance(source, str) and source else None)
+    source = values.get("relpath", values.get("path"))
+    by_source = {"piece": source} if isinstance(source, str) and source else None
+    chosen = split if split in SPLITS else assign_split(digest, by_source)
     if not isinstance(identity, str) or not identity:
         identity = name.removesuffix(".npy")
     elif ours.get("sections", 1) != 1:
@@ -229,23 +223,21 @@ def latent_entries(manifest: Manifest, codec: Codec) -> LatentCache:
     silence: torch.Tensor | None = None
     for row in manifest:
         path = manifest.audio_path(row)
-        clip = read_clip(path)
+        clip = _read_clip(path)
         if clip.channels != codec.channels:
             raise ManifestError(
-                f"{path} holds latents of {clip.channels} channels and the model reads {codec.channels}; encode the "
-                "audio "
-                "with this model's codec ('eisbach data encode MANIFEST --model MODEL --format sa3 --out FOLDER')."
+                f"{path} holds latents of {clip.channels} channels and the model reads {codec.channels}; encode "
+                "the audio with its codec ('eisbach data encode MANIFEST --model MODEL --format sa3 --out FOLDER')."
             )
         if clip.sample_rate is not None and clip.sample_rate != codec.sample_rate:
             raise ManifestError(
                 f"{path} was encoded at {clip.sample_rate} Hz and the model's codec works at {codec.sample_rate} Hz; "
-                "encode "
-                "the audio with this model's codec."
+                "encode the audio with this model's codec."
             )
         if path.parent not in folders:
             folders.add(path.parent)
-            found = _check_folder(path.parent, manifest.root, codec)
-            silence = found if silence is None else silence
+            own_silence = _check_folder(path.parent, manifest.root, codec)
+            silence = own_silence if silence is None else silence
         entries.append(
             LatentEntry(replace(row, duration=clip.frames / codec.latent_rate), path, (clip.frames,), clip.first)
         )
@@ -266,8 +258,7 @@ def _check_scale(entries: Sequence[LatentEntry], codec: Codec) -> None:
     if ratio > _OTHER_SCALE:
         raise ManifestError(
             f"the latents in {entries[0].path.parent} are {ratio:.0f} times as large as this codec's of noise, so "
-            "they are scaled; "
-            "divide them by their scale, or encode the audio again."
+            "they are scaled; divide them by their scale, or encode the audio again."
         )
 
 
@@ -302,8 +293,7 @@ def _check_folder(folder: Path, root: Path, codec: Codec) -> torch.Tensor | None
         if distance > _FOREIGN:
             raise ManifestError(
                 f"{path} is not the silence of this model's codec (relative distance {distance:.2g}), so the latents "
-                "beside "
-                "it are another autoencoder's; encode the audio with this model's codec."
+                "beside it are another autoencoder's; encode the audio with this model's codec."
             )
     return torch.from_numpy(silence)
 
@@ -391,22 +381,18 @@ def inspect_folder(
     manifest, report = read_pre_encoded(folder, jobs=jobs, quiet=quiet)
     if codec is not None:
         latent_entries(manifest, codec)
-    found = [read_clip(manifest.audio_path(row)) for row in manifest]
-    frames = [clip.frames for clip in found]
-    entries = tuple(
-        LatentEntry(row, clip.path, (clip.frames,), clip.first) for row, clip in zip(manifest, found, strict=True)
-    )
-    cache = LatentCache(entries, found[0].channels, 1.0, report)
+    clips = [_read_clip(manifest.audio_path(row)) for row in manifest]
+    frames = [clip.frames for clip in clips]
+    entries = [
+        LatentEntry(row, clip.path, (clip.frames,), clip.first) for row, clip in zip(manifest, clips, strict=True)
+    ]
+    cache = LatentCache(tuple(entries), clips[0].channels, 1.0, report)
     made = {fit: BucketedDataset(cache, max(frames), 0, count=buckets, fit=fit) for fit in FITS}
     return FolderReport(
-        clips=len(found),
-        channels=found[0].channels,
-        frames=sum(frames),
-        shortest=min(frames),
-        longest=max(frames),
+        len(clips), clips[0].channels, sum(frames), min(frames), max(frames),
         lengths={fit: tuple(int(length) for length in data.lengths) for fit, data in made.items()},
         cut_share=made["cut"].report(batch_size).cut_share,
         padding_share=made["pad"].report(batch_size).padding_share,
         padded_share=1.0 - sum(frames) / (len(frames) * max(frames)),
         report=report,
-    )
+    )  # fmt: skip

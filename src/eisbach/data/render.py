@@ -28,10 +28,10 @@ from eisbach.processes import Processes
 from eisbach.progress import Progress
 from eisbach.types import SkipReport, Waveform
 
-RENDER_VERSION = 4
+_RENDER_VERSION = 4
 """Raise it whenever the same seed gives other sound; rendered folders of another version are not continued."""
 
-FAMILY_WEIGHTS = {
+_FAMILY_WEIGHTS = {
     "quartet": 0.42,
     "chorale": 0.14,
     "mass": 0.1,
@@ -83,7 +83,7 @@ class RenderSpec:
     styles: tuple[str, ...] | None = None
     kind: str = DEVELOPING
     parser_version: int = PARSER_VERSION
-    render_version: int = RENDER_VERSION
+    render_version: int = _RENDER_VERSION
 
     def __post_init__(self) -> None:
         faults = []
@@ -110,7 +110,7 @@ class Clip:
     labels: dict[str, str] = field(default_factory=dict)
 
 
-def clip_generator(spec: RenderSpec, index: int, attempt: int) -> np.random.Generator:
+def _clip_generator(spec: RenderSpec, index: int, attempt: int) -> np.random.Generator:
     """The generator of one clip: a pure function of the spec's seed and kind, the clip's number and the attempt."""
     stream = () if spec.kind == DEVELOPING else tuple(spec.kind.encode())
     return np.random.default_rng([spec.seed, index, attempt, *stream])
@@ -130,7 +130,7 @@ def plan_clip(
     """
     pool = _pool(spec.pieces, spec.redistributable)
     for attempt in range(_ATTEMPTS):
-        rng = clip_generator(spec, index, attempt)
+        rng = _clip_generator(spec, index, attempt)
         length = float(rng.uniform(spec.seconds[0], spec.seconds[-1])) if seconds is None else seconds
         piece = pool.draw(rng)
         excerpt = take_excerpt(_tables(pool, piece, rng, cache, report), length, rng)
@@ -152,7 +152,7 @@ class _Pool:
         for piece in pieces:
             self.families.setdefault(piece.family, []).append(piece)
         self.names = sorted(self.families)
-        weights = np.array([FAMILY_WEIGHTS[name] for name in self.names])
+        weights = np.array([_FAMILY_WEIGHTS[name] for name in self.names])
         self.weights = weights / weights.sum()
 
     def draw(self, rng: np.random.Generator) -> Piece:
@@ -232,12 +232,12 @@ def finish(waveform: Waveform, rng: np.random.Generator) -> Waveform:
     return Waveform(samples, waveform.sample_rate)
 
 
-ClipMaker = Callable[[RenderSpec, int, Path | None, SkipReport], Clip]
+_ClipMaker = Callable[[RenderSpec, int, Path | None, SkipReport], Clip]
 
 
 def render(
     out: str | Path, *, clips: int, spec: RenderSpec | None = None, jobs: int = 1, cache: str | Path | None = None,
-    quiet: bool = False, make: ClipMaker = developing_clip,
+    quiet: bool = False, make: _ClipMaker = developing_clip,
 ) -> tuple[Manifest, SkipReport]:  # fmt: skip
     """Renders `clips` clips into a folder and writes its manifest.
 
@@ -298,12 +298,12 @@ def render(
 
 def pieces_in(manifest: Manifest) -> list[str]:
     """The ids of all scores that sound in rendered clips, those that follow the first one included."""
-    found: set[str] = set()
+    pieces: set[str] = set()
     for row in manifest:
         if "piece" in row.labels:
-            found.add(row.labels["piece"])
-            found.update(row.labels.get("followed_by", "").split(_BETWEEN))
-    return sorted(found - {""})
+            pieces.add(row.labels["piece"])
+            pieces.update(row.labels.get("followed_by", "").split(_BETWEEN))
+    return sorted(pieces - {""})
 
 
 def _claim(out: Path, spec: RenderSpec) -> None:
@@ -344,19 +344,19 @@ def _read_journal(out: Path, clips: int) -> dict[int, dict[str, Any]]:
 
 
 def _made(
-    out: Path, spec: RenderSpec, todo: Sequence[int], cache: Path | None, jobs: int, make: ClipMaker
+    out: Path, spec: RenderSpec, todo: Sequence[int], cache: Path | None, jobs: int, make: _ClipMaker
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     if jobs <= 1 or len(todo) < 2:
         for index in todo:
-            yield index, _make_one(out, spec, index, cache, make)
+            yield index, _make_clip(out, spec, index, cache, make)
         return
     calls = [(out, spec, index, cache, make) for index in todo]
     with Processes(min(jobs, len(todo))) as processes:
-        for number, entry in processes.each(_make_one, calls):
+        for number, entry in processes.each(_make_clip, calls):
             yield todo[number], entry
 
 
-def _make_one(out: Path, spec: RenderSpec, index: int, cache: Path | None, make: ClipMaker) -> dict[str, Any]:
+def _make_clip(out: Path, spec: RenderSpec, index: int, cache: Path | None, make: _ClipMaker) -> dict[str, Any]:
     report = SkipReport()
     clip = make(spec, index, cache, report)
     name = f"{index:06d}"

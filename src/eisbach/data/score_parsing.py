@@ -18,7 +18,7 @@ from eisbach.errors import EisbachError
 PARSER_VERSION = 2
 """Part of the cache key: raise it whenever the tables that this module makes change."""
 
-DEFAULT_VELOCITY = 76
+_DEFAULT_VELOCITY = 76
 Repeats = Literal["none", "expanded", "once"]
 _RING_AGAIN = 0.5  # s between alarms
 
@@ -201,7 +201,7 @@ def _part_rows(part: Any, index: int, measures: list[Any]) -> list[tuple[float, 
             onset = base + float(element.getOffsetInHierarchy(container))
             current = int(np.searchsorted(times, onset + 1e-6)) - 1
             written = element.volume.velocity
-            velocity = DEFAULT_VELOCITY if current < 0 else round(24 + 100 * levels[current][1])
+            velocity = _DEFAULT_VELOCITY if current < 0 else round(24 + 100 * levels[current][1])
             velocity = int(np.clip(written if written is not None else velocity, 1, 127))
             notes = element.notes if element.isChord else [element]
             for note in notes:

@@ -9,8 +9,10 @@ names a copyright holder and grants nothing.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eisbach.audio import audio_hash, stamp
 from eisbach.data.score_parsing import PARSER_VERSION, NoteTable, ScoreError, ScoreTimeout, parse_score
 from eisbach.errors import UserError
 from eisbach.files import atomic_write, read_object, write_json
@@ -70,12 +73,16 @@ class LicenceNote:
 
 @lru_cache(maxsize=4096)
 def piece_licence(path: str | Path) -> LicenceNote:
-    """What the score file at `path`, and a `license.txt` in its own folder, state about their licence."""
+    """What the score file at `path`, and a `license.txt` in its own folder, state about their licence; a file that
+    cannot be read states nothing and may not be passed on."""
     path = Path(path)
-    rights, notices = _statements(path)
     beside = path.parent / "license.txt"
-    if beside.is_file():
-        notices.append(_squeeze(beside.read_text(encoding="utf-8", errors="replace")))
+    try:
+        rights, notices = _statements(path)
+        if beside.is_file():
+            notices.append(_squeeze(beside.read_text(encoding="utf-8", errors="replace")))
+    except _DAMAGED as error:
+        return LicenceNote("", False, f"the file cannot be read ({type(error).__name__})")
     stated = " | ".join(dict.fromkeys(rights + notices))
     if match := _BLOCK.search(stated):
         return LicenceNote(stated, False, f"restricted: '{_squeeze(match.group(0))}'")
@@ -135,7 +142,7 @@ def _squeeze(text: str) -> str:
     return " ".join(text.split())
 
 
-PARSE_TIMEOUT = 60.0
+_PARSE_TIMEOUT = 60.0
 """Seconds after which a piece is given up, skipped and reported."""
 
 _FAMILIES = {
@@ -151,6 +158,7 @@ _FAMILIES = {
     ),
 }  # fmt: skip
 _FAMILY_OF = {collection: family for family, names in _FAMILIES.items() for collection in names}
+_DAMAGED = (OSError, ValueError, KeyError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error)
 _SUFFIXES = (".mxl", ".musicxml", ".xml", ".krn", ".abc")  # in order of preference when a piece is there twice
 
 
@@ -184,7 +192,7 @@ class Piece:
         return piece_licence(self.path)
 
 
-def corpus_folder() -> Path:
+def _corpus_folder() -> Path:
     """Where music21 keeps its corpus; `UserError` when it is not installed."""
     spec = find_spec("music21")
     if spec is None or not spec.submodule_search_locations:
@@ -210,7 +218,7 @@ def list_pieces(select: Sequence[str] | None = None, *, redistributable: bool = 
     UserError
         A name in `select` that matches nothing.
     """
-    pieces = _all_pieces(str(corpus_folder()))
+    pieces = _all_pieces(str(_corpus_folder()))
     if select is not None:
         chosen: set[Piece] = set()
         for name in select:
@@ -229,16 +237,16 @@ def list_pieces(select: Sequence[str] | None = None, *, redistributable: bool = 
 @lru_cache(maxsize=2)
 def _all_pieces(folder: str) -> tuple[Piece, ...]:
     root = Path(folder)
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for collection in sorted(_FAMILY_OF):
         for path in sorted((root / collection).rglob("*")):
             if path.suffix not in _SUFFIXES or path.stem.endswith("_old"):
                 continue
             key = path.relative_to(root).with_suffix("").as_posix()
-            if key not in found or _SUFFIXES.index(path.suffix) < _SUFFIXES.index(found[key].suffix):
-                found[key] = path
+            if key not in files or _SUFFIXES.index(path.suffix) < _SUFFIXES.index(files[key].suffix):
+                files[key] = path
     pieces = []
-    for key, path in found.items():
+    for key, path in files.items():
         collection = key.split("/")[0]
         family = _FAMILY_OF[collection]
         tunes = len(_tune_texts(str(path))) if path.suffix == ".abc" else 1
@@ -249,15 +257,26 @@ def _all_pieces(folder: str) -> tuple[Piece, ...]:
     return tuple(sorted(pieces))
 
 
-@lru_cache(maxsize=64)
 def _tune_texts(path: str) -> tuple[str, ...]:
-    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    """The tunes of an abc book."""
+    state = stamp(path)
+    return _read_tunes(path, state["size"], state["mtime_ns"])
+
+
+@lru_cache(maxsize=64)
+def _read_tunes(path: str, size: int, mtime_ns: int) -> tuple[str, ...]:
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"the score {path} cannot be read ({error.strerror or error}); restore it.") from error
     starts = [match.start() for match in re.finditer(r"^X:", text, re.MULTILINE)]
     return tuple(text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True))
 
 
-def load_table(piece: Piece, cache: Path | None = None, *, timeout: float | None = PARSE_TIMEOUT) -> NoteTable:
+def load_table(piece: Piece, cache: Path | None = None, *, timeout: float | None = _PARSE_TIMEOUT) -> NoteTable:
     """The note table of a piece, from the cache or parsed and cached.
+
+    A table belongs to the score's bytes: an edited score is parsed again.
 
     Raises
     ------
@@ -265,45 +284,56 @@ def load_table(piece: Piece, cache: Path | None = None, *, timeout: float | None
         The piece cannot be parsed (remembered in the cache) or took longer than `timeout` (not remembered).
     """
     cache = user_cache("scores") if cache is None else cache
+    try:
+        tune = None if piece.tune is None else _tune_of(piece)
+        source = audio_hash(piece.path) if tune is None else hashlib.sha256(tune.encode()).hexdigest()
+    except UserError as error:
+        raise ScoreError(str(error)) from error
     name = re.sub(r"[^\w.#-]+", "~", piece.id)
     target = cache / f"v{PARSER_VERSION}" / f"{name}.npz"
     failure = target.with_suffix(".json")
     if target.is_file():
-        table = _read_table(target, piece.id)
+        table = _read_table(target, piece.id, source)
         if table is not None:
             return table
     if failure.is_file():
         with contextlib.suppress(UserError):  # a damaged note is no reason: the score is parsed again
-            reason = read_object(failure, "note of a score").get("reason")
-            if isinstance(reason, str):
-                raise ScoreError(reason)
+            note = read_object(failure, "note of a score")
+            if note.get("source") == source and isinstance(note.get("reason"), str):
+                raise ScoreError(str(note["reason"]))
     try:
-        if piece.tune is None:
-            table = parse_score(piece.path, piece.id, timeout=timeout)
-        else:
-            table = parse_score(_tune_texts(piece.path)[piece.tune], piece.id, text=True, timeout=timeout)
+        table = parse_score(tune or piece.path, piece.id, text=tune is not None, timeout=timeout)
     except ScoreError as error:
         if not isinstance(error, ScoreTimeout):
-            write_json(failure, {"piece": piece.id, "reason": str(error)})
+            write_json(failure, {"piece": piece.id, "source": source, "reason": str(error)})
         raise
-    _write_table(target, table)
+    _write_table(target, table, source)
     return table
+
+
+def _tune_of(piece: Piece) -> str:
+    texts = _tune_texts(piece.path)
+    if piece.tune is None or piece.tune >= len(texts):
+        raise ScoreError(f"the file holds {len(texts)} tunes and this is number {(piece.tune or 0) + 1}")
+    return texts[piece.tune]
 
 
 _ARRAYS = ("part", "onset", "duration", "pitch", "velocity", "tempo")
 
 
-def _write_table(path: Path, table: NoteTable) -> None:
+def _write_table(path: Path, table: NoteTable, source: str) -> None:
+    texts = {"repeats": table.repeats, "title": table.title, "source": source}
+    arrays = {name: np.array(text) for name, text in texts.items()} | {name: getattr(table, name) for name in _ARRAYS}
+
     def write(partial: Path) -> None:
         with partial.open("wb") as handle:
-            arrays = {name: getattr(table, name) for name in _ARRAYS}
-            np.savez_compressed(handle, repeats=np.array(table.repeats), title=np.array(table.title), **arrays)
+            np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]
 
     atomic_write(path, write)
 
 
-def _read_table(path: Path, piece: str) -> NoteTable | None:
-    """A cached table; None when the file is damaged, so that it is parsed again."""
+def _read_table(path: Path, piece: str, source: str) -> NoteTable | None:
+    """A cached table; None when the file is damaged or of another score than `source`, so that it is parsed again."""
     try:
         data = read_arrays(path, "cached score")
     except UserError:
@@ -314,14 +344,16 @@ def _read_table(path: Path, piece: str) -> NoteTable | None:
         numeric = array is not None and array.dtype.kind in "iuf" and bool(np.isfinite(array).all())
         if not numeric or (name != "tempo" and array.shape != (notes,)):  # type: ignore[union-attr]
             return None
-    texts = [data.get(name) for name in ("repeats", "title")]
+    texts = [data.get(name) for name in ("repeats", "title", "source")]
     if any(text is None or text.dtype.kind != "U" or text.shape for text in texts):
+        return None
+    if str(texts[2]) != source:
         return None
     return NoteTable(piece=piece, repeats=str(texts[0]), title=str(texts[1]), **arrays)  # type: ignore[arg-type]
 
 
 def parse_all(
-    pieces: Sequence[Piece], *, cache: Path | None = None, jobs: int = 1, timeout: float = PARSE_TIMEOUT,
+    pieces: Sequence[Piece], *, cache: Path | None = None, jobs: int = 1, timeout: float = _PARSE_TIMEOUT,
     quiet: bool = False,
 ) -> tuple[list[Piece], SkipReport]:  # fmt: skip
     """Fills the cache for `pieces`; returns those that can be played, in order, and what was skipped and why."""
@@ -360,7 +392,7 @@ def _try_parse(piece: Piece, cache: Path | None, timeout: float) -> str | None:
 
 def licence_rows(pieces: Sequence[Piece]) -> list[dict[str, str | bool]]:
     """One row a piece: its id, file, what the file states about its licence, and the decision."""
-    root = corpus_folder()
+    root = _corpus_folder()
     return [
         {
             "piece": piece.id,

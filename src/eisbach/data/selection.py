@@ -87,14 +87,12 @@ class TrainingChoice:
         if count == 0:
             return (
                 f"none of the {len(self.manifest)} clips of {self.manifest.root} has {wanted} and can train; change "
-                "data.select or "
-                "data.split, or add clips."
+                "data.select or data.split, or add clips."
             )
         if count < rule.batch_size:
             return (
                 f"the training set has {count} clip{'s' if count > 1 else ''} ({wanted}) and batch_size is "
-                f"{rule.batch_size}; set "
-                f"batch_size to at most {count}, or add clips."
+                f"{rule.batch_size}; set batch_size to at most {count}, or add clips."
             )
         return None
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from eisbach.errors import UserError
+from eisbach.files import read_bytes
 
 # generator numbers, section 8.1.3
 _FILTER, _DELAY, _ATTACK, _HOLD, _DECAY, _SUSTAIN, _RELEASE, _KEY_TO_DECAY = 8, 33, 34, 35, 36, 37, 38, 40
@@ -27,6 +28,7 @@ _DEFAULTS = {
     _ROOT: -1,
 }  # fmt: skip
 _NOT_ADDED = {_INSTRUMENT, _KEYS, _VELOCITIES, _SAMPLE, _MODES, _ROOT}  # a preset may not set or add to these
+_MOST_BYTES = 1 << 31
 _VELOCITY = 100  # decides between layers; loudness is given later
 
 
@@ -83,14 +85,24 @@ class SoundFont:
     Raises
     ------
     UserError
-        The file is no SoundFont 2.
+        The file is no SoundFont 2, or a damaged one: what its tables name must be there.
     """
 
     def __init__(self, path: str | Path) -> None:
-        data = Path(path).read_bytes()
+        data = read_bytes(path, "sound font", limit=_MOST_BYTES)
         if data[:4] != b"RIFF" or data[8:12] != b"sfbk":
             raise UserError(f"{path} is not a SoundFont 2 file; give an .sf2 file.")
-        chunks = dict(_chunks(data, 12, len(data)))
+        try:
+            self._read(dict(_chunks(data, 12, len(data))))
+            fault = self._fault()
+        except KeyError as error:
+            fault = f"it has no chunk {error}"
+        except (struct.error, ValueError, IndexError, RecursionError) as error:
+            fault = f"a table is cut short: {error}"
+        if fault is not None:
+            raise UserError(f"the sound font {path} is damaged ({fault}); fetch it again.")
+
+    def _read(self, chunks: dict[bytes, bytes]) -> None:
         self.waves = np.frombuffer(chunks[b"smpl"], dtype="<i2").astype(np.float32) / 32768.0
         generators = [list(struct.iter_unpack("<Hh", chunks[name])) for name in (b"pgen", b"igen")]
         bags = [[bag[0] for bag in struct.iter_unpack("<HH", chunks[name])] for name in (b"pbag", b"ibag")]
@@ -109,6 +121,19 @@ class SoundFont:
                 "<20sIIIIIBbHH", chunks[b"shdr"]
             )
         ]
+
+    def _fault(self) -> str | None:
+        """What a zone names and the font lacks; None when it is whole."""
+        presets = [zone for zones in self._presets.values() for zone in zones]
+        zones = [zone for instrument in self._instruments for zone in instrument]
+        if any(not 0 <= zone[_INSTRUMENT] < len(self._instruments) for zone in presets):
+            return "a preset names an instrument that is not there"
+        if any(not 0 <= zone[_SAMPLE] < len(self._samples) for zone in zones):
+            return "an instrument names a sample that is not there"
+        for sample in (self._samples[zone[_SAMPLE]] for zone in zones):
+            if not (sample.start < sample.end <= len(self.waves) and sample.rate > 0):
+                return "a sample lies beyond the end of the sound"
+        return None
 
     def note(self, program: int, pitch: int, seconds: float, sample_rate: int) -> np.ndarray:
         """One note without its envelope [shape=(n,), float32].
@@ -162,7 +187,7 @@ class SoundFont:
         loop_end = sample.loop_end + zone.get(3, 0) + 32768 * zone.get(50, 0) - start
         root = zone[_ROOT] if zone[_ROOT] >= 0 else sample.root
         cents = (pitch - root) * zone[_SCALE] + 100 * zone.get(_COARSE, 0) + zone.get(_FINE, 0) + sample.correction
-        step = 2.0 ** (cents / 1200.0) * sample.rate / sample_rate
+        step = 2.0 ** (min(cents, 12 * 1200) / 1200.0) * sample.rate / sample_rate  # no note is tuned twelve octaves up
         wave = self.waves[start:end]
         position = np.arange(count, dtype=np.float64) * step
         if zone.get(_MODES, 0) & 1 and loop_end - loop_start > 1:

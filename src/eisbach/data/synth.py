@@ -208,7 +208,7 @@ def sound_font() -> Path:
     return path
 
 
-NOTE_SCALE = 1.0 / 32768.0
+_NOTE_SCALE = 1.0 / 32768.0
 _HELD_SECONDS = 3.0  # length kept of notes that last; longer ones are made by joining their steady part
 _DECAY_SECONDS = 6.0  # longest length kept of notes that die away
 _SILENT_DB = 75.0
@@ -243,7 +243,7 @@ class Track:
     pan: float = 0.0
 
 
-class NoteBank:
+class _NoteBank:
     """Single notes of the sound font at one sample rate, played when first asked for and kept while memory allows."""
 
     def __init__(self, sample_rate: int) -> None:
@@ -253,7 +253,7 @@ class NoteBank:
         self._bytes = 0
 
     def note(self, instrument: Instrument, pitch: int) -> tuple[np.ndarray, Envelope]:
-        """A note without its envelope [shape=(n,), int16; times `NOTE_SCALE` at reference loudness] and the
+        """A note without its envelope [shape=(n,), int16; times `_NOTE_SCALE` at reference loudness] and the
         envelope."""
         key = (instrument.program, int(pitch))
         if key in self._notes:
@@ -276,7 +276,7 @@ class NoteBank:
             samples = soxr.resample(samples, _PLAYED_RATE, self.sample_rate, quality="HQ").astype(np.float32)
         head = samples[: self.sample_rate // 2]
         loudness = float(np.sqrt(np.mean(np.square(head, dtype=np.float64))))
-        samples = samples * np.float32(_LEVEL / max(loudness, 1e-5) / NOTE_SCALE)
+        samples = samples * np.float32(_LEVEL / max(loudness, 1e-5) / _NOTE_SCALE)
         return np.clip(np.rint(samples), -32767, 32767).astype(np.int16), envelope
 
 
@@ -292,9 +292,9 @@ def get_font() -> SoundFont:
 
 
 @lru_cache(maxsize=4)
-def get_bank(sample_rate: int) -> NoteBank:
+def get_bank(sample_rate: int) -> _NoteBank:
     """The process's bank of notes at one sample rate."""
-    return NoteBank(sample_rate)
+    return _NoteBank(sample_rate)
 
 
 def synthesise(tracks: Sequence[Track], seconds: float, sample_rate: int, *, stereo: bool = False) -> Waveform:
@@ -345,7 +345,7 @@ def _shape(
         length = min(length, len(note))
     elif length > len(note):
         note = _prolong(note, length)
-    factor = np.float32(NOTE_SCALE * gain * (velocity / 127.0) ** 1.7)
+    factor = np.float32(_NOTE_SCALE * gain * (velocity / 127.0) ** 1.7)
     samples: np.ndarray = note[:length] * factor
     samples *= _level(envelope, sample_rate, -(-length // (4 * sample_rate)))[:length]
     if held < length:

@@ -98,7 +98,7 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     if notify is not None:
         for sentence in unknown_words(config.prompts, backbone):
             notify(sentence)
-    stamp = generation_stamp(config, backbone, codec)
+    stamp = _generation_stamp(config, backbone, codec)
     if config.adapter is not None:
         from eisbach.adapters import load_adapter
 
@@ -106,10 +106,18 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     stamp_path = Path(config.out) / STAMP
     _check_stamp(stamp_path, stamp)
     missing = {take.id for take in takes if not _is_finished(take.path, config.duration)}
+    if missing:
+        write_json(stamp_path, _merge_stamp(stamp_path, stamp))
+    _make_missing(config, backbone, codec, takes, missing, quiet)
+    return _save_manifest(config, takes)
+
+
+def _make_missing(
+    config: GenerateConfig, backbone: Backbone, codec: Codec, takes: list[Take], missing: set[str], quiet: bool
+) -> None:
+    """Samples the batches of the whole plan in which a clip is missing, and writes those clips."""
     batches = [takes[start : start + config.batch_size] for start in range(0, len(takes), config.batch_size)]
     todo = [batch for batch in batches if any(take.id in missing for take in batch)]
-    if todo:
-        write_json(stamp_path, _merge_stamp(stamp_path, stamp))
     with stop_signal() as stop, _Meter(config, codec, len(batches), len(batches) - len(todo), quiet) as meter:
         for batch in todo:
 
@@ -126,7 +134,6 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
             meter.decoded()
             if batch is not todo[-1]:
                 look()
-    return _save_manifest(config, takes)
 
 
 def _stopped(takes: list[Take], duration: float) -> InterruptedRun:
@@ -204,10 +211,10 @@ def settle_sampling(config: GenerateConfig, backbone: Backbone) -> GenerateConfi
 
 def unknown_words(prompts: Iterable[Prompt], backbone: Backbone) -> list[str]:
     """A sentence for each prompt with words that the model has no meaning for; none when it reads everything."""
-    found = [(prompt.id, backbone.unknown_words(prompt.text)) for prompt in prompts]
+    unknown = [(prompt.id, backbone.unknown_words(prompt.text)) for prompt in prompts]
     return [
         f"prompt '{name}': the model does not know {', '.join(words)}; these words change nothing."
-        for name, words in found
+        for name, words in unknown
         if words
     ]
 
@@ -285,11 +292,11 @@ def _save_manifest(config: GenerateConfig, takes: list[Take]) -> Manifest:
     with in_threads(takes, lambda take: _row(config, take), jobs=4, title="hash", quiet=True) as results:
         rows = [row for _, row in results]
     asked = {row.id for row in rows}
-    kept = []
+    others = []
     if (root / MANIFEST_NAME).is_file():
         earlier = load_manifest(root, check_files=False)
-        kept = [row for row in earlier if row.id not in asked and earlier.audio_path(row).is_file()]
-    save_manifest(Manifest([*rows, *kept], root))
+        others = [row for row in earlier if row.id not in asked and earlier.audio_path(row).is_file()]
+    save_manifest(Manifest([*rows, *others], root))
     return Manifest(rows, root)
 
 
@@ -310,7 +317,7 @@ def _row(config: GenerateConfig, take: Take) -> ManifestRow:
     )
 
 
-def generation_stamp(config: GenerateConfig, backbone: Backbone, codec: Codec) -> dict[str, Any]:
+def _generation_stamp(config: GenerateConfig, backbone: Backbone, codec: Codec) -> dict[str, Any]:
     """What decides the audio: the weights and settings, and the words of each prompt. Batching is left out."""
     left_out = {"out", "prompts", "seeds", "batch_size", "model", "adapter", "any_base"}
     settings = config.model_dump(mode="json", exclude=left_out)

@@ -64,14 +64,9 @@ class ImageSampling(StrictModel):
 
 
 def sample_images(
-    backbone: Any,
-    classes: Sequence[str],
-    sampling: ImageSampling,
-    *,
-    seed: int = 0,
-    first: int = 0,
+    backbone: Any, classes: Sequence[str], sampling: ImageSampling, *, seed: int = 0, first: int = 0,
     on_batch: Callable[[int], object] | None = None,
-) -> torch.Tensor:
+) -> torch.Tensor:  # fmt: skip
     """One image for each entry of `classes`, as latents [shape=(N, C, h, w), float32, CPU].
 
     Parameters
@@ -99,17 +94,7 @@ def sample_images(
     from eisbach.diffusion.samplers import sample_ode
     from eisbach.generation.sampling import sampling_times
 
-    if backbone.modality != "image":
-        raise UserError(f"the model '{backbone.name}' makes no images; give an image model.")
-    if sampling.guidance_scale != 1 and not backbone.classes:
-        raise UserError(
-            f"guidance_scale is {sampling.guidance_scale:g} and the model has no classes to guide towards; use "
-            "guidance_scale 1."
-        )
-    if sampling.clip and backbone.codec != "pixels":
-        raise UserError(
-            f"clip keeps pixels within [-1, 1], and this model draws latents of '{backbone.codec}'; leave it out."
-        )
+    _check_sampling(backbone, sampling)
     times = sampling_times(sampling, backbone)
     device = next(backbone.module.parameters()).device
     shape = (backbone.latent_channels, backbone.latent_size, backbone.latent_size)
@@ -137,6 +122,20 @@ def sample_images(
     return torch.cat(parts) if parts else torch.zeros(0, *shape)
 
 
+def _check_sampling(backbone: Any, sampling: ImageSampling) -> None:
+    if backbone.modality != "image":
+        raise UserError(f"the model '{backbone.name}' makes no images; give an image model.")
+    if sampling.guidance_scale != 1 and not backbone.classes:
+        raise UserError(
+            f"guidance_scale is {sampling.guidance_scale:g} and the model has no classes to guide towards; use "
+            "guidance_scale 1."
+        )
+    if sampling.clip and backbone.codec != "pixels":
+        raise UserError(
+            f"clip keeps pixels within [-1, 1], and this model draws latents of '{backbone.codec}'; leave it out."
+        )
+
+
 def clipped(
     predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], path: str, target: str
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
@@ -159,15 +158,9 @@ def image_noise(seed: int, number: int, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def write_images(
-    model: str,
-    sampling: ImageSampling,
-    out: str | Path,
-    *,
-    count: int,
-    classes: Sequence[str] | None = None,
-    seed: int = 0,
-    quiet: bool = False,
-) -> int:
+    model: str, sampling: ImageSampling, out: str | Path, *, count: int, classes: Sequence[str] | None = None,
+    seed: int = 0, quiet: bool = False,
+) -> int:  # fmt: skip
     """Writes `count` PNG files and samples.json into `out`; images that are there already are kept. Returns how many
     there are.
 
@@ -208,10 +201,9 @@ def write_images(
     with stop_signal() as stop, Progress(count, "draw", unit=" images", quiet=quiet) as bar:
         for start in range(0, count, sampling.batch_size):
             if stop.is_set():
+                done = sum(file.is_file() for file in files)
                 raise InterruptedRun(
-                    f"{sum(file.is_file() for file in files)} of {count} images are finished and stay in {out}; the "
-                    "same command "
-                    "draws the others."
+                    f"{done} of {count} images are finished and stay in {out}; the same command draws the others."
                 )
             part = slice(start, min(start + sampling.batch_size, count))
             if all(file.is_file() for file in files[part]):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eisbach.audio import AUDIO_SUFFIXES, audio_hash, list_audio, same_stamp, stamp
-from eisbach.errors import AudioError, UserError, one_line
+from eisbach.errors import AudioError, UserError, counted, one_line
 from eisbach.processes import Processes
 from eisbach.progress import Progress
 from eisbach.structure.analyze import RECORD_COLUMNS, analysis_version, analyze
@@ -216,7 +216,7 @@ def find_audio(folder: str | Path) -> list[Path]:
         more = len(listing.left_out) - _SHOWN_LEFT_OUT
         tail = f"; and {more} more" if more > 0 else ""
         warnings.warn(
-            one_line(f"{len(listing.left_out)} files in {folder} are left out ({named}{tail})."), stacklevel=2
+            one_line(f"{counted(len(listing.left_out), 'file')} in {folder} left out ({named}{tail})."), stacklevel=2
         )
     if not listing.files:
         raise UserError(f"{folder} holds no audio files ({', '.join(AUDIO_SUFFIXES[:4])}, ...); choose another folder.")

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eisbach.audio import audio_hash, same_stamp, stamp
+from eisbach.audio import audio_hash, proves_unchanged, stamp
 from eisbach.errors import UserError
 from eisbach.files import (
     LINES_LIMIT,
@@ -38,7 +38,6 @@ JOURNAL, STAMPS = ".records.partial.jsonl", ".stamps.jsonl"
 FILE_COLUMNS = ("path", "audio_hash", "analysis_version")
 
 _SYNC_SECONDS = 1.0  # a power cut may cost this much of a run; a killed process costs nothing
-_RACY_NS = 2_000_000_000  # a file written this shortly before it was read may be written again within its clock's tick
 
 
 @dataclass
@@ -67,10 +66,7 @@ def is_unchanged(clip: MeasuredClip) -> bool:
     content's hash.
     """
     try:
-        now = stamp(str(clip.record["path"]))
-        seen = clip.stamp.get("seen_ns")
-        rested = isinstance(seen, int) and seen - max(now["mtime_ns"], now["ctime_ns"]) > _RACY_NS
-        if rested and same_stamp(clip.stamp, now):
+        if proves_unchanged(clip.stamp, stamp(str(clip.record["path"]))):
             return True
         return audio_hash(str(clip.record["path"])) == clip.record["audio_hash"]
     except UserError:

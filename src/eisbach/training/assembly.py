@@ -152,7 +152,7 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tupl
 
 def _say_unheard(captions: Sequence[str], backbone: Backbone, quiet: bool) -> None:
     """Notes the words of captions that the model does not know."""
-    unheard = unheard_words(set(captions), backbone.unknown_words)
+    unheard = unheard_words(captions, backbone.unknown_words)
     if unheard is not None:
         note(f"{unheard}.", quiet)
 

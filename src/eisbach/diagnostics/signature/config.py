@@ -155,7 +155,7 @@ class _PromptFile(StrictModel):
 
 def read_prompts(path: str | Path) -> _PromptFile:
     """The file's classes and partitions; `ConfigError` names every fault."""
-    return build_config(_PromptFile, read_yaml(path), f"the prompt file {path}")
+    return build_config(_PromptFile, read_yaml(path, "prompt file"), f"the prompt file {path}")
 
 
 def parse_partition(text: str) -> tuple[str, dict[str, list[str]]]:
