@@ -76,6 +76,10 @@ class InterruptedRun(EisbachError):
     """The user stopped a run; what had been made is saved and the same command continues it."""
 
 
+class OutOfMemory(UserError):
+    """The device or the machine has less memory than the recipe needs; says how much."""
+
+
 _MEMORY_SIGNS = (
     "out of memory",
     "can't allocate memory",
@@ -84,6 +88,7 @@ _MEMORY_SIGNS = (
     "failed to map segment",
     "can't start new thread",
     "std::bad_alloc",
+    "without exception set",  # what CPython says where an extension ran out and forgot to say so
     "cublas_status_alloc_failed",
     "cudnn_status_alloc",
 )
@@ -96,7 +101,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
     said = str(error).lower()
-    if isinstance(error, (RuntimeError, ImportError)) and any(sign in said for sign in _MEMORY_SIGNS):
+    if isinstance(error, (RuntimeError, ImportError, SystemError)) and any(sign in said for sign in _MEMORY_SIGNS):
         return True
     # what could not be read for want of memory is no broken file, whatever the reader made of it
     cause = error.__cause__ if isinstance(error, CheckpointError) or not isinstance(error, EisbachError) else None
@@ -105,6 +110,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def out_of_memory(error: BaseException) -> str | None:
     """The sentence for memory that ran out, for whoever called a command; None for every other error."""
+    if isinstance(error, OutOfMemory):
+        return str(error)
     if not is_out_of_memory(error):
         return None
     return (

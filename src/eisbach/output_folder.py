@@ -70,8 +70,11 @@ def refuse_other_settings(
     now: Mapping[str, Any],
     *,
     free: Collection[str] = (),
+    way_out: str = "set them back to continue, or choose another output folder",
 ) -> None:
     """Refuses a folder that holds `what` ("clips", "a training run") made with settings other than `now`.
+
+    `way_out` says what to do then.
 
     Raises
     ------
@@ -84,8 +87,7 @@ def refuse_other_settings(
     named = [f"{key} was {_short(was)} and is now {_short(value)}" for key, (was, value) in changed.items()]
     more = f"; and {len(named) - _SHOWN_DIFFERENCES} more" if len(named) > _SHOWN_DIFFERENCES else ""
     raise ConfigError(
-        f"{folder} holds {what} with other settings: {'; '.join(named[:_SHOWN_DIFFERENCES])}{more}; set them back to "
-        "continue, or choose another output folder."
+        f"{folder} holds {what} with other settings: {'; '.join(named[:_SHOWN_DIFFERENCES])}{more}; {way_out}."
     )
 
 

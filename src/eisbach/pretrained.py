@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -440,3 +440,24 @@ def check_index(values: Mapping[str, Any], file: Path) -> None:
 def _reason(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+class LongTexts:
+    """Says of every text that a model reads only the beginning of, once each."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def warn(self, texts: Sequence[str], counts: Sequence[int], limit: int) -> None:
+        """One warning that names the texts of more than `limit` tokens which were not named before.
+
+        `counts` are the tokens of each text, uncut.
+        """
+        cut = {text: count for text, count in zip(texts, counts, strict=True) if count > limit}
+        fresh = [f"'{text[:60]}…' has {count}" for text, count in cut.items() if text not in self._said]
+        self._said |= cut.keys()
+        if fresh:
+            named = ", ".join(fresh)
+            warnings.warn(
+                f"the model reads {limit} tokens of a text, and longer ones lose their end: {named}.", stacklevel=3
+            )

@@ -20,7 +20,7 @@ from eisbach.backbones.base import Backbone
 from eisbach.diffusion.samplers import sample_ode
 from eisbach.errors import CheckpointError, UserError
 from eisbach.training import train
-from eisbach.training.conditioning import stack
+from eisbach.training.data import stack
 
 PROMPTS = list(CAPTIONS)
 

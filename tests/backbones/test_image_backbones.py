@@ -13,7 +13,7 @@ from eisbach import adapters
 from eisbach.backbones import Backbone, create_backbone, load_backbone, load_image_codec_of
 from eisbach.diffusion.paths import get_path
 from eisbach.errors import CheckpointError, ConfigError, UserError
-from eisbach.training.memory import checkpoint_activations
+from eisbach.training.devices import checkpoint_activations
 
 COMMON: dict[str, Any] = {"latent_channels": 3, "latent_size": 8, "classes": ["robin", "red fox", "grey fox"]}
 SHAPES: dict[str, dict[str, Any]] = {

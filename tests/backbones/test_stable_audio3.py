@@ -20,7 +20,7 @@ from eisbach.diffusion.noise_levels import get_density
 from eisbach.diffusion.samplers import sample_ode
 from eisbach.diffusion.schedules import get_schedule
 from eisbach.errors import CheckpointError, UserError
-from eisbach.training.conditioning import stack
+from eisbach.training.data import stack
 from eisbach.types import Conditioning
 
 NATIVE = Path(__file__).parent.parent / "fixtures" / "sa3_native_tiny"

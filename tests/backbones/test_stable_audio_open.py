@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +26,7 @@ from eisbach.diffusion.samplers import sample_ode
 from eisbach.diffusion.schedules import get_schedule
 from eisbach.diffusion.targets import add_noise, make_target, to_x0
 from eisbach.errors import CheckpointError, UserError
-from eisbach.training.conditioning import ConditioningCache
+from eisbach.training.data import ConditioningCache
 from eisbach.types import LatentBatch
 
 PROMPTS = list(CAPTIONS)
@@ -285,7 +286,16 @@ def test_more_than_the_window_is_refused(backbone: StableAudioOpenBackbone) -> N
         backbone.predict(torch.zeros(1, 4, 641), torch.ones(1), backbone.condition(PROMPTS[:1], [0.01]))
 
 
-def test_a_long_caption_is_said_to_be_cut(folder: Path) -> None:
+def test_every_long_caption_is_named_once(folder: Path) -> None:
     backbone = load_stable_audio_open(folder)
-    with pytest.warns(UserWarning, match=r"reads 8 tokens .* the first has 13"):
-        backbone.condition(["slow strings " * 6], [0.01])
+    first, second, third = "slow strings " * 6, "fast strings " * 7, "slow piano " * 8
+    with pytest.warns(UserWarning, match=r"reads 8 tokens of a text, and longer ones lose their end: ") as said:
+        backbone.condition([first, "strings", second], [0.01] * 3)
+    (warning,) = said
+    assert f"'{first[:60]}…' has 13, '{second[:60]}…' has 15." in str(warning.message)
+    with pytest.warns(UserWarning, match="has 17") as said:
+        backbone.condition([second, third, first], [0.01] * 3)
+    assert "fast" not in str(said[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backbone.condition([first, second, third], [0.01] * 3)

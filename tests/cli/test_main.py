@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from eisbach.errors import (
     EisbachError,
     InterruptedRun,
     NonFiniteLossError,
+    OutOfMemory,
     StorageError,
     UserError,
 )
@@ -132,6 +134,13 @@ def test_every_option_and_argument_is_explained() -> None:
     assert [item for item in bare if item not in allowed] == []
 
 
+def caused(*errors: BaseException) -> BaseException:
+    """The last of them, each raised from the one before."""
+    for cause, error in itertools.pairwise(errors):
+        error.__cause__ = cause
+    return errors[-1]
+
+
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
@@ -155,6 +164,16 @@ def test_every_option_and_argument_is_explained() -> None:
             "not enough memory",
         ),
         (RuntimeError("can't start new thread"), 2, "there is not enough memory"),
+        (SystemError("<built-in function x> returned NULL without exception set"), 2, "there is not enough memory"),
+        (caused(MemoryError(), RuntimeError("Failed to import diffusers")), 2, "there is not enough memory"),
+        (
+            caused(ImportError("x.so: failed to map segment from shared object"), CheckpointError("fetch it again.")),
+            2,
+            "there is not enough memory",
+        ),
+        (caused(MemoryError(), RuntimeError("no import"), CheckpointError("x.")), 2, "there is not enough memory"),
+        (caused(ValueError("a bad entry"), CheckpointError("fetch it again.")), 2, "eisbach: fetch it again."),
+        (caused(MemoryError(), OutOfMemory("3 GiB are needed.")), 2, "eisbach: 3 GiB are needed."),
     ],
 )
 def test_exit_codes(

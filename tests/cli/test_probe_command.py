@@ -59,7 +59,16 @@ def test_without_a_recipe_it_prints_a_verdict_and_writes_its_folder(clips, tiny_
     assert json.loads(again.stdout)["reused"] is True
     assert json.loads(again.stdout)["verdict"] == said["verdict"]
 
-    other = small(clips, tiny_model, tmp_path, "--sample", "entropy_barrier", "--set", "weighting.reduction=batch")
+    change = ("--sample", "entropy_barrier", "--set", "weighting.reduction=batch")
+    rows = (tmp_path / "rows.jsonl").read_bytes()
+    refused = small(clips, tiny_model, tmp_path, *change)
+    assert isinstance(refused.exception, ConfigError)
+    assert str(refused.exception) == (
+        f"{tmp_path} holds a probe with other settings: train.weighting.reduction was 'sample' and is now 'batch'; "
+        "add --fresh to replace it, or choose another --out."
+    )
+    assert (tmp_path / "rows.jsonl").read_bytes() == rows
+    other = small(clips, tiny_model, tmp_path, *change, "--fresh")
     assert other.exit_code == 0, other.output
     assert other.stdout.startswith("This weighting is a constant here")
     assert "A setting to try: " in other.stdout

@@ -17,7 +17,7 @@ from eisbach.errors import ConfigError, UserError
 from eisbach.training import train
 from eisbach.training.assembly import inject_adapter
 from eisbach.training.config import TrainConfig
-from eisbach.training.memory import checkpoint_activations, frozen_dtype
+from eisbach.training.devices import checkpoint_activations, frozen_dtype
 
 Configure = Callable[..., TrainConfig]
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from eisbach.errors import NonFiniteLossError
-from eisbach.training.guard import FiniteGuard
+from eisbach.training.optimisation import FiniteGuard
 
 NAN, ONE = torch.tensor(float("nan")), torch.tensor(1.0)
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from eisbach.training.inpainting import InpaintingMasks, inpainting_condition
+from eisbach.training.noising import InpaintingMasks, inpainting_condition
 
 LENGTH = 40
 

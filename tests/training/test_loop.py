@@ -5,17 +5,22 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 
 from eisbach.audio import audio_hash, write_audio
 from eisbach.backbones import load_backbone
+from eisbach.codecs import load_codec
+from eisbach.data.manifest import load_manifest
+from eisbach.data.pre_encode import pre_encode
 from eisbach.errors import (
     CheckpointError,
     ConfigError,
@@ -443,3 +448,76 @@ def test_a_scheme_that_is_undefined_for_the_model_is_refused_before_anything_is_
     backbone.path = get_path("vp")
     with pytest.raises(UserError, match="undefined on the vp path"):
         build_objective(config, backbone)
+
+
+def copied(clips: Path, place: Path) -> Path:
+    shutil.copytree(clips, place, ignore=shutil.ignore_patterns("latents"))
+    return place
+
+
+def replace_sound(path: Path, seed: int) -> None:
+    """Another sound of the same size under the same name, with the times that the file had."""
+    before = path.stat()
+    sound, rate = soundfile.read(path, dtype="float32")
+    noise = np.random.default_rng(seed).normal(0, 0.1, sound.shape).astype(np.float32)
+    soundfile.write(path, noise, rate, subtype=soundfile.info(path).subtype)
+    assert path.stat().st_size == before.st_size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+@pytest.mark.parametrize("state", ["another run", "continued"])
+def test_audio_that_changed_after_it_was_encoded_stops_training(
+    split: str, state: str, configure: Any, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eisbach.audio._RACY_NS", 0)  # the stamps of the first run count from now on
+    root = copied(clips, tmp_path / "set")
+    data = {"data": {"manifest": str(root), "crop_seconds": 4}}
+    folder = train(configure("first", steps=1, **data), quiet=True)
+    row = next(row for row in load_manifest(root) if row.split == split)
+    time.sleep(0.05)
+    replace_sound(root / row.path, seed=1)
+    config = configure("second" if state == "another run" else "first", steps=2, **data)
+    with pytest.raises(ManifestError, match=rf"{row.path} has changed since its manifest was made \(clip '{row.id}'\)"):
+        train(config, quiet=True)
+    assert json.loads((folder / "result.json").read_text())["steps"] == 1
+
+
+def test_latents_that_were_encoded_before_follow_their_audio_and_their_run_follows_them(
+    configure: Any, clips: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    root, out = copied(clips, tmp_path / "set"), tmp_path / "latents"
+    codec = load_codec(str(tiny_model.parent / "codec.safetensors"))
+    pre_encode(load_manifest(root), codec, out, quiet=True)
+    data = {"data": {"manifest": str(out), "crop_seconds": 4}}
+    train(configure("run", steps=1, **data), quiet=True)
+    row = next(iter(load_manifest(root)))
+    time.sleep(0.05)
+    replace_sound(root / row.path, seed=2)
+    with pytest.raises(ManifestError, match=rf"{row.path} has changed since its manifest was made"):
+        pre_encode(load_manifest(root), codec, out, quiet=True)
+    latents = out / "0000000000.npy"
+    np.save(latents, np.load(latents)[:, ::-1])
+    with pytest.raises(CheckpointError, match=r"holds a run on another training set: .* there, and .* now"):
+        train(configure("run", steps=2, **data), quiet=True)
+
+
+def test_an_unfinished_run_of_the_version_before_is_refused_and_the_sentence_says_why(configure: Any) -> None:
+    folder = train(configure(steps=2), quiet=True)
+    (folder / "result.json").unlink()
+    path = checkpoints.newest_checkpoint(folder / "checkpoints").folder / "state.json"
+    state = json.loads(path.read_text())
+    assert state.pop("stamp_format") == 2
+    path.write_text(json.dumps(state))  # hashes that agree are believed, whoever made them
+    train(configure(steps=3), quiet=True)
+    (folder / "result.json").unlink()
+    for checkpoint in list_checkpoints(folder / "checkpoints"):
+        state = json.loads((checkpoint / "state.json").read_text())
+        state.pop("stamp_format", None)
+        (checkpoint / "state.json").write_text(json.dumps(state | {"recipe_hash": "f" * 64}))
+    with pytest.raises(CheckpointError) as caught:
+        train(configure(steps=4), quiet=True)
+    assert str(caught.value) == (
+        f"{folder} holds an unfinished run of an earlier version of eisbach, which stamped its checkpoints by other "
+        "rules, so that nothing says whether this is its recipe; finish it with that version, or choose another out."
+    )

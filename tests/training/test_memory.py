@@ -21,11 +21,11 @@ from eisbach.backbones.stable_audio3 import StableAudio3Backbone
 from eisbach.backbones.stable_audio3_text import TextEncoder
 from eisbach.config import build_config
 from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
-from eisbach.errors import UserError
+from eisbach.errors import OutOfMemory, UserError, is_out_of_memory
 from eisbach.training import train
-from eisbach.training.conditioning import ConditioningCache
 from eisbach.training.config import TrainConfig
-from eisbach.training.out_of_memory import OutOfMemory, is_out_of_memory, out_of_memory_explained, remedies
+from eisbach.training.data import ConditioningCache
+from eisbach.training.devices import out_of_memory_explained, remedies
 from eisbach.training.trainer import Trainer
 from eisbach.types import LatentBatch, Waveform
 

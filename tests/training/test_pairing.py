@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 import torch
 
-from eisbach.training.pairing import pair_by_transport
+from eisbach.training.noising import pair_by_transport
 
 
 def cost(x0: torch.Tensor, noise: torch.Tensor) -> float:

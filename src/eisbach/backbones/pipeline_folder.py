@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -104,7 +103,7 @@ class PipelineTextEncoder(LazyTextEncoder):
     def __init__(self, folder: Path, max_tokens: int | None = None) -> None:
         super().__init__()
         self.folder = folder / "text_encoder"
-        self._warned = False
+        self._long_texts = pretrained.LongTexts()
         missing = [] if (self.folder / "config.json").is_file() else ["config.json"]
         missing += [] if has_weights(self.folder) else ["model.safetensors"]
         if missing:
@@ -144,22 +143,14 @@ class PipelineTextEncoder(LazyTextEncoder):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids [shape=(B, S), int64] and their mask [shape=(B, S), bool], padded on the right.
 
-        A longer text is cut at `limit` (None: `max_tokens`); the first one gives a warning that says so of all.
+        A longer text is cut at `limit` (None: `max_tokens`), and a warning names each once.
         """
         limit = self.max_tokens if limit is None else limit
         batch = self.tokenizer(list(texts), padding=padding, truncation=True, max_length=limit, return_tensors="pt")
         mask = batch["attention_mask"].to(device=device, dtype=torch.bool)
         full = [text for text, length in zip(texts, mask.sum(dim=1).tolist(), strict=True) if length == limit]
         counts = [len(ids) for ids in self.tokenizer(full)["input_ids"]] if full else []
-        cut = [(text, count) for text, count in zip(full, counts, strict=True) if count > limit]
-        if cut and not self._warned:  # a training set may hold thousands; one warning says it of all of them
-            self._warned = True
-            warnings.warn(
-                f"the model reads {limit} tokens of a text and longer ones lose their end, without further warning; "
-                "the first "
-                f"has {cut[0][1]}: '{cut[0][0][:60]}…'",
-                stacklevel=2,
-            )
+        self._long_texts.warn(full, counts, limit)
         return batch["input_ids"].to(device), mask
 
     def save(self, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -45,7 +44,7 @@ class TextEncoder(LazyTextEncoder):
     ) -> None:
         super().__init__()
         self.folder, self.tokenizer_folder, self._tensors = folder, tokenizer_folder, dict(tensors or {})
-        self._warned = False
+        self._long_texts = pretrained.LongTexts()
         missing = [name for name in ("config.json",) if not (folder / name).is_file()]
         missing += [] if self._tensors or has_weights(folder) else ["model.safetensors"]
         missing += [] if (tokenizer_folder / "tokenizer_config.json").is_file() else ["tokenizer_config.json"]
@@ -74,7 +73,7 @@ class TextEncoder(LazyTextEncoder):
     def encode(self, captions: Sequence[str], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens [shape=(B, S, D), float32] and their mask [shape=(B, S), bool]; S is the longest caption's count.
 
-        A caption longer than `max_tokens` is cut there; the first one gives a warning that says so of all.
+        A caption longer than `max_tokens` is cut there, and a warning names each once.
         """
         batch = self.tokenizer(
             list(captions), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
@@ -95,17 +94,7 @@ class TextEncoder(LazyTextEncoder):
         if not full:
             return
         counts = [len(ids) for ids in self.tokenizer(full)["input_ids"]]
-        cut = [(text, count) for text, count in zip(full, counts, strict=True) if count > self.max_tokens]
-        if not cut or self._warned:  # a training set may hold thousands; one warning says it of all of them
-            return
-        self._warned = True
-        text, count = cut[0]
-        warnings.warn(
-            f"the model reads {self.max_tokens} tokens of a caption and longer ones lose their end, without further "
-            "warning; "
-            f"the first has {count}: '{text[:60]}…'",
-            stacklevel=2,
-        )
+        self._long_texts.warn(full, counts, self.max_tokens)
 
     def save(self, encoder_folder: Path, tokenizer_folder: Path) -> None:
         """Writes the encoder (safetensors) and the tokenizer in diffusers' layout."""

@@ -8,7 +8,6 @@ tokens, padding included and without a mask, as the pipeline computes it; no cap
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from eisbach.backbones.table_pipeline import SchedulerTable, TablePipeline, read
 from eisbach.codecs.weight_files import build_empty, component_config, load_component, load_exactly
 from eisbach.diffusion.discrete_path import DiscretePath
 from eisbach.errors import CheckpointError, UserError
-from eisbach.pretrained import has_weights, read_weights
+from eisbach.pretrained import LongTexts, has_weights, read_weights
 from eisbach.types import Conditioning
 
 PIPELINE = "StableDiffusionPipeline"
@@ -43,7 +42,7 @@ class _ClipText:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._parts: tuple[Any, Any] | None = None
-        self._warned = False
+        self._long_texts = LongTexts()
         if not has_weights(folder / "text_encoder"):
             raise CheckpointError(f"{folder / 'text_encoder'} holds no model.safetensors; fetch the model again.")
         for part in ("text_encoder", "tokenizer"):
@@ -70,22 +69,14 @@ class _ClipText:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str], device: torch.device) -> torch.Tensor:
-        """Last hidden states [shape=(B, S, D)], S the tokenizer's length; a longer text loses its end, with one
-        warning."""
+        """Last hidden states [shape=(B, S, D)], S the tokenizer's length; a longer text loses its end, and a
+        warning names each once."""
         if self._parts is None:
             self._parts = self._read()
         model, tokenizer = self._parts
         limit = int(tokenizer.model_max_length)
         counts = [len(tokenizer(text)["input_ids"]) for text in texts]
-        if max(counts, default=0) > limit and not self._warned:
-            self._warned = True
-            text = texts[counts.index(max(counts))]
-            warnings.warn(
-                f"the model reads {limit} tokens of a text and longer ones lose their end, without further warning; "
-                "one has "
-                f"{max(counts)}: '{text[:60]}…'",
-                stacklevel=3,
-            )
+        self._long_texts.warn(texts, counts, limit)
         batch = tokenizer(list(texts), padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
         mask = batch["attention_mask"].to(device) if getattr(model.config, "use_attention_mask", None) else None
         states: torch.Tensor = model.to(device)(batch["input_ids"].to(device), attention_mask=mask)[0]

@@ -142,12 +142,6 @@ def _run() -> int:
         if sentence is None:
             raise
         return _fail(sentence)
-    except (MemoryError, RuntimeError, ImportError, SystemError) as error:
-        if not _lacks_memory(error):
-            raise
-        return _fail(
-            "there is not enough memory; close other programs, or give fewer --jobs, shorter files or smaller batches."
-        )
     return 0
 
 
@@ -156,25 +150,10 @@ def _fail(sentence: str, code: int = 2) -> int:
     return code
 
 
-def _lacks_memory(error: BaseException) -> bool:
-    """Whether memory ran out: Python's own error, or what torch and threads say instead of it."""
-    signs = (
-        "out of memory",
-        "can't allocate memory",
-        "not enough memory",
-        "can't start new thread",
-        "failed to map segment",
-        "without exception set",
-    )
-    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
-
-
 def _storage(error: OSError) -> str | None:
     """The sentence for a disk that is full or out of reach; None for every other error."""
     if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return f"{str(error.filename)[:80]} cannot be a path ({error.strerror}); give another."
-    if error.errno == errno.ENOMEM:
-        return "there is not enough memory; close other programs, or give fewer --jobs."
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({error.filename or error}); free some space and run the same command again."
     if error.errno in (errno.EPERM, errno.EACCES, errno.EROFS) and error.filename:

@@ -59,7 +59,7 @@ _Gradients = Annotated[bool, typer.Option("--gradients/--no-gradients", help="Co
 _Structure = Annotated[
     bool, typer.Option("--structure/--no-structure", help="Measure the structure of the clips' audio.")
 ]
-_Fresh = Annotated[bool, typer.Option("--fresh", help="Measure anew although this very probe is done.")]
+_Fresh = Annotated[bool, typer.Option("--fresh", help="Measure anew, and replace the probe in the folder.")]
 _Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes.")]
 
 
@@ -186,16 +186,18 @@ def _measure(config: ProbeConfig, folder: Path, *, fresh: bool, quiet: bool) -> 
     """The result, measured or found in the folder, and whether it was found."""
     from eisbach.diagnostics.probe.result import RESULT, load_result
     from eisbach.files import read_json
+    from eisbach.output_folder import refuse_other_settings
 
     request = _request(config)
-    if (folder / RESULT).is_file():
+    if (folder / RESULT).is_file() and not fresh:
         held = read_json(folder / RESULT, "probe result")
-        same = isinstance(held, dict) and held.get(_REQUEST) == request
-        if same and not fresh:
-            _note(f"reusing the measurements in {folder} (--fresh measures anew)", quiet)
-            return load_result(folder), True
-        if not same:
-            _note(f"replacing the probe of other settings in {folder}", quiet)
+        before = held.get(_REQUEST) if isinstance(held, dict) else None
+        if not isinstance(before, dict) or "train" not in before:
+            before, request = {"probe": "of an earlier version"}, {"probe": "of this one"}
+        way_out = "add --fresh to replace it, or choose another --out"
+        refuse_other_settings(folder, "a probe", before, request, way_out=way_out)
+        _note(f"reusing the measurements in {folder} (--fresh measures anew)", quiet)
+        return load_result(folder), True
     from eisbach.diagnostics.probe import run_probe
 
     result = run_probe(config.model_copy(update={"out": None}), quiet=quiet)
@@ -206,19 +208,34 @@ def _measure(config: ProbeConfig, folder: Path, *, fresh: bool, quiet: bool) -> 
 
 
 def _request(config: ProbeConfig) -> dict[str, Any]:
-    """What a measurement depends on: the configuration, and what stands behind the paths in it."""
+    """What a measurement depends on: the configuration without its paths, and hashes of what they lead to."""
     from eisbach import __version__
+    from eisbach.output_folder import weights_identity
 
-    values = config.model_dump(mode="json", exclude={"out"})
-    paths = [*config.train.data.manifest, config.train.model, config.adapter]
-    found = {}
-    for name in paths:
-        if isinstance(name, str) and Path(name).exists():
-            path = Path(name)
-            files = sorted(path.glob("*")) if path.is_dir() else [path]
-            kept = [file for file in files if file.suffix in (".json", ".jsonl", ".safetensors") and file.is_file()]
-            found[name] = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in kept]
-    return {"version": __version__, "config": values, "files": found}
+    def weights(name: object) -> object:
+        return weights_identity(name) if isinstance(name, str) and Path(name).exists() else name
+
+    values = config.model_dump(mode="json", exclude={"out": True, "adapter": True, "train": {"out", "data", "model"}})
+    data = config.train.data.model_dump(mode="json", exclude={"manifest", "cache"})
+    values["train"] |= {
+        "data": {**data, "content": [_content(Path(path)) for path in config.train.data.manifest]},
+        "model": weights(config.train.model),
+    }
+    return {**values, "adapter": weights(config.adapter), "version": __version__}
+
+
+def _content(data: Path) -> str:
+    """A hash of a manifest, or of the names and sizes in a folder of latents."""
+    import hashlib
+
+    from eisbach.data.manifest import MANIFEST_NAME
+
+    manifest = data / MANIFEST_NAME if data.is_dir() else data
+    if manifest.is_file():
+        return hashlib.sha256(manifest.read_bytes()).hexdigest()[:12]
+    files = sorted(file for file in data.rglob("*") if file.is_file()) if data.is_dir() else []
+    listed = [[file.relative_to(data).as_posix(), file.stat().st_size] for file in files]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:12]
 
 
 def _note(text: str, quiet: bool) -> None:

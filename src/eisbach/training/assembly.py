@@ -15,13 +15,11 @@ from eisbach.errors import ConfigError, UserError
 from eisbach.files import walk_files
 from eisbach.training.config import TrainConfig
 from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, manifest_hash, training_clips
-from eisbach.training.held_out import HeldOut
+from eisbach.training.devices import checkpoint_activations, frozen_dtype
 from eisbach.training.image_data import ImageMaterial
-from eisbach.training.inpainting import InpaintingMasks
-from eisbach.training.memory import checkpoint_activations, frozen_dtype
-from eisbach.training.padding import pad_with_silence
+from eisbach.training.noising import InpaintingMasks, pad_with_silence
 from eisbach.training.run_folder import RunFolder, note, recipe_hash
-from eisbach.training.step import Objective
+from eisbach.training.step import HeldOut, Objective
 from eisbach.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
 _FIXED_SEED = 0  # the held-out crops are the same for every training seed
 
 
-class Material(Protocol):
+class _Material(Protocol):
     """What a run trains on, found and checked before the model is loaded."""
 
     def content_hash(self) -> str:
@@ -48,7 +46,7 @@ class Material(Protocol):
 
 @dataclass(frozen=True)
 class AudioMaterial:
-    """`Material` of manifests: all clips, those that train, and those that are held out."""
+    """`_Material` of manifests: all clips, those that train, and those that are held out."""
 
     manifest: Manifest
     rows: Manifest
@@ -78,13 +76,13 @@ class AudioMaterial:
         data = load_data(
             self.rows, codec, config.data.crop_seconds, cache, config.seed, batch_size=config.batch_size, quiet=quiet
         )
-        held_out = load_held_out(config, self.held_out, codec, cache, quiet)
+        held_out = _load_held_out(config, self.held_out, codec, cache, quiet)
         if config.objective.silence_extension > 0:
             pad_with_silence((dataset for dataset in data.datasets if isinstance(dataset, LatentDataset)), codec)
         return data, held_out
 
 
-def open_material(config: TrainConfig, quiet: bool) -> Material:
+def _open_material(config: TrainConfig, quiet: bool) -> _Material:
     """The clips or images that a configuration trains on, found and checked."""
     return AudioMaterial.open(config, quiet) if config.data.images is None else ImageMaterial.open(config)
 
@@ -95,7 +93,7 @@ def origin_of_finished(config: TrainConfig, folder: RunFolder) -> dict[str, Any]
     before = build_config(TrainConfig, read_yaml(folder.config), str(folder.config))
     origin: dict[str, Any] = {}
     try:
-        origin["manifest_hash"] = open_material(config, quiet=True).content_hash()
+        origin["manifest_hash"] = _open_material(config, quiet=True).content_hash()
     except UserError:
         if before.data != config.data:
             raise
@@ -115,7 +113,7 @@ def _is_newer(model: str | dict[str, Any], result: Path) -> bool:
 
 def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tuple[Trainer, HeldOut | None]:
     """Loads the model and the data and puts the adapter in."""
-    material = open_material(config, quiet)
+    material = _open_material(config, quiet)
     backbone = load_model(config)
     objective = build_objective(config, backbone)
     origin: dict[str, Any] = {
@@ -145,14 +143,14 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tupl
         origin=origin,
     )
     captions = [caption for dataset in data.datasets for caption in dataset.captions]
-    say_unheard(captions, backbone, quiet)
+    _say_unheard(captions, backbone, quiet)
     if held_out is not None:
         captions += [caption for batch in held_out.batches for caption in batch.captions]
     trainer.conditioning.fill(captions, quiet=quiet)
     return trainer, held_out
 
 
-def say_unheard(captions: Sequence[str], backbone: Backbone, quiet: bool) -> None:
+def _say_unheard(captions: Sequence[str], backbone: Backbone, quiet: bool) -> None:
     """Notes the words of captions that the model does not know."""
     unheard = unheard_words(captions, backbone.unknown_words)
     if unheard is not None:
@@ -221,13 +219,13 @@ def build_objective(config: TrainConfig, backbone: Backbone) -> Objective:
         condition_dropout=config.condition_dropout,
         null_condition=backbone.null_condition,
         latent_rate=backbone.latent_rate,
-        inpainting=inpainting_masks(config, backbone),
+        inpainting=_inpainting_masks(config, backbone),
         pairing=config.objective.pairing,
         silence_extension=config.objective.silence_extension * backbone.latent_rate,
     )
 
 
-def inpainting_masks(config: TrainConfig, backbone: Backbone) -> InpaintingMasks | None:
+def _inpainting_masks(config: TrainConfig, backbone: Backbone) -> InpaintingMasks | None:
     """What draws the inpainting masks of a configuration; None without.
 
     Raises
@@ -272,7 +270,7 @@ def inject_adapter(config: TrainConfig, backbone: Backbone, frozen: torch.dtype 
     return adapter
 
 
-def load_held_out(config: TrainConfig, held_out: Manifest, codec: Any, cache: Path, quiet: bool) -> HeldOut | None:
+def _load_held_out(config: TrainConfig, held_out: Manifest, codec: Any, cache: Path, quiet: bool) -> HeldOut | None:
     """What the held-out loss is measured on; None (and a note) when nothing is held out."""
     chosen = config.held_out
     if chosen.every == 0:

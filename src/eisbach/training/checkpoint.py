@@ -19,7 +19,7 @@ from eisbach.errors import CheckpointError, StorageError
 from eisbach.files import disk_error, read_object, write_json
 from eisbach.tensor_files import write_tensors
 
-STATE = "state.json"
+_STATE = "state.json"
 _NAME = re.compile(r"step-(\d{6,})")
 
 
@@ -118,7 +118,7 @@ def write_checkpoint(
             for name, value in texts.items():
                 write_json(partial / name, value)
             files = {path.name: _digest(path) for path in sorted(partial.iterdir())}
-            write_json(partial / STATE, {"step": step, **state, "files": files})
+            write_json(partial / _STATE, {"step": step, **state, "files": files})
             for path in partial.iterdir():
                 _flush(path)
             partial.rename(folder)
@@ -138,10 +138,10 @@ def prune(root: Path, keep: int, permanent: Collection[int] = ()) -> None:
             shutil.rmtree(folder, ignore_errors=True)
     passing = [path for path in list_checkpoints(root) if step_of(path) not in permanent]
     for old in passing[:-keep]:
-        remove_checkpoint(old)
+        _remove(old)
 
 
-def remove_checkpoint(folder: Path) -> None:
+def _remove(folder: Path) -> None:
     """Removes a checkpoint; a death half-way leaves a hidden folder, never half a checkpoint."""
     hidden = folder.with_name(f".{folder.name}.removed")
     shutil.rmtree(hidden, ignore_errors=True)
@@ -156,8 +156,8 @@ def step_of(folder: Path) -> int:
 
 def list_checkpoints(root: Path) -> list[Path]:
     """The folders named step-NNNNNN that hold a state file, oldest first."""
-    found = [(int(match[1]), path) for path in root.glob("step-*") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found) if (path / STATE).is_file()]
+    places = [(int(match[1]), path) for path in root.glob("step-*") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(places) if (path / _STATE).is_file()]
 
 
 def newest_checkpoint(root: Path) -> Checkpoint | None:
@@ -200,10 +200,10 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         One sentence that says which file is missing, truncated or altered.
     """
     try:
-        state = read_object(folder / STATE, "state of a checkpoint")
+        state = read_object(folder / _STATE, "state of a checkpoint")
         record = _State.model_validate(state)
     except ValueError as error:  # a ValidationError is one
-        raise CheckpointError(f"the checkpoint {folder} has no readable {STATE}") from error
+        raise CheckpointError(f"the checkpoint {folder} has no readable {_STATE}") from error
     step, files = record.step, {name: file.model_dump() for name, file in record.files.items()}
     for name, recorded in files.items():
         path = folder / name

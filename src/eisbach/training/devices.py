@@ -1,14 +1,19 @@
-"""The device, the precision and the processes of a run, through accelerate."""
+"""The device, the precision, the processes and the memory of a run; running out of memory said in one sentence."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import nn
 
-from eisbach.errors import ConfigError
+from eisbach.errors import ConfigError, OutOfMemory, is_out_of_memory
 from eisbach.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -42,11 +47,11 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
             "data-parallel processes (MULTI_CPU, MULTI_GPU); change the launch options."
         )
     if config.compile and accelerator.device.type == "cpu":
-        check_compiler()
+        _check_compiler()
     return accelerator
 
 
-def check_compiler() -> None:
+def _check_compiler() -> None:
     """Refuses `compile: true` on a CPU without a C++ compiler, which torch would find out in a long traceback."""
     if not any(map(shutil.which, (os.environ.get("CXX") or "g++", "clang++"))):
         raise ConfigError(
@@ -59,3 +64,153 @@ def uses_bf16(precision: str, cpu: bool) -> bool:
     if precision != "auto":
         return precision == "bf16"
     return not cpu and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+
+
+def frozen_dtype(config: TrainConfig, accelerator: Accelerator) -> torch.dtype | None:
+    """What frozen layers are stored in; None leaves them as they were loaded.
+
+    Raises
+    ------
+    ConfigError
+        bf16 was asked for and training is not in bf16 on this machine.
+    """
+    in_bf16 = accelerator.mixed_precision == "bf16"
+    if config.frozen == "bf16" and not in_bf16:
+        raise ConfigError(
+            f"frozen is bf16 and precision {config.precision} means fp32 on this machine; set precision to bf16, or "
+            "frozen to "
+            "auto."
+        )
+    wanted = config.frozen == "bf16" or (config.frozen == "auto" and in_bf16 and accelerator.device.type == "cuda")
+    return torch.bfloat16 if wanted else None
+
+
+def checkpoint_activations(module: nn.Module) -> int:
+    """Switches gradient checkpointing on in every part of the network that has it, and returns how many parts.
+
+    Parts are diffusers' and transformers' models, which know where their blocks begin.
+
+    Raises
+    ------
+    ConfigError
+        No part of the network has it.
+    """
+    switched = 0
+    for part in module.modules():
+        for name in ("enable_gradient_checkpointing", "gradient_checkpointing_enable"):
+            supported = getattr(part, "_supports_gradient_checkpointing", True) and getattr(
+                part, "supports_gradient_checkpointing", True
+            )
+            if callable(getattr(part, name, None)) and supported:
+                cast(Any, getattr(part, name))()
+                switched += 1
+                break
+    if not switched:
+        raise ConfigError(
+            "gradient_checkpointing is true, and no part of this model's network can do that; set it to false, and "
+            "lower "
+            "batch_size or data.crop_seconds to save memory."
+        )
+    return switched
+
+
+_UNITS = {"bytes": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_REQUEST = re.compile(r"allocate ([\d.]+) ?(bytes|KiB|MiB|GiB|TiB|B)\b", re.IGNORECASE)
+
+
+@contextmanager
+def out_of_memory_explained(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """Turns running out of memory inside into one sentence.
+
+    Raises
+    ------
+    OutOfMemory
+        Names the measured need, what the device has, and three things to change.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(_sentence(config, device, error)) from error
+
+
+def _sentence(config: TrainConfig, device: torch.device, error: BaseException) -> str:
+    """What `OutOfMemory` says."""
+    where, used, there = _measured(device)
+    asked = _requested(str(error))
+    need = f"{_size(used)} were in use"
+    if asked is not None:
+        need = f"at least {_size(used + asked)} are needed ({need} and {_size(asked)} more were asked for)"
+    changes = "; ".join(f"({number}) {text}" for number, text in enumerate(remedies(config)[:3], 1))
+    return (
+        f"{where} ran out of memory: {need} and it has {_size(there)}; three things to change, any of them may do: "
+        f"{changes}. What "
+        "was saved is intact; after any change but gradient_checkpointing, name another out."
+    )
+
+
+def remedies(config: TrainConfig) -> list[str]:
+    """What would lower the need of a recipe, the least harmful first; at least three."""
+    changes = []
+    if not config.gradient_checkpointing:
+        changes.append("gradient_checkpointing: true (same result, slower)")
+    if config.batch_size > 1:
+        half = config.batch_size // 2
+        accumulation = config.accumulation * -(-config.batch_size // half)
+        changes.append(f"batch_size: {half} with accumulation: {accumulation} ({half * accumulation} clips a step)")
+    if config.adapter.type == "none":
+        changes.append("adapter.type: lora (trains an adapter instead of every weight)")
+    elif config.precision == "fp32" or config.frozen == "fp32":
+        changes.append("precision: bf16 and frozen: bf16 (half the memory for frozen weights)")
+    if config.data.crop_seconds:
+        longest = max(crop.seconds for crop in config.data.crop_seconds)
+        changes.append(f"data.crop_seconds: {longest / 2:g} (now {longest:g})")
+    if (config.adapter.rank or 1) > 4:
+        changes.append(f"adapter.rank: {(config.adapter.rank or 1) // 2}")
+    changes.append("adapter.targets: fewer layers" if config.adapter.type != "none" else "a smaller model")
+    changes.append("a device with more memory")
+    return changes
+
+
+def _requested(message: str) -> int | None:
+    """Bytes that the failed allocation asked for."""
+    match = _REQUEST.search(message)
+    if match is None:
+        return None
+    unit = next(value for name, value in _UNITS.items() if name.lower() == match[2].lower())
+    return round(float(match[1].rstrip(".")) * unit)
+
+
+def _measured(device: torch.device) -> tuple[str, int, int]:
+    """(what it is called, bytes in use at the peak, bytes there are)."""
+    if device.type == "cuda":
+        import torch
+
+        there = torch.cuda.get_device_properties(device).total_memory
+        return f"the GPU ({torch.cuda.get_device_name(device)})", torch.cuda.max_memory_allocated(device), there
+    return "this machine", _peak_of_process(), _host_memory()
+
+
+def _peak_of_process() -> int:
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _host_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+def _size(count: int) -> str:
+    """Bytes for people."""
+    for unit in ("GiB", "MiB"):
+        if count >= _UNITS[unit]:
+            return f"{count / _UNITS[unit]:.1f} {unit}"
+    return f"{count / 1024:.0f} KiB"

@@ -14,8 +14,8 @@ from eisbach.data.images_latents import ImageDataset, ImageLatents, encode_image
 from eisbach.errors import ConfigError
 from eisbach.training.config import ImagesConfig, TrainConfig
 from eisbach.training.data import TrainingData, shown
-from eisbach.training.held_out import HeldOut
 from eisbach.training.run_folder import note
+from eisbach.training.step import HeldOut
 
 if TYPE_CHECKING:
     from eisbach.backbones.base import Backbone
@@ -43,7 +43,7 @@ class ImageMaterial:
         """
         chosen = config.data.images
         assert chosen is not None  # the caller looked
-        images = find(chosen)
+        images = _images_of(chosen)
         if config.data.split == "all":
             train, held_out = images, ImageSet((), images.classes, images.root, images.report)
         else:
@@ -70,8 +70,8 @@ class ImageMaterial:
         """
         chosen = config.data.images
         assert chosen is not None
-        codec, size = image_codec(backbone)
-        check_classes(backbone, self.train.classes)
+        codec, size = _image_codec(backbone)
+        _check_classes(backbone, self.train.classes)
         cache = cache_of(config, self.train)
         options: dict[str, Any] = {"resize": chosen.resize, "flip": chosen.flip, "quiet": quiet}
         latents = encode_images(self.train, codec, size, cache, **options)
@@ -100,7 +100,7 @@ class ImageMaterial:
         return data, HeldOut.of(_data(held, _FIXED_SEED), levels.noise_levels, levels.batches, config.batch_size)
 
 
-def find(chosen: ImagesConfig) -> ImageSet:
+def _images_of(chosen: ImagesConfig) -> ImageSet:
     """The images that a configuration names."""
     if chosen.source == "digits":
         from eisbach.data.images import load_digits
@@ -120,7 +120,7 @@ def _unlabelled(images: ImageSet) -> Any:
     return (replace(item, label="") for item in images.items)
 
 
-def image_codec(backbone: Any) -> tuple[ImageCodec, int]:
+def _image_codec(backbone: Any) -> tuple[ImageCodec, int]:
     """The codec of an image model, and the size in pixels of the images that it makes.
 
     Raises
@@ -147,7 +147,7 @@ def image_codec(backbone: Any) -> tuple[ImageCodec, int]:
     return codec, size * codec.downsampling
 
 
-def check_classes(backbone: Any, classes: tuple[str, ...]) -> None:
+def _check_classes(backbone: Any, classes: tuple[str, ...]) -> None:
     """Names the classes of a model that was made for a number of them; refuses images of classes that it does not know.
 
     Raises

@@ -1,4 +1,5 @@
-"""`train`: from a configuration to a run folder, and the same call again continues it."""
+"""`train`: from a configuration to a run folder with the adapter or model that people play; the same call again
+continues it."""
 
 from __future__ import annotations
 
@@ -16,12 +17,11 @@ from eisbach.signals import stop_signal
 from eisbach.training.assembly import assemble, origin_of_finished
 from eisbach.training.checkpoint import newest_checkpoint, prune
 from eisbach.training.config import TrainConfig
-from eisbach.training.devices import build_accelerator
-from eisbach.training.held_out import HeldOut
+from eisbach.training.devices import build_accelerator, out_of_memory_explained
 from eisbach.training.logging import Board, MetricsFile
-from eisbach.training.out_of_memory import out_of_memory_explained
 from eisbach.training.publish import publish
 from eisbach.training.run_folder import RunFolder, check_origin, check_settings, describe_run, note
+from eisbach.training.step import HeldOut
 from eisbach.training.trainer import Trainer
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from eisbach.output_folder import flatten, refuse_other_settings
 from eisbach.training.checkpoint import list_checkpoints
 from eisbach.training.config import TrainConfig
 
-FREE_KEYS = (
+_FREE_KEYS = (
     "out",
     "tensorboard",
     "log_every",
@@ -35,6 +35,9 @@ FREE_KEYS = (
 """Keys that may change when a run is continued: none of them changes the weights."""
 
 _ORIGIN = {"base_identity": "model", "manifest_hash": "training set", "recipe_hash": "recipe"}
+STAMP_FORMAT = 2
+"""How the hashes of a checkpoint's stamp are made; another number means that other hashes say nothing of other content.
+1 (which no stamp carried) counted paths."""
 _PACKAGES = ("torch", "diffusers", "peft", "accelerate", "safetensors", "numpy")
 
 
@@ -91,9 +94,9 @@ def recipe_hash(config: TrainConfig) -> str:
 
     With a constant schedule the number of steps does not decide a step.
     """
-    free = {*FREE_KEYS, *_content_keys(config)} | ({"steps"} if config.schedule == "constant" else set())
-    kept = {key: value for key, value in flatten(config.model_dump(mode="json")).items() if key not in free}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    free = {*_FREE_KEYS, *_content_keys(config)} | ({"steps"} if config.schedule == "constant" else set())
+    settings = {key: value for key, value in flatten(config.model_dump(mode="json")).items() if key not in free}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _content_keys(config: TrainConfig) -> tuple[str, ...]:
@@ -120,22 +123,32 @@ def check_settings(folder: RunFolder, config: TrainConfig) -> None:
     if not folder.config.is_file():
         raise ConfigError(f"{folder.root} holds checkpoints but no config.yaml; choose another out.")
     old = build_config(TrainConfig, read_yaml(folder.config), str(folder.config))
-    free = [*FREE_KEYS, *(set(_content_keys(old)) & set(_content_keys(config)))]
+    free = [*_FREE_KEYS, *(set(_content_keys(old)) & set(_content_keys(config)))]
     if old.schedule == config.schedule == "constant" and config.steps > old.steps:
         free.append("steps")
     refuse_other_settings(folder.root, "a training run", old.model_dump(), config.model_dump(), free=free)
 
 
-def check_origin(folder: RunFolder, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+def check_origin(
+    folder: RunFolder, theirs: Mapping[str, Any], mine: Mapping[str, Any], stamp_format: int = STAMP_FORMAT
+) -> None:
     """Refuses to go on with a run on another model or on other data: `theirs` is what a checkpoint or a result says.
+
+    A `stamp_format` other than this version's says why hashes differ that were made of the same.
 
     Raises
     ------
     CheckpointError
-        Says which differs.
+        Says which differs; or that the stamp was made by an earlier version, whose hashes cannot be compared.
     """
     for key, what in _ORIGIN.items():
         if key in mine and theirs.get(key) != mine[key]:
+            if stamp_format != STAMP_FORMAT:
+                raise CheckpointError(
+                    f"{folder.root} holds an unfinished run of an earlier version of eisbach, which stamped its "
+                    f"checkpoints by other rules, so that nothing says whether this is its {what}; finish it with that "
+                    "version, or choose another out."
+                )
             raise CheckpointError(
                 f"{folder.root} holds a run on another {what}: {_short(theirs.get(key))} there, and "
                 f"{_short(mine[key])} now; "
@@ -162,13 +175,13 @@ def describe_run(folder: RunFolder, config: TrainConfig) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of this package, Python and what the numbers depend on."""
-    found = {"eisbach": __version__, "python": platform.python_version()}
+    installed = {"eisbach": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def note(message: str, quiet: bool) -> None:

@@ -1,21 +1,31 @@
-"""One micro-batch of training as a pure function of (model, batch, generator): no clock, no files, no global state."""
+"""One micro-batch of training, and the held-out loss, as pure functions of (model, batch, generator): no clock, no
+files, no global state."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from eisbach.diffusion.noise_levels import NoiseLevelDensity
 from eisbach.diffusion.paths import Path as NoisingPath
 from eisbach.diffusion.targets import make_sample
-from eisbach.training.inpainting import InpaintingMasks, inpainting_condition
-from eisbach.training.padding import extend_into_silence, frames_mask, valid_frames
-from eisbach.training.pairing import pair_by_transport
+from eisbach.training.noising import (
+    InpaintingMasks,
+    extend_into_silence,
+    frames_mask,
+    inpainting_condition,
+    pair_by_transport,
+    valid_frames,
+)
 from eisbach.types import Conditioning, LatentBatch, PathSample
 from eisbach.weighting import PartialLoss, Weighting, per_sample_mse
+
+if TYPE_CHECKING:
+    from eisbach.training.data import ConditioningCache, TrainingData
 
 NOISE_LEVEL_BINS = 10
 """Diagnostics report the loss in this many equal bins of t over [0, 1]."""
@@ -135,11 +145,11 @@ def predict_batch(
         return Prediction(sample, output, per_sample_mse(output, sample.target, valid))
     known = objective.inpainting.draw(frames, length, generator).to(x0.device, non_blocking=True)
     output = predict(sample.x_t, t, conditioning, inpainting_condition(x0, known)).float()
-    losses = inpainting_losses(output, sample.target, known, valid, objective.inpainting.context_weight)
+    losses = _inpainting_losses(output, sample.target, known, valid, objective.inpainting.context_weight)
     return Prediction(sample, output, losses)
 
 
-def inpainting_losses(
+def _inpainting_losses(
     output: torch.Tensor, target: torch.Tensor, known: torch.Tensor, valid: torch.Tensor | None, context_weight: float
 ) -> torch.Tensor:
     """Each sample's mean square error over what is to be made, plus `context_weight` times that over what is known:
@@ -156,15 +166,14 @@ def inpainting_losses(
 
 def weigh(objective: Objective, prediction: Prediction, mask: torch.Tensor | None) -> PartialLoss:
     """The weighted loss of one micro-batch; `mask` (B, T) is True on valid frames."""
-    return objective.weighting.partial(
-        prediction.losses,
-        prediction.output,
-        x_t=prediction.sample.x_t,
-        t=prediction.sample.t,
-        path=objective.path,
-        target=objective.target,
-        mask=mask,
-    )
+    inputs = weighting_inputs(objective, prediction, mask)
+    return objective.weighting.partial(prediction.losses, prediction.output, **inputs)
+
+
+def weighting_inputs(objective: Objective, prediction: Prediction, mask: torch.Tensor | None) -> dict[str, Any]:
+    """What a weighting may read beside losses and output, by the names of its arguments."""
+    sample = prediction.sample
+    return {"x_t": sample.x_t, "t": sample.t, "path": objective.path, "target": objective.target, "mask": mask}
 
 
 def micro_step(
@@ -201,3 +210,56 @@ def sums_by_noise_level(values: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     index = (t * NOISE_LEVEL_BINS).long().clamp(0, NOISE_LEVEL_BINS - 1)
     member = torch.nn.functional.one_hot(index, NOISE_LEVEL_BINS).to(values.dtype)
     return torch.stack([values @ member, member.sum(dim=0)])
+
+
+_STREAM = 2  # keeps the evaluation's noise apart from the training's
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out loss: the same clips, noise levels and noise at every evaluation, whatever the arm and the seed.
+
+    Attributes
+    ----------
+    batches : list of LatentBatch
+        On the CPU.
+    noise_levels : list of float in (0, 1]
+    """
+
+    batches: list[LatentBatch]
+    noise_levels: list[float]
+
+    @classmethod
+    def of(cls, data: TrainingData, noise_levels: Sequence[float], batches: int, batch_size: int) -> HeldOut:
+        """The first batches of `data` in its most frequent length; a small split is not repeated to fill them."""
+        size = min(batch_size, data.clips)
+        count = min(batches, max(1, data.clips // size))
+        dataset = data.datasets[int(data.shares.argmax())]
+        return cls([dataset.batch(index, size) for index in range(count)], list(noise_levels))
+
+    @torch.no_grad()
+    def losses(
+        self,
+        predict: Predict,
+        objective: Objective,
+        conditioning: ConditioningCache,
+        to_device: Callable[[LatentBatch], LatentBatch],
+    ) -> dict[str, float | dict[str, float]]:
+        """Mean unweighted loss, whole and by noise level, with every caption kept."""
+        sums = dict.fromkeys(self.noise_levels, 0.0)
+        count = 0
+        for index, batch in enumerate(self.batches):
+            batch = to_device(batch)
+            rows = conditioning(batch)
+            noise = torch.randn(batch.latents.shape, generator=step_generator(index, _STREAM)).to(batch.latents.device)
+            count += len(batch.ids)
+            for level in self.noise_levels:
+                t = torch.full((len(batch.ids),), level, device=batch.latents.device)
+                sample = make_sample(objective.path, objective.target, batch.latents, noise, t)
+                output = predict(sample.x_t, t, rows).float()
+                sums[level] += per_sample_mse(output, sample.target, batch.mask).sum().item()
+        by_level = {f"{level:g}": value / count for level, value in sums.items()}
+        return {
+            "held_out_loss": sum(by_level.values()) / len(by_level),
+            "held_out_loss_by_noise_level": by_level,
+        }

@@ -14,21 +14,19 @@ from torch import nn
 from eisbach.adapters.formats import peft as peft_format
 from eisbach.tensor_files import copy_named, read_tensors
 from eisbach.training.checkpoint import Checkpoint, write_checkpoint
-from eisbach.training.conditioning import ConditioningCache
 from eisbach.training.config import TrainConfig
-from eisbach.training.data import TrainingData
-from eisbach.training.guard import FiniteGuard
-from eisbach.training.held_out import HeldOut
+from eisbach.training.data import ConditioningCache, TrainingData
 from eisbach.training.logging import Window
 from eisbach.training.optimisation import (
+    FiniteGuard,
     WeightAverage,
     build_optimiser,
     learning_rate_factor,
     load_optimiser,
     optimiser_tensors,
 )
-from eisbach.training.run_folder import RunFolder, check_origin
-from eisbach.training.step import Objective, micro_step, step_generator
+from eisbach.training.run_folder import STAMP_FORMAT, RunFolder, check_origin
+from eisbach.training.step import HeldOut, Objective, micro_step, step_generator
 from eisbach.types import Conditioning, LatentBatch
 
 if TYPE_CHECKING:
@@ -36,12 +34,12 @@ if TYPE_CHECKING:
 
     from eisbach.backbones.base import Backbone
 
-OPTIMISER, MODEL, AVERAGE = "optimizer.safetensors", "model.safetensors", "average.safetensors"
-WEIGHTING = "weighting.safetensors"
+_OPTIMISER, _MODEL, AVERAGE = "optimizer.safetensors", "model.safetensors", "average.safetensors"
+_WEIGHTING = "weighting.safetensors"
 _LEARNED = "weighting."  # prefix of a learned weighting's parameters in the optimiser's state
 
 
-class Predictor(nn.Module):
+class _Predictor(nn.Module):
     """`backbone.predict` as a module, which is what data-parallel wrappers and the compiler take hold of."""
 
     def __init__(self, backbone: Backbone) -> None:
@@ -83,7 +81,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.device: torch.device = self.accelerator.device
         self.backbone.module.to(self.device).train()
-        predictor: nn.Module = Predictor(self.backbone)
+        predictor: nn.Module = _Predictor(self.backbone)
         if self.config.compile:
             predictor.compile()
         self.predictor = self.accelerator.prepare_model(predictor)
@@ -244,20 +242,21 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         tensors: dict[str, dict[str, torch.Tensor]] = {
-            OPTIMISER: optimiser_tensors(self.optimiser, self.parameters | self.learned) | self.window.tensors(),
+            _OPTIMISER: optimiser_tensors(self.optimiser, self.parameters | self.learned) | self.window.tensors(),
             self._weights_file: self._weights(),
         }
         if self.average is not None:
             tensors[AVERAGE] = self.average.average
         if self.learned:
-            tensors[WEIGHTING] = self.objective.weighting.state_dict()
+            tensors[_WEIGHTING] = self.objective.weighting.state_dict()
         texts = {} if self.adapter is None else {peft_format.CONFIG: peft_format.config_values(self.adapter)}
         chosen = self.config.checkpoint
-        write_checkpoint(root, self.step, tensors, texts, self.origin, chosen.keep, chosen.steps)
+        state = self.origin | {"stamp_format": STAMP_FORMAT}
+        write_checkpoint(root, self.step, tensors, texts, state, chosen.keep, chosen.steps)
 
     @property
     def _weights_file(self) -> str:
-        return MODEL if self.adapter is None else peft_format.WEIGHTS
+        return _MODEL if self.adapter is None else peft_format.WEIGHTS
 
     def _weights(self) -> dict[str, torch.Tensor]:
         if self.adapter is None:
@@ -273,18 +272,19 @@ class Trainer:
             It belongs to another model, recipe or data set; the sentence says which.
         """
         folder = checkpoint.folder
-        check_origin(RunFolder(folder.parent.parent), checkpoint.state, self.origin)
+        state = checkpoint.state
+        check_origin(RunFolder(folder.parent.parent), state, self.origin, state.get("stamp_format", 1))
         weights = read_tensors(folder / self._weights_file)
         if self.adapter is None:
             copy_named(self.parameters, weights, folder / self._weights_file)
         else:
             peft_format.load_into(self.backbone.module, weights, folder / self._weights_file)
-        state = read_tensors(folder / OPTIMISER)
-        window = {key: state.pop(key).to(self.device) for key in list(state) if key.startswith("window.")}
+        moments = read_tensors(folder / _OPTIMISER)
+        window = {key: moments.pop(key).to(self.device) for key in list(moments) if key.startswith("window.")}
         self.window.load(window)
-        load_optimiser(self.optimiser, self.parameters | self.learned, state)
+        load_optimiser(self.optimiser, self.parameters | self.learned, moments)
         if self.learned:
-            self.objective.weighting.load_state_dict(read_tensors(folder / WEIGHTING))
+            self.objective.weighting.load_state_dict(read_tensors(folder / _WEIGHTING))
         if self.average is not None:
             copy_named(self.average.average, read_tensors(folder / AVERAGE), folder / AVERAGE)
         self.step = checkpoint.step

@@ -210,6 +210,23 @@ def test_cells_hold_what_the_figures_need_and_are_not_made_twice(
         gather(config, tmp_path)
 
 
+def test_a_folder_takes_more_seeds_and_refuses_other_settings_by_name(tmp_path: Path) -> None:
+    config = tiny(targets=["u"], comparison={"generated": 0})
+    before = run_toy(config, tmp_path, quiet=True).rows
+    cells = {path.name: path.read_bytes() for path in (tmp_path / "cells").iterdir()}
+    for change, named in (
+        ({"targets": ["eps", "u"]}, r"targets was \['u'\] and is now \['eps', 'u'\]"),
+        ({"comparison": {"generated": 0, "steps": 4}}, r"comparison\.steps was \d+ and is now 4"),
+    ):
+        with pytest.raises(ConfigError, match=f"holds a run of the toy with other settings: {named}; set them back"):
+            run_toy(tiny(**{"targets": ["u"], "comparison": {"generated": 0}, **change}), tmp_path, quiet=True)
+    assert cells == {path.name: path.read_bytes() for path in (tmp_path / "cells").iterdir()}
+    seeds = config.comparison.seeds + 1
+    more = run_toy(tiny(targets=["u"], comparison={"generated": 0, "seeds": seeds}), tmp_path, quiet=True).rows
+    assert [row for row in more if row in before] == before
+    assert len(more) > len(before)
+
+
 def test_more_seeds_keep_the_cells_and_other_settings_do_not() -> None:
     cell = Cell("comparison", "linear", 1)
     base = request(cell, tiny())

@@ -20,8 +20,14 @@ from eisbach.data.manifest import Manifest, ManifestRow
 from eisbach.diagnostics.probe.config import ProbeConfig
 from eisbach.errors import ManifestError
 from eisbach.training.assembly import build_objective, inject_adapter, load_model
-from eisbach.training.conditioning import ConditioningCache
-from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, training_clips
+from eisbach.training.data import (
+    ConditioningCache,
+    TrainingData,
+    cache_folder,
+    load_data,
+    load_manifests,
+    training_clips,
+)
 from eisbach.training.devices import uses_bf16
 from eisbach.training.step import Objective
 from eisbach.types import Conditioning, LatentBatch, SkipReport

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eisbach.config import save_config
+from eisbach.config import build_config, read_yaml, save_config
 from eisbach.diffusion.paths import get_path
 from eisbach.errors import CheckpointError, EisbachError, UserError
 from eisbach.files import read_json, write_json
+from eisbach.output_folder import refuse_other_settings
 from eisbach.processes import Processes, send
 from eisbach.progress import Progress
 from eisbach.studies.erd_toy.config import QUICK_VALUES, Kind, ToyConfig, arm_weight, same_weights
@@ -54,7 +55,8 @@ OPTIONS = {
     "arm": "comparison.arms", "batch": "comparison.batch",
 }  # fmt: skip
 JOBS = 2
-FREE = tuple(ToyConfig.model_fields)  # a cell that was made with other settings is made anew
+FREE = ("paths", "comparison.seeds", "comparison.first_seed")
+"""May grow in one folder: a cell does not depend on them."""
 _TICK_EVERY = 25  # steps between two reports of a worker
 
 
@@ -99,7 +101,7 @@ def run_toy(config: ToyConfig, out: str | Path, *, jobs: int = 1, quiet: bool = 
     Raises
     ------
     UserError
-        Fewer than one job.
+        Fewer than one job, or `out` holds a run of other settings; the sentence names those that differ.
     StorageError
         The disk is full or the folder cannot be written.
     """
@@ -107,6 +109,10 @@ def run_toy(config: ToyConfig, out: str | Path, *, jobs: int = 1, quiet: bool = 
         raise UserError(f"--jobs is {jobs}; it must be 1 or more.")
     out = Path(out)
     folder = out / CELLS
+    file = out / "config.yaml"
+    if file.is_file():
+        before = build_config(ToyConfig, read_yaml(file), str(file))
+        refuse_other_settings(out, "a run of the toy", before.model_dump(), config.model_dump(), free=FREE)
     cells = all_cells(config)
     todo = [cell for cell in cells if load_cell(folder, cell, config) is None]
     save_config(config, out / "config.yaml")
