@@ -155,5 +155,5 @@ def test_feature_networks_say_what_is_missing(tmp_path):
         load_features("inception")
     with pytest.raises(UserError, match="not downloaded"):
         load_features("inception", tmp_path / "none.safetensors")
-    with pytest.raises(UserError, match="folder of a classifier"):
+    with pytest.raises(UserError, match="need a classifier; name its folder with --weights"):
         load_features("digits")

@@ -116,7 +116,8 @@ def test_from_data_to_an_adapter_that_stability_s_loader_plays(musiccaps: Path, 
     reference = load_file(NATIVE / "dora-rows.safetensors")
     made = load_file(native)
     assert made.keys() == reference.keys()  # the names that Stability's own code gave its adapter of this model
-    assert {tensor.dtype for tensor in made.values()} == {torch.float16}
+    # a DoRA's update is smaller than what half precision rounds away
+    assert {tensor.dtype for tensor in made.values()} == {torch.float32}
 
     plain, ours, exported = load_backbone(NATIVE), load_backbone(NATIVE), load_backbone(NATIVE)
     load_adapter(ours, out / "adapter")
