@@ -82,3 +82,23 @@ def test_nobody_asks_whether_a_backbone_has_something() -> None:
                 if isinstance(name, ast.Constant) and name.value in (*DECLARED, *METHODS):
                     found.append(f"{file.relative_to(package)}:{node.lineno}")
     assert found == []
+
+
+@pytest.mark.parametrize("name", ["tiny", "dit", "uvit", "unet", "edm2"])
+def test_no_network_has_more_layers_than_can_be_built(name: str) -> None:
+    """A configuration's count of layers is bounded: building a thousand million of them would never end."""
+    import importlib
+    import inspect
+
+    from eisbach.config import StrictModel
+
+    module = importlib.import_module(f"eisbach.backbones.{name}")
+    configs = [kind for _, kind in inspect.getmembers(module, inspect.isclass) if issubclass(kind, StrictModel)]
+    counts = [
+        (kind.__name__, field)
+        for kind in configs
+        for field, info in kind.model_fields.items()
+        if field in ("depth", "blocks", "num_blocks") and not any(getattr(m, "le", None) for m in info.metadata)
+    ]
+    assert configs
+    assert not counts

@@ -140,3 +140,12 @@ def test_together_with_a_noise_level_weight():
     noise = MinSNR()("linear", "u", t)
     torch.testing.assert_close(terms.noise_weight, noise)
     torch.testing.assert_close(terms.weight, noise * torch.where(t < 0.5, EntropyBarrier()(output).weight, 1.0))
+
+
+@pytest.mark.parametrize("value", [[0.5], "0.5", True, float("nan"), -1, 2, {}])
+@pytest.mark.parametrize("option", ["below", "above", "width"])
+def test_a_gate_of_no_number_is_one_sentence(option, value):
+    if option == "width" and value == 2:
+        pytest.skip("a ramp of 2 is wide, and a number")
+    with pytest.raises(UserError, match=f"gate_{option} must be"):
+        gate_table(**({"below": 0.5} if option == "width" else {}), **{option: value})

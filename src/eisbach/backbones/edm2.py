@@ -262,7 +262,7 @@ class EDM2Config(ImageConfig):
     size: Literal["XS", "S", "M", "L", "XL", "XXL"] | None = None
     model_channels: int = Field(128, ge=1)
     channel_mult: list[int] = Field(default=[1, 2, 3, 4], min_length=1)
-    num_blocks: int = Field(3, ge=1)
+    num_blocks: int = Field(3, ge=1, le=1024)
     attn_resolutions: list[int] = Field(default=[16, 8])
     channels_per_head: int = Field(64, ge=1)
     label_balance: float = Field(0.5, gt=0, lt=1)

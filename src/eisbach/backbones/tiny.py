@@ -39,8 +39,8 @@ class TinyMusicConfig(StrictModel):
     latent_rate: float = Field(22050 / 8192, gt=0)
     codec: str = "bands"
     width: int = Field(256, ge=8)
-    depth: int = Field(6, ge=1)
-    heads: int = Field(4, ge=1)
+    depth: int = Field(6, ge=1, le=1024)
+    heads: int = Field(4, ge=1, le=1024)
     ff_mult: float = Field(2.5, gt=0)
     memory_tokens: int = Field(8, ge=0)
     text_width: int = Field(128, ge=4)

@@ -26,8 +26,8 @@ class ImageTransformerConfig(ImageConfig):
 
     patch: int = Field(2, ge=1)
     width: int = Field(ge=8)
-    depth: int = Field(ge=1)
-    heads: int = Field(ge=1)
+    depth: int = Field(ge=1, le=1024)
+    heads: int = Field(ge=1, le=1024)
     mlp_ratio: float = Field(4.0, gt=0)
 
     @model_validator(mode="after")

@@ -68,7 +68,7 @@ class UNetConfig(ImageConfig):
     size: str | None = None
     channels: int = Field(ge=1)
     multipliers: list[int] = Field(min_length=1)
-    blocks: int = Field(2, ge=1)
+    blocks: int = Field(2, ge=1, le=1024)
     attention: list[int] = Field(default_factory=list)
     head_width: int | None = Field(64, ge=1)
     groups: int = Field(32, ge=1)

@@ -77,9 +77,9 @@ def gate_table(below: float | None = None, above: float | None = None, width: fl
     if below is None and above is None:
         raise UserError("a gate needs gate_below or gate_above (noise levels t in [0, 1]); got neither.")
     for name, end in (("gate_below", below), ("gate_above", above)):
-        if end is not None and not 0 <= end <= 1:
+        if end is not None and not (_is_number(end) and 0 <= end <= 1):
             raise UserError(f"{name} must be a noise level t in [0, 1]; got {end!r}.")
-    if not (math.isfinite(width) and width >= 0):
+    if not (_is_number(width) and math.isfinite(width) and width >= 0):
         raise UserError(f"gate_width must be a width in t of at least 0; got {width!r}.")
     half = max(width, 1e-6) / 2  # a step is a very steep ramp
     points: list[tuple[float, float]] = []
@@ -90,10 +90,14 @@ def gate_table(below: float | None = None, above: float | None = None, width: fl
     if above is not None and below is not None and above + half > below - half:
         raise UserError(
             f"the gate from {above:g} to {below:g} with ramps of width {width:g} leaves no noise level at which the "
-            "sample "
-            "weighting acts fully; move its ends apart or lower gate_width."
+            "sample weighting acts fully; move its ends apart or lower gate_width."
         )
     return NoiseLevelTable(_inside(points))
+
+
+def _is_number(value: object) -> bool:
+    """Whether a recipe's value is a number and no list, text or truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _inside(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
