@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,17 @@ from hypothesis import settings
 # The same examples in every run: what fails for one fails for all, and nothing is kept in a folder that workers share.
 settings.register_profile("suite", derandomize=True, database=None, deadline=None)
 settings.load_profile("suite")
+
+# Where the suite was started with signals ignored (nohup, a shell's background), programs of the suite must still hear
+# them.
+for _number, _usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGTERM, signal.SIG_DFL),
+    (getattr(signal, "SIGHUP", signal.SIGTERM), signal.SIG_DFL),
+):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(_number, _usual)
 
 WORDS = [
     "a",
