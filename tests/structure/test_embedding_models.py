@@ -9,10 +9,11 @@ import pytest
 import soundfile as sf
 import torch
 from safetensors.torch import load_file, save_file
+from second_device import NAME, second_device
 
 from eisbach.audio import resample, to_mono
 from eisbach.errors import AudioError, CheckpointError, UserError
-from eisbach.structure.embeddings import Embedding, embed_files, load_embedding
+from eisbach.structure.embeddings import EMBEDDINGS, Embedding, embed_files, load_embedding
 from eisbach.structure.embeddings.base import mean_over_windows, window_starts
 from eisbach.types import Waveform
 
@@ -195,6 +196,17 @@ def test_a_folder_without_feature_extractor_is_refused(hubert_folder, tmp_path):
 def test_specs_that_mean_nothing(spec, options, message):
     with pytest.raises(UserError, match=message):
         load_embedding(spec, **options)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in EMBEDDINGS if kind != "texture"])
+def test_every_network_hears_on_a_second_device_what_it_hears_on_the_cpu(kind, request):
+    folders = {"clap": "clap_folder", "mert": "hubert_folder"}
+    spec = f"{kind}:{request.getfixturevalue(folders[kind])}" if kind in folders else kind
+    clips = [_noise(2.5, 0), _noise(3.5, 1)]
+    expected = load_embedding(spec, device="cpu").embed(clips)
+    with second_device():
+        for device in (NAME, "auto"):
+            np.testing.assert_allclose(load_embedding(spec, device=device).embed(clips), expected, atol=1e-4)
 
 
 def test_layers_and_devices_that_are_not_there(hubert_folder):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from eisbach.cli.data_common import AS_JSON, DRY_RUN, JOBS, print_json, say_skipped, worker_count
 from eisbach.cli.data_encode import encode, latents
 from eisbach.cli.data_folder import doctor, folder, musiccaps
+from eisbach.cli.options import AS_JSON, DRY_RUN, JOBS, print_json, say_skipped, worker_count
 
 if TYPE_CHECKING:
     from eisbach.data.render import RenderSpec

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from eisbach.cli.data_common import AS_JSON, DRY_RUN, JOBS, print_json, say_skipped, worker_count
+from eisbach.cli.options import AS_JSON, DRY_RUN, JOBS, Device, print_json, say_skipped, worker_count
 
 if TYPE_CHECKING:
     from eisbach.codecs.base import Codec
+    from eisbach.devices import Placement
 
 _FORMATS = ("cache", "sa3")
 _CODEC = typer.Option(None, "--codec", help="Name, file or folder of a codec (default: bands).")
@@ -33,7 +34,7 @@ def encode(
     crop_seconds: float = typer.Option(30.0, "--crop-seconds", help="cache: length of the training crops."),
     max_seconds: float = typer.Option(380.0, "--max-seconds", help="sa3: longer clips are cut into equal sections."),
     half: bool = typer.Option(False, "--half", help="sa3: keep float16."),
-    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda: where a codec with a network computes."),
+    device: Device = "auto",
     jobs: int = JOBS,
     dry_run: bool = DRY_RUN,
     as_json: bool = AS_JSON,
@@ -45,7 +46,7 @@ def encode(
     """
     from dataclasses import asdict
 
-    from eisbach.data.latents import place_codec
+    from eisbach.codecs.base import place_codec
     from eisbach.data.manifest import load_manifest
     from eisbach.errors import UserError
 
@@ -56,7 +57,7 @@ def encode(
     rows = load_manifest(manifest)
     target = out or rows.root / "latents"
     source, chosen = _load_codec(codec, model)
-    where = _device(device, chosen)
+    placement = _place(device, chosen)
     jobs = jobs or _useful_jobs(chosen, len(rows))
     if dry_run:
         lengths = {"crop_seconds": crop_seconds} if layout == "cache" else {"max_seconds": max_seconds, "half": half}
@@ -67,10 +68,11 @@ def encode(
             "format": layout,
             "out": str(target),
         }
-        print_json({**named, **lengths, "device": where, "jobs": jobs})
+        print_json({**named, **lengths, "device": str(placement.device), "jobs": jobs})
         return
-    place_codec(chosen, where)
-    there = None if where == "cpu" else where
+    typer.echo(f"note: {placement.sentence()}.", err=True)
+    place_codec(chosen, placement.device)
+    there = None if placement.device.type == "cpu" else str(placement.device)
     if layout == "cache":
         from eisbach.data.latents import encode_manifest
 
@@ -149,9 +151,18 @@ def _useful_jobs(codec: Codec, clips: int) -> int:
     return 1 if codec.model is not None else max(1, min(worker_count(0), clips // _CLIPS_WORTH_A_PROCESS))
 
 
-def _device(device: str, codec: Codec) -> str:
-    if device != "auto":
-        return device
-    import torch
+def _place(device: str, codec: Codec) -> Placement:
+    """Where the codec computes, in fp32: latents are what every later stage is compared by.
 
-    return "cuda" if codec.model is not None and torch.cuda.is_available() else "cpu"
+    Raises
+    ------
+    UserError
+        A device that is not there, or one that a codec without a network cannot use.
+    """
+    from eisbach.devices import place
+    from eisbach.errors import UserError
+
+    placement = place("cpu" if device == "auto" and codec.model is None else device, "fp32")
+    if codec.model is None and placement.device.type != "cpu":
+        raise UserError(f"the codec '{codec.name}' has no network and computes on the CPU only; leave --device out.")
+    return placement

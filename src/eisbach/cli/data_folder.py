@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from eisbach.cli.data_common import AS_JSON, DRY_RUN, JOBS, print_json, say_skipped, worker_count
+from eisbach.cli.options import AS_JSON, DRY_RUN, JOBS, print_json, say_skipped, worker_count
 
 if TYPE_CHECKING:
     from eisbach.data.audio_folder import CodecInput

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from eisbach.cli.options import OptionalDevice, OptionalPrecision, placement_changes
+
 if TYPE_CHECKING:
     from eisbach.experiments.spec import ExperimentSpec
 
@@ -29,6 +31,8 @@ def run(
     ] = None,
     out: Annotated[str | None, typer.Option(help="The experiment's folder; the recipe's own unless given.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Trainings that run at once.")] = None,
+    device: OptionalDevice = None,
+    precision: OptionalPrecision = None,
     quick: Annotated[bool, typer.Option("--quick", help="A rehearsal with hardly any training.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -40,6 +44,7 @@ def run(
     changes = list(overrides or [])
     changes += [f"out={json.dumps(out)}"] if out is not None else []
     changes += [f"jobs={jobs}"] if jobs is not None else []
+    changes += placement_changes(device, precision)
     execute(load_spec(recipe, changes, quick=quick), dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from eisbach.cli.options import Device
+
 if TYPE_CHECKING:
     from eisbach.adapters.export import Exported
 
@@ -72,6 +74,7 @@ def export(
     drop_conditioner: _DropConditioner = False,
     any_base: _AnyBase = False,
     overwrite: _Overwrite = False,
+    device: Device = "auto",
     dry_run: _DryRun = False,
     as_json: _AsJson = False,
 ) -> None:
@@ -99,6 +102,7 @@ def export(
         "drop_conditioner": drop_conditioner,
         "any_base": any_base,
         "overwrite": overwrite,
+        "device": device,
     }
     config = build_config(ExportConfig, values, "the command")
     if dry_run:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eisbach.cli.options import OptionalDevice, OptionalPrecision
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def probe(
     adapter: _Adapter = None,
     label: _Label = None,
     out: _Out = None,
+    device: OptionalDevice = None,
+    precision: OptionalPrecision = None,
     as_json: _AsJson = False,
     dry_run: _DryRun = False,
     gradients: _Gradients = True,
@@ -90,6 +93,7 @@ def probe(
     holds probe.json, rows, pictures and index.html. The same command again reuses what was measured.
     """
     from eisbach.config import dump_yaml
+    from eisbach.devices import place
 
     config = _configure(
         recipe,
@@ -99,6 +103,8 @@ def probe(
             "manifest": data or None,
             "sample": sample,
             "noise_level": noise_level,
+            "device": device,
+            "precision": precision,
         },
         probe={
             "clips": clips,
@@ -113,6 +119,7 @@ def probe(
     )
     folder = Path(config.out or _DEFAULT_FOLDER)
     if dry_run:
+        place(config.train.device, config.train.precision)  # a device that is not there is refused here too
         typer.echo(dump_yaml(config), nl=False)
         return
     result, reused = _measure(config, folder, fresh=fresh, quiet=quiet)
@@ -157,8 +164,7 @@ def _configure(
             held = values.get(group)
             values[group] = {**(held if isinstance(held, dict) else {}), key: value}
 
-    if train["model"] is not None:
-        values["model"] = train["model"]
+    values |= {key: train[key] for key in ("model", "device", "precision") if train[key] is not None}
     put("data", "manifest", train["manifest"])
     put("weighting", "sample", train["sample"])
     put("weighting", "noise_level", train["noise_level"])
@@ -198,8 +204,10 @@ def _measure(config: ProbeConfig, folder: Path, *, fresh: bool, quiet: bool) -> 
         refuse_other_settings(folder, "a probe", before, request, way_out=way_out)
         _note(f"reusing the measurements in {folder} (--fresh measures anew)", quiet)
         return load_result(folder), True
+    from eisbach.devices import place
     from eisbach.diagnostics.probe import run_probe
 
+    _note(f"{place(config.train.device, config.train.precision).sentence()}.", quiet)
     result = run_probe(config.model_copy(update={"out": None}), quiet=quiet)
     result.save(
         folder, {_REQUEST: request}
@@ -215,7 +223,8 @@ def _request(config: ProbeConfig) -> dict[str, Any]:
     def weights(name: object) -> object:
         return weights_identity(name) if isinstance(name, str) and Path(name).exists() else name
 
-    values = config.model_dump(mode="json", exclude={"out": True, "adapter": True, "train": {"out", "data", "model"}})
+    left_out: Any = {"out": True, "adapter": True, "train": {"out", "data", "model", "device"}}
+    values = config.model_dump(mode="json", exclude=left_out)
     data = config.train.data.model_dump(mode="json", exclude={"manifest", "cache"})
     values["train"] |= {
         "data": {**data, "content": [_content(Path(path)) for path in config.train.data.manifest]},

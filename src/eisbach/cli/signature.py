@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eisbach.cli.options import FullPrecision, OptionalDevice
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def run(
     adapter: _Adapter = None,
     seed: _Seed = None,
     overrides: _Overrides = None,
+    device: OptionalDevice = None,
+    precision: FullPrecision = None,
     out: _Out = Path("runs/signature"),
     as_json: _AsJson = False,
     dry_run: _DryRun = False,
@@ -77,6 +80,7 @@ def run(
     or --model FOLDER --classes 0..9 --partition "shape=round:0,6,8,9/open:1,2,3,4,5,7"
     """
     from eisbach.config import dump_yaml
+    from eisbach.devices import place
 
     given = {
         "model": model,
@@ -87,10 +91,13 @@ def run(
         "trajectories": trajectories,
         "duration": duration,
         "seed": seed,
+        "device": device,
+        "precision": precision,
     }
     config = _configure(prompts, classes, prior, partition or [], guidance or [], given, overrides or [])
     config.class_set()
     if dry_run:
+        place(config.device, config.precision)
         typer.echo(dump_yaml(config), nl=False)
         return
     from eisbach.diagnostics.signature.run import run_signature

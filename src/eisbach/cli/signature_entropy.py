@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eisbach.cli.options import FullPrecision, OptionalDevice
 from eisbach.errors import UserError
 
 
@@ -25,6 +26,8 @@ def entropy(
     ] = False,
     crop_seconds: Annotated[float, typer.Option(help="Length of the clips.")] = 30.0,
     seed: Annotated[int, typer.Option(help="Of the order of the data and of the noise.")] = 0,
+    device: OptionalDevice = None,
+    precision: FullPrecision = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE for any key of the config.")] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The curve, as JSON.")] = Path("runs/entropic-curve.json"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the curve.")] = False,
@@ -36,6 +39,7 @@ def entropy(
     `eisbach generate --schedule rescaled_entropic --schedule-option curve=FILE` spaces its steps by it.
     """
     from eisbach.config import apply_overrides, build_config, dump_yaml
+    from eisbach.devices import place
     from eisbach.diagnostics.signature.entropic import EntropicConfig
 
     values: dict[str, Any] = {
@@ -47,13 +51,19 @@ def entropy(
         "conditional": not unconditional,
         "seed": seed,
     }
+    values |= {key: value for key, value in (("device", device), ("precision", precision)) if value is not None}
     config = build_config(EntropicConfig, apply_overrides(values, overrides or []), "the measurement")
     if dry_run:
+        place(config.device, config.precision)
         typer.echo(dump_yaml(config), nl=False)
         return
     from eisbach.diagnostics.signature.entropic import measure_entropic
 
-    found = measure_entropic(config, out, quiet=quiet)
+    def note(text: str) -> None:
+        if not quiet:
+            typer.echo(f"note: {text}", err=True)
+
+    found = measure_entropic(config, out, quiet=quiet, notify=note)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from eisbach.cli.options import OptionalDevice, OptionalPrecision
+
 
 def train(
     recipe: Path = typer.Argument(..., metavar="RECIPE", help="YAML recipe; copy one from recipes/."),
@@ -16,6 +18,8 @@ def train(
         [], "--data", metavar="MANIFEST", help="Train on this manifest or folder instead of the recipe's (repeatable)."
     ),
     out: str = typer.Option("", "--out", metavar="FOLDER", help="Run folder instead of the recipe's."),
+    device: OptionalDevice = None,
+    precision: OptionalPrecision = None,
     dry_run: bool = typer.Option(False, "--dry-run", help="Check the recipe, print it resolved and stop."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress bar and no notes."),
 ) -> None:
@@ -33,12 +37,15 @@ def train(
         values["data"] = {**(group if isinstance(group, dict) else {}), "manifest": data}
     if out:
         values["out"] = out
+    values |= {key: value for key, value in (("device", device), ("precision", precision)) if value is not None}
     config = build_config(TrainConfig, values, str(recipe))
     if dry_run:
         from eisbach.backbones import check_created, check_model
+        from eisbach.devices import place
         from eisbach.output_folder import check_writable
         from eisbach.training.run_folder import RunFolder, check_settings
 
+        place(config.device, config.precision)
         if isinstance(config.model, dict):
             check_created(config.model["create"])
         else:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from eisbach.devices import place
 from eisbach.errors import UserError
 from eisbach.experiments.comparing import Sets, compare_sets, sets_of
 from eisbach.experiments.cutting import check_cut, cut_sets
@@ -52,6 +53,9 @@ class AnalysisPlan:
     start : 'start', 'middle' or 'loudest'
         Which stretch a cut keeps.
     jobs : int
+    device : str
+        Where the embeddings' networks compute, as `devices.place` reads it; one that is named ("auto" does not) also
+        computes the spectra (`structure.analyze_files`).
     names : dict of str to str
         What each set is called, by its group in the records; the reference first.
     """
@@ -69,6 +73,7 @@ class AnalysisPlan:
     seconds: float | None = None
     start: str = "start"
     jobs: int = 1
+    device: str = "auto"
     seed: int = 0
     names: dict[str, str] = field(default_factory=dict)
 
@@ -89,6 +94,7 @@ class AnalysisPlan:
             "seconds": self.seconds,
             "from": self.start if self.seconds is not None else None,
             "jobs": self.jobs,
+            "device": self.device,
             "seed": self.seed,
         }
 
@@ -135,11 +141,12 @@ def plan_analysis(paths: Sequence[str | Path], *, by: str | None = None, **optio
     Raises
     ------
     UserError
-        As `sets.collect_sets`; an unknown set, metric or label; training audio without held-out audio; a cut that has
-        no folder to go to.
+        As `sets.collect_sets`; an unknown set, metric, label or device; training audio without held-out audio; a cut
+        that has no folder to go to.
     """
     check_measures([*options.get("metrics", ()), *options.get("primary", ())])
     plan = AnalysisPlan(collect_sets(paths, by), **options)
+    place(plan.device)
     if (plan.held_out is None) != (plan.training is None):
         raise UserError("memorisation needs --training and --held-out: without unseen clips, genre looks like copying.")
     if plan.seconds is not None:
@@ -172,7 +179,10 @@ def analyze_sets(plan: AnalysisPlan, *, quiet: bool = False) -> AnalysedSets:
     if plan.seconds is not None and plan.out is not None:
         sets = cut_sets(sets, plan.seconds, plan.start, plan.out / "cut", skips=skips, quiet=quiet)
     details: dict[str, str] = {}
-    records = analyze_files(sets.clips, jobs=plan.jobs, out=plan.out, skips=skips, quiet=quiet, details=details)
+    records = analyze_files(
+        sets.clips, jobs=plan.jobs, out=plan.out, skips=skips, quiet=quiet, details=details,
+        device=None if plan.device in ("auto", "cpu") else plan.device,
+    )  # fmt: skip
     _refuse_lost_sets(plan.sets, records, skips)
     keys = {str(clip.path): clip.keys for clip in sets.clips}
     whole = measure_sets(

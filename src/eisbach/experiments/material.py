@@ -10,6 +10,7 @@ from pathlib import Path
 
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, save_manifest
 from eisbach.data.selection import merge
+from eisbach.devices import place
 from eisbach.errors import UserError, one_line
 from eisbach.experiments.spec import ExperimentSpec, MaterialConfig, arm_training
 from eisbach.experiments.stages import OpenStage, Stage
@@ -79,6 +80,7 @@ def _render(name: str, clips: int, material: MaterialConfig, out: Path) -> Manif
 def _encode(spec: ExperimentSpec, root: Path) -> None:
     """Fills the latent cache that all arms share, so that no arm's training waits for it."""
     from eisbach.backbones import load_backbone, load_codec_of
+    from eisbach.codecs.base import place_codec
     from eisbach.data.latents import encode_manifest
     from eisbach.data.pre_encoded import is_pre_encoded
 
@@ -89,6 +91,7 @@ def _encode(spec: ExperimentSpec, root: Path) -> None:
     if not isinstance(training.model, str) or training.data.cache is None:
         return  # a model made from scratch has no codec yet; without a shared cache each manifest keeps its own
     codec = load_codec_of(load_backbone(training.model))
+    place_codec(codec, place(training.device).device)
     for path in training.data.manifest:
         if is_pre_encoded(path):
             continue

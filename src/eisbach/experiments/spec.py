@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from eisbach.config import StrictModel, build_config, merge
+from eisbach.devices import DeviceName, PrecisionName, place
 from eisbach.errors import ConfigError, UserError
 from eisbach.generation.config import SamplingConfig
 from eisbach.generation.prompts import Prompt, load_prompts
@@ -108,6 +109,9 @@ class ExperimentSpec(StrictModel):
         Sentences that the page prints with the result (shortened sampling, missing oracle, ...).
     jobs : int
         Trainings that run at once in processes of their own.
+    device, precision : str
+        Of trainings, generations and encoding, where `training` and `generation` name none of their own; as
+        `devices.place` reads them.
     """
 
     title: str = Field(min_length=1)
@@ -123,6 +127,8 @@ class ExperimentSpec(StrictModel):
     primary_metrics: dict[str, Literal["higher", "lower"]]
     notes: tuple[str, ...] = ()
     jobs: int = Field(default=1, ge=1, le=64)
+    device: DeviceName = "auto"
+    precision: PrecisionName = "auto"
 
     @field_validator("arms")
     @classmethod
@@ -171,8 +177,8 @@ def arm_training(
     ConfigError
         Every fault of the merged configuration.
     """
-    values = merge(spec.training, spec.arms[arm].overrides)
-    values |= {"out": out, "seed": train_seed}
+    shared = {"device": spec.device, "precision": spec.precision}
+    values = shared | merge(spec.training, spec.arms[arm].overrides) | {"out": out, "seed": train_seed}
     if manifest is not None:
         values["data"] = merge(values.get("data") or {}, {"manifest": manifest, "cache": cache})
     return build_config(TrainConfig, values, "its training")
@@ -185,6 +191,8 @@ def check_spec(spec: ExperimentSpec) -> None:
     ------
     ConfigError
         All faults of all arms in one message, or keys that the runner sets itself.
+    UserError
+        A device that is not there.
     """
     faults = []
     for owner, values in [
@@ -208,6 +216,8 @@ def check_spec(spec: ExperimentSpec) -> None:
     if faults:
         raise ConfigError(" ".join(faults))
     spec.generation.resolve_prompts()
+    for placed in (spec, spec.generation):
+        place(placed.device, placed.precision)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> set[str]:

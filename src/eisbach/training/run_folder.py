@@ -31,8 +31,9 @@ _FREE_KEYS = (
     "checkpoint.steps",
     "data.cache",
     "gradient_checkpointing",
+    "device",
 )
-"""Keys that may change when a run is continued: none of them changes the weights."""
+"""Keys that may change when a run is continued: none of them changes the weights by more than rounding."""
 
 _ORIGIN = {"base_identity": "model", "manifest_hash": "training set", "recipe_hash": "recipe"}
 STAMP_FORMAT = 2

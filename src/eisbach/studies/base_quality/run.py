@@ -18,7 +18,6 @@ from scipy.stats import bootstrap, permutation_test
 from eisbach.audio import read_audio
 from eisbach.backbones import load_backbone
 from eisbach.codecs import load_codec
-from eisbach.config import StrictModel
 from eisbach.data.manifest import Manifest, load_manifest
 from eisbach.data.render import RenderSpec, render
 from eisbach.errors import UserError
@@ -26,13 +25,14 @@ from eisbach.files import write_json
 from eisbach.generation import GenerateConfig, generate, load_prompts
 from eisbach.structure.energy import energy_share, phase_randomise
 from eisbach.structure.frechet import texture_embedding, texture_frechet
+from eisbach.studies.contract import PlacedSettings
 from eisbach.studies.ground_truth.flat_cells import pieces_of
 from eisbach.types import Waveform
 
 RESULT = "base_quality.json"
 
 
-class Settings(StrictModel):
+class Settings(PlacedSettings):
     """How the model is sampled, and what it is held against.
 
     Attributes
@@ -159,6 +159,8 @@ def distances(settings: Settings, common: dict[str, Any], held_out: Manifest, ou
 def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) -> None:
     """Writes `base_quality.json`; clips that are generated already are kept."""
     common: dict[str, Any] = {
+        "device": settings.device,
+        "precision": "fp32",
         "model": settings.model,
         "num_inference_steps": settings.steps,
         "guidance_scale": settings.guidance,

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from eisbach.config import StrictModel, build_config
+from eisbach.config import build_config
 from eisbach.diagnostics.signature.entropic import EntropicConfig, measure_entropic
 from eisbach.files import write_json
+from eisbach.studies.contract import PlacedSettings
 from eisbach.studies.erd_digits.run import train_networks
 from eisbach.studies.schedules.steps import QUALITIES, Cells, compare, digits, music, music_sets
 
@@ -19,7 +20,7 @@ _CELL = "unet-v-constant"
 STEPS_RESULT, MUSIC_RESULT = "entropic_steps.json", "entropic_music.json"
 
 
-class Settings(StrictModel):
+class Settings(PlacedSettings):
     """Models, curves and how many samples.
 
     Attributes
@@ -84,6 +85,7 @@ def digits_curve(settings: Settings, model: Path, out: Path, quiet: bool) -> Pat
             "model": str(model),
             "data": {"images": {"source": "digits", "held_out_share": 0.25}},
             "samples": settings.curve_samples,
+            "device": settings.device,
         }
         measure_entropic(build_config(EntropicConfig, values), file, quiet=quiet)
     return file
@@ -106,7 +108,7 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
 
 
 def _write(settings: Settings, comparisons: dict[str, Any], file: Path) -> None:
-    write_json(file, {"settings": settings.model_dump(mode="json"), "comparisons": comparisons})
+    write_json(file, {"settings": settings.model_dump(mode="json", exclude={"device"}), "comparisons": comparisons})
     _steps_picture(comparisons, file.with_suffix(".png"))
 
 
