@@ -392,24 +392,28 @@ def main() -> None:
             bar.advance()
     if parts > 1:
         return
-    rows = [row for clip in clips for row in readings(clip, args.work)]
+    conclude([row for clip in clips for row in readings(clip, args.work)], args.sealed, args.out, args.report)
+
+
+def conclude(rows: list[Reading], sealed: list[str], out: Path, report_file: Path) -> None:
+    """Fits, calibrates, tests and writes the judge and its report."""
     fit_rows, test_rows = [row for row in rows if not row.test], [row for row in rows if row.test]
     heard = cross_validated(fit_rows)
     usable = [place for place, row in enumerate(fit_rows) if may_fit(row)]
     slope, bias = calibration_curve(heard[usable], [fit_rows[place] for place in usable])
     model = fitted([row for row in fit_rows if may_fit(row)])
-    write_judge(args.out, model, slope, bias)
+    write_judge(out, model, slope, bias)
     numbers = {
         "split": {
             "fitted_hands": sorted({row.hand for row in fit_rows if not row.rendered}),
             "tested_hands": sorted({row.hand for row in test_rows if not row.rendered}),
-            "sealed_packages": args.sealed, "readings": {"fitted": len(fit_rows), "tested": len(test_rows)},
+            "sealed_packages": sealed, "readings": {"fitted": len(fit_rows), "tested": len(test_rows)},
         },
         "calibration": {"slope": slope, "bias": bias},
         "held_out": report(test_rows, calibrated(model(test_rows), slope, bias)),
         "cross_validated": report(fit_rows, calibrated(heard, slope, bias)),
     }  # fmt: skip
-    write_json(args.report, numbers)
+    write_json(report_file, numbers)
     print(json.dumps(numbers["held_out"], indent=1))
 
 

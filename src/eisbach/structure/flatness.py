@@ -4,9 +4,9 @@ Four kinds of flatness, with probabilities that add up to 1 with that of none: *
 turning chord, a pad), *loop* (one cycle of 1 to 16 s again and again), *texture* (noise, rain, a cloud of grains: ever
 moving and going nowhere) and *shuffled* (music that was cut up and put in another order, which has no line through
 it). A small network reads the measures of `evidence`; its constants live in ``assets/structure/flatness.json``,
-written by ``bench/calibrate_structure.py`` from rendered and recorded material together with its false alarms and AUC on styles
-that it was not fitted on. A loop, a drone or a texture can be what its maker wanted (ambient, trance): a kind says what
-is heard, not that it is bad.
+written by ``bench/calibrate_structure.py`` from rendered and recorded material, and
+``bench/results/judge.json`` holds its false alarms and AUC on hands that it was not fitted on. A loop, a drone or a
+texture can be what its maker wanted (ambient, trance): a kind says what is heard, not that it is bad.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ _RMS = 0.1
 
 def read_sources(manifests: Sequence[Path], most: int, seconds: float = 60.0) -> list[np.ndarray]:
     """The first excerpt of every hand, at most `most` of them, evenly spread over all."""
-    rows = {}
+    rows: dict[str, Path] = {}
     for path in manifests:
         manifest = load_manifest(path, check_files=False)
         for row in manifest:
