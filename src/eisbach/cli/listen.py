@@ -11,17 +11,17 @@ from typer.core import TyperGroup
 
 from eisbach.errors import UserError
 
-_MAKE = "make"
-
 
 class _MakeByDefault(TyperGroup):
     """`listen A/ B/` is `listen make A/ B/`: the first word is a command only where it names one."""
+
+    default_command = "make"
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As click does, after the command that was left out is put in."""
         helping = args and args[0] in ("-h", "--help")
         if args and not helping and args[0] not in self.commands:
-            args = [_MAKE, *args]
+            args = [self.default_command, *args]
         return super().parse_args(ctx, args)
 
 
@@ -36,7 +36,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")
 _Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
-@app.command(_MAKE)
+@app.command()
 def make(
     paths: Annotated[
         list[Path],

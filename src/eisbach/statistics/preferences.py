@@ -78,31 +78,41 @@ class Preference:
 
 
 def strengths(wins: np.ndarray) -> np.ndarray:
-    """Log strengths of arms that sum to zero, [shape=(K,)].
+    """Log strengths of arms that sum to zero, [shape=(..., K)].
 
     Parameters
     ----------
-    wins : np.ndarray [shape=(K, K)]
-        `wins[i, j]`: votes for arm i over arm j, halves allowed. Arms that never met are tied through the others; an
-        arm that met nobody gets strength 0.
+    wins : np.ndarray [shape=(..., K, K)]
+        `wins[..., i, j]`: votes for arm i over arm j, halves allowed. Arms that never met are tied through the others;
+        an arm that met nobody gets strength 0.
 
     Examples
     --------
     >>> import numpy as np
     >>> strengths(np.array([[0.0, 30.0], [10.0, 0.0]])).round(2)
-    array([ 0.53, -0.53])
+    array([ 0.54, -0.54])
     """
+    met = (wins + np.swapaxes(wins, -1, -2)) > 0
+    padded = wins + 0.5 * _PRIOR * met
+    if wins.shape[-1] == 2:  # the closed form
+        with np.errstate(invalid="ignore", divide="ignore"):
+            half = 0.5 * np.log(padded[..., 0, 1] / padded[..., 1, 0])
+        half = np.where(met[..., 0, 1], half, 0.0)
+        return np.stack([half, -half], axis=-1)
+    flat = [
+        _connected(one, seen)
+        for one, seen in zip(padded.reshape(-1, *wins.shape[-2:]), met.reshape(-1, *wins.shape[-2:]), strict=True)
+    ]
+    return np.array(flat).reshape(wins.shape[:-1])
+
+
+def _connected(padded: np.ndarray, met: np.ndarray) -> np.ndarray:
+    """Strengths of one table of votes, group by group of arms that hang together."""
     import choix
 
-    met = (wins + wins.T) > 0
-    padded = wins + 0.5 * _PRIOR * met
-    theta = np.zeros(len(wins))
+    theta = np.zeros(len(padded))
     for group in _groups(met):
-        if len(group) == 2:  # the closed form
-            i, j = group
-            half = 0.5 * np.log(padded[i, j] / padded[j, i])
-            theta[i], theta[j] = half, -half
-        elif len(group) > 2:
+        if len(group) > 1:
             theta[group] = choix.ilsr_pairwise_dense(padded[np.ix_(group, group)])
     return np.asarray(theta - theta.mean())
 
@@ -142,7 +152,7 @@ def preferences(
     others = [index for index in range(len(table.arms)) if index != base]
 
     def log_odds(weights: np.ndarray) -> np.ndarray:
-        theta = np.array([strengths(table.wins(row)) for row in weights])
+        theta = strengths(table.wins(weights))
         return np.asarray(theta[:, others] - theta[:, [base]])
 
     seen = log_odds(np.ones((1, len(table.votes))))[0]
@@ -213,11 +223,13 @@ class _VoteTable:
         self._share = np.array([vote.share for vote in votes], dtype=np.float64)
 
     def wins(self, weights: np.ndarray) -> np.ndarray:
-        """Weighted votes of each arm over each other, [shape=(K, K)]."""
+        """Weighted votes of each arm over each other, [shape=(R, K, K)]; weights [shape=(R, votes)]."""
         size = len(self.arms)
-        cells = np.bincount(self._first * size + self._second, weights * self._share, size * size)
-        back = np.bincount(self._second * size + self._first, weights * (1.0 - self._share), size * size)
-        return np.asarray((cells + back).reshape(size, size))
+        votes = np.arange(len(self.votes))
+        ballots = np.zeros((len(self.votes), size, size))
+        ballots[votes, self._first, self._second] = self._share
+        ballots[votes, self._second, self._first] = 1.0 - self._share
+        return np.asarray(np.tensordot(weights, ballots, axes=1))
 
     def variances(
         self, estimate: Callable[[np.ndarray], np.ndarray], rng: np.random.Generator, n_resamples: int
