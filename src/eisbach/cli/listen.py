@@ -36,7 +36,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")
 _Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
-@app.command()
+@app.command(hidden=True)
 def make(
     paths: Annotated[
         list[Path],
