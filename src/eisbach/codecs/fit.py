@@ -170,7 +170,7 @@ def _measure(codec: BandCodec | WideBandCodec, waveform: Waveform) -> dict[str, 
             result[f"{name}_rmse{suffix}_db"] = float(error) ** 0.5
     flux = [_flux(levels.numpy()) for levels in (before, after)]
     result |= {"flux_gini": _gini(flux[0]), "flux_gini_decoded": _gini(flux[1])}
-    result["flux_correlation"] = float(np.corrcoef(*flux)[0, 1])
+    result["flux_correlation"] = float(np.corrcoef(flux[0], flux[1])[0, 1])
     result["bandwidth_hz"] = _bandwidth(original, to_mono(decoded))
     result["seconds_to_decode_30_s"] = spent * 30.0 / decoded.duration
     return result
