@@ -206,11 +206,13 @@ def second_device(*, float64: bool = True, count: int = 2) -> Iterator[str]:
     """The device is there inside, as the machine's accelerator; gives its name, for `--device`."""
     _register()
     _State.active, _State.float64, _State.count = True, float64, count
-    before = torch._C._only_lift_cpu_tensors()
+    lifts, swaps = torch._C._only_lift_cpu_tensors(), torch.__future__.get_swap_module_params_on_conversion()
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(…, device=…) makes it on the host and moves it
+    torch.__future__.set_swap_module_params_on_conversion(True)  # a parameter that moves stays the same object
     try:
         with _Mode():
             yield NAME
     finally:
-        torch._C._set_only_lift_cpu_tensors(before)
+        torch._C._set_only_lift_cpu_tensors(lifts)
+        torch.__future__.set_swap_module_params_on_conversion(swaps)
         _State.active, _State.float64, _State.count = False, True, 2

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,19 @@ from typer.testing import CliRunner
 from eisbach.audio import audio_hash, read_audio, write_audio
 from eisbach.backbones import create_backbone
 from eisbach.cli.main import app
+from eisbach.config import build_config
 from eisbach.data.images import load_digits
 from eisbach.data.manifest import Manifest, ManifestRow, load_manifest, save_manifest
+from eisbach.diagnostics.probe import run_probe
+from eisbach.diagnostics.probe.config import ProbeConfig
+from eisbach.experiments.cells import Cell, run_cell
+from eisbach.experiments.recipes import load_spec
 from eisbach.generation.images import image_noise
 from eisbach.generation.sampling import starting_noise
 from eisbach.image_quality.digits_classifier import train_classifier
+from eisbach.studies.signature_digits import run as signature_digits
 from eisbach.tensor_files import read_array
+from eisbach.training.config import TrainConfig
 from eisbach.types import Waveform
 
 NATIVE = Path(__file__).parent.parent / "fixtures" / "sa3_native_tiny"
@@ -41,6 +49,9 @@ CPU_ONLY = {
     "data flat": "synthesises in numpy",
     "data scores": "lists scores",
     "figure": "draws what was measured",
+    "listen make": "cuts and levels audio",
+    "listen score": "reads answers",
+    "listen serve": "serves pages",
     "recoverability": "says what replaced it",
     "signature gate": "reads a curve",
     "signature mixture": "is exact, in float64",
@@ -107,6 +118,10 @@ def digits_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random model of digits."""
     values = {"latent_channels": 1, "latent_size": 8, "classes": 10, "width": 16, "depth": 1, "heads": 2}
     backbone = create_backbone(values, kind="dit")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # off its starting point, where all classes are one
+        for parameter in backbone.module.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     folder = tmp_path_factory.mktemp("digits") / "model"
     backbone.save(folder)
     return folder
@@ -141,11 +156,13 @@ Compute = Callable[[str, Path], dict[str, Any]]
 
 
 def close(made: dict[str, Any], expected: dict[str, Any], tolerance: float) -> None:
+    """Each entry within `tolerance` of its size: single numbers near nothing may differ by more."""
     assert made.keys() == expected.keys()
     for key, value in expected.items():
-        np.testing.assert_allclose(
-            np.asarray(made[key]), np.asarray(value), rtol=tolerance, atol=tolerance, err_msg=key
-        )
+        there, here = np.asarray(made[key], dtype=float), np.asarray(value, dtype=float)
+        assert there.shape == here.shape, key
+        assert np.isfinite(there).all(), key
+        assert np.linalg.norm(there - here) <= tolerance * np.linalg.norm(here) + 1e-9, key
 
 
 def both(compute: Compute, tmp_path: Path, tolerance: float = 1e-4) -> None:
@@ -180,7 +197,7 @@ def _train(clips: Path, tmp_path: Path, **changes: Any) -> Compute:
 
 
 def trains(clips: Path, digits_model: Path, tmp_path: Path) -> None:
-    both(_train(clips, tmp_path), tmp_path)
+    both(_train(clips, tmp_path), tmp_path, tolerance=1e-3)
     # What one device began the other finishes, from encoded latents to the optimiser's state.
     moved = tmp_path / "moved"
     path = recipe(moved, clips, steps=2)
@@ -188,7 +205,7 @@ def trains(clips: Path, digits_model: Path, tmp_path: Path) -> None:
         run("train", path, "--out", moved / "run", "--device", NAME, "-q")
     run("train", recipe(moved, clips), "--out", moved / "run", "--device", "cpu", "-q")
     expected = _tensors(tmp_path / "cpu" / "run" / "adapter" / "adapter_model.safetensors")
-    close(_tensors(moved / "run" / "adapter" / "adapter_model.safetensors"), expected, 1e-4)
+    close(_tensors(moved / "run" / "adapter" / "adapter_model.safetensors"), expected, 1e-3)
 
 
 def generates(clips: Path, digits_model: Path, tmp_path: Path) -> None:
@@ -236,11 +253,19 @@ def probes(clips: Path, digits_model: Path, tmp_path: Path) -> None:
         path = recipe(folder, clips, objective={})
         run(
             "probe", path, "--clips", 4, "--levels", "0.2,0.8", "--out", folder / "probe", "--device", device, "-q",
-            "--no-structure",
+            "--no-structure", "--no-gradients",
         )  # fmt: skip
         return _rows(folder / "probe" / "rows.jsonl", "loss", "sample_weight", "x0_loss")
 
     both(compute, tmp_path, tolerance=1e-3)
+
+    def gradients(device: str, folder: Path) -> dict[str, Any]:
+        config = build_config(TrainConfig, json.loads(recipe(folder, clips, objective={}, device=device).read_text()))
+        probe = ProbeConfig(train=config, clips=2, levels=[0.5], gradient_batches=2, gain_clips=1, structure=False)
+        found = run_probe(probe, quiet=True)
+        return {"loss": [row["loss"] for row in found.rows], "batches": [row["loss"] for row in found.batches]}
+
+    both(gradients, tmp_path / "gradients", tolerance=1e-3)
 
 
 def measures_signatures(clips: Path, digits_model: Path, tmp_path: Path) -> None:
@@ -305,17 +330,23 @@ def judges_images(clips: Path, digits_model: Path, tmp_path: Path) -> None:
 
 
 def analyses(clips: Path, digits_model: Path, tmp_path: Path) -> None:
+    for index, name in enumerate("aabb"):
+        time = np.arange(4 * 16000) / 16000
+        samples = 0.3 * np.sin(2 * np.pi * 220 * (index + 1) * time * (1 + 0.1 * np.floor(time)))
+        write_audio(tmp_path / name / f"{index % 2}.wav", Waveform(samples.astype(np.float32)[None], 16000))
+
     def compute(device: str, folder: Path) -> dict[str, Any]:
         run(
-            "analyze", f"a={clips}", f"b={clips}", "--embedding", "musicnn", "--no-page", "--out", folder, "--pair",
-            "none", "--device", device, "-q",
+            "analyze", tmp_path / "a", tmp_path / "b", "--embedding", "musicnn", "--no-page", "--out", folder,
+            "--pair", "none", "--device", device, "-q",
         )  # fmt: skip
-        return _rows(folder / "records.jsonl", "level_range", "flat_probability")
+        return _rows(folder / "records.jsonl", "level_range", "flat_probability", "bandwidth_hz")
 
     both(compute, tmp_path, tolerance=1e-2)
 
 
 def experiments(clips: Path, digits_model: Path, tmp_path: Path) -> None:
+    """A cell of an experiment, trained and played; and what the command hands on."""
     training = json.loads(recipe(tmp_path, clips, steps=1, held_out={"every": 0}).read_text())
     del training["weighting"]
     values = {
@@ -328,10 +359,14 @@ def experiments(clips: Path, digits_model: Path, tmp_path: Path) -> None:
     (tmp_path / "experiment.yaml").write_text(json.dumps(values))
 
     def compute(device: str, folder: Path) -> dict[str, Any]:
-        run("experiment", "run", tmp_path / "experiment.yaml", "--out", folder, "--device", device, "-q")
+        spec = load_spec(tmp_path / "experiment.yaml", [f"device={device}", f"out={folder}"])
+        run_cell(spec, Cell("plain", 0, folder), lambda key: nullcontext())
         return _audio(folder / "arms" / "plain" / "seed-0" / "samples")
 
     both(compute, tmp_path, tolerance=2e-3)
+    with second_device():
+        printed = run("experiment", "run", tmp_path / "experiment.yaml", "--device", NAME, "--dry-run")
+    assert f"device: {NAME}" in printed
 
 
 def demonstrates(clips: Path, digits_model: Path, tmp_path: Path) -> None:
@@ -343,17 +378,20 @@ def demonstrates(clips: Path, digits_model: Path, tmp_path: Path) -> None:
 
 
 def studies(clips: Path, digits_model: Path, tmp_path: Path) -> None:
-    """A study hands its device on to trainings, samplers and signatures."""
+    """A study hands its device on to what it runs; and the command hands it to the study."""
+    shutil.copytree(digits_model, tmp_path / "cells" / "unet-v-constant-0" / "model")
 
     def compute(device: str, folder: Path) -> dict[str, Any]:
-        run(
-            "study", "run", "signature_digits", "--quick", "--out", folder, "--set", "training_steps=2", "--set",
-            "steps=2", "--seeds", 1, "--set", "trajectories=2", "--device", device, "-q",
-        )  # fmt: skip
-        found = json.loads((folder / "signature_digits.json").read_text())
+        settings = signature_digits.Settings(digits=str(tmp_path), seeds=1, steps=6, trajectories=2, device=device)
+        folder.mkdir()
+        signature_digits.run(settings, folder, quiet=True)
+        found = json.loads((folder / signature_digits.RESULT).read_text())
         return {name: value["at_the_end"] for name, value in found["networks"][0].items()}
 
-    both(compute, tmp_path, tolerance=5e-2)
+    both(compute, tmp_path, tolerance=1e-2)
+    with second_device():
+        printed = run("study", "run", "signature_digits", "--device", NAME, "--dry-run", "--out", tmp_path / "out")
+    assert f"device: {NAME}" in printed
 
 
 COVERED: dict[str, Callable[[Path, Path, Path], None]] = {
@@ -423,11 +461,10 @@ def test_noise_is_drawn_on_the_host_whatever_the_device() -> None:
     assert all(torch.equal(a, b) and b.device.type == "cpu" for a, b in zip(here, there, strict=True))
 
 
-def test_a_study_without_a_network_takes_no_device(tmp_path: Path) -> None:
+def test_a_study_without_a_network_takes_no_device() -> None:
     from eisbach.errors import UserError
 
     with pytest.raises(UserError, match="computes on the CPU"):
         CliRunner().invoke(app, ["study", "run", "boundaries", "--device", "cpu"], catch_exceptions=False)
     with pytest.raises(UserError, match="computes in fp32"):
         CliRunner().invoke(app, ["study", "run", "belief_auc", "--precision", "bf16"], catch_exceptions=False)
-    shutil.rmtree(tmp_path)

@@ -30,6 +30,7 @@ from eisbach.diffusion.paths import PATHS, get_path
 from eisbach.diffusion.samplers import METHODS, sample_ode, sample_pingpong, sample_stochastic
 from eisbach.diffusion.schedules import SCHEDULES, get_schedule
 from eisbach.diffusion.targets import TARGETS
+from eisbach.errors import UserError
 from eisbach.generation.images import ImageSampling, sample_images
 from eisbach.structure import analyze
 from eisbach.training.assembly import build_objective
@@ -74,6 +75,9 @@ def both(compute: Callable[[torch.device], Any], *, atol: float = 1e-5, rtol: fl
     expected = compute(torch.device("cpu"))
     with second_device():
         made = compute(torch.device(NAME))
+    if isinstance(expected, str):
+        assert made == expected
+        return
     torch.testing.assert_close(made, expected, atol=atol, rtol=rtol)
 
 
@@ -165,7 +169,7 @@ def test_training_with_every_objective(objective: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_training_of_every_backbone(kind: str) -> None:
-    config = recipe(weighting={"sample": "entropy_barrier", "noise_level": "min_snr"})
+    config = recipe(weighting={"sample": "entropy_barrier"})
     both(lambda device: step(model(kind), config, device))
 
 
@@ -252,7 +256,14 @@ def test_sampling_with_every_sampler_and_guidance(sampler: str, guidance: Any) -
 @pytest.mark.parametrize("target", TARGETS)
 def test_sampling_on_every_path_to_every_target(path: str, target: str) -> None:
     schedule = "log_snr" if target == "eps" else "uniform"  # eps says nothing where there is only noise
-    both(lambda device: draw("heun", device, path=path, target=target, schedule=schedule), rtol=1e-3, atol=1e-4)
+
+    def drawn(device: torch.device) -> Tensor | str:
+        try:
+            return draw("heun", device, path=path, target=target, schedule=schedule)
+        except UserError as error:  # a target that says nothing on this path is refused on every device
+            return str(error)
+
+    both(drawn, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -349,7 +360,7 @@ def test_structure_features_of_a_clip() -> None:
     expected = analyze(clip, device="cpu")
     with second_device():
         made = analyze(clip, device=NAME)
-        assert analyze(clip, device="auto").metrics == made.metrics  # auto takes the accelerator
+        np.testing.assert_equal(analyze(clip, device="auto").metrics, made.metrics)  # auto takes the accelerator
     np.testing.assert_allclose(made.features.mel_db, expected.features.mel_db, atol=1e-3)
     np.testing.assert_allclose(made.features.chroma, expected.features.chroma, atol=1e-5)
 
