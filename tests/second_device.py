@@ -14,11 +14,13 @@ With `float64=False` it also refuses float64, as Apple's GPUs do. Under autocast
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -100,6 +102,25 @@ class Phantom(torch.Tensor):
     def data_ptr(self) -> int:
         return self.inner.data_ptr()
 
+    @property
+    def data(self) -> Phantom:  # type: ignore[override]
+        return Phantom(self.inner)
+
+    @data.setter
+    def data(self, value: torch.Tensor) -> None:
+        if not isinstance(value, Phantom):
+            raise MixedDevices("a tensor of the device was given the content of one of the host")
+        torch.Tensor.data.__set__(self, value)  # type: ignore[attr-defined]
+        self.inner = value.inner
+
+    # With these two a module that is moved keeps its parameters' objects, as it does on a GPU: optimisers hold them.
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["inner"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: dict[str, torch.Tensor], context: None, size: Any, stride: Any) -> Phantom:
+        return Phantom(inner["inner"])
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {})
@@ -146,7 +167,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             raise TypeError(f"{func}: the device has no float64")
         return same[id(value)] if id(value) in same else Phantom(value)
 
-    return tree_map(wrap, result)
+    with torch.inference_mode(False):  # a view's wrapper shares the history of what it is a view of
+        return tree_map(wrap, result)
 
 
 def _refuse_mixing(func: Any, packet: Any, args: Any, leaves: list[Any], given: list[Phantom]) -> None:
@@ -194,25 +216,61 @@ def _register_autocast() -> None:
         _autocast.impl(name, casting(name))
 
 
-def _register() -> None:
-    if torch._C._get_privateuse1_backend_name() == NAME:
-        return
-    _setup_privateuseone_for_python_backend(NAME, _Backend())
-    _register_autocast()
+# On import, which is before any test runs: the autograd engine counts the devices at its first backward pass.
+_setup_privateuseone_for_python_backend(NAME, _Backend())
+_register_autocast()
+
+
+def _let_go_and_apply(apply: Any) -> Any:
+    """`Module._apply`, which exchanges a moved parameter's content within the same object (see `__tensor_flatten__`).
+
+    That needs the only hold of it: what a layer computed from its parameters when it was made (weight_norm's weight) is
+    computed again before it is used, and its history is dropped.
+    """
+
+    def applied(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        for module in self.modules():
+            for name, value in vars(module).items():
+                if isinstance(value, torch.Tensor) and value.grad_fn is not None:
+                    vars(module)[name] = value.detach()
+        return apply(self, *args, **kwargs)
+
+    return applied
+
+
+@contextmanager
+def _here() -> Iterator[None]:
+    """The device, in this thread."""
+    lifts = torch._C._only_lift_cpu_tensors()
+    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(…, device=…) makes it on the host and moves it
+    try:
+        with _Mode():
+            yield
+    finally:
+        torch._C._set_only_lift_cpu_tensors(lifts)
+
+
+def _seeing(run: Any) -> Any:
+    """`Thread.run` in which the device is there too."""
+
+    def running(self: threading.Thread) -> None:
+        with _here():
+            run(self)
+
+    return running
 
 
 @contextmanager
 def second_device(*, float64: bool = True, count: int = 2) -> Iterator[str]:
     """The device is there inside, as the machine's accelerator; gives its name, for `--device`."""
-    _register()
     _State.active, _State.float64, _State.count = True, float64, count
-    lifts, swaps = torch._C._only_lift_cpu_tensors(), torch.__future__.get_swap_module_params_on_conversion()
-    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(…, device=…) makes it on the host and moves it
-    torch.__future__.set_swap_module_params_on_conversion(True)  # a parameter that moves stays the same object
+    apply, run = nn.Module._apply, threading.Thread.run
+    nn.Module._apply = _let_go_and_apply(apply)  # type: ignore[method-assign]
+    threading.Thread.run = _seeing(run)  # type: ignore[method-assign]
     try:
-        with _Mode():
+        with _here():
             yield NAME
     finally:
-        torch._C._set_only_lift_cpu_tensors(lifts)
-        torch.__future__.set_swap_module_params_on_conversion(swaps)
+        nn.Module._apply = apply  # type: ignore[method-assign]
+        threading.Thread.run = run  # type: ignore[method-assign]
         _State.active, _State.float64, _State.count = False, True, 2

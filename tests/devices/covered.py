@@ -52,8 +52,8 @@ def paths() -> dict[str, tuple[list[str], list[str]]]:
     def times(first: Any, second: Any) -> list[str]:
         return [f"{a} × {b}" for b in second for a in first]
 
-    heard = ast.parse((TESTS / "structure" / "test_embedding_models.py").read_text())
-    hears = any(getattr(node, "name", "").startswith("test_every_network_hears") for node in heard.body)
+    embeddings = [kind for kind in EMBEDDINGS if kind != "texture"]
+    listening = TESTS / "structure" / "test_embedding_models.py"
     read = {*LAYOUTS.values(), *PIPELINES.values()}
     name = "test_computes_on_a_second_device"
     tested = [key for key, file in PIPELINE_TESTS.items() if defines(TESTS / "backbones" / file, name)]
@@ -79,8 +79,8 @@ def paths() -> dict[str, tuple[list[str], list[str]]]:
         "codec": ([*CODECS, "same", "oobleck"], marked(networks.test_every_codec_encodes_and_decodes)),
         "image codec": ([*IMAGE_CODECS, "autoencoder-kl"], marked(networks.test_every_image_codec_encodes_and_decodes)),
         "embedding with a network": (
-            [kind for kind in EMBEDDINGS if kind != "texture"],
-            [kind for kind in EMBEDDINGS if kind != "texture"] if hears else [],
+            embeddings,
+            [kind for kind in embeddings if defines(listening, f"test_{kind}_on_a_second_device")],
         ),
     }
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from second_device import NAME, second_device
 from typer.testing import CliRunner
 
-from eisbach.audio import audio_hash, read_audio, write_audio
+from eisbach.audio import audio_hash, write_audio
 from eisbach.backbones import create_backbone
 from eisbach.cli.main import app
 from eisbach.config import build_config
@@ -32,6 +32,7 @@ from eisbach.experiments.recipes import load_spec
 from eisbach.generation.images import image_noise
 from eisbach.generation.sampling import starting_noise
 from eisbach.image_quality.digits_classifier import train_classifier
+from eisbach.structure import extract_features
 from eisbach.studies.signature_digits import run as signature_digits
 from eisbach.tensor_files import read_array
 from eisbach.training.config import TrainConfig
@@ -183,8 +184,9 @@ def _rows(file: Path, *columns: str) -> dict[str, Any]:
 
 
 def _audio(folder: Path) -> dict[str, Any]:
+    """The spectrogram of each clip in dB: finding phases multiplies rounding, and its magnitudes stay."""
     manifest = load_manifest(folder)
-    return {row.id: read_audio(manifest.audio_path(row), allow_silent=True).samples for row in manifest}
+    return {row.id: extract_features(manifest.audio_path(row)).mel_db for row in manifest}
 
 
 def _train(clips: Path, tmp_path: Path, **changes: Any) -> Compute:
@@ -208,17 +210,18 @@ def trains(clips: Path, digits_model: Path, tmp_path: Path) -> None:
     close(_tensors(moved / "run" / "adapter" / "adapter_model.safetensors"), expected, 1e-3)
 
 
-def generates(clips: Path, digits_model: Path, tmp_path: Path) -> None:
-    run("train", recipe(tmp_path, clips, steps=1, held_out={"every": 0}), "--out", tmp_path / "run", "-q")
+def generates(clips: Path, tiny_model: Path, tmp_path: Path) -> None:
+    path = recipe(tmp_path, clips, model=str(tiny_model), objective={}, steps=1, held_out={"every": 0})
+    run("train", path, "--out", tmp_path / "run", "-q")
 
     def compute(device: str, folder: Path, *more: str) -> dict[str, Any]:
         run(
-            "generate", "slow strings", "--model", NATIVE, "--adapter", tmp_path / "run" / "adapter", "--steps", 2,
+            "generate", "slow strings", "--model", tiny_model, "--adapter", tmp_path / "run" / "adapter", "--steps", 2,
             "--out", folder, "--device", device, "-q", *more,
         )  # fmt: skip
         return _audio(folder)
 
-    both(compute, tmp_path, tolerance=2e-3)  # the file's own steps are 6e-8, the decoder multiplies rounding
+    both(compute, tmp_path, tolerance=5e-2)
     with second_device():
         compute(NAME, tmp_path / "bf16", "--precision", "bf16")
     assert json.loads((tmp_path / "bf16" / "generation.json").read_text())["precision"] == "bf16"
@@ -345,9 +348,10 @@ def analyses(clips: Path, digits_model: Path, tmp_path: Path) -> None:
     both(compute, tmp_path, tolerance=1e-2)
 
 
-def experiments(clips: Path, digits_model: Path, tmp_path: Path) -> None:
+def experiments(clips: Path, tiny_model: Path, tmp_path: Path) -> None:
     """A cell of an experiment, trained and played; and what the command hands on."""
-    training = json.loads(recipe(tmp_path, clips, steps=1, held_out={"every": 0}).read_text())
+    changes = {"model": str(tiny_model), "objective": {}, "steps": 1, "held_out": {"every": 0}}
+    training = json.loads(recipe(tmp_path, clips, **changes).read_text())
     del training["weighting"]
     values = {
         "title": "t",
@@ -363,7 +367,7 @@ def experiments(clips: Path, digits_model: Path, tmp_path: Path) -> None:
         run_cell(spec, Cell("plain", 0, folder), lambda key: nullcontext())
         return _audio(folder / "arms" / "plain" / "seed-0" / "samples")
 
-    both(compute, tmp_path, tolerance=2e-3)
+    both(compute, tmp_path, tolerance=5e-2)
     with second_device():
         printed = run("experiment", "run", tmp_path / "experiment.yaml", "--device", NAME, "--dry-run")
     assert f"device: {NAME}" in printed
@@ -382,7 +386,7 @@ def studies(clips: Path, digits_model: Path, tmp_path: Path) -> None:
     shutil.copytree(digits_model, tmp_path / "cells" / "unet-v-constant-0" / "model")
 
     def compute(device: str, folder: Path) -> dict[str, Any]:
-        settings = signature_digits.Settings(digits=str(tmp_path), seeds=1, steps=6, trajectories=2, device=device)
+        settings = signature_digits.Settings(digits=str(tmp_path), seeds=1, steps=8, trajectories=2, device=device)
         folder.mkdir()
         signature_digits.run(settings, folder, quiet=True)
         found = json.loads((folder / signature_digits.RESULT).read_text())
@@ -394,7 +398,7 @@ def studies(clips: Path, digits_model: Path, tmp_path: Path) -> None:
     assert f"device: {NAME}" in printed
 
 
-COVERED: dict[str, Callable[[Path, Path, Path], None]] = {
+COVERED: dict[str, Callable[..., None]] = {
     "analyze": analyses,
     "data encode": encodes,
     "demo": demonstrates,
@@ -417,8 +421,9 @@ def test_every_path_is_tested_on_a_second_device() -> None:
 
 
 @pytest.mark.parametrize("name", COVERED)
-def test_command(name: str, clips: Path, digits_model: Path, tmp_path: Path) -> None:
-    COVERED[name](clips, digits_model, tmp_path)
+def test_command(name: str, clips: Path, digits_model: Path, tiny_model: Path, tmp_path: Path) -> None:
+    model = tiny_model if name in ("experiment run", "generate") else digits_model
+    COVERED[name](clips, model, tmp_path)
 
 
 # --- what every command says of a device

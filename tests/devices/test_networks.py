@@ -5,7 +5,6 @@ The names come from the tables themselves, so an entry that is added is tested h
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -67,7 +66,10 @@ ADAPTERS = [
     (kind, norm) for kind in get_args(AdapterConfig.model_fields["type"].annotation)
     for norm in (("detached", "full") if kind == "dora" else (None,))
 ]  # fmt: skip
-OPTIONS: dict[str, dict[str, Any]] = {"tabulated": {"points": [[0.0, 1.0], [1.0, 2.0]]}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "log_snr_uniform": {"low": -10.0, "high": 10.0},
+    "tabulated": {"points": [[0.0, 1.0], [1.0, 2.0]]},
+}
 
 
 def both(compute: Callable[[torch.device], Any], *, atol: float = 1e-5, rtol: float = 1e-4) -> None:
@@ -89,17 +91,12 @@ def awake(module: nn.Module) -> None:
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
 
 
-@cache
-def _model(kind: str) -> Any:
+def model(kind: str = "eisbach-tiny-music") -> Any:
+    """A tiny model with the same weights each time."""
     audio = kind == "eisbach-tiny-music"
-    backbone = create_backbone(AUDIO_MODEL if audio else {**IMAGES, **IMAGE_MODELS[kind]}, kind=kind)
+    backbone: Any = create_backbone(AUDIO_MODEL if audio else {**IMAGES, **IMAGE_MODELS[kind]}, kind=kind)
     awake(backbone.module)
     return backbone
-
-
-def model(kind: str = "eisbach-tiny-music") -> Any:
-    """A tiny model of its own; one of each kind is made."""
-    return copy.deepcopy(_model(kind))
 
 
 def batch_of(backbone: Any, device: torch.device) -> LatentBatch:
@@ -158,7 +155,8 @@ def test_training_with_every_noise_level_weighting_and_adapter(name: str, adapte
 
 @pytest.mark.parametrize("name", DENSITIES)
 def test_training_with_every_density(name: str) -> None:
-    config = recipe(noise_levels={"density": name}, weighting={"noise_level": "min_snr"})
+    levels = {"density": name, "options": OPTIONS.get(name, {})}
+    config = recipe(noise_levels=levels, weighting={"noise_level": "min_snr"})
     both(lambda device: step(model(), config, device))
 
 

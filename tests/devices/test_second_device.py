@@ -44,8 +44,14 @@ ALLOWED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "a list": lambda there: torch.tensor(there.tolist()),
     "a branch": lambda there: there if bool(there.sum() > 0) else -there,
     "a view that is written": lambda there: there.clone().index_fill_(0, torch.tensor([0], device=there.device), 1.0),
+    "a content that is exchanged": lambda there: _exchanged(there.clone()),
     "a slice that is written": lambda there: _written(there.clone()),
 }
+
+
+def _exchanged(values: torch.Tensor) -> torch.Tensor:
+    values.data = 2 * values.data
+    return values + 1
 
 
 def _written(values: torch.Tensor) -> torch.Tensor:

@@ -166,9 +166,6 @@ def export(config: ExportConfig, load_model: Callable[[str], ExportableModel]) -
     adapter = None if config.merge else _read_low_rank(config)
     model = None if config.model is None else load_model(config.model)
     notes: list[str] = []
-    if config.check and model is not None:
-        model.module.to(placement.device)
-        notes.append(f"{placement.sentence()}.")
     written = None
     if config.to is not None and config.out is not None:
         adapter = _read_with_base(config, model) if adapter is None or model is not None else adapter
@@ -189,7 +186,10 @@ def export(config: ExportConfig, load_model: Callable[[str], ExportableModel]) -
         notes += written.notes
     effect = comparison = None
     if config.check and model is not None:
+        notes.append(f"{placement.sentence()}.")
+        model.module.to(placement.device)
         effect, comparison = _check(config, model, written)
+        model.module.to("cpu")  # adapters are written, and folded in, on the host
         notes += _verdict(effect, comparison)
     merged = None
     if config.merge and model is not None and config.out is not None:
