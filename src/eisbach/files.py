@@ -170,10 +170,14 @@ def disk_error(error: BaseException | None) -> OSError | None:
     return None
 
 
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes bytes atomically."""
+    atomic_write(path, lambda partial: partial.write_bytes(content))
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes UTF-8 text atomically."""
-    content = text.encode("utf-8")
-    atomic_write(path, lambda partial: partial.write_bytes(content))
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eisbach.cli.common import AsJson, DryRun, print_json
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def allocation(
     out: Annotated[
         Path | None, typer.Option(help="Folder for allocation.json, allocation.csv and allocation.png.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be computed and stop.")] = False,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Show what a model is trained on: noise-level weight x density of draws, as numbers, a table and a picture.
 
@@ -63,14 +63,14 @@ def allocation(
     """
     plan = _make_plan(noise_level or ["none"], density or ["uniform"], path, target, overrides or [], frames)
     if dry_run:
-        typer.echo(json.dumps({**plan.describe(), "out": out and str(out)}, indent=2, ensure_ascii=False))
+        print_json({**plan.describe(), "out": out and str(out)})
         return
     done = plan.run()
     result = {**plan.facts(), "allocations": [{"label": arm.label, **one.summary()} for arm, one in done]}
     if out is not None:
         _write(out, result, done)
     if as_json:
-        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        print_json(result)
         return
     typer.echo(table([(arm.weight_label, one) for arm, one in done]))
     if out is not None:

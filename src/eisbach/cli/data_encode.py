@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from eisbach.cli.data_common import AS_JSON, DRY_RUN, JOBS, print_json, say_skipped, worker_count
+from eisbach.cli.common import AsJson, DryRun, Jobs, print_json, say_skipped, worker_count
 
 if TYPE_CHECKING:
     from eisbach.codecs.base import Codec
@@ -34,9 +34,9 @@ def encode(
     max_seconds: float = typer.Option(380.0, "--max-seconds", help="sa3: longer clips are cut into equal sections."),
     half: bool = typer.Option(False, "--half", help="sa3: keep float16."),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda: where a codec with a network computes."),
-    jobs: int = JOBS,
-    dry_run: bool = DRY_RUN,
-    as_json: bool = AS_JSON,
+    jobs: Jobs = 0,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Encode a manifest's audio into latents; the same command continues an interrupted one.
 
@@ -100,8 +100,8 @@ def latents(
     model: str = typer.Option(None, "--model", "-m", help="Also check that the latents fit this model's codec."),
     buckets: int = typer.Option(16, "--buckets", help="How many lengths batches may have."),
     batch_size: int = typer.Option(4, "--batch-size", help="For the shares of what is cut and padded."),
-    jobs: int = JOBS,
-    as_json: bool = AS_JSON,
+    jobs: Jobs = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Check a folder of pre-encoded latents: what can be used, what cannot and why, and how lengths would be
     batched."""

@@ -22,9 +22,7 @@ from eisbach.cli import (
     generate,
     images,
     probe,
-    recoverability,
     signature,
-    signature_entropy,
     study,
     train,
 )
@@ -58,11 +56,9 @@ app.command("compare", hidden=True, context_settings={"allow_extra_args": True, 
     analyze.compare
 )
 app.add_typer(experiment.app, name="experiment", rich_help_panel=_STUDY)
-for command in (signature_entropy.entropy, signature_entropy.structure, signature_entropy.gate):
-    signature.app.command(command.__name__)(command)
 app.add_typer(signature.app, name="signature", rich_help_panel=_WEIGH)
 app.add_typer(study.app, name="study", rich_help_panel=_STUDY)
-app.command("recoverability", hidden=True, context_settings=recoverability.ANY_WORDS)(recoverability.recoverability)
+app.command("recoverability", hidden=True, context_settings=study.ANY_WORDS)(study.recoverability)
 app.add_typer(images.app, name="images", rich_help_panel=_MEASURE)
 
 

@@ -6,9 +6,8 @@ and the second axis of noise levels. Colours start with Okabe and Ito's, and lin
 
 from __future__ import annotations
 
-import io
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eisbach.errors import UserError
-from eisbach.files import atomic_write
-from eisbach.report.fonts import save_figure
+from eisbach.report.fonts import figure_png, new_figure
 
 if TYPE_CHECKING:
     from eisbach.weighting.allocation import Allocation
 
-DPI = 150
 _MOST = 12
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#E69F00", "#56B4E9", "#1d1f24", "#8C6D00", "#7A5CC8")
 STYLES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.4, 1.2, 1.4)))
@@ -147,11 +144,7 @@ def panels_over_log_snr(
     share_x: bool = True,
 ) -> tuple[Any, list[Any]]:
     """A figure and its panels, top to bottom, each with log-SNR as x; no pyplot, no global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height, facecolor="white")
     panels = list(figure.subplots(rows, columns, squeeze=False, sharex=share_x, height_ratios=ratios).flat)
     for index, panel in enumerate(panels):
         panel.spines[["top", "right"]].set_visible(False)
@@ -219,23 +212,7 @@ def save(figure: Any, title: str, out: str | Path | None) -> bytes:
     """PNG bytes with a fixed layout, also written to `out`; the same figure gives the same bytes."""
     if title:
         figure.suptitle(title, fontsize=_HEAD + 1.5, fontweight="bold", color=INK, parse_math=False)
-    from PIL import Image  # matplotlib's own dependency
-
-    drawn, small = io.BytesIO(), io.BytesIO()
-    save_figure(figure, drawn, format="png", dpi=DPI)
-    # Line art needs few colours: a palette makes the file a third of the size.
-    Image.open(drawn).convert("RGB").quantize(192, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
-    png = small.getvalue()
-    if out is not None:
-        atomic_write(out, _writer(png))
-    return png
-
-
-def _writer(png: bytes) -> Callable[[Path], None]:
-    def write(partial: Path) -> None:
-        partial.write_bytes(png)
-
-    return write
+    return figure_png(figure, out, colours=192)
 
 
 def _ground(panel: Any, curve: Curve) -> None:

@@ -90,22 +90,6 @@ def result_row(study: Study, claim: ClaimDeclaration, result: ClaimResult) -> di
     }
 
 
-def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]], widest: int = 44) -> str:
-    """Columns for a terminal; cells longer than `widest` wrap."""
-    import textwrap
-
-    split = [[textwrap.wrap(cell, widest) or [""] for cell in row] for row in rows]
-    widths = [
-        max(len(head[column]), *(len(line) for row in split for line in row[column])) for column in range(len(head))
-    ]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(head, widths, strict=True)).rstrip()]
-    for row in split:
-        for place in range(max(len(cell) for cell in row)):
-            cells = [cell[place] if place < len(cell) else "" for cell in row]
-            lines.append("  ".join(text.ljust(width) for text, width in zip(cells, widths, strict=True)).rstrip())
-    return "\n".join(lines)
-
-
 def result_lines(declaration: Declaration, result: Result) -> list[str]:
     """Every verdict with its effects."""
     claims = {claim.key: claim for claim in declaration.claims}

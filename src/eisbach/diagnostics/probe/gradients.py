@@ -120,7 +120,7 @@ MOVING_STEPS = 4
 _MAX_LEVELS = 6
 """Noise levels whose own gradients are measured, spread evenly over the configured ones."""
 
-_LEVEL_SAMPLES = 8  # samples a level at least
+_LEVEL_SAMPLES, _LEVEL_BATCHES = 8, 4  # a level at least; four batches give their norms' ratio an interval
 _TINY = 1e-6  # as in training's clipping
 
 Advance = Callable[[int], None]
@@ -315,17 +315,22 @@ def measure_levels(
         objective = replace(
             subject.objective, density=_OneLevel(level), weighting=replace(weighting, normalisation="none")
         )
-        measured = []
+        measured: list[tuple[float, float, float, float]] = []
         for step in range(_level_batches(subject)):
             made = batch_gradients(subject, parameters, step, objective)
             advance(subject.config.train.batch_size * subject.accumulation)
-            if made is not None:
-                size = norm(made.plain), norm(made.weighted) / (mean_weight if relative else 1.0)
-                measured.append((*size, ratio(size[1], size[0]), cosine(made.plain, made.weighted)))
-        columns = [[row[place] for row in measured] for place in range(4)]
-        means = [math.fsum(column) / len(column) if column else None for column in columns]
+            if made is None:
+                measured.append((math.nan, math.nan, math.nan, math.nan))
+                continue
+            size = norm(made.plain), norm(made.weighted) / (mean_weight if relative else 1.0)
+            measured.append((*size, ratio(size[1], size[0]), cosine(made.plain, made.weighted)))
+        columns = list(zip(*measured, strict=True))
+        means = [summary(column)["mean"] for column in columns]
         names = ("plain_norm", "weighted_norm", "norm_ratio", "cosine")
-        rows.append({"t": level, **dict(zip(names, means, strict=True)), "batches": len(measured)})
+        rows.append({
+            "t": level, **dict(zip(names, means, strict=True)), "weighted_norms": list(columns[1]),
+            "batches": sum(math.isfinite(size) for size in columns[0]),
+        })  # fmt: skip
     return rows
 
 
@@ -339,4 +344,5 @@ def _chosen_levels(levels: list[float]) -> list[float]:
 
 def _level_batches(subject: Subject) -> int:
     """Batches a level."""
-    return math.ceil(_LEVEL_SAMPLES / (subject.config.train.batch_size * subject.accumulation))
+    size = subject.config.train.batch_size * subject.accumulation
+    return max(_LEVEL_BATCHES, math.ceil(_LEVEL_SAMPLES / size))

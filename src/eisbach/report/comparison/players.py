@@ -15,8 +15,7 @@ from eisbach.audio import read_audio
 from eisbach.errors import AudioError
 from eisbach.progress import Progress
 from eisbach.report.audio_embed import EmbeddedAudio, embed_all
-from eisbach.report.figures import features_of
-from eisbach.report.figures_draw import draw_mel, draw_trajectory, trajectory_limit
+from eisbach.report.figures import draw_mel, draw_trajectory, features_of, trajectory_limit
 from eisbach.report.structure.draw import Span, draw_sections, section_spans
 from eisbach.structure.features import Features
 from eisbach.structure.record_files import read_details

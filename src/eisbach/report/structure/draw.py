@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from eisbach.report.figures_draw import View, draw_similarity, mel_frames, project
+from eisbach.report.figures import View, draw_similarity, mel_frames, project
 from eisbach.report.structure.style import INK, LINE, MARKERS, SOFT, TICK_PT, line_style
 from eisbach.structure.features import FLOOR_DB, Features
 from eisbach.structure.metrics.paper import MIN_SECONDS, pc1_share_of_surrogates

@@ -12,8 +12,7 @@ from eisbach.errors import AudioError, StorageError, UserError
 from eisbach.experiments.sets import short_names
 from eisbach.files import write_text
 from eisbach.progress import Progress
-from eisbach.report.figures import features_of
-from eisbach.report.figures_draw import View
+from eisbach.report.figures import View, features_of
 from eisbach.report.fonts import drawable
 from eisbach.report.structure.figures import KINDS
 from eisbach.report.structure.panels import MOST_GROUPS

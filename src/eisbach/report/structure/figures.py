@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from eisbach.errors import UserError
-from eisbach.report.figures import features_of
-from eisbach.report.figures_draw import View, draw_mel, draw_trajectory, trajectory_limit
+from eisbach.report.figures import View, draw_mel, draw_trajectory, features_of, trajectory_limit
 from eisbach.report.structure.draw import (
     draw_block_curves,
     draw_sections,
