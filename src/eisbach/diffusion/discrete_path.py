@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from eisbach.diffusion.paths import Path
+from eisbach.diffusion.path_base import Path
 from eisbach.errors import UserError
 
 

@@ -14,8 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from eisbach.diffusion.noise_levels.base import NoiseLevelDensity, keep_nan, number, positive, wide
-from eisbach.diffusion.noise_levels.truncated_normal import TruncatedNormal
+from eisbach.diffusion.noise_levels.base import NoiseLevelDensity, TruncatedNormal, keep_nan, number, positive, wide
 from eisbach.diffusion.paths import Path, get_path
 from eisbach.errors import UserError
 
