@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from eisbach.errors import UserError
 from eisbach.experiments.measures import known_metrics
 from eisbach.experiments.recipes import load_spec
@@ -95,13 +93,6 @@ class Arms:
             p=comparison.decisive_p,
             n=comparison.n_units,
         )
-
-
-def auc(higher: np.ndarray, lower: np.ndarray) -> float:
-    """Share of pairs in which the first reads higher, ties counting half."""
-    order = np.sort(lower)
-    below, upto = np.searchsorted(order, higher, "left"), np.searchsorted(order, higher, "right")
-    return float(np.mean(0.5 * (below + upto)) / len(lower))
 
 
 def interval_effect(name: str, value: float, ends: Any, unit: str = "", **more: Any) -> Effect:
