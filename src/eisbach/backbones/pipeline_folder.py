@@ -16,13 +16,13 @@ from torch import nn
 from eisbach import pretrained
 from eisbach.backbones.base import Backbone
 from eisbach.backbones.state import adapter_free_state, identity_of
-from eisbach.backbones.text_encoder import LazyTextEncoder, save_encoder
+from eisbach.backbones.text_encoder import LazyTextEncoder, LongTexts, save_encoder
 from eisbach.codecs.base import Codec
 from eisbach.codecs.oobleck import OobleckCodec
 from eisbach.codecs.weight_files import build_empty, component_config, load_exactly
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import write_json
-from eisbach.pretrained import has_weights, read_weights
+from eisbach.tensor_files import has_weights, read_weights
 
 INDEX = "model_index.json"
 _SCHEDULER = Path("scheduler") / "scheduler_config.json"
@@ -103,7 +103,7 @@ class PipelineTextEncoder(LazyTextEncoder):
     def __init__(self, folder: Path, max_tokens: int | None = None) -> None:
         super().__init__()
         self.folder = folder / "text_encoder"
-        self._long_texts = pretrained.LongTexts()
+        self._long_texts = LongTexts()
         missing = [] if (self.folder / "config.json").is_file() else ["config.json"]
         missing += [] if has_weights(self.folder) else ["model.safetensors"]
         if missing:
@@ -116,8 +116,7 @@ class PipelineTextEncoder(LazyTextEncoder):
         if max_tokens is None and limit > 1_000_000:
             raise CheckpointError(
                 f"the tokenizer in {folder / 'tokenizer'} states no model_max_length, which is the number of tokens "
-                "that the "
-                "model reads; fetch it again."
+                "that the model reads; fetch it again."
             )
         self.max_tokens = limit if max_tokens is None else max_tokens
 
@@ -281,8 +280,7 @@ def check_durations(captions: Sequence[str], durations: Sequence[float], limit: 
     if any(value > limit for value in durations):
         raise UserError(
             f"a duration of {max(durations):g} s arrived; this model makes at most {limit:.4g} s at a time: ask for "
-            "less, or "
-            "cut clips shorter."
+            "less, or cut clips shorter."
         )
 
 

@@ -16,8 +16,9 @@ import torch
 
 from eisbach.codecs.same_native import PREFIX as CODEC_PREFIX
 from eisbach.errors import CheckpointError
-from eisbach.pretrained import check_sizes, read_object, read_weights
+from eisbach.pretrained import check_sizes, read_object
 from eisbach.stable_audio3_keys import NATIVE_DURATION, NATIVE_TRANSFORMER, rows_to_diffusers, transformer_key
+from eisbach.tensor_files import read_weights
 
 CONFIG = "model_config.json"
 _DIT = f"model.{NATIVE_TRANSFORMER}"
@@ -139,9 +140,8 @@ def read_native(folder: str | Path) -> NativeModel:
     if strangers:
         raise CheckpointError(
             f"{len(strangers)} of {len(tensors)} tensors in {folder} belong to no part of a Stable Audio 3 model "
-            "(first: "
-            f"{', '.join(sorted(strangers)[:3])}); the checkpoint is of another model or of a version that is not "
-            "supported."
+            f"(first: {', '.join(sorted(strangers)[:3])}); the checkpoint is of another model or of a version that is "
+            "not supported."
         )
     if prompt.get("padding_mode", "zero") == "zero":
         # The native code zeroes padded positions in this mode: a padding embedding of zeros is the same.
@@ -185,9 +185,8 @@ def _check_kind(values: Any, source: str) -> tuple[Mapping[str, Any], Mapping[st
     objective = diffusion.get("diffusion_objective", "v")
     if objective not in OBJECTIVES or diffusion.get("type") != "dit":
         raise CheckpointError(
-            f"the model in {source} is a '{diffusion.get('type')}' with the objective '{objective}'; Stable Audio 3 "
-            "is a "
-            f"'dit' with one of: {', '.join(OBJECTIVES)}."
+            f"the model in {source} is a '{diffusion.get('type')}' with the objective '{objective}'; Stable Audio 3 is "
+            f"a 'dit' with one of: {', '.join(OBJECTIVES)}."
         )
     trained = diffusion.get("distribution_shift_options")
     if trained is not None and (not isinstance(trained, dict) or {**_TRAINED_SHIFT, **trained} != _TRAINED_SHIFT):
@@ -205,8 +204,7 @@ def _check_kind(values: Any, source: str) -> tuple[Mapping[str, Any], Mapping[st
     ):
         raise CheckpointError(
             f"the model in {source} asks for the sampling schedule {shift}; only the log-SNR schedule from -6.2 to 2 "
-            "at every "
-            "length is supported."
+            "at every length is supported."
         )
     return model, diffusion, str(objective)
 
@@ -246,8 +244,7 @@ def _conditioners(
     if mode not in ("learned", "zero") or features != "expo":
         raise CheckpointError(
             f"the conditioning in {source} has the padding mode '{mode}' and the duration features '{features}'; "
-            "padding "
-            "'learned' or 'zero' and features 'expo' are supported."
+            "padding 'learned' or 'zero' and features 'expo' are supported."
         )
     return prompt, seconds
 

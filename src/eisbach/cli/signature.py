@@ -125,8 +125,8 @@ def _configure(
         shares = numbers(prior, "--prior")
         if len(shares) != len(values["classes"]):
             raise UserError(f"--prior has {len(shares)} numbers for {len(values['classes'])} classes; give one each.")
-        for one, share in zip(values["classes"], shares, strict=True):
-            one["prior"] = share
+        for entry, share in zip(values["classes"], shares, strict=True):
+            entry["prior"] = share
     for text in partition:
         name, groups = parse_partition(text)
         if name in values["partitions"]:
@@ -162,8 +162,8 @@ def _table(result: SignatureResult) -> str:
 
     rows = [
         [name, curve.partition, curve.estimator, curve.quantity, *half_cells(curve)]
-        for name, found in result.arms.items()
-        for curve in found
+        for name, curves in result.arms.items()
+        for curve in curves
     ]
     return plain_table(["arm", "Z", "reading", "quantity", "prior", "at the end", "half at t", "95%"], rows)
 
@@ -206,15 +206,15 @@ def mixture(
     if dry_run:
         print_json(study.describe())
         return
-    found = run_study(study, quiet=quiet)
-    write_json(out / "mixture.json", found)
+    result = run_study(study, quiet=quiet)
+    write_json(out / "mixture.json", result)
     from eisbach.report.signature import mixture_picture
 
-    mixture_picture(found, out / "mixture.png")
+    mixture_picture(result, out / "mixture.png")
     if as_json:
-        print_json(found)
+        print_json(result)
         return
-    for row in found["rows"]:
+    for row in result["rows"]:
         if row["half_log_snr"] is None:
             typer.echo(f"d = {row['dim']}: half of the classes' entropy stays open at every noise level")
             continue
@@ -222,7 +222,7 @@ def mixture(
             f"d = {row['dim']}: half of the entropy at log-SNR {_shown(row['half_log_snr'])}, predicted instability at "
             f"{_shown(row['predicted_log_snr'])}"
         )
-    slope = found["vp_time_over_half_ln_d"]
+    slope = result["vp_time_over_half_ln_d"]
     if slope is not None:
         typer.echo(
             f"VP time over ln(d)/2: slope {slope['slope']:.4f} ({slope['slope_lo']:.4f} to {slope['slope_hi']:.4f})"
@@ -279,12 +279,12 @@ def entropy(
         return
     from eisbach.diagnostics.signature.entropic import measure_entropic
 
-    found = measure_entropic(config, out, quiet=quiet)
+    curve = measure_entropic(config, out, quiet=quiet)
     if as_json:
-        print_json(found)
+        print_json(curve)
         return
-    for t, mse in zip(found["t"], found["mse"], strict=True):
-        typer.echo(f"t {t:.4f}  E|x0 - D|^2 / {found['dims']} = {mse / found['dims']:.4g}")
+    for t, mse in zip(curve["t"], curve["mse"], strict=True):
+        typer.echo(f"t {t:.4f}  E|x0 - D|^2 / {curve['dims']} = {mse / curve['dims']:.4g}")
     typer.echo(f"curve: {out}")
 
 
@@ -348,9 +348,9 @@ def gate(
     """Print the gate of a sample weighting that acts where the signature says Z is decided, for `weighting.options`."""
     from eisbach.diagnostics.signature.curve import gate_from_curve, load_curve
 
-    found = gate_from_curve(load_curve(curve), share)
+    options = gate_from_curve(load_curve(curve), share)
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(options))
         return
-    for key, value in found.items():
+    for key, value in options.items():
         typer.echo(f"{key}: {value:g}")

@@ -156,8 +156,7 @@ def sample_ode(
     if edm and not bool(path.alpha(levels[0]) > 0):
         raise UserError(
             f"edm_heun follows x/alpha, and the {path.name} path has alpha = 0 at t = {levels[0]:g}; use the schedule "
-            "karras "
-            "or log_snr, which start below, or the method heun."
+            "karras or log_snr, which start below, or the method heun."
         )
     points = [level.to(device=noise.device, dtype=noise.dtype) for level in levels]
 

@@ -72,31 +72,34 @@ def allocation_picture(
     import torch
 
     first = allocations[0]
-    if any((one.path, one.target) != (first.path, first.target) for one in allocations):
+    if any((allocation.path, allocation.target) != (first.path, first.target) for allocation in allocations):
         raise UserError(
             "the allocations of one picture must share path and target; draw one picture for each combination."
         )
     if any(
-        one.log_snr.shape != first.log_snr.shape or not torch.equal(one.log_snr, first.log_snr) for one in allocations
+        allocation.log_snr.shape != first.log_snr.shape or not torch.equal(allocation.log_snr, first.log_snr)
+        for allocation in allocations
     ):
         raise UserError(
             "the allocations of one picture must be tabulated at the same points; make them with "
             "log_snr=common_grid(allocations)."
         )
-    labels = [one.noise_level for one in allocations] if labels is None else list(labels)
+    labels = [allocation.noise_level for allocation in allocations] if labels is None else list(labels)
     if len(labels) != len(allocations):
         raise UserError(f"{len(allocations)} allocations came with {len(labels)} labels; give one for each.")
     figure, panels = panels_over_log_snr(3, ratios=(1.15, 0.7, 1.25), height=7.4)
     # Tails that hold next to nothing would only squeeze the rest.
-    shapes = torch.stack([shape / shape.max() for one in allocations for shape in (one.draws, one.effort)])
+    shapes = torch.stack(
+        [shape / shape.max() for allocation in allocations for shape in (allocation.draws, allocation.effort)]
+    )
     held = (shapes.amax(0) > 2e-3).nonzero()
     shown = slice(int(held[0]), int(held[-1]) + 1)
     grid = first.log_snr[shown].numpy()
     panels[-1].set_xlim(grid[0], grid[-1])
     weights, draws, efforts = (
         [
-            Curve(label, grid, getattr(one, part)[shown].numpy(), i)
-            for i, (label, one) in enumerate(zip(labels, allocations, strict=True))
+            Curve(label, grid, getattr(allocation, part)[shown].numpy(), i)
+            for i, (label, allocation) in enumerate(zip(labels, allocations, strict=True))
         ]
         for part in ("weight", "draws", "effort")
     )
@@ -104,7 +107,10 @@ def allocation_picture(
         panels[0], weights, f"weight on the loss of {first.target}", log=True, limits=_weight_limits(allocations)
     )
     densities = _distinct(
-        [Curve(one.density_label, c.x, c.y, i) for i, (one, c) in enumerate(zip(allocations, draws, strict=True))]
+        [
+            Curve(allocation.density_label, c.x, c.y, i)
+            for i, (allocation, c) in enumerate(zip(allocations, draws, strict=True))
+        ]
     )
     if len(densities) == 1:
         _ground(panels[1], densities[0])
@@ -126,9 +132,9 @@ def allocation_picture(
 def _weight_limits(allocations: Sequence[Allocation], decades: float = 5.0) -> tuple[float, float]:
     """Ends of a logarithmic axis on which the weights show wherever there are draws or effort to speak of."""
     low, high = np.inf, 0.0
-    for one in allocations:
-        busy = (one.draws > 0.02 * one.draws.max()) | (one.effort > 0.02 * one.effort.max())
-        weight = one.weight[busy & (one.weight > 0)]
+    for allocation in allocations:
+        busy = (allocation.draws > 0.02 * allocation.draws.max()) | (allocation.effort > 0.02 * allocation.effort.max())
+        weight = allocation.weight[busy & (allocation.weight > 0)]
         low, high = min(low, float(weight.min())), max(high, float(weight.max()))
     room = 1.5 if high / low > 1.5 else 3.0  # a constant weight is a line in the middle
     return max(low, high / 10**decades) / room, high * room
@@ -222,16 +228,16 @@ def _ground(panel: Any, curve: Curve) -> None:
 
 def _distinct(curves: Sequence[Curve]) -> list[Curve]:
     """Curves that coincide are drawn once, under all their labels."""
-    found: list[Curve] = []
+    distinct: list[Curve] = []
     for curve in curves:
-        for index, other in enumerate(found):
+        for index, other in enumerate(distinct):
             if np.allclose(curve.y, other.y, rtol=1e-6, atol=1e-12 * float(np.nanmax(np.abs(other.y)))):
                 if curve.label not in other.label.split(" = "):
-                    found[index] = Curve(f"{other.label} = {curve.label}", other.x, other.y, other.index)
+                    distinct[index] = Curve(f"{other.label} = {curve.label}", other.x, other.y, other.index)
                 break
         else:
-            found.append(curve)
-    return found
+            distinct.append(curve)
+    return distinct
 
 
 def _margin_labels(panel: Any, curves: Sequence[Curve], *, at_peak: bool) -> None:

@@ -244,14 +244,14 @@ def project(texture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     centred = texture - texture.mean(axis=0)
     _, singular, components = np.linalg.svd(centred, full_matrices=False)
     path = np.zeros((len(texture), 2))
-    found = min(2, len(singular))
-    path[:, :found] = centred @ components[:found].T / np.sqrt(texture.shape[1])
+    count = min(2, len(singular))
+    path[:, :count] = centred @ components[:count].T / np.sqrt(texture.shape[1])
     quarter = max(1, len(path) // 4)
     path *= np.where(path[:quarter].mean(axis=0) > 0, -1.0, 1.0)
     total = float(np.sum(singular**2))
     explained = np.zeros(2)
     if total > 1e-12:
-        explained[:found] = singular[:found] ** 2 / total
+        explained[:count] = singular[:count] ** 2 / total
     return path, explained
 
 
@@ -314,7 +314,7 @@ def _frames(features: Features, view: View) -> tuple[np.ndarray, float, float]:
 
 def trajectory_limit(clips: list[Features], view: View = "texture") -> float:
     """Half-width in dB of axes that hold the path of every clip, at least 2 dB, rounded up to a half."""
-    reach = [np.abs(project(_frames(one, view)[0])[0]).max() for one in clips if len(one.texture) >= 3]
+    reach = [np.abs(project(_frames(clip, view)[0])[0]).max() for clip in clips if len(clip.texture) >= 3]
     return float(np.ceil(2.0 * max([2.0, *(1.12 * r for r in reach)])) / 2.0)
 
 

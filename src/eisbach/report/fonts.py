@@ -87,8 +87,7 @@ def _dress(figure: Any) -> None:
         more = f" and {len(new) - _SAID_AT_MOST} more" if len(new) > _SAID_AT_MOST else ""
         warnings.warn(
             f"no installed font has {named}{more}: pictures show boxes in their place; install a font that has them, "
-            "such "
-            "as Noto Sans CJK for Chinese, Japanese and Korean.",
+            "such as Noto Sans CJK for Chinese, Japanese and Korean.",
             stacklevel=3,
         )
 

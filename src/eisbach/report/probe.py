@@ -91,8 +91,7 @@ def _drawn(setup: dict[str, Any]) -> str:
         return "Every clip was noised at the same levels."
     return (
         f"Every clip’s crop of {float(seconds):g} s was noised at the same levels; batches of "
-        f"{int(size) * int(setup.get('accumulation') or 1)} "
-        "and their noise levels were drawn as training draws them."
+        f"{int(size) * int(setup.get('accumulation') or 1)} and their noise levels were drawn as training draws them."
     )
 
 

@@ -20,8 +20,7 @@ PAGE, PICTURES = "index.html", "pictures"
 _SOURCES = {"reverse": "the model’s own trajectories", "forward": "noised samples"}
 _READ = (
     "Above: the share of H[Z] that is still open, from noise on the left to data on the right; below: how fast it is "
-    "decided. Bands are "
-    "95% intervals over trajectories, a dot is the half time."
+    "decided. Bands are 95% intervals over trajectories, a dot is the half time."
 )
 
 
@@ -62,15 +61,15 @@ def write_signature_page(result: SignatureResult, folder: str | Path) -> Path:
 def _pictures(result: SignatureResult) -> list[PagePicture]:
     """One picture an arm (what is decided when), then one a partition (do arms and estimators agree?)."""
     made = []
-    for arm, found in result.arms.items():
-        chains = [curve for curve in found if curve.estimator == "chain"]
+    for arm, curves in result.arms.items():
+        chains = [curve for curve in curves if curve.estimator == "chain"]
         title = f"{arm}: {chains[0].quantity} by the chain"
-        made.append(_picture(arm, title, [(one.partition, one) for one in chains]))
+        made.append(_picture(arm, title, [(curve.partition, curve) for curve in chains]))
     for partition in [curve.partition for curve in next(iter(result.arms.values())) if curve.estimator == "chain"]:
         every = [
             (f"{arm}, {curve.estimator}", curve)
-            for arm, found in result.arms.items()
-            for curve in found
+            for arm, curves in result.arms.items()
+            for curve in curves
             if curve.partition == partition
         ]
         made.append(_picture(f"partition-{partition}", f"{partition}: arms and estimators", every))
@@ -94,14 +93,14 @@ def _half(curve: SignatureCurve) -> str:
 def _headline(result: SignatureResult) -> list[str]:
     """A sentence an unguided arm: what is decided in which order along generation, with 95% intervals."""
     said = []
-    for arm, found in result.arms.items():
-        chains = [curve for curve in found if curve.estimator == "chain" and curve.quantity == "entropy"]
+    for arm, curves in result.arms.items():
+        chains = [curve for curve in curves if curve.estimator == "chain" and curve.quantity == "entropy"]
         if not chains:
             continue
-        ordered = sorted(chains, key=lambda one: -1.0 if one.half.t is None else -one.half.t)
+        ordered = sorted(chains, key=lambda curve: -1.0 if curve.half.t is None else -curve.half.t)
         said.append(
             f"Along {_SOURCES.get(arm, f'the trajectories {arm}')} half of each is decided (95% interval): "
-            + "; ".join(f"{one.partition} {_half(one)}" for one in ordered)
+            + "; ".join(f"{curve.partition} {_half(curve)}" for curve in ordered)
             + ". Noise is t = 1."
         )
     return said
@@ -121,7 +120,7 @@ def _table(result: SignatureResult) -> NumberTable:
         "bias",
         "log loss",
     ]
-    rows = [_cells(arm, curve) for arm, found in result.arms.items() for curve in found]
+    rows = [_cells(arm, curve) for arm, curves in result.arms.items() for curve in curves]
     return NumberTable("Half times", "Every arm, partition and estimator; entropies in nats.", head, rows)
 
 
@@ -194,12 +193,12 @@ def curves_picture(curves: Sequence[tuple[str, SignatureCurve]], title: str, out
     return figure_png(figure, out)
 
 
-def mixture_picture(found: Mapping[str, Any], out: str | Path | None = None) -> bytes:
+def mixture_picture(study: Mapping[str, Any], out: str | Path | None = None) -> bytes:
     """PNG of `mixture.json`: curves by dimension in OU time over its half point, and in ln sigma over its own; times
     against ln d."""
     figure, axes = _axes(3, (7.2, 9.6), share=False)
     times, dims = [], []
-    for index, row in enumerate(found["rows"]):
+    for index, row in enumerate(study["rows"]):
         if row["half_log_snr"] is None:
             continue
         line: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index % len(STYLES)]}

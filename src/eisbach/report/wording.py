@@ -70,39 +70,38 @@ def verdict(comparison: Comparison, info: MetricInfo, titles: Mapping[str, str] 
     arm, baseline = names.get(comparison.arm, comparison.arm), names.get(comparison.baseline, comparison.baseline)
     if comparison.n_units == 0:
         return f"{_upper(info.label)}: {arm} and {baseline} share no prompt and seed, so they cannot be compared."
-    found = _found(comparison, info, arm, baseline)
+    gap = _found(comparison, info, arm, baseline)
     if comparison.verdict == "too few":
         return (
-            f"With {found}; that is one {comparison.unit} only, so nothing can be said about others: "
+            f"With {gap}; that is one {comparison.unit} only, so nothing can be said about others: "
             "no interval and no test are possible."
         )
     if comparison.verdict == "not comparable":
-        return f"With {found}; the sets differ in length, so no verdict is given."
+        return f"With {gap}; the sets differ in length, so no verdict is given."
     evidence = _evidence(comparison, info)
     if comparison.verdict in ("better", "worse", "higher", "lower"):
-        return f"With {found}, which is {comparison.verdict} ({evidence})."
+        return f"With {gap}, which is {comparison.verdict} ({evidence})."
     if comparison.verdict == "no difference" and comparison.margin is None:
-        return f"With {found}: no difference at all."
+        return f"With {gap}: no difference at all."
     if comparison.verdict == "no difference":
         margin = format_difference(info, comparison.margin).lstrip("+")
         return (
-            f"With {found}: practically no difference ({evidence}; a difference of {margin} or more is ruled out, "
+            f"With {gap}: practically no difference ({evidence}; a difference of {margin} or more is ruled out, "
             f"{format_p(comparison.p_equivalence)})."
         )
     floor = comparison.p_floor
     if floor is not None and floor >= 0.05:
         return (
-            f"With {found} ({evidence}). With {comparison.n_units} {comparison.unit}s{_sides(comparison)} no p value "
-            "below "
-            f"{floor:.2g} is possible, so this comparison could not have shown a difference."
+            f"With {gap} ({evidence}). With {comparison.n_units} {comparison.unit}s{_sides(comparison)} no p value "
+            f"below {floor:.2g} is possible, so this comparison could not have shown a difference."
         )
     shown = comparison.shown_interval
     if shown is not None and (shown[0] > 0 or shown[1] < 0):
         return (
-            f"With {found} ({evidence}). This leans towards {_direction(comparison, info)}, but it is not certain: "
+            f"With {gap} ({evidence}). This leans towards {_direction(comparison, info)}, but it is not certain: "
             f"{comparison.n_units} {comparison.unit}s{_sides(comparison)} are too few to be sure."
         )
-    return f"No difference could be shown. With {found} ({evidence}); anything inside that interval remains possible."
+    return f"No difference could be shown. With {gap} ({evidence}); anything inside that interval remains possible."
 
 
 def _found(comparison: Comparison, info: MetricInfo, arm: str, baseline: str) -> str:
@@ -174,7 +173,7 @@ def overall_verdict(
     apart : sequence of str
         Arms that are no candidates (the oracle, the untrained base).
     """
-    headline = [one for one in comparisons if one.metric == info.name and one.arm not in apart]
+    headline = [row for row in comparisons if row.metric == info.name and row.arm not in apart]
     if not headline:
         return "There is nothing to compare with the baseline."
     rank = {
@@ -187,16 +186,16 @@ def overall_verdict(
         "too few": 3,
         "not comparable": 3,
     }
-    best = min(headline, key=lambda one: (rank[one.verdict], *_evidence_order(one, info)))
+    best = min(headline, key=lambda row: (rank[row.verdict], *_evidence_order(row, info)))
     sentence = verdict(best, info, titles)
-    others = [one for one in headline if one is not best]
+    others = [row for row in headline if row is not best]
     if best.verdict == "better" and others:
-        same = [one for one in others if one.verdict == "better"]
+        same = [row for row in others if row.verdict == "better"]
         names = titles or {}
         if same:
-            also = _list([names.get(one.arm, one.arm) for one in same])
+            also = _list([names.get(row.arm, row.arm) for row in same])
             return f"{sentence} {_upper(also)} helped as well."
-        rest = _list([names.get(one.arm, one.arm) for one in others])
+        rest = _list([names.get(row.arm, row.arm) for row in others])
         return f"{sentence} For {rest}, no improvement could be shown."
     if best.verdict in ("inconclusive", "no difference") and others:
         return f"{sentence} This arm came closest; no other showed an improvement."

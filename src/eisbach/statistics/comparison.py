@@ -38,8 +38,8 @@ from eisbach.statistics.resampling import (
 )
 from eisbach.types import Record
 
-Interval = tuple[float, float]
-Unit = Literal["auto", "trained model", "prompt"]
+_Interval = tuple[float, float]
+_Unit = Literal["auto", "trained model", "prompt"]
 Verdict = Literal["better", "worse", "higher", "lower", "no difference", "inconclusive", "too few", "not comparable"]
 
 FEW_UNITS = 16
@@ -99,8 +99,8 @@ class Comparison:
     mean: float
     baseline_mean: float
     difference: float
-    interval: Interval | None = None
-    t_interval: Interval | None = None
+    interval: _Interval | None = None
+    t_interval: _Interval | None = None
     p: float | None = None
     p_floor: float | None = None
     p_adjusted: float | None = None
@@ -112,7 +112,7 @@ class Comparison:
     verdict: Verdict = "too few"
 
     @property
-    def shown_interval(self) -> Interval | None:
+    def shown_interval(self) -> _Interval | None:
         """The interval to quote: the bootstrap's, or the t interval below `FEW_UNITS` units."""
         return self.t_interval if self.n_units < FEW_UNITS else self.interval
 
@@ -128,7 +128,7 @@ def compare_arms(
     baseline: str,
     arm: str,
     *,
-    unit: Unit = "auto",
+    unit: _Unit = "auto",
     seed: int = 0,
     n_resamples: int = 9_999,
     alpha: float = 0.05,
@@ -268,7 +268,7 @@ def compare_all(
     *,
     paired: bool = True,
     unmatched: Collection[str] = (),
-    unit: Unit = "auto",
+    unit: _Unit = "auto",
     seed: int = 0,
     n_resamples: int = 9_999,
     alpha: float = 0.05,

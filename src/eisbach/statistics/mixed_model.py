@@ -54,8 +54,7 @@ def mixed_model_check(records: Sequence[Record], metric: str, baseline: str, arm
     if len(cells.prompts) < 3 or counts.max() < 2:
         raise UserError(
             f"a mixed model needs at least three prompts and some prompt with two clips, and {baseline} and {arm} "
-            "share "
-            f"{len(cells.prompts)} prompts with at most {counts.max()} clips; use compare_arms."
+            f"share {len(cells.prompts)} prompts with at most {counts.max()} clips; use compare_arms."
         )
     difference = (cells.values[1] - cells.values[0])[model, prompt, seed]
     frame = pd.DataFrame({"difference": difference, "prompt": prompt, "model": model, "all": 0})

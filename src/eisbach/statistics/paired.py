@@ -12,7 +12,7 @@ import numpy as np
 from eisbach.errors import UserError
 from eisbach.types import Record, RecordValue
 
-Key = tuple[RecordValue, str, str]  # train_seed, prompt_id, seed
+_Key = tuple[RecordValue, str, str]  # train_seed, prompt_id, seed
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def metric_value(row: Record, metric: str) -> float | None:
     return None if math.isnan(number) else number
 
 
-def arm_values(records: Sequence[Record], metric: str, arm: str) -> dict[Key, float]:
+def arm_values(records: Sequence[Record], metric: str, arm: str) -> dict[_Key, float]:
     """The metric of every clip of one arm that has it, by (train_seed, prompt_id, seed).
 
     Raises
@@ -102,7 +102,7 @@ def arm_values(records: Sequence[Record], metric: str, arm: str) -> dict[Key, fl
         raise UserError(f"there is no arm named '{arm}' in the records; they hold: {known}.")
     if not any(metric in row for row in records):
         raise UserError(f"there is no metric named '{metric}' in the records; check its spelling.")
-    values: dict[Key, float] = {}
+    values: dict[_Key, float] = {}
     for row in rows:
         value = metric_value(row, metric)
         if value is not None:
@@ -149,7 +149,7 @@ def pair_cells(records: Sequence[Record], metric: str, arms: Sequence[str]) -> P
     return PairedCells(list(arms), values, models, prompts, total - len(used), any(fixed))
 
 
-def _by_model(values: dict[Key, float]) -> dict[RecordValue, dict[tuple[str, str], float]]:
+def _by_model(values: dict[_Key, float]) -> dict[RecordValue, dict[tuple[str, str], float]]:
     models: dict[RecordValue, dict[tuple[str, str], float]] = defaultdict(dict)
     for (model, prompt, seed), value in values.items():
         models[model][prompt, seed] = value

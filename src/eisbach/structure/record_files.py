@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from eisbach.audio import audio_hash, proves_unchanged, stamp
-from eisbach.errors import UserError
+from eisbach.errors import UserError, storage_error
 from eisbach.files import (
     LINES_LIMIT,
     JsonError,
     atomic_write,
     parse_json,
     read_bytes,
-    storage_error,
     write_jsonl,
     write_text,
 )

@@ -116,7 +116,8 @@ def run_study(
         from eisbach.experiments.run import run_experiment
         from eisbach.report.experiment.page import write_experiment_page
 
-        run_experiment(settings, finish=lambda done: write_experiment_page(done, [command]), quiet=quiet)  # type: ignore[arg-type]
+        spec: Any = settings
+        run_experiment(spec, finish=lambda done: write_experiment_page(done, [command]), quiet=quiet)
     else:
         module = _module(study, "run")
         free = ("out", "jobs", *getattr(module, "FREE", ()))

@@ -22,7 +22,7 @@ from eisbach.training.optimisation import build_optimiser
 from eisbach.training.step import Objective, predict_batch, step_generator, weigh
 from eisbach.weighting.compose import COUNT, SUM
 
-Vector = list[torch.Tensor]
+_Vector = list[torch.Tensor]
 """One tensor for each parameter, in the parameters' order."""
 
 _BOOTSTRAPS = 2000
@@ -73,11 +73,11 @@ class AdamUpdates:
 
     def __init__(self, betas: tuple[float, float], eps: float) -> None:
         self.betas, self.eps, self.step = betas, eps, 0
-        self._first: Vector = []
-        self._second: Vector = []
+        self._first: _Vector = []
+        self._second: _Vector = []
 
     @torch.no_grad()
-    def update(self, gradient: Sequence[torch.Tensor], scale: float = 1.0) -> Vector:
+    def update(self, gradient: Sequence[torch.Tensor], scale: float = 1.0) -> _Vector:
         """The update that AdamW would make with `scale` times this gradient as the next one."""
         if not self._first:
             self._first = [torch.zeros_like(part) for part in gradient]
@@ -132,14 +132,14 @@ class BatchGradients:
 
     Attributes
     ----------
-    plain, weighted : Vector
+    plain, weighted : _Vector
         Of the mean loss, and of the loss that training differentiates.
     mean_weight : float
         Mean of the weights before normalisation "mean1".
     """
 
-    plain: Vector
-    weighted: Vector
+    plain: _Vector
+    weighted: _Vector
     mean_weight: float
 
 
@@ -281,7 +281,7 @@ def batch_gradients(
     return BatchGradients(plain, weighted, float(stats[SUM] / stats[COUNT]))
 
 
-def _accumulate(into: Vector, scalar: torch.Tensor, leaves: list[nn.Parameter], keep: bool) -> None:
+def _accumulate(into: _Vector, scalar: torch.Tensor, leaves: list[nn.Parameter], keep: bool) -> None:
     gradients = torch.autograd.grad(scalar, leaves, retain_graph=keep, allow_unused=True)
     for place, gradient in zip(into, gradients, strict=True):
         if gradient is not None:

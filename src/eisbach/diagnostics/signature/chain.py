@@ -252,8 +252,8 @@ def _log_ratio(delta: Tensor, reference: Tensor, moved: Tensor, step: Tensor) ->
 def _x0_slope(model: ClassModel, t: Tensor) -> Tensor:
     """d x0 / d output at fixed x_t, with its sign: differences of predictions become differences of D without
     cancellation."""
-    one, zero = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
-    slope = convert(model.path, model.target, "x0", one, zero, t) - convert(
+    unit, zero = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+    slope = convert(model.path, model.target, "x0", unit, zero, t) - convert(
         model.path, model.target, "x0", zero, zero, t
     )
     return slope.reshape(())

@@ -77,9 +77,8 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
         verdict = "no clear difference" if unclear else "better" if high < 0 else "worse"
         lines.append(
             f"{names[0]} against {names[1]}: {verdict}. {change} (95% interval {_percent(low)} to {_percent(high)}, "
-            "lower in "
-            f"{entry['lower_in']} of {entry['settings']} settings, p = {p:.3f}"
-            f"{' after Holm' if 'p_holm' in entry else ''})."
+            f"lower in {entry['lower_in']} of {entry['settings']} settings, p = "
+            f"{p:.3f}{' after Holm' if 'p_holm' in entry else ''})."
         )
     return lines or ["Nothing can be compared: a baseline and another arm are needed."]
 
@@ -109,9 +108,8 @@ def _pictures(config: DigitsConfig, records: Sequence[Record], summary: Mapping[
                 "differences",
                 "Which weighting is better, setting by setting",
                 "Fréchet distance at the last checkpoint over the baseline's: left of the line the first arm is "
-                "better. Dots are means "
-                "over seeds with 95% t intervals, the diamond is the mean over settings; an interval across the line "
-                "shows no difference.",
+                "better. Dots are means over seeds with 95% t intervals, the diamond is the mean over settings; an "
+                "interval across the line shows no difference.",
                 "; ".join(sentences(summary)),
                 _differences_picture(summary),
             )
