@@ -121,28 +121,7 @@ def read_native(folder: str | Path) -> NativeModel:
     prompt, seconds = _conditioners(model, diffusion, source)
     transformer_config = _transformer_config(diffusion.get("config"), source)
     tensors = read_weights(folder, wanted=lambda name: not name.startswith(CODEC_PREFIX))
-    transformer: dict[str, torch.Tensor] = {}
-    duration: dict[str, torch.Tensor] = {}
-    text: dict[str, torch.Tensor] = {}
-    strangers = []
-    for name, tensor in tensors.items():
-        if name.startswith(_DIT):
-            key = transformer_key(name.removeprefix(_DIT))
-            transformer[key] = rows_to_diffusers(key, tensor, transformer_config["embed_dim"])
-        elif name == _PADDING:
-            transformer["prompt_padding_embedding"] = tensor
-        elif name.startswith(_SECONDS):
-            duration[f"linear.{name.removeprefix(_SECONDS)}"] = tensor
-        elif name.startswith(_TEXT):
-            text[name.removeprefix(_TEXT)] = tensor
-        else:
-            strangers.append(name)
-    if strangers:
-        raise CheckpointError(
-            f"{len(strangers)} of {len(tensors)} tensors in {folder} belong to no part of a Stable Audio 3 model "
-            f"(first: {', '.join(sorted(strangers)[:3])}); the checkpoint is of another model or of a version that is "
-            "not supported."
-        )
+    transformer, duration, text = _sort_tensors(tensors, transformer_config["embed_dim"], folder)
     if prompt.get("padding_mode", "zero") == "zero":
         # The native code zeroes padded positions in this mode: a padding embedding of zeros is the same.
         transformer.setdefault("prompt_padding_embedding", torch.zeros(transformer_config["cond_token_dim"]))
@@ -169,6 +148,36 @@ def read_native(folder: str | Path) -> NativeModel:
         samples_per_frame=samples_per_frame,
         distilled=OBJECTIVES[objective],
     )
+
+
+def _sort_tensors(
+    tensors: Mapping[str, torch.Tensor], width: int, folder: Path
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The tensors of the transformer (named and laid out as diffusers does), the duration embedder and the text
+    encoder; a `CheckpointError` for one that belongs to none of them."""
+    transformer: dict[str, torch.Tensor] = {}
+    duration: dict[str, torch.Tensor] = {}
+    text: dict[str, torch.Tensor] = {}
+    strangers = []
+    for name, tensor in tensors.items():
+        if name.startswith(_DIT):
+            key = transformer_key(name.removeprefix(_DIT))
+            transformer[key] = rows_to_diffusers(key, tensor, width)
+        elif name == _PADDING:
+            transformer["prompt_padding_embedding"] = tensor
+        elif name.startswith(_SECONDS):
+            duration[f"linear.{name.removeprefix(_SECONDS)}"] = tensor
+        elif name.startswith(_TEXT):
+            text[name.removeprefix(_TEXT)] = tensor
+        else:
+            strangers.append(name)
+    if strangers:
+        raise CheckpointError(
+            f"{len(strangers)} of {len(tensors)} tensors in {folder} belong to no part of a Stable Audio 3 model "
+            f"(first: {', '.join(sorted(strangers)[:3])}); the checkpoint is of another model or of a version that is "
+            "not supported."
+        )
+    return transformer, duration, text
 
 
 def _check_kind(values: Any, source: str) -> tuple[Mapping[str, Any], Mapping[str, Any], str]:

@@ -67,26 +67,10 @@ def allocation_picture(
     UserError
         None or too many, different paths or targets, or a label missing.
     """
-    if not 1 <= len(allocations) <= _MOST:
-        raise UserError(f"a picture holds 1 to {_MOST} allocations, not {len(allocations)}; choose fewer.")
     import torch
 
+    labels = _checked_labels(allocations, labels)
     first = allocations[0]
-    if any((allocation.path, allocation.target) != (first.path, first.target) for allocation in allocations):
-        raise UserError(
-            "the allocations of one picture must share path and target; draw one picture for each combination."
-        )
-    if any(
-        allocation.log_snr.shape != first.log_snr.shape or not torch.equal(allocation.log_snr, first.log_snr)
-        for allocation in allocations
-    ):
-        raise UserError(
-            "the allocations of one picture must be tabulated at the same points; make them with "
-            "log_snr=common_grid(allocations)."
-        )
-    labels = [allocation.noise_level for allocation in allocations] if labels is None else list(labels)
-    if len(labels) != len(allocations):
-        raise UserError(f"{len(allocations)} allocations came with {len(labels)} labels; give one for each.")
     figure, panels = panels_over_log_snr(3, ratios=(1.15, 0.7, 1.25), height=7.4)
     # Tails that hold next to nothing would only squeeze the rest.
     shapes = torch.stack(
@@ -127,6 +111,26 @@ def allocation_picture(
         panel.set_ylim(bottom=0)
     noise_level_axis(panels[0], grid, first.t[shown].numpy())
     return save(figure, title or f"{first.path} path, target {first.target}", out)
+
+
+def _checked_labels(allocations: Sequence[Allocation], labels: Sequence[str] | None) -> list[str]:
+    """What to call each allocation; a `UserError` for those that cannot share a picture."""
+    if not 1 <= len(allocations) <= _MOST:
+        raise UserError(f"a picture holds 1 to {_MOST} allocations, not {len(allocations)}; choose fewer.")
+    first = allocations[0]
+    if any((allocation.path, allocation.target) != (first.path, first.target) for allocation in allocations):
+        raise UserError(
+            "the allocations of one picture must share path and target; draw one picture for each combination."
+        )
+    if any(allocation.log_snr.tolist() != first.log_snr.tolist() for allocation in allocations):
+        raise UserError(
+            "the allocations of one picture must be tabulated at the same points; make them with "
+            "log_snr=common_grid(allocations)."
+        )
+    labels = [allocation.noise_level for allocation in allocations] if labels is None else list(labels)
+    if len(labels) != len(allocations):
+        raise UserError(f"{len(allocations)} allocations came with {len(labels)} labels; give one for each.")
+    return labels
 
 
 def _weight_limits(allocations: Sequence[Allocation], decades: float = 5.0) -> tuple[float, float]:

@@ -177,14 +177,7 @@ def evaluate(
     >>> round(results.recovered[0].share, 3)
     0.5
     """
-    known = arms_of(records)
-    names = list(arms) if arms is not None else known
-    for role, name in (("baseline", baseline), ("oracle", oracle), *(("arm", name) for name in names)):
-        if name is not None and name not in known:
-            raise UserError(f"the {role} '{name}' is not among the arms of the records: {', '.join(known) or 'none'}.")
-    names = [baseline, *(name for name in names if name != baseline)]
-    if len(names) < 2:
-        raise UserError(f"a comparison needs at least two arms, and there is only '{baseline}'.")
+    names = _ordered_arms(arms_of(records), baseline, oracle, arms)
     draws: dict[str, Any] = {"seed": seed, "n_resamples": n_resamples, "alpha": alpha}
     options = {"paired": paired, "unmatched": unmatched, **draws}
     comparisons = compare_all(records, metrics, baseline, names, **options)
@@ -203,6 +196,18 @@ def evaluate(
     return Results(
         baseline, oracle, names, list(metrics), paired, comparisons, checkpoints, summaries, recovered, unmatched_arms
     )
+
+
+def _ordered_arms(known: list[str], baseline: str, oracle: str | None, arms: Sequence[str] | None) -> list[str]:
+    """The baseline, then the other arms as they are shown; a `UserError` for one that the records do not hold."""
+    names = known if arms is None else list(arms)
+    for role, name in (("baseline", baseline), ("oracle", oracle), *(("arm", name) for name in names)):
+        if name is not None and name not in known:
+            raise UserError(f"the {role} '{name}' is not among the arms of the records: {', '.join(known) or 'none'}.")
+    names = [baseline, *(name for name in names if name != baseline)]
+    if len(names) < 2:
+        raise UserError(f"a comparison needs at least two arms, and there is only '{baseline}'.")
+    return names
 
 
 def plain_json(value: Any) -> Any:

@@ -117,14 +117,11 @@ def run_signature(
                 seed=config.seed,
                 path_options=path_options(model.path),
                 meta={
-                    "model": config.model,
-                    "model_identity": meta["model_identity"],
+                    **{key: meta[key] for key in ("model", "model_identity", "steps", "seed")},
                     "arm": arm.name,
                     "source": arm.source,
                     "guidance": None if arm.guidance is None else arm.guidance.model_dump(mode="json"),
-                    "steps": config.steps,
                     "trajectories": len(own),
-                    "seed": config.seed,
                     "seconds": round(time.monotonic() - since, 2),
                 },
             )
