@@ -29,10 +29,9 @@ from eisbach.studies.contract import (
     load_study,
     study_names,
 )
-from eisbach.studies.finished import Finished
 from eisbach.studies.judging import judged, not_run, verdict
 from eisbach.studies.page import claims_markdown, effect_text
-from eisbach.studies.running import read_facts, resolve_settings, run_study
+from eisbach.studies.running import Finished, read_facts, resolve_settings, run_study
 
 ROOT = Path(__file__).parents[2]
 STUDIES = study_names()

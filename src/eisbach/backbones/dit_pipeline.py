@@ -15,8 +15,7 @@ import torch
 from torch import nn
 
 from eisbach.backbones.image_base import ImageBackbone, ImageConfig
-from eisbach.backbones.pipeline_folder import INDEX, read_index
-from eisbach.backbones.table_pipeline import SchedulerTable, TablePipeline, read_table
+from eisbach.backbones.pipeline_folder import INDEX, SchedulerTable, TablePipeline, read_index, read_table
 from eisbach.codecs.weight_files import State, component_config, load_component
 from eisbach.config import build_config
 from eisbach.errors import CheckpointError, UserError

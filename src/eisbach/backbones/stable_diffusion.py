@@ -17,8 +17,7 @@ from torch import nn
 
 from eisbach import pretrained
 from eisbach.backbones.base import Backbone
-from eisbach.backbones.pipeline_folder import read_index
-from eisbach.backbones.table_pipeline import SchedulerTable, TablePipeline, read_table
+from eisbach.backbones.pipeline_folder import SchedulerTable, TablePipeline, read_index, read_table
 from eisbach.backbones.text_encoder import LongTexts
 from eisbach.codecs.weight_files import build_empty, component_config, load_component, load_exactly
 from eisbach.diffusion.discrete_path import DiscretePath

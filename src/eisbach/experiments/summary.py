@@ -9,8 +9,7 @@ from typing import Any, cast
 from eisbach.experiments.measures import FLAT, known_metrics
 from eisbach.experiments.spec import ExperimentSpec
 from eisbach.statistics.metric_info import choose_metrics
-from eisbach.statistics.recovered import RecoveredShare, recovered_share
-from eisbach.statistics.results import Results, evaluate, plain_json
+from eisbach.statistics.results import RecoveredShare, Results, evaluate, plain_json, recovered_share
 from eisbach.types import Record
 
 

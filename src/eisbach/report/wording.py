@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from eisbach.statistics.comparison import Comparison
 from eisbach.statistics.metric_info import MetricInfo
-from eisbach.statistics.recovered import RecoveredShare
+from eisbach.statistics.results import RecoveredShare
 
 _MINUS = "\u2212"
 

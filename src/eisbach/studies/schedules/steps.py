@@ -41,7 +41,7 @@ from eisbach.generation.sampling import starting_noise
 from eisbach.progress import Progress
 from eisbach.structure.frechet import texture_embedding
 from eisbach.structure.sets.distances import frechet_distance, kernel_distance, median_distance
-from eisbach.studies.finished import Finished
+from eisbach.studies.running import Finished
 
 
 class Settings(StrictModel):
