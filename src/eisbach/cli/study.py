@@ -33,7 +33,7 @@ def list_(as_json: AsJson = False) -> None:
         return
     head = ["study", "claim", "source", "verdict", "effect (95%)", "unit", "date"]
     typer.echo(plain_table(head, [claim_row(study, *row) for study in studies for row in study.rows()]))
-    typer.echo("\nOne study in full: eisbach study show NAME")
+    typer.echo("\n† not every rule was declared before the run\nOne study in full: eisbach study show NAME")
 
 
 @app.command()
