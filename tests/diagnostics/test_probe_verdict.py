@@ -107,7 +107,7 @@ def test_labels_are_named_up_to_their_noise_level():
     found = verdict(explain(result, resamples=50))
     text = text_of(found, "labels")
     assert "drone up to t = 0.5" in text
-    assert "loop not from the lowest noise on (0.00 at t = 0.05 is farthest from chance)" in text
+    assert "loop not (farthest from chance at t = 0.05, 0.00)" in text
     assert 0.5 < found.recommendation.weighting["options"]["gate_below"] < 0.65
 
 

@@ -25,7 +25,7 @@ from eisbach.errors import UserError
 from eisbach.tensor_files import read_tensors
 from eisbach.types import Conditioning
 
-NUM_TIMESTEPS = 1000
+_NUM_TIMESTEPS = 1000
 """Steps of the "cosine" path, DDPM's T."""
 
 
@@ -230,8 +230,8 @@ class ImageBackbone(Backbone, ABC):
     def network_time(self, t: torch.Tensor) -> torch.Tensor:
         """What the network is shown for t [shape=(B,)]: see `ImageConfig.time_scale`."""
         if self.config.path == "cosine":
-            return t * NUM_TIMESTEPS - 1
-        return t * (NUM_TIMESTEPS if self.config.time_scale is None else self.config.time_scale)
+            return t * _NUM_TIMESTEPS - 1
+        return t * (_NUM_TIMESTEPS if self.config.time_scale is None else self.config.time_scale)
 
     def predict(self, x_t: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """The network's output [shape=(B, C, H, W)] at x_t [shape=(B, C, H, W)] and t [shape=(B,)].

@@ -96,7 +96,7 @@ def verdict(explanation: Explanation) -> Verdict:
         *_predictions(explanation),
     ]
     shown = [finding for finding in findings if finding is not None]
-    return Verdict(_headline(explanation, effect), shown, recommend(explanation))
+    return Verdict(_headline(explanation, effect), shown, _recommend(explanation))
 
 
 def _few_clips(explanation: Explanation) -> Finding | None:
@@ -207,7 +207,7 @@ def _said_auc(pair: Separation) -> str:
     if pair.told_up_to is not None:
         return f"{pair.negative} up to t = {pair.told_up_to:g}"
     t, farthest = max(known, key=lambda level: abs(level[1] - 0.5))
-    return f"{pair.negative} not from the lowest noise on ({number(farthest)} at t = {t:g} is farthest from chance)"
+    return f"{pair.negative} not (farthest from chance at t = {t:g}, {number(farthest)})"
 
 
 def _gradients(gradients: GradientSummary | None) -> Finding | None:
@@ -222,9 +222,9 @@ def _predictions(explanation: Explanation) -> list[Finding]:
     return [
         Finding(
             f"prediction_{prediction.number}",
-            f"The barrier paper's prediction {prediction.number} ({prediction.claim}) is {prediction.outcome} here: "
-            + ", ".join(f"{name} {number(value.value)}" for name, value in prediction.measures)
-            + ".",
+            f"The barrier paper's prediction {prediction.number} is {prediction.outcome} here, that {prediction.claim} ("
+            + "; ".join(f"{name}: {number(value.value)}" for name, value in prediction.measures)
+            + ").",
         )
         for prediction in explanation.predictions
     ]
@@ -268,7 +268,7 @@ def hears_loudness(explanation: Explanation) -> bool:
     return gain is not None and (gain.share.value or 0.0) >= _HEARS_LOUDNESS and gain.share.above(_SURELY)
 
 
-def recommend(explanation: Explanation) -> Recommendation:
+def _recommend(explanation: Explanation) -> Recommendation:
     """A setting to try, for the weighting that was probed."""
     setup = explanation.setup
     before: dict[str, Any] = {
