@@ -222,9 +222,8 @@ def _predictions(explanation: Explanation) -> list[Finding]:
     return [
         Finding(
             f"prediction_{prediction.number}",
-            f"The barrier paper's prediction {prediction.number} is {prediction.outcome} here, that {prediction.claim} ("
-            + "; ".join(f"{name}: {number(value.value)}" for name, value in prediction.measures)
-            + ").",
+            f"The barrier paper's prediction {prediction.number} is {prediction.outcome} here: that {prediction.claim} "
+            "(" + "; ".join(f"{name}: {number(value.value)}" for name, value in prediction.measures) + ").",
         )
         for prediction in explanation.predictions
     ]
