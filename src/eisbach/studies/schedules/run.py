@@ -11,6 +11,7 @@ import numpy as np
 from eisbach.config import build_config
 from eisbach.diagnostics.signature.entropic import EntropicConfig, measure_entropic
 from eisbach.files import write_json
+from eisbach.report.fonts import figure_png, new_figure
 from eisbach.studies.erd_digits.run import train_networks
 from eisbach.studies.schedules.steps import LEVEL, QUALITIES, Cells, Settings, digits, music, music_sets, needed
 
@@ -119,10 +120,8 @@ COLOURS = {
 
 def _steps_picture(comparisons: dict[str, Any], out: Path) -> None:
     """Draws the comparisons that have numbers into a PNG; `entropic` is in records from before it left."""
-    from matplotlib.figure import Figure
-
     shown = [(key, comparison) for key, comparison in comparisons.items() if comparison]
-    figure = Figure(figsize=(4.2 * len(shown), 3.6), layout="constrained")
+    figure = new_figure(4.2 * len(shown), 3.6)
     for axes, (key, comparison) in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
         for name, curve in comparison["schedules"].items():
             colour = COLOURS[name]
@@ -135,4 +134,4 @@ def _steps_picture(comparisons: dict[str, Any], out: Path) -> None:
         axes.set_xticks(curve["steps"], [str(step) for step in curve["steps"]], minor=False)
         axes.minorticks_off()
         axes.legend(fontsize=7)
-    figure.savefig(out, dpi=110)
+    figure_png(figure, out, dpi=110)
