@@ -331,15 +331,15 @@ def _belief_loss(explanation: Explanation) -> PagePicture | None:
     if link is None:
         return None
     figure, axes = _panels(1, 7.0, 3.2)
-    _rule(axes[0], 0.0, "above: low belief goes with low loss")
+    _rule(axes[0], 0.0, "")
     _lines(axes[0], [("", [t for t, _ in link.levels], [value for _, value in link.levels])], "rank correlation")
     axes[0].set_ylim(-1, 1)
     bands = "; ".join(f"{band} noise {said(value)}" for band, value in link.bands.items())
     return PagePicture(
         "belief_loss",
         "Does belief go with loss?",
-        "The barrier paper's prediction 5: above 0 at low noise, falling or crossing it at high noise. Lines are 95% "
-        "intervals over clips.",
+        "Above 0, low belief goes with low loss: the barrier paper's prediction 5 has it so at low noise, less so or "
+        "inversely at high noise. Lines are 95% intervals over clips.",
         f"Rank correlation of belief with loss over noise level: {bands}.",
         finish(figure, axes),
     )
