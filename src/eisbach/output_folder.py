@@ -121,14 +121,20 @@ def check_writable(folder: str | Path) -> None:
         raise StorageError(f"the output folder {folder} cannot be written: {nearest} may not be; choose another.")
 
 
+class BusyFolderError(ConfigError):
+    """Another process is at work in an output folder."""
+
+
 @contextmanager
 def exclusive(folder: str | Path) -> Iterator[None]:
     """Holds an output folder for this process; the hold ends with the process, however it ends.
 
     Raises
     ------
+    BusyFolderError
+        Another process is at work in the folder.
     ConfigError
-        Another process is at work in the folder, or it is a file.
+        It is a file.
     StorageError
         The folder cannot be made or written.
     """
@@ -149,7 +155,7 @@ def exclusive(folder: str | Path) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise ConfigError(
+                raise BusyFolderError(
                     f"another process is at work in {folder}; wait for it, stop it, or choose another output folder."
                 ) from error
             except OSError:

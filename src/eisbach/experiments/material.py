@@ -3,7 +3,6 @@ audio."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, save_manifest
 from eisbach.data.selection import merge
 from eisbach.errors import UserError, one_line
+from eisbach.executors import available_cpus
 from eisbach.experiments.spec import ExperimentSpec, MaterialConfig, arm_training
 from eisbach.experiments.stages import OpenStage, Stage
 from eisbach.types import Skipped, SkipReport
@@ -101,11 +101,6 @@ def _encode(spec: ExperimentSpec, root: Path) -> None:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def available_cpus() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Any
 
 from eisbach.config import build_config, read_yaml, save_config
 from eisbach.errors import UserError
-from eisbach.experiments.cells import Cell, plan_stages, run_cell, run_cells_in_pool
-from eisbach.experiments.material import available_cpus, build_material, material_stages, plan_material
+from eisbach.executors import available_cpus
+from eisbach.experiments.cells import Cell, plan_stages, run_cells
+from eisbach.experiments.material import build_material, material_stages, plan_material
 from eisbach.experiments.spec import ExperimentSpec, check_spec, merge
 from eisbach.experiments.stages import OverallProgress, SpeedBook, Stage
 from eisbach.experiments.summary import Summary, summarise
@@ -102,7 +103,7 @@ def _run(
     speeds = SpeedBook(root / "speeds.json")
     with OverallProgress(stages, spec.title, speeds, quiet=quiet) as bar:
         build_material(spec, root, bar.stage)
-        clips = _run_cells(spec, cells, bar)
+        clips = run_cells(spec, cells, bar)
         with bar.stage("analyse"):
             records = measure(clips, root)
         with bar.stage("compare"):
@@ -196,9 +197,3 @@ def _what_decides(spec: ExperimentSpec, arms: Iterable[str]) -> dict[str, Any]:
         "generation": spec.generation.model_dump(exclude={"prompts", "seeds", "batch_size"}),
         "arms": {name: merge({}, spec.arms[name].overrides) for name in sorted(arms)},
     }
-
-
-def _run_cells(spec: ExperimentSpec, cells: list[Cell], bar: OverallProgress) -> list[Clip]:
-    if spec.jobs == 1 or len(cells) == 1:
-        return [clip for cell in cells for clip in run_cell(spec, cell, bar.stage)]
-    return run_cells_in_pool(spec, cells, bar)
