@@ -192,22 +192,34 @@ def _posting(mailbox: Any, letter: int) -> Iterator[None]:
         return
     ray = _import_ray()
     written: list[Any] = []
-    last = time.monotonic()
+    writing, ended = threading.Lock(), threading.Event()
 
-    def post(message: Any) -> None:
-        nonlocal last
-        written.append(message)
-        if time.monotonic() - last >= _LISTEN_EVERY:
-            last = time.monotonic()
-            mailbox.put.remote(letter, written.copy())
+    def write(message: Any) -> None:
+        with writing:
+            written.append(message)
+
+    def post() -> Any:
+        with writing:
+            messages = written.copy()
             written.clear()
+        return mailbox.put.remote(letter, messages) if messages else None
 
+    def now_and_then() -> None:
+        while not ended.wait(_LISTEN_EVERY):
+            with suppress(Exception):  # progress alone: no reason to lose the call
+                post()
+
+    posting = threading.Thread(target=now_and_then, daemon=True)
+    posting.start()
     try:
-        with sending_to(post):
+        with sending_to(write):
             yield
     finally:
-        with suppress(Exception):  # progress alone: no reason to lose the call
-            ray.get(mailbox.put.remote(letter, written), timeout=10)
+        ended.set()
+        posting.join(timeout=10)
+        with suppress(Exception):
+            if (last := post()) is not None:
+                ray.get(last, timeout=10)
 
 
 class _Mailbox:

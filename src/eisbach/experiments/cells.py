@@ -13,6 +13,7 @@ from eisbach.experiments.spec import ExperimentSpec, arm_training
 from eisbach.experiments.stages import OpenStage, OverallProgress, Stage
 from eisbach.generation.config import GenerateConfig
 from eisbach.generation.generate import generate, plan_takes
+from eisbach.output_folder import share_folder
 from eisbach.progress import Progress, redirect_progress
 from eisbach.structure import Clip
 from eisbach.training.config import TrainConfig
@@ -107,12 +108,24 @@ def run_cell(spec: ExperimentSpec, cell: Cell, stage: OpenStage) -> list[Clip]:
     """
     from eisbach.training import train
 
+    training, config = _training(spec, cell), _generate_config(spec, cell)
+    if spec.store is not None:
+        _share(spec, cell, training, config)
     with stage(cell.key("train")):
-        train(_training(spec, cell), quiet=True)
-    config = _generate_config(spec, cell)
+        train(training, quiet=True)
     with stage(cell.key("generate")):
         manifest = generate(config, quiet=True)
     return _clips_of(cell, manifest)
+
+
+def _share(spec: ExperimentSpec, cell: Cell, training: TrainConfig, config: GenerateConfig) -> None:
+    """Puts the cell's training and its generations where experiments with the same ones find them."""
+    from eisbach.training.run_folder import content_of
+
+    trained = content_of(training)
+    share_folder(cell.folder / "train", spec.store, "trainings", trained)
+    played = config.model_dump(mode="json", exclude={"out", "adapter", "model", "batch_size"})
+    share_folder(cell.folder / "samples", spec.store, "generations", {"trained": trained, "played": played})
 
 
 def _clips_of(cell: Cell, manifest: Manifest) -> list[Clip]:

@@ -13,6 +13,7 @@ from eisbach.errors import UserError, one_line
 from eisbach.executors import available_cpus
 from eisbach.experiments.spec import ExperimentSpec, MaterialConfig, arm_training
 from eisbach.experiments.stages import OpenStage, Stage
+from eisbach.output_folder import share_folder
 from eisbach.types import Skipped, SkipReport
 
 # First guesses on two laptop cores; measured speeds replace them within seconds.
@@ -21,12 +22,25 @@ _SECONDS_PER_ENCODED_CLIP = 0.1
 _CLIPS_WORTH_A_PROCESS = 8
 
 
-def plan_material(spec: ExperimentSpec, root: Path) -> tuple[Path | None, Path | None]:
-    """Where the manifest and the latent cache of the experiment's own material go; None twice without material."""
+def plan_material(spec: ExperimentSpec, root: Path, train_seed: int) -> tuple[Path | None, Path | None]:
+    """Where the manifest and the latent cache of a training seed's own material go; None twice without material."""
     if spec.material is None:
         return None, None
-    data = root / "data"
+    data = root / _set_name(spec.material, train_seed)
     return data / MANIFEST_NAME, data / "latents"
+
+
+def _set_name(material: MaterialConfig, train_seed: int) -> str:
+    return f"data/draw-{train_seed}" if material.redraw else "data"
+
+
+def _sets(spec: ExperimentSpec) -> dict[str, tuple[int, MaterialConfig]]:
+    """The sets to make, by their folder: the first training seed that trains on each, and what decides it."""
+    sets: dict[str, tuple[int, MaterialConfig]] = {}
+    if spec.material is not None:
+        for seed in spec.train_seeds:
+            sets.setdefault(_set_name(spec.material, seed), (seed, spec.material.of_draw(seed)))
+    return sets
 
 
 def material_stages(spec: ExperimentSpec, root: Path) -> list[Stage]:
@@ -34,31 +48,36 @@ def material_stages(spec: ExperimentSpec, root: Path) -> list[Stage]:
     material = spec.material
     if material is None:
         return [Stage("encode", "encode", 100, _SECONDS_PER_ENCODED_CLIP, "encode the clips")]
-    stages = [
-        Stage(f"render/{name}", "render", clips, _SECONDS_PER_RENDERED_CLIP, f"render {name} clips")
-        for name, clips in _parts(material)
-    ]
-    for stage in stages:
-        stage.done = (root / "data" / MANIFEST_NAME).is_file()
-    return [*stages, Stage("encode", "encode", material.clips, _SECONDS_PER_ENCODED_CLIP, "encode the clips")]
+    stages = []
+    for place in _sets(spec):
+        done = (root / place / MANIFEST_NAME).is_file()
+        for name, clips in _parts(material):
+            label = f"render {name} clips"
+            stages.append(Stage(f"render/{place}/{name}", "render", clips, _SECONDS_PER_RENDERED_CLIP, label, done))
+    clips = material.clips * len(_sets(spec))
+    return [*stages, Stage("encode", "encode", clips, _SECONDS_PER_ENCODED_CLIP, "encode the clips")]
 
 
 def build_material(spec: ExperimentSpec, root: Path, stage: OpenStage) -> None:
-    """Makes the missing clips of the set in `root/data`, its manifest, and the latents of whatever the arms train on.
+    """Makes the missing clips of each set in `root/data`, its manifest, and the latents of whatever the arms train on.
 
     Raises
     ------
     UserError
         The folder holds clips of other settings, or the scores or the sound font are not installed.
     """
-    if spec.material is not None:
+    sets = _sets(spec)
+    for place, (_, material) in sets.items():
+        data = root / place
+        share_folder(data, spec.store, "sets", material.model_dump())
         parts = []
-        for name, clips in _parts(spec.material):
-            with stage(f"render/{name}"):
-                parts.append(_render(name, clips, spec.material, root / "data" / name))
-        save_manifest(merge(parts, root / "data"))
+        for name, clips in _parts(material):
+            with stage(f"render/{place}/{name}"):
+                parts.append(_render(name, clips, material, data / name))
+        save_manifest(merge(parts, data))
     with stage("encode"):
-        _encode(spec, root)
+        for seed, _ in sets.values() or [(spec.train_seeds[0], None)]:
+            _encode(spec, root, seed)
 
 
 def _parts(material: MaterialConfig) -> list[tuple[str, int]]:
@@ -76,15 +95,15 @@ def _render(name: str, clips: int, material: MaterialConfig, out: Path) -> Manif
     return make(out, clips=clips, spec=settings, jobs=jobs, quiet=True)[0]
 
 
-def _encode(spec: ExperimentSpec, root: Path) -> None:
+def _encode(spec: ExperimentSpec, root: Path, train_seed: int) -> None:
     """Fills the latent cache that all arms share, so that no arm's training waits for it."""
     from eisbach.backbones import load_backbone, load_codec_of
     from eisbach.data.latents import encode_manifest
     from eisbach.data.pre_encoded import is_pre_encoded
 
-    manifest, cache = plan_material(spec, root)
+    manifest, cache = plan_material(spec, root, train_seed)
     training = arm_training(
-        spec, spec.baseline, spec.train_seeds[0], out=str(root), manifest=_text(manifest), cache=_text(cache)
+        spec, spec.baseline, train_seed, out=str(root), manifest=_text(manifest), cache=_text(cache)
     )
     if not isinstance(training.model, str) or training.data.cache is None:
         return  # a model made from scratch has no codec yet; without a shared cache each manifest keeps its own

@@ -93,12 +93,10 @@ def _run(
     quiet: bool,
 ) -> ExperimentResult:
     _claim_folder(spec, root)
-    manifest, cache = plan_material(spec, root)
-    cells = [
-        Cell(arm, seed, root, None if manifest is None else str(manifest), None if cache is None else str(cache))
-        for seed in spec.train_seeds
-        for arm in spec.arms
-    ]
+    cells = []
+    for seed in spec.train_seeds:
+        manifest, cache = (None if path is None else str(path) for path in plan_material(spec, root, seed))
+        cells += [Cell(arm, seed, root, manifest, cache) for arm in spec.arms]
     stages = _plan(spec, root, cells, finish_seconds if finish is not None else None)
     speeds = SpeedBook(root / "speeds.json")
     with OverallProgress(stages, spec.title, speeds, quiet=quiet) as bar:
