@@ -13,6 +13,7 @@ from eisbach.errors import UserError
 from eisbach.executors import available_cpus
 from eisbach.experiments.cells import Cell, plan_stages, run_cells
 from eisbach.experiments.material import build_material, material_stages, plan_material
+from eisbach.experiments.nearness import nearness_columns
 from eisbach.experiments.spec import ExperimentSpec, check_spec, merge
 from eisbach.experiments.stages import OverallProgress, SpeedBook, Stage
 from eisbach.experiments.summary import Summary, summarise
@@ -103,7 +104,11 @@ def _run(
         build_material(spec, root, bar.stage)
         clips = run_cells(spec, cells, bar)
         with bar.stage("analyse"):
-            records = measure(clips, root)
+            details: dict[str, str] = {}
+            records = measure(clips, root, details)
+            if spec.nearness:
+                sets = {cell.train_seed: Path(cell.manifest) for cell in cells if cell.manifest is not None}
+                records = nearness_columns(records, details, sets, root)
         with bar.stage("compare"):
             save_records(records, root)
             summary = summarise(spec, records)
@@ -141,8 +146,10 @@ def _plan(spec: ExperimentSpec, root: Path, cells: list[Cell], finish_seconds: f
     return stages
 
 
-def measure(clips: list[Clip], root: Path) -> list[Record]:
+def measure(clips: list[Clip], root: Path, details: dict[str, str] | None = None) -> list[Record]:
     """One record a clip with paths relative to `root`; measurements are kept by the audio's hash in `analysis/`.
+
+    `details` receives each clip's line of ``details.jsonl`` by its path.
 
     Raises
     ------
@@ -153,7 +160,7 @@ def measure(clips: list[Clip], root: Path) -> list[Record]:
 
     skips = SkipReport()
     jobs = max(1, min(_MAX_ANALYSIS_JOBS, available_cpus(), len(clips) // 8))
-    rows = analyze_files(clips, jobs=jobs, out=root / ANALYSIS, skips=skips)
+    rows = analyze_files(clips, jobs=jobs, out=root / ANALYSIS, skips=skips, details=details)
     if skips.skipped:
         first = skips.skipped[0]
         raise UserError(

@@ -120,6 +120,9 @@ class ExperimentSpec(StrictModel):
         Sentences that the page prints with the result (shortened sampling, missing oracle, ...).
     jobs : int
         Trainings that run at once in processes of their own.
+    nearness : bool
+        Also measure how near each clip comes to developing music that no model trained on, and to what its own trained
+        on (`experiments.nearness`); needs `material`.
     store : str or None
         Folder in which sets, trainings and generations lie by their settings, so that experiments which name the same
         store make equal ones once; this experiment's folder then holds links.
@@ -138,6 +141,7 @@ class ExperimentSpec(StrictModel):
     primary_metrics: dict[str, Literal["higher", "lower"]]
     notes: tuple[str, ...] = ()
     jobs: int = Field(default=1, ge=1, le=64)
+    nearness: bool = False
     store: str | None = None
 
     @field_validator("arms")
@@ -172,6 +176,8 @@ class ExperimentSpec(StrictModel):
         for role, name in (("baseline", self.baseline), ("oracle", self.oracle)):
             if name is not None and name not in self.arms:
                 raise ValueError(f"{role} is '{name}', and the arms are {', '.join(self.arms)}")
+        if self.nearness and self.material is None:
+            raise ValueError("nearness needs clips whose labels say which develop: make them with material")
         if self.oracle is not None and self.oracle == self.baseline:
             raise ValueError("the oracle and the baseline must be different arms")
         return self
