@@ -88,15 +88,19 @@ def _initialise(ray: Any, address: str | None) -> None:
                 raise
             ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
     except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"no Ray cluster answers at '{named or 'auto'}' ({first.rstrip('.')}); start one with `ray start --head`, "
+            f"no Ray cluster answers at '{named or 'auto'}' ({_first_line(error)}); start one with `ray start --head`, "
             "and run this command on one of its nodes."
         ) from error
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():  # Ray sets its own, which end the driver without a sentence
                 signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _first_line(error: Exception) -> str:
+    """What an error of Ray's says first; the rest is for its developers."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
 @contextmanager
@@ -400,11 +404,17 @@ class RayExecutor(Executor):
 
     def _wait(self, references: list[Any], listen_every: float | None) -> list[Any]:
         """Those of the calls that have ended: at least one, or none after a while."""
-        wait = self._cluster.ray.wait
-        first, _ = wait(references, num_returns=1, timeout=listen_every or _LOOK_EVERY, fetch_local=False)
-        if not first:
-            return []
-        done, _ = wait(references, num_returns=len(references), timeout=0, fetch_local=False)
+        ray = self._cluster.ray
+        try:
+            first, _ = ray.wait(references, num_returns=1, timeout=listen_every or _LOOK_EVERY, fetch_local=False)
+            if not first:
+                return []
+            done, _ = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
+        except ray.exceptions.RayError as error:
+            raise UserError(
+                f"the Ray cluster does not answer any more ({_first_line(error)}); run the same command again when it "
+                "does: what is done is kept."
+            ) from error
         return list(done)
 
     def _window(self) -> int:
@@ -419,9 +429,8 @@ class RayExecutor(Executor):
         return self.jobs * _AHEAD
 
     def _dead(self, error: Exception) -> DeadProcessError:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         return DeadProcessError(
-            f"a worker or node died {_TRIES} times over the same work ({first.rstrip('.')}); give a cell more memory "
+            f"a worker or node died {_TRIES} times over the same work ({_first_line(error)}); give a cell more memory "
             "(fewer at once by --cell-cpus) and run the same command again: what is done is kept."
         )
 

@@ -4,8 +4,9 @@ audio."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, save_manifest
 from eisbach.data.selection import merge
@@ -15,6 +16,9 @@ from eisbach.experiments.spec import ExperimentSpec, MaterialConfig, arm_trainin
 from eisbach.experiments.stages import OpenStage, Stage
 from eisbach.output_folder import share_folder
 from eisbach.types import Skipped, SkipReport
+
+if TYPE_CHECKING:
+    from eisbach.data.render import RenderSpec
 
 # First guesses on two laptop cores; measured speeds replace them within seconds.
 _SECONDS_PER_RENDERED_CLIP = 0.7
@@ -69,7 +73,7 @@ def build_material(spec: ExperimentSpec, root: Path, stage: OpenStage) -> None:
     sets = _sets(spec)
     for place, (_, material) in sets.items():
         data = root / place
-        share_folder(data, spec.store, "sets", material.model_dump())
+        share_folder(data, spec.store, "sets", {**material.model_dump(), "rendered": asdict(_settings(material))})
         parts = []
         for name, clips in _parts(material):
             with stage(f"render/{place}/{name}"):
@@ -87,12 +91,18 @@ def _parts(material: MaterialConfig) -> list[tuple[str, int]]:
 
 def _render(name: str, clips: int, material: MaterialConfig, out: Path) -> Manifest:
     from eisbach.data.flat_material import render_flat
-    from eisbach.data.render import RenderSpec, render
+    from eisbach.data.render import render
 
     make = render if name == "developing" else render_flat
     jobs = max(1, min(available_cpus(), clips // _CLIPS_WORTH_A_PROCESS))
-    settings = RenderSpec(seed=material.seed, seconds=(material.duration,))
-    return make(out, clips=clips, spec=settings, jobs=jobs, quiet=True)[0]
+    return make(out, clips=clips, spec=_settings(material), jobs=jobs, quiet=True)[0]
+
+
+def _settings(material: MaterialConfig) -> RenderSpec:
+    """How its clips are rendered; the renderer's own version is part of it."""
+    from eisbach.data.render import RenderSpec
+
+    return RenderSpec(seed=material.seed, seconds=(material.duration,))
 
 
 def _encode(spec: ExperimentSpec, root: Path, train_seed: int) -> None:
