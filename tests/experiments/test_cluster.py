@@ -23,7 +23,7 @@ from test_run import spec_of, tree
 from eisbach.data.manifest import load_manifest
 from eisbach.errors import UserError
 from eisbach.executors import DeadProcessError, on_ray, open_executor, send
-from eisbach.executors.ray import _Place, _versions
+from eisbach.executors.ray_worker import Place, versions_here
 from eisbach.experiments.run import run_experiment
 from eisbach.output_folder import exclusive
 from eisbach.signals import stop_signal
@@ -221,11 +221,11 @@ def test_what_a_cluster_cannot_do_is_one_sentence(cluster: Any, tmp_path: Path) 
 
 
 def test_a_node_of_another_disk_or_other_versions_is_refused(tmp_path: Path) -> None:
-    place = _Place(str(tmp_path), str(tmp_path / "token"), _versions(), 1, {})
+    place = Place(str(tmp_path), str(tmp_path / "token"), versions_here(), 1, {})
     with pytest.raises(UserError, match=r"does not see .*token; start the command in a folder"):
         place.enter()
     with pytest.raises(UserError, match=r"has torch \S+, not 1\.0; install the same versions"):
-        replace(place, token=None, versions=_versions() | {"torch": "1.0"}).enter()
+        replace(place, token=None, versions=versions_here() | {"torch": "1.0"}).enter()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import importlib
 import itertools
 import math
 import os
-import platform
 import secrets
 import signal
 import threading
@@ -19,25 +18,28 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
 from eisbach.errors import UserError, counted
-from eisbach.executors.base import DeadProcessError, Executor, Made, portable, sending_to
-from eisbach.output_folder import BusyFolderError
+from eisbach.executors.base import DeadProcessError, Executor, Made
+from eisbach.executors.ray_worker import (
+    DIED,
+    LISTEN_EVERY,
+    MADE,
+    RAISED,
+    Mailbox,
+    Outcome,
+    Place,
+    run_call,
+    versions_here,
+)
 
 _TRIES = 4  # of one call, where its workers or nodes die
 _AHEAD = 2  # calls that wait for each that runs: enough that no worker waits for the driver
-_LISTEN_EVERY = 0.5  # seconds between two looks at the mailbox, and between two letters of a worker
 _LOOK_EVERY = 2.0  # seconds between two looks at what the cluster has
-_PATIENCE = 120.0  # seconds that a call which is run again waits for a folder that its dead predecessor still holds
 _STOP_SECONDS = 60.0  # given to calls that were told to stop, to save what they have
-_SAME = ("eisbach", "torch", "numpy")  # packages of which other versions may give other bytes
-_MADE, _RAISED, _DIED = "made", "raised", "died"
-_Outcome = tuple[str, Any]
 
 
 @contextmanager
@@ -57,7 +59,7 @@ def connect(
     try:
         with _token_in(shared) as token:
             ours = {name: value for name, value in os.environ.items() if name.startswith("EISBACH_")}
-            place = _Place(str(Path.cwd()), str(token) if token else None, _versions(), max(1, int(cell_cpus)), ours)
+            place = Place(str(Path.cwd()), str(token) if token else None, versions_here(), max(1, int(cell_cpus)), ours)
             cluster = Cluster(ray, place, cell_cpus, cell_gpus)
             cluster.executor(network=True)  # refuses at once what no node can run
             yield cluster
@@ -119,133 +121,13 @@ def _token_in(shared: str | Path | None) -> Iterator[Path | None]:
         token.unlink(missing_ok=True)
 
 
-def _versions() -> dict[str, str]:
-    """Versions of what results depend on; nothing is imported."""
-    versions = {}
-    for name in _SAME:
-        with suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return versions
-
-
-@dataclass(frozen=True)
-class _Place:
-    """What a worker must have in common with the driver."""
-
-    folder: str
-    token: str | None
-    versions: dict[str, str]
-    threads: int
-    environment: dict[str, str]
-
-    def enter(self) -> None:
-        """Makes this process one of the driver's kind.
-
-        Raises
-        ------
-        UserError
-            The node sees another disk, or has other versions.
-        """
-        node = platform.node()
-        missing = next((path for path in (self.folder, self.token) if path and not Path(path).exists()), None)
-        if missing is not None:
-            raise UserError(
-                f"the node {node} does not see {missing}; start the command in a folder, and give it an --out, that "
-                "all nodes of the cluster mount at the same path."
-            )
-        here = _versions()
-        other = [f"{name} {here.get(name, 'nothing')}, not {of}" for name, of in self.versions.items()
-                 if here.get(name) != of]  # fmt: skip
-        if other:
-            raise UserError(f"the node {node} has {'; '.join(other)}; install the same versions on all nodes.")
-        os.chdir(self.folder)
-        os.environ.update(self.environment)
-
-
-_entered: _Place | None = None
-
-
-def _run(
-    function: Callable[..., Any], args: tuple[Any, ...], place: _Place, mailbox: Any, letter: int, again: bool
-) -> _Outcome:
-    """Runs in a worker: one call, and what came of it."""
-    global _entered
-    end = time.monotonic() + _PATIENCE
-    try:
-        if _entered != place:
-            place.enter()
-            _entered = place
-        with _posting(mailbox, letter):
-            while True:
-                try:
-                    return _MADE, function(*args)
-                except BusyFolderError:  # whoever died may take a moment to let go of its folder
-                    if not again or time.monotonic() > end:
-                        raise
-                    time.sleep(1.0)
-    except Exception as error:
-        return _RAISED, portable(error, f"on the node {platform.node()}")
-
-
-@contextmanager
-def _posting(mailbox: Any, letter: int) -> Iterator[None]:
-    """Collects what the call sends and posts it now and then, and all of it before the call ends."""
-    if mailbox is None:
-        with sending_to(lambda message: None):
-            yield
-        return
-    ray = _import_ray()
-    written: list[Any] = []
-    writing, ended = threading.Lock(), threading.Event()
-
-    def write(message: Any) -> None:
-        with writing:
-            written.append(message)
-
-    def post() -> Any:
-        with writing:
-            messages = written.copy()
-            written.clear()
-        return mailbox.put.remote(letter, messages) if messages else None
-
-    def now_and_then() -> None:
-        while not ended.wait(_LISTEN_EVERY):
-            with suppress(Exception):  # progress alone: no reason to lose the call
-                post()
-
-    posting = threading.Thread(target=now_and_then, daemon=True)
-    posting.start()
-    try:
-        with sending_to(write):
-            yield
-    finally:
-        ended.set()
-        posting.join(timeout=10)
-        with suppress(Exception):
-            if (last := post()) is not None:
-                ray.get(last, timeout=10)
-
-
-class _Mailbox:
-    """An actor beside the driver that holds what calls sent, by the number of the executor that listens."""
-
-    def __init__(self) -> None:
-        self._letters: dict[int, list[Any]] = {}
-
-    def put(self, letter: int, messages: list[Any]) -> None:
-        self._letters.setdefault(letter, []).extend(messages)
-
-    def take(self, letter: int) -> list[Any]:
-        return self._letters.pop(letter, [])
-
-
 class Cluster:
     """A connected cluster, and what calls ask of it."""
 
-    def __init__(self, ray: Any, place: _Place, cell_cpus: float, cell_gpus: float | None) -> None:
+    def __init__(self, ray: Any, place: Place, cell_cpus: float, cell_gpus: float | None) -> None:
         self.ray, self.place = ray, place
         self._cpus, self._gpus = cell_cpus, cell_gpus
-        self._task = ray.remote(_run)
+        self._task = ray.remote(run_call)
         self._mailbox: Any = None
         self._letters = itertools.count()
 
@@ -294,14 +176,14 @@ class Cluster:
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
             beside = NodeAffinitySchedulingStrategy(self.ray.get_runtime_context().get_node_id(), soft=True)
-            self._mailbox = self.ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=beside).remote()
+            self._mailbox = self.ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=beside).remote()
         return next(self._letters)
 
     def read(self, letter: int) -> list[Any]:
         """What was sent since the last look."""
         return cast(list[Any], self.ray.get(self._mailbox.take.remote(letter)))
 
-    def outcome(self, reference: Any) -> _Outcome:
+    def outcome(self, reference: Any) -> Outcome:
         """What came of a call that has ended.
 
         Raises
@@ -311,7 +193,7 @@ class Cluster:
         """
         errors = self.ray.exceptions
         try:
-            return cast(_Outcome, self.ray.get(reference))
+            return cast(Outcome, self.ray.get(reference))
         except (errors.RayTaskError, errors.RuntimeEnvSetupError) as error:
             last = str(error).strip().splitlines()[-1]
             raise UserError(
@@ -319,7 +201,7 @@ class Cluster:
                 "'eisbach[ray]' on all nodes."
             ) from error
         except errors.RayError as error:  # its worker or node died, or took what it returned along
-            return _DIED, error
+            return DIED, error
 
 
 class RayExecutor(Executor):
@@ -345,9 +227,9 @@ class RayExecutor(Executor):
             reference = self._submit(function, args, None, attempt > 0)
             kind, value = self._cluster.outcome(reference)
             self._open.discard(reference)
-            if kind == _MADE:
+            if kind == MADE:
                 return cast(Made, value)
-            if kind == _RAISED:
+            if kind == RAISED:
                 raise value
         raise self._dead(value)
 
@@ -374,16 +256,16 @@ class RayExecutor(Executor):
                     submit(index)
                 if not running:
                     return
-                done = self._wait(list(running), None if listen is None else _LISTEN_EVERY)
+                done = self._wait(list(running), None if listen is None else LISTEN_EVERY)
                 outcomes = [(running.pop(reference), self._cluster.outcome(reference)) for reference in done]
                 self._open.difference_update(done)
                 if listen is not None and letter is not None:
                     for message in self._cluster.read(letter):
                         listen(message)
                 for index, (kind, value) in outcomes:
-                    if kind == _RAISED:
+                    if kind == RAISED:
                         raise value
-                    if kind == _DIED:
+                    if kind == DIED:
                         deaths[index] += 1
                         if deaths[index] < _TRIES:
                             submit(index)
