@@ -11,8 +11,8 @@ from eisbach.studies.judging import ALPHA, Draws, judged, not_run
 MARGIN = 10.0
 """Points of flat pieces: a smaller difference of gains is none."""
 ARMS = {
-    "needs-dora-eq5": "batch-0.5",
-    "needs-dora-per-sample": "sample-1",
+    "needs-dora-eq5": "batch-50",
+    "needs-dora-per-sample": "sample-100",
     "needs-dora-development": "development",
 }
 

@@ -11,9 +11,9 @@ from eisbach.studies.judging import ALPHA, Draws, judged, not_run
 MARGIN = 10.0
 """Points of flat pieces: a smaller difference is none."""
 ARMS = {
-    "eq5": "batch-0.5",
-    "per-sample": "sample-1",
-    "half": "sample-0.5",
+    "eq5": "batch-50",
+    "per-sample": "sample-100",
+    "half": "sample-50",
     "recurrence-over-draws": "recurrence",
     "development": "development",
     "clip-and-level-over-draws": "clip-and-level",

@@ -26,7 +26,7 @@ def judge(folder: Path) -> list[ClaimResult]:
     draws = Draws(load_records(folder / "records.parquet"), "barrier_strength")
     results = []
     for name, reduction in REDUCTIONS.items():
-        arms = ["plain", *(f"{reduction}-{strength:g}" for strength in LAMBDAS[1:])]
+        arms = ["plain", *(f"{reduction}-{100 * strength:g}" for strength in LAMBDAS[1:])]
         if not all(draws.has(arm) for arm in arms):
             results += [not_run(f"optimum-{name}"), not_run(f"collapse-{name}")]
             continue
