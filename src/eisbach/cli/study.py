@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from eisbach.cli.common import AsJson, DryRun, Overrides, Quiet, print_json
+from eisbach.cli.executing import Address, CellCpus, CellGpus, ExecutorName, where
 
 app = typer.Typer(
     name="study",
@@ -60,6 +61,10 @@ def run(
     jobs: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Processes, of one thread each (1; erd_toy 2).")
     ] = None,
+    executor: ExecutorName = "local",
+    address: Address = None,
+    cell_cpus: CellCpus = None,
+    cell_gpus: CellGpus = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="The run's folder (runs/NAME); the same command continues it."),
@@ -106,7 +111,8 @@ def run(
             parts += [f"--{key}", str(item)]
     parts += [part for change in overrides or [] for part in ("--set", change)]
     command = shlex.join([*parts, *(["--jobs", str(processes)] if processes > 1 else []), "--out", str(folder)])
-    result = run_study(study, settings, folder, command=command, jobs=processes, quick=quick, quiet=quiet)
+    with where(executor, address, cell_cpus, cell_gpus, shared=folder, jobs=jobs):
+        result = run_study(study, settings, folder, command=command, jobs=processes, quick=quick, quiet=quiet)
     if as_json:
         print_json(result.model_dump(mode="json"))
         return

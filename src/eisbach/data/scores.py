@@ -31,9 +31,9 @@ from eisbach.data.score_parsing import (
     write_table,
 )
 from eisbach.errors import UserError
+from eisbach.executors import open_executor
 from eisbach.files import read_object, write_json
 from eisbach.output_folder import user_cache
-from eisbach.processes import Processes
 from eisbach.progress import Progress
 from eisbach.types import SkipReport
 
@@ -344,12 +344,8 @@ def parse_all(
 def _outcomes(
     pieces: Sequence[Piece], cache: Path | None, jobs: int, timeout: float
 ) -> Iterator[tuple[Piece, str | None]]:
-    if jobs <= 1:
-        for piece in pieces:
-            yield piece, _try_parse(piece, cache, timeout)
-        return
-    with Processes(min(jobs, max(1, len(pieces)))) as processes:
-        for index, reason in processes.each(_try_parse, [(piece, cache, timeout) for piece in pieces]):
+    with open_executor(jobs, len(pieces)) as executor:
+        for index, reason in executor.each(_try_parse, [(piece, cache, timeout) for piece in pieces]):
             yield pieces[index], reason
 
 
