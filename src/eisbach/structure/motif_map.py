@@ -31,7 +31,7 @@ from eisbach.structure.similarity import (
 
 WINDOW_SECONDS = 4.0
 _BLOCK = 256  # questions answered at once
-_ALIKE_FRAMES, _ALIKE_COSINE = 5, 0.6
+_ALIKE_FRAMES, _ALIKE_COSINE = 3, 0.7
 _RUNS = {1: 0.71, 8: 0.70, 16: 0.65}
 """Windows in a row, half a second apart -> the mean cosine from which a tune recurs there."""
 
@@ -142,7 +142,7 @@ def _returning_tunes(features: Features) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def _alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Where two stretches of centred frames are alike over 2.5 s or so, [shape=(frames,), bool]."""
+    """Where two stretches of centred frames are alike over 1.5 s, [shape=(frames,), bool]."""
     products, own, other = (
         uniform_filter1d(np.einsum("ij,ij->i", a, b), _ALIKE_FRAMES, mode="nearest")
         for a, b in ((first, second), (first, first), (second, second))
