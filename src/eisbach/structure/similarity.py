@@ -37,6 +37,7 @@ MIN_COSINE = 0.88
 TUNE_SECONDS = 8.0
 """Window of `tune_recurrence`."""
 _TEMPO = 0.06
+_TUNE_STATIC = 0.0  # which notes a fast tune uses says nothing: many use the same
 _SILENT = 1e-3  # chroma frames weaker than this share of the clip's maximum carry no pitch
 
 
@@ -97,7 +98,9 @@ class Recurrence:
     length: int
 
 
-def chroma_windows(chroma: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+def chroma_windows(
+    chroma: np.ndarray, length: int, static: float = _STATIC_WEIGHT
+) -> tuple[np.ndarray, np.ndarray]:
     """Unit window vectors and their movement.
 
     Parameters
@@ -106,6 +109,8 @@ def chroma_windows(chroma: np.ndarray, length: int) -> tuple[np.ndarray, np.ndar
         Non-negative, unit maximum.
     length : int
         Frames a window.
+    static : float
+        What a window's own mean counts for, 0-1.
 
     Returns
     -------
@@ -118,7 +123,8 @@ def chroma_windows(chroma: np.ndarray, length: int) -> tuple[np.ndarray, np.ndar
     centred = chroma - chroma.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(centred, axis=1, keepdims=True)
     unit = np.where(norms > _SILENT, centred / np.maximum(norms, _SILENT), 0.0)
-    vectors = _unit_windows(np.lib.stride_tricks.sliding_window_view(centred, length, axis=0).transpose(0, 2, 1))
+    views = np.lib.stride_tricks.sliding_window_view(centred, length, axis=0).transpose(0, 2, 1)
+    vectors = _unit_windows(views, static)
     sums = np.concatenate([np.zeros((1, 12)), unit.cumsum(axis=0)])
     mean_direction = (sums[length:] - sums[:-length]) / length
     tonality = norms[:, 0] / np.maximum(chroma.mean(axis=1), _SILENT)
@@ -126,11 +132,11 @@ def chroma_windows(chroma: np.ndarray, length: int) -> tuple[np.ndarray, np.ndar
     return vectors, np.where(tonal, 1.0 - np.sum(mean_direction**2, axis=1), 0.0)
 
 
-def _unit_windows(windows: np.ndarray) -> np.ndarray:
+def _unit_windows(windows: np.ndarray, static: float) -> np.ndarray:
     """Unit vectors of windows of centred frames [shape=(n, length, 12)], each window's own mean counting
-    `_STATIC_WEIGHT`; zero where silent."""
+    `static`; zero where silent."""
     silent = np.linalg.norm(windows, axis=(1, 2), keepdims=True) <= _SILENT
-    moved = windows - (1.0 - _STATIC_WEIGHT) * windows.mean(axis=1, keepdims=True)
+    moved = windows - (1.0 - static) * windows.mean(axis=1, keepdims=True)
     size = np.linalg.norm(moved, axis=(1, 2), keepdims=True)
     heard = ~silent & (size > _SILENT * _STATIC_WEIGHT)
     return np.where(heard, moved / np.maximum(size, _SILENT), 0.0).astype(np.float32)
@@ -205,7 +211,7 @@ def tune_recurrence(features: Features) -> TuneRecurrence:
     centred = tune - tune.mean(axis=1, keepdims=True)
     if len(tune) < 2 * length:
         return TuneRecurrence(np.zeros((12, 0, 0), np.float32), centred, rate, length)
-    vectors, movement = chroma_windows(tune, length)
+    vectors, movement = chroma_windows(tune, length, _TUNE_STATIC)
     still, count = movement < MIN_MOVEMENT, len(vectors)
     # the same windows played slower and faster, each about its own middle
     steps = np.arange(length) - 0.5 * (length - 1)
@@ -213,7 +219,7 @@ def tune_recurrence(features: Features) -> TuneRecurrence:
     for tempo in (1.0 - _TEMPO, 1.0 + _TEMPO):
         times = (np.arange(count)[:, None] + 0.5 * (length - 1) + tempo * steps).ravel()
         other = np.stack([np.interp(times, np.arange(len(tune)), column) for column in centred.T], axis=1)
-        candidates.append(_unit_windows(other.reshape(count, length, 12)))
+        candidates.append(_unit_windows(other.reshape(count, length, 12), _TUNE_STATIC))
     for windows in candidates:
         windows[still] = 0.0
     flat = [windows.reshape(count, -1).T for windows in candidates]
