@@ -98,9 +98,7 @@ class Recurrence:
     length: int
 
 
-def chroma_windows(
-    chroma: np.ndarray, length: int, static: float = _STATIC_WEIGHT
-) -> tuple[np.ndarray, np.ndarray]:
+def chroma_windows(chroma: np.ndarray, length: int, static: float = _STATIC_WEIGHT) -> tuple[np.ndarray, np.ndarray]:
     """Unit window vectors and their movement.
 
     Parameters

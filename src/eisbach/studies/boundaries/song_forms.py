@@ -114,17 +114,16 @@ def _tune(rng: np.random.Generator, chords: tuple[int, ...], riff: bool) -> tupl
     return tuple(notes)
 
 
-def _passage(rng: np.random.Generator, bars: int, mode: str, **fixed: object) -> Passage:
-    """A new passage; what is `fixed` (chords, players …) is not drawn."""
+def _passage(
+    rng: np.random.Generator, bars: int, mode: str, *, chords: tuple[int, ...] = (), riff: bool = False
+) -> Passage:
+    """A new passage, over new chords unless they are given."""
     loop = _EIGHT_BARS[int(rng.integers(len(_EIGHT_BARS)))]
-    chords = tuple(fixed.get("chords") or (loop * (-(-bars // 4)))[:bars])  # type: ignore[call-overload]
-    drawn = Passage(
-        mode, chords, _tune(rng, chords, bool(fixed.get("riff"))), 0, str(rng.choice(_FIGURES)),
-        str(rng.choice(_LEADS)), str(rng.choice(_BACKING)), str(rng.choice(_BASSES)),
+    chords = chords or (loop * (-(-bars // 4)))[:bars]
+    return Passage(
+        mode, chords, _tune(rng, chords, riff), 0, str(rng.choice(_FIGURES)), str(rng.choice(_LEADS)),
+        str(rng.choice(_BACKING)), str(rng.choice(_BASSES)),
     )  # fmt: skip
-    return replace(
-        drawn, **{name: fixed[name] for name in ("figure", "lead", "backing", "bass", "key") if name in fixed}
-    )
 
 
 def _accompaniment(passage: Passage, bar: int, chord: int) -> tuple[list[tuple[float, float, int]], ...]:
@@ -200,12 +199,13 @@ def _others(rng: np.random.Generator, names: tuple[str, ...], own: str) -> str:
 
 def _blues(rng: np.random.Generator) -> tuple[str, dict[str, Passage]]:
     chords = _TWELVE_BARS[int(rng.integers(2))]
-    band = _passage(rng, 12, "mixolydian", chords=chords, figure=str(rng.choice(("walking", "offbeat", "block"))))
+    figure = str(rng.choice(("walking", "offbeat", "block")))
+    band = replace(_passage(rng, 12, "mixolydian", chords=chords), figure=figure)
     parts = {}
     for letter in "ABCD"[: int(rng.integers(3, 5))]:
         solo = _passage(rng, 12, "mixolydian", chords=chords, riff=bool(rng.random() < 0.3))
-        keep = {} if rng.random() < 0.5 else {"lead": band.lead}
-        parts[letter] = replace(solo, figure=band.figure, backing=band.backing, bass=band.bass, **keep)
+        lead = solo.lead if rng.random() < 0.5 else band.lead
+        parts[letter] = replace(solo, figure=band.figure, backing=band.backing, bass=band.bass, lead=lead)
     return str(rng.choice(("".join(parts), "A" + "".join(parts)[1:] + "A"))), parts
 
 
@@ -214,7 +214,7 @@ def _song(rng: np.random.Generator) -> tuple[str, dict[str, Passage]]:
     first = _passage(rng, bars, mode)
     parts = {"A": first}
     for letter in "BC":
-        own = _passage(rng, bars, mode, backing=first.backing, bass=first.bass)
+        own = replace(_passage(rng, bars, mode), backing=first.backing, bass=first.bass)
         parts[letter] = replace(own, lead=first.lead) if rng.random() < 0.5 else own
     return str(rng.choice(("AABA", "ABABCB", "AABABA", "ABAB", "AABC"))), parts
 
@@ -225,10 +225,9 @@ def _rondo(rng: np.random.Generator) -> tuple[str, dict[str, Passage]]:
     letters = str(rng.choice(("ABACA", "ABACABA", "ABACADA")))
     parts = {"A": theme}
     for letter in sorted(set(letters) - {"A"}):
-        own = _passage(
-            rng, int(rng.choice((8, 12))), str(rng.choice(("major", "minor"))), key=int(rng.choice((5, 7, -3)))
-        )
-        parts[letter] = replace(own, bass=theme.bass, lead=theme.lead if rng.random() < 0.4 else own.lead)
+        own = _passage(rng, int(rng.choice((8, 12))), str(rng.choice(("major", "minor"))))
+        lead = theme.lead if rng.random() < 0.4 else own.lead
+        parts[letter] = replace(own, key=int(rng.choice((5, 7, -3))), bass=theme.bass, lead=lead)
     return letters, parts
 
 
@@ -264,9 +263,8 @@ def _through_composed(rng: np.random.Generator) -> tuple[str, dict[str, Passage]
     letters = "ABCDE"[: int(rng.integers(3, 6))]
     parts = {}
     for letter in letters:
-        parts[letter] = _passage(
-            rng, int(rng.choice((6, 8, 10, 12))), str(rng.choice(tuple(_MODES))), key=int(rng.choice((0, 0, 5, 7, 2)))
-        )
+        own = _passage(rng, int(rng.choice((6, 8, 10, 12))), str(rng.choice(tuple(_MODES))))
+        parts[letter] = replace(own, key=int(rng.choice((0, 0, 5, 7, 2))))
     return letters, parts
 
 
