@@ -32,7 +32,7 @@ from eisbach.structure.similarity import (
 WINDOW_SECONDS = 4.0
 _BLOCK = 256  # questions answered at once
 _ALIKE_FRAMES, _ALIKE_COSINE = 3, 0.7
-_RUNS = {1: 0.78, 8: 0.69, 16: 0.63}
+_RUNS = {1: 0.66, 8: 0.62, 16: 0.57}
 """Windows in a row, half a second apart -> the mean cosine from which a tune recurs there."""
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import uniform_filter1d
 
 from eisbach.structure.features import CHROMA_RATE, TUNE_RATE, Features, once_per_clip
 
@@ -37,7 +38,7 @@ MIN_COSINE = 0.88
 TUNE_SECONDS = 8.0
 """Window of `tune_recurrence`."""
 _TEMPO = 0.06
-_TUNE_STATIC = 0.0  # which notes a fast tune uses says nothing: many use the same
+_GROUND_SECONDS = 4.0  # what stays longer than this is the ground under a tune
 _SILENT = 1e-3  # chroma frames weaker than this share of the clip's maximum carry no pitch
 
 
@@ -98,7 +99,7 @@ class Recurrence:
     length: int
 
 
-def chroma_windows(chroma: np.ndarray, length: int, static: float = _STATIC_WEIGHT) -> tuple[np.ndarray, np.ndarray]:
+def chroma_windows(chroma: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Unit window vectors and their movement.
 
     Parameters
@@ -107,8 +108,6 @@ def chroma_windows(chroma: np.ndarray, length: int, static: float = _STATIC_WEIG
         Non-negative, unit maximum.
     length : int
         Frames a window.
-    static : float
-        What a window's own mean counts for, 0-1.
 
     Returns
     -------
@@ -122,7 +121,7 @@ def chroma_windows(chroma: np.ndarray, length: int, static: float = _STATIC_WEIG
     norms = np.linalg.norm(centred, axis=1, keepdims=True)
     unit = np.where(norms > _SILENT, centred / np.maximum(norms, _SILENT), 0.0)
     views = np.lib.stride_tricks.sliding_window_view(centred, length, axis=0).transpose(0, 2, 1)
-    vectors = _unit_windows(views, static)
+    vectors = _unit_windows(views, _STATIC_WEIGHT)
     sums = np.concatenate([np.zeros((1, 12)), unit.cumsum(axis=0)])
     mean_direction = (sums[length:] - sums[:-length]) / length
     tonality = norms[:, 0] / np.maximum(chroma.mean(axis=1), _SILENT)
@@ -209,15 +208,18 @@ def tune_recurrence(features: Features) -> TuneRecurrence:
     centred = tune - tune.mean(axis=1, keepdims=True)
     if len(tune) < 2 * length:
         return TuneRecurrence(np.zeros((12, 0, 0), np.float32), centred, rate, length)
-    vectors, movement = chroma_windows(tune, length, _TUNE_STATIC)
+    _, movement = chroma_windows(tune, length)
+    # a change of chord in the same place is no tune, and a fast tune's notes are many tunes': what moves quickly counts
+    moving = centred - uniform_filter1d(centred, 2 * round(0.5 * _GROUND_SECONDS * rate) + 1, axis=0, mode="nearest")
+    vectors = _unit_windows(np.lib.stride_tricks.sliding_window_view(moving, length, axis=0).transpose(0, 2, 1), 0.0)
     still, count = movement < MIN_MOVEMENT, len(vectors)
     # the same windows played slower and faster, each about its own middle
     steps = np.arange(length) - 0.5 * (length - 1)
     candidates = [vectors]
     for tempo in (1.0 - _TEMPO, 1.0 + _TEMPO):
         times = (np.arange(count)[:, None] + 0.5 * (length - 1) + tempo * steps).ravel()
-        other = np.stack([np.interp(times, np.arange(len(tune)), column) for column in centred.T], axis=1)
-        candidates.append(_unit_windows(other.reshape(count, length, 12), _TUNE_STATIC))
+        other = np.stack([np.interp(times, np.arange(len(tune)), column) for column in moving.T], axis=1)
+        candidates.append(_unit_windows(other.reshape(count, length, 12), 0.0))
     for windows in candidates:
         windows[still] = 0.0
     flat = [windows.reshape(count, -1).T for windows in candidates]
