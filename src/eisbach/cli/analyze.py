@@ -48,6 +48,14 @@ _Primary = Annotated[
     str | None,
     typer.Option(help="Comma-separated metrics that decide; METRIC:higher or METRIC:lower says what is better."),
 ]
+_Reference = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Music to hold the sets against: a folder, file or manifest (its held-out clips); repeat. The page then "
+        "says which set lies nearer to it.",
+        show_default=False,
+    ),
+]
 _Seconds = Annotated[float | None, typer.Option(help="Cut every clip to this length; shorter ones are left out.")]
 _Start = Annotated[str, typer.Option("--from", help="What --seconds keeps: start, middle or loudest.")]
 _Embedding = Annotated[
@@ -90,6 +98,7 @@ def analyze(
     oracle: _Oracle = None,
     metrics: _Metrics = None,
     primary: _Primary = None,
+    reference: _Reference = None,
     seconds: _Seconds = None,
     start: _Start = "start",
     embedding: _Embedding = None,
@@ -118,7 +127,7 @@ def analyze(
     plan = plan_analysis(
         paths, by=by, out=out, pair=pair, baseline=baseline, oracle=oracle, metrics=tuple(_split(metrics)),
         primary=_directions(primary), training=training, held_out=held_out, seconds=seconds, start=start, jobs=jobs,
-        seed=seed,
+        seed=seed, reference=tuple(reference or ()),
     )  # fmt: skip
     _check_ids(plan, clip or ())
     if dry_run:

@@ -9,11 +9,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from eisbach.errors import UserError
 from eisbach.experiments.comparing import Sets, compare_sets, sets_of
 from eisbach.experiments.cutting import check_cut, cut_sets
 from eisbach.experiments.matching import AUTO, match_sets
 from eisbach.experiments.measures import check_measures
+from eisbach.experiments.reference import (
+    GROUP,
+    Reference,
+    check_reference,
+    collect_reference,
+    musicnn_rows,
+    read_reference,
+    texture_rows,
+)
 from eisbach.experiments.sets import ClipSets, collect_clips, collect_sets
 from eisbach.files import write_json, write_text
 from eisbach.structure import analyze_files
@@ -52,6 +63,8 @@ class AnalysisPlan:
     start : 'start', 'middle' or 'loudest'
         Which stretch a cut keeps.
     jobs : int
+    reference : ClipSets or None
+        Music that the sets are held against.
     names : dict of str to str
         What each set is called, by its group in the records; the reference first.
     """
@@ -70,6 +83,7 @@ class AnalysisPlan:
     start: str = "start"
     jobs: int = 1
     seed: int = 0
+    reference: ClipSets | None = None
     names: dict[str, str] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
@@ -86,6 +100,7 @@ class AnalysisPlan:
             "embeddings": ["texture", *(model.name for model in self.embeddings)],
             "training": self.training and str(self.training),
             "held_out": self.held_out and str(self.held_out),
+            "reference": self.reference and len(self.reference.clips),
             "seconds": self.seconds,
             "from": self.start if self.seconds is not None else None,
             "jobs": self.jobs,
@@ -110,6 +125,7 @@ class AnalysedSets:
         Files that were left out, with the reason.
     captions : dict of str to str
         Words of each prompt.
+    reference : Reference or None
     """
 
     plan: AnalysisPlan
@@ -118,6 +134,7 @@ class AnalysedSets:
     whole: WholeSets
     skips: SkipReport
     captions: dict[str, str] = field(default_factory=dict)
+    reference: Reference | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Every number of the page, as in `comparison.json`."""
@@ -129,7 +146,9 @@ class AnalysedSets:
         }
 
 
-def plan_analysis(paths: Sequence[str | Path], *, by: str | None = None, **options: Any) -> AnalysisPlan:
+def plan_analysis(
+    paths: Sequence[str | Path], *, by: str | None = None, reference: Sequence[str | Path] = (), **options: Any
+) -> AnalysisPlan:
     """The plan for paths, refused at once where a name in it can match nothing; `options` are `AnalysisPlan`'s.
 
     Raises
@@ -139,7 +158,10 @@ def plan_analysis(paths: Sequence[str | Path], *, by: str | None = None, **optio
         no folder to go to.
     """
     check_measures([*options.get("metrics", ()), *options.get("primary", ())])
-    plan = AnalysisPlan(collect_sets(paths, by), **options)
+    music = collect_reference(reference) if reference else None
+    plan = AnalysisPlan(collect_sets(paths, by), reference=music, **options)
+    if music is not None:
+        check_reference(plan.sets, music)
     if (plan.held_out is None) != (plan.training is None):
         raise UserError("memorisation needs --training and --held-out: without unseen clips, genre looks like copying.")
     if plan.seconds is not None:
@@ -174,6 +196,7 @@ def analyze_sets(plan: AnalysisPlan, *, quiet: bool = False) -> AnalysedSets:
     details: dict[str, str] = {}
     records = analyze_files(sets.clips, jobs=plan.jobs, out=plan.out, skips=skips, quiet=quiet, details=details)
     _refuse_lost_sets(plan.sets, records, skips)
+    reference, rows = _reference(plan, records, details, skips, quiet)
     keys = {str(clip.path): clip.keys for clip in sets.clips}
     whole = measure_sets(
         {name: [row for row in records if row["group"] == group] for group, name in plan.names.items()},
@@ -184,13 +207,29 @@ def analyze_sets(plan: AnalysisPlan, *, quiet: bool = False) -> AnalysedSets:
     compared = compare_sets(
         records, pair=plan.pair, baseline=next(iter(plan.names), plan.baseline), oracle=plan.oracle,
         metrics=plan.metrics, primary=plan.primary, names=sets.names, side_by_side=sets.side_by_side, seed=plan.seed,
+        reference=reference, rows=rows,
     )  # fmt: skip
     captions = {str(own.get("prompt_id") or ""): str(own.get("caption") or "") for own in keys.values()}
-    analysed = AnalysedSets(plan, records, compared, whole, skips, captions)
+    analysed = AnalysedSets(plan, records, compared, whole, skips, captions, reference)
     if plan.out is not None:
         write_text(plan.out / "comparison.csv", comparison_csv(compared))
         write_json(plan.out / _STATISTICS, analysed.to_json())
     return analysed
+
+
+def _reference(
+    plan: AnalysisPlan, records: Sequence[Record], details: Mapping[str, str], skips: SkipReport, quiet: bool
+) -> tuple[Reference | None, dict[str, dict[str, np.ndarray]]]:
+    """The measured reference, and the rows of the sets' clips by embedding."""
+    if plan.reference is None:
+        return None, {}
+    folder = None if plan.out is None else plan.out / GROUP
+    music = read_reference(
+        plan.reference, "the reference", seconds=plan.seconds, start=plan.start, out=folder, jobs=plan.jobs,
+        skips=skips, quiet=quiet,
+    )  # fmt: skip
+    music.rows["musicnn"] = musicnn_rows(music.records, folder, quiet=quiet)
+    return music, {"texture": texture_rows(details), "musicnn": musicnn_rows(records, plan.out, quiet=quiet)}
 
 
 def _files(path: Path | None) -> list[str] | None:

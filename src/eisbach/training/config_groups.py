@@ -218,7 +218,8 @@ class WeightingConfig(StrictModel):
     Attributes
     ----------
     sample : str
-        Weight on the sample axis: "none", or a name of `weighting.SAMPLE_WEIGHTINGS`.
+        Weight on the sample axis: "none", "recommended" (written out with its settings, `weighting.build`), or a name
+        of `weighting.SAMPLE_WEIGHTINGS`.
     noise_level : str
         Weight on the noise-level axis: "none", or a name of `weighting.NOISE_WEIGHTINGS`.
     reduction : "sample" or "batch"
@@ -238,6 +239,15 @@ class WeightingConfig(StrictModel):
     normalisation: Literal["none", "mean1"] = "none"
     strength: float = Field(default=0.5, ge=0, le=1, json_schema_extra={"also": ["lambda", "lam", "lambda_"]})
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _write_out(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or values.get("sample") != "recommended":
+            return values
+        from eisbach.weighting.build import expand_recommended
+
+        return expand_recommended(values)
 
     @field_validator("options")
     @classmethod

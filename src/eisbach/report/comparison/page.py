@@ -13,6 +13,7 @@ from typing import Any, Literal
 from eisbach import __version__
 from eisbach.errors import UserError
 from eisbach.experiments.comparing import Sets
+from eisbach.experiments.reference import Reference
 from eisbach.files import write_text
 from eisbach.report.audio_embed import BUDGET_BYTES
 from eisbach.report.charts import Series, curves_chart
@@ -23,12 +24,14 @@ from eisbach.report.comparison.findings import (
     headline_sentences,
     headline_verdict,
     mark_meanings,
+    nearness_findings,
+    nearness_verdict,
     page_facts,
     page_title,
     recovered_sentences,
 )
 from eisbach.report.comparison.listen import embedded_words, listening_words, plan_groups
-from eisbach.report.comparison.numbers import measure_chart, measure_row, printed_rows
+from eisbach.report.comparison.numbers import measure_chart, measure_row, near_rows, near_words, printed_rows
 from eisbach.report.comparison.players import make_players
 from eisbach.report.comparison.set_tables import SetTable, group_pictures
 from eisbach.report.page import render_page
@@ -103,6 +106,14 @@ class ComparisonPage:
     configuration : str
         Everything that decided the result, as YAML.
     versions : mapping of str to str
+    apart : sequence of str
+        Sets that are no candidates for the verdict (an oracle, the untrained base).
+    lead : str
+        What the verdict opens with: that this was a rehearsal.
+    reference, heard : Reference or None, int
+        The music that the sets were held against, and how many clips of it stand in every row of players.
+    material : mapping or None
+        A person's own material (`experiments.own_material`), for its own section.
     """
 
     sets: Sets
@@ -126,6 +137,11 @@ class ComparisonPage:
     files: Sequence[tuple[str, str]] = ()
     configuration: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    apart: Sequence[str] = ()
+    lead: str = ""
+    reference: Reference | None = None
+    heard: int = 0
+    material: Mapping[str, Any] | None = None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -167,11 +183,17 @@ def _said(page: ComparisonPage) -> dict[str, Any]:
     sentences = headline_sentences(results, phrases)
     checkpoints = None
     if page.noun == "arm":
-        leads = [Finding(headline_verdict(results, phrases) or "")]
+        leads = [Finding(page.lead + (headline_verdict(results, phrases) or ""))]
         sentences = sentences if len(sentences) > 1 else []
     else:
         leads = findings(sets, sets.primary)
-    if results is not None and results.checkpoint_comparisons:
+    if sets.nearness is not None:
+        leads = [
+            Finding(page.lead + nearness_verdict(sets.nearness, sets.names, phrases, page.apart)),
+            *nearness_findings(sets, phrases),
+        ]
+        sentences = []
+    if results is not None and results.checkpoint_comparisons and sets.nearness is None:
         checkpoints = headline_verdict(replace(results, comparisons=results.checkpoint_comparisons), phrases)
     return {
         "title": page.title or page_title(sets),
@@ -210,10 +232,12 @@ def _numbers(page: ComparisonPage) -> dict[str, Any]:
         "counted": "prompts" if sets.paired else "clips",
         "point_name": "prompt" if sets.paired else "clip",
         "primary_rows": [measure_row(sets, info) for info in primary],
+        "near_rows": near_rows(sets),
         "checkpoint_rows": checkpoint_rows,
         "further_rows": [measure_row(sets, info) for info in further],
         "printed_rows": printed_rows(sets),
-        "marks": mark_meanings(primary),
+        "marks": mark_meanings(primary, sets.nearness),
+        "near": near_words(sets),
         "charts": [(info, measure_chart(sets, info, page.labels)) for info in primary] if len(sets.records) > 1 else [],
         "curves": [(title, _svg(curves_chart(series, "training step", y))) for title, y, series in page.curves],
         "set_tables": page.set_tables,
