@@ -219,9 +219,9 @@ def _as_json(analysed: AnalysedSets, written: Path | None) -> dict[str, Any]:
 
 
 def _print(analysed: AnalysedSets, out: Path | None, written: Path | None, pictures: bool) -> None:
-    from eisbach.report.comparison.findings import terminal_lines
+    from eisbach.report.comparison.findings import memorisation_lines, terminal_lines
 
-    for line in terminal_lines(analysed.records, analysed.sets):
+    for line in (*terminal_lines(analysed.records, analysed.sets), *memorisation_lines(analysed.whole)):
         typer.echo(line)
     skipped = analysed.skips.skipped
     for item in skipped[:_SKIPS_SAID]:

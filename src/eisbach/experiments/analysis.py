@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from eisbach.experiments.reference import (
 from eisbach.experiments.sets import ClipSets, collect_clips, collect_sets
 from eisbach.files import write_json, write_text
 from eisbach.structure import analyze_files
+from eisbach.structure.record_files import write_tables
 from eisbach.structure.sets.whole import WholeSets, measure_sets
 from eisbach.types import Record, SkipReport
 
@@ -40,6 +42,11 @@ _COLUMNS = (
     "metric", "unit", "primary", "set", "mean", "sd", "clips", "reference", "difference", "low", "high", "hedges_g",
     "p",
     "p_corrected", "unit_of_inference", "units", "verdict",
+)  # fmt: skip
+
+
+_COPY_COLUMNS = (
+    "memorised_nearest_training", "memorised_p_clip", "memorised_p_excerpt", "memorised_share", "memorised_excerpts",
 )  # fmt: skip
 
 
@@ -209,12 +216,32 @@ def analyze_sets(plan: AnalysisPlan, *, quiet: bool = False) -> AnalysedSets:
         metrics=plan.metrics, primary=plan.primary, names=sets.names, side_by_side=sets.side_by_side, seed=plan.seed,
         reference=reference, rows=rows,
     )  # fmt: skip
+    if plan.training is not None:
+        records = _with_copies(records, whole)
+        if plan.out is not None:
+            write_tables(records, plan.out)
     captions = {str(own.get("prompt_id") or ""): str(own.get("caption") or "") for own in keys.values()}
     analysed = AnalysedSets(plan, records, compared, whole, skips, captions, reference)
     if plan.out is not None:
         write_text(plan.out / "comparison.csv", comparison_csv(compared))
         write_json(plan.out / _STATISTICS, analysed.to_json())
     return analysed
+
+
+def _with_copies(records: Sequence[Record], whole: WholeSets) -> list[Record]:
+    """The records with what memorisation found: the nearest training clip, how unusual that is, and the copied
+    excerpts as JSON (where each begins in both, its length in seconds, its transposition)."""
+    rows = {str(row["clip"]): row for part in whole.comparisons for own in part.memorisation.values()
+            for row in own.rows()}  # fmt: skip
+    made = []
+    for record in records:
+        row = rows.get(str(record["path"]))
+        found: Record = dict.fromkeys(_COPY_COLUMNS)
+        if row is not None:
+            found |= {f"memorised_{name}": row[name] for name in ("nearest_training", "p_clip", "p_excerpt")}
+            found |= {"memorised_share": row["copied_share"], "memorised_excerpts": json.dumps(row["excerpts"])}
+        made.append({**record, **found})
+    return made
 
 
 def _reference(

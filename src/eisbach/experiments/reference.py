@@ -116,7 +116,17 @@ def experiment_reference(spec: ExperimentSpec, root: Path, *, quiet: bool = True
         )
     music = read_reference(ClipSets(stretches, {}), config.label, out=folder, skips=skips, quiet=quiet)
     music.rows["musicnn"] = musicnn_rows(music.records, folder, quiet=quiet)
-    return music
+    return _below(music, root)
+
+
+def _below(music: Reference, root: Path) -> Reference:
+    """The reference with paths below the experiment's folder, as its records' are."""
+
+    def short(path: object) -> str:
+        return Path(str(path)).relative_to(root).as_posix()
+
+    rows = {name: {short(path): row for path, row in own.items()} for name, own in music.rows.items()}
+    return Reference(music.label, [{**row, "path": short(row["path"])} for row in music.records], rows)
 
 
 def held_out_clips(spec: ExperimentSpec) -> list[Clip]:

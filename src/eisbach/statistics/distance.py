@@ -68,7 +68,8 @@ class Beyond(Statistic):
     def __call__(self, weights: np.ndarray, reference: np.ndarray) -> np.ndarray:
         """Distances [shape=(B,)]."""
         beyond: np.ndarray = _normed(weights) @ self._values - _normed(reference) @ self._reference
-        return np.maximum(0.0, beyond)
+        positive: np.ndarray = np.maximum(0.0, beyond)
+        return positive
 
 
 class Kernel(Statistic):

@@ -22,6 +22,7 @@ from eisbach.report.wording import (
 from eisbach.statistics.metric_info import MetricInfo
 from eisbach.statistics.results import KERNEL, Nearness, Results
 from eisbach.structure.metrics import METRICS
+from eisbach.structure.sets.whole import WholeSets
 from eisbach.structure.summary import format_summary, summarise
 from eisbach.types import Record
 
@@ -40,6 +41,7 @@ MARKS = {
 }
 """What each verdict looks like in a table: a sign and a word, so that colour is never needed."""
 
+_SHARE = MetricInfo("share", "share", share=True)
 _SHOWN = "a difference from the reference was shown (corrected p below 0.05, and an interval without 0)"
 _MARK_MEANINGS = (
     ("= alike", "a difference of any size that matters was ruled out"),
@@ -301,6 +303,22 @@ def _nearness_lines(sets: Sets) -> list[str]:
                 f"({format_distance_interval(info, own.interval)}){mark}"
             )
     return lines
+
+
+def memorisation_lines(whole: WholeSets) -> list[str]:
+    """What memorisation found of every set, for a terminal; empty where no training audio was named."""
+    rows = {
+        (row.sets, row.metric): row
+        for part in whole.comparisons
+        for row in part.rows
+        if row.metric in ("memorised_clips", "memorised_excerpts", "copied_share")
+    }
+    lines = [
+        f"  {name}: {row.label[:1].lower()}{row.label[1:]}: {format_value(_SHARE, row.value)}"
+        + ("" if row.reference is None else f" ({format_value(_SHARE, row.reference)} is expected without copying)")
+        for (name, _), row in rows.items()
+    ]
+    return ["", "memorisation:", *lines] if lines else []
 
 
 def _difference(sets: Sets, name: str, primary: Sequence[MetricInfo]) -> Finding:

@@ -30,12 +30,13 @@ from eisbach.report.comparison.findings import (
     page_title,
     recovered_sentences,
 )
-from eisbach.report.comparison.listen import embedded_words, listening_words, plan_groups
+from eisbach.report.comparison.listen import embedded_words, listening_words, plan_groups, with_reference
 from eisbach.report.comparison.numbers import measure_chart, measure_row, near_rows, near_words, printed_rows
-from eisbach.report.comparison.players import make_players
+from eisbach.report.comparison.players import Player, make_players
 from eisbach.report.comparison.set_tables import SetTable, group_pictures
 from eisbach.report.page import render_page
 from eisbach.statistics.comparison import FEW_UNITS
+from eisbach.structure.record_files import read_details
 from eisbach.types import Skipped
 
 LISTEN = 24
@@ -113,7 +114,7 @@ class ComparisonPage:
     reference, heard : Reference or None, int
         The music that the sets were held against, and how many clips of it stand in every row of players.
     material : mapping or None
-        A person's own material (`experiments.own_material`), for its own section.
+        What the section on a person's own material shows (`report.experiment.material`).
     """
 
     sets: Sets
@@ -208,7 +209,7 @@ def _said(page: ComparisonPage) -> dict[str, Any]:
         "recovered": recovered_sentences(results, phrases),
         "sentences": sentences,
         "how": sets.how,
-        "notes": [*sets.notes, *page.notes],
+        "notes": list(dict.fromkeys([*sets.notes, *page.notes])),
         "arms": [(arm, sets.names.index(arm.name), _role(sets, arm.name)) for arm in page.arms],
         "few_units": FEW_UNITS,
     }
@@ -241,7 +242,9 @@ def _numbers(page: ComparisonPage) -> dict[str, Any]:
         "charts": [(info, measure_chart(sets, info, page.labels)) for info in primary] if len(sets.records) > 1 else [],
         "curves": [(title, _svg(curves_chart(series, "training step", y))) for title, y, series in page.curves],
         "set_tables": page.set_tables,
-        "set_notes": page.set_notes,
+        "set_notes": [
+            note for note in dict.fromkeys(page.set_notes) if not (sets.refused and "differ in length" in note)
+        ],
         "metrics": [*primary, *further],
     }
 
@@ -256,26 +259,51 @@ def _heard(page: ComparisonPage, quiet: bool) -> dict[str, Any]:
     """Players, and the pictures of sets that are made from what they play."""
     sets, labels = page.sets, page.labels
     groups = plan_groups(sets, page.listen, page.captions, page.chosen)
+    if page.reference is not None:
+        groups = with_reference(groups, page.reference.records, page.heard)
     rows = [row for group in groups for take in group.takes for row in take.clips if row is not None]
+    music = list({id(row): row for group in groups for take in group.takes for row in take.beside}.values())
+    details = {} if page.analysis is None else read_details(page.analysis)
     players = make_players(
-        rows,
+        [*rows, *music],
         budget=page.audio_budget,
         root=page.audio_root,
-        analysis=page.analysis,
+        details=details,
         pictures=page.pictures,
         quiet=quiet,
     )
-    by_row = {id(row): player for row, player in zip(rows, players, strict=True)}
+    sketches = _sketches(page, details, players)
+    by_row = {id(row): player for row, player in zip([*rows, *music], players, strict=True)}
+    beside = "" if page.reference is None else page.reference.label
     words = embedded_words(sets, rows, players, page.audio_budget, noun=page.noun, chosen=bool(page.chosen))
     return {
-        "groups": [listen_group(sets, group, by_row, labels) for group in groups],
+        "groups": [listen_group(sets, group, by_row, labels, beside) for group in groups],
         "open_groups": open_groups(groups),
         "listening": listening_words(sets, page.noun),
+        "beside": beside if music else "",
+        "material": page.material,
         "embedded_words": words,
         "pictured": any(player.picture for player in players),
-        "group_pictures": group_pictures(players, {name: labels[name] for name in sets.names}) if page.pictures else [],
-        "pictured_words": f"Made from the {len(rows)} clips that can be heard above.",
+        "group_pictures": group_pictures(sketches) if page.pictures else [],
+        "pictured_words": f"Made from {len(sketches):,} of the {len(sets.records):,} clips."
+        if len(sketches) < len(sets.records)
+        else "Made from all clips, not only those that can be heard above.",
     }
+
+
+def _sketches(
+    page: ComparisonPage, details: Mapping[str, Mapping[str, Any]], players: Sequence[Player]
+) -> list[tuple[str, Mapping[str, Sequence[float]]]]:
+    """Label and sketch of every clip whose analysis or player has one, set by set."""
+    heard = {str(player.record["path"]): player.sketch for player in players}
+    found = []
+    for name in page.sets.names:
+        for row in page.sets.records:
+            path = str(row["path"])
+            own = details.get(str(page.audio_root / path), {}).get("sketch") or heard.get(path)
+            if row["arm"] == name and own:
+                found.append((page.labels[name], own))
+    return found
 
 
 def _again(page: ComparisonPage) -> dict[str, Any]:

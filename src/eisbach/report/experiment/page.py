@@ -15,6 +15,7 @@ from eisbach.files import read_jsonl, write_json
 from eisbach.report.charts import Series
 from eisbach.report.comparison.findings import headline_sentences, headline_verdict, nearness_verdict
 from eisbach.report.comparison.page import ArmText, ComparisonPage, write_comparison_page
+from eisbach.report.experiment.material import material_section
 from eisbach.report.wording import format_value
 from eisbach.statistics.results import Results
 from eisbach.types import Record
@@ -113,7 +114,7 @@ def _page(result: ExperimentResult, commands: Sequence[str]) -> ComparisonPage:
         lead=_lead(result),
         reference=result.reference,
         heard=0 if spec.reference is None else spec.reference.heard,
-        material=read_material(result.folder),
+        material=material_section(read_material(result.folder), result.folder),
         curves=_curves(result),
         captions={prompt.id: prompt.text for prompt in spec.generation.resolve_prompts()},
         audio_root=result.folder,
@@ -143,6 +144,10 @@ def limits(results: Results, records: Sequence[Record]) -> list[str]:
             "One trained model an arm: what is shown is a difference between these checkpoints. Another training of "
             "the same method could come out differently."
         )
+    notes.append(
+        "The judge of flatness was set on labelled audio and shares no formula with any weighting; textural Vendi is "
+        "kin to what the recurrence and development barriers compute, so for their arms it is no independent witness."
+    )
     unmatched = max((each.unmatched for each in results.comparisons), default=0)
     if unmatched and results.paired:
         notes.append(f"Up to {unmatched} clips of a comparison had no partner or no value and were left out of it.")
