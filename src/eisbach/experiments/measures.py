@@ -14,6 +14,7 @@ from eisbach.types import Record
 FLAT = MetricInfo(
     "is_flat",
     "share of flat pieces",
+    better="lower",
     primary=True,
     share=True,
     outcome="came out flat",

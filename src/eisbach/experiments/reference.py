@@ -82,6 +82,7 @@ def read_reference(
     out : Path or None
         Folder of its analysis and of its cut clips; None keeps nothing (then nothing can be cut).
     """
+    skips = SkipReport() if skips is None else skips
     if seconds is not None and out is not None:
         sets = cut_sets(sets, seconds, start, out / "cut", skips=skips, quiet=quiet)
     details: dict[str, str] = {}

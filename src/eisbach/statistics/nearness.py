@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from eisbach.statistics.resampling import chunk_sizes, cluster_weights, deals, r
 from eisbach.statistics.results import KERNEL, Distance, Nearness, Spread
 from eisbach.types import Record
 
+_Deal = Literal["swap", "deal"]  # units change places in pairs, or are dealt out freely
 _SPLITS = 200  # random halves of the reference
 _LEAST = 4  # clips of a reference
 _CELLS = 4_000_000  # values that resampling holds at once
@@ -206,7 +207,7 @@ class _Measured:
         result = replace(result, n_units=count)
         if count < 2:
             return result
-        members, floor, exact = deals(groups, *(len(np.unique(own)) for own in units), rng, n_resamples)
+        members, floor, exact = deals(groups, len(np.unique(units[0])), len(np.unique(units[1])), rng, n_resamples)
         places = np.concatenate([units[0], units[1] + (0 if groups == "swap" else len(np.unique(units[0])))])
         base_side = np.concatenate([np.zeros(len(units[0])), np.ones(len(units[1]))])
         spreads = self._dealt_differences(statistic, weights, members, places, base_side, groups)
@@ -279,7 +280,7 @@ class _Measured:
 
     def _dealt_differences(
         self, statistic: Statistic, weights: np.ndarray, members: np.ndarray, places: np.ndarray,
-        base_side: np.ndarray, groups: str,
+        base_side: np.ndarray, groups: _Deal,
     ) -> np.ndarray:  # fmt: skip
         """The difference of distances for every deal of the units between the two arms."""
         theirs = np.ones((1, self.clips))
@@ -302,7 +303,7 @@ def _flat(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _dealt(
     blocks: Sequence[np.ndarray], flat: Sequence[tuple[np.ndarray, np.ndarray]], unmatched: bool, cells: PairedCells
-) -> tuple[np.ndarray, list[np.ndarray], str]:
+) -> tuple[np.ndarray, list[np.ndarray], _Deal]:
     """Clips' weights, the unit of each (by arm), and whether units swap in pairs or are dealt out freely."""
     weights = np.concatenate([own for _, own in flat])
     if unmatched:
@@ -314,7 +315,7 @@ def _dealt(
     return weights, [units, units], "deal" if by_model and not cells.fixed_arm else "swap"
 
 
-def _as_it_is(groups: str, units: Sequence[np.ndarray]) -> np.ndarray:
+def _as_it_is(groups: _Deal, units: Sequence[np.ndarray]) -> np.ndarray:
     """The deal that was observed, as one row of `resampling.deals`."""
     first, second = (len(np.unique(own)) for own in units)
     if groups == "swap":

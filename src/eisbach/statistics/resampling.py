@@ -76,7 +76,7 @@ def label_permutation_test(
     return (hits + 1) / (n_resamples + 1), 1.0 / (n_resamples + 1)
 
 
-def _deals(
+def deals(
     how: Literal["swap", "deal"], first: int, second: int, rng: np.random.Generator, n_resamples: int
 ) -> tuple[np.ndarray, float, bool]:
     """Rearrangements of units between two sides [shape=(B, units), bool], the smallest p they can give, and

@@ -87,13 +87,18 @@ def build_weighting(
     >>> build_weighting("entropy_barrier", "min_snr", strength=0.7, gamma=5.0).noise_level
     MinSNR(gamma=5.0)
     >>> weighting = build_weighting(latent_rate=21.5)  # the recommended one
-    >>> weighting.sample.name, weighting.normalisation, weighting.strength
-    ('development_barrier', 'mean1', 1.0)
+    >>> type(weighting.sample).__name__, weighting.normalisation, weighting.strength
+    ('DevelopmentBarrier', 'mean1', 1.0)
     """
     shaping = {"gate_below": gate_below, "gate_above": gate_above, "gate_width": gate_width or None}
     if sample is None:
         sample = RECOMMENDED if noise_level == NONE else NONE
-    given = {"sample": sample, "reduction": reduction, "normalisation": normalisation, "strength": strength}
+    given: dict[str, Any] = {
+        "sample": sample,
+        "reduction": reduction,
+        "normalisation": normalisation,
+        "strength": strength,
+    }
     given = {key: value for key, value in given.items() if value is not None}
     given["options"] = options | {key: value for key, value in shaping.items() if value is not None}
     chosen = _PLAIN_DEFAULTS | expand_recommended(given)

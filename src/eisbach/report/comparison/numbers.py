@@ -77,7 +77,7 @@ def near_rows(sets: Sets) -> list[dict[str, Any]]:
 def _near_cell(sets: Sets, near: Nearness, name: str, info: MetricInfo) -> dict[str, str]:
     own, compared = near.distance(name, info.name), near.comparison(name, info.name)
     if own is None:
-        return {"value": "–", "spread": "", "missing": "", "mark": ""}
+        return {"value": "–", "spread": "", "range": "", "missing": "", "mark": ""}
     beyond = " beyond" if info.share else ""
     cell = {
         "value": f"{format_distance(info, own.value)}{beyond}",
@@ -120,7 +120,7 @@ def _plain_row(sets: Sets, column: str, label: str) -> dict[str, Any]:
     for name in sets.names:
         values = [float(row[column]) for row in sets.records if row["arm"] == name and row.get(column) is not None]  # type: ignore[arg-type]
         mean = sum(values) / len(values) if values else None
-        cells.append({"value": format_value(info, mean), "spread": "", "missing": "", "mark": ""})
+        cells.append({"value": format_value(info, mean), "spread": "", "range": "", "missing": "", "mark": ""})
     return {"label": label, "unit": "", "better": "", "why": "", "cells": cells, "music": ""}
 
 
@@ -130,6 +130,7 @@ def _cell(sets: Sets, name: str, info: MetricInfo) -> dict[str, str]:
     cell = {
         "value": format_value(replace(info, unit=""), summary.mean, summary.n_clips),
         "spread": "" if spread is None or info.share else format_value(replace(info, unit=""), spread),
+        "range": "",
         "missing": "" if summary.n_clips == clips else f"{summary.n_clips} of {clips}",
         "mark": "",
     }

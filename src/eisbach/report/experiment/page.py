@@ -69,7 +69,8 @@ def _near_line(result: ExperimentResult, name: str) -> str:
         return ""
     own = [each for info in near.primary if not info.share and (each := near.distance(name, info.name)) is not None]
     mean = f"{sum(each.value for each in own) / len(own):.2f} SD" if own else "no distance"
-    verdicts = [each.verdict for info in near.primary if (each := near.comparison(name, info.name)) is not None]
+    compared = [near.comparison(name, info.name) for info in near.primary]
+    verdicts = [each.verdict for each in compared if each is not None]
     counts = ", ".join(f"{word} in {verdicts.count(word)}" for word in ("nearer", "farther") if word in verdicts)
     return f"  {mean} from {near.label} on average{f' ({counts} of {len(verdicts)})' if counts else ''}"
 
