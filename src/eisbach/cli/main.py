@@ -21,12 +21,14 @@ from eisbach.cli import (
     figure,
     generate,
     images,
+    listen,
     probe,
     recoverability,
     signature,
     signature_entropy,
     study,
     train,
+    watch,
 )
 from eisbach.cli.next_steps import with_next_steps
 from eisbach.cli.packages import missing_package
@@ -48,12 +50,14 @@ app = typer.Typer(
 app.command("demo", rich_help_panel=_PLAY)(demo.demo)
 app.add_typer(data.app, name="data", rich_help_panel=_PLAY)
 app.command("train", rich_help_panel=_PLAY)(train.train)
+app.command("watch", rich_help_panel=_PLAY)(watch.watch)
 app.command("generate", rich_help_panel=_PLAY)(generate.generate)
 app.command("export", rich_help_panel=_PLAY)(export.export)
 app.command("probe", rich_help_panel=_WEIGH)(probe.probe)
 app.command("allocation", rich_help_panel=_WEIGH)(allocation.allocation)
 app.command("analyze", rich_help_panel=_MEASURE)(analyze.analyze)
 app.command("figure", rich_help_panel=_MEASURE)(figure.figure)
+app.add_typer(listen.app, name="listen", rich_help_panel=_MEASURE)
 app.command("compare", hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     analyze.compare
 )

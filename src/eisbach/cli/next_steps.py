@@ -65,6 +65,7 @@ def _after_analyze(given: Values) -> str:
 TABLE: dict[str, Callable[[Values], str]] = {
     "demo": lambda given: _words("data", "folder", "MUSIC"),
     "train": _after_train,
+    "watch": lambda given: _words("analyze", f"{_first(given['runs'], 'RUN')}/samples"),
     "generate": lambda given: _words("analyze", given["out"], "--out", f"{given['out']}/analysis"),
     "export": lambda given: _words("generate", "--prompts", "demo", "--adapter", _first(given["adapter"], "ADAPTER")),
     "probe": lambda given: _words("train", given["recipe"] or "RECIPE", "--set", "weighting.sample=NAME"),
@@ -73,6 +74,9 @@ TABLE: dict[str, Callable[[Values], str]] = {
     ),
     "analyze": _after_analyze,
     "figure": lambda given: _words("analyze", _first(given["files"], "FOLDER")),
+    "listen make": lambda given: _words("listen", "score", f"{given['out']}/votes", "--test", given["out"]),
+    "listen score": lambda given: _words("analyze", "FOLDER"),
+    "listen serve": lambda given: _words("listen", "score", f"{given['test']}/votes", "--test", given["test"]),
     "compare": lambda given: _words("analyze", "FOLDER"),
     "data render": _after_rendering,
     "data flat": _after_rendering,
