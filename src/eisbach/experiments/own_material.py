@@ -33,20 +33,17 @@ class WeighedClip:
     ----------
     name, path : str
         Its id, and where its audio lies.
-    start : float
-        Seconds into the file.
     weight : float
         What the recommended weighting gives it, over the mean of the clips that were looked at: 2 counts double.
     flat_probability : float or None
     kind : str
-        Which flatness the judge hears; "" where it names none.
+        Which flatness the judge hears, or 'none'; "" where it could not judge.
     tags : list of str
         The three strongest of the tagger.
     """
 
     name: str
     path: str
-    start: float
     weight: float
     flat_probability: float | None
     kind: str
@@ -77,7 +74,7 @@ def describe_material(spec: ExperimentSpec, root: Path) -> dict[str, Any]:
         "minutes": sum(seconds) / 60.0,
         "seconds": [seconds[0], float(np.median(seconds)), seconds[-1]],
         "looked_at": len(weighed),
-        "flat": sum((clip.flat_probability or 0.0) >= 0.5 for clip in weighed),
+        "flat": sum(clip.kind not in ("", "none") for clip in weighed),
         "kinds": dict(Counter(clip.kind for clip in weighed if clip.kind).most_common()),
         "styles": dict(Counter(tag for clip in weighed for tag in clip.tags).most_common(8)),
         "weighed": [asdict(clip) for clip in weighed],
@@ -119,31 +116,45 @@ def _weighed(spec: ExperimentSpec, root: Path, chosen: Manifest) -> list[Weighed
     values["data"] |= {"manifest": str(folder / MANIFEST_NAME), "select": {}}
     values |= {"weighting": {"sample": "recommended"}, "batch_size": 1}
     config = ProbeConfig.model_validate(
-        {"train": values, "clips": len(chosen), "levels": _LEVELS, "gradient_batches": 0, "gain_clips": 0}
+        {
+            "train": values,
+            "clips": len(chosen),
+            "levels": _LEVELS,
+            "gradient_batches": 0,
+            "gain_clips": 0,
+            "structure": False,
+        }
     )
     rows = run_probe(config, quiet=True).rows
     weights: dict[str, list[float]] = {}
-    measured: dict[str, Mapping[str, Any]] = {}
     for row in rows:
-        measured.setdefault(str(row["clip"]), row)
         if row["sample_weight"] is not None:
             weights.setdefault(str(row["clip"]), []).append(float(row["sample_weight"]))
     means = {name: float(np.mean(own)) for name, own in weights.items()}
     whole = float(np.mean(list(means.values()))) if means else 1.0
     by_id = {row.id: row for row in chosen}
     return [
-        _clip(chosen, by_id[name], mean / whole if whole > 0 else 1.0, measured[name])
+        _clip(chosen, by_id[name], mean / whole if whole > 0 else 1.0, float(spec.generation.duration))
         for name, mean in means.items()
         if name in by_id
     ]
 
 
-def _clip(manifest: Manifest, row: ManifestRow, weight: float, measured: Mapping[str, Any]) -> WeighedClip:
+def _clip(manifest: Manifest, row: ManifestRow, weight: float, seconds: float) -> WeighedClip:
+    """A clip with its weight, judged over as much of it as one training crop, and tagged."""
+    from eisbach.audio import read_audio
+    from eisbach.structure import analyze
+    from eisbach.structure.flatness import flat_kind
+
     path = manifest.audio_path(row)
-    probability = measured.get("structure.flat_probability")
+    try:
+        kinds = analyze(read_audio(path, duration=seconds, allow_silent=True)).kinds
+    except AudioError:
+        kinds = {"none": float("nan")}
+    known = not np.isnan(kinds["none"])
     return WeighedClip(
-        row.id, str(path), 0.0, weight, None if probability is None else float(probability),
-        str(measured.get("structure.flat_kind") or ""), _tags(path, row.duration),
+        row.id, str(path), weight, 1.0 - kinds["none"] if known else None, flat_kind(kinds) if known else "",
+        _tags(path, row.duration),
     )  # fmt: skip
 
 
