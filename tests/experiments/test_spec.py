@@ -102,12 +102,12 @@ def test_the_manifest_is_the_experiments_own_where_it_makes_material() -> None:
         check_spec(spec_of(material={}))
 
 
-@pytest.mark.parametrize("name", ["demo", "curation"])
-def test_the_recipes_of_the_package_are_whole(name: str) -> None:
+@pytest.mark.parametrize(("name", "others"), [("demo", "recommended base"), ("curation", "recurrence")])
+def test_the_recipes_of_the_package_are_whole(name: str, others: str) -> None:
     spec = load_spec(name)
     check_spec(spec)
     check_spec(load_spec(name, quick=True))
-    assert list(spec.arms) == ["plain", "eq5", "paper-sample", "recurrence", "oracle"]
+    assert set(spec.arms) == {"plain", "eq5", "paper-sample", "oracle", *others.split()}
     trainings = {arm: arm_training(spec, arm, 0, out="x", manifest="m", cache=None) for arm in spec.arms}
     assert trainings["eq5"].weighting.reduction == "batch"
     assert trainings["eq5"].weighting.strength == 0.5

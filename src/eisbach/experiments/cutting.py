@@ -76,19 +76,20 @@ def cut_stretches(
     StorageError
         The folder cannot be written.
     """
-    room = {}
-    for clip in clips:
+    room: dict[int, int] = {}  # by the clip's place: how many stretches it holds
+    for index, clip in enumerate(clips):
         try:
-            room[clip] = int(_whole_seconds(clip.path, seconds) / (seconds * (1.0 - _SHORT_BY)))
+            room[index] = int(_whole_seconds(clip.path, seconds) / (seconds * (1.0 - _SHORT_BY)))
         except AudioError as error:
             skips.add(str(clip.path), str(error))
     shares = dict.fromkeys(room, 0)
     while sum(shares.values()) < min(most, sum(room.values())):
-        for clip in room:  # round after round, so that long recordings do not crowd out short ones
-            if shares[clip] < room[clip] and sum(shares.values()) < most:
-                shares[clip] += 1
+        for index in room:  # round after round, so that long recordings do not crowd out short ones
+            if shares[index] < room[index] and sum(shares.values()) < most:
+                shares[index] += 1
     stretches = []
-    for clip, count in shares.items():
+    for index, count in shares.items():
+        clip = clips[index]
         spare = max(0.0, _whole_seconds(clip.path, seconds) - count * seconds)
         for number in range(count):
             first = (number + 0.5) * spare / count + number * seconds

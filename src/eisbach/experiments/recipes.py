@@ -13,6 +13,7 @@ from eisbach.errors import ConfigError, UserError
 from eisbach.experiments.material import OwnAudio
 from eisbach.experiments.own_material import prompts_of
 from eisbach.experiments.spec import ExperimentSpec, merge
+from eisbach.generation.prompts import load_prompts
 
 BUILT_IN_RECIPES = {
     "curation": "studies/curation/recipe.yaml",
@@ -22,6 +23,7 @@ BUILT_IN_RECIPES = {
 }
 """Recipes inside the package, by name: their place in it. `recipes/` in the repository shows the same files."""
 
+_PROMPTS = 8  # units of inference: fewer show nothing
 _LEAST_REFERENCE = 4  # stretches
 _DIRECTIONS = {"is_flat": "lower", "flat_probability": "lower"}  # declared where there is nothing to be near to
 _DEPTH = 5  # how long a chain of recipes may be; longer ones are circles
@@ -187,7 +189,7 @@ def own_audio_spec(
     notes += _own_reference(values, own, Path(folder))
     prompted = any(change.replace(" ", "").startswith("generation.prompts=") for change in overrides)
     if not prompted:
-        values["generation"]["prompts"] = prompts_of(own.captions) or "plain"
+        values["generation"]["prompts"] = _own_prompts(own)
     if not own.labelled and spec.oracle is not None:
         del values["arms"][spec.oracle]
         values["oracle"] = None
@@ -195,6 +197,15 @@ def own_audio_spec(
     values["training"] = merge(values["training"], {"data": group, "batch_size": batch})
     values |= {"material": None, "notes": [*notes, *values["notes"]], "question": _OWN_QUESTION, "own_audio": True}
     return build_config(ExperimentSpec, values, "the demo on your audio")
+
+
+def _own_prompts(own: OwnAudio) -> list[dict[str, Any]] | str:
+    """Eight prompts: the person's captions, filled up with words that name no instrument; those alone without any."""
+    captions = prompts_of(own.captions, _PROMPTS)
+    if not captions:
+        return "plain"
+    plain = [prompt.model_dump(exclude_none=True) for prompt in load_prompts("plain")]
+    return [*captions, *plain[: _PROMPTS - len(captions)]]
 
 
 def _own_reference(values: dict[str, Any], own: OwnAudio, folder: Path) -> list[str]:
