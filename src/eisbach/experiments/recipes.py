@@ -15,13 +15,17 @@ from eisbach.experiments.own_material import prompts_of
 from eisbach.experiments.spec import ExperimentSpec, merge
 from eisbach.generation.prompts import load_prompts
 
-BUILT_IN_RECIPES = {
-    "curation": "studies/curation/recipe.yaml",
-    "demo": "assets/recipes/demo.yaml",
-    "gated": "studies/gated/recipe.yaml",
-    "levels": "studies/levels/recipe.yaml",
-}
-"""Recipes inside the package, by name: their place in it. `recipes/` in the repository shows the same files."""
+
+def _built_in() -> dict[str, str]:
+    """`demo`, `draws` (what the studies over draws share) and the recipe of each study that is an experiment."""
+    home = Path(__file__).parents[1]
+    files = [*home.glob("assets/recipes/*.yaml"), *home.glob("studies/*/recipe.yaml")]
+    names = {(file.parent.name if file.name == "recipe.yaml" else file.stem): file for file in files}
+    return {name: names[name].relative_to(home).as_posix() for name in sorted(names)}
+
+
+BUILT_IN_RECIPES = _built_in()
+"""Recipes inside the package, by name: their place in it. `recipes/` in the repository shows some of these files."""
 
 _PROMPTS = 8  # units of inference: fewer show nothing
 _LEAST_REFERENCE = 4  # stretches
@@ -67,7 +71,7 @@ def load_spec(recipe: str | Path, overrides: Sequence[str] = (), *, quick: bool 
     Parameters
     ----------
     recipe : str or Path
-        `"demo"`, `"curation"`, `"gated"`, `"levels"` or the path of a YAML file.
+        A name of `BUILT_IN_RECIPES` or the path of a YAML file.
     overrides : sequence of str
         `key=value`, applied last.
     quick : bool

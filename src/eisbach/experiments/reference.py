@@ -12,8 +12,8 @@ import numpy as np
 
 from eisbach.data.manifest import load_manifest
 from eisbach.errors import AudioError, UserError
+from eisbach.executors import available_cpus
 from eisbach.experiments.cutting import cut_sets, cut_stretches
-from eisbach.experiments.material import available_cpus
 from eisbach.experiments.sets import ClipSets, collect_sets
 from eisbach.experiments.spec import ExperimentSpec, MaterialConfig
 from eisbach.files import read_json, write_json

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from eisbach.diffusion.noise_levels import NoiseLevelDensity
 from eisbach.diffusion.paths import Path
 from eisbach.errors import UserError
+from eisbach.weighting.clips import memory_from
 from eisbach.weighting.compose import Normalisation, Reduction, Weighting
 from eisbach.weighting.level_table import NoiseLevelTable, gate_table
 from eisbach.weighting.noise_level import NOISE_WEIGHTINGS
@@ -28,7 +29,8 @@ to change it. Why it is this one: docs/weighting.md, "The recommended weighting"
 
 _PLAIN_DEFAULTS: dict[str, Any] = {"reduction": "sample", "normalisation": "none", "strength": 0.5}
 _CONTEXT = {"latent_rate", "path", "density"}  # facts of the model, not choices
-_SHAPING = {"gate_below", "gate_above", "gate_width", "level_means"}
+_SHAPING = {"gate_below", "gate_above", "gate_width", "level_means", "memory", "act_above"}
+_GATE = {"gate_below": None, "gate_above": None, "gate_width": 0.0}
 Built = TypeVar("Built")
 
 
@@ -43,6 +45,8 @@ def build_weighting(
     gate_above: float | None = None,
     gate_width: float = 0.0,
     level_means: Sequence[Sequence[float]] | None = None,
+    memory: Mapping[str, Any] | None = None,
+    act_above: float | None = None,
     latent_rate: float | None = None,
     path: Path | str | None = None,
     density: NoiseLevelDensity | None = None,
@@ -65,6 +69,11 @@ def build_weighting(
         Width in t of the gate's ramp.
     level_means : list of [t, mean weight] or None
         Mean sample weight by noise level, as `eisbach probe` writes it; the weights are divided by it.
+    memory : {"below": noise level, "decay": number} or None
+        Weigh samples by a running belief of their clip, read below this noise level (`clips.ClipMemory`).
+    act_above : noise level t in [0, 1], or None
+        With a memory: clips are weighed above this noise level (with a ramp of `gate_width`), and all count alike
+        below; None weighs them everywhere.
     latent_rate : float or None
         Latent frames per second, for weightings whose options are in seconds.
     path : Path, str or None
@@ -90,7 +99,10 @@ def build_weighting(
     >>> type(weighting.sample).__name__, weighting.normalisation, weighting.strength
     ('DevelopmentBarrier', 'mean1', 1.0)
     """
-    shaping = {"gate_below": gate_below, "gate_above": gate_above, "gate_width": gate_width or None}
+    shaping = {
+        "gate_below": gate_below, "gate_above": gate_above, "gate_width": gate_width or None, "memory": memory,
+        "act_above": act_above,
+    }  # fmt: skip
     if sample is None:
         sample = RECOMMENDED if noise_level == NONE else NONE
     given: dict[str, Any] = {
@@ -103,7 +115,9 @@ def build_weighting(
     given["options"] = options | {key: value for key, value in shaping.items() if value is not None}
     chosen = _PLAIN_DEFAULTS | expand_recommended(given)
     sample, options = str(chosen["sample"]), dict(chosen["options"])
-    gate = _gate(options.pop("gate_below", None), options.pop("gate_above", None), options.pop("gate_width", 0.0))
+    below, above, width = (options.pop(key, default) for key, default in _GATE.items())
+    memory, act_above = options.pop("memory", None), options.pop("act_above", None)
+    gate = _gate(below, above, width, memory, act_above)
     first = _look_up(SAMPLE_WEIGHTINGS, "sample", sample)
     second = _look_up(NOISE_WEIGHTINGS, "noise-level", noise_level)
     allowed = [_option_names(first), _option_names(second)]
@@ -124,11 +138,14 @@ def build_weighting(
         strength=chosen["strength"],
         gate=gate,
         level_means=None if level_means is None else NoiseLevelTable(level_means),  # type: ignore[arg-type]
+        memory=memory_from(memory),
     )
 
 
 def expand_recommended(values: Mapping[str, Any]) -> dict[str, Any]:
     """A group `weighting` of a configuration with the name "recommended" written out; what it sets itself stays.
+
+    A memory of clips says itself where it reads and acts, and takes the place of the recommended gate.
 
     >>> expand_recommended({"sample": "recommended", "strength": 0.5})["sample"]
     'development_barrier'
@@ -138,14 +155,27 @@ def expand_recommended(values: Mapping[str, Any]) -> dict[str, Any]:
     options = values.get("options")
     own = dict(options) if isinstance(options, Mapping) else {}
     rest = {key: value for key, value in values.items() if key not in ("sample", "options")}
-    return RECOMMENDED_WEIGHTING | rest | {"options": RECOMMENDED_WEIGHTING["options"] | own}
+    shared = {
+        key: value
+        for key, value in RECOMMENDED_WEIGHTING["options"].items()
+        if not ("memory" in own and key.startswith("gate_"))
+    }
+    return RECOMMENDED_WEIGHTING | rest | {"options": shared | own}
 
 
-def _gate(below: float | None, above: float | None, width: float) -> NoiseLevelTable | None:
+def _gate(
+    below: float | None, above: float | None, width: float, memory: Mapping[str, Any] | None, act_above: float | None
+) -> NoiseLevelTable | None:
+    if memory is None and act_above is not None:
+        raise UserError("act_above says where the memory of the clips acts, and there is none; give memory with it.")
+    if memory is not None:
+        if below is not None or above is not None:
+            raise UserError("a memory reads and acts at other noise levels: say memory.below and act_above, no gate.")
+        above = act_above
     if below is not None or above is not None:
         return gate_table(below, above, width)
     if width:
-        raise UserError(f"gate_width is {width!r} but there is no gate; give gate_below or gate_above with it.")
+        raise UserError(f"gate_width is {width!r} but there is no gate; give gate_below, gate_above or act_above.")
     return None
 
 
