@@ -50,7 +50,8 @@ def format_distance(info: MetricInfo, value: float | None) -> str:
         return "–"
     if info.name.startswith(KERNEL):
         return f"{value:.3f}".replace("-", _MINUS)
-    return f"{100 * value:.0f} points" if info.share else f"{value:.2f} SD"
+    text = f"{100 * value:.0f} points" if info.share else f"{value:.2f} SD"
+    return text.replace("-", _MINUS)
 
 
 def format_distance_interval(info: MetricInfo, interval: tuple[float, float] | None) -> str:

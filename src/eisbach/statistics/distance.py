@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+_MOST_SCALE = 3.0  # a draw of few different clips may hardly vary, and would be no yardstick
+
 
 class Statistic:
     """A distance to the reference for each row of weights."""
@@ -35,9 +37,10 @@ class Wasserstein(Statistic):
         pooled = np.concatenate([values, reference])
         self._order = np.argsort(pooled, kind="stable")
         self._gaps, self._reference = np.diff(pooled[self._order]), reference - reference.mean()
-        self._least = 1e-9 * float(np.ptp(pooled)) or 1.0  # the scale of a reference whose clips all read alike
+        self._least = 1e-9 * float(np.ptp(pooled)) or 1.0
         own = float(self._deviation(np.full((1, len(reference)), 1.0 / len(reference)))[0])
-        self._scale = max(own, self._least)
+        # Where all of the reference reads alike it gives no yardstick, and the spread of everything is one.
+        self._scale = own if own > self._least else float(np.std(pooled)) or 1.0
 
     def __call__(self, weights: np.ndarray, reference: np.ndarray) -> np.ndarray:
         """Distances [shape=(B,)]."""
@@ -50,7 +53,8 @@ class Wasserstein(Statistic):
     def scale(self, reference: np.ndarray) -> np.ndarray:
         """The whole reference's SD over each draw's: what the yardstick's own uncertainty multiplies a distance by."""
         own = self._deviation(_normed(reference))
-        return np.where(own > self._least, self._scale / np.maximum(own, self._least), 1.0)
+        ratio: np.ndarray = np.clip(self._scale / np.maximum(own, self._least), 1.0 / _MOST_SCALE, _MOST_SCALE)
+        return ratio
 
     def _deviation(self, weights: np.ndarray) -> np.ndarray:
         variance = weights @ self._reference**2 - (weights @ self._reference) ** 2

@@ -171,7 +171,11 @@ def nearness_verdict(
         each.metric not in {info.name for info in near.primary} for each in unsaid
     ):
         return f"{asked} No verdict: {near.notes[0] if near.notes else 'the sets differ in length.'}"
-    return f"{asked} Not shown: no set is nearer than {names.get(base, base)} in more {of} than it is farther.{worse}"
+    if not any(nearer for nearer, _ in counts.values()):
+        said = f"none {of} finds anything nearer than {names.get(base, base)}"
+    else:
+        said = f"nothing is nearer than {names.get(base, base)} in more {of} than it is farther in"
+    return f"{asked} Not shown: {said}.{worse}"
 
 
 def _sides(near: Nearness, name: str) -> tuple[list[MetricInfo], list[MetricInfo]]:
@@ -209,15 +213,15 @@ def nearness_findings(sets: Sets, titles: Mapping[str, str] | None = None) -> li
             for word, own in zip(("nearer", "farther"), sides, strict=True)
             for info in own
         ]
-        called = names.get(name, name)
+        called = _upper(names[name]) if name in names and names[name] != name else name  # a set is called as it is
         if name in sets.refused:
             made.append(Finding(sets.refused[name]))
         elif items:
-            lead = f"{_upper(called)} against {base}, by the distance to {near.label}, after correction:"
+            lead = f"{called} against {base}, by the distance to {near.label}, after correction:"
             rest = [info.label for info in near.primary if info not in (*sides[0], *sides[1])]
             made.append(Finding(lead, items, f"No nearer and no farther was shown in {_list(rest)}." if rest else ""))
         else:
-            lead = f"{_upper(called)}: neither nearer to {near.label} than {base} nor farther was shown in any measure."
+            lead = f"{called}: neither nearer to {near.label} than {base} nor farther was shown in any measure."
             made.append(Finding(lead, rest="That is no proof that they are alike."))
     return made
 
