@@ -25,6 +25,7 @@ def rows(group, shift, seconds=30.0, count=20):
     rng = np.random.default_rng(len(group))
     return [
         {"id": f"p{n}", "group": group, "path": f"{group}/{n}.flac", "duration": seconds, "flags": "",
+         "analysed_seconds": seconds,
          "is_flat": bool(n % 10 == 0),
          "block_strength": 0.3 + 0.1 * (shift + rng.normal()), "motif_coverage": 0.4 + 0.05 * rng.normal()}
         for n in range(count)

@@ -282,7 +282,7 @@ def test_build_weighting_routes_options_and_refuses_strangers():
     with pytest.raises(UserError, match="its options are target"):
         build_weighting("none", "constant", gamma=1)
     with pytest.raises(UserError, match="its options are none"):
-        build_weighting(gamma=1)
+        build_weighting("none", gamma=1)
     with pytest.raises(UserError, match="choose one of none, entropy_barrier"):
         build_weighting("entropy")
     with pytest.raises(UserError, match="choose one of none, constant"):
