@@ -162,7 +162,7 @@ def test_a_recipe_extends_another_and_overrides_come_last(tmp_path: Path) -> Non
     (tmp_path / "circle.yaml").write_text("extends: circle.yaml\n")
     with pytest.raises(ConfigError, match="circle"):
         load_spec(tmp_path / "circle.yaml")
-    with pytest.raises(ConfigError, match="built-in recipe: .*curation, demo, .*gated, levels"):
+    with pytest.raises(ConfigError, match=r"built-in recipe: .*curation, demo, .*gated, levels"):
         load_spec(tmp_path / "nothing.yaml")
 
 

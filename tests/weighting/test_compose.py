@@ -283,7 +283,7 @@ def test_build_weighting_routes_options_and_refuses_strangers():
         build_weighting("none", "constant", gamma=1)
     with pytest.raises(UserError, match="its options are none"):
         build_weighting("none", gamma=1)
-    with pytest.raises(UserError, match="choose one of none, entropy_barrier"):
+    with pytest.raises(UserError, match="choose one of none, recommended, entropy_barrier"):
         build_weighting("entropy")
     with pytest.raises(UserError, match="choose one of none, constant"):
         build_weighting("none", "p3")
