@@ -40,6 +40,9 @@ _MEANINGS = {
     "closure": "How far the end is from the beginning: 0 returns to where it started, 1 is a typical distance.",
     "lag_similarity": "How well a piece matches itself some seconds later; near 1 for loops and for drones.",
     "loop_strength": "How exactly one period repeats; high only for loops.",
+    "note_motifs": "How many of the melody's notes lie in a motif of five that was heard before, in any key and at any "
+    "tempo; 0 for ever new music, a half for a tune played twice.",
+    "notes_per_second": "How many notes begin in a second.",
     "flat_probability": "The judge's estimate that a piece is flat in any way, before it is rounded to yes or no.",
     "flat_still": "The judge's estimate that a piece is one held or slowly turning sound.",
     "flat_loop": "The judge's estimate that a piece is one short cycle again and again.",
@@ -47,6 +50,12 @@ _MEANINGS = {
     "flat_shuffled": "The judge's estimate that the parts of a piece follow one another in no order.",
 }
 
+
+_OF_NOTES = {
+    "note_motifs": ("share of notes in a motif heard before", ""),
+    "notes_per_second": ("notes a second", "1/s"),
+}
+"""Columns of `analyze --notes`, with label and unit."""
 
 CONDITIONS = frozenset([*structure_conditions, "analysis_version"])
 """Columns that say under which conditions a clip was measured; they are held equal and not compared."""
@@ -88,6 +97,8 @@ def _table() -> dict[str, MetricInfo]:
         if metric.as_printed:
             meaning += f" As the paper prints it, and contradicted by ground truth: {metric.contradicted_by}."
         table[metric.name] = MetricInfo(metric.name, label, metric.unit, None, metric.primary, meaning)
+    for name, (label, unit) in _OF_NOTES.items():
+        table[name] = MetricInfo(name, label, unit, None, False, _MEANINGS[name])
     for name, label in (("flat_probability", "flat"), *((f"flat_{kind}", f"flat: {kind}") for kind in FLAT_KINDS)):
         table[name] = MetricInfo(name, f"probability of being {label}", "", None, False, _MEANINGS[name])
     return table
