@@ -35,8 +35,8 @@ _FULL_SCALE = 0.999
 class CodecInput:
     """What a codec is given: its rate (Hz) and its number of channels. The defaults are those of the embedded codec."""
 
-    sample_rate: int = 22050
-    channels: int = 1
+    sample_rate: int = 32000
+    channels: int = 2
 
 
 @dataclass(frozen=True)
@@ -346,7 +346,7 @@ def _look(path: Path, name: str, captions: CaptionSource, heard: CodecInput | No
 
 def read_folder(
     folder: str | Path, *, caption_from: str = "auto", labels: dict[str, str] | None = None, jobs: int = 4,
-    save: bool = True, out: str | Path | None = None, quiet: bool = False,
+    save: bool = True, out: str | Path | None = None, heard: CodecInput | None = None, quiet: bool = False,
 ) -> tuple[Manifest, SkipReport]:  # fmt: skip
     """The manifest of a folder, written as ``manifest.jsonl``, and what was left out and why.
 
@@ -355,7 +355,7 @@ def read_folder(
 
     Parameters
     ----------
-    folder, caption_from, jobs
+    folder, caption_from, heard, jobs
         See `scan_folder`.
     labels : dict or None
         Given to every row.
@@ -369,7 +369,7 @@ def read_folder(
     UserError
         No folder, no audio, or nothing usable in it.
     """
-    scan = scan_folder(folder, caption_from=caption_from, jobs=jobs, quiet=quiet)
+    scan = scan_folder(folder, caption_from=caption_from, heard=heard, jobs=jobs, quiet=quiet)
     manifest, report = scan.manifest(labels), scan.skipped()
     if not len(manifest):
         first = report.skipped[0]

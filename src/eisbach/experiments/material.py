@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, save_manifest
 from eisbach.data.selection import merge
@@ -14,6 +15,10 @@ from eisbach.errors import UserError, one_line
 from eisbach.experiments.spec import ExperimentSpec, MaterialConfig, arm_training
 from eisbach.experiments.stages import OpenStage, Stage
 from eisbach.types import Skipped, SkipReport
+
+if TYPE_CHECKING:
+    from eisbach.codecs.base import Codec
+    from eisbach.training.config import TrainConfig
 
 # First guesses on two laptop cores; measured speeds replace them within seconds.
 _SECONDS_PER_RENDERED_CLIP = 0.7
@@ -53,9 +58,10 @@ def build_material(spec: ExperimentSpec, root: Path, stage: OpenStage) -> None:
     """
     if spec.material is not None:
         parts = []
+        codec = _shared_codec(spec, root)
         for name, clips in _parts(spec.material):
             with stage(f"render/{name}"):
-                parts.append(_render(name, clips, spec.material, root / "data" / name))
+                parts.append(_render(name, clips, spec.material, codec, root / "data" / name))
         save_manifest(merge(parts, root / "data"))
     with stage("encode"):
         _encode(spec, root)
@@ -66,29 +72,42 @@ def _parts(material: MaterialConfig) -> list[tuple[str, int]]:
     return [(name, clips) for name, clips in counts.items() if clips]
 
 
-def _render(name: str, clips: int, material: MaterialConfig, out: Path) -> Manifest:
+def _render(name: str, clips: int, material: MaterialConfig, codec: Codec | None, out: Path) -> Manifest:
     from eisbach.data.flat_material import render_flat
     from eisbach.data.render import RenderSpec, render
 
     make = render if name == "developing" else render_flat
     jobs = max(1, min(available_cpus(), clips // _CLIPS_WORTH_A_PROCESS))
     settings = RenderSpec(seed=material.seed, seconds=(material.duration,))
+    if codec is not None:  # as the codec hears it, so that what is trained on has the base's bandwidth and width
+        rate, channels = min(48000, max(8000, codec.sample_rate)), min(2, codec.audio_channels)
+        settings = replace(settings, sample_rate=rate, channels=channels)
     return make(out, clips=clips, spec=settings, jobs=jobs, quiet=True)[0]
+
+
+def _shared_training(spec: ExperimentSpec, root: Path) -> TrainConfig:
+    manifest, cache = plan_material(spec, root)
+    return arm_training(
+        spec, spec.baseline, spec.train_seeds[0], out=str(root), manifest=_text(manifest), cache=_text(cache)
+    )
+
+
+def _shared_codec(spec: ExperimentSpec, root: Path) -> Codec | None:
+    """The codec of the model that all arms start from; None for a model made from scratch, which has none yet."""
+    from eisbach.backbones import load_backbone, load_codec_of
+
+    model = _shared_training(spec, root).model
+    return load_codec_of(load_backbone(model)) if isinstance(model, str) else None
 
 
 def _encode(spec: ExperimentSpec, root: Path) -> None:
     """Fills the latent cache that all arms share, so that no arm's training waits for it."""
-    from eisbach.backbones import load_backbone, load_codec_of
     from eisbach.data.latents import encode_manifest
     from eisbach.data.pre_encoded import is_pre_encoded
 
-    manifest, cache = plan_material(spec, root)
-    training = arm_training(
-        spec, spec.baseline, spec.train_seeds[0], out=str(root), manifest=_text(manifest), cache=_text(cache)
-    )
-    if not isinstance(training.model, str) or training.data.cache is None:
-        return  # a model made from scratch has no codec yet; without a shared cache each manifest keeps its own
-    codec = load_codec_of(load_backbone(training.model))
+    training, codec = _shared_training(spec, root), _shared_codec(spec, root)
+    if codec is None or training.data.cache is None:
+        return  # without a shared cache each manifest keeps its own
     for path in training.data.manifest:
         if is_pre_encoded(path):
             continue
