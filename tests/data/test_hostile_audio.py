@@ -189,7 +189,8 @@ def test_silence_is_judged_on_what_the_codec_is_given(tmp_path: Path) -> None:
     manifest, report = read_folder(tmp_path, caption_from="none", heard=mono, quiet=True)
     assert {row.id for row in manifest} == {"nearly.wav", "wide.wav", "six.wav"}
     assert {item.item for item in report.skipped} == {"inverted.wav", "high.wav"}
-    assert [p.sample for p in examine(tmp_path, heard=mono, quiet=True).problems if p.kind == "cancelling"] == ["nearly.wav"]
+    problems = examine(tmp_path, heard=mono, quiet=True).problems
+    assert [problem.sample for problem in problems if problem.kind == "cancelling"] == ["nearly.wav"]
     assert nearly.is_file()
 
 
@@ -198,7 +199,8 @@ def test_what_the_codec_would_hear_as_silence_is_not_encoded(tmp_path: Path) -> 
     write(tmp_path / "fine.wav", wave)
     write(tmp_path / "inverted.wav", np.concatenate([wave, -wave], axis=1))
     manifest, _ = read_folder(tmp_path, caption_from="none", save=False, heard=mono, quiet=True)
-    digest = next(s.audio_hash for s in scan_folder(tmp_path, caption_from="none", heard=mono, quiet=True).samples if s.refused)
+    scan = scan_folder(tmp_path, caption_from="none", heard=mono, quiet=True)
+    digest = next(sample.audio_hash for sample in scan.samples if sample.refused)
     bad = manifest.with_rows([*manifest, type(manifest.rows[0])("x", "inverted.wav", "", 1.0, {}, digest, "train")])
     cache = encode_manifest(bad, load_codec("bands"), tmp_path / "cache", crop_seconds=1, quiet=True)
     assert [entry.row.id for entry in cache.entries] == ["fine.wav"]
