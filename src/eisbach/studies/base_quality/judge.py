@@ -8,7 +8,7 @@ from typing import Any
 
 from eisbach.files import read_json
 from eisbach.studies.contract import ClaimResult, Effect
-from eisbach.studies.judging import ALPHA, high, interval_effect, judged, low
+from eisbach.studies.judging import ALPHA, high, interval_effect, judged
 
 
 def judge(folder: Path) -> list[ClaimResult]:
@@ -23,9 +23,10 @@ def _prompts(prompts: dict[str, Any]) -> ClaimResult:
                         [100 * end for end in entry["interval"]], "points", p=entry["p"], n=entry["clips"])
         for name, entry in (("below 200 Hz", prompts["below_200_hz"]), ("above 2 kHz", prompts["above_2_khz"]))
     ]  # fmt: skip
-    shown = [effect.p is not None and effect.p < ALPHA for effect in effects]
-    wrong = high(effects[0]) < 0 or low(effects[1]) > 0
-    return judged("prompts-matter", effects, supported=all(shown), refuted=wrong and not all(shown))
+    # The share above 2 kHz is shown and does not decide: in the music of several fonts and rooms that the model was
+    # trained on, low strings and celesta have equal shares of it (README).
+    shown = effects[0].p is not None and effects[0].p < ALPHA
+    return judged("prompts-matter", effects, supported=shown, refuted=high(effects[0]) < 0)
 
 
 def _tags(tags: dict[str, Any]) -> ClaimResult:
