@@ -170,14 +170,20 @@ VARIED_LADDERS: dict[str, Ladder] = {
 GOAL = 0.95
 
 
+def _rank_correlation(truth: np.ndarray, readings: np.ndarray) -> float:
+    """Of the defined readings; NaN for fewer than three."""
+    defined = ~np.isnan(readings)
+    return float(spearmanr(truth[defined], readings[defined]).statistic) if defined.sum() > 2 else float("nan")
+
+
 def climb(metric: Metric, ladder: Ladder, seeds: int) -> dict[str, Any]:
     """Readings and rank correlations of a metric on a ladder, over the seeds."""
     sign = 1.0 if ladder.rising else -1.0
     readings = np.array(
         [[metric.function(extract_features(ladder.piece(v, seed))) for v in ladder.values] for seed in range(seeds)]
     )
-    each = [sign * spearmanr(ladder.values, row, nan_policy="omit").statistic for row in readings]
-    pooled = sign * spearmanr(np.tile(ladder.values, seeds), readings.ravel(), nan_policy="omit").statistic
+    each = [sign * _rank_correlation(np.array(ladder.values), row) for row in readings]
+    pooled = sign * _rank_correlation(np.tile(ladder.values, seeds), readings.ravel())
     return {
         "truth": ladder.values,
         "median_reading": [round(float(v), 4) for v in np.nanmedian(readings, axis=0)],
