@@ -24,7 +24,7 @@ from eisbach.structure.metrics import Metric
 from eisbach.studies.finished import Finished
 from eisbach.studies.ground_truth import synthetic, synthetic_varied
 from eisbach.studies.ground_truth.synthetic import circle, level_steps, tones_in_noise
-from eisbach.studies.ground_truth.synthetic_forms import refrain, repeated_stretch
+from eisbach.studies.ground_truth.synthetic_forms import refrain, repeated_stretch, returning_tunes
 from eisbach.studies.ground_truth.synthetic_varied import shuffled, varied_form
 from eisbach.types import Waveform
 
@@ -147,6 +147,11 @@ VARIED_LADDERS: dict[str, Ladder] = {
     ),
     "textural_vendi": Ladder(
         "number of bands that take turns", (1.0, 2.0, 4.0, 8.0, 16.0), synthetic_varied.varied_states
+    ),
+    "motif_coverage": Ladder(
+        "share of the sections whose tune returns on other instruments, in another key and at another tempo",
+        (0.0, 0.25, 0.5, 0.75, 1.0),
+        returning_tunes,
     ),
     "closure": Ladder(
         "degrees walked along a circle", (180.0, 225.0, 270.0, 315.0, 360.0), synthetic_varied.varied_arc, rising=False
