@@ -30,9 +30,7 @@ _Data = Annotated[
     list[str] | None,
     typer.Option(metavar="MANIFEST", help="Manifest or its folder, instead of the recipe's (repeatable)."),
 ]
-_Sample = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Sample weighting, e.g. entropy_barrier, recurrence_barrier.")
-]
+_Sample = Annotated[str | None, typer.Option(metavar="NAME", help="Sample weighting: recommended, entropy_barrier, …")]
 _NoiseLevel = Annotated[
     str | None, typer.Option(metavar="NAME", help="Noise-level weighting, e.g. min_snr, soft_min_snr, erd.")
 ]
@@ -86,7 +84,7 @@ def probe(
 ) -> None:
     """See what a weighting would do on your model and data, without training: where it acts, and what it prefers.
 
-    Works without a recipe: eisbach probe --data FOLDER --sample entropy_barrier. Prints the verdict; the result folder
+    Works without a recipe: eisbach probe --data FOLDER --sample recommended. Prints the verdict; the result folder
     holds probe.json, rows, pictures and index.html. The same command again reuses what was measured.
     """
     from eisbach.config import dump_yaml

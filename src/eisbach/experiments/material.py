@@ -162,6 +162,10 @@ class OwnAudio:
         The clips have captions; otherwise the models train without text.
     skipped : tuple of Skipped
         Files that could not be used.
+    captions : tuple of str
+        Of the clips that train.
+    held_out_seconds, all_seconds : tuple of float
+        Lengths of the clips that are held out, and of all.
     """
 
     manifest: Path
@@ -169,6 +173,9 @@ class OwnAudio:
     labelled: bool
     captioned: bool
     skipped: tuple[Skipped, ...] = ()
+    captions: tuple[str, ...] = ()
+    held_out_seconds: tuple[float, ...] = ()
+    all_seconds: tuple[float, ...] = ()
 
 
 def adopt_folder(
@@ -233,6 +240,9 @@ def adopt_folder(
         labelled={row.labels.get("flat") for row in manifest} == {"true", "false"},
         captioned=captioned,
         skipped=(*skips.skipped, *choice.left_out),
+        captions=tuple(row.caption for row in choice.train),
+        held_out_seconds=tuple(row.duration for row in choice.held_out),
+        all_seconds=tuple(row.duration for row in manifest),
     )
 
 

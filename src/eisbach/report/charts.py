@@ -11,6 +11,9 @@ from eisbach.report.wording import format_value
 from eisbach.statistics.metric_info import MetricInfo
 from eisbach.statistics.results import ArmSummary
 
+REFERENCE = "reference"
+"""The arm of a summary that is the reference's: drawn without a colour of its own."""
+
 _LEFT, _RIGHT = 2.5, 97.5  # per cent of the width that the axis spans; heights are in pixels
 _ROW, _TOP, _AXIS = 62, 6, 34
 
@@ -88,7 +91,8 @@ def _arm_row(
 ) -> str:
     top = _TOP + _ROW * index
     middle = top + 42
-    parts = [f'<g class="arm-{index % 8}"><text class="row" x="{_LEFT}%" y="{top + 17}">{escape(label)}</text>']
+    colour = "music" if one.arm == REFERENCE else f"{index % 8}"
+    parts = [f'<g class="arm-{colour}"><text class="row" x="{_LEFT}%" y="{top + 17}">{escape(label)}</text>']
     value = format_value(info, one.mean)
     parts.append(f'<text class="value" x="{_RIGHT}%" y="{top + 17}" text-anchor="end">{escape(value)}</text>')
     stacked: dict[float, int] = {}

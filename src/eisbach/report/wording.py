@@ -8,15 +8,23 @@ from collections.abc import Mapping, Sequence
 from eisbach.statistics.comparison import Comparison
 from eisbach.statistics.metric_info import MetricInfo
 from eisbach.statistics.recovered import RecoveredShare
+from eisbach.statistics.results import KERNEL
 
 _MINUS = "\u2212"
+_COUNTED = 100  # clips up to which a share is said as a count
 
 
-def format_value(info: MetricInfo, value: float | None) -> str:
-    """A metric's value for people: '9%', '0.21', '13.2 dB'; a dash when there is none."""
+def format_value(info: MetricInfo, value: float | None, count: int | None = None) -> str:
+    """A metric's value for people: '9%', '0.21', '13.2 dB'; a dash when there is none.
+
+    A share of `count` clips, at most 100, is said as '1 of 16', as long as every clip weighs alike in it.
+    """
     if value is None or not math.isfinite(value):
         return "–"
     if info.share:
+        hits = 0.0 if not count else value * count
+        if count and count <= _COUNTED and abs(hits - round(hits)) < 1e-6:
+            return f"{round(hits)} of {count}"
         return f"{100 * value:.0f}%"
     return _signless(value) + (f" {info.unit}" if info.unit else "")
 
@@ -34,6 +42,24 @@ def format_interval(info: MetricInfo, interval: tuple[float, float] | None) -> s
     if interval is None:
         return "–"
     return f"{_signed(info, interval[0])} to {_signed(info, interval[1])}"
+
+
+def format_distance(info: MetricInfo, value: float | None) -> str:
+    """A distance to a reference for people: '0.42 SD', '12 points' beyond it, or the bare number of an embedding's."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if info.name.startswith(KERNEL):
+        return f"{value:.3f}".replace("-", _MINUS)
+    text = f"{100 * value:.0f} points" if info.share else f"{value:.2f} SD"
+    return text.replace("-", _MINUS)
+
+
+def format_distance_interval(info: MetricInfo, interval: tuple[float, float] | None) -> str:
+    """An interval of a distance, or of a difference of distances, without its unit; a dash when there is none."""
+    if interval is None:
+        return "–"
+    low, high = (format_distance(info, value).removesuffix(" SD").removesuffix(" points") for value in interval)
+    return f"{low} to {high}".replace("-", _MINUS)
 
 
 _FLAT_WORDS = {
@@ -127,9 +153,12 @@ def verdict(comparison: Comparison, info: MetricInfo, titles: Mapping[str, str] 
 
 
 def _found(comparison: Comparison, info: MetricInfo, arm: str, baseline: str) -> str:
-    value, other = format_value(info, comparison.mean), format_value(info, comparison.baseline_mean)
+    matched = comparison.n_clips if comparison.paired else None
+    value = format_value(info, comparison.mean, comparison.n_clips)
+    other = format_value(info, comparison.baseline_mean, matched)
     if info.share and info.outcome:
-        return f"{arm}, {value} of the pieces {info.outcome} against {other} with {baseline}"
+        pieces = "pieces" if " of " in value else "of the pieces"
+        return f"{arm}, {value} {pieces} {info.outcome} against {other} with {baseline}"
     return f"{arm}, {info.label} was {value} against {other} with {baseline}"
 
 

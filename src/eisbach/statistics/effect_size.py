@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-Direction = Literal["higher", "lower"] | None
+Direction = Literal["higher", "lower", "nearer"] | None
 
 
 def hedges_g(sample: np.ndarray, other: np.ndarray | None = None) -> float | None:

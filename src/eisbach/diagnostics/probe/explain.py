@@ -256,7 +256,7 @@ def recommend(explanation: Explanation) -> Recommendation:
     if not explanation.has_sample_weight:
         reason = "A noise-level weighting is judged by what the trained model does, not by a probe."
         if before["noise_level"] in ("none", "constant"):
-            reason = "Name a weighting, for example sample: recurrence_barrier, and probe it."
+            reason = "Name a weighting, for example sample: recommended, and probe it."
         return Recommendation(before, reason, {}, False)
     after = {**before, "options": dict(before["options"])}
     reasons: list[str] = []
@@ -287,14 +287,14 @@ def _another_statistic(explanation: Explanation, after: dict[str, Any], reasons:
         reasons.append("It weighs by loudness: bring the clips to equal loudness before training.")
         return False
     elif (loud or flat) and entropy:
-        from eisbach.weighting.sample import EntropyBarrier
+        from eisbach.weighting.build import RECOMMENDED_WEIGHTING
 
-        after["sample"] = "recurrence_barrier"
-        after["options"] = {key: value for key, value in options.items() if key not in EntropyBarrier().options()}
+        after.update(RECOMMENDED_WEIGHTING, options=dict(RECOMMENDED_WEIGHTING["options"]))
         fault = "It weighs by loudness although its energies ignore gain"
         if not loud:
             fault = "Even undiluted it weighs all clips nearly alike (sample: none gives the same result at no cost)"
-        reasons.append(f"{fault}; the recurrence barrier asks for development instead.")
+        reasons.append(f"{fault}; the recommended weighting asks for development instead.")
+        return True
     else:
         if flat:
             after.update(sample="none", reduction="sample", normalisation="none", options={})

@@ -110,7 +110,7 @@ def _pictured(clips: Sequence[Clip], *, pools: bool) -> list[PictureClip]:
     ids = [str(clip.keys["id"]) for clip in clips]
     groups = [names[str(clip.keys["group"])] for clip in clips]
     titles = ids
-    if len(set(titles)) < len(titles):
+    if len(set(titles)) < len(titles) and len(set(groups)) > 1:
         titles = [f"{group}: {name}" for group, name in zip(groups, ids, strict=True)]
     if len(set(titles)) < len(titles):
         places = short_names([str(clip.path) for clip in clips])
