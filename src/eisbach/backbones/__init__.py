@@ -141,7 +141,7 @@ def load_backbone(name: str | Path = "embedded") -> Backbone:
     >>> from eisbach import load_model
     >>> backbone = load_model("embedded")
     >>> backbone.latent_channels, backbone.target
-    (96, 'u')
+    (128, 'u')
     """
     if str(name) == "embedded":
         with resources.as_file(resources.files("eisbach") / "assets" / "base") as folder:

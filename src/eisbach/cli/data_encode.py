@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from eisbach.codecs.base import Codec
 
 _FORMATS = ("cache", "sa3")
-_CODEC = typer.Option(None, "--codec", help="Name, file or folder of a codec (default: bands).")
+_CODEC = typer.Option(None, "--codec", help="Name, file or folder of a codec (default: the embedded model's).")
 _MODEL = typer.Option(None, "--model", "-m", help="Instead of --codec: the model whose codec is taken.")
 _CLIPS_WORTH_A_PROCESS = 8
 
@@ -130,11 +130,11 @@ def latents(
 
 def _load_codec(codec: str | None, model: str | None) -> tuple[str, Codec]:
     """What `load_codec` makes a codec from (in other processes too), and the codec."""
-    from eisbach.codecs import load_codec
+    from eisbach.codecs import DEFAULT_CODEC, load_codec
     from eisbach.errors import UserError
 
     if model is None:
-        source = codec or "bands"
+        source = codec or DEFAULT_CODEC
     elif codec is not None:
         raise UserError("--codec and --model both name a codec; give one of the two.")
     else:

@@ -151,7 +151,7 @@ def _codec_input(model: str | None) -> CodecInput | None:
     from eisbach.data.audio_folder import CodecInput
 
     codec = load_codec_of(load_backbone(model))
-    return CodecInput(codec.sample_rate, codec.audio_channels)
+    return CodecInput(codec.sample_rate, codec.audio_channels, mixes=codec.model is None)
 
 
 class _UnknownWords:

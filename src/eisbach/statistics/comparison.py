@@ -38,7 +38,7 @@ from eisbach.statistics.resampling import (
 )
 from eisbach.types import Record
 
-_Interval = tuple[float, float]
+Interval = tuple[float, float]
 _Unit = Literal["auto", "trained model", "prompt"]
 Verdict = Literal[
     "better", "worse", "higher", "lower", "no difference", "inconclusive", "too few", "not comparable",
@@ -103,8 +103,8 @@ class Comparison:
     mean: float
     baseline_mean: float
     difference: float
-    interval: _Interval | None = None
-    t_interval: _Interval | None = None
+    interval: Interval | None = None
+    t_interval: Interval | None = None
     p: float | None = None
     p_floor: float | None = None
     p_adjusted: float | None = None
@@ -116,7 +116,7 @@ class Comparison:
     verdict: Verdict = "too few"
 
     @property
-    def shown_interval(self) -> _Interval | None:
+    def shown_interval(self) -> Interval | None:
         """The interval to quote: the bootstrap's, or the t interval below `FEW_UNITS` units."""
         return self.t_interval if self.n_units < FEW_UNITS else self.interval
 
