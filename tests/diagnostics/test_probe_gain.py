@@ -12,6 +12,7 @@ from probe_cases import make_result
 from eisbach.diagnostics.probe.explain import explain
 from eisbach.diagnostics.probe.result import ProbeResult, load_result
 from eisbach.diagnostics.probe.verdict import hears_loudness, verdict
+from eisbach.weighting.build import RECOMMENDED_WEIGHTING
 
 
 def turned(result: ProbeResult, slope: float, *, clips: int = 16, scatter: float = 0.02, gains=(-6.0, 0.0, 6.0)):
@@ -73,7 +74,11 @@ def test_a_preference_for_quiet_clips_is_one_for_loudness():
     ("sample", "options", "change"),
     [
         ("entropy_barrier", {}, {"options": {"energy": "relative"}}),
-        ("entropy_barrier", {"energy": "relative"}, {"sample": "recurrence_barrier", "options": {}}),
+        (
+            "entropy_barrier",
+            {"energy": "relative"},
+            {key: RECOMMENDED_WEIGHTING[key] for key in ("sample", "options")},
+        ),
         ("recurrence_barrier", {}, {}),
     ],
 )
