@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eisbach.cli.common import print_note
+from eisbach.cli.executing import Address, CellCpus, CellGpus, ExecutorName, where
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,6 +50,14 @@ _Primary = Annotated[
     str | None,
     typer.Option(help="Comma-separated metrics that decide; METRIC:higher or METRIC:lower says what is better."),
 ]
+_Reference = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Music to hold the sets against: a folder, file or manifest (its held-out clips); repeat. The page then "
+        "says which set lies nearer to it.",
+        show_default=False,
+    ),
+]
 _Seconds = Annotated[float | None, typer.Option(help="Cut every clip to this length; shorter ones are left out.")]
 _Start = Annotated[str, typer.Option("--from", help="What --seconds keeps: start, middle or loudest.")]
 _Embedding = Annotated[
@@ -55,6 +65,9 @@ _Embedding = Annotated[
     typer.Option(
         help="Compare sets on a model's embeddings too: clap:FOLDER or mert:FOLDER; repeat.", show_default="texture"
     ),
+]
+_Notes = Annotated[
+    bool, typer.Option("--notes", help="Transcribe the clips too: how many notes are a motif heard before.")
 ]
 _Training = Annotated[
     Path | None, typer.Option(help="Training audio: how near each clip is to its nearest piece of it.")
@@ -98,9 +111,11 @@ def analyze(
     oracle: _Oracle = None,
     metrics: _Metrics = None,
     primary: _Primary = None,
+    reference: _Reference = None,
     seconds: _Seconds = None,
     start: _Start = "start",
     embedding: _Embedding = None,
+    notes: _Notes = False,
     training: _Training = None,
     held_out: _HeldOut = None,
     listen: _Listen = 24,
@@ -109,6 +124,10 @@ def analyze(
     pictures: _Pictures = None,
     device: _Device = "auto",
     jobs: _Jobs = 1,
+    executor: ExecutorName = "local",
+    address: Address = None,
+    cell_cpus: CellCpus = None,
+    cell_gpus: CellGpus = None,
     seed: _Seed = 0,
     as_json: _AsJson = False,
     dry_run: _DryRun = False,
@@ -127,8 +146,8 @@ def analyze(
 
     plan = plan_analysis(
         paths, by=by, out=out, pair=pair, baseline=baseline, oracle=oracle, metrics=tuple(_split(metrics)),
-        primary=_directions(primary), training=training, held_out=held_out, seconds=seconds, start=start, jobs=jobs,
-        seed=seed, device=device,
+        primary=_directions(primary), notes=notes, training=training, held_out=held_out, seconds=seconds,
+        start=start, jobs=jobs, seed=seed, device=device, reference=tuple(reference or ()),
     )  # fmt: skip
     _check_ids(plan, clip or ())
     if dry_run:
@@ -136,8 +155,9 @@ def analyze(
         typer.echo(json.dumps(shown | {"listen": listen, "pictures": bool(pictures)}, indent=2, ensure_ascii=False))
         return
     if not quiet and (embedding or device != "auto"):
-        typer.echo(f"note: {place(device, 'fp32').sentence()}.", err=True)
-    analysed = analyze_sets(_with_embeddings(plan, embedding or []), quiet=quiet)
+        print_note(f"{place(device, 'fp32').sentence()}.")
+    with where(executor, address, cell_cpus, cell_gpus, shared=out, jobs=jobs if jobs > 1 else None):
+        analysed = analyze_sets(_with_embeddings(plan, embedding or []), quiet=quiet)
     written = None
     if out is not None and (page or pictures):
         from eisbach.report.structure.analysis import PageOptions, draw_clips, write_page
@@ -222,9 +242,9 @@ def _as_json(analysed: AnalysedSets, written: Path | None) -> dict[str, Any]:
 
 
 def _print(analysed: AnalysedSets, out: Path | None, written: Path | None, pictures: bool) -> None:
-    from eisbach.report.comparison.findings import terminal_lines
+    from eisbach.report.comparison.findings import memorisation_lines, terminal_lines
 
-    for line in terminal_lines(analysed.records, analysed.sets):
+    for line in (*terminal_lines(analysed.records, analysed.sets), *memorisation_lines(analysed.whole)):
         typer.echo(line)
     skipped = analysed.skips.skipped
     for item in skipped[:_SKIPS_SAID]:

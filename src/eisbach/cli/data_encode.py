@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from eisbach.cli.options import AS_JSON, DRY_RUN, JOBS, Device, print_json, say_skipped, worker_count
+from eisbach.cli.common import AsJson, Device, DryRun, Jobs, print_json, print_note, say_skipped, worker_count
+from eisbach.cli.executing import Address, CellCpus, CellGpus, ExecutorName, where
 
 if TYPE_CHECKING:
     from eisbach.codecs.base import Codec
     from eisbach.devices import Placement
 
 _FORMATS = ("cache", "sa3")
-_CODEC = typer.Option(None, "--codec", help="Name, file or folder of a codec (default: bands).")
+_CODEC = typer.Option(None, "--codec", help="Name, file or folder of a codec (default: the embedded model's).")
 _MODEL = typer.Option(None, "--model", "-m", help="Instead of --codec: the model whose codec is taken.")
 _CLIPS_WORTH_A_PROCESS = 8
 
@@ -35,9 +36,13 @@ def encode(
     max_seconds: float = typer.Option(380.0, "--max-seconds", help="sa3: longer clips are cut into equal sections."),
     half: bool = typer.Option(False, "--half", help="sa3: keep float16."),
     device: Device = "auto",
-    jobs: int = JOBS,
-    dry_run: bool = DRY_RUN,
-    as_json: bool = AS_JSON,
+    jobs: Jobs = 0,
+    executor: ExecutorName = "local",
+    address: Address = None,
+    cell_cpus: CellCpus = None,
+    cell_gpus: CellGpus = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Encode a manifest's audio into latents; the same command continues an interrupted one.
 
@@ -58,7 +63,7 @@ def encode(
     target = out or rows.root / "latents"
     source, chosen = _load_codec(codec, model)
     placement = _place(device, chosen)
-    jobs = jobs or _useful_jobs(chosen, len(rows))
+    processes = jobs or _useful_jobs(chosen, len(rows))
     if dry_run:
         lengths = {"crop_seconds": crop_seconds} if layout == "cache" else {"max_seconds": max_seconds, "half": half}
         named = {
@@ -68,25 +73,25 @@ def encode(
             "format": layout,
             "out": str(target),
         }
-        print_json({**named, **lengths, "device": str(placement.device), "jobs": jobs})
+        print_json({**named, **lengths, "device": str(placement.device), "jobs": processes})
         return
-    typer.echo(f"note: {placement.sentence()}.", err=True)
+    print_note(f"{placement.sentence()}.")
     place_codec(chosen, placement.device)
     there = None if placement.device.type == "cpu" else str(placement.device)
-    if layout == "cache":
-        from eisbach.data.latents import encode_manifest
+    how: dict[str, Any] = {"jobs": processes, "source": source, "device": there}
+    with where(executor, address, cell_cpus, cell_gpus, shared=target, jobs=jobs):
+        if layout == "cache":
+            from eisbach.data.latents import encode_manifest
 
-        cache = encode_manifest(rows, chosen, target, crop_seconds=crop_seconds, jobs=jobs, source=source, device=there)
-        clips, report = len(cache.entries), cache.report
-        frames = sum(sum(entry.frames) for entry in cache.entries)
-    else:
-        from eisbach.data.pre_encode import Precision, pre_encode
+            cache = encode_manifest(rows, chosen, target, crop_seconds=crop_seconds, **how)
+            clips, report = len(cache.entries), cache.report
+            frames = sum(sum(entry.frames) for entry in cache.entries)
+        else:
+            from eisbach.data.pre_encode import Precision, pre_encode
 
-        of_arrays: Precision = "float16" if half else "float32"
-        made = pre_encode(
-            rows, chosen, target, max_seconds=max_seconds, precision=of_arrays, jobs=jobs, source=source, device=there
-        )
-        clips, frames, report = made.clips, made.frames, made.report
+            of_arrays: Precision = "float16" if half else "float32"
+            made = pre_encode(rows, chosen, target, max_seconds=max_seconds, precision=of_arrays, **how)
+            clips, frames, report = made.clips, made.frames, made.report
     if as_json:
         skipped = [asdict(item) for item in report.skipped]
         print_json({"clips": clips, "frames": frames, "cache": str(target), "format": layout, "skipped": skipped})
@@ -102,8 +107,8 @@ def latents(
     model: str = typer.Option(None, "--model", "-m", help="Also check that the latents fit this model's codec."),
     buckets: int = typer.Option(16, "--buckets", help="How many lengths batches may have."),
     batch_size: int = typer.Option(4, "--batch-size", help="For the shares of what is cut and padded."),
-    jobs: int = JOBS,
-    as_json: bool = AS_JSON,
+    jobs: Jobs = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Check a folder of pre-encoded latents: what can be used, what cannot and why, and how lengths would be
     batched."""
@@ -128,11 +133,11 @@ def latents(
 
 def _load_codec(codec: str | None, model: str | None) -> tuple[str, Codec]:
     """What `load_codec` makes a codec from (in other processes too), and the codec."""
-    from eisbach.codecs import load_codec
+    from eisbach.codecs import DEFAULT_CODEC, load_codec
     from eisbach.errors import UserError
 
     if model is None:
-        source = codec or "bands"
+        source = codec or DEFAULT_CODEC
     elif codec is not None:
         raise UserError("--codec and --model both name a codec; give one of the two.")
     else:

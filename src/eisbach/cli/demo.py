@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eisbach.cli.options import OptionalDevice, OptionalPrecision, placement_changes
+from eisbach.cli.common import OptionalDevice, OptionalPrecision, placement_changes
 
 
 def demo(

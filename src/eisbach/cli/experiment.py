@@ -5,11 +5,22 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eisbach.cli.options import OptionalDevice, OptionalPrecision, placement_changes
+from eisbach.cli.common import (
+    AsJson,
+    DryRun,
+    OptionalDevice,
+    OptionalPrecision,
+    Overrides,
+    Quiet,
+    placement_changes,
+    print_json,
+)
+from eisbach.cli.executing import Address, CellCpus, CellGpus, ExecutorName, where
 
 if TYPE_CHECKING:
     from eisbach.experiments.spec import ExperimentSpec
@@ -25,18 +36,19 @@ def _group() -> None:
 @app.command()
 def run(
     recipe: Annotated[str, typer.Argument(help="A YAML recipe, or a built-in one: curation, demo, gated or levels.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. --set training.steps=200 (repeatable)."),
-    ] = None,
+    overrides: Overrides = None,
     out: Annotated[str | None, typer.Option(help="The experiment's folder; the recipe's own unless given.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Trainings that run at once.")] = None,
+    executor: ExecutorName = "local",
+    address: Address = None,
+    cell_cpus: CellCpus = None,
+    cell_gpus: CellGpus = None,
     device: OptionalDevice = None,
     precision: OptionalPrecision = None,
     quick: Annotated[bool, typer.Option("--quick", help="A rehearsal with hardly any training.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run an experiment, or continue it: the same command redoes nothing that is already made."""
     from eisbach.experiments.recipes import load_spec
@@ -45,7 +57,10 @@ def run(
     changes += [f"out={json.dumps(out)}"] if out is not None else []
     changes += [f"jobs={jobs}"] if jobs is not None else []
     changes += placement_changes(device, precision)
-    execute(load_spec(recipe, changes, quick=quick), dry_run=dry_run, as_json=as_json, quiet=quiet)
+    spec = load_spec(recipe, changes, quick=quick)
+    cluster = where(executor, address, cell_cpus, cell_gpus, shared=spec.out, jobs=jobs)
+    with nullcontext() if dry_run else cluster:
+        execute(spec, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 
 def execute(spec: ExperimentSpec, *, dry_run: bool, as_json: bool, quiet: bool) -> None:
@@ -70,7 +85,7 @@ def execute(spec: ExperimentSpec, *, dry_run: bool, as_json: bool, quiet: bool) 
         quiet=quiet,
     )
     if as_json:
-        typer.echo(json.dumps(summary_with_words(result), indent=2, ensure_ascii=False))
+        print_json(summary_with_words(result))
         return
     for line in summary_lines(result):
         typer.echo(line)

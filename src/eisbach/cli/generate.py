@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eisbach.cli.options import Device, Precision
+from eisbach.cli.common import Device, Precision
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
@@ -113,10 +113,10 @@ def generate(
 
     manifest = run(config, quiet=quiet, notify=lambda sentence: typer.echo(f"note: {sentence}", err=True))
     if as_json:
-        from dataclasses import asdict
+        from eisbach.data.manifest import row_values
 
         for row in manifest:
-            typer.echo(json.dumps(asdict(row), ensure_ascii=False))
+            typer.echo(json.dumps(row_values(row), ensure_ascii=False))
     else:
         clips = f"{len(manifest)} clip{'' if len(manifest) == 1 else 's'}"
         typer.echo(f"{clips} of {duration:g} s in {Path(out)} (manifest.jsonl lists them)")

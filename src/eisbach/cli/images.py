@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eisbach.cli.options import Device, Precision
+from eisbach.cli.common import AsJson, Device, DryRun, Precision, Quiet, print_json, print_note
 
 if TYPE_CHECKING:
     from eisbach.image_quality.distances import ImageStatistics
@@ -45,8 +45,8 @@ def sample(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="PNG files go here, in a folder for each class.")] = Path(
         "runs/images"
     ),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
 ) -> None:
     """Draw images from a trained model: PNG files by class, and samples.json with how they were drawn."""
     from eisbach.config import apply_overrides, build_config, dump_yaml
@@ -77,7 +77,7 @@ def sample(
 
     written = write_images(
         model, sampling, out, count=count, classes=classes, seed=seed, device=device, precision=precision, quiet=quiet,
-        notify=lambda sentence: typer.echo(f"note: {sentence}", err=True),
+        notify=print_note,
     )  # fmt: skip
     typer.echo(f"{written} images in {out}")
 
@@ -112,8 +112,8 @@ def quality(
         Path | None, typer.Option(metavar="FILE", help="Keep the reference's statistics as an .npz for the next time.")
     ] = None,
     device: Device = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be measured and stop.")] = False,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
 ) -> None:
     """FID, sFID, inception score, precision and recall of images against a reference."""
     from eisbach.devices import place
@@ -129,14 +129,14 @@ def quality(
     from eisbach.image_quality.features import load_features
     from eisbach.image_quality.quality import image_quality
 
-    typer.echo(f"note: {placement.sentence()}.", err=True)
+    print_note(f"{placement.sentence()}.")
     network = load_features(features, weights, placement.device)
     real = _statistics(reference, network, size)
     if save is not None:
         real.save(save)
     result = image_quality(real, _statistics(samples, network, size))
     if as_json:
-        typer.echo(json.dumps(asdict(result), indent=2, ensure_ascii=False))
+        print_json(asdict(result))
         return
     _print(asdict(result))
 

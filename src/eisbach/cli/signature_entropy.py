@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eisbach.cli.options import FullPrecision, OptionalDevice
+from eisbach.cli.common import FullPrecision, OptionalDevice, print_note
 from eisbach.errors import UserError
 
 
@@ -59,11 +59,7 @@ def entropy(
         return
     from eisbach.diagnostics.signature.entropic import measure_entropic
 
-    def note(text: str) -> None:
-        if not quiet:
-            typer.echo(f"note: {text}", err=True)
-
-    found = measure_entropic(config, out, quiet=quiet, notify=note)
+    found = measure_entropic(config, out, quiet=quiet, notify=None if quiet else print_note)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return

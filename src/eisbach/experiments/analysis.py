@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from eisbach.devices import place
 from eisbach.errors import UserError
@@ -15,14 +18,25 @@ from eisbach.experiments.comparing import Sets, compare_sets, sets_of
 from eisbach.experiments.cutting import check_cut, cut_sets
 from eisbach.experiments.matching import AUTO, match_sets
 from eisbach.experiments.measures import check_measures
+from eisbach.experiments.reference import (
+    GROUP,
+    Reference,
+    check_reference,
+    collect_reference,
+    musicnn_rows,
+    read_reference,
+    texture_rows,
+)
 from eisbach.experiments.sets import ClipSets, collect_clips, collect_sets
-from eisbach.files import write_json, write_text
+from eisbach.files import write_json, write_jsonl, write_text
 from eisbach.structure import analyze_files
+from eisbach.structure.record_files import write_tables
 from eisbach.structure.sets.whole import WholeSets, measure_sets
 from eisbach.types import Record, SkipReport
 
 if TYPE_CHECKING:
     from eisbach.structure.embeddings import Embedding
+    from eisbach.structure.sets.onset_details import OnsetEvents
 
 _STATISTICS = "comparison.json"
 """The one file of statistics of an analysis; `comparison.csv` holds the same rows for a spreadsheet."""
@@ -30,6 +44,11 @@ _COLUMNS = (
     "metric", "unit", "primary", "set", "mean", "sd", "clips", "reference", "difference", "low", "high", "hedges_g",
     "p",
     "p_corrected", "unit_of_inference", "units", "verdict",
+)  # fmt: skip
+
+
+_COPY_COLUMNS = (
+    "memorised_nearest_training", "memorised_p_clip", "memorised_p_excerpt", "memorised_share", "memorised_excerpts",
 )  # fmt: skip
 
 
@@ -48,11 +67,15 @@ class AnalysisPlan:
         Compared beside the texture's.
     training, held_out : Path or None
         Audio for memorisation.
+    notes : bool
+        Also transcribe every clip, for `note_motifs` and what takes share of their notes.
     seconds : float or None
         Cut every clip to this length; None leaves them whole.
     start : 'start', 'middle' or 'loudest'
         Which stretch a cut keeps.
     jobs : int
+    reference : ClipSets or None
+        Music that the sets are held against.
     device : str
         Where the embeddings' networks compute, as `devices.place` reads it; one that is named ("auto" does not) also
         computes the spectra (`structure.analyze_files`).
@@ -68,6 +91,7 @@ class AnalysisPlan:
     metrics: tuple[str, ...] = ()
     primary: Mapping[str, Literal["higher", "lower"] | None] = field(default_factory=dict)
     embeddings: tuple[Embedding, ...] = ()
+    notes: bool = False
     training: Path | None = None
     held_out: Path | None = None
     seconds: float | None = None
@@ -75,6 +99,7 @@ class AnalysisPlan:
     jobs: int = 1
     device: str = "auto"
     seed: int = 0
+    reference: ClipSets | None = None
     names: dict[str, str] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
@@ -89,8 +114,10 @@ class AnalysisPlan:
             "metrics": list(self.metrics) or "all",
             "primary": dict(self.primary) or "default",
             "embeddings": ["texture", *(model.name for model in self.embeddings)],
+            "notes": self.notes,
             "training": self.training and str(self.training),
             "held_out": self.held_out and str(self.held_out),
+            "reference": self.reference and len(self.reference.clips),
             "seconds": self.seconds,
             "from": self.start if self.seconds is not None else None,
             "jobs": self.jobs,
@@ -116,6 +143,7 @@ class AnalysedSets:
         Files that were left out, with the reason.
     captions : dict of str to str
         Words of each prompt.
+    reference : Reference or None
     """
 
     plan: AnalysisPlan
@@ -124,6 +152,7 @@ class AnalysedSets:
     whole: WholeSets
     skips: SkipReport
     captions: dict[str, str] = field(default_factory=dict)
+    reference: Reference | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Every number of the page, as in `comparison.json`."""
@@ -135,7 +164,9 @@ class AnalysedSets:
         }
 
 
-def plan_analysis(paths: Sequence[str | Path], *, by: str | None = None, **options: Any) -> AnalysisPlan:
+def plan_analysis(
+    paths: Sequence[str | Path], *, by: str | None = None, reference: Sequence[str | Path] = (), **options: Any
+) -> AnalysisPlan:
     """The plan for paths, refused at once where a name in it can match nothing; `options` are `AnalysisPlan`'s.
 
     Raises
@@ -144,9 +175,16 @@ def plan_analysis(paths: Sequence[str | Path], *, by: str | None = None, **optio
         As `sets.collect_sets`; an unknown set, metric, label or device; training audio without held-out audio; a cut
         that has no folder to go to.
     """
+    if options.get("notes"):
+        from eisbach.structure.embeddings.notes import check_notes
+
+        check_notes()
     check_measures([*options.get("metrics", ()), *options.get("primary", ())])
-    plan = AnalysisPlan(collect_sets(paths, by), **options)
+    music = collect_reference(reference) if reference else None
+    plan = AnalysisPlan(collect_sets(paths, by), reference=music, **options)
     place(plan.device)
+    if music is not None:
+        check_reference(plan.sets, music)
     if (plan.held_out is None) != (plan.training is None):
         raise UserError("memorisation needs --training and --held-out: without unseen clips, genre looks like copying.")
     if plan.seconds is not None:
@@ -184,23 +222,82 @@ def analyze_sets(plan: AnalysisPlan, *, quiet: bool = False) -> AnalysedSets:
         device=None if plan.device in ("auto", "cpu") else plan.device,
     )  # fmt: skip
     _refuse_lost_sets(plan.sets, records, skips)
+    reference, rows = _reference(plan, records, details, skips, quiet)
+    note_events = _add_notes(records, plan, skips, quiet) if plan.notes else None
     keys = {str(clip.path): clip.keys for clip in sets.clips}
     whole = measure_sets(
         {name: [row for row in records if row["group"] == group] for group, name in plan.names.items()},
         prompts={path: str(own.get("prompt_id") or "") for path, own in keys.items()}, details=details,
-        embeddings=plan.embeddings, training=_files(plan.training), held_out=_files(plan.held_out), seed=plan.seed,
+        embeddings=plan.embeddings, note_events=note_events,
+        training=_files(plan.training), held_out=_files(plan.held_out), seed=plan.seed,
         jobs=plan.jobs, skips=skips, quiet=quiet,
     )  # fmt: skip
     compared = compare_sets(
         records, pair=plan.pair, baseline=next(iter(plan.names), plan.baseline), oracle=plan.oracle,
         metrics=plan.metrics, primary=plan.primary, names=sets.names, side_by_side=sets.side_by_side, seed=plan.seed,
+        reference=reference, rows=rows,
     )  # fmt: skip
+    if plan.training is not None:
+        records = _with_copies(records, whole)
+        if plan.out is not None:
+            write_tables(records, plan.out)
     captions = {str(own.get("prompt_id") or ""): str(own.get("caption") or "") for own in keys.values()}
-    analysed = AnalysedSets(plan, records, compared, whole, skips, captions)
+    analysed = AnalysedSets(plan, records, compared, whole, skips, captions, reference)
     if plan.out is not None:
         write_text(plan.out / "comparison.csv", comparison_csv(compared))
         write_json(plan.out / _STATISTICS, analysed.to_json())
     return analysed
+
+
+def _with_copies(records: Sequence[Record], whole: WholeSets) -> list[Record]:
+    """The records with what memorisation found: the nearest training clip, how unusual that is, and the copied
+    excerpts as JSON (where each begins in both, its length in seconds, its transposition)."""
+    rows = {str(row["clip"]): row for part in whole.comparisons for own in part.memorisation.values()
+            for row in own.rows()}  # fmt: skip
+    made = []
+    for record in records:
+        row = rows.get(str(record["path"]))
+        found: Record = dict.fromkeys(_COPY_COLUMNS)
+        if row is not None:
+            found |= {f"memorised_{name}": row[name] for name in ("nearest_training", "p_clip", "p_excerpt")}
+            found |= {"memorised_share": row["copied_share"], "memorised_excerpts": json.dumps(row["excerpts"])}
+        made.append({**record, **found})
+    return made
+
+
+def _reference(
+    plan: AnalysisPlan, records: Sequence[Record], details: Mapping[str, str], skips: SkipReport, quiet: bool
+) -> tuple[Reference | None, dict[str, dict[str, np.ndarray]]]:
+    """The measured reference, and the rows of the sets' clips by embedding."""
+    if plan.reference is None:
+        return None, {}
+    folder = None if plan.out is None else plan.out / GROUP
+    music = read_reference(
+        plan.reference, "the reference", seconds=plan.seconds, start=plan.start, out=folder, jobs=plan.jobs,
+        skips=skips, quiet=quiet,
+    )  # fmt: skip
+    music.rows["musicnn"] = musicnn_rows(music.records, folder, quiet=quiet)
+    return music, {"texture": texture_rows(details), "musicnn": musicnn_rows(records, plan.out, quiet=quiet)}
+
+
+def _add_notes(records: list[Record], plan: AnalysisPlan, skips: SkipReport, quiet: bool) -> dict[str, OnsetEvents]:
+    """Puts the notes' columns into the records, and the notes themselves into ``notes.jsonl``; their moments by
+    path."""
+    from eisbach.structure.embeddings.notes import COLUMNS, note_events, notes_of_files
+
+    found = notes_of_files([str(row["path"]) for row in records], skips=skips, quiet=quiet)
+    for row in records:
+        own = found.get(str(row["path"]))
+        row.update(own[0] if own is not None else dict.fromkeys(COLUMNS))
+    if plan.out is not None:
+        rows = [
+            {"path": path, **columns, "onset": notes.onset.round(3).tolist(),
+             "duration": notes.duration.round(3).tolist(), "pitch": notes.pitch.tolist(),
+             "strength": notes.strength.round(3).tolist()}
+            for path, (columns, notes) in found.items()
+        ]  # fmt: skip
+        write_jsonl(plan.out / "notes.jsonl", rows)
+    return {path: note_events(notes) for path, (_, notes) in found.items()}
 
 
 def _files(path: Path | None) -> list[str] | None:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eisbach.data.manifest import Manifest
-from eisbach.experiments.material import available_cpus
+from eisbach.executors import open_executor, send
 from eisbach.experiments.spec import ExperimentSpec, arm_training
 from eisbach.experiments.stages import OpenStage, OverallProgress, Stage
 from eisbach.generation.config import GenerateConfig
 from eisbach.generation.generate import generate, plan_takes
-from eisbach.processes import Processes, send
+from eisbach.output_folder import share_folder
 from eisbach.progress import Progress, redirect_progress
 from eisbach.structure import Clip
 from eisbach.training.config import TrainConfig
@@ -66,13 +66,14 @@ def _generate_config(spec: ExperimentSpec, cell: Cell) -> GenerateConfig:
     play |= {key: value for key, value in shared.items() if key not in spec.generation.model_fields_set}
     training = _training(spec, cell)
     run = cell.folder / "train"
-    whole = training.adapter.type == "none"  # then the run leaves a model, not an adapter
+    trained = spec.arms[cell.arm].trained
+    whole = trained and training.adapter.type == "none"  # then the run leaves a model, not an adapter
     return GenerateConfig(
         **play,
         out=str(cell.folder / "samples"),
         prompts=spec.generation.resolve_prompts(),
         model=str(run / "model") if whole else str(training.model),
-        adapter=None if whole else str(run / "adapter"),
+        adapter=None if whole or not trained else str(run / "adapter"),
         arm=cell.arm,
     )
 
@@ -92,12 +93,13 @@ def plan_stages(spec: ExperimentSpec, cell: Cell) -> list[Stage]:
     clip_cost = play.num_inference_steps * _SECONDS_PER_SAMPLED_STEP * (2 if play.sampler == "heun" else 1)
     trained = (cell.folder / "train" / "result.json").is_file()
     played = all(take.path.is_file() for take in takes)
-    return [
-        Stage(cell.key("train"), "train", training.steps, step_cost, f"train {label}", trained),
+    stages = [Stage(cell.key("train"), "train", training.steps, step_cost, f"train {label}", trained)]
+    stages.append(
         Stage(
             cell.key("generate"), "generate", len(takes), clip_cost + _SECONDS_PER_DECODED_CLIP, f"play {label}", played
-        ),
-    ]
+        )
+    )
+    return stages if spec.arms[cell.arm].trained else stages[1:]
 
 
 def run_cell(spec: ExperimentSpec, cell: Cell, stage: OpenStage) -> list[Clip]:
@@ -110,22 +112,36 @@ def run_cell(spec: ExperimentSpec, cell: Cell, stage: OpenStage) -> list[Clip]:
     """
     from eisbach.training import train
 
-    with stage(cell.key("train")):
-        train(_training(spec, cell), quiet=True)
-    config = _generate_config(spec, cell)
+    training, config = _training(spec, cell), _generate_config(spec, cell)
+    trained = spec.arms[cell.arm].trained
+    if spec.store is not None and trained:
+        _share(spec, cell, training, config)
+    if trained:
+        with stage(cell.key("train")):
+            train(training, quiet=True)
     with stage(cell.key("generate")):
         manifest = generate(config, quiet=True)
-    return _clips_of(cell, manifest)
+    return _clips_of(cell, manifest, trained)
 
 
-def _clips_of(cell: Cell, manifest: Manifest) -> list[Clip]:
-    """What a cell played, with the keys of its records."""
+def _share(spec: ExperimentSpec, cell: Cell, training: TrainConfig, config: GenerateConfig) -> None:
+    """Puts the cell's training and its generations where experiments with the same ones find them."""
+    from eisbach.training.run_folder import content_of
+
+    trained = content_of(training)
+    share_folder(cell.folder / "train", spec.store, "trainings", trained)
+    played = config.model_dump(mode="json", exclude={"out", "adapter", "model", "batch_size"})
+    share_folder(cell.folder / "samples", spec.store, "generations", {"trained": trained, "played": played})
+
+
+def _clips_of(cell: Cell, manifest: Manifest, trained: bool) -> list[Clip]:
+    """What a cell played, with the keys of its records; what was not trained has no training seed."""
     return [
         Clip(
             manifest.audio_path(row),
             {
                 "arm": cell.arm,
-                "train_seed": cell.train_seed,
+                "train_seed": cell.train_seed if trained else None,
                 "prompt_id": row.labels["prompt_id"],
                 "seed": int(row.labels["seed"]),
             },
@@ -134,15 +150,16 @@ def _clips_of(cell: Cell, manifest: Manifest) -> list[Clip]:
     ]
 
 
-def run_cells_in_pool(spec: ExperimentSpec, cells: list[Cell], bar: OverallProgress) -> list[Clip]:
-    """The clips of all cells, in the order of `cells`; at most `spec.jobs` run at once.
+def run_cells(spec: ExperimentSpec, cells: list[Cell], bar: OverallProgress) -> list[Clip]:
+    """The clips of all cells, in the order of `cells`; at most `spec.jobs` run at once, or what a cluster holds.
 
     The first cell that fails stops the ones that have not begun; what the others finish stays on disk.
     """
-    threads = max(1, available_cpus() // spec.jobs)
-    calls = [(spec, cell, threads) for cell in cells]
-    with Processes(min(spec.jobs, len(cells))) as processes:
-        clips = dict(processes.each(_work, calls, listen=lambda message: bar.report(*message)))
+    with open_executor(spec.jobs, len(cells), network=True) as executor:
+        if executor.here:
+            return [clip for cell in cells for clip in run_cell(spec, cell, bar.stage)]
+        calls = [(spec, cell, executor.threads) for cell in cells]
+        clips = dict(executor.each(_work, calls, listen=lambda message: bar.report(*message)))
     return [clip for index in range(len(cells)) for clip in clips[index]]
 
 

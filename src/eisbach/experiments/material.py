@@ -3,18 +3,25 @@ audio."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from eisbach import devices
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, save_manifest
 from eisbach.data.selection import merge
-from eisbach.devices import place
 from eisbach.errors import UserError, one_line
+from eisbach.executors import available_cpus
 from eisbach.experiments.spec import ExperimentSpec, MaterialConfig, arm_training
 from eisbach.experiments.stages import OpenStage, Stage
+from eisbach.output_folder import share_folder
 from eisbach.types import Skipped, SkipReport
+
+if TYPE_CHECKING:
+    from eisbach.codecs.base import Codec
+    from eisbach.data.render import RenderSpec
+    from eisbach.training.config import TrainConfig
 
 # First guesses on two laptop cores; measured speeds replace them within seconds.
 _SECONDS_PER_RENDERED_CLIP = 0.7
@@ -22,12 +29,25 @@ _SECONDS_PER_ENCODED_CLIP = 0.1
 _CLIPS_WORTH_A_PROCESS = 8
 
 
-def plan_material(spec: ExperimentSpec, root: Path) -> tuple[Path | None, Path | None]:
-    """Where the manifest and the latent cache of the experiment's own material go; None twice without material."""
+def plan_material(spec: ExperimentSpec, root: Path, train_seed: int) -> tuple[Path | None, Path | None]:
+    """Where the manifest and the latent cache of a training seed's own material go; None twice without material."""
     if spec.material is None:
         return None, None
-    data = root / "data"
+    data = root / _set_name(spec.material, train_seed)
     return data / MANIFEST_NAME, data / "latents"
+
+
+def _set_name(material: MaterialConfig, train_seed: int) -> str:
+    return f"data/draw-{train_seed}" if material.redraw else "data"
+
+
+def _sets(spec: ExperimentSpec) -> dict[str, tuple[int, MaterialConfig]]:
+    """The sets to make, by their folder: the first training seed that trains on each, and what decides it."""
+    sets: dict[str, tuple[int, MaterialConfig]] = {}
+    if spec.material is not None:
+        for seed in spec.train_seeds:
+            sets.setdefault(_set_name(spec.material, seed), (seed, spec.material.of_draw(seed)))
+    return sets
 
 
 def material_stages(spec: ExperimentSpec, root: Path) -> list[Stage]:
@@ -35,31 +55,36 @@ def material_stages(spec: ExperimentSpec, root: Path) -> list[Stage]:
     material = spec.material
     if material is None:
         return [Stage("encode", "encode", 100, _SECONDS_PER_ENCODED_CLIP, "encode the clips")]
-    stages = [
-        Stage(f"render/{name}", "render", clips, _SECONDS_PER_RENDERED_CLIP, f"render {name} clips")
-        for name, clips in _parts(material)
-    ]
-    for stage in stages:
-        stage.done = (root / "data" / MANIFEST_NAME).is_file()
-    return [*stages, Stage("encode", "encode", material.clips, _SECONDS_PER_ENCODED_CLIP, "encode the clips")]
+    stages = []
+    for place in _sets(spec):
+        done = (root / place / MANIFEST_NAME).is_file()
+        for name, clips in _parts(material):
+            label = f"render {name} clips"
+            stages.append(Stage(f"render/{place}/{name}", "render", clips, _SECONDS_PER_RENDERED_CLIP, label, done))
+    clips = material.clips * len(_sets(spec))
+    return [*stages, Stage("encode", "encode", clips, _SECONDS_PER_ENCODED_CLIP, "encode the clips")]
 
 
 def build_material(spec: ExperimentSpec, root: Path, stage: OpenStage) -> None:
-    """Makes the missing clips of the set in `root/data`, its manifest, and the latents of whatever the arms train on.
+    """Makes the missing clips of each set in `root/data`, its manifest, and the latents of whatever the arms train on.
 
     Raises
     ------
     UserError
         The folder holds clips of other settings, or the scores or the sound font are not installed.
     """
-    if spec.material is not None:
+    sets = _sets(spec)
+    for place, (seed, material) in sets.items():
+        data, rendered = root / place, _settings(material, _shared_codec(spec, root, seed))
+        share_folder(data, spec.store, "sets", {**material.model_dump(), "rendered": asdict(rendered)})
         parts = []
-        for name, clips in _parts(spec.material):
-            with stage(f"render/{name}"):
-                parts.append(_render(name, clips, spec.material, root / "data" / name))
-        save_manifest(merge(parts, root / "data"))
+        for name, clips in _parts(material):
+            with stage(f"render/{place}/{name}"):
+                parts.append(_render(name, clips, rendered, data / name))
+        save_manifest(merge(parts, data))
     with stage("encode"):
-        _encode(spec, root)
+        for seed, _ in sets.values() or [(spec.train_seeds[0], None)]:
+            _encode(spec, root, seed)
 
 
 def _parts(material: MaterialConfig) -> list[tuple[str, int]]:
@@ -67,31 +92,50 @@ def _parts(material: MaterialConfig) -> list[tuple[str, int]]:
     return [(name, clips) for name, clips in counts.items() if clips]
 
 
-def _render(name: str, clips: int, material: MaterialConfig, out: Path) -> Manifest:
+def _render(name: str, clips: int, settings: RenderSpec, out: Path) -> Manifest:
     from eisbach.data.flat_material import render_flat
-    from eisbach.data.render import RenderSpec, render
+    from eisbach.data.render import render
 
     make = render if name == "developing" else render_flat
     jobs = max(1, min(available_cpus(), clips // _CLIPS_WORTH_A_PROCESS))
-    settings = RenderSpec(seed=material.seed, seconds=(material.duration,))
     return make(out, clips=clips, spec=settings, jobs=jobs, quiet=True)[0]
 
 
-def _encode(spec: ExperimentSpec, root: Path) -> None:
-    """Fills the latent cache that all arms share, so that no arm's training waits for it."""
+def _settings(material: MaterialConfig, codec: Codec | None) -> RenderSpec:
+    """How its clips are rendered; the renderer's own version is part of it."""
+    from eisbach.data.render import RenderSpec
+
+    settings = RenderSpec(seed=material.seed, seconds=(material.duration,))
+    if codec is None:
+        return settings
+    # As the codec hears it, so that what is trained on has the base's bandwidth and width.
+    rate, channels = min(48000, max(8000, codec.sample_rate)), min(2, codec.audio_channels)
+    return replace(settings, sample_rate=rate, channels=channels)
+
+
+def _shared_training(spec: ExperimentSpec, root: Path, train_seed: int) -> TrainConfig:
+    manifest, cache = plan_material(spec, root, train_seed)
+    return arm_training(spec, spec.baseline, train_seed, out=str(root), manifest=_text(manifest), cache=_text(cache))
+
+
+def _shared_codec(spec: ExperimentSpec, root: Path, train_seed: int) -> Codec | None:
+    """The codec of the model that all arms start from; None for a model made from scratch, which has none yet."""
     from eisbach.backbones import load_backbone, load_codec_of
+
+    model = _shared_training(spec, root, train_seed).model
+    return load_codec_of(load_backbone(model)) if isinstance(model, str) else None
+
+
+def _encode(spec: ExperimentSpec, root: Path, train_seed: int) -> None:
+    """Fills the latent cache that all arms share, so that no arm's training waits for it."""
     from eisbach.codecs.base import place_codec
     from eisbach.data.latents import encode_manifest
     from eisbach.data.pre_encoded import is_pre_encoded
 
-    manifest, cache = plan_material(spec, root)
-    training = arm_training(
-        spec, spec.baseline, spec.train_seeds[0], out=str(root), manifest=_text(manifest), cache=_text(cache)
-    )
-    if not isinstance(training.model, str) or training.data.cache is None:
-        return  # a model made from scratch has no codec yet; without a shared cache each manifest keeps its own
-    codec = load_codec_of(load_backbone(training.model))
-    place_codec(codec, place(training.device).device)
+    training, codec = _shared_training(spec, root, train_seed), _shared_codec(spec, root, train_seed)
+    if codec is None or training.data.cache is None:
+        return  # without a shared cache each manifest keeps its own
+    place_codec(codec, devices.place(training.device).device)
     for path in training.data.manifest:
         if is_pre_encoded(path):
             continue
@@ -104,11 +148,6 @@ def _encode(spec: ExperimentSpec, root: Path) -> None:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def available_cpus() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -126,6 +165,10 @@ class OwnAudio:
         The clips have captions; otherwise the models train without text.
     skipped : tuple of Skipped
         Files that could not be used.
+    captions : tuple of str
+        Of the clips that train.
+    held_out_seconds, all_seconds : tuple of float
+        Lengths of the clips that are held out, and of all.
     """
 
     manifest: Path
@@ -133,6 +176,9 @@ class OwnAudio:
     labelled: bool
     captioned: bool
     skipped: tuple[Skipped, ...] = ()
+    captions: tuple[str, ...] = ()
+    held_out_seconds: tuple[float, ...] = ()
+    all_seconds: tuple[float, ...] = ()
 
 
 def adopt_folder(
@@ -197,6 +243,9 @@ def adopt_folder(
         labelled={row.labels.get("flat") for row in manifest} == {"true", "false"},
         captioned=captioned,
         skipped=(*skips.skipped, *choice.left_out),
+        captions=tuple(row.caption for row in choice.train),
+        held_out_seconds=tuple(row.duration for row in choice.held_out),
+        all_seconds=tuple(row.duration for row in manifest),
     )
 
 

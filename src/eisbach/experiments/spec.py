@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -32,12 +33,23 @@ class MaterialConfig(StrictModel):
         Seconds a clip.
     seed : int
         Draws pieces, instruments and flat kinds.
+    redraw : bool
+        Each training seed is a *draw*: it trains on a set of its own, drawn by `seed` and the training seed, so that
+        what is inferred over draws holds for other sets too.
     """
 
     clips: int = Field(default=200, ge=4)
     flat_share: float = Field(default=0.7, ge=0, le=1)
     duration: float = Field(default=30.0, ge=5.0, le=300.0)
     seed: int = Field(default=0, ge=0)
+    redraw: bool = False
+
+    def of_draw(self, train_seed: int) -> MaterialConfig:
+        """The set of one draw; with `redraw` off, the one set of all."""
+        if not self.redraw:
+            return self
+        digest = hashlib.blake2b(f"{self.seed},{train_seed}".encode(), digest_size=4).digest()
+        return self.model_copy(update={"seed": int.from_bytes(digest, "little"), "redraw": False})
 
     @property
     def flat_clips(self) -> int:
@@ -48,6 +60,28 @@ class MaterialConfig(StrictModel):
     def developing_clips(self) -> int:
         """Number of developing clips."""
         return self.clips - self.flat_clips
+
+
+class ReferenceConfig(StrictModel):
+    """The music that every arm is held against: never trained on, as long as the clips that are played.
+
+    Attributes
+    ----------
+    source : str
+        "held_out": what the manifest holds out, or, for material that the experiment makes, new performances of
+        held-out scores; otherwise a folder or manifest of audio.
+    label : str
+        What sentences call it.
+    clips : int
+        How many at most; several stretches of a long file may be taken.
+    heard : int
+        How many of them stand in every row of players.
+    """
+
+    source: str = "held_out"
+    label: str = "held-out music"
+    clips: int = Field(default=24, ge=4, le=200)
+    heard: int = Field(default=2, ge=0, le=4)
 
 
 class Arm(StrictModel):
@@ -63,12 +97,15 @@ class Arm(StrictModel):
         One or two sentences for a reader who has not seen the formulas.
     overrides : mapping
         Keys of the training configuration that this arm changes, nested or dotted.
+    trained : bool
+        False plays the base as it is: to hear what the training changed. It is no candidate for the verdict.
     """
 
     label: str = Field(min_length=1)
     phrase: str = ""
     explanation: str = ""
     overrides: dict[str, Any] = Field(default={})
+    trained: bool = True
 
 
 class PlayConfig(SamplingConfig):
@@ -103,12 +140,24 @@ class ExperimentSpec(StrictModel):
     train_seeds : tuple of int
         Trainings an arm; one seed compares two checkpoints, several compare two methods.
     generation : PlayConfig
-    primary_metrics : mapping of str to {"higher", "lower"}
-        Declared before looking: which metrics decide, and which direction means more development.
+    reference : ReferenceConfig or None
+        Music that the arms are held against.
+    primary_metrics : mapping of str to {"nearer", "higher", "lower"}
+        Declared before looking: which metrics decide. "nearer" judges by the distance to the reference.
+    own_audio : bool
+        The material is a person's: the page says what it is, and which of its clips a weighting would favour.
+    rehearsal : bool
+        The numbers mean nothing, and the verdict says so.
     notes : tuple of str
         Sentences that the page prints with the result (shortened sampling, missing oracle, ...).
     jobs : int
         Trainings that run at once in processes of their own.
+    nearness : bool
+        Also measure how near each clip comes to developing music that no model trained on, and to what its own trained
+        on (`experiments.nearness`); needs `material`.
+    store : str or None
+        Folder in which sets, trainings and generations lie by their settings, so that experiments which name the same
+        store make equal ones once; this experiment's folder then holds links.
     device, precision : str
         Of trainings, generations and encoding, where `training` and `generation` name none of their own; as
         `devices.place` reads them.
@@ -124,9 +173,14 @@ class ExperimentSpec(StrictModel):
     oracle: str | None = None
     train_seeds: tuple[int, ...] = (0,)
     generation: PlayConfig = PlayConfig()
-    primary_metrics: dict[str, Literal["higher", "lower"]]
+    reference: ReferenceConfig | None = None
+    primary_metrics: dict[str, Literal["nearer", "higher", "lower"]]
+    own_audio: bool = False
+    rehearsal: bool = False
     notes: tuple[str, ...] = ()
     jobs: int = Field(default=1, ge=1, le=64)
+    nearness: bool = False
+    store: str | None = None
     device: DeviceName = "auto"
     precision: PrecisionName = "auto"
 
@@ -157,13 +211,27 @@ class ExperimentSpec(StrictModel):
             raise ValueError("declare at least one primary metric and its direction")
         return value
 
+    @property
+    def apart(self) -> list[str]:
+        """Arms that are no candidates for the verdict: the oracle, and what was not trained."""
+        return [name for name, arm in self.arms.items() if name == self.oracle or not arm.trained]
+
     @model_validator(mode="after")
     def _check_names(self) -> ExperimentSpec:
         for role, name in (("baseline", self.baseline), ("oracle", self.oracle)):
             if name is not None and name not in self.arms:
                 raise ValueError(f"{role} is '{name}', and the arms are {', '.join(self.arms)}")
+        if self.nearness and self.material is None:
+            raise ValueError("nearness needs clips whose labels say which develop: make them with material")
         if self.oracle is not None and self.oracle == self.baseline:
             raise ValueError("the oracle and the baseline must be different arms")
+        if not self.arms[self.baseline].trained:
+            raise ValueError(f"the baseline '{self.baseline}' is not trained; compare with an arm that is")
+        directions = set(self.primary_metrics.values())
+        if self.reference is None and "nearer" in directions:
+            raise ValueError("primary_metrics say 'nearer' and there is no reference to be nearer to; add reference")
+        if self.reference is not None and directions != {"nearer"}:
+            raise ValueError("with a reference every primary metric is 'nearer': distances to it decide")
         return self
 
 

@@ -130,8 +130,7 @@ def _load_inception(weights: str | Path | None, device: torch.device | str) -> F
     if weights is None:
         raise UserError(
             "the features inception need their weights: name a safetensors file of them with --weights (docs/images.md "
-            "says where "
-            "they come from)."
+            "says where they come from)."
         )
     return InceptionFeatures(weights, device)
 

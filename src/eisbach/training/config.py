@@ -16,6 +16,7 @@ from eisbach.training.config_groups import (
     DataConfig,
     ImagesConfig,
     InpaintingConfig,
+    LabelWeight,
     NoiseLevelConfig,
     ObjectiveConfig,
     WeightingConfig,
@@ -30,9 +31,11 @@ __all__ = [
     "HeldOutConfig",
     "ImagesConfig",
     "InpaintingConfig",
+    "LabelWeight",
     "NoiseLevelConfig",
     "ObjectiveConfig",
     "OptimiserConfig",
+    "SampleLogConfig",
     "TrainConfig",
     "WeightingConfig",
 ]
@@ -117,6 +120,21 @@ class CheckpointConfig(StrictModel):
         return sorted(set(value))
 
 
+class SampleLogConfig(StrictModel):
+    """What is written of each sample that trains, into `sample_log.jsonl`.
+
+    Attributes
+    ----------
+    every : int
+        Steps between steps that are written.
+    gradient_norms : bool
+        Also the norm of each sample's own gradient, which costs a backward pass a sample.
+    """
+
+    every: int = Field(default=1, ge=1)
+    gradient_norms: bool = False
+
+
 class TrainConfig(StrictModel):
     """One training run.
 
@@ -150,6 +168,8 @@ class TrainConfig(StrictModel):
     ema_decay : float or None
         Decay of an exponential moving average of the trained weights; the average is what is evaluated and
         shipped. None keeps none.
+    log_samples : SampleLogConfig or None
+        Write id, noise level, loss, belief and weight of every sample that trains; `true` takes the defaults.
     out : str
         The run folder.
     """
@@ -182,8 +202,16 @@ class TrainConfig(StrictModel):
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     compile: bool = False
     log_every: int = Field(default=10, ge=1)
+    log_samples: SampleLogConfig | None = None
     tensorboard: bool = True
     out: str = "runs/train"
+
+    @field_validator("log_samples", mode="before")
+    @classmethod
+    def _switch(cls, value: object) -> object:
+        if isinstance(value, bool):
+            return {} if value else None
+        return value
 
     @model_validator(mode="wrap")
     @classmethod
@@ -216,6 +244,10 @@ def _contradictions(values: Mapping[str, Any]) -> list[InitErrorDetails]:
         return value if isinstance(value, Mapping) else {}
 
     adapter, weighting, levels, data = (group(name) for name in ("adapter", "weighting", "noise_levels", "data"))
+    if weighting.get("sample") == "recommended":
+        from eisbach.weighting.build import expand_recommended
+
+        weighting = expand_recommended(weighting)
     if adapter.get("type") == "none":
         for key in ("rank", "alpha", "dropout", "targets", "exclude"):
             if adapter.get(key) is not None:

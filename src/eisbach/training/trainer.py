@@ -16,7 +16,7 @@ from eisbach.tensor_files import copy_named, read_tensors
 from eisbach.training.checkpoint import Checkpoint, write_checkpoint
 from eisbach.training.config import TrainConfig
 from eisbach.training.data import ConditioningCache, TrainingData
-from eisbach.training.logging import Window
+from eisbach.training.logging import SampleLog, Window
 from eisbach.training.optimisation import (
     FiniteGuard,
     WeightAverage,
@@ -28,6 +28,7 @@ from eisbach.training.optimisation import (
 from eisbach.training.run_folder import STAMP_FORMAT, RunFolder, check_origin
 from eisbach.training.step import HeldOut, Objective, micro_step, step_generator
 from eisbach.types import Conditioning, LatentBatch
+from eisbach.weighting.losses import COUNT
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -91,6 +92,9 @@ class Trainer:
         self.optimiser = build_optimiser(self.parameters, self.config.optimiser, self.learned)
         self.average = WeightAverage(self.parameters, self.config.ema_decay) if self.config.ema_decay else None
         self.window = Window(self.device)
+        chosen = self.config.log_samples
+        log = RunFolder(Path(self.config.out)).sample_log if self.accelerator.is_main_process else None
+        self.samples = None if chosen is None else SampleLog(log, chosen.every, chosen.gradient_norms)
         self.guard = FiniteGuard(self.device, self._gather_names)
         self.random_layers = any(
             isinstance(layer, nn.Dropout) and layer.p > 0 for layer in self.backbone.module.modules()
@@ -124,6 +128,9 @@ class Trainer:
         self._scale_learned(factor)
         self.guard.observe(step + 1, weighted, grad_norm)
         self.window.add_step(weighted, grad_norm, stats, factor, world)
+        self.objective.weighting.end_step()
+        if self.samples is not None:
+            self.samples.end_step(step + 1, float(factor * stats[COUNT]), self.objective.weighting.memory)
         self._update(step)
         self.step = step + 1
 
@@ -140,6 +147,8 @@ class Trainer:
             if self.random_layers:  # dropout inside the network has no generator of its own to pass
                 torch.manual_seed(generator.initial_seed())
             output = micro_step(self.predictor, self.objective, batch, self.conditioning(batch), generator)
+            if self.samples is not None:
+                self.samples.note(step + 1, batch.ids, output, self.parameters.values())
             self.accelerator.backward(output.partial.unscaled)
         self.guard.remember(step + 1, batch.ids, output.partial.terms.per_sample.detach())
         self.window.add_micro_batch(output)
@@ -247,8 +256,8 @@ class Trainer:
         }
         if self.average is not None:
             tensors[AVERAGE] = self.average.average
-        if self.learned:
-            tensors[_WEIGHTING] = self.objective.weighting.state_dict()
+        if weighting := self.objective.weighting.state_dict():
+            tensors[_WEIGHTING] = weighting
         texts = {} if self.adapter is None else {peft_format.CONFIG: peft_format.config_values(self.adapter)}
         chosen = self.config.checkpoint
         state = self.origin | {"stamp_format": STAMP_FORMAT}
@@ -283,7 +292,7 @@ class Trainer:
         window = {key: moments.pop(key).to(self.device) for key in list(moments) if key.startswith("window.")}
         self.window.load(window)
         load_optimiser(self.optimiser, self.parameters | self.learned, moments)
-        if self.learned:
+        if self.objective.weighting.state_dict():
             self.objective.weighting.load_state_dict(read_tensors(folder / _WEIGHTING))
         if self.average is not None:
             copy_named(self.average.average, read_tensors(folder / AVERAGE), folder / AVERAGE)

@@ -174,6 +174,9 @@ def load_subject(config: ProbeConfig, quiet: bool = False) -> Subject:
     rows = probed_rows(manifest, config)
     backbone = load_model(train)
     objective = build_objective(train, backbone)
+    # Each prediction is judged by itself: what a training would remember of the clips is not known here.
+    if objective.weighting.memory is not None:
+        objective = replace(objective, weighting=replace(objective.weighting, memory=None, gate=None))
     identity = backbone.identity()
     pool = choose_pool(rows, config)
     codec = load_codec_of(backbone)
@@ -229,8 +232,7 @@ def probed_rows(manifest: Manifest, config: ProbeConfig) -> Manifest:
     if len(rows) < train.batch_size:
         raise ManifestError(
             f"{len(rows)} of the {len(manifest)} clips of {', '.join(train.data.manifest)} have {wanted}, and "
-            "batch_size is "
-            f"{train.batch_size}; change split or data.select, lower batch_size, or add clips."
+            f"batch_size is {train.batch_size}; change split or data.select, lower batch_size, or add clips."
         )
     return rows
 

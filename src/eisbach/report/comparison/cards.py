@@ -10,7 +10,7 @@ from eisbach.experiments.comparing import Sets
 from eisbach.experiments.measures import FLAT
 from eisbach.report.comparison.listen import ListenGroup
 from eisbach.report.comparison.players import Player, clock
-from eisbach.report.wording import format_value
+from eisbach.report.wording import format_flatness, format_value
 from eisbach.statistics.metric_info import MetricInfo
 from eisbach.structure.metrics import METRICS
 from eisbach.types import Record
@@ -33,25 +33,24 @@ _FLAG_MEANINGS: Mapping[str, str] = {
 
 
 def listen_group(
-    sets: Sets, group: ListenGroup, players: Mapping[int, Player], labels: Mapping[str, str]
+    sets: Sets, group: ListenGroup, players: Mapping[int, Player], labels: Mapping[str, str], reference: str = ""
 ) -> dict[str, Any]:
     """The players under one heading."""
 
     def card(name: str, row: Record | None, take: str) -> dict[str, Any]:
-        clip = {"set": labels[name], "index": sets.names.index(name)}
+        clip = {"set": labels[name], "colour": sets.names.index(name) % 8}
         if row is None:
             return clip | {"name": "", "player": None}
         matched = sets.results is not None and sets.paired and name not in sets.results.unmatched_arms
         called = str(row.get("id") or ("" if matched else row["prompt_id"]))
         said = dict.fromkeys(filter(None, (labels[name], labels.get(group.heading, group.heading), take, called)))
         player = players[id(row)]
-        facts = [(_upper(info.label), format_value(info, _value(row, info))) for info in sets.primary if not info.share]
         return clip | {
             "name": called,
             "said": ", ".join(said),
             "player": player,
             "judged": _judged(sets, row),
-            "facts": facts,
+            "facts": _facts(sets, row),
             "flags": _said_flags(row),
             "part": _part(row, player),
         }
@@ -62,11 +61,33 @@ def listen_group(
         "takes": [
             {
                 "heading": take.heading,
-                "cards": [card(name, row, take.heading) for name, row in zip(take.sets, take.clips, strict=True)],
+                "cards": [
+                    *(card(name, row, take.heading) for name, row in zip(take.sets, take.clips, strict=True)),
+                    *(_music_card(sets, row, players[id(row)], reference) for row in take.beside),
+                ],
             }
             for take in group.takes
         ],
     }
+
+
+def _music_card(sets: Sets, row: Record, player: Player, label: str) -> dict[str, Any]:
+    """A clip of the reference, to hear the others against."""
+    return {
+        "set": _upper(label),
+        "colour": "music",
+        "name": str(row.get("id") or ""),
+        "said": f"{label}: {row.get('id')}",
+        "player": player,
+        "judged": _judged(sets, row),
+        "facts": _facts(sets, row),
+        "flags": _said_flags(row),
+        "part": _part(row, player),
+    }
+
+
+def _facts(sets: Sets, row: Record) -> list[tuple[str, str]]:
+    return [(_upper(info.label), format_value(info, _value(row, info))) for info in sets.primary if not info.share]
 
 
 def _upper(text: str) -> str:
@@ -75,8 +96,7 @@ def _upper(text: str) -> str:
 
 def _judged(sets: Sets, row: Record) -> str:
     """What the judge of flatness, and any other measure of yes and no that decides, says of a clip."""
-    flat = row.get(FLAT.name)
-    said = [] if flat is None else ["judged flat" if flat else "judged developing"]
+    said = list(filter(None, [format_flatness(row)]))
     for info in sets.primary:
         if info.share and info.name != FLAT.name and row.get(info.name) is not None:
             said.append(f"{info.label}: {'yes' if row[info.name] else 'no'}")

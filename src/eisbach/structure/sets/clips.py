@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from eisbach.errors import UserError
-from eisbach.processes import Processes
+from eisbach.executors import open_executor
 from eisbach.progress import Progress
 from eisbach.structure.features import (
     TEXTURE_WINDOW,
@@ -20,6 +20,7 @@ from eisbach.structure.features import (
     source_of,
     texture_statistics,
 )
+from eisbach.structure.metrics.form import BLOCKS_MIN_SECONDS, block_curve
 from eisbach.structure.sections import find_sections
 from eisbach.structure.sets.excerpts import ExcerptFeatures, excerpt_features
 from eisbach.structure.sets.onset_details import OnsetEvents, onset_events, unpack_events
@@ -45,6 +46,9 @@ class SetClip:
     onsets : OnsetEvents
     excerpt : ExcerptFeatures or None
         What memorisation of excerpts needs; None where only the analysis' details were at hand.
+    notes : OnsetEvents or None
+        The clip's moments with the pitches that begin at each (`embeddings.notes.note_events`); None where they were
+        not asked for.
     """
 
     name: str
@@ -54,6 +58,37 @@ class SetClip:
     boundaries: np.ndarray = field(repr=False)
     onsets: OnsetEvents = field(repr=False)
     excerpt: ExcerptFeatures | None = field(repr=False)
+    notes: OnsetEvents | None = field(default=None, repr=False)
+
+
+def clip_sketch(features: Features) -> dict[str, list[float]]:
+    """What pictures of sets draw of a clip, small enough to be kept for every clip of an analysis.
+
+    Returns
+    -------
+    dict
+        `energy`, `spread`: of `mean_spectrum` (none for silence); `scales`, `strengths`: of `metrics.form.block_curve`
+        (none under about 5 s).
+    """
+    energy, spread = mean_spectrum(features) if len(features.mel_db) else (np.zeros(0), np.zeros(0))
+    scales, strengths = block_curve(features) if features.duration >= BLOCKS_MIN_SECONDS else (np.zeros(0),) * 2
+    parts = {"energy": (energy, 2), "spread": (spread, 2), "scales": (scales, 3), "strengths": (strengths, 4)}
+    return {name: [round(float(value), digits) for value in values] for name, (values, digits) in parts.items()}
+
+
+def mean_spectrum(features: Features) -> tuple[np.ndarray, np.ndarray]:
+    """A clip's mean spectral energy and its spread over time, by mel band.
+
+    Returns
+    -------
+    energy : np.ndarray [shape=(64,)]
+        Mean power in dB relative to the clip's mean over all bands, so that gain makes no difference.
+    spread : np.ndarray [shape=(64,)]
+        Standard deviation over time of the level, dB.
+    """
+    db = features.mel_db.astype(np.float64)
+    power = (10.0 ** (db / 10.0)).mean(axis=0)
+    return 10.0 * np.log10(power / power.mean()), db.std(axis=0)
 
 
 def describe_clip(
@@ -141,30 +176,30 @@ def read_clips(
     if jobs < 1:
         raise UserError(f"jobs must be at least 1, not {jobs}.")
     skips = SkipReport() if skips is None else skips
-    clips = []
+    outcomes: dict[int, tuple[SetClip | None, str, str]] = {}
     with Progress(len(paths), description, quiet=quiet) as bar:
-        for clip, name, reason in _all([str(path) for path in paths], list(prompts or [None] * len(paths)), jobs):
-            if clip is None:
-                skips.add(name, reason)
-            else:
-                clips.append(clip)
+        for index, outcome in _all([str(path) for path in paths], list(prompts or [None] * len(paths)), jobs):
+            outcomes[index] = outcome
             bar.advance()
+    clips = []
+    for _, (clip, name, reason) in sorted(outcomes.items()):
+        if clip is None:
+            skips.add(name, reason)
+        else:
+            clips.append(clip)
     if not clips:
         raise UserError(f"none of the {len(paths)} files could be described; the first: {skips.skipped[0].reason}")
     return clips
 
 
-def _all(names: list[str], prompts: list[str | None], jobs: int) -> Iterator[tuple[SetClip | None, str, str]]:
-    if jobs == 1 or len(names) < 2:
-        yield from map(_attempt, names, prompts)
-        return
-
+def _all(
+    names: list[str], prompts: list[str | None], jobs: int
+) -> Iterator[tuple[int, tuple[SetClip | None, str, str]]]:
     def dead(index: int) -> tuple[SetClip | None, str, str]:
         return None, names[index], f"{names[index]} killed the process that described it twice (out of memory?)"
 
-    with Processes(min(jobs, len(names))) as processes:
-        outcomes = dict(processes.each(_attempt, list(zip(names, prompts, strict=True)), dead=dead))
-    yield from (outcomes[index] for index in range(len(names)))
+    with open_executor(jobs, len(names)) as executor:
+        yield from executor.each(_attempt, list(zip(names, prompts, strict=True)), dead=dead)
 
 
 def _attempt(name: str, prompt: str | None) -> tuple[SetClip | None, str, str]:

@@ -1,0 +1,209 @@
+"""Processes of our own: each call in one of them, tried again once where its process dies, and none outlives its
+parent."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, cast
+
+from eisbach.errors import UserError
+from eisbach.executors.base import DeadProcessError, Executor, Made, portable, sending_to
+
+_LOOK_EVERY = 1.0  # seconds between two looks for the parent
+_LISTEN_EVERY = 0.2  # seconds between two looks at what the processes send
+_AHEAD = 4  # calls in flight for each process: waiting on ten thousand at once costs their number squared
+_START_SECONDS = 300.0  # after which a process that does not answer will not
+
+
+class Processes(Executor):
+    """`jobs` processes that calls are given to; a context manager.
+
+    A process is started with its first call (spawned: a fork would copy the parent's threads and locks). One that dies
+    takes only its own call with it, which is tried again once in a new process.
+
+    Parameters
+    ----------
+    jobs : int
+    threads : int
+        What each call may compute with.
+    """
+
+    def __init__(self, jobs: int, *, threads: int = 1) -> None:
+        self.jobs, self.threads = jobs, threads
+        self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+        self._heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._all = [_Process() for _ in range(jobs)]
+        for process in self._all:
+            self._idle.put(process)
+        self._closed = False
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed = True
+        for process in self._all:
+            process.stop()
+
+    def call(self, function: Callable[..., Made], *args: Any) -> Made:
+        """See `Executor.call`; a spawned process imports the script that it belongs to, and one without a guard cannot
+        start any."""
+        process = self._idle.get()
+        try:
+            if self._closed:
+                raise UserError("the work was stopped before this part of it began.")
+            try:
+                return process.call(function, args, self._heard.put)
+            except _ProcessDied:
+                process.stop()
+            try:
+                return process.call(function, args, self._heard.put)
+            except _ProcessDied as error:
+                process.stop()
+                raise DeadProcessError(
+                    "a process died twice over the same work (killed, or out of memory?); lower --jobs (now "
+                    f"{self.jobs}) "
+                    "and run the same command again: what is done is kept."
+                ) from error
+        finally:
+            self._idle.put(process)
+
+    def each(
+        self,
+        function: Callable[..., Made],
+        calls: Sequence[tuple[Any, ...]],
+        *,
+        dead: Callable[[int], Made] | None = None,
+        listen: Callable[[Any], None] | None = None,
+    ) -> Iterator[tuple[int, Made]]:
+        """See `Executor.each`; where one raises, those that had begun are finished first."""
+        rest = iter(range(len(calls)))
+        with ThreadPoolExecutor(self.jobs) as threads:
+            waiting: dict[Future[Made], int] = {}
+            try:
+                while True:
+                    for index in islice(rest, _AHEAD * self.jobs - len(waiting)):
+                        waiting[threads.submit(self.call, function, *calls[index])] = index
+                    if not waiting:
+                        return
+                    done, _ = wait(waiting, None if listen is None else _LISTEN_EVERY, FIRST_COMPLETED)
+                    if listen is not None:
+                        self._drain(listen)
+                    for future in done:
+                        index = waiting.pop(future)
+                        try:
+                            made = future.result()
+                        except DeadProcessError:
+                            if dead is None:
+                                raise
+                            made = dead(index)
+                        yield index, made
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _drain(self, listen: Callable[[Any], None]) -> None:
+        with suppress(queue.Empty):
+            while True:
+                listen(self._heard.get_nowait())
+
+
+class _Process:
+    """One process, started when needed, that does what it is sent over a pipe of its own.
+
+    No executor of the library: its threads, queues and locks are shared, so that one that dies, or a thread that finds
+    no memory, leaves the others waiting for ever.
+    """
+
+    def __init__(self) -> None:
+        self._pipe: Connection | None = None
+        self._process: Any = None
+
+    def call(self, function: Callable[..., Made], args: tuple[Any, ...], hear: Callable[[Any], None]) -> Made:
+        if self._pipe is None:
+            self._start()
+        assert self._pipe is not None
+        try:
+            self._pipe.send((function, args))
+            while True:
+                kind, value = self._pipe.recv()
+                if kind == _MADE:
+                    return cast(Made, value)
+                if kind == _RAISED:
+                    break
+                hear(value)
+        except (EOFError, OSError) as error:  # its end of the pipe is closed
+            raise _ProcessDied from error
+        raise value
+
+    def _start(self) -> None:
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(os.getpid(), theirs))
+        try:
+            process.start()
+            theirs.close()
+            if not ours.poll(_START_SECONDS):
+                raise TimeoutError(f"nothing in {_START_SECONDS:g} s")
+            ours.recv()
+        except (EOFError, OSError, MemoryError, RuntimeError) as error:
+            ours.close()
+            if process.pid is not None:
+                process.kill()
+                process.join()
+            raise UserError(
+                "the processes for jobs > 1 could not start (too little memory?); give jobs=1, or, in a script, put "
+                "the call "
+                "under `if __name__ == '__main__':`."
+            ) from error
+        self._pipe, self._process = ours, process
+
+    def stop(self) -> None:
+        """Ends the process when it has done what it was sent; a dead one is buried."""
+        if self._pipe is not None:
+            self._pipe.close()
+            self._process.join()
+        self._pipe = self._process = None
+
+
+class _ProcessDied(Exception):
+    """A process ended without an answer."""
+
+
+_MADE, _RAISED, _SENT = "made", "raised", "sent"
+
+
+def _serve(parent: int, pipe: Connection) -> None:
+    """Runs in the process: calls what comes over the pipe until the parent closes it, or is killed."""
+    writing = threading.Lock()
+
+    def answer(kind: str, value: Any) -> None:
+        with writing:
+            pipe.send((kind, value))
+
+    def watch() -> None:  # a killed parent whose pipe another process holds closes nothing
+        while os.getppid() == parent:
+            time.sleep(_LOOK_EVERY)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    answer(_SENT, "ready")
+    with suppress(EOFError, OSError, KeyboardInterrupt), sending_to(partial(answer, _SENT)):
+        while True:  # until the parent is gone, or has no more work
+            function, args = pipe.recv()
+            try:
+                made = function(*args)
+            except BaseException as error:
+                answer(_RAISED, portable(error, "in a process of its own"))
+            else:
+                answer(_MADE, made)
