@@ -222,8 +222,8 @@ def smoke_codec(bench: Bench) -> dict[str, Any]:
 
 def smoke_listening(bench: Bench) -> dict[str, Any]:
     """musicnn's embedding, and the spectra of the structure metrics."""
-    from eisbach.structure import extract_features
     from eisbach.structure.embeddings import load_embedding
+    from eisbach.structure.features import extract_features
 
     clip = tones(8.0, 22050, 1)
 

@@ -32,9 +32,8 @@ from eisbach.experiments.recipes import load_spec
 from eisbach.generation.images import image_noise
 from eisbach.generation.sampling import starting_noise
 from eisbach.image_quality.digits_classifier import train_classifier
-from eisbach.structure import extract_features
+from eisbach.structure.features import extract_features
 from eisbach.studies.signature_digits import run as signature_digits
-from eisbach.tensor_files import read_array
 from eisbach.training.config import TrainConfig
 from eisbach.types import Waveform
 
@@ -61,6 +60,7 @@ CPU_ONLY = {
     "study list": "reads results",
     "study page": "reads results",
     "study show": "reads results",
+    "watch": "reads a run's files",
 }
 """Commands without --device, and why."""
 
@@ -245,8 +245,12 @@ def exports(clips: Path, digits_model: Path, tmp_path: Path) -> None:
 
 def encodes(clips: Path, digits_model: Path, tmp_path: Path) -> None:
     def compute(device: str, folder: Path) -> dict[str, Any]:
-        run("data", "encode", clips, "--model", NATIVE, "--format", "sa3", "--out", folder, "--device", device, "-j", 1)
-        return {file.name: read_array(file, "latents") for file in sorted(folder.glob("*.npy"))}
+        run(
+            "data", "encode", clips, "--model", NATIVE, "--crop-seconds", 0.5, "--out", folder, "--device", device,
+            "-j", 1,
+        )  # fmt: skip
+        files = sorted(folder.rglob("*.safetensors"))
+        return {f"{file.stem} {name}": value for file in files for name, value in _tensors(file).items()}
 
     both(compute, tmp_path)
 

@@ -267,6 +267,8 @@ def entropy(
     ] = False,
     crop_seconds: Annotated[float, typer.Option(help="Length of the clips.")] = 30.0,
     seed: Annotated[int, typer.Option(help="Of the order of the data and of the noise.")] = 0,
+    device: OptionalDevice = None,
+    precision: FullPrecision = None,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The curve, as JSON.")] = Path("runs/entropic-curve.json"),
     as_json: AsJson = False,
@@ -278,6 +280,7 @@ def entropy(
     `eisbach generate --schedule rescaled_entropic --schedule-option curve=FILE` spaces its steps by it.
     """
     from eisbach.config import apply_overrides, build_config, dump_yaml
+    from eisbach.devices import place
     from eisbach.diagnostics.signature.entropic import EntropicConfig
 
     values: dict[str, Any] = {
@@ -289,13 +292,15 @@ def entropy(
         "conditional": not unconditional,
         "seed": seed,
     }
+    values |= {key: value for key, value in (("device", device), ("precision", precision)) if value is not None}
     config = build_config(EntropicConfig, apply_overrides(values, overrides or []), "the measurement")
     if dry_run:
+        place(config.device, config.precision)
         typer.echo(dump_yaml(config), nl=False)
         return
     from eisbach.diagnostics.signature.entropic import measure_entropic
 
-    curve = measure_entropic(config, out, quiet=quiet)
+    curve = measure_entropic(config, out, quiet=quiet, notify=None if quiet else print_note)
     if as_json:
         print_json(curve)
         return
