@@ -142,7 +142,11 @@ class Exported:
         }
 
 
-def export(config: ExportConfig, load_model: Callable[[str], ExportableModel]) -> Exported:
+def export(
+    config: ExportConfig,
+    load_model: Callable[[str], ExportableModel],
+    notify: Callable[[str], object] = lambda sentence: None,
+) -> Exported:
     """Does what a configuration says.
 
     Parameters
@@ -150,6 +154,8 @@ def export(config: ExportConfig, load_model: Callable[[str], ExportableModel]) -
     config : ExportConfig
     load_model : function of a model's name
         `eisbach.backbones.load_backbone`.
+    notify : function of a sentence
+        Is told where the adapter is checked.
 
     Raises
     ------
@@ -186,7 +192,7 @@ def export(config: ExportConfig, load_model: Callable[[str], ExportableModel]) -
         notes += written.notes
     effect = comparison = None
     if config.check and model is not None:
-        notes.append(f"{placement.sentence()}.")
+        notify(f"{placement.sentence()}.")
         model.module.to(placement.device)
         effect, comparison = _check(config, model, written)
         model.module.to("cpu")  # adapters are written, and folded in, on the host

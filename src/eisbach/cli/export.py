@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eisbach.cli.common import AsJson, Device, DryRun, print_json
+from eisbach.cli.common import AsJson, Device, DryRun, print_json, print_note
 
 if TYPE_CHECKING:
     from eisbach.adapters.export import Exported
@@ -110,12 +110,12 @@ def export(
         return
     from eisbach.backbones import load_backbone
 
-    done = run(config, load_backbone)
+    done = run(config, load_backbone, print_note)
     if as_json:
         print_json(done.summary())
         return
     for sentence in done.notes:
-        typer.echo(f"note: {sentence}", err=True)
+        print_note(sentence)
     for line in _lines(done, out):
         typer.echo(line)
 
