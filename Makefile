@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint ci clean help setup
+.PHONY: demo test lint docs ci clean help setup
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -32,7 +32,10 @@ lint: $(STAMP) ## ruff, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-ci: test lint
+docs: $(STAMP) ## the documentation as a site: open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+ci: test lint docs
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

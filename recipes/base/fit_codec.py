@@ -1,26 +1,28 @@
-"""Fits the embedded codec to training clips of a rendered set and measures it on held-out ones: fit_codec.py FOLDER
-[--keep]."""
+"""Fits the embedded codec to training clips of a rendered set and of recordings:
+fit_codec.py RENDERED RECORDINGS… (folders with a manifest; bench/recordings.py makes the latter)."""
 
 import sys
 from pathlib import Path
 
-from eisbach.codecs.fit import main
+from eisbach.codecs.fit import fit_codec
 from eisbach.data.manifest import load_manifest
 
-manifest = load_manifest(Path(sys.argv[1]))
-paths = {
-    split: [str(manifest.root / row.path) for row in manifest.select(split=split).rows]
-    for split in ("train", "held_out")
-}
-main(
-    [
-        *paths["train"][:300],
-        *sys.argv[2:],
-        "--out",
-        "src/eisbach/assets/codec/bands.safetensors",
-        "--report",
-        "bench/results/codec.json",
-        "--check",
-        *paths["held_out"][:32],
-    ]
-)
+_FROM_EACH = 160
+_OUT = Path("src/eisbach/assets/codec/wide_bands.safetensors")
+
+
+def _spread(paths: list[Path], count: int) -> list[Path]:
+    """At most `count` of the paths, evenly spread over them."""
+    return paths if len(paths) <= count else [paths[number * len(paths) // count] for number in range(count)]
+
+
+def _training(folder: str) -> list[Path]:
+    manifest = load_manifest(Path(folder))
+    return [manifest.root / row.path for row in manifest.select(split="train").rows]
+
+
+rendered, *recorded = [_training(folder) for folder in sys.argv[1:]]
+paths = _spread(rendered, _FROM_EACH) + _spread([path for folder in recorded for path in folder], _FROM_EACH)
+codec = fit_codec(paths)
+codec.save(_OUT)
+print(f"{codec.identity()}: {codec.channels} channels from {len(paths)} clips, {_OUT}")

@@ -50,6 +50,9 @@ def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
     """The command that the words name, and the words behind it."""
     command = COMMANDS[()]
     while children := children_of(command):
+        default = getattr(command, "default_command", None)
+        if default is not None and (not words or words[0] not in children):
+            words = [default, *words]
         if not words or words[0] not in children:
             raise AssertionError(f"there is no command '{' '.join(words[:1])}' in '{command.name}'")
         command, words = children[words[0]], words[1:]

@@ -8,11 +8,15 @@ import pytest
 from small_audio import tone, write
 
 from eisbach.data.audio_folder import inspect_audio, read_folder
-from eisbach.data.captions import read_caption
+from eisbach.data.caption_files import find_captions
 from eisbach.data.doctor import examine
 from eisbach.data.manifest import load_manifest
 from eisbach.data.selection import TrainingRule
 from eisbach.errors import UserError
+
+
+def _caption(audio: Path, caption_from: str = "files") -> str | None:
+    return find_captions(audio.parent, [audio], caption_from).read(audio)
 
 
 def crops_of(seconds: float) -> TrainingRule:
@@ -131,18 +135,18 @@ def test_any_format(tmp_path: Path, rate: int, channels: int, suffix: str) -> No
 
 def test_captions_are_kept_as_written(tmp_path: Path) -> None:
     audio = tmp_path / "a_slow-tune.wav"
-    assert read_caption(audio) is None
+    assert _caption(audio) is None
     audio.with_suffix(".txt").write_bytes("\ufeffМрачный фагот 🎻\n".encode())
-    assert read_caption(audio) == "Мрачный фагот 🎻"
+    assert _caption(audio) == "Мрачный фагот 🎻"
     audio.with_suffix(".txt").unlink()
     for key in ("caption", "prompt"):
         audio.with_suffix(".json").write_text(json.dumps({key: "低いファゴット", "bpm": 60}))
-        assert read_caption(audio) == "低いファゴット"
+        assert _caption(audio) == "低いファゴット"
     audio.with_suffix(".txt").write_text("低いファゴット", encoding="utf-8")
-    assert read_caption(audio) == "低いファゴット"  # both files, the same words
-    assert read_caption(audio, "name") == "a slow tune"
-    assert read_caption(audio, "none") == ""
-    assert read_caption(audio, "text:low bassoon") == "low bassoon"
+    assert _caption(audio) == "低いファゴット"  # both files, the same words
+    assert _caption(audio, "name") == "a slow tune"
+    assert _caption(audio, "none") == ""
+    assert _caption(audio, "text:low bassoon") == "low bassoon"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +162,7 @@ def test_captions_are_kept_as_written(tmp_path: Path) -> None:
 def test_captions_that_cannot_be_understood(tmp_path: Path, suffix: str, content: bytes, words: str) -> None:
     (tmp_path / f"a{suffix}").write_bytes(content)
     with pytest.raises(UserError, match=words):
-        read_caption(tmp_path / "a.wav")
+        _caption(tmp_path / "a.wav")
 
 
 def test_folders_that_cannot_be(tmp_path: Path) -> None:

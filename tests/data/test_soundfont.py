@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import random
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
+from eisbach.data.render import RenderSpec, developing_clip
+from eisbach.data.room import in_room
 from eisbach.data.soundfont import Envelope, SoundFont
 from eisbach.data.synth import (
     ENSEMBLES,
@@ -22,6 +27,7 @@ from eisbach.data.synth import (
     synthesise,
 )
 from eisbach.errors import UserError
+from eisbach.types import SkipReport, Waveform
 
 RATE = 44100
 
@@ -86,9 +92,9 @@ def test_velocity_pan_and_addition() -> None:
 
 def test_foreign_files_and_programs_are_refused(tmp_path: object) -> None:
     path = sound_font().parent / "__init__.py"
-    with pytest.raises(UserError, match="not a SoundFont 2"):
+    with pytest.raises(UserError, match="not a SoundFont file"):
         SoundFont(path)
-    with pytest.raises(UserError, match="no sound for program 200"):
+    with pytest.raises(UserError, match="no sound for program 200 near pitch 60"):
         get_font().note(200, 60, 1.0, RATE)
 
 
@@ -133,3 +139,86 @@ def test_a_damaged_font_is_one_sentence(tmp_path: Path) -> None:
             refused.append(str(error))
     assert len(refused) >= 8  # all that are cut off
     assert all("\n" not in sentence for sentence in refused)
+
+
+def _font(path: Path, tone: np.ndarray, keys: tuple[int, int], *, compressed: bool) -> Path:
+    """A font of one looped tone at middle A, over a range of keys, as version 2 or 3 of the format."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return name + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
+
+    def named(name: bytes, values: bytes) -> bytes:
+        return name.ljust(20, b"\0") + values
+
+    sound = (tone * 32767).astype("<i2").tobytes()
+    end = len(tone)
+    if compressed:
+        stream = io.BytesIO()
+        soundfile.write(stream, tone, RATE, format="OGG", subtype="VORBIS")
+        sound, end = stream.getvalue(), len(stream.getvalue())
+    generators = struct.pack("<HHHHHH", 43, keys[0] | keys[1] << 8, 54, 1, 53, 0)  # keys, looped, sample 0
+    header = named(b"tone", struct.pack("<IIIIIBbHH", 0, end, 4410, 8820, RATE, 69, 0, 0, 0x11 if compressed else 1))
+    tables = [
+        (b"phdr", b"".join(named(n, struct.pack("<HHHIII", 0, 0, i, 0, 0, 0)) for i, n in enumerate((b"a", b"EOP")))),
+        (b"pbag", struct.pack("<HHHH", 0, 0, 1, 0)),
+        (b"pmod", b"\0" * 10),
+        (b"pgen", struct.pack("<HHHH", 41, 0, 0, 0)),
+        (b"inst", named(b"a", struct.pack("<H", 0)) + named(b"EOI", struct.pack("<H", 1))),
+        (b"ibag", struct.pack("<HHHH", 0, 0, 3, 0)),
+        (b"imod", b"\0" * 10),
+        (b"igen", generators + b"\0" * 4),
+        (b"shdr", header + b"\0" * 46),
+    ]
+    lists = [(b"sdta", chunk(b"smpl", sound)), (b"pdta", b"".join(chunk(*table) for table in tables))]
+    body = b"sfbk" + b"".join(chunk(b"LIST", kind + content) for kind, content in lists)
+    path.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    return path
+
+
+def test_a_compressed_font_sounds_as_the_plain_one(tmp_path: Path) -> None:
+    tone = (0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE // 2) / RATE)).astype(np.float32)
+    plain = SoundFont(_font(tmp_path / "a.sf2", tone, (60, 72), compressed=False))
+    ogg = SoundFont(_font(tmp_path / "a.sf3", tone, (60, 72), compressed=True))
+    for pitch in (60, 69, 80, 48):  # the last two beyond the font's keys: its nearest one, retuned
+        frequency = 440.0 * 2 ** ((pitch - 69) / 12)
+        before, after = (font.note(0, pitch, 0.9, RATE) for font in (plain, ogg))
+        assert abs(12 * np.log2(partial_near(after[2000:], frequency) / frequency)) < 0.1
+        assert np.abs(before - after).max() < 0.05
+    with pytest.raises(UserError, match="no sound for program 0 near pitch 120"):
+        plain.note(0, 120, 0.1, RATE)
+    broken = (tmp_path / "a.sf3").read_bytes().replace(b"vorbis", b"nobody")
+    (tmp_path / "b.sf3").write_bytes(broken)
+    with pytest.raises(UserError, match="no Ogg Vorbis"):
+        SoundFont(tmp_path / "b.sf3").note(0, 69, 0.1, RATE)
+
+
+def test_a_clip_sounds_in_its_own_room_and_font(tmp_path: Path) -> None:
+    """Font and room change the sound and nothing that is played; the same spec gives the same bytes."""
+    tone = (0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE // 2) / RATE)).astype(np.float32)
+    font = str(_font(tmp_path / "a.sf2", tone, (0, 127), compressed=False))
+    common = {"seed": 3, "seconds": (2.0,), "pieces": ("bach/bwv66.6",), "channels": 2, "styles": ("piano",)}
+    cache, report = tmp_path / "scores", SkipReport()
+    specs = [RenderSpec(**common), RenderSpec(**common, room=True), RenderSpec(**common, fonts=(font,))]
+    clips = [[developing_clip(spec, index, cache, report) for index in range(6)] for spec in specs]
+    assert {clip.caption for clip in clips[0]} == {clip.caption for clip in clips[1]}
+    again = developing_clip(specs[1], 2, cache, report)
+    assert np.array_equal(again.waveform.samples, clips[1][2].waveform.samples)
+    roomy = [not np.allclose(a.waveform.samples, b.waveform.samples) for a, b in zip(clips[0], clips[1], strict=True)]
+    assert 1 <= sum(roomy) <= 6
+    with pytest.raises(UserError, match=r"there is no sound font .*missing.sf2"):
+        RenderSpec(fonts=(str(tmp_path / "missing.sf2"),))
+    with pytest.raises(UserError, match="flat material is made with the packaged sound font"):
+        RenderSpec(kind="flat-drone", room=True)
+
+
+def test_a_room_keeps_length_and_prolongs_sound() -> None:
+    click = np.zeros((2, 16000), np.float32)
+    click[:, 1000] = 1.0
+    rooms = [in_room(Waveform(click, 16000), np.random.default_rng(seed)) for seed in range(12)]
+    assert all(room.samples.shape == click.shape for room in rooms)
+    dry = [np.array_equal(room.samples, click) for room in rooms]
+    assert 0 < sum(dry) < 12
+    for room, is_dry in zip(rooms, dry, strict=True):
+        assert np.abs(room.samples[:, :1000]).max() < 1e-6  # nothing sounds before its cause
+        assert is_dry or np.square(room.samples[:, 3000:]).sum() > 0
+        assert is_dry or abs(np.corrcoef(room.samples[:, 1200:])[0, 1]) < 0.5  # channels have tails of their own

@@ -31,7 +31,8 @@ _CACHE = typer.Option(None, "--cache", help="Folder of parsed scores (default: t
 
 def _spec(
     seconds: str, seed: int, sample_rate: int, stereo: bool, audio_format: str, pieces: Sequence[str] | None,
-    redistributable_only: bool, styles: Sequence[str] | None = None,
+    redistributable_only: bool, styles: Sequence[str] | None = None, fonts: Sequence[str] | None = None,
+    room: bool = False,
 ) -> RenderSpec:  # fmt: skip
     from eisbach.data.render import RenderSpec
     from eisbach.errors import UserError
@@ -49,6 +50,8 @@ def _spec(
         pieces=tuple(pieces) if pieces else None,
         redistributable=redistributable_only,
         styles=tuple(styles) if styles else None,
+        fonts=tuple("" if font == "pretty_midi" else font for font in fonts or ["pretty_midi"]),
+        room=room,
     )
 
 
@@ -58,6 +61,9 @@ def render(
     stereo: bool = _STEREO, audio_format: str = _FORMAT, pieces: list[str] = _PIECES,
     styles: list[str] = typer.Option(None, "--styles", help="Only these ensembles (such as 'celesta'); repeat for "
                                                             "more."),
+    fonts: list[str] = typer.Option(None, "--font", help="A sound font file (.sf2, .sf3); one of those given is drawn "
+                                                         "for each clip (default: pretty_midi, its packaged one)."),
+    room: bool = typer.Option(False, "--room/--dry", help="Each clip in a drawn room, or without one."),
     redistributable_only: bool = _FREE, jobs: int = JOBS, cache: Path = _CACHE, dry_run: bool = DRY_RUN,
 ) -> None:  # fmt: skip
     """Render developing music: sections of real scores, performed by many ensembles, with captions.
@@ -68,7 +74,7 @@ def render(
 
     from eisbach.data.render import render as run
 
-    spec = _spec(seconds, seed, sample_rate, stereo, audio_format, pieces, redistributable_only, styles)
+    spec = _spec(seconds, seed, sample_rate, stereo, audio_format, pieces, redistributable_only, styles, fonts, room)
     if dry_run:
         print_json({"out": str(out), "clips": clips, "jobs": worker_count(jobs), **asdict(spec)})
         return

@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 _CAPTIONS = typer.Option(
     "auto",
     "--caption-from",
-    help="files (.txt or .json beside the audio), name, none, or text:your words; auto: files where there are any, "
-    "else none.",
+    help="files (.txt, .caption or .json beside the audio), table (metadata.jsonl, metadata.csv or captions.csv), tags "
+    "(or tags:{artist} - {title}), name, none, or text:your words; auto: files, else a table, else none.",
 )
 _SHOWN_OF_A_KIND = 10
 
 
 def folder(
-    path: Path = typer.Argument(..., help="Folder of audio files; folders below it are searched."),
+    path: Path = typer.Argument(
+        ..., help="Folder of audio files; folders below it are searched. WebDataset shards (.tar) need --out."
+    ),
     caption_from: str = _CAPTIONS,
     label: list[str] = typer.Option(None, "--label", help="A label for every clip, such as kind=developing."),
     out: Path = typer.Option(None, "--out", "-o", help="Folder for the manifest (default: the audio's own)."),
@@ -46,6 +48,9 @@ def folder(
         if not (separator and key and value):
             raise UserError(f"--label '{item}' must look like key=value, for example kind=developing.")
         labels[key] = value
+    unpacked = _unpack(path, out)
+    if unpacked is not None:
+        path = unpacked
     manifest, report = read_folder(path, caption_from=caption_from, labels=labels, out=out, jobs=worker_count(jobs))
     choice = choose_clips(manifest, TrainingRule())
     skipped = [*report.skipped, *choice.left_out]
@@ -61,6 +66,25 @@ def folder(
         say_skipped(report, "files were left out (--json lists all)")
     if strict and skipped:
         raise typer.Exit(2)
+
+
+def _unpack(path: Path, out: Path | None) -> Path | None:
+    """Where the audio of WebDataset shards was unpacked to; None where there are none."""
+    from eisbach.data.shards import find_shards, unpack_shards
+    from eisbach.errors import UserError, counted
+
+    shards = find_shards(path)
+    if not shards:
+        return None
+    if out is None:
+        raise UserError(f"{path} holds WebDataset shards ({shards[0].name}); say with --out where to unpack them.")
+    skips = unpack_shards(shards, out / "audio")
+    typer.echo(f"{counted(len(shards), 'shard')} unpacked into {out / 'audio'}", err=True)
+    for skip in skips.skipped[:_SHOWN_OF_A_KIND]:
+        typer.echo(f"  skipped {skip.item}: {skip.reason}", err=True)
+    if len(skips.skipped) > _SHOWN_OF_A_KIND:
+        typer.echo(f"  and {len(skips.skipped) - _SHOWN_OF_A_KIND} more members were left out.", err=True)
+    return out / "audio"
 
 
 def doctor(

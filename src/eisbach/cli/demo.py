@@ -15,7 +15,7 @@ def demo(
     data: Annotated[str | None, typer.Option(help="Your own folder of audio instead of made material.")] = None,
     caption_from: Annotated[
         str | None,
-        typer.Option(help="With --data: files, name, none or text:WORDS; files where there are any, else none."),
+        typer.Option(help="With --data: files, table, tags, name, none or text:WORDS; files, else a table, else none."),
     ] = None,
     out: Annotated[str | None, typer.Option(help="Folder for everything; eisbach-demo unless given.")] = None,
     quick: Annotated[

@@ -22,6 +22,7 @@ from eisbach.cli import (
     figure,
     generate,
     images,
+    listen,
     probe,
     recoverability,
     signature,
@@ -55,6 +56,7 @@ app.command("probe", rich_help_panel=_WEIGH)(probe.probe)
 app.command("allocation", rich_help_panel=_WEIGH)(allocation.allocation)
 app.command("analyze", rich_help_panel=_MEASURE)(analyze.analyze)
 app.command("figure", rich_help_panel=_MEASURE)(figure.figure)
+app.add_typer(listen.app, name="listen", rich_help_panel=_MEASURE)
 app.command("compare", hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     analyze.compare
 )

@@ -9,12 +9,12 @@ from typing import Any
 from eisbach.codecs.base import Codec
 from eisbach.codecs.images import ImageCodec
 from eisbach.errors import UserError
-from eisbach.tensor_files import foreign_files
+from eisbach.tensor_files import foreign_files, read_header
 
 __all__ = ["CODECS", "IMAGE_CODECS", "Codec", "ImageCodec", "load_codec", "load_image_codec"]
 
 
-CODECS = {"bands": "bands:BandCodec.from_package"}
+CODECS = {"bands": "bands:BandCodec.from_package", "wide-bands": "wide:WideBandCodec.from_package"}
 """Codecs that stand alone, by name: what makes one, by module."""
 
 IMAGE_CODECS = {"pixels": "images:PixelCodec"}
@@ -25,7 +25,7 @@ _MARKERS = ("config.json", "model_config.json", "model_index.json", "vae/config.
 
 
 def load_codec(name: str = "bands") -> Codec:
-    """The codec called `name`, the one saved in the file `name` (a safetensors file that `BandCodec.save` wrote), or
+    """The codec called `name`, the one saved in the file `name` (a safetensors file that its `save` wrote), or
     the autoencoder in the folder `name`: SAME (native, or diffusers' layout) or Oobleck (diffusers' layout).
 
     Raises
@@ -48,8 +48,9 @@ def _resolve(name: str) -> Any:
 def _read_codec(name: str) -> Codec:
     if Path(name).is_file():
         from eisbach.codecs.bands import BandCodec
+        from eisbach.codecs.wide import FORMAT, WideBandCodec
 
-        return BandCodec.load(name)
+        return WideBandCodec.load(name) if read_header(name).metadata.get("format") == FORMAT else BandCodec.load(name)
     if any((Path(name) / marker).is_file() for marker in _MARKERS):
         from eisbach.codecs.autoencoder import find_autoencoder
         from eisbach.codecs.oobleck import CLASS_NAME, OobleckCodec

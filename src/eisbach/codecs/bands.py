@@ -51,12 +51,14 @@ class SpectrumConfig:
     floor_db: float = -80.0
 
 
+_CORNER_HZ = 370.0  # below it bands are evenly spaced: a semitone is 22 Hz there, what the transform can tell apart
+
+
 def band_centres(config: SpectrumConfig) -> torch.Tensor:
     """Band centres in Hz [shape=(n_bands,), float64]: linear, then logarithmic, joined with equal slope."""
-    low, high, n = config.low_hz, config.high_hz, config.n_bands
+    low, high, n, corner = config.low_hz, config.high_hz, config.n_bands, _CORNER_HZ
     # Below the corner f_c the spacing is constant (f_c * r); above it is a constant ratio. Solve for the ratio
-    # so that exactly n bands fit between low and high, with the corner where a semitone equals 22 Hz.
-    corner = 370.0
+    # so that exactly n bands fit between low and high.
 
     def count(ratio: float) -> float:
         return (corner - low) / (corner * ratio) + math.log(high / corner) / math.log1p(ratio)
@@ -108,7 +110,7 @@ def triangles(edges: torch.Tensor, config: SpectrumConfig) -> torch.Tensor:
     return (filters / filters.sum(-1, keepdim=True)).float()
 
 
-def _transform(samples: torch.Tensor, config: SpectrumConfig, window: torch.Tensor) -> torch.Tensor:
+def transform(samples: torch.Tensor, config: SpectrumConfig, window: torch.Tensor) -> torch.Tensor:
     """Complex STFT [shape=(..., n_fft // 2 + 1, n // hop + 1)], centred, silence beyond the ends."""
     return torch.stft(
         samples, config.n_fft, config.hop, window=window, center=True, pad_mode="constant", return_complex=True
@@ -118,7 +120,7 @@ def _transform(samples: torch.Tensor, config: SpectrumConfig, window: torch.Tens
 def magnitudes(samples: torch.Tensor, config: SpectrumConfig) -> torch.Tensor:
     """STFT magnitudes [shape=(..., n_fft // 2 + 1, n // hop)]; a full-scale sine on a bin gives 1."""
     window = torch.hann_window(config.n_fft)
-    spectrum = _transform(samples, config, window)
+    spectrum = transform(samples, config, window)
     return spectrum.abs()[..., : samples.shape[-1] // config.hop] * (2.0 / float(window.sum()))
 
 
@@ -156,31 +158,41 @@ def _peak_phases(magnitude: torch.Tensor, config: SpectrumConfig) -> torch.Tenso
     return phases.transpose(1, 2)
 
 
-def invert(
+def search_phases(
     magnitude: torch.Tensor, config: SpectrumConfig, *, iterations: int = 8, momentum: float = 0.99
 ) -> torch.Tensor:
-    """Samples [shape=(B, frames * hop)] whose STFT magnitudes come near `magnitude` [shape=(B, bins, frames)].
+    """Complex spectrum [shape=(B, bins, frames + 1)] with `magnitude` [shape=(B, bins, frames)], of which the last is
+    repeated so that the inverse covers `frames * hop` samples.
 
     Phases start from the peaks' own rotation and are refined by fast Griffin-Lim (Perraudin et al. 2013).
     Deterministic.
     """
     window = torch.hann_window(config.n_fft)
-    frames = magnitude.shape[-1]
-    length = frames * config.hop
-    # One more frame at the end, so that the inverse covers `length` samples.
     target = torch.cat([magnitude, magnitude[..., -1:]], dim=-1) / (2.0 / float(window.sum()))
-
-    def synthesise(spectrum: torch.Tensor) -> torch.Tensor:
-        return torch.istft(spectrum, config.n_fft, config.hop, window=window, center=True, length=length)
-
     phases = torch.polar(torch.ones_like(target), _peak_phases(target, config))
     previous = torch.zeros_like(phases)
     for _ in range(iterations):
-        rebuilt = _transform(synthesise(target * phases), config, window)
+        rebuilt = transform(synthesise(target * phases, config), config, window)
         step = rebuilt + momentum * (rebuilt - previous)
         phases = torch.sgn(step)
         previous = rebuilt
-    return synthesise(target * phases)
+    return target * phases
+
+
+def synthesise(spectrum: torch.Tensor, config: SpectrumConfig) -> torch.Tensor:
+    """Samples [shape=(B, frames * hop)] of a complex spectrum [shape=(B, bins, frames + 1)]."""
+    window = torch.hann_window(config.n_fft)
+    length = (spectrum.shape[-1] - 1) * config.hop
+    return torch.istft(spectrum, config.n_fft, config.hop, window=window, center=True, length=length)
+
+
+def invert(
+    magnitude: torch.Tensor, config: SpectrumConfig, *, iterations: int = 8, momentum: float = 0.99
+) -> torch.Tensor:
+    """Samples [shape=(B, frames * hop)] whose STFT magnitudes come near `magnitude` [shape=(B, bins, frames)]; phases
+    as in `search_phases`.
+    """
+    return synthesise(search_phases(magnitude, config, iterations=iterations, momentum=momentum), config)
 
 
 _TENSORS = ("mean", "basis", "scale", "synthesis")

@@ -16,7 +16,7 @@ import numpy as np
 
 from eisbach.audio import AUDIO_SUFFIXES, SILENCE_PEAK, audio_hash, check_scale, list_audio
 from eisbach.audio_file import AudioFile
-from eisbach.data.captions import clean_caption, read_caption, resolve_captions
+from eisbach.data.caption_files import CaptionSource, clean_caption, find_captions
 from eisbach.data.manifest import Manifest, ManifestRow, afford_held_out, assign_split, save_manifest
 from eisbach.errors import AudioError, UserError
 from eisbach.progress import in_threads
@@ -237,14 +237,14 @@ class FolderScan:
         Every file that was tried, in the order of their names.
     left_out : tuple of Skipped
         Audio that was not tried, and why.
-    caption_from : str
+    captions : CaptionSource
         Where the captions came from.
     """
 
     folder: Path
     samples: tuple[Sample, ...]
     left_out: tuple[Skipped, ...]
-    caption_from: str
+    captions: CaptionSource
 
     def manifest(self, labels: Mapping[str, str] | None = None) -> Manifest:
         """The samples that can be used, split."""
@@ -280,7 +280,7 @@ def scan_folder(
     folder : str or Path
         Searched with all folders below it.
     caption_from : str
-        See `captions.read_caption`; ``auto`` takes files where there is one, else no captions.
+        See `caption_files.find_captions`.
     heard : CodecInput or None
         What the codec is given; None is the embedded codec's.
     jobs : int
@@ -293,11 +293,14 @@ def scan_folder(
     """
     folder = Path(folder)
     listing = list_audio(folder)
-    mode = resolve_captions(listing.files, caption_from)
+    captions = find_captions(folder, listing.files, caption_from)
     if not listing.files and not listing.left_out:
         raise UserError(f"{folder} holds no audio; put {', '.join(AUDIO_SUFFIXES[:4])}, ... files into it.")
     real_root = os.path.realpath(folder)
     inside, left_out = [], list(listing.left_out)
+    left_out += [
+        Skipped(name, "is named by a table of captions and is not in the folder") for name in captions.unmatched
+    ]
     for path in listing.files:
         if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(real_root):
             left_out.append(
@@ -307,7 +310,7 @@ def scan_folder(
             inside.append(path)
 
     def look(path: Path) -> Sample:
-        return _look(path, path.relative_to(folder).as_posix(), mode, heard)
+        return _look(path, path.relative_to(folder).as_posix(), captions, heard)
 
     samples: list[Sample] = []
     first: dict[str, str] = {}
@@ -318,13 +321,13 @@ def scan_folder(
             elif sample.refused is None:
                 first[sample.audio_hash] = sample.name
             samples.append(sample)
-    return FolderScan(folder, tuple(samples), tuple(sorted(left_out, key=lambda item: item.item)), mode)
+    return FolderScan(folder, tuple(samples), tuple(sorted(left_out, key=lambda item: item.item)), captions)
 
 
-def _look(path: Path, name: str, mode: str, heard: CodecInput | None) -> Sample:
+def _look(path: Path, name: str, captions: CaptionSource, heard: CodecInput | None) -> Sample:
     written = caption = fault = None
     try:
-        written = read_caption(path, mode)
+        written = captions.read(path)
         caption = None if written is None else clean_caption(written)
     except UserError as error:
         fault = str(error)
@@ -335,8 +338,8 @@ def _look(path: Path, name: str, mode: str, heard: CodecInput | None) -> Sample:
         facts, digest = unusable(str(error)), ""
     refused = facts.problem or fault
     if refused is None and caption is None:
-        refused = "has no caption; add a .txt or .json of the same name, or choose --caption-from"
-    elif refused is None and not caption and mode != "none":
+        refused = captions.wanting()
+    elif refused is None and not caption and captions.mode != "none":
         refused = "has an empty caption; write one, or choose --caption-from"
     return Sample(name, path, caption, written, facts, digest, refused, fault)
 

@@ -24,7 +24,7 @@ from eisbach.data.audio_folder import (
     scan_folder,
     unusable,
 )
-from eisbach.data.captions import clean_caption
+from eisbach.data.caption_files import clean_caption
 from eisbach.data.latents import sections_of
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest
 from eisbach.data.selection import TrainingChoice, TrainingRule, choose_clips, unheard_words
@@ -144,6 +144,7 @@ class _Set:
     manifest: Manifest
     problems: list[Problem]
     captions_wanted: bool
+    note: str = ""
 
 
 def examine(
@@ -196,6 +197,8 @@ def examine(
     if same_audio:
         report.problems += _same_sound(_sounds(examined.samples, jobs, quiet))
     _add_choice(report, choice, unknown_words)
+    if examined.note:
+        report.notes.append(examined.note)
     return report
 
 
@@ -267,7 +270,7 @@ def _of_folder(folder: Path, caption_from: str, heard: CodecInput | None, jobs: 
         for sample in scan.samples
         if sample.refused is not None and sample.refused.startswith("has the same bytes")
     ]
-    return _Set(scan.samples, scan.manifest(), problems, scan.caption_from != "none")
+    return _Set(scan.samples, scan.manifest(), problems, scan.captions.mode != "none", scan.captions.sentence())
 
 
 def _problems(sample: Sample, captions_wanted: bool) -> list[Problem]:

@@ -18,6 +18,7 @@ from eisbach.config import check_values
 from eisbach.data.captions import build_caption
 from eisbach.data.manifest import Manifest, ManifestRow, assign_split, save_manifest
 from eisbach.data.performance import Performance, perform, take_excerpt
+from eisbach.data.room import in_room
 from eisbach.data.score_parsing import PARSER_VERSION, NoteTable, ScoreError
 from eisbach.data.scores import Piece, list_pieces, load_table
 from eisbach.data.synth import synthesise
@@ -71,6 +72,10 @@ class RenderSpec:
         Only these ensembles.
     kind : str
         What is made: "developing", or a kind of `flat_material`.
+    fonts : tuple of str
+        Sound font files, one drawn for each clip; "" stands for pretty_midi's. Developing clips only.
+    room : bool
+        Whether each clip sounds in a room of its own (`room.in_room`). Developing clips only.
     """
 
     seed: int = 0
@@ -84,6 +89,8 @@ class RenderSpec:
     kind: str = DEVELOPING
     parser_version: int = PARSER_VERSION
     render_version: int = _RENDER_VERSION
+    fonts: tuple[str, ...] = ("",)
+    room: bool = False
 
     def __post_init__(self) -> None:
         faults = []
@@ -97,6 +104,9 @@ class RenderSpec:
             faults.append(f"channels must be 1 or 2 (got {self.channels})")
         if self.format not in ("flac", "wav", "ogg"):
             faults.append(f"format must be flac, wav or ogg (got '{self.format}')")
+        faults += [f"there is no sound font {font}" for font in self.fonts if font and not Path(font).is_file()]
+        if (self.room or self.fonts != ("",)) and self.kind != DEVELOPING:
+            faults.append("flat material is made with the packaged sound font and without a room")
         if faults:
             raise UserError("cannot render: " + "; ".join(faults) + ".")
 
@@ -205,7 +215,14 @@ def plan_caption(
 def developing_clip(spec: RenderSpec, index: int, cache: Path | None, report: SkipReport) -> Clip:
     """One clip of developing music."""
     performance, caption, rng = plan_caption(spec, index, cache, report)
-    waveform = synthesise(performance.tracks, performance.seconds, spec.sample_rate, stereo=spec.channels == 2)
+    # Drawn apart from the performance, so that font and room change the sound and nothing that is played.
+    place = np.random.default_rng([spec.seed, index, len(performance.tracks), *b"place"])
+    font = spec.fonts[int(place.integers(len(spec.fonts)))] or None
+    waveform = synthesise(
+        performance.tracks, performance.seconds, spec.sample_rate, stereo=spec.channels == 2, font=font
+    )
+    if spec.room:
+        waveform = in_room(waveform, place)
     labels = {"kind": DEVELOPING, "flat": "false", **piece_labels(performance)}
     return Clip(finish(waveform, rng), caption, labels)
 

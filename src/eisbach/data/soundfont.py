@@ -1,4 +1,6 @@
-"""Reading a SoundFont 2 file and sounding single notes of it (SoundFont Technical Specification 2.04).
+"""Reading a SoundFont file and sounding single notes of it (SoundFont Technical Specification 2.04).
+
+SoundFont 2 (.sf2), and MuseScore's version 3 of it (.sf3), in which every sample is an Ogg Vorbis stream of its own.
 
 The sampler of symusic 0.5.8 takes the wrong key zone of instruments that have several: a piano's C sharp 4 sounds at
 3.2 times its frequency, a violin's E 5 at 5.6 times, and no note decays or follows its velocity. So the font is
@@ -8,6 +10,7 @@ filter is followed; its modulators, vibrato and reverb are not.
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +32,8 @@ _DEFAULTS = {
 }  # fmt: skip
 _NOT_ADDED = {_INSTRUMENT, _KEYS, _VELOCITIES, _SAMPLE, _MODES, _ROOT}  # a preset may not set or add to these
 _MOST_BYTES = 1 << 31
+_REACH = 24  # semitones
+_COMPRESSED = 0x10  # a sample's type in version 3: start and end are bytes, loop points samples from its beginning
 _VELOCITY = 100  # decides between layers; loudness is given later
 
 
@@ -77,6 +82,7 @@ class _Sample:
     rate: int
     root: int
     correction: int
+    compressed: bool = False
 
 
 class SoundFont:
@@ -91,7 +97,8 @@ class SoundFont:
     def __init__(self, path: str | Path) -> None:
         data = read_bytes(path, "sound font", limit=_MOST_BYTES)
         if data[:4] != b"RIFF" or data[8:12] != b"sfbk":
-            raise UserError(f"{path} is not a SoundFont 2 file; give an .sf2 file.")
+            raise UserError(f"{path} is not a SoundFont file; give an .sf2 or .sf3 file.")
+        self.path = str(path)
         try:
             self._read(dict(_chunks(data, 12, len(data))))
             fault = self._fault()
@@ -103,7 +110,7 @@ class SoundFont:
             raise UserError(f"the sound font {path} is damaged ({fault}); fetch it again.")
 
     def _read(self, chunks: dict[bytes, bytes]) -> None:
-        self.waves = np.frombuffer(chunks[b"smpl"], dtype="<i2").astype(np.float32) / 32768.0
+        self._sound = chunks[b"smpl"]
         generators = [list(struct.iter_unpack("<Hh", chunks[name])) for name in (b"pgen", b"igen")]
         bags = [[bag[0] for bag in struct.iter_unpack("<HH", chunks[name])] for name in (b"pbag", b"ibag")]
         instruments = [entry[1] for entry in struct.iter_unpack("<20sH", chunks[b"inst"])]
@@ -116,8 +123,8 @@ class SoundFont:
             for header, following in pairwise(headers)
         }
         self._samples = [
-            _Sample(start, end, loop_start, loop_end, rate, root, correction)
-            for _, start, end, loop_start, loop_end, rate, root, correction, _, _ in struct.iter_unpack(
+            _Sample(start, end, loop_start, loop_end, rate, root, correction, bool(kind & _COMPRESSED))
+            for _, start, end, loop_start, loop_end, rate, root, correction, _, kind in struct.iter_unpack(
                 "<20sIIIIIBbHH", chunks[b"shdr"]
             )
         ]
@@ -131,7 +138,8 @@ class SoundFont:
         if any(not 0 <= zone[_SAMPLE] < len(self._samples) for zone in zones):
             return "an instrument names a sample that is not there"
         for sample in (self._samples[zone[_SAMPLE]] for zone in zones):
-            if not (sample.start < sample.end <= len(self.waves) and sample.rate > 0):
+            last = sample.end if sample.compressed else 2 * sample.end
+            if not (sample.start < sample.end and last <= len(self._sound) and sample.rate > 0):
                 return "a sample lies beyond the end of the sound"
         return None
 
@@ -160,10 +168,12 @@ class SoundFont:
         return _envelope(self._sounding(program, pitch)[0], pitch)
 
     def _sounding(self, program: int, pitch: int) -> list[dict[int, int]]:
-        zones = list(self._layers(program, pitch))
-        if not zones:
-            raise UserError(f"the sound font has no sound for program {program} at pitch {pitch}.")
-        return zones
+        # Fonts differ in how far a voice reaches: beyond it the nearest key's sound is played, retuned.
+        for distance in range(_REACH + 1):
+            for key in (pitch - distance, pitch + distance):
+                if zones := list(self._layers(program, key)):
+                    return zones
+        raise UserError(f"the sound font {self.path} has no sound for program {program} near pitch {pitch}.")
 
     def _layers(self, program: int, pitch: int) -> Iterator[dict[int, int]]:
         for preset in self._presets.get((0, program), []):
@@ -178,17 +188,36 @@ class SoundFont:
                         merged[key] = merged.get(key, 0) + value
                 yield merged
 
+    def _wave(self, zone: dict[int, int], sample: _Sample) -> tuple[np.ndarray, int, int]:
+        """The sound of a zone [shape=(n,), float32] and where its loop begins and ends within it."""
+        # generators 0..3 and their coarse versions (units of 32768) move the sample's points
+        moved = [
+            zone.get(fine, 0) + 32768 * zone.get(coarse, 0) for fine, coarse in ((0, 4), (1, 12), (2, 45), (3, 50))
+        ]
+        if sample.compressed:
+            wave, start, end = self._decoded(sample), moved[0], moved[1]
+            wave = wave[start : len(wave) + min(0, end)]
+        else:
+            start = sample.start + moved[0]
+            data = np.frombuffer(self._sound, dtype="<i2", count=len(self._sound) // 2)
+            wave = data[start : sample.end + moved[1]].astype(np.float32) / 32768.0
+        return wave, sample.loop_start + moved[2] - start, sample.loop_end + moved[3] - start
+
+    def _decoded(self, sample: _Sample) -> np.ndarray:
+        import soundfile
+
+        try:
+            wave: np.ndarray = soundfile.read(io.BytesIO(self._sound[sample.start : sample.end]), dtype="float32")[0]
+        except soundfile.LibsndfileError as error:
+            raise UserError(f"the sound font {self.path} holds a sample that is no Ogg Vorbis ({error}).") from error
+        return wave
+
     def _play(self, zone: dict[int, int], pitch: int, count: int, sample_rate: int) -> np.ndarray:
         sample = self._samples[zone[_SAMPLE]]
-        # generators 0..3 and their coarse versions (units of 32768) move the sample's points
-        start = sample.start + zone.get(0, 0) + 32768 * zone.get(4, 0)
-        end = sample.end + zone.get(1, 0) + 32768 * zone.get(12, 0)
-        loop_start = sample.loop_start + zone.get(2, 0) + 32768 * zone.get(45, 0) - start
-        loop_end = sample.loop_end + zone.get(3, 0) + 32768 * zone.get(50, 0) - start
+        wave, loop_start, loop_end = self._wave(zone, sample)
         root = zone[_ROOT] if zone[_ROOT] >= 0 else sample.root
         cents = (pitch - root) * zone[_SCALE] + 100 * zone.get(_COARSE, 0) + zone.get(_FINE, 0) + sample.correction
         step = 2.0 ** (min(cents, 12 * 1200) / 1200.0) * sample.rate / sample_rate  # no note is tuned twelve octaves up
-        wave = self.waves[start:end]
         position = np.arange(count, dtype=np.float64) * step
         if zone.get(_MODES, 0) & 1 and loop_end - loop_start > 1:
             length = loop_end - loop_start

@@ -246,9 +246,9 @@ class Track:
 class _NoteBank:
     """Single notes of the sound font at one sample rate, played when first asked for and kept while memory allows."""
 
-    def __init__(self, sample_rate: int) -> None:
+    def __init__(self, sample_rate: int, font: SoundFont) -> None:
         self.sample_rate = sample_rate
-        self._font = get_font()
+        self._font = font
         self._notes: OrderedDict[tuple[int, int], tuple[np.ndarray, Envelope]] = OrderedDict()
         self._bytes = 0
 
@@ -285,19 +285,21 @@ def dies_away(envelope: Envelope) -> bool:
     return envelope.sustain >= 60.0
 
 
-@lru_cache(maxsize=1)
-def get_font() -> SoundFont:
-    """The process's sound font."""
-    return SoundFont(sound_font())
+@lru_cache(maxsize=4)
+def get_font(path: str | None = None) -> SoundFont:
+    """The process's sound font in a file; pretty_midi's when None."""
+    return SoundFont(sound_font() if path is None else path)
 
 
 @lru_cache(maxsize=4)
-def get_bank(sample_rate: int) -> _NoteBank:
-    """The process's bank of notes at one sample rate."""
-    return _NoteBank(sample_rate)
+def _get_bank(sample_rate: int, font: str | None) -> _NoteBank:
+    """The process's bank of a font's notes at one sample rate."""
+    return _NoteBank(sample_rate, get_font(font))
 
 
-def synthesise(tracks: Sequence[Track], seconds: float, sample_rate: int, *, stereo: bool = False) -> Waveform:
+def synthesise(
+    tracks: Sequence[Track], seconds: float, sample_rate: int, *, stereo: bool = False, font: str | None = None
+) -> Waveform:
     """The sound of all tracks together.
 
     Parameters
@@ -309,8 +311,10 @@ def synthesise(tracks: Sequence[Track], seconds: float, sample_rate: int, *, ste
         Hz.
     stereo : bool
         Two channels with the tracks' panning (equal power), else one.
+    font : str or None
+        Sound font file; pretty_midi's when None.
     """
-    bank = get_bank(sample_rate)
+    bank = _get_bank(sample_rate, font)
     total = round(seconds * sample_rate)
     out = np.zeros((2 if stereo else 1, total), dtype=np.float32)
     for track in tracks:

@@ -1,0 +1,285 @@
+"""Captions of a person's own audio: from files beside it, from a table of the folder, from its tags, or from its name.
+
+A folder's `CaptionSource` is made once: it finds what the folder offers, reads its tables, and then answers for each
+file. Captions are kept as they are written; `clean_caption` takes out what cannot be seen.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import string
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from eisbach.audio_file import is_file
+from eisbach.errors import UserError, one_line
+from eisbach.files import JsonError, parse_json, read_jsonl, read_text, walk_files
+
+SUFFIXES = (".txt", ".json", ".caption.txt", ".caption")
+"""Endings of caption files of the same name beside the audio."""
+TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
+"""Tables of captions: Hugging Face's AudioFolder, or any CSV with a column of file names and one of captions."""
+MODES = ("auto", "files", "table", "tags", "name", "none")
+_FILE_COLUMNS = ("file_name", "filename", "file", "path", "audio")
+_CAPTION_COLUMNS = ("caption", "prompt", "text", "description", "transcription")
+_TAGS = ("title", "artist", "album", "genre", "composer", "year", "comment")
+_TAG_TEMPLATE = "{genre}, {title}, {artist}"
+_MOST_BYTES = 1 << 16  # a caption is a sentence; longer files are something else
+_MOST_FIELD = 1 << 16  # characters of one cell of a table
+_UNSEEN = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2060, 0x2070), 0x200B, 0x200E, 0x200F, 0xFEFF])
+"""Characters without a width, which no caption needs: they split words that look whole. Joiners of scripts and emoji
+stay."""
+
+
+@dataclass(frozen=True)
+class CaptionSource:
+    """Where the captions of a folder come from.
+
+    Attributes
+    ----------
+    mode : str
+        As `find_captions` takes it, never ``auto``.
+    offers : dict of str to int
+        What the folder has, by mode: caption files beside audio, rows of tables, audio with tags.
+    unmatched : tuple of str
+        Files that a table names and that are not in the folder.
+    """
+
+    mode: str
+    offers: dict[str, int] = field(default_factory=dict)
+    unmatched: tuple[str, ...] = ()
+    _table: dict[Path, str] = field(default_factory=dict, repr=False)
+
+    def read(self, audio: Path) -> str | None:
+        """The caption of an audio file as it is written; None when there is none.
+
+        Raises
+        ------
+        UserError
+            A caption file that cannot be understood, or several with different words.
+        """
+        if self.mode == "none":
+            return ""
+        if self.mode == "table":
+            return self._table.get(_composed(audio))
+        if self.mode == "name":
+            return " ".join(audio.stem.replace("_", " ").replace("-", " ").split())
+        if self.mode.startswith("text:"):
+            return self.mode.removeprefix("text:").strip()
+        if self.mode.startswith("tags"):
+            return _of_tags(audio, self.mode.partition(":")[2] or _TAG_TEMPLATE)
+        return _of_files(audio)
+
+    def wanting(self) -> str:
+        """What a file without a caption lacks, and what to do."""
+        if self.mode == "table":
+            return "is in no table of captions; add a row, or choose --caption-from"
+        if self.mode.startswith("tags"):
+            return "has none of the tags that captions are made of; tag it, or choose --caption-from"
+        return "has no caption; add a .txt or .json of the same name, or choose --caption-from"
+
+    def sentence(self) -> str:
+        """What the folder offers and what is used."""
+        words = {"files": "beside the audio", "table": "in a table", "tags": "in tags"}
+        held = [f"{count} {words[mode]}" for mode, count in self.offers.items() if count]
+        used = {"none": "none are used", "name": "names of files are used", "table": "the table is used"}
+        text = used.get(self.mode.partition(":")[0], f"{self.mode.partition(':')[0]} are used")
+        return f"captions: {', '.join(held) or 'none found'}; {text} (--caption-from)"
+
+
+def find_captions(folder: Path, paths: Sequence[Path], caption_from: str = "auto") -> CaptionSource:
+    """The captions of a folder's audio.
+
+    Parameters
+    ----------
+    folder : Path
+        Its tables of captions (`TABLES`, in it and in folders below it) name files from where they lie.
+    paths : sequence of Path
+        The audio.
+    caption_from : str
+        ``files`` (`SUFFIXES` of the same name beside the audio), ``table``, ``tags`` (genre, title and artist, or
+        ``tags:{artist} - {title}``), ``name`` (the file's name, with underscores and dashes as spaces), ``none`` (an
+        empty caption, on purpose), ``text:...`` (these words for all), or ``auto``: files where there is one, else a
+        table, else none.
+
+    Raises
+    ------
+    UserError
+        A mode that does not exist, a table that cannot be understood, or none where ``table`` was asked for.
+    """
+    kind, _, words = caption_from.partition(":")
+    if (kind not in MODES and kind != "text") or (words and kind not in ("text", "tags")):
+        raise UserError(
+            f"captions cannot come from '{one_line(caption_from)}'; choose auto, files, table, tags, name, none or "
+            "text:your words."
+        )
+    if kind == "tags" and words:
+        _check_template(words)
+    if kind not in ("auto", "files", "table", "tags"):
+        return CaptionSource(caption_from)
+    beside = sum(any(_beside(path, ending) for ending in SUFFIXES) for path in paths)
+    table = _read_tables(folder) if kind in ("auto", "table") and folder.is_dir() else {}
+    offers = {"files": beside, "table": len(table)}
+    if kind in ("auto", "tags"):
+        offers["tags"] = sum(bool(_tags(path)) for path in paths)
+    if kind == "table" and not table:
+        raise UserError(f"{folder} holds no table of captions; name it {' or '.join(TABLES)}.")
+    mode = caption_from
+    if kind == "auto":
+        mode = "files" if beside else "table" if table else "none"
+    known = {_composed(path) for path in paths}
+    unmatched = [path.name for path in table if path not in known] if mode == "table" else []
+    return CaptionSource(mode, offers, tuple(sorted(unmatched)), table)
+
+
+def clean_caption(caption: str) -> str:
+    """The caption without characters that cannot be seen; controls and line breaks become spaces."""
+    seen = caption.translate(_UNSEEN)
+    return "".join(" " if unicodedata.category(item) == "Cc" else item for item in seen).strip()
+
+
+def _composed(path: Path) -> Path:
+    """The path in one spelling of its accents."""
+    return Path(unicodedata.normalize("NFC", str(path)))
+
+
+def _of_files(audio: Path) -> str | None:
+    captions = {}
+    for ending in SUFFIXES:
+        path = _beside(audio, ending)
+        if path is not None:
+            captions[ending] = _checked(_from_json(path) if ending == ".json" else _read(path).strip(), path)
+    if len(set(captions.values())) > 1:
+        names = " and ".join(f"{audio.stem}{ending}" for ending in captions)
+        raise UserError(f"{names} say different things; keep one of them.")
+    return next(iter(captions.values()), None)
+
+
+def _beside(audio: Path, ending: str) -> Path | None:
+    """The file of the same name, in whatever way the disk composes its accents."""
+    path = audio.with_name(audio.stem + ending)
+    if is_file(path):
+        return path
+    if path.name.isascii() or not audio.parent.is_dir():
+        return None
+    wanted = unicodedata.normalize("NFC", path.name)
+    names = (item for item in audio.parent.iterdir() if item.name.endswith(ending))
+    return next((item for item in names if unicodedata.normalize("NFC", item.name) == wanted), None)
+
+
+def _read(path: Path) -> str:
+    try:
+        text = read_text(path, "caption", limit=_MOST_BYTES)
+    except UserError as error:
+        raise UserError(f"the caption {path.name} cannot be used ({error})") from error
+    if "\0" in text:
+        raise UserError(f"the caption {path.name} holds NUL bytes, so it is no text; write it again as UTF-8.")
+    return text
+
+
+def _from_json(path: Path) -> str:
+    keys = _CAPTION_COLUMNS[:2]
+    try:
+        values = parse_json(_read(path))
+    except JsonError as error:
+        raise UserError(f'the caption {path.name} is not valid JSON ({error}); write {{"caption": "..."}}.') from error
+    present = [key for key in keys if isinstance(values, dict) and key in values]
+    if len(present) != 1 or not isinstance(values[present[0]], str):
+        raise UserError(
+            f"the caption {path.name} must be an object with one text under 'caption' or 'prompt', "
+            f'such as {{"caption": "slow cello"}}.'
+        )
+    return str(values[present[0]]).strip()
+
+
+def _checked(caption: str, path: Path) -> str:
+    try:
+        caption.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the caption {path.name} holds half a character (a lone surrogate); write it again."
+        ) from error
+    return caption
+
+
+def _read_tables(folder: Path) -> dict[Path, str]:
+    """Captions by audio path, of every table in a folder and below it.
+
+    Raises
+    ------
+    UserError
+        A table that cannot be understood, or one file with two captions.
+    """
+    captions: dict[Path, str] = {}
+    for path in sorted(path for path in walk_files(folder) if path.name in TABLES and is_file(path)):
+        rows = read_jsonl(path, "table of captions") if path.suffix == ".jsonl" else _csv_rows(path)
+        for number, row in enumerate(rows, 1):
+            name, caption = (_cell(row, columns, path, number) for columns in (_FILE_COLUMNS, _CAPTION_COLUMNS))
+            audio = _composed(path.parent / name)
+            if audio in captions and captions[audio] != caption.strip():
+                raise UserError(f"{path} gives {one_line(name)} a second, different caption (row {number}); keep one.")
+            captions[audio] = _checked(caption.strip(), path)
+    return captions
+
+
+def _csv_rows(path: Path) -> list[dict[str, str]]:
+    text = read_text(path, "table of captions")
+    before = csv.field_size_limit(_MOST_FIELD)
+    try:
+        head = text.partition("\n")[0]
+        separator = max(",;\t", key=head.count)
+        return [{str(key): value or "" for key, value in row.items() if key is not None}
+                for row in csv.DictReader(io.StringIO(text), delimiter=separator)]  # fmt: skip
+    except csv.Error as error:
+        raise UserError(f"{path} is no table ({error}); write a CSV with the columns file_name and caption.") from error
+    finally:
+        csv.field_size_limit(before)
+
+
+def _cell(row: dict[str, object], columns: Sequence[str], path: Path, number: int) -> str:
+    """The text of the first column of these names that the table has."""
+    names = {str(key).strip().lower(): key for key in row}
+    column = next((names[name] for name in columns if name in names), None)
+    if column is None or not isinstance(row[column], str):
+        have = one_line(", ".join(map(str, row)))
+        raise UserError(f"{path}, row {number}, has no text under {' or '.join(columns)} (it has: {have[:100]}).")
+    return str(row[column])
+
+
+def _of_tags(audio: Path, template: str) -> str | None:
+    """The template filled with a file's tags; parts between commas whose tags are all missing are left out."""
+    tags = _tags(audio)
+    parts = []
+    for part in template.split(","):
+        names = [name for _, name, _, _ in string.Formatter().parse(part) if name]
+        if not names or any(tags.get(name) for name in names):
+            parts.append(part.format(**{name: tags.get(name, "") for name in names}).strip())
+    return ", ".join(part for part in parts if part) or None if tags else None
+
+
+def _check_template(template: str) -> None:
+    try:
+        fields = [(name, spec, change) for _, name, spec, change in string.Formatter().parse(template)]
+    except ValueError as error:
+        raise UserError(f"the template '{one_line(template)}' is not complete ({error}).") from error
+    unknown = [name for name, spec, change in fields if name is not None and (name not in _TAGS or spec or change)]
+    if unknown or not any(name for name, _, _ in fields):
+        raise UserError(
+            f"a template of tags names some of {', '.join(f'{{{name}}}' for name in _TAGS)}, as in "
+            f"tags:{{artist}} - {{title}} (got '{one_line(template)}')."
+        )
+
+
+def _tags(audio: Path) -> dict[str, str]:
+    """A file's tags that are not empty; none where the container has none that can be read."""
+    from tinytag import TinyTag, TinyTagException
+
+    try:
+        read = TinyTag.get(audio, duration=False)
+    except (TinyTagException, OSError, ValueError, IndexError, KeyError, OverflowError):
+        return {}  # whether the file is audio at all, the audio reader says
+    tags = {name: getattr(read, name, None) for name in _TAGS}
+    return {name: clean_caption(str(value)) for name, value in tags.items() if value and clean_caption(str(value))}

@@ -1,0 +1,1 @@
+"""Blind listening tests: the page that listeners vote on, and what their votes say."""

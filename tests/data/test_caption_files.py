@@ -1,0 +1,175 @@
+"""Captions from every place where people keep them: side files, tables, tags, shards; and what a hostile one does."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import tarfile
+from pathlib import Path
+
+import pytest
+from small_audio import tone, write
+
+from eisbach.data.audio_folder import read_folder
+from eisbach.data.caption_files import find_captions
+from eisbach.data.doctor import examine
+from eisbach.data.shards import find_shards, unpack_shards
+from eisbach.errors import UserError
+
+
+def _captions(folder: Path, mode: str = "auto") -> dict[str, str]:
+    manifest, _ = read_folder(folder, caption_from=mode, save=False, quiet=True)
+    return {row.id: row.caption for row in manifest}
+
+
+@pytest.mark.parametrize("ending", [".txt", ".caption.txt", ".caption"])
+def test_every_side_file_is_read_and_two_that_disagree_are_refused(tmp_path, ending):
+    write(tmp_path / "a.wav", tone())
+    (tmp_path / f"a{ending}").write_text("low strings")
+    assert _captions(tmp_path) == {"a.wav": "low strings"}
+    (tmp_path / "a.json").write_text('{"caption": "low strings"}')
+    assert _captions(tmp_path) == {"a.wav": "low strings"}
+    (tmp_path / "a.json").write_text('{"caption": "high strings"}')
+    with pytest.raises(UserError, match="say different things"):
+        find_captions(tmp_path, [tmp_path / "a.wav"]).read(tmp_path / "a.wav")
+
+
+def _table(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        lines = [";".join(rows[0]), *(";".join(row.values()) for row in rows)]
+        path.write_text("\ufeff" + "\n".join(lines))
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "captions.csv"])
+@pytest.mark.parametrize("columns", [("file_name", "caption"), ("filename", "text"), ("Path", "Prompt")])
+def test_a_table_names_files_from_where_it_lies(tmp_path, name, columns):
+    for index, place in enumerate(("a.wav", "deep/é.wav", "deep/none.wav")):
+        write(tmp_path / place, tone(1.0 + 0.1 * index))
+    rows = [("e\u0301.wav", "dark choir, slow"), ("gone.wav", "nothing")]  # the other spelling of é
+    _table(tmp_path / "deep" / name, [dict(zip(columns, row, strict=True)) for row in rows])
+    manifest, report = read_folder(tmp_path, save=False, quiet=True)
+    assert {row.id: row.caption for row in manifest} == {"deep/é.wav": "dark choir, slow"}
+    reasons = {skip.item: skip.reason for skip in report.skipped}
+    assert "is in no table" in reasons["a.wav"]
+    assert "is in no table" in reasons["deep/none.wav"]
+    assert "not in the folder" in reasons["gone.wav"]
+    assert "1 " not in examine(tmp_path, quiet=True).notes[0].partition("beside")[0]
+    assert "2 in a table; the table is used" in examine(tmp_path, quiet=True).notes[0]
+
+
+def test_files_beside_the_audio_come_before_a_table(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.wav", tone(1.0 if name == "a" else 1.2))
+    (tmp_path / "a.txt").write_text("from a file")
+    (tmp_path / "b.txt").write_text("from a file too")
+    _table(tmp_path / "metadata.jsonl", [{"file_name": "a.wav", "text": "from the table"}])
+    assert set(_captions(tmp_path).values()) == {"from a file", "from a file too"}
+    assert _captions(tmp_path, "table") == {"a.wav": "from the table"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"caption": "x"}', "has no text under file_name"),
+        ('{"file_name": "a.wav"}', "has no text under caption"),
+        ('{"file_name": "a.wav", "caption": 3}', "has no text under caption"),
+        ('{"file_name": "a.wav", "caption": "x"}\n{"file_name": "a.wav", "caption": "y"}', "a second, different"),
+        ("{", "metadata.jsonl"),
+        ('{"file_name": "a.wav", "caption": "\\ud800"}', "half a surrogate"),
+    ],
+)
+def test_a_table_that_cannot_be_understood_is_one_sentence(tmp_path, content, words):
+    write(tmp_path / "a.wav", tone())
+    (tmp_path / "metadata.jsonl").write_text(content)
+    with pytest.raises(UserError, match=words) as raised:
+        read_folder(tmp_path, save=False, quiet=True)
+    assert "\n" not in str(raised.value)
+
+
+def _tagged(path: Path, tags: dict[str, str]) -> Path:
+    """A WAV with an INFO list, as RIFF defines it."""
+    write(path, tone())
+    chunks = b""
+    for name, value in tags.items():
+        data = value.encode("utf-8") + b"\0"
+        chunks += name.encode() + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
+    content = path.read_bytes() + b"LIST" + struct.pack("<I", len(chunks) + 4) + b"INFO" + chunks
+    path.write_bytes(content[:4] + struct.pack("<I", len(content) - 8) + content[8:])
+    return path
+
+
+def test_tags_become_captions_by_a_template(tmp_path):
+    _tagged(tmp_path / "a.wav", {"INAM": "Under\x07 ice", "IART": "Åse", "IGNR": "ambient"})
+    _tagged(tmp_path / "b.wav", {"INAM": "Untitled"})
+    write(tmp_path / "c.wav", tone(1.3))
+    (tmp_path / "b.wav").write_bytes((tmp_path / "b.wav").read_bytes() + b"\0\0")
+    manifest, report = read_folder(tmp_path, caption_from="tags", save=False, quiet=True)
+    assert {row.id: row.caption for row in manifest} == {"a.wav": "ambient, Under  ice, Åse", "b.wav": "Untitled"}
+    assert "none of the tags" in report.skipped[0].reason
+    assert _captions(tmp_path, "tags:{artist} plays {title}") == {
+        "a.wav": "Åse plays Under  ice",
+        "b.wav": "plays Untitled",
+    }
+    with pytest.raises(UserError, match="no caption"):
+        read_folder(tmp_path, caption_from="files", save=False, quiet=True)
+    notes = examine(tmp_path, quiet=True).notes
+    assert any("2 in tags; none are used" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    "template", ["{nobody}", "words", "{title", "{title!r}", "{title.__class__}", "{0}", "{title:>9999999999}"]
+)
+def test_a_template_that_names_no_tags_is_one_sentence(tmp_path, template):
+    write(tmp_path / "a.wav", tone())
+    with pytest.raises(UserError, match="template"):
+        read_folder(tmp_path, caption_from=f"tags:{template}", save=False, quiet=True)
+
+
+def _shard(path: Path, members: dict[str, bytes], extra: list[tarfile.TarInfo] = ()) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        for info in extra:
+            tar.addfile(info)
+    return path
+
+
+def test_shards_are_unpacked_and_nothing_leaves_the_folder(tmp_path):
+    sounds = [write(tmp_path / "made" / f"{i}.wav", tone(1.0 + i / 10)).read_bytes() for i in range(3)]
+    link = tarfile.TarInfo("0002.txt")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    _shard(
+        shards / "train-000.tar",
+        {
+            "0000.wav": sounds[0], "0000.txt": b"slow cello", "0001.wav": sounds[1],
+            "0001.json": b'{"caption": "fast flute"}', "../../evil/0002.wav": sounds[2], "0003.npy": b"x",
+            "0004.m4a": b"x",
+        },
+        [link],
+    )  # fmt: skip
+    out = tmp_path / "out"
+    report = unpack_shards(find_shards(shards), out, quiet=True)
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()) == [
+        "train-000/0000.txt", "train-000/0000.wav", "train-000/0001.json", "train-000/0001.wav",
+        "train-000/evil-0002.wav",
+    ]  # fmt: skip
+    reasons = {skip.item: skip.reason for skip in report.skipped}
+    assert "link" in reasons["train-000.tar/0002.txt"]
+    assert "neither audio nor a caption" in reasons["train-000.tar/0003.npy"]
+    assert "convert it" in reasons["train-000.tar/0004.m4a"]
+    manifest, _ = read_folder(out, save=False, quiet=True)
+    assert {row.caption for row in manifest} == {"slow cello", "fast flute"}
+    before = (out / "train-000" / "0000.wav").stat().st_mtime_ns
+    unpack_shards(find_shards(shards), out, quiet=True)
+    assert (out / "train-000" / "0000.wav").stat().st_mtime_ns == before
+    (shards / "train-001.tar").write_bytes((shards / "train-000.tar").read_bytes()[:700])
+    with pytest.raises(UserError, match=r"train-001\.tar is not a whole tar"):
+        unpack_shards(find_shards(shards), out, quiet=True)
