@@ -528,6 +528,32 @@ def test_rows_are_made_once_a_shape_and_not_again_in_recomputation(monkeypatch: 
     assert sorted(made) == [3, 3]  # six layers of two shapes
 
 
+def test_nothing_of_a_step_outlives_it():
+    """Rows lead to a graph whose node knows the layers that hold the rows: none of it may wait for a garbage collector,
+    whether a backward pass follows or not."""
+    import gc
+    import weakref
+
+    network, _ = blocks()
+    x = torch.ones(2, 8)
+    gc.collect()
+    gc.disable()
+    try:
+        output = network(x)
+        rows = [layer.shared.rows.b for layer in network.modules() if hasattr(layer, "shared")]
+        held = [weakref.ref(row) for row in rows]
+        del rows
+        output.sum().backward()
+        del output
+        assert not any(reference() is not None for reference in held)
+        network(x)
+        held = [weakref.ref(layer.shared.rows.b) for layer in network.modules() if hasattr(layer, "shared")]
+        network(x)
+        assert not any(reference() is not None for reference in held)
+    finally:
+        gc.enable()
+
+
 def test_a_copy_of_a_network_in_mid_step_makes_its_own_rows():
     import copy
 

@@ -28,9 +28,10 @@ from eisbach.adapters.dora import (
 
 
 class _Shared:
-    """A layer's rows as its network made them for the step; a copy of the layer starts without."""
+    """A layer's rows as its network made them for a forward pass, and which one; a copy of the layer starts without."""
 
     rows: LayerRows | None = None
+    forward: object = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
         return _Shared()
@@ -75,7 +76,7 @@ class _ClosedFormDora:
         weight = self.base_layer.weight  # type: ignore[attr-defined]
         key = (_address(weight), weight._version, weight.dtype, weight.device)
         if self._norms is None or self._measured != key:
-            self._norms, self._measured = measure_rows(weight.flatten(1)), key
+            self._norms, self._measured = measure_rows(weight if weight.dim() == 2 else weight.flatten(1)), key
         return self._norms
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
@@ -165,8 +166,9 @@ class StepRows:
     at a time: a few operations a shape instead of as many a layer.
 
     A checkpointed block that is computed again in the backward pass reads the same rows; they are let go when the
-    gradients have passed through them, or after a forward pass without gradient. A layer that is called outside its
-    network's forward pass, and one inside a network that is compiled whole, makes its own.
+    gradients have passed through them, or after a forward pass without gradient. A layer that finds none makes its own:
+    called outside its network's forward pass, in a network that is compiled whole, or in a second forward pass before
+    the backward pass of the first.
     """
 
     def __init__(self, layers: Iterable[_ClosedFormDora]) -> None:
@@ -183,9 +185,13 @@ class StepRows:
     def _before(self, module: nn.Module, args: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        groups: dict[Any, list[Any]] = {}
+        pending = any(layer.shared.rows is not None for layer in self._layers)
         for layer in self._layers:
             layer.shared.rows = None
+        if pending:  # of a pass without a backward pass so far, which may be what computes this one again
+            return
+        groups: dict[Any, list[Any]] = {}
+        for layer in self._layers:
             name = layer.adapter()
             if name is not None:
                 weight, a, _ = layer.matrices(name)
@@ -207,19 +213,19 @@ class StepRows:
         device = weights[0].device.type
         mixed = torch.is_autocast_enabled(device) and weights[0].dtype != torch.float64
         dtype = torch.get_autocast_dtype(device) if mixed else weights[0].dtype
-        made: list[LayerRows] = []
+        this = object()
 
-        def release() -> None:
-            for layer, rows in zip(layers, made, strict=True):
-                if layer.shared.rows is rows:
+        def release() -> None:  # holds no rows: they lead to the graph that holds this function
+            for layer in layers:
+                if layer.shared.forward is this:
                     layer.shared.rows = None
 
         full = layers[0].norm_gradient == "full"
         stack = Stack(weights, self._norms(key, layers), layers[0].scaling[name], full, release)
         with torch.autocast(device, enabled=False):
-            made += make_rows(stack, dtype, a, b, magnitude)
+            made = make_rows(stack, dtype, a, b, magnitude)
         for layer, rows in zip(layers, made, strict=True):
-            layer.shared.rows = rows
+            layer.shared.rows, layer.shared.forward = rows, this
 
     def _norms(self, key: Any, layers: list[Any]) -> BaseNorms:
         """The layers' norms in one stack, made anew when one of them was."""
