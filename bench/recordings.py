@@ -69,6 +69,7 @@ class Track:
 
 def fetch(package: str, out: Path) -> dict[str, str]:
     """Unpacks a Debian package's audio and copyright file to `out`; its version and licences."""
+    out.mkdir(parents=True, exist_ok=True)  # also of a package without audio, of which `main` counts none
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["apt-get", "download", "-q", package], cwd=folder, check=True, capture_output=True)
         archive = next(Path(folder).glob("*.deb"))

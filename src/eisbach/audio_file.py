@@ -25,6 +25,8 @@ _BLOCK_SECONDS = 30
 _SALVAGE_FRAMES = 1024  # how finely a block that cannot be decoded as a whole is tried again
 _MISSING_SECONDS = 0.05  # codecs' delays and last blocks are shorter
 _MISSING_SHARE, _MISSING_ESTIMATED = 0.005, 0.1  # of a length that MP3 without a table only estimates
+_CLAIM = re.compile(r"(?<!\w)(\d+) \(should be (\d+)\)")  # in libsndfile's log
+_NO_LENGTH = ("Bytes/sec", "Block Align", "Bit Width")  # encoders of ADPCM round these; the data are whole
 _UNKNOWN_FRAMES = 1 << 46  # what libsndfile says of streams without a length
 _MAGIC = (
     (4, b"ftyp", "an MP4 or M4A file"), (0, b"\x1a\x45\xdf\xa3", "a Matroska or WebM file"), (8, b"AVI ",
@@ -240,7 +242,11 @@ def _content(path: Path, error: Exception) -> str:
 def _claims_more(log: str, frames: int) -> float | None:
     """How many times the data there are a header claims, from libsndfile's log; None where it agrees, or is of a
     stream."""
-    for claimed, real in re.findall(r"(?<!\w)(\d+) \(should be (\d+)\)", log):
+    for line in log.splitlines():
+        size = _CLAIM.search(line)
+        if size is None or any(word in line for word in _NO_LENGTH):
+            continue
+        claimed, real = size.groups()
         # writers that do not know the length yet leave the largest number, or none
         if int(claimed) > int(real) > 0 and int(claimed) < 0x7FFFF000:
             return int(claimed) / int(real)

@@ -93,6 +93,18 @@ def test_whole_files_of_every_codec_are_whole(tmp_path: Path, form: str, subtype
     assert FileSource(path).faults(counted(path)) == []
 
 
+@pytest.mark.parametrize("subtype", ["IMA_ADPCM", "MS_ADPCM"])
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_header_with_a_wrong_byte_rate_says_nothing_about_length(tmp_path: Path, subtype: str, share: float) -> None:
+    path = tmp_path / "a.wav"
+    sf.write(str(path), music(5.0, 8000), 8000, format="WAV", subtype=subtype)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"fmt ") + 16
+    content[place : place + 4] = (16000).to_bytes(4, "little")  # what ffmpeg writes for every rate
+    path.write_bytes(content[: int(share * len(content))])
+    assert FileSource(path).faults(counted(path)) == ["truncated"] * (share < 1.0)
+
+
 def test_a_stream_whose_header_knows_no_length_is_whole(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", tone(1.0))
     content = bytearray(path.read_bytes())

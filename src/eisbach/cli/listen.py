@@ -9,8 +9,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from eisbach.errors import UserError
-
 
 class _MakeByDefault(TyperGroup):
     """`listen A/ B/` is `listen make A/ B/`: the first word is a command only where it names one."""
@@ -107,8 +105,8 @@ def score(
     typer.echo(str(page))
 
 
-@app.command()
-def serve(
+@app.command("serve")
+def serve_(
     test: Annotated[Path, typer.Argument(help="Folder of a test.")] = Path("listening-test"),
     host: Annotated[str, typer.Option(help="127.0.0.1 is this computer alone.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 8765,
@@ -118,11 +116,8 @@ def serve(
 
 
 def _serve(test: Path, host: str, port: int) -> None:
-    from eisbach.report.listen.serve import is_local, serve_test
+    from eisbach.report.listen.serve import listening_app
+    from eisbach.report.serving import serve
 
-    if not host:
-        raise UserError("--host is empty; 127.0.0.1 is this computer, 0.0.0.0 every network that it is in.")
-    if not is_local(host):
-        typer.echo(f"note: everyone who reaches {host} can open the test and send votes.", err=True)
-    typer.echo(f"http://{host}:{port}/ (stop with Ctrl-C); votes go to {test / 'votes'}", err=True)
-    serve_test(test, host, port)
+    typer.echo(f"votes go to {test / 'votes'}", err=True)
+    serve(listening_app(test), host, port, "the test, and can send votes")

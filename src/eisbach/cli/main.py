@@ -29,6 +29,7 @@ from eisbach.cli import (
     signature_entropy,
     study,
     train,
+    watch,
 )
 from eisbach.cli.next_steps import with_next_steps
 from eisbach.cli.packages import missing_package
@@ -50,6 +51,7 @@ app = typer.Typer(
 app.command("demo", rich_help_panel=_PLAY)(demo.demo)
 app.add_typer(data.app, name="data", rich_help_panel=_PLAY)
 app.command("train", rich_help_panel=_PLAY)(train.train)
+app.command("watch", rich_help_panel=_PLAY)(watch.watch)
 app.command("generate", rich_help_panel=_PLAY)(generate.generate)
 app.command("export", rich_help_panel=_PLAY)(export.export)
 app.command("probe", rich_help_panel=_WEIGH)(probe.probe)

@@ -65,6 +65,7 @@ def _after_analyze(given: Values) -> str:
 TABLE: dict[str, Callable[[Values], str]] = {
     "demo": lambda given: _words("data", "folder", "MUSIC"),
     "train": _after_train,
+    "watch": lambda given: _words("analyze", f"{_first(given['runs'], 'RUN')}/samples"),
     "generate": lambda given: _words("analyze", given["out"], "--out", f"{given['out']}/analysis"),
     "export": lambda given: _words("generate", "--prompts", "demo", "--adapter", _first(given["adapter"], "ADAPTER")),
     "probe": lambda given: _words("train", given["recipe"] or "RECIPE", "--set", "weighting.sample=NAME"),

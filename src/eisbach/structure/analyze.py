@@ -19,7 +19,7 @@ from eisbach.structure.features import (
     source_of,
     texture_statistics,
 )
-from eisbach.structure.flatness import IS_FLAT_FROM, flat_probability, judge_identity
+from eisbach.structure.flatness import FLAT_KINDS, IS_FLAT_FROM, judge_identity, kind_probabilities
 from eisbach.structure.loudness_meter import integrated_loudness
 from eisbach.structure.metrics import METRICS, measure
 from eisbach.structure.metrics.paper import pc1_share_of_surrogates
@@ -29,7 +29,7 @@ from eisbach.structure.sources import Source
 from eisbach.structure.survey import Survey, survey
 from eisbach.types import Record, Waveform
 
-ANALYSIS_VERSION = 8
+ANALYSIS_VERSION = 9
 """Raised whenever a number that `analyze` returns would change; records of another version are computed anew."""
 
 _NARROW_BAND_HZ = 4300.0
@@ -62,8 +62,9 @@ class Analysis:
         loudest one was analysed); ``truncated`` (the file holds less than it states); ``mislabelled`` (its ending names
         another format); ``narrow_band``; ``too_short`` (some metric needs more); ``capped`` (only its first two hours
         were analysed); ``undefined:<metric>``.
-    flat_probability : float
-        `flatness.flat_probability` of the metrics; 1 for silence.
+    kinds : dict of str to float
+        `flatness.kind_probabilities`: of `none` and of each of `FLAT_KINDS`, in all 1; NaN for clips too short to
+        judge. Silence is `still`.
     features : Features
         For pictures.
     """
@@ -71,15 +72,20 @@ class Analysis:
     metrics: dict[str, float]
     conditions: dict[str, float]
     flags: list[str]
-    flat_probability: float
+    kinds: dict[str, float]
     features: Features = field(repr=False)
+
+    @property
+    def flat_probability(self) -> float:
+        """Probability that the clip is flat in any way."""
+        return 1.0 - self.kinds["none"]
 
     def record(self) -> Record:
         """Flat columns for a table: NaN becomes None, flags are joined by ``;``."""
         row: Record = {}
-        for name, value in {**self.metrics, **self.conditions}.items():
+        flat = {"flat_probability": self.flat_probability} | {f"flat_{kind}": self.kinds[kind] for kind in FLAT_KINDS}
+        for name, value in {**self.metrics, **self.conditions, **flat}.items():
             row[name] = None if np.isnan(value) else float(value)
-        row["flat_probability"] = None if np.isnan(self.flat_probability) else float(self.flat_probability)
         row["is_flat"] = None if np.isnan(self.flat_probability) else bool(self.flat_probability >= IS_FLAT_FROM)
         row["flags"] = ";".join(self.flags)
         return row
@@ -112,7 +118,9 @@ def analysis_version() -> str:
     return f"{ANALYSIS_VERSION}-{judge_identity()}"
 
 
-RECORD_COLUMNS: tuple[str, ...] = (*METRICS, *CONDITIONS, "flat_probability", "is_flat", "flags")
+RECORD_COLUMNS: tuple[str, ...] = (
+    *METRICS, *CONDITIONS, "flat_probability", *(f"flat_{kind}" for kind in FLAT_KINDS), "is_flat", "flags"
+)  # fmt: skip
 """The columns of `Analysis.record`, in order."""
 
 
@@ -168,8 +176,7 @@ def _analyze(source: Source, device: str | None, max_seconds: float) -> Analysis
     if extent.more:
         flags.append("capped")
     flags += [f"undefined:{name}" for name, value in metrics.items() if np.isnan(value)]
-    probability = 1.0 if features.duration == 0.0 else flat_probability(metrics)
-    return Analysis(metrics, conditions, flags, probability, features)
+    return Analysis(metrics, conditions, flags, kind_probabilities(features), features)
 
 
 def analyze_array(samples: np.ndarray, sample_rate: float, *, device: str | None = None) -> Analysis | list[Analysis]:

@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from eisbach.errors import UserError
+from eisbach.structure.fades import fade_lift
 from eisbach.structure.loudness_meter import BLOCKS_PER_SECOND
 from eisbach.structure.sources import ArraySource, FileSource, Source
 from eisbach.structure.spectra import (
@@ -68,6 +69,9 @@ class Features:
     ----------
     mel_db : np.ndarray [shape=(frames, 64), float32]
         50 frames a second, dB below the clip's maximum, in [-80, 0].
+    steady_db : np.ndarray [shape=(frames, 64), float32]
+        The same with fades at the clip's ends undone (`fades`); the same array where there are none. `texture` and
+        `chroma` are read off it: a fade is no development.
     mel_hz : np.ndarray [shape=(64,)]
         Centre frequencies.
     texture : np.ndarray [shape=(windows, 32), float64]
@@ -89,6 +93,7 @@ class Features:
     """
 
     mel_db: np.ndarray
+    steady_db: np.ndarray
     mel_hz: np.ndarray
     texture: np.ndarray
     chroma: np.ndarray
@@ -191,11 +196,18 @@ def features_of_survey(source: Source, extent: Survey, *, device: str | None = N
     for chunk in extent.mono(source):
         for stream in (mels, tones, spectrum, level):
             stream.push(chunk)  # type: ignore[attr-defined]
-    mel_db, columns = power_to_db(mels.finish(), FLOOR_DB), tones.finish()
+    power, columns = mels.finish(), tones.finish()
+    mel_db = steady_db = power_to_db(power, FLOOR_DB)
+    lift = fade_lift(power.mean(axis=1), FRAME_RATE)
+    if lift is not None:
+        steady_db = power_to_db(power * (10.0 ** (lift / 10.0)).astype(np.float32)[:, None], FLOOR_DB)
+        moments = np.arange(len(columns)) * (FRAME_RATE / (CHROMA_RATE * _CHROMA_OVERSAMPLING))
+        columns *= (10.0 ** (np.interp(moments, np.arange(len(lift)), lift) / 10.0)).astype(np.float32)[:, None]
     return Features(
         mel_db=mel_db,
+        steady_db=steady_db,
         mel_hz=mel_hz,
-        texture=texture_frames(mel_db),
+        texture=texture_frames(steady_db),
         chroma=_chroma(columns[:, :12]),
         level_db=level.finish(),
         duration=(extent.last - extent.first) / SAMPLE_RATE,
@@ -236,8 +248,8 @@ def _empty(mel_hz: np.ndarray) -> Features:
         return np.zeros(shape, np.float32)
 
     return Features(
-        none(0, _N_MELS), mel_hz, np.zeros((0, 2 * _BANDS)), none(0, 12), np.zeros(0), 0.0, 0.0, none(0, 7),
-        np.zeros(2049), np.zeros(0),
+        none(0, _N_MELS), none(0, _N_MELS), mel_hz, np.zeros((0, 2 * _BANDS)), none(0, 12), np.zeros(0), 0.0, 0.0,
+        none(0, 7), np.zeros(2049), np.zeros(0),
     )  # fmt: skip
 
 

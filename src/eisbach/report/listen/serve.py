@@ -12,7 +12,6 @@ from eisbach.files import parse_object, read_text, write_text
 from eisbach.report.listen.votes import check_votes, load_key
 
 _MOST_BYTES = 2 << 20  # of one listener's votes
-_LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def listening_app(test: str | Path) -> Any:
@@ -63,34 +62,3 @@ def listening_app(test: str | Path) -> Any:
             Mount("/sounds", StaticFiles(directory=page / "sounds")),
         ]
     )
-
-
-def serve_test(test: str | Path, host: str, port: int) -> None:
-    """Serves a test until it is stopped.
-
-    Raises
-    ------
-    UserError
-        The folder holds no test, or the port is taken.
-    """
-    import socket
-
-    import uvicorn
-
-    app = listening_app(test)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UserError(
-                f"{host}:{port} cannot be listened on ({error.strerror}); choose another --port or --host."
-            ) from error
-        probe.listen()
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[probe])
-
-
-def is_local(host: str) -> bool:
-    """Whether nobody but this computer can reach a host name."""
-    return host in _LOCAL

@@ -31,18 +31,31 @@ _STILL_DB = 0.3  # of a band, root mean square: continuations that differ by les
 
 def continuation(features: Features) -> float:
     """Share of what comes next that the piece's own past foretells, at most 1; NaN where nothing moves."""
-    frames = len(features.mel_db) // _POOL
-    mel = np.maximum(features.mel_db[: frames * _POOL], -_DEPTH_DB)
+    frames = len(features.steady_db) // _POOL
+    mel = np.maximum(features.steady_db[: frames * _POOL], -_DEPTH_DB)
     pooled = mel.reshape(frames, _POOL, -1).mean(axis=1, dtype=np.float64)
     stretches = np.array_split(pooled, max(1, int(np.ceil(frames / (_STRETCH * _RATE)))))
-    values = [_foretold(stretch) for stretch in stretches]
+    past, future, apart = (round(seconds * _RATE) for seconds in (_PAST, _FUTURE, _APART))
+    still = _STILL_DB * np.sqrt(future * pooled.shape[1])
+    values = [foretold(stretch, past, future, apart, still) for stretch in stretches]
     heard = [value for value in values if not np.isnan(value)]
     return float(np.mean(heard)) if heard else float("nan")
 
 
-def _foretold(frames: np.ndarray) -> float:
-    """One stretch, [shape=(frames, mels)]."""
-    past, future, apart = (round(seconds * _RATE) for seconds in (_PAST, _FUTURE, _APART))
+def foretold(frames: np.ndarray, past: int, future: int, apart: int, still: float = 1e-6) -> float:
+    """1 less the distance of what followed a moment's three nearest analogues to what follows it, over that of any two
+    moments' continuations; NaN where nothing moves.
+
+    Parameters
+    ----------
+    frames : np.ndarray [shape=(frames, features)]
+    past, future : int
+        Frames before a moment that are looked up, and frames after it that are compared.
+    apart : int
+        Frames between a moment and its analogues, at least.
+    still : float
+        Continuations that usually differ by less (Euclidean, over all their frames) do not move.
+    """
     moments = len(frames) - past - future + 1
     if moments <= apart + _ANALOGUES:
         return float("nan")
@@ -56,7 +69,7 @@ def _foretold(frames: np.ndarray) -> float:
     place = np.arange(moments)
     elsewhere = np.abs(place[:, None] - place[None, :]) >= apart
     usual = after[elsewhere].mean()
-    if usual < _STILL_DB * np.sqrt(future * frames.shape[1]):
+    if usual < still:
         return float("nan")
     before[~elsewhere] = np.inf
     # Moments in the middle of a short stretch may have fewer than three others far enough away.

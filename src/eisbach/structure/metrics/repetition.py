@@ -135,8 +135,8 @@ def longest_repeat(features: Features) -> float:
 
 def _lag_profile(features: Features) -> np.ndarray:
     """Mean similarity at lags of 0.1, 0.2, … s, [shape=(lags,)], up to 16 s or three quarters of the clip."""
-    count = len(features.mel_db) // _LOOP_POOL
-    pooled = features.mel_db[: count * _LOOP_POOL].reshape(count, _LOOP_POOL, -1).mean(axis=1)
+    count = len(features.steady_db) // _LOOP_POOL
+    pooled = features.steady_db[: count * _LOOP_POOL].reshape(count, _LOOP_POOL, -1).mean(axis=1)
     longest = int(min(_LOOP_MAX_LAG * _LOOP_RATE, 0.75 * count))
     return np.array([similarity.mean(dtype=np.float64) for similarity in lagged_similarity(pooled, longest)])
 

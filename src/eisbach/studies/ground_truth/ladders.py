@@ -170,7 +170,7 @@ VARIED_LADDERS: dict[str, Ladder] = {
 GOAL = 0.95
 
 
-def _climb(metric: Metric, ladder: Ladder, seeds: int) -> dict[str, Any]:
+def climb(metric: Metric, ladder: Ladder, seeds: int) -> dict[str, Any]:
     """Readings and rank correlations of a metric on a ladder, over the seeds."""
     sign = 1.0 if ladder.rising else -1.0
     readings = np.array(
@@ -199,7 +199,7 @@ def check_ladders(seeds: int, done: Finished, quiet: bool = False) -> dict[str, 
                 "as_printed": metric.as_printed,
                 "unit": metric.unit,
                 "ladders": {
-                    which: done.get(f"ladder {name} {which}", partial(_climb, metric, ladder, seeds))
+                    which: done.get(f"ladder {name} {which}", partial(climb, metric, ladder, seeds))
                     for which, ladder in ladders.items()
                 },
             }

@@ -1,0 +1,1 @@
+"""A training run or an experiment while it runs, as a page."""

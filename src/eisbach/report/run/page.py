@@ -1,0 +1,138 @@
+"""The page of running or finished trainings: how the loss goes, what the weights do, and what each checkpoint plays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import eisbach
+from eisbach.errors import EisbachError
+from eisbach.files import write_text
+from eisbach.report.audio_embed import embed_all
+from eisbach.report.charts import Series, curves_chart
+from eisbach.report.page import render_page
+from eisbach.report.run.state import DemoClip, RunState, find_runs, read_run
+
+_LEVELS = ("0.1", "0.3", "0.5", "0.7", "0.9")
+_CHARTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
+    ("Loss", "loss", (("loss", "on training clips"), ("held_out_loss", "on held-out clips"))),
+    (
+        "Held-out loss by noise level",
+        "loss",
+        tuple((f"held_out_loss_t{level}", f"t = {level}") for level in _LEVELS),
+    ),
+    (
+        "What the weighting does",
+        "share",
+        (
+            ("belief_mean", "mean belief that a clip is flat"),
+            ("effective_sample_share", "share of the clips that count"),
+        ),
+    ),
+    ("Spread of the weights", "standard deviation / mean", (("weight_cv", "weights"),)),
+)
+Source = Callable[[int, int, DemoClip], str]
+"""The address of a demo by run, step and clip."""
+
+
+def watch_html(runs: Mapping[str, Path], source: Source | None, *, live: bool) -> str:
+    """The page as text.
+
+    Parameters
+    ----------
+    runs : mapping of str to Path
+        As `state.find_runs` gives them.
+    source : callable or None
+        Addresses of demos; None embeds their sound.
+    live : bool
+        The page asks for itself again every few seconds and takes over what changed.
+    """
+    states, faults = [], []
+    for name, folder in runs.items():
+        try:
+            states.append(read_run(name, folder))
+        except EisbachError as error:  # half written, or gone
+            faults.append(str(error))
+    sources = source or _embedded(states)
+    done = sum(state.status == "finished" for state in states)
+    return render_page(
+        "watch.html.j2",
+        title="Trainings" if len(runs) > 1 else f"Training {next(iter(runs))}",
+        question=None,
+        facts=[("runs", str(len(runs))), ("finished", str(done))],
+        version=eisbach.__version__,
+        live=live,
+        faults=faults,
+        runs=[_run(index, state, sources) for index, state in enumerate(states)],
+    )
+
+
+def write_watch_page(paths: Sequence[str | Path], page: Path) -> Path:
+    """Writes the page of runs as they are now, with the demos' sound in it.
+
+    Raises
+    ------
+    UserError
+        A path that is neither a run nor an experiment.
+    StorageError
+        The page cannot be written.
+    """
+    write_text(page, watch_html(find_runs(paths), None, live=False))
+    return page
+
+
+def _embedded(states: Sequence[RunState]) -> Source:
+    clips = [clip for state in states for clips in state.demos.values() for clip in clips]
+    sounds = dict(zip([clip.path for clip in clips], embed_all([clip.path for clip in clips]), strict=True))
+    return lambda _run, _step, clip: sounds[clip.path].uri
+
+
+def _run(index: int, state: RunState, source: Source) -> dict[str, Any]:
+    share = state.step / state.steps if state.steps else 0.0
+    return {
+        "id": f"run-{index}",
+        "name": state.name,
+        "status": state.status,
+        "step": state.step,
+        "steps": state.steps,
+        "share": min(1.0, share),
+        "left": _duration(state.seconds_left),
+        "troubles": state.troubles,
+        "notes": state.notes,
+        "charts": [
+            {"title": title, "svg": svg}
+            for title, label, columns in (_CHARTS if state.weighs else _CHARTS[:2])
+            if (svg := _chart(state, label, columns))
+        ],
+        "steps_heard": list(state.demos),
+        "rows": _demo_rows(index, state, source),
+    }
+
+
+def _chart(state: RunState, label: str, columns: Sequence[tuple[str, str]]) -> str:
+    series = []
+    for colour, (column, name) in enumerate(columns):
+        steps, values = state.curve(column)
+        if len(steps) > 1:
+            series.append(Series(name, steps, values, colour))
+    return curves_chart(series, "step", label)
+
+
+def _demo_rows(index: int, state: RunState, source: Source) -> list[dict[str, Any]]:
+    """A row a prompt and seed, a cell a checkpoint; None where a checkpoint did not play it."""
+    rows: dict[str, dict[str, Any]] = {}
+    for step, clips in state.demos.items():
+        for clip in clips:
+            row = rows.setdefault(clip.key, {"id": f"demo-{index}-{len(rows)}", "caption": clip.caption, "cells": {}})
+            row["cells"][step] = source(index, step, clip)
+    return [{**row, "cells": [(step, row["cells"].get(step)) for step in state.demos]} for row in rows.values()]
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes = seconds / 60.0
+    if minutes < 1.5:
+        return "about a minute left"
+    return f"about {minutes:.0f} minutes left" if minutes < 100 else f"about {minutes / 60.0:.1f} hours left"
