@@ -22,6 +22,7 @@ from eisbach import adapters, audio
 from eisbach.adapters.formats import peft as peft_format
 from eisbach.audio import audio_hash, read_audio
 from eisbach.backbones import load_backbone
+from eisbach.backbones.stable_audio3 import StableAudio3Backbone
 from eisbach.config import build_config
 from eisbach.data.manifest import load_manifest
 from eisbach.errors import CheckpointError, ConfigError, InterruptedRun, StorageError, UserError
@@ -347,7 +348,16 @@ def test_headroom_is_sampled_and_cut_off(tiny_model: Path, tmp_path: Path) -> No
 def test_stable_audio_3_has_six_seconds_of_headroom_up_to_its_own_limit() -> None:
     backbone = load_backbone(Path(__file__).parent.parent / "fixtures" / "sa3_native_tiny")
     limit = backbone.max_seconds
-    assert limit == min(4096 / backbone.latent_rate, backbone.duration_embedder.config.max_val)
+    assert limit == 120  # its frames are short: 4,096 of them last 24 s
+    medium = StableAudio3Backbone(
+        backbone.module,
+        backbone.text_encoder,
+        backbone.load_codec,
+        sample_rate=44100,
+        samples_per_frame=4096,
+        distilled=False,
+    )
+    assert medium.max_seconds == pytest.approx(380.4, abs=0.1)
     config = config_of(Path("m"), Path("o"), duration=10)
     assert sampled_seconds(config, backbone) == 16
     assert sampled_seconds(config.model_copy(update={"headroom": 0.0}), backbone) == 10

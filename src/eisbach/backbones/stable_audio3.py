@@ -79,7 +79,8 @@ class StableAudio3Backbone(Backbone):
         self.sample_rate, self.samples_per_frame, self.distilled = sample_rate, samples_per_frame, distilled
         self.latent_channels = int(self.transformer.config.io_channels)
         self.latent_rate = sample_rate / samples_per_frame
-        longest = _MAX_FRAMES / self.latent_rate if max_seconds is None else max_seconds
+        # A folder that does not say plays what the released models play, and what any model plays here at least.
+        longest = max(_MAX_FRAMES / self.latent_rate, Backbone.max_seconds) if max_seconds is None else max_seconds
         self.max_seconds = min(longest, float(self.duration_embedder.config.max_val))
 
     @property
