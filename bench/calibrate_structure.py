@@ -58,7 +58,7 @@ CELLS = {  # rendered cells that hold no "loop" in their names
 }  # fmt: skip
 AMBIENT = ("dark ambient", "industrial ambient", "trance")
 UNFITTED = "shuffle 8 s"
-SHARE = {"none": 0.50, "still": 0.12, "loop": 0.14, "texture": 0.12, "shuffled": 0.12}
+SHARE = {"none": 0.66, "still": 0.10, "loop": 0.12, "texture": 0.08, "shuffled": 0.04}
 """What each kind weighs in the fit."""
 TOO_SHORT = {  # two cycles do not fit, or there are no three pieces
     "10 to 22 s": ("loop 5-12 s", "loop 6-12 s", "loop 12-16 s", "played loop 4-10 s", "noisy loop", "shuffle 3-5 s",
@@ -379,9 +379,8 @@ def main() -> None:
     clips = [*recorded_clips(args.recorded, args.sealed), *rendered_clips(args.rendered, False),
              *rendered_clips(args.rendered_test, True)]  # fmt: skip
     args.work.mkdir(parents=True, exist_ok=True)
+    clips = sorted(clips, key=lambda clip: zlib.crc32(clip.name.encode()))[: args.clips]  # like all of them
     clips += synthetic_clips(args.work, args.synthetic)
-    clips.sort(key=lambda clip: zlib.crc32(clip.name.encode()))  # so that a part of them is like the rest
-    clips = clips[: args.clips]
     from eisbach.codecs import load_codec
 
     codec = load_codec("bands")

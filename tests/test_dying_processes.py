@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from eisbach.errors import UserError
-from eisbach.processes import DeadProcessError, Processes, send
+from eisbach.executors import DeadProcessError, send
+from eisbach.executors.local import Processes
 
 CALL = "with Processes(2) as processes:\n    print(processes.call(abs, -3))\n"
 
@@ -27,7 +28,7 @@ CALL = "with Processes(2) as processes:\n    print(processes.call(abs, -3))\n"
 def test_a_script_without_a_guard_is_told_so(tmp_path: Path, body: str, code: int, out: str, said: str) -> None:
     """Each process would import the script and start processes again; every call would be lost in silence."""
     script = tmp_path / "script.py"
-    script.write_text(f"from eisbach.processes import Processes\n\n{body}\n")
+    script.write_text(f"from eisbach.executors.local import Processes\n\n{body}\n")
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (code, out), done.stderr
     assert said in done.stderr
@@ -101,7 +102,7 @@ def test_threads_may_call() -> None:
 
 PARENT = """
 import os, sys, time
-from eisbach.processes import Processes
+from eisbach.executors.local import Processes
 
 if __name__ == "__main__":
     with Processes(2) as processes:

@@ -121,14 +121,43 @@ def check_writable(folder: str | Path) -> None:
         raise StorageError(f"the output folder {folder} cannot be written: {nearest} may not be; choose another.")
 
 
+def share_folder(folder: Path, store: str | Path | None, kind: str, settings: Mapping[str, Any]) -> None:
+    """Makes `folder` a link to where work of these settings lies in a store, so that whoever needs it makes it once.
+
+    Nothing happens without a store, or where `folder` is there already.
+
+    Parameters
+    ----------
+    folder : Path
+    store : str, Path or None
+    kind : str
+        What is made; things of one kind are told apart by their settings alone.
+    settings : mapping
+        Everything that decides the content, as plain values, and no paths.
+    """
+    if store is None or os.path.lexists(folder):
+        return
+    text = json.dumps(settings, sort_keys=True, default=str)
+    place = Path(store).absolute() / kind / hashlib.sha256(text.encode()).hexdigest()[:24]
+    place.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.symlink_to(os.path.relpath(place, folder.parent.resolve()), target_is_directory=True)
+
+
+class BusyFolderError(ConfigError):
+    """Another process is at work in an output folder."""
+
+
 @contextmanager
 def exclusive(folder: str | Path) -> Iterator[None]:
     """Holds an output folder for this process; the hold ends with the process, however it ends.
 
     Raises
     ------
+    BusyFolderError
+        Another process is at work in the folder.
     ConfigError
-        Another process is at work in the folder, or it is a file.
+        It is a file.
     StorageError
         The folder cannot be made or written.
     """
@@ -149,7 +178,7 @@ def exclusive(folder: str | Path) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise ConfigError(
+                raise BusyFolderError(
                     f"another process is at work in {folder}; wait for it, stop it, or choose another output folder."
                 ) from error
             except OSError:

@@ -178,7 +178,7 @@ def test_stopped_and_continued_equals_uninterrupted(
 def test_arms_and_seeds_may_join_and_what_exists_stays(
     tiny_model: Path, material: Path, tmp_path: Path, done: ExperimentResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eisbach.experiments.cells.available_cpus", lambda: 2)  # one thread a process, as in this one
+    monkeypatch.setattr("eisbach.executors.available_cpus", lambda: 2)  # one thread a process, as in this one
     two = {name: arm for name, arm in ARMS.items() if name != "recurrence"}
     run_experiment(spec_of(tiny_model, material, tmp_path, arms=two), quiet=True)
     result = run_experiment(spec_of(tiny_model, material, tmp_path), quiet=True)
@@ -209,7 +209,7 @@ def test_the_page_is_the_last_stage(done: ExperimentResult) -> None:
 def test_processes_give_the_same_result(
     tiny_model: Path, material: Path, tmp_path: Path, done: ExperimentResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eisbach.experiments.cells.available_cpus", lambda: 2)  # one thread a process, as in this one
+    monkeypatch.setattr("eisbach.executors.available_cpus", lambda: 2)  # one thread a process, as in this one
     two = {name: ARMS[name] for name in ("plain", "oracle")}
     result = run_experiment(spec_of(tiny_model, material, tmp_path, arms=two, jobs=2), quiet=True)
     expected = {name: value for name, value in tree(done.folder).items() if "recurrence" not in name}

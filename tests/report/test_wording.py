@@ -3,6 +3,7 @@ import pytest
 from eisbach.experiments.measures import FLAT
 from eisbach.report.wording import (
     format_difference,
+    format_flatness,
     format_interval,
     format_p,
     format_value,
@@ -137,3 +138,13 @@ def test_a_share_without_variation_claims_no_certainty() -> None:
     assert "0%" in said
     assert "−0%" not in said
     assert "no interval" in said
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [({}, ""), ({"is_flat": None}, ""), ({"is_flat": True}, "judged flat"), ({"is_flat": False}, "judged developing"),
+     ({"is_flat": True, "flat_still": 0.2, "flat_loop": 0.7, "flat_texture": None}, "judged flat, a loop"),
+     ({"is_flat": False, "flat_still": 0.2, "flat_loop": 0.1}, "judged developing")],
+)  # fmt: skip
+def test_a_clip_is_called_flat_in_its_own_way(record, words):
+    assert format_flatness(record) == words

@@ -10,7 +10,7 @@ import soundfile as sf
 
 from eisbach.audio import write_audio
 from eisbach.errors import StorageError, UserError
-from eisbach.processes import Processes
+from eisbach.executors.local import Processes
 from eisbach.structure import Clip, analyze_files
 from eisbach.structure import batch as module
 from eisbach.structure.batch import find_audio
@@ -135,7 +135,7 @@ def test_a_dying_process_costs_only_its_own_file(folder, tmp_path, monkeypatch):
         def call(self, function, name, *rest):
             return super().call(_die if name.endswith("six.wav") else function, name, *rest)
 
-    monkeypatch.setattr(module, "Processes", Fragile)
+    monkeypatch.setattr("eisbach.executors.local.Processes", Fragile)
     skips = SkipReport()
     records = analyze_files(files(folder), jobs=2, skips=skips, quiet=True)
     assert [Path(str(r["path"])).name for r in records] == ["drone.flac", "loop.wav"]

@@ -211,6 +211,7 @@ def test_what_compile_means_where(configure: Configure, monkeypatch: pytest.Monk
         compile_mode(configure(compile="graphs"), cpu)
     monkeypatch.setattr(_triton, "has_triton", lambda: False)
     assert compile_mode(configure(), cuda) == "off"
+    assert compile_blocks(nn.Sequential(nn.Linear(2, 2)), required=False) == 0
     with pytest.raises(ConfigError, match="no repeated blocks"):
         compile_blocks(nn.Sequential(nn.Linear(2, 2)))
 

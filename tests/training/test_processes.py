@@ -94,15 +94,24 @@ def test_a_run_killed_at_random_moments_never_leaves_a_broken_checkpoint_and_end
 SMALL_CARD = {"precision": "bf16", "frozen": "int8", "adapter": {"type": "dora", "rank": 2}}
 
 
-@pytest.mark.parametrize("options", [{}, SMALL_CARD], ids=["fp32", "bf16 over int8"])
+@pytest.mark.parametrize(
+    ("options", "storage"),
+    [({}, {}), ({"memory": {"below": 0.7}, "act_above": 0.3}, {}), ({}, SMALL_CARD)],
+    ids=["itself", "remembered", "bf16 over int8"],
+)
 def test_two_processes_equal_one_with_twice_the_accumulation(
-    configure: Any, server: ForkServerContext, free_port: Callable[[], int], options: dict[str, Any]
+    configure: Any,
+    server: ForkServerContext,
+    free_port: Callable[[], int],
+    options: dict[str, Any],
+    storage: dict[str, Any],
 ) -> None:
     changes = {
-        **options,
+        **storage,
         "steps": 3,
         "held_out": {"every": 3, "batches": 1},
-        "weighting": {"sample": "entropy_barrier", "normalisation": "mean1"},
+        "weighting": {"sample": "entropy_barrier", "normalisation": "mean1", **options},
+        "log_samples": True,
     }
     alone = train(configure("alone", accumulation=2, **changes), quiet=True)
     config = configure("together", **changes)
@@ -123,6 +132,19 @@ def test_two_processes_equal_one_with_twice_the_accumulation(
     assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
     for key in ("weight_mean", "weight_cv", "effective_sample_share"):
         assert two[key] == pytest.approx(one[key], rel=1e-3)
+    samples = [MetricsFile(Path(folder) / "sample_log.jsonl").rows() for folder in (alone, config.out)]
+    for row, other in zip(*samples, strict=True):
+        assert (other["step"], other["id"]) == (row["step"], row["id"])
+        numbers = {key for key, value in row.items() if key not in ("step", "id") and value is not None}
+        assert numbers == {key for key, value in other.items() if key not in ("step", "id") and value is not None}
+        assert {key: other[key] for key in numbers} == pytest.approx({key: row[key] for key in numbers}, rel=1e-3)
+    if options:
+        first, second = (
+            load_file(Path(folder) / "checkpoints" / "step-000003" / "weighting.safetensors")
+            for folder in (alone, config.out)
+        )
+        assert first["memory.ids"].equal(second["memory.ids"])
+        assert first["memory.belief_sums"].allclose(second["memory.belief_sums"], rtol=1e-4)
     assert one["weight_cv"] > 0
     assert two["held_out_loss"] == pytest.approx(one["held_out_loss"], rel=1e-4)
 

@@ -277,7 +277,7 @@ def test_build_weighting_routes_options_and_refuses_strangers():
     assert built.noise_level.gamma == 2
     assert build_weighting("entropy_barrier", latent_rate=5.4).noise_level is None
     assert build_weighting() == Weighting()
-    with pytest.raises(UserError, match="its options are center, entropy"):
+    with pytest.raises(UserError, match="its options are act_above, center, entropy"):
         build_weighting("recurrence_barrier", "none", latent_rate=5.4, gama=1)
     with pytest.raises(UserError, match="its options are target"):
         build_weighting("none", "constant", gamma=1)

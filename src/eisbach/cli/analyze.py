@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eisbach.cli.executing import Address, CellCpus, CellGpus, ExecutorName, where
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
@@ -100,6 +101,10 @@ def analyze(
     title: _Title = None,
     pictures: _Pictures = None,
     jobs: _Jobs = 1,
+    executor: ExecutorName = "local",
+    address: Address = None,
+    cell_cpus: CellCpus = None,
+    cell_gpus: CellGpus = None,
     seed: _Seed = 0,
     as_json: _AsJson = False,
     dry_run: _DryRun = False,
@@ -125,7 +130,8 @@ def analyze(
         shown = plan.settings() | {"embeddings": ["texture", *(embedding or [])], "page": bool(out) and page}
         typer.echo(json.dumps(shown | {"listen": listen, "pictures": bool(pictures)}, indent=2, ensure_ascii=False))
         return
-    analysed = analyze_sets(_with_embeddings(plan, embedding or []), quiet=quiet)
+    with where(executor, address, cell_cpus, cell_gpus, shared=out, jobs=jobs if jobs > 1 else None):
+        analysed = analyze_sets(_with_embeddings(plan, embedding or []), quiet=quiet)
     written = None
     if out is not None and (page or pictures):
         from eisbach.report.structure.analysis import PageOptions, draw_clips, write_page

@@ -11,6 +11,7 @@ import typer
 from eisbach.cli.data_common import AS_JSON, DRY_RUN, JOBS, print_json, say_skipped, worker_count
 from eisbach.cli.data_encode import encode, latents
 from eisbach.cli.data_folder import doctor, folder, musiccaps
+from eisbach.cli.executing import Address, CellCpus, CellGpus, ExecutorName, where
 
 if TYPE_CHECKING:
     from eisbach.data.render import RenderSpec
@@ -64,7 +65,8 @@ def render(
     fonts: list[str] = typer.Option(None, "--font", help="A sound font file (.sf2, .sf3); one of those given is drawn "
                                                          "for each clip (default: pretty_midi, its packaged one)."),
     room: bool = typer.Option(False, "--room/--dry", help="Each clip in a drawn room, or without one."),
-    redistributable_only: bool = _FREE, jobs: int = JOBS, cache: Path = _CACHE, dry_run: bool = DRY_RUN,
+    redistributable_only: bool = _FREE, jobs: int = JOBS, executor: ExecutorName = "local", address: Address = None,
+    cell_cpus: CellCpus = None, cell_gpus: CellGpus = None, cache: Path = _CACHE, dry_run: bool = DRY_RUN,
 ) -> None:  # fmt: skip
     """Render developing music: sections of real scores, performed by many ensembles, with captions.
 
@@ -78,7 +80,8 @@ def render(
     if dry_run:
         print_json({"out": str(out), "clips": clips, "jobs": worker_count(jobs), **asdict(spec)})
         return
-    manifest, report = run(out, clips=clips, spec=spec, jobs=worker_count(jobs), cache=cache)
+    with where(executor, address, cell_cpus, cell_gpus, shared=out, jobs=jobs):
+        manifest, report = run(out, clips=clips, spec=spec, jobs=worker_count(jobs), cache=cache)
     typer.echo(f"{len(manifest)} clips: {out / 'manifest.jsonl'}")
     say_skipped(report, "(see skipped.json)")
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from eisbach.cli.data_common import AS_JSON, DRY_RUN, JOBS, print_json, say_skipped, worker_count
+from eisbach.cli.executing import Address, CellCpus, CellGpus, ExecutorName, where
 
 if TYPE_CHECKING:
     from eisbach.codecs.base import Codec
@@ -35,6 +36,10 @@ def encode(
     half: bool = typer.Option(False, "--half", help="sa3: keep float16."),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda: where a codec with a network computes."),
     jobs: int = JOBS,
+    executor: ExecutorName = "local",
+    address: Address = None,
+    cell_cpus: CellCpus = None,
+    cell_gpus: CellGpus = None,
     dry_run: bool = DRY_RUN,
     as_json: bool = AS_JSON,
 ) -> None:
@@ -56,8 +61,8 @@ def encode(
     rows = load_manifest(manifest)
     target = out or rows.root / "latents"
     source, chosen = _load_codec(codec, model)
-    where = _device(device, chosen)
-    jobs = jobs or _useful_jobs(chosen, len(rows))
+    place = _device(device, chosen)
+    processes = jobs or _useful_jobs(chosen, len(rows))
     if dry_run:
         lengths = {"crop_seconds": crop_seconds} if layout == "cache" else {"max_seconds": max_seconds, "half": half}
         named = {
@@ -67,24 +72,23 @@ def encode(
             "format": layout,
             "out": str(target),
         }
-        print_json({**named, **lengths, "device": where, "jobs": jobs})
+        print_json({**named, **lengths, "device": place, "jobs": processes})
         return
-    place_codec(chosen, where)
-    there = None if where == "cpu" else where
-    if layout == "cache":
-        from eisbach.data.latents import encode_manifest
+    place_codec(chosen, place)
+    how: dict[str, Any] = {"jobs": processes, "source": source, "device": None if place == "cpu" else place}
+    with where(executor, address, cell_cpus, cell_gpus, shared=target, jobs=jobs):
+        if layout == "cache":
+            from eisbach.data.latents import encode_manifest
 
-        cache = encode_manifest(rows, chosen, target, crop_seconds=crop_seconds, jobs=jobs, source=source, device=there)
-        clips, report = len(cache.entries), cache.report
-        frames = sum(sum(entry.frames) for entry in cache.entries)
-    else:
-        from eisbach.data.pre_encode import Precision, pre_encode
+            cache = encode_manifest(rows, chosen, target, crop_seconds=crop_seconds, **how)
+            clips, report = len(cache.entries), cache.report
+            frames = sum(sum(entry.frames) for entry in cache.entries)
+        else:
+            from eisbach.data.pre_encode import Precision, pre_encode
 
-        of_arrays: Precision = "float16" if half else "float32"
-        made = pre_encode(
-            rows, chosen, target, max_seconds=max_seconds, precision=of_arrays, jobs=jobs, source=source, device=there
-        )
-        clips, frames, report = made.clips, made.frames, made.report
+            of_arrays: Precision = "float16" if half else "float32"
+            made = pre_encode(rows, chosen, target, max_seconds=max_seconds, precision=of_arrays, **how)
+            clips, frames, report = made.clips, made.frames, made.report
     if as_json:
         skipped = [asdict(item) for item in report.skipped]
         print_json({"clips": clips, "frames": frames, "cache": str(target), "format": layout, "skipped": skipped})

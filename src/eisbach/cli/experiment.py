@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from eisbach.cli.executing import Address, CellCpus, CellGpus, ExecutorName, where
 
 if TYPE_CHECKING:
     from eisbach.experiments.spec import ExperimentSpec
@@ -29,6 +32,10 @@ def run(
     ] = None,
     out: Annotated[str | None, typer.Option(help="The experiment's folder; the recipe's own unless given.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Trainings that run at once.")] = None,
+    executor: ExecutorName = "local",
+    address: Address = None,
+    cell_cpus: CellCpus = None,
+    cell_gpus: CellGpus = None,
     quick: Annotated[bool, typer.Option("--quick", help="A rehearsal with hardly any training.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -40,7 +47,10 @@ def run(
     changes = list(overrides or [])
     changes += [f"out={json.dumps(out)}"] if out is not None else []
     changes += [f"jobs={jobs}"] if jobs is not None else []
-    execute(load_spec(recipe, changes, quick=quick), dry_run=dry_run, as_json=as_json, quiet=quiet)
+    spec = load_spec(recipe, changes, quick=quick)
+    cluster = where(executor, address, cell_cpus, cell_gpus, shared=spec.out, jobs=jobs)
+    with nullcontext() if dry_run else cluster:
+        execute(spec, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 
 def execute(spec: ExperimentSpec, *, dry_run: bool, as_json: bool, quiet: bool) -> None:

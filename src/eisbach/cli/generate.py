@@ -119,10 +119,10 @@ def generate(
 
     manifest = run(config, quiet=quiet, notify=lambda sentence: typer.echo(f"note: {sentence}", err=True))
     if as_json:
-        from dataclasses import asdict
+        from eisbach.data.manifest import row_values
 
         for row in manifest:
-            typer.echo(json.dumps(asdict(row), ensure_ascii=False))
+            typer.echo(json.dumps(row_values(row), ensure_ascii=False))
     else:
         clips = f"{len(manifest)} clip{'' if len(manifest) == 1 else 's'}"
         typer.echo(f"{clips} of {duration:g} s in {Path(out)} (manifest.jsonl lists them)")

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from eisbach.cli.executing import Address, CellCpus, CellGpus, ExecutorName, where
+
 app = typer.Typer(
     name="study",
     help="Claims of papers and of ours, each decided by a study: list them, read one, run one.",
@@ -58,6 +60,10 @@ def run(
     jobs: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Processes, of one thread each (1; erd_toy 2).")
     ] = None,
+    executor: ExecutorName = "local",
+    address: Address = None,
+    cell_cpus: CellCpus = None,
+    cell_gpus: CellGpus = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="The run's folder (runs/NAME); the same command continues it."),
@@ -107,7 +113,8 @@ def run(
             parts += [f"--{key}", str(item)]
     parts += [part for change in overrides or [] for part in ("--set", change)]
     command = shlex.join([*parts, *(["--jobs", str(processes)] if processes > 1 else []), "--out", str(folder)])
-    result = run_study(study, settings, folder, command=command, jobs=processes, quick=quick, quiet=quiet)
+    with where(executor, address, cell_cpus, cell_gpus, shared=folder, jobs=jobs):
+        result = run_study(study, settings, folder, command=command, jobs=processes, quick=quick, quiet=quiet)
     if as_json:
         typer.echo(json.dumps(result.model_dump(mode="json"), indent=2, ensure_ascii=False))
         return

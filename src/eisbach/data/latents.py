@@ -18,8 +18,8 @@ from eisbach.audio import SILENCE_PEAK, KnownHashes, read_audio
 from eisbach.codecs.base import heard
 from eisbach.data.manifest import Manifest, ManifestRow, check_unchanged
 from eisbach.errors import AudioError, CheckpointError, ManifestError, UserError
+from eisbach.executors import Executor, open_executor
 from eisbach.files import write_json
-from eisbach.processes import Processes
 from eisbach.progress import in_threads
 from eisbach.tensor_files import read_array, read_header, write_tensors
 from eisbach.types import SkipReport
@@ -59,20 +59,23 @@ class SectionEncoder:
     codec : Codec
     source : str or None
         What `codecs.load_codec` makes the same codec from. With it and `jobs` above 1 the work is done by `jobs`
-        processes; call the encoder from as many threads.
+        processes, or on a cluster.
     jobs : int
+        Once it is open, from how many threads the encoder is called.
     device : str or None
         Where processes put the codec's network ("cuda"); None leaves it on the CPU.
     """
 
     def __init__(self, codec: Codec, *, source: str | None = None, jobs: int = 1, device: str | None = None) -> None:
-        self._codec, self._source, self._device, self._jobs = codec, source, device, max(1, jobs)
+        self._codec, self._source, self._device, self.jobs = codec, source, device, max(1, jobs)
         self._identity = codec.identity()
-        self._pool: Processes | None = None
+        self._pool: Executor | None = None
 
     def __enter__(self) -> Self:
-        if self._source is not None and self._jobs > 1:
-            self._pool = Processes(self._jobs)  # processes start with the first section, not before
+        if self._source is not None:  # processes start with the first section, not before
+            pool = open_executor(self.jobs, 2 * self.jobs, network=self._codec.model is not None)
+            if not pool.here:
+                self._pool, self.jobs = pool.__enter__(), pool.jobs
         return self
 
     def __exit__(
@@ -94,7 +97,7 @@ class SectionEncoder:
         if self._pool is None or self._source is None:
             return _encode(self._codec, path, start, seconds)
         return self._pool.call(
-            _encode_in_process, self._source, self._identity, self._device, self._jobs, path, start, seconds
+            _encode_in_process, self._source, self._identity, self._device, self._pool.threads, path, start, seconds
         )
 
 
@@ -130,7 +133,7 @@ def encode_clips(
     with (
         steady_threads(codec),
         SectionEncoder(codec, source=source, jobs=jobs, device=device) as encoder,
-        in_threads(manifest.rows, encode_row, jobs=jobs, title=title, quiet=quiet) as results,
+        in_threads(manifest.rows, encode_row, jobs=encoder.jobs, title=title, quiet=quiet) as results,
     ):
         for row, made in results:
             if isinstance(made, AudioError):
@@ -189,15 +192,13 @@ def _encode(codec: Codec, path: Path, start: float, seconds: float | None) -> En
 
 
 @lru_cache(maxsize=1)
-def _codec_of_process(source: str, identity: str, device: str | None, jobs: int) -> Codec:
-    import os
-
+def _codec_of_process(source: str, identity: str, device: str | None, threads: int) -> Codec:
     import torch
 
     from eisbach.codecs import load_codec
 
     codec = load_codec(source)
-    torch.set_num_threads(1 if codec.model is None else max(1, (os.cpu_count() or 1) // jobs))
+    torch.set_num_threads(1 if codec.model is None else threads)
     if codec.identity() != identity:
         raise UserError(f"the codec '{source}' changed while it was being used; run the same command again.")
     if device is not None:
@@ -206,9 +207,9 @@ def _codec_of_process(source: str, identity: str, device: str | None, jobs: int)
 
 
 def _encode_in_process(
-    source: str, identity: str, device: str | None, jobs: int, path: Path, start: float, seconds: float | None
+    source: str, identity: str, device: str | None, threads: int, path: Path, start: float, seconds: float | None
 ) -> EncodedSection:
-    return _encode(_codec_of_process(source, identity, device, jobs), path, start, seconds)
+    return _encode(_codec_of_process(source, identity, device, threads), path, start, seconds)
 
 
 MAX_SECTIONS = 8

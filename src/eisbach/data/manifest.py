@@ -52,6 +52,10 @@ class ManifestRow:
     audio_hash : str
         SHA-256 of the file's bytes, 64 hex characters.
     split : {"train", "held_out"}
+    weight : float or None
+        How much the clip counts in training against others, at least 0; None (and no such key in the file) is 1.
+    weight_above : float or None
+        Noise level t in [0, 1] from which on `weight` holds, 1 below; None is every noise level.
     """
 
     id: str
@@ -61,6 +65,8 @@ class ManifestRow:
     labels: dict[str, str] = field(default_factory=dict)
     audio_hash: str = ""
     split: Split = "train"
+    weight: float | None = None
+    weight_above: float | None = None
 
 
 @dataclass(frozen=True)
@@ -164,18 +170,16 @@ def load_manifest(path: str | Path, *, check_files: bool = True) -> Manifest:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        row, row_faults = _parse_row(line)
+        row, own = _parse_row(line)
         if row is not None:
             if row.id in first_line:
-                row_faults.append(
-                    f"id '{row.id}' is already used at line {first_line[row.id]}; give each clip its own id"
-                )
+                own.append(f"id '{row.id}' is already used at line {first_line[row.id]}; give each clip its own id")
             first_line.setdefault(row.id, number)
             place, fault = files.find(row.path)
             if fault is not None and (check_files or place is not None):
-                row_faults.append(fault)
+                own.append(fault)
             rows.append(row if place is None or place == row.path else replace(row, path=place))
-        faults += [f"line {number}: {fault}" for fault in row_faults]
+        faults += [f"line {number}: {fault}" for fault in own]
     if not rows and not faults:
         faults = ["it has no rows; add clips to it"]
     if faults:
@@ -200,16 +204,26 @@ def save_manifest(manifest: Manifest, path: str | Path | None = None) -> Path:
     faults = []
     seen: set[str] = set()
     for row in manifest:
-        row_faults = _check_values(asdict(row))
+        own = row_faults(row)
         if row.id in seen:
-            row_faults.append("the id is used twice")
+            own.append("the id is used twice")
         seen.add(row.id)
-        faults += [f"row '{row.id}': {fault}" for fault in row_faults]
+        faults += [f"row '{row.id}': {fault}" for fault in own]
     if faults:
         raise ManifestError(f"the manifest for {path} {fault_list(faults)}")
     _write_audio_root(path, manifest.audio_root)
-    write_jsonl(path, (asdict(row) for row in manifest))
+    write_jsonl(path, (row_values(row) for row in manifest))
     return path
+
+
+def row_faults(row: ManifestRow) -> list[str]:
+    """Every fault of a row's values that `load_manifest` would name."""
+    return _check_values(row_values(row))
+
+
+def row_values(row: ManifestRow) -> dict[str, Any]:
+    """A row as a manifest writes it: weights that nobody gave are left out."""
+    return {key: value for key, value in asdict(row).items() if not (key in _OPTIONAL and value is None)}
 
 
 def fault_list(faults: Sequence[str]) -> str:
@@ -220,6 +234,7 @@ def fault_list(faults: Sequence[str]) -> str:
 
 
 _KEYS = tuple(item.name for item in fields(ManifestRow))
+_OPTIONAL = ("weight", "weight_above")
 
 
 def _parse_row(line: str) -> tuple[ManifestRow | None, list[str]]:
@@ -232,7 +247,9 @@ def _parse_row(line: str) -> tuple[ManifestRow | None, list[str]]:
     faults = _check_values(values)
     if faults:
         return None, faults
-    values["duration"] = float(values["duration"])
+    for key in ("duration", *_OPTIONAL):
+        if values.get(key) is not None:
+            values[key] = float(values[key])
     return ManifestRow(**values), []
 
 
@@ -241,7 +258,7 @@ def _check_values(values: Mapping[str, Any]) -> list[str]:
     faults = []
     if unknown := [key for key in values if key not in _KEYS]:
         faults.append(f"unknown key {', '.join(map(repr, unknown))}; allowed are {', '.join(_KEYS)}")
-    if missing := [key for key in _KEYS if key not in values]:
+    if missing := [key for key in _KEYS if key not in values and key not in _OPTIONAL]:
         faults.append(f"missing key {', '.join(map(repr, missing))}; add it")
     checks: dict[str, Callable[[Any], str | None]] = {
         "id": lambda v: None if isinstance(v, str) and v else "must be a non-empty string",
@@ -251,7 +268,11 @@ def _check_values(values: Mapping[str, Any]) -> list[str]:
         "labels": _labels_fault,
         "audio_hash": _hash_fault,
         "split": lambda v: None if v in SPLITS else f"must be one of {', '.join(SPLITS)}",
+        "weight": lambda v: _number_fault(v, math.inf, "must be a finite number of at least 0"),
+        "weight_above": lambda v: _number_fault(v, 1.0, "must be a noise level t in [0, 1]"),
     }
+    if values.get("weight_above") is not None and values.get("weight") is None:
+        faults.append("'weight_above' says from where 'weight' holds, and there is none; add it")
     for key, check in checks.items():
         if key not in values:
             continue
@@ -292,6 +313,11 @@ def _duration_fault(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "must be a number of seconds"
     return None if math.isfinite(value) and value > 0 else "must be positive and finite"
+
+
+def _number_fault(value: Any, most: float, what: str) -> str | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return None if value is None or (number and math.isfinite(value) and 0 <= value <= most) else what
 
 
 def _labels_fault(value: Any) -> str | None:

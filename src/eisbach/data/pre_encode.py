@@ -271,6 +271,7 @@ def _description(row: ManifestRow, section: _Section, frames: int, codec: Codec)
             "id": row.id,
             "labels": dict(row.labels),
             "split": row.split,
+            **{key: value for key in ("weight", "weight_above") if (value := getattr(row, key)) is not None},
             "audio_hash": row.audio_hash,
             "section": section.number,
             "sections": section.of,

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eisbach.data.latents import LatentCache, LatentEntry, read_latent_array
-from eisbach.data.manifest import MANIFEST_NAME, SPLITS, Manifest, ManifestRow, Split, assign_split
+from eisbach.data.manifest import (
+    MANIFEST_NAME,
+    SPLITS,
+    Manifest,
+    ManifestRow,
+    Split,
+    assign_split,
+    fault_list,
+    row_faults,
+)
 from eisbach.errors import ManifestError, UserError
 from eisbach.files import find_files, read_json, read_object, walk_files
 from eisbach.progress import in_threads
@@ -206,7 +215,14 @@ def _row(clip: PreEncodedClip, name: str, digest: str) -> ManifestRow:
         identity = f"{identity}#{ours.get('section')}"
     # SAME's frames, until `latent_entries` knows the codec
     seconds = clip.frames * _SAME_SAMPLES_PER_FRAME / (clip.sample_rate or 44100)
-    return ManifestRow(identity, name, clip.prompt, seconds, dict(labels), digest, chosen)
+    row = ManifestRow(identity, name, clip.prompt, seconds, dict(labels), digest, chosen)
+    weights = {key: ours[key] for key in ("weight", "weight_above") if ours.get(key) is not None}
+    if not weights:
+        return row
+    row = replace(row, **weights)
+    if faults := row_faults(row):
+        raise ManifestError(f"{name} {fault_list(faults)}")
+    return row
 
 
 def latent_entries(manifest: Manifest, codec: Codec) -> LatentCache:

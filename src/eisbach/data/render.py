@@ -16,16 +16,16 @@ from pydantic import Field
 from eisbach.audio import audio_hash, write_audio
 from eisbach.config import check_values
 from eisbach.data.captions import build_caption
-from eisbach.data.manifest import Manifest, ManifestRow, assign_split, save_manifest
+from eisbach.data.manifest import Manifest, ManifestRow, assign_split, row_values, save_manifest
 from eisbach.data.performance import Performance, perform, take_excerpt
 from eisbach.data.room import in_room
 from eisbach.data.score_parsing import PARSER_VERSION, NoteTable, ScoreError
 from eisbach.data.scores import Piece, list_pieces, load_table
 from eisbach.data.synth import synthesise
 from eisbach.errors import UserError
+from eisbach.executors import open_executor
 from eisbach.files import read_journal, read_object, write_json, write_jsonl
 from eisbach.output_folder import refuse_other_settings
-from eisbach.processes import Processes
 from eisbach.progress import Progress
 from eisbach.types import SkipReport, Waveform
 
@@ -363,13 +363,9 @@ def _read_journal(out: Path, clips: int) -> dict[int, dict[str, Any]]:
 def _made(
     out: Path, spec: RenderSpec, todo: Sequence[int], cache: Path | None, jobs: int, make: _ClipMaker
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    if jobs <= 1 or len(todo) < 2:
-        for index in todo:
-            yield index, _make_clip(out, spec, index, cache, make)
-        return
     calls = [(out, spec, index, cache, make) for index in todo]
-    with Processes(min(jobs, len(todo))) as processes:
-        for number, entry in processes.each(_make_clip, calls):
+    with open_executor(jobs, len(todo)) as executor:
+        for number, entry in executor.each(_make_clip, calls):
             yield todo[number], entry
 
 
@@ -390,7 +386,7 @@ def _make_clip(out: Path, spec: RenderSpec, index: int, cache: Path | None, make
         split=assign_split(digest, clip.labels),
     )
     return {
-        "row": asdict(row),
+        "row": row_values(row),
         "bytes": path.stat().st_size,
         "skipped": [[item.item, item.reason] for item in report.skipped],
     }

@@ -25,9 +25,9 @@ import numpy as np
 from eisbach.audio import audio_hash, stamp
 from eisbach.data.score_parsing import PARSER_VERSION, NoteTable, ScoreError, ScoreTimeout, parse_score
 from eisbach.errors import UserError
+from eisbach.executors import open_executor
 from eisbach.files import atomic_write, read_object, write_json
 from eisbach.output_folder import user_cache
-from eisbach.processes import Processes
 from eisbach.progress import Progress
 from eisbach.tensor_files import read_arrays
 from eisbach.types import SkipReport
@@ -373,12 +373,8 @@ def parse_all(
 def _outcomes(
     pieces: Sequence[Piece], cache: Path | None, jobs: int, timeout: float
 ) -> Iterator[tuple[Piece, str | None]]:
-    if jobs <= 1:
-        for piece in pieces:
-            yield piece, _try_parse(piece, cache, timeout)
-        return
-    with Processes(min(jobs, max(1, len(pieces)))) as processes:
-        for index, reason in processes.each(_try_parse, [(piece, cache, timeout) for piece in pieces]):
+    with open_executor(jobs, len(pieces)) as executor:
+        for index, reason in executor.each(_try_parse, [(piece, cache, timeout) for piece in pieces]):
             yield pieces[index], reason
 
 

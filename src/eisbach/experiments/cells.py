@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eisbach.data.manifest import Manifest
-from eisbach.experiments.material import available_cpus
+from eisbach.executors import open_executor, send
 from eisbach.experiments.spec import ExperimentSpec, arm_training
 from eisbach.experiments.stages import OpenStage, OverallProgress, Stage
 from eisbach.generation.config import GenerateConfig
 from eisbach.generation.generate import generate, plan_takes
-from eisbach.processes import Processes, send
+from eisbach.output_folder import share_folder
 from eisbach.progress import Progress, redirect_progress
 from eisbach.structure import Clip
 from eisbach.training.config import TrainConfig
@@ -108,12 +108,24 @@ def run_cell(spec: ExperimentSpec, cell: Cell, stage: OpenStage) -> list[Clip]:
     """
     from eisbach.training import train
 
+    training, config = _training(spec, cell), _generate_config(spec, cell)
+    if spec.store is not None:
+        _share(spec, cell, training, config)
     with stage(cell.key("train")):
-        train(_training(spec, cell), quiet=True)
-    config = _generate_config(spec, cell)
+        train(training, quiet=True)
     with stage(cell.key("generate")):
         manifest = generate(config, quiet=True)
     return _clips_of(cell, manifest)
+
+
+def _share(spec: ExperimentSpec, cell: Cell, training: TrainConfig, config: GenerateConfig) -> None:
+    """Puts the cell's training and its generations where experiments with the same ones find them."""
+    from eisbach.training.run_folder import content_of
+
+    trained = content_of(training)
+    share_folder(cell.folder / "train", spec.store, "trainings", trained)
+    played = config.model_dump(mode="json", exclude={"out", "adapter", "model", "batch_size"})
+    share_folder(cell.folder / "samples", spec.store, "generations", {"trained": trained, "played": played})
 
 
 def _clips_of(cell: Cell, manifest: Manifest) -> list[Clip]:
@@ -132,15 +144,16 @@ def _clips_of(cell: Cell, manifest: Manifest) -> list[Clip]:
     ]
 
 
-def run_cells_in_pool(spec: ExperimentSpec, cells: list[Cell], bar: OverallProgress) -> list[Clip]:
-    """The clips of all cells, in the order of `cells`; at most `spec.jobs` run at once.
+def run_cells(spec: ExperimentSpec, cells: list[Cell], bar: OverallProgress) -> list[Clip]:
+    """The clips of all cells, in the order of `cells`; at most `spec.jobs` run at once, or what a cluster holds.
 
     The first cell that fails stops the ones that have not begun; what the others finish stays on disk.
     """
-    threads = max(1, available_cpus() // spec.jobs)
-    calls = [(spec, cell, threads) for cell in cells]
-    with Processes(min(spec.jobs, len(cells))) as processes:
-        clips = dict(processes.each(_work, calls, listen=lambda message: bar.report(*message)))
+    with open_executor(spec.jobs, len(cells), network=True) as executor:
+        if executor.here:
+            return [clip for cell in cells for clip in run_cell(spec, cell, bar.stage)]
+        calls = [(spec, cell, executor.threads) for cell in cells]
+        clips = dict(executor.each(_work, calls, listen=lambda message: bar.report(*message)))
     return [clip for index in range(len(cells)) for clip in clips[index]]
 
 

@@ -3,17 +3,22 @@ audio."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, save_manifest
 from eisbach.data.selection import merge
 from eisbach.errors import UserError, one_line
+from eisbach.executors import available_cpus
 from eisbach.experiments.spec import ExperimentSpec, MaterialConfig, arm_training
 from eisbach.experiments.stages import OpenStage, Stage
+from eisbach.output_folder import share_folder
 from eisbach.types import Skipped, SkipReport
+
+if TYPE_CHECKING:
+    from eisbach.data.render import RenderSpec
 
 # First guesses on two laptop cores; measured speeds replace them within seconds.
 _SECONDS_PER_RENDERED_CLIP = 0.7
@@ -21,12 +26,25 @@ _SECONDS_PER_ENCODED_CLIP = 0.1
 _CLIPS_WORTH_A_PROCESS = 8
 
 
-def plan_material(spec: ExperimentSpec, root: Path) -> tuple[Path | None, Path | None]:
-    """Where the manifest and the latent cache of the experiment's own material go; None twice without material."""
+def plan_material(spec: ExperimentSpec, root: Path, train_seed: int) -> tuple[Path | None, Path | None]:
+    """Where the manifest and the latent cache of a training seed's own material go; None twice without material."""
     if spec.material is None:
         return None, None
-    data = root / "data"
+    data = root / _set_name(spec.material, train_seed)
     return data / MANIFEST_NAME, data / "latents"
+
+
+def _set_name(material: MaterialConfig, train_seed: int) -> str:
+    return f"data/draw-{train_seed}" if material.redraw else "data"
+
+
+def _sets(spec: ExperimentSpec) -> dict[str, tuple[int, MaterialConfig]]:
+    """The sets to make, by their folder: the first training seed that trains on each, and what decides it."""
+    sets: dict[str, tuple[int, MaterialConfig]] = {}
+    if spec.material is not None:
+        for seed in spec.train_seeds:
+            sets.setdefault(_set_name(spec.material, seed), (seed, spec.material.of_draw(seed)))
+    return sets
 
 
 def material_stages(spec: ExperimentSpec, root: Path) -> list[Stage]:
@@ -34,31 +52,36 @@ def material_stages(spec: ExperimentSpec, root: Path) -> list[Stage]:
     material = spec.material
     if material is None:
         return [Stage("encode", "encode", 100, _SECONDS_PER_ENCODED_CLIP, "encode the clips")]
-    stages = [
-        Stage(f"render/{name}", "render", clips, _SECONDS_PER_RENDERED_CLIP, f"render {name} clips")
-        for name, clips in _parts(material)
-    ]
-    for stage in stages:
-        stage.done = (root / "data" / MANIFEST_NAME).is_file()
-    return [*stages, Stage("encode", "encode", material.clips, _SECONDS_PER_ENCODED_CLIP, "encode the clips")]
+    stages = []
+    for place in _sets(spec):
+        done = (root / place / MANIFEST_NAME).is_file()
+        for name, clips in _parts(material):
+            label = f"render {name} clips"
+            stages.append(Stage(f"render/{place}/{name}", "render", clips, _SECONDS_PER_RENDERED_CLIP, label, done))
+    clips = material.clips * len(_sets(spec))
+    return [*stages, Stage("encode", "encode", clips, _SECONDS_PER_ENCODED_CLIP, "encode the clips")]
 
 
 def build_material(spec: ExperimentSpec, root: Path, stage: OpenStage) -> None:
-    """Makes the missing clips of the set in `root/data`, its manifest, and the latents of whatever the arms train on.
+    """Makes the missing clips of each set in `root/data`, its manifest, and the latents of whatever the arms train on.
 
     Raises
     ------
     UserError
         The folder holds clips of other settings, or the scores or the sound font are not installed.
     """
-    if spec.material is not None:
+    sets = _sets(spec)
+    for place, (_, material) in sets.items():
+        data = root / place
+        share_folder(data, spec.store, "sets", {**material.model_dump(), "rendered": asdict(_settings(material))})
         parts = []
-        for name, clips in _parts(spec.material):
-            with stage(f"render/{name}"):
-                parts.append(_render(name, clips, spec.material, root / "data" / name))
-        save_manifest(merge(parts, root / "data"))
+        for name, clips in _parts(material):
+            with stage(f"render/{place}/{name}"):
+                parts.append(_render(name, clips, material, data / name))
+        save_manifest(merge(parts, data))
     with stage("encode"):
-        _encode(spec, root)
+        for seed, _ in sets.values() or [(spec.train_seeds[0], None)]:
+            _encode(spec, root, seed)
 
 
 def _parts(material: MaterialConfig) -> list[tuple[str, int]]:
@@ -68,23 +91,29 @@ def _parts(material: MaterialConfig) -> list[tuple[str, int]]:
 
 def _render(name: str, clips: int, material: MaterialConfig, out: Path) -> Manifest:
     from eisbach.data.flat_material import render_flat
-    from eisbach.data.render import RenderSpec, render
+    from eisbach.data.render import render
 
     make = render if name == "developing" else render_flat
     jobs = max(1, min(available_cpus(), clips // _CLIPS_WORTH_A_PROCESS))
-    settings = RenderSpec(seed=material.seed, seconds=(material.duration,))
-    return make(out, clips=clips, spec=settings, jobs=jobs, quiet=True)[0]
+    return make(out, clips=clips, spec=_settings(material), jobs=jobs, quiet=True)[0]
 
 
-def _encode(spec: ExperimentSpec, root: Path) -> None:
+def _settings(material: MaterialConfig) -> RenderSpec:
+    """How its clips are rendered; the renderer's own version is part of it."""
+    from eisbach.data.render import RenderSpec
+
+    return RenderSpec(seed=material.seed, seconds=(material.duration,))
+
+
+def _encode(spec: ExperimentSpec, root: Path, train_seed: int) -> None:
     """Fills the latent cache that all arms share, so that no arm's training waits for it."""
     from eisbach.backbones import load_backbone, load_codec_of
     from eisbach.data.latents import encode_manifest
     from eisbach.data.pre_encoded import is_pre_encoded
 
-    manifest, cache = plan_material(spec, root)
+    manifest, cache = plan_material(spec, root, train_seed)
     training = arm_training(
-        spec, spec.baseline, spec.train_seeds[0], out=str(root), manifest=_text(manifest), cache=_text(cache)
+        spec, spec.baseline, train_seed, out=str(root), manifest=_text(manifest), cache=_text(cache)
     )
     if not isinstance(training.model, str) or training.data.cache is None:
         return  # a model made from scratch has no codec yet; without a shared cache each manifest keeps its own
@@ -101,11 +130,6 @@ def _encode(spec: ExperimentSpec, root: Path) -> None:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def available_cpus() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from eisbach.errors import UserError
 from eisbach.statistics.metric_info import MetricInfo
 from eisbach.statistics.records import value_columns
 from eisbach.structure.analyze import CONDITIONS as structure_conditions
+from eisbach.structure.flatness import FLAT_KINDS
 from eisbach.structure.metrics import METRICS
 from eisbach.types import Record
 
@@ -20,8 +21,9 @@ FLAT = MetricInfo(
     share=True,
     outcome="came out flat",
     margin=0.1,
-    meaning="How many of the pieces stand still: a drone, a pad, a texture or a short loop, by a judge that was set on "
-    "labelled audio and shares no formula with any of the trainings.",
+    meaning="How many of the pieces stand still, loop, are a texture or have their parts in no order, by a judge that "
+    "was set on labelled audio and shares no formula with any of the trainings. For ambient or trance that may be the "
+    "aim.",
 )
 """The headline: whether a piece develops at all."""
 
@@ -35,7 +37,6 @@ _BETTER: dict[str, Literal["higher", "lower"]] = {
     "flux_gini": "higher",
     "lag_similarity": "lower",
     "loop_strength": "lower",
-    "flat_probability": "lower",
 }
 _MEANINGS = {
     "block_strength": "How clearly a piece falls into sections that sound unlike one another; 0 for a drone, about 0.3 "
@@ -52,7 +53,11 @@ _MEANINGS = {
     "closure": "How far the end is from the beginning: 0 returns to where it started, 1 is a typical distance.",
     "lag_similarity": "How well a piece matches itself some seconds later; near 1 for loops and for drones.",
     "loop_strength": "How exactly one period repeats; high only for loops.",
-    "flat_probability": "The judge's estimate that a piece stands still, before it is rounded to yes or no.",
+    "flat_probability": "The judge's estimate that a piece is flat in any way, before it is rounded to yes or no.",
+    "flat_still": "The judge's estimate that a piece is one held or slowly turning sound.",
+    "flat_loop": "The judge's estimate that a piece is one short cycle again and again.",
+    "flat_texture": "The judge's estimate that a piece moves all the time and goes nowhere: noise, rain, grains.",
+    "flat_shuffled": "The judge's estimate that the parts of a piece follow one another in no order.",
 }
 
 
@@ -98,6 +103,6 @@ def _table() -> dict[str, MetricInfo]:
         table[metric.name] = MetricInfo(
             metric.name, label, metric.unit, _BETTER.get(metric.name), metric.primary, meaning
         )
-    name = "flat_probability"
-    table[name] = MetricInfo(name, "probability of being flat", "", "lower", False, _MEANINGS[name])
+    for name, label in (("flat_probability", "flat"), *((f"flat_{kind}", f"flat: {kind}") for kind in FLAT_KINDS)):
+        table[name] = MetricInfo(name, f"probability of being {label}", "", "lower", False, _MEANINGS[name])
     return table

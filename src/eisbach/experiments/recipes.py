@@ -12,13 +12,17 @@ from eisbach.config import apply_overrides, build_config, read_yaml
 from eisbach.errors import ConfigError, UserError
 from eisbach.experiments.spec import ExperimentSpec, merge
 
-BUILT_IN_RECIPES = {
-    "curation": "studies/curation/recipe.yaml",
-    "demo": "assets/recipes/demo.yaml",
-    "gated": "studies/gated/recipe.yaml",
-    "levels": "studies/levels/recipe.yaml",
-}
-"""Recipes inside the package, by name: their place in it. `recipes/` in the repository shows the same files."""
+
+def _built_in() -> dict[str, str]:
+    """`demo`, `draws` (what the studies over draws share) and the recipe of each study that is an experiment."""
+    home = Path(__file__).parents[1]
+    files = [*home.glob("assets/recipes/*.yaml"), *home.glob("studies/*/recipe.yaml")]
+    names = {(file.parent.name if file.name == "recipe.yaml" else file.stem): file for file in files}
+    return {name: names[name].relative_to(home).as_posix() for name in sorted(names)}
+
+
+BUILT_IN_RECIPES = _built_in()
+"""Recipes inside the package, by name: their place in it. `recipes/` in the repository shows some of these files."""
 
 _DEPTH = 5  # how long a chain of recipes may be; longer ones are circles
 _SHOWN = 10  # files named in a note
@@ -45,7 +49,7 @@ def load_spec(recipe: str | Path, overrides: Sequence[str] = (), *, quick: bool 
     Parameters
     ----------
     recipe : str or Path
-        `"demo"`, `"curation"`, `"gated"`, `"levels"` or the path of a YAML file.
+        A name of `BUILT_IN_RECIPES` or the path of a YAML file.
     overrides : sequence of str
         `key=value`, applied last.
     quick : bool

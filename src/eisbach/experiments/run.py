@@ -10,8 +10,10 @@ from typing import Any
 
 from eisbach.config import build_config, read_yaml, save_config
 from eisbach.errors import UserError
-from eisbach.experiments.cells import Cell, plan_stages, run_cell, run_cells_in_pool
-from eisbach.experiments.material import available_cpus, build_material, material_stages, plan_material
+from eisbach.executors import available_cpus
+from eisbach.experiments.cells import Cell, plan_stages, run_cells
+from eisbach.experiments.material import build_material, material_stages, plan_material
+from eisbach.experiments.nearness import nearness_columns
 from eisbach.experiments.spec import ExperimentSpec, check_spec, merge
 from eisbach.experiments.stages import OverallProgress, SpeedBook, Stage
 from eisbach.experiments.summary import Summary, summarise
@@ -92,19 +94,21 @@ def _run(
     quiet: bool,
 ) -> ExperimentResult:
     _claim_folder(spec, root)
-    manifest, cache = plan_material(spec, root)
-    cells = [
-        Cell(arm, seed, root, None if manifest is None else str(manifest), None if cache is None else str(cache))
-        for seed in spec.train_seeds
-        for arm in spec.arms
-    ]
+    cells = []
+    for seed in spec.train_seeds:
+        manifest, cache = (None if path is None else str(path) for path in plan_material(spec, root, seed))
+        cells += [Cell(arm, seed, root, manifest, cache) for arm in spec.arms]
     stages = _plan(spec, root, cells, finish_seconds if finish is not None else None)
     speeds = SpeedBook(root / "speeds.json")
     with OverallProgress(stages, spec.title, speeds, quiet=quiet) as bar:
         build_material(spec, root, bar.stage)
-        clips = _run_cells(spec, cells, bar)
+        clips = run_cells(spec, cells, bar)
         with bar.stage("analyse"):
-            records = measure(clips, root)
+            details: dict[str, str] = {}
+            records = measure(clips, root, details)
+            if spec.nearness:
+                sets = {cell.train_seed: Path(cell.manifest) for cell in cells if cell.manifest is not None}
+                records = nearness_columns(records, details, sets, root)
         with bar.stage("compare"):
             save_records(records, root)
             summary = summarise(spec, records)
@@ -142,8 +146,10 @@ def _plan(spec: ExperimentSpec, root: Path, cells: list[Cell], finish_seconds: f
     return stages
 
 
-def measure(clips: list[Clip], root: Path) -> list[Record]:
+def measure(clips: list[Clip], root: Path, details: dict[str, str] | None = None) -> list[Record]:
     """One record a clip with paths relative to `root`; measurements are kept by the audio's hash in `analysis/`.
+
+    `details` receives each clip's line of ``details.jsonl`` by its path.
 
     Raises
     ------
@@ -154,7 +160,7 @@ def measure(clips: list[Clip], root: Path) -> list[Record]:
 
     skips = SkipReport()
     jobs = max(1, min(_MAX_ANALYSIS_JOBS, available_cpus(), len(clips) // 8))
-    rows = analyze_files(clips, jobs=jobs, out=root / ANALYSIS, skips=skips)
+    rows = analyze_files(clips, jobs=jobs, out=root / ANALYSIS, skips=skips, details=details)
     if skips.skipped:
         first = skips.skipped[0]
         raise UserError(
@@ -196,9 +202,3 @@ def _what_decides(spec: ExperimentSpec, arms: Iterable[str]) -> dict[str, Any]:
         "generation": spec.generation.model_dump(exclude={"prompts", "seeds", "batch_size"}),
         "arms": {name: merge({}, spec.arms[name].overrides) for name in sorted(arms)},
     }
-
-
-def _run_cells(spec: ExperimentSpec, cells: list[Cell], bar: OverallProgress) -> list[Clip]:
-    if spec.jobs == 1 or len(cells) == 1:
-        return [clip for cell in cells for clip in run_cell(spec, cell, bar.stage)]
-    return run_cells_in_pool(spec, cells, bar)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -31,12 +32,23 @@ class MaterialConfig(StrictModel):
         Seconds a clip.
     seed : int
         Draws pieces, instruments and flat kinds.
+    redraw : bool
+        Each training seed is a *draw*: it trains on a set of its own, drawn by `seed` and the training seed, so that
+        what is inferred over draws holds for other sets too.
     """
 
     clips: int = Field(default=200, ge=4)
     flat_share: float = Field(default=0.7, ge=0, le=1)
     duration: float = Field(default=30.0, ge=5.0, le=300.0)
     seed: int = Field(default=0, ge=0)
+    redraw: bool = False
+
+    def of_draw(self, train_seed: int) -> MaterialConfig:
+        """The set of one draw; with `redraw` off, the one set of all."""
+        if not self.redraw:
+            return self
+        digest = hashlib.blake2b(f"{self.seed},{train_seed}".encode(), digest_size=4).digest()
+        return self.model_copy(update={"seed": int.from_bytes(digest, "little"), "redraw": False})
 
     @property
     def flat_clips(self) -> int:
@@ -108,6 +120,12 @@ class ExperimentSpec(StrictModel):
         Sentences that the page prints with the result (shortened sampling, missing oracle, ...).
     jobs : int
         Trainings that run at once in processes of their own.
+    nearness : bool
+        Also measure how near each clip comes to developing music that no model trained on, and to what its own trained
+        on (`experiments.nearness`); needs `material`.
+    store : str or None
+        Folder in which sets, trainings and generations lie by their settings, so that experiments which name the same
+        store make equal ones once; this experiment's folder then holds links.
     """
 
     title: str = Field(min_length=1)
@@ -123,6 +141,8 @@ class ExperimentSpec(StrictModel):
     primary_metrics: dict[str, Literal["higher", "lower"]]
     notes: tuple[str, ...] = ()
     jobs: int = Field(default=1, ge=1, le=64)
+    nearness: bool = False
+    store: str | None = None
 
     @field_validator("arms")
     @classmethod
@@ -156,6 +176,8 @@ class ExperimentSpec(StrictModel):
         for role, name in (("baseline", self.baseline), ("oracle", self.oracle)):
             if name is not None and name not in self.arms:
                 raise ValueError(f"{role} is '{name}', and the arms are {', '.join(self.arms)}")
+        if self.nearness and self.material is None:
+            raise ValueError("nearness needs clips whose labels say which develop: make them with material")
         if self.oracle is not None and self.oracle == self.baseline:
             raise ValueError("the oracle and the baseline must be different arms")
         return self

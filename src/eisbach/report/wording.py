@@ -36,6 +36,27 @@ def format_interval(info: MetricInfo, interval: tuple[float, float] | None) -> s
     return f"{_signed(info, interval[0])} to {_signed(info, interval[1])}"
 
 
+_FLAT_WORDS = {
+    "still": "flat, it stands still", "loop": "flat, a loop", "texture": "flat, a texture",
+    "shuffled": "flat, its parts are in no order",
+}  # fmt: skip
+
+
+def format_flatness(record: Mapping[str, object]) -> str:
+    """What the judge of flatness says of a clip: 'judged flat, a loop', 'judged developing'; "" where it says nothing.
+
+    Records of before the kinds were told say 'judged flat'.
+    """
+    flat = record.get("is_flat")
+    if flat is None:
+        return ""
+    chances = {kind: record.get(f"flat_{kind}") for kind in _FLAT_WORDS}
+    told = {kind: float(chance) for kind, chance in chances.items() if isinstance(chance, int | float)}
+    if not flat:
+        return "judged developing"
+    return f"judged {_FLAT_WORDS[max(told, key=lambda kind: told[kind])]}" if told else "judged flat"
+
+
 def format_p(p: float | None) -> str:
     """A p value with its sign of equality: 'p = 0.004', 'p < 0.001'; a dash when there is none."""
     if p is None:

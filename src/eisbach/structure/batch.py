@@ -11,7 +11,7 @@ from pathlib import Path
 
 from eisbach.audio import AUDIO_SUFFIXES, audio_hash, list_audio, same_stamp, stamp
 from eisbach.errors import AudioError, UserError, counted, one_line
-from eisbach.processes import Processes
+from eisbach.executors import open_executor
 from eisbach.progress import Progress
 from eisbach.structure.analyze import RECORD_COLUMNS, analysis_version, analyze
 from eisbach.structure.features import resolve_device
@@ -170,17 +170,13 @@ def _check(items: Sequence[Clip], jobs: int) -> list[str]:
 
 def _run(names: Sequence[str], jobs: int, detail: bool, device: str | None) -> Iterator[_Outcome]:
     """(path, clip, "") or (path, None, reason), as they finish."""
-    if jobs == 1 or len(names) < 2:
-        for name in names:
-            yield _attempt(name, detail, device)
-        return
 
     def dead(index: int) -> _Outcome:
         name = names[index]
         return name, None, f"{name} killed the process that analysed it twice (out of memory?); shorten the file"
 
-    with Processes(min(jobs, len(names))) as processes:
-        for _, outcome in processes.each(_attempt, [(name, detail, device) for name in names], dead=dead):
+    with open_executor(jobs, len(names)) as executor:
+        for _, outcome in executor.each(_attempt, [(name, detail, device) for name in names], dead=dead):
             yield outcome
 
 

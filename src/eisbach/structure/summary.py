@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from eisbach.structure.flatness import FLAT_KINDS
 from eisbach.structure.metrics import METRICS
 from eisbach.types import Record
 
@@ -14,8 +15,11 @@ _LENGTH_TOLERANCE = 0.1
 
 
 def summarise(records: Sequence[Record], by: str = "group") -> dict[str, dict[str, Any]]:
-    """Per group: `clips`, `seconds` (median analysed), `share_flat`, `flags` (name -> count), and under `metrics` each
-    metric's `mean`, `sd` (None for one clip) and `n` (clips for which it is defined).
+    """Means and counts of each group of records.
+
+    Per group: `clips`, `seconds` (median analysed), `share_flat`, `flat_kinds` (kind -> share of the clips), `flags`
+    (name -> count), and under `metrics` each metric's `mean`, `sd` (None for one clip) and `n` (clips for which it is
+    defined).
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
@@ -41,9 +45,19 @@ def _one_group(rows: Sequence[Record]) -> dict[str, Any]:
         "clips": len(rows),
         "seconds": float(np.median([float(row["analysed_seconds"] or 0.0) for row in rows])),
         "share_flat": float(np.mean(judged)) if judged else None,
+        "flat_kinds": _flat_kinds(rows),
         "metrics": metrics,
         "flags": flags,
     }
+
+
+def _flat_kinds(rows: Sequence[Record]) -> dict[str, float]:
+    """Share of the clips that are flat, by their likeliest kind; empty for records of before the kinds were told."""
+    told = [row for row in rows if row.get(f"flat_{FLAT_KINDS[0]}") is not None]
+    if not told:
+        return {}
+    called = [max(FLAT_KINDS, key=lambda kind: float(row[f"flat_{kind}"] or 0.0)) for row in told if row["is_flat"]]  # type: ignore[arg-type]
+    return {kind: called.count(kind) / len(told) for kind in FLAT_KINDS}
 
 
 def format_summary(groups: Mapping[str, Mapping[str, Any]]) -> str:
@@ -58,6 +72,9 @@ def format_summary(groups: Mapping[str, Mapping[str, Any]]) -> str:
         lines.append([label, *[_cell(groups[n]["metrics"][key], groups[n]["clips"]) for n in names]])
     shares = [groups[n]["share_flat"] for n in names]
     lines.append(["judged flat", *["–" if share is None else f"{share:.0%}" for share in shares]])
+    for kind in FLAT_KINDS if any(groups[n]["flat_kinds"] for n in names) else ():
+        kinds = [groups[n]["flat_kinds"].get(kind) for n in names]
+        lines.append([f"  as {kind}", *["–" if share is None else f"{share:.0%}" for share in kinds]])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = ["  ".join([line[0].ljust(widths[0]), *[c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)]])
             for line in lines]  # fmt: skip

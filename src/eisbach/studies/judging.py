@@ -13,10 +13,13 @@ from eisbach.errors import UserError
 from eisbach.experiments.measures import known_metrics
 from eisbach.experiments.recipes import load_spec
 from eisbach.statistics.comparison import Comparison
+from eisbach.statistics.effect_size import equivalence_p, mean_moments, t_interval
 from eisbach.statistics.metric_info import choose_metrics
 from eisbach.statistics.records import load_records
+from eisbach.statistics.resampling import holm, random_stream, sign_flip_test
 from eisbach.statistics.results import Results, evaluate
 from eisbach.studies.contract import ClaimResult, Effect, Verdict
+from eisbach.types import Record
 
 ALPHA = 0.05
 
@@ -95,6 +98,103 @@ class Arms:
             p=comparison.decisive_p,
             n=comparison.n_units,
         )
+
+
+class Draws:
+    """The arms of an experiment whose training seeds are draws, each with a set of its own: compared within the draws.
+
+    The unit is the draw: a model's clips are averaged first, and an arm's difference from another is taken draw by
+    draw. Its p is the exact sign-flip test's, its interval Student's.
+
+    Parameters
+    ----------
+    records : sequence of Record
+    recipe : str
+        The study whose recipe names the arms, the baseline and the primary measures.
+    """
+
+    def __init__(self, records: Sequence[Record], recipe: str) -> None:
+        self.spec = load_spec(recipe)
+        values: dict[tuple[str, str, int], list[float]] = {}
+        for row in records:
+            for metric, value in row.items():
+                if metric not in _KEYS and isinstance(value, int | float) and math.isfinite(value):
+                    values.setdefault((str(row["arm"]), metric, int(row["train_seed"] or 0)), []).append(float(value))
+        self._means: dict[tuple[str, str], dict[int, float]] = {}
+        for (arm, metric, draw), own in values.items():
+            self._means.setdefault((arm, metric), {})[draw] = float(np.mean(own))
+
+    def has(self, arm: str) -> bool:
+        """Whether the records have clips of an arm."""
+        return any(name == arm for name, _ in self._means)
+
+    def by_draw(self, arm: str, metric: str) -> dict[int, float]:
+        """The mean over a model's clips, by draw."""
+        return dict(sorted(self._means.get((arm, metric), {}).items()))
+
+    def differences(self, arm: str, metric: str, other: str) -> np.ndarray:
+        """One a draw that has both arms, in the draws' order."""
+        return np.array(list(self._means_of(arm, other, metric).values()))
+
+    def effect(self, arm: str, metric: str, *, other: str | None = None) -> Effect:
+        """The difference from another arm (the baseline) as an effect; shares in points."""
+        other = self.spec.baseline if other is None else other
+        return _over_draws(f"{metric}, {arm} − {other}", metric, self.differences(arm, metric, other))
+
+    def primary(self, arm: str, *, other: str | None = None) -> list[Effect]:
+        """An arm's differences by the primary measures, in their order, p corrected after Holm over them."""
+        return _corrected([self.effect(arm, metric, other=other) for metric in self.spec.primary_metrics])
+
+    def interaction(self, gain: tuple[str, str], other: tuple[str, str]) -> list[Effect]:
+        """How much more the first arm of `gain` differs from its second than those of `other` do, by the primary
+        measures, p corrected after Holm."""
+        name = f"({gain[0]} − {gain[1]}) − ({other[0]} − {other[1]})"
+        return _corrected([
+            _over_draws(f"{metric}, {name}", metric, self._gains(gain, other, metric))
+            for metric in self.spec.primary_metrics
+        ])  # fmt: skip
+
+    def equivalence(self, arm: str, metric: str, margin: float, *, other: str) -> float:
+        """p of the two one-sided t tests that the difference (shares in points) lies within the margin; 1 for fewer
+        than two draws."""
+        return _equivalence(metric, self.differences(arm, metric, other), margin)
+
+    def equal_gains(self, gain: tuple[str, str], other: tuple[str, str], metric: str, margin: float) -> float:
+        """The same of the difference of two gains, as in `interaction`."""
+        return _equivalence(metric, self._gains(gain, other, metric), margin)
+
+    def _gains(self, gain: tuple[str, str], other: tuple[str, str], metric: str) -> np.ndarray:
+        ours = self._means_of(*gain, metric)
+        theirs = self._means_of(*other, metric)
+        return np.array([ours[draw] - theirs[draw] for draw in sorted(ours.keys() & theirs.keys())])
+
+    def _means_of(self, arm: str, other: str, metric: str) -> dict[int, float]:
+        ours, theirs = (self._means.get((name, metric), {}) for name in (arm, other))
+        return {draw: ours[draw] - theirs[draw] for draw in sorted(ours.keys() & theirs.keys())}
+
+
+def _over_draws(name: str, metric: str, differences: np.ndarray) -> Effect:
+    if not len(differences):
+        raise UserError(f"the records have no draw with both sides of '{name}'.")
+    scaled = differences * (100.0 if metric in _SHARES else 1.0)
+    p, _ = sign_flip_test(scaled, random_stream(0, name))
+    ends = t_interval(mean_moments(scaled), 0.95)
+    return interval_effect(name, float(scaled.mean()), ends, _UNITS.get(metric, ""), p=p, n=len(scaled))
+
+
+def _corrected(effects: Sequence[Effect]) -> list[Effect]:
+    corrected = holm([1.0 if effect.p is None else effect.p for effect in effects])
+    return [effect.model_copy(update={"p": p}) for effect, p in zip(effects, corrected, strict=True)]
+
+
+def _equivalence(metric: str, differences: np.ndarray, margin: float) -> float:
+    p = equivalence_p(mean_moments(differences * (100.0 if metric in _SHARES else 1.0)), margin)
+    return 1.0 if p is None else p
+
+
+_KEYS = ("arm", "train_seed", "seed")
+_SHARES = ("is_flat", "copied")
+_UNITS = {"is_flat": "points", "copied": "points", "level_range": "dB", "block_scale": "s", "textural_vendi": "states"}
 
 
 def auc(higher: np.ndarray, lower: np.ndarray) -> float:

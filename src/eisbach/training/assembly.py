@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +14,16 @@ from eisbach.data.selection import unheard_words
 from eisbach.errors import ConfigError, UserError
 from eisbach.files import walk_files
 from eisbach.training.config import TrainConfig
-from eisbach.training.data import TrainingData, cache_folder, load_data, load_manifests, manifest_hash, training_clips
+from eisbach.training.data import (
+    TrainingData,
+    cache_folder,
+    given_weights,
+    load_data,
+    load_manifests,
+    manifest_hash,
+    training_clips,
+    weigh_by_labels,
+)
 from eisbach.training.devices import checkpoint_activations, frozen_dtype, quantised_format
 from eisbach.training.image_data import ImageMaterial
 from eisbach.training.noising import InpaintingMasks, pad_with_silence
@@ -59,7 +68,7 @@ class AudioMaterial:
         manifest = load_manifests(config.data.manifest, quiet)
         choice = training_clips(manifest, config.data, config.batch_size)
         note(f"{choice.sentence()}.", quiet)
-        return cls(manifest, choice.train, choice.held_out)
+        return cls(manifest, weigh_by_labels(choice.train, config.data.weights or ()), choice.held_out)
 
     def content_hash(self) -> str:
         """A hash of the clips that train."""
@@ -83,7 +92,7 @@ class AudioMaterial:
         return data, held_out
 
 
-def _open_material(config: TrainConfig, quiet: bool) -> _Material:
+def open_material(config: TrainConfig, quiet: bool) -> _Material:
     """The clips or images that a configuration trains on, found and checked."""
     return AudioMaterial.open(config, quiet) if config.data.images is None else ImageMaterial.open(config)
 
@@ -94,7 +103,7 @@ def origin_of_finished(config: TrainConfig, folder: RunFolder) -> dict[str, Any]
     before = build_config(TrainConfig, read_yaml(folder.config), str(folder.config))
     origin: dict[str, Any] = {}
     try:
-        origin["manifest_hash"] = _open_material(config, quiet=True).content_hash()
+        origin["manifest_hash"] = open_material(config, quiet=True).content_hash()
     except UserError:
         if before.data != config.data:
             raise
@@ -114,7 +123,7 @@ def _is_newer(model: str | dict[str, Any], result: Path) -> bool:
 
 def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tuple[Trainer, HeldOut | None]:
     """Loads the model and the data and puts the adapter in."""
-    material = _open_material(config, quiet)
+    material = open_material(config, quiet)
     backbone = load_model(config)
     objective = build_objective(config, backbone)
     origin: dict[str, Any] = {
@@ -131,6 +140,9 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tupl
         checkpoint_activations(backbone.module)
     with accelerator.main_process_first():  # one process encodes, the others find the cache
         data, held_out = material.load(config, backbone, quiet)
+    given = given_weights(data)
+    if given is not None:
+        objective = replace(objective, weighting=replace(objective.weighting, given=given))
     if config.objective.pairing != "independent" and config.batch_size == 1:
         note("objective.pairing does nothing in batches of 1.", quiet)
     trainer = Trainer(

@@ -15,6 +15,7 @@ from eisbach.training.config_groups import (
     DataConfig,
     ImagesConfig,
     InpaintingConfig,
+    LabelWeight,
     NoiseLevelConfig,
     ObjectiveConfig,
     WeightingConfig,
@@ -29,9 +30,11 @@ __all__ = [
     "HeldOutConfig",
     "ImagesConfig",
     "InpaintingConfig",
+    "LabelWeight",
     "NoiseLevelConfig",
     "ObjectiveConfig",
     "OptimiserConfig",
+    "SampleLogConfig",
     "TrainConfig",
     "WeightingConfig",
 ]
@@ -120,6 +123,21 @@ class CheckpointConfig(StrictModel):
         return sorted(set(value))
 
 
+class SampleLogConfig(StrictModel):
+    """What is written of each sample that trains, into `sample_log.jsonl`.
+
+    Attributes
+    ----------
+    every : int
+        Steps between steps that are written.
+    gradient_norms : bool
+        Also the norm of each sample's own gradient, which costs a backward pass a sample.
+    """
+
+    every: int = Field(default=1, ge=1)
+    gradient_norms: bool = False
+
+
 class TrainConfig(StrictModel):
     """One training run.
 
@@ -154,6 +172,8 @@ class TrainConfig(StrictModel):
     ema_decay : float or None
         Decay of an exponential moving average of the trained weights; the average is what is evaluated and
         shipped. None keeps none.
+    log_samples : SampleLogConfig or None
+        Write id, noise level, loss, belief and weight of every sample that trains; `true` takes the defaults.
     out : str
         The run folder.
     """
@@ -185,6 +205,7 @@ class TrainConfig(StrictModel):
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     compile: Literal["auto", "off", "regional", "whole", "graphs"] = "auto"
     log_every: int = Field(default=10, ge=1)
+    log_samples: SampleLogConfig | None = None
     tensorboard: bool = True
     out: str = "runs/train"
 
@@ -192,6 +213,13 @@ class TrainConfig(StrictModel):
     @classmethod
     def _compile_was_a_switch(cls, value: Any) -> Any:
         return {True: "whole", False: "off"}[value] if isinstance(value, bool) else value
+
+    @field_validator("log_samples", mode="before")
+    @classmethod
+    def _switch(cls, value: object) -> object:
+        if isinstance(value, bool):
+            return {} if value else None
+        return value
 
     @model_validator(mode="wrap")
     @classmethod

@@ -86,6 +86,35 @@ class ImagesConfig(StrictModel):
         return self
 
 
+class LabelWeight(StrictModel):
+    """A weight for the clips whose labels have these values, in place of what the manifest says of them.
+
+    Attributes
+    ----------
+    select : mapping of str to str
+    weight : float
+        At least 0, against 1 of the other clips.
+    above : float
+        Noise level t from which on it holds; 1 below.
+    """
+
+    select: dict[str, str] = Field(min_length=1)
+    weight: float = Field(ge=0, allow_inf_nan=False)
+    above: float = Field(default=0.0, ge=0, le=1)
+
+    @field_validator("select", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        return _labels_as_text(value)
+
+
+def _labels_as_text(value: object) -> object:
+    """YAML reads an unquoted false as a boolean, while labels are text: "false" is what the manifest holds."""
+    if isinstance(value, Mapping):
+        return {key: str(item).lower() if isinstance(item, bool) else item for key, item in value.items()}
+    return value
+
+
 class DataConfig(StrictModel):
     """Which clips, or which images, are trained on: `manifest` for audio, `images` for images.
 
@@ -101,6 +130,8 @@ class DataConfig(StrictModel):
         clips of 20 to 60 s (longer ones are cropped), in 16 buckets of equal length.
     select : mapping of str to str
         Only clips whose labels have these values (the *oracle* arm: ``{flat: "false"}``).
+    weights : list of LabelWeight or None
+        Weights of clips by their labels; a later one holds where several do.
     split : "train" or "all"
         Which clips train; "all" trains on the held-out clips too and switches the held-out loss off.
     cache : str or None
@@ -111,6 +142,7 @@ class DataConfig(StrictModel):
     images: ImagesConfig | None = None
     crop_seconds: list[CropShare] = Field(default=[CropShare(seconds=30.0)])
     select: dict[str, str] = Field(default_factory=dict)
+    weights: list[LabelWeight] | None = None
     split: Literal["train", "all"] = "train"
     cache: str | None = None
 
@@ -159,10 +191,7 @@ class DataConfig(StrictModel):
     @field_validator("select", mode="before")
     @classmethod
     def _labels_are_text(cls, value: object) -> object:
-        # YAML reads an unquoted false as a boolean, while labels are text: "false" is what the manifest holds.
-        if isinstance(value, Mapping):
-            return {key: str(item).lower() if isinstance(item, bool) else item for key, item in value.items()}
-        return value
+        return _labels_as_text(value)
 
 
 _ADAPTER_DEFAULTS: dict[str, Any] = {"rank": 16, "alpha": 16.0, "dropout": 0.0, "exclude": []}
@@ -229,7 +258,8 @@ class WeightingConfig(StrictModel):
         λ of Eq. 5, in [0, 1]: 0 is the unweighted loss.
     options : mapping
         Further options of the weighting that was named, and what shapes a sample weighting over the noise levels
-        (gate_below, gate_above, gate_width, level_means).
+        (gate_below, gate_above, gate_width, level_means), or remembers it by clip (memory, act_above). These two may
+        stand beside the name: ``memory: {below: 0.6}`` means ``options: {memory: {below: 0.6}}``.
     """
 
     sample: str = "none"
@@ -238,6 +268,17 @@ class WeightingConfig(StrictModel):
     normalisation: Literal["none", "mean1"] = "none"
     strength: float = Field(default=0.5, ge=0, le=1, json_schema_extra={"also": ["lambda", "lam", "lambda_"]})
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _memory_is_an_option(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or not isinstance(values.get("options", {}), Mapping):
+            return values
+        beside = {key: values[key] for key in ("memory", "act_above") if values.get(key) is not None}
+        if beside.keys() & values.get("options", {}).keys():
+            raise ValueError("memory and act_above stand in weighting or in weighting.options, not in both")
+        rest = {key: value for key, value in values.items() if key not in ("memory", "act_above")}
+        return rest | ({"options": {**values.get("options", {}), **beside}} if beside else {})
 
     @field_validator("options")
     @classmethod

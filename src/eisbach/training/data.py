@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
 
@@ -20,10 +20,11 @@ from eisbach.data.pre_encoded import is_pre_encoded, latent_entries, read_pre_en
 from eisbach.data.selection import TrainingChoice, TrainingRule, choose_clips, merged
 from eisbach.errors import ConfigError, ManifestError, UserError
 from eisbach.progress import Progress
-from eisbach.training.config import CropShare, DataConfig
+from eisbach.training.config import CropShare, DataConfig, LabelWeight
 from eisbach.training.run_folder import note
 from eisbach.training.step import step_generator
 from eisbach.types import Conditioning, LatentBatch, Skipped, SkipReport
+from eisbach.weighting.clips import GivenWeights
 
 if TYPE_CHECKING:
     from eisbach.backbones.base import Backbone
@@ -253,9 +254,50 @@ def _dataset(
     return dataset
 
 
+def weigh_by_labels(manifest: Manifest, weights: Sequence[LabelWeight]) -> Manifest:
+    """The clips with the weights that a recipe gives them by their labels.
+
+    Raises
+    ------
+    ManifestError
+        A weight that no clip has the labels for.
+    """
+    rows = {row.id: row for row in manifest}
+    for chosen in weights:
+        found = manifest.select(labels=chosen.select)
+        if not len(found):
+            raise ManifestError(
+                f"data.weights names clips with {chosen.select} and none of the {len(manifest)} clips that train has "
+                "these labels; mend the labels, or leave that weight out."
+            )
+        for row in found:
+            rows[row.id] = replace(row, weight=chosen.weight, weight_above=chosen.above)
+    return manifest.with_rows(rows.values())
+
+
+def given_weights(data: TrainingData) -> GivenWeights | None:
+    """The weights that the manifest gives the clips that train; None where it gives none."""
+    rows = {
+        entry.row.id: entry.row
+        for dataset in data.datasets
+        if isinstance(dataset, LatentDataset)
+        for entry in dataset.cache.entries
+    }
+    clips = {
+        name: (row.weight, 0.0 if row.weight_above is None else row.weight_above)
+        for name, row in rows.items()
+        if row.weight is not None
+    }
+    return GivenWeights(clips, len(rows)) if clips else None
+
+
 def manifest_hash(manifest: Manifest) -> str:
-    """SHA-256 over what trains: id, caption and audio of every row; the order and the folder do not matter."""
-    rows = sorted([row.id, row.caption, row.audio_hash] for row in manifest)
+    """SHA-256 over what trains: id, caption, audio and given weight of every row; the order and the folder do not
+    matter."""
+    rows: list[list[Any]] = sorted(
+        [row.id, row.caption, row.audio_hash, *([] if row.weight is None else [row.weight, row.weight_above])]
+        for row in manifest
+    )
     return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
 
 

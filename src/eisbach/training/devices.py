@@ -80,18 +80,20 @@ def compile_mode(config: TrainConfig, device: torch.device) -> Literal["off", "r
     return config.compile
 
 
-def compile_blocks(module: nn.Module, **options: Any) -> int:
+def compile_blocks(module: nn.Module, *, required: bool = True, **options: Any) -> int:
     """Compiles the repeated blocks of a network in place, names and parameters unchanged, and returns how many: equal
     blocks share their code, so it takes the time of one.
 
     Parameters
     ----------
+    required : bool
+        Whether a network without two blocks of one kind in a list is an error; else it stays as it is.
     options : as `torch.compile` takes them
 
     Raises
     ------
     ConfigError
-        The network has no two blocks of one kind in a list.
+        There are no such blocks, and they are required.
     """
     blocks: list[nn.Module] = []
     for part in module.modules():
@@ -99,7 +101,7 @@ def compile_blocks(module: nn.Module, **options: Any) -> int:
         alike = len(members) > 1 and len({type(member) for member in members}) == 1
         if alike and not any(members[0] is inner for block in blocks for inner in block.modules()):
             blocks += members
-    if not blocks:
+    if not blocks and required:
         raise ConfigError("compile is regional, and this model has no repeated blocks; use whole or off.")
     for block in blocks:
         block.compile(**options)

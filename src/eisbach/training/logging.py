@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ import torch
 from eisbach.errors import StorageError
 from eisbach.files import read_journal, write_jsonl
 from eisbach.training.step import NOISE_LEVEL_BINS, StepOutput, sums_by_noise_level
-from eisbach.weighting.compose import COUNT, SUM, SUM_OF_SQUARES
+from eisbach.weighting.clips import ClipMemory, of_all_processes
+from eisbach.weighting.losses import COUNT, SUM, SUM_OF_SQUARES
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -110,7 +112,7 @@ class Window:
 
 
 class MetricsFile:
-    """metrics.jsonl: rows in order of their step, each step once."""
+    """metrics.jsonl, or sample_log.jsonl: rows in order of their step."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -124,8 +126,8 @@ class MetricsFile:
         if self.path.is_file():
             write_jsonl(self.path, [row for row in self.rows() if row["step"] <= step])
 
-    def append(self, row: dict[str, Any]) -> None:
-        """Adds one row; numbers that are not finite are written as null.
+    def append(self, *rows: dict[str, Any]) -> None:
+        """Adds rows; numbers that are not finite are written as null.
 
         Raises
         ------
@@ -135,12 +137,71 @@ class MetricsFile:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
+                file.writelines(json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         except OSError as error:
             raise StorageError(
                 f"{self.path} could not be written ({error.strerror or error}); the last checkpoint is intact: free "
                 "some space and run the same command again."
             ) from error
+
+
+class SampleLog:
+    """sample_log.jsonl: a row for each sample of the steps that are logged, in the order of the global batch.
+
+    A row has step, id, t, loss (unweighted), belief and sample_weight (of the prediction itself), remembered (the
+    clip's running belief after the step, with a memory), weight (what multiplied its loss, 1 for plain training) and
+    gradient_norm (of its unweighted loss, before the weight). Host and device meet once in such a step.
+
+    Parameters
+    ----------
+    path : Path or None
+        None in processes that do not write.
+    every : int
+        Steps between logged steps.
+    gradient_norms : bool
+    """
+
+    def __init__(self, path: Path | None, every: int, gradient_norms: bool) -> None:
+        self._file = None if path is None else MetricsFile(path)
+        self._every, self._gradient_norms = every, gradient_norms
+        self._noted: list[tuple[list[str], torch.Tensor]] = []
+
+    def note(self, step: int, ids: Sequence[str], output: StepOutput, parameters: Iterable[torch.Tensor]) -> None:
+        """Keeps what a micro-batch of `step` gave, until the step ends; call it before the backward pass."""
+        if step % self._every:
+            return
+        terms = output.partial.terms
+        columns = [output.t, terms.per_sample, terms.belief, terms.sample_weight, output.partial.weight]
+        if self._gradient_norms:
+            columns.append(_gradient_norms(output.losses, [value for value in parameters if value.requires_grad]))
+        self._noted.append((list(ids), torch.stack([column.detach().float() for column in columns])))
+
+    def end_step(self, step: int, scale: float, memory: ClipMemory | None) -> None:
+        """Writes the step's rows; `scale` times a sample's own weight is what multiplied its loss."""
+        if step % self._every:
+            return
+        names = ["t", "loss", "belief", "sample_weight", "weight", *(["gradient_norm"] if self._gradient_norms else [])]
+        mine = [
+            [{"step": step, "id": clip, **dict(zip(names, values, strict=True))} for clip, values in pairs]
+            for pairs in (zip(ids, table.T.tolist(), strict=True) for ids, table in self._noted)
+        ]
+        self._noted.clear()
+        rows = [row for micro in zip(*of_all_processes(mine), strict=True) for part in micro for row in part]
+        for row in rows:
+            row["weight"] *= scale
+            if memory is not None:
+                row["remembered"] = memory.belief(row["id"])
+        if self._file is not None:
+            self._file.append(*rows)
+
+
+def _gradient_norms(losses: torch.Tensor, parameters: list[torch.Tensor]) -> torch.Tensor:
+    """The norm of each sample's own gradient [shape=(B,)]; the graph stays for the backward pass."""
+    norms = []
+    for loss in losses:
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        norms.append(torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None]))
+    return torch.stack(norms)
 
 
 def _finite(value: Any) -> Any:

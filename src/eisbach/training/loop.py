@@ -99,7 +99,8 @@ def _train(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, qui
     if accelerator.is_main_process:
         prune(folder.checkpoints, config.checkpoint.keep, config.checkpoint.steps)
         describe_run(folder, config)
-        metrics.truncate_after(trainer.step if checkpoint is not None else -1)
+        for log in (metrics, MetricsFile(folder.sample_log)):
+            log.truncate_after(trainer.step if checkpoint is not None else -1)
     events = folder.root / "tensorboard" if config.tensorboard and accelerator.is_main_process else None
     board = Board(events, trainer.step)
     try:

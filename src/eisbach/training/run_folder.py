@@ -26,6 +26,9 @@ _FREE_KEYS = (
     "out",
     "tensorboard",
     "log_every",
+    "log_samples",
+    "log_samples.every",
+    "log_samples.gradient_norms",
     "checkpoint.every",
     "checkpoint.keep",
     "checkpoint.steps",
@@ -63,6 +66,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """One row a logged step."""
         return self.root / "metrics.jsonl"
+
+    @property
+    def sample_log(self) -> Path:
+        """One row a sample of a step, where `log_samples` is on."""
+        return self.root / "sample_log.jsonl"
 
     @property
     def checkpoints(self) -> Path:
@@ -107,9 +115,30 @@ def recipe_hash(config: TrainConfig) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
+def content_of(config: TrainConfig) -> dict[str, Any]:
+    """What decides the result of a run, as plain values without a path: equal ones train equal models.
+
+    Raises
+    ------
+    UserError
+        The model or the data cannot be read.
+    """
+    from eisbach.training.assembly import load_model, open_material
+
+    return {
+        "recipe": recipe_hash(config),
+        "steps": config.steps,
+        "checkpoints": config.checkpoint.model_dump(),
+        "log_samples": config.log_samples and config.log_samples.model_dump(),
+        "set": open_material(config, quiet=True).content_hash(),
+        "model": load_model(config).identity(),
+    }
+
+
 def _content_keys(config: TrainConfig) -> tuple[str, ...]:
-    """Keys that are paths, or names of what lies in the package; a model's configuration (`create`) is none."""
-    keys = ("data.manifest", "data.images.folder")
+    """Keys whose content is hashed beside the recipe (the set with its weights), or that are names of what lies in the
+    package; a model's configuration (`create`) is none."""
+    keys = ("data.manifest", "data.images.folder", "data.weights")
     return (*keys, "model") if isinstance(config.model, str) else keys
 
 

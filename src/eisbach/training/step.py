@@ -80,10 +80,13 @@ class StepOutput:
         `partial.unscaled` is to be differentiated; `partial.stats` are added over micro-batches and processes.
     t : torch.Tensor [shape=(B,)]
         The noise levels drawn.
+    losses : torch.Tensor [shape=(B,)]
+        Unweighted loss of each sample; differentiable.
     """
 
     partial: PartialLoss
     t: torch.Tensor
+    losses: torch.Tensor
 
 
 def step_generator(*numbers: int) -> torch.Generator:
@@ -202,16 +205,17 @@ def _inpainting_losses(
     return losses
 
 
-def weigh(objective: Objective, prediction: Prediction, mask: torch.Tensor | None) -> PartialLoss:
-    """The weighted loss of one micro-batch; `mask` (B, T) is True on valid frames."""
-    inputs = weighting_inputs(objective, prediction, mask)
+def weigh(objective: Objective, prediction: Prediction, batch: LatentBatch) -> PartialLoss:
+    """The weighted loss of one micro-batch."""
+    inputs = weighting_inputs(objective, prediction, batch)
     return objective.weighting.partial(prediction.losses, prediction.output, **inputs)
 
 
-def weighting_inputs(objective: Objective, prediction: Prediction, mask: torch.Tensor | None) -> dict[str, Any]:
+def weighting_inputs(objective: Objective, prediction: Prediction, batch: LatentBatch) -> dict[str, Any]:
     """What a weighting may read beside losses and output, by the names of its arguments."""
     sample = prediction.sample
-    return {"x_t": sample.x_t, "t": sample.t, "path": objective.path, "target": objective.target, "mask": mask}
+    known = {"x_t": sample.x_t, "t": sample.t, "path": objective.path, "target": objective.target}
+    return {**known, "mask": batch.mask, "ids": batch.ids}
 
 
 def micro_step(
@@ -240,7 +244,7 @@ def micro_step(
     StepOutput
     """
     prediction = predict_batch(predict, objective, batch, conditioning, chance)
-    return StepOutput(weigh(objective, prediction, batch.mask), prediction.sample.t)
+    return StepOutput(weigh(objective, prediction, batch), prediction.sample.t, prediction.losses)
 
 
 def sums_by_noise_level(values: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from eisbach.training.checkpoint import Checkpoint, CheckpointWriter, to_host
 from eisbach.training.config import TrainConfig
 from eisbach.training.data import Ahead, ConditioningCache, TrainingData
 from eisbach.training.devices import compile_blocks, compile_mode
-from eisbach.training.logging import Window
+from eisbach.training.logging import SampleLog, Window
 from eisbach.training.optimisation import (
     FiniteGuard,
     WeightAverage,
@@ -32,6 +32,7 @@ from eisbach.training.optimisation import (
 from eisbach.training.run_folder import STAMP_FORMAT, RunFolder, check_origin
 from eisbach.training.step import Drawn, HeldOut, Objective, draw, micro_step, predict_batch, step_generator
 from eisbach.types import Conditioning, LatentBatch
+from eisbach.weighting.losses import COUNT
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -101,13 +102,16 @@ class Trainer:
             predictor.compile()
         elif self.compiled != "off":
             options = {"mode": "reduce-overhead"} if self.compiled == "graphs" else {}
-            compile_blocks(self.backbone.module, **options)
+            compile_blocks(self.backbone.module, required=self.config.compile != "auto", **options)
         self.predictor = self.accelerator.prepare_model(predictor)
         weighting = self.objective.weighting.to(self.device)
         self.learned = {f"{_LEARNED}{name}": value for name, value in weighting.trainable_parameters().items()}
         self.optimiser = build_optimiser(self.parameters, self.config.optimiser, self.learned)
         self.average = WeightAverage(self.parameters, self.config.ema_decay) if self.config.ema_decay else None
         self.window = Window(self.device)
+        chosen = self.config.log_samples
+        log = RunFolder(Path(self.config.out)).sample_log if self.accelerator.is_main_process else None
+        self.samples = None if chosen is None else SampleLog(log, chosen.every, chosen.gradient_norms)
         fused = isinstance(self.optimiser, torch.optim.AdamW)  # which takes `found_inf`
         self.guard = FiniteGuard(self.device, self._gather_names, can_block=fused)
         self.writer = CheckpointWriter()
@@ -165,6 +169,9 @@ class Trainer:
         self._scale_learned(factor)
         self.guard.observe(step + 1, weighted, grad_norm)
         self.window.add_step(weighted, grad_norm, stats, factor, world)
+        self.objective.weighting.end_step()
+        if self.samples is not None:
+            self.samples.end_step(step + 1, float(factor * stats[COUNT]), self.objective.weighting.memory)
         self._update(step)
         self.step = step + 1
 
@@ -202,6 +209,8 @@ class Trainer:
             if self.random_layers:  # dropout inside the network has no generator of its own to pass
                 torch.manual_seed(step_generator(config.seed, self._index(step, micro)).initial_seed())
             output = micro_step(self.predictor, self.objective, batch, self.conditioning(batch), drawn)
+            if self.samples is not None:
+                self.samples.note(step + 1, batch.ids, output, self.parameters.values())
             self.accelerator.backward(output.partial.unscaled)
         self.guard.remember(step + 1, batch.ids, output.partial.terms.per_sample.detach())
         self.window.add_micro_batch(output)
@@ -309,8 +318,8 @@ class Trainer:
         }
         if self.average is not None:
             tensors[AVERAGE] = self.average.average
-        if self.learned:
-            tensors[_WEIGHTING] = self.objective.weighting.state_dict()
+        if weighting := self.objective.weighting.state_dict():
+            tensors[_WEIGHTING] = weighting
         texts = {} if self.adapter is None else {peft_format.CONFIG: peft_format.config_values(self.adapter)}
         chosen = self.config.checkpoint
         state = self.origin | {"stamp_format": STAMP_FORMAT}
@@ -349,7 +358,7 @@ class Trainer:
         window = {key: moments.pop(key).to(self.device) for key in list(moments) if key.startswith("window.")}
         self.window.load(window)
         load_optimiser(self.optimiser, self.parameters | self.learned, moments)
-        if self.learned:
+        if self.objective.weighting.state_dict():
             self.objective.weighting.load_state_dict(read_tensors(folder / _WEIGHTING))
         if self.average is not None:
             copy_named(self.average.average, read_tensors(folder / AVERAGE), folder / AVERAGE)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from eisbach.diffusion.noise_levels import NoiseLevelDensity
 from eisbach.diffusion.paths import Path
 from eisbach.errors import UserError
+from eisbach.weighting.clips import memory_from
 from eisbach.weighting.compose import Normalisation, Reduction, Weighting
 from eisbach.weighting.level_table import NoiseLevelTable, gate_table
 from eisbach.weighting.noise_level import NOISE_WEIGHTINGS
@@ -16,7 +17,7 @@ from eisbach.weighting.sample import SAMPLE_WEIGHTINGS
 
 NONE = "none"
 _CONTEXT = {"latent_rate", "path", "density"}  # facts of the model, not choices
-_SHAPING = {"gate_below", "gate_above", "gate_width", "level_means"}
+_SHAPING = {"gate_below", "gate_above", "gate_width", "level_means", "memory", "act_above"}
 Built = TypeVar("Built")
 
 
@@ -31,6 +32,8 @@ def build_weighting(
     gate_above: float | None = None,
     gate_width: float = 0.0,
     level_means: Sequence[Sequence[float]] | None = None,
+    memory: Mapping[str, Any] | None = None,
+    act_above: float | None = None,
     latent_rate: float | None = None,
     path: Path | str | None = None,
     density: NoiseLevelDensity | None = None,
@@ -52,6 +55,11 @@ def build_weighting(
         Width in t of the gate's ramp.
     level_means : list of [t, mean weight] or None
         Mean sample weight by noise level, as `eisbach probe` writes it; the weights are divided by it.
+    memory : {"below": noise level, "decay": number} or None
+        Weigh samples by a running belief of their clip, read below this noise level (`clips.ClipMemory`).
+    act_above : noise level t in [0, 1], or None
+        With a memory: clips are weighed above this noise level (with a ramp of `gate_width`), and all count alike
+        below; None weighs them everywhere.
     latent_rate : float or None
         Latent frames per second, for weightings whose options are in seconds.
     path : Path, str or None
@@ -94,16 +102,25 @@ def build_weighting(
         reduction=reduction,
         normalisation=normalisation,
         strength=strength,
-        gate=_gate(gate_below, gate_above, gate_width),
+        gate=_gate(gate_below, gate_above, gate_width, memory, act_above),
         level_means=None if level_means is None else NoiseLevelTable(level_means),  # type: ignore[arg-type]
+        memory=memory_from(memory),
     )
 
 
-def _gate(below: float | None, above: float | None, width: float) -> NoiseLevelTable | None:
+def _gate(
+    below: float | None, above: float | None, width: float, memory: Mapping[str, Any] | None, act_above: float | None
+) -> NoiseLevelTable | None:
+    if memory is None and act_above is not None:
+        raise UserError("act_above says where the memory of the clips acts, and there is none; give memory with it.")
+    if memory is not None:
+        if below is not None or above is not None:
+            raise UserError("a memory reads and acts at other noise levels: say memory.below and act_above, no gate.")
+        above = act_above
     if below is not None or above is not None:
         return gate_table(below, above, width)
     if width:
-        raise UserError(f"gate_width is {width!r} but there is no gate; give gate_below or gate_above with it.")
+        raise UserError(f"gate_width is {width!r} but there is no gate; give gate_below, gate_above or act_above.")
     return None
 
 

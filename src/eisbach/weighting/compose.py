@@ -7,7 +7,9 @@ With l_b the loss, s_b the sample weight and n_b the noise-level weight of sampl
 
 s_b is the weighting's own w_b, or ``1 + g(t) (w_b / m(t) - 1)`` with a gate g and the mean weight m of its noise level:
 the gate turns it off where belief and loss disagree, and the division keeps a weight that falls with the noise from
-being a noise-level weight in disguise. A noise-level weight that is learned adds a penalty u_b to ``n_b l_b``.
+being a noise-level weight in disguise. With a memory s_b is ``1 + g(t) (c_b - 1)``, where c_b is what is remembered of
+the sample's clip (`clips.ClipMemory`). Weights that a person gave the clips multiply n_b. A noise-level weight that is
+learned adds a penalty u_b to ``n_b l_b``.
 
 Every mean is over the global batch. A process, or a micro-batch, knows only its part of it, so the work is split:
 `partial` gives a sum to differentiate and a small vector of statistics that may be added up; `gradient_factor` turns
@@ -18,9 +20,9 @@ same thing for a batch that is already whole.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -28,47 +30,27 @@ from torch import Tensor
 from eisbach.diffusion.paths import Path
 from eisbach.errors import UserError
 from eisbach.types import LossTerms
+from eisbach.weighting.clips import (
+    MEMORY_PREFIX,
+    ClipMemory,
+    GivenWeights,
+    clips_at,
+)
 from eisbach.weighting.level_table import NoiseLevelTable
+from eisbach.weighting.losses import (
+    COUNT,
+    SAMPLE_SUM,
+    SUM,
+    PartialLoss,
+    effective_sample_size,
+    statistics_of,
+)
 from eisbach.weighting.noise_level import NoiseWeight
 from eisbach.weighting.sample import SampleBarrier, SampleWeights
-from eisbach.weighting.sample.base import at_least_float32, expand_mask
+from eisbach.weighting.sample.base import at_least_float32
 
 Reduction = Literal["sample", "batch"]
 Normalisation = Literal["none", "mean1"]
-COUNT, SUM, SUM_OF_SQUARES, SAMPLE_SUM = range(4)
-"""Places in `PartialLoss.stats`: samples, sum of weights, sum of squared weights, sum of s_b."""
-
-
-@dataclass(frozen=True)
-class PartialLoss:
-    """One micro-batch's share of a global batch.
-
-    Attributes
-    ----------
-    unscaled : Tensor [shape=()]
-        To call `backward` on: the weighted sum of the losses, before the division that needs the whole global batch.
-    stats : Tensor [shape=(4,), detached]
-        Add these over micro-batches and processes, then ask `Weighting.gradient_factor`.
-    terms : LossTerms
-        What was computed, with every mean over this micro-batch alone; for logging.
-    weight : Tensor [shape=(B,), detached]
-        What multiplies each sample's loss in `unscaled`: the factors of a trainer that weighs gradients itself.
-    """
-
-    unscaled: Tensor
-    stats: Tensor
-    terms: LossTerms
-    weight: Tensor
-
-    @property
-    def samples(self) -> Tensor:
-        """Samples of this micro-batch, a 0-d tensor."""
-        return self.stats[COUNT]
-
-    @property
-    def mean_sample_weight(self) -> Tensor:
-        """Mean of s_b over this micro-batch, a 0-d tensor: the factor of Eq. 5 before strength."""
-        return self.stats[SAMPLE_SUM] / self.stats[COUNT]
 
 
 @dataclass(frozen=True)
@@ -92,12 +74,17 @@ class Weighting:
     level_means : NoiseLevelTable or None
         The mean sample weight at each noise level, as a probe measures it; every value above 0. Sample weights are
         divided by it, so that they average 1 at every noise level. A sample too short to be judged keeps weight 1.
+    memory : ClipMemory or None
+        Weighs each sample by what is remembered of its clip, instead of by its own prediction. It changes: `partial`
+        notes what it reads, and `end_step` takes it in.
+    given : GivenWeights or None
+        Weights that a person gave the clips.
 
     Raises
     ------
     UserError
         An option out of its range, "mean1" with the "batch" reduction of a sample weighting or with a learned
-        noise-level weight, or a gate or level means without a sample weighting.
+        noise-level weight, or a gate, level means or a memory without a sample weighting that it can act on.
 
     Examples
     --------
@@ -125,6 +112,8 @@ class Weighting:
     strength: float = 0.5
     gate: NoiseLevelTable | None = None
     level_means: NoiseLevelTable | None = None
+    memory: ClipMemory | None = None
+    given: GivenWeights | None = None
 
     def __post_init__(self) -> None:
         for what, value, allowed in (
@@ -144,6 +133,8 @@ class Weighting:
         for what, table in (("gate", self.gate), ("level_means", self.level_means)):
             if table is not None and self.sample is None:
                 raise UserError(f"{what} shapes a sample weighting over the noise levels, and there is none; name one.")
+        if self.memory is not None:
+            self._check_memory()
         if self.gate is not None and any(value > 1 for _, value in self.gate.points):
             raise UserError("a gate's values must lie in [0, 1]; to scale weights by noise level, use level_means.")
         if self.level_means is not None and any(value == 0 for _, value in self.level_means.points):
@@ -153,6 +144,21 @@ class Weighting:
                 "normalisation 'mean1' would divide the learned noise-level weight by its own mean, and its penalty "
                 "with it; "
                 "use normalisation 'none' (a learned weight keeps its own scale)."
+            )
+
+    def _check_memory(self) -> None:
+        """Refuses what a remembered weight cannot be combined with."""
+        if self.sample is None:
+            raise UserError("a memory keeps what a sample weighting believes of each clip; name a sample weighting.")
+        if self.reduction == "batch":
+            raise UserError(
+                "a memory weighs clips against each other, and reduction 'batch' makes one scalar a step of them; use "
+                "reduction 'sample'."
+            )
+        if self.level_means is not None:
+            raise UserError(
+                "level_means divides a weight by its mean at the noise level where it was read, and a remembered "
+                "weight has none (it averages 1 over the clips already); leave level_means or the memory out."
             )
 
     def __call__(
@@ -165,9 +171,16 @@ class Weighting:
         path: Path | str | None = None,
         target: str | None = None,
         mask: Tensor | None = None,
+        ids: Sequence[str] | None = None,
     ) -> LossTerms:
-        """The weighted loss of a batch that is the whole global batch; arguments and errors as in `partial`."""
-        return self.partial(per_sample_loss, output, x_t=x_t, t=t, path=path, target=target, mask=mask).terms
+        """The weighted loss of a batch that is the whole global batch; arguments and errors as in `partial`.
+
+        A memory takes in what it read at once.
+        """
+        context: dict[str, Any] = {"x_t": x_t, "t": t, "path": path, "target": target, "mask": mask, "ids": ids}
+        terms = self.partial(per_sample_loss, output, **context).terms
+        self.end_step()
+        return terms
 
     def partial(
         self,
@@ -179,6 +192,7 @@ class Weighting:
         path: Path | str | None = None,
         target: str | None = None,
         mask: Tensor | None = None,
+        ids: Sequence[str] | None = None,
     ) -> PartialLoss:
         """One micro-batch's share of the loss.
 
@@ -195,6 +209,8 @@ class Weighting:
             The noisy input, its noise level, and what the network predicts; optional where no weighting reads them.
         mask : Tensor [shape=(B, T...), bool] or None
             True on valid frames.
+        ids : sequence of str or None
+            Name of each sample's clip; only a memory and given weights read them.
 
         Raises
         ------
@@ -220,16 +236,18 @@ class Weighting:
         if self.sample is not None:
             weights = self.sample(output, x_t=x_t, t=t, path=path, target=target, mask=mask)
             sample_weight, belief = weights.weight.to(losses.dtype), weights.belief.to(losses.dtype)
-            shaped = self._shape(weights, t).to(losses.dtype)
+            shaped = self._shape(weights, t, ids).to(losses.dtype)
         mix = ones
         if self.sample is not None and self.reduction == "sample":
             mix = (1 - self.strength) + self.strength * shaped
+        if self.given is not None:
+            mix = mix * self.given(*clips_at(ids, t, losses)).to(losses.dtype)
         noise_weight, costs = ones, losses
         if self.noise_level is not None:
             noise_weight, costs = self._noise_terms(losses, path, target, t, output.shape[2:3])
         unscaled = (mix * costs).sum()
         weight = noise_weight * mix
-        stats = _stats(weight, shaped)
+        stats = statistics_of(weight, shaped)
         factor = self.gradient_factor(stats).to(losses.dtype)
         final = (weight * factor * losses.shape[0]).detach()
         terms = LossTerms(
@@ -301,13 +319,24 @@ class Weighting:
             if distributed:
                 torch.distributed.all_reduce(parameter.grad)
             parameter.grad.mul_(own.to(parameter.grad.dtype))
+        self.end_step()
         return factor
 
+    def end_step(self) -> None:
+        """Lets a memory take in what the micro-batches of a step noted; nothing without one.
+
+        Call it once a step on every process, or let `finish_gradients` do it.
+        """
+        if self.memory is not None:
+            self.memory.update()
+
     def __repr__(self) -> str:
+        beside = {"memory": self.memory, "given": self.given}
+        clips = "".join(f", {name}={value!r}" for name, value in beside.items() if value is not None)
         return (
             f"Weighting(sample={self.sample!r}, noise_level={self.noise_level!r}, reduction={self.reduction!r}, "
             f"normalisation={self.normalisation!r}, strength={self.strength:g}, gate={self.gate!r}, "
-            f"level_means={self.level_means!r})"
+            f"level_means={self.level_means!r}{clips})"
         )
 
     def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -321,16 +350,26 @@ class Weighting:
         return self
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint must keep of a learned noise-level weight; empty when nothing is learned."""
-        return {} if self.noise_level is None else self.noise_level.state_dict()
+        """What a checkpoint must keep: a learned noise-level weight, and the memory of the clips; empty for others."""
+        learned = {} if self.noise_level is None else self.noise_level.state_dict()
+        return learned | ({} if self.memory is None else self.memory.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores what `state_dict` gave; `CheckpointError` when it is of another weighting."""
         if self.noise_level is not None:
-            self.noise_level.load_state_dict(state)
+            own = {key: value for key, value in state.items() if not key.startswith(MEMORY_PREFIX)}
+            self.noise_level.load_state_dict(own)
+        if self.memory is not None:
+            self.memory.load_state_dict(state)
 
-    def _shape(self, weights: SampleWeights, t: Tensor | None) -> Tensor:
-        """s_b: the weights after gate and level means."""
+    def _shape(self, weights: SampleWeights, t: Tensor | None, ids: Sequence[str] | None) -> Tensor:
+        """s_b: the weights after gate and level means, or what is remembered of the clips."""
+        if self.memory is not None and self.sample is not None:
+            known, t = clips_at(ids, t, weights.weight)
+            remembered = self.memory.weights(known, self.sample, weights.weight)
+            self.memory.note(known, weights.belief, t)
+            remembered = remembered + 0 * (weights.weight + t)  # NaN in the output or in t reaches the loss here too
+            return remembered if self.gate is None else 1 + self.gate(t) * (remembered - 1)
         if self.gate is None and self.level_means is None:
             return weights.weight
         if t is None or t.shape != weights.weight.shape:
@@ -380,41 +419,3 @@ def _noise_levels(t: Tensor | None) -> Tensor | None:
         )
     t = t.detach()
     return t.masked_fill((t < -1e-6) | (t > 1 + 1e-6), math.nan)
-
-
-def _stats(weight: Tensor, sample_weight: Tensor) -> Tensor:
-    # Float64 sums make the split over micro-batches exact; devices without it use what they have.
-    dtype = torch.float32 if weight.device.type == "mps" else torch.float64
-    weight = weight.detach().to(dtype)
-    return torch.stack(
-        [torch.ones_like(weight).sum(), weight.sum(), weight.square().sum(), sample_weight.detach().to(dtype).sum()]
-    )
-
-
-def effective_sample_size(stats: Tensor) -> Tensor:
-    """(sum of weights)^2 / sum of squared weights, a 0-d tensor between 1 and the number of samples; 0 when all are 0.
-
-    `stats` is a `PartialLoss.stats`, or a sum of several. The batch factor of Eq. 5 scales all weights alike and drops
-    out.
-    """
-    total, squares = stats[SUM], stats[SUM_OF_SQUARES]
-    return torch.where(squares == 0, torch.zeros_like(total), total.square() / squares)
-
-
-def per_sample_mse(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean squared error of each sample over channels and valid frames: (B,), in at least float32, differentiable.
-
-    Parameters
-    ----------
-    output, target : Tensor [shape=(B, C, T...)]
-    mask : Tensor [shape=(B, T...), bool] or None
-        True on valid frames, as in `Weighting.partial`. A sample without valid frames has loss 0 and no gradient.
-    """
-    if output.shape != target.shape:
-        raise UserError(f"output {tuple(output.shape)} and target {tuple(target.shape)} must have the same shape.")
-    square = (at_least_float32(output) - at_least_float32(target)).square().flatten(2).mean(1)
-    valid = expand_mask(mask, output)
-    if valid is None:
-        return square.mean(1)
-    valid = valid.flatten(1)
-    return torch.where(valid, square, torch.zeros_like(square)).sum(1) / valid.sum(1).clamp(min=1)

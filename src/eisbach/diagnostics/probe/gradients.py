@@ -20,7 +20,7 @@ from eisbach.diagnostics.probe.subject import Subject, has_dropout, starts_fresh
 from eisbach.diffusion.noise_levels import NoiseLevelDensity
 from eisbach.training.optimisation import build_optimiser
 from eisbach.training.step import Objective, predict_batch, step_generator, weigh
-from eisbach.weighting.compose import COUNT, SUM
+from eisbach.weighting.losses import COUNT, SUM
 
 Vector = list[torch.Tensor]
 """One tensor for each parameter, in the parameters' order."""
@@ -266,7 +266,7 @@ def batch_gradients(
             prediction = predict_batch(subject.predict, objective, batch, subject.conditioning(batch), generator)
         if not bool(prediction.output.isfinite().all()):
             return None
-        partial = weigh(objective, prediction, batch.mask)
+        partial = weigh(objective, prediction, batch)
         stats = partial.stats if stats is None else stats + partial.stats
         _accumulate(plain, prediction.losses.sum(), leaves, keep=True)
         _accumulate(weighted, partial.unscaled, leaves, keep=False)

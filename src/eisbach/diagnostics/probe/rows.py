@@ -293,7 +293,7 @@ def simulate_batch(subject: Subject, step: int) -> Record:
         prediction = predict_batch(subject.predict, objective, batch, subject.conditioning(batch), generator)
         if not bool(prediction.output.isfinite().all()):
             return _broken(step, subject)
-        partial = weigh(objective, prediction, batch.mask)
+        partial = weigh(objective, prediction, batch)
         stats, unscaled = stats + partial.stats, unscaled + partial.unscaled
         terms = _alone(subject, prediction, batch)
         t.append(prediction.sample.t)

@@ -167,6 +167,9 @@ def load_subject(config: ProbeConfig, quiet: bool = False) -> Subject:
     rows = probed_rows(manifest, config)
     backbone = load_model(train)
     objective = build_objective(train, backbone)
+    # Each prediction is judged by itself: what a training would remember of the clips is not known here.
+    if objective.weighting.memory is not None:
+        objective = replace(objective, weighting=replace(objective.weighting, memory=None, gate=None))
     identity = backbone.identity()
     pool = choose_pool(rows, config)
     data = load_data(

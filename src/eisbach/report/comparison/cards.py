@@ -10,7 +10,7 @@ from eisbach.experiments.comparing import Sets
 from eisbach.experiments.measures import FLAT
 from eisbach.report.comparison.listen import ListenGroup
 from eisbach.report.comparison.players import Player, clock
-from eisbach.report.wording import format_value
+from eisbach.report.wording import format_flatness, format_value
 from eisbach.statistics.metric_info import MetricInfo
 from eisbach.structure.metrics import METRICS
 from eisbach.types import Record
@@ -75,8 +75,7 @@ def _upper(text: str) -> str:
 
 def _judged(sets: Sets, row: Record) -> str:
     """What the judge of flatness, and any other measure of yes and no that decides, says of a clip."""
-    flat = row.get(FLAT.name)
-    said = [] if flat is None else ["judged flat" if flat else "judged developing"]
+    said = list(filter(None, [format_flatness(row)]))
     for info in sets.primary:
         if info.share and info.name != FLAT.name and row.get(info.name) is not None:
             said.append(f"{info.label}: {'yes' if row[info.name] else 'no'}")

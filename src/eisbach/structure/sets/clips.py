@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from eisbach.errors import UserError
-from eisbach.processes import Processes
+from eisbach.executors import open_executor
 from eisbach.progress import Progress
 from eisbach.structure.features import (
     TEXTURE_WINDOW,
@@ -141,30 +141,30 @@ def read_clips(
     if jobs < 1:
         raise UserError(f"jobs must be at least 1, not {jobs}.")
     skips = SkipReport() if skips is None else skips
-    clips = []
+    outcomes: dict[int, tuple[SetClip | None, str, str]] = {}
     with Progress(len(paths), description, quiet=quiet) as bar:
-        for clip, name, reason in _all([str(path) for path in paths], list(prompts or [None] * len(paths)), jobs):
-            if clip is None:
-                skips.add(name, reason)
-            else:
-                clips.append(clip)
+        for index, outcome in _all([str(path) for path in paths], list(prompts or [None] * len(paths)), jobs):
+            outcomes[index] = outcome
             bar.advance()
+    clips = []
+    for _, (clip, name, reason) in sorted(outcomes.items()):
+        if clip is None:
+            skips.add(name, reason)
+        else:
+            clips.append(clip)
     if not clips:
         raise UserError(f"none of the {len(paths)} files could be described; the first: {skips.skipped[0].reason}")
     return clips
 
 
-def _all(names: list[str], prompts: list[str | None], jobs: int) -> Iterator[tuple[SetClip | None, str, str]]:
-    if jobs == 1 or len(names) < 2:
-        yield from map(_attempt, names, prompts)
-        return
-
+def _all(
+    names: list[str], prompts: list[str | None], jobs: int
+) -> Iterator[tuple[int, tuple[SetClip | None, str, str]]]:
     def dead(index: int) -> tuple[SetClip | None, str, str]:
         return None, names[index], f"{names[index]} killed the process that described it twice (out of memory?)"
 
-    with Processes(min(jobs, len(names))) as processes:
-        outcomes = dict(processes.each(_attempt, list(zip(names, prompts, strict=True)), dead=dead))
-    yield from (outcomes[index] for index in range(len(names)))
+    with open_executor(jobs, len(names)) as executor:
+        yield from executor.each(_attempt, list(zip(names, prompts, strict=True)), dead=dead)
 
 
 def _attempt(name: str, prompt: str | None) -> tuple[SetClip | None, str, str]:

@@ -63,7 +63,7 @@ def _labelled_clips(settings: Settings, out: Path) -> str:
     root = out / "material"
     spec = load_spec("curation", [f"out={root}", f"material.clips={settings.material_clips}"])
     build_material(spec, root, lambda key: nullcontext())
-    manifest, _ = plan_material(spec, root)
+    manifest, _ = plan_material(spec, root, spec.train_seeds[0])
     return str(manifest)
 
 

@@ -15,11 +15,11 @@ import numpy as np
 
 from eisbach.config import build_config, check_values
 from eisbach.data.images import ImageSet, load_digits, to_bytes
+from eisbach.executors import open_executor
 from eisbach.files import read_json, write_json, write_jsonl
 from eisbach.image_quality.digits_classifier import DigitClassifier, pixels_and_labels, train_classifier
 from eisbach.image_quality.quality import inception_score
 from eisbach.output_folder import refuse_other_settings
-from eisbach.processes import Processes
 from eisbach.progress import Progress
 from eisbach.structure.sets.distances import frechet_distance, precision_recall
 from eisbach.studies.erd_digits.judge import summarise
@@ -95,15 +95,11 @@ def _check_same(config: DigitsConfig) -> None:
 def _run_all(config: DigitsConfig, todo: Sequence[Cell], quiet: bool) -> list[list[Record]]:
     """The rows of every cell, in order; in processes of their own where `jobs` is above 1."""
     with Progress(len(todo), "digits", unit=" trainings", quiet=quiet) as bar:
-        if config.jobs == 1:
-            trained = []
-            for cell in todo:
-                trained.append(_run_digits_cell(config, cell))
-                bar.advance(note=cell.name)
-            return trained
         results: dict[int, list[Record]] = {}
-        with Processes(min(config.jobs, len(todo))) as processes:
-            for number, rows in processes.each(_work, [(config, cell) for cell in todo]):
+        # A single cell that is left of several processes' work computes in one too: in one thread.
+        with open_executor(config.jobs, max(2, len(todo)), network=True) as executor:
+            work = _run_digits_cell if executor.here else _work
+            for number, rows in executor.each(work, [(config, cell) for cell in todo]):
                 results[number] = rows
                 bar.advance(note=todo[number].name)
     return [results[number] for number in range(len(todo))]

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from torch import Tensor
 from eisbach.config import build_config, read_yaml, save_config
 from eisbach.diffusion.paths import get_path
 from eisbach.errors import CheckpointError, EisbachError, UserError
+from eisbach.executors import open_executor, send
 from eisbach.files import read_json, write_json
 from eisbach.output_folder import refuse_other_settings
-from eisbach.processes import Processes, send
 from eisbach.progress import Progress
 from eisbach.studies.erd_toy.config import QUICK_VALUES, Kind, ToyConfig, arm_weight, same_weights
 from eisbach.studies.erd_toy.figure_data import (
@@ -123,12 +123,10 @@ def run_toy(config: ToyConfig, out: str | Path, *, jobs: int = 1, quiet: bool = 
         max(1, total // unit), "train toy networks", unit=" M", done=(total - left) // unit, quiet=quiet
     ) as bar:
         meter = _Meter(bar, config, unit)
-        if jobs == 1 or len(todo) < 2:
-            for cell in todo:
-                run_cell(cell, config, folder, lambda step, cell=cell: meter.report(cell, step))  # type: ignore[misc]
-                meter.finish(cell)
-        else:
-            _in_processes(todo, config, folder, min(jobs, len(todo)), meter)
+        with open_executor(jobs, len(todo)) as executor:
+            calls = [(cell, config, folder, None if executor.here else 1) for cell in todo]
+            for index, _ in executor.each(_work, calls, listen=lambda message: meter.report(*message)):
+                meter.finish(todo[index])
     return gather(config, out)
 
 
@@ -155,15 +153,9 @@ class _Meter:
             self.shown = reached
 
 
-def _in_processes(todo: Sequence[Cell], config: ToyConfig, folder: Path, jobs: int, meter: _Meter) -> None:
-    calls = [(cell, config, folder) for cell in todo]
-    with Processes(jobs) as processes:
-        for index, _ in processes.each(_work, calls, listen=lambda message: meter.report(*message)):
-            meter.finish(todo[index])
-
-
-def _work(cell: Cell, config: ToyConfig, folder: Path) -> None:
-    torch.set_num_threads(1)
+def _work(cell: Cell, config: ToyConfig, folder: Path, threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
 
     def tick(step: int) -> None:
         if step % _TICK_EVERY == 0:

@@ -22,7 +22,7 @@ import scipy.signal
 
 from eisbach.audio import read_audio, resample
 from eisbach.data.manifest import load_manifest
-from eisbach.files import write_json
+from eisbach.files import read_json, write_json
 from eisbach.structure import METRICS, analyze
 from eisbach.structure.features import extract_features
 from eisbach.structure.flatness import kind_probabilities
@@ -331,22 +331,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recordings", type=Path, action="append", required=True, help="manifest (repeatable)")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=6, help="pieces a rung")
-    parser.add_argument("--pieces", type=int, default=12, help="pieces under every condition")
+    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS), help="others stay as they are")
+    parser.add_argument("--seeds", type=int, default=4, help="pieces a rung of every ladder")
+    parser.add_argument("--pieces", type=int, default=8, help="pieces under every condition and every fade")
     args = parser.parse_args()
     sources = read_sources(args.recordings, 24)
+    report = read_json(args.out, "report") if args.out.is_file() else {}
+    for part in args.parts:
+        report[part] = PARTS[part](sources, args.seeds, args.pieces)
+        write_json(args.out, report)
+
+
+def _climbed(sources: Sources, seeds: int, _: int) -> dict[str, Any]:
     made = ladders(sources)
-    report = {
-        "recordings": len(sources),
-        "ladders": {name: {"quantity": made[name].quantity, **climb(METRICS[name], made[name], args.seeds)}
-                    for name in made},
-        "conditions": check_conditions([form(sources, ("ABCA", "AABA", "ABCD")[seed % 3], 12.0, 3 * seed)
-                                        for seed in range(args.pieces)]),
-        "fades": check_fades(sources[: args.pieces]),
-        "odd_files": check_odd_files(sources[0]),
-        "dry_under_hiss": check_dry(sources),
-    }  # fmt: skip
-    write_json(args.out, report)
+    return {name: {"quantity": made[name].quantity, **climb(METRICS[name], made[name], seeds)} for name in made}
+
+
+def _forms(sources: Sources, pieces: int) -> list[Waveform]:
+    return [form(sources, ("ABCA", "AABA", "ABCD")[seed % 3], 12.0, 3 * seed) for seed in range(pieces)]
+
+
+PARTS: dict[str, Callable[[Sources, int, int], dict[str, Any]]] = {
+    "ladders": _climbed,
+    "conditions": lambda sources, _, pieces: check_conditions(_forms(sources, pieces)),
+    "fades": lambda sources, _, pieces: check_fades(sources[:pieces]),
+    "odd_files": lambda sources, *_: check_odd_files(sources[0]),
+    "dry_under_hiss": lambda sources, *_: check_dry(sources),
+}
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from eisbach.audio import read_audio
 from eisbach.config import StrictModel
 from eisbach.data.manifest import load_manifest
 from eisbach.data.render import RenderSpec, render
+from eisbach.executors import open_executor
 from eisbach.files import read_json, write_json
-from eisbach.processes import Processes
 from eisbach.progress import Progress
 from eisbach.structure.features import extract_features
 from eisbach.structure.metrics.order import continuation
@@ -144,16 +144,13 @@ def judged(original: np.ndarray, shuffled: np.ndarray, hands: np.ndarray, draws:
 def _measured(files: list[str], done: Finished, jobs: int, quiet: bool) -> list[dict[str, float | None]]:
     """The readings of every file, in order; those of an earlier run are kept."""
     todo = [(file, number) for number, file in enumerate(files) if file not in done]
-    with Progress(len(todo), "order", unit=" excerpts", quiet=quiet) as bar:
-        if jobs > 1 and len(todo) > 1:
-            with Processes(min(jobs, len(todo))) as processes:
-                for index, values in processes.each(readings, todo):
-                    done.add(todo[index][0], values)
-                    bar.advance()
-        else:
-            for file, number in todo:
-                done.add(file, readings(file, number))
-                bar.advance()
+    with (
+        Progress(len(todo), "order", unit=" excerpts", quiet=quiet) as bar,
+        open_executor(jobs, len(todo)) as executor,
+    ):
+        for index, values in executor.each(readings, todo):
+            done.add(todo[index][0], values)
+            bar.advance()
     return [done.rows[file] for file in files]
 
 

@@ -100,6 +100,10 @@ class SampleBarrier(ABC):
     def _weigh(self, output: Tensor, noising: Noising, valid: Tensor | None) -> SampleWeights:
         """The weights; `valid` has exactly the output's shape without its channel axis."""
 
+    @abstractmethod
+    def weight_of(self, belief: Tensor) -> Tensor:
+        """The weight that belongs to a belief, both (B,), wherever the belief comes from; 1 for NaN."""
+
     def __repr__(self) -> str:
         options = ", ".join(f"{key}={value!r}" for key, value in self.options().items())
         return f"{type(self).__name__}({options})"

@@ -117,6 +117,10 @@ class DevelopmentBarrier(SampleBarrier):
         development, enough = self.statistic(x0, other, valid)
         return weights_of_form(development, enough, FLOOR, self.form, self.sharpness)
 
+    def weight_of(self, belief: Tensor) -> Tensor:
+        """See `SampleBarrier.weight_of`."""
+        return weights_of_form(1 - belief, ~belief.isnan(), FLOOR, self.form, self.sharpness).weight
+
     def statistic(self, x0: Tensor, other: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(S, whether the clip is long enough to have one) of each sample, both (B,).
 

@@ -103,6 +103,10 @@ class EntropyBarrier(SampleBarrier):
         one_minus_belief, count = _concentration(output, valid, self.energy, self.temperature)
         return log_barrier(one_minus_belief, count >= 2, self.floor)
 
+    def weight_of(self, belief: Tensor) -> Tensor:
+        """See `SampleBarrier.weight_of`."""
+        return log_barrier(1 - belief, ~belief.isnan(), self.floor).weight
+
 
 def _first_axis(output: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """(B, channels times the other axes, T) and (B, T): a frame is valid where any of it is, and is scaled so that its

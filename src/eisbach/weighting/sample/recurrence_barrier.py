@@ -139,6 +139,10 @@ class RecurrenceBarrier(SampleBarrier):
         recurrence, windows = self.statistic(x0, valid)
         return weights_of_form(recurrence, windows >= 2, FLOOR, self.form, self.sharpness)
 
+    def weight_of(self, belief: Tensor) -> Tensor:
+        """See `SampleBarrier.weight_of`."""
+        return weights_of_form(1 - belief, ~belief.isnan(), FLOOR, self.form, self.sharpness).weight
+
     def statistic(self, x0: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(R, number of windows) of each sample, both (B,); R is meaningless where there are fewer than 2 windows.
 

@@ -4,23 +4,21 @@ parent."""
 from __future__ import annotations
 
 import os
-import pickle
 import queue
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, cast
 
 from eisbach.errors import UserError
-
-Made = TypeVar("Made")
+from eisbach.executors.base import DeadProcessError, Executor, Made, portable, sending_to
 
 _LOOK_EVERY = 1.0  # seconds between two looks for the parent
 _LISTEN_EVERY = 0.2  # seconds between two looks at what the processes send
@@ -28,11 +26,7 @@ _AHEAD = 4  # calls in flight for each process: waiting on ten thousand at once 
 _START_SECONDS = 300.0  # after which a process that does not answer will not
 
 
-class DeadProcessError(UserError):
-    """The process of a call died twice: the system killed it, or it ran out of memory."""
-
-
-class Processes:
+class Processes(Executor):
     """`jobs` processes that calls are given to; a context manager.
 
     A process is started with its first call (spawned: a fork would copy the parent's threads and locks). One that dies
@@ -41,19 +35,18 @@ class Processes:
     Parameters
     ----------
     jobs : int
+    threads : int
+        What each call may compute with.
     """
 
-    def __init__(self, jobs: int) -> None:
-        self.jobs = jobs
+    def __init__(self, jobs: int, *, threads: int = 1) -> None:
+        self.jobs, self.threads = jobs, threads
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
         self._heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._all = [_Process() for _ in range(jobs)]
         for process in self._all:
             self._idle.put(process)
         self._closed = False
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -63,16 +56,8 @@ class Processes:
             process.stop()
 
     def call(self, function: Callable[..., Made], *args: Any) -> Made:
-        """What `function(*args)` returns in a process; waits for one that is free, so call it from `jobs` threads.
-
-        Raises
-        ------
-        DeadProcessError
-            Its process died twice.
-        UserError
-            No process comes up: a spawned process imports the script that it belongs to, and one without a guard starts
-            processes there again; or there is no memory for one.
-        """
+        """See `Executor.call`; a spawned process imports the script that it belongs to, and one without a guard cannot
+        start any."""
         process = self._idle.get()
         try:
             if self._closed:
@@ -101,23 +86,7 @@ class Processes:
         dead: Callable[[int], Made] | None = None,
         listen: Callable[[Any], None] | None = None,
     ) -> Iterator[tuple[int, Made]]:
-        """`(index, function(*calls[index]))` of every call, as they finish.
-
-        Parameters
-        ----------
-        function : a function of a module
-        calls : sequence of tuples
-            Arguments.
-        dead : function of an index, or None
-            What to yield for a call whose process died twice; None raises `DeadProcessError`.
-        listen : function of a message, or None
-            Called here with everything that the processes `send`.
-
-        Raises
-        ------
-        Exception
-            What a call raised: the calls that had not begun are dropped, those that had are finished first.
-        """
+        """See `Executor.each`; where one raises, those that had begun are finished first."""
         rest = iter(range(len(calls)))
         with ThreadPoolExecutor(self.jobs) as threads:
             waiting: dict[Future[Made], int] = {}
@@ -212,27 +181,15 @@ class _ProcessDied(Exception):
 
 
 _MADE, _RAISED, _SENT = "made", "raised", "sent"
-_to_parent: Connection | None = None
-_sending = threading.Lock()
-
-
-def send(message: Any) -> None:
-    """Sends a message to the parent's `listen`; only in a process of `Processes`."""
-    if _to_parent is None:
-        raise RuntimeError("messages are sent from a process of `Processes`")
-    _answer(_SENT, message)
-
-
-def _answer(kind: str, value: Any) -> None:
-    assert _to_parent is not None
-    with _sending:
-        _to_parent.send((kind, value))
 
 
 def _serve(parent: int, pipe: Connection) -> None:
     """Runs in the process: calls what comes over the pipe until the parent closes it, or is killed."""
-    global _to_parent
-    _to_parent = pipe
+    writing = threading.Lock()
+
+    def answer(kind: str, value: Any) -> None:
+        with writing:
+            pipe.send((kind, value))
 
     def watch() -> None:  # a killed parent whose pipe another process holds closes nothing
         while os.getppid() == parent:
@@ -240,22 +197,13 @@ def _serve(parent: int, pipe: Connection) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    _answer(_SENT, "ready")
-    with suppress(EOFError, OSError, KeyboardInterrupt):  # the parent is gone, or has no more work
-        while True:
+    answer(_SENT, "ready")
+    with suppress(EOFError, OSError, KeyboardInterrupt), sending_to(partial(answer, _SENT)):
+        while True:  # until the parent is gone, or has no more work
             function, args = pipe.recv()
             try:
                 made = function(*args)
             except BaseException as error:
-                error.add_note(f"in a process of its own:\n{traceback.format_exc()}")
-                _answer_error(error)
+                answer(_RAISED, portable(error, "in a process of its own"))
             else:
-                _answer(_MADE, made)
-
-
-def _answer_error(error: BaseException) -> None:
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # a class with other arguments than its message
-        error = RuntimeError(f"{type(error).__name__}: {error}")
-    _answer(_RAISED, error)
+                answer(_MADE, made)

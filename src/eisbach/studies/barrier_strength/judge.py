@@ -1,0 +1,74 @@
+"""Judges the strength of the paper's barrier: where a parabola over λ has its least, and what λ 1 does, over draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from eisbach.statistics.effect_size import mean_moments, t_interval
+from eisbach.statistics.records import load_records
+from eisbach.studies.contract import ClaimResult, Effect
+from eisbach.studies.judging import ALPHA, Draws, high, interval_effect, judged, low, not_run
+
+MARGIN = 10.0
+"""Points of flat pieces: a smaller difference is none."""
+LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+PREDICTED = (0.3, 0.7)
+REDUCTIONS = {"eq5": "batch", "per-sample": "sample"}
+
+
+def judge(folder: Path) -> list[ClaimResult]:
+    """All claims, from `records.parquet`; "not run" where there is none, or an arm is missing."""
+    keys = [f"{claim}-{name}" for name in REDUCTIONS for claim in ("optimum", "collapse")]
+    if not (folder / "records.parquet").is_file():
+        return [not_run(key) for key in keys]
+    draws = Draws(load_records(folder / "records.parquet"), "barrier_strength")
+    results = []
+    for name, reduction in REDUCTIONS.items():
+        arms = ["plain", *(f"{reduction}-{100 * strength:g}" for strength in LAMBDAS[1:])]
+        if not all(draws.has(arm) for arm in arms):
+            results += [not_run(f"optimum-{name}"), not_run(f"collapse-{name}")]
+            continue
+        results += [_optimum(f"optimum-{name}", draws, arms), _collapse(f"collapse-{name}", draws, arms)]
+    return results
+
+
+def _optimum(key: str, draws: Draws, arms: list[str]) -> ClaimResult:
+    """From a parabola of the differences from λ 0, in points of flat pieces."""
+    table = 100.0 * np.stack([draws.differences(arm, "is_flat", "plain") for arm in arms], axis=1)
+    fits = np.polynomial.polynomial.polyfit(LAMBDAS, table.T, 2).T  # (draws, 3): constant, slope, curvature
+    curvature = interval_effect(
+        "curvature of flat pieces over λ", float(fits[:, 2].mean()), t_interval(mean_moments(fits[:, 2]), 0.95),
+        "points", n=len(fits),
+    )  # fmt: skip
+    effects = [curvature, _least(fits)]
+    others = [draws.equivalence(arm, "is_flat", MARGIN, other="plain") < ALPHA for arm in arms[1:]]
+    bent = low(curvature) > 0
+    inside = low(effects[1]) >= PREDICTED[0] and high(effects[1]) <= PREDICTED[1]
+    outside = high(effects[1]) < PREDICTED[0] or low(effects[1]) > PREDICTED[1]
+    return judged(key, effects, supported=bent and inside, refuted=(bent and outside) or (not bent and all(others)))
+
+
+def _least(fits: np.ndarray) -> Effect:
+    """λ of the fewest flat pieces by the mean parabola, with a percentile bootstrap over draws."""
+
+    def least(rows: np.ndarray) -> float:
+        _, slope, curvature = rows.mean(axis=0)
+        ends = np.array([0.0, 1.0] + ([-slope / (2 * curvature)] if curvature > 0 else []))
+        inside = ends[(ends >= 0) & (ends <= 1)]
+        return float(inside[np.argmin(slope * inside + curvature * inside**2)])
+
+    rng = np.random.default_rng(0)
+    drawn = [least(fits[rng.integers(len(fits), size=len(fits))]) for _ in range(4999)]
+    ends = None if len(fits) < 2 else tuple(float(end) for end in np.quantile(drawn, (0.025, 0.975)))
+    return interval_effect("λ of the fewest flat pieces", least(fits), ends, "", n=len(fits))
+
+
+def _collapse(key: str, draws: Draws, arms: list[str]) -> ClaimResult:
+    effects = draws.primary(arms[4], other=arms[2])
+    flat = effects[0]
+    shown = flat.p is not None and flat.p < ALPHA
+    same = draws.equivalence(arms[4], "is_flat", MARGIN, other=arms[2]) < ALPHA
+    supported = shown and flat.value > 0
+    return judged(key, effects, supported=supported, refuted=not supported and (same or shown))

@@ -1,0 +1,60 @@
+"""Judges each way of keeping flat clips from deciding form by the declared bar, against the oracle, over draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from eisbach.experiments.nearness import HELD_OUT, TRAINED
+from eisbach.statistics.effect_size import mean_moments, t_interval
+from eisbach.statistics.records import load_records
+from eisbach.studies.contract import ClaimResult
+from eisbach.studies.judging import ALPHA, Draws, high, interval_effect, judged, low, not_run
+from eisbach.types import Record
+
+FLAT_MARGIN, COPIED_MARGIN = 5.0, 5.0
+"""Points."""
+NEARER = 0.9
+"""Share of the oracle's distance to unseen music that must not be reached."""
+ARMS = {
+    "remembered-above": "clip-and-level",
+    "remembered-everywhere": "memory",
+    "labels-above": "oracle-above",
+    "in-step": "development",
+}
+
+
+def judge(folder: Path) -> list[ClaimResult]:
+    """All claims, from `records.parquet`; "not run" where there is none."""
+    if not (folder / "records.parquet").is_file():
+        return [not_run(key) for key in ARMS]
+    draws = Draws(_with_copies(folder), "clip_and_level")
+    return [
+        _bar(key, arm, draws) if draws.has(arm) and draws.has("oracle") else not_run(key) for key, arm in ARMS.items()
+    ]
+
+
+def _with_copies(folder: Path) -> list[Record]:
+    """The records with whether a clip is nearer to what trained than to what is held out."""
+    rows = []
+    for row in load_records(folder / "records.parquet"):
+        near, far = row.get(TRAINED), row.get(HELD_OUT)
+        rows.append({**row, "copied": None if near is None or far is None else float(float(near) < float(far))})
+    return rows
+
+
+def _bar(key: str, arm: str, draws: Draws) -> ClaimResult:
+    flat = draws.effect(arm, "is_flat", other="oracle")
+    ours, oracle = draws.by_draw(arm, HELD_OUT), draws.by_draw("oracle", HELD_OUT)
+    margins = np.array([ours[draw] - NEARER * oracle[draw] for draw in sorted(ours.keys() & oracle.keys())])
+    ends = t_interval(mean_moments(margins), 0.95)
+    near = interval_effect(f"{HELD_OUT}, {arm} − {NEARER:g} oracle", float(margins.mean()), ends, "dB", n=len(margins))
+    copies = draws.effect(arm, "copied", other="oracle")
+    supported = (
+        draws.equivalence(arm, "is_flat", FLAT_MARGIN, other="oracle") < ALPHA
+        and high(near) < 0
+        and high(copies) < COPIED_MARGIN
+    )
+    refuted = low(flat) > FLAT_MARGIN or low(near) > 0 or low(copies) > COPIED_MARGIN
+    return judged(key, [flat, near, copies], supported=supported, refuted=refuted)

@@ -1,0 +1,150 @@
+"""Draws: a set for each training seed; a store in which equal sets, trainings and generations are made once; and how
+near clips come to music that no draw trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_run import spec_of
+
+from eisbach.audio import audio_hash, write_audio
+from eisbach.config import build_config
+from eisbach.data.manifest import Manifest, ManifestRow, load_manifest, save_manifest
+from eisbach.errors import ConfigError, UserError
+from eisbach.experiments import material, nearness
+from eisbach.experiments import run as module
+from eisbach.experiments.spec import ExperimentSpec, MaterialConfig
+from eisbach.structure import Clip
+from eisbach.types import Record, Waveform
+
+MATERIAL = {"clips": 8, "flat_share": 0.25, "duration": 5.0, "seed": 3, "redraw": True}
+
+
+def rendered(name: str, clips: int, config: MaterialConfig, out: Path) -> Manifest:
+    """Noise in place of rendered music: a function of the set's seed alone, as rendering is."""
+    rng = np.random.default_rng([config.seed, len(name)])
+    rows = []
+    for number in range(clips):
+        path = out / f"{number}.wav"
+        write_audio(path, Waveform(0.1 * rng.standard_normal((1, 40_000)).astype(np.float32), 8000))
+        labels = {"flat": str(name == "flat").lower(), "piece": f"{config.seed} {number}"}
+        split = "held_out" if number == 0 else "train"
+        rows.append(ManifestRow(f"{name}-{number}", path.name, "slow cello", 5.0, labels, audio_hash(path), split))
+    save_manifest(Manifest(rows, out))
+    return Manifest(rows, out)
+
+
+def measured(clips: list[Clip], root: Path, details: dict[str, str] | None = None) -> list[Record]:
+    """Records that know the bytes of a clip, without an analysis."""
+    return [
+        {**clip.keys, "path": clip.path.relative_to(root).as_posix(), "is_flat": False, "level_range": float(number),
+         "audio_hash": audio_hash(clip.path)}
+        for number, clip in enumerate(clips)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def run(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., module.ExperimentResult]:
+    """`run(name, **changes)`: two arms over two draws of short clips; nothing trains for long."""
+    monkeypatch.setattr(material, "_render", rendered)
+    monkeypatch.setattr(module, "measure", measured)
+
+    def go(name: str, **changes: Any) -> module.ExperimentResult:
+        whole = spec_of(tiny_model, tmp_path / "none.jsonl", tmp_path / name)
+        training = {**whole.training, "data": {"crop_seconds": 4}, "steps": 2}
+        arms = {arm: whole.arms[arm].model_dump() for arm in ("plain", "oracle")}
+        values = {"material": MATERIAL, "train_seeds": [5, 6], "training": training, "arms": arms}
+        return module.run_experiment(build_config(ExperimentSpec, whole.model_dump() | values | changes), quiet=True)
+
+    return go
+
+
+def sounds(result: module.ExperimentResult) -> list[Any]:
+    return [(row["arm"], row["train_seed"], row["prompt_id"], row["audio_hash"]) for row in result.records]
+
+
+def test_a_draw_is_a_function_of_both_seeds() -> None:
+    one = build_config(MaterialConfig, MATERIAL)
+    seeds = {one.model_copy(update={"seed": seed}).of_draw(draw).seed for seed in (3, 4) for draw in (0, 1, 2)}
+    assert len(seeds) == 6
+    assert one.of_draw(1) == one.of_draw(1)
+    fixed = one.model_copy(update={"redraw": False})
+    assert fixed.of_draw(1) == fixed
+
+
+def test_each_seed_trains_on_its_own_set_and_a_store_makes_equal_things_once(
+    run: Callable[..., module.ExperimentResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = run("alone")
+    sets = [{row.audio_hash for row in load_manifest(alone.folder / f"data/draw-{seed}")} for seed in (5, 6)]
+    assert [len(found) for found in sets] == [8, 8]
+    assert not sets[0] & sets[1]
+
+    store = str(tmp_path / "store")
+    first = run("first", store=store)
+    assert sounds(first) == sounds(alone)
+    made: list[str] = []
+    monkeypatch.setattr("eisbach.training.loop._train", lambda config, *rest: made.append(config.out))
+    labels = {arm.label: {**arm.model_dump(), "label": f"other {name}"} for name, arm in first.spec.arms.items()}
+    arms = {name: labels[arm.label] for name, arm in first.spec.arms.items()}
+    second = run("second", store=store, arms=arms)  # another experiment with the same cells
+    assert made == []
+    assert sounds(second) == sounds(first)
+    for name in ("train", "samples"):
+        places = [(result.folder / "arms/plain/seed-5" / name).resolve() for result in (first, second)]
+        assert places[0] == places[1]
+        assert places[0].is_relative_to(Path(store).resolve())
+    monkeypatch.undo()
+
+
+def test_other_settings_lie_elsewhere_in_a_store(run: Callable[..., module.ExperimentResult], tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    arms = {
+        "plain": {"label": "plain"},
+        "oracle": {"label": "the same again", "overrides": {"weighting": {"sample": "none"}}},
+    }
+    changed = {"plain": {"label": "plain"}, "oracle": {"label": "faster", "overrides": {"optimiser": {"lr": 2e-3}}}}
+    first = run("first", store=store, arms=arms, train_seeds=[5], oracle=None)
+    second = run("second", store=store, arms=changed, train_seeds=[5], oracle=None)
+    cells = [(result.folder / "arms" / arm / "seed-5") for result in (first, second) for arm in ("plain", "oracle")]
+    places = [(cell / "train").resolve() for cell in cells]
+    assert places[0] == places[1] == places[2]  # two arms with one configuration are one training
+    assert places[3] != places[0]
+
+
+def test_nearness_is_the_distance_to_what_is_held_out_and_to_what_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = {"draw-0": {"train": [[0.0, 0.0]], "held_out": [[3.0, 4.0]]},
+              "draw-1": {"train": [[6.0, 8.0]], "held_out": [[30.0, 40.0]]}}  # fmt: skip
+    manifests = {}
+    for seed, name in enumerate(places):
+        rendered("developing", 2, build_config(MaterialConfig, MATERIAL), tmp_path / name)
+        manifests[seed] = tmp_path / name / "manifest.jsonl"
+
+    def textures(rows: Manifest, root: Path) -> np.ndarray:
+        assert all(row.labels["flat"] == "false" for row in rows)
+        return np.array([place for row in rows for place in places[rows.root.name][row.split]]).reshape(-1, 2)
+
+    monkeypatch.setattr(nearness, "_textures", textures)
+    records: list[Record] = [{"train_seed": seed, "path": f"{seed}.wav"} for seed in (0, 1)] + [
+        {"train_seed": 0, "path": "short.wav"}
+    ]
+    details = {str(tmp_path / f"{seed}.wav"): json.dumps({"embedding": [3.0, 4.0 + seed]}) for seed in (0, 1)}
+    details[str(tmp_path / "short.wav")] = json.dumps({"embedding": None})
+    rows = nearness.nearness_columns(records, details, manifests, tmp_path)
+    assert [row["held_out_distance"] for row in rows] == [pytest.approx(0), pytest.approx(1), None]
+    assert [row["training_distance"] for row in rows] == [pytest.approx(5), pytest.approx(18**0.5), None]
+    places["draw-0"]["held_out"] = places["draw-1"]["held_out"] = []
+    with pytest.raises(UserError, match="no developing clip is held out"):
+        nearness.nearness_columns(records, details, manifests, tmp_path)
+
+
+def test_nearness_needs_sets_that_the_experiment_makes(run: Callable[..., module.ExperimentResult]) -> None:
+    with pytest.raises(ConfigError, match="nearness needs clips whose labels say which develop"):
+        run("none", material=None, nearness=True)

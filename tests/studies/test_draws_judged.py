@@ -1,0 +1,133 @@
+"""The judges of the studies over draws, on records whose truth is known."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eisbach.experiments.recipes import load_spec
+from eisbach.statistics.records import save_records
+from eisbach.studies.judging import Draws
+
+CLIPS = 40
+
+
+def write(folder: Path, study: str, share: Callable[[str, int], float], **columns: Callable[[str, int], float]) -> Path:
+    """Records of ten draws: `share(arm, draw)` of the clips are flat; columns are constant over a model's clips."""
+    rng = np.random.default_rng(0)
+    spec = load_spec(study)
+    rows = []
+    for arm in spec.arms:
+        for draw in spec.train_seeds:
+            flat = round(share(arm, draw) * CLIPS)
+            for clip in range(CLIPS):
+                row = {
+                    "arm": arm,
+                    "train_seed": draw,
+                    "prompt_id": f"p{clip}",
+                    "seed": 0,
+                    "path": f"{arm}-{draw}-{clip}",
+                }
+                metrics = {name: float(rng.normal()) for name in spec.primary_metrics if name != "is_flat"}
+                rows.append({**row, **metrics, "is_flat": clip < flat, **{k: v(arm, draw) for k, v in columns.items()}})
+    save_records(rows, folder)
+    return folder
+
+
+def verdicts(folder: Path, study: str) -> dict[str, str]:
+    judge = importlib.import_module(f"eisbach.studies.{study}.judge").judge
+    return {claim.key: claim.verdict for claim in judge(folder)}
+
+
+def spread(draw: int) -> float:
+    """How flat training on a draw makes models, whatever the arm: what pairing takes out."""
+    return 0.5 + 0.2 * np.sin(draw)
+
+
+def test_the_main_study_pairs_by_draw(tmp_path: Path) -> None:
+    effect = {"sample-100": -0.15, "sample-50": 0.15, "recurrence": 0.0, "development": -0.1}
+    noise = np.random.default_rng(1).normal(0, 0.02, 400)
+
+    def share(arm: str, draw: int) -> float:
+        wobble = 0.25 * (-1) ** draw if arm == "clip-and-level" else 0.0
+        return spread(draw) + effect.get(arm, 0.0) + wobble + noise[hash((len(arm), draw)) % 400]
+
+    found = verdicts(write(tmp_path, "barrier_main", share), "barrier_main")
+    assert found == {
+        "eq5": "refuted",  # the same within 10 points
+        "per-sample": "supported",
+        "half": "refuted",  # worse
+        "recurrence-over-draws": "refuted",
+        "development": "supported",
+        "clip-and-level-over-draws": "inconclusive",
+    }
+
+
+def test_an_effect_is_the_mean_of_differences_within_draws(tmp_path: Path) -> None:
+    write(tmp_path, "barrier_main", lambda arm, draw: spread(draw) - (0.25 if arm == "oracle" else 0.0))
+    from eisbach.statistics.records import load_records
+
+    draws = Draws(load_records(tmp_path / "records.parquet"), "barrier_main")
+    effect = draws.effect("oracle", "is_flat")
+    assert effect.value == pytest.approx(-25, abs=1.5)
+    assert effect.n == 10
+    assert effect.p == pytest.approx(2 / 2**10)
+    assert effect.low is not None
+    assert effect.low > -28
+    same = draws.interaction(("oracle", "plain"), ("oracle", "plain"))[0]
+    assert (same.value, same.p) == (0, 1)
+    holm = draws.primary("oracle")
+    assert holm[0].p == pytest.approx(4 * 2 / 2**10)
+
+
+@pytest.mark.parametrize(("best", "expected"), [(0.5, "supported"), (1.0, "refuted"), (None, "refuted")])
+def test_an_optimum_is_a_fitted_peak(tmp_path: Path, best: float | None, expected: str) -> None:
+    noise = np.random.default_rng(2).normal(0, 0.01, (200, 5))
+
+    def share(arm: str, draw: int) -> float:
+        strength = 0.0 if arm == "plain" else int(arm.split("-")[1]) / 100
+        bend = 0.0 if best is None or arm.startswith("batch") else 0.8 * (strength - best) ** 2 - 0.8 * best**2
+        return 0.6 + 0.1 * np.sin(draw) + bend + noise[draw, round(4 * strength)]
+
+    found = verdicts(write(tmp_path, "barrier_strength", share), "barrier_strength")
+    assert found["optimum-per-sample"] == expected
+    assert found["optimum-eq5"] == "refuted"  # the same at every strength
+    assert found["collapse-per-sample"] == ("supported" if best == 0.5 else "refuted")
+
+
+def test_needing_an_adapter_is_a_difference_of_gains(tmp_path: Path) -> None:
+    gains = {"batch-50": -0.3, "lora-batch-50": 0.0, "sample-100": -0.3, "lora-sample-100": -0.3}
+    noise = np.random.default_rng(3).normal(0, 0.02, 400)
+
+    def share(arm: str, draw: int) -> float:
+        return spread(draw) + gains.get(arm, 0.0) + noise[(7 * draw + len(arm)) % 400]
+
+    assert verdicts(write(tmp_path, "barrier_dora", share), "barrier_dora") == {
+        "needs-dora-eq5": "supported",
+        "needs-dora-per-sample": "refuted",
+        "needs-dora-development": "refuted",
+    }
+
+
+def test_the_bar_of_clip_and_level_takes_all_three(tmp_path: Path) -> None:
+    near = {"clip-and-level": 8.0, "memory": 9.5, "oracle-above": 8.0, "development": 8.5}
+    flat = {"plain": 0.5, "development": 0.2}
+    noise = np.random.default_rng(4).normal(0, 0.01, 400)
+    found = verdicts(
+        write(
+            tmp_path, "clip_and_level", lambda arm, draw: flat.get(arm, 0.05) + abs(noise[draw]),
+            held_out_distance=lambda arm, draw: near.get(arm, 10.0) + noise[(draw + len(arm)) % 400],
+            training_distance=lambda arm, draw: 5.0 if arm == "oracle-above" else 11.0,
+        ),
+        "clip_and_level",
+    )  # fmt: skip
+    assert found == {
+        "remembered-above": "supported",
+        "remembered-everywhere": "refuted",  # not near enough
+        "labels-above": "refuted",  # copies
+        "in-step": "refuted",  # flat
+    }
