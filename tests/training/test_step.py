@@ -10,7 +10,7 @@ import torch
 
 from eisbach.diffusion.noise_levels import get_density
 from eisbach.diffusion.paths import get_path
-from eisbach.training.data import Ahead
+from eisbach.progress import Ahead
 from eisbach.training.noising import InpaintingMasks
 from eisbach.training.step import (
     NOISE_LEVEL_BINS,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -75,42 +74,6 @@ class TrainingData:
             draw = torch.rand((), generator=step_generator(self.seed, step, 0, _LENGTH_STREAM), dtype=torch.float64)
             chosen = min(int((draw >= self.shares.cumsum(0)).sum()), len(self.datasets) - 1)
         return self.datasets[chosen].batch(index, batch_size)
-
-
-_Key = TypeVar("_Key")
-_Made = TypeVar("_Made")
-
-
-class Ahead(Generic[_Key, _Made]):
-    """Values of a pure function, the next one made in a thread while the last one is used.
-
-    Parameters
-    ----------
-    make : called in one thread at a time.
-    """
-
-    def __init__(self, make: Callable[[_Key], _Made]) -> None:
-        self._make = make
-        self._thread: ThreadPoolExecutor | None = None
-        self._next: tuple[_Key, Future[_Made]] | None = None
-
-    def get(self, key: _Key, following: _Key | None) -> _Made:
-        """The value of `key`; that of `following`, where there is one, is begun."""
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="ahead")
-        ready, self._next = self._next, None
-        if ready is None or ready[0] != key:
-            ready = key, self._thread.submit(self._make, key)
-        value = ready[1].result()
-        if following is not None:
-            self._next = following, self._thread.submit(self._make, following)
-        return value
-
-    def close(self) -> None:
-        """Ends the thread."""
-        if self._thread is not None:
-            self._thread.shutdown(cancel_futures=True)
-        self._thread = self._next = None
 
 
 def load_manifests(paths: Sequence[str], quiet: bool = False) -> Manifest:

@@ -13,10 +13,11 @@ from torch import nn
 
 from eisbach.adapters.formats import peft as peft_format
 from eisbach.adapters.quantised import is_quantised
+from eisbach.progress import Ahead
 from eisbach.tensor_files import copy_named, read_tensors
 from eisbach.training.checkpoint import Checkpoint, CheckpointWriter, to_host
 from eisbach.training.config import TrainConfig
-from eisbach.training.data import Ahead, ConditioningCache, TrainingData
+from eisbach.training.data import ConditioningCache, TrainingData
 from eisbach.training.devices import compile_blocks, compile_mode
 from eisbach.training.logging import SampleLog, Window
 from eisbach.training.optimisation import (
