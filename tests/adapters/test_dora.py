@@ -577,6 +577,7 @@ def test_taking_the_adapter_out_ends_the_watch():
 
 
 def test_compiled_blocks_read_the_rows_of_the_step():
+    """To rounding: the compiler adds the residual's gradients in another order."""
     network, parameters = blocks()
     plain, plain_parameters = blocks()
     for block in network.blocks:
@@ -584,4 +585,4 @@ def test_compiled_blocks_read_the_rows_of_the_step():
     x = torch.randn(4, 8, generator=torch.Generator().manual_seed(3))
     for _ in range(2):
         for mine, its in zip(run_blocks(network, parameters, x), run_blocks(plain, plain_parameters, x), strict=True):
-            torch.testing.assert_close(mine, its, rtol=0, atol=0)
+            torch.testing.assert_close(mine, its, rtol=1e-5, atol=1e-6)

@@ -80,6 +80,19 @@ def test_a_weight_is_stored_in_its_bits_and_read_back_within_its_rounding(form: 
 
 
 @pytest.mark.parametrize("form", QUANTISED)
+def test_rows_and_weights_of_zeros_stay_zeros(form: str) -> None:
+    """As layers that start at zero have them; a scale of zero would divide zero by zero."""
+    network = Network().requires_grad_(False)
+    with torch.no_grad():
+        network.first.weight[3] = 0.0
+        network.second.weight.zero_()
+    quantise_frozen(network, form)
+    assert read_weight(network.first.weight)[3].abs().max() == 0
+    assert read_weight(network.second.weight).abs().max() == 0
+    assert read_weight(network.first.weight).isfinite().all()
+
+
+@pytest.mark.parametrize("form", QUANTISED)
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("options", [{"kind": "lora"}, {"kind": "dora"}, {"kind": "dora", "norm_gradient": "full"}])
 def test_adapters_train_as_on_the_weight_that_is_read_back(form: str, mixed: bool, options: dict[str, str]) -> None:

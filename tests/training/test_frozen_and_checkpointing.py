@@ -30,8 +30,9 @@ def moved(tensors: dict[str, torch.Tensor]) -> bool:
     return any(value.abs().max() > 0 for name, value in tensors.items() if "lora_B" in name)
 
 
-def test_frozen_bf16_under_bf16_training_gives_the_same_adapter_bit_for_bit(configure: Configure) -> None:
-    """Autocast reads linear layers and convolutions in bf16 anyway, so how they are stored cannot be seen."""
+def test_frozen_bf16_under_bf16_training_differs_by_rounding_alone(configure: Configure) -> None:
+    """Autocast reads linear layers and convolutions in bf16 anyway; free parameters are rounded, and what they are added
+    to is bf16 from there on."""
     results = [
         adapter(train(configure(frozen, precision="bf16", frozen=frozen, steps=3), quiet=True))
         for frozen in ("fp32", "bf16")
@@ -39,7 +40,8 @@ def test_frozen_bf16_under_bf16_training_gives_the_same_adapter_bit_for_bit(conf
     assert moved(results[0])
     assert all(value.dtype == torch.float32 for value in results[1].values())
     assert results[0].keys() == results[1].keys()
-    assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
+    mine, its = (torch.cat([result[name].flatten() for name in sorted(result)]) for result in results)
+    assert (mine - its).norm() < 0.02 * mine.norm()
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -192,7 +194,8 @@ def test_compiled_blocks_train_what_plain_ones_train(configure: Configure, monke
     found = adapter(train(configure("compiled", compile="regional", **options), quiet=True))
     assert compiled == [2]
     assert moved(plain)
-    assert all(torch.equal(value, found[name]) for name, value in plain.items())
+    mine, its = (torch.cat([result[name].flatten() for name in sorted(result)]) for result in (plain, found))
+    assert (mine - its).norm() < 1e-3 * mine.norm()  # sums in another order, before AdamW's division
 
 
 def test_what_compile_means_where(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ flows to the layer's input as from any frozen weight.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, cast
 
 import torch
@@ -20,7 +21,8 @@ QUANTISED: tuple[QuantisedFormat, ...] = ("int8", "fp8", "nf4")
 """Bits a weight: 8, with one scale a row; 8, floating (e4m3), with one scale a row; 4, in the quantiles of a normal
 distribution, with one scale for 64 weights."""
 
-_NF4_BLOCK, _NF4_SCALES = 64, 256  # weights a scale, and scales that are quantised together
+_NF4_BLOCK, _NF4_SCALES = 64, 256  # weights a scale, and at most so many scales that are quantised together
+_LEAST = 1e-12  # a row of zeros has the scale of this, where its own would divide zero by zero
 
 
 def is_quantised(weight: Tensor) -> bool:
@@ -119,7 +121,7 @@ def quantise_frozen(module: nn.Module, form: QuantisedFormat) -> int:
 
 
 def _fits(weight: Tensor, form: QuantisedFormat) -> bool:
-    return form != "nf4" or weight.numel() % (_NF4_BLOCK * _NF4_SCALES) == 0
+    return form != "nf4" or weight.numel() % _NF4_BLOCK == 0
 
 
 def _quantise(weight: Tensor, form: QuantisedFormat) -> Tensor:
@@ -128,7 +130,8 @@ def _quantise(weight: Tensor, form: QuantisedFormat) -> Tensor:
     if form == "int8":
         return cast(Tensor, Int8Tensor.from_hp(weight.contiguous(), granularity=PerRow()))
     if form == "fp8":
-        return cast(Tensor, Float8Tensor.from_hp(weight.contiguous(), granularity=PerRow()))
+        return cast(Tensor, Float8Tensor.from_hp(weight.contiguous(), granularity=PerRow(), hp_value_lb=_LEAST))
     from torchao.quantization.quantize_.workflows import to_nf4
 
-    return cast(Tensor, to_nf4(weight.contiguous(), _NF4_BLOCK, _NF4_SCALES))
+    together = math.gcd(weight.numel() // _NF4_BLOCK, _NF4_SCALES)
+    return cast(Tensor, to_nf4(weight.contiguous(), _NF4_BLOCK, together))
