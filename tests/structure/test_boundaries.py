@@ -8,8 +8,17 @@ import pytest
 from eisbach.structure.features import extract_features
 from eisbach.structure.metrics.form import block_curve, block_scale
 from eisbach.structure.novelty import boundary_evidence
-from eisbach.structure.sections import Sections, boundary_model, chroma_likeness, find_sections, pick_boundaries
+from eisbach.structure.sections import (
+    Sections,
+    boundary_model,
+    chroma_likeness,
+    find_sections,
+    pick_boundaries,
+    probability_of,
+    tune_likeness,
+)
 from eisbach.structure.stripes import Stripes, cut_at_restarts, repetition_at
+from eisbach.studies.boundaries.song_forms import KINDS, song_form
 from eisbach.studies.ground_truth import synthetic
 from eisbach.studies.ground_truth.synthetic_forms import sectioned
 from eisbach.studies.ground_truth.synthetic_varied import band, finish
@@ -190,3 +199,69 @@ def test_the_cycles_of_a_loop_are_no_sections(seed):
     # where the loop stops and comes back a section begins all the same
     assert between.labels == ("A", "B", "A")
     np.testing.assert_allclose(between.boundaries, [29.7, 59.7], atol=0.7)
+
+
+@pytest.mark.parametrize("shift", range(-5, 7))
+def test_a_tune_is_like_itself_in_any_key_and_a_little_slower(shift):
+    rng = np.random.default_rng(6)
+    tune = rng.normal(size=(32, 12))
+    slower = np.stack([np.interp(np.linspace(0, 31, 34), np.arange(32), row) for row in tune.T], axis=1)
+    both = np.concatenate([tune, np.roll(slower, shift, axis=1), rng.normal(size=(32, 12))])
+    both -= both.mean(axis=1, keepdims=True)
+    assert tune_likeness(both, (0.0, 16.0), (16.0, 33.0)) > 0.9
+    assert tune_likeness(both, (0.0, 16.0), (33.0, 49.0)) < 0.5
+    assert tune_likeness(both, (0.0, 5.0), (16.0, 21.0)) == -1.0  # too short to say
+
+
+def test_a_tune_on_other_instruments_is_a_variation():
+    primed = []
+    for seed in range(4):
+        piece = sectioned("ABA", [14.3, 12.1], 581 + seed)
+        # the return of A in another key: the same score and players, seven semitones lower
+        fifth = sectioned("AB", [14.3, 12.1], 581 + seed, changes="sound")
+        labels = find_sections(extract_features(fifth.waveform)).labels
+        plain = find_sections(extract_features(piece.waveform)).labels
+        assert plain[0] == plain[-1]
+        assert "′" not in plain[0]
+        primed.append(len(labels) == 2 and labels[1] in ("A", "A′"))
+    assert np.mean(primed) >= 0.5
+
+
+def test_a_passage_heard_twice_falls_into_the_same_sections():
+    names = ("sound_db_4", "turn_4", "harmony_8", "more")
+    evidence = np.ones((200, 4))
+    evidence[:, 3] = 0.0
+    evidence[[40, 140], 3] = 4.0, 1.0  # one hearing shows the boundary clearly, the other does not
+    weights = np.array([0.0, 0.0, 0.0, 1.0])
+    alone = probability_of(evidence, names, weights, 0.0, np.zeros((0, 3), dtype=int))
+    both = probability_of(evidence, names, weights, 0.0, np.array([[10, 80, 100]]))
+    assert alone[40] > alone[140]
+    assert both[40] == both[140] == pytest.approx(1 / (1 + np.exp(-2.5)))
+    np.testing.assert_array_equal(both[180:], alone[180:])
+
+
+def test_what_is_played_twice_gets_its_letters_again():
+    piece = sectioned("ABCDE", [17.3, 12.6, 21.4, 15.8, 19.0], 591)
+    twice = np.concatenate([piece.waveform.samples[0]] * 2)
+    sections = find_sections(extract_features(finish(twice, 591)))
+    assert len(set(sections.labels)) <= 6
+    half = len(sections.labels) // 2
+    assert sections.labels[:half] == sections.labels[-half:]
+
+
+def test_the_large_form_is_part_of_the_small_one():
+    sections = find_sections(extract_features(sectioned("ABABCACA", [9.3, 11.2, 10.1], 601).waveform))
+    assert set(sections.large) < set(sections.boundaries)
+    assert len(sections.large_labels) == len(sections.large) + 1
+    assert np.diff([sections.start, *sections.large, sections.end]).min() >= 10.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_song_forms_are_what_they_say(kind):
+    piece = song_form(kind, 3)
+    assert len(piece.edges) == len(piece.labels) + 1
+    assert piece.edges[-1] == pytest.approx(piece.waveform.samples.shape[1] / piece.waveform.sample_rate)
+    assert (np.diff(piece.edges) > 4.0).all()
+    assert np.abs(piece.waveform.samples).max() == pytest.approx(0.6, abs=0.01)
+    if kind == "miniature":
+        assert piece.edges[-1] <= 21.0

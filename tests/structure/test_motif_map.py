@@ -9,6 +9,7 @@ from eisbach.structure.features import extract_features
 from eisbach.structure.metrics.repetition import motif_coverage
 from eisbach.structure.motif_map import motif_map
 from eisbach.studies.ground_truth import synthetic
+from eisbach.studies.ground_truth.synthetic_forms import returning_tunes
 
 
 def test_a_section_points_to_its_repeat_and_back():
@@ -46,3 +47,34 @@ def test_too_short_or_still():
     alone = motif_map(extract_features(synthetic.form("AB", 3.0, 1)))  # no two windows without overlap
     assert np.isnan(alone.match).any()
     assert not alone.recurs[np.isnan(alone.match)].any()
+
+
+@pytest.fixture(scope="module")
+def tunes():
+    """Four tunes over one row of chords, of which none, two and all return on other instruments."""
+    return {
+        share: [extract_features(returning_tunes(share, seed, sections=4)) for seed in (21, 22, 23)]
+        for share in (0.0, 0.5, 1.0)
+    }
+
+
+def test_a_tune_returns_on_other_instruments_in_another_key_and_tempo(tunes):
+    coverage = {share: np.mean([motif_coverage(features) for features in each]) for share, each in tunes.items()}
+    assert coverage[1.0] >= 0.7
+    assert coverage[0.5] == pytest.approx(0.5, abs=0.2)
+    # one key, one tempo, the same chords: what is left of likeness is no repeat
+    assert coverage[0.0] <= 0.1
+
+
+def test_a_tune_is_found_where_it_returns(tunes):
+    features = tunes[1.0][0]
+    found = motif_map(features)
+    apart = np.abs(found.match - found.start)[found.recurs]
+    assert (apart >= 7.0).all()
+    assert ((found.transposition >= -5) & (found.transposition <= 6)).all()
+    # the same chroma windows alone hear less of it
+    with_tune, without = (
+        np.mean([motif_coverage(piece) for piece in pieces])
+        for pieces in (tunes[1.0], [replace(piece, tune=np.zeros_like(piece.tune)) for piece in tunes[1.0]])
+    )
+    assert without < with_tune - 0.05

@@ -49,6 +49,18 @@ def test_an_offset_is_taken_off_at_any_level():
     assert soft.metrics["level_range"] == pytest.approx(loud.metrics["level_range"], abs=0.01)
 
 
+def test_digital_silence_beside_an_offset_is_left_out():
+    """Tracks whose recorder added a constant often lie between stretches of true zeros."""
+    shifted = PIECE.samples * 0.5 + np.float32(0.1)
+    rest = np.zeros((PIECE.samples.shape[0], 2 * RATE), np.float32)
+    between = Waveform(np.concatenate([rest, shifted, rest], axis=1), RATE)
+    alone, framed = analyze(Waveform(shifted, RATE)), analyze(between)
+    assert framed.conditions["analysed_seconds"] == pytest.approx(alone.conditions["analysed_seconds"], abs=0.05)
+    assert framed.features.trimmed_start == pytest.approx(2.0, abs=0.05)
+    for name, value in alone.metrics.items():
+        assert framed.metrics[name] == pytest.approx(value, rel=0.02, abs=0.05, nan_ok=True), name
+
+
 def test_a_constant_is_silence_with_an_offset():
     analysis = analyze_array(np.full(RATE * 3, 0.5), RATE)
     assert {"silent", "dc_offset"} <= set(analysis.flags)

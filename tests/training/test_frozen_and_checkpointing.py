@@ -31,8 +31,8 @@ def moved(tensors: dict[str, torch.Tensor]) -> bool:
 
 
 def test_frozen_bf16_under_bf16_training_differs_by_rounding_alone(configure: Configure) -> None:
-    """Autocast reads linear layers and convolutions in bf16 anyway; free parameters are rounded, and what they are added
-    to is bf16 from there on."""
+    """Autocast reads linear layers and convolutions in bf16 anyway; free parameters are rounded, and what they are
+    added to is bf16 from there on."""
     results = [
         adapter(train(configure(frozen, precision="bf16", frozen=frozen, steps=3), quiet=True))
         for frozen in ("fp32", "bf16")
@@ -172,6 +172,7 @@ def test_an_optimiser_in_eight_bits_trains_and_continues_bit_for_bit(configure: 
     assert 0 < apart < 0.1 * step
 
 
+@pytest.mark.slow
 def test_compiled_blocks_train_what_plain_ones_train(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     from eisbach.training import trainer
 

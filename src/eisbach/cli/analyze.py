@@ -57,6 +57,9 @@ _Embedding = Annotated[
         help="Compare sets on a model's embeddings too: clap:FOLDER or mert:FOLDER; repeat.", show_default="texture"
     ),
 ]
+_Notes = Annotated[
+    bool, typer.Option("--notes", help="Transcribe the clips too: how many notes are a motif heard before.")
+]
 _Training = Annotated[
     Path | None, typer.Option(help="Training audio: how near each clip is to its nearest piece of it.")
 ]
@@ -94,6 +97,7 @@ def analyze(
     seconds: _Seconds = None,
     start: _Start = "start",
     embedding: _Embedding = None,
+    notes: _Notes = False,
     training: _Training = None,
     held_out: _HeldOut = None,
     listen: _Listen = 24,
@@ -122,8 +126,8 @@ def analyze(
 
     plan = plan_analysis(
         paths, by=by, out=out, pair=pair, baseline=baseline, oracle=oracle, metrics=tuple(_split(metrics)),
-        primary=_directions(primary), training=training, held_out=held_out, seconds=seconds, start=start, jobs=jobs,
-        seed=seed,
+        primary=_directions(primary), notes=notes, training=training, held_out=held_out, seconds=seconds,
+        start=start, jobs=jobs, seed=seed,
     )  # fmt: skip
     _check_ids(plan, clip or ())
     if dry_run:

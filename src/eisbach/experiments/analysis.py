@@ -15,13 +15,14 @@ from eisbach.experiments.cutting import check_cut, cut_sets
 from eisbach.experiments.matching import AUTO, match_sets
 from eisbach.experiments.measures import check_measures
 from eisbach.experiments.sets import ClipSets, collect_clips, collect_sets
-from eisbach.files import write_json, write_text
+from eisbach.files import write_json, write_jsonl, write_text
 from eisbach.structure import analyze_files
 from eisbach.structure.sets.whole import WholeSets, measure_sets
 from eisbach.types import Record, SkipReport
 
 if TYPE_CHECKING:
     from eisbach.structure.embeddings import Embedding
+    from eisbach.structure.sets.onset_details import OnsetEvents
 
 _STATISTICS = "comparison.json"
 """The one file of statistics of an analysis; `comparison.csv` holds the same rows for a spreadsheet."""
@@ -47,6 +48,8 @@ class AnalysisPlan:
         Compared beside the texture's.
     training, held_out : Path or None
         Audio for memorisation.
+    notes : bool
+        Also transcribe every clip, for `note_motifs` and what takes share of their notes.
     seconds : float or None
         Cut every clip to this length; None leaves them whole.
     start : 'start', 'middle' or 'loudest'
@@ -64,6 +67,7 @@ class AnalysisPlan:
     metrics: tuple[str, ...] = ()
     primary: Mapping[str, Literal["higher", "lower"] | None] = field(default_factory=dict)
     embeddings: tuple[Embedding, ...] = ()
+    notes: bool = False
     training: Path | None = None
     held_out: Path | None = None
     seconds: float | None = None
@@ -84,6 +88,7 @@ class AnalysisPlan:
             "metrics": list(self.metrics) or "all",
             "primary": dict(self.primary) or "default",
             "embeddings": ["texture", *(model.name for model in self.embeddings)],
+            "notes": self.notes,
             "training": self.training and str(self.training),
             "held_out": self.held_out and str(self.held_out),
             "seconds": self.seconds,
@@ -138,6 +143,10 @@ def plan_analysis(paths: Sequence[str | Path], *, by: str | None = None, **optio
         As `sets.collect_sets`; an unknown set, metric or label; training audio without held-out audio; a cut that has
         no folder to go to.
     """
+    if options.get("notes"):
+        from eisbach.structure.embeddings.notes import check_notes
+
+        check_notes()
     check_measures([*options.get("metrics", ()), *options.get("primary", ())])
     plan = AnalysisPlan(collect_sets(paths, by), **options)
     if (plan.held_out is None) != (plan.training is None):
@@ -174,11 +183,13 @@ def analyze_sets(plan: AnalysisPlan, *, quiet: bool = False) -> AnalysedSets:
     details: dict[str, str] = {}
     records = analyze_files(sets.clips, jobs=plan.jobs, out=plan.out, skips=skips, quiet=quiet, details=details)
     _refuse_lost_sets(plan.sets, records, skips)
+    note_events = _add_notes(records, plan, skips, quiet) if plan.notes else None
     keys = {str(clip.path): clip.keys for clip in sets.clips}
     whole = measure_sets(
         {name: [row for row in records if row["group"] == group] for group, name in plan.names.items()},
         prompts={path: str(own.get("prompt_id") or "") for path, own in keys.items()}, details=details,
-        embeddings=plan.embeddings, training=_files(plan.training), held_out=_files(plan.held_out), seed=plan.seed,
+        embeddings=plan.embeddings, note_events=note_events,
+        training=_files(plan.training), held_out=_files(plan.held_out), seed=plan.seed,
         jobs=plan.jobs, skips=skips, quiet=quiet,
     )  # fmt: skip
     compared = compare_sets(
@@ -191,6 +202,26 @@ def analyze_sets(plan: AnalysisPlan, *, quiet: bool = False) -> AnalysedSets:
         write_text(plan.out / "comparison.csv", comparison_csv(compared))
         write_json(plan.out / _STATISTICS, analysed.to_json())
     return analysed
+
+
+def _add_notes(records: list[Record], plan: AnalysisPlan, skips: SkipReport, quiet: bool) -> dict[str, OnsetEvents]:
+    """Puts the notes' columns into the records, and the notes themselves into ``notes.jsonl``; their moments by
+    path."""
+    from eisbach.structure.embeddings.notes import COLUMNS, note_events, notes_of_files
+
+    found = notes_of_files([str(row["path"]) for row in records], skips=skips, quiet=quiet)
+    for row in records:
+        own = found.get(str(row["path"]))
+        row.update(own[0] if own is not None else dict.fromkeys(COLUMNS))
+    if plan.out is not None:
+        rows = [
+            {"path": path, **columns, "onset": notes.onset.round(3).tolist(),
+             "duration": notes.duration.round(3).tolist(), "pitch": notes.pitch.tolist(),
+             "strength": notes.strength.round(3).tolist()}
+            for path, (columns, notes) in found.items()
+        ]  # fmt: skip
+        write_jsonl(plan.out / "notes.jsonl", rows)
+    return {path: note_events(notes) for path, (_, notes) in found.items()}
 
 
 def _files(path: Path | None) -> list[str] | None:

@@ -53,6 +53,9 @@ _MEANINGS = {
     "closure": "How far the end is from the beginning: 0 returns to where it started, 1 is a typical distance.",
     "lag_similarity": "How well a piece matches itself some seconds later; near 1 for loops and for drones.",
     "loop_strength": "How exactly one period repeats; high only for loops.",
+    "note_motifs": "How many of the melody's notes lie in a motif of five that was heard before, in any key and at any "
+    "tempo; 0 for ever new music, a half for a tune played twice.",
+    "notes_per_second": "How many notes begin in a second.",
     "flat_probability": "The judge's estimate that a piece is flat in any way, before it is rounded to yes or no.",
     "flat_still": "The judge's estimate that a piece is one held or slowly turning sound.",
     "flat_loop": "The judge's estimate that a piece is one short cycle again and again.",
@@ -60,6 +63,12 @@ _MEANINGS = {
     "flat_shuffled": "The judge's estimate that the parts of a piece follow one another in no order.",
 }
 
+
+_OF_NOTES = {
+    "note_motifs": ("share of notes in a motif heard before", ""),
+    "notes_per_second": ("notes a second", "1/s"),
+}
+"""Columns of `analyze --notes`, with label and unit."""
 
 CONDITIONS = frozenset([*structure_conditions, "analysis_version"])
 """Columns that say under which conditions a clip was measured; they are held equal and not compared."""
@@ -103,6 +112,8 @@ def _table() -> dict[str, MetricInfo]:
         table[metric.name] = MetricInfo(
             metric.name, label, metric.unit, _BETTER.get(metric.name), metric.primary, meaning
         )
+    for name, (label, unit) in _OF_NOTES.items():
+        table[name] = MetricInfo(name, label, unit, None, False, _MEANINGS[name])
     for name, label in (("flat_probability", "flat"), *((f"flat_{kind}", f"flat: {kind}") for kind in FLAT_KINDS)):
         table[name] = MetricInfo(name, f"probability of being {label}", "", "lower", False, _MEANINGS[name])
     return table

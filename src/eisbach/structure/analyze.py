@@ -29,7 +29,7 @@ from eisbach.structure.sources import Source
 from eisbach.structure.survey import Survey, survey
 from eisbach.types import Record, Waveform
 
-ANALYSIS_VERSION = 9
+ANALYSIS_VERSION = 10
 """Raised whenever a number that `analyze` returns would change; records of another version are computed anew."""
 
 _NARROW_BAND_HZ = 4300.0
@@ -93,7 +93,8 @@ class Analysis:
     def detail(self) -> dict[str, Any]:
         """What a page needs beside the record: JSON-ready, lists of plain numbers.
 
-        `sections` (`boundaries` in seconds from the start of the file, `strengths`, `labels`), `embedding` (64 texture
+        `sections` (`boundaries` in seconds from the start of the file, `strengths`, `labels`, and of the large form
+        `large` and `large_labels`), `embedding` (64 texture
         statistics, or None under 2 s), `onsets` (seconds from the start of the file) and `attacks` (what enters at each
         onset, `sets.onset_details.pack_attacks`). Times count the silence at the file's start.
         """
@@ -105,6 +106,8 @@ class Analysis:
                 "boundaries": [round(time, 3) for time in sections.boundaries],
                 "strengths": [round(strength, 4) for strength in sections.strengths],
                 "labels": list(sections.labels),
+                "large": [round(time, 3) for time in sections.large],
+                "large_labels": list(sections.large_labels),
             },
             "embedding": None if embedding is None else [round(float(value), 5) for value in embedding],
             "onsets": [round(float(time), 3) for time in events.times],

@@ -5,6 +5,8 @@ Mono, 22.05 kHz, silence trimmed at both ends; STFT 1024, hop 441 (exactly 50 fr
 
 - *texture*, 2 a second: 16 bands (means of 4 neighbouring mels), their mean and standard deviation over 2 s: 32 dims;
 - *chroma*, 4 a second: 12 pitch classes from an 8192-point transform (2.7 Hz bins), 65 Hz to 2.1 kHz;
+- *tune*, 2 a second: pitch classes of the same transform by semitones that fit the piece's tuning, higher ones
+  weighing more than lower ones, smoothed over 0.3 s: less what plays and more what is played than chroma is;
 - *contrast*, 8 a second: peak over valley of seven octave bands of the same transform;
 - *level*: RMS over 0.4 s, hop 0.1 s, dB below the clip's loudest window;
 - *loudness*: K-weighted power of 0.1 s, over all channels.
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 
 from eisbach.errors import UserError
 from eisbach.structure.fades import fade_lift
@@ -36,6 +39,7 @@ from eisbach.structure.spectra import (
     SpectrumStream,
     chroma_filterbank,
     mel_filterbank,
+    pitch_filterbank,
     power_to_db,
 )
 from eisbach.structure.survey import HOP, SAMPLE_RATE, Survey, survey
@@ -47,6 +51,8 @@ TEXTURE_RATE = 2.0
 """Texture frames a second."""
 CHROMA_RATE = 4.0
 """Chroma frames a second."""
+TUNE_RATE = 2.0
+"""Tune frames a second."""
 TEXTURE_WINDOW = 2.0
 """Seconds that one texture frame sees."""
 MAX_SECONDS = 7200.0
@@ -57,6 +63,9 @@ FLOOR_DB = 80.0
 _N_FFT, _N_MELS, _LOW_HZ, _HIGH_HZ = 1024, 64, 30.0, 10_000.0
 _BANDS = 16
 _CHROMA_FFT, _CHROMA_OVERSAMPLING = 8192, 2
+_LOWEST_PITCH, _HIGHEST_PITCH = 42, 102  # MIDI; a tune's weight rises from 0 to 1 between them
+_TREBLE = 1.5  # its power; over other accompaniments and orchestras .5 to 1 and 2 to 2.5 tell fewer tunes apart
+_TUNE_SMOOTHING = 0.3  # seconds, standard deviation
 _LEVEL_WINDOW, _LEVEL_HOP = 20, 5  # in blocks of 20 ms: 0.4 s and 0.1 s
 _ACTIVE_DB = 40.0  # frames further below the loudest are pauses and tails: their contrast is that of the noise floor
 
@@ -78,6 +87,8 @@ class Features:
         16 band means and 16 band standard deviations over 2 s, dB, 2 windows a second; empty under 2 s.
     chroma : np.ndarray [shape=(chroma frames, 12), float32]
         4 frames a second, non-negative, unit maximum over the clip.
+    tune : np.ndarray [shape=(tune frames, 12), float32]
+        2 frames a second, non-negative, unit maximum over the clip.
     level_db : np.ndarray [shape=(level frames,), float64]
         RMS over 0.4 s, 10 a second, dB below the clip's loudest, in [-80, 0]; empty under 0.4 s.
     duration : float
@@ -97,6 +108,7 @@ class Features:
     mel_hz: np.ndarray
     texture: np.ndarray
     chroma: np.ndarray
+    tune: np.ndarray
     level_db: np.ndarray
     duration: float
     trimmed_start: float
@@ -191,7 +203,8 @@ def features_of_survey(source: Source, extent: Survey, *, device: str | None = N
     mels = FrameStream(_N_FFT, HOP, [Bands(filters)], torch_device)
     chroma_hop = SAMPLE_RATE / (CHROMA_RATE * _CHROMA_OVERSAMPLING)
     classes = Bands(chroma_filterbank(SAMPLE_RATE, _CHROMA_FFT, 65.0, 2100.0))
-    tones = FrameStream(_CHROMA_FFT, chroma_hop, [classes, Contrast(SAMPLE_RATE, _CHROMA_FFT)], torch_device)
+    pitches = Bands(pitch_filterbank(SAMPLE_RATE, _CHROMA_FFT, _LOWEST_PITCH, _HIGHEST_PITCH), trimmed=True)
+    tones = FrameStream(_CHROMA_FFT, chroma_hop, [classes, Contrast(SAMPLE_RATE, _CHROMA_FFT), pitches], torch_device)
     spectrum, level = SpectrumStream(), _Level()
     for chunk in extent.mono(source):
         for stream in (mels, tones, spectrum, level):
@@ -209,10 +222,11 @@ def features_of_survey(source: Source, extent: Survey, *, device: str | None = N
         mel_hz=mel_hz,
         texture=texture_frames(steady_db),
         chroma=_chroma(columns[:, :12]),
+        tune=_tune(columns[:, 26:]),
         level_db=level.finish(),
         duration=(extent.last - extent.first) / SAMPLE_RATE,
         trimmed_start=extent.first / SAMPLE_RATE,
-        contrast_db=_contrast(columns[:, 12:]),
+        contrast_db=_contrast(columns[:, 12:26]),
         spectrum=spectrum.finish(),
         loudness_blocks=extent.loudness_blocks[
             extent.first * BLOCKS_PER_SECOND // SAMPLE_RATE : -(-extent.last * BLOCKS_PER_SECOND // SAMPLE_RATE)
@@ -248,7 +262,8 @@ def _empty(mel_hz: np.ndarray) -> Features:
         return np.zeros(shape, np.float32)
 
     return Features(
-        none(0, _N_MELS), none(0, _N_MELS), mel_hz, np.zeros((0, 2 * _BANDS)), none(0, 12), np.zeros(0), 0.0, 0.0,
+        none(0, _N_MELS), none(0, _N_MELS), mel_hz, np.zeros((0, 2 * _BANDS)), none(0, 12), none(0, 12), np.zeros(0),
+        0.0, 0.0,
         none(0, 7), np.zeros(2049), np.zeros(0),
     )  # fmt: skip
 
@@ -281,6 +296,30 @@ def _chroma(energy: np.ndarray) -> np.ndarray:
     if whole == 0:
         return np.zeros((0, 12), np.float32)
     pooled = classes[: whole * _CHROMA_OVERSAMPLING].reshape(whole, _CHROMA_OVERSAMPLING, 12).mean(axis=1)
+    top = float(pooled.max())
+    return pooled / top if top > 0 else pooled
+
+
+def _tune(energy: np.ndarray) -> np.ndarray:
+    """Pitch classes in which a tune is heard, 2 a second, from thirds of semitones [shape=(frames, 3 * pitches)].
+
+    What tells one tune from another lies above its accompaniment, and what tells one orchestra from another is how
+    strong each pitch is: hence the square root and the rising weight. Overtones add the same classes to every tone.
+    """
+    rate = round(CHROMA_RATE * _CHROMA_OVERSAMPLING)
+    whole = len(energy) // (rate // round(TUNE_RATE))
+    if whole == 0:
+        return np.zeros((0, 12), np.float32)
+    # the third of a semitone on which the piece's tones lie
+    tuning = int(np.sqrt(energy).sum(axis=0, dtype=np.float64).reshape(-1, 3).sum(axis=0).argmax())
+    padded = np.pad(energy, ((0, 0), (1, 1)))
+    semitones = np.sqrt(energy + 0.5 * (padded[:, :-2] + padded[:, 2:]))[:, tuning::3]
+    weight = np.linspace(0.0, 1.0, semitones.shape[1], dtype=np.float32) ** _TREBLE
+    octaves = -(-semitones.shape[1] // 12)
+    padded = np.pad(semitones * weight, ((0, 0), (0, 12 * octaves - semitones.shape[1])))
+    classes = np.roll(padded.reshape(len(energy), octaves, 12).sum(axis=1), _LOWEST_PITCH % 12, axis=1)
+    classes = gaussian_filter1d(classes, _TUNE_SMOOTHING * rate, axis=0)
+    pooled = classes[: whole * (rate // round(TUNE_RATE))].reshape(whole, -1, 12).mean(axis=1)
     top = float(pooled.max())
     return pooled / top if top > 0 else pooled
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import uniform_filter1d
 
-from eisbach.structure.features import CHROMA_RATE, Features, once_per_clip
+from eisbach.structure.features import CHROMA_RATE, TUNE_RATE, Features, once_per_clip
 
 TAU_DB = 6.0
 """Scale of the similarity kernel, dB."""
@@ -34,6 +35,10 @@ each other."""
 MIN_COSINE = 0.88
 """A window recurs from here on. Repeats off the frame grid read 0.89 to 0.97, chance matches of other tunes under 0.86
 (99%)."""
+TUNE_SECONDS = 8.0
+"""Window of `tune_recurrence`."""
+_TEMPO = 0.06
+_GROUND_SECONDS = 4.0  # what stays longer than this is the ground under a tune
 _SILENT = 1e-3  # chroma frames weaker than this share of the clip's maximum carry no pitch
 
 
@@ -115,19 +120,23 @@ def chroma_windows(chroma: np.ndarray, length: int) -> tuple[np.ndarray, np.ndar
     centred = chroma - chroma.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(centred, axis=1, keepdims=True)
     unit = np.where(norms > _SILENT, centred / np.maximum(norms, _SILENT), 0.0)
-    view = np.lib.stride_tricks.sliding_window_view(centred, length, axis=0).transpose(0, 2, 1)
-    size = np.linalg.norm(view, axis=(1, 2), keepdims=True)
-    silent = size <= _SILENT
-    view = view - (1.0 - _STATIC_WEIGHT) * view.mean(axis=1, keepdims=True)
-    size = np.linalg.norm(view, axis=(1, 2), keepdims=True)
-    vectors = np.where(~silent & (size > _SILENT * _STATIC_WEIGHT), view / np.maximum(size, _SILENT), 0.0).astype(
-        np.float32
-    )
+    views = np.lib.stride_tricks.sliding_window_view(centred, length, axis=0).transpose(0, 2, 1)
+    vectors = _unit_windows(views, _STATIC_WEIGHT)
     sums = np.concatenate([np.zeros((1, 12)), unit.cumsum(axis=0)])
     mean_direction = (sums[length:] - sums[:-length]) / length
     tonality = norms[:, 0] / np.maximum(chroma.mean(axis=1), _SILENT)
     tonal = np.convolve(tonality, np.full(length, 1.0 / length), mode="valid") >= _MIN_TONALITY
     return vectors, np.where(tonal, 1.0 - np.sum(mean_direction**2, axis=1), 0.0)
+
+
+def _unit_windows(windows: np.ndarray, static: float) -> np.ndarray:
+    """Unit vectors of windows of centred frames [shape=(n, length, 12)], each window's own mean counting
+    `static`; zero where silent."""
+    silent = np.linalg.norm(windows, axis=(1, 2), keepdims=True) <= _SILENT
+    moved = windows - (1.0 - static) * windows.mean(axis=1, keepdims=True)
+    size = np.linalg.norm(moved, axis=(1, 2), keepdims=True)
+    heard = ~silent & (size > _SILENT * _STATIC_WEIGHT)
+    return np.where(heard, moved / np.maximum(size, _SILENT), 0.0).astype(np.float32)
 
 
 def half_later(vectors: np.ndarray) -> np.ndarray:
@@ -138,17 +147,17 @@ def half_later(vectors: np.ndarray) -> np.ndarray:
     return np.where(norms > _SILENT, between / np.maximum(norms, _SILENT), 0.0).astype(np.float32)
 
 
-def _pool_chroma(chroma: np.ndarray, most: int = MAX_FRAMES) -> tuple[np.ndarray, float]:
-    """Chroma with at most `most` frames (means of neighbours), and its frames a second."""
+def _pool_chroma(chroma: np.ndarray, rate: float, most: int = MAX_FRAMES) -> tuple[np.ndarray, float]:
+    """Chroma of `rate` frames a second with at most `most` of them (means of neighbours), and its frames a second."""
     factor = max(1, -(-len(chroma) // most))
     whole = len(chroma) // factor
-    return chroma[: whole * factor].reshape(whole, factor, 12).mean(axis=1), CHROMA_RATE / factor
+    return chroma[: whole * factor].reshape(whole, factor, 12).mean(axis=1), rate / factor
 
 
 @once_per_clip
 def chroma_recurrence(features: Features) -> Recurrence:
     """The recurrence matrix of a clip's chroma; empty when the clip is shorter than a window."""
-    chroma, rate = _pool_chroma(features.chroma)
+    chroma, rate = _pool_chroma(features.chroma, CHROMA_RATE)
     length = max(round(WINDOW_SECONDS * rate), _MIN_FRAMES)
     if len(chroma) < length + 1:
         return Recurrence(np.zeros((0, 0), np.float32), np.zeros(0, dtype=bool), rate, length)
@@ -167,3 +176,57 @@ def chroma_recurrence(features: Features) -> Recurrence:
             np.maximum(cosine, product, out=cosine)
     np.maximum(cosine, cosine.T, out=cosine)
     return Recurrence(cosine, movement >= MIN_MOVEMENT, rate, length)
+
+
+@dataclass(frozen=True)
+class TuneRecurrence:
+    """Where a tune is heard again, whatever plays it: likeness of every pair of tune windows in every transposition.
+
+    Attributes
+    ----------
+    cosine : np.ndarray [shape=(12, windows, windows), float32]
+        Cell (k, i, j): window i, k semitones higher, against window j at the same tempo or up to 6% off it; 0 where
+        either window is silent or its harmony stands still.
+    tune : np.ndarray [shape=(frames, 12)]
+        The frames that the windows are of, centred over classes.
+    rate : float
+        Windows a second.
+    length : int
+        Frames a window.
+    """
+
+    cosine: np.ndarray
+    tune: np.ndarray
+    rate: float
+    length: int
+
+
+def tune_recurrence(features: Features) -> TuneRecurrence:
+    """The recurrence of a clip's tune in windows of 8 s; empty when the clip is shorter than two of them."""
+    tune, rate = _pool_chroma(features.tune, TUNE_RATE)
+    length = max(round(TUNE_SECONDS * rate), _MIN_FRAMES)
+    centred = tune - tune.mean(axis=1, keepdims=True)
+    if len(tune) < 2 * length:
+        return TuneRecurrence(np.zeros((12, 0, 0), np.float32), centred, rate, length)
+    _, movement = chroma_windows(tune, length)
+    # a change of chord in the same place is no tune, and a fast tune's notes are many tunes': what moves quickly counts
+    moving = centred - uniform_filter1d(centred, 2 * round(0.5 * _GROUND_SECONDS * rate) + 1, axis=0, mode="nearest")
+    vectors = _unit_windows(np.lib.stride_tricks.sliding_window_view(moving, length, axis=0).transpose(0, 2, 1), 0.0)
+    still, count = movement < MIN_MOVEMENT, len(vectors)
+    # the same windows played slower and faster, each about its own middle
+    steps = np.arange(length) - 0.5 * (length - 1)
+    candidates = [vectors]
+    for tempo in (1.0 - _TEMPO, 1.0 + _TEMPO):
+        times = (np.arange(count)[:, None] + 0.5 * (length - 1) + tempo * steps).ravel()
+        other = np.stack([np.interp(times, np.arange(len(tune)), column) for column in moving.T], axis=1)
+        candidates.append(_unit_windows(other.reshape(count, length, 12), 0.0))
+    for windows in candidates:
+        windows[still] = 0.0
+    flat = [windows.reshape(count, -1).T for windows in candidates]
+    cosine = np.empty((12, count, count), np.float32)
+    for semitones in range(12):
+        question = np.roll(vectors, semitones, axis=2).reshape(count, -1)
+        np.matmul(question, flat[0], out=cosine[semitones])
+        for stretched in flat[1:]:
+            np.maximum(cosine[semitones], question @ stretched, out=cosine[semitones])
+    return TuneRecurrence(cosine, centred, rate, length)

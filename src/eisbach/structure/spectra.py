@@ -71,6 +71,22 @@ def chroma_filterbank(sample_rate: int, n_fft: int, low_hz: float, high_hz: floa
     return np.where(inside[None, :], weights, 0.0).astype(np.float32)
 
 
+@lru_cache(maxsize=8)
+def pitch_filterbank(sample_rate: int, n_fft: int, lowest: int, highest: int) -> np.ndarray:
+    """Triangular filters a third of a semitone apart, [shape=(3 * (highest - lowest) + 3, n_fft // 2 + 1), float32].
+
+    Filters 3k, 3k + 1 and 3k + 2 lie a third of a semitone below, on and above MIDI pitch `lowest` + k of equal
+    temperament (A4 = 440 Hz): whoever knows how a piece is tuned takes those that fit. A filter is never narrower than
+    a bin.
+    """
+    bins = np.arange(n_fft // 2 + 1) * (sample_rate / n_fft)
+    pitch = lowest + (np.arange(3 * (highest - lowest) + 3) - 1.0) / 3.0
+    centre = 440.0 * 2.0 ** ((pitch - 69.0) / 12.0)
+    width = np.maximum(centre * (2.0 ** (1.0 / 36.0) - 1.0), sample_rate / n_fft)
+    weights = np.maximum(0.0, 1.0 - np.abs(bins[None, :] - centre[:, None]) / width[:, None])
+    return weights.astype(np.float32)
+
+
 def hann(n_fft: int) -> np.ndarray:
     """The periodic Hann window, [shape=(n_fft,), float32]."""
     return np.hanning(n_fft + 1)[:-1].astype(np.float32)
@@ -132,14 +148,16 @@ class Reducer(Protocol):
 
 
 class Bands:
-    """A filterbank, [shape=(bands, bins)]."""
+    """A filterbank, [shape=(bands, bins)]; with `trimmed`, bins above the highest that weighs anything are not read."""
 
-    def __init__(self, filterbank: np.ndarray) -> None:
-        self._matrix = np.ascontiguousarray(filterbank.T, dtype=np.float32)
+    def __init__(self, filterbank: np.ndarray, *, trimmed: bool = False) -> None:
+        self._read = int(np.flatnonzero(filterbank.any(axis=0))[-1]) + 1 if trimmed else filterbank.shape[1]
+        self._matrix = np.ascontiguousarray(filterbank.T[: self._read], dtype=np.float32)
         self._moved: Any = None
 
     def __call__(self, power: Any) -> Any:
         """Energy in every band."""
+        power = power[:, : self._read]
         if isinstance(power, np.ndarray):
             return power @ self._matrix
         if self._moved is None:

@@ -112,6 +112,8 @@ def survey(source: Source, max_seconds: float) -> Survey:
             track.push(chunk)
     offset = channels.mean(mix, source.sample_rate)
     first, last, silent = track.extent(offset)
+    if offset and not silent:
+        offset = track.mean(first, last)
     return Survey(
         channels.count / source.sample_rate, channels.count, more, channels.peak, channels.clipped(), offset != 0.0,
         mix is not None, silent, mix, offset, first, last, meter.finish(), track.buffer,
@@ -254,9 +256,15 @@ class _Track:
         energy, sums = np.concatenate(self._energy), np.concatenate(self._sums)
         lengths = np.full(len(energy), float(HOP))
         lengths[-1] = self._count - HOP * (len(energy) - 1)
-        energy = energy - 2.0 * offset * sums + offset**2 * lengths
+        if offset:  # each block's own mean: digital silence beside sound with an offset has none
+            energy = np.maximum(energy - sums**2 / lengths, 0.0)
         loudest = energy.max()
         if not loudest > 0.0:  # an offset so large that its square rounds the sound away
             return 0, 0, True
         loud = np.flatnonzero(energy > loudest * 10 ** (-_TRIM_DB / 10))
         return int(loud[0]) * HOP, min(int(loud[-1] + 1) * HOP, self._count), False
+
+    def mean(self, first: int, last: int) -> float:
+        """The mean between two samples that `extent` gave."""
+        sums = np.concatenate(self._sums)[first // HOP : -(-last // HOP)]
+        return float(sums.sum()) / (last - first)

@@ -233,3 +233,19 @@ def of_all_processes(mine: Gathered) -> list[Gathered]:
     everyone: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(everyone, mine)
     return everyone
+
+
+def check_memory(judged: bool, reduction: str, by_level: bool) -> None:
+    """`UserError` where a memory has no sample weighting (`judged`), or stands beside what it excludes."""
+    if not judged:
+        raise UserError("a memory keeps what a sample weighting believes of each clip; name a sample weighting.")
+    if reduction == "batch":
+        raise UserError(
+            "a memory weighs clips against each other, and reduction 'batch' makes one scalar a step of them; use "
+            "reduction 'sample'."
+        )
+    if by_level:
+        raise UserError(
+            "level_means divides a weight by its mean at the noise level where it was read, and a remembered "
+            "weight has none (it averages 1 over the clips already); leave level_means or the memory out."
+        )

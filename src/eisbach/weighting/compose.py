@@ -34,6 +34,7 @@ from eisbach.weighting.clips import (
     MEMORY_PREFIX,
     ClipMemory,
     GivenWeights,
+    check_memory,
     clips_at,
 )
 from eisbach.weighting.level_table import NoiseLevelTable
@@ -43,6 +44,7 @@ from eisbach.weighting.losses import (
     SUM,
     PartialLoss,
     effective_sample_size,
+    noise_levels,
     statistics_of,
 )
 from eisbach.weighting.noise_level import NoiseWeight
@@ -134,7 +136,7 @@ class Weighting:
             if table is not None and self.sample is None:
                 raise UserError(f"{what} shapes a sample weighting over the noise levels, and there is none; name one.")
         if self.memory is not None:
-            self._check_memory()
+            check_memory(self.sample is not None, self.reduction, self.level_means is not None)
         if self.gate is not None and any(value > 1 for _, value in self.gate.points):
             raise UserError("a gate's values must lie in [0, 1]; to scale weights by noise level, use level_means.")
         if self.level_means is not None and any(value == 0 for _, value in self.level_means.points):
@@ -144,21 +146,6 @@ class Weighting:
                 "normalisation 'mean1' would divide the learned noise-level weight by its own mean, and its penalty "
                 "with it; "
                 "use normalisation 'none' (a learned weight keeps its own scale)."
-            )
-
-    def _check_memory(self) -> None:
-        """Refuses what a remembered weight cannot be combined with."""
-        if self.sample is None:
-            raise UserError("a memory keeps what a sample weighting believes of each clip; name a sample weighting.")
-        if self.reduction == "batch":
-            raise UserError(
-                "a memory weighs clips against each other, and reduction 'batch' makes one scalar a step of them; use "
-                "reduction 'sample'."
-            )
-        if self.level_means is not None:
-            raise UserError(
-                "level_means divides a weight by its mean at the noise level where it was read, and a remembered "
-                "weight has none (it averages 1 over the clips already); leave level_means or the memory out."
             )
 
     def __call__(
@@ -228,7 +215,7 @@ class Weighting:
                 f"the weighting needs one loss for each sample of the output; got losses of shape "
                 f"{tuple(per_sample_loss.shape)} for an output of {tuple(output.shape)}."
             )
-        t = _noise_levels(t)
+        t = noise_levels(t)
         losses = at_least_float32(per_sample_loss)
         ones = torch.ones_like(losses, requires_grad=False)
         sample_weight, belief = ones, torch.full_like(ones, torch.nan)
@@ -405,17 +392,3 @@ class Weighting:
         if penalty is not None:
             costs = costs + penalty.to(losses.dtype)
         return weight.detach(), costs
-
-
-def _noise_levels(t: Tensor | None) -> Tensor | None:
-    """`t` with NaN where it is no noise level; a value beyond the ends by rounding alone counts as one."""
-    if t is None:
-        return None
-    if not t.is_floating_point():
-        raise UserError(
-            f"noise levels must be floating numbers in [0, 1], where 1 is noise; got a tensor of {t.dtype}: a "
-            "scheduler's "
-            "timesteps become noise levels through DiscretePath.timesteps_to_t."
-        )
-    t = t.detach()
-    return t.masked_fill((t < -1e-6) | (t > 1 + 1e-6), math.nan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -84,3 +85,17 @@ def per_sample_mse(output: Tensor, target: Tensor, mask: Tensor | None = None) -
         return square.mean(1)
     valid = valid.flatten(1)
     return torch.where(valid, square, torch.zeros_like(square)).sum(1) / valid.sum(1).clamp(min=1)
+
+
+def noise_levels(t: Tensor | None) -> Tensor | None:
+    """`t` with NaN where it is no noise level; a value beyond the ends by rounding alone counts as one."""
+    if t is None:
+        return None
+    if not t.is_floating_point():
+        raise UserError(
+            f"noise levels must be floating numbers in [0, 1], where 1 is noise; got a tensor of {t.dtype}: a "
+            "scheduler's "
+            "timesteps become noise levels through DiscretePath.timesteps_to_t."
+        )
+    t = t.detach()
+    return t.masked_fill((t < -1e-6) | (t > 1 + 1e-6), math.nan)

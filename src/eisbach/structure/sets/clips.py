@@ -45,6 +45,9 @@ class SetClip:
     onsets : OnsetEvents
     excerpt : ExcerptFeatures or None
         What memorisation of excerpts needs; None where only the analysis' details were at hand.
+    notes : OnsetEvents or None
+        The clip's moments with the pitches that begin at each (`embeddings.notes.note_events`); None where they were
+        not asked for.
     """
 
     name: str
@@ -54,6 +57,7 @@ class SetClip:
     boundaries: np.ndarray = field(repr=False)
     onsets: OnsetEvents = field(repr=False)
     excerpt: ExcerptFeatures | None = field(repr=False)
+    notes: OnsetEvents | None = field(default=None, repr=False)
 
 
 def describe_clip(

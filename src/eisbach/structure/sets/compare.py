@@ -207,6 +207,9 @@ def _own(clips: list[SetClip], name: str, level: float, notes: list[str]) -> lis
             lambda keep: distances.vendi_score(textures[keep], "gaussian", bandwidth=scale),
             units, unit_name=unit, level=level, bounds=(1.0, math.inf))),
     ]  # fmt: skip
+    notes_of = [clip.notes for clip in clips if clip.notes is not None]
+    if len(notes_of) == len(clips):
+        wanted.insert(4, ("note_diversity", "", lambda: detail_diversity(notes_of, prompts, level=level)))
     rows = []
     for metric, embedding, compute in wanted:
         try:

@@ -54,6 +54,8 @@ _TABLE = (
               "takes of a prompt agree more than takes of different prompts do", _SEEDS, 0.0, "prompt"),
     SetMetric("detail_diversity", "Onset-level detail diversity across seeds", "", (0.0, _INF),
               "takes of a prompt place and play their notes more differently", _SEEDS, None, "prompt"),
+    SetMetric("note_diversity", "Note-level detail diversity across seeds", "", (0.0, _INF),
+              "takes of a prompt play more different notes", _SEEDS, None, "prompt"),
     SetMetric("differentiation", "Distance between clips of different prompts", "dB", (0.0, _INF),
               "clips sound more different from one another", _ONE, None, "prompt"),
     SetMetric("distance_icc", "Share of the distance that prompts account for", "", (-_INF, 1.0),

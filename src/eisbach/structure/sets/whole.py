@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from eisbach.structure.embeddings import Embedding
+    from eisbach.structure.sets.onset_details import OnsetEvents
 
 _MOST_CLIPS = 200  # of each set that distances are measured on; an even sample of larger sets
 
@@ -48,6 +49,7 @@ def measure_sets(
     prompts: Mapping[str, str] | None = None,
     details: Mapping[str, str] | None = None,
     embeddings: Sequence[Embedding] = (),
+    note_events: Mapping[str, OnsetEvents] | None = None,
     training: Sequence[str] | None = None,
     held_out: Sequence[str] | None = None,
     seed: int = 0,
@@ -67,6 +69,8 @@ def measure_sets(
         Each file's line of ``details.jsonl`` (by path): with it no audio is read again, but for memorisation.
     embeddings : sequence of Embedding
         Models (`structure.embeddings.load_embedding`) whose embeddings are compared beside the texture's.
+    note_events : mapping of str to OnsetEvents or None
+        The notes of each file (by path; `embeddings.notes.note_events`) for what takes of a prompt share of them.
     training, held_out : sequence of str or None
         Audio files; both or neither.
 
@@ -91,6 +95,11 @@ def measure_sets(
                 described[name] = _described(chosen, name, prompts or {}, jobs, skips, quiet)
         except UserError as error:
             made.notes.append(f"{name} could not be measured as a whole: {error}")
+    if note_events is not None:
+        described = {
+            name: [replace(clip, notes=note_events.get(clip.name)) for clip in clips]
+            for name, clips in described.items()
+        }
     vectors = _embedded(embeddings, described, made, quiet)
     extra: dict[str, Any] = {}
     if training is not None and held_out is not None:

@@ -11,7 +11,9 @@ seeds from 1000 and, for scores, on other pieces):
 - *scores*: excerpts of different real scores, each by one ensemble, joined without a gap;
 - *score forms*: the same with repeats (ABAC, AABA …);
 - *long*: rondos and other forms of sections of 24 to 90 s, up to ten minutes in all, of any of the sounds above;
-- *strophic*: strophes of 12 to 40 s, heard again at once, of any of these sounds.
+- *strophic*: strophes of 12 to 40 s, heard again at once, of any of these sounds;
+- the kinds of `song_forms` (blues, song, rondo, variations, miniature, through-composed), written and played as wholes;
+- *recordings*: passages of different recordings, joined without a gap, of the held-out split of `recordings`.
 
 All other sections last 6 to 24 s, drawn continuously, so nothing divides a frame grid. mir_eval's hit rate, trimmed, at
 0.5 and 3 s. librosa's sides follow its documentation: agglomerative clustering of beat-synchronous features, and
@@ -24,7 +26,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -42,6 +44,8 @@ from eisbach.files import write_json
 from eisbach.progress import Progress
 from eisbach.structure.features import extract_features
 from eisbach.structure.sections import find_sections
+from eisbach.studies.boundaries.song_forms import KINDS as SONG_KINDS
+from eisbach.studies.boundaries.song_forms import joined_recordings, song_form
 from eisbach.studies.finished import Finished
 from eisbach.studies.ground_truth import synthetic
 from eisbach.studies.ground_truth.synthetic_forms import SectionedPiece, sectioned
@@ -49,6 +53,7 @@ from eisbach.studies.ground_truth.synthetic_varied import band
 from eisbach.types import Waveform
 
 KINDS = ("both", "tune", "sound", "chords", "scores", "score forms", "bands", "band tunes", "long", "strophic")
+RECORDINGS = "recordings"
 FORMS = ("AABA", "ABAC", "ABCA", "ABACA", "AABB", "ABCBA", "ABABC", "ABCDE", "AABCC", "ABCDAB", "ABCD")
 _STROPHIC_FORMS = ("AAA", "AAAA", "AAAAAA", "AABA", "AABB", "AAB", "BAAAC")
 _LONG_FORMS = ("ABACA", "ABACADA", "ABACABA", "ABCDEF", "ABCBA", "AABA")
@@ -69,10 +74,12 @@ OURS, RESULT = "eisbach", "boundaries.json"
 
 
 class Settings(StrictModel):
-    """Pieces of each kind, which kinds, and whether librosa is measured too (it takes nine tenths of the time)."""
+    """Pieces of each kind, which kinds, and whether librosa is measured too (it takes nine tenths of the time);
+    `recordings` are manifests of excerpts, which three times as many pieces are joined of."""
 
     pieces: int = Field(8, ge=1)
-    kinds: list[str] = Field(default=list(KINDS), min_length=1)
+    kinds: list[str] = Field(default=[*KINDS, *SONG_KINDS], min_length=1)
+    recordings: list[str] = Field(default=[])
     librosa: bool = True
 
 
@@ -272,15 +279,22 @@ def _librosa_sides(key: int, piece: SectionedPiece) -> dict[str, Callable[[], np
     }
 
 
-def measure(kind: str, index: int, librosa: bool) -> dict[str, Any]:
+def piece_of(kind: str, seed: int, recordings: Sequence[str] = ()) -> SectionedPiece:
+    """One piece of any kind; seeds from `DEVELOPMENT_SEEDS` on are those that constants may be chosen on."""
+    if kind == RECORDINGS:
+        return joined_recordings(recordings, seed, "train" if seed >= DEVELOPMENT_SEEDS else "held_out")
+    return song_form(kind, seed) if kind in SONG_KINDS else material(kind, seed)
+
+
+def measure(kind: str, index: int, librosa: bool, recordings: Sequence[str] = ()) -> dict[str, Any]:
     """Hit rates at 0.5 and 3 s and the seconds of every side on one piece, and the pairwise F of our labels."""
-    piece = material(kind, index)
+    piece = piece_of(kind, index, recordings)
     start = time.perf_counter()
     sections = find_sections(extract_features(piece.waveform))
     seconds = {OURS: time.perf_counter() - start}
     ours = np.array(sections.boundaries)
     scores = {OURS: hit_rates(ours, piece.edges)}
-    key = KINDS.index(kind) * 10_000 + index
+    key = hash((kind, index))
     for name, side in _librosa_sides(key, piece).items() if librosa else ():
         start = time.perf_counter()
         estimate = side()
@@ -309,10 +323,13 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
     """Writes `boundaries.json`; pieces that are measured already are kept in `pieces.jsonl`."""
     done = Finished(out / "pieces.jsonl")
     pieces: dict[str, list[dict[str, Any]]] = {}
-    with Progress(settings.pieces * len(settings.kinds), "boundaries", quiet=quiet) as bar:
-        for kind in settings.kinds:
-            for index in range(settings.pieces):
-                row = done.get(f"{kind} {index}", partial(measure, kind, index, settings.librosa))
+    counts = dict.fromkeys(settings.kinds, settings.pieces)
+    if settings.recordings:
+        counts[RECORDINGS] = 3 * settings.pieces
+    with Progress(sum(counts.values()), "boundaries", quiet=quiet) as bar:
+        for kind, count in counts.items():
+            for index in range(count):
+                row = done.get(f"{kind} {index}", partial(measure, kind, index, settings.librosa, settings.recordings))
                 pieces.setdefault(kind, []).append(row)
                 bar.advance(note=kind)
     still = {

@@ -24,7 +24,7 @@ from eisbach.structure.metrics import Metric
 from eisbach.studies.finished import Finished
 from eisbach.studies.ground_truth import synthetic, synthetic_varied
 from eisbach.studies.ground_truth.synthetic import circle, level_steps, tones_in_noise
-from eisbach.studies.ground_truth.synthetic_forms import refrain, repeated_stretch
+from eisbach.studies.ground_truth.synthetic_forms import refrain, repeated_stretch, returning_tunes
 from eisbach.studies.ground_truth.synthetic_varied import shuffled, varied_form
 from eisbach.types import Waveform
 
@@ -148,6 +148,11 @@ VARIED_LADDERS: dict[str, Ladder] = {
     "textural_vendi": Ladder(
         "number of bands that take turns", (1.0, 2.0, 4.0, 8.0, 16.0), synthetic_varied.varied_states
     ),
+    "motif_coverage": Ladder(
+        "share of the sections whose tune returns on other instruments, in another key and at another tempo",
+        (0.0, 0.25, 0.5, 0.75, 1.0),
+        returning_tunes,
+    ),
     "closure": Ladder(
         "degrees walked along a circle", (180.0, 225.0, 270.0, 315.0, 360.0), synthetic_varied.varied_arc, rising=False
     ),
@@ -170,14 +175,20 @@ VARIED_LADDERS: dict[str, Ladder] = {
 GOAL = 0.95
 
 
+def _rank_correlation(truth: np.ndarray, readings: np.ndarray) -> float:
+    """Of the defined readings; NaN for fewer than three."""
+    defined = ~np.isnan(readings)
+    return float(spearmanr(truth[defined], readings[defined]).statistic) if defined.sum() > 2 else float("nan")
+
+
 def climb(metric: Metric, ladder: Ladder, seeds: int) -> dict[str, Any]:
     """Readings and rank correlations of a metric on a ladder, over the seeds."""
     sign = 1.0 if ladder.rising else -1.0
     readings = np.array(
         [[metric.function(extract_features(ladder.piece(v, seed))) for v in ladder.values] for seed in range(seeds)]
     )
-    each = [sign * spearmanr(ladder.values, row, nan_policy="omit").statistic for row in readings]
-    pooled = sign * spearmanr(np.tile(ladder.values, seeds), readings.ravel(), nan_policy="omit").statistic
+    each = [sign * _rank_correlation(np.array(ladder.values), row) for row in readings]
+    pooled = sign * _rank_correlation(np.tile(ladder.values, seeds), readings.ravel())
     return {
         "truth": ladder.values,
         "median_reading": [round(float(v), 4) for v in np.nanmedian(readings, axis=0)],

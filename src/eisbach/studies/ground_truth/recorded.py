@@ -315,10 +315,12 @@ def _told(flags: list[str]) -> list[str]:
 
 
 def check_dry(sources: Sources) -> dict[str, float]:
-    """Largest change of every metric under hiss at -50 dB, on notes with digital silence between them."""
+    """Largest change of every metric under hiss at -50 dB, on forms that are silent every other quarter of a second."""
     moved: dict[str, float] = {}
     for seed in range(min(6, len(sources))):
-        dry = _onsets(sources, 1.3, seed)
+        piece = form(sources, "ABCDEF", 6.0, seed).samples[0]
+        gate = np.clip(0.5 + 10.0 * np.sin(4.0 * np.pi * np.arange(len(piece)) / SAMPLE_RATE), 0.0, 1.0)
+        dry = _wave(piece * gate)
         before = measure(extract_features(dry))
         after = measure(extract_features(with_hiss(dry, -50.0, np.random.default_rng(seed))))
         for name in METRICS:
@@ -334,8 +336,11 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS), help="others stay as they are")
     parser.add_argument("--seeds", type=int, default=4, help="pieces a rung of every ladder")
     parser.add_argument("--pieces", type=int, default=8, help="pieces under every condition and every fade")
+    parser.add_argument(
+        "--sources", type=int, default=24, help="recordings that the pieces are made of, of as many hands"
+    )
     args = parser.parse_args()
-    sources = read_sources(args.recordings, 24)
+    sources = read_sources(args.recordings, args.sources)
     report = read_json(args.out, "report") if args.out.is_file() else {}
     for part in args.parts:
         report[part] = PARTS[part](sources, args.seeds, args.pieces)

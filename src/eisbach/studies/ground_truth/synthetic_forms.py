@@ -7,7 +7,7 @@ change one and keep the other. As in `synthetic`, every function is a pure funct
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -153,3 +153,30 @@ def refrain(times: float, seed: int, section_seconds: float, sections: int = 6) 
     same = phrase(section_seconds, rng)
     parts = [same if index in places else phrase(section_seconds, rng) for index in range(sections)]
     return _finish(np.concatenate(parts), seed)
+
+
+def returning_tunes(share: float, seed: int, section_seconds: float = 9.7, sections: int = 8) -> Waveform:
+    """Sections of which a `share` is the tune of another section (pairwise) on other instruments, up to 5 semitones
+    higher or lower and up to 6% faster or slower; the others are tunes of their own.
+
+    All have one key, one tempo and one row of chords, so that nothing but the tune says what returns.
+    """
+    rng = np.random.default_rng([seed, 35])
+    beat = float(rng.uniform(0.4, 0.6))
+    pairs = round(share * sections / 2)
+    ground = _random_tune(rng, 1.1 * section_seconds, beat)
+    parts = []
+
+    def band() -> Sound:
+        return replace(_random_sound(rng), balance=float(rng.uniform(0.1, 0.25)))  # a tune lies above its chords
+
+    for number in range(sections - pairs):
+        own = _random_tune(rng, 1.1 * section_seconds, beat)
+        tune = replace(ground, melody=own.melody)
+        parts.append(play(tune, band(), section_seconds, beat))
+        if number < pairs:
+            moved = replace(tune, root=tune.root + int(rng.choice((-5, -3, -2, 2, 3, 5))))
+            tempo = float(rng.uniform(0.94, 1.06))
+            parts.append(play(moved, band(), section_seconds * tempo, beat * tempo))
+    order = np.random.default_rng([seed, 36]).permutation(sections)
+    return _finish(np.concatenate([parts[i] for i in order]), seed)
