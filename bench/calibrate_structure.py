@@ -41,13 +41,13 @@ from eisbach.audio import read_audio, write_audio
 from eisbach.data.manifest import ManifestRow, load_manifest
 from eisbach.files import write_json
 from eisbach.progress import Progress
+from eisbach.statistics.effect_size import auc
 from eisbach.structure.evidence import evidence, stretches
 from eisbach.structure.features import CHROMA_RATE, FRAME_RATE, extract_features, one_thread
 from eisbach.structure.flatness import FLAT_KINDS, calibrated, mean_probabilities
 from eisbach.studies.ground_truth import synthetic
 from eisbach.studies.ground_truth.synthetic_varied import varied_form, varied_loop
 from eisbach.studies.ground_truth.twins import TWINS, fade_gain, through_file, with_hiss
-from eisbach.studies.judging import auc
 from eisbach.types import Waveform
 
 KINDS = ("none", *FLAT_KINDS)

@@ -3,10 +3,10 @@
 What people call first is here, and is imported when it is first used (``import eisbach`` itself loads nothing):
 
 >>> import eisbach
->>> weighting = eisbach.build_weighting("entropy_barrier", "min_snr")  # for any training loop: docs/drop-in.md
+>>> weighting = eisbach.build_weighting("recommended", latent_rate=10.77)  # for any training loop: docs/drop-in.md
 >>> backbone = eisbach.load_model("embedded")
 >>> backbone.target, backbone.latent_channels
-('u', 96)
+('u', 128)
 >>> [name for name, metric in eisbach.METRICS.items() if metric.family == "dynamics"]
 ['level_range', 'loudness_range']
 

@@ -30,7 +30,7 @@ class StrictModel(BaseModel):
 
 
 Model = TypeVar("Model", bound=StrictModel)
-Checked = TypeVar("Checked")
+_Checked = TypeVar("_Checked")
 
 _CHAIN = 5  # how long a chain of recipes may be; longer ones are circles
 _YAML_LIMIT = 2**20  # bytes; the longest recipe has some thousand
@@ -94,7 +94,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def check_values(kind: type[Checked], values: Any, source: str, *, error: type[UserError] = UserError) -> Checked:
+def check_values(kind: type[_Checked], values: Any, source: str, *, error: type[UserError] = UserError) -> _Checked:
     """Plain values of a file as an instance of `kind`, which may be a dataclass, a pydantic model or `dict[str,
     float]`.
 
@@ -113,7 +113,7 @@ def check_values(kind: type[Checked], values: Any, source: str, *, error: type[U
         (or `error`) The values do not fit; the sentence names the first fault.
     """
     try:
-        return cast(Checked, _adapter(kind).validate_python(values))  # type: ignore[arg-type]
+        return cast(_Checked, _adapter(kind).validate_python(values))  # type: ignore[arg-type]
     except ValidationError as fault:
         first = fault.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

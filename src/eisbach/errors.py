@@ -8,6 +8,7 @@ escapes is a defect of ours and keeps its traceback.
 from __future__ import annotations
 
 import errno
+import sys
 
 _UNSEEN = ("Cc", "Cf", "Cs")  # controls, formatting such as zero-width and direction marks, halves of surrogate pairs
 
@@ -118,3 +119,22 @@ def out_of_memory(error: BaseException) -> str | None:
         "there is not enough memory for this; close other programs or raise the limit (ulimit -v), or do less at "
         "once: a smaller batch, fewer --jobs, shorter clips or a smaller model. What was finished is kept."
     )
+
+
+def storage_error(path: object, error: OSError) -> StorageError:
+    """What a user is told when the system refused to write a path."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return StorageError(f"{path} could not be written: a file is where a folder should be; choose another folder.")
+    return StorageError(
+        f"{path} could not be written ({error.strerror or error}); free some space or choose another folder."
+    )
+
+
+def disk_error(error: BaseException | None) -> OSError | None:
+    """The system's error; None when the disk is not to blame."""
+    if isinstance(error, OSError):
+        return error
+    safetensors = sys.modules.get("safetensors")  # it wraps the system's errors in one of its own
+    if safetensors is not None and isinstance(error, safetensors.SafetensorError) and "I/O error" in str(error):
+        return OSError(str(error).rpartition("I/O error: ")[2])
+    return None

@@ -13,14 +13,13 @@ import os
 import platform
 import re
 import stat
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from eisbach.errors import StorageError, UserError
+from eisbach.errors import UserError, disk_error, storage_error
 
 TEXT_LIMIT = 64 * 2**20
 """Bytes of a text or JSON file; no file that the program reads whole comes near it."""
@@ -151,29 +150,14 @@ def _writes(pid: int, modified: float) -> bool:
         return True
 
 
-def storage_error(path: str | Path, error: OSError) -> StorageError:
-    """What a user is told when the system refused to write a path."""
-    if isinstance(error, FileExistsError | NotADirectoryError):
-        return StorageError(f"{path} could not be written: a file is where a folder should be; choose another folder.")
-    return StorageError(
-        f"{path} could not be written ({error.strerror or error}); free some space or choose another folder."
-    )
-
-
-def disk_error(error: BaseException | None) -> OSError | None:
-    """The system's error; None when the disk is not to blame."""
-    if isinstance(error, OSError):
-        return error
-    safetensors = sys.modules.get("safetensors")  # it wraps the system's errors in one of its own
-    if safetensors is not None and isinstance(error, safetensors.SafetensorError) and "I/O error" in str(error):
-        return OSError(str(error).rpartition("I/O error: ")[2])
-    return None
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes bytes atomically."""
+    atomic_write(path, lambda partial: partial.write_bytes(content))
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Writes UTF-8 text atomically."""
-    content = text.encode("utf-8")
-    atomic_write(path, lambda partial: partial.write_bytes(content))
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: str | Path, value: Any) -> None:

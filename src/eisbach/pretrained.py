@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from eisbach import files
 from eisbach.errors import CheckpointError, UserError
-from eisbach.tensor_files import read_tensors
+from eisbach.tensor_files import read_weights
 
 # --- the hub
 
@@ -92,8 +92,7 @@ def fetch(name: str, patterns: Collection[str] = MODEL_FILES) -> Path:
     except GatedRepoError as error:
         raise UserError(
             f"the model '{repository}' asks for its licence to be accepted; accept it at "
-            f"https://huggingface.co/{repository}, "
-            "log in with 'hf auth login', and run the same command again."
+            f"https://huggingface.co/{repository}, log in with 'hf auth login', and run the same command again."
         ) from error
     except RevisionNotFoundError as error:
         raise UserError(
@@ -103,69 +102,15 @@ def fetch(name: str, patterns: Collection[str] = MODEL_FILES) -> Path:
     except RepositoryNotFoundError as error:
         raise UserError(
             f"there is no folder '{repository}' and no model of this name on the Hugging Face hub that this login may "
-            "read; "
-            "check the name, or log in with 'hf auth login'."
+            "read; check the name, or log in with 'hf auth login'."
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"there is no folder '{name}', and the model '{name}' could not be fetched from the Hugging Face hub nor "
-            "found in "
-            f"its local cache ({reason}); check the name and the connection, or give the folder of a model on this "
-            "machine."
+            f"found in its local cache ({reason}); check the name and the connection, or give the folder of a model on "
+            "this machine."
         ) from error
-
-
-# --- weights
-
-
-def has_weights(folder: str | Path, stem: str = "model") -> bool:
-    """True when `folder` holds `stem`.safetensors, or the index of its shards."""
-    folder = Path(folder)
-    return (folder / f"{stem}.safetensors").is_file() or (folder / f"{stem}.safetensors.index.json").is_file()
-
-
-def read_weights(folder: str | Path, stem: str = "model", wanted: Callable[[str], bool] = lambda name: True) -> Any:
-    """The tensors, by name, of `stem`.safetensors, or of the shards that `stem`.safetensors.index.json lists.
-
-    Parameters
-    ----------
-    folder : str or Path
-    stem : str, default "model"
-    wanted : function of a tensor's name
-        Only these are read.
-
-    Raises
-    ------
-    CheckpointError
-        No such file, a missing shard, or a file that cannot be read.
-    """
-    tensors: dict[str, Any] = {}
-    for file in _shards(Path(folder), stem):
-        tensors |= read_tensors(file, wanted)
-    return tensors
-
-
-def _shards(folder: Path, stem: str) -> list[Path]:
-    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if not index.is_file():
-        raise CheckpointError(f"there is no {single.name} in {folder}; fetch the model again, with all its files.")
-    names = read_object(index, "index of weights").get("weight_map")
-    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise CheckpointError(f"{index} lists no weights; fetch the model again, with all its files.")
-    strange = sorted(name for name in names.values() if Path(name).name != name)
-    if strange:
-        raise CheckpointError(f"{index} names the file '{strange[0]}', which is not beside it; fetch the model again.")
-    files = [folder / name for name in sorted(set(names.values()))]
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise CheckpointError(
-            f"{len(missing)} of {len(files)} files with weights are missing from {folder} (first: {missing[0]}); fetch "
-            "them again."
-        )
-    return files
 
 
 # --- configurations
@@ -248,8 +193,7 @@ def refuse_code(folder: Path) -> None:
         if "auto_map" in read_object(file, "configuration"):
             raise CheckpointError(
                 f"{file} asks for code of its own (auto_map), and code from a model's folder is never run; take a "
-                "model whose "
-                "classes transformers ships."
+                "model whose classes transformers ships."
             )
     scripts = sorted(path.name for path in folder.glob("*.py"))
     if scripts:
@@ -431,33 +375,11 @@ def check_index(values: Mapping[str, Any], file: Path) -> None:
         )
         if len(value) != 2 or not shipped:
             raise CheckpointError(
-                f"{file} lists '{part}' as {value}, code of its own, and code from a model's folder is never run; "
-                "take a "
-                "model whose classes diffusers or transformers ships."
+                f"{file} lists '{part}' as {value}, code of its own, and code from a model's folder is never run; take "
+                "a model whose classes diffusers or transformers ships."
             )
 
 
 def _reason(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-class LongTexts:
-    """Says of every text that a model reads only the beginning of, once each."""
-
-    def __init__(self) -> None:
-        self._said: set[str] = set()
-
-    def warn(self, texts: Sequence[str], counts: Sequence[int], limit: int) -> None:
-        """One warning that names the texts of more than `limit` tokens which were not named before.
-
-        `counts` are the tokens of each text, uncut.
-        """
-        cut = {text: count for text, count in zip(texts, counts, strict=True) if count > limit}
-        fresh = [f"'{text[:60]}…' has {count}" for text, count in cut.items() if text not in self._said]
-        self._said |= cut.keys()
-        if fresh:
-            named = ", ".join(fresh)
-            warnings.warn(
-                f"the model reads {limit} tokens of a text, and longer ones lose their end: {named}.", stacklevel=3
-            )

@@ -39,7 +39,7 @@ def transformer_key(native: str) -> str:
     return _replace(name, _PREFIXES, _INNER)
 
 
-def native_transformer_key(name: str) -> str:
+def _native_transformer_key(name: str) -> str:
     """The inverse of `transformer_key`."""
     native = _BLOCK[1].sub("transformer.layers.", name)
     return _replace(native, _inverse(_PREFIXES), _inverse(_INNER))
@@ -60,7 +60,7 @@ def layer_to_native(layer: str) -> str | None:
     if layer == DURATION:
         return NATIVE_DURATION
     if layer.startswith(TRANSFORMER):
-        return NATIVE_TRANSFORMER + native_transformer_key(layer.removeprefix(TRANSFORMER))
+        return NATIVE_TRANSFORMER + _native_transformer_key(layer.removeprefix(TRANSFORMER))
     return None
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eisbach.errors import CheckpointError, EisbachError, UserError
-from eisbach.files import atomic_write, check_regular, parse_object
+from eisbach.files import atomic_write, check_regular, parse_object, read_object
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
+_DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 """What is read, in safetensors' words: what torch computes with."""
 _SMALL = ("F8_E4M3", "F8_E5M2")  # read as float32, exactly: torch has few operations for them
 _AXES = 8
@@ -59,9 +59,9 @@ def read_header(path: str | Path) -> TensorHeader:
         for name in handle.keys():  # noqa: SIM118
             part = handle.get_slice(name)
             dtype, shape = str(part.get_dtype()), tuple(part.get_shape())
-            if dtype not in (*DTYPES, *_SMALL):
+            if dtype not in (*_DTYPES, *_SMALL):
                 raise CheckpointError(
-                    f"{path} holds '{name}' as {dtype}; tensors of {', '.join(DTYPES)} are read: save it in fp16 or "
+                    f"{path} holds '{name}' as {dtype}; tensors of {', '.join(_DTYPES)} are read: save it in fp16 or "
                     "fp32."
                 )
             if len(shape) > _AXES:
@@ -303,3 +303,55 @@ def foreign_files(what: str, todo: str = "fetch it again") -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip() or "no reason given"
         raise CheckpointError(f"{what} cannot be read ({type(error).__name__}: {reason[:300]}); {todo}.") from error
+
+
+# --- a model's weights, whole or in shards
+
+
+def has_weights(folder: str | Path, stem: str = "model") -> bool:
+    """True when `folder` holds `stem`.safetensors, or the index of its shards."""
+    folder = Path(folder)
+    return (folder / f"{stem}.safetensors").is_file() or (folder / f"{stem}.safetensors.index.json").is_file()
+
+
+def read_weights(folder: str | Path, stem: str = "model", wanted: Callable[[str], bool] = lambda name: True) -> Any:
+    """The tensors, by name, of `stem`.safetensors, or of the shards that `stem`.safetensors.index.json lists.
+
+    Parameters
+    ----------
+    folder : str or Path
+    stem : str, default "model"
+    wanted : function of a tensor's name
+        Only these are read.
+
+    Raises
+    ------
+    CheckpointError
+        No such file, a missing shard, or a file that cannot be read.
+    """
+    tensors: dict[str, Any] = {}
+    for file in _shards(Path(folder), stem):
+        tensors |= read_tensors(file, wanted)
+    return tensors
+
+
+def _shards(folder: Path, stem: str) -> list[Path]:
+    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        raise CheckpointError(f"there is no {single.name} in {folder}; fetch the model again, with all its files.")
+    names = read_object(index, "index of weights", error=CheckpointError).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointError(f"{index} lists no weights; fetch the model again, with all its files.")
+    strange = sorted(name for name in names.values() if Path(name).name != name)
+    if strange:
+        raise CheckpointError(f"{index} names the file '{strange[0]}', which is not beside it; fetch the model again.")
+    files = [folder / name for name in sorted(set(names.values()))]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{len(missing)} of {len(files)} files with weights are missing from {folder} (first: {missing[0]}); fetch "
+            "them again."
+        )
+    return files

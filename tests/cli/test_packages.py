@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eisbach.cli.packages import missing_package
+from eisbach.cli.main import missing_package
 
 MAIN_JOB = ("scipy", "soundfile", "matplotlib", "jinja2", "diffusers", "peft", "accelerate", "music21", "pretty_midi")
 

@@ -103,7 +103,10 @@ def test_a_recipe_is_read_as_training_reads_it(clips, tiny_model, tmp_path):
     ("options", "said"),
     [
         ([], "the probe has no data; add --data FOLDER"),
-        (["--data", "x", "--levels", "low,high"], "--levels is 'low,high'; give noise levels between 0 and 1"),
+        (
+            ["--data", "x", "--levels", "low,high"],
+            "--levels is 'low,high'; give numbers separated by commas",
+        ),
         (["--data", "x", "--levels", "0.5,1.5"], "every noise level must lie in (0, 1)"),
         (["--data", "x", "--clips", 0], "'clips': Input should be greater than or equal to 1"),
         (["--data", "x", "--set", "weighting.strenght=1"], "unknown key 'weighting.strenght'"),

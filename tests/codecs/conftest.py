@@ -34,7 +34,7 @@ def whole_codec() -> BandCodec:
 
 @pytest.fixture(scope="session")
 def packaged() -> BandCodec:
-    codec = load_codec()
+    codec = load_codec("bands")
     assert isinstance(codec, BandCodec)
     return codec
 

@@ -178,28 +178,31 @@ def test_silence_is_judged_on_what_the_codec_is_given(tmp_path: Path) -> None:
     write(tmp_path / "wide.wav", np.concatenate([wave, music(1.0, 44100)], axis=1), 44100)
     fade = np.hanning(44100)[:, None]  # what begins at once sounds at every frequency
     high = write(tmp_path / "high.wav", fade * tone(1.0, 44100, frequency=15000.0), 44100, subtype="FLOAT")
-    assert "cancel each other" in str(inspect_audio(inverted).problem)
+    mono = CodecInput(22050, 1)
+    assert "cancel each other" in str(inspect_audio(inverted, mono).problem)
     assert inspect_audio(inverted, CodecInput(44100, 2)).problem is None
-    assert "above 11.025 kHz" in str(inspect_audio(high).problem)
+    assert "above 11.025 kHz" in str(inspect_audio(high, mono).problem)
     assert inspect_audio(high, CodecInput(44100, 1)).problem is None
     assert "mix it down" in str(
         inspect_audio(write(tmp_path / "six.wav", tone(1.0, 8000, 6)), CodecInput(44100, 2)).problem
     )
-    manifest, report = read_folder(tmp_path, caption_from="none", quiet=True)
+    manifest, report = read_folder(tmp_path, caption_from="none", heard=mono, quiet=True)
     assert {row.id for row in manifest} == {"nearly.wav", "wide.wav", "six.wav"}
     assert {item.item for item in report.skipped} == {"inverted.wav", "high.wav"}
-    assert [p.sample for p in examine(tmp_path, quiet=True).problems if p.kind == "cancelling"] == ["nearly.wav"]
+    problems = examine(tmp_path, heard=mono, quiet=True).problems
+    assert [problem.sample for problem in problems if problem.kind == "cancelling"] == ["nearly.wav"]
     assert nearly.is_file()
 
 
 def test_what_the_codec_would_hear_as_silence_is_not_encoded(tmp_path: Path) -> None:
-    wave = tone(1.0)
+    wave, mono = tone(1.0), CodecInput(22050, 1)
     write(tmp_path / "fine.wav", wave)
     write(tmp_path / "inverted.wav", np.concatenate([wave, -wave], axis=1))
-    manifest, _ = read_folder(tmp_path, caption_from="none", save=False, quiet=True)
-    digest = next(s.audio_hash for s in scan_folder(tmp_path, caption_from="none", quiet=True).samples if s.refused)
+    manifest, _ = read_folder(tmp_path, caption_from="none", save=False, heard=mono, quiet=True)
+    scan = scan_folder(tmp_path, caption_from="none", heard=mono, quiet=True)
+    digest = next(sample.audio_hash for sample in scan.samples if sample.refused)
     bad = manifest.with_rows([*manifest, type(manifest.rows[0])("x", "inverted.wav", "", 1.0, {}, digest, "train")])
-    cache = encode_manifest(bad, load_codec(), tmp_path / "cache", crop_seconds=1, quiet=True)
+    cache = encode_manifest(bad, load_codec("bands"), tmp_path / "cache", crop_seconds=1, quiet=True)
     assert [entry.row.id for entry in cache.entries] == ["fine.wav"]
     assert "silent" in cache.report.skipped[0].reason
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from small_audio import tone, write
 
 from eisbach.audio import audio_hash, resample, to_mono
+from eisbach.codecs import load_codec
 from eisbach.data.audio_folder import read_folder
 from eisbach.data.batches import LatentDataset
 from eisbach.data.latents import MAX_SECTIONS, LatentCache, encode_manifest, sections_of
@@ -211,3 +212,5 @@ def test_any_rate_and_channels(tmp_path: Path, rate: int, channels: int) -> None
     manifest, _ = read_folder(tmp_path, caption_from="name", quiet=True)
     cache = encode_manifest(manifest, LevelCodec(), tmp_path / "cache", crop_seconds=1, quiet=True)
     assert cache.entries[0].frames == (15,)
+    stereo = encode_manifest(manifest, load_codec(), tmp_path / "cache", crop_seconds=1, quiet=True)
+    assert stereo.entries[0].frames == (4,)  # six channels are mixed, as by a codec of one

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from small_audio import tone, write
 
 from eisbach import audio
-from eisbach.codecs import load_codec
+from eisbach.codecs import DEFAULT_CODEC, load_codec
 from eisbach.data.audio_folder import read_folder, scan_folder
-from eisbach.data.captions import clean_caption
+from eisbach.data.caption_files import clean_caption
 from eisbach.data.latents import encode_manifest
 from eisbach.data.manifest import load_manifest, save_manifest
 from eisbach.errors import ManifestError
@@ -126,7 +126,8 @@ def test_latents_are_the_same_bytes_for_any_number_of_jobs_and_threads(tmp_path:
     made: list[list[torch.Tensor]] = []
     before = torch.get_num_threads()
     try:
-        for number, (threads, jobs, source) in enumerate([(1, 1, None), (2, 1, None), (4, 2, None), (2, 2, "bands")]):
+        ways = [(1, 1, None), (2, 1, None), (4, 2, None), (2, 2, DEFAULT_CODEC)]
+        for number, (threads, jobs, source) in enumerate(ways):
             torch.set_num_threads(threads)
             cache = encode_manifest(
                 manifest,

@@ -5,11 +5,10 @@ import pytest
 from probe_cases import LEVELS, make_result
 from scipy import stats
 
-from eisbach.diagnostics.probe import intervals
 from eisbach.diagnostics.probe.explain import explain
-from eisbach.diagnostics.probe.intervals import Estimate
+from eisbach.diagnostics.probe.grid import Estimate, percentile_interval, resample_clips
 from eisbach.diagnostics.probe.levels import decompose
-from eisbach.diagnostics.probe.predictions import BeliefLoss, belief_correctness
+from eisbach.diagnostics.probe.predictions import BeliefLoss, auc_estimate, belief_correctness, rank_correlation
 from eisbach.diagnostics.probe.result import ProbeResult
 from eisbach.errors import UserError
 
@@ -19,32 +18,33 @@ def rng(seed=0):
 
 
 class TestIntervals:
-    def test_spearman_is_scipys_with_ties_and_its_interval_holds_the_truth(self):
+    def test_rank_correlation_is_scipys_with_ties_and_its_interval_holds_the_truth(self):
         generator = rng(1)
-        draws = intervals.resample_clips(40, generator, 400)
+        draws = resample_clips(40, generator, 400)
         held = 0
         for _ in range(40):
             x, e = generator.standard_normal((2, 40))
             y = np.round(0.6 * x + 0.8 * e, 1)
-            found = intervals.spearman(x, y, draws)
-            assert found.value == pytest.approx(stats.spearmanr(x, y).statistic)
-            held += found.low <= 0.58 <= found.high  # 6/pi arcsin(0.6 / 2) for a bivariate normal
+            value = float(rank_correlation(x, y))
+            interval = percentile_interval(value, rank_correlation(x[draws], y[draws]))
+            assert value == pytest.approx(stats.spearmanr(x, y).statistic)
+            held += interval.low <= 0.58 <= interval.high  # 6/pi arcsin(0.6 / 2) for a bivariate normal
         assert 33 <= held <= 40
 
     def test_correlation_with_a_constant_is_unknown(self):
-        draws = intervals.resample_clips(20, rng(), 50)
-        assert intervals.spearman(np.zeros(20), np.arange(20.0), draws) == intervals.UNKNOWN
+        assert np.isnan(rank_correlation(np.zeros(20), np.arange(20.0)))
 
     def test_auc_counts_pairs_and_ties(self):
-        found = intervals.auc(np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.0]), rng())
-        assert found.value == pytest.approx((1 + 1 + 1 + 0 + 0.5 + 1) / 6)
-        assert stats.mannwhitneyu([1, 2, 3], [0, 2]).statistic / 6 == found.value
+        area = auc_estimate(np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.0]), rng(), 200)
+        assert area.value == pytest.approx((1 + 1 + 1 + 0 + 0.5 + 1) / 6)
+        assert stats.mannwhitneyu([1, 2, 3], [0, 2]).statistic / 6 == area.value
+        assert area.low <= area.value <= area.high
 
     def test_perfect_separation_still_has_an_interval(self):
-        found = intervals.auc(np.arange(10.0) + 20, np.arange(10.0), rng())
-        assert (found.value, found.high) == (1.0, 1.0)
-        assert 0.7 < found.low < 0.76
-        assert intervals.auc(np.zeros(0), np.ones(3), rng()).value is None
+        area = auc_estimate(np.arange(10.0) + 20, np.arange(10.0), rng(), 100)
+        assert (area.value, area.high) == (1.0, 1.0)
+        assert 0.7 < area.low < 0.76
+        assert auc_estimate(np.zeros(0), np.ones(3), rng(), 100).value is None
 
 
 class TestLevels:
@@ -57,11 +57,11 @@ class TestLevels:
         parts = np.array([level.var(), clip.var(), 0.3**2])
         expected = parts / parts.sum()
         assert [found.level.value, found.clip.value, found.remainder.value] == pytest.approx(list(expected), abs=0.05)
-        assert found.sd_between_clips == pytest.approx(np.hypot(0.5, 0.3), abs=0.08)
+        assert found.sd == pytest.approx(np.sqrt(parts.sum()), abs=0.05)
 
     def test_clips_that_differ_by_chance_alone_have_no_share(self):
         weights = np.exp(0.2 * rng(8).standard_normal((50, 8, 1)))
-        found = decompose(weights, intervals.resample_clips(50, rng(), 100))
+        found = decompose(weights, resample_clips(50, rng(), 100))
         assert found.clip.value < 0.05
         assert found.remainder.value > 0.85
         assert found.level.low is not None
@@ -88,38 +88,11 @@ class TestLevels:
         assert [level.t for level in found.levels] == list(LEVELS)
 
 
-class TestCorrelations:
-    def test_the_strongest_column_comes_first_and_the_others_are_near_zero(self):
-        for follows, column in (("loudness", "latent_db"), ("structure", "structure.textural_vendi")):
-            rows = explain(make_result(follows, clips=40), resamples=100).correlations
-            assert rows[0].column == column
-            assert rows[0].spearman.low > 0.8
-            assert abs(next(row for row in rows if row.column == "structure.level_range").spearman.value) < 0.4
-
-    def test_rank_correlation_is_scipys_with_the_mean_log_weight(self):
-        result = make_result("both", clips=20)
-        rows = {row.column: row for row in explain(result, resamples=50).correlations}
-        weights = np.log([row["sample_weight"] for row in result.rows]).reshape(20, -1).mean(axis=1)
-        loudness = [row["loudness_db"] for row in result.rows][:: len(LEVELS)]
-        assert rows["loudness_db"].spearman.value == pytest.approx(stats.spearmanr(loudness, weights).statistic)
-
-    def test_columns_that_clips_lack_or_hardly_differ_in_are_left_out(self):
-        result = make_result("structure", clips=20)
-        for row in result.rows:
-            row["loudness_db"] = -14.0
-            row["latent_db"] = None
-            row["structure.flux_gini"] = 5.0 + 1e-3 * row["x0_loss"]  # rounding, as of a quieter copy of one file
-        columns = [row.column for row in explain(result, resamples=50).correlations]
-        # half of the clips lack closure: below the least number
-        assert {"loudness_db", "latent_db", "structure.flux_gini", "structure.closure"}.isdisjoint(columns)
-        assert "structure.textural_vendi" in columns
-
-    def test_few_clips_give_no_intervals_and_no_correlation(self):
-        few = explain(make_result(clips=5))
-        assert not few.enough_clips
-        assert few.correlations == []
-        assert all(level.cv.low is None for level in few.levels)
-        assert few.belief_loss is None
+def test_few_clips_give_no_intervals():
+    few = explain(make_result(clips=5))
+    assert not few.enough_clips
+    assert all(level.cv.low is None for level in few.levels)
+    assert few.belief_loss is None
 
 
 class TestLabelsAndPredictions:
@@ -160,6 +133,31 @@ class TestLabelsAndPredictions:
         bands = {"low": Estimate(*low), "high": Estimate(*high)}
         assert belief_correctness(BeliefLoss([], bands, Estimate(*gap))).outcome == outcome
 
+    @pytest.mark.parametrize(
+        ("quiet", "noisy", "outcome"),
+        [
+            ([3.0, 2.8, 3.1, 2.9], [1.0, 1.1, 0.9, 1.0], "confirmed"),
+            ([1.0, 1.1, 0.9, 1.0], [3.0, 2.8, 3.1, 2.9], "refuted"),
+            ([3.0, 0.5, 1.2, 0.8], [1.0, 1.1, 0.9, 1.0], "undecided"),
+            ([3.0], [1.0], "undecided"),  # one batch has no interval
+        ],
+    )
+    def test_prediction_1_needs_an_interval_of_the_gradients_too(self, quiet, noisy, outcome):
+        result = make_result("equal", clips=16)
+        for row in result.rows:  # the weights themselves do as the prediction says
+            row["sample_weight"] = 0.99 - 0.5 * row["t"] ** 2 + 1e-4 * int(row["clip"][-3:])
+        result.gradients["levels"] = [
+            {"t": t, "weighted_norm": float(np.mean(norms)), "weighted_norms": [*norms, None], "batches": len(norms)}
+            for t, norms in ((0.05, quiet), (0.95, noisy))
+        ]
+        prediction = next(p for p in explain(result, resamples=60).predictions if p.number == 1)
+        assert prediction.outcome == outcome
+        ratio = prediction.measures[-1][1]
+        assert ratio.value == pytest.approx(stats.gmean(np.array(quiet) / np.array(noisy)))
+        if len(quiet) > 1:
+            ends = stats.ttest_1samp(np.log(np.array(quiet) / np.array(noisy)), 0).confidence_interval()
+            assert [ratio.low, ratio.high] == pytest.approx(np.exp(list(ends)))
+
     def test_belief_and_loss_are_correlated_within_levels(self):
         result = make_result("structure", clips=30)
         for row in result.rows:  # at low noise the loss follows the belief, at high noise it runs against it
@@ -183,9 +181,7 @@ def test_rows_that_are_not_finite_are_left_out_by_clip():
     result.rows[3].update(sample_weight=None, weight=None, belief=None, loss=None)
     found = explain(result, resamples=50)
     assert found.levels[3].clips == 19
-    loudest = next(row for row in found.correlations if row.column == "latent_db")
-    assert loudest.clips == 19
-    assert loudest.spearman.value > 0.9
+    assert found.sample_variance.clip.value > 0.5
 
 
 def test_no_rows_is_one_sentence():

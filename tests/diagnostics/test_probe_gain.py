@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from probe_cases import make_result
 
-from eisbach.diagnostics.probe.explain import explain, hears_loudness
+from eisbach.diagnostics.probe.explain import explain
 from eisbach.diagnostics.probe.result import ProbeResult, load_result
-from eisbach.diagnostics.probe.verdict import verdict
+from eisbach.diagnostics.probe.verdict import hears_loudness, verdict
+from eisbach.weighting.build import RECOMMENDED_WEIGHTING
 
 
 def turned(result: ProbeResult, slope: float, *, clips: int = 16, scatter: float = 0.02, gains=(-6.0, 0.0, 6.0)):
@@ -53,12 +54,12 @@ def test_it_alone_says_that_a_weight_goes_by_loudness():
     loud = verdict(effect(turned(confounded, CAUSING)))
     assert loud.headline == "It acts at every noise level; it weighs by loudness."
     sentence = next(finding.text for finding in loud.findings if finding.code == "loudness")
-    assert "Turning a clip up by 6 dB multiplies its weight by 1.47 (95% 1." in sentence
+    assert "Turning a clip up by 6 dB multiplies its weight by 1.47 (16 clips)" in sentence
     assert loud.recommendation.changes["options"] == {"energy": "relative"}
     assert loud.recommendation.probe_again
     deaf = verdict(effect(turned(confounded, 0.0)))
     assert "loudness" not in deaf.headline
-    assert "multiplies its weight by 1.00 (95% 1.00 to 1.00)" in " ".join(deaf.sentences)
+    assert "multiplies its weight by 1.00 (16 clips)" in " ".join(deaf.sentences)
     assert "energy" not in deaf.recommendation.weighting["options"]
 
 
@@ -73,7 +74,11 @@ def test_a_preference_for_quiet_clips_is_one_for_loudness():
     ("sample", "options", "change"),
     [
         ("entropy_barrier", {}, {"options": {"energy": "relative"}}),
-        ("entropy_barrier", {"energy": "relative"}, {"sample": "recurrence_barrier", "options": {}}),
+        (
+            "entropy_barrier",
+            {"energy": "relative"},
+            {key: RECOMMENDED_WEIGHTING[key] for key in ("sample", "options")},
+        ),
         ("recurrence_barrier", {}, {}),
     ],
 )

@@ -203,7 +203,8 @@ def test_single_noise_levels_show_the_weight_of_their_level(load: Load) -> None:
         t = row["t"]
         assert row["norm_ratio"] == pytest.approx(min((1 - t) ** 2, 5 * t**2), rel=1e-4)
         assert row["cosine"] == pytest.approx(1.0, abs=1e-6)
-        assert row["batches"] == 3  # of three samples: eight at least
+        assert row["batches"] == len(row["weighted_norms"]) == 4  # of three samples: four batches at least
+        assert row["weighted_norm"] == pytest.approx(sum(row["weighted_norms"]) / 4)
 
 
 def test_single_noise_levels_under_mean_one_are_relative_to_the_training_mean(load: Load) -> None:

@@ -6,7 +6,7 @@ from probe_cases import make_result
 
 from eisbach.config import build_config
 from eisbach.diagnostics.probe.explain import explain
-from eisbach.diagnostics.probe.intervals import column_name, number, percent, where
+from eisbach.diagnostics.probe.grid import number, percent, where
 from eisbach.diagnostics.probe.verdict import verdict
 from eisbach.training.config import WeightingConfig
 from eisbach.weighting import build_weighting
@@ -52,24 +52,20 @@ def test_the_headline_says_where_it_acts(said):
     assert said("quiet").headline == "It acts from t = 0.05 to 0.35."
 
 
-@pytest.mark.parametrize(
-    ("name", "most"), [("loudness", "latents' level"), ("quiet", "latents' level"), ("structure", "textural Vendi")]
-)
-def test_what_the_weight_goes_with_is_named_and_no_cause_is_claimed(said, name, most):
-    text = text_of(said(name), "correlation")
-    assert text.startswith(f"Of what was measured, the weight goes most with {most} (rank correlation ")
-    assert ("\u2212" in text) == (name == "quiet")
-    assert "energy" not in said(name).recommendation.weighting["options"]  # only the experiment may say so
+@pytest.mark.parametrize("name", ["loudness", "quiet", "confounded", "structure"])
+def test_no_cause_is_claimed_without_the_experiment(said, name):
+    assert {"loudness", "gain"}.isdisjoint(said(name).codes)
+    assert "loudness" not in " ".join([said(name).headline, *said(name).sentences])
+    assert "energy" not in said(name).recommendation.weighting["options"]
 
 
-def test_eq5_is_a_constant_and_still_says_what_it_would_go_with(said):
+def test_eq5_is_a_constant(said):
     one = said("eq5")
     assert one.codes[0] == "constant"
     assert one.headline == "This weighting is a constant here."
     assert "gives every clip of a step the same factor" in one.sentences[0]
     assert "under AdamW the update is 0.99 times the plain one and 0.4° away from it" in one.sentences[0]
     assert "gradients of two batches: 80°" in one.sentences[0]
-    assert "correlation" in one.codes
     assert one.recommendation.weighting["reduction"] == "sample"
 
 
@@ -95,11 +91,10 @@ def test_dilution_and_uselessness_are_told_apart(said):
     assert "sample: none gives the same result" in said("equal").recommendation.reason
 
 
-def test_few_clips_are_said_first_and_nothing_is_said_to_go_with_the_weight(said):
+def test_few_clips_are_said_first(said):
     one = said("few")
     assert one.codes[0] == "few_clips"
-    assert {"loudness", "correlation"}.isdisjoint(one.codes)
-    assert "drone too few clips (1)" in text_of(one, "labels")
+    assert "drone, too few clips (1)" in text_of(one, "labels")
 
 
 def test_labels_are_named_up_to_their_noise_level():
@@ -111,8 +106,8 @@ def test_labels_are_named_up_to_their_noise_level():
             row["sample_weight"] *= 50
     found = verdict(explain(result, resamples=50))
     text = text_of(found, "labels")
-    assert "drone told apart up to t = 0.5, 1.00 (95%" in text
-    assert "loop 0.00 (95% 0.00 to" in text
+    assert "drone up to t = 0.5" in text
+    assert "loop not (farthest from chance at t = 0.05, 0.00)" in text
     assert 0.5 < found.recommendation.weighting["options"]["gate_below"] < 0.65
 
 
@@ -128,6 +123,7 @@ def test_every_recommended_setting_can_be_built_and_pasted(said, name):
     )  # fmt: skip
     assert recommendation.reason.endswith(".")
     assert all(text.endswith(".") for text in said(name).sentences)
+    assert "95%" not in " ".join(said(name).sentences)  # intervals stand in the tables
     assert "nan" not in " ".join(said(name).sentences).lower().replace("dominant", "")
     json.dumps(said(name).to_json(), allow_nan=False)
 
@@ -135,9 +131,6 @@ def test_every_recommended_setting_can_be_built_and_pasted(said, name):
 def test_wording():
     assert [percent(x) for x in (0.814, 0.023, 0.0004, 0.0, None)] == ["81%", "2.3%", "0.04%", "0%", "–"]
     assert (number(-0.001), number(-0.5), number(None)) == ("0.00", "−0.50", "–")
-    assert column_name("latent_db") == "latents' level"
-    assert column_name("structure.textural_vendi") == "textural Vendi"
-    assert column_name("structure.noise_floor_db") == "noise floor db"
     levels = [0.1, 0.3, 0.5, 0.7]
     assert where([0.1, 0.3], levels) == "from t = 0.1 to 0.3"
     assert where([0.5, 0.7], levels) == "from t = 0.5 to 0.7"

@@ -1,4 +1,5 @@
 import itertools
+import re
 
 import pytest
 import torch
@@ -21,12 +22,30 @@ def draw(seed: int = 0, batch: int = 9, dtype: torch.dtype = torch.float64):
 
 @pytest.mark.parametrize("name", PATHS)
 @pytest.mark.parametrize(("source", "destination"), PAIRS)
-def test_named_conversions_agree_with_the_definitions(name, source, destination):
+def test_conversions_agree_with_the_definitions(name, source, destination):
     x0, noise, t = draw()
     x_t = add_noise(name, x0, noise, t)
-    named = getattr(targets, f"{source}_to_{destination}")
-    result = named(name, make_target(name, source, x0, noise, t), x_t, t)
+    result = convert(name, source, destination, make_target(name, source, x0, noise, t), x_t, t)
     torch.testing.assert_close(result, make_target(name, destination, x0, noise, t), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_the_table_of_closed_forms_in_the_modules_text_is_what_convert_does(name):
+    y, x_t, t = draw(5)
+    path = get_path(name)
+    alpha, sigma = path.alpha(t)[:, None, None], path.sigma(t)[:, None, None]
+    known = {"y": y, "x_t": x_t, "alpha": alpha, "sigma": sigma, "S": alpha + sigma, "Q": alpha**2 + sigma**2}
+    rows = [
+        re.split(r" {2,}", line) for line in targets.__doc__.splitlines() if re.match(r"(eps|x0|v|u|y is) {2,}", line)
+    ]
+    head, *cells = rows[-5:]
+    assert [row[0] for row in cells] == head[1:] == list(TARGETS)
+    for source, *formulas in cells:
+        for destination, formula in zip(head[1:], formulas, strict=True):
+            code = re.sub(r"(?<=\w|\)) (?=\w|\()", "*", formula)
+            expected = eval(code, {}, known)
+            result = convert(name, source, destination, y, x_t, t)
+            torch.testing.assert_close(result, expected.expand_as(result), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", PATHS)

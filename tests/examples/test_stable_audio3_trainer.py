@@ -125,7 +125,7 @@ def test_the_trainer_s_gradients_are_those_of_the_weighted_loss_written_by_hand(
 
 
 def test_no_weighting_at_all_leaves_their_gradients_alone(example, stand_in):
-    ours, _ = one_step(example, stand_in, build_weighting(), 4, 2)
+    ours, _ = one_step(example, stand_in, build_weighting("none"), 4, 2)
     theirs, _ = one_step(example, stand_in, None, 4, 2)
     assert_same(ours, theirs)
     assert_same(theirs, by_hand(stand_in, None))
@@ -262,7 +262,7 @@ def test_their_script_runs_with_the_weighted_class_and_its_own_arguments(run_exa
 
 
 def test_a_folder_that_is_no_checkout_is_one_sentence(example, tmp_path, monkeypatch):
-    weighting = build_weighting()
+    weighting = build_weighting("none")
     with pytest.raises(UserError, match="--repo takes a checkout"):
         example.run_their_script(tmp_path, [], weighting)
     (tmp_path / "scripts").mkdir()

@@ -64,13 +64,24 @@ def test_the_demo_from_scores_to_page(tiny_model: Path, tmp_path: Path) -> None:
     assert sum(row.labels["kind"] == "developing" for row in manifest) == 3
     records = load_records(out)
     assert {(row["arm"], row["prompt_id"]) for row in records} == {
-        (arm, prompt) for arm in ("plain", "eq5", "paper-sample", "recurrence", "oracle") for prompt in ("a", "b")
+        (arm, prompt)
+        for arm in ("plain", "eq5", "paper-sample", "recommended", "oracle", "base")
+        for prompt in ("a", "b")
     }
     text = page.read_text(encoding="utf-8")
     summary = json.loads((out / "summary.json").read_text())
-    for label in ("plain", "Eq. 5", "weight per sample", "recurrence barrier", "oracle"):
+    for label in (
+        "plain",
+        "Eq. 5",
+        "weight per sample",
+        "recommended weighting",
+        "untrained base",
+        "Held-out performances",
+    ):
         assert label in text
-    assert "rehearsal" in text
+    assert summary["verdict"].startswith("A rehearsal (--quick)")
+    assert "Is it nearer to held-out performances?" in summary["verdict"]
+    assert not (out / "arms" / "base" / "seed-0" / "train").exists()
     assert summary["verdict"] in result.stdout
     assert "http://" not in text.replace("http://www.w3.org", "")
     for line in ("Eq. 5", "oracle"):
@@ -133,7 +144,12 @@ def test_own_audio_killed_twice_and_continued(tiny_model: Path, tmp_path: Path, 
     assert "oracle" not in summary["arms"]
     assert summary["recovered"] == []
     assert any("no oracle" in note for note in summary["notes"])
-    assert "no oracle arm" in (broken / "report" / "index.html").read_text()
+    page = (broken / "report" / "index.html").read_text()
+    assert "no oracle arm" in page
+    material = json.loads((broken / "material.json").read_text())
+    assert (material["clips"], material["looked_at"]) == (4, len(material["weighed"]))
+    for said in ("Is it nearer to your music?", "through the codec", "What the recommended weighting would favour"):
+        assert said in page
 
 
 def test_a_folder_without_audio_is_one_sentence(tiny_model: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from eisbach.audio import read_audio, write_audio
 from eisbach.errors import UserError
 from eisbach.report import figures
-from eisbach.report.figures_draw import project, trajectory_limit
+from eisbach.report.figures import project, trajectory_limit
 from eisbach.structure import analyze
 from eisbach.structure.features import extract_features
 from eisbach.studies.ground_truth import synthetic

@@ -1,4 +1,5 @@
 import io
+import itertools
 import re
 import sys
 from html.parser import HTMLParser
@@ -14,10 +15,9 @@ from probe_cases import make_result
 
 from eisbach.diagnostics.probe.explain import explain
 from eisbach.diagnostics.probe.verdict import verdict
-from eisbach.report.probe.figures import probe_pictures
-from eisbach.report.probe.page import number_tables, render_probe_page, weighting_name, write_probe_page
+from eisbach.report.probe import number_tables, probe_pictures, weighting_name, write_probe_page
 
-ALL = ["levels", "variance", "labels", "auc", "belief_loss", "gradients", "gradient_levels"]
+ALL = ["levels", "auc", "belief_loss", "gradient_levels"]
 
 
 class Page(HTMLParser):
@@ -82,8 +82,8 @@ def test_the_page_holds_everything_and_asks_nothing_of_the_network(page, probed)
 
 
 def test_every_picture_is_drawn_and_not_blank(probed):
-    result, explanation, _ = probed
-    pictures = probe_pictures(result, explanation)
+    _, explanation, _ = probed
+    pictures = probe_pictures(explanation)
     assert [picture.name for picture in pictures] == ALL
     for picture in pictures:
         pixels = imread(io.BytesIO(picture.png))
@@ -93,25 +93,33 @@ def test_every_picture_is_drawn_and_not_blank(probed):
         assert picture.alt.endswith(".")
 
 
-def test_pictures_without_numbers_are_left_out():
+def test_every_table_that_may_scroll_is_reached_by_keyboard_and_headings_skip_no_rank(page):
+    tags = Page(page[1]).tags
+    regions = [attrs for tag, attrs in tags if tag == "div" and attrs.get("class") == "scroll"]
+    assert len(regions) == sum(tag == "table" for tag, _ in tags) >= 6
+    assert all((attrs["tabindex"], attrs["role"]) == ("0", "region") and attrs["aria-label"] for attrs in regions)
+    ranks = [int(tag[1]) for tag, _ in tags if re.fullmatch(r"h[1-6]", tag)]
+    assert ranks[0] == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(ranks))
+
+
+def test_pictures_without_numbers_are_left_out(tmp_path):
     bare = make_result("nothing", clips=5, sample="none", noise_level="min_snr", kinds=False)
     bare.gradients.clear()
     explanation = explain(bare)
-    assert [picture.name for picture in probe_pictures(bare, explanation)] == ["levels"]
-    text = Page(render_probe_page(bare, explanation, verdict(explanation), [])).text
-    assert "There is nothing to draw." in text
+    assert [picture.name for picture in probe_pictures(explanation)] == ["levels"]
+    text = Page(write_probe_page(bare, explanation, verdict(explanation), tmp_path).read_text("utf-8")).text
     assert "What min snr would do" in text
 
 
-def test_a_single_level_and_a_label_with_odd_letters_can_be_drawn():
+def test_a_single_level_and_a_label_with_odd_letters_can_be_drawn(tmp_path):
     result = make_result("structure", clips=14, levels=(0.3,), kinds=False)
     for index, row in enumerate(result.rows):
         row["label.room"] = "$nass_{1}$ <b>" if index % 2 else "trocken 乾"
     explanation = explain(result, label="room", resamples=30)
-    pictures = probe_pictures(result, explanation)
-    assert {"levels", "labels", "auc"} <= {picture.name for picture in pictures}
-    text = render_probe_page(result, explanation, verdict(explanation), pictures)
-    assert "<b>" not in re.sub(r"<b>(By|What|AUC|Belief)", "", text)
+    text = write_probe_page(result, explanation, verdict(explanation), tmp_path).read_text("utf-8")
+    assert {"levels", "auc"} <= {file.stem for file in (tmp_path / "pictures").iterdir()}
+    assert "<b>" not in re.sub(r"<b>(By|What|AUC|Belief|Noise|The)", "", text)
     assert "$nass_{1}$ <b>" in Page(text).text
 
 
@@ -120,9 +128,11 @@ def test_tables_hold_what_the_explanation_holds(probed):
     tables = {table.title: table for table in number_tables(explanation)}
     levels = tables["By noise level"]
     assert [row[0] for row in levels.rows] == [f"{one.t:g}" for one in explanation.levels]
-    columns = tables["What goes with the weight"]
-    assert columns.rows[0][0] == "latents' level"
-    assert len(columns.rows) == len(explanation.correlations)
+    shares = tables["Noise level or clip?"].rows
+    assert [row[0] for row in shares] == ["as trained", "sample weight"]
+    assert float(shares[0][1].partition("%")[0]) == pytest.approx(100 * explanation.variance.level.value, abs=0.5)
+    measures = [m for prediction in explanation.predictions for m in prediction.measures]
+    assert [row[0] for row in tables["The barrier paper's predictions"].rows] == [name for name, _ in measures]
     assert "Turned up by 6 dB" not in tables  # there was no experiment
     assert all(len(row) == len(table.head) for table in tables.values() for row in table.rows)
     assert len(tables["AUC of the sample weight"].rows) == 2

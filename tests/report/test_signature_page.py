@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from eisbach.diagnostics.signature.curve import HalfTime, SignatureCurve
 from eisbach.diagnostics.signature.run import SignatureResult
-from eisbach.report.signature.page import write_signature_page
+from eisbach.report.signature import write_signature_page
 
 T = [0.98, 0.8, 0.6, 0.4, 0.2, 0.02]
 LEFT = [1.0, 0.9, 0.5, 0.2, 0.05, 0.0]

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from eisbach.errors import UserError
-from eisbach.report.figures_draw import cosine_similarity, mel_frames
+from eisbach.report.figures import cosine_similarity, mel_frames
 from eisbach.report.structure import figures, maps, style
-from eisbach.report.structure.draw import Span, draw_sections, mean_spectrum, pc1_share, section_spans
+from eisbach.report.structure.draw import Span, draw_sections, pc1_share, section_spans
 from eisbach.report.structure.style import PictureClip
 from eisbach.structure.features import extract_features
 from eisbach.structure.motif_map import MotifMap
+from eisbach.structure.sets.clips import mean_spectrum
 from eisbach.studies.ground_truth import synthetic
 from eisbach.types import Waveform
 

@@ -13,7 +13,7 @@ from eisbach.report.wording import (
 )
 from eisbach.statistics.comparison import Comparison
 from eisbach.statistics.metric_info import MetricInfo
-from eisbach.statistics.recovered import RecoveredShare
+from eisbach.statistics.results import RecoveredShare
 
 DB = MetricInfo("level_range", "level range", unit="dB", better="higher")
 TITLES = {"rec": "the recurrence barrier", "plain": "plain training", "eq5": "Eq. 5"}

@@ -3,7 +3,7 @@ import pytest
 
 from eisbach.errors import UserError
 from eisbach.statistics.comparison import compare_arms
-from eisbach.statistics.mixed_model import mixed_model_check
+from eisbach.statistics.paired import mixed_model_check
 
 
 def make(prompts=16, seeds=3, models=(0,), effect=0.7, tilt=1.0, drift=0.0):

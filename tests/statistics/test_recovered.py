@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from eisbach.statistics.recovered import recovered_share
+from eisbach.statistics.results import recovered_share
 
 
 def make(means, prompts=20, noise=0.3, rng=0):

@@ -42,9 +42,10 @@ def test_examples_run(name):
 
 
 def test_what_people_call_first_has_an_example():
-    for name in ("comparison", "results", "resampling", "recovered"):
+    for name in ("comparison", "results", "resampling"):
         module = importlib.import_module(f"eisbach.statistics.{name}")
         assert doctest.testmod(module).attempted > 0, name
+    assert ">>>" in importlib.import_module("eisbach.statistics.results").recovered_share.__doc__
 
 
 def test_comparing_needs_numpy_and_scipy_alone():

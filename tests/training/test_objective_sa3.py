@@ -34,7 +34,7 @@ def objective(**changes: Any) -> Objective:
         "path": get_path("linear"),
         "target": "u",
         "density": get_density("trunc_logit_normal"),
-        "weighting": build_weighting(),
+        "weighting": build_weighting("none"),
         "condition_dropout": 0.5,
         "null_condition": null,
         "latent_rate": RATE,

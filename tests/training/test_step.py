@@ -34,7 +34,7 @@ def objective(**changes: Any) -> Objective:
         "path": get_path("linear"),
         "target": "u",
         "density": get_density("uniform"),
-        "weighting": build_weighting(),
+        "weighting": build_weighting("none"),
         "condition_dropout": 0.0,
         "null_condition": null,
     }

@@ -276,14 +276,14 @@ def test_build_weighting_routes_options_and_refuses_strangers():
     assert built.sample.sharpness == 4
     assert built.noise_level.gamma == 2
     assert build_weighting("entropy_barrier", latent_rate=5.4).noise_level is None
-    assert build_weighting() == Weighting()
+    assert build_weighting("none") == Weighting()
     with pytest.raises(UserError, match="its options are act_above, center, entropy"):
         build_weighting("recurrence_barrier", "none", latent_rate=5.4, gama=1)
     with pytest.raises(UserError, match="its options are target"):
         build_weighting("none", "constant", gamma=1)
     with pytest.raises(UserError, match="its options are none"):
-        build_weighting(gamma=1)
-    with pytest.raises(UserError, match="choose one of none, entropy_barrier"):
+        build_weighting("none", gamma=1)
+    with pytest.raises(UserError, match="choose one of none, recommended, entropy_barrier"):
         build_weighting("entropy")
     with pytest.raises(UserError, match="choose one of none, constant"):
         build_weighting("none", "p3")

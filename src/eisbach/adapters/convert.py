@@ -13,8 +13,7 @@ from torch import nn
 
 from eisbach.adapters.formats import comfyui, diffusers, host_names, low_rank, peft, sa3
 from eisbach.adapters.formats.low_rank import Differences, LowRankAdapter, WeightOf
-from eisbach.errors import CheckpointError, UserError
-from eisbach.files import storage_error
+from eisbach.errors import CheckpointError, UserError, storage_error
 from eisbach.tensor_files import read_header
 
 FORMATS = ("sa3", "peft", "diffusers", "comfyui")

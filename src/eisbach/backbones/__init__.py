@@ -141,7 +141,7 @@ def load_backbone(name: str | Path = "embedded") -> Backbone:
     >>> from eisbach import load_model
     >>> backbone = load_model("embedded")
     >>> backbone.latent_channels, backbone.target
-    (96, 'u')
+    (128, 'u')
     """
     if str(name) == "embedded":
         with resources.as_file(resources.files("eisbach") / "assets" / "base") as folder:
@@ -169,10 +169,8 @@ def load_codec_of(backbone: Backbone) -> Codec:
     if codec.channels != backbone.latent_channels or abs(codec.latent_rate / backbone.latent_rate - 1) > 0.01:
         raise CheckpointError(
             f"the model reads {backbone.latent_channels} channels at {backbone.latent_rate:.4g} frames/s, and its "
-            "codec "
-            f"'{backbone.codec}' gives {codec.channels} channels at {codec.latent_rate:.4g}; name the codec that "
-            "fits, or "
-            "set the model's latent_channels and latent_rate to the codec's."
+            f"codec '{backbone.codec}' gives {codec.channels} channels at {codec.latent_rate:.4g}; name the codec that "
+            "fits, or set the model's latent_channels and latent_rate to the codec's."
         )
     return codec
 
@@ -195,8 +193,7 @@ def load_image_codec_of(backbone: Backbone) -> ImageCodec:
     if codec.channels != backbone.latent_channels:
         raise CheckpointError(
             f"the model reads {backbone.latent_channels} channels and its codec '{backbone.codec}' gives "
-            f"{codec.channels}; name "
-            "the codec that fits, or set the model's latent_channels to the codec's."
+            f"{codec.channels}; name the codec that fits, or set the model's latent_channels to the codec's."
         )
     return codec
 

@@ -22,8 +22,7 @@ from diffusers.models.normalization import AdaLayerNormZero
 from pydantic import model_validator
 from torch import nn
 
-from eisbach.backbones.image_base import ImageBackbone, fill_size
-from eisbach.backbones.transformer_blocks import ImageTransformerConfig, from_patches
+from eisbach.backbones.image_base import ImageBackbone, ImageTransformerConfig, fill_size, from_patches
 
 SIZES: dict[str, dict[str, Any]] = {
     "S": {"depth": 12, "width": 384, "heads": 6},

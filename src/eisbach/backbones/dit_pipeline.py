@@ -15,8 +15,7 @@ import torch
 from torch import nn
 
 from eisbach.backbones.image_base import ImageBackbone, ImageConfig
-from eisbach.backbones.pipeline_folder import INDEX, read_index
-from eisbach.backbones.table_pipeline import SchedulerTable, TablePipeline, read_table
+from eisbach.backbones.pipeline_folder import INDEX, SchedulerTable, TablePipeline, read_index, read_table
 from eisbach.codecs.weight_files import State, component_config, load_component
 from eisbach.config import build_config
 from eisbach.errors import CheckpointError, UserError
@@ -131,8 +130,7 @@ def _transformer_config(folder: Path) -> dict[str, Any]:
     if channels[1] not in (channels[0], 2 * channels[0]):
         raise CheckpointError(
             f"the transformer in {folder} reads {channels[0]} channels and gives {channels[1]}; as many are expected, "
-            "or twice as "
-            "many with the variance."
+            "or twice as many with the variance."
         )
     return config
 
@@ -145,9 +143,8 @@ def _labels(index: dict[str, Any], number: int, folder: Path) -> list[str]:
     labels = {int(position): str(label).strip() for position, label in given.items()}
     if set(labels) != set(range(number)):
         raise CheckpointError(
-            f"{folder / INDEX} names {len(labels)} classes in id2label and the transformer has {number}; one label "
-            "for each of "
-            f"0 to {number - 1} is expected."
+            f"{folder / INDEX} names {len(labels)} classes in id2label and the transformer has {number}; one label for "
+            f"each of 0 to {number - 1} is expected."
         )
     counts = Counter(labels.values())
     return [

@@ -25,7 +25,7 @@ from eisbach.errors import UserError
 from eisbach.tensor_files import read_tensors
 from eisbach.types import Conditioning
 
-NUM_TIMESTEPS = 1000
+_NUM_TIMESTEPS = 1000
 """Steps of the "cosine" path, DDPM's T."""
 
 
@@ -230,8 +230,8 @@ class ImageBackbone(Backbone, ABC):
     def network_time(self, t: torch.Tensor) -> torch.Tensor:
         """What the network is shown for t [shape=(B,)]: see `ImageConfig.time_scale`."""
         if self.config.path == "cosine":
-            return t * NUM_TIMESTEPS - 1
-        return t * (NUM_TIMESTEPS if self.config.time_scale is None else self.config.time_scale)
+            return t * _NUM_TIMESTEPS - 1
+        return t * (_NUM_TIMESTEPS if self.config.time_scale is None else self.config.time_scale)
 
     def predict(self, x_t: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """The network's output [shape=(B, C, H, W)] at x_t [shape=(B, C, H, W)] and t [shape=(B,)].
@@ -288,3 +288,54 @@ class ImageBackbone(Backbone, ABC):
         module = build_empty(lambda: cls.network(config))
         load_exactly(module, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
         return cls(config, module=module)
+
+
+# --- what the image transformers share: patches to tokens and back, and the fields of their shape
+
+
+class ImageTransformerConfig(ImageConfig):
+    """Shape of a transformer on patches.
+
+    Attributes
+    ----------
+    patch : int
+        Latent pixels on a side of a patch; must divide `latent_size`.
+    width, depth, heads : int
+        Hidden dimension, number of blocks, attention heads; filled in from `size` where it is given.
+    mlp_ratio : float
+        Hidden dimension of the feed-forward layers over `width`.
+    """
+
+    patch: int = Field(2, ge=1)
+    width: int = Field(ge=8)
+    depth: int = Field(ge=1, le=1024)
+    heads: int = Field(ge=1, le=1024)
+    mlp_ratio: float = Field(4.0, gt=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        faults = []
+        if self.latent_size % self.patch:
+            faults.append(
+                f"latent_size {self.latent_size} is no multiple of patch {self.patch}: choose a patch that divides it"
+            )
+        if self.width % self.heads:
+            faults.append(f"width {self.width} is no multiple of heads {self.heads}: choose heads that divide it")
+        if self.width % 4:
+            faults.append(f"width {self.width} is no multiple of 4, which sines and cosines on two axes need")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def network_options(self) -> dict[str, Any]:
+        """The options that every such network has."""
+        names = ("latent_channels", "latent_size", "patch", "width", "depth", "heads", "mlp_ratio")
+        return {**{name: getattr(self, name) for name in names}, "num_classes": len(self.classes)}
+
+
+def from_patches(tokens: torch.Tensor, patch: int, channels: int) -> torch.Tensor:
+    """Images [shape=(B, C, H, W)] of tokens [shape=(B, N, patch * patch * C)] in row order; channels vary fastest in a
+    token."""
+    side = round(tokens.shape[1] ** 0.5)
+    grid = tokens.reshape(-1, side, side, patch, patch, channels)
+    return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, side * patch, side * patch)

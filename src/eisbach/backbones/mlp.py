@@ -69,8 +69,7 @@ class TimeMLP(nn.Module):
         if min(dim, width, depth) < 1 or embedding < 2 or embedding % 2:
             raise UserError(
                 f"the MLP got dim={dim}, width={width}, depth={depth} and embedding={embedding}; the first three must "
-                "be 1 "
-                "or more and the embedding an even number."
+                "be 1 or more and the embedding an even number."
             )
         self.dim, self.embedding, self.time_scale = dim, embedding, time_scale
         sizes = [dim + embedding, *[width] * depth, dim]

@@ -7,6 +7,7 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from torch import nn
 from eisbach import pretrained
 from eisbach.backbones.base import Backbone
 from eisbach.backbones.state import adapter_free_state, identity_of
-from eisbach.backbones.text_encoder import LazyTextEncoder, save_encoder
+from eisbach.backbones.text_encoder import LazyTextEncoder, LongTexts, save_encoder
 from eisbach.codecs.base import Codec
 from eisbach.codecs.oobleck import OobleckCodec
 from eisbach.codecs.weight_files import build_empty, component_config, load_exactly
+from eisbach.diffusion.discrete_path import DiscretePath, scheduler_target
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import write_json
-from eisbach.pretrained import has_weights, read_weights
+from eisbach.tensor_files import has_weights, read_weights
 
 INDEX = "model_index.json"
 _SCHEDULER = Path("scheduler") / "scheduler_config.json"
@@ -103,7 +105,7 @@ class PipelineTextEncoder(LazyTextEncoder):
     def __init__(self, folder: Path, max_tokens: int | None = None) -> None:
         super().__init__()
         self.folder = folder / "text_encoder"
-        self._long_texts = pretrained.LongTexts()
+        self._long_texts = LongTexts()
         missing = [] if (self.folder / "config.json").is_file() else ["config.json"]
         missing += [] if has_weights(self.folder) else ["model.safetensors"]
         if missing:
@@ -116,8 +118,7 @@ class PipelineTextEncoder(LazyTextEncoder):
         if max_tokens is None and limit > 1_000_000:
             raise CheckpointError(
                 f"the tokenizer in {folder / 'tokenizer'} states no model_max_length, which is the number of tokens "
-                "that the "
-                "model reads; fetch it again."
+                "that the model reads; fetch it again."
             )
         self.max_tokens = limit if max_tokens is None else max_tokens
 
@@ -281,11 +282,88 @@ def check_durations(captions: Sequence[str], durations: Sequence[float], limit: 
     if any(value > limit for value in durations):
         raise UserError(
             f"a duration of {max(durations):g} s arrived; this model makes at most {limit:.4g} s at a time: ask for "
-            "less, or "
-            "cut clips shorter."
+            "less, or cut clips shorter."
         )
 
 
 def options(model: Any) -> dict[str, Any]:
     """The configuration of a diffusers model, without diffusers' own entries."""
     return {name: value for name, value in dict(model.config).items() if not name.startswith("_")}
+
+
+# --- pipelines of one network whose path is the table of their scheduler
+
+
+@dataclass(frozen=True)
+class SchedulerTable:
+    """What a pipeline's scheduler says about its network.
+
+    Attributes
+    ----------
+    values : dict
+        The scheduler's configuration, as it is written.
+    path : DiscretePath
+    target : str
+        "eps", "x0" or "v", of its `prediction_type`.
+    """
+
+    values: dict[str, Any]
+    path: DiscretePath
+    target: str
+
+
+def read_table(folder: Path) -> SchedulerTable:
+    """The scheduler in a pipeline's folder.
+
+    Raises
+    ------
+    CheckpointError
+        A scheduler that diffusers does not have.
+    UserError
+        One that is no discrete variance-preserving one, or of another target.
+    """
+    values = read_scheduler(folder)
+    table = pretrained.scheduler(values, folder)
+    target = scheduler_target(str(table.config.get("prediction_type", "epsilon")))
+    return SchedulerTable(values, DiscretePath.from_scheduler(table), target)
+
+
+class TablePipeline:
+    """`identity` and `save` of a backbone whose `module` is the part `network_part` of a diffusers pipeline.
+
+    Subclasses set what is annotated here; `copied_parts` must lie in the folder, `optional_parts` may.
+    """
+
+    name: str
+    network_part: str
+    copied_parts: tuple[str, ...]
+    optional_parts: tuple[str, ...] = ()
+    module: nn.Module
+    folder: Path
+    _files: dict[str, Any]
+    _table: SchedulerTable
+
+    def identity(self) -> str:
+        """A 16-digit hash of the network's configuration and weights, and of the scheduler's.
+
+        Raises
+        ------
+        CheckpointError
+            The backbone carries an adapter.
+        """
+        return identity_of(self.name, {**options(self.module), "scheduler": self._table.values}, self.module)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the pipeline as diffusers does; all but the network is copied from where it was loaded.
+
+        Raises
+        ------
+        CheckpointError
+            The backbone carries an adapter, or a part to copy is no longer there.
+        """
+        adapter_free_state(self.module)  # refuses a network that carries an adapter
+        network: Any = self.module  # diffusers' own class
+        folder = Path(folder)
+        copy_parts(self.folder, folder, self.copied_parts, self.optional_parts)
+        network.save_pretrained(str(folder / self.network_part), safe_serialization=True)
+        write_json(folder / INDEX, self._files)  # last: a folder with it is whole

@@ -23,7 +23,7 @@ from eisbach.codecs.weight_files import WEIGHTS, build_empty, component_config, 
 from eisbach.diffusion.paths import LinearPath
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import read_json, write_json
-from eisbach.pretrained import read_weights
+from eisbach.tensor_files import read_weights
 from eisbach.types import Conditioning
 
 INDEX = "model_index.json"

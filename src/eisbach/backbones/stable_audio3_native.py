@@ -16,8 +16,9 @@ import torch
 
 from eisbach.codecs.same_native import PREFIX as CODEC_PREFIX
 from eisbach.errors import CheckpointError
-from eisbach.pretrained import check_sizes, read_object, read_weights
+from eisbach.pretrained import check_sizes, read_object
 from eisbach.stable_audio3_keys import NATIVE_DURATION, NATIVE_TRANSFORMER, rows_to_diffusers, transformer_key
+from eisbach.tensor_files import read_weights
 
 CONFIG = "model_config.json"
 _DIT = f"model.{NATIVE_TRANSFORMER}"
@@ -123,29 +124,7 @@ def read_native(folder: str | Path) -> NativeModel:
     prompt, seconds = _conditioners(model, diffusion, source)
     transformer_config = _transformer_config(diffusion.get("config"), source)
     tensors = read_weights(folder, wanted=lambda name: not name.startswith(CODEC_PREFIX))
-    transformer: dict[str, torch.Tensor] = {}
-    duration: dict[str, torch.Tensor] = {}
-    text: dict[str, torch.Tensor] = {}
-    strangers = []
-    for name, tensor in tensors.items():
-        if name.startswith(_DIT):
-            key = transformer_key(name.removeprefix(_DIT))
-            transformer[key] = rows_to_diffusers(key, tensor, transformer_config["embed_dim"])
-        elif name == _PADDING:
-            transformer["prompt_padding_embedding"] = tensor
-        elif name.startswith(_SECONDS):
-            duration[f"linear.{name.removeprefix(_SECONDS)}"] = tensor
-        elif name.startswith(_TEXT):
-            text[name.removeprefix(_TEXT)] = tensor
-        else:
-            strangers.append(name)
-    if strangers:
-        raise CheckpointError(
-            f"{len(strangers)} of {len(tensors)} tensors in {folder} belong to no part of a Stable Audio 3 model "
-            "(first: "
-            f"{', '.join(sorted(strangers)[:3])}); the checkpoint is of another model or of a version that is not "
-            "supported."
-        )
+    transformer, duration, text = _sort_tensors(tensors, transformer_config["embed_dim"], folder)
     if prompt.get("padding_mode", "zero") == "zero":
         # The native code zeroes padded positions in this mode: a padding embedding of zeros is the same.
         transformer.setdefault("prompt_padding_embedding", torch.zeros(transformer_config["cond_token_dim"]))
@@ -184,6 +163,36 @@ def _max_seconds(values: Mapping[str, Any], sample_rate: int, source: Path) -> f
     return samples / sample_rate
 
 
+def _sort_tensors(
+    tensors: Mapping[str, torch.Tensor], width: int, folder: Path
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The tensors of the transformer (named and laid out as diffusers does), the duration embedder and the text
+    encoder; a `CheckpointError` for one that belongs to none of them."""
+    transformer: dict[str, torch.Tensor] = {}
+    duration: dict[str, torch.Tensor] = {}
+    text: dict[str, torch.Tensor] = {}
+    strangers = []
+    for name, tensor in tensors.items():
+        if name.startswith(_DIT):
+            key = transformer_key(name.removeprefix(_DIT))
+            transformer[key] = rows_to_diffusers(key, tensor, width)
+        elif name == _PADDING:
+            transformer["prompt_padding_embedding"] = tensor
+        elif name.startswith(_SECONDS):
+            duration[f"linear.{name.removeprefix(_SECONDS)}"] = tensor
+        elif name.startswith(_TEXT):
+            text[name.removeprefix(_TEXT)] = tensor
+        else:
+            strangers.append(name)
+    if strangers:
+        raise CheckpointError(
+            f"{len(strangers)} of {len(tensors)} tensors in {folder} belong to no part of a Stable Audio 3 model "
+            f"(first: {', '.join(sorted(strangers)[:3])}); the checkpoint is of another model or of a version that is "
+            "not supported."
+        )
+    return transformer, duration, text
+
+
 def _check_kind(values: Any, source: str) -> tuple[Mapping[str, Any], Mapping[str, Any], str]:
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind != "diffusion_cond_inpaint":
@@ -198,9 +207,8 @@ def _check_kind(values: Any, source: str) -> tuple[Mapping[str, Any], Mapping[st
     objective = diffusion.get("diffusion_objective", "v")
     if objective not in OBJECTIVES or diffusion.get("type") != "dit":
         raise CheckpointError(
-            f"the model in {source} is a '{diffusion.get('type')}' with the objective '{objective}'; Stable Audio 3 "
-            "is a "
-            f"'dit' with one of: {', '.join(OBJECTIVES)}."
+            f"the model in {source} is a '{diffusion.get('type')}' with the objective '{objective}'; Stable Audio 3 is "
+            f"a 'dit' with one of: {', '.join(OBJECTIVES)}."
         )
     trained = diffusion.get("distribution_shift_options")
     if trained is not None and (not isinstance(trained, dict) or {**_TRAINED_SHIFT, **trained} != _TRAINED_SHIFT):
@@ -218,8 +226,7 @@ def _check_kind(values: Any, source: str) -> tuple[Mapping[str, Any], Mapping[st
     ):
         raise CheckpointError(
             f"the model in {source} asks for the sampling schedule {shift}; only the log-SNR schedule from -6.2 to 2 "
-            "at every "
-            "length is supported."
+            "at every length is supported."
         )
     return model, diffusion, str(objective)
 
@@ -259,8 +266,7 @@ def _conditioners(
     if mode not in ("learned", "zero") or features != "expo":
         raise CheckpointError(
             f"the conditioning in {source} has the padding mode '{mode}' and the duration features '{features}'; "
-            "padding "
-            "'learned' or 'zero' and features 'expo' are supported."
+            "padding 'learned' or 'zero' and features 'expo' are supported."
         )
     return prompt, seconds
 

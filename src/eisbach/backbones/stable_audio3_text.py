@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from eisbach import pretrained
-from eisbach.backbones.text_encoder import LazyTextEncoder, save_encoder
+from eisbach.backbones.text_encoder import LazyTextEncoder, LongTexts, save_encoder
 from eisbach.codecs.weight_files import build_empty, load_exactly
 from eisbach.errors import CheckpointError
-from eisbach.pretrained import has_weights, read_weights
+from eisbach.tensor_files import has_weights, read_weights
 
 
 class TextEncoder(LazyTextEncoder):
@@ -44,7 +44,7 @@ class TextEncoder(LazyTextEncoder):
     ) -> None:
         super().__init__()
         self.folder, self.tokenizer_folder, self._tensors = folder, tokenizer_folder, dict(tensors or {})
-        self._long_texts = pretrained.LongTexts()
+        self._long_texts = LongTexts()
         missing = [name for name in ("config.json",) if not (folder / name).is_file()]
         missing += [] if self._tensors or has_weights(folder) else ["model.safetensors"]
         missing += [] if (tokenizer_folder / "tokenizer_config.json").is_file() else ["tokenizer_config.json"]
@@ -124,6 +124,5 @@ def find_native(checkpoint: Path, sources: Sequence[str]) -> Path:
         return cached
     raise CheckpointError(
         f"the text encoder is not in {checkpoint} (looked for: {', '.join(sources[:-1])}) and '{hub}' is not in the "
-        "hub's "
-        f"local cache; put its folder there or run: hf download {hub}."
+        f"hub's local cache; put its folder there or run: hf download {hub}."
     )

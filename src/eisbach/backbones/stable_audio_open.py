@@ -200,8 +200,7 @@ class StableAudioOpenBackbone(PipelineBackbone):
         if x_t.shape[2] > window:
             raise UserError(
                 f"{x_t.shape[2]} latent frames arrived and this model makes at most {window} ({self.max_seconds:.4g} "
-                "s); use "
-                "shorter clips."
+                "s); use shorter clips."
             )
         seconds, text = conditioning.global_embed.float().unbind(dim=1)
         return self.module(x_t, t, conditioning.tokens, token_mask(conditioning), seconds, text)

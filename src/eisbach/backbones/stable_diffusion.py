@@ -17,12 +17,12 @@ from torch import nn
 
 from eisbach import pretrained
 from eisbach.backbones.base import Backbone
-from eisbach.backbones.pipeline_folder import read_index
-from eisbach.backbones.table_pipeline import SchedulerTable, TablePipeline, read_table
+from eisbach.backbones.pipeline_folder import SchedulerTable, TablePipeline, read_index, read_table
+from eisbach.backbones.text_encoder import LongTexts
 from eisbach.codecs.weight_files import build_empty, component_config, load_component, load_exactly
 from eisbach.diffusion.discrete_path import DiscretePath
 from eisbach.errors import CheckpointError, UserError
-from eisbach.pretrained import LongTexts, has_weights, read_weights
+from eisbach.tensor_files import has_weights, read_weights
 from eisbach.types import Conditioning
 
 PIPELINE = "StableDiffusionPipeline"
@@ -139,9 +139,8 @@ class StableDiffusionBackbone(TablePipeline, Backbone):
         """
         if x_t.dim() != 4 or x_t.shape[1] != self.latent_channels:
             raise UserError(
-                f"latents of {tuple(x_t.shape)} arrived and this model reads (B, {self.latent_channels}, H, W); "
-                "encode images with "
-                "its own autoencoder."
+                f"latents of {tuple(x_t.shape)} arrived and this model reads (B, {self.latent_channels}, H, W); encode "
+                "images with its own autoencoder."
             )
         return self.module(
             x_t, self.path.t_to_timesteps(t), encoder_hidden_states=conditioning.tokens, return_dict=False
@@ -165,8 +164,7 @@ def load_stable_diffusion(folder: str | Path) -> StableDiffusionBackbone:
     if config["in_channels"] != config["out_channels"]:
         raise CheckpointError(
             f"the network in {folder / 'unet'} reads {config['in_channels']} channels and gives "
-            f"{config['out_channels']}; an "
-            "inpainting model is another thing: take the plain one."
+            f"{config['out_channels']}; an inpainting model is another thing: take the plain one."
         )
     if config["class_embed_type"] is not None or config["addition_embed_type"] is not None:
         raise CheckpointError(

@@ -1,9 +1,11 @@
-"""What text encoders of transformers share: weights that are read when first needed, the tokenizer, masks, writing
-weights."""
+"""What text encoders of transformers share: weights that are read when first needed, masks, writing weights, and what
+is said of texts that are too long."""
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +55,24 @@ def token_mask(conditioning: Conditioning) -> torch.Tensor:
     if conditioning.token_mask is not None:
         return conditioning.token_mask
     return torch.ones(conditioning.tokens.shape[:2], dtype=torch.bool, device=conditioning.tokens.device)
+
+
+class LongTexts:
+    """Says of every text that a model reads only the beginning of, once each."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def warn(self, texts: Sequence[str], counts: Sequence[int], limit: int) -> None:
+        """One warning that names the texts of more than `limit` tokens which were not named before.
+
+        `counts` are the tokens of each text, uncut.
+        """
+        cut = {text: count for text, count in zip(texts, counts, strict=True) if count > limit}
+        fresh = [f"'{text[:60]}…' has {count}" for text, count in cut.items() if text not in self._said]
+        self._said |= cut.keys()
+        if fresh:
+            named = ", ".join(fresh)
+            warnings.warn(
+                f"the model reads {limit} tokens of a text, and longer ones lose their end: {named}.", stacklevel=3
+            )

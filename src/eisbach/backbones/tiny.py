@@ -21,6 +21,7 @@ from torch import nn
 
 from eisbach.backbones.base import Backbone
 from eisbach.backbones.state import CONFIG, WEIGHTS, adapter_free_state, identity_of, read_saved, write_saved
+from eisbach.codecs import DEFAULT_CODEC
 from eisbach.config import StrictModel, build_config
 from eisbach.diffusion.paths import LinearPath
 from eisbach.errors import CheckpointError, UserError
@@ -35,9 +36,9 @@ _FORMAT = "eisbach-tiny-music"
 class TinyMusicConfig(StrictModel):
     """Shape of the embedded model; the defaults are the shipped one's."""
 
-    latent_channels: int = Field(96, ge=1)
-    latent_rate: float = Field(22050 / 8192, gt=0)
-    codec: str = "bands"
+    latent_channels: int = Field(128, ge=1)
+    latent_rate: float = Field(32000 / 12288, gt=0)
+    codec: str = DEFAULT_CODEC
     width: int = Field(256, ge=8)
     depth: int = Field(6, ge=1, le=1024)
     heads: int = Field(4, ge=1, le=1024)

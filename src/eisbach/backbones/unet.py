@@ -93,8 +93,7 @@ class UNetConfig(ImageConfig):
         if self.latent_size % 2**halvings:
             faults.append(
                 f"latent_size {self.latent_size} cannot be halved {halvings} times: give fewer multipliers, or a size "
-                "that is a "
-                f"multiple of {2**halvings}"
+                f"that is a multiple of {2**halvings}"
             )
         sides = [self.latent_size // 2**level for level in range(len(self.multipliers))]
         if set(self.attention) - set(sides):

@@ -20,8 +20,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from pydantic import model_validator
 from torch import nn
 
-from eisbach.backbones.image_base import ImageBackbone, fill_size
-from eisbach.backbones.transformer_blocks import ImageTransformerConfig, from_patches
+from eisbach.backbones.image_base import ImageBackbone, ImageTransformerConfig, fill_size, from_patches
 
 SIZES: dict[str, dict[str, Any]] = {
     "S": {"depth": 13, "width": 512, "heads": 8, "convolution": True},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eisbach.cli.common import AsJson, DryRun, print_json
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def allocation(
     out: Annotated[
         Path | None, typer.Option(help="Folder for allocation.json, allocation.csv and allocation.png.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be computed and stop.")] = False,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Show what a model is trained on: noise-level weight x density of draws, as numbers, a table and a picture.
 
@@ -63,16 +63,16 @@ def allocation(
     """
     plan = _make_plan(noise_level or ["none"], density or ["uniform"], path, target, overrides or [], frames)
     if dry_run:
-        typer.echo(json.dumps({**plan.describe(), "out": out and str(out)}, indent=2, ensure_ascii=False))
+        print_json({**plan.describe(), "out": out and str(out)})
         return
     done = plan.run()
-    result = {**plan.facts(), "allocations": [{"label": arm.label, **one.summary()} for arm, one in done]}
+    result = {**plan.facts(), "allocations": [{"label": arm.label, **allocated.summary()} for arm, allocated in done]}
     if out is not None:
         _write(out, result, done)
     if as_json:
-        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        print_json(result)
         return
-    typer.echo(table([(arm.weight_label, one) for arm, one in done]))
+    typer.echo(table([(arm.weight_label, allocated) for arm, allocated in done]))
     if out is not None:
         typer.echo(f"\nallocation.json, allocation.csv and allocation.png are in {out}")
 
@@ -118,8 +118,8 @@ class Plan:
             ]
 
         first = each(None)
-        found = first if len(first) == 1 else each(common_grid(first))
-        return list(zip(self.arms, found, strict=True))
+        allocations = first if len(first) == 1 else each(common_grid(first))
+        return list(zip(self.arms, allocations, strict=True))
 
 
 def _make_plan(
@@ -147,8 +147,7 @@ def _make_plan(
     if len(weights) * len(chosen) > _MOST:
         raise UserError(
             f"{len(weights)} weightings x {len(chosen)} densities make {len(weights) * len(chosen)} arms; one table "
-            "holds "
-            f"{_MOST}: name fewer."
+            f"holds {_MOST}: name fewer."
         )
     known_weight = {name: _weight_options(name) for name, _ in weights}
     known_density = {name: set(density_options(name)) for name, _ in chosen}
@@ -162,8 +161,7 @@ def _make_plan(
         if reads_length[-1] and frames is None:
             raise UserError(
                 f"the {law.name} density depends on the length of a sample; add --frames N, its latent frames (a "
-                "minute "
-                "of Stable Audio 3 has 646), or --set shift_by_length=false."
+                "minute of Stable Audio 3 has 646), or --set shift_by_length=false."
             )
         for name, own in weights:
             mine = {key: value for key, value in shared["weight"].items() if key in known_weight[name]} | own
@@ -267,15 +265,15 @@ def _pair(text: str, source: str) -> tuple[str, Any]:
     if not separator or not key.strip() or not value.strip():
         raise UserError(f"'{text}' in {source} must look like KEY=VALUE, for example gamma=5.")
     try:
-        found = parse_yaml(value)
+        parsed = parse_yaml(value)
     except yaml.YAMLError as error:
         raise UserError(
             f"the value of '{text}' in {source} cannot be read; write a number, true, false or a list."
         ) from error
-    if isinstance(found, str):
+    if isinstance(parsed, str):
         with contextlib.suppress(ValueError):
-            found = float(found)  # YAML takes 1e-3 for a word
-    return key.strip(), found
+            parsed = float(parsed)  # YAML takes 1e-3 for a word
+    return key.strip(), parsed
 
 
 def _label(name: str, options: dict[str, Any]) -> str:
@@ -297,8 +295,8 @@ def table(arms: Sequence[tuple[str, Allocation]]) -> str:
     """The comparison in at most 100 columns: scale, effective share, range and bands of the effort, then notes."""
     first = arms[0][1]
     groups: dict[str, list[tuple[str, Allocation]]] = {}
-    for label, one in arms:
-        groups.setdefault(one.density_label, []).append((label, one))
+    for label, arm in arms:
+        groups.setdefault(arm.density_label, []).append((label, arm))
     bands = "".join(f"{band.low:g}-{band.high:g}".rjust(8) for band in first.bands)
     lines = [
         f"{first.path} path, target {first.target}",
@@ -307,22 +305,21 @@ def table(arms: Sequence[tuple[str, Allocation]]) -> str:
         f"{'':{_NAME_WIDTH}}{'weight':>8}{'share':>11}{'middle 90%':>16}{bands}",
     ]
     for density, members in groups.items():
-        one = members[0][1]
+        arm = members[0][1]
         lines += [
             f"density {density}",
-            _row("  draws", "", "", one.draws_log_snr_quantiles, [b.draws for b in one.bands]),
+            _row("  draws", "", "", arm.draws_log_snr_quantiles, [b.draws for b in arm.bands]),
         ]
-        for label, found in members:
-            effort = [band.effort for band in found.bands]
-            mean, share = f"{found.mean_weight:.4g}", f"{found.effective_share:.1%}"
-            lines.append(_row(f"  {label}", mean, share, found.log_snr_quantiles, effort))
-    for note in dict.fromkeys(f"{label}: {note}" for label, one in arms for note in one.notes):
+        for label, arm in members:
+            effort = [band.effort for band in arm.bands]
+            mean, share = f"{arm.mean_weight:.4g}", f"{arm.effective_share:.1%}"
+            lines.append(_row(f"  {label}", mean, share, arm.log_snr_quantiles, effort))
+    for note in dict.fromkeys(f"{label}: {note}" for label, arm in arms for note in arm.notes):
         lines += ["", *textwrap.wrap(note, 100)]
     legend = (
         "mean weight: what the loss is multiplied by, on average over the draws; effective share: how many of the "
-        "draws "
-        "count, if all counted the same. The shares of a weighting are of the effort: weight x density. "
-        "log-SNR is ln(alpha^2/sigma^2); t = 1 is noise."
+        "draws count, if all counted the same. The shares of a weighting are of the effort: weight x density. log-SNR "
+        "is ln(alpha^2/sigma^2); t = 1 is noise."
     )
     return "\n".join([*lines, "", *textwrap.wrap(legend, 100)])
 
@@ -343,8 +340,8 @@ def _write(out: Path, result: dict[str, Any], done: Sequence[tuple[Arm, Allocati
     columns = ["label", "noise_level", "density", "log_snr", "t", "draws", "weight", "x0_weight", "effort"]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    for arm, one in done:
-        shared = {"label": arm.label, "noise_level": one.noise_level, "density": one.density}
-        writer.writerows({**shared, **{key: f"{value:.9g}" for key, value in row.items()}} for row in one.rows())
+    for arm, allocated in done:
+        shared = {"label": arm.label, "noise_level": allocated.noise_level, "density": allocated.density}
+        writer.writerows({**shared, **{key: f"{value:.9g}" for key, value in row.items()}} for row in allocated.rows())
     write_text(out / "allocation.csv", text.getvalue())
-    allocation_picture([one for _, one in done], [arm.label for arm, _ in done], out=out / "allocation.png")
+    allocation_picture([allocated for _, allocated in done], [arm.label for arm, _ in done], out=out / "allocation.png")

@@ -49,6 +49,14 @@ _Primary = Annotated[
     str | None,
     typer.Option(help="Comma-separated metrics that decide; METRIC:higher or METRIC:lower says what is better."),
 ]
+_Reference = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Music to hold the sets against: a folder, file or manifest (its held-out clips); repeat. The page then "
+        "says which set lies nearer to it.",
+        show_default=False,
+    ),
+]
 _Seconds = Annotated[float | None, typer.Option(help="Cut every clip to this length; shorter ones are left out.")]
 _Start = Annotated[str, typer.Option("--from", help="What --seconds keeps: start, middle or loudest.")]
 _Embedding = Annotated[
@@ -94,6 +102,7 @@ def analyze(
     oracle: _Oracle = None,
     metrics: _Metrics = None,
     primary: _Primary = None,
+    reference: _Reference = None,
     seconds: _Seconds = None,
     start: _Start = "start",
     embedding: _Embedding = None,
@@ -127,7 +136,7 @@ def analyze(
     plan = plan_analysis(
         paths, by=by, out=out, pair=pair, baseline=baseline, oracle=oracle, metrics=tuple(_split(metrics)),
         primary=_directions(primary), notes=notes, training=training, held_out=held_out, seconds=seconds,
-        start=start, jobs=jobs, seed=seed,
+        start=start, jobs=jobs, seed=seed, reference=tuple(reference or ()),
     )  # fmt: skip
     _check_ids(plan, clip or ())
     if dry_run:
@@ -220,9 +229,9 @@ def _as_json(analysed: AnalysedSets, written: Path | None) -> dict[str, Any]:
 
 
 def _print(analysed: AnalysedSets, out: Path | None, written: Path | None, pictures: bool) -> None:
-    from eisbach.report.comparison.findings import terminal_lines
+    from eisbach.report.comparison.findings import memorisation_lines, terminal_lines
 
-    for line in terminal_lines(analysed.records, analysed.sets):
+    for line in (*terminal_lines(analysed.records, analysed.sets), *memorisation_lines(analysed.whole)):
         typer.echo(line)
     skipped = analysed.skips.skipped
     for item in skipped[:_SKIPS_SAID]:

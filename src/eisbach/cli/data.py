@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from eisbach.cli.data_common import AS_JSON, DRY_RUN, JOBS, print_json, say_skipped, worker_count
+from eisbach.cli.common import AsJson, DryRun, Jobs, print_json, say_skipped, worker_count
 from eisbach.cli.data_encode import encode, latents
 from eisbach.cli.data_folder import doctor, folder, musiccaps
 from eisbach.cli.executing import Address, CellCpus, CellGpus, ExecutorName, where
@@ -65,8 +65,8 @@ def render(
     fonts: list[str] = typer.Option(None, "--font", help="A sound font file (.sf2, .sf3); one of those given is drawn "
                                                          "for each clip (default: pretty_midi, its packaged one)."),
     room: bool = typer.Option(False, "--room/--dry", help="Each clip in a drawn room, or without one."),
-    redistributable_only: bool = _FREE, jobs: int = JOBS, executor: ExecutorName = "local", address: Address = None,
-    cell_cpus: CellCpus = None, cell_gpus: CellGpus = None, cache: Path = _CACHE, dry_run: bool = DRY_RUN,
+    redistributable_only: bool = _FREE, jobs: Jobs = 0, executor: ExecutorName = "local", address: Address = None,
+    cell_cpus: CellCpus = None, cell_gpus: CellGpus = None, cache: Path = _CACHE, dry_run: DryRun = False,
 ) -> None:  # fmt: skip
     """Render developing music: sections of real scores, performed by many ensembles, with captions.
 
@@ -92,7 +92,7 @@ def flat(
     stereo: bool = _STEREO, audio_format: str = _FORMAT, pieces: list[str] = _PIECES,
     kinds: list[str] = typer.Option(None, "--kinds", help="drone, pad, loop or texture; repeat for more (default: "
                                                           "all)."),
-    redistributable_only: bool = _FREE, jobs: int = JOBS, cache: Path = _CACHE, dry_run: bool = DRY_RUN,
+    redistributable_only: bool = _FREE, jobs: Jobs = 0, cache: Path = _CACHE, dry_run: DryRun = False,
 ) -> None:  # fmt: skip
     """Make structurally flat material of the same sound world: drones, pads, loops of 1-16 s and textures.
 
@@ -125,9 +125,9 @@ def scores(
     list_all: bool = typer.Option(False, "--list", help="Print every piece with what its file states, and stop."),
     redistributable_only: bool = _FREE,
     out: Path = typer.Option(None, "--out", "-o", help="Write the list of pieces and licences to this JSON file."),
-    jobs: int = JOBS,
+    jobs: Jobs = 0,
     cache: Path = _CACHE,
-    as_json: bool = AS_JSON,
+    as_json: AsJson = False,
 ) -> None:
     """List the scores and the licence that each file states, or parse them into the cache ahead of rendering."""
     from dataclasses import asdict

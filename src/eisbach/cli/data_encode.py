@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from eisbach.cli.data_common import AS_JSON, DRY_RUN, JOBS, print_json, say_skipped, worker_count
+from eisbach.cli.common import AsJson, DryRun, Jobs, print_json, say_skipped, worker_count
 from eisbach.cli.executing import Address, CellCpus, CellGpus, ExecutorName, where
 
 if TYPE_CHECKING:
     from eisbach.codecs.base import Codec
 
 _FORMATS = ("cache", "sa3")
-_CODEC = typer.Option(None, "--codec", help="Name, file or folder of a codec (default: bands).")
+_CODEC = typer.Option(None, "--codec", help="Name, file or folder of a codec (default: the embedded model's).")
 _MODEL = typer.Option(None, "--model", "-m", help="Instead of --codec: the model whose codec is taken.")
 _CLIPS_WORTH_A_PROCESS = 8
 
@@ -35,13 +35,13 @@ def encode(
     max_seconds: float = typer.Option(380.0, "--max-seconds", help="sa3: longer clips are cut into equal sections."),
     half: bool = typer.Option(False, "--half", help="sa3: keep float16."),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda: where a codec with a network computes."),
-    jobs: int = JOBS,
+    jobs: Jobs = 0,
     executor: ExecutorName = "local",
     address: Address = None,
     cell_cpus: CellCpus = None,
     cell_gpus: CellGpus = None,
-    dry_run: bool = DRY_RUN,
-    as_json: bool = AS_JSON,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Encode a manifest's audio into latents; the same command continues an interrupted one.
 
@@ -104,8 +104,8 @@ def latents(
     model: str = typer.Option(None, "--model", "-m", help="Also check that the latents fit this model's codec."),
     buckets: int = typer.Option(16, "--buckets", help="How many lengths batches may have."),
     batch_size: int = typer.Option(4, "--batch-size", help="For the shares of what is cut and padded."),
-    jobs: int = JOBS,
-    as_json: bool = AS_JSON,
+    jobs: Jobs = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Check a folder of pre-encoded latents: what can be used, what cannot and why, and how lengths would be
     batched."""
@@ -130,11 +130,11 @@ def latents(
 
 def _load_codec(codec: str | None, model: str | None) -> tuple[str, Codec]:
     """What `load_codec` makes a codec from (in other processes too), and the codec."""
-    from eisbach.codecs import load_codec
+    from eisbach.codecs import DEFAULT_CODEC, load_codec
     from eisbach.errors import UserError
 
     if model is None:
-        source = codec or "bands"
+        source = codec or DEFAULT_CODEC
     elif codec is not None:
         raise UserError("--codec and --model both name a codec; give one of the two.")
     else:

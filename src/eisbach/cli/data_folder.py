@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from eisbach.cli.data_common import AS_JSON, DRY_RUN, JOBS, print_json, say_skipped, worker_count
+from eisbach.cli.common import AsJson, DryRun, Jobs, print_json, say_skipped, worker_count
 
 if TYPE_CHECKING:
     from eisbach.data.audio_folder import CodecInput
@@ -32,8 +32,8 @@ def folder(
     label: list[str] = typer.Option(None, "--label", help="A label for every clip, such as kind=developing."),
     out: Path = typer.Option(None, "--out", "-o", help="Folder for the manifest (default: the audio's own)."),
     strict: bool = typer.Option(False, "--strict", help="Exit with code 2 when anything is left out."),
-    jobs: int = JOBS,
-    as_json: bool = AS_JSON,
+    jobs: Jobs = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Make the manifest of your own folder of audio; it is written into the folder, or into --out."""
     from dataclasses import asdict
@@ -102,8 +102,8 @@ def doctor(
     same_audio: bool = typer.Option(False, "--same-audio", help="Also compare the sound itself, not only the bytes."),
     strict: bool = typer.Option(False, "--strict", help="Exit with code 2 when anything is found."),
     show: int = typer.Option(20, "--show", help="How many samples the table of what trains shows; 0 shows all."),
-    jobs: int = JOBS,
-    as_json: bool = AS_JSON,
+    jobs: Jobs = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Report what is wrong with the data, and the text and audio that each sample will really train on."""
     from eisbach.data.doctor import examine
@@ -151,7 +151,7 @@ def _codec_input(model: str | None) -> CodecInput | None:
     from eisbach.data.audio_folder import CodecInput
 
     codec = load_codec_of(load_backbone(model))
-    return CodecInput(codec.sample_rate, codec.audio_channels)
+    return CodecInput(codec.sample_rate, codec.audio_channels, mixes=codec.model is None)
 
 
 class _UnknownWords:
@@ -213,9 +213,9 @@ def musiccaps(
         help="hash (a tenth of the videos), eval (AudioSet's), balanced (the balanced subset) or none.",
     ),
     strict: bool = typer.Option(False, "--strict", help="Refuse a CSV with malformed or repeated rows."),
-    jobs: int = JOBS,
-    dry_run: bool = DRY_RUN,
-    as_json: bool = AS_JSON,
+    jobs: Jobs = 0,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make clips and a manifest from MusicCaps' CSV and the audio you have; nothing is downloaded.
 

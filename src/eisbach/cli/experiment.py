@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from eisbach.cli.common import AsJson, DryRun, Overrides, Quiet, print_json
 from eisbach.cli.executing import Address, CellCpus, CellGpus, ExecutorName, where
 
 if TYPE_CHECKING:
@@ -26,10 +27,7 @@ def _group() -> None:
 @app.command()
 def run(
     recipe: Annotated[str, typer.Argument(help="A YAML recipe, or a built-in one: curation, demo, gated or levels.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. --set training.steps=200 (repeatable)."),
-    ] = None,
+    overrides: Overrides = None,
     out: Annotated[str | None, typer.Option(help="The experiment's folder; the recipe's own unless given.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Trainings that run at once.")] = None,
     executor: ExecutorName = "local",
@@ -37,9 +35,9 @@ def run(
     cell_cpus: CellCpus = None,
     cell_gpus: CellGpus = None,
     quick: Annotated[bool, typer.Option("--quick", help="A rehearsal with hardly any training.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run an experiment, or continue it: the same command redoes nothing that is already made."""
     from eisbach.experiments.recipes import load_spec
@@ -75,7 +73,7 @@ def execute(spec: ExperimentSpec, *, dry_run: bool, as_json: bool, quiet: bool) 
         quiet=quiet,
     )
     if as_json:
-        typer.echo(json.dumps(summary_with_words(result), indent=2, ensure_ascii=False))
+        print_json(summary_with_words(result))
         return
     for line in summary_lines(result):
         typer.echo(line)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from eisbach.cli.common import AsJson, DryRun, print_json
 
 if TYPE_CHECKING:
     from eisbach.adapters.export import Exported
@@ -54,8 +55,6 @@ _AnyBase = Annotated[
 _Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the adapter at --out; other files beside it stay.")
 ]
-_DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
-_AsJson = Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")]
 
 
 def export(
@@ -72,8 +71,8 @@ def export(
     drop_conditioner: _DropConditioner = False,
     any_base: _AnyBase = False,
     overwrite: _Overwrite = False,
-    dry_run: _DryRun = False,
-    as_json: _AsJson = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Convert an adapter between Stability's file, peft and diffusers folders and ComfyUI's file, merge it, or check
     what it does.
@@ -111,7 +110,7 @@ def export(
 
     done = run(config, load_backbone)
     if as_json:
-        typer.echo(json.dumps(done.summary(), indent=2, ensure_ascii=False))
+        print_json(done.summary())
         return
     for sentence in done.notes:
         typer.echo(f"note: {sentence}", err=True)

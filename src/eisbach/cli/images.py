@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eisbach.cli.common import AsJson, DryRun, Quiet, print_json
+
 if TYPE_CHECKING:
     from eisbach.image_quality.distances import ImageStatistics
     from eisbach.image_quality.features import FeatureNetwork
@@ -41,8 +43,8 @@ def sample(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="PNG files go here, in a folder for each class.")] = Path(
         "runs/images"
     ),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
 ) -> None:
     """Draw images from a trained model: PNG files by class, and samples.json with how they were drawn."""
     from eisbach.config import apply_overrides, build_config, dump_yaml
@@ -102,8 +104,8 @@ def quality(
     save: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep the reference's statistics as an .npz for the next time.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be measured and stop.")] = False,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
 ) -> None:
     """FID, sFID, inception score, precision and recall of images against a reference."""
     if dry_run:
@@ -121,7 +123,7 @@ def quality(
         real.save(save)
     result = image_quality(real, _statistics(samples, network, size))
     if as_json:
-        typer.echo(json.dumps(asdict(result), indent=2, ensure_ascii=False))
+        print_json(asdict(result))
         return
     _print(asdict(result))
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import sys
 import warnings
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -24,15 +26,12 @@ from eisbach.cli import (
     images,
     listen,
     probe,
-    recoverability,
     signature,
-    signature_entropy,
     study,
     train,
     watch,
 )
 from eisbach.cli.next_steps import with_next_steps
-from eisbach.cli.packages import missing_package
 from eisbach.cli.streams import close_streams, open_streams
 from eisbach.errors import EisbachError, InterruptedRun, out_of_memory
 from eisbach.signals import stop_as_ctrl_c
@@ -63,11 +62,9 @@ app.command("compare", hidden=True, context_settings={"allow_extra_args": True, 
     analyze.compare
 )
 app.add_typer(experiment.app, name="experiment", rich_help_panel=_STUDY)
-for command in (signature_entropy.entropy, signature_entropy.structure, signature_entropy.gate):
-    signature.app.command(command.__name__)(command)
 app.add_typer(signature.app, name="signature", rich_help_panel=_WEIGH)
 app.add_typer(study.app, name="study", rich_help_panel=_STUDY)
-app.command("recoverability", hidden=True, context_settings=recoverability.ANY_WORDS)(recoverability.recoverability)
+app.command("recoverability", hidden=True, context_settings=study.ANY_WORDS)(study.recoverability)
 app.add_typer(images.app, name="images", rich_help_panel=_MEASURE)
 
 
@@ -168,3 +165,48 @@ def _storage(error: OSError) -> str | None:
     if error.errno in (errno.EPERM, errno.EACCES, errno.EROFS) and error.filename:
         return f"{error.filename} is out of reach ({error.strerror}); choose another place."
     return None
+
+
+# --- packages that a command needs and that are not installed
+
+
+_DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+"""Packages whose import name is not the name that pip knows."""
+
+
+def missing_package(module: str | None) -> str | None:
+    """What to install for a module that could not be imported.
+
+    Parameters
+    ----------
+    module : str or None
+        `ModuleNotFoundError.name`.
+
+    Returns
+    -------
+    str or None
+        One sentence; None where the module is no requirement of this package, so that its absence is a defect.
+    """
+    top = (module or "").partition(".")[0]
+    package = _DISTRIBUTIONS.get(top, top)
+    if top in ("", "eisbach"):
+        return None
+    for requirement in _requirements():
+        if _normal(re.split(r"[\s<>=!~;\[(]", requirement, maxsplit=1)[0]) != _normal(package):
+            continue
+        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", requirement)
+        if extra is None:
+            return f"the package {package} is not installed, though Eisbach needs it; run: pip install {package}"
+        return f"this needs the package {package}; run: pip install 'eisbach[{extra[1]}]'"
+    return None
+
+
+def _requirements() -> list[str]:
+    try:
+        return metadata.requires("eisbach") or []
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eisbach.cli.common import AsJson, DryRun, Overrides, Quiet, numbers, print_json, print_note
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
     from eisbach.diagnostics.probe.config import ProbeConfig
     from eisbach.diagnostics.probe.explain import Explanation
     from eisbach.diagnostics.probe.result import ProbeResult
-    from eisbach.diagnostics.probe.verdict import Verdict
 
 _DEFAULT_FOLDER = "runs/probe"
 _REQUEST = "request"
-
 
 _Recipe = Annotated[
     Path | None,
@@ -30,15 +29,9 @@ _Data = Annotated[
     list[str] | None,
     typer.Option(metavar="MANIFEST", help="Manifest or its folder, instead of the recipe's (repeatable)."),
 ]
-_Sample = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Sample weighting, e.g. entropy_barrier, recurrence_barrier.")
-]
+_Sample = Annotated[str | None, typer.Option(metavar="NAME", help="Sample weighting: recommended, entropy_barrier, …")]
 _NoiseLevel = Annotated[
     str | None, typer.Option(metavar="NAME", help="Noise-level weighting, e.g. min_snr, soft_min_snr, erd.")
-]
-_Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. --set weighting.strength=1 (repeatable)."),
 ]
 _Clips = Annotated[int | None, typer.Option(metavar="N", help="Clips measured at every noise level (64).")]
 _Levels = Annotated[str | None, typer.Option(metavar="T,T,…", help="Noise levels t within (0, 1), e.g. 0.1,0.5,0.9.")]
@@ -53,14 +46,11 @@ _Out = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help=f"Result folder; {_DEFAULT_FOLDER}/<weighting> unless named."),
 ]
-_AsJson = Annotated[bool, typer.Option("--json", help="Print verdict and explanation as JSON.")]
-_DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
 _Gradients = Annotated[bool, typer.Option("--gradients/--no-gradients", help="Compare weighted with plain gradients.")]
 _Structure = Annotated[
     bool, typer.Option("--structure/--no-structure", help="Measure the structure of the clips' audio.")
 ]
 _Fresh = Annotated[bool, typer.Option("--fresh", help="Measure anew, and replace the probe in the folder.")]
-_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes.")]
 
 
 def probe(
@@ -69,7 +59,7 @@ def probe(
     data: _Data = None,
     sample: _Sample = None,
     noise_level: _NoiseLevel = None,
-    overrides: _Overrides = None,
+    overrides: Overrides = None,
     clips: _Clips = None,
     levels: _Levels = None,
     draws: _Draws = None,
@@ -77,16 +67,16 @@ def probe(
     adapter: _Adapter = None,
     label: _Label = None,
     out: _Out = None,
-    as_json: _AsJson = False,
-    dry_run: _DryRun = False,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
     gradients: _Gradients = True,
     structure: _Structure = True,
     fresh: _Fresh = False,
-    quiet: _Quiet = False,
+    quiet: Quiet = False,
 ) -> None:
     """See what a weighting would do on your model and data, without training: where it acts, and what it prefers.
 
-    Works without a recipe: eisbach probe --data FOLDER --sample entropy_barrier. Prints the verdict; the result folder
+    Works without a recipe: eisbach probe --data FOLDER --sample recommended. Prints the verdict; the result folder
     holds probe.json, rows, pictures and index.html. The same command again reuses what was measured.
     """
     from eisbach.config import dump_yaml
@@ -94,15 +84,10 @@ def probe(
     config = _configure(
         recipe,
         overrides or [],
-        train={
-            "model": model,
-            "manifest": data or None,
-            "sample": sample,
-            "noise_level": noise_level,
-        },
+        train={"model": model, "manifest": data or None, "sample": sample, "noise_level": noise_level},
         probe={
             "clips": clips,
-            "levels": _numbers(levels),
+            "levels": None if levels is None else numbers(levels, "--levels"),
             "draws": draws,
             "split": split,
             "adapter": adapter,
@@ -115,32 +100,26 @@ def probe(
     if dry_run:
         typer.echo(dump_yaml(config), nl=False)
         return
+    from eisbach.diagnostics.probe.explain import explain
+    from eisbach.diagnostics.probe.verdict import verdict
+    from eisbach.progress import Progress
+    from eisbach.report.probe import write_probe_page
+
     result, reused = _measure(config, folder, fresh=fresh, quiet=quiet)
-    explanation, verdict = _explain(result, label, quiet)
-    page = _write(config, folder, result, explanation, verdict, quiet)
+    with Progress(2, "explain", quiet=quiet) as bar:
+        explanation = explain(result, label=label)
+        judged = verdict(explanation)
+        bar.advance()
+        page = write_probe_page(result, explanation, judged, folder, command=_command(config))
+        bar.advance()
+    said = {"explanation": explanation.to_json(), "verdict": judged.to_json()}
+    result.save(folder, {_REQUEST: _request(config), **said})
     if as_json:
-        values = {
-            "verdict": verdict.to_json(),
-            "explanation": explanation.to_json(),
-            "setup": result.setup,
-            "folder": str(folder),
-            "page": str(page),
-            "reused": reused,
-        }
-        typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        print_json({**said, "setup": result.setup, "folder": str(folder), "page": str(page), "reused": reused})
         return
-    _print(explanation, verdict, page)
-
-
-def _numbers(text: str | None) -> list[float] | None:
-    if text is None:
-        return None
-    try:
-        return [float(part) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise UserError(
-            f"--levels is '{text}'; give noise levels between 0 and 1, separated by commas, for example 0.1,0.5,0.9."
-        ) from error
+    for line in (judged.headline, "", *(f"- {text}" for text in judged.sentences), "", _table(explanation), ""):
+        typer.echo(line)
+    typer.echo(f"A setting to try: {judged.recommendation.reason}\n\n{judged.recommendation.yaml}\npage: {page}")
 
 
 def _configure(
@@ -196,7 +175,8 @@ def _measure(config: ProbeConfig, folder: Path, *, fresh: bool, quiet: bool) -> 
             before, request = {"probe": "of an earlier version"}, {"probe": "of this one"}
         way_out = "add --fresh to replace it, or choose another --out"
         refuse_other_settings(folder, "a probe", before, request, way_out=way_out)
-        _note(f"reusing the measurements in {folder} (--fresh measures anew)", quiet)
+        if not quiet:
+            print_note(f"reusing the measurements in {folder} (--fresh measures anew)")
         return load_result(folder), True
     from eisbach.diagnostics.probe import run_probe
 
@@ -238,38 +218,6 @@ def _content(data: Path) -> str:
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:12]
 
 
-def _note(text: str, quiet: bool) -> None:
-    if not quiet:
-        typer.echo(f"note: {text}", err=True)
-
-
-def _explain(result: ProbeResult, label: str | None, quiet: bool) -> tuple[Explanation, Verdict]:
-    from eisbach.diagnostics.probe.explain import explain
-    from eisbach.diagnostics.probe.verdict import verdict
-    from eisbach.progress import Progress
-
-    with Progress(1, "explain", quiet=quiet) as bar:
-        explanation = explain(result, label=label)
-        bar.advance()
-    return explanation, verdict(explanation)
-
-
-def _write(
-    config: ProbeConfig, folder: Path, result: ProbeResult, explanation: Explanation, verdict: Verdict, quiet: bool
-) -> Path:
-    from eisbach.progress import Progress
-    from eisbach.report.probe.page import write_probe_page
-
-    with Progress(1, "draw", quiet=quiet) as bar:
-        page = write_probe_page(result, explanation, verdict, folder, command=_command(config))
-        result.save(
-            folder,
-            {_REQUEST: _request(config), "explanation": explanation.to_json(), "verdict": verdict.to_json()},
-        )
-        bar.advance()
-    return page
-
-
 def _command(config: ProbeConfig) -> str:
     """The shell line that asks the same, recipe or not."""
     import shlex
@@ -288,31 +236,17 @@ def _command(config: ProbeConfig) -> str:
     return shlex.join(words)
 
 
-def _print(explanation: Explanation, verdict: Verdict, page: Path) -> None:
-    typer.echo(verdict.headline)
-    typer.echo("")
-    for text in verdict.sentences:
-        typer.echo(f"- {text}")
-    typer.echo("")
-    typer.echo(_table(explanation))
-    typer.echo(f"A setting to try: {verdict.recommendation.reason}")
-    typer.echo("")
-    typer.echo(verdict.recommendation.yaml)
-    typer.echo(f"page: {page}")
-
-
 def _table(explanation: Explanation) -> str:
     """Noise levels in rows, in plain text."""
-    from eisbach.diagnostics.probe.intervals import percent
+    from eisbach.diagnostics.probe.grid import percent
+    from eisbach.report.page import plain_table
 
     def text(value: float | None) -> str:
         return "–" if value is None else f"{value:.3g}"
 
-    rows = [["t", "belief", "sample weight", "differs between clips", "as trained", "loss"]]
+    rows = []
     for level in explanation.levels:
-        means = {name: text(level.columns[name].mean.value) for name in ("belief", "sample_weight", "loss")}
+        belief, weight, loss = (text(level.columns[name].mean.value) for name in ("belief", "sample_weight", "loss"))
         spreads = percent(level.cv_sample_weight.value), percent(level.cv.value)
-        rows.append([f"{level.t:g}", means["belief"], means["sample_weight"], *spreads, means["loss"]])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(lines) + "\n"
+        rows.append([f"{level.t:g}", belief, weight, *spreads, loss])
+    return plain_table(["t", "belief", "sample weight", "differs between clips", "as trained", "loss"], rows)

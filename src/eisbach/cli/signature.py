@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eisbach.cli.common import AsJson, DryRun, Overrides, Quiet, numbers, print_json, print_note
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,11 +44,7 @@ _Trajectories = Annotated[int | None, typer.Option(help="Trajectories for each c
 _Duration = Annotated[float | None, typer.Option(help="Seconds of music.")]
 _Adapter = Annotated[str | None, typer.Option(help="Adapter to measure the model with.")]
 _Seed = Annotated[int | None, typer.Option(help="Of the trajectories' noise.")]
-_Overrides = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE for any key of the config.")]
 _Out = Annotated[Path, typer.Option(help="Folder for results; the same command continues a stopped run.")]
-_AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")]
-_DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
-_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes.")]
 
 
 @app.command("run")
@@ -65,11 +62,11 @@ def run(
     duration: _Duration = None,
     adapter: _Adapter = None,
     seed: _Seed = None,
-    overrides: _Overrides = None,
+    overrides: Overrides = None,
     out: _Out = Path("runs/signature"),
-    as_json: _AsJson = False,
-    dry_run: _DryRun = False,
-    quiet: _Quiet = False,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure a class- or caption-conditional model.
 
@@ -94,16 +91,12 @@ def run(
         typer.echo(dump_yaml(config), nl=False)
         return
     from eisbach.diagnostics.signature.run import run_signature
-    from eisbach.report.signature.page import write_signature_page
+    from eisbach.report.signature import write_signature_page
 
-    def note(text: str) -> None:
-        if not quiet:
-            typer.echo(f"note: {text}", err=True)
-
-    result = run_signature(config, out, quiet=quiet, notify=note)
+    result = run_signature(config, out, quiet=quiet, notify=(lambda text: None) if quiet else print_note)
     page = write_signature_page(result, out)
     if as_json:
-        typer.echo(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
+        print_json(result.to_json())
         return
     typer.echo(_table(result))
     typer.echo(f"page: {page}")
@@ -129,11 +122,11 @@ def _configure(
     else:
         values = {"classes": [{"name": name} for name in _names(classes or "")], "partitions": {}}
     if prior is not None:
-        shares = _numbers(prior)
+        shares = numbers(prior, "--prior")
         if len(shares) != len(values["classes"]):
             raise UserError(f"--prior has {len(shares)} numbers for {len(values['classes'])} classes; give one each.")
-        for one, share in zip(values["classes"], shares, strict=True):
-            one["prior"] = share
+        for entry, share in zip(values["classes"], shares, strict=True):
+            entry["prior"] = share
     for text in partition:
         name, groups = parse_partition(text)
         if name in values["partitions"]:
@@ -163,34 +156,16 @@ def _whole(text: str) -> list[int]:
         raise UserError(f"the dimensions '{text}' must be whole numbers separated by commas.") from error
 
 
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise UserError(f"'{text}' must be numbers separated by commas.") from error
-
-
 def _table(result: SignatureResult) -> str:
-    rows = [["arm", "Z", "reading", "quantity", "prior", "at the end", "half at t", "95%"]]
-    for name, found in result.arms.items():
-        for curve in found:
-            half = curve.half
-            rows.append(
-                [
-                    name,
-                    curve.partition,
-                    curve.estimator,
-                    curve.quantity,
-                    f"{curve.prior_entropy:.3f}",
-                    f"{curve.entropy[-1]:.3f}",
-                    "never" if half.t is None else f"{half.t:.3f}",
-                    "–" if half.t_lo is None or half.t_hi is None else f"{half.t_lo:.3f} to {half.t_hi:.3f}",
-                ]
-            )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    from eisbach.report.page import plain_table
+    from eisbach.report.signature import half_cells
+
+    rows = [
+        [name, curve.partition, curve.estimator, curve.quantity, *half_cells(curve)]
+        for name, curves in result.arms.items()
+        for curve in curves
+    ]
+    return plain_table(["arm", "Z", "reading", "quantity", "prior", "at the end", "half at t", "95%"], rows)
 
 
 @app.command("mixture")
@@ -209,9 +184,9 @@ def mixture(
     out: Annotated[Path, typer.Option(help="Folder for mixture.json and mixture.png.")] = Path(
         "runs/signature-mixture"
     ),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
 ) -> None:
     """Exact curves of Gaussian mixtures over dimension, their predicted speciation, and how it scales."""
     from eisbach.diagnostics.signature.mixtures import MixtureStudy, run_study
@@ -220,26 +195,26 @@ def mixture(
     study = MixtureStudy.build(
         dims=_whole(dims),
         components=components,
-        weights=None if weights is None else _numbers(weights),
-        separation=_numbers(separation),
-        variance=_numbers(variance),
+        weights=None if weights is None else numbers(weights, "--weights"),
+        separation=numbers(separation, "--separation"),
+        variance=numbers(variance, "--variance"),
         path=path,
         levels=levels,
         samples=samples,
         seed=seed,
     )
     if dry_run:
-        typer.echo(json.dumps(study.describe(), indent=2))
+        print_json(study.describe())
         return
-    found = run_study(study, quiet=quiet)
-    write_json(out / "mixture.json", found)
-    from eisbach.report.signature.figures import mixture_picture
+    result = run_study(study, quiet=quiet)
+    write_json(out / "mixture.json", result)
+    from eisbach.report.signature import mixture_picture
 
-    mixture_picture(found, out / "mixture.png")
+    mixture_picture(result, out / "mixture.png")
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        print_json(result)
         return
-    for row in found["rows"]:
+    for row in result["rows"]:
         if row["half_log_snr"] is None:
             typer.echo(f"d = {row['dim']}: half of the classes' entropy stays open at every noise level")
             continue
@@ -247,7 +222,7 @@ def mixture(
             f"d = {row['dim']}: half of the entropy at log-SNR {_shown(row['half_log_snr'])}, predicted instability at "
             f"{_shown(row['predicted_log_snr'])}"
         )
-    slope = found["vp_time_over_half_ln_d"]
+    slope = result["vp_time_over_half_ln_d"]
     if slope is not None:
         typer.echo(
             f"VP time over ln(d)/2: slope {slope['slope']:.4f} ({slope['slope_lo']:.4f} to {slope['slope_hi']:.4f})"
@@ -257,3 +232,125 @@ def mixture(
 
 def _shown(value: float | None) -> str:
     return "none" if value is None else f"{value:.3f}"
+
+
+# --- curves for sampling schedules, and gates of sample weightings
+
+
+@app.command()
+def entropy(
+    data: Annotated[
+        str, typer.Option(metavar="FOLDER|digits", help="Manifest of clips, folder of images, or 'digits'.")
+    ],
+    model: Annotated[str, typer.Option(help="'embedded' or a model folder.")] = "embedded",
+    adapter: Annotated[str | None, typer.Option(help="Adapter to measure the model with.")] = None,
+    samples: Annotated[int, typer.Option(help="Clips or images, each met at every level.")] = 64,
+    levels: Annotated[int, typer.Option(help="Noise levels, evenly spaced in log-SNR.")] = 24,
+    unconditional: Annotated[
+        bool, typer.Option("--unconditional", help="Without the captions or classes of the data.")
+    ] = False,
+    crop_seconds: Annotated[float, typer.Option(help="Length of the clips.")] = 30.0,
+    seed: Annotated[int, typer.Option(help="Of the order of the data and of the noise.")] = 0,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The curve, as JSON.")] = Path("runs/entropic-curve.json"),
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure where a model's knowledge of the data arrives: E|x0 - D|^2 over the noise level.
+
+    `eisbach generate --schedule rescaled_entropic --schedule-option curve=FILE` spaces its steps by it.
+    """
+    from eisbach.config import apply_overrides, build_config, dump_yaml
+    from eisbach.diagnostics.signature.entropic import EntropicConfig
+
+    values: dict[str, Any] = {
+        "model": model,
+        "adapter": adapter,
+        "data": _data(data, crop_seconds),
+        "samples": samples,
+        "levels": levels,
+        "conditional": not unconditional,
+        "seed": seed,
+    }
+    config = build_config(EntropicConfig, apply_overrides(values, overrides or []), "the measurement")
+    if dry_run:
+        typer.echo(dump_yaml(config), nl=False)
+        return
+    from eisbach.diagnostics.signature.entropic import measure_entropic
+
+    curve = measure_entropic(config, out, quiet=quiet)
+    if as_json:
+        print_json(curve)
+        return
+    for t, mse in zip(curve["t"], curve["mse"], strict=True):
+        typer.echo(f"t {t:.4f}  E|x0 - D|^2 / {curve['dims']} = {mse / curve['dims']:.4g}")
+    typer.echo(f"curve: {out}")
+
+
+def _data(data: str, crop_seconds: float) -> dict[str, Any]:
+    if data == "digits":
+        return {"images": {"source": "digits", "held_out_share": 0.25}}
+    place = Path(data)
+    if not place.exists():
+        raise UserError(f"the data {data} does not exist; give a manifest, a folder of images, or 'digits'.")
+    if place.is_file() or (place / "manifest.jsonl").is_file():
+        return {"manifest": [data], "crop_seconds": crop_seconds}
+    return {"images": {"folder": data}}
+
+
+@app.command()
+def structure(
+    rows: Annotated[Path, typer.Argument(metavar="ROWS", help="rows.jsonl of `eisbach probe` on labelled clips.")],
+    label: Annotated[str, typer.Option(help="The label that is Z.")] = "flat",
+    statistic: Annotated[str, typer.Option(help="What tells of it: a column of the rows.")] = "belief",
+    path: Annotated[str, typer.Option(help="The model's noising path.")] = "linear",
+    seed: Annotated[int, typer.Option(help="Of the folds and the intervals.")] = 0,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The signature, as JSON.")] = Path(
+        "runs/structure-signature.json"
+    ),
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """At which noise level does a probe's belief tell a label, such as flat? An upper bound of H[Z | X_t]."""
+    if dry_run:
+        settings = {"rows": str(rows), "label": label, "statistic": statistic, "path": path, "seed": seed}
+        print_json(settings)
+        return
+    from eisbach.diagnostics.signature.statistic import statistic_signature
+    from eisbach.files import read_jsonl
+
+    curve = statistic_signature(
+        read_jsonl(rows, "rows of a probe"),
+        label=label,
+        statistic=statistic,
+        path=path,
+        seed=seed,
+        meta={"rows": str(rows)},
+    )
+    curve.save(out)
+    if as_json:
+        print_json(curve.to_json())
+        return
+    for t, value, low, high in zip(curve.t, curve.entropy, curve.entropy_lo, curve.entropy_hi, strict=True):
+        typer.echo(f"t {t:.3f}  at most {value:.3f} nats ({low:.3f} to {high:.3f}) of {curve.prior_entropy:.3f}")
+    typer.echo(f"signature: {out}")
+
+
+@app.command()
+def gate(
+    curve: Annotated[Path, typer.Argument(metavar="CURVE", help="A signature's file.")],
+    share: Annotated[
+        tuple[float, float], typer.Option(metavar="LOW HIGH", help="Off below LOW decided, fully on from HIGH.")
+    ] = (0.5, 0.8),
+    as_json: AsJson = False,
+) -> None:
+    """Print the gate of a sample weighting that acts where the signature says Z is decided, for `weighting.options`."""
+    from eisbach.diagnostics.signature.curve import gate_from_curve, load_curve
+
+    options = gate_from_curve(load_curve(curve), share)
+    if as_json:
+        typer.echo(json.dumps(options))
+        return
+    for key, value in options.items():
+        typer.echo(f"{key}: {value:g}")

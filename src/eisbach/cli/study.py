@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eisbach.cli.common import AsJson, DryRun, Overrides, Quiet, print_json
 from eisbach.cli.executing import Address, CellCpus, CellGpus, ExecutorName, where
 
 app = typer.Typer(
@@ -18,26 +19,26 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="A study, as `eisbach study list` names it.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
-def list_(as_json: _Json = False) -> None:
+def list_(as_json: AsJson = False) -> None:
     """Every claim: where it stands, its verdict, the effect with its 95% interval, the unit and the date."""
+    from eisbach.report.page import plain_table
     from eisbach.studies.contract import load_studies
-    from eisbach.studies.page import claim_row, plain_table, result_row
+    from eisbach.studies.page import claim_row, result_row
 
     studies = load_studies()
     if as_json:
-        typer.echo(json.dumps([result_row(study, *row) for study in studies for row in study.rows()], indent=2))
+        print_json([result_row(study, *row) for study in studies for row in study.rows()])
         return
     head = ["study", "claim", "source", "verdict", "effect (95%)", "unit", "date"]
     typer.echo(plain_table(head, [claim_row(study, *row) for study in studies for row in study.rows()]))
-    typer.echo("\nOne study in full: eisbach study show NAME")
+    typer.echo("\n† not every rule was declared before the run\nOne study in full: eisbach study show NAME")
 
 
 @app.command()
-def show(name: _Name, as_json: _Json = False) -> None:
+def show(name: _Name, as_json: AsJson = False) -> None:
     """One study: what was declared, every effect behind its verdicts, and how to run it."""
     from eisbach.studies.contract import load_study
     from eisbach.studies.page import study_lines
@@ -45,7 +46,7 @@ def show(name: _Name, as_json: _Json = False) -> None:
     study = load_study(name)
     if as_json:
         declaration, result = study.declaration.model_dump(mode="json"), study.result.model_dump(mode="json")
-        typer.echo(json.dumps({"declaration": declaration, "result": result}, indent=2, ensure_ascii=False))
+        print_json({"declaration": declaration, "result": result})
         return
     for line in study_lines(study):
         typer.echo(line)
@@ -68,10 +69,7 @@ def run(
         Path | None,
         typer.Option(metavar="FOLDER", help="The run's folder (runs/NAME); the same command continues it."),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the settings (repeatable)."),
-    ] = None,
+    overrides: Overrides = None,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="YAML of settings, as --dry-run prints them.")
     ] = None,
@@ -83,9 +81,9 @@ def run(
     target: Annotated[list[str] | None, typer.Option(help="What networks predict (erd_toy; repeatable).")] = None,
     arm: Annotated[list[str] | None, typer.Option(help="Weighting to compare (erd_toy; repeatable).")] = None,
     batch: Annotated[int | None, typer.Option(metavar="N", help="Batch of the trainings (erd_toy).")] = None,
-    as_json: _Json = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run a study, or continue it, and judge it: its folder then holds the records, result.json and, for most, a
     page."""
@@ -116,7 +114,7 @@ def run(
     with where(executor, address, cell_cpus, cell_gpus, shared=folder, jobs=jobs):
         result = run_study(study, settings, folder, command=command, jobs=processes, quick=quick, quiet=quiet)
     if as_json:
-        typer.echo(json.dumps(result.model_dump(mode="json"), indent=2, ensure_ascii=False))
+        print_json(result.model_dump(mode="json"))
         return
     for line in result_lines(study.declaration, result):
         typer.echo(line)
@@ -130,7 +128,7 @@ def judge(
         Path | None,
         typer.Argument(metavar="FOLDER", help="Records of a run; those of the last full run unless given."),
     ] = None,
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Judge the records of a run anew and write FOLDER/result.json; without a folder, the study's own records and
     result."""
@@ -148,7 +146,7 @@ def judge(
         )
     result = judge_records(study, records, study.folder if folder is None else records)
     if as_json:
-        typer.echo(json.dumps(result.model_dump(mode="json"), indent=2, ensure_ascii=False))
+        print_json(result.model_dump(mode="json"))
         return
     for line in result_lines(study.declaration, result):
         typer.echo(line)
@@ -163,7 +161,7 @@ def page(
             metavar="FILE", help="The same as Markdown; docs/claims.md where it is there, else beside the page."
         ),
     ] = None,
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write one page of all claims, as HTML and as Markdown."""
     from eisbach.studies.page import write_pages
@@ -172,6 +170,18 @@ def page(
     text = markdown or (documented if documented.is_file() else out / "claims.md")
     write_pages(out / "index.html", text)
     if as_json:
-        typer.echo(json.dumps({"page": str(out / "index.html"), "markdown": str(text)}))
+        print_json({"page": str(out / "index.html"), "markdown": str(text)})
         return
     typer.echo(f"{out / 'index.html'}\n{text}")
+
+
+ANY_WORDS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def recoverability(context: typer.Context) -> None:
+    """Gone: `recoverability toy` and `digits` are now `study run erd_toy` and `study run erd_digits`."""
+    from eisbach.errors import UserError
+
+    words = context.args
+    study = f"erd_{words[0]}" if words and words[0] in ("toy", "digits") else "erd_toy or erd_digits"
+    raise UserError(f"'recoverability' is now `eisbach study run {study}`, with the same options.")

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import typer
 
+from eisbach.cli.common import DryRun, Overrides, Quiet
+
 
 def train(
     recipe: Path = typer.Argument(..., metavar="RECIPE", help="YAML recipe; copy one from recipes/."),
-    overrides: list[str] = typer.Option(
-        [], "--set", metavar="KEY=VALUE", help="Change a key of the recipe, e.g. --set optimiser.lr=1e-4 (repeatable)."
-    ),
+    overrides: Overrides = None,
     data: list[str] = typer.Option(
         [], "--data", metavar="MANIFEST", help="Train on this manifest or folder instead of the recipe's (repeatable)."
     ),
     out: str = typer.Option("", "--out", metavar="FOLDER", help="Run folder instead of the recipe's."),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Check the recipe, print it resolved and stop."),
-    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress bar and no notes."),
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train an adapter (or a whole model) by a recipe; the same command continues a stopped run.
 
@@ -27,7 +27,7 @@ def train(
     from eisbach.config import apply_overrides, build_config, dump_yaml, read_recipe
     from eisbach.training.config import TrainConfig
 
-    values = apply_overrides(read_recipe(recipe), overrides)
+    values = apply_overrides(read_recipe(recipe), overrides or [])
     if data:
         group = values.get("data")
         values["data"] = {**(group if isinstance(group, dict) else {}), "manifest": data}

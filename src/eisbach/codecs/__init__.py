@@ -11,11 +11,14 @@ from eisbach.codecs.images import ImageCodec
 from eisbach.errors import UserError
 from eisbach.tensor_files import foreign_files, read_header
 
-__all__ = ["CODECS", "IMAGE_CODECS", "Codec", "ImageCodec", "load_codec", "load_image_codec"]
+__all__ = ["CODECS", "DEFAULT_CODEC", "IMAGE_CODECS", "Codec", "ImageCodec", "load_codec", "load_image_codec"]
 
 
 CODECS = {"bands": "bands:BandCodec.from_package", "wide-bands": "wide:WideBandCodec.from_package"}
 """Codecs that stand alone, by name: what makes one, by module."""
+
+DEFAULT_CODEC = "wide-bands"
+"""The embedded model's. `bands` is its first version: adapters and latents made for it still decode."""
 
 IMAGE_CODECS = {"pixels": "images:PixelCodec"}
 """Image codecs without weights, by name: what makes one of the number of image channels."""
@@ -24,7 +27,7 @@ _MARKERS = ("config.json", "model_config.json", "model_index.json", "vae/config.
 """One of these lies in every folder of an autoencoder, or of the model that it belongs to."""
 
 
-def load_codec(name: str = "bands") -> Codec:
+def load_codec(name: str = DEFAULT_CODEC) -> Codec:
     """The codec called `name`, the one saved in the file `name` (a safetensors file that its `save` wrote), or
     the autoencoder in the folder `name`: SAME (native, or diffusers' layout) or Oobleck (diffusers' layout).
 

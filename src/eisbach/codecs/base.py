@@ -61,15 +61,18 @@ class Codec(Protocol):
         ...
 
 
-def heard(waveform: Waveform, sample_rate: int, audio_channels: int) -> Waveform:
+def heard(waveform: Waveform, sample_rate: int, audio_channels: int, *, mixes: bool = False) -> Waveform:
     """What a codec is given of a waveform: at its rate, mixed to mono for one channel, mono doubled for more.
+
+    More than two channels are mixed to mono where the codec `mixes`, as the embedded ones do.
 
     Raises
     ------
     AudioError
         NaN or infinite samples, or a number of channels that has no such way.
     """
-    made = resample(to_mono(waveform) if audio_channels == 1 else waveform, sample_rate)
+    mono = audio_channels == 1 or (mixes and waveform.channels > 2)
+    made = resample(to_mono(waveform) if mono else waveform, sample_rate)
     if not np.isfinite(made.samples).all():
         raise AudioError("the waveform holds NaN or infinite samples; re-export the audio it came from.")
     if made.channels == 1 < audio_channels:

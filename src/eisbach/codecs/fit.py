@@ -156,12 +156,20 @@ def _measure(codec: BandCodec | WideBandCodec, waveform: Waveform) -> dict[str, 
     started = time.process_time()
     decoded = codec.decode(latents)[0]
     spent = time.process_time() - started
-    result = {"band_rmse_db": float((codec.latents_to_levels(latents) - levels).square().mean()) ** 0.5}
-    original = to_mono(
-        Waveform(waveform.samples[:, : round(given.duration * waveform.sample_rate)], waveform.sample_rate)
-    )
+    whole_original = Waveform(waveform.samples[:, : round(given.duration * waveform.sample_rate)], waveform.sample_rate)
+    return {
+        "band_rmse_db": float((codec.latents_to_levels(latents) - levels).square().mean()) ** 0.5,
+        **sound_errors(whole_original, decoded),
+        "seconds_to_decode_30_s": spent * 30.0 / decoded.duration,
+    }
+
+
+def sound_errors(original: Waveform, decoded: Waveform) -> dict[str, float]:
+    """What `measure_codec` says of a sound and what became of it, both mixed to mono."""
+    result = {}
+    mono = to_mono(original), to_mono(decoded)
     for name, config in _MEL.items():
-        before, after = (_mel_levels(wave, config) for wave in (original, to_mono(decoded)))
+        before, after = (_mel_levels(wave, config) for wave in mono)
         frames = min(before.shape[1], after.shape[1])
         before, after = before[:, :frames], after[:, :frames]
         for depth, suffix in ((50.0, ""), (80.0, "_80")):
@@ -171,8 +179,7 @@ def _measure(codec: BandCodec | WideBandCodec, waveform: Waveform) -> dict[str, 
     flux = [_flux(levels.numpy()) for levels in (before, after)]
     result |= {"flux_gini": _gini(flux[0]), "flux_gini_decoded": _gini(flux[1])}
     result["flux_correlation"] = float(np.corrcoef(flux[0], flux[1])[0, 1])
-    result["bandwidth_hz"] = _bandwidth(original, to_mono(decoded))
-    result["seconds_to_decode_30_s"] = spent * 30.0 / decoded.duration
+    result["bandwidth_hz"] = _bandwidth(*mono)
     return result
 
 

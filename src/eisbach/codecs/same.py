@@ -22,7 +22,7 @@ from eisbach.codecs.autoencoder import AutoencoderCodec
 from eisbach.codecs.weight_files import WEIGHTS, build_empty, component_config, load_exactly
 from eisbach.errors import CheckpointError
 from eisbach.files import read_json, write_json
-from eisbach.pretrained import read_weights
+from eisbach.tensor_files import read_weights
 
 
 def use_chunks(model: Any, chunk_size: int, midpoint_shift: bool) -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from eisbach.errors import CheckpointError
-from eisbach.pretrained import check_sizes, read_object, read_weights
-from eisbach.tensor_files import check_fit
+from eisbach.pretrained import check_sizes, read_object
+from eisbach.tensor_files import check_fit, read_weights
 
 WEIGHTS = "diffusion_pytorch_model"
 """Stem of a model's weights in diffusers' layout."""

@@ -85,7 +85,7 @@ class _Part:
             self.rate, config.n_fft, config.hop, self.bands, config.low_hz, config.split_hz, config.floor_db
         )
         bins = torch.arange(config.n_fft // 2 + 1, dtype=torch.float64) * self.rate / config.n_fft
-        centres = _high_centres(config) if high else band_centres(self.spectrum)
+        self.centres = centres = _high_centres(config) if high else band_centres(self.spectrum)
         edges = (config.split_hz, config.high_hz) if high else (0.0, config.split_hz)
         self.inside = (bins >= edges[0]) & (bins < edges[1])
         # The outermost filters reach to the part's edges, far beyond which a triangle's side is as good as level.

@@ -33,10 +33,13 @@ _FULL_SCALE = 0.999
 
 @dataclass(frozen=True)
 class CodecInput:
-    """What a codec is given: its rate (Hz) and its number of channels. The defaults are those of the embedded codec."""
+    """What a codec is given: its rate (Hz), its number of channels, and whether it mixes audio of more to mono. Rate
+    and channels by default are those of the embedded codec, which mixes.
+    """
 
-    sample_rate: int = 22050
-    channels: int = 1
+    sample_rate: int = 32000
+    channels: int = 2
+    mixes: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def unusable(problem: str) -> AudioFacts:
 
 def inspect_audio(path: str | Path, heard: CodecInput | None = None) -> AudioFacts:
     """The facts of one file as a codec hears it; a file that cannot be used has `problem` set, nothing is raised."""
-    heard = CodecInput() if heard is None else heard
+    heard = CodecInput(mixes=True) if heard is None else heard
     try:
         file = AudioFile(path)
         mixed = heard.channels == 1 and file.channels > 1
@@ -114,7 +117,7 @@ def _problem(tally: _Tally, given: _Given, channels: int, heard: CodecInput) -> 
         return "is silent (peak below -80 dBFS)"
     if tally.frames < 2:
         return "holds a single frame"
-    if 1 < heard.channels < channels:
+    if 1 < heard.channels < channels and not heard.mixes:
         return f"has {channels} channels and the codec codes {heard.channels}; mix it down first"
     if tally.given_peak < SILENCE_PEAK:
         return "is silent once its channels are mixed: they cancel each other; turn one of them around, or keep one"
@@ -346,7 +349,7 @@ def _look(path: Path, name: str, captions: CaptionSource, heard: CodecInput | No
 
 def read_folder(
     folder: str | Path, *, caption_from: str = "auto", labels: dict[str, str] | None = None, jobs: int = 4,
-    save: bool = True, out: str | Path | None = None, quiet: bool = False,
+    save: bool = True, out: str | Path | None = None, heard: CodecInput | None = None, quiet: bool = False,
 ) -> tuple[Manifest, SkipReport]:  # fmt: skip
     """The manifest of a folder, written as ``manifest.jsonl``, and what was left out and why.
 
@@ -355,7 +358,7 @@ def read_folder(
 
     Parameters
     ----------
-    folder, caption_from, jobs
+    folder, caption_from, heard, jobs
         See `scan_folder`.
     labels : dict or None
         Given to every row.
@@ -369,7 +372,7 @@ def read_folder(
     UserError
         No folder, no audio, or nothing usable in it.
     """
-    scan = scan_folder(folder, caption_from=caption_from, jobs=jobs, quiet=quiet)
+    scan = scan_folder(folder, caption_from=caption_from, heard=heard, jobs=jobs, quiet=quiet)
     manifest, report = scan.manifest(labels), scan.skipped()
     if not len(manifest):
         first = report.skipped[0]

@@ -182,7 +182,8 @@ def place_codec(codec: Codec, device: str) -> None:
 def _encode(codec: Codec, path: Path, start: float, seconds: float | None) -> EncodedSection:
     waveform = read_audio(path, start=start, duration=seconds, allow_silent=True)
     try:
-        given = heard(waveform, codec.sample_rate, codec.audio_channels)
+        # A codec without a network is one of the embedded ones, which mix.
+        given = heard(waveform, codec.sample_rate, codec.audio_channels, mixes=codec.model is None)
     except AudioError as error:
         raise AudioError(f"{path}: {error}") from error
     latents = codec.encode(given).detach().float().cpu().contiguous().numpy()

@@ -29,8 +29,8 @@ from eisbach.data.musiccaps_table import (
     read_rows,
     write_missing,
 )
-from eisbach.errors import AudioError, UserError
-from eisbach.files import read_journal, storage_error, write_json
+from eisbach.errors import AudioError, UserError, storage_error
+from eisbach.files import read_journal, write_json
 from eisbach.progress import in_threads
 
 HELD_OUT = ("hash", "eval", "balanced", "none")

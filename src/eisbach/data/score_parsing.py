@@ -9,17 +9,20 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from eisbach.errors import EisbachError
+from eisbach.errors import EisbachError, UserError
+from eisbach.files import atomic_write
+from eisbach.tensor_files import read_arrays
 
 PARSER_VERSION = 2
 """Part of the cache key: raise it whenever the tables that this module makes change."""
 
 _DEFAULT_VELOCITY = 76
-Repeats = Literal["none", "expanded", "once"]
+_Repeats = Literal["none", "expanded", "once"]
 _RING_AGAIN = 0.5  # s between alarms
 
 
@@ -63,7 +66,7 @@ class NoteTable:
     pitch: np.ndarray
     velocity: np.ndarray
     tempo: np.ndarray
-    repeats: Repeats
+    repeats: _Repeats
     title: str
 
     @property
@@ -214,7 +217,7 @@ def _part_rows(part: Any, index: int, measures: list[Any]) -> list[tuple[float, 
     return rows
 
 
-def _measure_order(part: Any, measure_lists: list[list[Any]]) -> tuple[list[int] | None, Repeats]:
+def _measure_order(part: Any, measure_lists: list[list[Any]]) -> tuple[list[int] | None, _Repeats]:
     """The order in which measures sound when repeats are played; None when they sound as written.
 
     The repeats are expanded on a skeleton that has the bar lines and marks but no notes: expanding the score
@@ -297,3 +300,41 @@ def _merge_ties(data: np.ndarray) -> np.ndarray:
         else:
             head = index
     return data[keep]
+
+
+# --- a table on disk
+
+
+_ARRAYS = ("part", "onset", "duration", "pitch", "velocity", "tempo")
+
+
+def write_table(path: Path, table: NoteTable, source: str) -> None:
+    """Writes a table and the hash of the score that it was read from, atomically."""
+    texts = {"repeats": table.repeats, "title": table.title, "source": source}
+    arrays = {name: np.array(text) for name, text in texts.items()} | {name: getattr(table, name) for name in _ARRAYS}
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as handle:
+            np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]
+
+    atomic_write(path, write)
+
+
+def read_table(path: Path, piece: str, source: str) -> NoteTable | None:
+    """A cached table; None when the file is damaged or of another score than `source`, so that it is parsed again."""
+    try:
+        data = read_arrays(path, "cached score")
+    except UserError:
+        return None
+    arrays = {name: data.get(name) for name in _ARRAYS}
+    notes = len(data["onset"]) if "onset" in data and data["onset"].ndim == 1 else -1
+    for name, array in arrays.items():
+        numeric = array is not None and array.dtype.kind in "iuf" and bool(np.isfinite(array).all())
+        if not numeric or (name != "tempo" and array.shape != (notes,)):  # type: ignore[union-attr]
+            return None
+    texts = [data.get(name) for name in ("repeats", "title", "source")]
+    if any(text is None or text.dtype.kind != "U" or text.shape for text in texts):
+        return None
+    if str(texts[2]) != source:
+        return None
+    return NoteTable(piece=piece, repeats=str(texts[0]), title=str(texts[1]), **arrays)  # type: ignore[arg-type]

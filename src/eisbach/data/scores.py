@@ -20,16 +20,21 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-
 from eisbach.audio import audio_hash, stamp
-from eisbach.data.score_parsing import PARSER_VERSION, NoteTable, ScoreError, ScoreTimeout, parse_score
+from eisbach.data.score_parsing import (
+    PARSER_VERSION,
+    NoteTable,
+    ScoreError,
+    ScoreTimeout,
+    parse_score,
+    read_table,
+    write_table,
+)
 from eisbach.errors import UserError
 from eisbach.executors import open_executor
-from eisbach.files import atomic_write, read_object, write_json
+from eisbach.files import read_object, write_json
 from eisbach.output_folder import user_cache
 from eisbach.progress import Progress
-from eisbach.tensor_files import read_arrays
 from eisbach.types import SkipReport
 
 _BLOCK = re.compile(
@@ -39,8 +44,8 @@ _BLOCK = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _GRANT = re.compile(
-    r"public\s+domain|\bCC0\b|creative\s+commons|\bCC[\s-](?:BY|SA)|P\.\s?D\.|freely\s+distributed|GNU\s+General\s+Public|"
-    r"you\s+can\s+redistribute|released\s+to",
+    r"public\s+domain|\bCC0\b|creative\s+commons|\bCC[\s-](?:BY|SA)|P\.\s?D\.|freely\s+distributed|"
+    r"GNU\s+General\s+Public|you\s+can\s+redistribute|released\s+to",
     re.IGNORECASE,
 )
 _MENTION = re.compile(
@@ -293,7 +298,7 @@ def load_table(piece: Piece, cache: Path | None = None, *, timeout: float | None
     target = cache / f"v{PARSER_VERSION}" / f"{name}.npz"
     failure = target.with_suffix(".json")
     if target.is_file():
-        table = _read_table(target, piece.id, source)
+        table = read_table(target, piece.id, source)
         if table is not None:
             return table
     if failure.is_file():
@@ -307,7 +312,7 @@ def load_table(piece: Piece, cache: Path | None = None, *, timeout: float | None
         if not isinstance(error, ScoreTimeout):
             write_json(failure, {"piece": piece.id, "source": source, "reason": str(error)})
         raise
-    _write_table(target, table, source)
+    write_table(target, table, source)
     return table
 
 
@@ -316,40 +321,6 @@ def _tune_of(piece: Piece) -> str:
     if piece.tune is None or piece.tune >= len(texts):
         raise ScoreError(f"the file holds {len(texts)} tunes and this is number {(piece.tune or 0) + 1}")
     return texts[piece.tune]
-
-
-_ARRAYS = ("part", "onset", "duration", "pitch", "velocity", "tempo")
-
-
-def _write_table(path: Path, table: NoteTable, source: str) -> None:
-    texts = {"repeats": table.repeats, "title": table.title, "source": source}
-    arrays = {name: np.array(text) for name, text in texts.items()} | {name: getattr(table, name) for name in _ARRAYS}
-
-    def write(partial: Path) -> None:
-        with partial.open("wb") as handle:
-            np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]
-
-    atomic_write(path, write)
-
-
-def _read_table(path: Path, piece: str, source: str) -> NoteTable | None:
-    """A cached table; None when the file is damaged or of another score than `source`, so that it is parsed again."""
-    try:
-        data = read_arrays(path, "cached score")
-    except UserError:
-        return None
-    arrays = {name: data.get(name) for name in _ARRAYS}
-    notes = len(data["onset"]) if "onset" in data and data["onset"].ndim == 1 else -1
-    for name, array in arrays.items():
-        numeric = array is not None and array.dtype.kind in "iuf" and bool(np.isfinite(array).all())
-        if not numeric or (name != "tempo" and array.shape != (notes,)):  # type: ignore[union-attr]
-            return None
-    texts = [data.get(name) for name in ("repeats", "title", "source")]
-    if any(text is None or text.dtype.kind != "U" or text.shape for text in texts):
-        return None
-    if str(texts[2]) != source:
-        return None
-    return NoteTable(piece=piece, repeats=str(texts[0]), title=str(texts[1]), **arrays)  # type: ignore[arg-type]
 
 
 def parse_all(

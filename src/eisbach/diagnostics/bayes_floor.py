@@ -112,8 +112,7 @@ def bayes_floor(
         elif method == "quadrature":
             raise UserError(
                 "quadrature needs components that differ in at most two dimensions, and this mixture has "
-                f"{mixture.dim}; "
-                "use method='monte_carlo'."
+                f"{mixture.dim}; use method='monte_carlo'."
             )
     if samples < 2:
         raise UserError(f"Monte Carlo got samples={samples}; it needs at least 2.")
@@ -230,8 +229,7 @@ def component_expectation(
         previous, step = value, step / 2
     raise UnsettledError(
         f"the integral over x_t at t = {float(t):g} still changed by {change:.2g} at the finest grid: the components' "
-        "widths "
-        "differ too much; use Monte Carlo."
+        "widths differ too much; use Monte Carlo."
     )
 
 

@@ -81,8 +81,7 @@ class GaussianMixture:
         if self.means.dim() != 2 or self.means.shape[0] != len(self.weights) or self.means.shape[1] < 1:
             raise UserError(
                 f"the mixture has {len(self.weights)} priors and means of shape {tuple(self.means.shape)}; the means "
-                "must "
-                f"be ({len(self.weights)}, dimensions)."
+                f"must be ({len(self.weights)}, dimensions)."
             )
         self.num_components, self.dim = self.means.shape
         # Variances in each component's eigenbasis, (K, 1) or (K, d), and the basis (K, d, d), columns; None is the
@@ -107,8 +106,7 @@ class GaussianMixture:
         else:
             raise UserError(
                 f"the covariances have shape {tuple(covariances.shape)}; for {count} components in {dim} dimensions "
-                "they "
-                f"may be one variance, ({count},), ({count}, {dim}) diagonals or ({count}, {dim}, {dim}) matrices."
+                f"they may be one variance, ({count},), ({count}, {dim}) diagonals or ({count}, {dim}, {dim}) matrices."
             )
         if bool((variances < 0).any()):
             raise UserError(

@@ -22,8 +22,8 @@ from eisbach.types import Conditioning
 if TYPE_CHECKING:
     from eisbach.backbones.base import Backbone
 
-Outputs = Literal["full", "trace"]
-Method = Literal["jacobian", "products"]
+_Outputs = Literal["full", "trace"]
+_Method = Literal["jacobian", "products"]
 _BUDGET = 2**26  # numbers in one block of Jacobian rows: 256 MiB in float32
 
 Parameters = dict[str, Tensor]
@@ -35,9 +35,9 @@ def empirical_ntk(
     other: Sequence[Tensor] | None = None,
     *,
     parameters: str | Sequence[str] | None = None,
-    outputs: Outputs = "full",
+    outputs: _Outputs = "full",
     directions: Tensor | None = None,
-    method: Method = "jacobian",
+    method: _Method = "jacobian",
     vectorise: bool = True,
     samples_at_once: int | None = None,
 ) -> Tensor:
@@ -98,7 +98,7 @@ def _by_jacobians(
     chosen: Parameters,
     first: tuple[Tensor, ...],
     second: tuple[Tensor, ...] | None,
-    outputs: Outputs,
+    outputs: _Outputs,
     vectorise: bool,
     width: int,
     step: int,
@@ -259,7 +259,7 @@ def _by_products(
     chosen: Parameters,
     first: tuple[Tensor, ...],
     second: tuple[Tensor, ...],
-    outputs: Outputs,
+    outputs: _Outputs,
     vectorise: bool,
     width: int,
 ) -> Tensor:

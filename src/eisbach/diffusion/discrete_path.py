@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from eisbach.diffusion.paths import Path
+from eisbach.diffusion.path_base import Path
 from eisbach.errors import UserError
 
 
@@ -58,8 +58,7 @@ class DiscretePath(Path):
             if not 0 <= value < before:
                 raise UserError(
                     f"alphas_cumprod must fall strictly from below 1 towards 0; entry {step} is {value!r} after "
-                    f"{before!r}. "
-                    "Pass the cumulative products (a scheduler's alphas_cumprod), not its betas or alphas."
+                    f"{before!r}. Pass the cumulative products (a scheduler's alphas_cumprod), not its betas or alphas."
                 )
         # A zero terminal SNR belongs to the table, so this one is a fact of the instance.
         object.__setattr__(self, "pure_noise", table[-1] == 0)
@@ -84,8 +83,7 @@ class DiscretePath(Path):
         if table is None:
             raise UserError(
                 f"{type(scheduler).__name__} has no alphas_cumprod, so it is not a discrete variance-preserving "
-                "schedule; "
-                "use path='linear' for flow matching (t = sigma) or path='edm' for x0 + sigma * noise."
+                "schedule; use path='linear' for flow matching (t = sigma) or path='edm' for x0 + sigma * noise."
             )
         return cls(table)
 
@@ -210,9 +208,8 @@ def _cosine_alphas_cumprod(
     if not whole or not 0 <= offset < math.inf or not 0 < max_beta <= 1:
         raise UserError(
             f"the cosine path got num_timesteps={num_timesteps!r}, offset={offset!r} and max_beta={max_beta!r}; it "
-            "needs a "
-            "whole number of at least 2, a finite number of at least 0, and one in (0, 1] (1000, 0.008 and 0.999 are "
-            "usual)."
+            "needs a whole number of at least 2, a finite number of at least 0, and one in (0, 1] (1000, 0.008 and "
+            "0.999 are usual)."
         )
 
     def curve(step: int) -> float:
@@ -250,7 +247,6 @@ def scheduler_target(prediction_type: str) -> str:
     if prediction_type not in names:
         raise UserError(
             f"the prediction type {prediction_type!r} has no counterpart here; known are {', '.join(names)} (a "
-            "flow-matching "
-            "network predicts 'u', noise - x0)."
+            "flow-matching network predicts 'u', noise - x0)."
         )
     return names[prediction_type]

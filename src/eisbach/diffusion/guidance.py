@@ -114,35 +114,20 @@ def guided(
         A strength of the projection outside [0, 1], a scale that is not finite, an interval that is not one, a null
         conditioning that is missing or does not match, or x_t with another number of rows.
     """
-    if not math.isfinite(guidance_scale):
-        raise UserError(f"guidance_scale must be a finite number; got {guidance_scale!r}.")
-
-    if interval is not None:
-        interval = _check_interval(interval)
+    interval = None if interval is None else _check_interval(interval)
     if projection is not None and not 0 <= projection.strength <= 1:
         raise UserError(f"a projection's strength lies within 0 and 1; got {projection.strength!r}.")
     if projection is not None and projection.strength == 0:
         projection = None
+    both = _both(conditioning, null_conditioning, guidance_scale)
+    if both is None or (guidance_scale == 0 and interval is None and projection is None):
+        branch = conditioning if both is None or null_conditioning is None else null_conditioning
 
-    def one_branch(branch: Conditioning) -> Callable[[Tensor, Tensor], Tensor]:
         def single(x_t: Tensor, t: Tensor) -> Tensor:
             _check_rows(x_t, branch)
             return predict(x_t, t, branch)
 
         return single
-
-    if guidance_scale == 1:
-        return one_branch(conditioning)
-    if null_conditioning is None:
-        raise UserError(f"guidance_scale {guidance_scale:g} needs a null conditioning; pass one, or use scale 1.")
-    if len(null_conditioning) != len(conditioning):
-        raise UserError(
-            f"the null conditioning has {len(null_conditioning)} rows and the conditioning {len(conditioning)}; "
-            "they must match."
-        )
-    if guidance_scale == 0 and interval is None and projection is None:
-        return one_branch(null_conditioning)
-    both = join(conditioning, null_conditioning)
 
     def guided_predict(x_t: Tensor, t: Tensor) -> Tensor:
         _check_rows(x_t, conditioning)
@@ -160,6 +145,21 @@ def guided(
         return torch.where(inside.view(-1, *[1] * (mixed.dim() - 1)), mixed, conditional)
 
     return guided_predict
+
+
+def _both(conditioning: Conditioning, null: Conditioning | None, guidance_scale: float) -> Conditioning | None:
+    """The rows of both branches; None at scale 1, which needs the conditional one alone."""
+    if not math.isfinite(guidance_scale):
+        raise UserError(f"guidance_scale must be a finite number; got {guidance_scale!r}.")
+    if guidance_scale == 1:
+        return None
+    if null is None:
+        raise UserError(f"guidance_scale {guidance_scale:g} needs a null conditioning; pass one, or use scale 1.")
+    if len(null) != len(conditioning):
+        raise UserError(
+            f"the null conditioning has {len(null)} rows and the conditioning {len(conditioning)}; they must match."
+        )
+    return join(conditioning, null)
 
 
 def interval_from_sigma(path: Path | str, sigma_low: float, sigma_high: float) -> tuple[float, float]:

@@ -100,9 +100,8 @@ class RateCurve:
         """`UserError` when this was measured on another path than `path`, or on one with other options."""
         if self.path != path.name:
             raise UserError(
-                f"{self.source} was measured on the {self.path} path and the model is on the {path.name} path; "
-                "measure the curve of "
-                "this model."
+                f"{self.source} was measured on the {self.path} path and the model is on the {path.name} path; measure "
+                "the curve of this model."
             )
         mine = {key: value for key, value in self.options.items() if key != "pure_noise"}
         if mine != path_options(path):
@@ -131,8 +130,7 @@ def read_rate_curve(file: str | pathlib.Path) -> RateCurve:
     if kind not in (ENTROPIC_FORMAT, SIGNATURE_FORMAT) or values.get("version") != VERSION:
         raise UserError(
             f"{file} is no measured curve (format '{ENTROPIC_FORMAT}' or '{SIGNATURE_FORMAT}', version {VERSION}); "
-            "`eisbach signature "
-            "entropy` writes one."
+            "`eisbach signature entropy` writes one."
         )
     t = _row(values, "t", file)
     if len(t) < MIN_POINTS or bool((t.diff() >= 0).any()) or t[0] > 1 or t[-1] < 0:
@@ -150,9 +148,8 @@ def read_rate_curve(file: str | pathlib.Path) -> RateCurve:
         where = int((numbers < 0).nonzero()[0])
         raise UserError(
             f"{file} has the negative value {float(numbers[where]):.3g} at t = {float(t[where]):.3g}, and a schedule "
-            "cannot spend fewer "
-            "than no steps; use a reading that cannot be negative (the signature's 'rate'), or measure with more "
-            "samples."
+            "cannot spend fewer than no steps; use a reading that cannot be negative (the signature's 'rate'), or "
+            "measure with more samples."
         )
     if kind == SIGNATURE_FORMAT:
         return RateCurve(t, numbers, str(values.get("partition", "classes")), name, options, str(file))

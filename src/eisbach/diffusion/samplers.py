@@ -80,15 +80,6 @@ def _checked(
     return _Network(predict, path, target), levels
 
 
-def _finite(x: Tensor) -> Tensor:
-    """`x`, or a `UserError` where it holds values that are not finite."""
-    if not bool(torch.isfinite(x).all()):
-        raise UserError(
-            "sampling gave values that are not finite; check the checkpoint, lower guidance_scale or sample in float32."
-        )
-    return x
-
-
 def _check_shape(what: str, value: Tensor, x: Tensor) -> None:
     if value.shape != x.shape:
         raise UserError(f"{what} {tuple(value.shape)} for x_t of {tuple(x.shape)}; they must match.")
@@ -165,29 +156,41 @@ def sample_ode(
     if edm and not bool(path.alpha(levels[0]) > 0):
         raise UserError(
             f"edm_heun follows x/alpha, and the {path.name} path has alpha = 0 at t = {levels[0]:g}; use the schedule "
-            "karras "
-            "or log_snr, which start below, or the method heun."
+            "karras or log_snr, which start below, or the method heun."
         )
     points = [level.to(device=noise.device, dtype=noise.dtype) for level in levels]
-    x = noise * path.sigma(points[0])
-    count = len(points) - 1
-    for step in range(count):
-        t, s = points[step], points[step + 1]
-        last = step == count - 1
+
+    def move(x: Tensor, step: int, last: bool) -> Tensor:
+        t, s = points[step - 1], points[step]
         if edm:
             wanted, of_x, of_slope = _published_form(path, t, s, last=last)
         else:
-            wanted, of_x, of_slope = _step_form(path, t, s, last=last, noisy=_is_noisy(path, levels[step]))
+            wanted, of_x, of_slope = _step_form(path, t, s, last=last, noisy=_is_noisy(path, levels[step - 1]))
         slope = network(x, t, wanted)
         ahead = of_x * x + of_slope * slope
         if method != "euler" and not last:
             # Heun: the mean of the slopes at both ends. The last step has no slope at its end, where sigma is 0.
             slope = 0.5 * (slope + network(ahead, s, wanted))
             ahead = of_x * x + of_slope * slope
-        x = ahead
+        return ahead
+
+    return _walk(noise * path.sigma(points[0]), len(points) - 1, move, on_step)
+
+
+def _walk(
+    x: Tensor, count: int, move: Callable[[Tensor, int, bool], Tensor], on_step: Callable[[int, Tensor], object] | None
+) -> Tensor:
+    """x after `count` moves ``move(x, step, last)``, step from 1, each reported, or a `UserError` where it went
+    astray."""
+    for step in range(1, count + 1):
+        x = move(x, step, step == count)
         if on_step is not None:
-            on_step(step + 1, x)
-    return _finite(x)
+            on_step(step, x)
+    if not bool(torch.isfinite(x).all()):
+        raise UserError(
+            "sampling gave values that are not finite; check the checkpoint, lower guidance_scale or sample in float32."
+        )
+    return x
 
 
 def _step_form(path: Path, t: Tensor, s: Tensor, *, last: bool, noisy: bool) -> tuple[str, Tensor, Tensor]:
@@ -230,24 +233,13 @@ def sample_pingpong(
 
     Parameters
     ----------
-    predict : callable
-        ``(x_t (B, ...), t (B,)) -> output (B, ...)``, in the given target.
-    path : Path or str
-    target : {"eps", "x0", "v", "u"}
-    noise : Tensor [shape=(B, ...)]
-        Standard normal; the sampler scales it by sigma(1) itself.
+    predict, path, target, noise, on_step
+        As in `sample_ode`.
     times : Tensor [shape=(n + 1,)]
         Strictly descending from 1 to 0, as `schedules.get_schedule` gives.
     fresh_noise : callable
         ``fresh_noise(step) -> Tensor [shape=(B, ...)]``: standard normal, for the end of each step from 1 to n - 1.
         Draw every sample's from its own generator, so that it does not depend on the batch.
-    on_step : callable or None
-        ``on_step(step, x)`` after each step, step from 1 to n.
-
-    Returns
-    -------
-    Tensor [shape=(B, ...)]
-        In the dtype and on the device of `noise`.
 
     Raises
     ------
@@ -258,17 +250,14 @@ def sample_pingpong(
     network, levels = _checked(predict, path, target, times)
     path = network.path
     points = [level.to(device=noise.device, dtype=noise.dtype) for level in levels]
-    x = noise * path.sigma(points[0])
-    count = len(points) - 1
-    for step in range(1, count + 1):
-        x = network(x, points[step - 1], "x0")
-        if step < count:  # t = 0 means clean data, whatever sigma(0) of the path is
-            renewed = fresh_noise(step).to(x)
-            _check_shape("the fresh noise has", renewed, x)
-            x = path.alpha(points[step]) * x + path.sigma(points[step]) * renewed
-        if on_step is not None:
-            on_step(step, x)
-    return _finite(x)
+
+    def move(x: Tensor, step: int, last: bool) -> Tensor:
+        x0 = network(x, points[step - 1], "x0")
+        if last:  # t = 0 means clean data, whatever sigma(0) of the path is
+            return x0
+        return path.alpha(points[step]) * x0 + path.sigma(points[step]) * _draw(step, x0, None, fresh_noise)
+
+    return _walk(noise * path.sigma(points[0]), len(points) - 1, move, on_step)
 
 
 class Kernel(NamedTuple):
@@ -331,12 +320,8 @@ def sample_stochastic(
 
     Parameters
     ----------
-    predict : callable
-        ``(x_t (B, ...), t (B,)) -> output (B, ...)``, in the given target.
-    path : Path or str
-    target : {"eps", "x0", "v", "u"}
-    noise : Tensor [shape=(B, ...)]
-        Standard normal; the sampler scales it by sigma(1) itself.
+    predict, path, target, noise, on_step
+        As in `sample_ode`.
     times : Tensor [shape=(n + 1,)]
         Strictly descending from 1 to 0. The last step ends on the data estimate itself, without noise, also on a path
         whose sigma(0) is not 0 (edm).
@@ -347,13 +332,6 @@ def sample_stochastic(
     fresh_noise : callable or None
         Instead of a generator: ``fresh_noise(step) -> Tensor [shape=(B, ...)]``, standard normal, for steps 1 to n - 1.
         With it each sample's noise can be independent of the batch.
-    on_step : callable or None
-        ``on_step(step, x)`` after each step, step from 1 to n.
-
-    Returns
-    -------
-    Tensor [shape=(B, ...)]
-        In the dtype and on the device of `noise`.
 
     Raises
     ------
@@ -367,20 +345,18 @@ def sample_stochastic(
             "stochastic sampling draws noise in every step; pass a generator, or fresh_noise, and not both."
         )
     network, levels = _checked(predict, path, target, times)
-    x = noise * network.path.sigma(levels[0]).to(noise)
-    count = len(levels) - 1
-    for step in range(1, count + 1):
+
+    def move(x: Tensor, step: int, last: bool) -> Tensor:
         x0 = network(x, levels[step - 1].to(noise), "x0")
-        if step == count:
-            x = x0
-        else:
-            kernel = posterior_kernel(network.path, levels[step - 1], levels[step], eta)
-            x = float(kernel.of_x) * x + float(kernel.of_x0) * x0
-            if eta > 0:
-                x = x + math.sqrt(float(kernel.variance)) * _draw(step, x, generator, fresh_noise)
-        if on_step is not None:
-            on_step(step, x)
-    return _finite(x)
+        if last:
+            return x0
+        kernel = posterior_kernel(network.path, levels[step - 1], levels[step], eta)
+        mean = float(kernel.of_x) * x + float(kernel.of_x0) * x0
+        if eta == 0:
+            return mean
+        return mean + math.sqrt(float(kernel.variance)) * _draw(step, mean, generator, fresh_noise)
+
+    return _walk(noise * network.path.sigma(levels[0]).to(noise), len(levels) - 1, move, on_step)
 
 
 def _draw(

@@ -229,8 +229,7 @@ def schedule_from_rate(
     if (np.diff(times.astype(np.float32)) >= 0).any():
         raise UserError(
             f"{num_inference_steps} steps by this rate coincide at single precision: nearly all of it lies at one "
-            "noise level; "
-            "use fewer steps or a larger floor."
+            "noise level; use fewer steps or a larger floor."
         )
     return torch.from_numpy(times)
 
@@ -250,9 +249,8 @@ def _checked_rate(t: Tensor | Sequence[float], rate: Tensor | Sequence[float]) -
     if bad.any():
         raise UserError(
             f"the rate at t = {levels[bad][0]:g} is {values[bad][0]:g}; a schedule needs rates that are finite and at "
-            "least 0: use a "
-            "reading that cannot be negative (the signature's 'rate' and not its 'chain'), or measure with more "
-            "samples."
+            "least 0: use a reading that cannot be negative (the signature's 'rate' and not its 'chain'), or measure "
+            "with more samples."
         )
     if not values.any():
         raise UserError("the measured rate is zero at every noise level; there is nothing to space steps by.")
@@ -279,8 +277,7 @@ def _noise_range(name: str, path: Path, sigma_min: float, sigma_max: float) -> t
     if sigma_min >= high or sigma_max <= low:
         raise UserError(
             f"the {name} schedule from {sigma_max:g} to {sigma_min:g} lies outside the {path.name} path, whose "
-            "sigma/alpha "
-            f"runs from {high:.4g} to {low:.4g}; choose ends within it."
+            f"sigma/alpha runs from {high:.4g} to {low:.4g}; choose ends within it."
         )
     return max(sigma_min, low), min(sigma_max, high)
 

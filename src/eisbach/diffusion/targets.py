@@ -16,6 +16,17 @@ Together with ``x_t = alpha x0 + sigma noise`` that makes two linear equations i
 
     y' = (D' y + (c_x c'_eps - c'_x c_eps) x_t) / D
 
+Written out, with ``S = alpha + sigma`` and ``Q = alpha^2 + sigma^2`` (1 on variance-preserving paths):
+
+====  =======================  =======================  =============================  =============================
+y is  eps                      x0                       v                              u
+====  =======================  =======================  =============================  =============================
+eps   y                        (x_t - sigma y)/alpha    (Q y - sigma x_t)/alpha        (S y - x_t)/alpha
+x0    (x_t - alpha y)/sigma    y                        (alpha x_t - Q y)/sigma        (x_t - S y)/sigma
+v     (sigma x_t + alpha y)/Q  (alpha x_t - sigma y)/Q  y                              (S y + (sigma - alpha) x_t)/Q
+u     (x_t + alpha y)/S        (x_t - sigma y)/S        (Q y + (alpha - sigma) x_t)/S  y
+====  =======================  =======================  =============================  =============================
+
 **At the ends.** D is ``-(alpha + sigma)`` for u and ``-(alpha^2 + sigma^2)`` for v: never 0, so u and v determine data
 and noise at every t, t = 0 and t = 1 included. For eps D is ``-alpha``: at t = 1 of a path with alpha(1) = 0 (linear,
 gvp) the noise alone says nothing about the data. For x0 D is ``sigma``: at t = 0 of a path with sigma(0) = 0 the data
@@ -162,63 +173,3 @@ def to_x0(path: Path | str, target: str, output: Tensor, x_t: Tensor, t: Tensor)
 def to_noise(path: Path | str, target: str, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """The noise estimate that a prediction implies; see `convert`."""
     return convert(path, target, "eps", output, x_t, t)
-
-
-def eps_to_x0(path: Path | str, eps: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """(x_t - sigma eps) / alpha; NaN where alpha is 0."""
-    return convert(path, "eps", "x0", eps, x_t, t)
-
-
-def eps_to_v(path: Path | str, eps: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """((alpha^2 + sigma^2) eps - sigma x_t) / alpha; NaN where alpha is 0."""
-    return convert(path, "eps", "v", eps, x_t, t)
-
-
-def eps_to_u(path: Path | str, eps: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """((alpha + sigma) eps - x_t) / alpha; NaN where alpha is 0."""
-    return convert(path, "eps", "u", eps, x_t, t)
-
-
-def x0_to_eps(path: Path | str, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """(x_t - alpha x0) / sigma; NaN where sigma is 0."""
-    return convert(path, "x0", "eps", x0, x_t, t)
-
-
-def x0_to_v(path: Path | str, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """(alpha x_t - (alpha^2 + sigma^2) x0) / sigma; NaN where sigma is 0."""
-    return convert(path, "x0", "v", x0, x_t, t)
-
-
-def x0_to_u(path: Path | str, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """(x_t - (alpha + sigma) x0) / sigma; NaN where sigma is 0."""
-    return convert(path, "x0", "u", x0, x_t, t)
-
-
-def v_to_eps(path: Path | str, v: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """(sigma x_t + alpha v) / (alpha^2 + sigma^2)."""
-    return convert(path, "v", "eps", v, x_t, t)
-
-
-def v_to_x0(path: Path | str, v: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """(alpha x_t - sigma v) / (alpha^2 + sigma^2)."""
-    return convert(path, "v", "x0", v, x_t, t)
-
-
-def v_to_u(path: Path | str, v: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """((alpha + sigma) v + (sigma - alpha) x_t) / (alpha^2 + sigma^2)."""
-    return convert(path, "v", "u", v, x_t, t)
-
-
-def u_to_eps(path: Path | str, u: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """(x_t + alpha u) / (alpha + sigma)."""
-    return convert(path, "u", "eps", u, x_t, t)
-
-
-def u_to_x0(path: Path | str, u: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """(x_t - sigma u) / (alpha + sigma); on the linear path x_t - t u."""
-    return convert(path, "u", "x0", u, x_t, t)
-
-
-def u_to_v(path: Path | str, u: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """((alpha^2 + sigma^2) u + (alpha - sigma) x_t) / (alpha + sigma)."""
-    return convert(path, "u", "v", u, x_t, t)

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from eisbach.errors import UserError
 from eisbach.experiments.comparing import Sets, compare_sets, sets_of
 from eisbach.experiments.cutting import check_cut, cut_sets
 from eisbach.experiments.matching import AUTO, match_sets
 from eisbach.experiments.measures import check_measures
+from eisbach.experiments.reference import (
+    GROUP,
+    Reference,
+    check_reference,
+    collect_reference,
+    musicnn_rows,
+    read_reference,
+    texture_rows,
+)
 from eisbach.experiments.sets import ClipSets, collect_clips, collect_sets
 from eisbach.files import write_json, write_jsonl, write_text
 from eisbach.structure import analyze_files
+from eisbach.structure.record_files import write_tables
 from eisbach.structure.sets.whole import WholeSets, measure_sets
 from eisbach.types import Record, SkipReport
 
@@ -30,6 +43,11 @@ _COLUMNS = (
     "metric", "unit", "primary", "set", "mean", "sd", "clips", "reference", "difference", "low", "high", "hedges_g",
     "p",
     "p_corrected", "unit_of_inference", "units", "verdict",
+)  # fmt: skip
+
+
+_COPY_COLUMNS = (
+    "memorised_nearest_training", "memorised_p_clip", "memorised_p_excerpt", "memorised_share", "memorised_excerpts",
 )  # fmt: skip
 
 
@@ -55,6 +73,8 @@ class AnalysisPlan:
     start : 'start', 'middle' or 'loudest'
         Which stretch a cut keeps.
     jobs : int
+    reference : ClipSets or None
+        Music that the sets are held against.
     names : dict of str to str
         What each set is called, by its group in the records; the reference first.
     """
@@ -74,6 +94,7 @@ class AnalysisPlan:
     start: str = "start"
     jobs: int = 1
     seed: int = 0
+    reference: ClipSets | None = None
     names: dict[str, str] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
@@ -91,6 +112,7 @@ class AnalysisPlan:
             "notes": self.notes,
             "training": self.training and str(self.training),
             "held_out": self.held_out and str(self.held_out),
+            "reference": self.reference and len(self.reference.clips),
             "seconds": self.seconds,
             "from": self.start if self.seconds is not None else None,
             "jobs": self.jobs,
@@ -115,6 +137,7 @@ class AnalysedSets:
         Files that were left out, with the reason.
     captions : dict of str to str
         Words of each prompt.
+    reference : Reference or None
     """
 
     plan: AnalysisPlan
@@ -123,6 +146,7 @@ class AnalysedSets:
     whole: WholeSets
     skips: SkipReport
     captions: dict[str, str] = field(default_factory=dict)
+    reference: Reference | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Every number of the page, as in `comparison.json`."""
@@ -134,7 +158,9 @@ class AnalysedSets:
         }
 
 
-def plan_analysis(paths: Sequence[str | Path], *, by: str | None = None, **options: Any) -> AnalysisPlan:
+def plan_analysis(
+    paths: Sequence[str | Path], *, by: str | None = None, reference: Sequence[str | Path] = (), **options: Any
+) -> AnalysisPlan:
     """The plan for paths, refused at once where a name in it can match nothing; `options` are `AnalysisPlan`'s.
 
     Raises
@@ -148,7 +174,10 @@ def plan_analysis(paths: Sequence[str | Path], *, by: str | None = None, **optio
 
         check_notes()
     check_measures([*options.get("metrics", ()), *options.get("primary", ())])
-    plan = AnalysisPlan(collect_sets(paths, by), **options)
+    music = collect_reference(reference) if reference else None
+    plan = AnalysisPlan(collect_sets(paths, by), reference=music, **options)
+    if music is not None:
+        check_reference(plan.sets, music)
     if (plan.held_out is None) != (plan.training is None):
         raise UserError("memorisation needs --training and --held-out: without unseen clips, genre looks like copying.")
     if plan.seconds is not None:
@@ -183,6 +212,7 @@ def analyze_sets(plan: AnalysisPlan, *, quiet: bool = False) -> AnalysedSets:
     details: dict[str, str] = {}
     records = analyze_files(sets.clips, jobs=plan.jobs, out=plan.out, skips=skips, quiet=quiet, details=details)
     _refuse_lost_sets(plan.sets, records, skips)
+    reference, rows = _reference(plan, records, details, skips, quiet)
     note_events = _add_notes(records, plan, skips, quiet) if plan.notes else None
     keys = {str(clip.path): clip.keys for clip in sets.clips}
     whole = measure_sets(
@@ -195,13 +225,49 @@ def analyze_sets(plan: AnalysisPlan, *, quiet: bool = False) -> AnalysedSets:
     compared = compare_sets(
         records, pair=plan.pair, baseline=next(iter(plan.names), plan.baseline), oracle=plan.oracle,
         metrics=plan.metrics, primary=plan.primary, names=sets.names, side_by_side=sets.side_by_side, seed=plan.seed,
+        reference=reference, rows=rows,
     )  # fmt: skip
+    if plan.training is not None:
+        records = _with_copies(records, whole)
+        if plan.out is not None:
+            write_tables(records, plan.out)
     captions = {str(own.get("prompt_id") or ""): str(own.get("caption") or "") for own in keys.values()}
-    analysed = AnalysedSets(plan, records, compared, whole, skips, captions)
+    analysed = AnalysedSets(plan, records, compared, whole, skips, captions, reference)
     if plan.out is not None:
         write_text(plan.out / "comparison.csv", comparison_csv(compared))
         write_json(plan.out / _STATISTICS, analysed.to_json())
     return analysed
+
+
+def _with_copies(records: Sequence[Record], whole: WholeSets) -> list[Record]:
+    """The records with what memorisation found: the nearest training clip, how unusual that is, and the copied
+    excerpts as JSON (where each begins in both, its length in seconds, its transposition)."""
+    rows = {str(row["clip"]): row for part in whole.comparisons for own in part.memorisation.values()
+            for row in own.rows()}  # fmt: skip
+    made = []
+    for record in records:
+        row = rows.get(str(record["path"]))
+        found: Record = dict.fromkeys(_COPY_COLUMNS)
+        if row is not None:
+            found |= {f"memorised_{name}": row[name] for name in ("nearest_training", "p_clip", "p_excerpt")}
+            found |= {"memorised_share": row["copied_share"], "memorised_excerpts": json.dumps(row["excerpts"])}
+        made.append({**record, **found})
+    return made
+
+
+def _reference(
+    plan: AnalysisPlan, records: Sequence[Record], details: Mapping[str, str], skips: SkipReport, quiet: bool
+) -> tuple[Reference | None, dict[str, dict[str, np.ndarray]]]:
+    """The measured reference, and the rows of the sets' clips by embedding."""
+    if plan.reference is None:
+        return None, {}
+    folder = None if plan.out is None else plan.out / GROUP
+    music = read_reference(
+        plan.reference, "the reference", seconds=plan.seconds, start=plan.start, out=folder, jobs=plan.jobs,
+        skips=skips, quiet=quiet,
+    )  # fmt: skip
+    music.rows["musicnn"] = musicnn_rows(music.records, folder, quiet=quiet)
+    return music, {"texture": texture_rows(details), "musicnn": musicnn_rows(records, plan.out, quiet=quiet)}
 
 
 def _add_notes(records: list[Record], plan: AnalysisPlan, skips: SkipReport, quiet: bool) -> dict[str, OnsetEvents]:

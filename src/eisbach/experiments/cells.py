@@ -64,13 +64,14 @@ def _generate_config(spec: ExperimentSpec, cell: Cell) -> GenerateConfig:
     play = spec.generation.model_dump(exclude={"prompts"})
     training = _training(spec, cell)
     run = cell.folder / "train"
-    whole = training.adapter.type == "none"  # then the run leaves a model, not an adapter
+    trained = spec.arms[cell.arm].trained
+    whole = trained and training.adapter.type == "none"  # then the run leaves a model, not an adapter
     return GenerateConfig(
         **play,
         out=str(cell.folder / "samples"),
         prompts=spec.generation.resolve_prompts(),
         model=str(run / "model") if whole else str(training.model),
-        adapter=None if whole else str(run / "adapter"),
+        adapter=None if whole or not trained else str(run / "adapter"),
         arm=cell.arm,
     )
 
@@ -90,12 +91,13 @@ def plan_stages(spec: ExperimentSpec, cell: Cell) -> list[Stage]:
     clip_cost = play.num_inference_steps * _SECONDS_PER_SAMPLED_STEP * (2 if play.sampler == "heun" else 1)
     trained = (cell.folder / "train" / "result.json").is_file()
     played = all(take.path.is_file() for take in takes)
-    return [
-        Stage(cell.key("train"), "train", training.steps, step_cost, f"train {label}", trained),
+    stages = [Stage(cell.key("train"), "train", training.steps, step_cost, f"train {label}", trained)]
+    stages.append(
         Stage(
             cell.key("generate"), "generate", len(takes), clip_cost + _SECONDS_PER_DECODED_CLIP, f"play {label}", played
-        ),
-    ]
+        )
+    )
+    return stages if spec.arms[cell.arm].trained else stages[1:]
 
 
 def run_cell(spec: ExperimentSpec, cell: Cell, stage: OpenStage) -> list[Clip]:
@@ -109,13 +111,15 @@ def run_cell(spec: ExperimentSpec, cell: Cell, stage: OpenStage) -> list[Clip]:
     from eisbach.training import train
 
     training, config = _training(spec, cell), _generate_config(spec, cell)
-    if spec.store is not None:
+    trained = spec.arms[cell.arm].trained
+    if spec.store is not None and trained:
         _share(spec, cell, training, config)
-    with stage(cell.key("train")):
-        train(training, quiet=True)
+    if trained:
+        with stage(cell.key("train")):
+            train(training, quiet=True)
     with stage(cell.key("generate")):
         manifest = generate(config, quiet=True)
-    return _clips_of(cell, manifest)
+    return _clips_of(cell, manifest, trained)
 
 
 def _share(spec: ExperimentSpec, cell: Cell, training: TrainConfig, config: GenerateConfig) -> None:
@@ -128,14 +132,14 @@ def _share(spec: ExperimentSpec, cell: Cell, training: TrainConfig, config: Gene
     share_folder(cell.folder / "samples", spec.store, "generations", {"trained": trained, "played": played})
 
 
-def _clips_of(cell: Cell, manifest: Manifest) -> list[Clip]:
-    """What a cell played, with the keys of its records."""
+def _clips_of(cell: Cell, manifest: Manifest, trained: bool) -> list[Clip]:
+    """What a cell played, with the keys of its records; what was not trained has no training seed."""
     return [
         Clip(
             manifest.audio_path(row),
             {
                 "arm": cell.arm,
-                "train_seed": cell.train_seed,
+                "train_seed": cell.train_seed if trained else None,
                 "prompt_id": row.labels["prompt_id"],
                 "seed": int(row.labels["seed"]),
             },

@@ -14,11 +14,12 @@ from eisbach.errors import UserError
 from eisbach.experiments.conditions import condition_notes, duplicate_notes, length_faults, power_notes
 from eisbach.experiments.matching import AUTO, match_sets
 from eisbach.experiments.measures import known_metrics
+from eisbach.experiments.reference import Reference, beside_reference
 from eisbach.experiments.sets import short_names
 from eisbach.statistics.comparison import Comparison, withhold
 from eisbach.statistics.metric_info import MetricInfo, choose_metrics
 from eisbach.statistics.records import validate_records
-from eisbach.statistics.results import ArmSummary, Results, evaluate, summarise_arm
+from eisbach.statistics.results import ArmSummary, Nearness, Results, evaluate, plain_json, summarise_arm
 from eisbach.structure.metrics import METRICS
 from eisbach.types import Record
 
@@ -51,6 +52,8 @@ class Sets:
         What matched the clips: 'prompt', 'name', 'none' or labels.
     refused : dict of str to str
         Sets that get no verdict, and why.
+    nearness : Nearness or None
+        How near each set lies to a reference, where one was given; it then decides in place of `results`.
     """
 
     names: list[str]
@@ -64,6 +67,7 @@ class Sets:
     notes: list[str]
     by: str = "none"
     refused: dict[str, str] = field(default_factory=dict)
+    nearness: Nearness | None = None
 
     @property
     def paired(self) -> bool:
@@ -107,6 +111,7 @@ class Sets:
             "means": means,
             "contradicted_by_ground_truth": printed,
             "statistics": None if self.results is None else self.results.to_json(),
+            "nearness": None if self.nearness is None else plain_json(self.nearness.to_json()),
         }
 
 
@@ -120,6 +125,8 @@ def compare_sets(
     primary: Sequence[str] | Mapping[str, Literal["higher", "lower"] | None] = (),
     names: Mapping[str, str] | None = None,
     side_by_side: bool = False,
+    reference: Reference | None = None,
+    rows: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     seed: int = 0,
 ) -> Sets:
     """The sets that records fall into by `group`, compared with the first of them (or with `baseline`).
@@ -140,6 +147,8 @@ def compare_sets(
     primary : sequence of str, or mapping to 'higher', 'lower' or None
         What decides, declared before looking. A direction makes the verdict 'better' or 'worse'; without one it is
         'higher' or 'lower', because a description takes no side.
+    reference, rows : Reference or None, mapping or None
+        Music that the sets are held against, and the rows of their clips by embedding and path.
 
     Raises
     ------
@@ -188,16 +197,26 @@ def compare_sets(
     notes = [*power_notes(results, refused), *condition_notes(checked, lengths=not refused), *duplicate_notes(checked)]
     if not known:
         notes.insert(0, "No metric is defined for any of these clips: they need at least a few seconds of sound each.")
-    return Sets(order, checked, shown, printed, summaries, spreads, results, matching.how, notes, matching.by, refused)
+    near = None
+    if reference is not None:
+        near = beside_reference(
+            checked, reference, shown, order, rows=rows, unmatched=matching.unmatched, refused=refused, seed=seed
+        )
+        notes = [*near.notes, *notes]
+    return Sets(
+        order, checked, shown, printed, summaries, spreads, results, matching.how, notes, matching.by, refused, near
+    )
 
 
-def sets_of_results(records: Sequence[Record], results: Results, how: str) -> Sets:
+def sets_of_results(records: Sequence[Record], results: Results, how: str, nearness: Nearness | None = None) -> Sets:
     """An experiment's arms as sets, for the page: its records and statistics, and how its clips are matched."""
     printed = [info for info in results.metrics if info.name in METRICS and METRICS[info.name].as_printed]
     shown = [info for info in results.metrics if info not in printed]
     spreads = {key: _spread(records, *key) for key in results.summaries}
     by = "prompt" if results.paired else "none"
-    return Sets(results.arms, list(records), shown, printed, results.summaries, spreads, results, how, [], by)
+    return Sets(
+        results.arms, list(records), shown, printed, results.summaries, spreads, results, how, [], by, {}, nearness
+    )
 
 
 def sets_of(

@@ -63,6 +63,42 @@ def cut_sets(
     return replace(sets, clips=clips, names=names)
 
 
+def cut_stretches(
+    clips: Sequence[Clip], seconds: float, most: int, folder: Path, *, skips: SkipReport
+) -> list[Clip]:  # fmt: skip
+    """At most `most` stretches of `seconds`, as many of each clip as the others allow, apart and evenly over it.
+
+    Each has its clip's path as `unit`, so that statistics draw the stretches of a recording together. Clips that are
+    shorter are left out and reported.
+
+    Raises
+    ------
+    StorageError
+        The folder cannot be written.
+    """
+    room: dict[int, int] = {}  # by the clip's place: how many stretches it holds
+    for index, clip in enumerate(clips):
+        try:
+            room[index] = int(_whole_seconds(clip.path, seconds) / (seconds * (1.0 - _SHORT_BY)))
+        except AudioError as error:
+            skips.add(str(clip.path), str(error))
+    shares = dict.fromkeys(room, 0)
+    while sum(shares.values()) < min(most, sum(room.values())):
+        for index in room:  # round after round, so that long recordings do not crowd out short ones
+            if shares[index] < room[index] and sum(shares.values()) < most:
+                shares[index] += 1
+    stretches = []
+    for index, count in shares.items():
+        clip = clips[index]
+        spare = max(0.0, _whole_seconds(clip.path, seconds) - count * seconds)
+        for number in range(count):
+            first = (number + 0.5) * spare / count + number * seconds
+            own = _write_stretch(clip, first, seconds, folder)
+            keys = {**own.keys, "unit": str(clip.path), "id": f"{clip.keys.get('id', clip.path.stem)} at {first:.0f} s"}
+            stretches.append(replace(own, keys=keys))
+    return stretches
+
+
 def check_cut(seconds: float, start: str) -> None:
     """Refuses a length or start that cannot be, before anything is read."""
     if not (math.isfinite(seconds) and seconds >= _LONG_ENOUGH):
@@ -72,13 +108,22 @@ def check_cut(seconds: float, start: str) -> None:
 
 
 def _cut(clip: Clip, seconds: float, start: str, folder: Path) -> Clip:
+    first = _first(clip.path, _whole_seconds(clip.path, seconds), seconds, start)
+    return _write_stretch(clip, first, seconds, folder)
+
+
+def _whole_seconds(path: Path, seconds: float) -> float:
+    """A file's length; `AudioError` where it cannot be read or is shorter than `seconds`."""
     import soundfile as sf
 
-    read_audio(clip.path, duration=0.01, allow_silent=True)  # says what is wrong with a file that cannot be read
-    whole = float(sf.info(str(clip.path)).duration)
+    read_audio(path, duration=0.01, allow_silent=True)  # says what is wrong with a file that cannot be read
+    whole = float(sf.info(str(path)).duration)
     if whole < seconds * (1.0 - _SHORT_BY):
-        raise AudioError(f"{clip.path} lasts {whole:.1f} s, less than the {seconds:g} s that all clips are cut to.")
-    first = _first(clip.path, whole, seconds, start)
+        raise AudioError(f"{path} lasts {whole:.1f} s, less than the {seconds:g} s that all clips are cut to.")
+    return whole
+
+
+def _write_stretch(clip: Clip, first: float, seconds: float, folder: Path) -> Clip:
     name = f"{clip.path.stem[:60]}-{audio_hash(clip.path)[:12]}-{first:.2f}+{seconds:g}"
     file = next((path for end in ("flac", "wav") if (path := folder / f"{name}.{end}").is_file()), None)
     if file is None:

@@ -4,7 +4,7 @@ audio."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,9 @@ from eisbach.output_folder import share_folder
 from eisbach.types import Skipped, SkipReport
 
 if TYPE_CHECKING:
+    from eisbach.codecs.base import Codec
     from eisbach.data.render import RenderSpec
+    from eisbach.training.config import TrainConfig
 
 # First guesses on two laptop cores; measured speeds replace them within seconds.
 _SECONDS_PER_RENDERED_CLIP = 0.7
@@ -71,13 +73,13 @@ def build_material(spec: ExperimentSpec, root: Path, stage: OpenStage) -> None:
         The folder holds clips of other settings, or the scores or the sound font are not installed.
     """
     sets = _sets(spec)
-    for place, (_, material) in sets.items():
-        data = root / place
-        share_folder(data, spec.store, "sets", {**material.model_dump(), "rendered": asdict(_settings(material))})
+    for place, (seed, material) in sets.items():
+        data, rendered = root / place, _settings(material, _shared_codec(spec, root, seed))
+        share_folder(data, spec.store, "sets", {**material.model_dump(), "rendered": asdict(rendered)})
         parts = []
         for name, clips in _parts(material):
             with stage(f"render/{place}/{name}"):
-                parts.append(_render(name, clips, material, data / name))
+                parts.append(_render(name, clips, rendered, data / name))
         save_manifest(merge(parts, data))
     with stage("encode"):
         for seed, _ in sets.values() or [(spec.train_seeds[0], None)]:
@@ -89,35 +91,48 @@ def _parts(material: MaterialConfig) -> list[tuple[str, int]]:
     return [(name, clips) for name, clips in counts.items() if clips]
 
 
-def _render(name: str, clips: int, material: MaterialConfig, out: Path) -> Manifest:
+def _render(name: str, clips: int, settings: RenderSpec, out: Path) -> Manifest:
     from eisbach.data.flat_material import render_flat
     from eisbach.data.render import render
 
     make = render if name == "developing" else render_flat
     jobs = max(1, min(available_cpus(), clips // _CLIPS_WORTH_A_PROCESS))
-    return make(out, clips=clips, spec=_settings(material), jobs=jobs, quiet=True)[0]
+    return make(out, clips=clips, spec=settings, jobs=jobs, quiet=True)[0]
 
 
-def _settings(material: MaterialConfig) -> RenderSpec:
+def _settings(material: MaterialConfig, codec: Codec | None) -> RenderSpec:
     """How its clips are rendered; the renderer's own version is part of it."""
     from eisbach.data.render import RenderSpec
 
-    return RenderSpec(seed=material.seed, seconds=(material.duration,))
+    settings = RenderSpec(seed=material.seed, seconds=(material.duration,))
+    if codec is None:
+        return settings
+    # As the codec hears it, so that what is trained on has the base's bandwidth and width.
+    rate, channels = min(48000, max(8000, codec.sample_rate)), min(2, codec.audio_channels)
+    return replace(settings, sample_rate=rate, channels=channels)
+
+
+def _shared_training(spec: ExperimentSpec, root: Path, train_seed: int) -> TrainConfig:
+    manifest, cache = plan_material(spec, root, train_seed)
+    return arm_training(spec, spec.baseline, train_seed, out=str(root), manifest=_text(manifest), cache=_text(cache))
+
+
+def _shared_codec(spec: ExperimentSpec, root: Path, train_seed: int) -> Codec | None:
+    """The codec of the model that all arms start from; None for a model made from scratch, which has none yet."""
+    from eisbach.backbones import load_backbone, load_codec_of
+
+    model = _shared_training(spec, root, train_seed).model
+    return load_codec_of(load_backbone(model)) if isinstance(model, str) else None
 
 
 def _encode(spec: ExperimentSpec, root: Path, train_seed: int) -> None:
     """Fills the latent cache that all arms share, so that no arm's training waits for it."""
-    from eisbach.backbones import load_backbone, load_codec_of
     from eisbach.data.latents import encode_manifest
     from eisbach.data.pre_encoded import is_pre_encoded
 
-    manifest, cache = plan_material(spec, root, train_seed)
-    training = arm_training(
-        spec, spec.baseline, train_seed, out=str(root), manifest=_text(manifest), cache=_text(cache)
-    )
-    if not isinstance(training.model, str) or training.data.cache is None:
-        return  # a model made from scratch has no codec yet; without a shared cache each manifest keeps its own
-    codec = load_codec_of(load_backbone(training.model))
+    training, codec = _shared_training(spec, root, train_seed), _shared_codec(spec, root, train_seed)
+    if codec is None or training.data.cache is None:
+        return  # without a shared cache each manifest keeps its own
     for path in training.data.manifest:
         if is_pre_encoded(path):
             continue
@@ -147,6 +162,10 @@ class OwnAudio:
         The clips have captions; otherwise the models train without text.
     skipped : tuple of Skipped
         Files that could not be used.
+    captions : tuple of str
+        Of the clips that train.
+    held_out_seconds, all_seconds : tuple of float
+        Lengths of the clips that are held out, and of all.
     """
 
     manifest: Path
@@ -154,6 +173,9 @@ class OwnAudio:
     labelled: bool
     captioned: bool
     skipped: tuple[Skipped, ...] = ()
+    captions: tuple[str, ...] = ()
+    held_out_seconds: tuple[float, ...] = ()
+    all_seconds: tuple[float, ...] = ()
 
 
 def adopt_folder(
@@ -218,6 +240,9 @@ def adopt_folder(
         labelled={row.labels.get("flat") for row in manifest} == {"true", "false"},
         captioned=captioned,
         skipped=(*skips.skipped, *choice.left_out),
+        captions=tuple(row.caption for row in choice.train),
+        held_out_seconds=tuple(row.duration for row in choice.held_out),
+        all_seconds=tuple(row.duration for row in manifest),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from eisbach.errors import UserError
 from eisbach.statistics.metric_info import MetricInfo
@@ -22,22 +21,10 @@ FLAT = MetricInfo(
     outcome="came out flat",
     margin=0.1,
     meaning="How many of the pieces stand still, loop, are a texture or have their parts in no order, by a judge that "
-    "was set on labelled audio and shares no formula with any of the trainings. For ambient or trance that may be the "
-    "aim.",
+    "was set on labelled audio. For ambient or trance that may be the aim.",
 )
 """The headline: whether a piece develops at all."""
 
-# Which direction means more development. Table 2 of the paper names contrast, coverage, sparse flux and dynamic range;
-# a metric that is absent here has no good direction (a drone repeats itself fully, and so does a rondo in part).
-_BETTER: dict[str, Literal["higher", "lower"]] = {
-    "block_strength": "higher",
-    "textural_vendi": "higher",
-    "section_contrast": "higher",
-    "level_range": "higher",
-    "flux_gini": "higher",
-    "lag_similarity": "lower",
-    "loop_strength": "lower",
-}
 _MEANINGS = {
     "block_strength": "How clearly a piece falls into sections that sound unlike one another; 0 for a drone, about 0.3 "
     "for four different sections.",
@@ -46,7 +33,7 @@ _MEANINGS = {
     "shuffled, near 1 for loops, in between for music.",
     "section_contrast": "How different the stretches of a piece sound from one another, in decibels.",
     "textural_vendi": "How many different sound textures a piece passes through, counted so that near-copies count "
-    "once. It is kin to what the recurrence barrier computes, so for that arm it is no independent witness.",
+    "once.",
     "motif_coverage": "How much of the piece is heard again elsewhere in it, in any key.",
     "level_range": "How far apart the loud and the quiet passages are.",
     "flux_gini": "Whether change is gathered in few strong moments (high) or trickles evenly (low).",
@@ -106,14 +93,12 @@ def _table() -> dict[str, MetricInfo]:
     table = {FLAT.name: FLAT}
     for metric in METRICS.values():
         label = metric.label[:1].lower() + metric.label[1:]
-        meaning = _MEANINGS.get(metric.name, f"A higher value means {metric.higher_means}.")
+        meaning = " ".join([_MEANINGS.get(metric.name, ""), f"A higher value means {metric.higher_means}."]).strip()
         if metric.as_printed:
             meaning += f" As the paper prints it, and contradicted by ground truth: {metric.contradicted_by}."
-        table[metric.name] = MetricInfo(
-            metric.name, label, metric.unit, _BETTER.get(metric.name), metric.primary, meaning
-        )
+        table[metric.name] = MetricInfo(metric.name, label, metric.unit, None, metric.primary, meaning)
     for name, (label, unit) in _OF_NOTES.items():
         table[name] = MetricInfo(name, label, unit, None, False, _MEANINGS[name])
     for name, label in (("flat_probability", "flat"), *((f"flat_{kind}", f"flat: {kind}") for kind in FLAT_KINDS)):
-        table[name] = MetricInfo(name, f"probability of being {label}", "", "lower", False, _MEANINGS[name])
+        table[name] = MetricInfo(name, f"probability of being {label}", "", None, False, _MEANINGS[name])
     return table

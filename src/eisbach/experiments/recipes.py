@@ -10,7 +10,10 @@ from typing import Any
 
 from eisbach.config import apply_overrides, build_config, read_yaml
 from eisbach.errors import ConfigError, UserError
+from eisbach.experiments.material import OwnAudio
+from eisbach.experiments.own_material import prompts_of
 from eisbach.experiments.spec import ExperimentSpec, merge
+from eisbach.generation.prompts import load_prompts
 
 
 def _built_in() -> dict[str, str]:
@@ -24,6 +27,9 @@ def _built_in() -> dict[str, str]:
 BUILT_IN_RECIPES = _built_in()
 """Recipes inside the package, by name: their place in it. `recipes/` in the repository shows some of these files."""
 
+_PROMPTS = 8  # units of inference: fewer show nothing
+_LEAST_REFERENCE = 4  # stretches
+_DIRECTIONS = {"is_flat": "lower", "flat_probability": "lower"}  # declared where there is nothing to be near to
 _DEPTH = 5  # how long a chain of recipes may be; longer ones are circles
 _SHOWN = 10  # files named in a note
 _OWN_AUDIO = (
@@ -31,12 +37,28 @@ _OWN_AUDIO = (
     "depends on that audio."
 )
 _NO_LABELS = "Nobody labelled which of the audio is flat, so there is no oracle arm and no recovered share of its gain."
-_NO_CAPTIONS = "The audio has no captions, so the models were fine-tuned without text."
+_NO_CAPTIONS = (
+    "The audio has no captions, so the models were fine-tuned without text and asked for music in words that name no "
+    "instrument."
+)
+_LITTLE_HELD_OUT = (
+    "Of your music {stretches} stretches of {seconds:g} s are held out, too few to hold anything against: the "
+    "reference is all of it, so a model that copies its training clips would seem near."
+)
+_NO_REFERENCE = (
+    "The folder holds fewer than four stretches of {seconds:g} s, too few to say what is near to it; the arms are "
+    "compared with one another only."
+)
+_LIMITS = (
+    "The model is small (it learnt from scores played by sampled instruments) and its codec is mono and dull, so none "
+    "of this sounds like your recordings: listen to your own clip through the codec, under 'Your music', for the best "
+    "that could come out. What carries over to a large model is which weighting kept the music nearer to yours."
+)
 _LEFT_OUT = "{count} of the files in {folder} could not be used: {named}."
 _SMALL_BATCH = "The folder holds {clips} training clips, so batches hold {batch} instead of the recipe's {recipe}."
 _OWN_QUESTION = (
     "A small music model is fine-tuned on a person's own audio, each time with another way of weighting the training "
-    "samples. Does the way of weighting change how much its music develops?"
+    "samples. Which way brings what it plays nearer to that person's music?"
 )
 
 
@@ -67,7 +89,7 @@ def load_spec(recipe: str | Path, overrides: Sequence[str] = (), *, quick: bool 
             raise ConfigError(
                 f"the recipe {recipe} has no group 'quick', so there is no rehearsal of it; leave --quick out."
             )
-        values = merge(values, rehearsal)
+        values = merge(values, rehearsal) | {"rehearsal": True}
     return build_config(ExperimentSpec, apply_overrides(values, overrides), f"the recipe {recipe}")
 
 
@@ -167,13 +189,47 @@ def own_audio_spec(
     if batch < recipe_batch:
         notes.append(_SMALL_BATCH.format(clips=clips, batch=batch, recipe=recipe_batch))
     values = spec.model_dump()
+    notes.insert(0, _LIMITS)
+    notes += _own_reference(values, own, Path(folder))
+    prompted = any(change.replace(" ", "").startswith("generation.prompts=") for change in overrides)
+    if not prompted:
+        values["generation"]["prompts"] = _own_prompts(own)
     if not own.labelled and spec.oracle is not None:
         del values["arms"][spec.oracle]
         values["oracle"] = None
     group = {"manifest": str(own.manifest), "cache": str(data / "latents")}
     values["training"] = merge(values["training"], {"data": group, "batch_size": batch})
-    values |= {"material": None, "notes": [*notes, *values["notes"]], "question": _OWN_QUESTION}
+    values |= {"material": None, "notes": [*notes, *values["notes"]], "question": _OWN_QUESTION, "own_audio": True}
     return build_config(ExperimentSpec, values, "the demo on your audio")
+
+
+def _own_prompts(own: OwnAudio) -> list[dict[str, Any]] | str:
+    """Eight prompts: the person's captions, filled up with words that name no instrument; those alone without any."""
+    captions = prompts_of(own.captions, _PROMPTS)
+    if not captions:
+        return "plain"
+    plain = [prompt.model_dump(exclude_none=True) for prompt in load_prompts("plain")]
+    return [*captions, *plain[: _PROMPTS - len(captions)]]
+
+
+def _own_reference(values: dict[str, Any], own: OwnAudio, folder: Path) -> list[str]:
+    """Sets what a person's models are held against: what is held out of the folder, or what there is. Returns what must
+    be said of it."""
+    if values["reference"] is None:
+        return []
+    seconds = float(values["generation"]["duration"])
+    held_out, everything = (
+        sum(int(length / (seconds * 0.99)) for length in lengths) for lengths in (own.held_out_seconds, own.all_seconds)
+    )
+    values["reference"] |= {"label": "your music"}
+    if held_out >= _LEAST_REFERENCE:
+        return []
+    if everything >= _LEAST_REFERENCE:
+        values["reference"]["source"] = str(folder)
+        return [_LITTLE_HELD_OUT.format(stretches=held_out, seconds=seconds)]
+    values["reference"] = None
+    values["primary_metrics"] = {name: _DIRECTIONS.get(name, "higher") for name in values["primary_metrics"]}
+    return [_NO_REFERENCE.format(seconds=seconds)]
 
 
 def _changes(out: str | Path | None, seed: int | None, quick: bool) -> list[str]:

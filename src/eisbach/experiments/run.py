@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from eisbach.config import build_config, read_yaml, save_config
 from eisbach.errors import UserError
 from eisbach.executors import available_cpus
 from eisbach.experiments.cells import Cell, plan_stages, run_cells
 from eisbach.experiments.material import build_material, material_stages, plan_material
 from eisbach.experiments.nearness import nearness_columns
+from eisbach.experiments.own_material import describe_material
+from eisbach.experiments.reference import Reference, experiment_reference, musicnn_rows, texture_rows
 from eisbach.experiments.spec import ExperimentSpec, check_spec, merge
 from eisbach.experiments.stages import OverallProgress, SpeedBook, Stage
 from eisbach.experiments.summary import Summary, summarise
@@ -25,6 +29,7 @@ from eisbach.types import Record, SkipReport
 
 SPEC_FILE, SUMMARY_FILE, ANALYSIS = "experiment.yaml", "summary.json", "analysis"
 _SECONDS_PER_MEASURED_CLIP = 0.4
+_SECONDS_PER_HEARD_CLIP = 0.5
 _MAX_ANALYSIS_JOBS = 4
 
 
@@ -40,12 +45,15 @@ class ExperimentResult:
         One row a generated clip; also in `records.parquet` and `records.jsonl`.
     summary : Summary
         Also in `summary.json`, to which the page adds its sentences.
+    reference : Reference or None
+        The music that the arms were held against; its records are in `reference/`.
     """
 
     spec: ExperimentSpec
     folder: Path
     records: list[Record]
     summary: Summary
+    reference: Reference | None = None
 
 
 def run_experiment(
@@ -97,23 +105,32 @@ def _run(
     cells = []
     for seed in spec.train_seeds:
         manifest, cache = (None if path is None else str(path) for path in plan_material(spec, root, seed))
-        cells += [Cell(arm, seed, root, manifest, cache) for arm in spec.arms]
+        own = [arm for arm in spec.arms if spec.arms[arm].trained or seed == spec.train_seeds[0]]
+        cells += [Cell(arm, seed, root, manifest, cache) for arm in own]  # what is not trained is one model
     stages = _plan(spec, root, cells, finish_seconds if finish is not None else None)
     speeds = SpeedBook(root / "speeds.json")
     with OverallProgress(stages, spec.title, speeds, quiet=quiet) as bar:
         build_material(spec, root, bar.stage)
         clips = run_cells(spec, cells, bar)
+        details: dict[str, str] = {}
         with bar.stage("analyse"):
-            details: dict[str, str] = {}
             records = measure(clips, root, details)
             if spec.nearness:
                 sets = {cell.train_seed: Path(cell.manifest) for cell in cells if cell.manifest is not None}
                 records = nearness_columns(records, details, sets, root)
+        reference, rows = None, {}
+        if spec.reference is not None:
+            with bar.stage("reference"):
+                reference = experiment_reference(spec, root)
+                rows = _rows(records, details, root)
+        if spec.own_audio:
+            with bar.stage("material"):
+                describe_material(spec, root)
         with bar.stage("compare"):
             save_records(records, root)
-            summary = summarise(spec, records)
+            summary = summarise(spec, records, reference, rows)
             write_json(root / SUMMARY_FILE, summary.to_json())
-        result = ExperimentResult(spec, root, records, summary)
+        result = ExperimentResult(spec, root, records, summary, reference)
         if finish is not None:
             with bar.stage("report"):
                 finish(result)
@@ -140,10 +157,21 @@ def _plan(spec: ExperimentSpec, root: Path, cells: list[Cell], finish_seconds: f
     for cell in cells:
         stages += plan_stages(spec, cell)
     stages.append(Stage("analyse", "analyse", clips, _SECONDS_PER_MEASURED_CLIP, "measure"))
+    if spec.reference is not None:
+        heard = clips + spec.reference.clips
+        stages.append(Stage("reference", "reference", heard, _SECONDS_PER_HEARD_CLIP, "hear the reference"))
+    if spec.own_audio:
+        stages.append(Stage("material", "probe", 24, _SECONDS_PER_HEARD_CLIP, "look at your material"))
     stages.append(Stage("compare", "compare", 1, 5.0, "compare"))
     if finish_seconds is not None:
         stages.append(Stage("report", "report", 1, finish_seconds, "write the page"))
     return stages
+
+
+def _rows(records: list[Record], details: dict[str, str], root: Path) -> dict[str, dict[str, np.ndarray]]:
+    """What embeddings hear in the clips, by their paths in the records."""
+    textures = {Path(path).relative_to(root).as_posix(): row for path, row in texture_rows(details).items()}
+    return {"texture": textures, "musicnn": musicnn_rows(records, root / ANALYSIS, root=root)}
 
 
 def measure(clips: list[Clip], root: Path, details: dict[str, str] | None = None) -> list[Record]:

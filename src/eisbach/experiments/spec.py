@@ -61,6 +61,28 @@ class MaterialConfig(StrictModel):
         return self.clips - self.flat_clips
 
 
+class ReferenceConfig(StrictModel):
+    """The music that every arm is held against: never trained on, as long as the clips that are played.
+
+    Attributes
+    ----------
+    source : str
+        "held_out": what the manifest holds out, or, for material that the experiment makes, new performances of
+        held-out scores; otherwise a folder or manifest of audio.
+    label : str
+        What sentences call it.
+    clips : int
+        How many at most; several stretches of a long file may be taken.
+    heard : int
+        How many of them stand in every row of players.
+    """
+
+    source: str = "held_out"
+    label: str = "held-out music"
+    clips: int = Field(default=24, ge=4, le=200)
+    heard: int = Field(default=2, ge=0, le=4)
+
+
 class Arm(StrictModel):
     """One training condition.
 
@@ -74,12 +96,15 @@ class Arm(StrictModel):
         One or two sentences for a reader who has not seen the formulas.
     overrides : mapping
         Keys of the training configuration that this arm changes, nested or dotted.
+    trained : bool
+        False plays the base as it is: to hear what the training changed. It is no candidate for the verdict.
     """
 
     label: str = Field(min_length=1)
     phrase: str = ""
     explanation: str = ""
     overrides: dict[str, Any] = Field(default={})
+    trained: bool = True
 
 
 class PlayConfig(SamplingConfig):
@@ -114,8 +139,14 @@ class ExperimentSpec(StrictModel):
     train_seeds : tuple of int
         Trainings an arm; one seed compares two checkpoints, several compare two methods.
     generation : PlayConfig
-    primary_metrics : mapping of str to {"higher", "lower"}
-        Declared before looking: which metrics decide, and which direction means more development.
+    reference : ReferenceConfig or None
+        Music that the arms are held against.
+    primary_metrics : mapping of str to {"nearer", "higher", "lower"}
+        Declared before looking: which metrics decide. "nearer" judges by the distance to the reference.
+    own_audio : bool
+        The material is a person's: the page says what it is, and which of its clips a weighting would favour.
+    rehearsal : bool
+        The numbers mean nothing, and the verdict says so.
     notes : tuple of str
         Sentences that the page prints with the result (shortened sampling, missing oracle, ...).
     jobs : int
@@ -138,7 +169,10 @@ class ExperimentSpec(StrictModel):
     oracle: str | None = None
     train_seeds: tuple[int, ...] = (0,)
     generation: PlayConfig = PlayConfig()
-    primary_metrics: dict[str, Literal["higher", "lower"]]
+    reference: ReferenceConfig | None = None
+    primary_metrics: dict[str, Literal["nearer", "higher", "lower"]]
+    own_audio: bool = False
+    rehearsal: bool = False
     notes: tuple[str, ...] = ()
     jobs: int = Field(default=1, ge=1, le=64)
     nearness: bool = False
@@ -171,6 +205,11 @@ class ExperimentSpec(StrictModel):
             raise ValueError("declare at least one primary metric and its direction")
         return value
 
+    @property
+    def apart(self) -> list[str]:
+        """Arms that are no candidates for the verdict: the oracle, and what was not trained."""
+        return [name for name, arm in self.arms.items() if name == self.oracle or not arm.trained]
+
     @model_validator(mode="after")
     def _check_names(self) -> ExperimentSpec:
         for role, name in (("baseline", self.baseline), ("oracle", self.oracle)):
@@ -180,6 +219,13 @@ class ExperimentSpec(StrictModel):
             raise ValueError("nearness needs clips whose labels say which develop: make them with material")
         if self.oracle is not None and self.oracle == self.baseline:
             raise ValueError("the oracle and the baseline must be different arms")
+        if not self.arms[self.baseline].trained:
+            raise ValueError(f"the baseline '{self.baseline}' is not trained; compare with an arm that is")
+        directions = set(self.primary_metrics.values())
+        if self.reference is None and "nearer" in directions:
+            raise ValueError("primary_metrics say 'nearer' and there is no reference to be nearer to; add reference")
+        if self.reference is not None and directions != {"nearer"}:
+            raise ValueError("with a reference every primary metric is 'nearer': distances to it decide")
         return self
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
+import numpy as np
+
 from eisbach.experiments.measures import FLAT, known_metrics
+from eisbach.experiments.reference import Reference, beside_reference
 from eisbach.experiments.spec import ExperimentSpec
 from eisbach.statistics.metric_info import choose_metrics
-from eisbach.statistics.recovered import RecoveredShare, recovered_share
-from eisbach.statistics.results import Results, evaluate, plain_json
+from eisbach.statistics.results import Nearness, RecoveredShare, Results, evaluate, plain_json, recovered_share
+from eisbach.structure.metrics import METRICS
 from eisbach.types import Record
 
 
@@ -27,12 +30,15 @@ class Summary:
     recovered : list of RecoveredShare
         By arm, for every primary metric; empty without an oracle.
     notes : list of str
+    nearness : Nearness or None
+        How near each arm lies to the reference; it decides where there is one.
     """
 
     arms: dict[str, dict[str, Any]]
     results: Results
     recovered: list[RecoveredShare]
     notes: list[str]
+    nearness: Nearness | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; what is undefined is None."""
@@ -40,12 +46,18 @@ class Summary:
             "arms": self.arms,
             "recovered": [asdict(share) for share in self.recovered],
             "notes": self.notes,
+            "nearness": None if self.nearness is None else self.nearness.to_json(),
             "results": self.results.to_json(),
         }
         return cast(dict[str, Any], plain_json(value))
 
 
-def summarise(spec: ExperimentSpec, records: Sequence[Record]) -> Summary:
+def summarise(
+    spec: ExperimentSpec,
+    records: Sequence[Record],
+    reference: Reference | None = None,
+    rows: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+) -> Summary:
     """The summary of an experiment's records.
 
     Raises
@@ -54,12 +66,19 @@ def summarise(spec: ExperimentSpec, records: Sequence[Record]) -> Summary:
         A declared primary metric was not measured.
     """
     metrics = choose_metrics(known_metrics(records), primary=spec.primary_metrics)
+    if spec.reference is not None:  # distances decide: the plain differences only describe
+        metrics = [replace(info, better=None) for info in metrics]
     results = evaluate(records, metrics, spec.baseline, arms=list(spec.arms), oracle=spec.oracle)
+    near, order = None, [spec.baseline, *(name for name in spec.arms if name != spec.baseline)]
+    if reference is not None:
+        ours = [info for info in metrics if info.name not in METRICS or not METRICS[info.name].as_printed]
+        near = beside_reference(records, reference, ours, order, rows=rows)
     return Summary(
         arms={name: _arm_row(spec, name, records) for name in spec.arms},
         results=results,
         recovered=_recovered(spec, records, results),
-        notes=list(spec.notes),
+        notes=[*([] if near is None else near.notes), *spec.notes],
+        nearness=near,
     )
 
 

@@ -12,8 +12,9 @@ from pydantic import field_validator
 from eisbach.config import StrictModel, build_config, read_yaml_file
 from eisbach.errors import UserError
 
-BUILT_IN_PROMPTS = ("characters", "demo")
-"""Prompt sets inside the package: the paper's four characters, and eight in the words of the rendered captions."""
+BUILT_IN_PROMPTS = ("characters", "demo", "plain")
+"""Prompt sets inside the package: the paper's four characters, eight in the words of the rendered captions, and eight
+that name no instrument."""
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -80,7 +81,8 @@ def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
     Parameters
     ----------
     source : str or Path
-        `"characters"`, `"demo"` or the path of a YAML list of `{id, text, character}` (`character` is optional).
+        `"characters"`, `"demo"`, `"plain"` or the path of a YAML list of `{id, text, character}`
+        (`character` is optional).
 
     Raises
     ------

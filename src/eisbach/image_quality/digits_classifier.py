@@ -89,8 +89,7 @@ class DigitClassifier:
         if images.shape[1:] != (8, 8, 1):
             raise UserError(
                 f"the digits classifier reads grey images of 8x8 pixels; {images.shape[2]}x{images.shape[1]} in "
-                f"{images.shape[3]} "
-                "channels arrived: use the features inception for other images."
+                f"{images.shape[3]} channels arrived: use the features inception for other images."
             )
         values = torch.from_numpy(to_unit_range(images))
         pooled, spatial = self.net.features(values)

@@ -133,8 +133,7 @@ def read_statistics(path: str | Path, network: FeatureNetwork | None) -> ImageSt
     if images is None:
         raise UserError(
             f"{path} holds {', '.join(sorted(names)) or 'nothing'} and neither statistics (mu, sigma) nor images "
-            "(arr_0); give a "
-            "reference as ADM publishes them, or a folder of images."
+            "(arr_0); give a reference as ADM publishes them, or a folder of images."
         )
     if network is None:
         raise UserError(f"{path} holds images and no statistics; name the features that should read them.")
@@ -180,9 +179,8 @@ def _check_moments(statistics: ImageStatistics, path: str | Path) -> None:
             or not (np.isfinite(what.mean).all() and np.isfinite(what.covariance).all())
         ):
             raise UserError(
-                f"{path} holds a mean of {what.mean.shape} and a covariance of {what.covariance.shape}, or values "
-                "that are not "
-                "finite; (d,) and (d, d) are expected."
+                f"{path} holds a mean of {what.mean.shape} and a covariance of {what.covariance.shape}, or values that "
+                "are not finite; (d,) and (d, d) are expected."
             )
 
 

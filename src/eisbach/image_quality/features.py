@@ -128,8 +128,7 @@ def _load_inception(weights: str | Path | None) -> FeatureNetwork:
     if weights is None:
         raise UserError(
             "the features inception need their weights: name a safetensors file of them with --weights (docs/images.md "
-            "says where "
-            "they come from)."
+            "says where they come from)."
         )
     return InceptionFeatures(weights)
 

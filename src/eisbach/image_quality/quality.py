@@ -86,8 +86,7 @@ def image_quality(reference: ImageStatistics, samples: ImageStatistics, *, neigh
         if images.rank_deficient():
             notes.append(
                 f"the {name} are {images.count} images for {len(images.pooled.mean)} features: the covariance is "
-                "rank-deficient and the "
-                "Fréchet distance biased upward; compare only with equal numbers"
+                "rank-deficient and the Fréchet distance biased upward; compare only with equal numbers"
             )
     sfid = None
     if reference.spatial is not None and samples.spatial is not None:
@@ -124,8 +123,7 @@ def _require_same_network(reference: ImageStatistics, samples: ImageStatistics) 
         return
     raise UserError(
         f"the reference was made with the features {theirs} and the samples with {mine}; distances between them mean "
-        "nothing: "
-        "use the same features for both."
+        "nothing: use the same features for both."
     )
 
 

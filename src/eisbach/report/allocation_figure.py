@@ -6,9 +6,8 @@ and the second axis of noise levels. Colours start with Okabe and Ito's, and lin
 
 from __future__ import annotations
 
-import io
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eisbach.errors import UserError
-from eisbach.files import atomic_write
-from eisbach.report.fonts import save_figure
+from eisbach.report.fonts import figure_png, new_figure
 
 if TYPE_CHECKING:
     from eisbach.weighting.allocation import Allocation
 
-DPI = 150
 _MOST = 12
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#E69F00", "#56B4E9", "#1d1f24", "#8C6D00", "#7A5CC8")
 STYLES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.4, 1.2, 1.4)))
@@ -70,36 +67,23 @@ def allocation_picture(
     UserError
         None or too many, different paths or targets, or a label missing.
     """
-    if not 1 <= len(allocations) <= _MOST:
-        raise UserError(f"a picture holds 1 to {_MOST} allocations, not {len(allocations)}; choose fewer.")
     import torch
 
+    labels = _checked_labels(allocations, labels)
     first = allocations[0]
-    if any((one.path, one.target) != (first.path, first.target) for one in allocations):
-        raise UserError(
-            "the allocations of one picture must share path and target; draw one picture for each combination."
-        )
-    if any(
-        one.log_snr.shape != first.log_snr.shape or not torch.equal(one.log_snr, first.log_snr) for one in allocations
-    ):
-        raise UserError(
-            "the allocations of one picture must be tabulated at the same points; make them with "
-            "log_snr=common_grid(allocations)."
-        )
-    labels = [one.noise_level for one in allocations] if labels is None else list(labels)
-    if len(labels) != len(allocations):
-        raise UserError(f"{len(allocations)} allocations came with {len(labels)} labels; give one for each.")
     figure, panels = panels_over_log_snr(3, ratios=(1.15, 0.7, 1.25), height=7.4)
     # Tails that hold next to nothing would only squeeze the rest.
-    shapes = torch.stack([shape / shape.max() for one in allocations for shape in (one.draws, one.effort)])
+    shapes = torch.stack(
+        [shape / shape.max() for allocation in allocations for shape in (allocation.draws, allocation.effort)]
+    )
     held = (shapes.amax(0) > 2e-3).nonzero()
     shown = slice(int(held[0]), int(held[-1]) + 1)
     grid = first.log_snr[shown].numpy()
     panels[-1].set_xlim(grid[0], grid[-1])
     weights, draws, efforts = (
         [
-            Curve(label, grid, getattr(one, part)[shown].numpy(), i)
-            for i, (label, one) in enumerate(zip(labels, allocations, strict=True))
+            Curve(label, grid, getattr(allocation, part)[shown].numpy(), i)
+            for i, (label, allocation) in enumerate(zip(labels, allocations, strict=True))
         ]
         for part in ("weight", "draws", "effort")
     )
@@ -107,7 +91,10 @@ def allocation_picture(
         panels[0], weights, f"weight on the loss of {first.target}", log=True, limits=_weight_limits(allocations)
     )
     densities = _distinct(
-        [Curve(one.density_label, c.x, c.y, i) for i, (one, c) in enumerate(zip(allocations, draws, strict=True))]
+        [
+            Curve(allocation.density_label, c.x, c.y, i)
+            for i, (allocation, c) in enumerate(zip(allocations, draws, strict=True))
+        ]
     )
     if len(densities) == 1:
         _ground(panels[1], densities[0])
@@ -126,12 +113,32 @@ def allocation_picture(
     return save(figure, title or f"{first.path} path, target {first.target}", out)
 
 
+def _checked_labels(allocations: Sequence[Allocation], labels: Sequence[str] | None) -> list[str]:
+    """What to call each allocation; a `UserError` for those that cannot share a picture."""
+    if not 1 <= len(allocations) <= _MOST:
+        raise UserError(f"a picture holds 1 to {_MOST} allocations, not {len(allocations)}; choose fewer.")
+    first = allocations[0]
+    if any((allocation.path, allocation.target) != (first.path, first.target) for allocation in allocations):
+        raise UserError(
+            "the allocations of one picture must share path and target; draw one picture for each combination."
+        )
+    if any(allocation.log_snr.tolist() != first.log_snr.tolist() for allocation in allocations):
+        raise UserError(
+            "the allocations of one picture must be tabulated at the same points; make them with "
+            "log_snr=common_grid(allocations)."
+        )
+    labels = [allocation.noise_level for allocation in allocations] if labels is None else list(labels)
+    if len(labels) != len(allocations):
+        raise UserError(f"{len(allocations)} allocations came with {len(labels)} labels; give one for each.")
+    return labels
+
+
 def _weight_limits(allocations: Sequence[Allocation], decades: float = 5.0) -> tuple[float, float]:
     """Ends of a logarithmic axis on which the weights show wherever there are draws or effort to speak of."""
     low, high = np.inf, 0.0
-    for one in allocations:
-        busy = (one.draws > 0.02 * one.draws.max()) | (one.effort > 0.02 * one.effort.max())
-        weight = one.weight[busy & (one.weight > 0)]
+    for allocation in allocations:
+        busy = (allocation.draws > 0.02 * allocation.draws.max()) | (allocation.effort > 0.02 * allocation.effort.max())
+        weight = allocation.weight[busy & (allocation.weight > 0)]
         low, high = min(low, float(weight.min())), max(high, float(weight.max()))
     room = 1.5 if high / low > 1.5 else 3.0  # a constant weight is a line in the middle
     return max(low, high / 10**decades) / room, high * room
@@ -147,11 +154,7 @@ def panels_over_log_snr(
     share_x: bool = True,
 ) -> tuple[Any, list[Any]]:
     """A figure and its panels, top to bottom, each with log-SNR as x; no pyplot, no global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height, facecolor="white")
     panels = list(figure.subplots(rows, columns, squeeze=False, sharex=share_x, height_ratios=ratios).flat)
     for index, panel in enumerate(panels):
         panel.spines[["top", "right"]].set_visible(False)
@@ -219,23 +222,7 @@ def save(figure: Any, title: str, out: str | Path | None) -> bytes:
     """PNG bytes with a fixed layout, also written to `out`; the same figure gives the same bytes."""
     if title:
         figure.suptitle(title, fontsize=_HEAD + 1.5, fontweight="bold", color=INK, parse_math=False)
-    from PIL import Image  # matplotlib's own dependency
-
-    drawn, small = io.BytesIO(), io.BytesIO()
-    save_figure(figure, drawn, format="png", dpi=DPI)
-    # Line art needs few colours: a palette makes the file a third of the size.
-    Image.open(drawn).convert("RGB").quantize(192, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
-    png = small.getvalue()
-    if out is not None:
-        atomic_write(out, _writer(png))
-    return png
-
-
-def _writer(png: bytes) -> Callable[[Path], None]:
-    def write(partial: Path) -> None:
-        partial.write_bytes(png)
-
-    return write
+    return figure_png(figure, out, colours=192)
 
 
 def _ground(panel: Any, curve: Curve) -> None:
@@ -245,16 +232,16 @@ def _ground(panel: Any, curve: Curve) -> None:
 
 def _distinct(curves: Sequence[Curve]) -> list[Curve]:
     """Curves that coincide are drawn once, under all their labels."""
-    found: list[Curve] = []
+    distinct: list[Curve] = []
     for curve in curves:
-        for index, other in enumerate(found):
+        for index, other in enumerate(distinct):
             if np.allclose(curve.y, other.y, rtol=1e-6, atol=1e-12 * float(np.nanmax(np.abs(other.y)))):
                 if curve.label not in other.label.split(" = "):
-                    found[index] = Curve(f"{other.label} = {curve.label}", other.x, other.y, other.index)
+                    distinct[index] = Curve(f"{other.label} = {curve.label}", other.x, other.y, other.index)
                 break
         else:
-            found.append(curve)
-    return found
+            distinct.append(curve)
+    return distinct
 
 
 def _margin_labels(panel: Any, curves: Sequence[Curve], *, at_peak: bool) -> None:

@@ -11,6 +11,9 @@ from eisbach.report.wording import format_value
 from eisbach.statistics.metric_info import MetricInfo
 from eisbach.statistics.results import ArmSummary
 
+REFERENCE = "reference"
+"""The arm of a summary that is the reference's: drawn without a colour of its own."""
+
 _LEFT, _RIGHT = 2.5, 97.5  # per cent of the width that the axis spans; heights are in pixels
 _ROW, _TOP, _AXIS = 62, 6, 34
 
@@ -46,7 +49,7 @@ def arms_chart(
     labels : mapping of str to str
         What to call each arm.
     """
-    values = [value for one in summaries for value in (*one.points.values(), one.mean, *(one.interval or ()))]
+    values = [value for arm in summaries for value in (*arm.points.values(), arm.mean, *(arm.interval or ()))]
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return ""
@@ -58,7 +61,7 @@ def arms_chart(
 
     height = _TOP + _ROW * len(summaries) + _AXIS
     bottom = height - _AXIS
-    said = "; ".join(_said(info, one, labels) for one in summaries)
+    said = "; ".join(_said(info, arm, labels) for arm in summaries)
     parts = [
         f'<svg class="chart" role="img" width="100%" height="{height}" aria-label="{escape(info.label)}, by arm: '
         f'{escape(said)}">'
@@ -71,28 +74,29 @@ def arms_chart(
             f'<text class="tick" x="{x:.2f}%" y="{bottom + 20}" text-anchor="{anchor}">'
             f"{escape(_tick(info, tick, ticks))}</text>"
         )
-    for index, one in enumerate(summaries):
-        parts.append(_arm_row(info, one, labels.get(one.arm, one.arm), index, place, point_name))
+    for index, arm in enumerate(summaries):
+        parts.append(_arm_row(info, arm, labels.get(arm.arm, arm.arm), index, place, point_name))
     return "".join([*parts, "</svg>"])
 
 
-def _said(info: MetricInfo, one: ArmSummary, labels: Mapping[str, str]) -> str:
-    text = f"{labels.get(one.arm, one.arm)} {format_value(info, one.mean)}"
-    if one.interval is None:
+def _said(info: MetricInfo, arm: ArmSummary, labels: Mapping[str, str]) -> str:
+    text = f"{labels.get(arm.arm, arm.arm)} {format_value(info, arm.mean)}"
+    if arm.interval is None:
         return text
-    return f"{text} (95% interval {format_value(info, one.interval[0])} to {format_value(info, one.interval[1])})"
+    return f"{text} (95% interval {format_value(info, arm.interval[0])} to {format_value(info, arm.interval[1])})"
 
 
 def _arm_row(
-    info: MetricInfo, one: ArmSummary, label: str, index: int, place: Callable[[float], float], point_name: str
+    info: MetricInfo, arm: ArmSummary, label: str, index: int, place: Callable[[float], float], point_name: str
 ) -> str:
     top = _TOP + _ROW * index
     middle = top + 42
-    parts = [f'<g class="arm-{index % 8}"><text class="row" x="{_LEFT}%" y="{top + 17}">{escape(label)}</text>']
-    value = format_value(info, one.mean)
+    colour = "music" if arm.arm == REFERENCE else f"{index % 8}"
+    parts = [f'<g class="arm-{colour}"><text class="row" x="{_LEFT}%" y="{top + 17}">{escape(label)}</text>']
+    value = format_value(info, arm.mean)
     parts.append(f'<text class="value" x="{_RIGHT}%" y="{top + 17}" text-anchor="end">{escape(value)}</text>')
     stacked: dict[float, int] = {}
-    for name, point in one.points.items():
+    for name, point in arm.points.items():
         if not math.isfinite(point):
             continue
         x = place(point)
@@ -103,23 +107,23 @@ def _arm_row(
             f'<circle class="dot" cx="{x:.2f}%" cy="{middle + offset}" r="4">'
             f"<title>{escape(point_name)} {escape(name)}: {escape(format_value(info, point))}</title></circle>"
         )
-    if one.interval is not None:
-        a, b = place(one.interval[0]), place(one.interval[1])
+    if arm.interval is not None:
+        a, b = place(arm.interval[0]), place(arm.interval[1])
         parts.append(f'<line class="bar" x1="{a:.2f}%" x2="{b:.2f}%" y1="{middle}" y2="{middle}"/>')
         for x in (a, b):
             parts.append(f'<line class="cap" x1="{x:.2f}%" x2="{x:.2f}%" y1="{middle - 6}" y2="{middle + 6}"/>')
-    if math.isfinite(one.mean):
-        parts.append(f'<circle class="mean" cx="{place(one.mean):.2f}%" cy="{middle}" r="7"/>')
+    if math.isfinite(arm.mean):
+        parts.append(f'<circle class="mean" cx="{place(arm.mean):.2f}%" cy="{middle}" r="7"/>')
     return "".join([*parts, "</g>"])
 
 
 def curves_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
     """Lines over a common x axis, with a legend in words; empty when nothing is finite."""
     cleaned = []
-    for one in series:
-        points = [(x, y) for x, y in zip(one.x, one.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
+    for line in series:
+        points = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
         if points:
-            cleaned.append((one, points))
+            cleaned.append((line, points))
     if not cleaned:
         return ""
     xs = [x for _, points in cleaned for x, _ in points]
@@ -127,7 +131,7 @@ def curves_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
     x_ticks, y_ticks = nice_ticks(min(xs), max(xs)), nice_ticks(min(ys), max(ys))
     x0, x1, y0, y1 = min(xs), max(xs), y_ticks[0], y_ticks[-1]
     height, plot = 260, 214
-    said = "; ".join(f"{one.label} from {points[0][1]:.3g} to {points[-1][1]:.3g}" for one, points in cleaned)
+    said = "; ".join(f"{line.label} from {points[0][1]:.3g} to {points[-1][1]:.3g}" for line, points in cleaned)
     parts = [
         f'<svg class="chart lines" role="img" height="{height}" aria-label="{escape(y_label)} over {escape(x_label)}: '
         f'{escape(said)}">'
@@ -147,19 +151,19 @@ def curves_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
     parts.append(
         '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" width="100%" height="100%" overflow="visible">'
     )
-    for one, points in cleaned:
+    for line, points in cleaned:
         path = " ".join(
             f"{1000 * (x - x0) / (x1 - x0) if x1 > x0 else 500:.1f},{1000 * (1 - (y - y0) / (y1 - y0)):.1f}"
             for x, y in _thin(points)
         )
-        parts.append(f'<polyline class="curve arm-{one.colour % 8} dash-{one.colour % 4}" points="{path}"/>')
+        parts.append(f'<polyline class="curve arm-{line.colour % 8} dash-{line.colour % 4}" points="{path}"/>')
     parts.append("</svg></svg>")
     parts.append(f'<text class="tick" x="50%" y="{height - 4}" text-anchor="middle">{escape(x_label)}</text></svg>')
     legend = "".join(
-        f'<li class="arm-{one.colour % 8}"><svg width="34" height="12" aria-hidden="true"><line class="curve '
-        f"arm-{one.colour % 8} "
-        f'dash-{one.colour % 4}" x1="1" x2="33" y1="6" y2="6"/></svg>{escape(one.label)}</li>'
-        for one, _ in cleaned
+        f'<li class="arm-{line.colour % 8}"><svg width="34" height="12" aria-hidden="true"><line class="curve '
+        f"arm-{line.colour % 8} "
+        f'dash-{line.colour % 4}" x1="1" x2="33" y1="6" y2="6"/></svg>{escape(line.label)}</li>'
+        for line, _ in cleaned
     )
     return f'{"".join(parts)}<ul class="legend">{legend}</ul>'
 

@@ -1,4 +1,4 @@
-"""Fonts for names and captions in any script: which installed fonts draw which characters.
+"""Figures without global state, saved with fonts for names and captions in any script.
 
 matplotlib takes a list of families and draws each character with the first that has it. Its own font has no ideographs,
 no hangul, no Devanagari …; here the rest of a figure's characters are looked up in every font that matplotlib lists,
@@ -7,12 +7,17 @@ and then in those of the system that its list, which may be older than the font,
 
 from __future__ import annotations
 
+import io
 import logging
 import unicodedata
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from eisbach.files import write_bytes
+
+DPI = 150
 OWN_FAMILY = "DejaVu Sans"
 """matplotlib's own font, always there and always first."""
 
@@ -82,8 +87,7 @@ def _dress(figure: Any) -> None:
         more = f" and {len(new) - _SAID_AT_MOST} more" if len(new) > _SAID_AT_MOST else ""
         warnings.warn(
             f"no installed font has {named}{more}: pictures show boxes in their place; install a font that has them, "
-            "such "
-            "as Noto Sans CJK for Chinese, Japanese and Korean.",
+            "such as Noto Sans CJK for Chinese, Japanese and Korean.",
             stacklevel=3,
         )
 
@@ -101,6 +105,34 @@ def save_figure(figure: Any, buffer: Any, **options: Any) -> None:
             figure.savefig(buffer, **options)
     finally:
         log.setLevel(level)
+
+
+def new_figure(width: float, height: float, **options: Any) -> Any:
+    """An empty figure of this size in inches on the Agg canvas: no pyplot, no global state, no display needed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), **{"layout": "constrained", **options})
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def figure_png(figure: Any, out: str | Path | None = None, *, dpi: int = DPI, colours: int | None = None) -> bytes:
+    """A figure's PNG, also written to `out` (atomically); the same figure gives the same bytes.
+
+    With `colours`, as many at most: line art needs few, and a palette makes the file a third of the size.
+    """
+    buffer = io.BytesIO()
+    save_figure(figure, buffer, format="png", dpi=dpi, metadata={"Software": None})
+    if colours is not None:
+        from PIL import Image  # matplotlib's own dependency
+
+        small = Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+        buffer = io.BytesIO()
+        small.save(buffer, format="png", optimize=True)
+    if out is not None:
+        write_bytes(out, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _choose(characters: set[str]) -> tuple[list[str], set[str]]:

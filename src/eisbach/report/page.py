@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eisbach.files import atomic_write
+from eisbach.files import write_bytes
 
 _CSS_DPI = 96
 
@@ -66,11 +66,7 @@ def save_pictures(pictures: Sequence[PagePicture], folder: Path) -> None:
         The disk is full or the folder cannot be written.
     """
     for picture in pictures:
-        atomic_write(folder / f"{picture.name}.png", lambda partial, png=picture.png: _write(partial, png))  # type: ignore[misc]
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+        write_bytes(folder / f"{picture.name}.png", picture.png)
 
 
 def render_page(template: str, **values: Any) -> str:
@@ -93,3 +89,19 @@ def render_page(template: str, **values: Any) -> str:
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template(template).render(**values)
+
+
+def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]], widest: int = 44) -> str:
+    """Columns for a terminal; cells longer than `widest` wrap."""
+    import textwrap
+
+    split = [[textwrap.wrap(cell, widest) or [""] for cell in row] for row in rows]
+    widths = [
+        max(len(head[column]), *(len(line) for row in split for line in row[column])) for column in range(len(head))
+    ]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(head, widths, strict=True)).rstrip()]
+    for row in split:
+        for place in range(max(len(cell) for cell in row)):
+            cells = [cell[place] if place < len(cell) else "" for cell in row]
+            lines.append("  ".join(text.ljust(width) for text, width in zip(cells, widths, strict=True)).rstrip())
+    return "\n".join(lines)

@@ -7,16 +7,23 @@ from collections.abc import Mapping, Sequence
 
 from eisbach.statistics.comparison import Comparison
 from eisbach.statistics.metric_info import MetricInfo
-from eisbach.statistics.recovered import RecoveredShare
+from eisbach.statistics.results import KERNEL, RecoveredShare
 
 _MINUS = "\u2212"
+_COUNTED = 100  # clips up to which a share is said as a count
 
 
-def format_value(info: MetricInfo, value: float | None) -> str:
-    """A metric's value for people: '9%', '0.21', '13.2 dB'; a dash when there is none."""
+def format_value(info: MetricInfo, value: float | None, count: int | None = None) -> str:
+    """A metric's value for people: '9%', '0.21', '13.2 dB'; a dash when there is none.
+
+    A share of `count` clips, at most 100, is said as '1 of 16', as long as every clip weighs alike in it.
+    """
     if value is None or not math.isfinite(value):
         return "–"
     if info.share:
+        hits = 0.0 if not count else value * count
+        if count and count <= _COUNTED and abs(hits - round(hits)) < 1e-6:
+            return f"{round(hits)} of {count}"
         return f"{100 * value:.0f}%"
     return _signless(value) + (f" {info.unit}" if info.unit else "")
 
@@ -34,6 +41,24 @@ def format_interval(info: MetricInfo, interval: tuple[float, float] | None) -> s
     if interval is None:
         return "–"
     return f"{_signed(info, interval[0])} to {_signed(info, interval[1])}"
+
+
+def format_distance(info: MetricInfo, value: float | None) -> str:
+    """A distance to a reference for people: '0.42 SD', '12 points' beyond it, or the bare number of an embedding's."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if info.name.startswith(KERNEL):
+        return f"{value:.3f}".replace("-", _MINUS)
+    text = f"{100 * value:.0f} points" if info.share else f"{value:.2f} SD"
+    return text.replace("-", _MINUS)
+
+
+def format_distance_interval(info: MetricInfo, interval: tuple[float, float] | None) -> str:
+    """An interval of a distance, or of a difference of distances, without its unit; a dash when there is none."""
+    if interval is None:
+        return "–"
+    low, high = (format_distance(info, value).removesuffix(" SD").removesuffix(" points") for value in interval)
+    return f"{low} to {high}".replace("-", _MINUS)
 
 
 _FLAT_WORDS = {
@@ -91,45 +116,47 @@ def verdict(comparison: Comparison, info: MetricInfo, titles: Mapping[str, str] 
     arm, baseline = names.get(comparison.arm, comparison.arm), names.get(comparison.baseline, comparison.baseline)
     if comparison.n_units == 0:
         return f"{_upper(info.label)}: {arm} and {baseline} share no prompt and seed, so they cannot be compared."
-    found = _found(comparison, info, arm, baseline)
+    gap = _found(comparison, info, arm, baseline)
     if comparison.verdict == "too few":
         return (
-            f"With {found}; that is one {comparison.unit} only, so nothing can be said about others: "
+            f"With {gap}; that is one {comparison.unit} only, so nothing can be said about others: "
             "no interval and no test are possible."
         )
     if comparison.verdict == "not comparable":
-        return f"With {found}; the sets differ in length, so no verdict is given."
+        return f"With {gap}; the sets differ in length, so no verdict is given."
     evidence = _evidence(comparison, info)
     if comparison.verdict in ("better", "worse", "higher", "lower"):
-        return f"With {found}, which is {comparison.verdict} ({evidence})."
+        return f"With {gap}, which is {comparison.verdict} ({evidence})."
     if comparison.verdict == "no difference" and comparison.margin is None:
-        return f"With {found}: no difference at all."
+        return f"With {gap}: no difference at all."
     if comparison.verdict == "no difference":
         margin = format_difference(info, comparison.margin).lstrip("+")
         return (
-            f"With {found}: practically no difference ({evidence}; a difference of {margin} or more is ruled out, "
+            f"With {gap}: practically no difference ({evidence}; a difference of {margin} or more is ruled out, "
             f"{format_p(comparison.p_equivalence)})."
         )
     floor = comparison.p_floor
     if floor is not None and floor >= 0.05:
         return (
-            f"With {found} ({evidence}). With {comparison.n_units} {comparison.unit}s{_sides(comparison)} no p value "
-            "below "
-            f"{floor:.2g} is possible, so this comparison could not have shown a difference."
+            f"With {gap} ({evidence}). With {comparison.n_units} {comparison.unit}s{_sides(comparison)} no p value "
+            f"below {floor:.2g} is possible, so this comparison could not have shown a difference."
         )
     shown = comparison.shown_interval
     if shown is not None and (shown[0] > 0 or shown[1] < 0):
         return (
-            f"With {found} ({evidence}). This leans towards {_direction(comparison, info)}, but it is not certain: "
+            f"With {gap} ({evidence}). This leans towards {_direction(comparison, info)}, but it is not certain: "
             f"{comparison.n_units} {comparison.unit}s{_sides(comparison)} are too few to be sure."
         )
-    return f"No difference could be shown. With {found} ({evidence}); anything inside that interval remains possible."
+    return f"No difference could be shown. With {gap} ({evidence}); anything inside that interval remains possible."
 
 
 def _found(comparison: Comparison, info: MetricInfo, arm: str, baseline: str) -> str:
-    value, other = format_value(info, comparison.mean), format_value(info, comparison.baseline_mean)
+    matched = comparison.n_clips if comparison.paired else None
+    value = format_value(info, comparison.mean, comparison.n_clips)
+    other = format_value(info, comparison.baseline_mean, matched)
     if info.share and info.outcome:
-        return f"{arm}, {value} of the pieces {info.outcome} against {other} with {baseline}"
+        pieces = "pieces" if " of " in value else "of the pieces"
+        return f"{arm}, {value} {pieces} {info.outcome} against {other} with {baseline}"
     return f"{arm}, {info.label} was {value} against {other} with {baseline}"
 
 
@@ -195,7 +222,7 @@ def overall_verdict(
     apart : sequence of str
         Arms that are no candidates (the oracle, the untrained base).
     """
-    headline = [one for one in comparisons if one.metric == info.name and one.arm not in apart]
+    headline = [row for row in comparisons if row.metric == info.name and row.arm not in apart]
     if not headline:
         return "There is nothing to compare with the baseline."
     rank = {
@@ -208,16 +235,16 @@ def overall_verdict(
         "too few": 3,
         "not comparable": 3,
     }
-    best = min(headline, key=lambda one: (rank[one.verdict], *_evidence_order(one, info)))
+    best = min(headline, key=lambda row: (rank[row.verdict], *_evidence_order(row, info)))
     sentence = verdict(best, info, titles)
-    others = [one for one in headline if one is not best]
+    others = [row for row in headline if row is not best]
     if best.verdict == "better" and others:
-        same = [one for one in others if one.verdict == "better"]
+        same = [row for row in others if row.verdict == "better"]
         names = titles or {}
         if same:
-            also = _list([names.get(one.arm, one.arm) for one in same])
+            also = _list([names.get(row.arm, row.arm) for row in same])
             return f"{sentence} {_upper(also)} helped as well."
-        rest = _list([names.get(one.arm, one.arm) for one in others])
+        rest = _list([names.get(row.arm, row.arm) for row in others])
         return f"{sentence} For {rest}, no improvement could be shown."
     if best.verdict in ("inconclusive", "no difference") and others:
         return f"{sentence} This arm came closest; no other showed an improvement."

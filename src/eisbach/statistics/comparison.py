@@ -39,8 +39,11 @@ from eisbach.statistics.resampling import (
 from eisbach.types import Record
 
 Interval = tuple[float, float]
-Unit = Literal["auto", "trained model", "prompt"]
-Verdict = Literal["better", "worse", "higher", "lower", "no difference", "inconclusive", "too few", "not comparable"]
+_Unit = Literal["auto", "trained model", "prompt"]
+Verdict = Literal[
+    "better", "worse", "higher", "lower", "no difference", "inconclusive", "too few", "not comparable",
+    "nearer", "farther", "no nearer",
+]  # fmt: skip
 
 FEW_UNITS = 16
 """Below this many units the bootstrap interval is too narrow (docs/statistics.md): the t interval is the one shown."""
@@ -83,9 +86,10 @@ class Comparison:
     p_equivalence, margin : float or None
         TOST p value of 'differs by less than margin', and that margin.
     verdict : str
-        'better' or 'worse' ('higher' or 'lower' where neither direction is good), 'no difference' (equivalence
+        'better' or 'worse' ('higher' or 'lower' where no direction was declared), 'no difference' (equivalence
         shown), 'inconclusive' (neither a difference nor its absence shown), 'too few' (no test possible) or 'not
-        comparable' (`withhold`: the sides differ in something else that decides the measure).
+        comparable' (`withhold`: the sides differ in something else that decides the measure). Of distances to a
+        reference (`nearness`): 'nearer', 'farther' or 'no nearer' (neither shown).
     """
 
     arm: str
@@ -128,7 +132,7 @@ def compare_arms(
     baseline: str,
     arm: str,
     *,
-    unit: Unit = "auto",
+    unit: _Unit = "auto",
     seed: int = 0,
     n_resamples: int = 9_999,
     alpha: float = 0.05,
@@ -268,7 +272,7 @@ def compare_all(
     *,
     paired: bool = True,
     unmatched: Collection[str] = (),
-    unit: Unit = "auto",
+    unit: _Unit = "auto",
     seed: int = 0,
     n_resamples: int = 9_999,
     alpha: float = 0.05,
@@ -334,7 +338,11 @@ def _verdict(comparison: Comparison, info: MetricInfo, alpha: float) -> Verdict:
         up = comparison.difference > 0
         if info.better is None:
             return "higher" if up else "lower"
+        if info.better == "nearer":
+            return "farther" if up else "nearer"
         return "better" if up == (info.better == "higher") else "worse"
+    if info.better == "nearer":
+        return "no nearer"
     if comparison.p_equivalence is not None and comparison.p_equivalence < alpha:
         return "no difference"
     if comparison.t_interval == (0.0, 0.0):  # every unit came out equal to the last digit

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-Direction = Literal["higher", "lower"] | None
+Direction = Literal["higher", "lower", "nearer"] | None
 
 
 def hedges_g(sample: np.ndarray, other: np.ndarray | None = None) -> float | None:
@@ -58,8 +58,39 @@ def unpaired_improvement(baseline: np.ndarray, arm: np.ndarray, better: Directio
     """Share of all (arm, baseline) pairs in which the arm is better, ties half (Mann-Whitney U over n m)."""
     if not len(baseline) or not len(arm):
         return None
-    sign = -1.0 if better == "lower" else 1.0
-    return float((0.5 * (1 + np.sign(sign * (arm[:, None] - baseline[None, :])))).mean())
+    return auc(baseline, arm) if better == "lower" else auc(arm, baseline)
+
+
+def auc(higher: np.ndarray, lower: np.ndarray) -> float:
+    """Chance that a value of the first exceeds one of the second, ties counting half: the area under the ROC curve.
+
+    Parameters
+    ----------
+    higher, lower : np.ndarray [shape=(n,) and (m,)]
+        Finite; n, m >= 1.
+
+    >>> auc(np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.0]))
+    0.75
+    """
+    order = np.sort(lower)
+    below, upto = np.searchsorted(order, higher, "left"), np.searchsorted(order, higher, "right")
+    return float((below + upto).sum() / (2 * len(higher) * len(lower)))
+
+
+def auc_replicates(higher: np.ndarray, lower: np.ndarray, times: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """`auc` of resampled values [shape=(R',)]; resamples in which one side is empty are left out.
+
+    Parameters
+    ----------
+    higher, lower : np.ndarray [shape=(n,) and (m,)]
+    times : pair of np.ndarray [shape=(R, n) and (R, m)]
+        How often each value is drawn; whoever draws decides what the unit is (a clip, or a piece with all its clips).
+    """
+    # The AUC of a resample is a bilinear form of which value wins against which, so that no resample is ever gathered.
+    wins = (higher[:, None] > lower) + 0.5 * (higher[:, None] == lower)
+    pairs = times[0].sum(1) * times[1].sum(1)
+    replicates: np.ndarray = ((times[0] @ wins) * times[1]).sum(1)[pairs > 0] / pairs[pairs > 0]
+    return replicates
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from eisbach.errors import UserError
 from eisbach.statistics.effect_size import Direction
@@ -22,8 +21,8 @@ class MetricInfo:
         What people see, lower case.
     unit : str
         'dB', 's', …; empty when it has none.
-    better : 'higher', 'lower' or None
-        The direction that is wanted; None when neither is.
+    better : 'higher', 'lower', 'nearer' or None
+        The direction that was declared as wanted; 'nearer' wants small distances to a reference; None describes.
     primary : bool
         Declared before looking: corrected by Holm; everything else is exploratory.
     meaning : str
@@ -51,7 +50,7 @@ class MetricInfo:
 def choose_metrics(
     infos: Sequence[MetricInfo],
     names: Sequence[str] = (),
-    primary: Sequence[str] | Mapping[str, Direction] | Mapping[str, Literal["higher", "lower"]] = (),
+    primary: Sequence[str] | Mapping[str, Direction] = (),
 ) -> list[MetricInfo]:
     """The metrics named (all when none is), with `primary` declared in place of the defaults when it is given.
 

@@ -166,12 +166,12 @@ def load_records(path: str | Path) -> list[Record]:
     """
     path = Path(path)
     if path.is_dir():
-        found = [path / name for name in ("records.jsonl", "records.parquet") if (path / name).is_file()]
-        if not found:
+        files = [path / name for name in ("records.jsonl", "records.parquet") if (path / name).is_file()]
+        if not files:
             raise RecordError(
                 f"the folder {path} holds neither records.jsonl nor records.parquet; run an experiment first."
             )
-        path = found[0]
+        path = files[0]
     if path.suffix == ".jsonl":
         return validate_records(read_jsonl(path, "records file"), str(path))
     if path.suffix != ".parquet":

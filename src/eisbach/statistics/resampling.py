@@ -9,12 +9,14 @@ import itertools
 import zlib
 from collections.abc import Sequence
 from math import comb
+from typing import Literal
 
 import numpy as np
 
 _EXACT_LIMIT = 1 << 16
 """Up to this many rearrangements are enumerated; beyond it they are sampled."""
 
+_DEALS = 1 << 12  # the same for statistics that are no sums, where each rearrangement costs more
 _CHUNK = 2_000_000  # values gathered at once by the bootstrap, so that memory stays near 50 MB
 
 
@@ -37,7 +39,7 @@ def sign_flip_test(differences: np.ndarray, rng: np.random.Generator, n_resample
         signs = 1.0 - 2.0 * ((codes[:, None] >> np.arange(n)) & 1)
         return float(np.mean(np.abs(signs @ differences) >= observed - tolerance)), min(1.0, 2.0 / 2**n)
     hits = 0
-    for size in _sizes(n_resamples, n):
+    for size in chunk_sizes(n_resamples, n):
         signs = 1.0 - 2.0 * rng.integers(0, 2, size=(size, n))
         hits += int(np.sum(np.abs(signs @ differences) >= observed - tolerance))
     return (hits + 1) / (n_resamples + 1), 1.0 / (n_resamples + 1)
@@ -67,14 +69,44 @@ def label_permutation_test(
         # With equal sizes each split has a mirror image of the same |difference|; otherwise only itself.
         return float(np.mean(statistics >= observed - tolerance)), min(1.0, (2 if n1 == n2 else 1) / ways)
     hits = 0
-    for size in _sizes(n_resamples, n1 + n2):
+    for size in chunk_sizes(n_resamples, n1 + n2):
         order = rng.permuted(np.broadcast_to(pooled, (size, n1 + n2)), axis=1)
         sums = order[:, :n1].sum(axis=1)
         hits += int(np.sum(np.abs((total - sums) / n2 - sums / n1) >= observed - tolerance))
     return (hits + 1) / (n_resamples + 1), 1.0 / (n_resamples + 1)
 
 
-def _sizes(total: int, width: int) -> list[int]:
+def deals(
+    how: Literal["swap", "deal"], first: int, second: int, rng: np.random.Generator, n_resamples: int
+) -> tuple[np.ndarray, float, bool]:
+    """Rearrangements of units between two sides [shape=(B, units), bool], the smallest p they can give, and
+    whether they are all that there are.
+
+    Parameters
+    ----------
+    how : 'swap' or 'deal'
+        'swap': unit n of one side may change places with unit n of the other (True: it does); 'deal': the units of both
+        sides are dealt out anew (True: the second side gets it).
+    first, second : int
+        Units of each side; equal for 'swap'.
+    """
+    if how == "swap":
+        if 2**first <= _DEALS:
+            codes = np.arange(2**first, dtype=np.int64)
+            return ((codes[:, None] >> np.arange(first)) & 1).astype(bool), min(1.0, 2.0 / 2**first), True
+        return rng.integers(0, 2, size=(n_resamples, first)).astype(bool), 1.0 / (n_resamples + 1), False
+    total, ways = first + second, comb(first + second, second)
+    if ways <= _DEALS:
+        members = np.zeros((ways, total), dtype=bool)
+        for row, chosen in enumerate(itertools.combinations(range(total), second)):
+            members[row, list(chosen)] = True
+        return members, min(1.0, (2 if first == second else 1) / ways), True
+    order = rng.permuted(np.broadcast_to(np.arange(total), (n_resamples, total)), axis=1)
+    return order < second, 1.0 / (n_resamples + 1), False
+
+
+def chunk_sizes(total: int, width: int) -> list[int]:
+    """`total` in parts that hold at most two million values when each has `width` of them."""
     step = max(1, _CHUNK // max(1, width))
     return [min(step, total - start) for start in range(0, total, step)]
 
@@ -140,7 +172,7 @@ def cluster_bootstrap(values: np.ndarray, rng: np.random.Generator, n_resamples:
     counts = np.isfinite(values[0]).sum(axis=-1)  # (R, P)
     replicates = np.empty((n_resamples, arms))
     start = 0
-    for size in _sizes(n_resamples, models * prompts * depth):
+    for size in chunk_sizes(n_resamples, models * prompts * depth):
         rows = rng.integers(0, models, size=(size, models)) if models > 1 else np.zeros((size, 1), dtype=np.int64)
         columns = rng.integers(0, prompts, size=(size, prompts))
         r, p = rows[:, :, None], columns[:, None, :]
@@ -157,6 +189,30 @@ def cluster_bootstrap(values: np.ndarray, rng: np.random.Generator, n_resamples:
         replicates[start : start + size][weight.sum(axis=(1, 2)) == 0] = np.nan
         start += size
     return replicates[np.isfinite(replicates).all(axis=1)]
+
+
+def cluster_weights(present: np.ndarray, rng: np.random.Generator, size: int) -> np.ndarray:
+    """The draws of `cluster_bootstrap` as weights on the clips, for statistics that are no means: shape (size, R·P·S).
+
+    Every drawn model and prompt weighs alike, however many seeds it has.
+
+    Parameters
+    ----------
+    present : np.ndarray [shape=(R, P, S), bool]
+        Which clips there are, valid seeds first.
+    """
+    models, prompts, depth = present.shape
+    counts = present.sum(axis=-1)
+    rows = rng.integers(0, models, size=(size, models)) if models > 1 else np.zeros((size, 1), dtype=np.int64)
+    columns = rng.integers(0, prompts, size=(size, prompts))
+    r, p = rows[:, :, None], columns[:, None, :]
+    drawn = counts[r, p]  # (size, R, P)
+    inner = (rng.random((*drawn.shape, depth)) * drawn[..., None]).astype(np.int64)
+    valid = np.arange(depth) < drawn[..., None]
+    clip = (r[..., None] * prompts + p[..., None]) * depth + inner
+    weight = np.where(valid, 1.0 / np.maximum(drawn, 1)[..., None], 0.0)
+    flat = clip + (np.arange(size) * present.size)[:, None, None, None]
+    return np.bincount(flat.ravel(), weight.ravel(), minlength=size * present.size).reshape(size, present.size)
 
 
 def jackknife_means(values: np.ndarray) -> np.ndarray:

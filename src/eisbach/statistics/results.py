@@ -8,15 +8,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from eisbach.errors import UserError
 from eisbach.files import write_json
-from eisbach.statistics.comparison import Comparison, compare_all
+from eisbach.statistics.comparison import Comparison, Interval, compare_all
 from eisbach.statistics.metric_info import MetricInfo
 from eisbach.statistics.paired import pair_cells, pool_models
 from eisbach.statistics.records import arms_of
-from eisbach.statistics.recovered import RecoveredShare, recovered_share
 from eisbach.statistics.resampling import bca_interval, cluster_bootstrap, crossed_means, jackknife_means, random_stream
 from eisbach.types import Record
+
+KERNEL = "kernel_distance:"
+"""What a distance on an embedding is called, before the embedding's name."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,118 @@ class Results:
         return next((each for each in self.comparisons if (each.arm, each.metric) == (arm, metric)), None)
 
 
+@dataclass(frozen=True)
+class Spread:
+    """Where the reference lies by one measure.
+
+    Attributes
+    ----------
+    metric : str
+    clips : int
+        Clips that have a value.
+    mean, sd : float
+    low, median, high : float
+        10th, 50th and 90th percentile.
+    points : list of float
+        Every clip's value, for pictures.
+    """
+
+    metric: str
+    clips: int
+    mean: float
+    sd: float
+    low: float
+    median: float
+    high: float
+    points: list[float] = field(repr=False, default_factory=list)
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far one arm lies from the reference by one measure.
+
+    Attributes
+    ----------
+    arm, metric : str
+    value : float
+        Corrected for the size of the sets, >= 0 (a kernel distance may be negative). In the reference's SDs; for a
+        share the part beyond the reference's, in [0, 1]; for an embedding MMD².
+    interval : (float, float) or None
+        95% bootstrap over prompts and seeds (or clips) and over the reference's clips; None with fewer than two units.
+    raw : float
+        Before the correction.
+    itself : float
+        What the reference reads against itself, uncorrected: random halves, at the arm's number of clips.
+    clips : int
+    """
+
+    arm: str
+    metric: str
+    value: float
+    interval: Interval | None
+    raw: float
+    itself: float
+    clips: int
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """Arms beside a reference.
+
+    Attributes
+    ----------
+    label : str
+        What sentences call the reference.
+    clips : int
+    metrics : list of MetricInfo
+        Primary ones first; the distances on embeddings are last.
+    spreads : dict of str to Spread
+        By metric; none for embeddings.
+    distances : list of Distance
+        Every arm by every metric.
+    comparisons : list of Comparison
+        Every other arm against the baseline: `mean` and `baseline_mean` are distances, a negative difference is
+        nearer. Verdicts are 'nearer', 'farther', 'no nearer', 'too few' or 'not comparable'. Empty for one arm.
+    notes : list of str
+    """
+
+    label: str
+    clips: int
+    metrics: list[MetricInfo]
+    spreads: dict[str, Spread]
+    distances: list[Distance]
+    comparisons: list[Comparison] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def primary(self) -> list[MetricInfo]:
+        """The measures that decide."""
+        return [info for info in self.metrics if info.primary]
+
+    def distance(self, arm: str, metric: str) -> Distance | None:
+        """An arm's distance by one measure; None where it has none."""
+        return next((each for each in self.distances if (each.arm, each.metric) == (arm, metric)), None)
+
+    def comparison(self, arm: str, metric: str) -> Comparison | None:
+        """An arm against the baseline by its distance; None for the baseline itself."""
+        return next((each for each in self.comparisons if (each.arm, each.metric) == (arm, metric)), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, without the reference's single clips."""
+        return {
+            "label": self.label,
+            "clips": self.clips,
+            "primary": [info.name for info in self.primary],
+            "spreads": {
+                name: {key: value for key, value in asdict(spread).items() if key != "points"}
+                for name, spread in self.spreads.items()
+            },
+            "distances": [asdict(each) for each in self.distances],
+            "comparisons": [asdict(each) for each in self.comparisons],
+            "notes": self.notes,
+        }
+
+
 def evaluate(
     records: Sequence[Record],
     metrics: Sequence[MetricInfo],
@@ -177,14 +293,7 @@ def evaluate(
     >>> round(results.recovered[0].share, 3)
     0.5
     """
-    known = arms_of(records)
-    names = list(arms) if arms is not None else known
-    for role, name in (("baseline", baseline), ("oracle", oracle), *(("arm", name) for name in names)):
-        if name is not None and name not in known:
-            raise UserError(f"the {role} '{name}' is not among the arms of the records: {', '.join(known) or 'none'}.")
-    names = [baseline, *(name for name in names if name != baseline)]
-    if len(names) < 2:
-        raise UserError(f"a comparison needs at least two arms, and there is only '{baseline}'.")
+    names = _ordered_arms(arms_of(records), baseline, oracle, arms)
     draws: dict[str, Any] = {"seed": seed, "n_resamples": n_resamples, "alpha": alpha}
     options = {"paired": paired, "unmatched": unmatched, **draws}
     comparisons = compare_all(records, metrics, baseline, names, **options)
@@ -205,6 +314,18 @@ def evaluate(
     )
 
 
+def _ordered_arms(known: list[str], baseline: str, oracle: str | None, arms: Sequence[str] | None) -> list[str]:
+    """The baseline, then the other arms as they are shown; a `UserError` for one that the records do not hold."""
+    names = known if arms is None else list(arms)
+    for role, name in (("baseline", baseline), ("oracle", oracle), *(("arm", name) for name in names)):
+        if name is not None and name not in known:
+            raise UserError(f"the {role} '{name}' is not among the arms of the records: {', '.join(known) or 'none'}.")
+    names = [baseline, *(name for name in names if name != baseline)]
+    if len(names) < 2:
+        raise UserError(f"a comparison needs at least two arms, and there is only '{baseline}'.")
+    return names
+
+
 def plain_json(value: Any) -> Any:
     """The value with every number that is not finite as None, and tuples as lists: what JSON can hold."""
     if isinstance(value, dict):
@@ -214,3 +335,101 @@ def plain_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+# --- the share of the oracle's gain that an arm recovers
+
+
+@dataclass(frozen=True)
+class RecoveredShare:
+    """(arm - plain) / (oracle - plain) for one metric.
+
+    Attributes
+    ----------
+    share : float or None
+        1 = everything that the oracle gains, 0 = nothing; None where the ratio is undefined.
+    interval : (float, float) or None
+        95% BCa cluster bootstrap of the ratio.
+    oracle_gain : float
+        oracle - plain, in the metric's unit.
+    oracle_interval : (float, float) or None
+        95% interval of that gain.
+    reason : str
+        Why the share or its interval is None; empty otherwise.
+    unit : str
+    n_units : int
+    """
+
+    arm: str
+    plain: str
+    oracle: str
+    metric: str
+    share: float | None
+    interval: tuple[float, float] | None
+    oracle_gain: float
+    oracle_interval: tuple[float, float] | None
+    reason: str
+    unit: str
+    n_units: int
+
+
+def recovered_share(
+    records: Sequence[Record],
+    metric: str,
+    plain: str,
+    oracle: str,
+    arm: str,
+    *,
+    seed: int = 0,
+    n_resamples: int = 9_999,
+    alpha: float = 0.05,
+) -> RecoveredShare:
+    """The recovered share of the oracle's gain over clips that all three arms have.
+
+    The three means are resampled together. As in Fieller's theorem, a ratio has no bounded interval when its
+    denominator may be zero: when the interval of the oracle's gain includes 0, the share is undefined and says so.
+
+    Raises
+    ------
+    UserError
+        An arm or a metric that the records do not hold.
+
+    Examples
+    --------
+    >>> rows = [
+    ...     {"arm": arm, "prompt_id": f"p{n}", "seed": 0, "path": f"{arm}/{n}.flac", "level": n + gain + 0.1 * (n % 3)}
+    ...     for arm, gain in (("plain", 0.0), ("new", 1.0), ("oracle", 4.0))
+    ...     for n in range(8)
+    ... ]
+    >>> round(recovered_share(rows, "level", "plain", "oracle", "new").share, 3)
+    0.25
+    """
+    cells = pair_cells(records, metric, [plain, oracle, arm])
+    n_units = cells.unit_means().shape[1] if cells.values.size and cells.matched else 0
+
+    def undefined(reason: str, gain: float = math.nan, interval: tuple[float, float] | None = None) -> RecoveredShare:
+        return RecoveredShare(arm, plain, oracle, metric, None, None, gain, interval, reason, cells.unit, n_units)
+
+    if n_units == 0:
+        return undefined("no prompt and seed is in all three arms")
+    means = crossed_means(cells.values)
+    gain = float(means[1] - means[0])
+    if n_units < 2:
+        return undefined(f"only one {cells.unit}: no interval", gain)
+    rng = random_stream(seed, metric, plain, oracle, arm)
+    replicates = cluster_bootstrap(cells.values, rng, n_resamples)
+    left_out = jackknife_means(cells.values)
+    gains, left_gains = replicates[:, 1] - replicates[:, 0], left_out[:, 1] - left_out[:, 0]
+    gain_interval = bca_interval(gain, gains, left_gains, 1 - alpha)
+    if gain_interval[0] <= 0 <= gain_interval[1]:
+        reason = "the oracle's own gain is not clearly different from zero, so a share of it means nothing"
+        return undefined(reason, gain, gain_interval)
+    # A few replicates may still touch zero; the interval is taken over those with a denominator.
+    usable = gains * np.sign(gain) > 1e-9 * abs(gain)
+    ratios = (replicates[usable, 2] - replicates[usable, 0]) / gains[usable]
+    share = float((means[2] - means[0]) / gain)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        left = (left_out[:, 2] - left_out[:, 0]) / left_gains
+    left = np.where(np.isfinite(left), left, share)
+    interval = bca_interval(share, ratios, left, 1 - alpha)
+    return RecoveredShare(arm, plain, oracle, metric, share, interval, gain, gain_interval, "", cells.unit, n_units)

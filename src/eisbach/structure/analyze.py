@@ -24,6 +24,7 @@ from eisbach.structure.loudness_meter import integrated_loudness
 from eisbach.structure.metrics import METRICS, measure
 from eisbach.structure.metrics.paper import pc1_share_of_surrogates
 from eisbach.structure.sections import find_sections
+from eisbach.structure.sets.clips import clip_sketch
 from eisbach.structure.sets.onset_details import onset_events, pack_attacks
 from eisbach.structure.sources import Source
 from eisbach.structure.survey import Survey, survey
@@ -96,11 +97,12 @@ class Analysis:
         `sections` (`boundaries` in seconds from the start of the file, `strengths`, `labels`, and of the large form
         `large` and `large_labels`), `embedding` (64 texture
         statistics, or None under 2 s), `onsets` (seconds from the start of the file) and `attacks` (what enters at each
-        onset, `sets.onset_details.pack_attacks`). Times count the silence at the file's start.
+        onset, `sets.onset_details.pack_attacks`), and `sketch` (`sets.clips.clip_sketch`).
+        Times count the silence at the file's start.
         """
         with one_thread():
             sections, events = find_sections(self.features), onset_events(self.features)
-            embedding = texture_statistics(self.features)
+            embedding, sketch = texture_statistics(self.features), clip_sketch(self.features)
         return {
             "sections": {
                 "boundaries": [round(time, 3) for time in sections.boundaries],
@@ -112,6 +114,7 @@ class Analysis:
             "embedding": None if embedding is None else [round(float(value), 5) for value in embedding],
             "onsets": [round(float(time), 3) for time in events.times],
             "attacks": pack_attacks(events),
+            "sketch": sketch,
         }
 
 

@@ -130,7 +130,7 @@ def once_per_clip(function: Callable[[Features], _T]) -> Callable[[Features], _T
         key = id(features)
         if key not in _results:
             _results[key] = {}
-            weakref.finalize(features, _results.pop, key, None)
+            weakref.finalize(features, _results.pop, key, None)  # it may be gone already: `forget`
         stored = _results[key]
         if name not in stored:
             stored[name] = function(features)
@@ -138,6 +138,11 @@ def once_per_clip(function: Callable[[Features], _T]) -> Callable[[Features], _T
         return result
 
     return cached
+
+
+def forget(features: Features) -> None:
+    """Lets go of what `once_per_clip` keeps of a clip, matrices above all, while the features themselves stay."""
+    _results.pop(id(features), None)
 
 
 @lru_cache(maxsize=1)
@@ -193,10 +198,17 @@ def extract_features(audio: Waveform | str | Path | Source, *, device: str | Non
     return features_of_survey(source, survey(source, MAX_SECONDS), device=device)
 
 
+def mel_centres() -> np.ndarray:
+    """Centre frequencies of the mel bands, Hz [shape=(64,)]."""
+    filters = mel_filterbank(SAMPLE_RATE, _N_FFT, _N_MELS, _LOW_HZ, _HIGH_HZ)
+    centres: np.ndarray = (filters * np.arange(filters.shape[1]) * (SAMPLE_RATE / _N_FFT)).sum(1) / filters.sum(1)
+    return centres
+
+
 def features_of_survey(source: Source, extent: Survey, *, device: str | None = None) -> Features:
     """The second pass: the features of what `survey` found in a source."""
     filters = mel_filterbank(SAMPLE_RATE, _N_FFT, _N_MELS, _LOW_HZ, _HIGH_HZ)
-    mel_hz = (filters * np.arange(filters.shape[1]) * (SAMPLE_RATE / _N_FFT)).sum(1) / filters.sum(1)
+    mel_hz = mel_centres()
     if extent.silent:
         return _empty(mel_hz)
     torch_device = resolve_device(device)

@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from eisbach.audio import audio_hash, proves_unchanged, stamp
-from eisbach.errors import UserError
+from eisbach.errors import UserError, storage_error
 from eisbach.files import (
     LINES_LIMIT,
     JsonError,
     atomic_write,
     parse_json,
     read_bytes,
-    storage_error,
     write_jsonl,
     write_text,
 )
@@ -174,11 +173,11 @@ def write_analysis(folder: Path, records: Sequence[Record], clips: Sequence[Meas
     if records:
         write_text(folder / _DETAILS, "".join(clip.detail + "\n" for clip in clips if clip.detail is not None))
         write_jsonl(folder / STAMPS, [{"path": clip.record["path"], "stamp": clip.stamp} for clip in clips])
-        _write_tables(records, folder)
+        write_tables(records, folder)
     (folder / JOURNAL).unlink(missing_ok=True)
 
 
-def _write_tables(records: Iterable[Record], folder: Path) -> None:
+def write_tables(records: Iterable[Record], folder: Path) -> None:
     """Writes ``records.jsonl`` and ``records.parquet``; a column missing in a row is null there."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -191,6 +190,6 @@ def _write_tables(records: Iterable[Record], folder: Path) -> None:
 
 
 def read_details(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """The details of an analysed folder by path: `sections`, `embedding`, `onsets`, `attacks`, `audio_hash`; empty
-    without."""
+    """The details of an analysed folder by path: `sections`, `embedding`, `onsets`, `attacks`, `sketch`,
+    `audio_hash`; empty without."""
     return {str(row["path"]): row for row, _ in _rows(Path(folder) / _DETAILS) if "path" in row}

@@ -17,7 +17,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -85,6 +85,11 @@ class ClaimDeclaration(StrictModel):
     measures: list[Measure] = Field(min_length=1)
     supported_if: str
     refuted_if: str
+
+    @field_validator("seeds", "smallest_effect", mode="before")
+    @classmethod
+    def _in_words(cls, value: Any) -> Any:
+        return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 class Declared(StrictModel):

@@ -197,13 +197,6 @@ _SHARES = ("is_flat", "copied")
 _UNITS = {"is_flat": "points", "copied": "points", "level_range": "dB", "block_scale": "s", "textural_vendi": "states"}
 
 
-def auc(higher: np.ndarray, lower: np.ndarray) -> float:
-    """Share of pairs in which the first reads higher, ties counting half."""
-    order = np.sort(lower)
-    below, upto = np.searchsorted(order, higher, "left"), np.searchsorted(order, higher, "right")
-    return float(np.mean(0.5 * (below + upto)) / len(lower))
-
-
 def interval_effect(name: str, value: float, ends: Any, unit: str = "", **more: Any) -> Effect:
     """An effect from a value and a pair of ends, or None in the pair's place."""
     low, high = (None, None) if ends is None or None in tuple(ends) else ends

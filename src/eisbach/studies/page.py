@@ -70,7 +70,7 @@ def claim_row(study: Study, claim: ClaimDeclaration, result: ClaimResult) -> lis
         study.name,
         claim.claim,
         str(claim.source),
-        result.verdict,
+        _marked(study, result),
         effect_text(result.effects[0], name=True) if result.effects else "–",
         claim.unit,
         str(run.date) if run is not None and run.date is not None else "–",
@@ -88,22 +88,6 @@ def result_row(study: Study, claim: ClaimDeclaration, result: ClaimResult) -> di
         "command": None if run is None else run.command,
         "seconds": None if run is None else run.seconds,
     }
-
-
-def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]], widest: int = 44) -> str:
-    """Columns for a terminal; cells longer than `widest` wrap."""
-    import textwrap
-
-    split = [[textwrap.wrap(cell, widest) or [""] for cell in row] for row in rows]
-    widths = [
-        max(len(head[column]), *(len(line) for row in split for line in row[column])) for column in range(len(head))
-    ]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(head, widths, strict=True)).rstrip()]
-    for row in split:
-        for place in range(max(len(cell) for cell in row)):
-            cells = [cell[place] if place < len(cell) else "" for cell in row]
-            lines.append("  ".join(text.ljust(width) for text, width in zip(cells, widths, strict=True)).rstrip())
-    return "\n".join(lines)
 
 
 def result_lines(declaration: Declaration, result: Result) -> list[str]:
@@ -157,27 +141,35 @@ def claims_markdown(studies: Sequence[Study] | None = None) -> str:
         if not own:
             continue
         parts.append(f"## {name[0].upper()}{name[1:]}\n")
-        parts.append("| claim | where | verdict | effect | unit | smallest effect | study | CPU min |")
-        parts.append("|---|---|---|---|---|---|---|---|")
+        parts.append("| claim | where | verdict | effect | study |\n|---|---|---|---|---|")
         for study, claim, result in own:
             effect = effect_text(result.effects[0], name=True) if result.effects else "–"
             note = f" {result.note}" if result.note else ""
-            link = f"[{study.name}](../src/eisbach/studies/{study.name}/README.md)"
-            minutes = study.declaration.minutes
-            cells = [
-                claim.claim, claim.source.place or "–", f"**{_marked(study, result)}**", effect + "." + note,
-                f"{claim.unit}; {claim.seeds}", claim.smallest_effect, link, f"{minutes:g}" if minutes else "–",
-            ]  # fmt: skip
-            parts.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+            verdict = f"**{_marked(study, result)}**"
+            parts.append(_row(claim.claim, claim.source.place or "–", verdict, effect + "." + note, _link(study)))
         parts.append("")
-    parts.append("## Not declared before the run\n")
+    parts.append("## How each study decides\n")
+    parts.append("| study | unit | seeds | smallest effect | CPU min |\n|---|---|---|---|---|")
+    for study in studies:
+        minutes = f"{study.declaration.minutes:g}" if study.declaration.minutes else "–"
+        ways = dict.fromkeys((claim.unit, claim.seeds, claim.smallest_effect) for claim in study.declaration.claims)
+        parts += [_row(_link(study), *way, minutes) for way in ways]
+    parts.append("\n## Not declared before the run\n")
     parts.append("| study | of its declaration |\n|---|---|")
-    parts += [f"| {study.name} | {study.declaration.declared.note} |" for study in _with_notes(studies)]
+    parts += [_row(study.name, study.declaration.declared.note) for study in _with_notes(studies)]
     parts.append("")
     parts.append("## Retired\n\nBuilt, measured, and taken out because it did not prove useful.\n")
     parts.append("| what | why | study | last in commit |\n|---|---|---|---|")
-    parts += [f"| {entry.what} | {entry.why} | {entry.study} | {entry.commit} |" for entry in _retired()]
+    parts += [_row(entry.what, entry.why, entry.study, entry.commit) for entry in _retired()]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _link(study: Study) -> str:
+    return f"[{study.name}](../src/eisbach/studies/{study.name}/README.md)"
 
 
 def _with_notes(studies: Sequence[Study]) -> list[Study]:
@@ -208,7 +200,7 @@ def write_pages(page: Path, markdown: Path) -> None:
     tables = []
     for paper, name in _PAPERS.items():
         rows = [
-            [cells[1], claim.source.place, _marked(study, result), cells[4], cells[5], cells[6], cells[0]]
+            [cells[1], claim.source.place, *cells[3:], cells[0]]
             for study in studies
             for claim, result in study.rows()
             if claim.source.paper == paper

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from eisbach.errors import CheckpointError, StorageError
-from eisbach.files import disk_error, read_object, write_json
+from eisbach.errors import CheckpointError, StorageError, disk_error
+from eisbach.files import read_object, write_json
 from eisbach.tensor_files import write_tensors
 
 _STATE = "state.json"

@@ -252,6 +252,10 @@ def _contradictions(values: Mapping[str, Any]) -> list[InitErrorDetails]:
         return value if isinstance(value, Mapping) else {}
 
     adapter, weighting, levels, data = (group(name) for name in ("adapter", "weighting", "noise_levels", "data"))
+    if weighting.get("sample") == "recommended":
+        from eisbach.weighting.build import expand_recommended
+
+        weighting = expand_recommended(weighting)
     if adapter.get("type") == "none":
         for key in ("rank", "alpha", "dropout", "targets", "exclude"):
             if adapter.get(key) is not None:

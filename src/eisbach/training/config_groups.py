@@ -247,7 +247,8 @@ class WeightingConfig(StrictModel):
     Attributes
     ----------
     sample : str
-        Weight on the sample axis: "none", or a name of `weighting.SAMPLE_WEIGHTINGS`.
+        Weight on the sample axis: "none", "recommended" (written out with its settings, `weighting.build`), or a name
+        of `weighting.SAMPLE_WEIGHTINGS`.
     noise_level : str
         Weight on the noise-level axis: "none", or a name of `weighting.NOISE_WEIGHTINGS`.
     reduction : "sample" or "batch"
@@ -271,14 +272,19 @@ class WeightingConfig(StrictModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _memory_is_an_option(cls, values: Any) -> Any:
+    def _write_out(cls, values: Any) -> Any:
         if not isinstance(values, Mapping) or not isinstance(values.get("options", {}), Mapping):
             return values
         beside = {key: values[key] for key in ("memory", "act_above") if values.get(key) is not None}
         if beside.keys() & values.get("options", {}).keys():
             raise ValueError("memory and act_above stand in weighting or in weighting.options, not in both")
         rest = {key: value for key, value in values.items() if key not in ("memory", "act_above")}
-        return rest | ({"options": {**values.get("options", {}), **beside}} if beside else {})
+        rest |= {"options": {**values.get("options", {}), **beside}} if beside else {}
+        if rest.get("sample") != "recommended":
+            return rest
+        from eisbach.weighting.build import expand_recommended
+
+        return expand_recommended(rest)
 
     @field_validator("options")
     @classmethod

@@ -272,9 +272,8 @@ class _Cells:
         if not self.mean > 0 or not math.isfinite(self.mean_square):
             raise UserError(
                 f"the mean weight under the {density.name} density is {self.mean:g} (mean square "
-                f"{self.mean_square:g}), so "
-                "there is no effort to allocate; choose a weighting that is positive and finite where noise levels "
-                "are drawn."
+                f"{self.mean_square:g}), so there is no effort to allocate; choose a weighting that is positive and "
+                "finite where noise levels are drawn."
             )
         self.effort = products / self.mean
 
@@ -329,16 +328,13 @@ class _Cells:
         if crowded > max(0.01, 100 * drawn):
             sentences.append(
                 f"{crowded:.0%} of the effort lies within {_END:g} of an end of t, where {drawn:.1g} of the draws "
-                "fall: the "
-                "mean weight does not exist (it grows with every rare draw), and the numbers here depend on where it "
-                "is "
-                "cut off."
+                "fall: the mean weight does not exist (it grows with every rare draw), and the numbers here depend on "
+                "where it is cut off."
             )
         elif crowded_square > max(0.01, 100 * drawn):
             sentences.append(
                 "the mean square of the weight does not exist (rare draws near an end of t dominate it), so the "
-                "effective "
-                "share is 0 in the long run."
+                "effective share is 0 in the long run."
             )
         return tuple(sentences)
 

@@ -15,19 +15,32 @@ from eisbach.weighting.level_table import NoiseLevelTable, gate_table
 from eisbach.weighting.noise_level import NOISE_WEIGHTINGS
 from eisbach.weighting.sample import SAMPLE_WEIGHTINGS
 
-NONE = "none"
+NONE, RECOMMENDED = "none", "recommended"
+
+RECOMMENDED_WEIGHTING: dict[str, Any] = {
+    "sample": "development_barrier",
+    "reduction": "sample",
+    "normalisation": "mean1",
+    "strength": 1.0,
+    "options": {"form": "power", "sharpness": 1.0, "gate_below": 0.9},
+}
+"""What `sample="recommended"` stands for, here, in recipes, in the demo and in what the probe recommends: the one place
+to change it. Why it is this one: docs/weighting.md, "The recommended weighting"."""
+
+_PLAIN_DEFAULTS: dict[str, Any] = {"reduction": "sample", "normalisation": "none", "strength": 0.5}
 _CONTEXT = {"latent_rate", "path", "density"}  # facts of the model, not choices
 _SHAPING = {"gate_below", "gate_above", "gate_width", "level_means", "memory", "act_above"}
+_GATE = {"gate_below": None, "gate_above": None, "gate_width": 0.0}
 Built = TypeVar("Built")
 
 
 def build_weighting(
-    sample: str = NONE,
+    sample: str | None = None,
     noise_level: str = NONE,
     *,
-    reduction: Reduction = "sample",
-    normalisation: Normalisation = "none",
-    strength: float = 0.5,
+    reduction: Reduction | None = None,
+    normalisation: Normalisation | None = None,
+    strength: float | None = None,
     gate_below: float | None = None,
     gate_above: float | None = None,
     gate_width: float = 0.0,
@@ -43,12 +56,13 @@ def build_weighting(
 
     Parameters
     ----------
-    sample : str
-        "none" or a name in `SAMPLE_WEIGHTINGS`.
+    sample : str or None
+        "recommended" (`RECOMMENDED_WEIGHTING`, whose settings hold where none are given here), "none" or a name in
+        `SAMPLE_WEIGHTINGS`. None takes the recommended one, or none beside a `noise_level`.
     noise_level : str
         "none" or a name in `NOISE_WEIGHTINGS`.
     reduction, normalisation, strength
-        As in `Weighting`.
+        As in `Weighting`; "sample", "none" and 0.5 where nothing is given and nothing recommended.
     gate_below, gate_above : noise level t in [0, 1], or None
         The sample weighting acts only below, or above, this noise level.
     gate_width : float >= 0, default 0
@@ -81,9 +95,29 @@ def build_weighting(
     >>> from eisbach import build_weighting
     >>> build_weighting("entropy_barrier", "min_snr", strength=0.7, gamma=5.0).noise_level
     MinSNR(gamma=5.0)
-    >>> build_weighting("recurrence_barrier", latent_rate=21.5).reduction
-    'sample'
+    >>> weighting = build_weighting(latent_rate=21.5)  # the recommended one
+    >>> type(weighting.sample).__name__, weighting.normalisation, weighting.strength
+    ('DevelopmentBarrier', 'mean1', 1.0)
     """
+    shaping = {
+        "gate_below": gate_below, "gate_above": gate_above, "gate_width": gate_width or None, "memory": memory,
+        "act_above": act_above,
+    }  # fmt: skip
+    if sample is None:
+        sample = RECOMMENDED if noise_level == NONE else NONE
+    given: dict[str, Any] = {
+        "sample": sample,
+        "reduction": reduction,
+        "normalisation": normalisation,
+        "strength": strength,
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    given["options"] = options | {key: value for key, value in shaping.items() if value is not None}
+    chosen = _PLAIN_DEFAULTS | expand_recommended(given)
+    sample, options = str(chosen["sample"]), dict(chosen["options"])
+    below, above, width = (options.pop(key, default) for key, default in _GATE.items())
+    memory, act_above = options.pop("memory", None), options.pop("act_above", None)
+    gate = _gate(below, above, width, memory, act_above)
     first = _look_up(SAMPLE_WEIGHTINGS, "sample", sample)
     second = _look_up(NOISE_WEIGHTINGS, "noise-level", noise_level)
     allowed = [_option_names(first), _option_names(second)]
@@ -95,17 +129,38 @@ def build_weighting(
             f"{', '.join(known)}."
         )
     context = {"latent_rate": latent_rate, "path": path, "density": density}
-    given = {key: value for key, value in context.items() if value is not None}
+    known_facts = {key: value for key, value in context.items() if value is not None}
     return Weighting(
-        sample=_build(first, {**given, **options}, allowed[0]),
-        noise_level=_build(second, {**given, **options}, allowed[1]),
-        reduction=reduction,
-        normalisation=normalisation,
-        strength=strength,
-        gate=_gate(gate_below, gate_above, gate_width, memory, act_above),
+        sample=_build(first, {**known_facts, **options}, allowed[0]),
+        noise_level=_build(second, {**known_facts, **options}, allowed[1]),
+        reduction=chosen["reduction"],
+        normalisation=chosen["normalisation"],
+        strength=chosen["strength"],
+        gate=gate,
         level_means=None if level_means is None else NoiseLevelTable(level_means),  # type: ignore[arg-type]
         memory=memory_from(memory),
     )
+
+
+def expand_recommended(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A group `weighting` of a configuration with the name "recommended" written out; what it sets itself stays.
+
+    A memory of clips says itself where it reads and acts, and takes the place of the recommended gate.
+
+    >>> expand_recommended({"sample": "recommended", "strength": 0.5})["sample"]
+    'development_barrier'
+    """
+    if values.get("sample") != RECOMMENDED:
+        return dict(values)
+    options = values.get("options")
+    own = dict(options) if isinstance(options, Mapping) else {}
+    rest = {key: value for key, value in values.items() if key not in ("sample", "options")}
+    shared = {
+        key: value
+        for key, value in RECOMMENDED_WEIGHTING["options"].items()
+        if not ("memory" in own and key.startswith("gate_"))
+    }
+    return RECOMMENDED_WEIGHTING | rest | {"options": shared | own}
 
 
 def _gate(
@@ -126,17 +181,18 @@ def _gate(
 
 def check_weighting_name(axis: str, name: str) -> None:
     """`UserError` where `axis` ("sample" or "noise_level") has no weighting of this name."""
-    if axis == "sample":
+    if axis == "sample" and name != RECOMMENDED:
         _look_up(SAMPLE_WEIGHTINGS, "sample", name)
-    else:
+    elif axis != "sample":
         _look_up(NOISE_WEIGHTINGS, "noise-level", name)
 
 
 def _look_up(table: Mapping[str, Callable[..., Built]], axis: str, name: str) -> Callable[..., Built] | None:
     if name == NONE:
         return None
+    own = [NONE, RECOMMENDED] if table is SAMPLE_WEIGHTINGS else [NONE]
     if name not in table:
-        raise UserError(f"the {axis} weighting {name!r} is not known; choose one of {', '.join([NONE, *table])}.")
+        raise UserError(f"the {axis} weighting {name!r} is not known; choose one of {', '.join([*own, *table])}.")
     return table[name]
 
 

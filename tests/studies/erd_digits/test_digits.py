@@ -10,7 +10,7 @@ from eisbach.config import build_config
 from eisbach.errors import ConfigError, UserError
 from eisbach.files import read_jsonl
 from eisbach.image_quality.digits_classifier import DigitClassifier, train_classifier
-from eisbach.studies.erd_digits.judge import differences, holm, log_frechet, pooled, summarise
+from eisbach.studies.erd_digits.judge import add_holm, differences, log_frechet, pooled, summarise
 from eisbach.studies.erd_digits.run import run_digits
 from eisbach.studies.erd_digits.spec import QUICK, DigitsConfig, cells, training_values
 from eisbach.training.config import TrainConfig
@@ -142,7 +142,7 @@ def test_no_difference_is_no_difference_and_gaps_are_left_out():
 
 def test_holm_is_the_textbooks():
     entries = [{"p": 0.01}, {"p": 0.04}, {"p": None}, {"p": 0.03}]
-    holm(entries)
+    add_holm(entries)
     assert [entry.get("p_holm") for entry in entries] == [
         pytest.approx(0.03),
         pytest.approx(0.06),

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from eisbach.config import StrictModel
 from eisbach.training.config import TrainConfig
 
-DEFAULT_LEVELS = [0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
+_DEFAULT_LEVELS = [0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
 
 
 class ProbeConfig(StrictModel):
@@ -43,7 +43,7 @@ class ProbeConfig(StrictModel):
 
     train: TrainConfig
     clips: int = Field(default=64, ge=1)
-    levels: list[float] = Field(default=DEFAULT_LEVELS, min_length=1)
+    levels: list[float] = Field(default=_DEFAULT_LEVELS, min_length=1)
     draws: int = Field(default=1, ge=1)
     gradient_batches: int = Field(default=12, ge=0)
     gain_clips: int = Field(default=16, ge=0)

@@ -22,7 +22,7 @@ from eisbach.training.optimisation import build_optimiser
 from eisbach.training.step import Objective, predict_batch, step_generator, weigh
 from eisbach.weighting.losses import COUNT, SUM
 
-Vector = list[torch.Tensor]
+_Vector = list[torch.Tensor]
 """One tensor for each parameter, in the parameters' order."""
 
 _BOOTSTRAPS = 2000
@@ -73,11 +73,11 @@ class AdamUpdates:
 
     def __init__(self, betas: tuple[float, float], eps: float) -> None:
         self.betas, self.eps, self.step = betas, eps, 0
-        self._first: Vector = []
-        self._second: Vector = []
+        self._first: _Vector = []
+        self._second: _Vector = []
 
     @torch.no_grad()
-    def update(self, gradient: Sequence[torch.Tensor], scale: float = 1.0) -> Vector:
+    def update(self, gradient: Sequence[torch.Tensor], scale: float = 1.0) -> _Vector:
         """The update that AdamW would make with `scale` times this gradient as the next one."""
         if not self._first:
             self._first = [torch.zeros_like(part) for part in gradient]
@@ -120,7 +120,7 @@ MOVING_STEPS = 4
 _MAX_LEVELS = 6
 """Noise levels whose own gradients are measured, spread evenly over the configured ones."""
 
-_LEVEL_SAMPLES = 8  # samples a level at least
+_LEVEL_SAMPLES, _LEVEL_BATCHES = 8, 4  # a level at least; four batches give their norms' ratio an interval
 _TINY = 1e-6  # as in training's clipping
 
 Advance = Callable[[int], None]
@@ -132,14 +132,14 @@ class BatchGradients:
 
     Attributes
     ----------
-    plain, weighted : Vector
+    plain, weighted : _Vector
         Of the mean loss, and of the loss that training differentiates.
     mean_weight : float
         Mean of the weights before normalisation "mean1".
     """
 
-    plain: Vector
-    weighted: Vector
+    plain: _Vector
+    weighted: _Vector
     mean_weight: float
 
 
@@ -281,7 +281,7 @@ def batch_gradients(
     return BatchGradients(plain, weighted, float(stats[SUM] / stats[COUNT]))
 
 
-def _accumulate(into: Vector, scalar: torch.Tensor, leaves: list[nn.Parameter], keep: bool) -> None:
+def _accumulate(into: _Vector, scalar: torch.Tensor, leaves: list[nn.Parameter], keep: bool) -> None:
     gradients = torch.autograd.grad(scalar, leaves, retain_graph=keep, allow_unused=True)
     for place, gradient in zip(into, gradients, strict=True):
         if gradient is not None:
@@ -315,17 +315,22 @@ def measure_levels(
         objective = replace(
             subject.objective, density=_OneLevel(level), weighting=replace(weighting, normalisation="none")
         )
-        measured = []
+        measured: list[tuple[float, float, float, float]] = []
         for step in range(_level_batches(subject)):
             made = batch_gradients(subject, parameters, step, objective)
             advance(subject.config.train.batch_size * subject.accumulation)
-            if made is not None:
-                size = norm(made.plain), norm(made.weighted) / (mean_weight if relative else 1.0)
-                measured.append((*size, ratio(size[1], size[0]), cosine(made.plain, made.weighted)))
-        columns = [[row[place] for row in measured] for place in range(4)]
-        means = [math.fsum(column) / len(column) if column else None for column in columns]
+            if made is None:
+                measured.append((math.nan, math.nan, math.nan, math.nan))
+                continue
+            size = norm(made.plain), norm(made.weighted) / (mean_weight if relative else 1.0)
+            measured.append((*size, ratio(size[1], size[0]), cosine(made.plain, made.weighted)))
+        columns = list(zip(*measured, strict=True))
+        means = [summary(column)["mean"] for column in columns]
         names = ("plain_norm", "weighted_norm", "norm_ratio", "cosine")
-        rows.append({"t": level, **dict(zip(names, means, strict=True)), "batches": len(measured)})
+        rows.append({
+            "t": level, **dict(zip(names, means, strict=True)), "weighted_norms": list(columns[1]),
+            "batches": sum(math.isfinite(size) for size in columns[0]),
+        })  # fmt: skip
     return rows
 
 
@@ -339,4 +344,5 @@ def _chosen_levels(levels: list[float]) -> list[float]:
 
 def _level_batches(subject: Subject) -> int:
     """Batches a level."""
-    return math.ceil(_LEVEL_SAMPLES / (subject.config.train.batch_size * subject.accumulation))
+    size = subject.config.train.batch_size * subject.accumulation
+    return max(_LEVEL_BATCHES, math.ceil(_LEVEL_SAMPLES / size))

@@ -1,131 +1,17 @@
-"""The rows of a probe as a grid (clips, noise levels, draws), and what it says at each noise level."""
+"""What a probe's rows say at each noise level, between clips, in batches, and when clips are turned up."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from eisbach.diagnostics.probe.intervals import UNKNOWN, Estimate, estimate, percentile_interval
-from eisbach.errors import UserError
-
-TINY = 1e-12
-"""Weights below this share of the largest one count as this share in a logarithm: a weight may be exactly 0."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Rows of a probe by clip and noise level.
-
-    Attributes
-    ----------
-    rows : sequence of mapping
-        As in `ProbeResult.rows`.
-    clips : list of str
-        In order of first appearance.
-    levels : np.ndarray [shape=(L,)]
-        Noise levels t, ascending.
-    log_snr : np.ndarray [shape=(L,)]
-    draws : int
-        Largest number of draws of any clip and level.
-    """
-
-    rows: Sequence[Mapping[str, Any]]
-    clips: list[str]
-    levels: np.ndarray
-    log_snr: np.ndarray
-    draws: int
-
-    @property
-    def n_clips(self) -> int:
-        """Number of clips."""
-        return len(self.clips)
-
-    def cells(self, column: str) -> np.ndarray:
-        """A column as (clips, L, draws) float64; NaN where a row is missing or has no number."""
-        clip_of = {clip: index for index, clip in enumerate(self.clips)}
-        level_of = {float(t): index for index, t in enumerate(self.levels)}
-        values = np.full((len(self.clips), len(self.levels), self.draws), np.nan)
-        filled = np.zeros(values.shape[:2], dtype=int)
-        for row in self.rows:
-            place = clip_of[str(row["clip"])], level_of[float(row["t"])]
-            value = row.get(column)
-            values[(*place, filled[place])] = np.nan if value is None or isinstance(value, str) else float(value)
-            filled[place] += 1
-        return values
-
-    def by_level(self, column: str) -> np.ndarray:
-        """A column as (clips, L): the mean over draws, NaN where a draw is missing."""
-        values = self.cells(column)
-        # A mean over fewer draws would be noisier than its neighbours, and draws are lost only to non-finite outputs.
-        return values.mean(axis=2)
-
-    def by_clip(self, column: str) -> np.ndarray:
-        """What belongs to the clip alone as (clips,): its first number, NaN where there is none."""
-        flat = self.cells(column).reshape(self.n_clips, -1)
-        out = np.full(self.n_clips, np.nan)
-        for index, values in enumerate(flat):
-            finite = values[np.isfinite(values)]
-            if len(finite):
-                out[index] = finite[0]
-        return out
-
-    def texts(self, column: str) -> list[str | None]:
-        """A text column, one value a clip; None where there is none. Booleans become "true" and "false"."""
-        texts: dict[str, str | None] = dict.fromkeys(self.clips)
-        for row in self.rows:
-            value = row.get(column)
-            if value is not None and texts[str(row["clip"])] is None:
-                texts[str(row["clip"])] = str(value).lower() if isinstance(value, bool) else str(value)
-        return [texts[clip] for clip in self.clips]
-
-    def columns(self, prefix: str) -> list[str]:
-        """Names of the columns that start with `prefix`, in order of appearance."""
-        return list(dict.fromkeys(key for row in self.rows for key in row if key.startswith(prefix)))
-
-
-def make_grid(rows: Sequence[Mapping[str, Any]]) -> Grid:
-    """The rows of a probe by clip and noise level.
-
-    Raises
-    ------
-    UserError
-        No rows, or a row without clip or noise level.
-    """
-    if not rows:
-        raise UserError("the probe holds no rows, so there is nothing to explain; run it on at least one clip.")
-    counts: dict[tuple[str, float], int] = {}
-    log_snr: dict[float, float] = {}
-    clips: dict[str, None] = {}
-    for number, row in enumerate(rows, start=1):
-        if row.get("clip") is None or row.get("t") is None:
-            raise UserError(
-                f"row {number} of the probe lacks its clip or its noise level t; run the probe again instead of "
-                "editing rows."
-            )
-        key = str(row["clip"]), float(row["t"])
-        counts[key] = counts.get(key, 0) + 1
-        clips[key[0]] = None
-        if row.get("log_snr") is not None:
-            log_snr[key[1]] = float(row["log_snr"])
-    levels = sorted({t for _, t in counts})
-    return Grid(
-        rows, list(clips), np.array(levels), np.array([log_snr.get(t, np.nan) for t in levels]), max(counts.values())
-    )
-
-
-def safe_log(weights: np.ndarray) -> np.ndarray:
-    """ln of weights that are at least 0; NaN stays NaN, and 0 counts as `TINY` of the largest. All zero gives 0."""
-    top = np.nanmax(weights, initial=0.0)
-    if not top > 0:
-        return np.where(np.isnan(weights), np.nan, 0.0)
-    return np.log(np.maximum(weights, TINY * top))
-
-
-# --- at each noise level, and where the differences lie
-
+from eisbach.diagnostics.probe.grid import UNKNOWN, Estimate, Grid, estimate, percentile_interval, safe_log
+from eisbach.statistics.effect_size import mean_moments, t_interval
+from eisbach.types import Record
 
 SHOWN = ("belief", "sample_weight", "weight", "loss", "x0_loss")
 """Columns that are summarised at every level."""
@@ -133,20 +19,12 @@ SHOWN = ("belief", "sample_weight", "weight", "loss", "x0_loss")
 
 @dataclass(frozen=True)
 class Spread:
-    """A column over the clips at one noise level.
-
-    Attributes
-    ----------
-    mean : Estimate
-    sd, q10, q50, q90 : float or None
-        Standard deviation between clips (draws averaged) and quantiles; None where nothing is finite.
-    """
+    """A column over the clips at one noise level: its mean, and quantiles between clips (draws averaged)."""
 
     mean: Estimate
-    sd: float | None
-    q10: float | None
-    q50: float | None
-    q90: float | None
+    q10: float | None = None
+    q50: float | None = None
+    q90: float | None = None
 
 
 @dataclass(frozen=True)
@@ -189,15 +67,12 @@ class VarianceShares:
         at a level or to a draw of noise.
     sd : float
         Standard deviation of ln weight: 0.1 is about 10%.
-    sd_between_clips : float
-        Root mean square over levels of its standard deviation between clips.
     """
 
     level: Estimate
     clip: Estimate
     remainder: Estimate
     sd: float
-    sd_between_clips: float
 
 
 @dataclass(frozen=True)
@@ -207,11 +82,8 @@ class BatchSummary:
     Attributes
     ----------
     batches, batch_size : int
-    cv, ess_share : float or None
-        Mean over batches of the final weights' coefficient of variation and of the effective sample size over the batch
-        size.
-    cv_sample_weight : float or None
-        The same of the sample weights, before strength, gate and level means.
+    ess_share : float or None
+        Effective sample size of the final weights over the batch size, mean over batches.
     step_cv : float or None
         Coefficient of variation from batch to batch of the mean weight: with reduction 'batch' the only thing that
         varies.
@@ -220,9 +92,7 @@ class BatchSummary:
 
     batches: int
     batch_size: int
-    cv: float | None
     ess_share: float | None
-    cv_sample_weight: float | None
     step_cv: float | None
     mean_weight: float | None
 
@@ -266,12 +136,10 @@ def summarise_levels(grid: Grid, trained: np.ndarray, draws: np.ndarray | None) 
 def _spread(values: np.ndarray, draws: np.ndarray | None) -> Spread:
     finite = values[np.isfinite(values)]
     if len(finite) == 0:
-        return Spread(UNKNOWN, None, None, None, None)
-    mean = estimate(float(finite.mean()))
-    if draws is not None and len(finite) == len(values):
-        mean = percentile_interval(float(finite.mean()), values[draws].mean(axis=1))
-    sd = float(finite.std(ddof=1)) if len(finite) > 1 else None
-    return Spread(mean, sd, *(float(q) for q in np.quantile(finite, [0.1, 0.5, 0.9])))
+        return Spread(UNKNOWN)
+    resampled = None if draws is None or len(finite) < len(values) else values[draws].mean(axis=1)
+    mean = percentile_interval(float(finite.mean()), resampled)
+    return Spread(mean, *(float(q) for q in np.quantile(finite, [0.1, 0.5, 0.9])))
 
 
 def _cv(values: np.ndarray, draws: np.ndarray | None) -> Estimate:
@@ -307,9 +175,8 @@ def decompose(weights: np.ndarray, draws: np.ndarray | None) -> VarianceShares |
     if draws is not None and complete.all():
         resampled = np.array([_shares(logs[index]) for index in draws])
         intervals = [percentile_interval(value, resampled[:, k]) for k, value in enumerate(shares)]
-    between = logs.mean(axis=2).var(axis=0, ddof=1)
     level, clip, rest = intervals
-    return VarianceShares(level, clip, rest, sd=float(logs.std()), sd_between_clips=float(np.sqrt(between.mean())))
+    return VarianceShares(level, clip, rest, sd=float(logs.std()))
 
 
 def _shares(logs: np.ndarray) -> tuple[float, float, float]:
@@ -332,23 +199,107 @@ def summarise_batches(batches: Sequence[Mapping[str, Any]]) -> BatchSummary | No
     if not batches:
         return None
 
-    def column(name: str) -> np.ndarray:
-        values = [row.get(name) for row in batches]
-        return np.array([np.nan if value is None else float(value) for value in values])
+    def known(name: str) -> np.ndarray:
+        return np.array([float(row[name]) for row in batches if row.get(name) is not None])
 
-    def mean(name: str) -> float | None:
-        values = column(name)
-        return float(np.nanmean(values)) if np.isfinite(values).any() else None
-
-    weights = column("mean_weight")
-    weights = weights[np.isfinite(weights)]
-    step_cv = float(weights.std(ddof=1) / weights.mean()) if len(weights) > 1 and weights.mean() > 0 else None
+    weights, ess = known("mean_weight"), known("ess_share")
     return BatchSummary(
         batches=len(batches),
         batch_size=int(batches[0].get("samples") or 0),
-        cv=mean("cv"),
-        ess_share=mean("ess_share"),
-        cv_sample_weight=mean("cv_sample_weight"),
-        step_cv=step_cv,
-        mean_weight=mean("mean_weight"),
+        ess_share=float(ess.mean()) if len(ess) else None,
+        step_cv=float(weights.std(ddof=1) / weights.mean()) if len(weights) > 1 and weights.mean() > 0 else None,
+        mean_weight=float(weights.mean()) if len(weights) else None,
     )
+
+
+# --- the same clips turned up and down
+
+
+_STEP_DB = 6.0
+_LEAST_CLIPS = 4  # fewer give the mean slope no interval worth the name
+
+
+@dataclass(frozen=True)
+class GainEffect:
+    """The outcome of the experiment on loudness.
+
+    Attributes
+    ----------
+    clips : int
+        Clips that took part.
+    per_step : Estimate
+        Factor on a clip's weight of 6 dB more, over all levels; t interval over clips, on the logarithm.
+    levels : list of (t, Estimate)
+        The same at each noise level of the experiment.
+    share : Estimate
+        Share of the variance of ln weight between the probe's clips that their differences in loudness would make by
+        this factor alone, at most 1. Unknown where the clips' loudness or weights do not differ.
+    """
+
+    clips: int
+    per_step: Estimate
+    levels: list[tuple[float, Estimate]]
+    share: Estimate
+
+
+def gain_effect(rows: Sequence[Record], grid: Grid) -> GainEffect | None:
+    """Summary of `ProbeResult.gain`; None where there was no experiment, or on fewer than 4 clips.
+
+    Parameters
+    ----------
+    rows : sequence of {clip, t, gain_db, sample_weight}
+    grid : Grid
+        The probe's rows: their loudness and weights are what the effect is scaled by.
+    """
+    levels, slopes = _slopes(rows)
+    if len(slopes) < _LEAST_CLIPS:
+        return None
+    mean = _mean_slope(slopes.mean(axis=1))
+    by_level = [(t, _factor(_mean_slope(slopes[:, index]))) for index, t in enumerate(levels)]
+    return GainEffect(len(slopes), _factor(mean), by_level, _share(grid, mean))
+
+
+def _slopes(rows: Sequence[Record]) -> tuple[list[float], np.ndarray]:
+    """The noise levels, and each clip's slope of ln weight over dB at each (clips, L); clips with a gap are left
+    out."""
+    levels = sorted({float(row["t"]) for row in rows})  # type: ignore[arg-type]
+    clips: dict[str, list[Record]] = {}
+    for row in rows:
+        clips.setdefault(str(row["clip"]), []).append(row)
+    slopes = []
+    for points in clips.values():
+        gains = {row["gain_db"] for row in points}
+        if any(row["sample_weight"] is None for row in points) or len(gains) < 2:
+            continue
+        values = np.array([[row["t"], row["gain_db"], row["sample_weight"]] for row in points], dtype=float)
+        # A zero weight counts as a tiny share of the largest at the same level, as everywhere in a logarithm.
+        at_levels = [values[values[:, 0] == t] for t in levels]
+        slopes.append([float(np.polyfit(part[:, 1], safe_log(part[:, 2]), 1)[0]) for part in at_levels])
+    return levels, np.array(slopes)
+
+
+def _mean_slope(slopes: np.ndarray) -> tuple[float, float, float]:
+    """Mean over clips and its 95% t interval."""
+    ends = t_interval(mean_moments(slopes), 0.95)
+    assert ends is not None  # at least _LEAST_CLIPS
+    return float(slopes.mean()), *ends
+
+
+def _factor(slope: tuple[float, float, float]) -> Estimate:
+    return estimate(*(math.exp(_STEP_DB * value) for value in slope))
+
+
+def _share(grid: Grid, slope: tuple[float, float, float]) -> Estimate:
+    loudness, weights = grid.by_level("loudness_db").mean(axis=1), grid.cells("sample_weight")
+    usable = np.isfinite(loudness) & np.isfinite(weights).all(axis=(1, 2))
+    if usable.sum() < _LEAST_CLIPS:
+        return UNKNOWN
+    logs = safe_log(weights[usable]).mean(axis=2)
+    # How much more a clip weighs than the others at the same noise level, over the levels.
+    between, heard = float((logs - logs.mean(axis=0)).mean(axis=1).var()), float(loudness[usable].var())
+    if between <= 1e-18 or heard <= 0:
+        return UNKNOWN
+    # var(slope x loudness) / var(clip effect); the interval's ends follow the slope's, folded at a slope of 0.
+    _, low, high = slope
+    sizes = (abs(slope[0]), 0.0 if low <= 0 <= high else min(abs(low), abs(high)), max(abs(low), abs(high)))
+    return estimate(*(min(1.0, size**2 * heard / between) for size in sizes))

@@ -8,21 +8,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from eisbach.diagnostics.probe.intervals import (
+from eisbach.diagnostics.probe.grid import (
     MIN_CLIPS,
-    RESAMPLES,
     UNKNOWN,
     Estimate,
-    auc,
-    correlate,
+    Grid,
+    estimate,
     percentile_interval,
-    ranks,
     resample_clips,
-    said,
-    spearman,
 )
-from eisbach.diagnostics.probe.levels import Grid
 from eisbach.errors import UserError
+from eisbach.statistics.effect_size import auc, auc_replicates, mean_moments, t_interval
 
 BANDS = (("low", 0.0, 1 / 3), ("mid", 1 / 3, 2 / 3), ("high", 2 / 3, 1.0))
 """Noise levels t, lower end excluded; thirds of the range."""
@@ -50,48 +46,50 @@ class BeliefLoss:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One prediction of the barrier paper's section 9.
-
-    Attributes
-    ----------
-    number : int
-    claim : str
-    outcome : "confirmed", "refuted" or "undecided"
-    because : str
-        The numbers, as part of a sentence.
-    """
+    """One prediction of the barrier paper's section 9: its number, claim and outcome, and what that rests on."""
 
     number: int
     claim: str
     outcome: Outcome
-    because: str
+    measures: list[tuple[str, Estimate]]
 
 
-def belief_and_loss(grid: Grid, rng: np.random.Generator, resamples: int = RESAMPLES) -> BeliefLoss | None:
+def belief_and_loss(grid: Grid, rng: np.random.Generator, resamples: int) -> BeliefLoss | None:
     """How belief goes with loss between clips at each noise level; None without beliefs or with too few clips."""
     belief, loss = grid.by_level("belief"), grid.by_level("loss")
     usable = np.isfinite(belief).all(axis=1) & np.isfinite(loss).all(axis=1)
     if usable.sum() < MIN_CLIPS:
         return None
     belief, loss = belief[usable].T, loss[usable].T  # (L, clips)
-    draws = resample_clips(belief.shape[1], rng, resamples)
-    levels = [(float(t), spearman(a, b, draws)) for t, a, b in zip(grid.levels, belief, loss, strict=True)]
-    values = np.array([np.nan if link.value is None else link.value for _, link in levels])
+    values = rank_correlation(belief, loss)
     if np.isnan(values).all():
         return None
-    # Bands are resampled as wholes: a clip that is drawn is drawn at all of its levels.
-    each = np.stack([correlate(ranks(a[draws]), ranks(b[draws])) for a, b in zip(belief, loss, strict=True)])
+    # A clip that is drawn is drawn at all of its levels, so that bands are resampled as wholes: (L, resamples).
+    draws = resample_clips(belief.shape[1], rng, resamples)
+    drawn = np.stack([rank_correlation(a[draws], b[draws]) for a, b in zip(belief, loss, strict=True)])
+    levels = [(float(t), percentile_interval(v, each)) for t, v, each in zip(grid.levels, values, drawn, strict=True)]
     bands, resampled = {}, {}
     for band, low, high in BANDS:
         inside = (grid.levels > low) & (grid.levels <= high) & np.isfinite(values)
         if inside.any():
-            resampled[band] = np.nanmean(each[inside], axis=0)
+            resampled[band] = np.nanmean(drawn[inside], axis=0)
             bands[band] = percentile_interval(float(values[inside].mean()), resampled[band])
     difference = UNKNOWN
     if "low" in bands and "high" in bands:
         gap = float((bands["low"].value or 0.0) - (bands["high"].value or 0.0))
         difference = percentile_interval(gap, resampled["low"] - resampled["high"])
     return BeliefLoss(levels, bands, difference)
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Spearman's correlation along the last axis, ties averaged; NaN where either is constant."""
+    from scipy.stats import rankdata
+
+    a, b = (rankdata(values, axis=-1) / values.shape[-1] for values in (first, second))
+    a, b = a - a.mean(axis=-1, keepdims=True), b - b.mean(axis=-1, keepdims=True)
+    scale = np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(scale > 1e-12, (a * b).sum(axis=-1) / scale, np.nan)
 
 
 def belief_correctness(link: BeliefLoss | None) -> Prediction | None:
@@ -105,11 +103,10 @@ def belief_correctness(link: BeliefLoss | None) -> Prediction | None:
     elif low.below(0.1) or (low.above(0) and gap.below(0)):
         outcome = "refuted"
     claim = "low belief goes with low loss at low noise, less so or inversely at high noise"
-    because = (
-        f"their rank correlation is {said(low)} at low noise and {said(high)} at high noise, a difference of "
-        f"{said(gap)}"
-    )
-    return Prediction(5, claim, outcome, because)
+    name = "rank correlation of belief and loss at {} noise"
+    return Prediction(5, claim, outcome, [
+        (name.format("low"), low), (name.format("high"), high), ("their difference", gap)
+    ])  # fmt: skip
 
 
 def stratification(
@@ -117,30 +114,40 @@ def stratification(
 ) -> Prediction | None:
     """Prediction 1: at low t the weight goes to 1 and the gradient's norm is high; at high t both are damped."""
     weights = grid.by_level("sample_weight")
-    low_end, high_start = BANDS[0][2], BANDS[2][1]
-    low, high = grid.levels <= low_end, grid.levels > high_start
+    low, high = grid.levels <= BANDS[0][2], grid.levels > BANDS[2][1]
     if draws is None or not np.isfinite(weights).all() or not low.any() or not high.any() or np.ptp(weights) < 1e-9:
         return None
     at_lowest = percentile_interval(float(weights[:, 0].mean()), weights[draws, 0].mean(axis=1))
     by_clip = weights[:, low].mean(axis=1) - weights[:, high].mean(axis=1)
     falls = percentile_interval(float(by_clip.mean()), by_clip[draws].mean(axis=1))
-    norms = [(float(row["t"]), row.get("weighted_norm")) for row in gradient_levels]
-    quiet = [float(norm) for t, norm in norms if t <= low_end and norm is not None]
-    noisy = [float(norm) for t, norm in norms if t > high_start and norm is not None]
-    larger = float(np.mean(quiet)) > float(np.mean(noisy)) if quiet and noisy else None
+    norms = _norm_ratio(gradient_levels)
     outcome: Outcome = "undecided"
-    if at_lowest.above(_FULL_WEIGHT) and falls.above(0) and larger:
+    if at_lowest.above(_FULL_WEIGHT) and falls.above(0) and norms.above(1):
         outcome = "confirmed"
-    elif at_lowest.below(_FULL_WEIGHT) or falls.below(0) or larger is False:
+    elif at_lowest.below(_FULL_WEIGHT) or falls.below(0) or norms.below(1):
         outcome = "refuted"
     claim = "the weight goes to 1 and the gradient is large at low noise, and both are damped at high noise"
-    because = (
-        f"the mean weight at t = {grid.levels[0]:g} is {said(at_lowest)}, and it falls by {said(falls)} from low to "
-        "high noise"
-    )
-    if quiet and noisy:
-        because += f"; the gradient's norm is {np.mean(quiet):.3g} at low and {np.mean(noisy):.3g} at high noise"
-    return Prediction(1, claim, outcome, because)
+    return Prediction(1, claim, outcome, [
+        (f"mean weight at t = {grid.levels[0]:g}", at_lowest), ("its fall from low to high noise", falls),
+        ("norm of the gradient at low over that at high noise", norms),
+    ])  # fmt: skip
+
+
+def _norm_ratio(rows: Sequence[Mapping[str, Any]]) -> Estimate:
+    """The weighted gradient's norm at low over that at high noise: geometric mean over batches, t interval.
+
+    A batch has the same clips and noise at every level, so the batches are paired; those with a gap are left out.
+    """
+    norms = np.array([row.get("weighted_norms") or [row.get("weighted_norm")] for row in rows], dtype=float)
+    t = np.array([float(row["t"]) for row in rows])
+    quiet, noisy = norms[t <= BANDS[0][2]], norms[t > BANDS[2][1]]
+    if not len(quiet) or not len(noisy):
+        return UNKNOWN
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(quiet.mean(axis=0) / noisy.mean(axis=0))
+    logs = logs[np.isfinite(logs)]
+    ends = t_interval(mean_moments(logs), 0.95) or (np.nan, np.nan)
+    return estimate(*np.exp([logs.mean(), *ends])) if len(logs) else UNKNOWN
 
 
 # --- how well weights tell labels apart
@@ -181,17 +188,17 @@ class Separation:
         return min(self.n_positive, self.n_negative) < _FEW_OF_A_KIND
 
     @property
-    def told_up_to(self) -> tuple[float, Estimate] | None:
-        """The highest t up to which every AUC reaches `TELLS_AUC`, and the AUC there; None where the first fails."""
+    def told_up_to(self) -> float | None:
+        """The highest t up to which every AUC reaches `TELLS_AUC`; None where the first fails."""
         last = None
         for t, area in self.levels:
             if area.value is None or area.value < TELLS_AUC:
                 break
-            last = t, area
+            last = t
         return last
 
 
-def separate(grid: Grid, label: str | None, rng: np.random.Generator, resamples: int = RESAMPLES) -> list[Separation]:
+def separate(grid: Grid, label: str | None, rng: np.random.Generator, resamples: int) -> list[Separation]:
     """AUC of the sample weight by noise level.
 
     Parameters
@@ -205,41 +212,31 @@ def separate(grid: Grid, label: str | None, rng: np.random.Generator, resamples:
     UserError
         The named label does not exist, or has one value only or more than two.
     """
-    key = label.removeprefix(LABEL) if label is not None else _usual_label(grid)
-    if key is None:
-        return []
-    values = _values(grid, key)
-    if _is_kind(key, values):
-        pairs = [(_DEVELOPING, kind) for kind in values if kind != _DEVELOPING]
+    kinds = _values(grid, "kind")
+    if label in (None, "kind", LABEL + "kind") and _DEVELOPING in kinds and len(kinds) > 1:
+        pairs = [("kind", _DEVELOPING, kind) for kind in kinds if kind != _DEVELOPING]
+    elif label is not None:
+        # The alphabet decides what should weigh more, and the page says which way it goes.
+        key = label.removeprefix(LABEL)
+        pairs = [(key, *_two_values(grid, key))]
     else:
-        _check_label(grid, key, values)
-        # flat = "false" is what should weigh more; elsewhere the alphabet decides, and the page says which way it goes
-        pairs = [(values[0], values[1])]
-    return [_separation(grid, key, *pair, rng, resamples) for pair in pairs]
+        pairs = [("flat", "false", "true")] if _values(grid, "flat") == ["false", "true"] else []
+    return [_separation(grid, *pair, rng, resamples) for pair in pairs]
 
 
-def _usual_label(grid: Grid) -> str | None:
-    if _is_kind("kind", _values(grid, "kind")):
-        return "kind"
-    return "flat" if _values(grid, "flat") == ["false", "true"] else None
-
-
-def _is_kind(key: str, values: list[str]) -> bool:
-    return key == "kind" and _DEVELOPING in values and len(values) > 1
-
-
-def _check_label(grid: Grid, key: str, values: list[str]) -> None:
-    known = [name.removeprefix(LABEL) for name in grid.columns(LABEL)]
+def _two_values(grid: Grid, key: str) -> tuple[str, str]:
+    known = dict.fromkeys(name.removeprefix(LABEL) for row in grid.rows for name in row if name.startswith(LABEL))
     if key not in known:
         labels = f"their labels are {', '.join(known)}." if known else "their manifest has no labels at all."
         raise UserError(f"the clips have no label {key!r}; {labels}")
+    values = _values(grid, key)
     if len(values) != 2:
         shown = ", ".join(values[:6]) + (", …" if len(values) > 6 else "")
         raise UserError(
             f"the label {key!r} has {len(values)} value{'' if len(values) == 1 else 's'} among the probed clips "
-            f"({shown}); "
-            "name a label with exactly two."
+            f"({shown}); name a label with exactly two."
         )
+    return values[0], values[1]
 
 
 def _values(grid: Grid, key: str) -> list[str]:
@@ -254,5 +251,23 @@ def _separation(
     levels = []
     for t, weights in zip(grid.levels, grid.by_level("sample_weight").T, strict=True):
         usable = np.isfinite(weights)
-        levels.append((float(t), auc(weights[usable & sides[0]], weights[usable & sides[1]], rng, resamples)))
+        levels.append((float(t), auc_estimate(weights[usable & sides[0]], weights[usable & sides[1]], rng, resamples)))
     return Separation(key, positive, negative, int(sides[0].sum()), int(sides[1].sum()), levels)
+
+
+def auc_estimate(more: np.ndarray, less: np.ndarray, rng: np.random.Generator, resamples: int) -> Estimate:
+    """`auc` with a bootstrap over the clips of each side.
+
+    Where every pair is ordered alike a bootstrap has no width; there the exact bound for one side's clips all on one
+    side is given instead (rule of three, 1 - 0.05^(1/n) for the smaller side).
+    """
+    fewer = min(len(more), len(less))
+    if fewer == 0:
+        return UNKNOWN
+    value, slack = auc(more, less), 1 - 0.05 ** (1 / fewer)
+    if fewer < 2:
+        return estimate(value)
+    if value in (0.0, 1.0):
+        return estimate(value, max(0.0, value - slack), min(1.0, value + slack))
+    first, second = (rng.multinomial(len(side), np.full(len(side), 1 / len(side)), resamples) for side in (more, less))
+    return percentile_interval(value, auc_replicates(more, less, (first, second)))

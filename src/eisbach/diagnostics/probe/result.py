@@ -27,8 +27,9 @@ down (`gain.measure_gain`); empty where there was none.
 
   Every number over batches is a *summary* ``{mean, sd, low, high, n}``, where low and high bound the 95% interval of
   the mean (a bootstrap over batches); its values are None where n is 0, and sd, low and high also where n is 1.
-- ``levels``: rows ``{t, plain_norm, weighted_norm, norm_ratio, cosine, batches}`` of batches at a single noise level,
-  at the last of the points (prediction 1 of the barrier paper). Under normalisation "mean1" the weights are divided by
+- ``levels``: rows ``{t, plain_norm, weighted_norm, norm_ratio, cosine, batches, weighted_norms}`` of batches at one
+  noise level, at the last of the points (prediction 1 of the barrier paper): means, and the norm of every batch, the
+  same clips and noise in the same place at every level. Under normalisation "mean1" the weights are divided by
   their mean over the training batches and not by that of their own level, which would leave 1.
 """
 
@@ -166,6 +167,8 @@ _Row: Any = create_model(  # type: ignore[call-overload]
 
 class _Summary(BaseModel):
     mean: float | None
+    low: float | None = None
+    high: float | None = None
 
 
 class _Point(BaseModel):
@@ -181,7 +184,7 @@ class _Gradients(BaseModel):
 
     batches: int = 0
     points: dict[Literal["start", "moved"], _Point] | None = None
-    levels: list[dict[str, float | None]] | None = None
+    levels: list[dict[str, float | list[float | None] | None]] | None = None
 
 
 def load_result(folder: str | Path) -> ProbeResult:

@@ -225,8 +225,7 @@ def probed_rows(manifest: Manifest, config: ProbeConfig) -> Manifest:
     if len(rows) < train.batch_size:
         raise ManifestError(
             f"{len(rows)} of the {len(manifest)} clips of {', '.join(train.data.manifest)} have {wanted}, and "
-            "batch_size is "
-            f"{train.batch_size}; change split or data.select, lower batch_size, or add clips."
+            f"batch_size is {train.batch_size}; change split or data.select, lower batch_size, or add clips."
         )
     return rows
 

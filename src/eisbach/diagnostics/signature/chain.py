@@ -189,12 +189,11 @@ def follow(
         if drift is not None:
             drifts.append(drift)
         if i + 1 < len(visited):
-            if states is not None:
+            if driven is None:
+                assert states is not None  # one of the two moves the chain
                 ahead = states[i + 1]
-            elif driven is not None:
-                kernel = posterior_kernel(model.path, visited[i], visited[i + 1])
-                mean = float(kernel.of_x) * x + float(kernel.of_x0) * (reference + driven)
-                ahead = mean + kernel.variance.sqrt() * draw()
+            else:
+                ahead = _reverse_step(model.path, x, reference + driven, visited[i], visited[i + 1], draw)
             moved = alpha[i + 1] / sigma[i + 1] ** 2 * ahead - alpha[i] / sigma[i] ** 2 * x
             step = snr[i + 1] - snr[i]
             if held is None or i % 2 == 0:
@@ -205,6 +204,12 @@ def follow(
         if on_level is not None:
             on_level()
     return Trajectories(visited, label, fine, coarse, torch.stack(gaps), torch.stack(drifts) if drifts else None)
+
+
+def _reverse_step(path: Path, x: Tensor, x0: Tensor, t: Tensor, s: Tensor, draw: Callable[[], Tensor]) -> Tensor:
+    """x_s (N, D) of an ancestral step from x_t towards the data estimate."""
+    kernel = posterior_kernel(path, t, s)
+    return float(kernel.of_x) * x + float(kernel.of_x0) * x0 + kernel.variance.sqrt() * draw()
 
 
 def _check_inputs(
@@ -252,8 +257,8 @@ def _log_ratio(delta: Tensor, reference: Tensor, moved: Tensor, step: Tensor) ->
 def _x0_slope(model: ClassModel, t: Tensor) -> Tensor:
     """d x0 / d output at fixed x_t, with its sign: differences of predictions become differences of D without
     cancellation."""
-    one, zero = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
-    slope = convert(model.path, model.target, "x0", one, zero, t) - convert(
+    unit, zero = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+    slope = convert(model.path, model.target, "x0", unit, zero, t) - convert(
         model.path, model.target, "x0", zero, zero, t
     )
     return slope.reshape(())

@@ -134,8 +134,7 @@ class SignatureConfig(StrictModel):
             odd = next(item for item in self.classes if set(item.labels) != keys)
             raise UserError(
                 f"the class '{odd.name}' has the labels {sorted(odd.labels)} and the first class {sorted(keys)}; all "
-                "classes "
-                "need the same."
+                "classes need the same."
             )
         groups: dict[str, dict[str, list[str]]] = {}
         for key in self.classes[0].labels:

@@ -218,8 +218,7 @@ def gate_from_curve(curve: SignatureCurve, share: tuple[float, float] = _SHARE) 
             why = "is decided at its first level already" if early else "is never decided"
             raise UserError(
                 f"along this curve a share of {end:g} of '{curve.partition}' {why} (t from {t[0]:g} to {t[-1]:g}), so "
-                "it gives no gate; "
-                "choose another share or measure other levels."
+                "it gives no gate; choose another share or measure other levels."
             )
         ends.append(level)
     return {

@@ -250,9 +250,8 @@ def scaling_rows(dims: Sequence[int], mu: float = 1.0, variance: float = 1.0) ->
         left = mu**2 * dim - radii[share] ** 2 * variance
         if left <= 0:
             raise UserError(
-                f"in {dim} dimensions the means are {2 * mu * math.sqrt(dim):.3g} apart at a variance of "
-                f"{variance:g}, and "
-                f"{share:.0%} of the entropy is never reached; raise mu or lower the variance."
+                f"in {dim} dimensions the means are {2 * mu * math.sqrt(dim):.3g} apart at a variance of {variance:g}, "
+                f"and {share:.0%} of the entropy is never reached; raise mu or lower the variance."
             )
         return math.log(radii[share] ** 2 / left)
 

@@ -69,8 +69,7 @@ class MixtureStudy:
         if len(spread) != components or len(noise) != components:
             raise UserError(
                 f"{len(separation)} separations and {len(variance)} variances came for {components} components; give "
-                "one "
-                "number, or one for each."
+                "one number, or one for each."
             )
         if not all(0 < value < math.inf for value in (*spread, *noise)):
             raise UserError("separations and variances must be finite and above 0.")
@@ -167,8 +166,7 @@ def _levels(study: MixtureStudy, mixture: GaussianMixture) -> Tensor:
     if not low < high:
         raise UserError(
             f"the classes are decided at log-SNR {middle:.3g}, outside the {path.name} path's {ends[0]:.3g} to "
-            f"{ends[1]:.3g}; choose "
-            "another path, separation or dimension."
+            f"{ends[1]:.3g}; choose another path, separation or dimension."
         )
     return path.t_from_log_snr(torch.linspace(low, high, study.levels, dtype=torch.float64)).clamp(0, 1)
 

@@ -92,8 +92,7 @@ class ClassSet:
         if missing:
             raise UserError(
                 f"the partition '{name}' leaves out {len(missing)} of {len(self.names)} classes (first: "
-                f"'{missing[0]}'); put "
-                "every class in a group, or leave it out of the classes."
+                f"'{missing[0]}'); put every class in a group, or leave it out of the classes."
             )
         twice = sorted({member for member in members if members.count(member) > 1})
         if twice:

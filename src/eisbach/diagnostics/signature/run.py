@@ -117,14 +117,11 @@ def run_signature(
                 seed=config.seed,
                 path_options=path_options(model.path),
                 meta={
-                    "model": config.model,
-                    "model_identity": meta["model_identity"],
+                    **{key: meta[key] for key in ("model", "model_identity", "steps", "seed")},
                     "arm": arm.name,
                     "source": arm.source,
                     "guidance": None if arm.guidance is None else arm.guidance.model_dump(mode="json"),
-                    "steps": config.steps,
                     "trajectories": len(own),
-                    "seed": config.seed,
                     "seconds": round(time.monotonic() - since, 2),
                 },
             )
@@ -184,8 +181,7 @@ def refuse_coupled(config: SignatureConfig) -> None:
     if coupled:
         raise UserError(
             "this model was trained with noise paired to data by optimal transport; the noise is then not independent "
-            "of the data, "
-            "and neither estimator measures its entropy: use a model trained with independent noise."
+            "of the data, and neither estimator measures its entropy: use a model trained with independent noise."
         )
 
 
@@ -326,7 +322,8 @@ def save_piece(file: Path, trajectories: Trajectories) -> None:
 def load_piece(file: Path) -> Trajectories:
     """The trajectories of a piece."""
     tensors = read_tensors(file)
-    return Trajectories(**{name: tensors.get(name) for name in Trajectories.__dataclass_fields__})  # type: ignore[arg-type]
+    values: dict[str, Any] = {name: tensors.get(name) for name in Trajectories.__dataclass_fields__}
+    return Trajectories(**values)
 
 
 def _generated(model: ClassModel, config: SignatureConfig, label: Tensor, indices: range) -> Tensor:

@@ -60,6 +60,32 @@ def statistic_signature(
         No such label or statistic, one value alone, fewer than 5 clips of a value, a prior that does not fit, a row
         without a clip or a level in [0, 1], or fewer than 2 levels.
     """
+    usable, names, of_clip = _labelled_rows(rows, label, statistic)
+    counts = np.bincount(list(of_clip.values()), minlength=len(names))
+    shares = _shares(names, prior)
+    levels = sorted({float(row["t"]) for row in usable}, reverse=True)
+    if len(levels) < 2:
+        raise UserError("a signature needs at least 2 noise levels; the rows hold 1.")
+    clips = sorted(of_clip)
+    folds = _folds(clips, of_clip, np.random.default_rng([seed, 1]))
+    resample = np.random.default_rng([seed, 2])
+    weight_of = shares / counts
+    draws = [_stratified(of_clip, clips, resample) for _ in range(_RESAMPLES)]
+    mean, spread = [], []
+    for level in levels:
+        losses = _losses([row for row in usable if float(row["t"]) == level], statistic, of_clip, folds, weight_of)
+        per_clip = np.array([losses[clip] * weight_of[of_clip[clip]] for clip in clips])
+        mean.append(float(per_clip.sum()))
+        spread.append([float(per_clip[draw].sum()) for draw in draws])
+    return _curve(
+        label, names, shares, get_path(path), levels, np.array(mean), np.array(spread), statistic, len(clips), meta
+    )
+
+
+def _labelled_rows(
+    rows: Sequence[Mapping[str, Any]], label: str, statistic: str
+) -> tuple[list[Mapping[str, Any]], list[str], dict[str, int]]:
+    """The rows with a label and the statistic, the label's values, and each clip's place among them."""
     column = f"label.{label}"
     usable = [row for row in rows if row.get(column) is not None and _is_number(row.get(statistic))]
     if not usable:
@@ -83,24 +109,7 @@ def statistic_signature(
         raise UserError(
             f"the label '{label}' needs two values with at least {MIN_CLIPS} clips each; the rows hold {counted}."
         )
-    shares = _shares(names, prior)
-    levels = sorted({float(row["t"]) for row in usable}, reverse=True)
-    if len(levels) < 2:
-        raise UserError("a signature needs at least 2 noise levels; the rows hold 1.")
-    clips = sorted(of_clip)
-    folds = _folds(clips, of_clip, np.random.default_rng([seed, 1]))
-    resample = np.random.default_rng([seed, 2])
-    weight_of = shares / counts
-    draws = [_stratified(of_clip, clips, resample) for _ in range(_RESAMPLES)]
-    mean, spread = [], []
-    for level in levels:
-        losses = _losses([row for row in usable if float(row["t"]) == level], statistic, of_clip, folds, weight_of)
-        per_clip = np.array([losses[clip] * weight_of[of_clip[clip]] for clip in clips])
-        mean.append(float(per_clip.sum()))
-        spread.append([float(per_clip[draw].sum()) for draw in draws])
-    return _curve(
-        label, names, shares, get_path(path), levels, np.array(mean), np.array(spread), statistic, len(clips), meta
-    )
+    return usable, names, of_clip
 
 
 def _losses(

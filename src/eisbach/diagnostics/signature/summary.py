@@ -92,15 +92,7 @@ def curves(
         fine, coarse = (
             draw(_reading(classes, name, part, own, guided)) for part in (trajectories.fine, trajectories.coarse)
         )
-        if guided:
-            if trajectories.drift is None:
-                raise UserError(
-                    "guided trajectories carry no drift; follow them with the guidance they were made with."
-                )
-            loss = 2 * trajectories.drift[..., place].numpy()
-        else:
-            loss = trajectories.gap[..., place].numpy()
-        rate = 0.5 * slope * draw(loss)
+        rate = 0.5 * slope * draw(_rate_of(trajectories, place, guided))
         whole = classes.prior_entropy(name)
         shared: dict[str, Any] = {
             "partition": name,
@@ -125,19 +117,21 @@ def curves(
         for estimator, values in (("chain", chain), ("rate", integral)):
             low, high = _interval(values)
             extra = {"fine": fine[0].tolist(), "coarse": coarse[0].tolist()} if estimator == "chain" else {}
-            half = _half_time(t, values, whole / 2, path)
-            made.append(
-                SignatureCurve(
-                    estimator=estimator,
-                    entropy=values[0].tolist(),
-                    entropy_lo=low,
-                    entropy_hi=high,
-                    half=half,
-                    **extra,
-                    **shared,
-                )
-            )
+            made.append(SignatureCurve(
+                estimator=estimator, entropy=values[0].tolist(), entropy_lo=low, entropy_hi=high,
+                half=_half_time(t, values, whole / 2, path), **extra, **shared,
+            ))  # fmt: skip
     return made
+
+
+def _rate_of(trajectories: Trajectories, place: int, guided: bool) -> np.ndarray:
+    """Twice what a partition's entropy loses per nat of log-SNR times SNR, (n, N): the gap, or a guided chain's
+    drift."""
+    if not guided:
+        return np.asarray(trajectories.gap[..., place])
+    if trajectories.drift is None:
+        raise UserError("guided trajectories carry no drift; follow them with the guidance they were made with.")
+    return np.asarray(2 * trajectories.drift[..., place])
 
 
 def _reading(classes: ClassSet, name: str, log_likelihood: torch.Tensor, own: torch.Tensor, guided: bool) -> np.ndarray:

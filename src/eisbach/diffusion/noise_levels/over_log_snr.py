@@ -14,8 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from eisbach.diffusion.noise_levels.base import NoiseLevelDensity, keep_nan, number, positive, wide
-from eisbach.diffusion.noise_levels.truncated_normal import TruncatedNormal
+from eisbach.diffusion.noise_levels.base import NoiseLevelDensity, TruncatedNormal, keep_nan, number, positive, wide
 from eisbach.diffusion.paths import Path, get_path
 from eisbach.errors import UserError
 
@@ -97,9 +96,8 @@ class LogSNRUniform(_OverLogSNR):
         if missing:
             raise UserError(
                 f"the log_snr_uniform density needs {' and '.join(missing)} on the {self.path.name} path, whose "
-                "log-SNR "
-                "has no end there; low=-10 and high=10, for example, leave out less than 1% of t at each end of the "
-                "linear path."
+                "log-SNR has no end there; low=-10 and high=10, for example, leave out less than 1% of t at each end "
+                "of the linear path."
             )
         low = own[0] if self.low is None else number(self.name, "low", self.low)
         high = own[1] if self.high is None else number(self.name, "high", self.high)
@@ -148,8 +146,7 @@ class _NormalOverLogSNR(_OverLogSNR):
             raise UserError(
                 f"the {self.name} density, normal over log-SNR with mean {mean:g} and standard deviation {std:g}, lies "
                 f"outside the {self.path.name} path's range of {ends[0]:.4g} to {ends[1]:.4g}; choose another mean or "
-                "a "
-                "wider spread."
+                "a wider spread."
             )
         for attribute, value in (("_mean", mean), ("_std", std), ("_normal", normal)):
             object.__setattr__(self, attribute, value)

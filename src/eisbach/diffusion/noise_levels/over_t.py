@@ -15,8 +15,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from eisbach.diffusion.noise_levels.base import NoiseLevelDensity, keep_nan, number, positive, wide
-from eisbach.diffusion.noise_levels.truncated_normal import TruncatedNormal, lower_tail
+from eisbach.diffusion.noise_levels.base import (
+    NoiseLevelDensity,
+    TruncatedNormal,
+    keep_nan,
+    lower_tail,
+    number,
+    positive,
+    wide,
+)
 from eisbach.errors import UserError
 
 

@@ -33,25 +33,24 @@ _FLAG_MEANINGS: Mapping[str, str] = {
 
 
 def listen_group(
-    sets: Sets, group: ListenGroup, players: Mapping[int, Player], labels: Mapping[str, str]
+    sets: Sets, group: ListenGroup, players: Mapping[int, Player], labels: Mapping[str, str], reference: str = ""
 ) -> dict[str, Any]:
     """The players under one heading."""
 
     def card(name: str, row: Record | None, take: str) -> dict[str, Any]:
-        clip = {"set": labels[name], "index": sets.names.index(name)}
+        clip = {"set": labels[name], "colour": sets.names.index(name) % 8}
         if row is None:
             return clip | {"name": "", "player": None}
         matched = sets.results is not None and sets.paired and name not in sets.results.unmatched_arms
         called = str(row.get("id") or ("" if matched else row["prompt_id"]))
         said = dict.fromkeys(filter(None, (labels[name], labels.get(group.heading, group.heading), take, called)))
         player = players[id(row)]
-        facts = [(_upper(info.label), format_value(info, _value(row, info))) for info in sets.primary if not info.share]
         return clip | {
             "name": called,
             "said": ", ".join(said),
             "player": player,
             "judged": _judged(sets, row),
-            "facts": facts,
+            "facts": _facts(sets, row),
             "flags": _said_flags(row),
             "part": _part(row, player),
         }
@@ -62,11 +61,33 @@ def listen_group(
         "takes": [
             {
                 "heading": take.heading,
-                "cards": [card(name, row, take.heading) for name, row in zip(take.sets, take.clips, strict=True)],
+                "cards": [
+                    *(card(name, row, take.heading) for name, row in zip(take.sets, take.clips, strict=True)),
+                    *(_music_card(sets, row, players[id(row)], reference) for row in take.beside),
+                ],
             }
             for take in group.takes
         ],
     }
+
+
+def _music_card(sets: Sets, row: Record, player: Player, label: str) -> dict[str, Any]:
+    """A clip of the reference, to hear the others against."""
+    return {
+        "set": _upper(label),
+        "colour": "music",
+        "name": str(row.get("id") or ""),
+        "said": f"{label}: {row.get('id')}",
+        "player": player,
+        "judged": _judged(sets, row),
+        "facts": _facts(sets, row),
+        "flags": _said_flags(row),
+        "part": _part(row, player),
+    }
+
+
+def _facts(sets: Sets, row: Record) -> list[tuple[str, str]]:
+    return [(_upper(info.label), format_value(info, _value(row, info))) for info in sets.primary if not info.share]
 
 
 def _upper(text: str) -> str:

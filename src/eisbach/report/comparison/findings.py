@@ -10,6 +10,8 @@ from eisbach.experiments.comparing import Sets
 from eisbach.experiments.measures import FLAT
 from eisbach.report.wording import (
     format_difference,
+    format_distance,
+    format_distance_interval,
     format_interval,
     format_p,
     format_value,
@@ -18,8 +20,9 @@ from eisbach.report.wording import (
     verdict,
 )
 from eisbach.statistics.metric_info import MetricInfo
-from eisbach.statistics.results import Results
+from eisbach.statistics.results import KERNEL, Nearness, Results
 from eisbach.structure.metrics import METRICS
+from eisbach.structure.sets.whole import WholeSets
 from eisbach.structure.summary import format_summary, summarise
 from eisbach.types import Record
 
@@ -32,9 +35,13 @@ MARKS = {
     "inconclusive": "? not clear",
     "too few": "– too few",
     "not comparable": "– no verdict",
+    "nearer": "▲ nearer",
+    "farther": "▼ farther",
+    "no nearer": "? no nearer",
 }
 """What each verdict looks like in a table: a sign and a word, so that colour is never needed."""
 
+_SHARE = MetricInfo("share", "share", share=True)
 _SHOWN = "a difference from the reference was shown (corrected p below 0.05, and an interval without 0)"
 _MARK_MEANINGS = (
     ("= alike", "a difference of any size that matters was ruled out"),
@@ -44,8 +51,14 @@ _MARK_MEANINGS = (
 )
 
 
-def mark_meanings(primary: Sequence[MetricInfo]) -> list[tuple[str, str]]:
+def mark_meanings(primary: Sequence[MetricInfo], near: Nearness | None = None) -> list[tuple[str, str]]:
     """The key of a page's marks; 'better' and 'worse' are in it where a direction was declared."""
+    if near is not None:
+        return [
+            ("▲ nearer, ▼ farther", f"nearer to {near.label} than the baseline is, or farther, was shown (corrected p "
+            "below 0.05, and an interval without 0)"),
+            ("? no nearer", "neither was shown"), *_MARK_MEANINGS[2:],
+        ]  # fmt: skip
     directed = [("▲ better, ▼ worse", "the same, in or against the direction that was declared beforehand")]
     return [("▲ higher, ▼ lower", _SHOWN), *(directed if any(info.better for info in primary) else []), *_MARK_MEANINGS]
 
@@ -120,6 +133,115 @@ def _alone(sets: Sets) -> str:
     return str(sets.records[0]["id"]) if len(sets.records) == 1 else ""
 
 
+def nearness_verdict(
+    near: Nearness, arms: Sequence[str], titles: Mapping[str, str] | None = None, apart: Sequence[str] = ()
+) -> str:
+    """The sentence for the whole where there is a reference: which set lies nearest to it, or that none was shown to.
+
+    Parameters
+    ----------
+    apart : sequence of str
+        Sets that are no candidates (the oracle, the untrained base).
+    """
+    names, base = titles or {}, arms[0]
+    candidates = [name for name in arms[1:] if name not in apart]
+    asked = f"Is it nearer to {near.label}?"
+    if not candidates:
+        return f"{names.get(base, base)} beside {near.label}: {_distances_said(near, base)}."
+    counts = {name: tuple(len(own) for own in _sides(near, name)) for name in candidates}
+    best = max(candidates, key=lambda name: (counts[name][0] - counts[name][1], -_mean_distance(near, name)))
+    nearer, farther = counts[best]
+    of = f"of {len(near.primary)} primary measures"
+    if nearer > farther:
+        behind = f" and farther in {farther}" if farther else ""
+        others = [names.get(name, name) for name, (a, b) in counts.items() if name != best and a > b]
+        also = (
+            f" So {'does' if len(others) == 1 else 'do'} {_list(others)}, in fewer or less clearly." if others else ""
+        )
+        return (
+            f"{asked} Yes with {names.get(best, best)}: nearer than {names.get(base, base)} in {nearer} {of}{behind}: "
+            f"{_list([info.label for info in _sides(near, best)[0]])}.{also}"
+        )
+    away = [names.get(name, name) for name, (a, b) in counts.items() if b > a]
+    worse = (
+        f" {_list(away)[:1].upper()}{_list(away)[1:]} {'lies' if len(away) == 1 else 'lie'} farther." if away else ""
+    )
+    unsaid = [each for each in near.comparisons if each.arm in candidates and each.verdict == "not comparable"]
+    if len(unsaid) == len(near.primary) * len(candidates) + sum(
+        each.metric not in {info.name for info in near.primary} for each in unsaid
+    ):
+        return f"{asked} No verdict: {near.notes[0] if near.notes else 'the sets differ in length.'}"
+    if not any(nearer for nearer, _ in counts.values()):
+        said = f"none {of} finds anything nearer than {names.get(base, base)}"
+    else:
+        said = f"nothing is nearer than {names.get(base, base)} in more {of} than it is farther in"
+    return f"{asked} Not shown: {said}.{worse}"
+
+
+def _sides(near: Nearness, name: str) -> tuple[list[MetricInfo], list[MetricInfo]]:
+    """The primary measures in which a set is nearer than the baseline, and those in which it is farther."""
+    verdicts = {info.name: (near.comparison(name, info.name), info) for info in near.primary}
+    nearer, farther = (
+        [info for compared, info in verdicts.values() if compared is not None and compared.verdict == word]
+        for word in ("nearer", "farther")
+    )
+    return nearer, farther
+
+
+def _mean_distance(near: Nearness, name: str) -> float:
+    own = [near.distance(name, info.name) for info in near.primary if not info.share]
+    values = [each.value for each in own if each is not None]
+    return sum(values) / len(values) if values else math.inf
+
+
+def _distances_said(near: Nearness, name: str) -> str:
+    own = [(info, near.distance(name, info.name)) for info in near.primary]
+    return ", ".join(f"{info.label} {format_distance(info, each.value)}" for info, each in own if each is not None)
+
+
+def nearness_findings(sets: Sets, titles: Mapping[str, str] | None = None) -> list[Finding]:
+    """For every set but the first: in which primary measures it lies nearer to the reference, and by how much."""
+    near, names = sets.nearness, titles or {}
+    if near is None:
+        return []
+    base = names.get(sets.names[0], sets.names[0])
+    made = []
+    for name in sets.names[1:]:
+        sides = _sides(near, name)
+        items = [
+            f"{word} in {info.label}: {_beside(near, name, info, base)}"
+            for word, own in zip(("nearer", "farther"), sides, strict=True)
+            for info in own
+        ]
+        called = _upper(names[name]) if name in names and names[name] != name else name  # a set is called as it is
+        if name in sets.refused:
+            made.append(Finding(sets.refused[name]))
+        elif items:
+            lead = f"{called} against {base}, by the distance to {near.label}, after correction:"
+            rest = [info.label for info in near.primary if info not in (*sides[0], *sides[1])]
+            made.append(Finding(lead, items, f"No nearer and no farther was shown in {_list(rest)}." if rest else ""))
+        else:
+            lead = f"{called}: neither nearer to {near.label} than {base} nor farther was shown in any measure."
+            made.append(Finding(lead, rest="That is no proof that they are alike."))
+    return made
+
+
+def _beside(near: Nearness, name: str, info: MetricInfo, base: str) -> str:
+    compared = near.comparison(name, info.name)
+    if compared is None:
+        return ""
+    beyond = " beyond it" if info.share else " from it"
+    return (
+        f"{format_distance(info, compared.mean)}{beyond} against {format_distance(info, compared.baseline_mean)} with "
+        f"{base} (difference {format_distance_interval(info, compared.shown_interval)}, "
+        f"{format_p(compared.decisive_p)})"
+    )
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def headline_sentences(results: Results | None, titles: Mapping[str, str] | None = None) -> list[str]:
     """Every set against the reference by the first primary measure; `titles` says what to call them in a sentence."""
     if results is None or results.headline is None:
@@ -144,8 +266,11 @@ def headline_verdict(results: Results | None, titles: Mapping[str, str] | None =
 def terminal_lines(records: Sequence[Record], sets: Sets) -> list[str]:
     """An analysis for a terminal: a table of means, the verdict, the primary measures of every set, matching, notes."""
     table, results = format_summary(summarise(records)), sets.results
+    beside = _nearness_lines(sets)
     if results is None:
-        return [table]
+        return [table, *beside, *(f"note: {note}" for note in sets.notes if beside)]
+    if beside:
+        return [table, *beside, sets.how, *(f"note: {note}" for note in (*sets.refused.values(), *sets.notes))]
     lines = [table, "", str(headline_verdict(results) or ""), *recovered_sentences(results)]
     for name in sets.names[1:]:
         lines.append(f"\n{name} against {sets.names[0]} (difference, 95% interval, Hedges g, p corrected):")
@@ -160,6 +285,44 @@ def terminal_lines(records: Sequence[Record], sets: Sets) -> list[str]:
                 f"{MARKS[compared.verdict]}"
             )
     return [*lines, sets.how, *(f"note: {note}" for note in (*sets.refused.values(), *sets.notes))]
+
+
+def _nearness_lines(sets: Sets) -> list[str]:
+    """Every set's distances to the reference for a terminal; empty without a reference."""
+    near = sets.nearness
+    if near is None:
+        return []
+    lines = ["", nearness_verdict(near, sets.names)]
+    for name in sets.names:
+        lines.append(
+            f"\n{name}, distance to {near.label} ({near.clips} clips; 95% interval; mark against {sets.names[0]}):"
+        )
+        for info in near.metrics:
+            own, compared = near.distance(name, info.name), near.comparison(name, info.name)
+            if own is None or not (info.primary or info.name.startswith(KERNEL)):
+                continue
+            mark = "" if compared is None else f"  {MARKS[compared.verdict]}, {format_p(compared.decisive_p)}"
+            lines.append(
+                f"  {info.label}: {format_distance(info, own.value)} "
+                f"({format_distance_interval(info, own.interval)}){mark}"
+            )
+    return lines
+
+
+def memorisation_lines(whole: WholeSets) -> list[str]:
+    """What memorisation found of every set, for a terminal; empty where no training audio was named."""
+    rows = {
+        (row.sets, row.metric): row
+        for part in whole.comparisons
+        for row in part.rows
+        if row.metric in ("memorised_clips", "memorised_excerpts", "copied_share")
+    }
+    lines = [
+        f"  {name}: {row.label[:1].lower()}{row.label[1:]}: {format_value(_SHARE, row.value)}"
+        + ("" if row.reference is None else f" ({format_value(_SHARE, row.reference)} is expected without copying)")
+        for (name, _), row in rows.items()
+    ]
+    return ["", "memorisation:", *lines] if lines else []
 
 
 def _difference(sets: Sets, name: str, primary: Sequence[MetricInfo]) -> Finding:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from eisbach.errors import UserError
@@ -17,12 +17,13 @@ from eisbach.types import Record, RecordValue
 class Take:
     """Clips that stand side by side, each with the name of its set (None where a set lacks it).
 
-    The heading is empty where nothing tells the takes of a group apart.
+    The heading is empty where nothing tells the takes of a group apart; `beside` are clips of the reference.
     """
 
     heading: str
     sets: list[str]
     clips: list[Record | None]
+    beside: list[Record] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,21 @@ def plan_takes(
         if takes:
             groups.append(ListenGroup(prompt, captions.get(prompt, ""), takes))
     return groups
+
+
+def with_reference(groups: Sequence[ListenGroup], music: Sequence[Record], count: int) -> list[ListenGroup]:
+    """The groups with `count` clips of the reference beside every take, other ones from take to take."""
+    if not music or count < 1:
+        return list(groups)
+    made, first = [], 0
+    for group in groups:
+        takes = []
+        for take in group.takes:
+            own = [music[(first + number) % len(music)] for number in range(min(count, len(music)))]
+            takes.append(replace(take, beside=own))
+            first += len(own)
+        made.append(replace(group, takes=takes))
+    return made
 
 
 def first_models(records: Sequence[Record]) -> list[Record]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from eisbach import __version__
 from eisbach.errors import UserError
 from eisbach.experiments.comparing import Sets
+from eisbach.experiments.reference import Reference
 from eisbach.files import write_text
 from eisbach.report.audio_embed import BUDGET_BYTES
 from eisbach.report.charts import Series, curves_chart
@@ -23,16 +24,19 @@ from eisbach.report.comparison.findings import (
     headline_sentences,
     headline_verdict,
     mark_meanings,
+    nearness_findings,
+    nearness_verdict,
     page_facts,
     page_title,
     recovered_sentences,
 )
-from eisbach.report.comparison.listen import embedded_words, listening_words, plan_groups
-from eisbach.report.comparison.numbers import measure_chart, measure_row, printed_rows
-from eisbach.report.comparison.players import make_players
+from eisbach.report.comparison.listen import embedded_words, listening_words, plan_groups, with_reference
+from eisbach.report.comparison.numbers import measure_chart, measure_row, near_rows, near_words, printed_rows
+from eisbach.report.comparison.players import Player, make_players
 from eisbach.report.comparison.set_tables import SetTable, group_pictures
 from eisbach.report.page import render_page
 from eisbach.statistics.comparison import FEW_UNITS
+from eisbach.structure.record_files import read_details
 from eisbach.types import Skipped
 
 LISTEN = 24
@@ -103,6 +107,14 @@ class ComparisonPage:
     configuration : str
         Everything that decided the result, as YAML.
     versions : mapping of str to str
+    apart : sequence of str
+        Sets that are no candidates for the verdict (an oracle, the untrained base).
+    lead : str
+        What the verdict opens with: that this was a rehearsal.
+    reference, heard : Reference or None, int
+        The music that the sets were held against, and how many clips of it stand in every row of players.
+    material : mapping or None
+        What the section on a person's own material shows (`report.experiment.material`).
     """
 
     sets: Sets
@@ -126,6 +138,11 @@ class ComparisonPage:
     files: Sequence[tuple[str, str]] = ()
     configuration: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    apart: Sequence[str] = ()
+    lead: str = ""
+    reference: Reference | None = None
+    heard: int = 0
+    material: Mapping[str, Any] | None = None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -167,11 +184,17 @@ def _said(page: ComparisonPage) -> dict[str, Any]:
     sentences = headline_sentences(results, phrases)
     checkpoints = None
     if page.noun == "arm":
-        leads = [Finding(headline_verdict(results, phrases) or "")]
+        leads = [Finding(page.lead + (headline_verdict(results, phrases) or ""))]
         sentences = sentences if len(sentences) > 1 else []
     else:
         leads = findings(sets, sets.primary)
-    if results is not None and results.checkpoint_comparisons:
+    if sets.nearness is not None:
+        leads = [
+            Finding(page.lead + nearness_verdict(sets.nearness, sets.names, phrases, page.apart)),
+            *nearness_findings(sets, phrases),
+        ]
+        sentences = []
+    if results is not None and results.checkpoint_comparisons and sets.nearness is None:
         checkpoints = headline_verdict(replace(results, comparisons=results.checkpoint_comparisons), phrases)
     return {
         "title": page.title or page_title(sets),
@@ -186,7 +209,7 @@ def _said(page: ComparisonPage) -> dict[str, Any]:
         "recovered": recovered_sentences(results, phrases),
         "sentences": sentences,
         "how": sets.how,
-        "notes": [*sets.notes, *page.notes],
+        "notes": list(dict.fromkeys([*sets.notes, *page.notes])),
         "arms": [(arm, sets.names.index(arm.name), _role(sets, arm.name)) for arm in page.arms],
         "few_units": FEW_UNITS,
     }
@@ -210,14 +233,18 @@ def _numbers(page: ComparisonPage) -> dict[str, Any]:
         "counted": "prompts" if sets.paired else "clips",
         "point_name": "prompt" if sets.paired else "clip",
         "primary_rows": [measure_row(sets, info) for info in primary],
+        "near_rows": near_rows(sets),
         "checkpoint_rows": checkpoint_rows,
         "further_rows": [measure_row(sets, info) for info in further],
         "printed_rows": printed_rows(sets),
-        "marks": mark_meanings(primary),
+        "marks": mark_meanings(primary, sets.nearness),
+        "near": near_words(sets),
         "charts": [(info, measure_chart(sets, info, page.labels)) for info in primary] if len(sets.records) > 1 else [],
         "curves": [(title, _svg(curves_chart(series, "training step", y))) for title, y, series in page.curves],
         "set_tables": page.set_tables,
-        "set_notes": page.set_notes,
+        "set_notes": [
+            note for note in dict.fromkeys(page.set_notes) if not (sets.refused and "differ in length" in note)
+        ],
         "metrics": [*primary, *further],
     }
 
@@ -232,26 +259,51 @@ def _heard(page: ComparisonPage, quiet: bool) -> dict[str, Any]:
     """Players, and the pictures of sets that are made from what they play."""
     sets, labels = page.sets, page.labels
     groups = plan_groups(sets, page.listen, page.captions, page.chosen)
+    if page.reference is not None:
+        groups = with_reference(groups, page.reference.records, page.heard)
     rows = [row for group in groups for take in group.takes for row in take.clips if row is not None]
+    music = list({id(row): row for group in groups for take in group.takes for row in take.beside}.values())
+    details = {} if page.analysis is None else read_details(page.analysis)
     players = make_players(
-        rows,
+        [*rows, *music],
         budget=page.audio_budget,
         root=page.audio_root,
-        analysis=page.analysis,
+        details=details,
         pictures=page.pictures,
         quiet=quiet,
     )
-    by_row = {id(row): player for row, player in zip(rows, players, strict=True)}
+    sketches = _sketches(page, details, players)
+    by_row = {id(row): player for row, player in zip([*rows, *music], players, strict=True)}
+    beside = "" if page.reference is None else page.reference.label
     words = embedded_words(sets, rows, players, page.audio_budget, noun=page.noun, chosen=bool(page.chosen))
     return {
-        "groups": [listen_group(sets, group, by_row, labels) for group in groups],
+        "groups": [listen_group(sets, group, by_row, labels, beside) for group in groups],
         "open_groups": open_groups(groups),
         "listening": listening_words(sets, page.noun),
+        "beside": beside if music else "",
+        "material": page.material,
         "embedded_words": words,
         "pictured": any(player.picture for player in players),
-        "group_pictures": group_pictures(players, {name: labels[name] for name in sets.names}) if page.pictures else [],
-        "pictured_words": f"Made from the {len(rows)} clips that can be heard above.",
+        "group_pictures": group_pictures(sketches) if page.pictures else [],
+        "pictured_words": f"Made from {len(sketches):,} of the {len(sets.records):,} clips."
+        if len(sketches) < len(sets.records)
+        else "Made from all clips, not only those that can be heard above.",
     }
+
+
+def _sketches(
+    page: ComparisonPage, details: Mapping[str, Mapping[str, Any]], players: Sequence[Player]
+) -> list[tuple[str, Mapping[str, Sequence[float]]]]:
+    """Label and sketch of every clip whose analysis or player has one, set by set."""
+    heard = {str(player.record["path"]): player.sketch for player in players}
+    found = []
+    for name in page.sets.names:
+        for row in page.sets.records:
+            path = str(row["path"])
+            own = details.get(str(page.audio_root / path), {}).get("sketch") or heard.get(path)
+            if row["arm"] == name and own:
+                found.append((page.labels[name], own))
+    return found
 
 
 def _again(page: ComparisonPage) -> dict[str, Any]:

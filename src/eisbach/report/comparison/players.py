@@ -15,14 +15,14 @@ from eisbach.audio import read_audio
 from eisbach.errors import AudioError
 from eisbach.progress import Progress
 from eisbach.report.audio_embed import EmbeddedAudio, embed_all
-from eisbach.report.figures import features_of
-from eisbach.report.figures_draw import draw_mel, draw_trajectory, trajectory_limit
+from eisbach.report.figures import draw_mel, draw_trajectory, features_of, trajectory_limit
 from eisbach.report.structure.draw import Span, draw_sections, section_spans
-from eisbach.structure.features import Features
-from eisbach.structure.record_files import read_details
+from eisbach.structure.features import Features, forget
+from eisbach.structure.sets.clips import clip_sketch
 from eisbach.structure.similarity import self_similarity
 from eisbach.types import Record
 
+_LETTER_WIDTH = 4.0  # per cent of a card that a letter takes
 _COLUMNS = 360  # vertical strokes of a waveform
 _MOST_SECONDS = 600.0  # of one clip; as much as `audio_embed` embeds
 _PICTURE_BUDGET = 8_000_000  # bytes as base64, over all clips of a page
@@ -60,6 +60,11 @@ class SectionBar:
     tone: int
     said: str
 
+    @property
+    def shown(self) -> str:
+        """The letter where it fits; the bar's name says it anyway."""
+        return self.letter if self.width >= _LETTER_WIDTH * len(self.letter) else ""
+
 
 @dataclass(frozen=True)
 class Player:
@@ -73,8 +78,8 @@ class Player:
         The `d` of an SVG path in a box 360 wide and 100 high; empty when the file cannot be read.
     sections : list of SectionBar
     seconds : float
-    features : Features or None
-        None when the file cannot be read.
+    sketch : dict of str to list of float
+        `structure.sets.clips.clip_sketch`; empty when the file cannot be read.
     picture : str
         Data address of spectrogram, matrix and trajectory; empty when there is none.
     alt : str
@@ -86,7 +91,7 @@ class Player:
     wave: str
     sections: list[SectionBar]
     seconds: float
-    features: Features | None = field(repr=False)
+    sketch: Mapping[str, Sequence[float]] = field(repr=False)
     picture: str = ""
     alt: str = ""
 
@@ -96,7 +101,7 @@ def make_players(
     *,
     budget: int,
     root: Path = Path(),
-    analysis: Path | None = None,
+    details: Mapping[str, Mapping[str, Any]] | None = None,
     pictures: bool = True,
     quiet: bool = True,
 ) -> list[Player]:
@@ -108,8 +113,9 @@ def make_players(
         Bytes of base64 that all audio may take.
     root : Path
         Folder that relative paths of the records start from.
-    analysis : Path or None
-        Folder of the clips' analysis, whose ``details.jsonl`` holds the sections; None looks for them again.
+    details : mapping or None
+        Of the clips' analysis by path (`record_files.read_details`): sections and sketches; what lacks them is looked
+        at again.
     pictures : bool
         Draw each clip, until the pictures take 8 MB.
     """
@@ -117,7 +123,7 @@ def make_players(
     audio = embed_all(paths, budget=budget, quiet=quiet)
     with Progress(len(paths), "read clips", quiet=quiet) as bar:
         features = [_features(path, bar) for path in paths]
-    details = {} if analysis is None else read_details(analysis)
+    details = details or {}
     limit = trajectory_limit([clip for clip in features if clip is not None])
     players: list[Player] = []
     spent = 0
@@ -126,6 +132,8 @@ def make_players(
             drawn = limit if pictures and spent < _PICTURE_BUDGET else None
             players.append(_player(row, path, sound, clip, details.get(str(path)), drawn))
             spent += len(players[-1].picture)
+            if clip is not None:
+                forget(clip)  # its matrices are as large as everything else together
             bar.advance()
     return players
 
@@ -149,11 +157,12 @@ def _player(
 ) -> Player:
     wave, seconds = waveform_path(path, audio.seconds or _MOST_SECONDS)
     if features is None:
-        return Player(row, audio, wave, [], seconds, None)
+        return Player(row, audio, wave, [], seconds, {})
     spans = section_spans(features, detail)
+    sketch = (detail or {}).get("sketch") or clip_sketch(features)
     picture = "" if limit is None else f"data:image/webp;base64,{_base64(clip_thumbnail(features, limit, spans))}"
     alt = "" if limit is None else _describe(features)
-    return Player(row, audio, wave, section_bars(spans, seconds), seconds, features, picture, alt)
+    return Player(row, audio, wave, section_bars(spans, seconds), seconds, sketch, picture, alt)
 
 
 def _base64(data: bytes) -> str:

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eisbach.report.comparison.players import Player
-from eisbach.report.structure.figures import blocks_figure, spectrum_figure
+import numpy as np
+
+from eisbach.report.structure.figures import Curve, blocks_of_groups, spectra_of_groups
 from eisbach.report.structure.panels import MOST_GROUPS
-from eisbach.report.structure.style import PictureClip
 from eisbach.report.wording import format_p
-from eisbach.structure.metrics.form import BLOCKS_MIN_SECONDS
+from eisbach.structure.features import mel_centres
 from eisbach.structure.sets import SET_METRICS, SetComparison, SetRow
 
 _TEXTURE = "texture"
@@ -133,38 +133,44 @@ class GroupPicture:
     uri: str
 
 
-def group_pictures(players: Sequence[Player], labels: Mapping[str, str]) -> list[GroupPicture]:
-    """What can be drawn of at most seven sets by their labels; clips too short for a picture are left out of it."""
-    clips = [
-        PictureClip(Path(str(player.record["path"])).stem, player.features, labels[str(player.record["arm"])])
-        for player in players
-        if player.features is not None and player.features.duration > 0
-    ]
+def group_pictures(sketches: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> list[GroupPicture]:
+    """What can be drawn of at most seven sets from the sketch of every clip (`structure.sets.clips.clip_sketch`), each
+    with its set's label; clips too short for a picture are left out of it."""
+    groups: dict[str, list[Mapping[str, Sequence[float]]]] = {}
+    for label, sketch in sketches:
+        groups.setdefault(label, []).append(sketch)
+    if not groups or len(groups) > MOST_GROUPS:
+        return []
+    spectra, curves = (
+        [(label, own) for label, clips in groups.items() if (own := _curves(clips, *names))]
+        for names in (("energy", "spread"), ("scales", "strengths"))
+    )
     made = []
-    if clips and len(labels) <= MOST_GROUPS:
+    if len(spectra) == len(groups):  # a set without sound would take the colour of the next
         made.append(
             GroupPicture(
                 "Mean spectra",
                 "Above: where the energy lies, on average over each set’s clips (band: ± 1 standard deviation over "
-                "clips). Below: how "
-                "much each frequency comes and goes within a clip.",
-                f"Mean spectral energy and its spread over time for {', '.join(labels.values())}.",
-                _address(spectrum_figure(clips, form="svg")),
+                "clips). Below: how much each frequency comes and goes within a clip.",
+                f"Mean spectral energy and its spread over time for {', '.join(groups)}.",
+                _address(spectra_of_groups(spectra, mel_centres(), form="svg")),
             )
         )
-    long = [clip for clip in clips if clip.source.duration >= BLOCKS_MIN_SECONDS]  # type: ignore[union-attr]
-    if long and len(labels) <= MOST_GROUPS:
+    if len(curves) == len(groups):
         made.append(
             GroupPicture(
                 "Block scales",
                 "How strongly the clips fall into blocks of each length: thin lines are clips, thick ones a set’s "
-                "mean. A peak is the "
-                "length of the sections; a low, even curve is music without sections.",
-                f"Block strength by time scale for {', '.join(labels.values())}.",
-                _address(blocks_figure(long, form="svg")),
+                "mean. A peak is the length of the sections; a low, even curve is music without sections.",
+                f"Block strength by time scale for {', '.join(groups)}.",
+                _address(blocks_of_groups(curves, form="svg")),
             )
         )
     return made
+
+
+def _curves(clips: Sequence[Mapping[str, Sequence[float]]], first: str, second: str) -> list[Curve]:
+    return [(np.asarray(clip[first]), np.asarray(clip[second])) for clip in clips if len(clip[first])]
 
 
 def _address(svg: bytes) -> str:

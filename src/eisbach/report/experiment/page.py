@@ -8,11 +8,15 @@ from typing import Any
 
 from eisbach.config import dump_yaml
 from eisbach.experiments.comparing import sets_of_results
+from eisbach.experiments.measures import FLAT
+from eisbach.experiments.own_material import read_material
 from eisbach.experiments.run import ANALYSIS, SUMMARY_FILE, ExperimentResult
 from eisbach.files import read_jsonl, write_json
 from eisbach.report.charts import Series
-from eisbach.report.comparison.findings import headline_sentences, headline_verdict
+from eisbach.report.comparison.findings import headline_sentences, headline_verdict, nearness_verdict
 from eisbach.report.comparison.page import ArmText, ComparisonPage, write_comparison_page
+from eisbach.report.experiment.material import material_section
+from eisbach.report.wording import format_value
 from eisbach.statistics.results import Results
 from eisbach.types import Record
 
@@ -26,13 +30,20 @@ _CURVES = (
 
 def summary_with_words(result: ExperimentResult) -> dict[str, Any]:
     """The summary as plain values, led by the verdict and a sentence for every arm, by the first primary metric."""
-    results = result.summary.results
+    results, near = result.summary.results, result.summary.nearness
     phrases = {name: arm.phrase or arm.label for name, arm in result.spec.arms.items()}
+    said = headline_verdict(results, phrases)
+    if near is not None:
+        said = nearness_verdict(near, results.arms, phrases, result.spec.apart)
     return {
-        "verdict": headline_verdict(results, phrases),
+        "verdict": _lead(result) + (said or ""),
         "sentences": headline_sentences(results, phrases),
         **result.summary.to_json(),
     }
+
+
+def _lead(result: ExperimentResult) -> str:
+    return "A rehearsal (--quick): its numbers mean nothing. " if result.spec.rehearsal else ""
 
 
 def write_summary(result: ExperimentResult) -> None:
@@ -46,9 +57,22 @@ def summary_lines(result: ExperimentResult) -> list[str]:
     width = max(map(len, labels.values()))
     lines = []
     for name, row in result.summary.arms.items():
-        shown = "  ?" if row["share_flat"] is None else f"{100 * row['share_flat']:3.0f}%"
-        lines.append(f"{labels[name]:<{width}}  {shown} flat  ({row['clips']} clips)")
+        shown = "?" if row["share_flat"] is None else format_value(FLAT, row["share_flat"], row["clips"])
+        lines.append(f"{labels[name]:<{width}}  {shown:>9} flat{_near_line(result, name)}")
     return [*lines, str(summary_with_words(result)["verdict"])]
+
+
+def _near_line(result: ExperimentResult, name: str) -> str:
+    """An arm's mean distance to the reference over the measures that decide, and in how many it is nearer."""
+    near = result.summary.nearness
+    if near is None:
+        return ""
+    own = [each for info in near.primary if not info.share and (each := near.distance(name, info.name)) is not None]
+    mean = f"{sum(each.value for each in own) / len(own):.2f} SD" if own else "no distance"
+    compared = [near.comparison(name, info.name) for info in near.primary]
+    verdicts = [each.verdict for each in compared if each is not None]
+    counts = ", ".join(f"{word} in {verdicts.count(word)}" for word in ("nearer", "farther") if word in verdicts)
+    return f"  {mean} from {near.label} on average{f' ({counts} of {len(verdicts)})' if counts else ''}"
 
 
 def write_experiment_page(result: ExperimentResult, commands: Sequence[str] = (), *, quiet: bool = True) -> Path:
@@ -79,14 +103,19 @@ def _page(result: ExperimentResult, commands: Sequence[str]) -> ComparisonPage:
         f"starting noise, so clips are compared pair by pair{models}."
     )
     return ComparisonPage(
-        sets_of_results(result.records, results, how),
+        sets_of_results(result.records, results, how, result.summary.nearness),
         commands=commands,
         title=spec.title,
         question=spec.question,
         noun="arm",
         arms=[ArmText(name, spec.arms[name].label, spec.arms[name].phrase, spec.arms[name].explanation)
               for name in results.arms],
-        notes=[*limits(results, result.records), *spec.notes],
+        notes=[*result.summary.notes, *limits(results, result.records)],
+        apart=spec.apart,
+        lead=_lead(result),
+        reference=result.reference,
+        heard=0 if spec.reference is None else spec.reference.heard,
+        material=material_section(read_material(result.folder), result.folder),
         curves=_curves(result),
         captions={prompt.id: prompt.text for prompt in spec.generation.resolve_prompts()},
         audio_root=result.folder,
@@ -116,6 +145,10 @@ def limits(results: Results, records: Sequence[Record]) -> list[str]:
             "One trained model an arm: what is shown is a difference between these checkpoints. Another training of "
             "the same method could come out differently."
         )
+    notes.append(
+        "The judge of flatness was set on labelled audio and shares no formula with any weighting; textural Vendi is "
+        "kin to what the recurrence and development barriers compute, so for their arms it is no independent witness."
+    )
     unmatched = max((each.unmatched for each in results.comparisons), default=0)
     if unmatched and results.paired:
         notes.append(f"Up to {unmatched} clips of a comparison had no partner or no value and were left out of it.")

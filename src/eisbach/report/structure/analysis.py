@@ -14,12 +14,14 @@ import yaml
 from eisbach import __version__
 from eisbach.errors import UserError
 from eisbach.experiments.analysis import AnalysedSets, AnalysisPlan, analyze_sets, plan_analysis
+from eisbach.experiments.reference import GROUP
 from eisbach.progress import Progress
 from eisbach.report.comparison.page import LISTEN, ComparisonPage, write_comparison_page
 from eisbach.report.comparison.set_tables import set_tables
 from eisbach.report.figures import clip_picture
 from eisbach.types import SkipReport
 
+_HEARD_OF_REFERENCE = 2  # clips beside every row of players
 _FILES = (
     ("records.jsonl, records.parquet", "a row a clip, a column a measure"),
     ("details.jsonl", "each clip's sections, onsets and embedding"),
@@ -117,6 +119,8 @@ def write_page(analysed: AnalysedSets, page: PageOptions, paths: Sequence[str] =
     files = list(_FILES)
     if plan.seconds is not None:
         files.append(("cut/", f"the {plan.seconds:g} s of each clip that were analysed"))
+    if analysed.reference is not None:
+        files.append((f"{GROUP}/", "the same of the reference"))
     if page.files:
         draw_clips(analysed, plan.out / "pictures", quiet=quiet)
         files.append(("pictures/", "a picture a clip"))
@@ -127,6 +131,8 @@ def write_page(analysed: AnalysedSets, page: PageOptions, paths: Sequence[str] =
         set_tables=set_tables(analysed.sets.names, analysed.whole.comparisons),
         set_notes=analysed.whole.notes,
         skipped=analysed.skips.skipped,
+        reference=analysed.reference,
+        heard=_HEARD_OF_REFERENCE,
         captions=analysed.captions,
         analysis=plan.out,
         listen=page.listen,

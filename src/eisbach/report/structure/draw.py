@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from eisbach.report.figures_draw import View, draw_similarity, mel_frames, project
+from eisbach.report.figures import View, draw_similarity, mel_frames, project
 from eisbach.report.structure.style import INK, LINE, MARKERS, SOFT, TICK_PT, line_style
 from eisbach.structure.features import FLOOR_DB, Features
 from eisbach.structure.metrics.paper import MIN_SECONDS, pc1_share_of_surrogates
@@ -71,7 +71,8 @@ def draw_sections(axes: Any, features: Features, spans: Sequence[Span], view: Vi
             line(span.start, color="white", linewidth=0.7, linestyle=(0, (3, 2)))
     for span in spans:
         middle = (max(span.start, low) + min(span.end, high)) / 2
-        if (min(span.end, high) - max(span.start, low)) > 0.035 * (high - low):  # narrower than a letter
+        fits = 0.035 * len(span.letter) * (high - low)
+        if (min(span.end, high) - max(span.start, low)) > fits:
             axes.annotate(
                 span.letter, (middle, 1.0), xytext=(0, 2), xycoords=("data", "axes fraction"), ha="center", va="bottom",
                 textcoords="offset points", fontsize=TICK_PT, color=INK, fontweight="bold", annotation_clip=False,
@@ -128,21 +129,6 @@ def pc1_share(features: Features, view: View = "texture") -> Pc1Share | None:
 
 def _projected(features: Features, view: View) -> np.ndarray:
     return mel_frames(features)[0] if view == "mel" else features.texture
-
-
-def mean_spectrum(features: Features) -> tuple[np.ndarray, np.ndarray]:
-    """A clip's mean spectral energy and its spread over time, by mel band.
-
-    Returns
-    -------
-    energy : np.ndarray [shape=(64,)]
-        Mean power in dB relative to the clip's mean over all bands, so that gain makes no difference.
-    spread : np.ndarray [shape=(64,)]
-        Standard deviation over time of the level, dB.
-    """
-    db = features.mel_db.astype(np.float64)
-    power = (10.0 ** (db / 10.0)).mean(axis=0)
-    return 10.0 * np.log10(power / power.mean()), db.std(axis=0)
 
 
 def draw_spectra(

@@ -12,8 +12,7 @@ from eisbach.errors import AudioError, StorageError, UserError
 from eisbach.experiments.sets import short_names
 from eisbach.files import write_text
 from eisbach.progress import Progress
-from eisbach.report.figures import features_of
-from eisbach.report.figures_draw import View
+from eisbach.report.figures import View, features_of
 from eisbach.report.fonts import drawable
 from eisbach.report.structure.figures import KINDS
 from eisbach.report.structure.panels import MOST_GROUPS
@@ -110,7 +109,7 @@ def _pictured(clips: Sequence[Clip], *, pools: bool) -> list[PictureClip]:
     ids = [str(clip.keys["id"]) for clip in clips]
     groups = [names[str(clip.keys["group"])] for clip in clips]
     titles = ids
-    if len(set(titles)) < len(titles):
+    if len(set(titles)) < len(titles) and len(set(groups)) > 1:
         titles = [f"{group}: {name}" for group, name in zip(groups, ids, strict=True)]
     if len(set(titles)) < len(titles):
         places = short_names([str(clip.path) for clip in clips])

@@ -16,13 +16,11 @@ from typing import Any
 import numpy as np
 
 from eisbach.errors import UserError
-from eisbach.report.figures import features_of
-from eisbach.report.figures_draw import View, draw_mel, draw_trajectory, trajectory_limit
+from eisbach.report.figures import View, draw_mel, draw_trajectory, features_of, trajectory_limit
 from eisbach.report.structure.draw import (
     draw_block_curves,
     draw_sections,
     draw_spectra,
-    mean_spectrum,
     note,
     pc1_share,
     section_spans,
@@ -50,6 +48,7 @@ from eisbach.report.structure.style import (
 from eisbach.structure.features import Features
 from eisbach.structure.metrics.form import BLOCKS_MIN_SECONDS as _BLOCKS_NEED
 from eisbach.structure.metrics.form import block_curve
+from eisbach.structure.sets.clips import mean_spectrum
 
 
 def mel_figure(
@@ -95,6 +94,10 @@ def ssm_figure(
     return render(figure, panels, out, form=form)
 
 
+Curve = tuple[np.ndarray, np.ndarray]
+"""Two lines of a clip: energy and spread by band, or scales and strengths."""
+
+
 def spectrum_figure(
     clips: Sequence[PictureClip], *, out: str | Path | None = None, form: str | None = None, view: View = "texture"
 ) -> bytes:
@@ -109,16 +112,23 @@ def spectrum_figure(
         More than seven groups, or a group of nothing but silence.
     """
     features = _checked(clips, "spectrum")
-    groups = by_group(clips, features)
     spectra = []
-    for name, members in groups:
+    for name, members in by_group(clips, features):
         sounding = [mean_spectrum(one) for one in members if len(one.mel_db)]
         if not sounding:
             raise UserError(f"{name} holds only silence, which has no spectrum; leave it out.")
         spectra.append((name, sounding))
+    return spectra_of_groups(spectra, features[0].mel_hz, out=out, form=form)
+
+
+def spectra_of_groups(
+    spectra: Sequence[tuple[str, Sequence[Curve]]], mel_hz: np.ndarray, *, out: str | Path | None = None,
+    form: str | None = None,
+) -> bytes:  # fmt: skip
+    """`spectrum_figure` of spectra that are known: by group, each clip's `mean_spectrum`."""
     figure = blank(PAGE * 0.72, 4.1)
     top, bottom = figure.subplots(2, 1, sharex=True)
-    draw_spectra(top, bottom, features[0].mel_hz, spectra)
+    draw_spectra(top, bottom, mel_hz, spectra)
     group_legend(figure, top, spectra)
     return render(figure, [top, bottom], out, form=form)
 
@@ -213,6 +223,13 @@ def blocks_figure(
         if not found:
             raise UserError(f"no clip of {name} is {_BLOCKS_NEED:g} s long, which block scales need; leave it out.")
         curves.append((name, found))
+    return blocks_of_groups(curves, out=out, form=form)
+
+
+def blocks_of_groups(
+    curves: Sequence[tuple[str, Sequence[Curve]]], *, out: str | Path | None = None, form: str | None = None
+) -> bytes:
+    """`blocks_figure` of curves that are known: by group, each clip's scales and strengths."""
     figure = blank(PAGE * 0.72, 2.7)
     axes = figure.subplots()
     draw_block_curves(axes, curves)

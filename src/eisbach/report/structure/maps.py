@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eisbach.report.figures_draw import draw_nothing
+from eisbach.report.figures import draw_nothing
 from eisbach.report.structure.style import COLOURS, INK, SOFT, TICK_PT
 from eisbach.structure.features import Features
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from eisbach.errors import UserError
-from eisbach.report.figures_draw import View, draw_trajectory
+from eisbach.report.figures import View, draw_trajectory
 from eisbach.report.structure.draw import note, pc1_share
 from eisbach.report.structure.style import (
     COLUMN,

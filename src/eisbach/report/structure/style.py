@@ -30,8 +30,8 @@ COLUMN, PAGE = 3.35, 7.0
 """Widths in inches of one column and of a whole page."""
 LABEL_PT, TICK_PT, TITLE_PT = 8.0, 7.0, 8.5
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#1d1f24")
-"""Okabe and Ito's, dark ones first."""
+COLOURS = ("#6b7078", "#0b63a5", "#b35900", "#00785a", "#8a3b94", "#8c6d00", "#b02a5b")
+"""The colours that pages give their sets (`--a0` and on in style.css), so that a set has one over a page."""
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.4, 1.2, 1.4)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, SOFT, LINE = "#1d1f24", "#5b606b", "#dcd9d0"

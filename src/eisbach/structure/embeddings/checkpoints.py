@@ -8,6 +8,7 @@ from typing import Any
 
 from eisbach import pretrained
 from eisbach.errors import CheckpointError, UserError
+from eisbach.tensor_files import has_weights
 
 
 def model_folder(source: str) -> Path:
@@ -43,7 +44,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} holds no config.json; give the folder of a transformers checkpoint.")
     config = pretrained.read_object(folder / "config.json", "model's configuration")
     pretrained.check_sizes(config, folder / "config.json")
-    if not pretrained.has_weights(folder):
+    if not has_weights(folder):
         pickled = (folder / "pytorch_model.bin").is_file()
         has = "only pytorch_model.bin, a pickle, which is not opened" if pickled else "no weights"
         raise CheckpointError(f"{folder} holds {has}; put model.safetensors there (save_pretrained writes it).")

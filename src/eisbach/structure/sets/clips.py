@@ -20,6 +20,7 @@ from eisbach.structure.features import (
     source_of,
     texture_statistics,
 )
+from eisbach.structure.metrics.form import BLOCKS_MIN_SECONDS, block_curve
 from eisbach.structure.sections import find_sections
 from eisbach.structure.sets.excerpts import ExcerptFeatures, excerpt_features
 from eisbach.structure.sets.onset_details import OnsetEvents, onset_events, unpack_events
@@ -58,6 +59,36 @@ class SetClip:
     onsets: OnsetEvents = field(repr=False)
     excerpt: ExcerptFeatures | None = field(repr=False)
     notes: OnsetEvents | None = field(default=None, repr=False)
+
+
+def clip_sketch(features: Features) -> dict[str, list[float]]:
+    """What pictures of sets draw of a clip, small enough to be kept for every clip of an analysis.
+
+    Returns
+    -------
+    dict
+        `energy`, `spread`: of `mean_spectrum` (none for silence); `scales`, `strengths`: of `metrics.form.block_curve`
+        (none under about 5 s).
+    """
+    energy, spread = mean_spectrum(features) if len(features.mel_db) else (np.zeros(0), np.zeros(0))
+    scales, strengths = block_curve(features) if features.duration >= BLOCKS_MIN_SECONDS else (np.zeros(0),) * 2
+    parts = {"energy": (energy, 2), "spread": (spread, 2), "scales": (scales, 3), "strengths": (strengths, 4)}
+    return {name: [round(float(value), digits) for value in values] for name, (values, digits) in parts.items()}
+
+
+def mean_spectrum(features: Features) -> tuple[np.ndarray, np.ndarray]:
+    """A clip's mean spectral energy and its spread over time, by mel band.
+
+    Returns
+    -------
+    energy : np.ndarray [shape=(64,)]
+        Mean power in dB relative to the clip's mean over all bands, so that gain makes no difference.
+    spread : np.ndarray [shape=(64,)]
+        Standard deviation over time of the level, dB.
+    """
+    db = features.mel_db.astype(np.float64)
+    power = (10.0 ** (db / 10.0)).mean(axis=0)
+    return 10.0 * np.log10(power / power.mean()), db.std(axis=0)
 
 
 def describe_clip(

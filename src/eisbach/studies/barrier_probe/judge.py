@@ -71,13 +71,22 @@ def _prediction_1(probe: dict[str, Any]) -> ClaimResult:
         n=level["clips"])
         for level in (first, last)
     ]  # fmt: skip
-    norms = probe["gradients"]["levels"]
-    effects.append(
-        Effect(name=f"norm of the weighted gradient, t = {norms[0]['t']:g} over t = {norms[-1]['t']:g}",
-               value=norms[0]["weighted_norm"] / norms[-1]["weighted_norm"], unit="×", n=norms[0]["batches"])
-    )  # fmt: skip
+    effects.append(_norms(probe))
     near, falls = low(effects[0]) > 0.9, high(effects[1]) < effects[0].value
     return judged("prediction-1", effects, supported=near and falls, refuted=high(effects[0]) < 0.5)
+
+
+def _norms(probe: dict[str, Any]) -> Effect:
+    """The gradient at low over that at high noise; probes of before 2026-11-28 kept no norms by batch, and so give a
+    ratio of means at the first and last level without an interval."""
+    levels = probe["gradients"]["levels"]
+    outcomes = {outcome["number"]: outcome for outcome in probe["explanation"]["predictions"]}
+    if measures := outcomes.get(1, {}).get("measures"):
+        name, ratio = measures[-1]
+        return interval_effect(name, *_value(ratio), "×", n=levels[0]["batches"])
+    name = f"norm of the weighted gradient, t = {levels[0]['t']:g} over t = {levels[-1]['t']:g}"
+    value = levels[0]["weighted_norm"] / levels[-1]["weighted_norm"]
+    return Effect(name=name, value=value, unit="×", n=levels[0]["batches"])
 
 
 def _prediction_5(probe: dict[str, Any]) -> ClaimResult:

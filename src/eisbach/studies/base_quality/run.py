@@ -2,8 +2,10 @@
 its colour?
 
 Declared before looking: low-string prompts give a larger share of energy below 200 Hz and a smaller share above 2 kHz
-than celesta prompts (one-sided permutation tests over seeds); the Fréchet distance on texture features from the samples
-to held-out music is smaller than to phase-randomised surrogates of that music.
+than celesta prompts (one-sided permutation tests over seeds); a tag of musicnn that names an instrument is more
+probable in clips whose prompt asks for that instrument than in clips that ask for another; the Fréchet distance on
+texture features and the kernel distance on musicnn's from the samples to held-out music are smaller than to
+phase-randomised surrogates of that music.
 """
 
 from __future__ import annotations
@@ -24,12 +26,17 @@ from eisbach.data.render import RenderSpec, render
 from eisbach.errors import UserError
 from eisbach.files import write_json
 from eisbach.generation import GenerateConfig, generate, load_prompts
+from eisbach.structure.embeddings.musicnn import TAGS, MusicnnEmbedding
 from eisbach.structure.energy import energy_share, phase_randomise
 from eisbach.structure.frechet import texture_embedding, texture_frechet
+from eisbach.structure.sets.distances import kernel_distance, median_distance
 from eisbach.studies.ground_truth.flat_cells import pieces_of
 from eisbach.types import Waveform
 
 RESULT = "base_quality.json"
+TAGGED = ("piano", "guitar", "flute", "harp", "violin", "cello", "harpsichord", "choir")
+"""Instruments that the captions and musicnn's tags both name."""
+_DRAWS = 200
 
 
 class Settings(StrictModel):
@@ -109,6 +116,64 @@ def _prompt_effects(settings: Settings, common: dict[str, Any], out: Path, quiet
     }
 
 
+def _tag_effects(settings: Settings, common: dict[str, Any], out: Path, quiet: bool) -> dict[str, Any]:
+    """For each instrument the AUC of its tag between clips that ask for it and clips that ask for another."""
+    prompts: Any = tuple(
+        {"id": name, "text": f"Classical chamber music, moderate, played by {name}"} for name in TAGGED
+    )
+    count = max(2, settings.seeds // 3)
+    config = GenerateConfig(out=str(out / "tags"), prompts=prompts, seeds=tuple(range(count)), **common)
+    manifest = generate(config, quiet=quiet)
+    asked = np.array([row.labels["prompt_id"] for row in manifest])
+    heard = MusicnnEmbedding().tags(_read(manifest))[:, [TAGS.index(name) for name in TAGGED]]
+
+    def areas(pick: np.ndarray) -> np.ndarray:
+        found = []
+        for column, name in enumerate(TAGGED):
+            own, other = heard[pick][asked[pick] == name, column], heard[pick][asked[pick] != name, column]
+            found.append(float(np.mean(np.sign(own[:, None] - other[None])) * 0.5 + 0.5))
+        return np.array(found)
+
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(_DRAWS):  # clips within each prompt
+        rows = [np.flatnonzero(asked == name) for name in TAGGED]
+        draws.append(areas(np.concatenate([rng.choice(row, len(row)) for row in rows])).mean())
+    each = areas(np.arange(len(asked)))
+    return {
+        "auc": {name: float(value) for name, value in zip(TAGGED, each, strict=True)},
+        "mean_auc": float(each.mean()),
+        "interval": [float(value) for value in np.percentile(draws, [2.5, 97.5])],
+        "clips": len(asked),
+    }
+
+
+def _kernels(sets: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Kernel distances (unbiased MMD², Gaussian, one bandwidth) between the sets, and the interval of the difference
+    that decides."""
+    music = sets["music"]
+    bandwidth, half = median_distance(music), len(music) // 2
+
+    def between(a: np.ndarray, b: np.ndarray) -> float:
+        return kernel_distance(a, b, bandwidth=bandwidth)
+
+    rng = np.random.default_rng(0)
+    nearer = []
+    for _ in range(_DRAWS):  # two thirds of the clips at a time: a clip that came twice would look like a likeness
+        pick = rng.permutation(len(music))[: max(2, 2 * len(music) // 3)]
+        samples = sets["samples"][pick]
+        nearer.append(between(samples, sets["surrogates"][pick]) - between(samples, music[pick]))
+    return {
+        "samples_to_music": between(sets["samples"], music),
+        "samples_to_surrogates": between(sets["samples"], sets["surrogates"]),
+        "samples_to_decoded_music": between(sets["samples"], sets["decoded"]),
+        "decoded_music_to_music": between(sets["decoded"], music),
+        "surrogates_to_music": between(sets["surrogates"], music),
+        "music_to_music_halves": between(music[:half], music[half:]),
+        "surrogates_minus_music_interval": [float(value) for value in np.percentile(nearer, [2.5, 97.5])],
+    }
+
+
 def _held_out_clips(settings: Settings, out: Path, jobs: int, quiet: bool) -> Manifest:
     """The music that samples are held against; rendered now where none is named."""
     if settings.held_out:
@@ -133,15 +198,19 @@ def distances(settings: Settings, common: dict[str, Any], held_out: Manifest, ou
     ]
     prompts: Any = tuple({"id": row.id, "text": row.caption} for row in rows)
     config = GenerateConfig(out=str(out / "captions"), prompts=prompts, seeds=(0,), **common)
-    samples = _embed(_read(generate(config, quiet=quiet)))
-    decoded = _embed([codec.decode(codec.encode(clip))[0] for clip in real])
-    surrogates = _embed([phase_randomise(clip, seed) for seed, clip in enumerate(real)])
-    music = _embed(real)
+    sets = {
+        "samples": _read(generate(config, quiet=quiet)),
+        "decoded": [codec.decode(codec.encode(clip))[0] for clip in real],
+        "surrogates": [phase_randomise(clip, seed) for seed, clip in enumerate(real)],
+        "music": real,
+    }
+    samples, decoded, surrogates, music = (_embed(clips) for clips in sets.values())
+    embedding = MusicnnEmbedding()
     half = len(music) // 2
     # Resampling clips: how sure is it that the samples are nearer to music?
     rng = np.random.default_rng(0)
     nearer = []
-    for _ in range(200):
+    for _ in range(_DRAWS):
         pick = rng.integers(0, len(samples), len(samples))
         nearer.append(texture_frechet(samples[pick], surrogates[pick]) - texture_frechet(samples[pick], music[pick]))
     return {
@@ -153,6 +222,7 @@ def distances(settings: Settings, common: dict[str, Any], held_out: Manifest, ou
         "music_to_music_halves": texture_frechet(music[:half], music[half:]),
         "clips": len(music),
         "surrogates_minus_music_interval": [float(value) for value in np.percentile(nearer, [2.5, 97.5])],
+        "musicnn_kernel": _kernels({name: embedding.embed(clips) for name, clips in sets.items()}),
     }
 
 
@@ -165,6 +235,7 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
         "batch_size": 16,
     }
     prompts = _prompt_effects(settings, common, out, quiet)
+    tags = _tag_effects(settings, common, out, quiet)
     frechet = distances(settings, common, _held_out_clips(settings, out, jobs, quiet), out, quiet)
     write_json(
         out / RESULT,
@@ -172,6 +243,7 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
             "model": load_backbone(settings.model).identity(),
             "settings": {"steps": settings.steps, "guidance": settings.guidance, "seeds": settings.seeds},
             "prompts": prompts,
+            "tags": tags,
             "frechet": frechet,
         },
     )

@@ -35,6 +35,7 @@ from eisbach.diffusion.targets import make_sample
 from eisbach.errors import UserError
 from eisbach.files import read_json, write_json
 from eisbach.progress import Progress
+from eisbach.statistics.effect_size import auc, auc_replicates
 from eisbach.studies.ground_truth.flat_cells import render_cells
 from eisbach.weighting.sample import DevelopmentBarrier, EntropyBarrier, RecurrenceBarrier, SampleBarrier
 
@@ -180,15 +181,6 @@ def _multiplicities(pieces: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return draws[:, index].astype(np.float64)
 
 
-def auc(positive: np.ndarray, negative: np.ndarray, times: tuple[np.ndarray, np.ndarray]) -> tuple[float, list[float]]:
-    """AUC and its 95% interval; `times` are the multiplicities of the positive and the negative clips."""
-    wins = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
-    weight = times[0].sum(1) * times[1].sum(1)
-    draws = ((times[0] @ wins) * times[1]).sum(1)[weight > 0] / weight[weight > 0]
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return round(float(wins.mean()), 4), [round(float(low), 4), round(float(high), 4)]
-
-
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
     """Spearman's; None where all weights are alike, as those of clips too short for a weighting are."""
     return None if np.ptp(a) == 0 else float(spearmanr(a, b)[0])
@@ -207,8 +199,11 @@ def describe(values: np.ndarray, clips: Clips, times: dict[str, np.ndarray]) -> 
     groups |= {name: members for name, members in _POOLED.items() if all(member in groups for member in members)}
     for name, members in groups.items():
         inside = np.isin(clips.cells, members)
-        value, interval = auc(mine, values[inside], (times[DEVELOPING], times[name]))
-        cells[name] = {"auc": value, "interval": interval, "mean": round(float(values[inside].mean()), 4)}
+        ends = np.percentile(auc_replicates(mine, values[inside], (times[DEVELOPING], times[name])), [2.5, 97.5])
+        cells[name] = {
+            "auc": round(auc(mine, values[inside]), 4), "interval": [round(float(end), 4) for end in ends],
+            "mean": round(float(values[inside].mean()), 4),
+        }  # fmt: skip
     return {
         "mean_developing": float(mine.mean()),
         "cv_developing": float(mine.std() / max(mine.mean(), 1e-12)),

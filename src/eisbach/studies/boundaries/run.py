@@ -46,10 +46,10 @@ from eisbach.structure.features import extract_features
 from eisbach.structure.sections import find_sections
 from eisbach.studies.boundaries.song_forms import KINDS as SONG_KINDS
 from eisbach.studies.boundaries.song_forms import joined_recordings, song_form
-from eisbach.studies.finished import Finished
 from eisbach.studies.ground_truth import synthetic
 from eisbach.studies.ground_truth.synthetic_forms import SectionedPiece, sectioned
 from eisbach.studies.ground_truth.synthetic_varied import band
+from eisbach.studies.running import Finished
 from eisbach.types import Waveform
 
 KINDS = ("both", "tune", "sound", "chords", "scores", "score forms", "bands", "band tunes", "long", "strophic")

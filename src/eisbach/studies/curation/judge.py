@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eisbach.statistics.recovered import recovered_share
+from eisbach.statistics.results import recovered_share
 from eisbach.studies.contract import ClaimResult
 from eisbach.studies.judging import ALPHA, Arms, high, interval_effect, judged, low
 

@@ -12,7 +12,7 @@ import numpy as np
 from eisbach.config import build_config
 from eisbach.files import read_jsonl
 from eisbach.statistics.effect_size import crossed_moments, mean_moments, t_interval
-from eisbach.statistics.resampling import sign_flip_test
+from eisbach.statistics.resampling import holm, sign_flip_test
 from eisbach.studies.contract import ClaimResult, Effect
 from eisbach.studies.erd_digits.spec import DECLARED, DigitsConfig
 from eisbach.studies.judging import ALPHA, judged, not_run
@@ -187,9 +187,9 @@ def summarise(
         }
         comparisons.append(entry)
     erd = [entry for entry in comparisons if entry["arm"] == "erd"]
-    holm([entry["log_frechet"] for entry in erd])
-    holm([setting for entry in erd for setting in entry["by_setting"].values()])
-    holm([setting for entry in comparisons if entry["arm"] != "erd" for setting in entry["by_setting"].values()])
+    add_holm([entry["log_frechet"] for entry in erd])
+    add_holm([setting for entry in erd for setting in entry["by_setting"].values()])
+    add_holm([setting for entry in comparisons if entry["arm"] != "erd" for setting in entry["by_setting"].values()])
     return {
         "declared": DECLARED,
         "classifier_accuracy": classifier,
@@ -217,13 +217,8 @@ def means(records: Sequence[Record], last: Mapping[str, int]) -> list[dict[str, 
     return table
 
 
-def holm(entries: Sequence[dict[str, Any]]) -> None:
+def add_holm(entries: Sequence[dict[str, Any]]) -> None:
     """Adds `p_holm` to every entry that has a p."""
-    from statsmodels.stats.multitest import multipletests
-
     tested = [entry for entry in entries if entry.get("p") is not None]
-    if not tested:
-        return
-    _, corrected, _, _ = multipletests([entry["p"] for entry in tested], method="holm")
-    for entry, value in zip(tested, corrected, strict=True):
-        entry["p_holm"] = float(value)
+    for entry, value in zip(tested, holm([entry["p"] for entry in tested]), strict=True):
+        entry["p_holm"] = value

@@ -3,7 +3,6 @@ over steps, differences with intervals, and the digits that the models drew."""
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from eisbach.files import read_json, read_jsonl, write_text
+from eisbach.report.fonts import figure_png, new_figure
 from eisbach.report.page import NumberTable, PagePicture, render_page
 from eisbach.studies.erd_digits.spec import DigitsConfig
 from eisbach.studies.erd_toy.figures import log_axis, target_name
@@ -77,9 +77,8 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
         verdict = "no clear difference" if unclear else "better" if high < 0 else "worse"
         lines.append(
             f"{names[0]} against {names[1]}: {verdict}. {change} (95% interval {_percent(low)} to {_percent(high)}, "
-            "lower in "
-            f"{entry['lower_in']} of {entry['settings']} settings, p = {p:.3f}"
-            f"{' after Holm' if 'p_holm' in entry else ''})."
+            f"lower in {entry['lower_in']} of {entry['settings']} settings, p = "
+            f"{p:.3f}{' after Holm' if 'p_holm' in entry else ''})."
         )
     return lines or ["Nothing can be compared: a baseline and another arm are needed."]
 
@@ -109,9 +108,8 @@ def _pictures(config: DigitsConfig, records: Sequence[Record], summary: Mapping[
                 "differences",
                 "Which weighting is better, setting by setting",
                 "Fréchet distance at the last checkpoint over the baseline's: left of the line the first arm is "
-                "better. Dots are means "
-                "over seeds with 95% t intervals, the diamond is the mean over settings; an interval across the line "
-                "shows no difference.",
+                "better. Dots are means over seeds with 95% t intervals, the diamond is the mean over settings; an "
+                "interval across the line shows no difference.",
                 "; ".join(sentences(summary)),
                 _differences_picture(summary),
             )
@@ -211,27 +209,12 @@ _POOLED = "all settings"
 _RATIOS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 10.0, 20.0)
 
 
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def curves_picture(records: Sequence[Record], floor: float) -> bytes:
     """PNG: Fréchet distance over steps, a panel a setting (rows backbones, columns targets), thin lines seeds, thick
     their mean."""
     backbones = list(dict.fromkeys(str(row["backbone"]) for row in records))
     targets = list(dict.fromkeys(str(row["target"]) for row in records))
-    figure = _figure(2.6 * len(targets) + 0.6, 2.0 * len(backbones) + 0.5)
+    figure = new_figure(2.6 * len(targets) + 0.6, 2.0 * len(backbones) + 0.5)
     grid = figure.subplots(len(backbones), len(targets), squeeze=False, sharex="row", sharey="row")
     for i, backbone in enumerate(backbones):
         for j, target in enumerate(targets):
@@ -251,7 +234,7 @@ def curves_picture(records: Sequence[Record], floor: float) -> bytes:
                 axes.set_xlabel("training steps", fontsize=8)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
-    return _png(figure)
+    return figure_png(figure, dpi=DPI)
 
 
 def _lines(axes: Any, rows: Sequence[Record], arm: str, label: str) -> None:
@@ -273,7 +256,7 @@ def _differences_picture(summary: Mapping[str, Any]) -> bytes:
     comparisons = summary["comparisons"]
     # one row a setting in every panel: an arm that was trained in some settings only leaves the others empty
     rows = [*dict.fromkeys(setting for comparison in comparisons for setting in comparison["by_setting"]), _POOLED]
-    figure = _figure(2.3 * len(comparisons) + 1.1, 0.28 * len(rows) + 1.1)
+    figure = new_figure(2.3 * len(comparisons) + 1.1, 0.28 * len(rows) + 1.1)
     panels = figure.subplots(1, len(comparisons), squeeze=False, sharey=True, sharex=True)[0]
     for axes, comparison in zip(panels, comparisons, strict=True):
         axes.set_xscale("log")
@@ -299,7 +282,7 @@ def _differences_picture(summary: Mapping[str, Any]) -> bytes:
     panels[0].set_xticks([], minor=True)
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     figure.supxlabel("ratio of Fréchet distances (below 1: lower, better)", fontsize=8)
-    return _png(figure)
+    return figure_png(figure, dpi=DPI)
 
 
 def samples_picture(
@@ -315,7 +298,7 @@ def samples_picture(
     arms = [arm for arm in arms if any(shown[arm, target].is_file() for target in targets)]
     if not arms:
         return None
-    figure = _figure(2.5 * len(targets) + 0.9, 0.6 * len(arms) + 0.4)
+    figure = new_figure(2.5 * len(targets) + 0.9, 0.6 * len(arms) + 0.4)
     grid = figure.subplots(len(arms), len(targets), squeeze=False)
     for i, j in itertools.product(range(len(arms)), range(len(targets))):
         arm, target = arms[i], targets[j]
@@ -329,7 +312,7 @@ def samples_picture(
             axes.set_title(target_name(target), fontsize=9)
         if j == 0:
             axes.set_ylabel(LABELS[arm], fontsize=8, rotation=0, ha="right", va="center")
-    return _png(figure)
+    return figure_png(figure, dpi=DPI)
 
 
 def tile(images: np.ndarray, columns: int) -> np.ndarray:

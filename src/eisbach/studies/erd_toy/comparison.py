@@ -23,7 +23,7 @@ import numpy as np
 
 from eisbach.errors import UserError
 from eisbach.statistics.effect_size import mean_moments, t_interval
-from eisbach.statistics.resampling import sign_flip_test
+from eisbach.statistics.resampling import holm, sign_flip_test
 
 PRIMARY = ("excess", "likelihood_gap", "sliced_wasserstein")
 BANDS = ("excess_0_0.2", "excess_0.2_0.4", "excess_0.4_0.6", "excess_0.6_0.8", "excess_0.8_1")
@@ -114,11 +114,11 @@ def compare_weightings(
             for path, target in cells:
                 for baseline in baselines:
                     if baseline != arm:
-                        ratios.append(_one(rows, path, target, measure, arm, baseline, measure in measures))
-    return _holm(ratios, alpha)
+                        ratios.append(_compare(rows, path, target, measure, arm, baseline, measure in measures))
+    return _correct(ratios, alpha)
 
 
-def _one(
+def _compare(
     rows: Sequence[Mapping[str, Any]], path: str, target: str, measure: str, arm: str, baseline: str, tested: bool
 ) -> Ratio:
     here = [row for row in rows if row["path"] == path and row["target"] == target]
@@ -151,20 +151,17 @@ def _one(
     )
 
 
-def _holm(ratios: list[Ratio], alpha: float) -> list[Ratio]:
-    from statsmodels.stats.multitest import multipletests
-
+def _correct(ratios: list[Ratio], alpha: float) -> list[Ratio]:
     groups: dict[tuple[str, str, str], list[int]] = {}
     for index, ratio in enumerate(ratios):
         if ratio.p is not None:
             groups.setdefault((ratio.path, ratio.measure, ratio.arm), []).append(index)
     for members in groups.values():
-        _, corrected, _, _ = multipletests([ratios[i].p for i in members], alpha=alpha, method="holm")
-        for i, value in zip(members, corrected, strict=True):
+        for i, value in zip(members, holm([ratios[i].p or 0.0 for i in members]), strict=True):
             outcome: Outcome = "inconclusive"
             if value < alpha:
                 outcome = "lower" if ratios[i].ratio < 1 else "higher"
-            ratios[i] = replace(ratios[i], p_adjusted=float(value), outcome=outcome)
+            ratios[i] = replace(ratios[i], p_adjusted=value, outcome=outcome)
     return ratios
 
 

@@ -3,7 +3,6 @@ the toy share: a grid of panels, colours by target and arm, and a finished PNG."
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from eisbach.report.allocation_figure import COLOURS, INK, LINE, SOFT
+from eisbach.report.fonts import figure_png, new_figure
 from eisbach.report.page import PagePicture
 
 Figures = Mapping[str, Mapping[str, Tensor]]
@@ -321,12 +321,8 @@ def panels(
 ) -> tuple[Any, Any]:
     """(figure, axes of shape (rows, columns)), without any global state of matplotlib; `images` closes up square
     panels."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    layout: Any = "compressed" if images else "constrained"
-    figure = Figure(figsize=(width * columns + 0.4, height * rows + 0.5), layout=layout)
-    FigureCanvasAgg(figure)
+    layout = "compressed" if images else "constrained"
+    figure = new_figure(width * columns + 0.4, height * rows + 0.5, layout=layout)
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
@@ -368,13 +364,8 @@ def colour_bar(figure: Any, image: Any, axes: Any, label: str) -> None:
 
 
 def finish(figure: Any) -> bytes:
-    """The PNG, with 256 colours: as sharp as before and a third of the size."""
-    from PIL import Image  # matplotlib's own dependency
-
-    drawn, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
-    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
-    return small.getvalue()
+    """The PNG, with 256 colours."""
+    return figure_png(figure, dpi=DPI, colours=256)
 
 
 def path_name(path: str) -> str:

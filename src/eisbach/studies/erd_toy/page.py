@@ -359,8 +359,7 @@ def _ratios_picture(ratios: Sequence[Ratio], arm: str) -> PagePicture:
         f"comparison-{arm}",
         f"{arm_name(arm)} against the baselines, at equal steps",
         "Ratio of geometric means over training seeds with its 95% t interval; filled where the sign-flip test after "
-        "Holm's correction "
-        "is below 0.05. No mark: the two weights are the same function there.",
+        "Holm's correction is below 0.05. No mark: the two weights are the same function there.",
         "Ratios by path, target and baseline.",
         finish(figure),
     )
@@ -392,8 +391,7 @@ def curves_picture(
         "comparison-curves",
         "Where each weighting leaves error",
         "Excess over the Bayes floor a coordinate, geometric mean over training seeds, unweighted: what a weighting "
-        "gains at some noise "
-        "levels it pays for at others.",
+        "gains at some noise levels it pays for at others.",
         "Excess over the noise level for each weighting.",
         finish(figure),
     )

@@ -21,11 +21,11 @@ from eisbach.progress import Progress
 from eisbach.structure import METRICS
 from eisbach.structure.features import extract_features
 from eisbach.structure.metrics import Metric
-from eisbach.studies.finished import Finished
 from eisbach.studies.ground_truth import synthetic, synthetic_varied
 from eisbach.studies.ground_truth.synthetic import circle, level_steps, tones_in_noise
 from eisbach.studies.ground_truth.synthetic_forms import refrain, repeated_stretch, returning_tunes
 from eisbach.studies.ground_truth.synthetic_varied import shuffled, varied_form
+from eisbach.studies.running import Finished
 from eisbach.types import Waveform
 
 

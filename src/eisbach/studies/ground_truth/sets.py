@@ -29,8 +29,8 @@ from eisbach.structure.sets.excerpts import ExcerptFeatures, coarse_scores, exce
 from eisbach.structure.sets.intervals import jackknife
 from eisbach.structure.sets.memorisation import clip_memorisation, excerpt_memorisation
 from eisbach.structure.sets.onset_details import detail_diversity, onset_events
-from eisbach.studies.finished import Finished
 from eisbach.studies.ground_truth.synthetic import SAMPLE_RATE, Timbre, phrase, random_timbre, tone
+from eisbach.studies.running import Finished
 from eisbach.types import Waveform
 
 SECONDS = 20.0

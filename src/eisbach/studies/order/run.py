@@ -24,13 +24,13 @@ from eisbach.data.render import RenderSpec, render
 from eisbach.executors import open_executor
 from eisbach.files import read_json, write_json
 from eisbach.progress import Progress
+from eisbach.statistics.effect_size import auc
 from eisbach.structure.features import extract_features
 from eisbach.structure.metrics.order import continuation
 from eisbach.structure.sections import find_sections
-from eisbach.studies.finished import Finished
 from eisbach.studies.ground_truth.flat_cells import pieces_of
 from eisbach.studies.ground_truth.synthetic_varied import shuffle_pieces
-from eisbach.studies.judging import auc
+from eisbach.studies.running import Finished
 from eisbach.types import Waveform
 
 RESULT = "order.json"

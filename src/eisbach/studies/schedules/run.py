@@ -7,56 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from eisbach.config import StrictModel, build_config
+from eisbach.config import build_config
 from eisbach.diagnostics.signature.entropic import EntropicConfig, measure_entropic
 from eisbach.files import write_json
+from eisbach.report.fonts import figure_png, new_figure
 from eisbach.studies.erd_digits.run import train_networks
-from eisbach.studies.schedules.steps import QUALITIES, Cells, compare, digits, music, music_sets
+from eisbach.studies.schedules.steps import LEVEL, QUALITIES, Cells, Settings, digits, music, music_sets, needed
 
 _CELL = "unet-v-constant"
 STEPS_RESULT, MUSIC_RESULT = "entropic_steps.json", "entropic_music.json"
-
-
-class Settings(StrictModel):
-    """Models, curves and how many samples.
-
-    Attributes
-    ----------
-    digits_model : str
-        Folder of a model of digits; "" trains one here, for `training_steps`.
-    digits_curve, music_curve : str
-        Files of `eisbach signature entropy`. "" measures the digits' here; music without a curve is left out.
-    held_out : str
-        Manifest of rendered music with a held-out split; "" leaves the sets of decoded music out.
-    steps : list of int
-        Numbers of sampling steps; 16 sets the quality that the others are asked for.
-    seeds, images, heun_steps
-        Sampling seeds and images of digits; the most steps of EDM's Heun.
-    clips, many
-        Clips of music, and Heun steps of their many-step solution.
-    set_clips, reference, set_many, draws
-        Of the sets of decoded music: samples, held-out clips, Heun steps, and halves behind the intervals.
-    """
-
-    digits_model: str = ""
-    digits_curve: str = ""
-    music_curve: str = ""
-    held_out: str = ""
-    training_steps: int = Field(240, ge=1)
-    curve_samples: int = Field(128, ge=2)
-    steps: list[int] = Field(default=[4, 6, 8, 12, 16, 24, 32], min_length=2)
-    seeds: int = Field(5, ge=2)
-    images: int = Field(200, ge=20)
-    heun_steps: int = Field(16, ge=1)
-    clips: int = Field(8, ge=2)
-    many: int = Field(64, ge=2)
-    guidance: float = 3.0
-    set_clips: int = Field(24, ge=4)
-    reference: int = Field(48, ge=4)
-    set_many: int = Field(24, ge=2)
-    draws: int = Field(500, ge=10)
 
 
 QUICK: dict[str, Any] = {
@@ -66,7 +26,7 @@ OPTIONS = {"seeds": "seeds"}
 FREE = ("seeds", "music_curve", "held_out", "clips", "many", "set_clips", "reference", "set_many", "draws")
 
 
-def digits_model(settings: Settings, out: Path, quiet: bool) -> Path:
+def _digits_model(settings: Settings, out: Path, quiet: bool) -> Path:
     """The folder of the model of digits: a class-conditional UNet with v on the cosine path, as `erd_digits` trains
     it."""
     if settings.digits_model:
@@ -74,7 +34,7 @@ def digits_model(settings: Settings, out: Path, quiet: bool) -> Path:
     return train_networks(_CELL, out / "digits", seeds=1, steps=settings.training_steps, quiet=quiet)[0]
 
 
-def digits_curve(settings: Settings, model: Path, out: Path, quiet: bool) -> Path:
+def _digits_curve(settings: Settings, model: Path, out: Path, quiet: bool) -> Path:
     """The file of the digits' entropic curve, measured now where none is named."""
     if settings.digits_curve:
         return Path(settings.digits_curve)
@@ -92,8 +52,8 @@ def digits_curve(settings: Settings, model: Path, out: Path, quiet: bool) -> Pat
 def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) -> None:
     """Writes `entropic_steps.json` and, with held-out music, `entropic_music.json`, each with its picture."""
     cells = Cells(out / "cells.jsonl")
-    model = digits_model(settings, out, quiet)
-    digits(settings, model, digits_curve(settings, model, out, quiet), cells, quiet)
+    model = _digits_model(settings, out, quiet)
+    digits(settings, model, _digits_curve(settings, model, out, quiet), cells, quiet)
     if settings.music_curve:
         music(settings, Path(settings.music_curve), cells, quiet)
     comparisons = {}
@@ -103,6 +63,49 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
     _write(settings, comparisons, out / STEPS_RESULT)
     if settings.held_out and settings.music_curve:
         _write(settings, music_sets(settings, Path(settings.music_curve), cells, quiet), out / MUSIC_RESULT)
+
+
+def compare(rows: list[dict[str, Any]], what: str, draws: int = 2000) -> dict[str, Any]:
+    """For each schedule: mean quality by steps with intervals, steps for uniform's quality at 16, and the ratio to
+    uniform's 16."""
+    seeds = sorted({row["seed"] for row in rows})
+    schedules = list(dict.fromkeys(row["schedule"] for row in rows))
+    steps = np.array(sorted({row["steps"] for row in rows}))
+    table = {(row["schedule"], row["steps"], row["seed"]): row[what] for row in rows}
+    values = {
+        schedule: np.array([[table[schedule, int(step), seed] for seed in seeds] for step in steps])
+        for schedule in schedules
+        if all((schedule, int(step), seed) in table for step in steps for seed in seeds)
+    }
+    if "uniform" not in values:
+        return {}
+    rng = np.random.default_rng(0)
+    picks = [np.arange(len(seeds)), *(rng.integers(0, len(seeds), len(seeds)) for _ in range(draws))]
+    place = int(np.flatnonzero(steps == min(LEVEL, steps.max()))[0])
+    report: dict[str, Any] = {"seeds": len(seeds), "at_steps": int(steps[place]), "schedules": {}}
+    for name, value in values.items():
+        ratios = np.array(
+            [
+                steps[place] / needed(steps, value[:, pick].mean(1), values["uniform"][place, pick].mean())
+                for pick in picks
+            ]
+        )
+        means = np.array([value[:, pick].mean(1) for pick in picks[1:]])
+        known = np.isfinite(ratios[1:])
+        report["schedules"][name] = {
+            "steps": steps.tolist(),
+            "mean": value.mean(1).tolist(),
+            "low": np.percentile(means, 2.5, axis=0).tolist(),
+            "high": np.percentile(means, 97.5, axis=0).tolist(),
+            "fewest_steps_suffice": bool(np.isfinite(ratios[0]) and ratios[0] >= steps[place] / steps[0]),
+            "steps_needed": None if not np.isfinite(ratios[0]) else float(steps[place] / ratios[0]),
+            "uniform_over_this": None if not np.isfinite(ratios[0]) else float(ratios[0]),
+            "uniform_over_this_interval": np.percentile(ratios[1:][known], [2.5, 97.5]).tolist()
+            if known.any()
+            else None,
+            "resamples_that_reach_it": float(known.mean()),
+        }
+    return report
 
 
 def _write(settings: Settings, comparisons: dict[str, Any], file: Path) -> None:
@@ -117,10 +120,8 @@ COLOURS = {
 
 def _steps_picture(comparisons: dict[str, Any], out: Path) -> None:
     """Draws the comparisons that have numbers into a PNG; `entropic` is in records from before it left."""
-    from matplotlib.figure import Figure
-
     shown = [(key, comparison) for key, comparison in comparisons.items() if comparison]
-    figure = Figure(figsize=(4.2 * len(shown), 3.6), layout="constrained")
+    figure = new_figure(4.2 * len(shown), 3.6)
     for axes, (key, comparison) in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
         for name, curve in comparison["schedules"].items():
             colour = COLOURS[name]
@@ -133,4 +134,4 @@ def _steps_picture(comparisons: dict[str, Any], out: Path) -> None:
         axes.set_xticks(curve["steps"], [str(step) for step in curve["steps"]], minor=False)
         axes.minorticks_off()
         axes.legend(fontsize=7)
-    figure.savefig(out, dpi=110)
+    figure_png(figure, out, dpi=110)

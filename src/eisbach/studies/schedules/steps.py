@@ -20,14 +20,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from eisbach.audio import read_audio
 from eisbach.backbones import load_backbone
 from eisbach.codecs import load_codec
+from eisbach.config import StrictModel
 from eisbach.data.manifest import load_manifest
 from eisbach.diffusion.guidance import guided
 from eisbach.diffusion.samplers import sample_ode
@@ -39,10 +41,47 @@ from eisbach.generation.sampling import starting_noise
 from eisbach.progress import Progress
 from eisbach.structure.frechet import texture_embedding
 from eisbach.structure.sets.distances import frechet_distance, kernel_distance, median_distance
-from eisbach.studies.finished import Finished
+from eisbach.studies.running import Finished
 
-if TYPE_CHECKING:
-    from eisbach.studies.schedules.run import Settings
+
+class Settings(StrictModel):
+    """Models, curves and how many samples.
+
+    Attributes
+    ----------
+    digits_model : str
+        Folder of a model of digits; "" trains one here, for `training_steps`.
+    digits_curve, music_curve : str
+        Files of `eisbach signature entropy`. "" measures the digits' here; music without a curve is left out.
+    held_out : str
+        Manifest of rendered music with a held-out split; "" leaves the sets of decoded music out.
+    steps : list of int
+        Numbers of sampling steps; 16 sets the quality that the others are asked for.
+    seeds, images, heun_steps
+        Sampling seeds and images of digits; the most steps of EDM's Heun.
+    clips, many
+        Clips of music, and Heun steps of their many-step solution.
+    set_clips, reference, set_many, draws
+        Of the sets of decoded music: samples, held-out clips, Heun steps, and halves behind the intervals.
+    """
+
+    digits_model: str = ""
+    digits_curve: str = ""
+    music_curve: str = ""
+    held_out: str = ""
+    training_steps: int = Field(240, ge=1)
+    curve_samples: int = Field(128, ge=2)
+    steps: list[int] = Field(default=[4, 6, 8, 12, 16, 24, 32], min_length=2)
+    seeds: int = Field(5, ge=2)
+    images: int = Field(200, ge=20)
+    heun_steps: int = Field(16, ge=1)
+    clips: int = Field(8, ge=2)
+    many: int = Field(64, ge=2)
+    guidance: float = 3.0
+    set_clips: int = Field(24, ge=4)
+    reference: int = Field(48, ge=4)
+    set_many: int = Field(24, ge=2)
+    draws: int = Field(500, ge=10)
 
 
 LEVEL = 16  # uniform at this many steps sets the quality that the others are asked for
@@ -170,49 +209,6 @@ def needed(steps: np.ndarray, quality: np.ndarray, level: float) -> float:
     i = below[0]
     share = (np.log(best[i - 1]) - np.log(level)) / (np.log(best[i - 1]) - np.log(best[i]))
     return float(np.exp(np.log(steps[i - 1]) + share * (np.log(steps[i]) - np.log(steps[i - 1]))))
-
-
-def compare(rows: list[dict[str, Any]], what: str, draws: int = 2000) -> dict[str, Any]:
-    """For each schedule: mean quality by steps with intervals, steps for uniform's quality at 16, and the ratio to
-    uniform's 16."""
-    seeds = sorted({row["seed"] for row in rows})
-    schedules = list(dict.fromkeys(row["schedule"] for row in rows))
-    steps = np.array(sorted({row["steps"] for row in rows}))
-    table = {(row["schedule"], row["steps"], row["seed"]): row[what] for row in rows}
-    values = {
-        schedule: np.array([[table[schedule, int(step), seed] for seed in seeds] for step in steps])
-        for schedule in schedules
-        if all((schedule, int(step), seed) in table for step in steps for seed in seeds)
-    }
-    if "uniform" not in values:
-        return {}
-    rng = np.random.default_rng(0)
-    picks = [np.arange(len(seeds)), *(rng.integers(0, len(seeds), len(seeds)) for _ in range(draws))]
-    place = int(np.flatnonzero(steps == min(LEVEL, steps.max()))[0])
-    report: dict[str, Any] = {"seeds": len(seeds), "at_steps": int(steps[place]), "schedules": {}}
-    for name, value in values.items():
-        ratios = np.array(
-            [
-                steps[place] / needed(steps, value[:, pick].mean(1), values["uniform"][place, pick].mean())
-                for pick in picks
-            ]
-        )
-        means = np.array([value[:, pick].mean(1) for pick in picks[1:]])
-        known = np.isfinite(ratios[1:])
-        report["schedules"][name] = {
-            "steps": steps.tolist(),
-            "mean": value.mean(1).tolist(),
-            "low": np.percentile(means, 2.5, axis=0).tolist(),
-            "high": np.percentile(means, 97.5, axis=0).tolist(),
-            "fewest_steps_suffice": bool(np.isfinite(ratios[0]) and ratios[0] >= steps[place] / steps[0]),
-            "steps_needed": None if not np.isfinite(ratios[0]) else float(steps[place] / ratios[0]),
-            "uniform_over_this": None if not np.isfinite(ratios[0]) else float(ratios[0]),
-            "uniform_over_this_interval": np.percentile(ratios[1:][known], [2.5, 97.5]).tolist()
-            if known.any()
-            else None,
-            "resamples_that_reach_it": float(known.mean()),
-        }
-    return report
 
 
 SCHEDULES = ("uniform", "rescaled_entropic", "log_snr", "sa3")

@@ -102,8 +102,7 @@ class ERD(NoiseWeight):
         if shaped and not correct_density:
             raise UserError(
                 "the erd weighting's log_snr_range, tail_mass and max_ratio shape the correction for the density and "
-                "do "
-                "nothing without it; set correct_density=True, or leave them out."
+                "do nothing without it; set correct_density=True, or leave them out."
             )
         self._by_length = self.density is not None and _reads_length(self.density)
         self._cache: dict[tuple[Path, str, int | None, torch.device], _Context] = {}

@@ -1,0 +1,60 @@
+"""Options and output that subcommands share."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from eisbach.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from eisbach.types import SkipReport
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the settings, such as group.key=1 (repeatable)."),
+]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=0, help="Processes; 0 takes one for each processor.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes.")]
+
+
+def worker_count(jobs: int) -> int:
+    """`jobs`, or the number of processors when it is 0."""
+    return jobs or os.cpu_count() or 1
+
+
+def numbers(text: str, option: str, example: str = "0.1,0.5,0.9") -> list[float]:
+    """Numbers separated by commas.
+
+    Raises
+    ------
+    UserError
+        Names the option and an example.
+    """
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise UserError(f"{option} is '{text}'; give numbers separated by commas, for example {example}.") from error
+
+
+def print_json(value: object) -> None:
+    """Prints a value as indented JSON."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_note(text: str) -> None:
+    """A sentence on standard error."""
+    typer.echo(f"note: {text}", err=True)
+
+
+def say_skipped(report: SkipReport, what: str) -> None:
+    """Prints the first ten items that were left out, and how many more there are."""
+    for item in report.skipped[:10]:
+        typer.echo(f"  skipped {one_line(item.item)}: {item.reason}")
+    if len(report.skipped) > 10:
+        typer.echo(f"  and {len(report.skipped) - 10} more {what}.")
