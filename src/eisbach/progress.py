@@ -146,7 +146,6 @@ def in_threads(
 
 
 _Key = TypeVar("_Key")
-_Made = TypeVar("_Made")
 
 
 class Ahead(Generic[_Key, _Made]):

@@ -154,7 +154,7 @@ def read_native(folder: str | Path) -> NativeModel:
     )
 
 
-def _max_seconds(values: Mapping[str, Any], sample_rate: int, source: Path) -> float | None:
+def _max_seconds(values: Mapping[str, Any], sample_rate: int, source: str) -> float | None:
     samples = values.get("sample_size")
     if samples is None:
         return None
