@@ -40,7 +40,7 @@ from eisbach.files import write_json
 from eisbach.progress import Progress
 
 DEPTH, RANK = 24, 16
-DEPTHS = (2, 3)
+DEPTHS = (1, 2)
 FRAMES, BATCHES = (108, 323, 1292), (1, 4, 8)
 SECONDS = {108: 10, 323: 30, 1292: 120}
 CASES = {
