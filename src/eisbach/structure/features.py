@@ -286,7 +286,7 @@ def texture_frames(mel_db: np.ndarray) -> np.ndarray:
     window, hop = int(TEXTURE_WINDOW * FRAME_RATE), int(FRAME_RATE / TEXTURE_RATE)
     if len(mel_db) < window:
         return np.zeros((0, 2 * _BANDS))
-    bands = mel_db.astype(np.float64).reshape(len(mel_db), _BANDS, -1).mean(axis=2)
+    bands = mel_db.reshape(len(mel_db), _BANDS, -1).mean(axis=2, dtype=np.float64)
     sums = np.concatenate([np.zeros((1, _BANDS)), bands.cumsum(axis=0)])
     squares = np.concatenate([np.zeros((1, _BANDS)), (bands**2).cumsum(axis=0)])
     starts = np.arange(0, len(bands) - window + 1, hop)
