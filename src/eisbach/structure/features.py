@@ -287,9 +287,10 @@ def texture_frames(mel_db: np.ndarray) -> np.ndarray:
     if len(mel_db) < window:
         return np.zeros((0, 2 * _BANDS))
     bands = mel_db.reshape(len(mel_db), _BANDS, -1).mean(axis=2, dtype=np.float64)
-    sums = np.concatenate([np.zeros((1, _BANDS)), bands.cumsum(axis=0)])
-    squares = np.concatenate([np.zeros((1, _BANDS)), (bands**2).cumsum(axis=0)])
-    starts = np.arange(0, len(bands) - window + 1, hop)
+    sums, squares = np.zeros((2, len(bands) + 1, _BANDS))
+    np.cumsum(bands, axis=0, out=sums[1:])
+    np.cumsum(np.square(bands, out=bands), axis=0, out=squares[1:])
+    starts = np.arange(0, len(mel_db) - window + 1, hop)
     mean = (sums[starts + window] - sums[starts]) / window
     variance = (squares[starts + window] - squares[starts]) / window - mean**2
     return np.concatenate([mean, np.sqrt(np.maximum(variance, 0.0))], axis=1)
