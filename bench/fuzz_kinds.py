@@ -338,8 +338,7 @@ def _read_rendered(folder: Path, target: Path, draw: random.Random) -> None:
 
 
 def _scores(folder: Path) -> None:
-    from eisbach.data.score_parsing import NoteTable
-    from eisbach.data.scores import _write_table
+    from eisbach.data.score_parsing import NoteTable, write_table
 
     notes = np.arange(4)
     table = NoteTable(
@@ -353,13 +352,13 @@ def _scores(folder: Path) -> None:
         "none",
         "ß",
     )
-    _write_table(folder / "a.npz", table, "0")
+    write_table(folder / "a.npz", table, "0")
 
 
 def _read_scores(folder: Path, target: Path, draw: random.Random) -> None:
-    from eisbach.data.scores import _read_table
+    from eisbach.data.score_parsing import read_table
 
-    table = _read_table(folder / "a.npz", "a", "0")
+    table = read_table(folder / "a.npz", "a", "0")
     assert table is None or table.length >= -1e300
     assert table is None or table.parts >= -(2**31)
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
@@ -143,3 +143,38 @@ def in_threads(
         except BaseException:  # an interruption too: what has not begun is not begun
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+_Key = TypeVar("_Key")
+
+
+class Ahead(Generic[_Key, _Made]):
+    """Values of a pure function, the next one made in a thread while the last one is used.
+
+    Parameters
+    ----------
+    make : called in one thread at a time.
+    """
+
+    def __init__(self, make: Callable[[_Key], _Made]) -> None:
+        self._make = make
+        self._thread: ThreadPoolExecutor | None = None
+        self._next: tuple[_Key, Future[_Made]] | None = None
+
+    def get(self, key: _Key, following: _Key | None) -> _Made:
+        """The value of `key`; that of `following`, where there is one, is begun."""
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+        ready, self._next = self._next, None
+        if ready is None or ready[0] != key:
+            ready = key, self._thread.submit(self._make, key)
+        value = ready[1].result()
+        if following is not None:
+            self._next = following, self._thread.submit(self._make, following)
+        return value
+
+    def close(self) -> None:
+        """Ends the thread."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+        self._thread = self._next = None

@@ -408,3 +408,181 @@ def test_the_written_configuration_is_pefts_own(tiny_model: Path):
     adapters.inject(backbone, config, norm_gradient="full")
     assert before["use_dora"] is True
     assert peft_format.config_values(config) == before
+
+
+# The rows of a step ------------------------------------------------------------------------------------------------
+
+
+class Blocks(nn.Module):
+    """Three blocks of two layers each, the last two equal in shape; one of them may be left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.blocks = nn.ModuleList(
+                nn.Sequential(nn.Linear(8, 12, bias=bool(i)), nn.SiLU(), nn.Linear(12, 8)) for i in range(3)
+            )
+        self.skipped: int | None = None
+        self.checkpointing = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        from torch.utils.checkpoint import checkpoint
+
+        for number, block in enumerate(self.blocks):
+            if number == self.skipped:
+                continue
+            x = x + (checkpoint(block, x, use_reentrant=False) if self.checkpointing else block(x))
+        return x
+
+
+class BlocksModel:
+    adapter_targets = r"blocks\.\d+\.(0|2)"
+
+    def __init__(self) -> None:
+        self.module = Blocks()
+
+    def identity(self) -> str:
+        return "blocks"
+
+
+def blocks(norm_gradient: str = "full", *, shared: bool = True) -> tuple[Blocks, dict[str, nn.Parameter]]:
+    """`shared=False` takes the rows of the step away: each layer makes its own."""
+    from eisbach.adapters.layers import HOOKS
+
+    model = BlocksModel()
+    config = adapters.adapter_config(model, kind="dora", rank=2, alpha=3.0)
+    parameters = adapters.inject(model, config, norm_gradient=norm_gradient)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name in sorted(parameters):
+            noise = 0.1 * torch.randn(parameters[name].shape, generator=generator)
+            parameters[name].copy_(noise + parameters[name] * ("magnitude" in name))
+    if not shared:
+        for handle in HOOKS[model.module]:
+            handle.remove()
+    return model.module, parameters
+
+
+def run_blocks(network: Blocks, parameters: dict[str, nn.Parameter], x: torch.Tensor) -> list[torch.Tensor | None]:
+    network(x).square().sum().backward()
+    found = [parameter.grad for parameter in parameters.values()]
+    for parameter in parameters.values():
+        parameter.grad = None
+    return found
+
+
+@pytest.mark.parametrize("norm_gradient", ["detached", "full"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("skipped", [None, 1])
+def test_rows_made_together_are_the_rows_that_layers_make_alone(norm_gradient, checkpointing, skipped):
+    """Bit for bit, with blocks that are computed again and with a layer that takes no part, which gets no gradient."""
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(3))
+    results = []
+    for shared in (True, False):
+        network, parameters = blocks(norm_gradient, shared=shared)
+        network.checkpointing, network.skipped = checkpointing, skipped
+        results.append((run_blocks(network, parameters, x), run_blocks(network, parameters, 2 * x)))
+    for together, alone in zip(*results, strict=True):
+        for mine, its in zip(together, alone, strict=True):
+            assert (mine is None) == (its is None)
+            assert mine is None or torch.equal(mine, its)
+    missing = sum(gradient is None for gradient in results[0][0])
+    assert missing == (0 if skipped is None else 6)
+
+
+def test_rows_follow_every_kind_of_change_between_two_steps():
+    """A fused optimiser does not raise a parameter's version, and a layer may be called by itself after a step."""
+    network, parameters = blocks()
+    alone, alone_parameters = blocks(shared=False)
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(3))
+    for net, values in ((network, parameters), (alone, alone_parameters)):
+        optimiser = torch.optim.AdamW(values.values(), lr=0.1, fused=True)
+        for _ in range(2):
+            net(x).square().sum().backward()
+            optimiser.step()
+            optimiser.zero_grad()
+    assert torch.equal(network.blocks[0](x), alone.blocks[0](x))
+    with torch.no_grad():
+        network(x)
+        for values in (parameters, alone_parameters):
+            values["blocks.0.0.lora_B.default.weight"].add_(1.0)
+        assert torch.equal(network.blocks[0](x), alone.blocks[0](x))
+    first, second = network(x), network(2 * x)  # two forward passes before one backward pass
+    expected = alone(x).sum() + alone(2 * x).sum()
+    (first.sum() + second.sum()).backward()
+    expected.backward()
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(parameter.grad, alone_parameters[name].grad, rtol=0, atol=0)
+
+
+def test_rows_are_made_once_a_shape_and_not_again_in_recomputation(monkeypatch: pytest.MonkeyPatch):
+    from eisbach.adapters import dora_layers
+
+    made: list[int] = []
+    make = dora_layers.make_rows
+    monkeypatch.setattr(dora_layers, "make_rows", lambda stack, *rest: made.append(len(rest[1])) or make(stack, *rest))
+    network, parameters = blocks()
+    network.checkpointing = True
+    run_blocks(network, parameters, torch.ones(2, 8))
+    assert sorted(made) == [3, 3]  # six layers of two shapes
+
+
+def test_nothing_of_a_step_outlives_it():
+    """Rows lead to a graph whose node knows the layers that hold the rows: none of it may wait for a garbage collector,
+    whether a backward pass follows or not."""
+    import gc
+    import weakref
+
+    network, _ = blocks()
+    x = torch.ones(2, 8)
+    gc.collect()
+    gc.disable()
+    try:
+        output = network(x)
+        rows = [layer.shared.rows.b for layer in network.modules() if hasattr(layer, "shared")]
+        held = [weakref.ref(row) for row in rows]
+        del rows
+        output.sum().backward()
+        del output
+        assert not any(reference() is not None for reference in held)
+        network(x)
+        held = [weakref.ref(layer.shared.rows.b) for layer in network.modules() if hasattr(layer, "shared")]
+        network(x)
+        assert not any(reference() is not None for reference in held)
+    finally:
+        gc.enable()
+
+
+def test_a_copy_of_a_network_in_mid_step_makes_its_own_rows():
+    import copy
+
+    network, _ = blocks()
+    x = torch.ones(2, 8)
+    output = network(x)
+    twin = copy.deepcopy(network)
+    assert torch.equal(twin(x), output)
+    assert all(layer.shared.rows is None for layer in copy.deepcopy(twin).modules() if hasattr(layer, "shared"))
+
+
+def test_taking_the_adapter_out_ends_the_watch():
+    from eisbach.adapters.layers import remove_layers
+
+    network, _ = blocks()
+    assert network._forward_pre_hooks
+    assert network._forward_hooks
+    remove_layers(network)
+    assert not network._forward_pre_hooks
+    assert not network._forward_hooks
+
+
+def test_compiled_blocks_read_the_rows_of_the_step():
+    """To rounding: the compiler adds the residual's gradients in another order."""
+    network, parameters = blocks()
+    plain, plain_parameters = blocks()
+    for block in network.blocks:
+        block.compile(backend="eager", fullgraph=True)
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(3))
+    for _ in range(2):
+        for mine, its in zip(run_blocks(network, parameters, x), run_blocks(plain, plain_parameters, x), strict=True):
+            torch.testing.assert_close(mine, its, rtol=1e-5, atol=1e-6)

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from eisbach.diffusion.guidance import guided, interval_from_sigma, join
+from eisbach.diffusion.guidance import Projection, guided, interval_from_sigma, join
 from eisbach.diffusion.paths import get_path
+from eisbach.diffusion.targets import convert, to_x0
 from eisbach.errors import UserError
 from eisbach.types import Conditioning
 
@@ -103,3 +104,60 @@ def test_intervals_convert_from_sigma():
 def test_bad_intervals(interval):
     with pytest.raises(UserError, match="0 <= low < high <= 1"):
         guided(Model(), conditioning(), conditioning(), 2.0, interval=interval)
+
+
+# Projection --------------------------------------------------------------------------------------------------------
+
+
+def random_outputs(path: str, target: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(x_t, t, conditional output, null output) in float64, of random data estimates."""
+    generator = torch.Generator().manual_seed(4)
+    x_t, with_caption, without = torch.randn(3, 2, 4, 5, generator=generator, dtype=torch.float64)
+    t = torch.tensor([0.3, 0.8], dtype=torch.float64)
+    outputs = (convert(path, "x0", target, estimate, x_t, t) for estimate in (with_caption, without))
+    return x_t, t, *outputs
+
+
+class Two:
+    """Gives the conditional and the null output, whatever it is asked."""
+
+    def __init__(self, *outputs: torch.Tensor) -> None:
+        self.outputs = torch.cat(outputs)
+
+    def __call__(self, x_t, t, c):
+        return self.outputs
+
+
+@pytest.mark.parametrize("target", ["eps", "x0", "v", "u"])
+@pytest.mark.parametrize("strength", [0.0, 0.4, 1.0])
+def test_projection_is_the_papers_in_the_data_estimates_whatever_the_target(target: str, strength: float) -> None:
+    """D = D_c + (w - 1)·((D_c - D_u) less its part along D_c), written out clip by clip (arXiv 2410.02416)."""
+    x_t, t, conditional, null = random_outputs("linear", target)
+    branches = (conditioning(), conditioning(fill=0.0))
+    projection = Projection(strength, get_path("linear"), target)
+    output = guided(Two(conditional, null), *branches, 5.0, projection=projection)(x_t, t)
+    found = to_x0("linear", target, output, x_t, t)
+    estimates = [to_x0("linear", target, one, x_t, t) for one in (conditional, null)]
+    for clip in range(2):
+        with_caption, without = (estimate[clip].flatten() for estimate in estimates)
+        step = with_caption - without
+        along = step.dot(with_caption) / with_caption.dot(with_caption) * with_caption
+        expected = with_caption + 4.0 * (step - strength * along)
+        torch.testing.assert_close(found[clip].flatten(), expected, rtol=1e-9, atol=1e-9)
+        if strength == 1.0:  # nothing was added along the estimate
+            assert (found[clip].flatten() - with_caption).dot(with_caption).abs() < 1e-9
+
+
+def test_projection_keeps_interval_scale_one_and_a_silent_estimate():
+    path = get_path("linear")
+    model, branches = Model(), (conditioning(), conditioning(fill=0.0))
+    projection = Projection(1.0, path, "u")
+    assert torch.equal(guided(model, *branches, 1.0, projection=projection)(X, T), Model()(X, T, branches[0]))
+    inside = guided(model, *branches, 4.0, (0.5, 1.0), projection)(X, T)
+    assert torch.equal(inside[0], Model()(X, T, branches[0])[0])  # t = 0.25 lies outside
+    silent = guided(
+        Two(torch.zeros(2, 4, 5), torch.ones(2, 4, 5)), *branches, 3.0, projection=Projection(1.0, path, "x0")
+    )
+    assert silent(X, T).isfinite().all()
+    with pytest.raises(UserError, match="strength lies within 0 and 1"):
+        guided(model, *branches, 3.0, projection=Projection(1.5, path, "u"))

@@ -22,11 +22,12 @@ from eisbach import adapters, audio
 from eisbach.adapters.formats import peft as peft_format
 from eisbach.audio import audio_hash, read_audio
 from eisbach.backbones import load_backbone
+from eisbach.backbones.stable_audio3 import StableAudio3Backbone
 from eisbach.config import build_config
 from eisbach.data.manifest import load_manifest
 from eisbach.errors import CheckpointError, ConfigError, InterruptedRun, StorageError, UserError
 from eisbach.generation import GenerateConfig, generate, prompts_from_texts
-from eisbach.generation.generate import settle_sampling
+from eisbach.generation.generate import sampled_seconds, settle_sampling
 
 PROMPTS = prompts_from_texts(["slow low cello", "fast high celesta"])
 
@@ -181,8 +182,10 @@ def test_unknown_words_are_told(tiny_model: Path, made: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"duration": 12}, "'duration'"),
-        ({"duration": 121}, "'duration'"),
+        ({"duration": 0.9}, "'duration'"),
+        ({"duration": float("inf")}, "'duration'"),
+        ({"headroom": -1}, "'headroom'"),
+        ({"apg": 1.1}, "'apg'"),
         ({"sampler": "midpoint"}, "'sampler'"),
         ({"seeds": []}, "at least one seed"),
         ({"seeds": [1, 1]}, "seeds must differ"),
@@ -306,3 +309,70 @@ def test_killed_generations_end_with_the_same_bytes(tiny_model: Path, tmp_path: 
 def stamp_of(adapter: Path) -> dict[str, str]:
     with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
         return {"later": "x", **(file.metadata() or {})}
+
+
+# How long ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_clip_of_a_second_is_a_second_and_is_finished_only_when_it_is_whole(tiny_model: Path, tmp_path: Path) -> None:
+    config = config_of(tiny_model, tmp_path, duration=1, seeds=[0])
+    generate(config, quiet=True)
+    whole = hashes(tmp_path)
+    file = tmp_path / "prompt-1_seed-0.flac"
+    waveform = read_audio(file)
+    assert waveform.duration == pytest.approx(1.0, abs=0.1)
+    audio.write_audio(file, audio.Waveform(waveform.samples[:, : waveform.samples.shape[1] // 2], 8000))
+    generate(config, quiet=True)
+    assert hashes(tmp_path) == whole
+
+
+def test_a_clip_longer_than_the_model_plays_is_refused_before_anything_is_written(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"duration of 121 s arrived.*plays up to 120 s"):
+        generate(config_of(tiny_model, tmp_path / "out", duration=121), quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_headroom_is_sampled_and_cut_off(tiny_model: Path, tmp_path: Path) -> None:
+    """The clip keeps its length and its noise; what is heard differs, as the model saw a longer clip."""
+    plain, longer = tmp_path / "plain", tmp_path / "longer"
+    generate(config_of(tiny_model, plain, duration=4, seeds=[0]), quiet=True)
+    generate(config_of(tiny_model, longer, duration=4, headroom=2, seeds=[0]), quiet=True)
+    durations = {round(read_audio(file).duration, 1) for folder in (plain, longer) for file in folder.glob("*.flac")}
+    assert durations == {4.0}
+    assert not set(hashes(plain).values()) & set(hashes(longer).values())
+    assert json.loads((longer / "generation.json").read_text())["headroom"] == 2
+    assert "headroom" not in json.loads((plain / "generation.json").read_text())  # a folder of before goes on
+    with pytest.raises(ConfigError, match="headroom was"):
+        generate(config_of(tiny_model, longer, duration=4, seeds=[0]), quiet=True)
+
+
+def test_stable_audio_3_has_six_seconds_of_headroom_up_to_its_own_limit() -> None:
+    backbone = load_backbone(Path(__file__).parent.parent / "fixtures" / "sa3_native_tiny")
+    limit = backbone.max_seconds
+    assert limit == 120  # its frames are short: 4,096 of them last 24 s
+    medium = StableAudio3Backbone(
+        backbone.module,
+        backbone.text_encoder,
+        backbone.load_codec,
+        sample_rate=44100,
+        samples_per_frame=4096,
+        distilled=False,
+    )
+    assert medium.max_seconds == pytest.approx(380.4, abs=0.1)
+    config = config_of(Path("m"), Path("o"), duration=10)
+    assert sampled_seconds(config, backbone) == 16
+    assert sampled_seconds(config.model_copy(update={"headroom": 0.0}), backbone) == 10
+    assert sampled_seconds(config.model_copy(update={"duration": limit - 1}), backbone) == limit
+    with pytest.raises(UserError, match="plays up to"):
+        sampled_seconds(config.model_copy(update={"duration": limit + 1}), backbone)
+
+
+def test_projected_guidance_changes_the_audio_and_the_stamp(tiny_model: Path, tmp_path: Path) -> None:
+    plain, projected = tmp_path / "plain", tmp_path / "projected"
+    options: dict[str, Any] = {"duration": 2, "seeds": [0], "guidance_scale": 6.0}
+    generate(config_of(tiny_model, plain, **options), quiet=True)
+    generate(config_of(tiny_model, projected, **options, apg=1.0), quiet=True)
+    assert not set(hashes(plain).values()) & set(hashes(projected).values())
+    assert json.loads((projected / "generation.json").read_text())["apg"] == 1.0

@@ -171,5 +171,5 @@ def test_a_model_that_is_missing_is_exit_code_2(tmp_path: Path) -> None:
 def test_the_dry_run_writes_nothing(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["demo", "--dry-run", "--out", str(tmp_path / "o")], catch_exceptions=False)
     assert result.exit_code == 0
-    assert "recurrence_barrier" in result.stdout
+    assert "sample: recommended" in result.stdout
     assert not (tmp_path / "o").exists()

@@ -57,7 +57,8 @@ def test_every_metric_of_two_sets_is_a_row_inside_its_range(takes):
         takes, other, names=("plain", "barrier"), training=training, held_out=fresh, transpositions=False, k=3,
         embeddings={"clap": (rng.normal(size=(12, 4)), rng.normal(size=(12, 4)) + 3.0)}, n_permutations=39,
     )  # fmt: skip
-    assert {row.metric for row in found.rows} == set(SET_METRICS)
+    # `takes` carry no notes: what compares them is held in test_notes.py
+    assert {row.metric for row in found.rows} == set(SET_METRICS) - {"note_diversity"}
     for row in found.rows:
         low, high = SET_METRICS[row.metric].range
         if not math.isnan(row.value):

@@ -11,10 +11,13 @@ from eisbach.errors import CheckpointError, StorageError
 from eisbach.tensor_files import copy_named, read_tensors, write_tensors
 from eisbach.training import checkpoint as checkpoints
 from eisbach.training.checkpoint import (
+    CheckpointWriter,
     list_checkpoints,
     newest_checkpoint,
     open_checkpoint,
     prune,
+    step_of,
+    to_host,
     write_checkpoint,
 )
 
@@ -127,3 +130,50 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_text(json.dumps({"not": "tensors"}))
     with pytest.raises(CheckpointError, match="not a safetensors file"):
         read_tensors(tmp_path / "model.safetensors")
+
+
+# In a thread -------------------------------------------------------------------------------------------------------
+
+
+def tensors_of(value: float) -> dict[str, dict[str, torch.Tensor]]:
+    return {"a.safetensors": {"x": torch.full((3,), value)}}
+
+
+def test_what_is_written_in_a_thread_is_what_it_was_when_it_was_handed_over(tmp_path: Path) -> None:
+    weights = torch.zeros(3)
+    with CheckpointWriter() as writer:
+        for step in (1, 2):
+            weights.fill_(step)
+            writer.write(tmp_path, step, to_host({"a.safetensors": {"x": weights}}), {}, {}, 5)
+            weights.fill_(-1.0)
+    assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [1, 2]
+    for step in (1, 2):
+        read = read_tensors(open_checkpoint(tmp_path / f"step-{step:06d}").folder / "a.safetensors")["x"]
+        assert read.tolist() == [step] * 3
+
+
+def test_an_error_of_the_thread_comes_out_at_the_next_call_and_at_the_end(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    writer = CheckpointWriter()
+    writer.write(blocked, 1, tensors_of(1.0), {}, {}, 1)
+    with pytest.raises(StorageError, match="could not be written"):
+        writer.write(tmp_path, 2, tensors_of(2.0), {}, {}, 1)
+    writer.check()  # said once
+    with pytest.raises(StorageError, match="could not be written"), writer:
+        writer.write(blocked, 3, tensors_of(3.0), {}, {}, 1)
+    assert list_checkpoints(tmp_path) == []
+
+
+def test_what_ended_a_run_is_said_before_what_its_last_checkpoint_met(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+
+    def run() -> None:
+        with CheckpointWriter() as writer:
+            writer.write(blocked, 1, tensors_of(1.0), {}, {}, 1)
+            raise ValueError("the loss")
+
+    with pytest.raises(ValueError, match="the loss") as ended:
+        run()
+    assert any("could not be written" in note for note in ended.value.__notes__)

@@ -22,7 +22,7 @@ def output(losses: list[float], weights: list[float], beliefs: list[float], t: l
         (weight * loss).mean(), loss, weight, torch.ones_like(loss), weight, belief, torch.ones(()), weight
     )
     stats = torch.stack([torch.tensor(float(len(losses))), weight.sum(), weight.square().sum(), weight.sum()])
-    return StepOutput(PartialLoss(loss.sum(), stats, terms, weight), torch.tensor(t))
+    return StepOutput(PartialLoss(loss.sum(), stats, terms, weight), torch.tensor(t), loss)
 
 
 def test_a_window_averages_over_samples_and_steps() -> None:
@@ -74,7 +74,7 @@ def test_the_spread_of_weights_is_that_of_the_global_batch_however_it_is_split(
             part = slice(start, start + size)
             partial = weighting.partial(losses[step][part], predicted[step][part])
             stats = stats + partial.stats
-            parts.append(StepOutput(partial, t[step][part]))
+            parts.append(StepOutput(partial, t[step][part], losses[step][part]))
         for number, micro in enumerate(parts):
             windows[number % world].add_micro_batch(micro)
         factor = weighting.gradient_factor(stats)

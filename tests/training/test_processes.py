@@ -91,11 +91,23 @@ def test_a_run_killed_at_random_moments_never_leaves_a_broken_checkpoint_and_end
     assert not [path for path in checkpoints.iterdir() if path.name.startswith(".")]
 
 
-@pytest.mark.parametrize("options", [{}, {"memory": {"below": 0.7}, "act_above": 0.3}], ids=["itself", "remembered"])
+SMALL_CARD = {"precision": "bf16", "frozen": "int8", "adapter": {"type": "dora", "rank": 2}}
+
+
+@pytest.mark.parametrize(
+    ("options", "storage"),
+    [({}, {}), ({"memory": {"below": 0.7}, "act_above": 0.3}, {}), ({}, SMALL_CARD)],
+    ids=["itself", "remembered", "bf16 over int8"],
+)
 def test_two_processes_equal_one_with_twice_the_accumulation(
-    configure: Any, server: ForkServerContext, free_port: Callable[[], int], options: dict[str, Any]
+    configure: Any,
+    server: ForkServerContext,
+    free_port: Callable[[], int],
+    options: dict[str, Any],
+    storage: dict[str, Any],
 ) -> None:
     changes = {
+        **storage,
         "steps": 3,
         "held_out": {"every": 3, "batches": 1},
         "weighting": {"sample": "entropy_barrier", "normalisation": "mean1", **options},

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,10 +10,14 @@ import torch
 
 from eisbach.diffusion.noise_levels import get_density
 from eisbach.diffusion.paths import get_path
+from eisbach.progress import Ahead
+from eisbach.training.noising import InpaintingMasks
 from eisbach.training.step import (
     NOISE_LEVEL_BINS,
     Objective,
+    draw,
     micro_step,
+    predict_batch,
     step_generator,
     sums_by_noise_level,
 )
@@ -131,3 +137,57 @@ def test_sums_by_noise_level() -> None:
     assert sums.shape == (2, NOISE_LEVEL_BINS)
     assert sums[0].tolist() == [3, 0, 0, 4, 0, 0, 0, 0, 0, 8]
     assert sums[1].tolist() == [2, 0, 0, 1, 0, 0, 0, 0, 0, 1]
+
+
+EVERY_OPTION: dict[str, Any] = {
+    "condition_dropout": 0.5,
+    "pairing": "optimal_transport",
+    "inpainting": InpaintingMasks(0.5, 0.2, 0.3),
+    "silence_extension": 2.0,
+    "latent_rate": 3.0,
+}
+
+
+def answer(x_t: torch.Tensor, t: torch.Tensor, conditioning: Conditioning, *_: torch.Tensor) -> torch.Tensor:
+    return 0.5 * x_t
+
+
+def test_what_is_drawn_before_a_step_is_what_the_step_would_draw() -> None:
+    latents, conditioning = batch(masked=True)
+    chosen = objective(**EVERY_OPTION)
+    at_once = micro_step(answer, chosen, latents, conditioning, step_generator(3))
+    before = micro_step(answer, chosen, latents, conditioning, draw(chosen, latents, step_generator(3)))
+    assert torch.equal(at_once.partial.unscaled, before.partial.unscaled)
+    assert torch.equal(at_once.t, before.t)
+
+
+def test_a_step_on_a_device_reads_nothing_back() -> None:
+    """Every option, on a device that cannot be read: what needs values on the host was done before."""
+    latents, conditioning = batch(masked=True)
+    chosen = objective(**EVERY_OPTION)
+    drawn = draw(chosen, latents, step_generator(3))
+    away = replace(latents, latents=latents.latents.to("meta"), mask=latents.mask.to("meta"))
+    losses = predict_batch(answer, chosen, away, conditioning.to("meta"), drawn).losses
+    assert losses.device.type == "meta"
+    assert losses.shape == (4,)
+
+
+def test_values_are_made_ahead_in_another_thread_in_any_order_that_is_asked_for() -> None:
+    made: list[tuple[int, str]] = []
+
+    def make(key: int) -> int:
+        made.append((key, threading.current_thread().name))
+        if key == 13:
+            raise ValueError("thirteen")
+        return key * key
+
+    ahead = Ahead(make)
+    assert [ahead.get(key, key + 1) for key in (1, 2, 3)] == [1, 4, 9]
+    assert ahead.get(7, 13) == 49  # not what was made ahead: a run that was resumed
+    with pytest.raises(ValueError, match="thirteen"):
+        ahead.get(13, None)
+    ahead.close()
+    assert [key for key, _ in made] == [1, 2, 3, 4, 7, 13]
+    assert {name for _, name in made} == {"ahead_0"}
+    assert ahead.get(5, None) == 25  # a closed one begins anew
+    ahead.close()

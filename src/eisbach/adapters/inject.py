@@ -15,12 +15,14 @@ from eisbach.adapters.dora import NORM_GRADIENTS, NormGradient
 from eisbach.adapters.layers import (
     ADAPTER_NAME,
     ATTACHED,
+    HOOKS,
     AdaptableModel,
     has_adapter,
     is_adapter_parameter,
     remove_layers,
     trainable_parameters,
 )
+from eisbach.adapters.quantised import QuantisedFormat, quantise_frozen
 from eisbach.errors import ConfigError
 
 
@@ -93,6 +95,7 @@ def inject(
     *,
     norm_gradient: NormGradient = "detached",
     frozen_dtype: torch.dtype | None = None,
+    quantised: QuantisedFormat | None = None,
 ) -> dict[str, nn.Parameter]:
     """Injects the adapter in place, freezes everything else and returns the adapter's parameters by name.
 
@@ -104,13 +107,16 @@ def inject(
     norm_gradient : "detached" or "full"
         Whether DoRA's row norm is a constant to the gradient (see `eisbach.adapters.dora`); means nothing to LoRA.
     frozen_dtype : torch.dtype or None
-        What the frozen linear layers and convolutions are stored in from now on; the adapter stays in their old one.
-        Under autocast to this dtype their output is the same bit for bit, as autocast reads them in it anyway.
+        What the frozen parameters are stored in from now on (see `store_frozen`); the adapter stays in their old one.
+    quantised : "int8", "fp8", "nf4" or None
+        What the weights of the frozen linear layers are stored in through torchao (see `adapters.quantised`). DoRA's
+        row norms are then those of the dequantised weights.
 
     Raises
     ------
     ConfigError
-        No layer has one of the target names, the model carries an adapter already, or `norm_gradient` cannot be had.
+        No layer has one of the target names, the model carries an adapter already, `norm_gradient` cannot be had, or
+        torchao is missing.
     """
     from peft import inject_adapter_in_model
 
@@ -142,22 +148,25 @@ def inject(
         parameter.requires_grad_(is_adapter_parameter(name))
     if frozen_dtype is not None:
         store_frozen(module, frozen_dtype)
+    if quantised is not None:
+        quantise_frozen(module, quantised)
     if config.use_dora:
         _prepare_dora(module, norm_gradient)
     return trainable_parameters(module)
 
 
 def store_frozen(module: nn.Module, dtype: torch.dtype) -> None:
-    """Casts the weights and biases of frozen linear layers and convolutions, which is what autocast casts at every
-    step.
+    """Casts every frozen floating parameter but those of normalisations.
 
-    Norms, embeddings and free parameters keep their dtype: autocast leaves them alone, so casting them would change the
-    result.
+    Linear layers and convolutions are read in this dtype under autocast anyway. A free parameter in fp32 (memory
+    tokens, a block's modulation) would promote whatever it is added to: with it the whole residual stream, at twice the
+    memory, and a cast before every product. Normalisations compute in fp32 whatever comes, and buffers are tables of
+    frequencies: in bf16 the positions beyond 256 would fall together.
     """
     for layer in module.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+        if not type(layer).__name__.endswith(("Norm", "Norm1d", "Norm2d")):
             for parameter in layer.parameters(recurse=False):
-                if not parameter.requires_grad:
+                if not parameter.requires_grad and parameter.is_floating_point():
                     parameter.data = parameter.data.to(dtype)
 
 
@@ -176,11 +185,13 @@ def _refuse_wide_convolutions(module: nn.Module) -> None:
 
 
 def _prepare_dora(module: nn.Module, norm_gradient: NormGradient) -> None:
-    from eisbach.adapters.dora_layers import DoraConv1d, DoraLinear
+    from eisbach.adapters.dora_layers import DoraConv1d, DoraLinear, StepRows, is_framewise
 
-    for layer in module.modules():
-        if isinstance(layer, (DoraLinear, DoraConv1d)):
-            layer.prepare(ADAPTER_NAME, norm_gradient)
+    layers = [layer for layer in module.modules() if isinstance(layer, (DoraLinear, DoraConv1d))]
+    for layer in layers:
+        layer.prepare(ADAPTER_NAME, norm_gradient)
+    shared = [layer for layer in layers if not isinstance(layer, DoraConv1d) or is_framewise(layer.get_base_layer())]
+    HOOKS[module] = StepRows(shared).attach(module)
 
 
 def _is_linear(layer: nn.Module) -> bool:

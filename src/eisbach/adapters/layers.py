@@ -4,7 +4,7 @@ out."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,6 +15,9 @@ ADAPTER_NAME = "default"
 
 ATTACHED: WeakKeyDictionary[nn.Module, dict[str, torch.Tensor]] = WeakKeyDictionary()
 """The weights that attached adapters replaced, by network, so that detaching restores them bit for bit."""
+
+HOOKS: WeakKeyDictionary[nn.Module, list[Any]] = WeakKeyDictionary()
+"""Handles of what watches a network's forward passes for its adapter, by network."""
 
 
 class AdaptableModel(Protocol):
@@ -51,6 +54,8 @@ def remove_layers(module: nn.Module) -> None:
     """Puts the base layers back in the places of peft's layers; what the adapter had learned is lost."""
     from peft.tuners.lora import LoraLayer
 
+    for handle in HOOKS.pop(module, []):
+        handle.remove()
     for name, layer in list(module.named_modules()):
         if isinstance(layer, LoraLayer):
             parent, _, child = name.rpartition(".")

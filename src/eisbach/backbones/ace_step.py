@@ -130,6 +130,7 @@ class AceStepBackbone(PipelineBackbone):
     )
     density = "logit_normal"
     schedule = "uniform"
+    max_seconds = 600.0
 
     def __init__(
         self,

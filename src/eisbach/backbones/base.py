@@ -47,6 +47,10 @@ class Backbone(Protocol):
     inpainting : bool, default False
         Whether `predict` takes a fourth argument `inpainting` [shape=(B, 1 + C, T)]: the mask of what is known, and
         the known.
+    max_seconds : float, default 120
+        How long a clip the model plays at most.
+    headroom : float, default 0
+        Seconds that are sampled beyond a clip's end and cut off, unless a command says otherwise.
     retimes : bool, default False
         Whether `with_durations` gives rows other durations without reading their captions again.
 
@@ -66,6 +70,8 @@ class Backbone(Protocol):
     latent_size: int | None = None
     distilled: bool = False
     inpainting: bool = False
+    max_seconds: float = 120.0
+    headroom: float = 0.0
     retimes: bool = False
 
     @property

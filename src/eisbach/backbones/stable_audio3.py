@@ -27,6 +27,8 @@ from eisbach.tensor_files import read_weights
 from eisbach.types import Conditioning
 
 INDEX = "model_index.json"
+_MAX_FRAMES = 4096
+"""Latent frames of the longest clip that the models are made for, where a folder does not say: 380 s of Medium's."""
 _PIPELINES = ("StableAudio3Pipeline", "StableAudio3InpaintPipeline", "StableAudio3AudioToAudioPipeline")
 
 
@@ -35,6 +37,8 @@ class StableAudio3Backbone(Backbone):
 
     Attributes
     ----------
+    max_seconds : float
+        What the folder says (`sample_size`), or 4096 latent frames; at most what the duration embedder tells apart.
     distilled : bool
         True for the few-step models, which are for playing: training them as a flow undoes the distillation.
     sample_rate, samples_per_frame : int
@@ -57,6 +61,7 @@ class StableAudio3Backbone(Backbone):
     density = "trunc_logit_normal"
     schedule = "sa3"
     retimes = True
+    headroom = 6.0  # seconds that Stability's interface samples beyond a clip
 
     def __init__(
         self,
@@ -67,12 +72,16 @@ class StableAudio3Backbone(Backbone):
         sample_rate: int,
         samples_per_frame: int,
         distilled: bool,
+        max_seconds: float | None = None,
     ) -> None:
         self.module: nn.Module = module
         self.text_encoder, self._read_codec = text_encoder, read_codec
         self.sample_rate, self.samples_per_frame, self.distilled = sample_rate, samples_per_frame, distilled
         self.latent_channels = int(self.transformer.config.io_channels)
         self.latent_rate = sample_rate / samples_per_frame
+        # A folder that does not say plays what the released models play, and what any model plays here at least.
+        longest = max(_MAX_FRAMES / self.latent_rate, Backbone.max_seconds) if max_seconds is None else max_seconds
+        self.max_seconds = min(longest, float(self.duration_embedder.config.max_val))
 
     @property
     def transformer(self) -> Any:
@@ -263,6 +272,7 @@ def load_native(folder: str | Path) -> StableAudio3Backbone:
         sample_rate=model.sample_rate,
         samples_per_frame=model.samples_per_frame,
         distilled=model.distilled,
+        max_seconds=model.max_seconds,
     )
 
 

@@ -90,6 +90,8 @@ class NativeModel:
     sample_rate, samples_per_frame : int
         Of the autoencoder: Hz, and audio samples a latent frame.
     distilled : bool
+    max_seconds : float or None
+        The longest clip by the configuration's `sample_size`; None where it has none.
     """
 
     transformer_config: dict[str, Any]
@@ -102,6 +104,7 @@ class NativeModel:
     sample_rate: int
     samples_per_frame: int
     distilled: bool
+    max_seconds: float | None
 
 
 def read_native(folder: str | Path) -> NativeModel:
@@ -147,7 +150,17 @@ def read_native(folder: str | Path) -> NativeModel:
         sample_rate=sample_rate,
         samples_per_frame=samples_per_frame,
         distilled=OBJECTIVES[objective],
+        max_seconds=_max_seconds(values, sample_rate, source),
     )
+
+
+def _max_seconds(values: Mapping[str, Any], sample_rate: int, source: str) -> float | None:
+    samples = values.get("sample_size")
+    if samples is None:
+        return None
+    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
+        raise CheckpointError(f"{source} has the sample_size {samples!r}, no number of samples; fetch it again.")
+    return samples / sample_rate
 
 
 def _sort_tensors(

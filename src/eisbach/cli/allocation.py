@@ -191,7 +191,7 @@ def _build(name: str, options: dict[str, Any], path: Any, density: Any) -> Any:
         if missing:
             raise UserError(f"the {name} weighting needs {', '.join(missing)}; write {name}:{missing[0]}=VALUE.")
     try:
-        return build_weighting(noise_level=name, path=path, density=density, **options).noise_level
+        return build_weighting("none", name, path=path, density=density, **options).noise_level
     except TypeError as error:
         raise UserError(
             f"the {name} weighting cannot be built with {options} ({error}); change these options."

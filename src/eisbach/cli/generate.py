@@ -26,7 +26,16 @@ _Adapter = Annotated[
 _Strength = Annotated[float, typer.Option(help="1 plays the adapter as trained, 0 the base.")]
 _AnyBase = Annotated[bool, typer.Option("--any-base", help="Play the adapter on another model than it was trained on.")]
 _Arm = Annotated[str | None, typer.Option(help="Label in the manifest; the adapter's name unless given.")]
-_Duration = Annotated[float, typer.Option(help="Seconds, 30 to 120.")]
+_Duration = Annotated[
+    float, typer.Option(help="Seconds, from 1 to the model's limit: 120, or 380 for Stable Audio 3 Medium.")
+]
+_Headroom = Annotated[
+    float | None,
+    typer.Option(help="Seconds sampled beyond the end and cut off; 6 for Stable Audio 3, else 0, unless given."),
+]
+_Apg = Annotated[
+    float, typer.Option(help="Adaptive projected guidance: 0 is plain guidance, 1 what Stability's interface has.")
+]
 _Steps = Annotated[int | None, typer.Option(help="Sampling steps; 100, or 8 for a distilled model.")]
 _Guidance = Annotated[
     float | None, typer.Option(help="Classifier-free guidance; 3, or 1 (none) for a distilled model.")
@@ -59,8 +68,10 @@ def generate(
     any_base: _AnyBase = False,
     arm: _Arm = None,
     duration: _Duration = 30.0,
+    headroom: _Headroom = None,
     steps: _Steps = None,
     guidance: _Guidance = None,
+    apg: _Apg = 0.0,
     sampler: _Sampler = None,
     schedule: _Schedule = None,
     schedule_option: _ScheduleOption = None,
@@ -85,6 +96,8 @@ def generate(
         "any_base": any_base,
         "arm": arm or _earlier_arm(out) or (_adapter_name(adapter) if adapter else "base"),
         "duration": duration,
+        "headroom": headroom,
+        "apg": apg,
         "schedule": schedule,
         "schedule_options": apply_overrides({}, schedule_option) if schedule_option else None,
         "batch_size": batch_size,
@@ -131,15 +144,8 @@ OPTIONS = {
     **{
         key: f"--{key.replace('_', '-')}"
         for key in (
-            "seeds",
-            "duration",
-            "sampler",
-            "schedule",
-            "batch_size",
-            "arm",
-            "out",
-            "device",
-            "precision",
+            *("seeds", "duration", "headroom", "apg", "sampler", "schedule", "batch_size", "arm", "out"),
+            *("device", "precision"),
         )
     },
 }

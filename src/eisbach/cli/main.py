@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import re
 import sys
 import warnings
@@ -66,6 +67,10 @@ app.add_typer(study.app, name="study", rich_help_panel=_STUDY)
 app.command("recoverability", hidden=True, context_settings=study.ANY_WORDS)(study.recoverability)
 app.add_typer(images.app, name="images", rich_help_panel=_MEASURE)
 
+
+# What diffusers and torchao say about each other where both are installed, on every import, concerns no user.
+for _library in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
+    logging.getLogger(_library).setLevel(logging.ERROR)
 
 _INTERRUPTED = 130
 _STOPPED = "stopped; the same command goes on from what was finished."

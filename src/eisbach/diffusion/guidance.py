@@ -3,19 +3,55 @@
 **Intervals.** Kynkäänniemi et al. (2024, arXiv 2404.07724) guide only between two noise levels, given as EDM's sigma:
 outside, the conditional prediction stands alone. Here an interval is in t, as in ERD's Table 9 ([0, 0.8]: t = 1 is
 noise, so guidance is off for the noisiest fifth of t); `interval_from_sigma` converts theirs.
+
+**Projection.** Adaptive projected guidance (Sadat et al. 2024, arXiv 2410.02416) splits the step that guidance takes,
+D_c - D_u between the data estimates with and without caption, into a part along D_c, which mostly makes the clip
+louder and saturates it, and a part across it, which changes what it is. `Projection.strength` is how much of the part
+along is left out: 0 is plain guidance, 1 (Stability's default for Stable Audio 3, its `apg_scale`) leaves all of it
+out. As there, a clip is one vector over channels and frames; the paper's momentum and norm threshold are not used.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from eisbach.diffusion.paths import Path, get_path
+from eisbach.diffusion.targets import to_x0
 from eisbach.errors import UserError
 from eisbach.types import Conditioning
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Adaptive projected guidance for a model of this path and target (see the module's docstring).
+
+    Attributes
+    ----------
+    strength : float in [0, 1]
+    path, target : of the model that is guided
+    """
+
+    strength: float
+    path: Path
+    target: str
+
+    def across(self, difference: Tensor, conditional: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """`difference` (B, C, T) of two outputs without `strength` times its part along the data estimate.
+
+        At fixed x_t an output is a multiple of the data estimate plus what both branches share, so the difference of
+        outputs lies along that of the estimates and is projected where it is, without dividing by a noise level.
+        """
+        wide = torch.float32 if x_t.device.type == "mps" else torch.float64
+        along = to_x0(self.path, self.target, conditional, x_t, t).to(wide).flatten(1)
+        step = difference.to(wide).flatten(1)
+        squared = along.square().sum(dim=1, keepdim=True).clamp_min(torch.finfo(wide).tiny)
+        parallel = (step * along).sum(dim=1, keepdim=True) / squared * along
+        return (step - self.strength * parallel).to(difference.dtype).view_as(difference)
 
 
 def join(first: Conditioning, second: Conditioning) -> Conditioning:
@@ -49,6 +85,7 @@ def guided(
     null_conditioning: Conditioning | None,
     guidance_scale: float,
     interval: tuple[float, float] | None = None,
+    projection: Projection | None = None,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """A function ``(x_t, t) -> output`` with ``output = null + guidance_scale * (conditional - null)``.
 
@@ -68,16 +105,22 @@ def guided(
     interval : (low, high) within [0, 1], or None
         Guide only where low <= t <= high; elsewhere the output is the conditional prediction, one evaluation of B rows
         where that holds for the whole batch. None guides everywhere.
+    projection : Projection or None
+        Leaves out what only makes the output larger: ``output = conditional + (guidance_scale - 1) * across``.
 
     Raises
     ------
     UserError
-        A scale that is not finite, an interval that is not one, a null conditioning that is missing or does not match,
-        or x_t with another number of rows.
+        A strength of the projection outside [0, 1], a scale that is not finite, an interval that is not one, a null
+        conditioning that is missing or does not match, or x_t with another number of rows.
     """
     interval = None if interval is None else _check_interval(interval)
+    if projection is not None and not 0 <= projection.strength <= 1:
+        raise UserError(f"a projection's strength lies within 0 and 1; got {projection.strength!r}.")
+    if projection is not None and projection.strength == 0:
+        projection = None
     both = _both(conditioning, null_conditioning, guidance_scale)
-    if both is None or (guidance_scale == 0 and interval is None):
+    if both is None or (guidance_scale == 0 and interval is None and projection is None):
         branch = conditioning if both is None or null_conditioning is None else null_conditioning
 
         def single(x_t: Tensor, t: Tensor) -> Tensor:
@@ -93,7 +136,10 @@ def guided(
             return predict(x_t, t, conditioning)
         output = predict(torch.cat([x_t, x_t]), torch.cat([t, t]), both)
         conditional, null = output.chunk(2)
-        mixed = null + guidance_scale * (conditional - null)
+        if projection is None:
+            mixed = null + guidance_scale * (conditional - null)
+        else:
+            mixed = conditional + (guidance_scale - 1) * projection.across(conditional - null, conditional, x_t, t)
         if inside is None:
             return mixed
         return torch.where(inside.view(-1, *[1] * (mixed.dim() - 1)), mixed, conditional)

@@ -10,8 +10,8 @@ from eisbach.config import StrictModel
 from eisbach.devices import DeviceName, PrecisionName
 from eisbach.generation.prompts import Prompt, check_prompts
 
-MIN_DURATION, MAX_DURATION = 30.0, 120.0
-"""Seconds of audio a generation may last."""
+MIN_DURATION = 1.0
+"""Seconds that a generation lasts at least; a model says itself how long it plays (`Backbone.max_seconds`)."""
 
 
 DISTILLED: dict[str, object] = {"sampler": "pingpong", "num_inference_steps": 8, "guidance_scale": 1.0}
@@ -26,13 +26,19 @@ class SamplingConfig(StrictModel):
     seeds : tuple of int
         One generation a prompt and seed.
     duration : float
-        Seconds, 30 to 120.
+        Seconds, from 1 to the model's own limit (`Backbone.max_seconds`).
+    headroom : float or None
+        Seconds that are sampled beyond `duration` and cut off, so that a clip does not end on the model's last frames;
+        None takes the model's own (six for Stable Audio 3, as in Stability's interface; none elsewhere).
     sampler : {"euler", "heun", "pingpong"}
         Heun evaluates the model twice a step; pingpong is for distilled models, and draws fresh noise in every step.
     num_inference_steps : int
         100 in the paper's experiments.
     guidance_scale : float
         Classifier-free guidance; 1 is none, 3.0 in the paper's experiments.
+    apg : float
+        Adaptive projected guidance: the share, from 0 to 1, that is left out of what guidance adds along the data
+        estimate (`diffusion.guidance.Projection`). 0 is plain guidance; Stability's interface has 1.
 
     A distilled model is played with `DISTILLED` instead of these three defaults; what is set explicitly stands.
     schedule : str or None
@@ -47,10 +53,12 @@ class SamplingConfig(StrictModel):
     """
 
     seeds: tuple[int, ...] = (0,)
-    duration: float = Field(default=30.0, ge=MIN_DURATION, le=MAX_DURATION)
+    duration: float = Field(default=30.0, ge=MIN_DURATION, allow_inf_nan=False)
+    headroom: float | None = Field(default=None, ge=0.0, le=60.0)
     sampler: Literal["euler", "heun", "pingpong"] = "euler"
     num_inference_steps: int = Field(default=100, ge=1, le=1000)
     guidance_scale: float = Field(default=3.0, ge=0.0, le=30.0)
+    apg: float = Field(default=0.0, ge=0.0, le=1.0)
     schedule: str | None = None
     schedule_options: dict[str, Any] | None = None
     batch_size: int = Field(default=8, ge=1, le=256)

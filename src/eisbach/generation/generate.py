@@ -14,7 +14,7 @@ from eisbach.config import check_values
 from eisbach.devices import Placement, place
 from eisbach.errors import AudioError, InterruptedRun, UserError
 from eisbach.files import read_json, write_json
-from eisbach.generation.config import DISTILLED, GenerateConfig
+from eisbach.generation.config import DISTILLED, GenerateConfig, SamplingConfig
 from eisbach.generation.prompts import Prompt
 from eisbach.generation.sampling import curve_stamp, sampling_times, starting_noise
 from eisbach.output_folder import refuse_other_settings, weights_identity
@@ -96,6 +96,7 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     takes = plan_takes(config)
     backbone = load_backbone(config.model)
     config = settle_sampling(config, backbone)
+    sampled_seconds(config, backbone)  # refuses what the model does not play, before anything is read
     sampling_times(config, backbone)  # refuses an unknown name or a missing curve early
     codec = load_codec_of(backbone)
     if notify is not None:
@@ -220,6 +221,24 @@ def settle_sampling(config: GenerateConfig, backbone: Backbone) -> GenerateConfi
     )
 
 
+def sampled_seconds(sampling: SamplingConfig, backbone: Backbone) -> float:
+    """Seconds that are sampled for a clip: its duration and the headroom behind it, as far as the model reaches.
+
+    Raises
+    ------
+    UserError
+        The clip is longer than the model plays.
+    """
+    limit = backbone.max_seconds
+    if sampling.duration > limit:
+        raise UserError(
+            f"a duration of {sampling.duration:g} s arrived, and the model '{backbone.name}' plays up to {limit:g} s; "
+            "ask for a shorter clip."
+        )
+    headroom = backbone.headroom if sampling.headroom is None else sampling.headroom
+    return min(sampling.duration + headroom, limit)
+
+
 def unknown_words(prompts: Iterable[Prompt], backbone: Backbone) -> list[str]:
     """A sentence for each prompt with words that the model has no meaning for; none when it reads everything."""
     unknown = [(prompt.id, backbone.unknown_words(prompt.text)) for prompt in prompts]
@@ -245,10 +264,10 @@ def _sample_batch(
     """
     import torch
 
-    from eisbach.diffusion.guidance import guided
+    from eisbach.diffusion.guidance import Projection, guided
     from eisbach.diffusion.samplers import sample_ode, sample_pingpong
 
-    frames = codec.frames_for(config.duration)
+    frames = codec.frames_for(sampled_seconds(config, backbone))
     device = placement.device
 
     def noise_of(step: int) -> torch.Tensor:
@@ -260,7 +279,9 @@ def _sample_batch(
         texts = [take.prompt.text for take in batch]
         conditioning = backbone.condition(texts, [config.duration] * len(batch)).to(device=device)
         null = backbone.null_condition(conditioning)
-        predict = guided(placement.predict(backbone.predict), conditioning, null, config.guidance_scale)
+        projection = Projection(config.apg, backbone.path, backbone.target)
+        network = placement.predict(backbone.predict)
+        predict = guided(network, conditioning, null, config.guidance_scale, projection=projection)
         shared: dict[str, Any] = {
             "path": backbone.path,
             "target": backbone.target,
@@ -288,13 +309,13 @@ def _write_take(take: Take, waveform: Waveform, duration: float) -> None:
 
 
 def _is_finished(path: Path, duration: float) -> bool:
-    """True when the file is there, can be decoded, and is as long as asked (within a codec frame's second)."""
+    """True when the file is there, can be decoded, and is as long as asked (within a second, or a tenth of it)."""
     from eisbach.audio_file import AudioFile
 
     if not path.is_file():
         return False
     try:
-        return abs(AudioFile(path).seconds() - duration) < 1.0
+        return abs(AudioFile(path).seconds() - duration) < min(1.0, 0.1 * duration)
     except AudioError:
         return False
 
@@ -336,6 +357,10 @@ def _generation_stamp(config: GenerateConfig, backbone: Backbone, codec: Codec) 
     """What decides the audio: the weights and settings, and the words of each prompt. Batching is left out."""
     left_out = {"out", "prompts", "seeds", "batch_size", "model", "adapter", "any_base", "device", "precision"}
     settings = config.model_dump(mode="json", exclude=left_out)
+    settings["headroom"] = backbone.headroom if config.headroom is None else config.headroom
+    for key in ("headroom", "apg"):
+        if not settings[key]:  # as before there were any: a folder of then goes on
+            del settings[key]
     return {
         "model": config.model,
         "model_identity": backbone.identity(),

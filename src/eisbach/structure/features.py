@@ -66,6 +66,7 @@ _CHROMA_FFT, _CHROMA_OVERSAMPLING = 8192, 2
 _LOWEST_PITCH, _HIGHEST_PITCH = 42, 102  # MIDI; a tune's weight rises from 0 to 1 between them
 _TREBLE = 1.5  # its power; over other accompaniments and orchestras .5 to 1 and 2 to 2.5 tell fewer tunes apart
 _TUNE_SMOOTHING = 0.3  # seconds, standard deviation
+_TUNE_BLOCK = 512  # frames taken at once, so that memory does not grow with copies of all
 _LEVEL_WINDOW, _LEVEL_HOP = 20, 5  # in blocks of 20 ms: 0.4 s and 0.1 s
 _ACTIVE_DB = 40.0  # frames further below the loudest are pauses and tails: their contrast is that of the noise floor
 
@@ -276,10 +277,11 @@ def texture_frames(mel_db: np.ndarray) -> np.ndarray:
     window, hop = int(TEXTURE_WINDOW * FRAME_RATE), int(FRAME_RATE / TEXTURE_RATE)
     if len(mel_db) < window:
         return np.zeros((0, 2 * _BANDS))
-    bands = mel_db.astype(np.float64).reshape(len(mel_db), _BANDS, -1).mean(axis=2)
-    sums = np.concatenate([np.zeros((1, _BANDS)), bands.cumsum(axis=0)])
-    squares = np.concatenate([np.zeros((1, _BANDS)), (bands**2).cumsum(axis=0)])
-    starts = np.arange(0, len(bands) - window + 1, hop)
+    bands = mel_db.reshape(len(mel_db), _BANDS, -1).mean(axis=2, dtype=np.float64)
+    sums, squares = np.zeros((2, len(bands) + 1, _BANDS))
+    np.cumsum(bands, axis=0, out=sums[1:])
+    np.cumsum(np.square(bands, out=bands), axis=0, out=squares[1:])
+    starts = np.arange(0, len(mel_db) - window + 1, hop)
     mean = (sums[starts + window] - sums[starts]) / window
     variance = (squares[starts + window] - squares[starts]) / window - mean**2
     return np.concatenate([mean, np.sqrt(np.maximum(variance, 0.0))], axis=1)
@@ -313,18 +315,25 @@ def _tune(energy: np.ndarray) -> np.ndarray:
     whole = len(energy) // (rate // round(TUNE_RATE))
     if whole == 0:
         return np.zeros((0, 12), np.float32)
+    blocks = [slice(start, start + _TUNE_BLOCK) for start in range(0, len(energy), _TUNE_BLOCK)]
     # the third of a semitone on which the piece's tones lie
-    tuning = int(np.sqrt(energy).sum(axis=0, dtype=np.float64).reshape(-1, 3).sum(axis=0).argmax())
+    tones = np.sum([np.sqrt(energy[block]).sum(axis=0, dtype=np.float64) for block in blocks], axis=0)
+    tuning = int(tones.reshape(-1, 3).sum(axis=0).argmax())
+    classes = np.concatenate([_tune_classes(energy[block], tuning) for block in blocks])
+    classes = gaussian_filter1d(classes, _TUNE_SMOOTHING * rate, axis=0)
+    pooled = classes[: whole * (rate // round(TUNE_RATE))].reshape(whole, -1, 12).mean(axis=1)
+    top = float(pooled.max())
+    return pooled / top if top > 0 else pooled
+
+
+def _tune_classes(energy: np.ndarray, tuning: int) -> np.ndarray:
+    """Weighted pitch classes of thirds of semitones, [shape=(frames, 12)]."""
     padded = np.pad(energy, ((0, 0), (1, 1)))
     semitones = np.sqrt(energy + 0.5 * (padded[:, :-2] + padded[:, 2:]))[:, tuning::3]
     weight = np.linspace(0.0, 1.0, semitones.shape[1], dtype=np.float32) ** _TREBLE
     octaves = -(-semitones.shape[1] // 12)
     padded = np.pad(semitones * weight, ((0, 0), (0, 12 * octaves - semitones.shape[1])))
-    classes = np.roll(padded.reshape(len(energy), octaves, 12).sum(axis=1), _LOWEST_PITCH % 12, axis=1)
-    classes = gaussian_filter1d(classes, _TUNE_SMOOTHING * rate, axis=0)
-    pooled = classes[: whole * (rate // round(TUNE_RATE))].reshape(whole, -1, 12).mean(axis=1)
-    top = float(pooled.max())
-    return pooled / top if top > 0 else pooled
+    return np.roll(padded.reshape(len(energy), octaves, 12).sum(axis=1), _LOWEST_PITCH % 12, axis=1)
 
 
 def _contrast(columns: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from eisbach.training.data import (
     training_clips,
     weigh_by_labels,
 )
-from eisbach.training.devices import checkpoint_activations, frozen_dtype
+from eisbach.training.devices import checkpoint_activations, frozen_dtype, quantised_format
 from eisbach.training.image_data import ImageMaterial
 from eisbach.training.noising import InpaintingMasks, pad_with_silence
 from eisbach.training.run_folder import RunFolder, note, recipe_hash
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
+    from eisbach.adapters.quantised import QuantisedFormat
     from eisbach.backbones.base import Backbone
     from eisbach.data.manifest import Manifest
 
@@ -141,7 +142,7 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tupl
     if config.adapter.type == "none":
         backbone.module.requires_grad_(True)
     else:
-        adapter = inject_adapter(config, backbone, frozen_dtype(config, accelerator))
+        adapter = inject_adapter(config, backbone, frozen_dtype(config, accelerator), quantised_format(config))
     if config.gradient_checkpointing:
         checkpoint_activations(backbone.module)
     with accelerator.main_process_first():  # one process encodes, the others find the cache
@@ -264,10 +265,16 @@ def _inpainting_masks(config: TrainConfig, backbone: Backbone) -> InpaintingMask
     return InpaintingMasks(**chosen.model_dump())
 
 
-def inject_adapter(config: TrainConfig, backbone: Backbone, frozen: torch.dtype | None = None) -> Any:
+def inject_adapter(
+    config: TrainConfig,
+    backbone: Backbone,
+    frozen: torch.dtype | None = None,
+    quantised: QuantisedFormat | None = None,
+) -> Any:
     """Puts the adapter of a configuration into the model and returns peft's configuration of it.
 
-    `frozen` is the dtype that frozen weights are stored in; None leaves them as they are.
+    `frozen` is the dtype that frozen parameters are stored in and `quantised` the format of frozen linear layers; None
+    leaves them as they are.
     """
     chosen = config.adapter
     adapter = adapters.adapter_config(
@@ -285,6 +292,7 @@ def inject_adapter(config: TrainConfig, backbone: Backbone, frozen: torch.dtype 
         seed=config.seed,
         norm_gradient=chosen.norm_gradient or "detached",
         frozen_dtype=frozen,
+        quantised=quantised,
     )
     return adapter
 

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,66 @@ def write_checkpoint(
             raise
     prune(root, keep, permanent)
     return folder
+
+
+def to_host(tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, dict[str, torch.Tensor]]:
+    """Copies on the CPU that later updates do not touch; a device is waited for once, after all of them."""
+    copies = {
+        file: {name: value.detach().to("cpu", non_blocking=True, copy=True) for name, value in values.items()}
+        for file, values in tensors.items()
+    }
+    for device in {value.device for values in tensors.values() for value in values.values()}:
+        if device.type not in ("cpu", "meta"):
+            torch.accelerator.synchronize(device)
+    return copies
+
+
+class CheckpointWriter:
+    """Writes checkpoints in a thread, one at a time, while training goes on.
+
+    What it is given must not change any more (`to_host`). A checkpoint appears whole or not at all, as with
+    `write_checkpoint`, and a process that dies waits for none. Used as a context, it waits for the last one; its errors
+    come out of the next call, or there.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[Path] | None = None
+
+    def __enter__(self) -> CheckpointWriter:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self.wait()
+        except StorageError as failure:
+            if error is None:
+                raise
+            error.add_note(str(failure))  # what ended the run comes first
+        finally:
+            self._thread.shutdown()
+
+    def write(self, *arguments: Any) -> None:
+        """Starts `write_checkpoint(*arguments)` once the one before is written.
+
+        Raises
+        ------
+        StorageError
+            The one before could not be written.
+        """
+        self.wait()
+        self._pending = self._thread.submit(write_checkpoint, *arguments)
+
+    def check(self) -> None:
+        """Raises what went wrong in a checkpoint that has ended; waits for nothing."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when the last checkpoint is on the disk, or raises what went wrong."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
 
 def prune(root: Path, keep: int, permanent: Collection[int] = ()) -> None:

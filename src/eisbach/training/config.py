@@ -46,12 +46,16 @@ class OptimiserConfig(StrictModel):
 
     Attributes
     ----------
+    type : "adamw" or "adamw8bit"
+        adamw8bit keeps the moments of larger parameters in 8 bits through torchao (the extra `quant`): for full
+        fine-tuning, where they are twice the weights; an adapter's are small.
     lr : float
         Peak learning rate, after warm-up.
     weighting_lr : float
         The same for a learned noise-level weight, which has to follow the loss from the first steps on.
     """
 
+    type: Literal["adamw", "adamw8bit"] = "adamw"
     lr: float = Field(default=5e-5, gt=0, json_schema_extra={"also": ["learning_rate"]})
     weighting_lr: float = Field(default=1e-2, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
@@ -158,13 +162,17 @@ class TrainConfig(StrictModel):
         devices out, and a number means nothing.
     precision : "auto", "fp32" or "bf16"
         auto is bf16 on a GPU that has it in hardware, fp32 elsewhere. Trained weights stay fp32.
-    frozen : "auto", "fp32" or "bf16"
-        What an adapter's frozen model is stored in: linear layers and convolutions, the only weights that bf16 training
-        reads in bf16 anyway. bf16 halves their memory and needs bf16 training; auto is bf16 where training is bf16 on a
-        GPU.
+    frozen : "auto", "fp32", "bf16", "int8", "fp8" or "nf4"
+        What an adapter's frozen model is stored in. bf16 halves its memory and needs bf16 training; auto is bf16 where
+        training is bf16 on a GPU. int8, fp8 and nf4 quantise the weights of linear layers through torchao (the extra
+        `quant`), to half and to a quarter of bf16's memory.
     gradient_checkpointing : bool
         Keep only each block's input for the backward pass and compute the block again there: less memory, about a third
         more time, the same gradients.
+    compile : "auto", "off", "regional", "whole" or "graphs"
+        regional compiles the network's repeated blocks (seconds, and once for all of them), whole the network as one;
+        graphs is regional with CUDA graphs, for runs whose shapes repeat. auto is regional on a CUDA GPU with Triton
+        and off elsewhere. true means whole, false off.
     ema_decay : float or None
         Decay of an exponential moving average of the trained weights; the average is what is evaluated and
         shipped. None keeps none.
@@ -194,17 +202,22 @@ class TrainConfig(StrictModel):
     condition_dropout: float = Field(default=0.1, ge=0, le=1)
     device: DeviceName = "auto"
     precision: PrecisionName = "auto"
-    frozen: Literal["auto", "fp32", "bf16"] = "auto"
+    frozen: Literal["auto", "fp32", "bf16", "int8", "fp8", "nf4"] = "auto"
     gradient_checkpointing: bool = False
     seed: int = Field(default=0, ge=0, lt=2**31)
     held_out: HeldOutConfig = HeldOutConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
-    compile: bool = False
+    compile: Literal["auto", "off", "regional", "whole", "graphs"] = "auto"
     log_every: int = Field(default=10, ge=1)
     log_samples: SampleLogConfig | None = None
     tensorboard: bool = True
     out: str = "runs/train"
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _compile_was_a_switch(cls, value: Any) -> Any:
+        return {True: "whole", False: "off"}[value] if isinstance(value, bool) else value
 
     @field_validator("log_samples", mode="before")
     @classmethod
@@ -255,11 +268,11 @@ def _contradictions(values: Mapping[str, Any]) -> list[InitErrorDetails]:
     if adapter.get("type", "dora") != "dora" and adapter.get("norm_gradient") is not None:
         message = "means something for adapter.type dora alone; leave it out"
         fault("adapter.norm_gradient", message, adapter["norm_gradient"])
-    if values.get("frozen") == "bf16":
-        if adapter.get("type") == "none":
-            fault("frozen", "nothing is frozen when adapter.type is none; use fp32 or auto", "bf16")
-        if values.get("precision") == "fp32":
-            fault("frozen", "frozen weights in bf16 need precision bf16 or auto", "bf16")
+    frozen = values.get("frozen")
+    if frozen not in (None, "auto", "fp32") and adapter.get("type") == "none":
+        fault("frozen", "nothing is frozen when adapter.type is none; use fp32 or auto", frozen)
+    if frozen == "bf16" and values.get("precision") == "fp32":
+        fault("frozen", "frozen weights in bf16 need precision bf16 or auto", "bf16")
     if weighting.get("reduction") == "batch" and weighting.get("normalisation") == "mean1":
         message = (
             "mean1 would turn the one weight of reduction batch into exactly 1; use normalisation none, "

@@ -300,8 +300,8 @@ class ConditioningCache:
         for key in dict.fromkeys(keys):
             self._remember(key, rows[key])
         joined = stack([rows[key] for key in keys])
-        return (joined if not self._backbone.retimes else self._backbone.with_durations(joined, durations)).to(
-            self._device
+        return _send(
+            joined if not self._backbone.retimes else self._backbone.with_durations(joined, durations), self._device
         )
 
     def _make(self, keys: Sequence[tuple[str, float]]) -> dict[tuple[str, float], Conditioning]:
@@ -353,6 +353,15 @@ def _row(conditioning: Conditioning, index: int) -> Conditioning:
         row.global_embed.detach().cpu().clone(),
         None if mask is None else mask.detach().cpu().clone(),
     )
+
+
+def _send(rows: Conditioning, device: torch.device) -> Conditioning:
+    """Rows on a device; to a GPU without waiting for what it is at."""
+    if device.type != "cuda":
+        return rows.to(device)
+    parts = (rows.tokens, rows.global_embed, rows.token_mask)
+    sent = (None if part is None else part.pin_memory().to(device, non_blocking=True) for part in parts)
+    return Conditioning(*sent)  # type: ignore[arg-type]
 
 
 def _size(row: Conditioning) -> int:

@@ -9,11 +9,12 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
 
+from eisbach.adapters.quantised import QUANTISED, QuantisedFormat
 from eisbach.devices import place
 from eisbach.errors import ConfigError, OutOfMemory, is_out_of_memory
 from eisbach.training.config import TrainConfig
@@ -50,7 +51,8 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
             AcceleratorState._reset_state(reset_partial_state=True)
         elif before.mixed_precision != precision:
             AcceleratorState._reset_state()
-    # Layers without a gradient in some step (an unused embedding) must not make the other processes wait.
+    # Layers without a gradient in some step (an unused embedding) must not make the other processes wait; the trainer
+    # takes this back where it finds that there are none.
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     with _device_of_accelerate(config, device):
         accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision, kwargs_handlers=handlers)
@@ -60,17 +62,64 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
             f"accelerate was launched with {accelerator.distributed_type.value}, and training supports one process or "
             "data-parallel processes (MULTI_CPU, MULTI_GPU); change the launch options."
         )
-    if config.compile and accelerator.device.type == "cpu":
-        _check_compiler()
+    compile_mode(config, accelerator.device)  # refuses what cannot be had before anything is loaded
     return accelerator
 
 
-def _check_compiler() -> None:
-    """Refuses `compile: true` on a CPU without a C++ compiler, which torch would find out in a long traceback."""
-    if not any(map(shutil.which, (os.environ.get("CXX") or "g++", "clang++"))):
+def compile_mode(config: TrainConfig, device: torch.device) -> Literal["off", "regional", "whole", "graphs"]:
+    """What `compile` means on a device.
+
+    Quantised frozen weights are left alone by `auto`: compiled over torchao's tensors on a GPU has not been tried.
+
+    Raises
+    ------
+    ConfigError
+        Compiled code on a CPU without a C++ compiler, which torch would find out in a long traceback; or CUDA graphs
+        without CUDA.
+    """
+    if config.compile == "auto":
+        from torch.utils._triton import has_triton
+
+        automatic = device.type == "cuda" and has_triton() and quantised_format(config) is None
+        return "regional" if automatic else "off"
+    if config.compile == "graphs" and device.type != "cuda":
         raise ConfigError(
-            "compile is true, and on the CPU that needs a C++ compiler (g++ or clang++); set it to false."
+            f"compile is graphs, which needs a CUDA GPU, and this run is on {device.type}; use regional or off."
         )
+    compilers = (os.environ.get("CXX") or "g++", "clang++")
+    if config.compile != "off" and device.type == "cpu" and not any(map(shutil.which, compilers)):
+        raise ConfigError(
+            f"compile is {config.compile}, and on the CPU that needs a C++ compiler (g++ or clang++); set it to off."
+        )
+    return config.compile
+
+
+def compile_blocks(module: nn.Module, *, required: bool = True, **options: Any) -> int:
+    """Compiles the repeated blocks of a network in place, names and parameters unchanged, and returns how many: equal
+    blocks share their code, so it takes the time of one.
+
+    Parameters
+    ----------
+    required : bool
+        Whether a network without two blocks of one kind in a list is an error; else it stays as it is.
+    options : as `torch.compile` takes them
+
+    Raises
+    ------
+    ConfigError
+        There are no such blocks, and they are required.
+    """
+    blocks: list[nn.Module] = []
+    for part in module.modules():
+        members = list(part) if isinstance(part, nn.ModuleList) else []
+        alike = len(members) > 1 and len({type(member) for member in members}) == 1
+        if alike and not any(members[0] is inner for block in blocks for inner in block.modules()):
+            blocks += members
+    if not blocks and required:
+        raise ConfigError("compile is regional, and this model has no repeated blocks; use whole or off.")
+    for block in blocks:
+        block.compile(**options)
+    return len(blocks)
 
 
 def _launched_device(config: TrainConfig, on_cpus: bool) -> str:
@@ -109,7 +158,7 @@ def _device_of_accelerate(config: TrainConfig, device: torch.device) -> Iterator
 
 
 def frozen_dtype(config: TrainConfig, accelerator: Accelerator) -> torch.dtype | None:
-    """What frozen layers are stored in; None leaves them as they were loaded.
+    """What frozen parameters are stored in; None leaves them as they were loaded.
 
     Raises
     ------
@@ -123,8 +172,14 @@ def frozen_dtype(config: TrainConfig, accelerator: Accelerator) -> torch.dtype |
             "frozen to "
             "auto."
         )
-    wanted = config.frozen == "bf16" or (config.frozen == "auto" and in_bf16 and accelerator.device.type == "cuda")
-    return torch.bfloat16 if wanted else None
+    quantised = quantised_format(config) is not None  # what is not quantised follows the training's precision
+    automatic = config.frozen == "auto" and accelerator.device.type == "cuda"
+    return torch.bfloat16 if config.frozen == "bf16" or ((automatic or quantised) and in_bf16) else None
+
+
+def quantised_format(config: TrainConfig) -> QuantisedFormat | None:
+    """What the weights of frozen linear layers are quantised to; None leaves them in a floating dtype."""
+    return next((form for form in QUANTISED if form == config.frozen), None)
 
 
 def checkpoint_activations(module: nn.Module) -> int:

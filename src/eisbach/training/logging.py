@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 _SUMS = ("samples", "steps", "loss", "weighted", "grad_norm", "weight", "weight_squared", "belief", "beliefs")
+_SAMPLES, _STEPS, _LOSS, _WEIGHTED, _BELIEF = map(_SUMS.index, ("samples", "steps", "loss", "weighted", "belief"))
 
 
 class Window:
@@ -36,20 +37,11 @@ class Window:
         """Adds the samples of one micro-batch."""
         terms = output.partial.terms
         known = ~terms.belief.isnan()
-        zero = self.sums.new_zeros(())
-        self.sums += torch.stack(
-            [
-                zero + len(terms.per_sample),
-                zero,
-                terms.per_sample.sum(),
-                zero,
-                zero,
-                zero,
-                zero,
-                torch.where(known, terms.belief, 0.0).sum(),
-                known.sum().float(),
-            ]
-        )
+        belief = torch.where(known, terms.belief, 0.0)
+        loss, *beliefs = torch.stack([terms.per_sample, belief, known.to(belief.dtype)]).sum(dim=1).split([1, 2])
+        self.sums[_SAMPLES] += len(terms.per_sample)
+        self.sums[_LOSS : _LOSS + 1] += loss
+        self.sums[_BELIEF : _BELIEF + 2] += beliefs[0]
         self.levels += sums_by_noise_level(terms.per_sample, output.t)
 
     def add_step(
@@ -76,15 +68,10 @@ class Window:
             Processes: each adds its share of what all of them know, as each counts its own samples.
         """
         scale = (factor * stats[COUNT]).to(self.sums.dtype)
-        weight, squared = stats[[SUM, SUM_OF_SQUARES]].to(self.sums.dtype)
-        for name, value in (
-            ("steps", 1),
-            ("weighted", weighted_loss),
-            ("grad_norm", grad_norm),
-            ("weight", scale * weight / world),
-            ("weight_squared", scale.square() * squared / world),
-        ):
-            self.sums[_SUMS.index(name)] += value
+        weight, squared = stats[SUM].to(self.sums.dtype), stats[SUM_OF_SQUARES].to(self.sums.dtype)
+        values = [weighted_loss, grad_norm, scale * weight / world, scale.square() * squared / world]
+        self.sums[_STEPS] += 1
+        self.sums[_WEIGHTED : _WEIGHTED + len(values)] += torch.stack([v.to(self.sums.dtype) for v in values])
 
     def means(self, sums: torch.Tensor, levels: torch.Tensor) -> dict[str, Any]:
         """The row for sums that may have been added over processes (weighted loss and norm are per step, not per

@@ -108,6 +108,7 @@ def _train(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, qui
     try:
         _run(trainer, held_out, folder, metrics, board, quiet)
     finally:
+        trainer.close()
         board.close()
     if accelerator.is_main_process:
         result = publish(trainer, folder)
@@ -121,7 +122,8 @@ def _run(
 ) -> None:
     config, last = trainer.config, trainer.config.steps
     recorder = _Recorder(trainer, held_out, metrics, board)
-    with stop_signal() as stop, Progress(last, "train", unit=" steps", done=trainer.step, quiet=quiet) as bar:
+    bar = Progress(last, "train", unit=" steps", done=trainer.step, quiet=quiet)
+    with trainer.writer, stop_signal() as stop, bar:
         if trainer.step == 0:
             recorder.record(log=False, evaluate=True)
         while trainer.step < last:
@@ -135,8 +137,10 @@ def _run(
             due = step % config.checkpoint.every == 0 or step in config.checkpoint.steps or step == last
             if stopped or due:
                 trainer.save(folder.checkpoints)
+            trainer.writer.check()
             bar.advance(note=recorder.note)
             if stopped and step < last:
+                trainer.writer.wait()
                 raise InterruptedRun(
                     f"{folder.root} was saved at step {step} of {last}; the same command continues it."
                 )

@@ -77,7 +77,8 @@ def pair_by_transport(x0: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     Parameters
     ----------
     x0, noise : torch.Tensor [shape=(B, ...)]
-        On any devices; the order is found on the CPU, so a GPU is waited for.
+        The order is found on the CPU: latents on a GPU are waited for, those of a batch that has not gone there yet
+        are not.
 
     Returns
     -------

@@ -34,9 +34,16 @@ _FREE_KEYS = (
     "checkpoint.steps",
     "data.cache",
     "gradient_checkpointing",
+    "compile",
     "device",
 )
 """Keys that may change when a run is continued: none of them changes the weights by more than rounding."""
+
+_AS_BEFORE: dict[str, Any] = {"compile": False}
+"""What the recipe's hash holds in place of keys that it once counted."""
+
+_LATER: dict[str, Any] = {"optimiser.type": "adamw"}
+"""Keys that came later, with the value that stands for runs of before: at it they are no part of the hash."""
 
 _ORIGIN = {"base_identity": "model", "manifest_hash": "training set", "recipe_hash": "recipe"}
 STAMP_FORMAT = 2
@@ -104,7 +111,8 @@ def recipe_hash(config: TrainConfig) -> str:
     With a constant schedule the number of steps does not decide a step.
     """
     free = {*_FREE_KEYS, *_content_keys(config)} | ({"steps"} if config.schedule == "constant" else set())
-    settings = {key: value for key, value in flatten(config.model_dump(mode="json")).items() if key not in free}
+    values = flatten(config.model_dump(mode="json"))
+    settings = {k: v for k, v in values.items() if k not in free and not (k in _LATER and v == _LATER[k])} | _AS_BEFORE
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

@@ -119,14 +119,38 @@ class Prediction:
     losses: torch.Tensor
 
 
-def predict_batch(
-    predict: Predict,
-    objective: Objective,
-    batch: LatentBatch,
-    conditioning: Conditioning,
-    generator: torch.Generator,
-) -> Prediction:
-    """The network's answer to one micro-batch; parameters as in `micro_step`."""
+@dataclass(frozen=True)
+class Drawn:
+    """What chance decides of one micro-batch.
+
+    Attributes
+    ----------
+    t : torch.Tensor [shape=(B,)]
+        Noise levels.
+    noise : torch.Tensor [shape=(B, C, T)]
+        In the order of the clips that it goes with.
+    drop : torch.Tensor [shape=(B,), bool]
+        Rows that train without their caption.
+    valid : torch.Tensor [shape=(B, T), bool] or None
+        Frames that the loss counts; None counts all.
+    known : torch.Tensor [shape=(B, T), bool] or None
+        Frames that the model is shown; None without inpainting.
+    """
+
+    t: torch.Tensor
+    noise: torch.Tensor
+    drop: torch.Tensor
+    valid: torch.Tensor | None
+    known: torch.Tensor | None
+
+    def map(self, move: Callable[[torch.Tensor], torch.Tensor]) -> Drawn:
+        """The same with every tensor replaced by `move` of it."""
+        values = (None if value is None else move(value) for value in vars(self).values())
+        return Drawn(*values)  # type: ignore[arg-type]
+
+
+def draw(objective: Objective, batch: LatentBatch, generator: torch.Generator) -> Drawn:
+    """Everything that is random in a micro-batch, on the CPU: it can be drawn before the device asks for it."""
     x0, length = batch.latents, batch.latents.shape[-1]
     frames = valid_frames(batch, objective.latent_rate)
     num_frames = length if batch.mask is None else frames
@@ -134,21 +158,35 @@ def predict_batch(
     noise = torch.randn(x0.shape, generator=generator)
     drop = torch.rand(x0.shape[0], generator=generator) < objective.condition_dropout
     # What an option draws comes after these three, so that switching it on leaves them as they were.
-    t, noise, drop = (drawn.to(x0.device, non_blocking=True) for drawn in (t, noise, drop))
     if objective.pairing == "optimal_transport":
         noise = pair_by_transport(x0, noise)
     valid = batch.mask
     if valid is not None and objective.silence_extension > 0:
         frames = extend_into_silence(frames, length, objective.silence_extension, generator)
-        valid = frames_mask(frames, length).to(x0.device, non_blocking=True)
-    sample = make_sample(objective.path, objective.target, x0, noise, t)
-    conditioning = conditioning.replace_rows(drop, objective.null_condition(conditioning))
-    if objective.inpainting is None:
-        output = predict(sample.x_t, t, conditioning).float()
-        return Prediction(sample, output, per_sample_mse(output, sample.target, valid))
-    known = objective.inpainting.draw(frames, length, generator).to(x0.device, non_blocking=True)
-    output = predict(sample.x_t, t, conditioning, inpainting_condition(x0, known)).float()
-    losses = _inpainting_losses(output, sample.target, known, valid, objective.inpainting.context_weight)
+        valid = frames_mask(frames, length)
+    known = None if objective.inpainting is None else objective.inpainting.draw(frames, length, generator)
+    return Drawn(t, noise, drop, valid, known)
+
+
+def predict_batch(
+    predict: Predict,
+    objective: Objective,
+    batch: LatentBatch,
+    conditioning: Conditioning,
+    chance: torch.Generator | Drawn,
+) -> Prediction:
+    """The network's answer to one micro-batch; parameters as in `micro_step`."""
+    x0 = batch.latents
+    drawn = chance if isinstance(chance, Drawn) else draw(objective, batch, chance)
+    drawn = drawn.map(lambda tensor: tensor.to(x0.device, non_blocking=True))
+    sample = make_sample(objective.path, objective.target, x0, drawn.noise, drawn.t)
+    conditioning = conditioning.replace_rows(drawn.drop, objective.null_condition(conditioning))
+    if objective.inpainting is None or drawn.known is None:
+        output = predict(sample.x_t, drawn.t, conditioning).float()
+        return Prediction(sample, output, per_sample_mse(output, sample.target, drawn.valid))
+    output = predict(sample.x_t, drawn.t, conditioning, inpainting_condition(x0, drawn.known)).float()
+    weight = objective.inpainting.context_weight
+    losses = _inpainting_losses(output, sample.target, drawn.known, drawn.valid, weight)
     return Prediction(sample, output, losses)
 
 
@@ -185,7 +223,7 @@ def micro_step(
     objective: Objective,
     batch: LatentBatch,
     conditioning: Conditioning,
-    generator: torch.Generator,
+    chance: torch.Generator | Drawn,
 ) -> StepOutput:
     """The weighted loss of one micro-batch.
 
@@ -196,16 +234,16 @@ def micro_step(
         On the device of the model.
     conditioning : Conditioning
         One row a sample, on the device of the model.
-    generator : torch.Generator
-        On the CPU; the only source of randomness. t, noise and dropped captions are drawn in that order whatever
-        the weighting is, so two arms with one seed differ in their weighting only; the extension into silence and the
-        inpainting masks are drawn after them.
+    chance : torch.Generator on the CPU, or what `draw` drew with it before
+        The only source of randomness. t, noise and dropped captions are drawn in that order whatever the weighting
+        is, so two arms with one seed differ in their weighting only; the extension into silence and the inpainting
+        masks are drawn after them.
 
     Returns
     -------
     StepOutput
     """
-    prediction = predict_batch(predict, objective, batch, conditioning, generator)
+    prediction = predict_batch(predict, objective, batch, conditioning, chance)
     return StepOutput(weigh(objective, prediction, batch), prediction.sample.t, prediction.losses)
 
 

@@ -12,10 +12,13 @@ import torch
 from torch import nn
 
 from eisbach.adapters.formats import peft as peft_format
+from eisbach.adapters.quantised import is_quantised
+from eisbach.progress import Ahead
 from eisbach.tensor_files import copy_named, read_tensors
-from eisbach.training.checkpoint import Checkpoint, write_checkpoint
+from eisbach.training.checkpoint import Checkpoint, CheckpointWriter, to_host
 from eisbach.training.config import TrainConfig
 from eisbach.training.data import ConditioningCache, TrainingData
+from eisbach.training.devices import compile_blocks, compile_mode
 from eisbach.training.logging import SampleLog, Window
 from eisbach.training.optimisation import (
     FiniteGuard,
@@ -24,9 +27,11 @@ from eisbach.training.optimisation import (
     learning_rate_factor,
     load_optimiser,
     optimiser_tensors,
+    set_rate,
+    take_optimiser_step,
 )
 from eisbach.training.run_folder import STAMP_FORMAT, RunFolder, check_origin
-from eisbach.training.step import HeldOut, Objective, micro_step, step_generator
+from eisbach.training.step import Drawn, HeldOut, Objective, draw, micro_step, predict_batch, step_generator
 from eisbach.types import Conditioning, LatentBatch
 from eisbach.weighting.losses import COUNT
 
@@ -82,11 +87,24 @@ class Trainer:
     def __post_init__(self) -> None:
         self.device: torch.device = self.accelerator.device
         self.backbone.module.to(self.device).train()
-        predictor: nn.Module = _Predictor(self.backbone)
-        if self.config.compile:
-            predictor.compile()
-        self.predictor = self.accelerator.prepare_model(predictor)
+        self.random_layers = any(
+            isinstance(layer, nn.Dropout) and layer.p > 0 for layer in self.backbone.module.modules()
+        )
         self.conditioning = ConditioningCache(self.backbone, self.device)
+        predictor: nn.Module = _Predictor(self.backbone)
+        if self.accelerator.num_processes > 1:
+            self.accelerator.ddp_handler.find_unused_parameters = self._may_leave_parameters_unused()
+            # Every process has quantised the same file, and such tensors cannot be sent.
+            predictor._ddp_params_and_buffers_to_ignore = [  # type: ignore[assignment]
+                name for name, parameter in predictor.named_parameters() if is_quantised(parameter)
+            ]
+        self.compiled = compile_mode(self.config, self.device)
+        if self.compiled == "whole":
+            predictor.compile()
+        elif self.compiled != "off":
+            options = {"mode": "reduce-overhead"} if self.compiled == "graphs" else {}
+            compile_blocks(self.backbone.module, required=self.config.compile != "auto", **options)
+        self.predictor = self.accelerator.prepare_model(predictor)
         weighting = self.objective.weighting.to(self.device)
         self.learned = {f"{_LEARNED}{name}": value for name, value in weighting.trainable_parameters().items()}
         self.optimiser = build_optimiser(self.parameters, self.config.optimiser, self.learned)
@@ -95,15 +113,37 @@ class Trainer:
         chosen = self.config.log_samples
         log = RunFolder(Path(self.config.out)).sample_log if self.accelerator.is_main_process else None
         self.samples = None if chosen is None else SampleLog(log, chosen.every, chosen.gradient_norms)
-        self.guard = FiniteGuard(self.device, self._gather_names)
-        self.random_layers = any(
-            isinstance(layer, nn.Dropout) and layer.p > 0 for layer in self.backbone.module.modules()
-        )
+        fused = isinstance(self.optimiser, torch.optim.AdamW)  # which takes `found_inf`
+        self.guard = FiniteGuard(self.device, self._gather_names, can_block=fused)
+        self.writer = CheckpointWriter()
+        self.ahead: Ahead[tuple[int, int], tuple[LatentBatch, Drawn]] = Ahead(self._prepare)
 
     def to_device(self, batch: LatentBatch) -> LatentBatch:
         """The batch with its tensors on the training device; captions and durations are read on the host."""
         mask = None if batch.mask is None else batch.mask.to(self.device, non_blocking=True)
         return replace(batch, latents=batch.latents.to(self.device, non_blocking=True), mask=mask)
+
+    def _may_leave_parameters_unused(self) -> bool:
+        """Whether a data-parallel wrapper has to look for parameters without a gradient in every step.
+
+        An adapter's layers take part in all steps or in none, so one backward pass of every process tells. When the
+        whole model trains, a part of it may wait for some batches only.
+        """
+        if self.adapter is None:
+            return True
+        batch, drawn = self._prepare((0, 0))
+        batch = self.to_device(batch)
+        captions = ConditioningCache(self.backbone, self.device)  # the run's own is filled in chunks of its own
+        with torch.random.fork_rng(enabled=self.random_layers):
+            with self.accelerator.autocast():
+                predict = self.backbone.predict
+                losses = predict_batch(predict, self.objective, batch, captions(batch), drawn).losses
+            losses.mean().backward()
+        unused = sum(parameter.grad is None for parameter in self.parameters.values())
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        everywhere = self.accelerator.reduce(torch.tensor(float(unused), device=self.device), reduction="sum")
+        return bool(everywhere > 0)
 
     def take_step(self) -> None:
         """One update from `accumulation` micro-batches on every process.
@@ -114,6 +154,8 @@ class Trainer:
             The loss or its gradient is not finite (on a GPU: found at the next check).
         """
         step, config = self.step, self.config
+        if self.compiled == "graphs":
+            torch.compiler.cudagraph_mark_step_begin()
         parts = [self._micro_batch(step, micro) for micro in range(config.accumulation)]
         stats = torch.stack([part for part, _ in parts]).sum(dim=0)
         unscaled = torch.stack([part for _, part in parts]).sum()
@@ -134,19 +176,40 @@ class Trainer:
         self._update(step)
         self.step = step + 1
 
+    def _index(self, step: int, micro: int) -> int:
+        """The number of a micro-batch, counted over the whole run and all processes."""
+        accelerator = self.accelerator
+        return (step * self.config.accumulation + micro) * accelerator.num_processes + accelerator.process_index
+
+    def _prepare(self, place: tuple[int, int]) -> tuple[LatentBatch, Drawn]:
+        """The batch of (step, micro-batch) and what is drawn for it; in memory that a GPU reads without the host."""
+        step, micro = place
+        index = self._index(step, micro)
+        batch = self.data.batch(step, index, self.config.batch_size)
+        drawn = draw(self.objective, batch, step_generator(self.config.seed, index))
+        if self.device.type != "cuda":
+            return batch, drawn
+        mask = None if batch.mask is None else batch.mask.pin_memory()
+        return replace(batch, latents=batch.latents.pin_memory(), mask=mask), drawn.map(torch.Tensor.pin_memory)
+
+    def _following(self, step: int, micro: int) -> tuple[int, int] | None:
+        """The micro-batch after (step, micro); None after the last."""
+        if micro + 1 < self.config.accumulation:
+            return step, micro + 1
+        return (step + 1, 0) if step + 1 < self.config.steps else None
+
     def _micro_batch(self, step: int, micro: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Adds the gradients of one micro-batch; returns its statistics and its unscaled loss, both detached."""
         config, processes = self.config, self.accelerator.num_processes
-        index = (step * config.accumulation + micro) * processes + self.accelerator.process_index
-        batch = self.to_device(self.data.batch(step, index, config.batch_size))
-        generator = step_generator(config.seed, index)
+        batch, drawn = self.ahead.get((step, micro), self._following(step, micro))
+        batch = self.to_device(batch)
         # Gradients are exchanged between processes once a step, with the last micro-batch.
         waits = processes > 1 and micro < config.accumulation - 1
         quiet = self.accelerator.no_sync(self.predictor) if waits else nullcontext()
         with quiet, torch.random.fork_rng(enabled=self.random_layers):
             if self.random_layers:  # dropout inside the network has no generator of its own to pass
-                torch.manual_seed(generator.initial_seed())
-            output = micro_step(self.predictor, self.objective, batch, self.conditioning(batch), generator)
+                torch.manual_seed(step_generator(config.seed, self._index(step, micro)).initial_seed())
+            output = micro_step(self.predictor, self.objective, batch, self.conditioning(batch), drawn)
             if self.samples is not None:
                 self.samples.note(step + 1, batch.ids, output, self.parameters.values())
             self.accelerator.backward(output.partial.unscaled)
@@ -187,10 +250,10 @@ class Trainer:
 
     def _update(self, step: int) -> None:
         for group in self.optimiser.param_groups:
-            group["lr"] = group["peak_lr"] * self._rate_factor(step)
+            set_rate(group, self._rate_factor(step))
         if not self.guard.immediate:
             self.optimiser.found_inf = self.guard.blocked  # type: ignore[attr-defined]
-        self.optimiser.step()
+        take_optimiser_step(self.optimiser, self.device)
         self.optimiser.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(step + 1)
@@ -238,14 +301,14 @@ class Trainer:
     # Checkpoints -----------------------------------------------------------------------------------------------
 
     def save(self, root: Path) -> None:
-        """Writes a checkpoint of this step (main process only).
+        """Begins to write a checkpoint of this step (main process only); `writer.wait()` returns when it is there.
 
         Raises
         ------
         NonFiniteLossError
             A step since the last check was not finite: nothing is written.
         StorageError
-            The disk is full.
+            The checkpoint before could not be written: the disk is full.
         """
         self.guard.check()
         if not self.accelerator.is_main_process:
@@ -261,7 +324,11 @@ class Trainer:
         texts = {} if self.adapter is None else {peft_format.CONFIG: peft_format.config_values(self.adapter)}
         chosen = self.config.checkpoint
         state = self.origin | {"stamp_format": STAMP_FORMAT}
-        write_checkpoint(root, self.step, tensors, texts, state, chosen.keep, chosen.steps)
+        self.writer.write(root, self.step, to_host(tensors), texts, state, chosen.keep, chosen.steps)
+
+    def close(self) -> None:
+        """Ends the threads; the last checkpoint must have been waited for."""
+        self.ahead.close()
 
     @property
     def _weights_file(self) -> str:

@@ -343,7 +343,7 @@ def _build(weighting: NoiseWeight | str | None, path: Path, density: NoiseLevelD
     if weighting is None or isinstance(weighting, NoiseWeight):
         return weighting
     try:
-        return build_weighting(noise_level=weighting, path=path, density=density).noise_level
+        return build_weighting("none", weighting, path=path, density=density).noise_level
     except TypeError as error:
         raise UserError(
             f"the {weighting} weighting cannot be built from its name alone ({error}); build it with its options and "
