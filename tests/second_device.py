@@ -264,7 +264,8 @@ def _seeing(run: Any) -> Any:
 def second_device(*, float64: bool = True, count: int = 2) -> Iterator[str]:
     """The device is there inside, as the machine's accelerator; gives its name, for `--device`."""
     _State.active, _State.float64, _State.count = True, float64, count
-    apply, run = nn.Module._apply, threading.Thread.run
+    apply, run, synchronise = nn.Module._apply, threading.Thread.run, torch.accelerator.synchronize
+    torch.accelerator.synchronize = lambda device=None: None  # everything has been done when it is asked for
     nn.Module._apply = _let_go_and_apply(apply)  # type: ignore[method-assign]
     threading.Thread.run = _seeing(run)  # type: ignore[method-assign]
     try:
@@ -273,4 +274,5 @@ def second_device(*, float64: bool = True, count: int = 2) -> Iterator[str]:
     finally:
         nn.Module._apply = apply  # type: ignore[method-assign]
         threading.Thread.run = run  # type: ignore[method-assign]
+        torch.accelerator.synchronize = synchronise
         _State.active, _State.float64, _State.count = False, True, 2

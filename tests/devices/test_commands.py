@@ -255,9 +255,9 @@ def encodes(clips: Path, digits_model: Path, tmp_path: Path) -> None:
     both(compute, tmp_path)
 
 
-def probes(clips: Path, digits_model: Path, tmp_path: Path) -> None:
+def probes(clips: Path, tiny_model: Path, tmp_path: Path) -> None:
     def compute(device: str, folder: Path) -> dict[str, Any]:
-        path = recipe(folder, clips, objective={})
+        path = recipe(folder, clips, model=str(tiny_model), objective={})
         run(
             "probe", path, "--clips", 4, "--levels", "0.2,0.8", "--out", folder / "probe", "--device", device, "-q",
             "--no-structure", "--no-gradients",
@@ -267,7 +267,8 @@ def probes(clips: Path, digits_model: Path, tmp_path: Path) -> None:
     both(compute, tmp_path, tolerance=1e-3)
 
     def gradients(device: str, folder: Path) -> dict[str, Any]:
-        config = build_config(TrainConfig, json.loads(recipe(folder, clips, objective={}, device=device).read_text()))
+        path = recipe(folder, clips, model=str(tiny_model), objective={}, device=device)
+        config = build_config(TrainConfig, json.loads(path.read_text()))
         probe = ProbeConfig(train=config, clips=2, levels=[0.5], gradient_batches=2, gain_clips=1, structure=False)
         found = run_probe(probe, quiet=True)
         return {"loss": [row["loss"] for row in found.rows], "batches": [row["loss"] for row in found.batches]}
@@ -426,7 +427,7 @@ def test_every_path_is_tested_on_a_second_device() -> None:
 
 @pytest.mark.parametrize("name", COVERED)
 def test_command(name: str, clips: Path, digits_model: Path, tiny_model: Path, tmp_path: Path) -> None:
-    model = tiny_model if name in ("experiment run", "generate") else digits_model
+    model = tiny_model if name in ("experiment run", "generate", "probe") else digits_model
     COVERED[name](clips, model, tmp_path)
 
 

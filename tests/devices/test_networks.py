@@ -23,7 +23,7 @@ from eisbach.codecs.base import place_codec
 from eisbach.config import build_config
 from eisbach.devices import Placement, place
 from eisbach.diagnostics.ntk import backbone_ntk
-from eisbach.diffusion.guidance import guided
+from eisbach.diffusion.guidance import Projection, guided
 from eisbach.diffusion.noise_levels import DENSITIES
 from eisbach.diffusion.paths import PATHS, get_path
 from eisbach.diffusion.samplers import METHODS, sample_ode, sample_pingpong, sample_stochastic
@@ -186,12 +186,15 @@ def _network(path: str, device: torch.device) -> tuple[Callable[..., Tensor], Co
     return predict, rows, Conditioning(torch.zeros_like(rows.tokens), rows.global_embed)
 
 
-GUIDANCE: tuple[tuple[float, tuple[float, float] | None], ...] = (
-    (1.0, None),
-    (0.0, None),
-    (3.0, None),
-    (3.0, (0.2, 0.7)),
+Guidance = tuple[float, tuple[float, float] | None, float | None]
+GUIDANCE: tuple[Guidance, ...] = (
+    (1.0, None, None),
+    (0.0, None, None),
+    (3.0, None, None),
+    (3.0, (0.2, 0.7), None),
+    (3.0, None, 0.8),
 )
+"""Scale, interval, and the strength of the projection."""
 SAMPLERS = (*METHODS, "pingpong", "stochastic")
 
 
@@ -202,7 +205,7 @@ def draw(
     path: str = "linear",
     target: str = "u",
     schedule: str = "uniform",
-    guidance: tuple[float, tuple[float, float] | None] = (1.0, None),
+    guidance: Guidance = (1.0, None, None),
     placement: Placement | None = None,
 ) -> Tensor:
     """Samples of a small network, on the host."""
@@ -215,7 +218,9 @@ def draw(
         "noise": torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(3)).to(device),
         "times": get_schedule(schedule, 4, get_path(path), **options),
     }
-    asked = guided(network, rows, null, *guidance)
+    scale, interval, strength = guidance
+    projection = None if strength is None else Projection(strength, get_path(path), target)
+    asked = guided(network, rows, null, scale, interval, projection=projection)
 
     def fresh(number: int) -> Tensor:
         return torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(number))
