@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
+from second_device import NAME, second_device
 
 from eisbach.adapters.attach import attach, detach
 from eisbach.audio import audio_hash, write_audio
-from eisbach.backbones import load_backbone, load_codec_of
+from eisbach.backbones import load_backbone, load_codec_of, load_image_codec_of
 from eisbach.backbones.base import Backbone
+from eisbach.codecs.base import place_codec
 from eisbach.config import build_config
 from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
 from eisbach.generation import GenerateConfig, generate
@@ -113,3 +116,46 @@ def fetched_from_the_hub(model: Path, place: Path, monkeypatch: pytest.MonkeyPat
     assert len(backbone.condition(CAPTIONS[:1], [1.0])) == 1
     assert load_codec_of(backbone).name == "oobleck"
     return backbone
+
+
+def same_on_a_second_device(model: Path, captions: tuple[str, ...] = CAPTIONS) -> None:
+    """Captions, predictions, gradients and the codec of a model, all moved there, give what they give on the CPU."""
+    expected = _computed(model, captions, torch.device("cpu"))
+    with second_device():
+        made = _computed(model, captions, torch.device(NAME))
+    assert made.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            made[name], value, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def _computed(model: Path, captions: tuple[str, ...], device: torch.device) -> dict[str, torch.Tensor]:
+    backbone: Any = load_backbone(model)
+    backbone.module.to(device).requires_grad_(True)
+    rows = backbone.condition(list(captions), [1.0] * len(captions)).to(device)
+    if backbone.retimes:
+        rows = backbone.with_durations(rows, [2.0] * len(captions))
+    shape = backbone.latent_shape or (backbone.latent_channels, 24)
+    noise = torch.Generator().manual_seed(3)
+    x_t = torch.randn(len(captions), *shape, generator=noise).to(device)
+    t = torch.linspace(0.2, 0.9, len(captions)).to(device)
+    found = {"tokens": rows.tokens, "global": rows.global_embed}
+    known = (
+        [torch.rand(len(captions), 1 + shape[0], shape[1], generator=noise).to(device)] if backbone.inpainting else []
+    )
+    for name, conditioning in (("output", rows), ("null", backbone.null_condition(rows))):
+        found[name] = backbone.predict(x_t, t, conditioning, *known)
+    (found["output"] + found["null"]).square().mean().backward()
+    found |= {name: value.grad for name, value in backbone.module.named_parameters() if value.grad is not None}
+    if backbone.modality == "audio":
+        codec = load_codec_of(backbone)
+        place_codec(codec, device)
+        sound = 0.1 * np.random.default_rng(0).standard_normal((codec.audio_channels, 8 * codec.samples_per_frame))
+        found["latents"] = codec.encode(Waveform(sound.astype(np.float32), codec.sample_rate))
+        found["decoded"] = torch.from_numpy(codec.decode(found["latents"])[0].samples)
+    else:
+        images = load_image_codec_of(backbone)
+        place_codec(images, device)
+        found["decoded"] = images.decode(x_t.cpu())
+    return {name: value.detach().cpu() for name, value in found.items()}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_runs import CAPTIONS, fetched_from_the_hub, run_of, trains_and_plays
+from small_runs import CAPTIONS, fetched_from_the_hub, run_of, same_on_a_second_device, trains_and_plays
 
 from eisbach.adapters.formats.low_rank import LowRankAdapter
 from eisbach.backbones import load_backbone, load_codec_of
@@ -428,3 +428,7 @@ def test_stabilitys_file_has_no_names_for_it(folder: Path, tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"not Stable Audio 3's .*sa3 has names for no other; use --to peft"):
         convert.write(adapter, "sa3", tmp_path / "x.safetensors")
     assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_computes_on_a_second_device(folder: Path) -> None:
+    same_on_a_second_device(folder)

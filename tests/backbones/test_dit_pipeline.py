@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from small_runs import same_on_a_second_device
 
 from eisbach import adapters
 from eisbach.backbones import Backbone, load_backbone, load_image_codec_of
@@ -186,3 +187,7 @@ class TestFolders:
         file.write_text(json.dumps({"_class_name": "NoSuchScheduler"}))
         with pytest.raises(CheckpointError, match="names the scheduler 'NoSuchScheduler'"):
             load_backbone(folder)
+
+
+def test_computes_on_a_second_device(saved: Make) -> None:
+    same_on_a_second_device(saved(), ("tench", "goldfish", ""))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from small_runs import attached_and_detached, run_of, write_clips
+from small_runs import attached_and_detached, run_of, same_on_a_second_device, write_clips
 
 from eisbach.errors import UserError
 from eisbach.training import train
@@ -47,3 +47,7 @@ def test_a_distilled_model_is_not_trained(manifest: Path, tmp_path: Path) -> Non
     (folder / "model_config.json").write_text(text.replace('"rectified_flow"', '"rf_denoiser"'))
     with pytest.raises(UserError, match=r"is distilled.*train the base model"):
         train(configuration(manifest, tmp_path / "run", model=folder))
+
+
+def test_computes_on_a_second_device() -> None:
+    same_on_a_second_device(NATIVE)

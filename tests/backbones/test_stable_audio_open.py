@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_runs import CAPTIONS, fetched_from_the_hub, trains_and_plays
+from small_runs import CAPTIONS, fetched_from_the_hub, same_on_a_second_device, trains_and_plays
 
 from eisbach.backbones import load_backbone, load_codec_of
 from eisbach.backbones.base import Backbone
@@ -299,3 +299,7 @@ def test_every_long_caption_is_named_once(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         backbone.condition([first, second, third], [0.01] * 3)
+
+
+def test_computes_on_a_second_device(folder: Path) -> None:
+    same_on_a_second_device(folder)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from small_runs import same_on_a_second_device
 
 from eisbach.backbones import load_backbone
 from eisbach.diffusion.guidance import guided
@@ -141,3 +142,7 @@ def test_bad_input(folder, backbone, tmp_path):
     shutil.rmtree(tmp_path / "broken" / "vae")
     with pytest.raises(CheckpointError, match="vae is missing"):
         load_backbone(tmp_path / "broken")
+
+
+def test_computes_on_a_second_device(folder):
+    same_on_a_second_device(folder, ("a cat", "the dog"))

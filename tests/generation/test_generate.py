@@ -173,7 +173,10 @@ def test_unknown_words_are_told(tiny_model: Path, made: Path, tmp_path: Path) ->
     told: list[str] = []
     prompts = [{"id": "x", "text": "slow zebra cello, чайка"}]
     generate(config_of(tiny_model, tmp_path, prompts=prompts, seeds=[0]), quiet=True, notify=told.append)
-    assert told == ["prompt 'x': the model does not know zebra, чайка; these words change nothing."]
+    assert told == [
+        "computing on the CPU in fp32.",
+        "prompt 'x': the model does not know zebra, чайка; these words change nothing.",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import soundfile as sf
 import torch
 from safetensors.torch import load_file, save_file
+from second_device import NAME, second_device
 
 from eisbach.audio import resample, to_mono
 from eisbach.errors import AudioError, CheckpointError, UserError
@@ -195,6 +196,27 @@ def test_a_folder_without_feature_extractor_is_refused(hubert_folder, tmp_path):
 def test_specs_that_mean_nothing(spec, options, message):
     with pytest.raises(UserError, match=message):
         load_embedding(spec, **options)
+
+
+def _hears_alike(spec):
+    """A network on a second device embeds as it does on the CPU."""
+    clips = [_noise(2.5, 0), _noise(3.5, 1)]
+    expected = load_embedding(spec, device="cpu").embed(clips)
+    with second_device():
+        for device in (NAME, "auto"):
+            np.testing.assert_allclose(load_embedding(spec, device=device).embed(clips), expected, atol=1e-4)
+
+
+def test_clap_on_a_second_device(clap_folder):
+    _hears_alike(f"clap:{clap_folder}")
+
+
+def test_mert_on_a_second_device(hubert_folder):
+    _hears_alike(f"mert:{hubert_folder}")
+
+
+def test_musicnn_on_a_second_device():
+    _hears_alike("musicnn")
 
 
 def test_layers_and_devices_that_are_not_there(hubert_folder):

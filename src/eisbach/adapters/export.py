@@ -16,6 +16,7 @@ from eisbach.adapters.formats.host_names import HOSTS
 from eisbach.adapters.formats.low_rank import Differences, LowRankAdapter, NeedsBaseError
 from eisbach.adapters.merge import save_merged
 from eisbach.config import StrictModel
+from eisbach.devices import DeviceName, place
 from eisbach.errors import ConfigError, UserError
 
 
@@ -50,6 +51,8 @@ class ExportConfig(StrictModel):
         Convert for another base model than the one that the adapter was trained on.
     overwrite : bool
         Replace the adapter at `out`; other files beside it stay.
+    device : str
+        Where the model computes, as `devices.place` reads it; in fp32, as what is measured may be small.
     """
 
     adapter: str
@@ -65,6 +68,7 @@ class ExportConfig(StrictModel):
     drop_conditioner: bool = False
     any_base: bool = False
     overwrite: bool = False
+    device: DeviceName = "auto"
 
 
 def check_together(config: ExportConfig) -> None:
@@ -153,11 +157,12 @@ def export(config: ExportConfig, load_model: Callable[[str], ExportableModel]) -
         Options that contradict one another.
     UserError
         Something is at `out`, the format cannot express the adapter, or (CheckpointError) the adapter cannot be read,
-        or is of another model.
+        or is of another model, or the device is not there.
     StorageError
         The disk is full or the folder is not writable.
     """
     check_together(config)
+    placement = place(config.device, "fp32")
     adapter = None if config.merge else _read_low_rank(config)
     model = None if config.model is None else load_model(config.model)
     notes: list[str] = []
@@ -181,7 +186,10 @@ def export(config: ExportConfig, load_model: Callable[[str], ExportableModel]) -
         notes += written.notes
     effect = comparison = None
     if config.check and model is not None:
+        notes.append(f"{placement.sentence()}.")
+        model.module.to(placement.device)
         effect, comparison = _check(config, model, written)
+        model.module.to("cpu")  # adapters are written, and folded in, on the host
         notes += _verdict(effect, comparison)
     merged = None
     if config.merge and model is not None and config.out is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eisbach.cli.common import print_note
 from eisbach.cli.executing import Address, CellCpus, CellGpus, ExecutorName, where
 from eisbach.errors import UserError
 
@@ -85,6 +86,14 @@ _Pictures = Annotated[
         show_default="on the page",
     ),
 ]
+_Device = Annotated[
+    str,
+    typer.Option(
+        metavar="DEVICE",
+        help="Where the embeddings' networks compute: auto, cpu, cuda …; a device that is named also measures the "
+        "spectra.",
+    ),
+]
 _Jobs = Annotated[int, typer.Option(help="Processes.", min=1)]
 _Seed = Annotated[int, typer.Option(help="Seed of the resampling.", min=0)]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print records, means and comparison as JSON.")]
@@ -113,6 +122,7 @@ def analyze(
     clip: _Clip = None,
     title: _Title = None,
     pictures: _Pictures = None,
+    device: _Device = "auto",
     jobs: _Jobs = 1,
     executor: ExecutorName = "local",
     address: Address = None,
@@ -131,18 +141,21 @@ def analyze(
         out = _DEFAULT_OUT
     if pictures and out is None:
         raise UserError("--pictures needs a folder to put them in; add --out FOLDER.")
+    from eisbach.devices import place
     from eisbach.experiments.analysis import analyze_sets, plan_analysis
 
     plan = plan_analysis(
         paths, by=by, out=out, pair=pair, baseline=baseline, oracle=oracle, metrics=tuple(_split(metrics)),
         primary=_directions(primary), notes=notes, training=training, held_out=held_out, seconds=seconds,
-        start=start, jobs=jobs, seed=seed, reference=tuple(reference or ()),
+        start=start, jobs=jobs, seed=seed, device=device, reference=tuple(reference or ()),
     )  # fmt: skip
     _check_ids(plan, clip or ())
     if dry_run:
         shown = plan.settings() | {"embeddings": ["texture", *(embedding or [])], "page": bool(out) and page}
         typer.echo(json.dumps(shown | {"listen": listen, "pictures": bool(pictures)}, indent=2, ensure_ascii=False))
         return
+    if not quiet and (embedding or device != "auto"):
+        print_note(f"{place(device, 'fp32').sentence()}.")
     with where(executor, address, cell_cpus, cell_gpus, shared=out, jobs=jobs if jobs > 1 else None):
         analysed = analyze_sets(_with_embeddings(plan, embedding or []), quiet=quiet)
     written = None
@@ -201,7 +214,7 @@ def _with_embeddings(plan: AnalysisPlan, names: Sequence[str]) -> AnalysisPlan:
 
     from eisbach.structure.embeddings import load_embedding
 
-    models = tuple(load_embedding(name) for name in dict.fromkeys(names) if name != "texture")
+    models = tuple(load_embedding(name, device=plan.device) for name in dict.fromkeys(names) if name != "texture")
     return replace(plan, embeddings=models)
 
 

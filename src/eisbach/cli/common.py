@@ -17,10 +17,30 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the settings, such as group.key=1 (repeatable)."),
 ]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="Where networks compute: auto, cpu, cuda, cuda:1 or mps.")]
+Precision = Annotated[
+    str, typer.Option(help="How they compute: fp32, bf16, or auto: bf16 on a GPU that has it in hardware.")
+]
+OptionalDevice = Annotated[
+    str | None, typer.Option("--device", metavar="DEVICE", help="As the key `device`: auto, cpu, cuda, cuda:1 or mps.")
+]
+OptionalPrecision = Annotated[
+    str | None, typer.Option("--precision", help="As the key `precision`: auto, fp32 or bf16.")
+]
+FullPrecision = Annotated[
+    str | None,
+    typer.Option("--precision", help="fp32 unless named; bf16, or auto: bf16 on a GPU that has it in hardware."),
+]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=0, help="Processes; 0 takes one for each processor.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes.")]
+
+
+def placement_changes(device: str | None, precision: str | None) -> list[str]:
+    """`--device` and `--precision` as changes of a recipe's keys of these names."""
+    given = (("device", device), ("precision", precision))
+    return [f"{key}={json.dumps(value)}" for key, value in given if value is not None]
 
 
 def worker_count(jobs: int) -> int:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from eisbach.cli.common import AsJson, DryRun, Jobs, print_json, say_skipped, worker_count
+from eisbach.cli.common import AsJson, Device, DryRun, Jobs, print_json, print_note, say_skipped, worker_count
 from eisbach.cli.executing import Address, CellCpus, CellGpus, ExecutorName, where
 
 if TYPE_CHECKING:
     from eisbach.codecs.base import Codec
+    from eisbach.devices import Placement
 
 _FORMATS = ("cache", "sa3")
 _CODEC = typer.Option(None, "--codec", help="Name, file or folder of a codec (default: the embedded model's).")
@@ -34,7 +35,7 @@ def encode(
     crop_seconds: float = typer.Option(30.0, "--crop-seconds", help="cache: length of the training crops."),
     max_seconds: float = typer.Option(380.0, "--max-seconds", help="sa3: longer clips are cut into equal sections."),
     half: bool = typer.Option(False, "--half", help="sa3: keep float16."),
-    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda: where a codec with a network computes."),
+    device: Device = "auto",
     jobs: Jobs = 0,
     executor: ExecutorName = "local",
     address: Address = None,
@@ -50,7 +51,7 @@ def encode(
     """
     from dataclasses import asdict
 
-    from eisbach.data.latents import place_codec
+    from eisbach.codecs.base import place_codec
     from eisbach.data.manifest import load_manifest
     from eisbach.errors import UserError
 
@@ -61,7 +62,7 @@ def encode(
     rows = load_manifest(manifest)
     target = out or rows.root / "latents"
     source, chosen = _load_codec(codec, model)
-    place = _device(device, chosen)
+    placement = _place(device, chosen)
     processes = jobs or _useful_jobs(chosen, len(rows))
     if dry_run:
         lengths = {"crop_seconds": crop_seconds} if layout == "cache" else {"max_seconds": max_seconds, "half": half}
@@ -72,10 +73,12 @@ def encode(
             "format": layout,
             "out": str(target),
         }
-        print_json({**named, **lengths, "device": place, "jobs": processes})
+        print_json({**named, **lengths, "device": str(placement.device), "jobs": processes})
         return
-    place_codec(chosen, place)
-    how: dict[str, Any] = {"jobs": processes, "source": source, "device": None if place == "cpu" else place}
+    print_note(f"{placement.sentence()}.")
+    place_codec(chosen, placement.device)
+    there = None if placement.device.type == "cpu" else str(placement.device)
+    how: dict[str, Any] = {"jobs": processes, "source": source, "device": there}
     with where(executor, address, cell_cpus, cell_gpus, shared=target, jobs=jobs):
         if layout == "cache":
             from eisbach.data.latents import encode_manifest
@@ -153,9 +156,18 @@ def _useful_jobs(codec: Codec, clips: int) -> int:
     return 1 if codec.model is not None else max(1, min(worker_count(0), clips // _CLIPS_WORTH_A_PROCESS))
 
 
-def _device(device: str, codec: Codec) -> str:
-    if device != "auto":
-        return device
-    import torch
+def _place(device: str, codec: Codec) -> Placement:
+    """Where the codec computes, in fp32: latents are what every later stage is compared by.
 
-    return "cuda" if codec.model is not None and torch.cuda.is_available() else "cpu"
+    Raises
+    ------
+    UserError
+        A device that is not there, or one that a codec without a network cannot use.
+    """
+    from eisbach.devices import place
+    from eisbach.errors import UserError
+
+    placement = place("cpu" if device == "auto" and codec.model is None else device, "fp32")
+    if codec.model is None and placement.device.type != "cpu":
+        raise UserError(f"the codec '{codec.name}' has no network and computes on the CPU only; leave --device out.")
+    return placement

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from eisbach.cli.common import OptionalDevice, OptionalPrecision, placement_changes
+
 
 def demo(
     overrides: Annotated[
@@ -21,6 +23,8 @@ def demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="A rehearsal in a minute or two; its numbers mean nothing.")
     ] = False,
+    device: OptionalDevice = None,
+    precision: OptionalPrecision = None,
     seed: Annotated[int | None, typer.Option(help="Another draw of material, training and noise.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -34,6 +38,7 @@ def demo(
     from eisbach.experiments.recipes import demo_spec, own_audio_spec
 
     choices: dict[str, Any] = {"out": out, "seed": seed, "quick": quick, "overrides": overrides or []}
+    choices["overrides"] = [*choices["overrides"], *placement_changes(device, precision)]
     if data is None:
         spec = demo_spec(**choices)
     else:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eisbach.cli.common import AsJson, DryRun, Overrides, Quiet, print_json
+from eisbach.cli.common import (
+    AsJson,
+    DryRun,
+    OptionalDevice,
+    OptionalPrecision,
+    Overrides,
+    Quiet,
+    placement_changes,
+    print_json,
+)
 from eisbach.cli.executing import Address, CellCpus, CellGpus, ExecutorName, where
 
 if TYPE_CHECKING:
@@ -34,6 +43,8 @@ def run(
     address: Address = None,
     cell_cpus: CellCpus = None,
     cell_gpus: CellGpus = None,
+    device: OptionalDevice = None,
+    precision: OptionalPrecision = None,
     quick: Annotated[bool, typer.Option("--quick", help="A rehearsal with hardly any training.")] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -45,6 +56,7 @@ def run(
     changes = list(overrides or [])
     changes += [f"out={json.dumps(out)}"] if out is not None else []
     changes += [f"jobs={jobs}"] if jobs is not None else []
+    changes += placement_changes(device, precision)
     spec = load_spec(recipe, changes, quick=quick)
     cluster = where(executor, address, cell_cpus, cell_gpus, shared=spec.out, jobs=jobs)
     with nullcontext() if dry_run else cluster:

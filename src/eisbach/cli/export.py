@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eisbach.cli.common import AsJson, DryRun, print_json
+from eisbach.cli.common import AsJson, Device, DryRun, print_json
 
 if TYPE_CHECKING:
     from eisbach.adapters.export import Exported
@@ -71,6 +71,7 @@ def export(
     drop_conditioner: _DropConditioner = False,
     any_base: _AnyBase = False,
     overwrite: _Overwrite = False,
+    device: Device = "auto",
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -98,6 +99,7 @@ def export(
         "drop_conditioner": drop_conditioner,
         "any_base": any_base,
         "overwrite": overwrite,
+        "device": device,
     }
     config = build_config(ExportConfig, values, "the command")
     if dry_run:

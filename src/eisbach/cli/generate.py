@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eisbach.cli.common import Device, Precision
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def generate(
     schedule: _Schedule = None,
     schedule_option: _ScheduleOption = None,
     batch_size: _BatchSize = 8,
+    device: Device = "auto",
+    precision: Precision = "auto",
     dry_run: _DryRun = False,
     as_json: _AsJson = False,
     quiet: _Quiet = False,
@@ -98,6 +101,8 @@ def generate(
         "schedule": schedule,
         "schedule_options": apply_overrides({}, schedule_option) if schedule_option else None,
         "batch_size": batch_size,
+        "device": device,
+        "precision": precision,
     }
     # What is not said is left to the configuration, which takes a distilled model's own for it.
     said = {"num_inference_steps": steps, "guidance_scale": guidance, "sampler": sampler}
@@ -105,8 +110,10 @@ def generate(
     config = build_config(GenerateConfig, values, "the command", OPTIONS)
     if dry_run:
         from eisbach.backbones import check_model
+        from eisbach.devices import place
         from eisbach.output_folder import check_writable
 
+        place(config.device, config.precision)
         check_model(config.model)
         check_writable(config.out)
         if config.adapter is not None and not Path(config.adapter).exists():
@@ -136,7 +143,19 @@ OPTIONS = {
     "prompts": "--prompts",
     **{
         key: f"--{key.replace('_', '-')}"
-        for key in ("seeds", "duration", "headroom", "apg", "sampler", "schedule", "batch_size", "arm", "out")
+        for key in (
+            "seeds",
+            "duration",
+            "headroom",
+            "apg",
+            "sampler",
+            "schedule",
+            "batch_size",
+            "arm",
+            "out",
+            "device",
+            "precision",
+        )
     },
 }
 """What the command calls the keys of its configuration."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eisbach.cli.common import AsJson, DryRun, Quiet, print_json
+from eisbach.cli.common import AsJson, Device, DryRun, Precision, Quiet, print_json, print_note
 
 if TYPE_CHECKING:
     from eisbach.image_quality.distances import ImageStatistics
@@ -40,6 +40,8 @@ def sample(
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the noise; image n depends on the seed and n alone.")] = 0,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at once.")] = 64,
+    device: Device = "auto",
+    precision: Precision = "auto",
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="PNG files go here, in a folder for each class.")] = Path(
         "runs/images"
     ),
@@ -48,6 +50,7 @@ def sample(
 ) -> None:
     """Draw images from a trained model: PNG files by class, and samples.json with how they were drawn."""
     from eisbach.config import apply_overrides, build_config, dump_yaml
+    from eisbach.devices import place
     from eisbach.generation.images import ImageSampling
 
     values = {
@@ -65,13 +68,17 @@ def sample(
         from eisbach.backbones import check_model
         from eisbach.output_folder import check_writable
 
+        place(device, precision)
         check_model(model)
         check_writable(out)
-        typer.echo(dump_yaml(sampling), nl=False)
+        typer.echo(f"{dump_yaml(sampling)}device: {device}\nprecision: {precision}")
         return
     from eisbach.generation.images import write_images
 
-    written = write_images(model, sampling, out, count=count, classes=classes, seed=seed, quiet=quiet)
+    written = write_images(
+        model, sampling, out, count=count, classes=classes, seed=seed, device=device, precision=precision, quiet=quiet,
+        notify=print_note,
+    )  # fmt: skip
     typer.echo(f"{written} images in {out}")
 
 
@@ -104,12 +111,17 @@ def quality(
     save: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep the reference's statistics as an .npz for the next time.")
     ] = None,
+    device: Device = "auto",
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
     """FID, sFID, inception score, precision and recall of images against a reference."""
+    from eisbach.devices import place
+
+    placement = place(device, "fp32")  # distances between features compare sets that others measured in fp32
     if dry_run:
         request = {"reference": reference, "samples": samples, "features": features, "weights": weights, "size": size}
+        request["device"] = device
         typer.echo(json.dumps(request, indent=2, default=str))
         return
     from dataclasses import asdict
@@ -117,7 +129,8 @@ def quality(
     from eisbach.image_quality.features import load_features
     from eisbach.image_quality.quality import image_quality
 
-    network = load_features(features, weights)
+    print_note(f"{placement.sentence()}.")
+    network = load_features(features, weights, placement.device)
     real = _statistics(reference, network, size)
     if save is not None:
         real.save(save)

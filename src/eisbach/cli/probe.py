@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eisbach.cli.common import AsJson, DryRun, Overrides, Quiet, numbers, print_json, print_note
+from eisbach.cli.common import (
+    AsJson,
+    DryRun,
+    OptionalDevice,
+    OptionalPrecision,
+    Overrides,
+    Quiet,
+    numbers,
+    print_json,
+    print_note,
+)
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,6 +77,8 @@ def probe(
     adapter: _Adapter = None,
     label: _Label = None,
     out: _Out = None,
+    device: OptionalDevice = None,
+    precision: OptionalPrecision = None,
     as_json: AsJson = False,
     dry_run: DryRun = False,
     gradients: _Gradients = True,
@@ -80,11 +92,19 @@ def probe(
     holds probe.json, rows, pictures and index.html. The same command again reuses what was measured.
     """
     from eisbach.config import dump_yaml
+    from eisbach.devices import place
 
     config = _configure(
         recipe,
         overrides or [],
-        train={"model": model, "manifest": data or None, "sample": sample, "noise_level": noise_level},
+        train={
+            "model": model,
+            "manifest": data or None,
+            "sample": sample,
+            "noise_level": noise_level,
+            "device": device,
+            "precision": precision,
+        },
         probe={
             "clips": clips,
             "levels": None if levels is None else numbers(levels, "--levels"),
@@ -98,6 +118,7 @@ def probe(
     )
     folder = Path(config.out or _DEFAULT_FOLDER)
     if dry_run:
+        place(config.train.device, config.train.precision)  # a device that is not there is refused here too
         typer.echo(dump_yaml(config), nl=False)
         return
     from eisbach.diagnostics.probe.explain import explain
@@ -136,8 +157,7 @@ def _configure(
             held = values.get(group)
             values[group] = {**(held if isinstance(held, dict) else {}), key: value}
 
-    if train["model"] is not None:
-        values["model"] = train["model"]
+    values |= {key: train[key] for key in ("model", "device", "precision") if train[key] is not None}
     put("data", "manifest", train["manifest"])
     put("weighting", "sample", train["sample"])
     put("weighting", "noise_level", train["noise_level"])
@@ -178,8 +198,11 @@ def _measure(config: ProbeConfig, folder: Path, *, fresh: bool, quiet: bool) -> 
         if not quiet:
             print_note(f"reusing the measurements in {folder} (--fresh measures anew)")
         return load_result(folder), True
+    from eisbach.devices import place
     from eisbach.diagnostics.probe import run_probe
 
+    if not quiet:
+        print_note(f"{place(config.train.device, config.train.precision).sentence()}.")
     result = run_probe(config.model_copy(update={"out": None}), quiet=quiet)
     result.save(
         folder, {_REQUEST: request}
@@ -195,7 +218,8 @@ def _request(config: ProbeConfig) -> dict[str, Any]:
     def weights(name: object) -> object:
         return weights_identity(name) if isinstance(name, str) and Path(name).exists() else name
 
-    values = config.model_dump(mode="json", exclude={"out": True, "adapter": True, "train": {"out", "data", "model"}})
+    left_out: Any = {"out": True, "adapter": True, "train": {"out", "data", "model", "device"}}
+    values = config.model_dump(mode="json", exclude=left_out)
     data = config.train.data.model_dump(mode="json", exclude={"manifest", "cache"})
     values["train"] |= {
         "data": {**data, "content": [_content(Path(path)) for path in config.train.data.manifest]},

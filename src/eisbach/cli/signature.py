@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eisbach.cli.common import AsJson, DryRun, Overrides, Quiet, numbers, print_json, print_note
+from eisbach.cli.common import (
+    AsJson,
+    DryRun,
+    FullPrecision,
+    OptionalDevice,
+    Overrides,
+    Quiet,
+    numbers,
+    print_json,
+    print_note,
+)
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,6 +73,8 @@ def run(
     adapter: _Adapter = None,
     seed: _Seed = None,
     overrides: Overrides = None,
+    device: OptionalDevice = None,
+    precision: FullPrecision = None,
     out: _Out = Path("runs/signature"),
     as_json: AsJson = False,
     dry_run: DryRun = False,
@@ -74,6 +86,7 @@ def run(
     or --model FOLDER --classes 0..9 --partition "shape=round:0,6,8,9/open:1,2,3,4,5,7"
     """
     from eisbach.config import dump_yaml
+    from eisbach.devices import place
 
     given = {
         "model": model,
@@ -84,10 +97,13 @@ def run(
         "trajectories": trajectories,
         "duration": duration,
         "seed": seed,
+        "device": device,
+        "precision": precision,
     }
     config = _configure(prompts, classes, prior, partition or [], guidance or [], given, overrides or [])
     config.class_set()
     if dry_run:
+        place(config.device, config.precision)
         typer.echo(dump_yaml(config), nl=False)
         return
     from eisbach.diagnostics.signature.run import run_signature
@@ -251,6 +267,8 @@ def entropy(
     ] = False,
     crop_seconds: Annotated[float, typer.Option(help="Length of the clips.")] = 30.0,
     seed: Annotated[int, typer.Option(help="Of the order of the data and of the noise.")] = 0,
+    device: OptionalDevice = None,
+    precision: FullPrecision = None,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The curve, as JSON.")] = Path("runs/entropic-curve.json"),
     as_json: AsJson = False,
@@ -262,6 +280,7 @@ def entropy(
     `eisbach generate --schedule rescaled_entropic --schedule-option curve=FILE` spaces its steps by it.
     """
     from eisbach.config import apply_overrides, build_config, dump_yaml
+    from eisbach.devices import place
     from eisbach.diagnostics.signature.entropic import EntropicConfig
 
     values: dict[str, Any] = {
@@ -273,13 +292,15 @@ def entropy(
         "conditional": not unconditional,
         "seed": seed,
     }
+    values |= {key: value for key, value in (("device", device), ("precision", precision)) if value is not None}
     config = build_config(EntropicConfig, apply_overrides(values, overrides or []), "the measurement")
     if dry_run:
+        place(config.device, config.precision)
         typer.echo(dump_yaml(config), nl=False)
         return
     from eisbach.diagnostics.signature.entropic import measure_entropic
 
-    curve = measure_entropic(config, out, quiet=quiet)
+    curve = measure_entropic(config, out, quiet=quiet, notify=None if quiet else print_note)
     if as_json:
         print_json(curve)
         return

@@ -9,7 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from eisbach.cli.common import AsJson, DryRun, Overrides, Quiet, print_json
+from eisbach.cli.common import (
+    AsJson,
+    DryRun,
+    OptionalDevice,
+    OptionalPrecision,
+    Overrides,
+    Quiet,
+    print_json,
+)
 from eisbach.cli.executing import Address, CellCpus, CellGpus, ExecutorName, where
 
 app = typer.Typer(
@@ -73,6 +81,8 @@ def run(
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="YAML of settings, as --dry-run prints them.")
     ] = None,
+    device: OptionalDevice = None,
+    precision: OptionalPrecision = None,
     seeds: Annotated[int | None, typer.Option(metavar="N", help="Seeds (erd_toy, erd_digits and others).")] = None,
     first_seed: Annotated[
         int | None, typer.Option(metavar="N", help="The first of them; another one repeats (erd_toy, erd_digits).")
@@ -90,7 +100,7 @@ def run(
     from eisbach.config import dump_yaml
     from eisbach.studies.contract import load_study
     from eisbach.studies.page import result_lines
-    from eisbach.studies.running import default_jobs, option_key, resolve_settings, run_study
+    from eisbach.studies.running import default_jobs, option_key, placed_changes, resolve_settings, run_study
 
     study = load_study(name)
     chosen: dict[str, Any] = {
@@ -98,17 +108,20 @@ def run(
     }  # fmt: skip
     given = {option: value for option, value in chosen.items() if value is not None}
     changes = [*(overrides or []), *(f"{option_key(study, key)}={json.dumps(value)}" for key, value in given.items())]
+    changes += placed_changes(study, device, precision)
     folder = out or Path("runs") / study.name
     settings = resolve_settings(study, out=folder, jobs=jobs, quick=quick, file=config, changes=changes)
     if dry_run:
         typer.echo(dump_yaml(settings), nl=False)
         return
+    placed = ("--device", device), ("--precision", precision)
     processes = jobs or default_jobs(study, settings)
     parts = ["eisbach", "study", "run", study.name, *(["--quick"] if quick else [])]
     parts += [] if config is None else ["--config", str(config)]
     for key, value in given.items():
         for item in value if isinstance(value, list) else [value]:
             parts += [f"--{key}", str(item)]
+    parts += [part for name, value in placed if value is not None for part in (name, value)]
     parts += [part for change in overrides or [] for part in ("--set", change)]
     command = shlex.join([*parts, *(["--jobs", str(processes)] if processes > 1 else []), "--out", str(folder)])
     with where(executor, address, cell_cpus, cell_gpus, shared=folder, jobs=jobs):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from eisbach.cli.common import DryRun, Overrides, Quiet
+from eisbach.cli.common import DryRun, OptionalDevice, OptionalPrecision, Overrides, Quiet
 
 
 def train(
@@ -16,6 +16,8 @@ def train(
         [], "--data", metavar="MANIFEST", help="Train on this manifest or folder instead of the recipe's (repeatable)."
     ),
     out: str = typer.Option("", "--out", metavar="FOLDER", help="Run folder instead of the recipe's."),
+    device: OptionalDevice = None,
+    precision: OptionalPrecision = None,
     dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
@@ -33,12 +35,15 @@ def train(
         values["data"] = {**(group if isinstance(group, dict) else {}), "manifest": data}
     if out:
         values["out"] = out
+    values |= {key: value for key, value in (("device", device), ("precision", precision)) if value is not None}
     config = build_config(TrainConfig, values, str(recipe))
     if dry_run:
         from eisbach.backbones import check_created, check_model
+        from eisbach.devices import place
         from eisbach.output_folder import check_writable
         from eisbach.training.run_folder import RunFolder, check_settings
 
+        place(config.device, config.precision)
         if isinstance(config.model, dict):
             check_created(config.model["create"])
         else:

@@ -14,6 +14,8 @@ from eisbach.types import Waveform
 if TYPE_CHECKING:
     import torch
 
+    from eisbach.codecs.images import ImageCodec
+
 
 @runtime_checkable
 class Codec(Protocol):
@@ -82,6 +84,13 @@ def heard(waveform: Waveform, sample_rate: int, audio_channels: int, *, mixes: b
             f"the waveform has {made.channels} channels and this codec codes {audio_channels}; mix it down first."
         )
     return made
+
+
+def place_codec(codec: Codec | ImageCodec, device: torch.device) -> None:
+    """Moves a codec's network, where it has one, to a device; `encode` and `decode` go on taking and giving what they
+    did."""
+    if codec.model is not None:
+        codec.model.to(device)
 
 
 def frames_in(seconds: float, latent_rate: float) -> int:

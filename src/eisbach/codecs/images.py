@@ -3,7 +3,7 @@ pixels as they are: the codec of models that work on images themselves."""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -23,9 +23,12 @@ class ImageCodec(Protocol):
         Latent channels C.
     downsampling : int
         Image pixels that one latent pixel covers on each axis.
+    model : torch.nn.Module or None
+        Its network; None when it has none.
     """
 
     name: str
+    model: Any
     image_channels: int
     channels: int
     downsampling: int
@@ -93,6 +96,7 @@ class PixelCodec:
 
     name = "pixels"
     downsampling = 1
+    model = None
 
     def __init__(self, channels: int = 3) -> None:
         if channels not in (1, 3):

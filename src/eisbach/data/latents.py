@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import numpy as np
 
 from eisbach.audio import SILENCE_PEAK, KnownHashes, read_audio
-from eisbach.codecs.base import heard
+from eisbach.codecs.base import heard, place_codec
 from eisbach.data.manifest import Manifest, ManifestRow, check_unchanged
 from eisbach.errors import AudioError, CheckpointError, ManifestError, UserError
 from eisbach.executors import Executor, open_executor
@@ -165,20 +165,6 @@ def steady_threads(codec: Codec) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def place_codec(codec: Codec, device: str) -> None:
-    """Moves the codec's network to a device; `UserError` when there is no such device or no network to move."""
-    if device == "cpu":
-        return
-    network = codec.model
-    if network is None:
-        raise UserError(f"the codec '{codec.name}' computes on the CPU only; leave --device out.")
-    try:
-        network.to(device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"the codec cannot be put on '{device}' ({first}); choose cpu.") from error
-
-
 def _encode(codec: Codec, path: Path, start: float, seconds: float | None) -> EncodedSection:
     waveform = read_audio(path, start=start, duration=seconds, allow_silent=True)
     try:
@@ -203,7 +189,7 @@ def _codec_of_process(source: str, identity: str, device: str | None, threads: i
     if codec.identity() != identity:
         raise UserError(f"the codec '{source}' changed while it was being used; run the same command again.")
     if device is not None:
-        place_codec(codec, device)
+        place_codec(codec, torch.device(device))
     return codec
 
 

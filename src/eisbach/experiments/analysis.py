@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from eisbach.devices import place
 from eisbach.errors import UserError
 from eisbach.experiments.comparing import Sets, compare_sets, sets_of
 from eisbach.experiments.cutting import check_cut, cut_sets
@@ -75,6 +76,9 @@ class AnalysisPlan:
     jobs : int
     reference : ClipSets or None
         Music that the sets are held against.
+    device : str
+        Where the embeddings' networks compute, as `devices.place` reads it; one that is named ("auto" does not) also
+        computes the spectra (`structure.analyze_files`).
     names : dict of str to str
         What each set is called, by its group in the records; the reference first.
     """
@@ -93,6 +97,7 @@ class AnalysisPlan:
     seconds: float | None = None
     start: str = "start"
     jobs: int = 1
+    device: str = "auto"
     seed: int = 0
     reference: ClipSets | None = None
     names: dict[str, str] = field(default_factory=dict)
@@ -116,6 +121,7 @@ class AnalysisPlan:
             "seconds": self.seconds,
             "from": self.start if self.seconds is not None else None,
             "jobs": self.jobs,
+            "device": self.device,
             "seed": self.seed,
         }
 
@@ -166,8 +172,8 @@ def plan_analysis(
     Raises
     ------
     UserError
-        As `sets.collect_sets`; an unknown set, metric or label; training audio without held-out audio; a cut that has
-        no folder to go to.
+        As `sets.collect_sets`; an unknown set, metric, label or device; training audio without held-out audio; a cut
+        that has no folder to go to.
     """
     if options.get("notes"):
         from eisbach.structure.embeddings.notes import check_notes
@@ -176,6 +182,7 @@ def plan_analysis(
     check_measures([*options.get("metrics", ()), *options.get("primary", ())])
     music = collect_reference(reference) if reference else None
     plan = AnalysisPlan(collect_sets(paths, by), reference=music, **options)
+    place(plan.device)
     if music is not None:
         check_reference(plan.sets, music)
     if (plan.held_out is None) != (plan.training is None):
@@ -210,7 +217,10 @@ def analyze_sets(plan: AnalysisPlan, *, quiet: bool = False) -> AnalysedSets:
     if plan.seconds is not None and plan.out is not None:
         sets = cut_sets(sets, plan.seconds, plan.start, plan.out / "cut", skips=skips, quiet=quiet)
     details: dict[str, str] = {}
-    records = analyze_files(sets.clips, jobs=plan.jobs, out=plan.out, skips=skips, quiet=quiet, details=details)
+    records = analyze_files(
+        sets.clips, jobs=plan.jobs, out=plan.out, skips=skips, quiet=quiet, details=details,
+        device=None if plan.device in ("auto", "cpu") else plan.device,
+    )  # fmt: skip
     _refuse_lost_sets(plan.sets, records, skips)
     reference, rows = _reference(plan, records, details, skips, quiet)
     note_events = _add_notes(records, plan, skips, quiet) if plan.notes else None

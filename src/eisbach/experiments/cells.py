@@ -62,6 +62,8 @@ class Cell:
 def _generate_config(spec: ExperimentSpec, cell: Cell) -> GenerateConfig:
     """What this cell plays: the same prompts, seeds and settings as every other cell."""
     play = spec.generation.model_dump(exclude={"prompts"})
+    shared = {"device": spec.device, "precision": spec.precision}
+    play |= {key: value for key, value in shared.items() if key not in spec.generation.model_fields_set}
     training = _training(spec, cell)
     run = cell.folder / "train"
     trained = spec.arms[cell.arm].trained

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eisbach import devices
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, save_manifest
 from eisbach.data.selection import merge
 from eisbach.errors import UserError, one_line
@@ -127,12 +128,14 @@ def _shared_codec(spec: ExperimentSpec, root: Path, train_seed: int) -> Codec | 
 
 def _encode(spec: ExperimentSpec, root: Path, train_seed: int) -> None:
     """Fills the latent cache that all arms share, so that no arm's training waits for it."""
+    from eisbach.codecs.base import place_codec
     from eisbach.data.latents import encode_manifest
     from eisbach.data.pre_encoded import is_pre_encoded
 
     training, codec = _shared_training(spec, root, train_seed), _shared_codec(spec, root, train_seed)
     if codec is None or training.data.cache is None:
         return  # without a shared cache each manifest keeps its own
+    place_codec(codec, devices.place(training.device).device)
     for path in training.data.manifest:
         if is_pre_encoded(path):
             continue

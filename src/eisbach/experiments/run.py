@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from eisbach.config import build_config, read_yaml, save_config
+from eisbach.devices import place
 from eisbach.errors import UserError
 from eisbach.executors import available_cpus
 from eisbach.experiments.cells import Cell, plan_stages, run_cells
@@ -74,7 +75,7 @@ def run_experiment(
     finish_seconds : float
         First guess of how long `finish` takes.
     notify : callable or None
-        Is told, in a sentence, which words of a prompt the model has no meaning for.
+        Is told, in a sentence, where it computes, and which words of a prompt the model has no meaning for.
     quiet : bool
         No progress bar.
 
@@ -142,6 +143,8 @@ def _check_models(spec: ExperimentSpec, notify: Callable[[str], object] | None) 
     from eisbach.backbones import load_backbone
     from eisbach.generation.generate import unknown_words
 
+    if notify is not None:
+        notify(f"{place(spec.device, spec.precision).sentence()}.")
     prompts = spec.generation.resolve_prompts()
     models = [merge(spec.training, arm.overrides).get("model", "embedded") for arm in spec.arms.values()]
     for model in dict.fromkeys(model for model in models if isinstance(model, str)):
@@ -216,8 +219,8 @@ def _claim_folder(spec: ExperimentSpec, root: Path) -> None:
         before, now = (_what_decides(spec, arms) for spec in (old, spec))
         # Arms may train on other models or data under these keys' paths: every arm's run folder knows the content of
         # both.
-        free = ["training.model", "training.data.manifest", "training.data.cache"]
-        free += [f"arms.{arm}.{key}" for arm in arms for key in ("model", "data.manifest", "data.cache")]
+        free = ["training.device", "training.model", "training.data.manifest", "training.data.cache"]
+        free += [f"arms.{arm}.{key}" for arm in arms for key in ("device", "model", "data.manifest", "data.cache")]
         refuse_other_settings(root, "an experiment", before, now, free=free)
     save_config(spec, path)
 
@@ -227,6 +230,6 @@ def _what_decides(spec: ExperimentSpec, arms: Iterable[str]) -> dict[str, Any]:
     return {
         "material": None if spec.material is None else spec.material.model_dump(),
         "training": merge({}, spec.training),
-        "generation": spec.generation.model_dump(exclude={"prompts", "seeds", "batch_size"}),
+        "generation": spec.generation.model_dump(exclude={"prompts", "seeds", "batch_size", "device", "precision"}),
         "arms": {name: merge({}, spec.arms[name].overrides) for name in sorted(arms)},
     }

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from eisbach.config import StrictModel, build_config, merge
+from eisbach.devices import DeviceName, PrecisionName, place
 from eisbach.errors import ConfigError, UserError
 from eisbach.generation.config import SamplingConfig
 from eisbach.generation.prompts import Prompt, load_prompts
@@ -157,6 +158,9 @@ class ExperimentSpec(StrictModel):
     store : str or None
         Folder in which sets, trainings and generations lie by their settings, so that experiments which name the same
         store make equal ones once; this experiment's folder then holds links.
+    device, precision : str
+        Of trainings, generations and encoding, where `training` and `generation` name none of their own; as
+        `devices.place` reads them.
     """
 
     title: str = Field(min_length=1)
@@ -177,6 +181,8 @@ class ExperimentSpec(StrictModel):
     jobs: int = Field(default=1, ge=1, le=64)
     nearness: bool = False
     store: str | None = None
+    device: DeviceName = "auto"
+    precision: PrecisionName = "auto"
 
     @field_validator("arms")
     @classmethod
@@ -239,8 +245,8 @@ def arm_training(
     ConfigError
         Every fault of the merged configuration.
     """
-    values = merge(spec.training, spec.arms[arm].overrides)
-    values |= {"out": out, "seed": train_seed}
+    shared = {"device": spec.device, "precision": spec.precision}
+    values = shared | merge(spec.training, spec.arms[arm].overrides) | {"out": out, "seed": train_seed}
     if manifest is not None:
         values["data"] = merge(values.get("data") or {}, {"manifest": manifest, "cache": cache})
     return build_config(TrainConfig, values, "its training")
@@ -253,6 +259,8 @@ def check_spec(spec: ExperimentSpec) -> None:
     ------
     ConfigError
         All faults of all arms in one message, or keys that the runner sets itself.
+    UserError
+        A device that is not there.
     """
     faults = []
     for owner, values in [
@@ -276,6 +284,8 @@ def check_spec(spec: ExperimentSpec) -> None:
     if faults:
         raise ConfigError(" ".join(faults))
     spec.generation.resolve_prompts()
+    for placed in (spec, spec.generation):
+        place(placed.device, placed.precision)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> set[str]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from eisbach.config import StrictModel
+from eisbach.devices import DeviceName, PrecisionName
 from eisbach.generation.prompts import Prompt, check_prompts
 
 MIN_DURATION = 1.0
@@ -46,6 +47,9 @@ class SamplingConfig(StrictModel):
         Options of that schedule, as ``{curve: FILE}`` of rescaled_entropic.
     batch_size : int
         Clips that are sampled together. It changes the result by rounding only.
+    device, precision : str
+        Where the networks compute and how, as `devices.place` reads them. The noise is the same on every device, and
+        the audio is but for rounding; bf16 rounds more, and its clips are not mixed with those of fp32.
     """
 
     seeds: tuple[int, ...] = (0,)
@@ -58,6 +62,8 @@ class SamplingConfig(StrictModel):
     schedule: str | None = None
     schedule_options: dict[str, Any] | None = None
     batch_size: int = Field(default=8, ge=1, le=256)
+    device: DeviceName = "auto"
+    precision: PrecisionName = "auto"
 
     @field_validator("seeds")
     @classmethod

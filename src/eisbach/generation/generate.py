@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from eisbach.config import check_values
+from eisbach.devices import Placement, place
 from eisbach.errors import AudioError, InterruptedRun, UserError
 from eisbach.files import read_json, write_json
 from eisbach.generation.config import DISTILLED, GenerateConfig, SamplingConfig
@@ -67,12 +68,12 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     quiet : bool
         No progress bar.
     notify : callable or None
-        Is told, in a sentence, which words of a prompt the model has no meaning for.
+        Is told, in a sentence, where it computes, and which words of a prompt the model has no meaning for.
 
     Raises
     ------
     UserError
-        The folder holds generations of another model or of other settings.
+        The folder holds generations of another model or of other settings, or the device is not there.
     CheckpointError
         The adapter is unreadable or was trained on another model.
     StorageError
@@ -89,7 +90,9 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     [('calm_seed-0.flac', 'calm')]
     """
     from eisbach.backbones import load_backbone, load_codec_of
+    from eisbach.codecs.base import place_codec
 
+    placement = place(config.device, config.precision)
     takes = plan_takes(config)
     backbone = load_backbone(config.model)
     config = settle_sampling(config, backbone)
@@ -97,9 +100,11 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     sampling_times(config, backbone)  # refuses an unknown name or a missing curve early
     codec = load_codec_of(backbone)
     if notify is not None:
-        for sentence in unknown_words(config.prompts, backbone):
+        for sentence in (f"{placement.sentence()}.", *unknown_words(config.prompts, backbone)):
             notify(sentence)
-    stamp = _generation_stamp(config, backbone, codec)
+    stamp = _generation_stamp(config, backbone, codec) | placement.stamp()
+    backbone.module.to(placement.device)
+    place_codec(codec, placement.device)
     if config.adapter is not None:
         from eisbach.adapters import load_adapter
 
@@ -109,12 +114,18 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     missing = {take.id for take in takes if not _is_finished(take.path, config.duration)}
     if missing:
         write_json(stamp_path, _merge_stamp(stamp_path, stamp))
-    _make_missing(config, backbone, codec, takes, missing, quiet)
+    _make_missing(config, backbone, codec, placement, takes, missing, quiet)
     return _save_manifest(config, takes)
 
 
 def _make_missing(
-    config: GenerateConfig, backbone: Backbone, codec: Codec, takes: list[Take], missing: set[str], quiet: bool
+    config: GenerateConfig,
+    backbone: Backbone,
+    codec: Codec,
+    placement: Placement,
+    takes: list[Take],
+    missing: set[str],
+    quiet: bool,
 ) -> None:
     """Samples the batches of the whole plan in which a clip is missing, and writes those clips."""
     batches = [takes[start : start + config.batch_size] for start in range(0, len(takes), config.batch_size)]
@@ -130,7 +141,7 @@ def _make_missing(
                 meter.step()
                 look()
 
-            for take, waveform in _sample_batch(backbone, codec, config, batch, missing, on_step):
+            for take, waveform in _sample_batch(backbone, codec, config, placement, batch, missing, on_step):
                 _write_take(take, waveform, config.duration)
             meter.decoded()
             if batch is not todo[-1]:
@@ -242,18 +253,22 @@ def _sample_batch(
     backbone: Backbone,
     codec: Codec,
     config: GenerateConfig,
+    placement: Placement,
     batch: list[Take],
     missing: set[str],
     on_step: Callable[..., object],
 ) -> Iterator[tuple[Take, Waveform]]:
-    """Samples a whole batch; decodes and yields only its missing takes."""
+    """Samples a whole batch; decodes and yields only its missing takes.
+
+    The network alone computes under autocast: captions are read, and audio is decoded, in fp32.
+    """
     import torch
 
     from eisbach.diffusion.guidance import Projection, guided
     from eisbach.diffusion.samplers import sample_ode, sample_pingpong
 
     frames = codec.frames_for(sampled_seconds(config, backbone))
-    device = next(backbone.module.parameters()).device
+    device = placement.device
 
     def noise_of(step: int) -> torch.Tensor:
         rows = [starting_noise(take.prompt.id, take.seed, backbone.latent_channels, frames, step) for take in batch]
@@ -265,7 +280,8 @@ def _sample_batch(
         conditioning = backbone.condition(texts, [config.duration] * len(batch)).to(device=device)
         null = backbone.null_condition(conditioning)
         projection = Projection(config.apg, backbone.path, backbone.target)
-        predict = guided(backbone.predict, conditioning, null, config.guidance_scale, projection=projection)
+        network = placement.predict(backbone.predict)
+        predict = guided(network, conditioning, null, config.guidance_scale, projection=projection)
         shared: dict[str, Any] = {
             "path": backbone.path,
             "target": backbone.target,
@@ -339,7 +355,7 @@ def _row(config: GenerateConfig, take: Take) -> ManifestRow:
 
 def _generation_stamp(config: GenerateConfig, backbone: Backbone, codec: Codec) -> dict[str, Any]:
     """What decides the audio: the weights and settings, and the words of each prompt. Batching is left out."""
-    left_out = {"out", "prompts", "seeds", "batch_size", "model", "adapter", "any_base"}
+    left_out = {"out", "prompts", "seeds", "batch_size", "model", "adapter", "any_base", "device", "precision"}
     settings = config.model_dump(mode="json", exclude=left_out)
     settings["headroom"] = backbone.headroom if config.headroom is None else config.headroom
     for key in ("headroom", "apg"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from eisbach.config import StrictModel
+from eisbach.devices import Placement, place
 from eisbach.errors import InterruptedRun, UserError
 from eisbach.files import atomic_write
 from eisbach.generation.sampling import curve_stamp, noise_seed, sampling_times
@@ -65,7 +66,7 @@ class ImageSampling(StrictModel):
 
 def sample_images(
     backbone: Any, classes: Sequence[str], sampling: ImageSampling, *, seed: int = 0, first: int = 0,
-    on_batch: Callable[[int], object] | None = None,
+    placement: Placement | None = None, on_batch: Callable[[int], object] | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """One image for each entry of `classes`, as latents [shape=(N, C, h, w), float32, CPU].
 
@@ -79,6 +80,8 @@ def sample_images(
     seed : int
     first : int
         Number of the first image: image n's noise depends on (seed, n) alone, so a long draw can be made in parts.
+    placement : Placement or None
+        Where to and how precisely; None leaves the model where it is and computes in fp32.
     on_batch : callable or None
         Called with the number of images of each batch that is done.
 
@@ -96,7 +99,10 @@ def sample_images(
 
     _check_sampling(backbone, sampling)
     times = sampling_times(sampling, backbone)
-    device = next(backbone.module.parameters()).device
+    if placement is None:
+        placement = Placement(next(backbone.module.parameters()).device, bf16=False)
+    device = placement.device
+    backbone.module.to(device)
     shape = (backbone.latent_channels, backbone.latent_size, backbone.latent_size)
     training = backbone.module.training
     backbone.module.eval()
@@ -108,7 +114,8 @@ def sample_images(
             noise = noise.to(device)
             condition = backbone.condition(names, [1.0] * len(names)).to(device)
             null = backbone.null_condition(condition) if sampling.guidance_scale != 1 else None
-            predict = guided(backbone.predict, condition, null, sampling.guidance_scale, sampling.guidance_interval)
+            network = placement.predict(backbone.predict)
+            predict = guided(network, condition, null, sampling.guidance_scale, sampling.guidance_interval)
             if sampling.clip:
                 predict = clipped(predict, backbone.path, backbone.target)
             latents = sample_ode(
@@ -159,7 +166,8 @@ def image_noise(seed: int, number: int, shape: tuple[int, ...]) -> torch.Tensor:
 
 def write_images(
     model: str, sampling: ImageSampling, out: str | Path, *, count: int, classes: Sequence[str] | None = None,
-    seed: int = 0, quiet: bool = False,
+    seed: int = 0, device: str = "auto", precision: str = "auto", quiet: bool = False,
+    notify: Callable[[str], object] | None = None,
 ) -> int:  # fmt: skip
     """Writes `count` PNG files and samples.json into `out`; images that are there already are kept. Returns how many
     there are.
@@ -170,18 +178,26 @@ def write_images(
         Folder of a saved image model.
     classes : sequence of str or None
         Drawn in turn; None takes all of the model's.
+    device, precision : str
+        As `devices.place` reads them.
+    notify : callable or None
+        Is told, in a sentence, where it computes.
 
     Raises
     ------
     UserError
-        No image model, unknown classes, or a folder that holds images drawn otherwise.
+        No image model, unknown classes, a device that is not there, or a folder that holds images drawn otherwise.
     """
     from PIL import Image
 
     from eisbach.backbones import load_backbone
     from eisbach.codecs import load_image_codec
+    from eisbach.codecs.base import place_codec
     from eisbach.data.images import to_bytes
 
+    placement = place(device, precision)
+    if notify is not None:
+        notify(f"{placement.sentence()}.")
     backbone = load_backbone(model)
     if backbone.modality != "image":
         raise UserError(f"the model '{model}' makes no images; give the folder of an image model.")
@@ -193,7 +209,8 @@ def write_images(
     sampling_times(sampling, backbone)  # refuses a schedule or curve that does not fit before anything is written
     backbone.condition(names, [1.0] * len(names))  # and so a class that the model does not have
     settings |= curve_stamp(sampling.schedule_options)
-    made_with = {"model": backbone.identity(), "seed": seed, "classes": names, **settings}
+    made_with = {"model": backbone.identity(), "seed": seed, "classes": names, **settings, **placement.stamp()}
+    place_codec(codec, placement.device)
     out = Path(out)
     claim(out, "samples.json", "images", made_with)
     wanted = [names[number % len(names)] for number in range(count)]
@@ -209,7 +226,7 @@ def write_images(
             if all(file.is_file() for file in files[part]):
                 bar.advance(len(files[part]))
                 continue
-            latents = sample_images(backbone, wanted[part], sampling, seed=seed, first=start)
+            latents = sample_images(backbone, wanted[part], sampling, seed=seed, first=start, placement=placement)
             for file, pixels in zip(files[part], to_bytes(codec.decode(latents).numpy()), strict=True):
                 image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
                 atomic_write(file, lambda partial, image=image: image.save(partial, format="PNG"))  # type: ignore[misc]

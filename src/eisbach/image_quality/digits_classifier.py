@@ -91,10 +91,11 @@ class DigitClassifier:
                 f"the digits classifier reads grey images of 8x8 pixels; {images.shape[2]}x{images.shape[1]} in "
                 f"{images.shape[3]} channels arrived: use the features inception for other images."
             )
-        values = torch.from_numpy(to_unit_range(images))
+        values = torch.from_numpy(to_unit_range(images)).to(self.net.head.weight.device)
         pooled, spatial = self.net.features(values)
         logits = self.net.head(torch.relu(pooled))
-        return {key: part.numpy() for key, part in (("pooled", pooled), ("spatial", spatial), ("logits", logits))}
+        parts = (("pooled", pooled), ("spatial", spatial), ("logits", logits))
+        return {key: part.cpu().numpy() for key, part in parts}
 
     def save(self, folder: str | Path) -> None:
         """Writes `classifier.safetensors` and `classifier.json`."""
@@ -103,15 +104,15 @@ class DigitClassifier:
         write_json(Path(folder) / _FACTS, facts)
 
     @classmethod
-    def load(cls, folder: str | Path) -> DigitClassifier:
-        """The classifier saved in `folder`; `CheckpointError` where the files do not fit."""
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> DigitClassifier:
+        """The classifier saved in `folder`, on a device; `CheckpointError` where the files do not fit."""
         file = Path(folder) / _FACTS
         facts = check_values(
             _Facts, read_json(file, "classifier's description"), f"the classifier's description {file}"
         )
         net = DigitNet(len(facts.classes))
         copy_named(net.state_dict(), read_tensors(Path(folder) / _WEIGHTS), Path(folder) / _WEIGHTS)
-        return cls(net.eval(), facts.classes, facts.accuracy)
+        return cls(net.to(device).eval(), facts.classes, facts.accuracy)
 
 
 def pixels_and_labels(images: ImageSet) -> tuple[np.ndarray, np.ndarray]:

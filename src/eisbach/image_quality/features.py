@@ -49,6 +49,7 @@ class InceptionFeatures:
     ----------
     weights : path
         A safetensors file with the tensors of torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`.
+    device : torch.device
 
     Raises
     ------
@@ -58,9 +59,10 @@ class InceptionFeatures:
 
     name = "inception"
 
-    def __init__(self, weights: str | Path) -> None:
+    def __init__(self, weights: str | Path, device: torch.device | str = "cpu") -> None:
         self._identity = f"{self.name}-{_file_hash(weights)}"
-        self._net: Any = _inception(weights)
+        self._device = device
+        self._net: Any = _inception(weights).to(device)
         self._spatial: list[torch.Tensor] = []
         self._net.Mixed_6d.branch1x1.register_forward_hook(
             lambda _module, _inputs, output: self._spatial.append(output)
@@ -80,10 +82,10 @@ class InceptionFeatures:
             for start in range(0, len(colour), _BATCH):
                 self._spatial.clear()
                 batch = torch.from_numpy(np.ascontiguousarray(colour[start : start + _BATCH])).permute(0, 3, 1, 2)
-                pooled, logits = self._net(batch)
-                parts["pooled"].append(pooled.numpy())
-                parts["logits"].append(logits.numpy())
-                parts["spatial"].append(self._spatial[0][:, :7].permute(0, 2, 3, 1).flatten(1).numpy())
+                pooled, logits = self._net(batch.to(self._device))
+                parts["pooled"].append(pooled.cpu().numpy())
+                parts["logits"].append(logits.cpu().numpy())
+                parts["spatial"].append(self._spatial[0][:, :7].permute(0, 2, 3, 1).flatten(1).cpu().numpy())
         return {key: np.concatenate(value) for key, value in parts.items()}
 
 
@@ -124,16 +126,16 @@ def _inception(weights: str | Path) -> Any:
         library.load_state_dict_from_url = original
 
 
-def _load_inception(weights: str | Path | None) -> FeatureNetwork:
+def _load_inception(weights: str | Path | None, device: torch.device | str) -> FeatureNetwork:
     if weights is None:
         raise UserError(
             "the features inception need their weights: name a safetensors file of them with --weights (docs/images.md "
             "says where they come from)."
         )
-    return InceptionFeatures(weights)
+    return InceptionFeatures(weights, device)
 
 
-def _load_digits(weights: str | Path | None) -> FeatureNetwork:
+def _load_digits(weights: str | Path | None, device: torch.device | str) -> FeatureNetwork:
     from eisbach.image_quality.digits_classifier import DigitClassifier
 
     if weights is None:
@@ -141,18 +143,18 @@ def _load_digits(weights: str | Path | None) -> FeatureNetwork:
             "the features digits need a classifier; name its folder with --weights, such as the one that "
             "`eisbach study run erd_digits` saves."
         )
-    return DigitClassifier.load(weights)
+    return DigitClassifier.load(weights, device)
 
 
-FEATURE_NETWORKS: dict[str, Callable[[str | Path | None], FeatureNetwork]] = {
+FEATURE_NETWORKS: dict[str, Callable[[str | Path | None, torch.device | str], FeatureNetwork]] = {
     "inception": _load_inception,
     "digits": _load_digits,
 }
 """Name to what loads it from its weights."""
 
 
-def load_features(name: str, weights: str | Path | None = None) -> FeatureNetwork:
-    """A feature network by name.
+def load_features(name: str, weights: str | Path | None = None, device: torch.device | str = "cpu") -> FeatureNetwork:
+    """A feature network by name, on a device.
 
     Raises
     ------
@@ -161,4 +163,4 @@ def load_features(name: str, weights: str | Path | None = None) -> FeatureNetwor
     """
     if name not in FEATURE_NETWORKS:
         raise UserError(f"the features {name!r} are not known; choose one of {', '.join(FEATURE_NETWORKS)}.")
-    return FEATURE_NETWORKS[name](weights)
+    return FEATURE_NETWORKS[name](weights, device)

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from eisbach.errors import UserError
+from eisbach.devices import place
 from eisbach.structure.fades import fade_lift
 from eisbach.structure.loudness_meter import BLOCKS_PER_SECOND
 from eisbach.structure.sources import ArraySource, FileSource, Source
@@ -253,21 +253,12 @@ def resolve_device(device: str | None) -> str | None:
     Raises
     ------
     UserError
-        A device that torch does not have.
+        A device that is not on this machine.
     """
     if device is None:
         return None
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else None
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"the device '{device}' cannot be used ({str(error).splitlines()[0]}); choose 'auto', 'cpu' or 'cuda'."
-        ) from error
-    return device
+    chosen = str(place(device).device)
+    return None if device == "auto" and chosen == "cpu" else chosen
 
 
 def _empty(mel_hz: np.ndarray) -> Features:

@@ -22,11 +22,23 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from eisbach.config import StrictModel, build_config, read_yaml
+from eisbach.devices import DeviceName, Placement, place
 from eisbach.errors import EisbachError, UserError
 from eisbach.files import read_json
 
 DECLARATION, RESULT, RUN_FACTS, RECORDS, RECIPE = "study.yaml", "result.json", "run.json", "records", "recipe.yaml"
 Verdict = Literal["supported", "refuted", "inconclusive", "not run"]
+
+
+class PlacedSettings(StrictModel):
+    """Settings of a study that computes with networks: where they do, as `devices.place` reads it; in fp32, in which
+    the claims were judged."""
+
+    device: DeviceName = "auto"
+
+    def placement(self) -> Placement:
+        """The device that is chosen; `UserError` where it is not there."""
+        return place(self.device, "fp32")
 
 
 class Source(StrictModel):

@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,9 +21,10 @@ from eisbach.config import (
     read_yaml,
 )
 from eisbach.errors import UserError
+from eisbach.experiments.spec import ExperimentSpec
 from eisbach.files import read_json, read_jsonl, write_json
 from eisbach.output_folder import claim, exclusive
-from eisbach.studies.contract import RECIPE, RESULT, RUN_FACTS, ClaimResult, Result, RunFacts, Study
+from eisbach.studies.contract import RECIPE, RESULT, RUN_FACTS, ClaimResult, PlacedSettings, Result, RunFacts, Study
 
 SETTINGS = "settings.json"
 """In a run's folder: what it was run with."""
@@ -88,6 +90,24 @@ def option_key(study: Study, option: str) -> str:
     return keys[option]
 
 
+def placed_changes(study: Study, device: str | None, precision: str | None) -> list[str]:
+    """`--device` and `--precision` as changes of a study's settings.
+
+    Raises
+    ------
+    UserError
+        The study computes without a network, or is judged in fp32 alone.
+    """
+    fields = ExperimentSpec.model_fields if _has_recipe(study) else _module(study, "run").Settings.model_fields
+    changes = []
+    for key, value in (("device", device), ("precision", precision)):
+        if value is not None and key not in fields:
+            why = "computes in fp32" if "device" in fields else "computes on the CPU in its own precision"
+            raise UserError(f"the study {study.name} {why}; leave --{key} out.")
+        changes += [] if value is None else [f"{key}={json.dumps(value)}"]
+    return changes
+
+
 def default_jobs(study: Study, settings: StrictModel) -> int:
     """Processes of a run that names none: what its settings say, or else the study."""
     named = getattr(settings, "jobs", None)
@@ -120,7 +140,9 @@ def run_study(
         run_experiment(spec, finish=lambda done: write_experiment_page(done, [command]), quiet=quiet)
     else:
         module = _module(study, "run")
-        free = ("out", "jobs", *getattr(module, "FREE", ()))
+        free = ("out", "jobs", "device", *getattr(module, "FREE", ()))
+        if isinstance(settings, PlacedSettings) and not quiet:
+            print(f"note: {settings.placement().sentence()}.", file=sys.stderr)
         with exclusive(out):
             claim(out, SETTINGS, f"a run of {study.name}", settings.model_dump(mode="json"), free=free)
             module.run(settings, out, jobs=jobs, quiet=quiet)

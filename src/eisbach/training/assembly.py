@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from eisbach import adapters
+from eisbach.codecs.base import place_codec
 from eisbach.config import build_config, read_yaml
 from eisbach.data.batches import LatentDataset
 from eisbach.data.selection import unheard_words
@@ -49,8 +50,11 @@ class _Material(Protocol):
         """A hash of what trains: checkpoints are stamped with it."""
         ...
 
-    def load(self, config: TrainConfig, backbone: Backbone, quiet: bool) -> tuple[TrainingData, HeldOut | None]:
-        """The batches that train and what the held-out loss is measured on, encoded where they are not yet."""
+    def load(
+        self, config: TrainConfig, backbone: Backbone, device: torch.device, quiet: bool
+    ) -> tuple[TrainingData, HeldOut | None]:
+        """The batches that train and what the held-out loss is measured on, encoded on `device` where they are not
+        yet."""
         ...
 
 
@@ -74,7 +78,9 @@ class AudioMaterial:
         """A hash of the clips that train."""
         return manifest_hash(self.rows)
 
-    def load(self, config: TrainConfig, backbone: Backbone, quiet: bool) -> tuple[TrainingData, HeldOut | None]:
+    def load(
+        self, config: TrainConfig, backbone: Backbone, device: torch.device, quiet: bool
+    ) -> tuple[TrainingData, HeldOut | None]:
         """The batches of the clips; `UserError` for a model of images."""
         from eisbach.backbones import load_codec_of
 
@@ -83,6 +89,7 @@ class AudioMaterial:
                 f"the model {backbone.name} makes images and data.manifest names audio; name data.images."
             )
         cache, codec = cache_folder(config.data, self.manifest), load_codec_of(backbone)
+        place_codec(codec, device)
         data = load_data(
             self.rows, codec, config.data.crop_seconds, cache, config.seed, batch_size=config.batch_size, quiet=quiet
         )
@@ -139,7 +146,7 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tupl
     if config.gradient_checkpointing:
         checkpoint_activations(backbone.module)
     with accelerator.main_process_first():  # one process encodes, the others find the cache
-        data, held_out = material.load(config, backbone, quiet)
+        data, held_out = material.load(config, backbone, accelerator.device, quiet)
     given = given_weights(data)
     if given is not None:
         objective = replace(objective, weighting=replace(objective.weighting, given=given))

@@ -9,6 +9,7 @@ from pydantic import Field, ModelWrapValidatorHandler, ValidationError, field_va
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from eisbach.config import StrictModel
+from eisbach.devices import DeviceName, PrecisionName
 from eisbach.training.config_groups import (
     AdapterConfig,
     CropShare,
@@ -156,6 +157,9 @@ class TrainConfig(StrictModel):
         Gradient norm above which the gradient is rescaled; None never clips.
     condition_dropout : float
         Share of samples whose caption is dropped, for classifier-free guidance.
+    device : str
+        "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps"; with several processes accelerate deals the
+        devices out, and a number means nothing.
     precision : "auto", "fp32" or "bf16"
         auto is bf16 on a GPU that has it in hardware, fp32 elsewhere. Trained weights stay fp32.
     frozen : "auto", "fp32", "bf16", "int8", "fp8" or "nf4"
@@ -196,7 +200,8 @@ class TrainConfig(StrictModel):
     schedule: Literal["constant", "cosine"] = "constant"
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     condition_dropout: float = Field(default=0.1, ge=0, le=1)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: DeviceName = "auto"
+    precision: PrecisionName = "auto"
     frozen: Literal["auto", "fp32", "bf16", "int8", "fp8", "nf4"] = "auto"
     gradient_checkpointing: bool = False
     seed: int = Field(default=0, ge=0, lt=2**31)

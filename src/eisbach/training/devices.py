@@ -1,4 +1,5 @@
-"""The device, the precision, the processes and the memory of a run; running out of memory said in one sentence."""
+"""The processes of a run on the device and in the precision that `eisbach.devices` decides, its frozen weights and its
+memory; running out of memory said in one sentence."""
 
 from __future__ import annotations
 
@@ -14,11 +15,15 @@ import torch
 from torch import nn
 
 from eisbach.adapters.quantised import QUANTISED, QuantisedFormat
+from eisbach.devices import place
 from eisbach.errors import ConfigError, OutOfMemory, is_out_of_memory
 from eisbach.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+_ACCELERATE_DEVICE = "ACCELERATE_TORCH_DEVICE"
 
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
@@ -27,21 +32,30 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     Raises
     ------
     ConfigError
-        A launch mode that shards the model, which checkpoints here do not cover; or `compile` without a compiler.
+        A launch mode that shards the model, which checkpoints here do not cover; a device that contradicts how
+        processes were launched; or `compile` without a compiler.
+    UserError
+        A device that is not there, or bf16 on one that does not have it.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedType, parse_flag_from_env
 
     # Several processes on CPUs form one run only when accelerate is told that the CPU is meant.
-    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    precision = "bf16" if uses_bf16(config.precision, cpu) else "no"
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
-        AcceleratorState._reset_state()  # an earlier run in this process had another precision
+    placement = place(_launched_device(config, parse_flag_from_env("ACCELERATE_USE_CPU")), config.precision)
+    precision = "bf16" if placement.bf16 else "no"
+    device = placement.device
+    if AcceleratorState._shared_state:  # of an earlier run in this process
+        before = AcceleratorState()
+        if before.device.type != device.type or (device.index is not None and before.device != device):
+            AcceleratorState._reset_state(reset_partial_state=True)
+        elif before.mixed_precision != precision:
+            AcceleratorState._reset_state()
     # Layers without a gradient in some step (an unused embedding) must not make the other processes wait; the trainer
     # takes this back where it finds that there are none.
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
-    accelerator = Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=handlers)
+    with _device_of_accelerate(config, device):
+        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision, kwargs_handlers=handlers)
     simple = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     if accelerator.distributed_type not in simple:
         raise ConfigError(
@@ -108,11 +122,39 @@ def compile_blocks(module: nn.Module, *, required: bool = True, **options: Any) 
     return len(blocks)
 
 
-def uses_bf16(precision: str, cpu: bool) -> bool:
-    """Whether to compute in bf16: as asked, or with "auto" where a GPU has it in hardware (Ampere and later)."""
-    if precision != "auto":
-        return precision == "bf16"
-    return not cpu and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+def _launched_device(config: TrainConfig, on_cpus: bool) -> str:
+    """The device that a recipe names, as the launch of processes allows it.
+
+    Raises
+    ------
+    ConfigError
+        The two contradict each other.
+    """
+    if on_cpus and config.device not in ("auto", "cpu"):
+        raise ConfigError(f"accelerate was launched for the CPU and device is {config.device}; set device to auto.")
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1 and ":" in config.device:
+        raise ConfigError(
+            f"device is {config.device}, and accelerate was launched with {processes} processes, to which it deals the "
+            "devices out; set device to auto."
+        )
+    return "cpu" if on_cpus else config.device
+
+
+@contextmanager
+def _device_of_accelerate(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """While accelerate looks for its device, it is told the one that the recipe names; one process has a choice."""
+    if config.device in ("auto", "cpu") or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        yield
+        return
+    before = os.environ.get(_ACCELERATE_DEVICE)
+    os.environ[_ACCELERATE_DEVICE] = str(device)
+    try:
+        yield
+    finally:
+        del os.environ[_ACCELERATE_DEVICE]
+        if before is not None:
+            os.environ[_ACCELERATE_DEVICE] = before
 
 
 def frozen_dtype(config: TrainConfig, accelerator: Accelerator) -> torch.dtype | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from eisbach.codecs.base import place_codec
 from eisbach.data.images import ImageSet, only_labels, read_image_folder
 from eisbach.data.images_latents import ImageDataset, ImageLatents, encode_images
 from eisbach.errors import ConfigError
@@ -60,8 +61,10 @@ class ImageMaterial:
         """A hash of the images that train."""
         return self.train.content_hash()
 
-    def load(self, config: TrainConfig, backbone: Backbone, quiet: bool) -> tuple[TrainingData, HeldOut | None]:
-        """The batches, encoded where they are not in the cache yet; images that cannot be used are named.
+    def load(
+        self, config: TrainConfig, backbone: Backbone, device: torch.device, quiet: bool
+    ) -> tuple[TrainingData, HeldOut | None]:
+        """The batches, encoded on `device` where they are not in the cache yet; images that cannot be used are named.
 
         Raises
         ------
@@ -71,6 +74,7 @@ class ImageMaterial:
         chosen = config.data.images
         assert chosen is not None
         codec, size = _image_codec(backbone)
+        place_codec(codec, device)
         _check_classes(backbone, self.train.classes)
         cache = cache_of(config, self.train)
         options: dict[str, Any] = {"resize": chosen.resize, "flip": chosen.flip, "quiet": quiet}

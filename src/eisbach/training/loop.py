@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eisbach.devices import Placement
 from eisbach.errors import InterruptedRun
 from eisbach.files import write_json
 from eisbach.output_folder import exclusive
@@ -76,6 +77,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
         return folder.root
     accelerator = build_accelerator(config)
     quiet = quiet or not accelerator.is_main_process
+    note(f"{Placement(accelerator.device, accelerator.mixed_precision == 'bf16').sentence()}.", quiet)
     alone = exclusive(folder.root) if accelerator.is_main_process else nullcontext()
     with alone, out_of_memory_explained(config, accelerator.device):
         _train(config, folder, accelerator, quiet)

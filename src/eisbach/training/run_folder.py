@@ -35,8 +35,9 @@ _FREE_KEYS = (
     "data.cache",
     "gradient_checkpointing",
     "compile",
+    "device",
 )
-"""Keys that may change when a run is continued: none of them changes the weights (compiled code by rounding only)."""
+"""Keys that may change when a run is continued: none of them changes the weights by more than rounding."""
 
 _AS_BEFORE: dict[str, Any] = {"compile": False}
 """What the recipe's hash holds in place of keys that it once counted."""

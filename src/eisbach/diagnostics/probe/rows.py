@@ -12,6 +12,7 @@ import torch
 
 from eisbach.audio import read_audio
 from eisbach.backbones import load_codec_of
+from eisbach.codecs.base import place_codec
 from eisbach.diagnostics.probe.result import plain
 from eisbach.diagnostics.probe.subject import Crop, Subject
 from eisbach.diffusion.targets import make_sample, to_x0
@@ -203,6 +204,7 @@ def measure_gain(subject: Subject, advance: Callable[[int], None]) -> list[Recor
     if gain_units(subject) == 0:
         return []
     codec = load_codec_of(subject.backbone)
+    place_codec(codec, subject.device)
     rows: list[Record] = []
     for crop in _chosen_crops(subject):
         variants = _turned(subject, crop, codec)

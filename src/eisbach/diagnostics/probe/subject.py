@@ -14,9 +14,11 @@ from torch import nn
 
 from eisbach import adapters
 from eisbach.adapters.formats import peft as peft_format
+from eisbach.codecs.base import place_codec
 from eisbach.data.batches import LatentDataset
 from eisbach.data.latents import sections_of
 from eisbach.data.manifest import Manifest, ManifestRow
+from eisbach.devices import Placement, place
 from eisbach.diagnostics.probe.config import ProbeConfig
 from eisbach.errors import ManifestError
 from eisbach.training.assembly import build_objective, inject_adapter, load_model
@@ -28,7 +30,6 @@ from eisbach.training.data import (
     load_manifests,
     training_clips,
 )
-from eisbach.training.devices import uses_bf16
 from eisbach.training.step import Objective
 from eisbach.types import Conditioning, LatentBatch, SkipReport
 
@@ -87,7 +88,7 @@ class Subject:
     data: TrainingData
     dataset: LatentDataset
     crop_seconds: float
-    device: torch.device
+    placement: Placement
     conditioning: ConditioningCache
     skips: SkipReport
 
@@ -102,13 +103,18 @@ class Subject:
         return simulated_batches(self.config)
 
     @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self.placement.device
+
+    @property
     def bf16(self) -> bool:
         """Whether the network computes in bf16, as it would in training."""
-        return uses_bf16(self.config.train.precision, self.device.type == "cpu")
+        return self.placement.bf16
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Training's precision."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+        return self.placement.autocast()
 
     def to_device(self, batch: LatentBatch) -> LatentBatch:
         """The batch with its tensors on the device."""
@@ -158,11 +164,12 @@ def load_subject(config: ProbeConfig, quiet: bool = False) -> Subject:
     ManifestError
         No clip, or fewer than a batch holds.
     ConfigError, UserError, CheckpointError
-        A name, an option, a model or an adapter that training would refuse too.
+        A name, an option, a device, a model or an adapter that training would refuse too.
     """
     from eisbach.backbones import load_codec_of
 
     train = config.train
+    placement = place(train.device, train.precision)
     manifest = load_manifests(train.data.manifest, quiet)
     rows = probed_rows(manifest, config)
     backbone = load_model(train)
@@ -172,9 +179,11 @@ def load_subject(config: ProbeConfig, quiet: bool = False) -> Subject:
         objective = replace(objective, weighting=replace(objective.weighting, memory=None, gate=None))
     identity = backbone.identity()
     pool = choose_pool(rows, config)
+    codec = load_codec_of(backbone)
+    place_codec(codec, placement.device)
     data = load_data(
         pool,
-        load_codec_of(backbone),
+        codec,
         train.data.crop_seconds,
         cache_folder(train.data, manifest),
         train.seed,
@@ -183,10 +192,8 @@ def load_subject(config: ProbeConfig, quiet: bool = False) -> Subject:
     )
     datasets = [dataset for dataset in data.datasets if isinstance(dataset, LatentDataset)]  # all of them: it is audio
     main = int(data.shares.argmax())
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    device = torch.device("cpu") if device is None else device
-    backbone.module.to(device).eval()
-    objective.weighting.to(device)
+    backbone.module.to(placement.device).eval()
+    objective.weighting.to(placement.device)
     skips = SkipReport()
     for dataset in datasets:
         for item in dataset.cache.report.skipped:
@@ -202,8 +209,8 @@ def load_subject(config: ProbeConfig, quiet: bool = False) -> Subject:
         data=data,
         dataset=datasets[main],
         crop_seconds=train.data.crop_seconds[main].seconds,
-        device=device,
-        conditioning=ConditioningCache(backbone, device),
+        placement=placement,
+        conditioning=ConditioningCache(backbone, placement.device),
         skips=skips,
     )
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from eisbach.config import StrictModel, build_config, read_yaml
+from eisbach.devices import DeviceName, PrecisionName
 from eisbach.diagnostics.signature.model import ClassSet, uniform_prior
 from eisbach.errors import UserError
 
@@ -87,6 +88,10 @@ class SignatureConfig(StrictModel):
         Of the bootstrap.
     coupling : "independent" or "optimal_transport"
         How training paired noise with data.
+    device : str
+        Where the network computes, as `devices.place` reads it.
+    precision : "fp32", "bf16" or "auto"
+        fp32 unless named otherwise: what is measured are small differences between predictions.
     """
 
     model: str = "embedded"
@@ -107,6 +112,8 @@ class SignatureConfig(StrictModel):
     resamples: int = Field(default=1000, ge=100)
     seed: int = Field(default=0, ge=0)
     coupling: Literal["independent", "optimal_transport"] = "independent"
+    device: DeviceName = "auto"
+    precision: PrecisionName = "fp32"
 
     @model_validator(mode="after")
     def _consistent(self) -> SignatureConfig:

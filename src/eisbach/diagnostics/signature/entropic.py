@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from eisbach.config import StrictModel, build_config
+from eisbach.devices import DeviceName, Placement, PrecisionName, place
 from eisbach.diffusion.paths import Path as NoisePath
 from eisbach.diffusion.rate_curve import MIN_POINTS, save_entropic_curve
 from eisbach.diffusion.targets import add_noise, convert
@@ -49,6 +50,8 @@ class EntropicConfig(StrictModel):
         Memory alone.
     coupling : "independent" or "optimal_transport"
         How noise was paired with data in training; the second is refused.
+    device, precision : str
+        As in `SignatureConfig`.
     """
 
     model: str = "embedded"
@@ -62,6 +65,8 @@ class EntropicConfig(StrictModel):
     batch_size: int = Field(default=16, ge=1)
     seed: int = 0
     coupling: Literal["independent", "optimal_transport"] = "independent"
+    device: DeviceName = "auto"
+    precision: PrecisionName = "fp32"
 
 
 def measured_levels(path: NoisePath, count: int, sigma_min: float, sigma_max: float) -> Tensor:
@@ -130,20 +135,26 @@ def squared_errors(
     return errors
 
 
-def measure_entropic(config: EntropicConfig, out: str | Path, *, quiet: bool = False) -> dict[str, Any]:
+def measure_entropic(
+    config: EntropicConfig, out: str | Path, *, quiet: bool = False, notify: Callable[[str], object] | None = None
+) -> dict[str, Any]:
     """Measures E|x0 - D|^2 over the noise level and writes it as a curve (`diffusion.rate_curve`). Returns the file's
-    content.
+    content; `notify` is told where it computes.
 
     Raises
     ------
     UserError
-        A model trained with optimal-transport pairing, data that does not fit the model, or fewer than `samples` of it.
+        A device that is not there, a model trained with optimal-transport pairing, data that does not
+        fit the model, or fewer than `samples` of it.
     """
     from eisbach.diagnostics.signature.run import refuse_coupled
 
+    placement = place(config.device, config.precision)
+    if notify is not None:
+        notify(f"{placement.sentence()}.")
     refuse_coupled(cast(Any, config))
-    backbone, data, levels = _subject(config, quiet)
-    every, dims = _all_errors(config, backbone, data, levels, quiet)
+    backbone, data, levels = _subject(config, placement, quiet)
+    every, dims = _all_errors(config, backbone, placement, data, levels, quiet)
     mean, half = every.mean(1), _Z * every.std(1) / math.sqrt(every.shape[1])
     return save_entropic_curve(
         out,
@@ -153,11 +164,15 @@ def measure_entropic(config: EntropicConfig, out: str | Path, *, quiet: bool = F
         mse_lo=(mean - half).clamp(min=0).tolist(),
         mse_hi=(mean + half).tolist(),
         dims=round(dims / every.shape[1]),
-        meta={**config.model_dump(mode="json"), "model_identity": str(backbone.identity())},
+        meta={
+            **config.model_dump(mode="json", exclude={"device", "precision"}),
+            **placement.stamp(),
+            "model_identity": str(backbone.identity()),
+        },
     )
 
 
-def _subject(config: EntropicConfig, quiet: bool) -> tuple[Any, Any, torch.Tensor]:
+def _subject(config: EntropicConfig, placement: Placement, quiet: bool) -> tuple[Any, Any, torch.Tensor]:
     """The backbone, with its adapter, as many latents as are measured, and the noise levels."""
     from eisbach.training.assembly import AudioMaterial, load_model
     from eisbach.training.image_data import ImageMaterial
@@ -184,9 +199,9 @@ def _subject(config: EntropicConfig, quiet: bool) -> tuple[Any, Any, torch.Tenso
         from eisbach.adapters import load_adapter
 
         load_adapter(backbone, config.adapter)
-    backbone.module.eval()
+    backbone.module.to(placement.device).eval()
     levels = measured_levels(backbone.path, config.levels, config.sigma_min, config.sigma_max)
-    data, _ = material.load(training, backbone, quiet)
+    data, _ = material.load(training, backbone, placement.device, quiet)
     if data.clips < config.samples:  # some could not be read
         raise UserError(
             f"{config.samples} samples were asked for and {data.clips} can be used; ask for fewer, or give more data."
@@ -195,25 +210,26 @@ def _subject(config: EntropicConfig, quiet: bool) -> tuple[Any, Any, torch.Tenso
 
 
 def _all_errors(
-    config: EntropicConfig, backbone: Any, data: Any, levels: torch.Tensor, quiet: bool
+    config: EntropicConfig, backbone: Any, placement: Placement, data: Any, levels: torch.Tensor, quiet: bool
 ) -> tuple[torch.Tensor, float]:
     """|x0 - D|^2 of every sample at each level [shape=(levels, samples)], and the samples' numbers in all."""
+    device, network = placement.device, placement.predict(backbone.predict)
     batches = -(-config.samples // config.batch_size)
     errors, dims = [], 0.0
     with Progress(batches * config.levels, "entropic time", unit=" levels", quiet=quiet) as bar:
         for number in range(batches):
             batch = data.batch(number, number, config.batch_size)
             count = min(config.batch_size, config.samples - number * config.batch_size)
-            condition = backbone.condition(batch.captions[:count], batch.durations[:count].tolist())
+            condition = backbone.condition(batch.captions[:count], batch.durations[:count].tolist()).to(device)
             if not config.conditional:
                 condition = backbone.null_condition(condition)
-            x0 = batch.latents[:count]
-            mask = None if batch.mask is None else batch.mask[:count]
+            x0 = batch.latents[:count].to(device)
+            mask = None if batch.mask is None else batch.mask[:count].to(device)
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
-            noise = torch.randn(x0.shape, generator=generator)
+            noise = torch.randn(x0.shape, generator=generator).to(device)
             errors.append(
                 squared_errors(
-                    lambda x_t, t, condition=condition: backbone.predict(x_t, t, condition),  # type: ignore[misc]
+                    lambda x_t, t, condition=condition: network(x_t, t, condition),  # type: ignore[misc]
                     backbone.path,
                     backbone.target,
                     x0,

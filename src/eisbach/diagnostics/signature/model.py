@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eisbach.devices import Placement
 from eisbach.diagnostics.mixture import GaussianMixture
 from eisbach.diffusion.paths import Path, get_path
 from eisbach.diffusion.targets import check_target
@@ -240,7 +241,11 @@ def mixture_model(mixture: GaussianMixture, path: Path | str, target: str = "x0"
 
 
 def backbone_model(
-    backbone: Any, conditioning: Conditioning, shape: tuple[int, ...], batch_rows: int = 64
+    backbone: Any,
+    conditioning: Conditioning,
+    shape: tuple[int, ...],
+    batch_rows: int = 64,
+    placement: Placement | None = None,
 ) -> ClassModel:
     """A backbone under one row of conditioning for each class.
 
@@ -252,7 +257,10 @@ def backbone_model(
         K rows, in the classes' order.
     shape : tuple of int
         Of one sample.
+    placement : Placement or None
+        How precisely the backbone computes where it is; None is fp32.
     """
+    network = backbone.predict if placement is None else placement.predict(backbone.predict)
     null = backbone.null_condition(conditioning)
     parameter = next(iter(backbone.module.parameters()))
     classes = len(conditioning)
@@ -261,7 +269,7 @@ def backbone_model(
         unconditional = int(index[0]) == classes
         chosen = (null if unconditional else conditioning).select(index % classes)
         # Image backbones keep class ids, and text ones embeddings: both go where the weights are.
-        output = backbone.predict(
+        output = network(
             x_t.to(parameter.device, parameter.dtype),
             t.to(parameter.device, torch.float32),
             chosen.to(parameter.device),

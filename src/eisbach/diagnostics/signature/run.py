@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from eisbach.config import read_yaml
+from eisbach.devices import Placement, place
 from eisbach.diagnostics.signature.chain import Guidance, Trajectories, check_chain, follow, trajectory_seed
 from eisbach.diagnostics.signature.config import GuidanceConfig, SignatureConfig
 from eisbach.diagnostics.signature.curve import SignatureCurve
@@ -75,22 +76,24 @@ def run_signature(
     out : path or None
         Folder for `signature.json`, `curves/*.json` and the pieces that a stopped run continues from.
     notify : callable or None
-        Is told which words of a prompt the model has no meaning for.
+        Is told where it computes, and which words of a prompt the model has no meaning for.
 
     Raises
     ------
     UserError
-        A bad set of classes, a model trained with optimal-transport pairing, a deterministic chain, too few steps, or a
-        folder that holds another measurement.
+        A bad set of classes, a device that is not there, a model trained with optimal-transport pairing, a
+        deterministic chain, too few steps, or a folder that holds another measurement.
     """
     classes = config.class_set()
+    placement = place(config.device, config.precision)
     refuse_coupled(config)
-    backbone, model = _load(config, classes, notify)
+    backbone, model = _load(config, classes, placement, notify)
     from eisbach.diffusion.schedules import get_schedule
 
     times = check_chain(model.path, model.target, get_schedule(config.schedule, config.steps, model.path), config.eta)
     arms = arms_of(config)
-    meta = {**config.model_dump(mode="json"), "model_identity": _identity(backbone, config), "shape": list(model.shape)}
+    asked = config.model_dump(mode="json", exclude={"device", "precision"}) | placement.stamp()
+    meta = {**asked, "model_identity": _identity(backbone, config), "shape": list(model.shape)}
     folder = None if out is None else Path(out)
     if folder is not None:
         _check_folder(folder, meta)
@@ -208,7 +211,9 @@ def _read_data(path: str, classes: int, shape: tuple[int, ...]) -> tuple[Tensor,
     return latents, labels
 
 
-def _load(config: SignatureConfig, classes: ClassSet, notify: Callable[[str], object] | None) -> tuple[Any, ClassModel]:
+def _load(
+    config: SignatureConfig, classes: ClassSet, placement: Placement, notify: Callable[[str], object] | None
+) -> tuple[Any, ClassModel]:
     from eisbach.backbones import load_backbone
 
     backbone: Any = load_backbone(config.model)
@@ -216,9 +221,10 @@ def _load(config: SignatureConfig, classes: ClassSet, notify: Callable[[str], ob
         from eisbach.adapters import load_adapter
 
         load_adapter(backbone, config.adapter)
-    backbone.module.eval()
+    backbone.module.to(placement.device).eval()
     texts = [item.name if item.text is None else item.text for item in config.classes]
     if notify is not None:
+        notify(f"{placement.sentence()}.")
         for item, text in zip(config.classes, texts, strict=True):
             unknown = backbone.unknown_words(text)
             if unknown:
@@ -235,7 +241,7 @@ def _load(config: SignatureConfig, classes: ClassSet, notify: Callable[[str], ob
     shape = backbone.latent_shape
     if shape is None:
         shape = (backbone.latent_channels, max(1, round(config.duration * backbone.latent_rate)))
-    return backbone, backbone_model(backbone, conditioning, tuple(shape), config.batch_rows)
+    return backbone, backbone_model(backbone, conditioning, tuple(shape), config.batch_rows, placement)
 
 
 def _identity(backbone: Any, config: SignatureConfig) -> str:

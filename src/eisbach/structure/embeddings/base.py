@@ -150,27 +150,6 @@ def embed_files(embedding: Embedding, paths: Sequence[str | Path], *, quiet: boo
     return np.stack(rows)
 
 
-def resolve_model_device(device: str) -> str:
-    """ "auto" becomes the best device there is; others are returned when torch has them.
-
-    Raises
-    ------
-    UserError
-        A device that this machine does not have.
-    """
-    import torch
-
-    has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if has[name])
-    if not has.get(device.partition(":")[0], False):
-        raise UserError(
-            f"the device {device!r} is not on this machine; choose "
-            f"{', '.join(n for n, there in has.items() if there)} or auto."
-        )
-    return device
-
-
 class TextureEmbedding:
     """`frechet.texture_embedding` as an `Embedding`: 64 numbers in dB, invariant to gain; needs no weights."""
 

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from eisbach.structure.embeddings.base import prepare, resolve_model_device, window_starts
+from eisbach.devices import place
+from eisbach.structure.embeddings.base import prepare, window_starts
 from eisbach.structure.spectra import hann, mel_filterbank
 from eisbach.tensor_files import copy_named, read_tensors
 from eisbach.types import Waveform
@@ -121,7 +122,7 @@ class MusicnnEmbedding:
     sample_rate = SAMPLE_RATE
 
     def __init__(self, *, device: str = "cpu", batch_size: int = 8) -> None:
-        self._device = resolve_model_device(device)
+        self._device = place(device).device
         self._batch_size = batch_size
         network = Musicnn().eval().requires_grad_(False)
         with resources.as_file(resources.files("eisbach").joinpath("assets/judges/musicnn.safetensors")) as path:

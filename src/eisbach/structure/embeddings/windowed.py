@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from eisbach import pretrained
+from eisbach.devices import place
 from eisbach.errors import CheckpointError, UserError
 from eisbach.pretrained import library_config
-from eisbach.structure.embeddings.base import mean_over_windows, resolve_model_device
+from eisbach.structure.embeddings.base import mean_over_windows
 from eisbach.structure.embeddings.checkpoints import load_model, model_folder, read_config
 from eisbach.types import Waveform
 
@@ -62,7 +63,7 @@ class WindowedEmbedding(ABC):
         self, extractor: Any, model: Any, folder: Path, config: Any, *, device: str, batch_size: int,
         heads: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        self._device = resolve_model_device(device)
+        self._device = place(device).device
         self._extractor = pretrained.feature_extractor(extractor, folder)
         self._model = load_model(model, folder, config, heads=heads).to(self._device)
         self._batch_size = batch_size

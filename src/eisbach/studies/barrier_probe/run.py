@@ -9,12 +9,13 @@ from typing import Any
 
 from pydantic import Field
 
-from eisbach.config import StrictModel, build_config
+from eisbach.config import build_config
 from eisbach.diagnostics.probe import run_probe
 from eisbach.diagnostics.probe.config import ProbeConfig
 from eisbach.diagnostics.probe.explain import explain
 from eisbach.experiments.material import build_material, plan_material
 from eisbach.experiments.recipes import load_spec
+from eisbach.studies.contract import PlacedSettings
 from eisbach.training.config import TrainConfig
 
 _WEIGHTINGS: dict[str, dict[str, Any]] = {
@@ -30,7 +31,7 @@ _WEIGHTINGS: dict[str, dict[str, Any]] = {
 """Name of the record to weighting."""
 
 
-class Settings(StrictModel):
+class Settings(PlacedSettings):
     """Which clips are looked at, and how closely.
 
     Attributes
@@ -73,7 +74,10 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
     for name in settings.weightings:
         if (out / name / "probe.json").is_file():
             continue
-        train = build_config(TrainConfig, {"data": {"manifest": [manifest]}, "weighting": _WEIGHTINGS[name]})
+        train = build_config(TrainConfig, {
+            "data": {"manifest": [manifest]}, "weighting": _WEIGHTINGS[name], "device": settings.device,
+            "precision": "fp32",
+        })  # fmt: skip
         config = build_config(
             ProbeConfig,
             {

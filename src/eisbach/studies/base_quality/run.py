@@ -20,7 +20,6 @@ from scipy.stats import bootstrap, permutation_test
 from eisbach.audio import read_audio
 from eisbach.backbones import load_backbone
 from eisbach.codecs import load_codec
-from eisbach.config import StrictModel
 from eisbach.data.manifest import Manifest, load_manifest
 from eisbach.data.render import RenderSpec, render
 from eisbach.errors import UserError
@@ -30,6 +29,7 @@ from eisbach.structure.embeddings.musicnn import TAGS, MusicnnEmbedding
 from eisbach.structure.energy import energy_share, phase_randomise
 from eisbach.structure.frechet import texture_embedding, texture_frechet
 from eisbach.structure.sets.distances import kernel_distance, median_distance
+from eisbach.studies.contract import PlacedSettings
 from eisbach.studies.ground_truth.flat_cells import pieces_of
 from eisbach.types import Waveform
 
@@ -39,7 +39,7 @@ TAGGED = ("piano", "guitar", "flute", "harp", "violin", "cello", "harpsichord", 
 _DRAWS = 200
 
 
-class Settings(StrictModel):
+class Settings(PlacedSettings):
     """How the model is sampled, and what it is held against.
 
     Attributes
@@ -229,6 +229,8 @@ def distances(settings: Settings, common: dict[str, Any], held_out: Manifest, ou
 def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) -> None:
     """Writes `base_quality.json`; clips that are generated already are kept."""
     common: dict[str, Any] = {
+        "device": settings.device,
+        "precision": "fp32",
         "model": settings.model,
         "num_inference_steps": settings.steps,
         "guidance_scale": settings.guidance,

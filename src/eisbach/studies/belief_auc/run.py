@@ -27,7 +27,7 @@ from eisbach.audio import read_audio
 from eisbach.backbones import load_backbone
 from eisbach.backbones.base import Backbone
 from eisbach.codecs import load_codec
-from eisbach.config import StrictModel
+from eisbach.codecs.base import place_codec
 from eisbach.data.batches import all_crops
 from eisbach.data.latents import encode_manifest
 from eisbach.data.manifest import load_manifest
@@ -36,6 +36,7 @@ from eisbach.errors import UserError
 from eisbach.files import read_json, write_json
 from eisbach.progress import Progress
 from eisbach.statistics.effect_size import auc, auc_replicates
+from eisbach.studies.contract import PlacedSettings
 from eisbach.studies.ground_truth.flat_cells import render_cells
 from eisbach.weighting.sample import DevelopmentBarrier, EntropyBarrier, RecurrenceBarrier, SampleBarrier
 
@@ -50,7 +51,7 @@ RESAMPLES = 1000
 RESULT = "belief_auc.json"
 
 
-class Settings(StrictModel):
+class Settings(PlacedSettings):
     """One section of the table: which material, heard at which length.
 
     Attributes
@@ -120,6 +121,7 @@ def weightings(rate: float) -> dict[str, SampleBarrier]:
 def _load_clips(backbone: Backbone, material: Path, seconds: float) -> Clips:
     """All clips of the material's folders, with the model's outputs, from the cache beside it where that fits."""
     codec = load_codec(backbone.codec)
+    place_codec(codec, next(backbone.module.parameters()).device)
     frames = codec.frames_for(seconds)
     parts: list[dict[str, np.ndarray]] = []
     for folder in (material / name for name in _FOLDERS if (material / name).is_dir()):
@@ -153,12 +155,13 @@ def predict(backbone: Backbone, captions: Sequence[str], latents: torch.Tensor) 
     levels, seconds = len(LEVELS), latents.shape[2] / backbone.latent_rate
     outputs = []
     with Progress(len(captions), "predict") as bar:
+        device = next(backbone.module.parameters()).device
         for caption, x0, eps in zip(captions, latents, noise, strict=True):
-            conditioning = backbone.condition([caption] * levels, [seconds] * levels)
-            repeated = (x0.expand(levels, -1, -1), eps.expand(levels, -1, -1))
-            sample = make_sample(backbone.path, backbone.target, *repeated, torch.tensor(LEVELS))
+            conditioning = backbone.condition([caption] * levels, [seconds] * levels).to(device)
+            repeated = (x0.expand(levels, -1, -1).to(device), eps.expand(levels, -1, -1).to(device))
+            sample = make_sample(backbone.path, backbone.target, *repeated, torch.tensor(LEVELS, device=device))
             with torch.no_grad():
-                outputs.append(backbone.predict(sample.x_t, sample.t, conditioning).half())
+                outputs.append(backbone.predict(sample.x_t, sample.t, conditioning).half().cpu())
             bar.advance()
     return {"clean": latents.half().numpy(), "noise": noise.half().numpy(), "output": torch.stack(outputs).numpy()}
 
@@ -233,6 +236,7 @@ def table_of(
 def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) -> None:
     """Adds a section to `belief_auc.json`; material and the model's outputs are kept beside it."""
     backbone = load_backbone(settings.model)
+    backbone.module.to(settings.placement().device)
     known = weightings(backbone.latent_rate)
     if unknown := sorted(set(settings.weightings) - set(known)):
         raise UserError(

@@ -29,7 +29,7 @@ from eisbach.types import Record
 __all__ = ["QUICK", "Settings", "run"]
 Settings = DigitsConfig
 OPTIONS = {"seeds": "seeds", "first-seed": "first_seed"}
-FREE = ("out", "jobs", "seeds", "first_seed", "backbones", "targets", "arms", "barrier")
+FREE = ("out", "jobs", "device", "seeds", "first_seed", "backbones", "targets", "arms", "barrier")
 """May grow in one folder: a cell does not depend on them."""
 
 
@@ -62,8 +62,9 @@ def run_digits(config: DigitsConfig, *, quiet: bool = False) -> dict[str, Any]:
 
 
 def train_networks(
-    cell: str, out: Path, *, seeds: int, steps: int | None = None, jobs: int = 1, quiet: bool = False
-) -> list[Path]:
+    cell: str, out: Path, *, seeds: int, steps: int | None = None, jobs: int = 1, device: str = "auto",
+    quiet: bool = False,
+) -> list[Path]:  # fmt: skip
     """Model folders of one setting and arm (`unet-v-constant`), one a training seed, trained as this study trains them.
 
     Parameters
@@ -74,7 +75,7 @@ def train_networks(
     backbone, target, arm = cell.split("-")
     values: dict[str, Any] = {
         "backbones": [backbone], "targets": [target], "arms": [arm], "barrier": [], "seeds": seeds, "jobs": jobs,
-        "out": str(out),
+        "out": str(out), "device": device,
     }  # fmt: skip
     if steps is not None:
         values["steps"] = {backbone: steps}
@@ -197,7 +198,8 @@ def _sample_checkpoint(config: DigitsConfig, cell: Cell, checkpoint: Path) -> np
     parameters = {name: value.detach() for name, value in backbone.module.named_parameters() if value.requires_grad}
     copy_named(parameters, read_tensors(checkpoint / AVERAGE), checkpoint / AVERAGE)
     classes = class_sequence(backbone.classes, config.samples)
-    latents = sample_images(backbone, classes, config.sampling, seed=_SAMPLING_SEED + cell.seed)
+    seed = _SAMPLING_SEED + cell.seed
+    latents = sample_images(backbone, classes, config.sampling, seed=seed, placement=config.placement())
     return to_bytes(latents.numpy())
 
 

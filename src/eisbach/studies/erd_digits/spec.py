@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from eisbach.config import StrictModel
 from eisbach.generation.images import ImageSampling
+from eisbach.studies.contract import PlacedSettings
 
 Arm = Literal["constant", "min_snr", "p2", "erd", "entropy_barrier"]
 Backbone = Literal["dit", "uvit", "unet"]
@@ -58,7 +58,7 @@ noise from the same starting points.
 """
 
 
-class DigitsConfig(StrictModel):
+class DigitsConfig(PlacedSettings):
     """The grid and its budget.
 
     Attributes
@@ -152,6 +152,7 @@ def training_values(config: DigitsConfig, cell: Cell, out: str) -> dict[str, Any
         "batch_size": config.batch_size,
         "condition_dropout": 0.1,
         "max_grad_norm": None,
+        "device": config.device,
         "precision": "fp32",
         "frozen": "fp32",
         "seed": cell.seed,

@@ -44,6 +44,7 @@ def _digits_curve(settings: Settings, model: Path, out: Path, quiet: bool) -> Pa
             "model": str(model),
             "data": {"images": {"source": "digits", "held_out_share": 0.25}},
             "samples": settings.curve_samples,
+            "device": settings.device,
         }
         measure_entropic(build_config(EntropicConfig, values), file, quiet=quiet)
     return file
@@ -109,7 +110,7 @@ def compare(rows: list[dict[str, Any]], what: str, draws: int = 2000) -> dict[st
 
 
 def _write(settings: Settings, comparisons: dict[str, Any], file: Path) -> None:
-    write_json(file, {"settings": settings.model_dump(mode="json"), "comparisons": comparisons})
+    write_json(file, {"settings": settings.model_dump(mode="json", exclude={"device"}), "comparisons": comparisons})
     _steps_picture(comparisons, file.with_suffix(".png"))
 
 

@@ -29,7 +29,6 @@ from pydantic import Field
 from eisbach.audio import read_audio
 from eisbach.backbones import load_backbone
 from eisbach.codecs import load_codec
-from eisbach.config import StrictModel
 from eisbach.data.manifest import load_manifest
 from eisbach.diffusion.guidance import guided
 from eisbach.diffusion.samplers import sample_ode
@@ -41,10 +40,11 @@ from eisbach.generation.sampling import starting_noise
 from eisbach.progress import Progress
 from eisbach.structure.frechet import texture_embedding
 from eisbach.structure.sets.distances import frechet_distance, kernel_distance, median_distance
+from eisbach.studies.contract import PlacedSettings
 from eisbach.studies.running import Finished
 
 
-class Settings(StrictModel):
+class Settings(PlacedSettings):
     """Models, curves and how many samples.
 
     Attributes
@@ -140,7 +140,7 @@ def digits(settings: Settings, model: Path, curve: Path, cells: Cells, quiet: bo
             clip=True,
             batch_size=512,
         )
-        return sample_images(backbone, names, sampling, seed=seed)
+        return sample_images(backbone, names, sampling, seed=seed, placement=settings.placement())
 
     grid = [
         (method, schedule, steps)
@@ -169,17 +169,19 @@ def digits(settings: Settings, model: Path, curve: Path, cells: Cells, quiet: bo
 def music(settings: Settings, curve: Path, cells: Cells, quiet: bool) -> None:
     """Distance of the embedded model's clips to their own many-step solution, by schedule and steps."""
     backbone: Any = load_backbone("embedded")
-    backbone.module.eval()
+    device = settings.placement().device
+    backbone.module.to(device).eval()
     prompts = load_prompts("demo")[: settings.clips]
     frames = round(30.0 * backbone.latent_rate)
     noise = torch.stack([starting_noise(prompt.id, 0, backbone.latent_channels, frames) for prompt in prompts])
-    condition = backbone.condition([prompt.text for prompt in prompts], [30.0] * len(prompts))
+    condition = backbone.condition([prompt.text for prompt in prompts], [30.0] * len(prompts)).to(device)
     predict = guided(backbone.predict, condition, backbone.null_condition(condition), settings.guidance)
 
     def draw(schedule: str, steps: int, method: str = "euler") -> torch.Tensor:
         extra = {"curve": str(curve)} if schedule == _MEASURED else {}
         times = get_schedule(schedule, steps, backbone.path, **extra)
-        return sample_ode(predict, path=backbone.path, target=backbone.target, noise=noise, times=times, method=method)
+        shared: Any = {"path": backbone.path, "target": backbone.target, "times": times, "method": method}
+        return sample_ode(predict, noise=noise.to(device), **shared).cpu()
 
     grid = [(schedule, steps) for steps in settings.steps for schedule in _MUSIC_SCHEDULES]
     missing = [cell for cell in grid if not cells.has("music", "euler", *cell, 0)]
@@ -224,7 +226,8 @@ class Sets:
     def __init__(self, settings: Settings, curve: Path, cells: Cells) -> None:
         self.settings, self.curve, self.cells = settings, curve, cells
         self.backbone: Any = load_backbone("embedded")
-        self.backbone.module.eval()
+        self.device = settings.placement().device
+        self.backbone.module.to(self.device).eval()
         self.codec = load_codec(self.backbone.codec)
         self.frames = round(DURATION * self.backbone.latent_rate)
         self.held_out = load_manifest(settings.held_out).select(split="held_out")
@@ -269,13 +272,13 @@ class Sets:
             if not missing:
                 continue
             noise = torch.stack([starting_noise(row_id, 0, backbone.latent_channels, self.frames) for row_id in ids])
-            condition = backbone.condition([row.caption for row in part], [DURATION] * len(part))
+            condition = backbone.condition([row.caption for row in part], [DURATION] * len(part)).to(self.device)
             draw = partial(
                 sample_ode,
                 guided(backbone.predict, condition, backbone.null_condition(condition), settings.guidance),
                 path=backbone.path,
                 target=backbone.target,
-                noise=noise,
+                noise=noise.to(self.device),
             )
             many = draw(times=get_schedule("uniform", settings.many, backbone.path), method="heun")
             for name, steps in missing:

@@ -19,13 +19,13 @@ import torch
 from pydantic import Field
 from safetensors.torch import save_file
 
-from eisbach.config import StrictModel
 from eisbach.data.images import load_digits
 from eisbach.diagnostics.signature import load_curve
 from eisbach.diagnostics.signature.config import ClassConfig, SignatureConfig
 from eisbach.diagnostics.signature.run import run_signature
 from eisbach.files import write_json
 from eisbach.image_quality.digits_classifier import pixels_and_labels
+from eisbach.studies.contract import PlacedSettings
 from eisbach.studies.erd_digits.run import train_networks
 
 PARTITIONS = {
@@ -37,7 +37,7 @@ HELD_OUT_SHARE = 0.25  # the split of `erd_digits`
 RESULT = "signature_digits.json"
 
 
-class Settings(StrictModel):
+class Settings(PlacedSettings):
     """Which networks, and how many trajectories of each class.
 
     Attributes
@@ -78,8 +78,9 @@ def _networks_of(settings: Settings, out: Path, jobs: int, quiet: bool) -> list[
         cells = Path(settings.digits) / "cells"
         return [cells / f"{settings.cell}-{seed}" / "model" for seed in range(settings.seeds)]
     return train_networks(
-        settings.cell, out / "digits", seeds=settings.seeds, steps=settings.training_steps, jobs=jobs, quiet=quiet
-    )
+        settings.cell, out / "digits", seeds=settings.seeds, steps=settings.training_steps, jobs=jobs,
+        device=settings.device, quiet=quiet,
+    )  # fmt: skip
 
 
 def readings(settings: Settings, folder: Path, model: Path, data: Path, quiet: bool) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def readings(settings: Settings, folder: Path, model: Path, data: Path, quiet: b
         classes=[ClassConfig(name=str(digit)) for digit in range(10)],
         partitions=PARTITIONS, sources=["reverse", "forward"], data=str(data),
         guidance=list(_GUIDANCE),  # type: ignore[arg-type]
-        steps=settings.steps, trajectories=settings.trajectories,
+        steps=settings.steps, trajectories=settings.trajectories, device=settings.device,
     )  # fmt: skip
     run_signature(config, folder, quiet=quiet)
     table = {}

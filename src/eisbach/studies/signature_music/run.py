@@ -25,7 +25,6 @@ import torch
 from pydantic import Field
 
 from eisbach.backbones import load_backbone
-from eisbach.config import StrictModel
 from eisbach.diagnostics.signature.chain import Trajectories, follow, trajectory_seed
 from eisbach.diagnostics.signature.config import SignatureConfig, read_prompts
 from eisbach.diagnostics.signature.curve import finite_or_none
@@ -36,6 +35,7 @@ from eisbach.diffusion.paths import get_path
 from eisbach.files import write_json
 from eisbach.progress import Progress
 from eisbach.structure.sets.intervals import t_quantile
+from eisbach.studies.contract import PlacedSettings
 
 DECLARED = (
     "half of the instrument, and half of the register, is decided at a higher t than half of the tempo (chain reading)"
@@ -48,7 +48,7 @@ GRID, LOWEST = 40, 0.7
 _OWN_NOISE = 10_000  # trajectories of one wording and seed are numbered from a multiple of this
 
 
-class Settings(StrictModel):
+class Settings(PlacedSettings):
     """Which wordings (files of prompts, or names of those here), and how many trajectories.
 
     Attributes
@@ -86,7 +86,7 @@ def measure(
 ) -> dict[tuple[str, int], Trajectories]:
     """Trajectories of every wording and seed, from the work folder where they are kept already."""
     backbone: Any = load_backbone("embedded")
-    backbone.module.eval()
+    backbone.module.to(settings.placement().device).eval()
     frames = round(settings.seconds * backbone.latent_rate)
     identity = backbone.identity()
     trajectories = {}
