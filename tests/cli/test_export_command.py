@@ -31,7 +31,7 @@ def test_a_check_alone_says_what_the_adapter_does(tmp_path: Path) -> None:
     told = json.loads(found.stdout)
     assert told["written"] is None
     assert 0.01 < told["effect"]["overall"] < 1
-    assert told["notes"] == []
+    assert told["notes"] == ["computing on the CPU in fp32."]
     weak = str(tmp_path / "weak.safetensors")
     RUN.invoke(app, ["export", LORA, "--to", "sa3", "--out", weak, "--strength", "0.0001"])
     result = RUN.invoke(app, ["export", weak, "--check", "--model", str(NATIVE)])

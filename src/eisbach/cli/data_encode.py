@@ -167,7 +167,6 @@ def _place(device: str, codec: Codec) -> Placement:
     from eisbach.devices import place
     from eisbach.errors import UserError
 
-    placement = place("cpu" if device == "auto" and codec.model is None else device, "fp32")
-    if codec.model is None and placement.device.type != "cpu":
+    if codec.model is None and device not in ("auto", "cpu"):
         raise UserError(f"the codec '{codec.name}' has no network and computes on the CPU only; leave --device out.")
-    return placement
+    return place("cpu" if codec.model is None else device, "fp32")
