@@ -249,7 +249,7 @@ MISTAKES = {
     "generate --prompts NONE": "does not exist",
     "generate x --seeds a": "whole numbers",
     "generate x --seeds -1": "a seed is a whole number from 0",
-    "generate x --duration 5": "'--duration'",
+    "generate x --duration 0.5": "'--duration'",
     "generate x --duration nan": "'--duration'",
     "generate x --steps -3": "'--steps': Input should be greater than or equal to 1 (got -3)",
     "generate x --sampler rk4": "'--sampler'",

@@ -65,7 +65,7 @@ def test_the_material_of_the_experiment_replaces_the_manifest() -> None:
         ({"train_seeds": [1, 1]}, "distinct"),
         ({"primary_metrics": {}}, "at least one primary metric"),
         ({"primary_metrics": {"flat": "smaller"}}, "primary_metrics.flat"),
-        ({"generation": {"duration": 5}}, "generation.duration"),
+        ({"generation": {"duration": 0.5}}, "generation.duration"),
         ({"arm": {}}, "unknown key 'arm'"),
     ],
 )

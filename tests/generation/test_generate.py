@@ -351,7 +351,7 @@ def test_headroom_is_sampled_and_cut_off(tiny_model: Path, tmp_path: Path) -> No
 def test_stable_audio_3_has_six_seconds_of_headroom_up_to_its_own_limit() -> None:
     backbone = load_backbone(Path(__file__).parent.parent / "fixtures" / "sa3_native_tiny")
     limit = backbone.max_seconds
-    assert limit == 120  # its frames are short: 4,096 of them last 24 s
+    assert limit == pytest.approx(1_048_576 / 44_100)  # its configuration's sample_size
     medium = StableAudio3Backbone(
         backbone.module,
         backbone.text_encoder,

@@ -169,4 +169,4 @@ def _place(device: str, codec: Codec) -> Placement:
 
     if codec.model is None and device not in ("auto", "cpu"):
         raise UserError(f"the codec '{codec.name}' has no network and computes on the CPU only; leave --device out.")
-    return place(device if codec.model is not None else "cpu", "fp32")
+    return place("cpu" if codec.model is None else device, "fp32")

@@ -180,8 +180,11 @@ class Cluster:
         return next(self._letters)
 
     def read(self, letter: int) -> list[Any]:
-        """What was sent since the last look."""
-        return cast(list[Any], self.ray.get(self._mailbox.take.remote(letter)))
+        """What was sent since the last look; nothing while the mailbox cannot be reached, as when a node has died."""
+        try:
+            return cast(list[Any], self.ray.get(self._mailbox.take.remote(letter)))
+        except self.ray.exceptions.ActorUnavailableError:
+            return []
 
     def outcome(self, reference: Any) -> Outcome:
         """What came of a call that has ended.

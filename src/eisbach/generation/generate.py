@@ -202,7 +202,7 @@ class _Meter:
         """Estimated seconds to decode a batch."""
         import torch
 
-        frames = self._codec.frames_for(self._config.duration)
+        frames = sampled_frames(self._codec, self._config.duration)
         tried = min(_TRIED_FRAMES, frames)
         since = time.monotonic()
         with torch.no_grad():
@@ -239,6 +239,18 @@ def sampled_seconds(sampling: SamplingConfig, backbone: Backbone) -> float:
     return min(sampling.duration + headroom, limit)
 
 
+def sampled_frames(codec: Codec, seconds: float) -> int:
+    """Latent frames that are sampled for a clip: what a codec counts in it, and one more where the clip would end too
+    early to count as whole; what lies beyond its length is cut off."""
+    frames = codec.frames_for(seconds)
+    return frames + (seconds - frames / codec.latent_rate > 0.5 * _short_by(seconds))
+
+
+def _short_by(seconds: float) -> float:
+    """Seconds that a finished clip may lack: a codec's last frame may end before its length."""
+    return min(1.0, 0.1 * seconds)
+
+
 def unknown_words(prompts: Iterable[Prompt], backbone: Backbone) -> list[str]:
     """A sentence for each prompt with words that the model has no meaning for; none when it reads everything."""
     unknown = [(prompt.id, backbone.unknown_words(prompt.text)) for prompt in prompts]
@@ -267,7 +279,7 @@ def _sample_batch(
     from eisbach.diffusion.guidance import Projection, guided
     from eisbach.diffusion.samplers import sample_ode, sample_pingpong
 
-    frames = codec.frames_for(sampled_seconds(config, backbone))
+    frames = sampled_frames(codec, sampled_seconds(config, backbone))
     device = placement.device
 
     def noise_of(step: int) -> torch.Tensor:
@@ -315,7 +327,7 @@ def _is_finished(path: Path, duration: float) -> bool:
     if not path.is_file():
         return False
     try:
-        return abs(AudioFile(path).seconds() - duration) < min(1.0, 0.1 * duration)
+        return abs(AudioFile(path).seconds() - duration) < _short_by(duration)
     except AudioError:
         return False
 

@@ -77,7 +77,6 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
         return folder.root
     accelerator = build_accelerator(config)
     quiet = quiet or not accelerator.is_main_process
-    note(f"{Placement(accelerator.device, accelerator.mixed_precision == 'bf16').sentence()}.", quiet)
     alone = exclusive(folder.root) if accelerator.is_main_process else nullcontext()
     with alone, out_of_memory_explained(config, accelerator.device):
         _train(config, folder, accelerator, quiet)
@@ -92,6 +91,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
 
 def _train(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, quiet: bool) -> None:
     trainer, held_out = assemble(config, accelerator, quiet)
+    note(f"{Placement(accelerator.device, accelerator.mixed_precision == 'bf16').sentence()}.", quiet)
     accelerator.wait_for_everyone()
     checkpoint = newest_checkpoint(folder.checkpoints)
     if checkpoint is not None:
