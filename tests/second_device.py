@@ -17,7 +17,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -32,6 +32,10 @@ _HOST_INDICES = {_aten.index, _aten.index_put, _aten.index_put_, _aten._unsafe_i
 _HOST_SCALARS = {_aten.masked_fill, _aten.masked_fill_, _aten.fill_, _aten.index_put, _aten.index_put_, _aten.where}
 
 
+_PRODUCTS = {_aten.mm, _aten.addmm, _aten.bmm, _aten.baddbmm, _aten.convolution}
+_PRODUCTS |= {_aten.linear, _aten.matmul, _aten.conv1d, _aten.conv2d}  # as they come where no gradient is recorded
+
+
 class MixedDevices(RuntimeError):
     """What a GPU says in the same place: expected all tensors to be on the same device."""
 
@@ -42,6 +46,7 @@ class _State:
     active = False
     float64 = True
     count = 2
+    products: ClassVar[dict[str, int]] = {}
 
 
 class _Backend:
@@ -141,6 +146,9 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     asked += [value.type for value in leaves if isinstance(value, torch.device)]
     onto, off = NAME in asked, any(kind != NAME for kind in asked)
     packet = func._overloadpacket
+    if packet in _PRODUCTS:
+        kind = NAME if given else "cpu"
+        _State.products[kind] = _State.products.get(kind, 0) + 1
     if packet not in _COPIES:
         _refuse_mixing(func, packet, args, leaves, given)
     if onto and isinstance(kwargs.get("generator"), torch.Generator):
@@ -260,10 +268,17 @@ def _seeing(run: Any) -> Any:
     return running
 
 
+def products(kind: str) -> int:
+    """How many products of matrices and convolutions were computed on "cpu" or on the device, in the last
+    `second_device`: where a network was."""
+    return _State.products.get(kind, 0)
+
+
 @contextmanager
 def second_device(*, float64: bool = True, count: int = 2) -> Iterator[str]:
     """The device is there inside, as the machine's accelerator; gives its name, for `--device`."""
     _State.active, _State.float64, _State.count = True, float64, count
+    _State.products.clear()
     apply, run, synchronise = nn.Module._apply, threading.Thread.run, torch.accelerator.synchronize
     torch.accelerator.synchronize = lambda device=None: None  # everything has been done when it is asked for
     nn.Module._apply = _let_go_and_apply(apply)  # type: ignore[method-assign]

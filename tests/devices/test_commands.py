@@ -16,7 +16,7 @@ import pytest
 import torch
 import typer
 from safetensors.torch import load_file, save_file
-from second_device import NAME, second_device
+from second_device import NAME, products, second_device
 from typer.testing import CliRunner
 
 from eisbach.audio import audio_hash, write_audio
@@ -167,10 +167,14 @@ def close(made: dict[str, Any], expected: dict[str, Any], tolerance: float) -> N
 
 
 def both(compute: Compute, tmp_path: Path, tolerance: float = 1e-4) -> None:
-    """A command on the CPU and on the second device."""
-    expected = compute("cpu", tmp_path / "cpu")
+    """A command gives the same on the CPU and on the second device, and its networks were where they should be."""
+    with second_device():  # the accelerator of this machine, which the CPU is chosen beside
+        expected = compute("cpu", tmp_path / "cpu")
+    assert products(NAME) == 0
+    on_the_host = products("cpu")
     with second_device():
         made = compute(NAME, tmp_path / NAME)
+    assert products(NAME) > on_the_host / 2
     close(made, expected, tolerance)
 
 
