@@ -113,6 +113,32 @@ def test_needing_an_adapter_is_a_difference_of_gains(tmp_path: Path) -> None:
     }
 
 
+def test_beside_a_partner_a_weight_may_add_and_gain_alike_or_less(tmp_path: Path) -> None:
+    """Min-SNR takes nothing from the weight's gain, ERD half of it, and curation leaves nothing to gain."""
+    gains = {"sample-100": -0.3, "min-snr": -0.1, "min-snr-sample-100": -0.4, "erd": -0.1, "erd-sample-100": -0.25}
+    gains |= {"min-snr-development": -0.1} | dict.fromkeys(("oracle", "oracle-sample-100", "oracle-development"), -0.4)
+    noise = np.random.default_rng(5).normal(0, 0.01, 400)
+
+    def share(arm: str, draw: int) -> float:
+        wobble = 0.3 * (-1) ** draw if arm == "erd-development" else 0.0
+        return 0.6 + 0.1 * np.sin(draw) + gains.get(arm, 0.0) + wobble + noise[(7 * draw + len(arm)) % 400]
+
+    assert verdicts(write(tmp_path, "barrier_complements", share), "barrier_complements") == {
+        "adds-to-curation-per-sample": "refuted",
+        "gains-alike-with-curation-per-sample": "refuted",
+        "adds-to-min-snr-per-sample": "supported",
+        "gains-alike-with-min-snr-per-sample": "supported",
+        "adds-to-erd-per-sample": "supported",
+        "gains-alike-with-erd-per-sample": "refuted",
+        "adds-to-curation-development": "refuted",
+        "gains-alike-with-curation-development": "supported",
+        "adds-to-min-snr-development": "refuted",
+        "gains-alike-with-min-snr-development": "supported",
+        "adds-to-erd-development": "inconclusive",
+        "gains-alike-with-erd-development": "inconclusive",
+    }
+
+
 def test_the_bar_of_clip_and_level_takes_all_three(tmp_path: Path) -> None:
     near = {"clip-and-level": 8.0, "memory": 9.5, "oracle-above": 8.0, "development": 8.5}
     flat = {"plain": 0.5, "development": 0.2}

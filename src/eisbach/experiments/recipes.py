@@ -66,7 +66,8 @@ def load_spec(recipe: str | Path, overrides: Sequence[str] = (), *, quick: bool 
     """The experiment of a recipe.
 
     A recipe may say `extends: NAME` (a built-in recipe, or a file beside it): its own keys are then laid over the
-    other's, group by group. Its `quick` group holds changes for a rehearsal of the same chain.
+    other's, group by group, and an arm that they set to null is left out. Its `quick` group holds changes for a
+    rehearsal of the same chain.
 
     Parameters
     ----------
@@ -90,7 +91,10 @@ def load_spec(recipe: str | Path, overrides: Sequence[str] = (), *, quick: bool 
                 f"the recipe {recipe} has no group 'quick', so there is no rehearsal of it; leave --quick out."
             )
         values = merge(values, rehearsal) | {"rehearsal": True}
-    return build_config(ExperimentSpec, apply_overrides(values, overrides), f"the recipe {recipe}")
+    values = apply_overrides(values, overrides)
+    if isinstance(arms := values.get("arms"), dict):
+        values["arms"] = {name: arm for name, arm in arms.items() if arm is not None}
+    return build_config(ExperimentSpec, values, f"the recipe {recipe}")
 
 
 def read_recipe(recipe: str | Path, depth: int = 0) -> dict[str, Any]:

@@ -1,0 +1,45 @@
+"""Arms of one name are one training, one set and one way of playing in the studies over draws, so that the store makes
+them once."""
+
+from __future__ import annotations
+
+import pytest
+
+from eisbach.config import build_config
+from eisbach.errors import ConfigError
+from eisbach.experiments.recipes import load_spec
+from eisbach.experiments.spec import ExperimentSpec, arm_training, check_spec
+from eisbach.training.run_folder import recipe_hash
+
+SHARING = {"barrier_complements": {"plain", "sample-100", "development", "oracle"}}
+
+
+def cell(spec: ExperimentSpec, arm: str) -> tuple[object, ...]:
+    """What decides a model and its clips, apart from the draw and from paths."""
+    training = arm_training(spec, arm, 100, out="out", manifest="set/manifest.jsonl", cache=None)
+    assert spec.material is not None
+    play = spec.generation.model_dump(mode="json")
+    return training, recipe_hash(training), spec.material.of_draw(100), play, spec.store
+
+
+@pytest.mark.parametrize("study", SHARING)
+def test_arms_of_the_main_study_are_the_same_cells(study: str) -> None:
+    main, other = load_spec("barrier_main"), load_spec(study)
+    shared = main.arms.keys() & other.arms.keys()
+    assert shared == SHARING[study]
+    for arm in shared:
+        assert cell(main, arm) == cell(other, arm), arm
+    assert set(other.train_seeds) <= set(main.train_seeds)
+    hashes = [cell(other, arm)[1] for arm in other.arms]
+    assert len(set(hashes)) == len(hashes)  # every arm is a training of its own
+
+
+def test_an_arm_set_to_null_is_left_out_of_a_recipe() -> None:
+    whole, without = load_spec("barrier_complements"), load_spec("barrier_complements", ["arms.erd=null"])
+    assert set(whole.arms) - set(without.arms) == {"erd"}
+    quick = load_spec("barrier_complements", quick=True)
+    assert {"plain", "sample-100", "min-snr", "min-snr-sample-100"} <= quick.arms.keys() < whole.arms.keys()
+    check_spec(quick)
+    with pytest.raises(ConfigError, match="baseline is 'plain', and the arms are"):
+        load_spec("barrier_complements", ["arms.plain=null"])
+    assert build_config(ExperimentSpec, whole.model_dump()) == whole
