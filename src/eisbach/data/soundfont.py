@@ -32,7 +32,7 @@ _DEFAULTS = {
 }  # fmt: skip
 _NOT_ADDED = {_INSTRUMENT, _KEYS, _VELOCITIES, _SAMPLE, _MODES, _ROOT}  # a preset may not set or add to these
 _MOST_BYTES = 1 << 31
-_REACH = 24  # semitones
+_KEY_COUNT = 128
 _COMPRESSED = 0x10  # a sample's type in version 3: start and end are bytes, loop points samples from its beginning
 _VELOCITY = 100  # decides between layers; loudness is given later
 
@@ -156,7 +156,7 @@ class SoundFont:
         Raises
         ------
         UserError
-            The font has no sound for this program and pitch.
+            The font has no sound for this program on any key.
         """
         total = np.zeros(round(seconds * sample_rate), dtype=np.float32)
         for zone in self._sounding(program, pitch):
@@ -168,12 +168,15 @@ class SoundFont:
         return _envelope(self._sounding(program, pitch)[0], pitch)
 
     def _sounding(self, program: int, pitch: int) -> list[dict[int, int]]:
-        # Fonts differ in how far a voice reaches: beyond it the nearest key's sound is played, retuned.
-        for distance in range(_REACH + 1):
+        # Fonts differ in how far a voice reaches (FluidR3's contrabass to key 57): beyond it the nearest key's sound is
+        # played, retuned, however far that is. A program that sounds on some key sounds on every key.
+        for distance in range(_KEY_COUNT):
             for key in (pitch - distance, pitch + distance):
                 if zones := list(self._layers(program, key)):
                     return zones
-        raise UserError(f"the sound font {self.path} has no sound for program {program} near pitch {pitch}.")
+        raise UserError(
+            f"the sound font {self.path} has no sound for program {program}; give a font of all General MIDI programs."
+        )
 
     def _layers(self, program: int, pitch: int) -> Iterator[dict[int, int]]:
         for preset in self._presets.get((0, program), []):
