@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,55 @@ PIPELINE_TESTS = {
     "dit_pipeline:load_dit_pipeline": "test_dit_pipeline.py",
 }
 """Other people's models: the file of tests/backbones with `test_computes_on_a_second_device` for what reads them."""
+
+
+CPU_ONLY = {
+    "allocation": "draws formulas, of no network",
+    "compare": "says what replaced it",
+    "data doctor": "reads a manifest, a codec's rates and a model's words",
+    "data folder": "reads files",
+    "data latents": "reads files",
+    "data musiccaps": "reads a table",
+    "data render": "synthesises in numpy",
+    "data flat": "synthesises in numpy",
+    "data scores": "lists scores",
+    "figure": "draws what was measured",
+    "listen make": "cuts and levels audio",
+    "listen score": "reads answers",
+    "listen serve": "serves pages",
+    "recoverability": "says what replaced it",
+    "signature gate": "reads a curve",
+    "signature mixture": "is exact, in float64",
+    "signature structure": "reads the rows of a probe",
+    "study judge": "reads records",
+    "study list": "reads results",
+    "study page": "reads results",
+    "study show": "reads results",
+    "watch": "reads a run's files",
+}
+"""Commands without --device, and why."""
+
+
+def leaf_commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in sorted(group.commands.items()):
+        if hasattr(command, "commands"):
+            yield from leaf_commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
+def options_of(command: Any) -> set[str]:
+    return {option for parameter in command.params for option in parameter.opts}
+
+
+def placed_commands() -> dict[str, Any]:
+    """The commands that take --device."""
+    import typer
+
+    from eisbach.cli.main import app
+
+    commands = leaf_commands(typer.main.get_command(app))
+    return {name: command for name, command in commands if "--device" in options_of(command)}
 
 
 def marked(function: Any) -> list[str]:
@@ -58,7 +108,7 @@ def paths() -> dict[str, tuple[list[str], list[str]]]:
     name = "test_computes_on_a_second_device"
     tested = [key for key, file in PIPELINE_TESTS.items() if defines(TESTS / "backbones" / file, name)]
     return {
-        "commands with --device": ([*test_commands.placed_commands()], [*test_commands.COVERED]),
+        "commands with --device": ([*placed_commands()], [*test_commands.COVERED]),
         "sample weighting × adapter": (
             times(SAMPLE_WEIGHTINGS, networks.ADAPTERS),
             marked(networks.test_training_with_every_sample_weighting_and_adapter),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,11 @@ from safetensors.torch import load_file, save_file
 from second_device import NAME, products, second_device
 from typer.testing import CliRunner
 
-from eisbach.audio import audio_hash, write_audio
-from eisbach.backbones import create_backbone
+from eisbach.audio import write_audio
 from eisbach.cli.main import app
 from eisbach.config import build_config
 from eisbach.data.images import load_digits
-from eisbach.data.manifest import Manifest, ManifestRow, load_manifest, save_manifest
+from eisbach.data.manifest import load_manifest
 from eisbach.diagnostics.probe import run_probe
 from eisbach.diagnostics.probe.config import ProbeConfig
 from eisbach.experiments.cells import Cell, run_cell
@@ -38,55 +37,12 @@ from eisbach.training.config import TrainConfig
 from eisbach.types import Waveform
 
 NATIVE = Path(__file__).parent.parent / "fixtures" / "sa3_native_tiny"
-CPU_ONLY = {
-    "allocation": "draws formulas, of no network",
-    "compare": "says what replaced it",
-    "data doctor": "reads a manifest, a codec's rates and a model's words",
-    "data folder": "reads files",
-    "data latents": "reads files",
-    "data musiccaps": "reads a table",
-    "data render": "synthesises in numpy",
-    "data flat": "synthesises in numpy",
-    "data scores": "lists scores",
-    "figure": "draws what was measured",
-    "listen make": "cuts and levels audio",
-    "listen score": "reads answers",
-    "listen serve": "serves pages",
-    "recoverability": "says what replaced it",
-    "signature gate": "reads a curve",
-    "signature mixture": "is exact, in float64",
-    "signature structure": "reads the rows of a probe",
-    "study judge": "reads records",
-    "study list": "reads results",
-    "study page": "reads results",
-    "study show": "reads results",
-    "watch": "reads a run's files",
-}
-"""Commands without --device, and why."""
-
-
-def leaf_commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, command in sorted(group.commands.items()):
-        if hasattr(command, "commands"):
-            yield from leaf_commands(command, f"{prefix}{name} ")
-        else:
-            yield f"{prefix}{name}", command
-
-
-def options_of(command: Any) -> set[str]:
-    return {option for parameter in command.params for option in parameter.opts}
-
-
-def placed_commands() -> dict[str, Any]:
-    """The commands that take --device."""
-    commands = leaf_commands(typer.main.get_command(app))
-    return {name: command for name, command in commands if "--device" in options_of(command)}
 
 
 def test_every_command_has_a_device_or_a_reason() -> None:
-    placed = placed_commands().keys()
-    assert placed | CPU_ONLY.keys() == dict(leaf_commands(typer.main.get_command(app))).keys()
-    assert not placed & CPU_ONLY.keys()
+    placed = covered.placed_commands().keys()
+    assert placed | covered.CPU_ONLY.keys() == dict(covered.leaf_commands(typer.main.get_command(app))).keys()
+    assert not placed & covered.CPU_ONLY.keys()
     assert placed == COVERED.keys()
 
 
@@ -95,37 +51,6 @@ def run(*arguments: object) -> str:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six stereo clips of a second and a half, one of them held out."""
-    root, rng, rows = tmp_path_factory.mktemp("clips"), np.random.default_rng(0), []
-    for index in range(6):
-        time = np.arange(round(1.5 * 44100)) / 44100
-        tone = np.sin(2 * np.pi * 110 * (index + 2) * time) * np.linspace(0.1, 0.5, len(time))
-        samples = (np.stack([tone, tone]) + 0.02 * rng.standard_normal((2, len(time)))).astype(np.float32)
-        write_audio(root / f"{index}.wav", Waveform(samples, 44100))
-        labels = {"flat": "true" if index % 2 else "false"}
-        content, split = audio_hash(root / f"{index}.wav"), "held_out" if index == 5 else "train"
-        caption = ("slow strings", "celesta")[index % 2]
-        rows.append(ManifestRow(str(index), f"{index}.wav", caption, 1.5, labels, content, split))
-    save_manifest(Manifest(rows, root))
-    return root
-
-
-@pytest.fixture(scope="module")
-def digits_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random model of digits."""
-    values = {"latent_channels": 1, "latent_size": 8, "classes": 10, "width": 16, "depth": 1, "heads": 2}
-    backbone = create_backbone(values, kind="dit")
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():  # off its starting point, where all classes are one
-        for parameter in backbone.module.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    folder = tmp_path_factory.mktemp("digits") / "model"
-    backbone.save(folder)
-    return folder
 
 
 def recipe(folder: Path, clips: Path, **changes: Any) -> Path:
