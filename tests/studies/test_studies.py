@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from eisbach.cli.main import app
 from eisbach.config import build_config
 from eisbach.errors import ConfigError, EisbachError, UserError
+from eisbach.output_folder import Finished
 from eisbach.report.page import plain_table
 from eisbach.studies import contract
 from eisbach.studies.contract import (
@@ -31,7 +32,7 @@ from eisbach.studies.contract import (
 )
 from eisbach.studies.judging import judged, not_run, verdict
 from eisbach.studies.page import claims_markdown, effect_text
-from eisbach.studies.running import Finished, read_facts, resolve_settings, run_study
+from eisbach.studies.running import read_facts, resolve_settings, run_study
 
 ROOT = Path(__file__).parents[2]
 STUDIES = study_names()

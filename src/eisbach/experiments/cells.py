@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from eisbach.data.manifest import Manifest
 from eisbach.executors import open_executor, send
@@ -54,6 +55,10 @@ class Cell:
         """Everything of this cell."""
         return self.root / "arms" / self.arm / f"seed-{self.train_seed}"
 
+    def of_arm(self, arm: str) -> Cell:
+        """The cell of another arm of the same draw."""
+        return replace(self, arm=arm)
+
     def key(self, kind: str) -> str:
         """Name of one of this cell's stages."""
         return f"{kind}/{self.name}"
@@ -64,28 +69,28 @@ def _generate_config(spec: ExperimentSpec, cell: Cell) -> GenerateConfig:
     play = spec.generation.model_dump(exclude={"prompts"})
     shared = {"device": spec.device, "precision": spec.precision}
     play |= {key: value for key, value in shared.items() if key not in spec.generation.model_fields_set}
-    training = _training(spec, cell)
-    run = cell.folder / "train"
-    trained = spec.arms[cell.arm].trained
-    whole = trained and training.adapter.type == "none"  # then the run leaves a model, not an adapter
+    arm, training = spec.arms[cell.arm], training_of(spec, cell)
+    run = cell.folder if arm.swap is not None else cell.folder / "train"
+    whole = arm.trained and training.adapter.type == "none"  # then the run leaves a model, not an adapter
     return GenerateConfig(
         **play,
         out=str(cell.folder / "samples"),
         prompts=spec.generation.resolve_prompts(),
         model=str(run / "model") if whole else str(training.model),
-        adapter=None if whole or not trained else str(run / "adapter"),
+        adapter=None if whole or not arm.trained else str(run / "adapter"),
         arm=cell.arm,
     )
 
 
-def _training(spec: ExperimentSpec, cell: Cell) -> TrainConfig:
+def training_of(spec: ExperimentSpec, cell: Cell) -> TrainConfig:
+    """The training of a cell; of a swap, that of its directions."""
     out = str(cell.folder / "train")
     return arm_training(spec, cell.arm, cell.train_seed, out=out, manifest=cell.manifest, cache=cell.cache)
 
 
 def plan_stages(spec: ExperimentSpec, cell: Cell) -> list[Stage]:
     """The stages of a cell; what an earlier run finished is marked done."""
-    training = _training(spec, cell)
+    training = training_of(spec, cell)
     takes = plan_takes(_generate_config(spec, cell))
     play = spec.generation
     label = f"{spec.arms[cell.arm].label}, seed {cell.train_seed}"
@@ -99,39 +104,52 @@ def plan_stages(spec: ExperimentSpec, cell: Cell) -> list[Stage]:
             cell.key("generate"), "generate", len(takes), clip_cost + _SECONDS_PER_DECODED_CLIP, f"play {label}", played
         )
     )
-    return stages if spec.arms[cell.arm].trained else stages[1:]
+    return stages if spec.arms[cell.arm].trains else stages[1:]
 
 
 def run_cell(spec: ExperimentSpec, cell: Cell, stage: OpenStage) -> list[Clip]:
-    """Trains one cell and plays it; finished work is kept. Returns its clips with their keys.
+    """Trains one cell, or makes its adapter of two trained ones, and plays it; finished work is kept. Returns its clips
+    with their keys.
 
     Parameters
     ----------
     stage : callable
         `stage(key)` opens a stage of the overall progress bar.
     """
+    arm, config = spec.arms[cell.arm], _generate_config(spec, cell)
+    sources = [cell] if arm.swap is None else [cell.of_arm(arm.swap.direction), cell.of_arm(arm.swap.magnitude)]
+    contents = [_content_of(spec, source) for source in sources] if arm.trained and spec.store is not None else []
+    if contents:
+        played = config.model_dump(mode="json", exclude={"out", "adapter", "model", "batch_size"})
+        trained = contents[0] if arm.swap is None else dict(zip(("direction", "magnitude"), contents, strict=True))
+        share_folder(cell.folder / "samples", spec.store, "generations", {"trained": trained, "played": played})
+    if arm.trains:
+        with stage(cell.key("train")):
+            train_cell(spec, cell, *contents)
+    with stage(cell.key("generate")):
+        if arm.swap is not None:
+            from eisbach.adapters.swap import swap_magnitudes
+
+            direction, magnitude = (source.folder / "train" / "adapter" for source in sources)
+            swap_magnitudes(direction, magnitude, cell.folder / "adapter")
+        manifest = generate(config, quiet=True)
+    return _clips_of(cell, manifest, arm.trained)
+
+
+def train_cell(spec: ExperimentSpec, cell: Cell, content: dict[str, Any] | None = None) -> None:
+    """Trains one cell, where experiments with the same training (`content`, by which a store knows it) find it; a
+    finished training is kept."""
     from eisbach.training import train
 
-    training, config = _training(spec, cell), _generate_config(spec, cell)
-    trained = spec.arms[cell.arm].trained
-    if spec.store is not None and trained:
-        _share(spec, cell, training, config)
-    if trained:
-        with stage(cell.key("train")):
-            train(training, quiet=True)
-    with stage(cell.key("generate")):
-        manifest = generate(config, quiet=True)
-    return _clips_of(cell, manifest, trained)
+    if spec.store is not None:
+        share_folder(cell.folder / "train", spec.store, "trainings", content or _content_of(spec, cell))
+    train(training_of(spec, cell), quiet=True)
 
 
-def _share(spec: ExperimentSpec, cell: Cell, training: TrainConfig, config: GenerateConfig) -> None:
-    """Puts the cell's training and its generations where experiments with the same ones find them."""
+def _content_of(spec: ExperimentSpec, cell: Cell) -> dict[str, Any]:
     from eisbach.training.run_folder import content_of
 
-    trained = content_of(training)
-    share_folder(cell.folder / "train", spec.store, "trainings", trained)
-    played = config.model_dump(mode="json", exclude={"out", "adapter", "model", "batch_size"})
-    share_folder(cell.folder / "samples", spec.store, "generations", {"trained": trained, "played": played})
+    return content_of(training_of(spec, cell))
 
 
 def _clips_of(cell: Cell, manifest: Manifest, trained: bool) -> list[Clip]:
@@ -153,14 +171,20 @@ def _clips_of(cell: Cell, manifest: Manifest, trained: bool) -> list[Clip]:
 def run_cells(spec: ExperimentSpec, cells: list[Cell], bar: OverallProgress) -> list[Clip]:
     """The clips of all cells, in the order of `cells`; at most `spec.jobs` run at once, or what a cluster holds.
 
-    The first cell that fails stops the ones that have not begun; what the others finish stays on disk.
+    What is made of two trained adapters comes after all trainings. The first cell that fails stops the ones that have
+    not begun; what the others finish stays on disk.
     """
-    with open_executor(spec.jobs, len(cells), network=True) as executor:
-        if executor.here:
-            return [clip for cell in cells for clip in run_cell(spec, cell, bar.stage)]
-        calls = [(spec, cell, executor.threads) for cell in cells]
-        clips = dict(executor.each(_work, calls, listen=lambda message: bar.report(*message)))
-    return [clip for index in range(len(cells)) for clip in clips[index]]
+    clips: dict[Cell, list[Clip]] = {}
+    swaps = [cell for cell in cells if spec.arms[cell.arm].swap is not None]
+    for wave in ([cell for cell in cells if cell not in swaps], swaps):
+        with open_executor(spec.jobs, len(wave), network=True) as executor:
+            if executor.here:
+                clips |= {cell: run_cell(spec, cell, bar.stage) for cell in wave}
+                continue
+            calls = [(spec, cell, executor.threads) for cell in wave]
+            for index, made in executor.each(_work, calls, listen=lambda message: bar.report(*message)):
+                clips[wave[index]] = made
+    return [clip for cell in cells for clip in clips[cell]]
 
 
 def _work(spec: ExperimentSpec, cell: Cell, threads: int) -> list[Clip]:

@@ -57,6 +57,26 @@ _OF_NOTES = {
 }
 """Columns of `analyze --notes`, with label and unit."""
 
+_OF_EXPERIMENTS = {
+    "boundary_alignment": ("boundary alignment of takes", "", "Whether takes of a prompt change section at the same "
+        "moments (within 3 s): 1 = the same, 0 = chance."),
+    "boundary_alignment_prompts": ("boundary alignment beyond other prompts'", "", "The same, where chance is what "
+        "takes of other prompts have in common."),
+    "detail_diversity": ("onset detail diversity of takes", "", "How differently takes of a prompt place and play "
+        "their onsets: 0 = identical, about 1 = unrelated."),
+    "note_diversity": ("note detail diversity of takes", "", "The same of the notes that a network hears."),
+    "musicnn_icc": ("share of differences by prompt, musicnn", "", "How much of the squared distance between pieces "
+        "the prompt accounts for, against the seed, in what musicnn hears: 1 = only the prompt decides."),
+    "texture_icc": ("share of differences by prompt, textures", "", "The same of our textures."),
+    "tag_rank": ("rank of the prompt's tags", "", "How many of musicnn's other tags are less probable than those that "
+        "the prompt names: 1 = none is more probable, 0.5 = chance."),
+    "tag_lift": ("rank of the prompt's tags beyond other prompts'", "", "The same less these tags' rank in the "
+        "model's pieces of prompts that do not name them."),
+    "register_distance": ("distance to the prompt's register", "semitones", "How far the median pitch lies outside "
+        "the register that the prompt names."),
+}  # fmt: skip
+"""Columns that experiments add where their recipe asks (`takes`, `adherence`), with label, unit and meaning."""
+
 CONDITIONS = frozenset([*structure_conditions, "analysis_version"])
 """Columns that say under which conditions a clip was measured; they are held equal and not compared."""
 
@@ -67,7 +87,10 @@ def known_metrics(records: Sequence[Record]) -> list[MetricInfo]:
     Columns that the table of `structure` does not hold keep their own name, have no direction and are not primary;
     `CONDITIONS` are left out.
     """
-    table = _table()
+    table = _table() | {
+        name: MetricInfo(name, label, unit, None, False, meaning)
+        for name, (label, unit, meaning) in _OF_EXPERIMENTS.items()
+    }
     columns = [column for column in value_columns(records) if column not in CONDITIONS]
     infos = [table.get(column) or _unknown(records, column) for column in columns]
     order = list(table)

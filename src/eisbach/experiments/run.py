@@ -14,6 +14,7 @@ from eisbach.config import build_config, read_yaml, save_config
 from eisbach.devices import place
 from eisbach.errors import UserError
 from eisbach.executors import available_cpus
+from eisbach.experiments.adherence import adherence_columns
 from eisbach.experiments.cells import Cell, plan_stages, run_cells
 from eisbach.experiments.material import build_material, material_stages, plan_material
 from eisbach.experiments.nearness import nearness_columns
@@ -22,6 +23,7 @@ from eisbach.experiments.reference import Reference, experiment_reference, music
 from eisbach.experiments.spec import ExperimentSpec, check_spec, merge
 from eisbach.experiments.stages import OverallProgress, SpeedBook, Stage
 from eisbach.experiments.summary import Summary, summarise
+from eisbach.experiments.takes import take_columns
 from eisbach.files import write_json
 from eisbach.output_folder import exclusive, refuse_other_settings
 from eisbach.statistics.records import save_records
@@ -119,6 +121,10 @@ def _run(
             if spec.nearness:
                 sets = {cell.train_seed: Path(cell.manifest) for cell in cells if cell.manifest is not None}
                 records = nearness_columns(records, details, sets, root)
+            if spec.between_takes:
+                records = take_columns(records, details, spec.between_takes, root, root / ANALYSIS)
+            if spec.adherence:
+                records = adherence_columns(records, spec.generation.resolve_prompts(), root, root / ANALYSIS)
         reference, rows = None, {}
         if spec.reference is not None:
             with bar.stage("reference"):
@@ -232,4 +238,5 @@ def _what_decides(spec: ExperimentSpec, arms: Iterable[str]) -> dict[str, Any]:
         "training": merge({}, spec.training),
         "generation": spec.generation.model_dump(exclude={"prompts", "seeds", "batch_size", "device", "precision"}),
         "arms": {name: merge({}, spec.arms[name].overrides) for name in sorted(arms)},
+        "swaps": {name: swap.model_dump() for name in sorted(arms) if (swap := spec.arms[name].swap) is not None},
     }

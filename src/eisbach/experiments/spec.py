@@ -17,6 +17,7 @@ from eisbach.generation.prompts import Prompt, load_prompts
 from eisbach.training.config import TrainConfig
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+TakeMeasure = Literal["boundaries", "details", "notes", "prompts"]
 _SET_BY_RUNNER = ("out", "seed", "data.manifest", "data.cache")
 
 
@@ -84,6 +85,20 @@ class ReferenceConfig(StrictModel):
     heard: int = Field(default=2, ge=0, le=4)
 
 
+class Swap(StrictModel):
+    """An adapter made of two trained ones of the same draw.
+
+    Attributes
+    ----------
+    direction, magnitude : str
+        Arms trained with DoRA: the first gives the directions of the weights' rows, the second their lengths
+        (`adapters.swap`).
+    """
+
+    direction: str
+    magnitude: str
+
+
 class Arm(StrictModel):
     """One training condition.
 
@@ -99,6 +114,8 @@ class Arm(StrictModel):
         Keys of the training configuration that this arm changes, nested or dotted.
     trained : bool
         False plays the base as it is: to hear what the training changed. It is no candidate for the verdict.
+    swap : Swap or None
+        The arm is not trained but made of two arms that are; it is no candidate either.
     """
 
     label: str = Field(min_length=1)
@@ -106,6 +123,12 @@ class Arm(StrictModel):
     explanation: str = ""
     overrides: dict[str, Any] = Field(default={})
     trained: bool = True
+    swap: Swap | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether a training of its own belongs to it."""
+        return self.trained and self.swap is None
 
 
 class PlayConfig(SamplingConfig):
@@ -155,6 +178,11 @@ class ExperimentSpec(StrictModel):
     nearness : bool
         Also measure how near each clip comes to developing music that no model trained on, and to what its own trained
         on (`experiments.nearness`); needs `material`.
+    between_takes : tuple of {"boundaries", "details", "notes", "prompts"}
+        Also measure what the takes of a prompt share and what tells prompts apart (`experiments.takes`); needs two
+        generation seeds.
+    adherence : bool
+        Also measure whether each clip follows its prompt's words (`experiments.adherence`).
     store : str or None
         Folder in which sets, trainings and generations lie by their settings, so that experiments which name the same
         store make equal ones once; this experiment's folder then holds links.
@@ -180,6 +208,8 @@ class ExperimentSpec(StrictModel):
     notes: tuple[str, ...] = ()
     jobs: int = Field(default=1, ge=1, le=64)
     nearness: bool = False
+    between_takes: tuple[TakeMeasure, ...] = ()
+    adherence: bool = False
     store: str | None = None
     device: DeviceName = "auto"
     precision: PrecisionName = "auto"
@@ -214,7 +244,7 @@ class ExperimentSpec(StrictModel):
     @property
     def apart(self) -> list[str]:
         """Arms that are no candidates for the verdict: the oracle, and what was not trained."""
-        return [name for name, arm in self.arms.items() if name == self.oracle or not arm.trained]
+        return [name for name, arm in self.arms.items() if name == self.oracle or not arm.trains]
 
     @model_validator(mode="after")
     def _check_names(self) -> ExperimentSpec:
@@ -225,7 +255,11 @@ class ExperimentSpec(StrictModel):
             raise ValueError("nearness needs clips whose labels say which develop: make them with material")
         if self.oracle is not None and self.oracle == self.baseline:
             raise ValueError("the oracle and the baseline must be different arms")
-        if not self.arms[self.baseline].trained:
+        for name, arm in self.arms.items():
+            self._check_swap(name, arm)
+        if self.between_takes and len(self.generation.seeds) < 2:
+            raise ValueError("between_takes compares takes of one prompt; give generation.seeds two or more")
+        if not self.arms[self.baseline].trains:
             raise ValueError(f"the baseline '{self.baseline}' is not trained; compare with an arm that is")
         directions = set(self.primary_metrics.values())
         if self.reference is None and "nearer" in directions:
@@ -234,17 +268,29 @@ class ExperimentSpec(StrictModel):
             raise ValueError("with a reference every primary metric is 'nearer': distances to it decide")
         return self
 
+    def _check_swap(self, name: str, arm: Arm) -> None:
+        if arm.swap is None:
+            return
+        for part in (arm.swap.direction, arm.swap.magnitude):
+            if part not in self.arms or not self.arms[part].trains:
+                trained = [other for other, each in self.arms.items() if each.trains]
+                raise ValueError(f"arm '{name}' swaps with '{part}'; name one that trains: {', '.join(trained)}")
+        if arm.overrides or not arm.trained:
+            raise ValueError(f"arm '{name}' is made of two others, so it has neither overrides nor trained: false")
+
 
 def arm_training(
     spec: ExperimentSpec, arm: str, train_seed: int, *, out: str, manifest: str | None, cache: str | None
 ) -> TrainConfig:
-    """The training configuration of one arm and seed.
+    """The training configuration of one arm and seed; of a swap, that of the arm that gives the directions.
 
     Raises
     ------
     ConfigError
         Every fault of the merged configuration.
     """
+    swap = spec.arms[arm].swap
+    arm = arm if swap is None else swap.direction
     shared = {"device": spec.device, "precision": spec.precision}
     values = shared | merge(spec.training, spec.arms[arm].overrides) | {"out": out, "seed": train_seed}
     if manifest is not None:
@@ -260,7 +306,7 @@ def check_spec(spec: ExperimentSpec) -> None:
     ConfigError
         All faults of all arms in one message, or keys that the runner sets itself.
     UserError
-        A device that is not there.
+        A device that is not there, or notes without onnxruntime.
     """
     faults = []
     for owner, values in [
@@ -275,15 +321,23 @@ def check_spec(spec: ExperimentSpec) -> None:
     arms_of: dict[str, list[str]] = {}
     for name in spec.arms:
         try:
-            arm_training(spec, name, spec.train_seeds[0], out="run", manifest=manifest, cache=None)
+            trained = arm_training(spec, name, spec.train_seeds[0], out="run", manifest=manifest, cache=None)
         except UserError as error:
             arms_of.setdefault(str(error), []).append(name)
+            continue
+        swaps = [arm.swap for arm in spec.arms.values() if arm.swap is not None]
+        if trained.adapter.type != "dora" and any(name in (swap.direction, swap.magnitude) for swap in swaps):
+            faults.append(f"arm '{name}' trains {trained.adapter.type}, and a swap is made of two DoRA adapters.")
     for fault, names in arms_of.items():
         who = "every arm" if len(names) == len(spec.arms) else " and ".join(f"arm '{name}'" for name in names)
         faults.append(f"{who}: {fault}")
     if faults:
         raise ConfigError(" ".join(faults))
     spec.generation.resolve_prompts()
+    if spec.adherence or "notes" in spec.between_takes:
+        from eisbach.structure.embeddings.notes import check_notes
+
+        check_notes()
     for placed in (spec, spec.generation):
         place(placed.device, placed.precision)
 

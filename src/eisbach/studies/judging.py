@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -51,6 +51,17 @@ def judged(
 ) -> ClaimResult:
     """A claim with its effects; the first is the one that the verdict is read from."""
     return ClaimResult(key=key, verdict=verdict(supported, refuted), effects=list(effects), note=note)
+
+
+def decided(
+    key: str, effects: Sequence[Effect], wanted: Literal["higher", "lower"], same: float, note: str = ""
+) -> ClaimResult:
+    """A claim that its first effect decides: supported where it is shown in the direction that is wanted, refuted where
+    it is shown in the other one, or lies within its margin (`same`: p of the two one-sided tests)."""
+    first = effects[0]
+    shown = first.p is not None and first.p < ALPHA
+    supported = shown and (first.value > 0) == (wanted == "higher")
+    return judged(key, effects, supported=supported, refuted=not supported and (shown or same < ALPHA), note=note)
 
 
 class Arms:
@@ -139,29 +150,49 @@ class Draws:
     def effect(self, arm: str, metric: str, *, other: str | None = None) -> Effect:
         """The difference from another arm (the baseline) as an effect; shares in points."""
         other = self.spec.baseline if other is None else other
-        return _over_draws(f"{metric}, {arm} − {other}", metric, self.differences(arm, metric, other))
+        return over_draws(f"{metric}, {arm} − {other}", metric, self.differences(arm, metric, other))
 
-    def primary(self, arm: str, *, other: str | None = None) -> list[Effect]:
-        """An arm's differences by the primary measures, in their order, p corrected after Holm over them."""
-        return _corrected([self.effect(arm, metric, other=other) for metric in self.spec.primary_metrics])
+    def primary(self, arm: str, *, other: str | None = None, first: str | None = None) -> list[Effect]:
+        """An arm's differences by the primary measures that were taken, in their order (`first` in front), p corrected
+        after Holm over them."""
+        order = sorted(self.measured(), key=lambda metric: metric != first)
+        return corrected([self.effect(arm, metric, other=other) for metric in order])
+
+    def measured(self) -> list[str]:
+        """The primary measures that the records hold."""
+        here = {metric for _, metric in self._means}
+        return [metric for metric in self.spec.primary_metrics if metric in here]
+
+    def beside_untrained(self, arm: str, untrained: str) -> list[Effect]:
+        """An arm's differences by the primary measures from a model without a draw, which has one value of each; p
+        corrected after Holm."""
+        return corrected([
+            over_draws(f"{metric}, {arm} − {untrained}", metric, self.from_untrained(arm, metric, untrained))
+            for metric in self.measured()
+        ])  # fmt: skip
+
+    def from_untrained(self, arm: str, metric: str, untrained: str) -> np.ndarray:
+        """One difference a draw, in the draws' order."""
+        (value,) = self._means[untrained, metric].values()
+        return np.array(list(self.by_draw(arm, metric).values())) - value
 
     def interaction(self, gain: tuple[str, str], other: tuple[str, str]) -> list[Effect]:
         """How much more the first arm of `gain` differs from its second than those of `other` do, by the primary
         measures, p corrected after Holm."""
         name = f"({gain[0]} − {gain[1]}) − ({other[0]} − {other[1]})"
-        return _corrected([
-            _over_draws(f"{metric}, {name}", metric, self._gains(gain, other, metric))
+        return corrected([
+            over_draws(f"{metric}, {name}", metric, self._gains(gain, other, metric))
             for metric in self.spec.primary_metrics
         ])  # fmt: skip
 
     def equivalence(self, arm: str, metric: str, margin: float, *, other: str) -> float:
         """p of the two one-sided t tests that the difference (shares in points) lies within the margin; 1 for fewer
         than two draws."""
-        return _equivalence(metric, self.differences(arm, metric, other), margin)
+        return within_margin(metric, self.differences(arm, metric, other), margin)
 
     def equal_gains(self, gain: tuple[str, str], other: tuple[str, str], metric: str, margin: float) -> float:
         """The same of the difference of two gains, as in `interaction`."""
-        return _equivalence(metric, self._gains(gain, other, metric), margin)
+        return within_margin(metric, self._gains(gain, other, metric), margin)
 
     def _gains(self, gain: tuple[str, str], other: tuple[str, str], metric: str) -> np.ndarray:
         ours = self._means_of(*gain, metric)
@@ -173,7 +204,9 @@ class Draws:
         return {draw: ours[draw] - theirs[draw] for draw in sorted(ours.keys() & theirs.keys())}
 
 
-def _over_draws(name: str, metric: str, differences: np.ndarray) -> Effect:
+def over_draws(name: str, metric: str, differences: np.ndarray) -> Effect:
+    """Differences (or slopes, or ratios' logarithms), one a draw, as an effect: the exact sign-flip test and Student's
+    interval; shares in points."""
     if not len(differences):
         raise UserError(f"the records have no draw with both sides of '{name}'.")
     scaled = differences * (100.0 if metric in _SHARES else 1.0)
@@ -182,19 +215,25 @@ def _over_draws(name: str, metric: str, differences: np.ndarray) -> Effect:
     return interval_effect(name, float(scaled.mean()), ends, _UNITS.get(metric, ""), p=p, n=len(scaled))
 
 
-def _corrected(effects: Sequence[Effect]) -> list[Effect]:
-    corrected = holm([1.0 if effect.p is None else effect.p for effect in effects])
-    return [effect.model_copy(update={"p": p}) for effect, p in zip(effects, corrected, strict=True)]
+def corrected(effects: Sequence[Effect]) -> list[Effect]:
+    """The effects with their p corrected after Holm over all of them."""
+    values = holm([1.0 if effect.p is None else effect.p for effect in effects])
+    return [effect.model_copy(update={"p": p}) for effect, p in zip(effects, values, strict=True)]
 
 
-def _equivalence(metric: str, differences: np.ndarray, margin: float) -> float:
+def within_margin(metric: str, differences: np.ndarray, margin: float) -> float:
+    """p of the two one-sided t tests that the mean of one value a draw (shares in points) lies within ± `margin`; 1
+    for fewer than two draws."""
     p = equivalence_p(mean_moments(differences * (100.0 if metric in _SHARES else 1.0)), margin)
     return 1.0 if p is None else p
 
 
 _KEYS = ("arm", "train_seed", "seed")
 _SHARES = ("is_flat", "copied")
-_UNITS = {"is_flat": "points", "copied": "points", "level_range": "dB", "block_scale": "s", "textural_vendi": "states"}
+_UNITS = {
+    "is_flat": "points", "copied": "points", "level_range": "dB", "block_scale": "s", "textural_vendi": "states",
+    "register_distance": "semitones",
+}  # fmt: skip
 
 
 def interval_effect(name: str, value: float, ends: Any, unit: str = "", **more: Any) -> Effect:

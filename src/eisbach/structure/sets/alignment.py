@@ -115,7 +115,7 @@ def boundary_alignment(
         No prompt with two takes, takes of one prompt whose lengths differ by more than a tenth, or times outside the
         clip.
     """
-    values = _prompt_alignments(boundaries, durations, prompts, window, chance)
+    values = prompt_alignments(boundaries, durations, prompts, window=window, chance=chance)
     defined = {prompt: value for prompt, value in values.items() if not math.isnan(value)}
     if not defined:
         return Estimate(
@@ -130,14 +130,16 @@ def boundary_alignment(
     return Estimate(estimate.value, estimate.low, estimate.high, estimate.n_units, estimate.unit, note)
 
 
-def _prompt_alignments(
+def prompt_alignments(
     boundaries: Sequence[np.ndarray],
     durations: Sequence[float],
     prompts: Sequence[object],
-    window: float,
+    *,
+    window: float = 3.0,
     chance: str = "shift",
 ) -> dict[object, float]:
-    """Mean pair alignment of every prompt with at least two takes; NaN where none of its pairs is defined."""
+    """Mean pair alignment of every prompt with at least two takes; NaN where none of its pairs is defined. Arguments
+    and errors as in `boundary_alignment`, which is their mean."""
     if not window > 0.0:
         raise UserError(f"the tolerance for boundaries must be positive, not {window} s.")
     times = [np.sort(np.asarray(row, dtype=np.float64)) for row in boundaries]

@@ -73,6 +73,21 @@ def distance_icc(rows: np.ndarray, prompts: Sequence[object], *, level: float = 
     return estimate
 
 
+def prompt_iccs(rows: np.ndarray, prompts: Sequence[object]) -> dict[object, float]:
+    """Of every prompt with at least two seeds, 1 - W / B with its own W and the B of all prompts: `distance_icc` is
+    their mean. NaN where all clips are identical; errors as there."""
+    rows = as_rows(rows, "given", 2)
+    units = _checked(prompts, len(rows))
+    table = _Table(rows, units)
+    between = table.between(np.ones(len(rows), dtype=bool))
+    values = {}
+    for prompt, takes in takes_of(units).items():
+        own = np.zeros(len(rows), dtype=bool)
+        own[takes] = True
+        values[prompt] = 1.0 - table.within(own) / between if between > 0.0 else math.nan
+    return values
+
+
 def _checked(prompts: Sequence[object], n: int) -> list[object]:
     if len(prompts) != n:
         raise UserError(f"{n} clips came with {len(prompts)} prompts; give one prompt a clip.")

@@ -159,6 +159,27 @@ def detail_diversity(events: Sequence[OnsetEvents], prompts: Sequence[object], *
     Raises
     ------
     UserError
+        As `prompt_diversities`.
+    """
+    every = prompt_diversities(events, prompts)
+    values = {prompt: value for prompt, value in every.items() if not math.isnan(value)}
+    left = len(every) - len(values)
+    if not values:
+        return Estimate(math.nan, math.nan, math.nan, 0, "prompt", "no two takes of a prompt have onsets to compare")
+    numbers = np.array(list(values.values()))
+    estimate = jackknife(
+        lambda keep: float(numbers[keep].mean()), list(values), unit_name="prompt", level=level, bounds=RANGE
+    )
+    note = f"{left} prompt(s) without comparable onsets left out" if left else estimate.note
+    return Estimate(estimate.value, estimate.low, estimate.high, estimate.n_units, estimate.unit, note)
+
+
+def prompt_diversities(events: Sequence[OnsetEvents], prompts: Sequence[object]) -> dict[object, float]:
+    """Mean pair diversity of every prompt with at least two takes; NaN where none of its pairs is defined.
+
+    Raises
+    ------
+    UserError
         No prompt with two takes, non-finite or unordered onsets, or attacks that do not match them.
     """
     if len(events) != len(prompts):
@@ -170,18 +191,9 @@ def detail_diversity(events: Sequence[OnsetEvents], prompts: Sequence[object], *
             raise UserError(
                 "onsets must be finite and ascending, with finite attacks; leave out the clips that have none."
             )
-    values = {}
+    values: dict[object, float] = {}
     for prompt, takes in takes_of(prompts).items():
         pairs = [pair_diversity(events[i], events[j]) for i, j in combinations(takes, 2)]
         known = [value for value in pairs if not math.isnan(value)]
-        if known:
-            values[prompt] = float(np.mean(known))
-    left = len(takes_of(prompts)) - len(values)
-    if not values:
-        return Estimate(math.nan, math.nan, math.nan, 0, "prompt", "no two takes of a prompt have onsets to compare")
-    numbers = np.array(list(values.values()))
-    estimate = jackknife(
-        lambda keep: float(numbers[keep].mean()), list(values), unit_name="prompt", level=level, bounds=RANGE
-    )
-    note = f"{left} prompt(s) without comparable onsets left out" if left else estimate.note
-    return Estimate(estimate.value, estimate.low, estimate.high, estimate.n_units, estimate.unit, note)
+        values[prompt] = float(np.mean(known)) if known else math.nan
+    return values

@@ -41,6 +41,7 @@ from eisbach.data.score_parsing import ScoreError
 from eisbach.data.scores import Piece, list_pieces, load_table
 from eisbach.data.synth import synthesise
 from eisbach.files import write_json
+from eisbach.output_folder import Finished
 from eisbach.progress import Progress
 from eisbach.structure.features import extract_features
 from eisbach.structure.sections import find_sections
@@ -49,7 +50,6 @@ from eisbach.studies.boundaries.song_forms import joined_recordings, song_form
 from eisbach.studies.ground_truth import synthetic
 from eisbach.studies.ground_truth.synthetic_forms import SectionedPiece, sectioned
 from eisbach.studies.ground_truth.synthetic_varied import band
-from eisbach.studies.running import Finished
 from eisbach.types import Waveform
 
 KINDS = ("both", "tune", "sound", "chords", "scores", "score forms", "bands", "band tunes", "long", "strophic")

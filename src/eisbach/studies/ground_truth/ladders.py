@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from eisbach.output_folder import Finished
 from eisbach.progress import Progress
 from eisbach.structure import METRICS
 from eisbach.structure.features import extract_features
@@ -25,7 +26,6 @@ from eisbach.studies.ground_truth import synthetic, synthetic_varied
 from eisbach.studies.ground_truth.synthetic import circle, level_steps, tones_in_noise
 from eisbach.studies.ground_truth.synthetic_forms import refrain, repeated_stretch, returning_tunes
 from eisbach.studies.ground_truth.synthetic_varied import shuffled, varied_form
-from eisbach.studies.running import Finished
 from eisbach.types import Waveform
 
 

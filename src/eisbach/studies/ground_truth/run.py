@@ -24,6 +24,7 @@ from eisbach.audio import read_audio, write_audio
 from eisbach.config import StrictModel
 from eisbach.data.manifest import load_manifest
 from eisbach.files import write_json
+from eisbach.output_folder import Finished
 from eisbach.statistics.effect_size import auc
 from eisbach.structure import METRICS, phase_randomise
 from eisbach.structure.batch import Clip, analyze_files
@@ -31,7 +32,6 @@ from eisbach.studies.ground_truth.flat_cells import render_cells
 from eisbach.studies.ground_truth.invariances import check
 from eisbach.studies.ground_truth.ladders import check_ladders
 from eisbach.studies.ground_truth.sets import check_sets
-from eisbach.studies.running import Finished
 from eisbach.types import Record, SkipReport, Waveform
 
 

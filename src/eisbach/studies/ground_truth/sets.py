@@ -19,6 +19,7 @@ from functools import partial
 import numpy as np
 import soundfile as sf
 
+from eisbach.output_folder import Finished
 from eisbach.progress import Progress
 from eisbach.structure.features import extract_features
 from eisbach.structure.sections import find_sections
@@ -30,7 +31,6 @@ from eisbach.structure.sets.intervals import jackknife
 from eisbach.structure.sets.memorisation import clip_memorisation, excerpt_memorisation
 from eisbach.structure.sets.onset_details import detail_diversity, onset_events
 from eisbach.studies.ground_truth.synthetic import SAMPLE_RATE, Timbre, phrase, random_timbre, tone
-from eisbach.studies.running import Finished
 from eisbach.types import Waveform
 
 SECONDS = 20.0

@@ -23,6 +23,7 @@ from eisbach.data.manifest import load_manifest
 from eisbach.data.render import RenderSpec, render
 from eisbach.executors import open_executor
 from eisbach.files import read_json, write_json
+from eisbach.output_folder import Finished
 from eisbach.progress import Progress
 from eisbach.statistics.effect_size import auc
 from eisbach.structure.features import extract_features
@@ -30,7 +31,6 @@ from eisbach.structure.metrics.order import continuation
 from eisbach.structure.sections import find_sections
 from eisbach.studies.ground_truth.flat_cells import pieces_of
 from eisbach.studies.ground_truth.synthetic_varied import shuffle_pieces
-from eisbach.studies.running import Finished
 from eisbach.types import Waveform
 
 RESULT = "order.json"

@@ -37,11 +37,11 @@ from eisbach.errors import UserError
 from eisbach.generation.images import ImageSampling, sample_images
 from eisbach.generation.prompts import load_prompts
 from eisbach.generation.sampling import starting_noise
+from eisbach.output_folder import Finished
 from eisbach.progress import Progress
 from eisbach.structure.frechet import texture_embedding
 from eisbach.structure.sets.distances import frechet_distance, kernel_distance, median_distance
 from eisbach.studies.contract import PlacedSettings
-from eisbach.studies.running import Finished
 
 
 class Settings(PlacedSettings):

@@ -27,8 +27,8 @@ from eisbach.diagnostics.signature.summary import curves
 from eisbach.diffusion.paths import get_path
 from eisbach.diffusion.schedules import get_schedule
 from eisbach.files import write_json
+from eisbach.output_folder import Finished
 from eisbach.progress import Progress
-from eisbach.studies.running import Finished
 
 RESULT = "signature_exact.json"
 _TARGET = {"linear": "u", "vp": "eps", "gvp": "v", "edm": "x0"}
