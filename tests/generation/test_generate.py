@@ -283,7 +283,7 @@ def test_killed_generations_end_with_the_same_bytes(tiny_model: Path, tmp_path: 
         "--steps",
         "3",
     ]
-    command += ["--adapter", str(adapter), "--batch-size", "1", "--seeds", "0,1", "--quiet", "--out"]
+    command += ["--batch-size", "1", "--seeds", "0,1", "--quiet", "--adapter", str(adapter), "--out"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*command, str(tmp_path / "straight")], check=True, env=environment)
     expected = tree(tmp_path / "straight")
@@ -303,7 +303,8 @@ def test_killed_generations_end_with_the_same_bytes(tiny_model: Path, tmp_path: 
     save_file(dict(reversed(tensors.items())), moved / "adapter_model.safetensors", metadata=stamp_of(adapter))
     subprocess.run([*command, str(tmp_path / "killed")], check=True, env=environment)
     assert tree(tmp_path / "killed") == expected
-    subprocess.run([*command, str(tmp_path / "killed"), "--adapter", str(moved)], check=True, env=environment)
+    command[command.index(str(adapter))] = str(moved)
+    subprocess.run([*command, str(tmp_path / "killed")], check=True, env=environment)
 
 
 def stamp_of(adapter: Path) -> dict[str, str]:

@@ -21,13 +21,28 @@ _Seeds = Annotated[str, typer.Option(help="Comma-separated; one clip a prompt an
 _Out = Annotated[str, typer.Option(help="Folder for the audio and its manifest.")]
 _Model = Annotated[str, typer.Option(help='"embedded" or a model folder.')]
 _Adapter = Annotated[
-    str | None, typer.Option(help="An adapter: a run's adapter/ folder, a peft folder, a native or ComfyUI file.")
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]FILE[:STRENGTH][@LOW-HIGH]",
+        help="An adapter: a run, its adapter/ folder, a peft folder, a native or ComfyUI file; repeat for several. "
+        "runs/x:0.8@0.3-1.0 plays it at 0.8, at noise levels from 0.3 to 1 (noise).",
+    ),
 ]
-_Strength = Annotated[float, typer.Option(help="1 plays the adapter as trained, 0 the base.")]
+_Strength = Annotated[float, typer.Option(help="Of adapters that name none: 1 is as trained, 0 the base.")]
+_Init = Annotated[str | None, typer.Option(help="Audio to start from; the clip is as long, unless --duration says.")]
+_Noise = Annotated[
+    float | None,
+    typer.Option(help="With --init: where sampling starts; 1 is noise, lower stays nearer. 0.6, or 1 with --keep."),
+]
+_Keep = Annotated[
+    list[str] | None,
+    typer.Option(metavar="START-END", help="With --init: seconds of it that stay, for models that inpaint; repeat."),
+]
 _AnyBase = Annotated[bool, typer.Option("--any-base", help="Play the adapter on another model than it was trained on.")]
 _Arm = Annotated[str | None, typer.Option(help="Label in the manifest; the adapter's name unless given.")]
 _Duration = Annotated[
-    float, typer.Option(help="Seconds, from 1 to the model's limit: 120, or 380 for Stable Audio 3 Medium.")
+    float | None,
+    typer.Option(help="Seconds, from 1 to the model's limit: 120, or 380 for Stable Audio 3 Medium.  [default: 30]"),
 ]
 _Headroom = Annotated[
     float | None,
@@ -67,7 +82,10 @@ def generate(
     strength: _Strength = 1.0,
     any_base: _AnyBase = False,
     arm: _Arm = None,
-    duration: _Duration = 30.0,
+    init: _Init = None,
+    noise: _Noise = None,
+    keep: _Keep = None,
+    duration: _Duration = None,
     headroom: _Headroom = None,
     steps: _Steps = None,
     guidance: _Guidance = None,
@@ -91,11 +109,11 @@ def generate(
         "prompts": [item.model_dump() for item in _prompts(prompt or [], prompts)],
         "seeds": _parse_seeds(seeds),
         "model": model,
-        "adapter": adapter,
-        "adapter_strength": strength,
+        "adapters": _adapters(adapter or [], strength),
         "any_base": any_base,
-        "arm": arm or _earlier_arm(out) or (_adapter_name(adapter) if adapter else "base"),
-        "duration": duration,
+        "init": init,
+        "noise": noise,
+        "keep": [_seconds(part) for part in keep or []],
         "headroom": headroom,
         "apg": apg,
         "schedule": schedule,
@@ -105,22 +123,21 @@ def generate(
         "precision": precision,
     }
     # What is not said is left to the configuration, which takes a distilled model's own for it.
-    said = {"num_inference_steps": steps, "guidance_scale": guidance, "sampler": sampler}
+    said = {"num_inference_steps": steps, "guidance_scale": guidance, "sampler": sampler, "duration": duration}
     values |= {key: value for key, value in said.items() if value is not None}
     config = build_config(GenerateConfig, values, "the command", OPTIONS)
+    played = " + ".join(item.name for item in config.adapters)
+    config = config.model_copy(update={"arm": arm or _earlier_arm(out) or played or "base"})
     if dry_run:
         from eisbach.backbones import check_model
         from eisbach.devices import place
+        from eisbach.generation.playing import settle_adapters
         from eisbach.output_folder import check_writable
 
         place(config.device, config.precision)
         check_model(config.model)
         check_writable(config.out)
-        if config.adapter is not None and not Path(config.adapter).exists():
-            raise UserError(
-                f"the adapter {config.adapter} does not exist; give a run's adapter/ folder or an adapter file."
-            )
-        typer.echo(dump_yaml(config), nl=False)
+        typer.echo(dump_yaml(settle_adapters(config)), nl=False)
         return
     from eisbach.generation import generate as run
 
@@ -132,19 +149,22 @@ def generate(
             typer.echo(json.dumps(row_values(row), ensure_ascii=False))
     else:
         clips = f"{len(manifest)} clip{'' if len(manifest) == 1 else 's'}"
-        typer.echo(f"{clips} of {duration:g} s in {Path(out)} (manifest.jsonl lists them)")
+        typer.echo(
+            f"{clips} of {max(row.duration for row in manifest):.3g} s in {Path(out)} (manifest.jsonl lists them)"
+        )
 
 
 OPTIONS = {
     "num_inference_steps": "--steps",
     "guidance_scale": "--guidance",
-    "adapter_strength": "--strength",
+    "adapters": "--adapter",
     "schedule_options": "--schedule-option",
     "prompts": "--prompts",
     **{
         key: f"--{key.replace('_', '-')}"
         for key in (
             *("seeds", "duration", "headroom", "apg", "sampler", "schedule", "batch_size", "arm", "out"),
+            *("init", "noise", "keep"),
             *("device", "precision"),
         )
     },
@@ -178,7 +198,7 @@ def _prompts(texts: list[str], source: str | None) -> tuple[Prompt, ...]:
 def _earlier_arm(out: str) -> str | None:
     """The label of what the folder holds: an adapter that was moved since goes on under it."""
     from eisbach.files import read_json
-    from eisbach.generation.generate import STAMP
+    from eisbach.generation.records import STAMP
 
     path = Path(out) / STAMP
     stamp = read_json(path, "record of earlier generations") if path.is_file() else None
@@ -186,9 +206,23 @@ def _earlier_arm(out: str) -> str | None:
     return arm if isinstance(arm, str) and arm else None
 
 
-def _adapter_name(adapter: str) -> str:
-    """`runs/barrier/adapter` is called `barrier`."""
-    path = Path(adapter)
-    if path.name == "adapter":
-        return path.resolve().parent.name
-    return path.stem if path.suffix == ".safetensors" else path.name
+def _adapters(texts: list[str], strength: float) -> list[dict[str, Any]]:
+    """The keys of each adapter, at the common strength unless it names its own."""
+    from eisbach.generation.config import parse_adapter
+
+    adapters = []
+    for text in texts:
+        try:
+            adapters.append({"strength": strength} | parse_adapter(text))
+        except ValueError as error:
+            raise UserError(f"--adapter is '{text}': {error}.") from error
+    return adapters
+
+
+def _seconds(text: str) -> list[float]:
+    """Two times in seconds from `0-20`."""
+    try:
+        start, end = (float(part) for part in text.split("-"))
+    except ValueError as error:
+        raise UserError(f"--keep is '{text}'; give two times in seconds, for example 0-20.") from error
+    return [start, end]

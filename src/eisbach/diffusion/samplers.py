@@ -70,12 +70,18 @@ class _Network:
 
 
 def _checked(
-    predict: Predict, path: Path | str, target: str, times: Tensor, *, may_start_lower: bool = False
+    predict: Predict,
+    path: Path | str,
+    target: str,
+    times: Tensor,
+    *,
+    may_start_lower: bool = False,
+    from_data: bool = False,
 ) -> tuple[_Network, Tensor]:
     """The network and its noise levels (float64, CPU), or a `UserError` for what cannot be sampled."""
     path = get_path(path)
     check_target(target)
-    levels = check_times(times, path if may_start_lower else None)
+    levels = check_times(times, path if may_start_lower else None, from_data=from_data)
     require_defined(path, target, levels[:-1])
     return _Network(predict, path, target), levels
 
@@ -85,23 +91,24 @@ def _check_shape(what: str, value: Tensor, x: Tensor) -> None:
         raise UserError(f"{what} {tuple(value.shape)} for x_t of {tuple(x.shape)}; they must match.")
 
 
-def check_times(times: Tensor, path: Path | None = None) -> Tensor:
+def check_times(times: Tensor, path: Path | None = None, *, from_data: bool = False) -> Tensor:
     """A sampling schedule in float64 on the CPU.
 
     Raises
     ------
     UserError
-        It does not fall strictly to 0, or not from 1. With a `path` it may start lower, where that is as good as noise.
+        It does not fall strictly to 0, or not from 1. With a `path` it may start lower, where that is as good as noise;
+        where sampling starts `from_data`, anywhere above 0.
     """
     levels = times.detach().to(device="cpu", dtype=torch.float64)
     if levels.dim() != 1 or levels.numel() < 2:
         raise UserError(f"times must be a row of at least 2 noise levels; got shape {tuple(times.shape)}.")
-    if path is not None and 0 < levels[0] < 1 and float(path.log_snr(levels[0])) > _START_LOG_SNR:
+    if path is not None and not from_data and 0 < levels[0] < 1 and float(path.log_snr(levels[0])) > _START_LOG_SNR:
         raise UserError(
             f"times start at {levels[0]:g}, where the {path.name} path still holds data (log-SNR "
             f"{float(path.log_snr(levels[0])):.3g}); start at 1, or at a level of log-SNR at most {_START_LOG_SNR:g}."
         )
-    starts = levels[0] == 1 if path is None else 0 < levels[0] <= 1
+    starts = levels[0] == 1 if path is None and not from_data else 0 < levels[0] <= 1
     if not starts or levels[-1] != 0 or not bool((levels.diff() < 0).all()):
         raise UserError(
             f"times must fall strictly from 1 to 0; got {levels.numel()} values from {levels[0]:g} to {levels[-1]:g}."
@@ -118,6 +125,7 @@ def sample_ode(
     noise: Tensor,
     times: Tensor,
     method: str = "euler",
+    init: Tensor | None = None,
     on_step: Callable[[int, Tensor], object] | None = None,
 ) -> Tensor:
     """Data drawn by following the ODE from `noise`, deterministically; no gradient is recorded.
@@ -135,6 +143,8 @@ def sample_ode(
         gives. t = 0 means clean data, also on a path whose sigma(0) is not 0 (edm).
     method : {"euler", "heun", "edm_heun"}, default "euler"
         n network evaluations for Euler, 2n - 1 for the others.
+    init : Tensor [shape=(B, ...)] or None
+        Data to start from: ``x = alpha init + sigma noise`` at the first level, which may then lie anywhere above 0.
     on_step : callable or None
         ``on_step(step, x)`` after each step, step from 1 to n.
 
@@ -151,7 +161,7 @@ def sample_ode(
     """
     if method not in METHODS:
         raise UserError(f"the sampling method {method!r} is not known; choose one of {', '.join(METHODS)}.")
-    network, levels = _checked(predict, path, target, times, may_start_lower=True)
+    network, levels = _checked(predict, path, target, times, may_start_lower=True, from_data=init is not None)
     path, edm = network.path, method == "edm_heun"
     if edm and not bool(path.alpha(levels[0]) > 0):
         raise UserError(
@@ -174,7 +184,16 @@ def sample_ode(
             ahead = of_x * x + of_slope * slope
         return ahead
 
-    return _walk(noise * path.sigma(points[0]), len(points) - 1, move, on_step)
+    return _walk(_begin(path, points[0], noise, init), len(points) - 1, move, on_step)
+
+
+def _begin(path: Path, t: Tensor, noise: Tensor, init: Tensor | None) -> Tensor:
+    """x at the first level: noise, on top of the data to start from where there is some."""
+    x = noise * path.sigma(t)
+    if init is None:
+        return x
+    _check_shape("the data to start from has", init, noise)
+    return path.alpha(t) * init.to(noise) + x
 
 
 def _walk(
@@ -227,13 +246,14 @@ def sample_pingpong(
     noise: Tensor,
     times: Tensor,
     fresh_noise: Callable[[int], Tensor],
+    init: Tensor | None = None,
     on_step: Callable[[int, Tensor], object] | None = None,
 ) -> Tensor:
     """Data drawn from `noise` in ``len(times) - 1`` evaluations; no gradient is recorded.
 
     Parameters
     ----------
-    predict, path, target, noise, on_step
+    predict, path, target, noise, init, on_step
         As in `sample_ode`.
     times : Tensor [shape=(n + 1,)]
         Strictly descending from 1 to 0, as `schedules.get_schedule` gives.
@@ -247,7 +267,7 @@ def sample_pingpong(
         Unknown target, a malformed schedule, a target that is undefined at a visited noise level, an output or fresh
         noise of another shape, or a result that is not finite.
     """
-    network, levels = _checked(predict, path, target, times)
+    network, levels = _checked(predict, path, target, times, from_data=init is not None)
     path = network.path
     points = [level.to(device=noise.device, dtype=noise.dtype) for level in levels]
 
@@ -257,7 +277,7 @@ def sample_pingpong(
             return x0
         return path.alpha(points[step]) * x0 + path.sigma(points[step]) * _draw(step, x0, None, fresh_noise)
 
-    return _walk(noise * path.sigma(points[0]), len(points) - 1, move, on_step)
+    return _walk(_begin(path, points[0], noise, init), len(points) - 1, move, on_step)
 
 
 class Kernel(NamedTuple):

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
-from eisbach.config import check_values
-from eisbach.devices import Placement, place
-from eisbach.errors import AudioError, InterruptedRun, UserError
-from eisbach.files import read_json, write_json
-from eisbach.generation.config import DISTILLED, GenerateConfig, SamplingConfig
+from eisbach.devices import place
+from eisbach.errors import AudioError, InterruptedRun
+from eisbach.files import write_json
+from eisbach.generation.batch import sample_batch, sampled_frames, sampled_seconds, short_by
+from eisbach.generation.config import DISTILLED, GenerateConfig
+from eisbach.generation.playing import Player, play_adapters, settle_adapters
 from eisbach.generation.prompts import Prompt
-from eisbach.generation.sampling import curve_stamp, sampling_times, starting_noise
-from eisbach.output_folder import refuse_other_settings, weights_identity
+from eisbach.generation.records import STAMP, check_stamp, generation_stamp, merge_stamp
+from eisbach.generation.sampling import sampling_times
+from eisbach.generation.source import read_source, settle_duration
+from eisbach.generation.takes import Take, plan_takes
 from eisbach.progress import Progress, in_threads
 from eisbach.signals import stop_signal
 
@@ -28,31 +28,6 @@ if TYPE_CHECKING:
     from eisbach.types import Waveform
 
 _TRIED_FRAMES = 64
-
-STAMP = "generation.json"
-"""File beside the manifest that says which model and settings made the audio."""
-
-
-@dataclass(frozen=True)
-class Take:
-    """One clip to make: a prompt, a seed, and where its file goes."""
-
-    prompt: Prompt
-    seed: int
-    path: Path
-
-    @property
-    def id(self) -> str:
-        """Name of the clip, unique in its folder."""
-        return self.path.stem
-
-
-def plan_takes(config: GenerateConfig) -> list[Take]:
-    """Every clip that the configuration asks for, prompts outside, seeds inside."""
-    out = Path(config.out)
-    return [
-        Take(prompt, seed, out / f"{prompt.id}_seed-{seed}.flac") for prompt in config.prompts for seed in config.seeds
-    ]
 
 
 def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[str], object] | None = None) -> Manifest:
@@ -93,44 +68,35 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     from eisbach.codecs.base import place_codec
 
     placement = place(config.device, config.precision)
+    config = settle_adapters(config)
     takes = plan_takes(config)
     backbone = load_backbone(config.model)
-    config = settle_sampling(config, backbone)
-    sampled_seconds(config, backbone)  # refuses what the model does not play, before anything is read
-    sampling_times(config, backbone)  # refuses an unknown name or a missing curve early
+    config = settle_duration(settle_sampling(config, backbone), backbone)
+    seconds = sampled_seconds(config, backbone)  # refuses what the model does not play, before anything is read
+    sampling_times(config, backbone, config.start)  # refuses an unknown name or a missing curve early
     codec = load_codec_of(backbone)
     if notify is not None:
         for sentence in (f"{placement.sentence()}.", *unknown_words(config.prompts, backbone)):
             notify(sentence)
-    stamp = _generation_stamp(config, backbone, codec) | placement.stamp()
+    stamp = generation_stamp(config, backbone, codec) | placement.stamp()
     backbone.module.to(placement.device)
     place_codec(codec, placement.device)
-    if config.adapter is not None:
-        from eisbach.adapters import load_adapter
-
-        load_adapter(backbone, config.adapter, strength=config.adapter_strength, any_base=config.any_base)
+    source = read_source(config, backbone, codec, sampled_frames(codec, seconds))
+    player = Player(backbone, codec, placement, play_adapters(backbone, config), source)
     stamp_path = Path(config.out) / STAMP
-    _check_stamp(stamp_path, stamp)
+    check_stamp(stamp_path, stamp)
     missing = {take.id for take in takes if not _is_finished(take.path, config.duration)}
     if missing:
-        write_json(stamp_path, _merge_stamp(stamp_path, stamp))
-    _make_missing(config, backbone, codec, placement, takes, missing, quiet)
+        write_json(stamp_path, merge_stamp(stamp_path, stamp))
+    _make_missing(config, player, takes, missing, quiet)
     return _save_manifest(config, takes)
 
 
-def _make_missing(
-    config: GenerateConfig,
-    backbone: Backbone,
-    codec: Codec,
-    placement: Placement,
-    takes: list[Take],
-    missing: set[str],
-    quiet: bool,
-) -> None:
+def _make_missing(config: GenerateConfig, player: Player, takes: list[Take], missing: set[str], quiet: bool) -> None:
     """Samples the batches of the whole plan in which a clip is missing, and writes those clips."""
     batches = [takes[start : start + config.batch_size] for start in range(0, len(takes), config.batch_size)]
     todo = [batch for batch in batches if any(take.id in missing for take in batch)]
-    with stop_signal() as stop, _Meter(config, codec, len(batches), len(batches) - len(todo), quiet) as meter:
+    with stop_signal() as stop, _Meter(config, player.codec, len(batches), len(batches) - len(todo), quiet) as meter:
         for batch in todo:
 
             def look() -> None:
@@ -141,7 +107,7 @@ def _make_missing(
                 meter.step()
                 look()
 
-            for take, waveform in _sample_batch(backbone, codec, config, placement, batch, missing, on_step):
+            for take, waveform in sample_batch(player, config, batch, missing, on_step):
                 _write_take(take, waveform, config.duration)
             meter.decoded()
             if batch is not todo[-1]:
@@ -221,36 +187,6 @@ def settle_sampling(config: GenerateConfig, backbone: Backbone) -> GenerateConfi
     )
 
 
-def sampled_seconds(sampling: SamplingConfig, backbone: Backbone) -> float:
-    """Seconds that are sampled for a clip: its duration and the headroom behind it, as far as the model reaches.
-
-    Raises
-    ------
-    UserError
-        The clip is longer than the model plays.
-    """
-    limit = backbone.max_seconds
-    if sampling.duration > limit:
-        raise UserError(
-            f"a duration of {sampling.duration:g} s arrived, and the model '{backbone.name}' plays up to {limit:g} s; "
-            "ask for a shorter clip."
-        )
-    headroom = backbone.headroom if sampling.headroom is None else sampling.headroom
-    return min(sampling.duration + headroom, limit)
-
-
-def sampled_frames(codec: Codec, seconds: float) -> int:
-    """Latent frames that are sampled for a clip: what a codec counts in it, and one more where the clip would end too
-    early to count as whole; what lies beyond its length is cut off."""
-    frames = codec.frames_for(seconds)
-    return frames + (seconds - frames / codec.latent_rate > 0.5 * _short_by(seconds))
-
-
-def _short_by(seconds: float) -> float:
-    """Seconds that a finished clip may lack: a codec's last frame may end before its length."""
-    return min(1.0, 0.1 * seconds)
-
-
 def unknown_words(prompts: Iterable[Prompt], backbone: Backbone) -> list[str]:
     """A sentence for each prompt with words that the model has no meaning for; none when it reads everything."""
     unknown = [(prompt.id, backbone.unknown_words(prompt.text)) for prompt in prompts]
@@ -259,56 +195,6 @@ def unknown_words(prompts: Iterable[Prompt], backbone: Backbone) -> list[str]:
         for name, words in unknown
         if words
     ]
-
-
-def _sample_batch(
-    backbone: Backbone,
-    codec: Codec,
-    config: GenerateConfig,
-    placement: Placement,
-    batch: list[Take],
-    missing: set[str],
-    on_step: Callable[..., object],
-) -> Iterator[tuple[Take, Waveform]]:
-    """Samples a whole batch; decodes and yields only its missing takes.
-
-    The network alone computes under autocast: captions are read, and audio is decoded, in fp32.
-    """
-    import torch
-
-    from eisbach.diffusion.guidance import Projection, guided
-    from eisbach.diffusion.samplers import sample_ode, sample_pingpong
-
-    frames = sampled_frames(codec, sampled_seconds(config, backbone))
-    device = placement.device
-
-    def noise_of(step: int) -> torch.Tensor:
-        rows = [starting_noise(take.prompt.id, take.seed, backbone.latent_channels, frames, step) for take in batch]
-        return torch.stack(rows).to(device)
-
-    backbone.module.eval()
-    with torch.no_grad():
-        texts = [take.prompt.text for take in batch]
-        conditioning = backbone.condition(texts, [config.duration] * len(batch)).to(device=device)
-        null = backbone.null_condition(conditioning)
-        projection = Projection(config.apg, backbone.path, backbone.target)
-        network = placement.predict(backbone.predict)
-        predict = guided(network, conditioning, null, config.guidance_scale, projection=projection)
-        shared: dict[str, Any] = {
-            "path": backbone.path,
-            "target": backbone.target,
-            "noise": noise_of(0),
-            "times": sampling_times(config, backbone),
-            "on_step": on_step,
-        }
-        if config.sampler == "pingpong":
-            latents = sample_pingpong(predict, fresh_noise=noise_of, **shared)
-        else:
-            latents = sample_ode(predict, method=config.sampler, **shared)
-    # Decoding the missing ones alone would round differently than decoding them with the rest of their batch.
-    for take, waveform in zip(batch, codec.decode(latents.float().cpu()), strict=True):
-        if take.id in missing:
-            yield take, waveform
 
 
 def _write_take(take: Take, waveform: Waveform, duration: float) -> None:
@@ -327,7 +213,7 @@ def _is_finished(path: Path, duration: float) -> bool:
     if not path.is_file():
         return False
     try:
-        return abs(AudioFile(path).seconds() - duration) < _short_by(duration)
+        return abs(AudioFile(path).seconds() - duration) < short_by(duration)
     except AudioError:
         return False
 
@@ -354,6 +240,8 @@ def _row(config: GenerateConfig, take: Take) -> ManifestRow:
     from eisbach.data.manifest import ManifestRow
 
     labels = {"arm": config.arm, "prompt_id": take.prompt.id, "seed": str(take.seed)}
+    if config.adapters:
+        labels["adapters"] = " + ".join(item.text() for item in config.adapters)
     return ManifestRow(
         id=take.id,
         path=take.path.name,
@@ -363,65 +251,3 @@ def _row(config: GenerateConfig, take: Take) -> ManifestRow:
         audio_hash=audio_hash(take.path),
         split="held_out",  # generated audio must not slip into a training set unnoticed
     )
-
-
-def _generation_stamp(config: GenerateConfig, backbone: Backbone, codec: Codec) -> dict[str, Any]:
-    """What decides the audio: the weights and settings, and the words of each prompt. Batching is left out."""
-    left_out = {"out", "prompts", "seeds", "batch_size", "model", "adapter", "any_base", "device", "precision"}
-    settings = config.model_dump(mode="json", exclude=left_out)
-    settings["headroom"] = backbone.headroom if config.headroom is None else config.headroom
-    for key in ("headroom", "apg"):
-        if not settings[key]:  # as before there were any: a folder of then goes on
-            del settings[key]
-    return {
-        "model": config.model,
-        "model_identity": backbone.identity(),
-        "codec_identity": codec.identity(),
-        "adapter": config.adapter,
-        "adapter_identity": None if config.adapter is None else weights_identity(config.adapter),
-        **settings,
-        **curve_stamp(config.schedule_options),
-        "seeds": list(config.seeds),
-        "prompts": {prompt.id: prompt.text for prompt in config.prompts},
-    }
-
-
-_FREE = ("model", "adapter", "seeds", "prompts", "schedule_options.curve")
-"""Paths may move, since what they lead to stands beside them; prompts and seeds may be added."""
-
-
-class _Stamp(BaseModel, extra="allow"):
-    """What a later generation into the same folder reads of `generation.json`."""
-
-    seeds: list[int]
-    prompts: dict[str, str]
-
-
-def _read_stamp(path: Path) -> dict[str, Any]:
-    what = "record of earlier generations"
-    return check_values(_Stamp, read_json(path, what), f"the {what} {path}").model_dump()
-
-
-def _check_stamp(path: Path, stamp: dict[str, Any]) -> None:
-    """Refuses a folder whose audio came from another model or from other settings; without audio there is nothing to
-    mix."""
-    if not path.is_file() or not any(path.parent.glob("*.flac")):
-        return
-    old = _read_stamp(path)
-    refuse_other_settings(path.parent, "generations", old, stamp, free=_FREE)
-    for name, text in stamp["prompts"].items():
-        before = old["prompts"].get(name, text)
-        if before != text:
-            raise UserError(
-                f"{path.parent} holds generations for the prompt '{name}' with other words; "
-                "give the new prompt another id, or choose another output folder."
-            )
-
-
-def _merge_stamp(path: Path, stamp: dict[str, Any]) -> dict[str, Any]:
-    """The stamp of everything in the folder: earlier prompts and seeds stay listed."""
-    if not path.is_file() or not any(path.parent.glob("*.flac")):
-        return stamp
-    old = _read_stamp(path)
-    seeds = [*old["seeds"], *(seed for seed in stamp["seeds"] if seed not in old["seeds"])]
-    return stamp | {"seeds": seeds, "prompts": old["prompts"] | stamp["prompts"]}

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
 
 _BLOCK = 16  # frames; torch fills normals in blocks, and only whole blocks make a longer draw begin like a shorter one
+_CLOSE = 1e-6  # of two noise levels: no step is shorter
+_LONGEST = 32  # times as many steps as are asked for are looked through for those below a level
 
 
 def noise_seed(prompt_id: str, seed: int, step: int = 0) -> int:
@@ -49,18 +51,45 @@ class Sampling(Protocol):
     num_inference_steps: int
 
 
-def sampling_times(sampling: Sampling, backbone: Any) -> torch.Tensor:
+def sampling_times(sampling: Sampling, backbone: Any, start: float = 1.0) -> torch.Tensor:
     """The noise levels [shape=(n + 1,), float64] for a backbone, by its own schedule where none is named.
+
+    Below t = 1 they are the start and the n levels under it of the longest schedule that has so many: as many steps,
+    spaced as the schedule spaces them there; evenly, where it has next to none.
 
     Raises
     ------
     UserError
         A schedule that is not known, or options or a curve that do not fit it or the backbone's path.
     """
+    import torch
+
     from eisbach.diffusion.schedules import get_schedule
 
-    options = sampling.schedule_options or {}
-    return get_schedule(sampling.schedule or backbone.schedule, sampling.num_inference_steps, backbone.path, **options)
+    steps = sampling.num_inference_steps
+
+    def levels(count: int) -> torch.Tensor:
+        options = sampling.schedule_options or {}
+        return get_schedule(sampling.schedule or backbone.schedule, count, backbone.path, **options)
+
+    whole = levels(steps)
+    if start >= float(whole[0]):
+        return whole
+
+    def below(count: int) -> torch.Tensor:
+        times = levels(count)
+        return times[times < start - _CLOSE]
+
+    low, high = steps, 2 * steps
+    while len(below(high)) <= steps and high <= _LONGEST * steps:
+        low, high = high, 2 * high
+    while low < high:  # the shortest schedule with a level too many
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if len(below(middle)) <= steps else (low, middle)
+    rest = below(low - 1)
+    if len(rest) != steps:  # the schedule ends in one long step, as sa3's does from t = 0.12
+        return start * torch.linspace(1, 0, steps + 1, dtype=whole.dtype)
+    return torch.cat([torch.tensor([start], dtype=whole.dtype), rest])
 
 
 def curve_stamp(options: Mapping[str, Any] | None) -> dict[str, str]:

@@ -26,9 +26,8 @@ def read_stamp(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder / STAMP} is not readable; restore it or delete it.") from error
 
 
-@torch.no_grad()
-def blend(module: nn.Module, folder: Path, strength: float) -> dict[str, torch.Tensor]:
-    """Moves the network's weights towards the folder's by `strength`; returns the weights from before, by name.
+def read(module: nn.Module, folder: Path) -> dict[str, torch.Tensor]:
+    """The folder's floating-point weights, by the network's names.
 
     Raises
     ------
@@ -37,10 +36,23 @@ def blend(module: nn.Module, folder: Path, strength: float) -> dict[str, torch.T
     """
     trained, state = read_tensors(folder / WEIGHTS), module.state_dict()
     check_fit(state, trained, folder / WEIGHTS)
-    check_finite({name: value for name, value in trained.items() if state[name].is_floating_point()}, folder / WEIGHTS)
+    weights = {name: value for name, value in trained.items() if state[name].is_floating_point()}
+    check_finite(weights, folder / WEIGHTS)
+    return weights
+
+
+@torch.no_grad()
+def blend(module: nn.Module, folder: Path, strength: float) -> dict[str, torch.Tensor]:
+    """Moves the network's weights towards the folder's by `strength`; returns the weights from before, by name.
+
+    Raises
+    ------
+    CheckpointError
+        As `read`.
+    """
+    trained, state = read(module, folder), module.state_dict()
     originals = {name: value.clone() for name, value in state.items()}
-    for name, value in state.items():
-        if value.is_floating_point():
-            target = trained[name].to(value.device, value.dtype)
-            value.copy_(target if strength == 1.0 else value + strength * (target - value))
+    for name, weight in trained.items():
+        value, target = state[name], weight.to(state[name].device, state[name].dtype)
+        value.copy_(target if strength == 1.0 else value + strength * (target - value))
     return originals
