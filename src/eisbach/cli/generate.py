@@ -198,7 +198,7 @@ def _prompts(texts: list[str], source: str | None) -> tuple[Prompt, ...]:
 def _earlier_arm(out: str) -> str | None:
     """The label of what the folder holds: an adapter that was moved since goes on under it."""
     from eisbach.files import read_json
-    from eisbach.generation.records import STAMP
+    from eisbach.generation.takes import STAMP
 
     path = Path(out) / STAMP
     stamp = read_json(path, "record of earlier generations") if path.is_file() else None

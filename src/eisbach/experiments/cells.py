@@ -13,7 +13,8 @@ from eisbach.executors import open_executor, send
 from eisbach.experiments.spec import ExperimentSpec, arm_training
 from eisbach.experiments.stages import OpenStage, OverallProgress, Stage
 from eisbach.generation.config import GenerateConfig
-from eisbach.generation.generate import generate, plan_takes
+from eisbach.generation.generate import generate
+from eisbach.generation.takes import plan_takes
 from eisbach.output_folder import share_folder
 from eisbach.progress import Progress, redirect_progress
 from eisbach.structure import Clip

@@ -9,12 +9,12 @@ from eisbach.errors import UserError
 from eisbach.generation.config import GenerateConfig, SamplingConfig
 from eisbach.generation.playing import Player
 from eisbach.generation.sampling import sampling_times, starting_noise
-from eisbach.generation.takes import Take
+from eisbach.generation.takes import Take, short_by
 
 if TYPE_CHECKING:
     from eisbach.backbones.base import Backbone
     from eisbach.codecs.base import Codec
-    from eisbach.types import Waveform
+    from eisbach.types import Conditioning, Waveform
 
 
 def sampled_seconds(sampling: SamplingConfig, backbone: Backbone) -> float:
@@ -42,17 +42,19 @@ def sampled_frames(codec: Codec, seconds: float) -> int:
     return frames + (seconds - frames / codec.latent_rate > 0.5 * short_by(seconds))
 
 
-def short_by(seconds: float) -> float:
-    """Seconds that a finished clip may lack: a codec's last frame may end before its length."""
-    return min(1.0, 0.1 * seconds)
-
-
 def sample_batch(
-    player: Player, config: GenerateConfig, batch: list[Take], missing: set[str], on_step: Callable[..., object]
+    player: Player,
+    config: GenerateConfig,
+    batch: list[Take],
+    on_step: Callable[..., object],
+    *,
+    missing: set[str] | None = None,
+    conditioning: Conditioning | None = None,
 ) -> Iterator[tuple[Take, Waveform]]:
-    """Samples a whole batch; decodes and yields only its missing takes.
+    """Samples a whole batch; decodes and yields only its missing takes, or all.
 
-    The network alone computes under autocast: captions are read, and audio is decoded, in fp32.
+    The network alone computes under autocast: captions are read, and audio is decoded, in fp32. `conditioning` is what
+    the batch's captions became before, a row each, for a model whose text encoder has been let go.
     """
     import torch
 
@@ -69,8 +71,10 @@ def sample_batch(
 
     backbone.module.eval()
     with torch.no_grad():
-        texts = [take.prompt.text for take in batch]
-        conditioning = backbone.condition(texts, [config.duration] * len(batch)).to(device=device)
+        if conditioning is None:
+            texts = [take.prompt.text for take in batch]
+            conditioning = backbone.condition(texts, [config.duration] * len(batch))
+        conditioning = conditioning.to(device=device)
         null = backbone.null_condition(conditioning)
         projection = Projection(config.apg, backbone.path, backbone.target)
         network = player.network() if source is None else source.condition(player.network())
@@ -92,5 +96,5 @@ def sample_batch(
         latents = source.restore(latents)
     # Decoding the missing ones alone would round differently than decoding them with the rest of their batch.
     for take, waveform in zip(batch, codec.decode(latents), strict=True):
-        if take.id in missing:
+        if missing is None or take.id in missing:
             yield take, waveform if source is None else source.paste(waveform)

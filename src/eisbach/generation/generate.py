@@ -8,24 +8,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eisbach.devices import place
-from eisbach.errors import AudioError, InterruptedRun
+from eisbach.errors import InterruptedRun
 from eisbach.files import write_json
-from eisbach.generation.batch import sample_batch, sampled_frames, sampled_seconds, short_by
+from eisbach.generation.batch import sample_batch, sampled_frames, sampled_seconds
 from eisbach.generation.config import DISTILLED, GenerateConfig
 from eisbach.generation.playing import Player, play_adapters, settle_adapters
 from eisbach.generation.prompts import Prompt
-from eisbach.generation.records import STAMP, check_stamp, generation_stamp, merge_stamp
 from eisbach.generation.sampling import sampling_times
 from eisbach.generation.source import read_source, settle_duration
-from eisbach.generation.takes import Take, plan_takes
-from eisbach.progress import Progress, in_threads
+from eisbach.generation.takes import (
+    STAMP,
+    Take,
+    check_stamp,
+    generation_stamp,
+    is_finished,
+    merge_stamp,
+    plan_takes,
+    save_manifest,
+    write_take,
+)
+from eisbach.progress import Progress
 from eisbach.signals import stop_signal
 
 if TYPE_CHECKING:
     from eisbach.backbones.base import Backbone
     from eisbach.codecs.base import Codec
-    from eisbach.data.manifest import Manifest, ManifestRow
-    from eisbach.types import Waveform
+    from eisbach.data.manifest import Manifest
 
 _TRIED_FRAMES = 64
 
@@ -85,11 +93,11 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     player = Player(backbone, codec, placement, play_adapters(backbone, config), source)
     stamp_path = Path(config.out) / STAMP
     check_stamp(stamp_path, stamp)
-    missing = {take.id for take in takes if not _is_finished(take.path, config.duration)}
+    missing = {take.id for take in takes if not is_finished(take.path, config.duration)}
     if missing:
         write_json(stamp_path, merge_stamp(stamp_path, stamp))
     _make_missing(config, player, takes, missing, quiet)
-    return _save_manifest(config, takes)
+    return save_manifest(config, takes)
 
 
 def _make_missing(config: GenerateConfig, player: Player, takes: list[Take], missing: set[str], quiet: bool) -> None:
@@ -107,8 +115,8 @@ def _make_missing(config: GenerateConfig, player: Player, takes: list[Take], mis
                 meter.step()
                 look()
 
-            for take, waveform in sample_batch(player, config, batch, missing, on_step):
-                _write_take(take, waveform, config.duration)
+            for take, waveform in sample_batch(player, config, batch, on_step, missing=missing):
+                write_take(take, waveform, config.duration)
             meter.decoded()
             if batch is not todo[-1]:
                 look()
@@ -116,7 +124,7 @@ def _make_missing(config: GenerateConfig, player: Player, takes: list[Take], mis
 
 def _stopped(takes: list[Take], duration: float) -> InterruptedRun:
     """What is said of a stopped generation."""
-    done = sum(_is_finished(take.path, duration) for take in takes)
+    done = sum(is_finished(take.path, duration) for take in takes)
     return InterruptedRun(
         f"{done} of {len(takes)} clips are finished and stay in {takes[0].path.parent}; the same command makes the "
         "others."
@@ -195,59 +203,3 @@ def unknown_words(prompts: Iterable[Prompt], backbone: Backbone) -> list[str]:
         for name, words in unknown
         if words
     ]
-
-
-def _write_take(take: Take, waveform: Waveform, duration: float) -> None:
-    """Writes at most `duration` seconds: a codec's last frame may reach beyond them, or end just before."""
-    from eisbach.audio import write_audio
-    from eisbach.types import Waveform as Wave
-
-    count = round(duration * waveform.sample_rate)
-    write_audio(take.path, Wave(waveform.samples[:, :count], waveform.sample_rate))
-
-
-def _is_finished(path: Path, duration: float) -> bool:
-    """True when the file is there, can be decoded, and is as long as asked (within a second, or a tenth of it)."""
-    from eisbach.audio_file import AudioFile
-
-    if not path.is_file():
-        return False
-    try:
-        return abs(AudioFile(path).seconds() - duration) < short_by(duration)
-    except AudioError:
-        return False
-
-
-def _save_manifest(config: GenerateConfig, takes: list[Take]) -> Manifest:
-    """Writes the manifest of everything in the folder and returns the rows that `config` asks for."""
-    from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, save_manifest
-
-    root = Path(config.out)
-    with in_threads(takes, lambda take: _row(config, take), jobs=4, title="hash", quiet=True) as results:
-        rows = [row for _, row in results]
-    asked = {row.id for row in rows}
-    others = []
-    if (root / MANIFEST_NAME).is_file():
-        earlier = load_manifest(root, check_files=False)
-        others = [row for row in earlier if row.id not in asked and earlier.audio_path(row).is_file()]
-    save_manifest(Manifest([*rows, *others], root))
-    return Manifest(rows, root)
-
-
-def _row(config: GenerateConfig, take: Take) -> ManifestRow:
-    from eisbach.audio import audio_hash
-    from eisbach.audio_file import AudioFile
-    from eisbach.data.manifest import ManifestRow
-
-    labels = {"arm": config.arm, "prompt_id": take.prompt.id, "seed": str(take.seed)}
-    if config.adapters:
-        labels["adapters"] = " + ".join(item.text() for item in config.adapters)
-    return ManifestRow(
-        id=take.id,
-        path=take.path.name,
-        caption=take.prompt.text,
-        duration=round(AudioFile(take.path).seconds(), 6),
-        labels=labels,
-        audio_hash=audio_hash(take.path),
-        split="held_out",  # generated audio must not slip into a training set unnoticed
-    )

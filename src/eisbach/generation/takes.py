@@ -1,12 +1,32 @@
-"""The clips of a generation: what each plays, and where its file goes."""
+"""What generation leaves in a folder: a FLAC file a take, their manifest, and the stamp that says what made them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
+from eisbach.audio import audio_hash
+from eisbach.config import check_values
+from eisbach.errors import AudioError, UserError
+from eisbach.files import read_json
 from eisbach.generation.config import GenerateConfig
+from eisbach.generation.playing import adapter_records
 from eisbach.generation.prompts import Prompt
+from eisbach.generation.sampling import curve_stamp
+from eisbach.output_folder import refuse_other_settings, weights_identity
+from eisbach.progress import in_threads
+
+if TYPE_CHECKING:
+    from eisbach.backbones.base import Backbone
+    from eisbach.codecs.base import Codec
+    from eisbach.data.manifest import Manifest, ManifestRow
+    from eisbach.types import Waveform
+
+STAMP = "generation.json"
+"""File beside the manifest that says which model and settings made the audio."""
 
 
 @dataclass(frozen=True)
@@ -29,3 +49,133 @@ def plan_takes(config: GenerateConfig) -> list[Take]:
     return [
         Take(prompt, seed, out / f"{prompt.id}_seed-{seed}.flac") for prompt in config.prompts for seed in config.seeds
     ]
+
+
+def short_by(seconds: float) -> float:
+    """Seconds that a finished clip may lack: a codec's last frame may end before its length."""
+    return min(1.0, 0.1 * seconds)
+
+
+def write_take(take: Take, waveform: Waveform, duration: float) -> None:
+    """Writes at most `duration` seconds: a codec's last frame may reach beyond them, or end just before."""
+    from eisbach.audio import write_audio
+    from eisbach.types import Waveform as Wave
+
+    count = round(duration * waveform.sample_rate)
+    write_audio(take.path, Wave(waveform.samples[:, :count], waveform.sample_rate))
+
+
+def is_finished(path: Path, duration: float) -> bool:
+    """True when the file is there, can be decoded, and is as long as asked (within a second, or a tenth of it)."""
+    from eisbach.audio_file import AudioFile
+
+    if not path.is_file():
+        return False
+    try:
+        return abs(AudioFile(path).seconds() - duration) < short_by(duration)
+    except AudioError:
+        return False
+
+
+def save_manifest(config: GenerateConfig, takes: list[Take]) -> Manifest:
+    """Writes the manifest of everything in the folder and returns the rows that `config` asks for."""
+    from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, save_manifest
+
+    root = Path(config.out)
+    with in_threads(takes, lambda take: _row(config, take), jobs=4, title="hash", quiet=True) as results:
+        rows = [row for _, row in results]
+    asked = {row.id for row in rows}
+    others = []
+    if (root / MANIFEST_NAME).is_file():
+        earlier = load_manifest(root, check_files=False)
+        others = [row for row in earlier if row.id not in asked and earlier.audio_path(row).is_file()]
+    save_manifest(Manifest([*rows, *others], root))
+    return Manifest(rows, root)
+
+
+def _row(config: GenerateConfig, take: Take) -> ManifestRow:
+    from eisbach.audio_file import AudioFile
+    from eisbach.data.manifest import ManifestRow
+
+    labels = {"arm": config.arm, "prompt_id": take.prompt.id, "seed": str(take.seed)}
+    if config.adapters:
+        labels["adapters"] = " + ".join(item.text() for item in config.adapters)
+    return ManifestRow(
+        id=take.id,
+        path=take.path.name,
+        caption=take.prompt.text,
+        duration=round(AudioFile(take.path).seconds(), 6),
+        labels=labels,
+        audio_hash=audio_hash(take.path),
+        split="held_out",  # generated audio must not slip into a training set unnoticed
+    )
+
+
+def generation_stamp(config: GenerateConfig, backbone: Backbone, codec: Codec) -> dict[str, Any]:
+    """What decides the audio: the weights and settings, and the words of each prompt. Batching is left out."""
+    left_out = {"out", "prompts", "seeds", "batch_size", "model", "adapter", "any_base", "device", "precision"}
+    left_out |= {"adapters", "init", "noise", "keep"}
+    settings = config.model_dump(mode="json", exclude=left_out)
+    settings["headroom"] = backbone.headroom if config.headroom is None else config.headroom
+    for key in ("headroom", "apg"):
+        if not settings[key]:  # as before there were any: a folder of then goes on
+            del settings[key]
+    if config.adapters:
+        settings["adapters"] = adapter_records(config.adapters)
+        settings["adapter_files"] = [item.file for item in config.adapters]
+        del settings["adapter_strength"]
+    if config.init is not None:
+        settings |= {"init": config.init, "init_audio": audio_hash(config.init), "noise": config.start}
+        settings |= {"keep": [list(part) for part in config.keep]} if config.keep else {}
+    return {
+        "model": config.model,
+        "model_identity": backbone.identity(),
+        "codec_identity": codec.identity(),
+        "adapter": config.adapter,
+        "adapter_identity": None if config.adapter is None else weights_identity(config.adapter),
+        **settings,
+        **curve_stamp(config.schedule_options),
+        "seeds": list(config.seeds),
+        "prompts": {prompt.id: prompt.text for prompt in config.prompts},
+    }
+
+
+_FREE = ("model", "adapter", "adapter_files", "init", "seeds", "prompts", "schedule_options.curve")
+"""Paths may move, since what they lead to stands beside them; prompts and seeds may be added."""
+
+
+class _Stamp(BaseModel, extra="allow"):
+    """What a later generation into the same folder reads of `generation.json`."""
+
+    seeds: list[int]
+    prompts: dict[str, str]
+
+
+def _read_stamp(path: Path) -> dict[str, Any]:
+    what = "record of earlier generations"
+    return check_values(_Stamp, read_json(path, what), f"the {what} {path}").model_dump()
+
+
+def check_stamp(path: Path, stamp: dict[str, Any]) -> None:
+    """Refuses a folder whose audio came from another model or from other settings; without audio there is nothing to
+    mix."""
+    if not path.is_file() or not any(path.parent.glob("*.flac")):
+        return
+    old = _read_stamp(path)
+    refuse_other_settings(path.parent, "generations", old, stamp, free=_FREE)
+    for name, text in stamp["prompts"].items():
+        before = old["prompts"].get(name, text)
+        if before != text:
+            raise UserError(
+                f"{path.parent} holds generations for the prompt '{name}' with other words; "
+                "give the new prompt another id, or choose another output folder."
+            )
+
+
+def merge_stamp(path: Path, stamp: dict[str, Any]) -> dict[str, Any]:
+    """The stamp of everything in the folder: earlier prompts and seeds stay listed."""
+    if not path.is_file() or not any(path.parent.glob("*.flac")):
+        return stamp
+    old = _read_stamp(path)
+    seeds = [*old["seeds"], *(seed for seed in stamp["seeds"] if seed not in old["seeds"])]
+    return stamp | {"seeds": seeds, "prompts": old["prompts"] | stamp["prompts"]}
