@@ -154,8 +154,10 @@ def _check_lengths(config: GenerateConfig, seconds: float) -> None:
     """Refuses what cannot be meant of audio that lasts `seconds` (as much of it as is looked at)."""
     asked, last = config.duration, max((end for _, end in config.keep), default=0.0)
     if last > min(asked, seconds) + _SHORT:
-        what = f"the clip {asked:g} s" if asked < seconds else f"{config.init} {seconds:.2f} s"
-        raise UserError(f"keep reaches to {last:g} s and {what}; keep what is there.")
+        raise UserError(
+            f"keep reaches to {last:g} s, and the clip has {min(asked, seconds):.2f} s of {config.init}; keep what is "
+            "there."
+        )
     if sum(end - start for start, end in config.keep) >= asked - _SHORT:
         raise UserError(f"keep covers the whole clip of {asked:g} s, so nothing is left to make; keep less of it.")
     if seconds < asked - _SHORT and config.start < 1:
