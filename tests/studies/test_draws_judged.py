@@ -164,6 +164,25 @@ def test_swaps_say_which_part_carries_what(tmp_path: Path) -> None:
         assert found[f"magnitude-learns-level-{name}"] == expected
 
 
+def test_steps_sharpen_or_leave_boundaries_and_the_barrier_more_or_alike(tmp_path: Path) -> None:
+    """At the paper's rate nothing moves; at a higher one plain training sharpens, Eq. 5 alike, per sample more."""
+    blocks = {"fast-plain": 0.06, "fast-batch-50": 0.06, "fast-sample-50": 0.15}
+    noise = np.random.default_rng(6).normal(0, 0.004, 400)
+
+    def strength(arm: str, draw: int) -> float:
+        return 0.2 + 0.05 * np.sin(draw) + blocks.get(arm, 0.0) + noise[(11 * draw + 3 * len(arm)) % 400]
+
+    folder = write(tmp_path, "barrier_steps", lambda arm, draw: 0.5, block_strength=strength)
+    assert verdicts(folder, "barrier_steps") == {
+        "sharper-as-printed": "refuted",
+        "more-than-plain-as-printed": "refuted",
+        "sharper-fast-eq5": "supported",
+        "more-than-plain-fast-eq5": "refuted",
+        "sharper-fast-per-sample": "supported",
+        "more-than-plain-fast-per-sample": "supported",
+    }
+
+
 def test_the_bar_of_clip_and_level_takes_all_three(tmp_path: Path) -> None:
     near = {"clip-and-level": 8.0, "memory": 9.5, "oracle-above": 8.0, "development": 8.5}
     flat = {"plain": 0.5, "development": 0.2}

@@ -71,21 +71,30 @@ def _generate_config(spec: ExperimentSpec, cell: Cell) -> GenerateConfig:
     shared = {"device": spec.device, "precision": spec.precision}
     play |= {key: value for key, value in shared.items() if key not in spec.generation.model_fields_set}
     arm, training = spec.arms[cell.arm], training_of(spec, cell)
-    run = cell.folder if arm.swap is not None else cell.folder / "train"
     whole = arm.trained and training.adapter.type == "none"  # then the run leaves a model, not an adapter
     return GenerateConfig(
         **play,
         out=str(cell.folder / "samples"),
         prompts=spec.generation.resolve_prompts(),
-        model=str(run / "model") if whole else str(training.model),
-        adapter=None if whole or not arm.trained else str(run / "adapter"),
+        model=str(Path(training.out) / "model") if whole else str(training.model),
+        adapter=None if whole or not arm.trained else str(adapter_of(spec, cell)),
         arm=cell.arm,
     )
 
 
+def adapter_of(spec: ExperimentSpec, cell: Cell) -> Path:
+    """Where the adapter lies that a cell plays: its training's, one made of two trained ones, or a checkpoint."""
+    arm = spec.arms[cell.arm]
+    if arm.swap is not None:
+        return cell.folder / "adapter"
+    run = Path(training_of(spec, cell).out)
+    return run / "adapter" if arm.plays is None else run / "checkpoints" / f"step-{arm.plays.step:06d}"
+
+
 def training_of(spec: ExperimentSpec, cell: Cell) -> TrainConfig:
-    """The training of a cell; of a swap, that of its directions."""
-    out = str(cell.folder / "train")
+    """The training of a cell; of a swap, that of its directions; of a checkpoint, the one that keeps it."""
+    plays = spec.arms[cell.arm].plays
+    out = str((cell if plays is None else cell.of_arm(plays.arm)).folder / "train")
     return arm_training(spec, cell.arm, cell.train_seed, out=out, manifest=cell.manifest, cache=cell.cache)
 
 
@@ -123,6 +132,7 @@ def run_cell(spec: ExperimentSpec, cell: Cell, stage: OpenStage) -> list[Clip]:
     if contents:
         played = config.model_dump(mode="json", exclude={"out", "adapter", "model", "batch_size"})
         trained = contents[0] if arm.swap is None else dict(zip(("direction", "magnitude"), contents, strict=True))
+        played |= {} if arm.plays is None else {"step": arm.plays.step}
         share_folder(cell.folder / "samples", spec.store, "generations", {"trained": trained, "played": played})
     if arm.trains:
         with stage(cell.key("train")):
@@ -172,19 +182,19 @@ def _clips_of(cell: Cell, manifest: Manifest, trained: bool) -> list[Clip]:
 def run_cells(spec: ExperimentSpec, cells: list[Cell], bar: OverallProgress) -> list[Clip]:
     """The clips of all cells, in the order of `cells`; at most `spec.jobs` run at once, or what a cluster holds.
 
-    What is made of two trained adapters comes after all trainings. The first cell that fails stops the ones that have
+    What is made of trained arms, swaps and checkpoints, comes after all trainings. The first cell that fails stops the ones that have
     not begun; what the others finish stays on disk.
     """
     clips: dict[Cell, list[Clip]] = {}
-    swaps = [cell for cell in cells if spec.arms[cell.arm].swap is not None]
-    for wave in ([cell for cell in cells if cell not in swaps], swaps):
+    made = [cell for cell in cells if spec.arms[cell.arm].trained and not spec.arms[cell.arm].trains]
+    for wave in ([cell for cell in cells if cell not in made], made):
         with open_executor(spec.jobs, len(wave), network=True) as executor:
             if executor.here:
                 clips |= {cell: run_cell(spec, cell, bar.stage) for cell in wave}
                 continue
             calls = [(spec, cell, executor.threads) for cell in wave]
-            for index, made in executor.each(_work, calls, listen=lambda message: bar.report(*message)):
-                clips[wave[index]] = made
+            for index, own in executor.each(_work, calls, listen=lambda message: bar.report(*message)):
+                clips[wave[index]] = own
     return [clip for cell in cells for clip in clips[cell]]
 
 

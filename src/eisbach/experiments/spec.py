@@ -99,6 +99,13 @@ class Swap(StrictModel):
     magnitude: str
 
 
+class Checkpointed(StrictModel):
+    """A model on its way: another arm's, as its training kept it at a step (`checkpoint.steps`, counted from 1)."""
+
+    arm: str
+    step: int = Field(ge=1)
+
+
 class Arm(StrictModel):
     """One training condition.
 
@@ -116,6 +123,8 @@ class Arm(StrictModel):
         False plays the base as it is: to hear what the training changed. It is no candidate for the verdict.
     swap : Swap or None
         The arm is not trained but made of two arms that are; it is no candidate either.
+    plays : Checkpointed or None
+        The arm is not trained but plays a checkpoint of one that is; it is no candidate either.
     """
 
     label: str = Field(min_length=1)
@@ -124,11 +133,12 @@ class Arm(StrictModel):
     overrides: dict[str, Any] = Field(default={})
     trained: bool = True
     swap: Swap | None = None
+    plays: Checkpointed | None = None
 
     @property
     def trains(self) -> bool:
         """Whether a training of its own belongs to it."""
-        return self.trained and self.swap is None
+        return self.trained and self.swap is None and self.plays is None
 
 
 class PlayConfig(SamplingConfig):
@@ -256,7 +266,7 @@ class ExperimentSpec(StrictModel):
         if self.oracle is not None and self.oracle == self.baseline:
             raise ValueError("the oracle and the baseline must be different arms")
         for name, arm in self.arms.items():
-            self._check_swap(name, arm)
+            self._check_sources(name, arm)
         if self.between_takes and len(self.generation.seeds) < 2:
             raise ValueError("between_takes compares takes of one prompt; give generation.seeds two or more")
         if not self.arms[self.baseline].trains:
@@ -268,29 +278,34 @@ class ExperimentSpec(StrictModel):
             raise ValueError("with a reference every primary metric is 'nearer': distances to it decide")
         return self
 
-    def _check_swap(self, name: str, arm: Arm) -> None:
-        if arm.swap is None:
-            return
-        for part in (arm.swap.direction, arm.swap.magnitude):
+    def _check_sources(self, name: str, arm: Arm) -> None:
+        """Refuses an arm that is made of others which do not train, or that would also train."""
+        if arm.swap is not None and arm.plays is not None:
+            raise ValueError(f"arm '{name}' has both swap and plays; give one of them")
+        sources = [] if arm.swap is None else [arm.swap.direction, arm.swap.magnitude]
+        sources += [] if arm.plays is None else [arm.plays.arm]
+        for part in sources:
             if part not in self.arms or not self.arms[part].trains:
                 trained = [other for other, each in self.arms.items() if each.trains]
-                raise ValueError(f"arm '{name}' swaps with '{part}'; name one that trains: {', '.join(trained)}")
-        if arm.overrides or not arm.trained:
-            raise ValueError(f"arm '{name}' is made of two others, so it has neither overrides nor trained: false")
+                does = "swaps with" if arm.plays is None else "plays a checkpoint of"
+                raise ValueError(f"arm '{name}' {does} '{part}'; name one that trains: {', '.join(trained)}")
+        if sources and (arm.overrides or not arm.trained):
+            raise ValueError(f"arm '{name}' is made of others, so it has neither overrides nor trained: false")
 
 
 def arm_training(
     spec: ExperimentSpec, arm: str, train_seed: int, *, out: str, manifest: str | None, cache: str | None
 ) -> TrainConfig:
-    """The training configuration of one arm and seed; of a swap, that of the arm that gives the directions.
+    """The training configuration of one arm and seed; of a swap, that of the arm that gives the directions; of a
+    checkpoint, that of its arm.
 
     Raises
     ------
     ConfigError
         Every fault of the merged configuration.
     """
-    swap = spec.arms[arm].swap
-    arm = arm if swap is None else swap.direction
+    swap, plays = spec.arms[arm].swap, spec.arms[arm].plays
+    arm = swap.direction if swap is not None else plays.arm if plays is not None else arm
     shared = {"device": spec.device, "precision": spec.precision}
     values = shared | merge(spec.training, spec.arms[arm].overrides) | {"out": out, "seed": train_seed}
     if manifest is not None:
@@ -325,6 +340,7 @@ def check_spec(spec: ExperimentSpec) -> None:
         except UserError as error:
             arms_of.setdefault(str(error), []).append(name)
             continue
+        faults += _checkpoint_fault(spec, name, trained)
         swaps = [arm.swap for arm in spec.arms.values() if arm.swap is not None]
         if trained.adapter.type != "dora" and any(name in (swap.direction, swap.magnitude) for swap in swaps):
             faults.append(f"arm '{name}' trains {trained.adapter.type}, and a swap is made of two DoRA adapters.")
@@ -340,6 +356,20 @@ def check_spec(spec: ExperimentSpec) -> None:
         check_notes()
     for placed in (spec, spec.generation):
         place(placed.device, placed.precision)
+
+
+def _checkpoint_fault(spec: ExperimentSpec, name: str, training: TrainConfig) -> list[str]:
+    """Why the checkpoint that an arm plays will not be there, or is not what would be played."""
+    plays = spec.arms[name].plays
+    if plays is None:
+        return []
+    start = f"arm '{name}' plays step {plays.step} of '{plays.arm}', "
+    if plays.step != training.steps and (plays.step > training.steps or plays.step not in training.checkpoint.steps):
+        kept = ", ".join(map(str, sorted({*training.checkpoint.steps, training.steps})))
+        return [f"{start}which keeps the steps {kept}: choose one of them, or name it in training.checkpoint.steps."]
+    if training.ema_decay is not None or training.adapter.type == "none":
+        return [f"{start}and only checkpoints of adapters without an average (ema_decay) are played."]
+    return []
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> set[str]:
