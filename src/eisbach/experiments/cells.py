@@ -182,8 +182,8 @@ def _clips_of(cell: Cell, manifest: Manifest, trained: bool) -> list[Clip]:
 def run_cells(spec: ExperimentSpec, cells: list[Cell], bar: OverallProgress) -> list[Clip]:
     """The clips of all cells, in the order of `cells`; at most `spec.jobs` run at once, or what a cluster holds.
 
-    What is made of trained arms, swaps and checkpoints, comes after all trainings. The first cell that fails stops the ones that have
-    not begun; what the others finish stays on disk.
+    What is made of trained arms, swaps and checkpoints, comes after all trainings. The first cell that fails stops the
+    ones that have not begun; what the others finish stays on disk.
     """
     clips: dict[Cell, list[Clip]] = {}
     made = [cell for cell in cells if spec.arms[cell.arm].trained and not spec.arms[cell.arm].trains]
