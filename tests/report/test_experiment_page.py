@@ -11,7 +11,7 @@ from eisbach.audio import write_audio
 from eisbach.errors import StorageError, UserError
 from eisbach.experiments.comparing import sets_of_results
 from eisbach.experiments.measures import FLAT
-from eisbach.report.audio_embed import embed, embed_all
+from eisbach.report.audio_embed import ENCODINGS, embed, embed_all, encoding_for
 from eisbach.report.charts import Series
 from eisbach.report.comparison.listen import plan_takes
 from eisbach.report.comparison.page import ArmText, ComparisonPage, render_comparison_page, write_comparison_page
@@ -245,6 +245,38 @@ def test_embedded_audio_keeps_to_its_budget(tmp_path):
     assert embed(paths[0]).seconds == pytest.approx(5.0)
 
 
+def decoded(audio):
+    return sf.read(io.BytesIO(base64.b64decode(audio.uri.split(",")[1])), always_2d=True)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_page_keeps_what_its_bit_rate_can_carry(tmp_path, encoding):
+    time = np.arange(2 * 44_100) / 44_100
+    both = 0.3 * np.stack([np.sin(2 * np.pi * 440 * time), np.sin(2 * np.pi * 9_000 * time)]).astype(np.float32)
+    write_audio(tmp_path / "two.wav", Waveform(both, 44_100))
+    write_audio(tmp_path / "one.wav", Waveform(both[:1], 44_100))
+    write_audio(tmp_path / "five.wav", Waveform(np.repeat(both[:1], 5, axis=0), 44_100))
+    two, one, five = (embed(tmp_path / f"{name}.wav", encoding) for name in ("two", "one", "five"))
+    samples, rate = decoded(two)
+    assert (samples.shape[1], rate) == (encoding.channels, encoding.sample_rate)
+    assert decoded(one)[0].shape[1] == decoded(five)[0].shape[1] == 1
+    assert len(two.uri) * 0.75 * 8 / 2 == pytest.approx(encoding.bit_rate, rel=0.1)
+    assert len(one.uri) == pytest.approx(len(two.uri) * (2 / 3 if encoding.channels == 2 else 1), rel=0.05)
+    spectrum = np.abs(np.fft.rfft(samples[:, -1]))
+    low, high = (spectrum[np.argmin(np.abs(np.fft.rfftfreq(len(samples), 1 / rate) - f))] for f in (440, 9_000))
+    if encoding.channels == 2:  # each channel is its own
+        assert low < 0.05 * high
+    elif encoding.bit_rate > 40_000:
+        assert low == pytest.approx(high, rel=0.2)
+
+
+def test_encodings_fall_with_the_length_of_a_page():
+    said = [str(encoding_for(seconds)) for seconds in (0.0, 720.0, 1_000.0, 1_400.0, 3_000.0)]
+    assert said == ["stereo, 32 kHz", "stereo, 32 kHz", "mono, 32 kHz", "mono, 32 kHz", "mono, 22 kHz"]
+    assert encoding_for(720.0) == ENCODINGS[0]
+    assert encoding_for(1e6) == encoding_for(1.0, 1) == ENCODINGS[-1]
+
+
 def test_a_minute_is_embedded_where_mp3_cannot_be_written(tmp_path, monkeypatch):
     formats = sf.available_formats()
     monkeypatch.setattr(sf, "available_formats", lambda: {key: formats[key] for key in formats if key != "MP3"})
@@ -254,4 +286,4 @@ def test_a_minute_is_embedded_where_mp3_cannot_be_written(tmp_path, monkeypatch)
     head, text = embed(path).uri.split(",")
     assert head == "data:audio/ogg;base64"
     with sf.SoundFile(io.BytesIO(base64.b64decode(text))) as sound:
-        assert sound.frames == pytest.approx(22_050 * 70, rel=1e-3)
+        assert sound.frames == pytest.approx(32_000 * 70, rel=1e-3)

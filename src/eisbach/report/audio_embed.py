@@ -16,11 +16,57 @@ from eisbach.progress import Progress
 
 BUDGET_BYTES = 16_000_000
 """What all audio of a page may take at most, as base64 text."""
-_AIM_BYTES = 6_000_000  # what it takes while the bit rate can be lowered for it
+_AIM_BYTES = 12_000_000  # what it takes while the bit rate can be lowered for it
 
-_RATE = 22_050  # Hz; MPEG-2 layer III encodes it from 8 to 160 kbit/s
-_HIGHEST, _LOWEST = 64_000, 24_000  # bit/s
+_BIT_RATES = {32_000: (320_000, 32_000), 22_050: (160_000, 8_000)}
+"""Sample rate → bit/s that libsndfile's levels 0 and 1 mean (MPEG-1 and MPEG-2 layer III)."""
 _MOST_SECONDS = 600.0  # of one clip
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the clips of a page are written: all alike, so that none sounds better by its file.
+
+    Attributes
+    ----------
+    sample_rate : int
+        Hz.
+    channels : int
+        The most that are kept; of other clips their mean.
+    bit_rate : int
+        bit/s. A clip of one channel takes two thirds of what two take, and is as wide.
+    """
+
+    sample_rate: int
+    channels: int
+    bit_rate: int
+
+    def of_channels(self, channels: int) -> int:
+        """bit/s of a clip of so many channels."""
+        return self.bit_rate if channels == self.channels else round(self.bit_rate * 2 / 3)
+
+    def __str__(self) -> str:
+        return f"{'stereo' if self.channels > 1 else 'mono'}, {self.sample_rate // 1000} kHz"
+
+
+# Error of the log-mel spectrum over the top 80 dB of six recordings, in dB: 2.5, 1.4 (5.8 for stereo at 80 kbit/s), 9.8,
+# 12.8 for 22 kHz even at 64 kbit/s: what the encoder cuts off above counts for most of it.
+ENCODINGS = (
+    Encoding(32_000, 2, 96_000),
+    Encoding(32_000, 1, 64_000),
+    Encoding(32_000, 1, 48_000),
+    Encoding(22_050, 1, 40_000),
+    Encoding(22_050, 1, 32_000),
+    Encoding(22_050, 1, 24_000),
+)
+"""From the best to the smallest."""
+
+
+def encoding_for(seconds: float, budget: int = BUDGET_BYTES) -> Encoding:
+    """The best encoding of which so many seconds take no more than about 12 MB of base64, nor than `budget`; else the
+    smallest."""
+    bits = 0.75 * 8 * min(budget, _AIM_BYTES)
+    return next((encoding for encoding in ENCODINGS if encoding.bit_rate * seconds <= bits), ENCODINGS[-1])
 
 
 @dataclass(frozen=True)
@@ -34,27 +80,29 @@ class EmbeddedAudio:
     seconds : float
     fault : str
         One sentence; empty when the clip can be played.
+    encoding : Encoding
     """
 
     uri: str
     seconds: float
     fault: str = ""
+    encoding: Encoding = ENCODINGS[0]
 
 
 def embed_all(paths: Sequence[Path], *, budget: int = BUDGET_BYTES, quiet: bool = True) -> list[EmbeddedAudio]:
-    """Every file as mono audio at one bit rate: about 6 MB of base64 in all, and never more than `budget` bytes.
+    """Every file in one encoding: about 12 MB of base64 in all, and never more than `budget` bytes.
 
-    The rate stays between 24 and 64 kbit/s; where all would not fit at the lowest, only the beginnings of the longest
-    clips are taken. A file that cannot be read gets its fault instead of sound.
+    Stereo to 15 kHz while it fits, then the mean of the channels, then narrower (`ENCODINGS`); where all would not fit
+    even then, only the beginnings of the longest clips are taken. A file that cannot be read gets its fault instead of
+    sound.
     """
     lengths = [_seconds(path) for path in paths]
-    total, bits = sum(lengths), 0.75 * 8 * min(budget, _AIM_BYTES)
-    rate = _HIGHEST if total <= 0 else int(min(_HIGHEST, max(_LOWEST, bits / total)))
-    most = _longest(lengths, 0.75 * 8 * budget / rate)
+    encoding = encoding_for(sum(lengths), budget)
+    most = _longest(lengths, 0.75 * 8 * budget / encoding.bit_rate)
     with ThreadPoolExecutor(2) as pool, Progress(len(paths), "embed audio", quiet=quiet) as bar:
 
         def one(path: Path) -> EmbeddedAudio:
-            return embed(path, rate, most)
+            return embed(path, encoding, most)
 
         results = []
         for result in pool.map(one, paths):
@@ -74,26 +122,27 @@ def _longest(lengths: Sequence[float], room: float) -> float:
     return _MOST_SECONDS
 
 
-def embed(path: Path, bit_rate: int = 48_000, most: float = _MOST_SECONDS) -> EmbeddedAudio:
-    """One file as mono 22.05 kHz MP3 at about `bit_rate` bit/s; at most its first `most` seconds (ten minutes)."""
+def embed(path: Path, encoding: Encoding = ENCODINGS[0], most: float = _MOST_SECONDS) -> EmbeddedAudio:
+    """One file as MP3; at most its first `most` seconds (ten minutes)."""
     import soundfile as sf
 
     try:
-        waveform = read_audio(path, duration=most, sample_rate=_RATE, mono=True, allow_silent=True)
+        mono = AudioFile(path).channels > encoding.channels
+        waveform = read_audio(path, duration=most, sample_rate=encoding.sample_rate, mono=mono, allow_silent=True)
     except AudioError:
         return EmbeddedAudio("", 0.0, "The audio file is missing or cannot be read.")
     buffer = io.BytesIO()
     samples = waveform.samples.clip(-1.0, 1.0)
     if "MP3" in sf.available_formats():
-        # libsndfile maps level 0 to the format's highest constant rate (160 kbit/s here) and 1 to its lowest (8).
-        level = min(1.0, max(0.0, (160_000 - bit_rate) / (160_000 - 8_000)))
+        highest, lowest = _BIT_RATES[encoding.sample_rate]
+        level = min(1.0, max(0.0, (highest - encoding.of_channels(len(samples))) / (highest - lowest)))
         options = {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT"}
         mime = "audio/mpeg"
     else:
         level, options, mime = 0.8, {"format": "OGG", "subtype": "VORBIS"}, "audio/ogg"
-    write_blocks(buffer, samples, _RATE, compression_level=level, **options)
+    write_blocks(buffer, samples, encoding.sample_rate, compression_level=level, **options)
     text = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return EmbeddedAudio(f"data:{mime};base64,{text}", waveform.duration)
+    return EmbeddedAudio(f"data:{mime};base64,{text}", waveform.duration, encoding=encoding)
 
 
 def _seconds(path: Path) -> float:

@@ -171,6 +171,8 @@ def embedded_words(
     size = sum(len(player.audio.uri) for player in players)
     seconds = sum(player.audio.seconds for player in players)
     rate = size * 0.75 * 8 / seconds / 1000 if seconds else 0.0
+    encoding = next((player.audio.encoding for player in players if not player.audio.fault), "not there")
+    cut = any(float(player.record.get("duration") or 0.0) > player.audio.seconds + 1.0 for player in players)
     playable = sets.records if chosen or not sets.paired else first_models(sets.records)
     which = []
     if chosen:
@@ -186,6 +188,6 @@ def embedded_words(
     else:
         said = "All clips are here."
     return (
-        f"{said} The audio is mono, 22 kHz, about {rate:.0f} kbit/s, of long clips only the beginning, and "
+        f"{said} The audio is {encoding}, about {rate:.0f} kbit/s{', of long clips only the beginning' * cut}, and "
         f"{size / 1e6:.1f} MB in all (limit {budget / 1e6:.0f} MB): for listening, not for measuring."
     )
