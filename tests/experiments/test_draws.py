@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from test_run import spec_of
 
+from eisbach import studies
 from eisbach.audio import audio_hash, write_audio
 from eisbach.config import build_config
 from eisbach.data.manifest import Manifest, ManifestRow, load_manifest, save_manifest
 from eisbach.errors import ConfigError, UserError
-from eisbach.experiments import material, nearness
+from eisbach.experiments import material, training_distance
 from eisbach.experiments import run as module
+from eisbach.experiments.recipes import load_spec
 from eisbach.experiments.spec import ExperimentSpec, MaterialConfig
 from eisbach.structure import Clip
 from eisbach.types import Record, Waveform
@@ -117,7 +119,7 @@ def test_other_settings_lie_elsewhere_in_a_store(run: Callable[..., module.Exper
     assert places[3] != places[0]
 
 
-def test_nearness_is_the_distance_to_what_is_held_out_and_to_what_trained(
+def test_columns_hold_the_distance_to_what_is_held_out_and_to_what_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places = {"draw-0": {"train": [[0.0, 0.0]], "held_out": [[3.0, 4.0]]},
@@ -131,20 +133,26 @@ def test_nearness_is_the_distance_to_what_is_held_out_and_to_what_trained(
         assert all(row.labels["flat"] == "false" for row in rows)
         return np.array([place for row in rows for place in places[rows.root.name][row.split]]).reshape(-1, 2)
 
-    monkeypatch.setattr(nearness, "_textures", textures)
+    monkeypatch.setattr(training_distance, "_textures", textures)
     records: list[Record] = [{"train_seed": seed, "path": f"{seed}.wav"} for seed in (0, 1)] + [
         {"train_seed": 0, "path": "short.wav"}
     ]
     details = {str(tmp_path / f"{seed}.wav"): json.dumps({"embedding": [3.0, 4.0 + seed]}) for seed in (0, 1)}
     details[str(tmp_path / "short.wav")] = json.dumps({"embedding": None})
-    rows = nearness.nearness_columns(records, details, manifests, tmp_path)
+    rows = training_distance.distance_columns(records, details, manifests, tmp_path)
     assert [row["held_out_distance"] for row in rows] == [pytest.approx(0), pytest.approx(1), None]
     assert [row["training_distance"] for row in rows] == [pytest.approx(5), pytest.approx(18**0.5), None]
     places["draw-0"]["held_out"] = places["draw-1"]["held_out"] = []
     with pytest.raises(UserError, match="no developing clip is held out"):
-        nearness.nearness_columns(records, details, manifests, tmp_path)
+        training_distance.distance_columns(records, details, manifests, tmp_path)
 
 
-def test_nearness_needs_sets_that_the_experiment_makes(run: Callable[..., module.ExperimentResult]) -> None:
-    with pytest.raises(ConfigError, match="nearness needs clips whose labels say which develop"):
-        run("none", material=None, nearness=True)
+def test_distances_to_training_need_sets_that_the_experiment_makes(run: Callable[..., module.ExperimentResult]) -> None:
+    with pytest.raises(ConfigError, match="training_distance needs clips whose labels say which develop"):
+        run("none", material=None, training_distance=True)
+
+
+def test_recipes_that_say_nearness_still_ask_for_these_columns() -> None:
+    assert load_spec(Path(studies.__file__).parent / "clip_and_level" / "recipe.yaml").training_distance
+    assert not load_spec("draws").training_distance
+    assert load_spec("draws", ["nearness=true"]).training_distance

@@ -17,13 +17,13 @@ from eisbach.executors import available_cpus
 from eisbach.experiments.adherence import adherence_columns
 from eisbach.experiments.cells import Cell, plan_stages, run_cells
 from eisbach.experiments.material import build_material, material_stages, plan_material
-from eisbach.experiments.nearness import nearness_columns
 from eisbach.experiments.own_material import describe_material
 from eisbach.experiments.reference import Reference, experiment_reference, musicnn_rows, texture_rows
 from eisbach.experiments.spec import ExperimentSpec, check_spec, merge
 from eisbach.experiments.stages import OverallProgress, SpeedBook, Stage
 from eisbach.experiments.summary import Summary, summarise
 from eisbach.experiments.takes import take_columns
+from eisbach.experiments.training_distance import distance_columns
 from eisbach.files import write_json
 from eisbach.output_folder import exclusive, refuse_other_settings
 from eisbach.statistics.records import save_records
@@ -118,9 +118,9 @@ def _run(
         details: dict[str, str] = {}
         with bar.stage("analyse"):
             records = measure(clips, root, details)
-            if spec.nearness:
+            if spec.training_distance:
                 sets = {cell.train_seed: Path(cell.manifest) for cell in cells if cell.manifest is not None}
-                records = nearness_columns(records, details, sets, root)
+                records = distance_columns(records, details, sets, root)
             if spec.between_takes:
                 records = take_columns(records, details, spec.between_takes, root, root / ANALYSIS)
             if spec.adherence:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from eisbach.config import StrictModel, build_config, merge
 from eisbach.devices import DeviceName, PrecisionName, place
@@ -185,14 +185,14 @@ class ExperimentSpec(StrictModel):
         Sentences that the page prints with the result (shortened sampling, missing oracle, ...).
     jobs : int
         Trainings that run at once in processes of their own.
-    nearness : bool
-        Also measure how near each clip comes to developing music that no model trained on, and to what its own trained
-        on (`experiments.nearness`); needs `material`.
     between_takes : tuple of {"boundaries", "details", "notes", "prompts"}
         Also measure what the takes of a prompt share and what tells prompts apart (`experiments.takes`); needs two
         generation seeds.
     adherence : bool
         Also measure whether each clip follows its prompt's words (`experiments.adherence`).
+    training_distance : bool
+        Also measure each clip's distance to developing music that no model trained on, and to what its own trained on
+        (`experiments.training_distance`); needs `material`. Read as `nearness` too, its name before.
     store : str or None
         Folder in which sets, trainings and generations lie by their settings, so that experiments which name the same
         store make equal ones once; this experiment's folder then holds links.
@@ -217,9 +217,9 @@ class ExperimentSpec(StrictModel):
     rehearsal: bool = False
     notes: tuple[str, ...] = ()
     jobs: int = Field(default=1, ge=1, le=64)
-    nearness: bool = False
     between_takes: tuple[TakeMeasure, ...] = ()
     adherence: bool = False
+    training_distance: bool = Field(default=False, validation_alias=AliasChoices("training_distance", "nearness"))
     store: str | None = None
     device: DeviceName = "auto"
     precision: PrecisionName = "auto"
@@ -261,8 +261,8 @@ class ExperimentSpec(StrictModel):
         for role, name in (("baseline", self.baseline), ("oracle", self.oracle)):
             if name is not None and name not in self.arms:
                 raise ValueError(f"{role} is '{name}', and the arms are {', '.join(self.arms)}")
-        if self.nearness and self.material is None:
-            raise ValueError("nearness needs clips whose labels say which develop: make them with material")
+        if self.training_distance and self.material is None:
+            raise ValueError("training_distance needs clips whose labels say which develop: make them with material")
         if self.oracle is not None and self.oracle == self.baseline:
             raise ValueError("the oracle and the baseline must be different arms")
         for name, arm in self.arms.items():

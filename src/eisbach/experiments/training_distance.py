@@ -1,4 +1,4 @@
-"""How near an experiment's clips come, by texture, to developing music that none of its models trained on, and to what
+"""How far an experiment's clips are, by texture, from developing music that none of its models trained on, and from what
 each trained on."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ the model trained on. A clip without 2 s of sound has neither."""
 _ANALYSIS = "analysis_of_sets"
 
 
-def nearness_columns(
+def distance_columns(
     records: Iterable[Record], details: Mapping[str, str], manifests: Mapping[int, Path], root: Path
 ) -> list[Record]:
     """The records with the two columns.
