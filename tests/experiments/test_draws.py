@@ -154,5 +154,5 @@ def test_distances_to_training_need_sets_that_the_experiment_makes(run: Callable
 
 def test_recipes_that_say_nearness_still_ask_for_these_columns() -> None:
     assert load_spec(Path(studies.__file__).parent / "clip_and_level" / "recipe.yaml").training_distance
-    assert not load_spec("draws").training_distance
-    assert load_spec("draws", ["nearness=true"]).training_distance
+    assert not load_spec("demo").training_distance
+    assert load_spec("demo", ["nearness=true"]).training_distance

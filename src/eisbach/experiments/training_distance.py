@@ -1,5 +1,5 @@
-"""How far an experiment's clips are, by texture, from developing music that none of its models trained on, and from what
-each trained on."""
+"""How far an experiment's clips are, by texture, from developing music that none of its models trained on, and from
+what each trained on."""
 
 from __future__ import annotations
 
