@@ -161,6 +161,7 @@ def test_section_bars_end_with_the_audio():
     assert [(bar.left, bar.width, bar.tone) for bar in bars] == [(0.0, 40.0, 0), (40.0, 40.0, 1), (80.0, 20.0, 0)]
     assert bars[1].said == "Section B, 0:04 to 0:08"
     assert section_bars([Span(0.0, 4.0, "A")], 0.0) == []
+    assert section_bars([Span(0.0, 4.0, "A")], 4.0, "Part")[0].said == "Part A, 0:00 to 0:04"
     assert clock(65.4) == "1:05"
 
 

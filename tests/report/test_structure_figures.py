@@ -11,7 +11,7 @@ import pytest
 from eisbach.errors import UserError
 from eisbach.report.figures import cosine_similarity, mel_frames
 from eisbach.report.structure import figures, maps, style
-from eisbach.report.structure.draw import Span, draw_sections, pc1_share, section_spans
+from eisbach.report.structure.draw import Span, draw_sections, large_spans, pc1_share, section_spans
 from eisbach.report.structure.style import PictureClip
 from eisbach.structure.features import extract_features
 from eisbach.structure.motif_map import MotifMap
@@ -88,6 +88,16 @@ def test_spans_cover_the_clip_in_order():
     assert spans[-1].end == pytest.approx(FORM.trimmed_start + FORM.duration)
     assert all(a.end == b.start for a, b in itertools.pairwise(spans))
     assert section_spans(SILENCE) == []
+
+
+def test_parts_of_the_large_form_are_drawn_where_they_are_fewer_than_the_sections():
+    sections = {"boundaries": [5.0, 9.0], "labels": ["A", "B", "A"], "large": [9.0], "large_labels": ["A", "B"]}
+    end = FORM.trimmed_start + FORM.duration
+    parts = large_spans(FORM, {"sections": sections})
+    assert [(part.end, part.letter) for part in parts] == [(9.0, "A"), (end, "B")]
+    assert large_spans(FORM, {"sections": sections | {"large": [5.0, 9.0], "large_labels": list("ABC")}}) == []
+    assert large_spans(FORM, {"sections": sections | {"large": [], "large_labels": ["A"]}}) == []
+    assert large_spans(SILENCE) == []
 
 
 def test_the_share_of_pc1_stands_beside_surrogates():

@@ -283,6 +283,7 @@ def _heard(page: ComparisonPage, quiet: bool) -> dict[str, Any]:
         "beside": beside if music else "",
         "material": page.material,
         "embedded_words": words,
+        "has_parts": any(player.parts for player in players),
         "pictured": any(player.picture for player in players),
         "group_pictures": group_pictures(sketches) if page.pictures else [],
         "pictured_words": f"Made from {len(sketches):,} of the {len(sets.records):,} clips."

@@ -16,7 +16,7 @@ from eisbach.errors import AudioError
 from eisbach.progress import Progress
 from eisbach.report.audio_embed import EmbeddedAudio, embed_all
 from eisbach.report.figures import draw_mel, draw_trajectory, features_of, trajectory_limit
-from eisbach.report.structure.draw import Span, draw_sections, section_spans
+from eisbach.report.structure.draw import Span, draw_sections, large_spans, section_spans
 from eisbach.structure.features import Features, forget
 from eisbach.structure.sets.clips import clip_sketch
 from eisbach.structure.similarity import self_similarity
@@ -84,6 +84,8 @@ class Player:
         Data address of spectrogram, matrix and trajectory; empty when there is none.
     alt : str
         What the picture shows.
+    parts : list of SectionBar
+        The large form, where it has fewer parts than there are sections.
     """
 
     record: Record
@@ -94,6 +96,7 @@ class Player:
     sketch: Mapping[str, Sequence[float]] = field(repr=False)
     picture: str = ""
     alt: str = ""
+    parts: Sequence[SectionBar] = ()
 
 
 def make_players(
@@ -162,7 +165,9 @@ def _player(
     sketch = (detail or {}).get("sketch") or clip_sketch(features)
     picture = "" if limit is None else f"data:image/webp;base64,{_base64(clip_thumbnail(features, limit, spans))}"
     alt = "" if limit is None else _describe(features)
-    return Player(row, audio, wave, section_bars(spans, seconds), seconds, sketch, picture, alt)
+    parts = section_bars(large_spans(features, detail), seconds, "Part")
+    bars = section_bars(spans, seconds)
+    return Player(row, audio, wave, bars, seconds, sketch, picture, alt, parts if len(parts) > 1 else ())
 
 
 def _base64(data: bytes) -> str:
@@ -188,7 +193,7 @@ def waveform_path(path: Path, most: float = _MOST_SECONDS) -> tuple[str, float]:
     return "".join(strokes), waveform.duration
 
 
-def section_bars(spans: Sequence[Span], seconds: float) -> list[SectionBar]:
+def section_bars(spans: Sequence[Span], seconds: float, noun: str = "Section") -> list[SectionBar]:
     """The sections within the `seconds` that can be heard, as bars."""
     tones = {letter: index for index, letter in enumerate(dict.fromkeys(span.letter for span in spans))}
     bars = []
@@ -200,7 +205,7 @@ def section_bars(spans: Sequence[Span], seconds: float) -> list[SectionBar]:
             SectionBar(
                 span.letter, round(span.start, 2), round(end, 2), 100 * span.start / seconds,
                 100 * (end - span.start) / seconds, tones[span.letter] % 7,
-                f"Section {span.letter}, {clock(span.start)} to {clock(end)}",
+                f"{noun} {span.letter}, {clock(span.start)} to {clock(end)}",
             )
         )  # fmt: skip
     return bars

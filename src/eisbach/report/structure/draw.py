@@ -42,10 +42,26 @@ def section_spans(features: Features, detail: Mapping[str, Any] | None = None) -
         `structure.sections.find_sections` looks for them.
     """
     if detail is not None:
-        boundaries, labels = detail["sections"]["boundaries"], detail["sections"]["labels"]
+        return _spans(features, detail["sections"]["boundaries"], detail["sections"]["labels"])
+    sections = find_sections(features)
+    return _spans(features, sections.boundaries, sections.labels)
+
+
+def large_spans(features: Features, detail: Mapping[str, Any] | None = None) -> list[Span]:
+    """The parts of the large form, first to last; empty where it is one part, or the sections themselves.
+
+    Parameters are those of `section_spans`.
+    """
+    if detail is not None:
+        found = detail["sections"]
+        small, boundaries, labels = found["boundaries"], found.get("large", []), found.get("large_labels", [])
     else:
         sections = find_sections(features)
-        boundaries, labels = sections.boundaries, sections.labels
+        small, boundaries, labels = sections.boundaries, sections.large, sections.large_labels
+    return _spans(features, boundaries, labels) if 0 < len(boundaries) < len(small) else []
+
+
+def _spans(features: Features, boundaries: Sequence[float], labels: Sequence[str]) -> list[Span]:
     if not labels:
         return []
     start = float(features.trimmed_start)

@@ -60,15 +60,20 @@
       var area = wave.getBoundingClientRect();
       jump(seconds * (event.clientX - area.left) / area.width, true);
     });
-    buttons.forEach(function (button, index) {
+    buttons.forEach(function (button) {
       button.addEventListener("click", function () { jump(parseFloat(button.getAttribute("data-start")), true); });
-      button.addEventListener("keydown", function (event) {
-        var step = { ArrowRight: 1, ArrowLeft: -1, Home: -index, End: buttons.length - 1 - index }[event.key];
-        if (step === undefined) { return; }
-        event.preventDefault();
-        var next = buttons[Math.max(0, Math.min(buttons.length - 1, index + step))];
-        buttons.forEach(function (other) { other.tabIndex = other === next ? 0 : -1; });
-        next.focus();
+    });
+    each(box.querySelectorAll(".sections"), function (line) {
+      var own = Array.prototype.slice.call(line.querySelectorAll("button"));
+      own.forEach(function (button, index) {
+        button.addEventListener("keydown", function (event) {
+          var step = { ArrowRight: 1, ArrowLeft: -1, Home: -index, End: own.length - 1 - index }[event.key];
+          if (step === undefined) { return; }
+          event.preventDefault();
+          var next = own[Math.max(0, Math.min(own.length - 1, index + step))];
+          own.forEach(function (other) { other.tabIndex = other === next ? 0 : -1; });
+          next.focus();
+        });
       });
     });
   });
