@@ -80,7 +80,7 @@ def arms_chart(
 
 
 def _said(info: MetricInfo, arm: ArmSummary, labels: Mapping[str, str]) -> str:
-    text = f"{labels.get(arm.arm, arm.arm)} {format_value(info, arm.mean)}"
+    text = f"{labels.get(arm.arm, arm.arm)} {format_value(info, arm.mean, arm.n_clips)}"
     if arm.interval is None:
         return text
     return f"{text} (95% interval {format_value(info, arm.interval[0])} to {format_value(info, arm.interval[1])})"
@@ -93,7 +93,7 @@ def _arm_row(
     middle = top + 42
     colour = "music" if arm.arm == REFERENCE else f"{index % 8}"
     parts = [f'<g class="arm-{colour}"><text class="row" x="{_LEFT}%" y="{top + 17}">{escape(label)}</text>']
-    value = format_value(info, arm.mean)
+    value = format_value(info, arm.mean, arm.n_clips)
     parts.append(f'<text class="value" x="{_RIGHT}%" y="{top + 17}" text-anchor="end">{escape(value)}</text>')
     stacked: dict[float, int] = {}
     for name, point in arm.points.items():

@@ -42,7 +42,7 @@ MARKS = {
 """What each verdict looks like in a table: a sign and a word, so that colour is never needed."""
 
 _SHARE = MetricInfo("share", "share", share=True)
-_SHOWN = "a difference from the reference was shown (corrected p below 0.05, and an interval without 0)"
+_SHOWN = "a difference from the baseline was shown (corrected p below 0.05, and an interval without 0)"
 _MARK_MEANINGS = (
     ("= alike", "a difference of any size that matters was ruled out"),
     ("? not clear", "neither a difference nor its absence could be shown"),
@@ -110,10 +110,11 @@ def findings(sets: Sets, primary: Sequence[MetricInfo]) -> list[Finding]:
     if sets.results is not None:
         return [_difference(sets, name, primary) for name in sets.names[1:]]
     name = sets.names[0]
+    summaries = [(info, sets.summaries[name, info.name]) for info in primary]
     said = [
-        f"{info.label} {format_value(info, sets.summaries[name, info.name].mean)}{_means(info)}"
-        for info in primary
-        if math.isfinite(sets.summaries[name, info.name].mean)
+        f"{info.label} {format_value(info, own.mean, own.n_clips)}{_means(info)}"
+        for info, own in summaries
+        if math.isfinite(own.mean)
     ]
     if not said:
         return [
