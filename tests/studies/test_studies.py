@@ -31,7 +31,7 @@ from eisbach.studies.contract import (
     study_names,
 )
 from eisbach.studies.judging import judged, not_run, verdict
-from eisbach.studies.page import claims_markdown, effect_text
+from eisbach.studies.page import claims_pages, effect_text
 from eisbach.studies.running import read_facts, resolve_settings, run_study
 
 ROOT = Path(__file__).parents[2]
@@ -93,11 +93,12 @@ def test_settings_resolve_in_full_and_quick(name: str, tmp_path: Path) -> None:
 
 
 def test_the_documented_claims_are_those_of_the_results() -> None:
-    assert (ROOT / "docs/claims.md").read_text(encoding="utf-8") == claims_markdown()
+    written = {file.name: file.read_text(encoding="utf-8") for file in (ROOT / "docs").glob("claims*.md")}
+    assert written == claims_pages()
 
 
 def test_a_verdict_by_rules_of_after_the_run_is_marked_and_explained() -> None:
-    page = claims_markdown()
+    page = "\n".join(claims_pages().values())
     for study in load_studies():
         note = study.declaration.declared.note
         for claim, result in study.rows():
@@ -130,7 +131,10 @@ def test_list_show_and_page(tmp_path: Path) -> None:
     assert "http://" not in html
     assert "https://" not in html
     assert all(study.declaration.claims[0].claim[:20].replace("'", "&#39;") in html for study in load_studies())
-    assert Path(files["markdown"]).read_text() == claims_markdown()
+    pages = claims_pages(stem="c")
+    assert Path(files["markdown"]).read_text() == pages["c.md"]
+    assert {file.name for file in tmp_path.glob("c*.md")} == set(pages)
+    assert all(f"]({name})" in "".join(pages.values()) for name in pages if name != "c.md")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from eisbach.studies.contract import (
     Effect,
     Result,
     Study,
+    Verdict,
     load_studies,
 )
 
@@ -25,17 +26,19 @@ _PAPERS = {
     "signature": "class-conditional entropy", "entropic time": "entropic time (arXiv 2504.13612)",
     "ours": "this project",
 }  # fmt: skip
+_READING = """*Supported* and *refuted* mean what the study's rules say, for the material and the models named there;
+*inconclusive* is neither: read the interval. Intervals are 95%. **†** marks a verdict of which not every rule was declared
+before the run; [here]({undeclared}) stands which."""
 _PREAMBLE = """# Claims
 
-Every claim of the three papers that a study here has decided, and our own. Written by `eisbach study page` from each
-study's `study.yaml` and `result.json` (computed from its records); a test holds this page to those files. A study's
-folder holds its README (what was asked, what came out, what failed on the way), its code and its records;
-`eisbach study show NAME` prints one in full and `eisbach study run NAME` runs it again.
+Every claim of the papers that a study here has decided, and our own. Written by `eisbach study page` from each study's
+`study.yaml` and `result.json` (computed from its records); a test holds these pages to those files. A study's folder
+holds its README (what was asked, what came out, what failed on the way), its code and its records; `eisbach study show
+NAME` prints one in full and `eisbach study run NAME` runs it again.
 
-*Supported* and *refuted* mean what the study's rules say, for the material and the models named there; *inconclusive*
-is neither: read the interval. Intervals are 95%. **†** marks a verdict of which not every rule was declared before the
-run; [below](#not-declared-before-the-run) stands which.
 """
+_MOST_WORDS = 1_250
+"""Of the rows of one page, so that with its head it stays one that is read."""
 
 
 class _Retired(StrictModel):
@@ -131,37 +134,91 @@ def study_lines(study: Study) -> list[str]:
     return lines
 
 
-def claims_markdown(studies: Sequence[Study] | None = None) -> str:
-    """The text of `docs/claims.md`: one row a claim, by paper, then what was retired."""
+def claims_pages(studies: Sequence[Study] | None = None, stem: str = "claims") -> dict[str, str]:
+    """Texts by file name: an index `stem.md`, and beside it the claims by paper, how studies decide, and what was not
+    declared. What is too long for a page goes on in the next."""
     studies = load_studies() if studies is None else studies
-    rows = [(study, *row) for study in studies for row in study.rows()]
-    parts = [_PREAMBLE]
+    undeclared = f"{stem}-undeclared.md"
+    reading = _READING.format(undeclared=undeclared)
+    pages: dict[str, str] = {}
+    head = ["paper", "claims", *_VERDICTS, "page"]
+    summary = [_row(*head), _row(*["---"] * len(head))]
     for paper, name in _PAPERS.items():
-        own = [row for row in rows if row[1].source.paper == paper]
-        if not own:
+        verdicts = [
+            result.verdict for study in studies for claim, result in study.rows() if claim.source.paper == paper
+        ]
+        if not verdicts:
             continue
-        parts.append(f"## {name[0].upper()}{name[1:]}\n")
-        parts.append("| claim | where | verdict | effect | study |\n|---|---|---|---|---|")
-        for study, claim, result in own:
+        blocks = [_claim_rows(study, paper) for study in studies]
+        title = name[0].upper() + name[1:]
+        made = _paged(f"{stem}-{paper.replace(' ', '-')}", f"Claims: {title}", reading, _CLAIM_HEAD, blocks)
+        pages |= made
+        links = ", ".join(f"[{'read' if index == 0 else index + 1}]({file})" for index, file in enumerate(made))
+        counts = [str(verdicts.count(verdict)) for verdict in _VERDICTS]
+        summary.append(_row(title, str(len(verdicts)), *counts, links))
+    how = _paged(
+        f"{stem}-how", "How each study decides", "Units, seeds and the smallest effect that each could show.",
+        ["study", "unit", "seeds", "smallest effect", "CPU min"], [_ways(study) for study in studies],
+    )  # fmt: skip
+    notes = [[_row(study.name, study.declaration.declared.note)] for study in _with_notes(studies)]
+    pages |= how | _paged(
+        undeclared.removesuffix(".md"), "Not declared before the run", "What of each study's rules was set after a "
+        "first look, and why.", ["study", "of its declaration"], notes,
+    )  # fmt: skip
+    ways = ", ".join(
+        f"[{'how each study decides' if index == 0 else index + 1}]({file})" for index, file in enumerate(how)
+    )
+    parts = [
+        _PREAMBLE + reading, "", *summary, "", f"More: {ways}.", "",
+        "## Retired\n\nBuilt, measured, and taken out because it did not prove useful.\n",
+        "| what | why | study | last in commit |\n|---|---|---|---|",
+        *(_row(entry.what, entry.why, entry.study, entry.commit) for entry in _retired()),
+    ]  # fmt: skip
+    return {f"{stem}.md": "\n".join(parts).rstrip() + "\n", **pages}
+
+
+_VERDICTS: tuple[Verdict, ...] = ("supported", "refuted", "inconclusive", "not run")
+_CLAIM_HEAD = ["claim", "where", "verdict", "effect", "study"]
+
+
+def _claim_rows(study: Study, paper: str) -> list[str]:
+    rows = []
+    for claim, result in study.rows():
+        if claim.source.paper == paper:
             effect = effect_text(result.effects[0], name=True) if result.effects else "–"
             note = f" {result.note}" if result.note else ""
             verdict = f"**{_marked(study, result)}**"
-            parts.append(_row(claim.claim, claim.source.place or "–", verdict, effect + "." + note, _link(study)))
-        parts.append("")
-    parts.append("## How each study decides\n")
-    parts.append("| study | unit | seeds | smallest effect | CPU min |\n|---|---|---|---|---|")
-    for study in studies:
-        minutes = f"{study.declaration.minutes:g}" if study.declaration.minutes else "–"
-        ways = dict.fromkeys((claim.unit, claim.seeds, claim.smallest_effect) for claim in study.declaration.claims)
-        parts += [_row(_link(study), *way, minutes) for way in ways]
-    parts.append("\n## Not declared before the run\n")
-    parts.append("| study | of its declaration |\n|---|---|")
-    parts += [_row(study.name, study.declaration.declared.note) for study in _with_notes(studies)]
-    parts.append("")
-    parts.append("## Retired\n\nBuilt, measured, and taken out because it did not prove useful.\n")
-    parts.append("| what | why | study | last in commit |\n|---|---|---|---|")
-    parts += [_row(entry.what, entry.why, entry.study, entry.commit) for entry in _retired()]
-    return "\n".join(parts).rstrip() + "\n"
+            rows.append(_row(claim.claim, claim.source.place or "–", verdict, effect + "." + note, _link(study)))
+    return rows
+
+
+def _ways(study: Study) -> list[str]:
+    minutes = f"{study.declaration.minutes:g}" if study.declaration.minutes else "–"
+    ways = dict.fromkeys((claim.unit, claim.seeds, claim.smallest_effect) for claim in study.declaration.claims)
+    return [_row(_link(study), *way, minutes) for way in ways]
+
+
+def _paged(stem: str, title: str, intro: str, head: Sequence[str], blocks: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Rows as pages by file name; a block (a study's rows) is cut only where it alone is too long."""
+    parts: list[list[str]] = [[]]
+    words = 0
+    for block in blocks:
+        size = sum(len(row.split()) for row in block)
+        for row in block:
+            if parts[-1] and (
+                words + len(row.split()) > _MOST_WORDS or (row is block[0] and words + size > _MOST_WORDS)
+            ):
+                parts.append([])
+                words = 0
+            parts[-1].append(row)
+            words += len(row.split())
+    pages = {}
+    for index, rows in enumerate(parts):
+        part = f", part {index + 1}" if len(parts) > 1 else ""
+        name = f"{stem}.md" if index == 0 else f"{stem}-{index + 1}.md"
+        table = "\n".join([_row(*head), _row(*["---"] * len(head)), *rows])
+        pages[name] = f"# {title}{part}\n\n{intro}\n\n{table}\n"
+    return pages
 
 
 def _row(*cells: str) -> str:
@@ -186,7 +243,7 @@ def _retired() -> list[_Retired]:
 
 
 def write_pages(page: Path, markdown: Path) -> None:
-    """Writes the page of all claims, and the same as Markdown.
+    """Writes the page of all claims, and the same as Markdown: `markdown` and pages beside it that begin with its name.
 
     Raises
     ------
@@ -222,4 +279,5 @@ def write_pages(page: Path, markdown: Path) -> None:
         retired=[entry.model_dump() for entry in _retired()],
     )
     write_text(page, html)
-    write_text(markdown, claims_markdown(studies))
+    for name, text in claims_pages(studies, markdown.stem).items():
+        write_text(markdown.with_name(name), text)

@@ -235,7 +235,7 @@ def _render(run: ToyRun, report: ToyReport, pictures: Sequence[PagePicture], com
         headline=report.headline,
         comparison=_comparison_sentences(report.ratios),
         lead=len({ratio.baseline for ratio in report.ratios}),
-        claims=report.claims,
+        claims=[[claim.figure, claim.text, claim.test, claim.verdict] for claim in report.claims],
         pictures=[picture.embedded(DPI) for picture in pictures],
         tables=[
             table
