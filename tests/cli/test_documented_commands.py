@@ -25,6 +25,7 @@ PAGES = [
     *sorted(STUDIES.glob("*/README.md")),
 ]  # fmt: skip
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
+MOST_WORDS = 1_500
 OTHERS_OPTIONS = {"--num_processes", "--nproc_per_node", "--encoded_dir"}  # accelerate, torchrun, Stability's trainer
 
 
@@ -197,3 +198,16 @@ def test_python_parses_and_its_imports_exist(page: Path) -> None:
                 for item in node.names:
                     if not hasattr(module, item.name):
                         importlib.import_module(f"{node.module}.{item.name}")
+
+
+@pytest.mark.parametrize("page", PAGES[: 1 + len(list((ROOT / "docs").glob("*.md")))], ids=lambda page: page.stem)
+def test_no_page_is_longer_than_people_read(page: Path) -> None:
+    words = len(page.read_text(encoding="utf-8").split())
+    assert words <= MOST_WORDS, f"{page.name} has {words} words: shorten it, or split it and add the part to mkdocs.yml"
+
+
+def test_every_page_can_be_found() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    others = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f": {page.name}\n" in nav or (page.name.startswith("claims-") and f"]({page.name})" in others), page.name

@@ -97,7 +97,7 @@ def _file_hash(path: str | Path) -> str:
         raise UserError(
             f"the Inception weights {path} cannot be read ({error.strerror or error}); they are not downloaded: fetch "
             "torch-fidelity's weights-inception-2015-12-05-6726825d.pth once and save its tensors as safetensors "
-            "(docs/images.md)."
+            "(docs/image-quality.md)."
         ) from error
 
 
@@ -129,8 +129,8 @@ def _inception(weights: str | Path) -> Any:
 def _load_inception(weights: str | Path | None, device: torch.device | str) -> FeatureNetwork:
     if weights is None:
         raise UserError(
-            "the features inception need their weights: name a safetensors file of them with --weights (docs/images.md "
-            "says where they come from)."
+            "the features inception need their weights: name a safetensors file of them with --weights "
+            "(docs/image-quality.md says where they come from)."
         )
     return InceptionFeatures(weights, device)
 

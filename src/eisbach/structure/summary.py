@@ -90,7 +90,7 @@ def _cell(numbers: Mapping[str, Any], clips: int) -> str:
 
 
 def _warnings(groups: Mapping[str, Mapping[str, Any]], names: Sequence[str], heads: Sequence[str]) -> list[str]:
-    lines = ["†: as the paper prints it; contradicted by ground truth (docs/structure.md)."]
+    lines = ["†: as the paper prints it; contradicted by ground truth (docs/structure-limits.md)."]
     if any(m["n"] != groups[n]["clips"] and m["n"] for n in names for m in groups[n]["metrics"].values()):
         lines.append("[n]: defined for n clips only.")
     seconds = [groups[n]["seconds"] for n in names]

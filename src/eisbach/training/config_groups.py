@@ -371,7 +371,7 @@ class InpaintingConfig(StrictModel):
 
 
 class ObjectiveConfig(StrictModel):
-    """What the network is asked in a step, beside noise levels and weights (see docs/stable-audio-3.md).
+    """What the network is asked in a step, beside noise levels and weights (see docs/sa3-training.md).
 
     Attributes
     ----------
