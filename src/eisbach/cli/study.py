@@ -171,12 +171,13 @@ def page(
     markdown: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="The same as Markdown; docs/claims.md where it is there, else beside the page."
+            metavar="FILE",
+            help="The same as Markdown, with pages beside it; docs/claims.md where it is there, else beside the page.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write one page of all claims, as HTML and as Markdown."""
+    """Write all claims: one page of HTML, and pages of Markdown."""
     from eisbach.studies.page import write_pages
 
     documented = Path("docs/claims.md")

@@ -144,37 +144,38 @@ def open_groups(groups: Sequence[ListenGroup]) -> int:
     return len(groups)
 
 
-def flag_rows(sets: Sets) -> list[dict[str, Any]]:
-    """How many clips of each set carry each flag."""
+def flag_table(sets: Sets, labels: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: how many clips of each set carry each flag, and what it says."""
     counts: dict[str, dict[str, int]] = {}
     for row in sets.records:
         for flag in filter(None, str(row.get("flags") or "").split(";")):
             own = counts.setdefault(flag, dict.fromkeys(sets.names, 0))
             own[str(row["arm"])] += 1
-    return [
-        {"name": flag, "counts": [own[name] for name in sets.names], "means": _flag_means(flag)}
-        for flag, own in sorted(counts.items(), key=lambda item: (item[0].startswith("undefined:"), item[0]))
-    ]
+    ordered = sorted(counts.items(), key=lambda item: (item[0].startswith("undefined:"), item[0]))
+    rows = [[flag, *(str(own[name]) for name in sets.names), _flag_means(flag)] for flag, own in ordered]
+    return ["Flag", *(labels[name] for name in sets.names), "What it means"], rows
 
 
 def _flag_means(flag: str) -> str:
     kind, _, name = flag.partition(":")
     if kind == "undefined" and name in METRICS:
         return f"{METRICS[name].label} has no value for these clips (too short, silent, or nothing to measure)"
-    return _FLAG_MEANINGS.get(flag, "see docs/structure.md")
+    return _FLAG_MEANINGS.get(flag, "see docs/front-end.md")
 
 
-def clip_rows(sets: Sets, labels: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The first clips of all sets by the primary measures."""
-    return [
-        {
-            "id": row.get("id") or row["path"],
-            "set": labels[str(row["arm"])],
-            "shown": [format_value(replace(info, unit=""), _value(row, info)) for info in sets.primary],
-            "flags": _own_flags(row),
-        }
+def clip_table(sets: Sets, noun: str, labels: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: the first clips of all sets by the primary measures."""
+    units = [f"{_upper(info.label)}{f' ({info.unit})' if info.unit else ''}" for info in sets.primary]
+    rows = [
+        [
+            str(row.get("id") or row["path"]),
+            labels[str(row["arm"])],
+            *(format_value(replace(info, unit=""), _value(row, info)) for info in sets.primary),
+            _own_flags(row),
+        ]
         for row in sets.records[:_MOST_ROWS]
     ]
+    return ["Clip", _upper(noun), *units, "Flags"], rows
 
 
 def clip_words(count: int) -> str:

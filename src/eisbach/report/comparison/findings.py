@@ -274,6 +274,9 @@ def terminal_lines(records: Sequence[Record], sets: Sets) -> list[str]:
         return [table, *beside, sets.how, *(f"note: {note}" for note in (*sets.refused.values(), *sets.notes))]
     lines = [table, "", str(headline_verdict(results) or ""), *recovered_sentences(results)]
     for name in sets.names[1:]:
+        if name in sets.refused:
+            lines.append(f"\n{sets.refused[name]}")
+            continue
         lines.append(f"\n{name} against {sets.names[0]} (difference, 95% interval, Hedges g, p corrected):")
         for info in sets.primary:
             compared = sets.comparison(name, info.name)
@@ -285,7 +288,7 @@ def terminal_lines(records: Sequence[Record], sets: Sets) -> list[str]:
                 f"({format_interval(info, compared.shown_interval)}){g}, {format_p(compared.decisive_p)}  "
                 f"{MARKS[compared.verdict]}"
             )
-    return [*lines, sets.how, *(f"note: {note}" for note in (*sets.refused.values(), *sets.notes))]
+    return [*lines, sets.how, *(f"note: {note}" for note in sets.notes)]
 
 
 def _nearness_lines(sets: Sets) -> list[str]:

@@ -17,7 +17,7 @@ from eisbach.experiments.reference import Reference
 from eisbach.files import write_text
 from eisbach.report.audio_embed import BUDGET_BYTES
 from eisbach.report.charts import Series, curves_chart
-from eisbach.report.comparison.cards import clip_rows, clip_words, flag_rows, listen_group, open_groups
+from eisbach.report.comparison.cards import clip_table, clip_words, flag_table, listen_group, open_groups
 from eisbach.report.comparison.findings import (
     Finding,
     findings,
@@ -310,14 +310,17 @@ def _sketches(
 def _again(page: ComparisonPage) -> dict[str, Any]:
     """Files, flags, every clip, and how to make the page again."""
     sets = page.sets
+    flag_head, flags = flag_table(sets, page.labels)
+    clip_head, clips = clip_table(sets, page.noun, page.labels)
     return {
         "commands": page.commands,
         "files": page.files,
         "configuration": page.configuration,
         "versions": page.versions,
-        "flags": flag_rows(sets),
-        "clip_rows": clip_rows(sets, page.labels),
-        "clip_metrics": sets.primary,
+        "flag_head": flag_head,
+        "flags": flags,
+        "clip_head": clip_head,
+        "clip_rows": clips,
         "clip_words": clip_words(len(sets.records)),
         "skipped": list(page.skipped[:_MOST_SKIPPED]),
         "skipped_count": len(page.skipped),

@@ -20,6 +20,9 @@
       if (queue.length) { queue[0].play(); }
     });
   });
+  if (window.matchMedia("(max-width: 46rem)").matches) {  // a phone shows the first group; the others are a touch away
+    Array.prototype.forEach.call(document.querySelectorAll("#listen .wide > details"), function (group, index) { group.open = index === 0; });
+  }
   var toggle = document.querySelector("button.toggle");
   if (toggle) {
     toggle.hidden = false;
