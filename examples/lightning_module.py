@@ -125,9 +125,7 @@ class ManualFlowMatching(FlowMatching):
 def train(arguments: argparse.Namespace, **trainer_options: object) -> FlowMatching:
     """The trained module."""
     pl.seed_everything(arguments.seed, verbose=False)
-    weighting = build_weighting(
-        "development_barrier", "min_snr", strength=1.0, window_seconds=1.6, latent_rate=LATENT_RATE
-    )
+    weighting = build_weighting("recommended", "min_snr", window_seconds=1.6, latent_rate=LATENT_RATE)
     module = ManualFlowMatching(weighting, arguments.accumulate) if arguments.manual else FlowMatching(weighting)
     clips = MadeUpLatents(arguments.steps * arguments.accumulate * arguments.batch_size * arguments.devices)
     automatic = {} if arguments.manual else {"accumulate_grad_batches": arguments.accumulate, "gradient_clip_val": 1.0}

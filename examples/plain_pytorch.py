@@ -119,7 +119,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch-size", type=int, default=16, help="clips in an optimiser step")
     parser.add_argument("--accumulate", type=int, default=2, help="micro-batches in an optimiser step")
-    parser.add_argument("--sample", default="development_barrier", help="sample weighting, or none")
+    parser.add_argument("--sample", default="recommended", help="sample weighting, or none")
     parser.add_argument("--noise-level", default="min_snr", help="noise-level weighting, or none")
     parser.add_argument("--strength", type=float, default=1.0, help="how much of the sample weighting to use, 0 to 1")
     parser.add_argument("--seed", type=int, default=0)

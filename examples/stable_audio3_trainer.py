@@ -177,7 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repo", type=Path, help="checkout of stable-audio-3; without it a small stand-in is trained")
     parser.add_argument("--steps", type=int, default=20, help="steps of the stand-in")
-    parser.add_argument("--sample", default="development_barrier", help="sample weighting, or none")
+    parser.add_argument("--sample", default="recommended", help="sample weighting, or none")
     parser.add_argument("--noise-level", default="none", help="noise-level weighting, or none")
     parser.add_argument("--strength", type=float, default=1.0, help="how much of the sample weighting to use, 0 to 1")
     ours, theirs = sys.argv[1:], []

@@ -39,7 +39,14 @@ def test_a_configuration_writes_it_out():
     assert config.weighting.model_dump(exclude={"noise_level"}) == RECOMMENDED_WEIGHTING
 
 
-@pytest.mark.parametrize("recipe", [*sorted((ROOT / "recipes").glob("sa3-*.yaml")), ROOT / "recipes" / "paper.yaml"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        *sorted((ROOT / "recipes").glob("sa3-*.yaml")),
+        ROOT / "recipes" / "own-music.yaml",
+        ROOT / "recipes" / "paper.yaml",
+    ],
+)
 def test_recipes_name_it_or_are_called_replications(recipe):
     weighting = read_yaml(recipe)["weighting"]
     replication = recipe.read_text(encoding="utf-8").startswith("# A replication")

@@ -18,6 +18,7 @@ from eisbach.errors import UserError
 
 if TYPE_CHECKING:
     from eisbach.experiments.analysis import AnalysedSets, AnalysisPlan
+    from eisbach.report.listen.votes import ListeningScore
 
 _DEFAULT_OUT = Path("analysis")
 _SKIPS_SAID = 20
@@ -77,6 +78,12 @@ _Listen = Annotated[int, typer.Option(help="Clips that the page embeds; an even 
 _Clip = Annotated[
     list[str] | None, typer.Option(help="Id of a clip to embed in place of the sample; repeat.", show_default=False)
 ]
+_Votes = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of a listening test between these sets: what its votes say is on the page.", show_default=False
+    ),
+]
 _Title = Annotated[str | None, typer.Option(help="Heading of the page.")]
 _Pictures = Annotated[
     bool | None,
@@ -120,6 +127,7 @@ def analyze(
     held_out: _HeldOut = None,
     listen: _Listen = 24,
     clip: _Clip = None,
+    votes: _Votes = None,
     title: _Title = None,
     pictures: _Pictures = None,
     device: _Device = "auto",
@@ -150,6 +158,7 @@ def analyze(
         start=start, jobs=jobs, seed=seed, device=device, reference=tuple(reference or ()),
     )  # fmt: skip
     _check_ids(plan, clip or ())
+    heard = _heard(votes, plan, seed)
     if dry_run:
         shown = plan.settings() | {"embeddings": ["texture", *(embedding or [])], "page": bool(out) and page}
         typer.echo(json.dumps(shown | {"listen": listen, "pictures": bool(pictures)}, indent=2, ensure_ascii=False))
@@ -164,15 +173,16 @@ def analyze(
 
         if page:
             options = PageOptions(
-                title or "", listen, tuple(clip or ()), pictures is not False, bool(pictures), _typed()
+                title or "", listen, tuple(clip or ()), pictures is not False, bool(pictures), _typed(), heard
             )
             written = write_page(analysed, options, [str(path) for path in paths], quiet=quiet)
         else:
             draw_clips(analysed, out / "pictures", quiet=quiet)
     if as_json:
-        typer.echo(json.dumps(_as_json(analysed, written), ensure_ascii=False, indent=2))
+        said = _as_json(analysed, written) | {"votes": heard and heard.to_json()}
+        typer.echo(json.dumps(said, ensure_ascii=False, indent=2))
         return
-    _print(analysed, out, written, bool(pictures))
+    _print(analysed, out, written, bool(pictures), heard)
 
 
 def compare(context: typer.Context) -> None:
@@ -204,6 +214,15 @@ def _check_ids(plan: AnalysisPlan, chosen: Sequence[str]) -> None:
         raise UserError(
             f"no clip has the id '{wrong}' to embed; ids are like '{min(known)}' (--dry-run lists the files)."
         )
+
+
+def _heard(test: Path | None, plan: AnalysisPlan, seed: int) -> ListeningScore | None:
+    """The votes, read before anything is analysed, so that a wrong folder costs no hour."""
+    if test is None:
+        return None
+    from eisbach.report.listen.votes import votes_about
+
+    return votes_about(test, list(plan.names.values()), seed=seed)
 
 
 def _with_embeddings(plan: AnalysisPlan, names: Sequence[str]) -> AnalysisPlan:
@@ -241,12 +260,17 @@ def _as_json(analysed: AnalysedSets, written: Path | None) -> dict[str, Any]:
     }
 
 
-def _print(analysed: AnalysedSets, out: Path | None, written: Path | None, pictures: bool) -> None:
+def _print(
+    analysed: AnalysedSets, out: Path | None, written: Path | None, pictures: bool, heard: ListeningScore | None
+) -> None:
     from eisbach.report.comparison.findings import memorisation_lines, terminal_lines
+    from eisbach.report.listen.page import score_lines
 
     for line in (*terminal_lines(analysed.records, analysed.sets), *memorisation_lines(analysed.whole)):
         typer.echo(line)
-    skipped = analysed.skips.skipped
+    for line in () if heard is None else ("", "listeners:", *score_lines(heard)):
+        typer.echo(line)
+    skipped = [*analysed.skips.skipped, *(() if heard is None else heard.skips.skipped)]
     for item in skipped[:_SKIPS_SAID]:
         typer.echo(f"skipped: {item.reason}", err=True)
     if len(skipped) > _SKIPS_SAID:

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -46,6 +47,9 @@ def run(
     device: OptionalDevice = None,
     precision: OptionalPrecision = None,
     quick: Annotated[bool, typer.Option("--quick", help="A rehearsal with hardly any training.")] = False,
+    votes: Annotated[
+        Path | None, typer.Option(help="Folder of a listening test between the arms: its votes go on the page.")
+    ] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -60,16 +64,21 @@ def run(
     spec = load_spec(recipe, changes, quick=quick)
     cluster = where(executor, address, cell_cpus, cell_gpus, shared=spec.out, jobs=jobs)
     with nullcontext() if dry_run else cluster:
-        execute(spec, dry_run=dry_run, as_json=as_json, quiet=quiet)
+        execute(spec, dry_run=dry_run, as_json=as_json, quiet=quiet, votes=votes)
 
 
-def execute(spec: ExperimentSpec, *, dry_run: bool, as_json: bool, quiet: bool) -> None:
+def execute(spec: ExperimentSpec, *, dry_run: bool, as_json: bool, quiet: bool, votes: Path | None = None) -> None:
     """Checks and runs a specification, writes its page, and prints where it is and what was found."""
     from eisbach.config import dump_yaml
     from eisbach.experiments.spec import check_spec
     from eisbach.output_folder import check_writable
 
     check_spec(spec)
+    heard = None
+    if votes is not None:
+        from eisbach.report.listen.votes import votes_about
+
+        heard = votes_about(votes, list(spec.arms))
     if dry_run:
         check_writable(spec.out)
         typer.echo(dump_yaml(spec), nl=False)
@@ -80,7 +89,7 @@ def execute(spec: ExperimentSpec, *, dry_run: bool, as_json: bool, quiet: bool) 
     command = shlex.join(["eisbach", *sys.argv[1:]])
     result = run_experiment(
         spec,
-        finish=lambda done: write_experiment_page(done, [command]),
+        finish=lambda done: write_experiment_page(done, [command], votes=heard),
         notify=lambda sentence: typer.echo(f"note: {sentence}", err=True),
         quiet=quiet,
     )

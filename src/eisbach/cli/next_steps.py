@@ -15,6 +15,7 @@ from typing import Any
 import typer
 
 Values = Mapping[str, Any]
+_OWN_MUSIC = Path("recipes/own-music.yaml")
 
 
 def _first(value: Any, otherwise: str) -> Any:
@@ -37,6 +38,11 @@ def _after_train(given: Values) -> str:
     return _words("generate", "--prompts", "demo", "--adapter", out / "adapter", "--out", out / "samples")
 
 
+def _recipe() -> str:
+    """A recipe for a folder of one's own, where the checkout's recipes are at hand."""
+    return str(_OWN_MUSIC) if _OWN_MUSIC.is_file() else "RECIPE"
+
+
 def _setting(given: Values, key: str) -> str | None:
     """A key of the recipe, as `--set` or the recipe itself has it."""
     from eisbach.config import apply_overrides, read_recipe
@@ -54,7 +60,7 @@ def _after_rendering(given: Values) -> str:
 
 
 def _after_doctor(given: Values) -> str:
-    return _words("train", given["recipe"] or "RECIPE", "--data", given["path"], "--out", "runs/mine")
+    return _words("train", given["recipe"] or _recipe(), "--data", given["path"], "--out", "runs/mine")
 
 
 def _after_analyze(given: Values) -> str:
@@ -68,14 +74,14 @@ TABLE: dict[str, Callable[[Values], str]] = {
     "watch": lambda given: _words("analyze", f"{_first(given['runs'], 'RUN')}/samples"),
     "generate": lambda given: _words("analyze", given["out"], "--out", f"{given['out']}/analysis"),
     "export": lambda given: _words("generate", "--prompts", "demo", "--adapter", _first(given["adapter"], "ADAPTER")),
-    "probe": lambda given: _words("train", given["recipe"] or "RECIPE", "--set", "weighting.sample=NAME"),
+    "probe": lambda given: _words("train", given["recipe"] or _recipe(), "--set", "weighting.sample=NAME"),
     "allocation": lambda given: _words(
         "train", "RECIPE", "--set", f"weighting.noise_level={_first(given['noise_level'], 'NAME')}"
     ),
     "analyze": _after_analyze,
     "figure": lambda given: _words("analyze", _first(given["files"], "FOLDER")),
     "listen make": lambda given: _words("listen", "score", f"{given['out']}/votes", "--test", given["out"]),
-    "listen score": lambda given: _words("analyze", "FOLDER"),
+    "listen score": lambda given: _words("analyze", "A/", "B/", "--votes", given["test"]),
     "listen serve": lambda given: _words("listen", "score", f"{given['test']}/votes", "--test", given["test"]),
     "compare": lambda given: _words("analyze", "FOLDER"),
     "data render": _after_rendering,

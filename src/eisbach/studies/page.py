@@ -27,8 +27,8 @@ _PAPERS = {
     "ours": "this project",
 }  # fmt: skip
 _READING = """*Supported* and *refuted* mean what the study's rules say, for the material and the models named there;
-*inconclusive* is neither: read the interval. Intervals are 95%. **†** marks a verdict of which not every rule was declared
-before the run; [here]({undeclared}) stands which."""
+*inconclusive* is neither: read the interval. Intervals are 95%. **†** marks a verdict of which not every rule was
+declared before the run; [here]({undeclared}) stands which."""
 _PREAMBLE = """# Claims
 
 Every claim of the papers that a study here has decided, and our own. Written by `eisbach study page` from each study's

@@ -34,6 +34,8 @@ from eisbach.report.comparison.listen import embedded_words, listening_words, pl
 from eisbach.report.comparison.numbers import measure_chart, measure_row, near_rows, near_words, printed_rows
 from eisbach.report.comparison.players import Player, make_players
 from eisbach.report.comparison.set_tables import SetTable, group_pictures
+from eisbach.report.listen.page import votes_section
+from eisbach.report.listen.votes import ListeningScore
 from eisbach.report.page import render_page
 from eisbach.statistics.comparison import FEW_UNITS
 from eisbach.structure.record_files import read_details
@@ -115,6 +117,8 @@ class ComparisonPage:
         The music that the sets were held against, and how many clips of it stand in every row of players.
     material : mapping or None
         What the section on a person's own material shows (`report.experiment.material`).
+    votes : ListeningScore or None
+        What listeners chose between these sets.
     """
 
     sets: Sets
@@ -143,6 +147,7 @@ class ComparisonPage:
     reference: Reference | None = None
     heard: int = 0
     material: Mapping[str, Any] | None = None
+    votes: ListeningScore | None = None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -282,6 +287,7 @@ def _heard(page: ComparisonPage, quiet: bool) -> dict[str, Any]:
         "listening": listening_words(sets, page.noun),
         "beside": beside if music else "",
         "material": page.material,
+        "votes": None if page.votes is None else votes_section(page.votes),
         "embedded_words": words,
         "has_parts": any(player.parts for player in players),
         "pictured": any(player.picture for player in players),

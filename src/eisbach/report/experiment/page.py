@@ -16,6 +16,7 @@ from eisbach.report.charts import Series
 from eisbach.report.comparison.findings import headline_sentences, headline_verdict, nearness_verdict
 from eisbach.report.comparison.page import ArmText, ComparisonPage, write_comparison_page
 from eisbach.report.experiment.material import material_section
+from eisbach.report.listen.votes import ListeningScore
 from eisbach.report.wording import format_value
 from eisbach.statistics.results import Results
 from eisbach.types import Record
@@ -75,13 +76,17 @@ def _near_line(result: ExperimentResult, name: str) -> str:
     return f"  {mean} from {near.label} on average{f' ({counts} of {len(verdicts)})' if counts else ''}"
 
 
-def write_experiment_page(result: ExperimentResult, commands: Sequence[str] = (), *, quiet: bool = True) -> Path:
+def write_experiment_page(
+    result: ExperimentResult, commands: Sequence[str] = (), *, votes: ListeningScore | None = None, quiet: bool = True
+) -> Path:
     """Writes `report/index.html` into the experiment's folder, the verdict into its summary; returns the page's path.
 
     Parameters
     ----------
     commands : sequence of str
         Shell lines that make the same page again.
+    votes : ListeningScore or None
+        Of a blind test between the arms (`report.listen.votes.votes_about`).
 
     Raises
     ------
@@ -89,10 +94,10 @@ def write_experiment_page(result: ExperimentResult, commands: Sequence[str] = ()
         The disk is full or the folder cannot be written.
     """
     write_summary(result)
-    return write_comparison_page(result.folder / "report", _page(result, commands), quiet=quiet)
+    return write_comparison_page(result.folder / "report", _page(result, commands, votes), quiet=quiet)
 
 
-def _page(result: ExperimentResult, commands: Sequence[str]) -> ComparisonPage:
+def _page(result: ExperimentResult, commands: Sequence[str], votes: ListeningScore | None) -> ComparisonPage:
     """Everything that the page says about an experiment."""
     from eisbach.training.run_folder import versions
 
@@ -123,6 +128,7 @@ def _page(result: ExperimentResult, commands: Sequence[str]) -> ComparisonPage:
         listen=_MOST_CLIPS,
         configuration=dump_yaml(spec),
         versions=versions(),
+        votes=votes,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import eisbach
 from eisbach.files import write_json, write_text
@@ -44,14 +45,21 @@ def write_score(score: ListeningScore, folder: Path) -> Path:
         question=None,
         facts=[("listeners", str(len(score.listeners))), ("pairs judged", str(votes))],
         version=eisbach.__version__,
-        sections=[_section(question, found) for question, found in score.preferences.items()],
-        attention=_attention(score),
-        listeners=_listeners(score),
-        agreements=_agreements(score.agreements),
-        skipped=[(Path(skip.item).name, skip.reason) for skip in score.skips.skipped],
+        votes=votes_section(score),
     )
     write_text(page, html)
     return page
+
+
+def votes_section(score: ListeningScore) -> dict[str, Any]:
+    """What `votes.html.j2` shows of a score."""
+    return {
+        "sections": [_section(question, found) for question, found in score.preferences.items()],
+        "attention": _attention(score),
+        "listeners": _listeners(score),
+        "agreements": _agreements(score.agreements),
+        "skipped": [(Path(skip.item).name, skip.reason) for skip in score.skips.skipped],
+    }
 
 
 def _sentence(found: Preference) -> str:

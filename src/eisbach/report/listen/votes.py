@@ -225,6 +225,36 @@ def score_votes(test: str | Path, files: Sequence[str | Path], *, seed: int = 0)
     return ListeningScore(key, listeners, found, agreements, skips)
 
 
+def votes_about(test: str | Path, names: Sequence[str], *, seed: int = 0) -> ListeningScore:
+    """The score of a listening test that compared the sets of a page.
+
+    Parameters
+    ----------
+    test : path
+        The test's folder, with the files of votes in its `votes/` (where `listen serve` collects them).
+    names : sequence of str
+        What the page calls its sets.
+
+    Raises
+    ------
+    UserError
+        There is no such test, nobody has voted, or it compared sets that are not on the page.
+    """
+    folder = Path(test)
+    key = load_key(folder)
+    missing = [arm for arm in key.arms if arm not in names]
+    if missing:
+        raise UserError(
+            f"the listening test {folder} compared {', '.join(key.arms)}, and the page is about {', '.join(names)}: "
+            f"there is no {missing[0]}; name the folders as the test has them (NAME=PATH), or another test."
+        )
+    if not any(folder.glob("votes/*.json")):
+        raise UserError(
+            f"nobody has voted yet: {folder / 'votes'} holds no .json file; put the listeners' files there."
+        )
+    return score_votes(folder, [folder / "votes"], seed=seed)
+
+
 def _chosen(pair: _Pair, answer: str) -> str | None:
     """The sound that was chosen; None for 'no difference'."""
     return None if answer == "none" else pair.A if answer == "A" else pair.B

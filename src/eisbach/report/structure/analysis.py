@@ -19,6 +19,7 @@ from eisbach.progress import Progress
 from eisbach.report.comparison.page import LISTEN, ComparisonPage, write_comparison_page
 from eisbach.report.comparison.set_tables import set_tables
 from eisbach.report.figures import clip_picture
+from eisbach.report.listen.votes import ListeningScore
 from eisbach.types import SkipReport
 
 _HEARD_OF_REFERENCE = 2  # clips beside every row of players
@@ -47,6 +48,8 @@ class PageOptions:
         Also write a PNG of every clip into `pictures/`.
     command : str
         Shell line that makes the page again; "" makes one up.
+    votes : ListeningScore or None
+        Of a blind test between these sets (`report.listen.votes.votes_about`).
     """
 
     title: str = ""
@@ -55,6 +58,7 @@ class PageOptions:
     pictures: bool = True
     files: bool = False
     command: str = ""
+    votes: ListeningScore | None = None
 
 
 def analyze(
@@ -140,6 +144,7 @@ def write_page(analysed: AnalysedSets, page: PageOptions, paths: Sequence[str] =
         pictures=page.pictures,
         files=files,
         configuration=_configuration(plan),
+        votes=page.votes,
         versions={"eisbach": __version__, "python": platform.python_version()},
     )
     return write_comparison_page(plan.out, contents, quiet=quiet)
