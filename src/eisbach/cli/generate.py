@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eisbach.cli.common import Device, Precision
+from eisbach.cli.common import Device, Precision, print_note
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
+    from eisbach.generation.config import GenerateConfig
     from eisbach.generation.prompts import Prompt
 
 
@@ -19,7 +22,17 @@ _Prompt = Annotated[list[str] | None, typer.Argument(help="What should be heard;
 _Prompts = Annotated[str | None, typer.Option(help="A YAML list of {id, text}, or a built-in set: characters or demo.")]
 _Seeds = Annotated[str, typer.Option(help="Comma-separated; one clip a prompt and seed.")]
 _Out = Annotated[str, typer.Option(help="Folder for the audio and its manifest.")]
-_Model = Annotated[str, typer.Option(help='"embedded" or a model folder.')]
+_Model = Annotated[
+    str | None, typer.Option(help='"embedded" or a model folder.', show_default="embedded, or the run's own")
+]
+_Checkpoints = Annotated[
+    Path | None,
+    typer.Option(
+        "--compare-checkpoints",
+        metavar="RUN",
+        help="Play every checkpoint of a training beside its base, on one page: OUT/index.html.",
+    ),
+]
 _Adapter = Annotated[
     list[str] | None,
     typer.Option(
@@ -77,10 +90,11 @@ def generate(
     prompts: _Prompts = None,
     seeds: _Seeds = "0",
     out: _Out = "generated",
-    model: _Model = "embedded",
+    model: _Model = None,
     adapter: _Adapter = None,
     strength: _Strength = 1.0,
     any_base: _AnyBase = False,
+    compare_checkpoints: _Checkpoints = None,
     arm: _Arm = None,
     init: _Init = None,
     noise: _Noise = None,
@@ -101,14 +115,13 @@ def generate(
     quiet: _Quiet = False,
 ) -> None:
     """Generate music from prompts. The noise of a prompt and seed is the same whatever model or adapter plays it."""
-    from eisbach.config import apply_overrides, build_config, dump_yaml
+    from eisbach.config import apply_overrides, build_config
     from eisbach.generation.config import GenerateConfig
 
     values: dict[str, Any] = {
         "out": out,
         "prompts": [item.model_dump() for item in _prompts(prompt or [], prompts)],
         "seeds": _parse_seeds(seeds),
-        "model": model,
         "adapters": _adapters(adapter or [], strength),
         "any_base": any_base,
         "init": init,
@@ -124,24 +137,43 @@ def generate(
     }
     # What is not said is left to the configuration, which takes a distilled model's own for it.
     said = {"num_inference_steps": steps, "guidance_scale": guidance, "sampler": sampler, "duration": duration}
+    said |= {"model": model}
     values |= {key: value for key, value in said.items() if value is not None}
     config = build_config(GenerateConfig, values, "the command", OPTIONS)
     played = " + ".join(item.name for item in config.adapters)
     config = config.model_copy(update={"arm": arm or _earlier_arm(out) or played or "base"})
+    if compare_checkpoints is not None:
+        _check_alone(adapter, arm, as_json)
     if dry_run:
-        from eisbach.backbones import check_model
-        from eisbach.devices import place
-        from eisbach.generation.playing import settle_adapters
-        from eisbach.output_folder import check_writable
+        _show(config, compare_checkpoints)
+    elif compare_checkpoints is not None:
+        _compare(compare_checkpoints, config, quiet)
+    else:
+        _play(config, as_json, quiet)
 
-        place(config.device, config.precision)
-        check_model(config.model)
-        check_writable(config.out)
-        typer.echo(dump_yaml(settle_adapters(config)), nl=False)
-        return
+
+def _show(config: GenerateConfig, run: Path | None) -> None:
+    """The settings, after everything in them was looked for."""
+    from eisbach.backbones import check_model
+    from eisbach.config import dump_yaml
+    from eisbach.devices import place
+    from eisbach.generation.playing import settle_adapters
+    from eisbach.output_folder import check_writable
+
+    if run is not None and "model" not in config.model_fields_set:
+        from eisbach.report.checkpoints import read_settings
+
+        config = config.model_copy(update={"model": read_settings(run)["model"]})
+    place(config.device, config.precision)
+    check_model(config.model)
+    check_writable(config.out)
+    typer.echo(dump_yaml(settle_adapters(config)), nl=False)
+
+
+def _play(config: GenerateConfig, as_json: bool, quiet: bool) -> None:
     from eisbach.generation import generate as run
 
-    manifest = run(config, quiet=quiet, notify=lambda sentence: typer.echo(f"note: {sentence}", err=True))
+    manifest = run(config, quiet=quiet, notify=print_note)
     if as_json:
         from eisbach.data.manifest import row_values
 
@@ -149,9 +181,30 @@ def generate(
             typer.echo(json.dumps(row_values(row), ensure_ascii=False))
     else:
         clips = f"{len(manifest)} clip{'' if len(manifest) == 1 else 's'}"
-        typer.echo(
-            f"{clips} of {max(row.duration for row in manifest):.3g} s in {Path(out)} (manifest.jsonl lists them)"
+        longest = max(row.duration for row in manifest)
+        typer.echo(f"{clips} of {longest:.3g} s in {Path(config.out)} (manifest.jsonl lists them)")
+
+
+def _check_alone(adapter: list[str] | None, arm: str | None, as_json: bool) -> None:
+    """Refuses what has no meaning beside --compare-checkpoints."""
+    given = {"--adapter": adapter, "--arm": arm, "--json": as_json}
+    said = [name for name, value in given.items() if value]
+    if said:
+        raise UserError(
+            f"--compare-checkpoints plays the checkpoints of a run, each under its own name; leave out {said[0]}."
         )
+
+
+def _compare(run: Path, config: GenerateConfig, quiet: bool) -> None:
+    from eisbach.report.checkpoints import compare_checkpoints
+
+    typed = shlex.join(["eisbach", *sys.argv[1:]]) if "--compare-checkpoints" in sys.argv else ""
+    done = compare_checkpoints(run, config, quiet=quiet, notify=print_note, command=typed)
+    for sentence in done.left_out:
+        print_note(sentence)
+    for name, (flat, clips) in done.flat.items():
+        typer.echo(f"{name:<12} {f'{flat} of {clips} clips are flat' if clips else 'too short to be judged'}")
+    typer.echo(f"page: {done.page}")
 
 
 OPTIONS = {

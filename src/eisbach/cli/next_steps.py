@@ -63,6 +63,13 @@ def _after_doctor(given: Values) -> str:
     return _words("train", given["recipe"] or _recipe(), "--data", given["path"], "--out", "runs/mine")
 
 
+def _after_generate(given: Values) -> str:
+    if given.get("compare_checkpoints"):
+        steps = sorted(Path(given["out"]).glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+        return _words("generate", "--prompts", "demo", "--adapter", (steps or ["STEP"])[-1])
+    return _words("analyze", given["out"], "--out", f"{given['out']}/analysis")
+
+
 def _after_analyze(given: Values) -> str:
     paths = given["paths"] or ["FOLDER"]
     return _words("figure", "ssm", paths[0], "--out", "ssm.png")
@@ -72,7 +79,7 @@ TABLE: dict[str, Callable[[Values], str]] = {
     "demo": lambda given: _words("data", "folder", "MUSIC"),
     "train": _after_train,
     "watch": lambda given: _words("analyze", f"{_first(given['runs'], 'RUN')}/samples"),
-    "generate": lambda given: _words("analyze", given["out"], "--out", f"{given['out']}/analysis"),
+    "generate": _after_generate,
     "export": lambda given: _words("generate", "--prompts", "demo", "--adapter", _first(given["adapter"], "ADAPTER")),
     "probe": lambda given: _words("train", given["recipe"] or _recipe(), "--set", "weighting.sample=NAME"),
     "allocation": lambda given: _words(

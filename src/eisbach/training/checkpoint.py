@@ -21,6 +21,8 @@ from eisbach.files import read_object, write_json
 from eisbach.tensor_files import write_tensors
 
 _STATE = "state.json"
+AVERAGE = "average.safetensors"
+"""Averaged weights of a checkpoint, where an average is kept."""
 _NAME = re.compile(r"step-(\d{6,})")
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from eisbach import __version__
+from eisbach.adapters.formats import full
 from eisbach.adapters.formats import peft as peft_format
 from eisbach.errors import StorageError
-from eisbach.files import write_json
-from eisbach.training.checkpoint import storage_errors
+from eisbach.files import read_object, write_json
+from eisbach.tensor_files import read_tensors, write_tensors
+from eisbach.training.checkpoint import AVERAGE, open_checkpoint, storage_errors
 from eisbach.training.logging import MetricsFile
 from eisbach.training.run_folder import RunFolder
 from eisbach.training.trainer import Trainer
@@ -42,6 +44,37 @@ def publish(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
     with trainer.averaged():
         replace_folder(folder.root / kind, write)
     return {"steps": trainer.step, "kind": kind, "path": kind, **_last_losses(folder.metrics), "stamp": stamp}
+
+
+def publish_checkpoint(folder: Path, target: Path) -> None:
+    """Writes what a checkpoint would play as `target`, an adapter or fully trained weights with their stamp: the
+    averaged weights, where an average was kept, as at the end of a run.
+
+    Raises
+    ------
+    CheckpointError
+        The checkpoint is damaged.
+    StorageError
+        The disk is full or the folder is not writable.
+    """
+    checkpoint = open_checkpoint(folder)
+    config = folder / peft_format.CONFIG
+    weights = folder / (peft_format.WEIGHTS if config.is_file() else full.WEIGHTS)
+    average = folder / AVERAGE
+    tensors = read_tensors(average if average.is_file() else weights)
+    if average.is_file() and config.is_file():
+        tensors = {peft_format.to_file_name(name): value for name, value in tensors.items()}
+    kept = ("base_identity", "manifest_hash", "recipe_hash")
+    origin = {key: checkpoint.state[key] for key in kept if key in checkpoint.state}
+    stamp = {"steps": checkpoint.step, "averaged": average.is_file(), **origin}
+
+    def write(partial: Path) -> None:
+        if config.is_file():
+            write_json(partial / peft_format.CONFIG, read_object(config, "adapter configuration"))
+        write_tensors(partial / weights.name, tensors, {"format": "pt"})
+        write_json(partial / peft_format.STAMP, stamp)
+
+    replace_folder(target, write)
 
 
 def replace_folder(target: Path, write: Callable[[Path], None]) -> None:

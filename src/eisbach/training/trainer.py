@@ -15,7 +15,7 @@ from eisbach.adapters.formats import peft as peft_format
 from eisbach.adapters.quantised import is_quantised
 from eisbach.progress import Ahead
 from eisbach.tensor_files import copy_named, read_tensors
-from eisbach.training.checkpoint import Checkpoint, CheckpointWriter, to_host
+from eisbach.training.checkpoint import AVERAGE, Checkpoint, CheckpointWriter, to_host
 from eisbach.training.config import TrainConfig
 from eisbach.training.data import ConditioningCache, TrainingData
 from eisbach.training.devices import compile_blocks, compile_mode
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from eisbach.backbones.base import Backbone
 
-_OPTIMISER, _MODEL, AVERAGE = "optimizer.safetensors", "model.safetensors", "average.safetensors"
+_OPTIMISER, _MODEL = "optimizer.safetensors", "model.safetensors"
 _WEIGHTING = "weighting.safetensors"
 _LEARNED = "weighting."  # prefix of a learned weighting's parameters in the optimiser's state
 

@@ -27,7 +27,7 @@ CONFIG, WEIGHTS, STAMP = "adapter_config.json", "adapter_model.safetensors", "ei
 _PREFIX = "base_model.model."  # what peft's wrapper puts before the network's own names
 
 
-def _to_file_name(parameter: str) -> str:
+def to_file_name(parameter: str) -> str:
     """The name in the file of a parameter of the injected network."""
     magnitude = f".lora_magnitude_vector.{ADAPTER_NAME}.weight"
     if parameter.endswith(magnitude):
@@ -38,7 +38,7 @@ def _to_file_name(parameter: str) -> str:
 def adapter_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     """The adapter's weights of an injected network, under the names of the file."""
     return {
-        _to_file_name(name): parameter.detach()
+        to_file_name(name): parameter.detach()
         for name, parameter in module.named_parameters()
         if is_adapter_parameter(name)
     }
@@ -212,7 +212,7 @@ def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: Pa
         A name is missing on either side or a shape differs; the sentence counts them and names the first.
     """
     parameters = {
-        _to_file_name(name): parameter for name, parameter in module.named_parameters() if is_adapter_parameter(name)
+        to_file_name(name): parameter for name, parameter in module.named_parameters() if is_adapter_parameter(name)
     }
     return copy_named(parameters, tensors, source)
 

@@ -191,7 +191,7 @@ def _sample_checkpoint(config: DigitsConfig, cell: Cell, checkpoint: Path) -> np
     from eisbach.backbones import create_backbone
     from eisbach.generation.images import sample_images
     from eisbach.tensor_files import copy_named, read_tensors
-    from eisbach.training.trainer import AVERAGE
+    from eisbach.training.checkpoint import AVERAGE
 
     values = dict(training_values(config, cell, "")["model"]["create"])
     backbone: Any = create_backbone(values, kind=values.pop("kind"))
