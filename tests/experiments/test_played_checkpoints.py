@@ -99,6 +99,10 @@ def test_processes_play_checkpoints_when_the_trainings_have_ended(
         ({"arm": "last", "step": 2}, {}, "plays a checkpoint of 'last'; name one that trains"),
         ({"arm": "plain", "step": 2}, {"overrides": {"steps": 2}}, "neither overrides nor trained: false"),
         ({"arm": "plain", "step": 0}, {}, "greater than or equal to 1"),
+        ({"arm": "plain"}, {}, "name a step or an interval"),
+        ({"arm": "plain", "interval": [0.7, 0.7]}, {}, "two noise levels that rise"),
+        ({"arm": "plain", "interval": [0.7, 1.7]}, {}, "two noise levels that rise"),
+        ({"arm": "early", "interval": [0.7, 1.0]}, {}, "plays the adapter of 'early'; name one that trains"),
     ],
 )
 def test_a_checkpoint_that_will_not_be_there_is_refused(
@@ -106,6 +110,23 @@ def test_a_checkpoint_that_will_not_be_there_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=sentence):
         run("wrong", arms=ARMS | {"early": {"label": "early", "plays": plays, **extra}})
+
+
+def test_an_adapter_acts_in_its_interval_and_what_it_plays_is_shared_by_it(
+    run: Callable[..., Sounds], tmp_path: Path
+) -> None:
+    """A store tells the intervals apart, and an interval that no step visits plays the base."""
+    arms: dict[str, Any] = {
+        "plain": {"label": "plain", "overrides": {"optimiser": {"lr": 5e-2}}},
+        "untrained": {"label": "untrained", "trained": False},
+        "whole": {"label": "whole", "plays": {"arm": "plain", "interval": [0.0, 1.0]}},
+        "high": {"label": "high", "plays": {"arm": "plain", "interval": [0.6, 1.0]}},
+        "between": {"label": "between", "plays": {"arm": "plain", "interval": [0.001, 0.002]}},
+    }
+    sounds = run("intervals", arms=arms, train_seeds=[5], store=str(tmp_path / "store"))
+    assert sounds["whole", 5] == sounds["plain", 5]
+    assert sounds["between", 5] == sounds["untrained", 0] != sounds["plain", 5]
+    assert sounds["high", 5] not in (sounds["plain", 5], sounds["untrained", 0])
 
 
 def test_averaged_weights_are_in_no_checkpoint_that_could_be_played(run: Callable[..., Sounds]) -> None:

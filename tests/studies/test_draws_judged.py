@@ -183,6 +183,35 @@ def test_steps_sharpen_or_leave_boundaries_and_the_barrier_more_or_alike(tmp_pat
     }
 
 
+def test_form_is_played_where_the_arms_say(tmp_path: Path) -> None:
+    """Plain training makes pieces flat above 0.7 alone; the recurrence barrier's gain needs all levels."""
+    share = {
+        "untrained": 0.25, "plain": 0.75, "plain-high": 0.75, "plain-low": 0.25,
+        "recurrence": 0.25, "recurrence-high": 0.5, "recurrence-low": 0.5,
+    }  # fmt: skip
+    wobble = np.random.default_rng(7).normal(0, 0.02, 400)
+
+    def flat(arm: str, draw: int) -> float:
+        return share[arm] + (0 if arm == "untrained" else wobble[(13 * draw + len(arm)) % 400])
+
+    assert verdicts(write(tmp_path / "a", "signature_control", flat), "signature_control") == {
+        "high-is-enough-plain": "supported",
+        "low-leaves-form-plain": "supported",
+        "high-over-low-plain": "supported",
+        "high-is-enough-recurrence": "refuted",
+    }
+    share |= {"plain-high": 0.25, "plain-low": 0.75}
+    assert verdicts(write(tmp_path / "b", "signature_control", flat), "signature_control") == {
+        "high-is-enough-plain": "refuted",
+        "low-leaves-form-plain": "refuted",
+        "high-over-low-plain": "refuted",
+        "high-is-enough-recurrence": "refuted",
+    }
+    share |= {"plain": 0.25, "plain-high": 0.25, "plain-low": 0.25}
+    found = verdicts(write(tmp_path / "c", "signature_control", flat), "signature_control")
+    assert found["high-over-low-plain"] == "inconclusive"  # an adapter that does nothing to form decides nothing
+
+
 def test_the_bar_of_clip_and_level_takes_all_three(tmp_path: Path) -> None:
     near = {"clip-and-level": 8.0, "memory": 9.5, "oracle-above": 8.0, "development": 8.5}
     flat = {"plain": 0.5, "development": 0.2}

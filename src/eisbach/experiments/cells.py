@@ -72,12 +72,17 @@ def _generate_config(spec: ExperimentSpec, cell: Cell) -> GenerateConfig:
     play |= {key: value for key, value in shared.items() if key not in spec.generation.model_fields_set}
     arm, training = spec.arms[cell.arm], training_of(spec, cell)
     whole = arm.trained and training.adapter.type == "none"  # then the run leaves a model, not an adapter
+    adapter = None if whole or not arm.trained else str(adapter_of(spec, cell))
+    interval = None if arm.plays is None else arm.plays.interval
+    if adapter is None or interval is None:
+        play |= {"adapter": adapter}
+    else:
+        play |= {"adapters": ({"file": adapter, "name": cell.arm, "interval": interval},)}
     return GenerateConfig(
         **play,
         out=str(cell.folder / "samples"),
         prompts=spec.generation.resolve_prompts(),
         model=str(Path(training.out) / "model") if whole else str(training.model),
-        adapter=None if whole or not arm.trained else str(adapter_of(spec, cell)),
         arm=cell.arm,
     )
 
@@ -88,7 +93,8 @@ def adapter_of(spec: ExperimentSpec, cell: Cell) -> Path:
     if arm.swap is not None:
         return cell.folder / "adapter"
     run = Path(training_of(spec, cell).out)
-    return run / "adapter" if arm.plays is None else run / "checkpoints" / f"step-{arm.plays.step:06d}"
+    step = None if arm.plays is None else arm.plays.step
+    return run / "adapter" if step is None else run / "checkpoints" / f"step-{step:06d}"
 
 
 def training_of(spec: ExperimentSpec, cell: Cell) -> TrainConfig:
@@ -130,9 +136,10 @@ def run_cell(spec: ExperimentSpec, cell: Cell, stage: OpenStage) -> list[Clip]:
     sources = [cell] if arm.swap is None else [cell.of_arm(arm.swap.direction), cell.of_arm(arm.swap.magnitude)]
     contents = [_content_of(spec, source) for source in sources] if arm.trained and spec.store is not None else []
     if contents:
-        played = config.model_dump(mode="json", exclude={"out", "adapter", "model", "batch_size"})
+        left_out = {"out", "adapter", "adapters", "model", "batch_size", "init", "noise", "keep"}
+        played = config.model_dump(mode="json", exclude=left_out)
         trained = contents[0] if arm.swap is None else dict(zip(("direction", "magnitude"), contents, strict=True))
-        played |= {} if arm.plays is None else {"step": arm.plays.step}
+        played |= {} if arm.plays is None else arm.plays.model_dump(mode="json", exclude={"arm"}, exclude_none=True)
         share_folder(cell.folder / "samples", spec.store, "generations", {"trained": trained, "played": played})
     if arm.trains:
         with stage(cell.key("train")):

@@ -238,6 +238,10 @@ def _what_decides(spec: ExperimentSpec, arms: Iterable[str]) -> dict[str, Any]:
         "training": merge({}, spec.training),
         "generation": spec.generation.model_dump(exclude={"prompts", "seeds", "batch_size", "device", "precision"}),
         "arms": {name: merge({}, spec.arms[name].overrides) for name in sorted(arms)},
-        "plays": {name: plays.model_dump() for name in sorted(arms) if (plays := spec.arms[name].plays) is not None},
+        "plays": {
+            name: plays.model_dump(exclude_none=True)
+            for name in sorted(arms)
+            if (plays := spec.arms[name].plays) is not None
+        },
         "swaps": {name: swap.model_dump() for name in sorted(arms) if (swap := spec.arms[name].swap) is not None},
     }

@@ -100,10 +100,25 @@ class Swap(StrictModel):
 
 
 class Checkpointed(StrictModel):
-    """A model on its way: another arm's, as its training kept it at a step (`checkpoint.steps`, counted from 1)."""
+    """Another arm's model: as its training kept it at a step (`checkpoint.steps`, counted from 1; None is its last), or
+    with its adapter acting at the noise levels of an interval alone (both ends included; t = 1 is noise)."""
 
     arm: str
-    step: int = Field(ge=1)
+    step: int | None = Field(default=None, ge=1)
+    interval: tuple[float, float] | None = None
+
+    @field_validator("interval")
+    @classmethod
+    def _check_interval(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not 0 <= value[0] < value[1] <= 1:
+            raise ValueError("an interval is two noise levels that rise within 0 (clean) and 1 (noise), as [0.7, 1.0]")
+        return value
+
+    @model_validator(mode="after")
+    def _differs(self) -> Checkpointed:
+        if self.step is None and self.interval is None:
+            raise ValueError("it would play what its arm plays; name a step or an interval")
+        return self
 
 
 class Arm(StrictModel):
@@ -124,7 +139,8 @@ class Arm(StrictModel):
     swap : Swap or None
         The arm is not trained but made of two arms that are; it is no candidate either.
     plays : Checkpointed or None
-        The arm is not trained but plays a checkpoint of one that is; it is no candidate either.
+        The arm is not trained but plays a checkpoint of one that is, or its adapter at some noise levels alone; it is
+        no candidate either.
     """
 
     label: str = Field(min_length=1)
@@ -287,7 +303,11 @@ class ExperimentSpec(StrictModel):
         for part in sources:
             if part not in self.arms or not self.arms[part].trains:
                 trained = [other for other, each in self.arms.items() if each.trains]
-                does = "swaps with" if arm.plays is None else "plays a checkpoint of"
+                does = (
+                    "swaps with"
+                    if arm.plays is None
+                    else f"plays {'a checkpoint' if arm.plays.step else 'the adapter'} of"
+                )
                 raise ValueError(f"arm '{name}' {does} '{part}'; name one that trains: {', '.join(trained)}")
         if sources and (arm.overrides or not arm.trained):
             raise ValueError(f"arm '{name}' is made of others, so it has neither overrides nor trained: false")
@@ -362,6 +382,10 @@ def _checkpoint_fault(spec: ExperimentSpec, name: str, training: TrainConfig) ->
     """Why the checkpoint that an arm plays will not be there, or is not what would be played."""
     plays = spec.arms[name].plays
     if plays is None:
+        return []
+    if plays.interval is not None and training.adapter.type == "none":
+        return [f"arm '{name}' plays an interval of '{plays.arm}', which trains a whole model; only adapters have one."]
+    if plays.step is None:
         return []
     start = f"arm '{name}' plays step {plays.step} of '{plays.arm}', "
     if plays.step != training.steps and (plays.step > training.steps or plays.step not in training.checkpoint.steps):
