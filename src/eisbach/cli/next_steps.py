@@ -66,7 +66,7 @@ def _after_doctor(given: Values) -> str:
 def _after_generate(given: Values) -> str:
     if given.get("compare_checkpoints"):
         steps = sorted(Path(given["out"]).glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-        return _words("generate", "--prompts", "demo", "--adapter", (steps or ["STEP"])[-1])
+        return _words("generate", "--prompts", "demo", "--adapter", steps[-1] if steps else "STEP")
     return _words("analyze", given["out"], "--out", f"{given['out']}/analysis")
 
 
