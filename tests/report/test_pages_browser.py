@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from page_cases import PAGES
 from page_checks import chromium, page_faults
+
+import eisbach.report
 
 _ALL_PARTS = "['intro', 'pair', 'end'].forEach(name => { document.getElementById(name).hidden = false; })"
 
@@ -19,6 +23,14 @@ def browser():
 def test_a_page_can_be_read_by_everybody(browser, tmp_path, name):
     page = PAGES[name](tmp_path)
     assert page_faults(browser, page, _ALL_PARTS if name == "listen" else "") == []
+
+
+def test_no_kind_of_page_is_forgotten():
+    folder = Path(eisbach.report.__file__).parent / "templates"
+    kinds = {file.name.split(".")[0] for file in folder.glob("*.html.j2") if "{% extends" in file.read_text("utf-8")}
+    # analyses, experiments and compared checkpoints are one template; the toy's page is made and checked in its own tests
+    made = {name.removeprefix("study_") for name in PAGES} - {"analysis", "experiment"} | {"comparison", "toy"}
+    assert kinds == made
 
 
 def test_the_check_finds_what_it_looks_for(browser, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from page_checks import chromium, page_faults
 from typer.testing import CliRunner
 
 from eisbach.cli.main import app
@@ -71,7 +72,12 @@ def test_the_page_stands_alone_and_says_what_was_found(made: tuple[Path, dict]) 
     assert "With 2 seeds no difference can be shown" in page
     # every cell of every statement can be judged anew
     cells = sum(len(claim["cells"]) for claim in printed["claims"])
-    assert page.count("<td>yes</td>") + page.count("<td>no</td>") == cells
+    assert page.count(">yes</td>") + page.count(">no</td>") == cells
+
+
+def test_the_page_can_be_read_by_everybody(made: tuple[Path, dict]) -> None:
+    with chromium() as browser:
+        assert page_faults(browser, made[0] / "index.html") == []
 
 
 def test_the_same_command_continues(made: tuple[Path, dict]) -> None:
