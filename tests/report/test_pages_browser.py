@@ -28,7 +28,7 @@ def test_a_page_can_be_read_by_everybody(browser, tmp_path, name):
 def test_no_kind_of_page_is_forgotten():
     folder = Path(eisbach.report.__file__).parent / "templates"
     kinds = {file.name.split(".")[0] for file in folder.glob("*.html.j2") if "{% extends" in file.read_text("utf-8")}
-    # analyses, experiments and compared checkpoints are one template; the toy's page is made and checked in its own tests
+    # analyses, experiments and compared checkpoints are one template; the toy's page is checked where it is made
     made = {name.removeprefix("study_") for name in PAGES} - {"analysis", "experiment"} | {"comparison", "toy"}
     assert kinds == made
 
