@@ -13,7 +13,7 @@ from eisbach.errors import UserError
 from eisbach.experiments import comparing
 from eisbach.experiments.sets import short_names
 from eisbach.report.audio_embed import embed_all
-from eisbach.report.comparison.findings import findings
+from eisbach.report.comparison.findings import findings, terminal_lines
 from eisbach.report.comparison.listen import plan_groups
 from eisbach.report.comparison.page import ComparisonPage, render_comparison_page
 from eisbach.report.comparison.players import clock, section_bars, waveform_path
@@ -301,3 +301,13 @@ def test_one_clip_is_named_and_has_no_chart_of_one_dot(heard):
     assert "<h1>The musical structure of piglet-0</h1>" in html
     assert "Every clip by every primary measure" not in html
     assert 'class="chart"' not in html
+
+
+def test_a_set_of_another_length_gets_its_refusal_and_no_numbers_in_a_terminal():
+    rows = paired(prompts=8)
+    rows += [row | {"group": "long", "duration": 60.0} for row in rows if row["group"] == "barrier"]
+    sets = comparing.compare_sets(rows)
+    lines = terminal_lines(sets.records, sets)
+    assert [line for line in lines if "No verdict on long" in line] == ["\n" + sets.refused["long"]]
+    assert any(line.startswith("\nbarrier against plain") for line in lines)
+    assert not any(line.startswith("\nlong against") for line in lines)
