@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from eisbach.experiments.measures import FLAT
@@ -148,3 +150,9 @@ def test_a_share_without_variation_claims_no_certainty() -> None:
 )  # fmt: skip
 def test_a_clip_is_called_flat_in_its_own_way(record, words):
     assert format_flatness(record) == words
+
+
+def test_few_clips_are_counted_on_both_sides():
+    alone = compared(paired=False, unit="clip", n_clips=8, n_baseline_clips=7, mean=0.125, baseline_mean=0.0)
+    assert "1 of 8 pieces came out flat against 0 of 7 with plain" in verdict(alone, FLAT)
+    assert "against 0% with plain" in verdict(replace(alone, n_baseline_clips=None), FLAT)

@@ -151,9 +151,9 @@ def verdict(comparison: Comparison, info: MetricInfo, titles: Mapping[str, str] 
 
 
 def _found(comparison: Comparison, info: MetricInfo, arm: str, baseline: str) -> str:
-    matched = comparison.n_clips if comparison.paired else None
+    beside = comparison.n_clips if comparison.paired else comparison.n_baseline_clips
     value = format_value(info, comparison.mean, comparison.n_clips)
-    other = format_value(info, comparison.baseline_mean, matched)
+    other = format_value(info, comparison.baseline_mean, beside)
     if info.share and info.outcome:
         pieces = "pieces" if " of " in value else "of the pieces"
         return f"{arm}, {value} {pieces} {info.outcome} against {other} with {baseline}"

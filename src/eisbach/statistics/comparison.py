@@ -90,6 +90,8 @@ class Comparison:
         shown), 'inconclusive' (neither a difference nor its absence shown), 'too few' (no test possible) or 'not
         comparable' (`withhold`: the sides differ in something else that decides the measure). Of distances to a
         reference (`nearness`): 'nearer', 'farther' or 'no nearer' (neither shown).
+    n_baseline_clips : int or None
+        Clips of the baseline, where nothing pairs them with the arm's.
     """
 
     arm: str
@@ -114,6 +116,7 @@ class Comparison:
     p_equivalence: float | None = None
     margin: float | None = None
     verdict: Verdict = "too few"
+    n_baseline_clips: int | None = None
 
     @property
     def shown_interval(self) -> Interval | None:
@@ -240,7 +243,7 @@ def compare_unpaired(
     result = Comparison(
         arm, baseline, info.name, "clip", min(len(base), len(other)), len(other), rows - len(base) - len(other), False,
         means[1], means[0], means[1] - means[0],
-        p_improvement=unpaired_improvement(base, other, info.better),
+        p_improvement=unpaired_improvement(base, other, info.better), n_baseline_clips=len(base),
     )  # fmt: skip
     if result.n_units < 2:
         return result

@@ -12,14 +12,15 @@ from eisbach.structure.metrics import METRICS
 from eisbach.types import Record
 
 _LENGTH_TOLERANCE = 0.1
+_COUNTED = 100  # clips up to which a share is said as a count
 
 
 def summarise(records: Sequence[Record], by: str = "group") -> dict[str, dict[str, Any]]:
     """Means and counts of each group of records.
 
-    Per group: `clips`, `seconds` (median analysed), `share_flat`, `flat_kinds` (kind -> share of the clips), `flags`
-    (name -> count), and under `metrics` each metric's `mean`, `sd` (None for one clip) and `n` (clips for which it is
-    defined).
+    Per group: `clips`, `seconds` (median analysed), `share_flat` of the `judged` clips, `flat_kinds` (kind -> share),
+    `flags` (name -> count), and under `metrics` each metric's `mean`, `sd` (None for one clip) and `n` (clips for which
+    it is defined).
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
@@ -45,6 +46,7 @@ def _one_group(rows: Sequence[Record]) -> dict[str, Any]:
         "clips": len(rows),
         "seconds": float(np.median([float(row["analysed_seconds"] or 0.0) for row in rows])),
         "share_flat": float(np.mean(judged)) if judged else None,
+        "judged": len(judged),
         "flat_kinds": _flat_kinds(rows),
         "metrics": metrics,
         "flags": flags,
@@ -60,6 +62,14 @@ def _flat_kinds(rows: Sequence[Record]) -> dict[str, float]:
     return {kind: called.count(kind) / len(told) for kind in FLAT_KINDS}
 
 
+def _share(group: Mapping[str, Any], share: float | None) -> str:
+    """'1 of 7' of at most 100 clips, else per cent."""
+    if share is None:
+        return "–"
+    count = group["judged"]
+    return f"{round(share * count)} of {count}" if count <= _COUNTED else f"{share:.0%}"
+
+
 def format_summary(groups: Mapping[str, Mapping[str, Any]]) -> str:
     """A text table: a row a metric, a column a group (mean ± SD), then what to be careful about."""
     names = list(groups)
@@ -70,11 +80,9 @@ def format_summary(groups: Mapping[str, Mapping[str, Any]]) -> str:
         label = f"{metric.label} ({metric.unit})" if metric.unit else metric.label
         label += " †" if metric.as_printed else ""
         lines.append([label, *[_cell(groups[n]["metrics"][key], groups[n]["clips"]) for n in names]])
-    shares = [groups[n]["share_flat"] for n in names]
-    lines.append(["judged flat", *["–" if share is None else f"{share:.0%}" for share in shares]])
+    lines.append(["judged flat", *[_share(groups[n], groups[n]["share_flat"]) for n in names]])
     for kind in FLAT_KINDS if any(groups[n]["flat_kinds"] for n in names) else ():
-        kinds = [groups[n]["flat_kinds"].get(kind) for n in names]
-        lines.append([f"  as {kind}", *["–" if share is None else f"{share:.0%}" for share in kinds]])
+        lines.append([f"  as {kind}", *[_share(groups[n], groups[n]["flat_kinds"].get(kind)) for n in names]])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = ["  ".join([line[0].ljust(widths[0]), *[c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)]])
             for line in lines]  # fmt: skip
