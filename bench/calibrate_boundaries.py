@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from eisbach.files import read_json, write_json
+from eisbach.files import atomic_write, read_json, write_json
 from eisbach.progress import Progress
 from eisbach.structure.features import extract_features
 from eisbach.structure.novelty import boundary_evidence
@@ -38,6 +38,7 @@ PIECES_OF_RECORDINGS = 3  # for one of every other kind
 PENALTIES = (3.0, 10.0, 30.0, 100.0)
 THRESHOLDS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.84, 0.88, 0.9, 0.92, 0.94, 0.96)
 DIGITS, TOLERANCE = 4, 0.01
+ARRAYS = ("times", "evidence", "copies")
 _MOST_STEPS, _CONVERGED = 50, 1e-9
 ASSET = Path(__file__).parents[1] / "src/eisbach/assets/structure/boundaries.json"
 
@@ -147,17 +148,44 @@ def best_threshold(rates: dict[float, dict[str, float]]) -> tuple[float, float]:
     return chosen, means[chosen]
 
 
-def calibrate(pieces: int, recordings: list[str]) -> dict[str, Any]:
+def heard(index: int, recordings: list[str], keep: Path | None) -> tuple[list[Clip], tuple[str, ...]]:
+    """The clips of one seed and the names of their evidence; what is kept in the folder `keep` is not heard again."""
+    file = None if keep is None else keep / f"{index:03d}.npz"
+    if file is not None and file.is_file():
+        with np.load(file) as kept:
+            parts = zip(kept["kinds"].tolist(), kept["durations"].tolist(), strict=True)
+            clips = [
+                Clip(kind or None, index % FOLDS, *(kept[f"{name}{n}"] for name in ARRAYS), seconds, kept[f"edges{n}"])
+                for n, (kind, seconds) in enumerate(parts)
+            ]
+            return clips, tuple(kept["names"].tolist())
+    clips, names = [], ()
+    for kind, waveform, edges in sounds(index, recordings):
+        features = extract_features(waveform)
+        times, evidence, names = boundary_evidence(features)
+        copies = copied_stretches(features, len(times))
+        clips.append(Clip(kind, index % FOLDS, times, evidence, copies, features.duration, edges))
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {f"{name}{n}": getattr(clip, name) for n, clip in enumerate(clips) for name in (*ARRAYS, "edges")}
+        kinds, durations = [clip.kind or "" for clip in clips], [clip.duration for clip in clips]
+
+        def write(partial: Path) -> None:
+            with partial.open("wb") as stream:
+                np.savez(stream, names=names, kinds=kinds, durations=durations, **arrays)
+
+        atomic_write(file, write)
+    return clips, names
+
+
+def calibrate(pieces: int, recordings: list[str], keep: Path | None = None) -> dict[str, Any]:
     """The model as it is stored."""
     clips: list[Clip] = []
     names: tuple[str, ...] = ()
     with Progress(pieces, "calibrate boundaries") as bar:
         for index in range(pieces):
-            for kind, waveform, edges in sounds(index, recordings):
-                features = extract_features(waveform)
-                times, evidence, names = boundary_evidence(features)
-                copies = copied_stretches(features, len(times))
-                clips.append(Clip(kind, index % FOLDS, times, evidence, copies, features.duration, edges))
+            more, names = heard(index, recordings, keep)
+            clips += more
             bar.advance()
     rates = {penalty: cross_validated(clips, names, penalty) for penalty in PENALTIES}
     penalty = max(PENALTIES, key=lambda penalty: best_threshold(rates[penalty])[1])
@@ -203,9 +231,10 @@ def main() -> None:
     parser.add_argument(
         "--check", action="store_true", help="write nothing; fail unless the constants in force come out again"
     )
+    parser.add_argument("--keep", type=Path, help="folder of what was heard, so that the command can be continued")
     parser.add_argument("--out", type=Path, default=ASSET)
     args = parser.parse_args()
-    model = calibrate(args.pieces, args.recordings)
+    model = calibrate(args.pieces, args.recordings, args.keep)
     print({key: value for key, value in model.items() if key != "calibrated_on"})
     if not args.check:
         write_json(args.out, model)

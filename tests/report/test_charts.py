@@ -25,7 +25,7 @@ def test_arms_chart_places_means_points_and_says_it_in_words():
     assert middle == pytest.approx(50.0)
     assert left == pytest.approx(2.5)
     label = ET.fromstring(svg).get("aria-label")
-    assert "Arm <A> 50% (95% interval 25% to 75%)" in label
+    assert "Arm <A> 2 of 4 (95% interval 25% to 75%)" in label
     coincident = [node.get("cy") for node in circles(svg, "dot")[2:]]
     assert len(set(coincident)) == 2  # dots on one spot are fanned out
 
