@@ -153,7 +153,8 @@ def measure_hour(folder: Path, waveform: Waveform, seconds: float) -> dict[str, 
     path = folder / "hour.wav"
     write_hour(path, waveform, seconds)
     code = (
-        "import sys, time; from pathlib import Path; from eisbach.structure import analyze, synthetic\n"
+        "import sys, time; from pathlib import Path; from eisbach.structure import analyze\n"
+        "from eisbach.studies.ground_truth import synthetic\n"
         "def peak():\n"
         "    lines = Path('/proc/self/status').read_text().splitlines()\n"
         "    return next(int(line.split()[1]) for line in lines if line.startswith('VmHWM'))\n"

@@ -124,8 +124,11 @@ def _by_lag(distances: np.ndarray) -> np.ndarray:
 
 def _mean_from(distances: np.ndarray, lag: int, share: float = 1.0) -> float:
     """Mean over the lags from `lag` to `share` of the clip, each counting the same; NaN where there is none."""
-    lags = range(lag, int(share * len(distances)))
-    return float(np.mean([np.diagonal(distances, k).mean() for k in lags])) if len(lags) else float("nan")
+    count = len(distances)
+    lags = np.arange(lag, int(share * count))
+    if not len(lags):
+        return float("nan")
+    return float((_by_lag(distances)[lags[0] : lags[-1] + 1].sum(axis=1) / (count - lags)).mean())
 
 
 def _departures(frames: np.ndarray, rate: float, unit: float, name: str) -> dict[str, float]:
