@@ -11,11 +11,13 @@ from eisbach.audio import write_audio
 from eisbach.errors import StorageError, UserError
 from eisbach.experiments.comparing import sets_of_results
 from eisbach.experiments.measures import FLAT
-from eisbach.report.audio_embed import ENCODINGS, embed, embed_all, encoding_for
+from eisbach.experiments.recipes import load_spec
+from eisbach.report.audio_embed import ENCODINGS, embed, embed_all, encoding_for, seconds_of
 from eisbach.report.charts import Series
 from eisbach.report.comparison.listen import plan_takes
 from eisbach.report.comparison.page import ArmText, ComparisonPage, render_comparison_page, write_comparison_page
-from eisbach.report.experiment.page import limits
+from eisbach.report.experiment.material import material_section
+from eisbach.report.experiment.page import clips_heard, limits
 from eisbach.statistics.metric_info import MetricInfo
 from eisbach.statistics.results import evaluate
 from eisbach.types import Skipped, Waveform
@@ -271,9 +273,9 @@ def test_a_page_keeps_what_its_bit_rate_can_carry(tmp_path, encoding):
 
 
 def test_encodings_fall_with_the_length_of_a_page():
-    said = [str(encoding_for(seconds)) for seconds in (0.0, 720.0, 1_000.0, 1_400.0, 3_000.0)]
+    said = [str(encoding_for(seconds)) for seconds in (0.0, 970.0, 1_400.0, 1_800.0, 3_000.0)]
     assert said == ["stereo, 32 kHz", "stereo, 32 kHz", "mono, 32 kHz", "mono, 32 kHz", "mono, 22 kHz"]
-    assert encoding_for(720.0) == ENCODINGS[0]
+    assert encoding_for(seconds_of(ENCODINGS[0])) == ENCODINGS[0]
     assert encoding_for(1e6) == encoding_for(1.0, 1) == ENCODINGS[-1]
 
 
@@ -287,3 +289,48 @@ def test_a_minute_is_embedded_where_mp3_cannot_be_written(tmp_path, monkeypatch)
     assert head == "data:audio/ogg;base64"
     with sf.SoundFile(io.BytesIO(base64.b64decode(text))) as sound:
         assert sound.frames == pytest.approx(32_000 * 70, rel=1e-3)
+
+
+def test_an_experiment_plays_as_many_rows_as_sound_well():
+    spec = load_spec("demo")
+    row = 30 * (len(spec.arms) + spec.reference.heard)
+    heard = clips_heard(spec)
+    assert heard == 4 * len(spec.arms)
+    assert encoding_for(heard / len(spec.arms) * row) == ENCODINGS[0]
+    assert clips_heard(load_spec("demo", ["generation.duration=120"])) == 2 * len(spec.arms)
+    assert clips_heard(load_spec("demo", ["generation.duration=5"])) == 80
+
+
+def test_a_persons_clips_are_heard_wide_and_the_codec_in_stereo(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, seconds in (("long", 90), ("short", 8), ("before", 6), ("after", 6)):
+        noise = 0.1 * rng.standard_normal((2, 16_000 * seconds)).astype(np.float32)
+        write_audio(tmp_path / f"{name}.wav", Waveform(noise, 16_000))
+    clips = [
+        {
+            "name": name,
+            "path": f"{name}.wav",
+            "weight": weight,
+            "flat_probability": 0.2,
+            "kind": "none",
+            "tags": ["drums"],
+        }
+        for name, weight in (("long", 1.4), ("short", 0.6))
+    ]  # fmt: skip
+    material = {
+        "clips": 2, "train": 2, "held_out": 0, "minutes": 1.6, "seconds": [8.0, 49.0, 90.0], "looked_at": 2, "flat": 0,
+        "kinds": {"none": 2}, "styles": {"drums": 2}, "weighed": clips,
+        "through_codec": {"name": "before", "path": "before.wav", "seconds": 6.0, "decoded": "after.wav",
+                          "sample_rate": 32_000},
+    }  # fmt: skip
+    section = material_section(material, tmp_path)
+    (long,), (short,) = section["favoured"], section["passed_over"]
+    assert long["player"].audio.seconds == pytest.approx(30.0, abs=0.1)
+    assert long["said"].endswith("drums; heard here: the first 0:30")
+    assert "heard here" not in short["said"]
+    pair = [section["codec"][side].audio for side in ("original", "decoded")]
+    assert [str(audio.encoding) for audio in pair] == ["stereo, 32 kHz"] * 2
+    assert pair[0].seconds == pytest.approx(6.0, abs=0.1)
+    assert dict(section["facts"])["Judged flat"].startswith("0 of 2.")
+    without = material_section(material | {"through_codec": None, "weighed": []}, tmp_path)
+    assert (without["codec"], without["favoured"], without["passed_over"]) == (None, [], [])

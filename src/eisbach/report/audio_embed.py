@@ -16,11 +16,11 @@ from eisbach.progress import Progress
 
 BUDGET_BYTES = 16_000_000
 """What all audio of a page may take at most, as base64 text."""
-_AIM_BYTES = 12_000_000  # what it takes while the bit rate can be lowered for it
+_MARGIN = 0.98  # headers and whole frames come on top of a bit rate
 
 _BIT_RATES = {32_000: (320_000, 32_000), 22_050: (160_000, 8_000)}
 """Sample rate → bit/s that libsndfile's levels 0 and 1 mean (MPEG-1 and MPEG-2 layer III)."""
-_MOST_SECONDS = 600.0  # of one clip
+MOST_SECONDS = 600.0  # of one clip
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,19 @@ ENCODINGS = (
 """From the best to the smallest."""
 
 
+def _room(budget: int) -> float:
+    """Bits of sound in so many bytes of base64."""
+    return _MARGIN * 0.75 * 8 * budget
+
+
+def seconds_of(encoding: Encoding, budget: int = BUDGET_BYTES) -> float:
+    """How much of an encoding fits."""
+    return _room(budget) / encoding.bit_rate
+
+
 def encoding_for(seconds: float, budget: int = BUDGET_BYTES) -> Encoding:
-    """The best encoding of which so many seconds take no more than about 12 MB of base64, nor than `budget`; else the
-    smallest."""
-    bits = 0.75 * 8 * min(budget, _AIM_BYTES)
+    """The best encoding of which so many seconds take no more than `budget` bytes of base64; else the smallest."""
+    bits = _room(budget)
     return next((encoding for encoding in ENCODINGS if encoding.bit_rate * seconds <= bits), ENCODINGS[-1])
 
 
@@ -89,16 +98,18 @@ class EmbeddedAudio:
     encoding: Encoding = ENCODINGS[0]
 
 
-def embed_all(paths: Sequence[Path], *, budget: int = BUDGET_BYTES, quiet: bool = True) -> list[EmbeddedAudio]:
-    """Every file in one encoding: about 12 MB of base64 in all, and never more than `budget` bytes.
+def embed_all(
+    paths: Sequence[Path], *, budget: int = BUDGET_BYTES, seconds: float = MOST_SECONDS, quiet: bool = True
+) -> list[EmbeddedAudio]:
+    """The first `seconds` of every file in one encoding: never more than `budget` bytes of base64 in all.
 
     Stereo to 15 kHz while it fits, then the mean of the channels, then narrower (`ENCODINGS`); where all would not fit
     even then, only the beginnings of the longest clips are taken. A file that cannot be read gets its fault instead of
     sound.
     """
-    lengths = [_seconds(path) for path in paths]
+    lengths = [min(seconds, _seconds(path)) for path in paths]
     encoding = encoding_for(sum(lengths), budget)
-    most = _longest(lengths, 0.75 * 8 * budget / encoding.bit_rate)
+    most = min(seconds, _longest(lengths, seconds_of(encoding, budget)))
     with ThreadPoolExecutor(2) as pool, Progress(len(paths), "embed audio", quiet=quiet) as bar:
 
         def one(path: Path) -> EmbeddedAudio:
@@ -119,10 +130,10 @@ def _longest(lengths: Sequence[float], room: float) -> float:
         if length > share:
             return share
         room -= length
-    return _MOST_SECONDS
+    return MOST_SECONDS
 
 
-def embed(path: Path, encoding: Encoding = ENCODINGS[0], most: float = _MOST_SECONDS) -> EmbeddedAudio:
+def embed(path: Path, encoding: Encoding = ENCODINGS[0], most: float = MOST_SECONDS) -> EmbeddedAudio:
     """One file as MP3; at most its first `most` seconds (ten minutes)."""
     import soundfile as sf
 
@@ -147,6 +158,6 @@ def embed(path: Path, encoding: Encoding = ENCODINGS[0], most: float = _MOST_SEC
 
 def _seconds(path: Path) -> float:
     try:
-        return AudioFile(path).seconds(_MOST_SECONDS)
+        return AudioFile(path).seconds(MOST_SECONDS)
     except AudioError:
         return 0.0

@@ -14,7 +14,7 @@ import numpy as np
 from eisbach.audio import read_audio
 from eisbach.errors import AudioError
 from eisbach.progress import Progress
-from eisbach.report.audio_embed import EmbeddedAudio, embed_all
+from eisbach.report.audio_embed import MOST_SECONDS, EmbeddedAudio, embed_all
 from eisbach.report.figures import draw_mel, draw_trajectory, features_of, trajectory_limit
 from eisbach.report.structure.draw import Span, draw_sections, large_spans, section_spans
 from eisbach.structure.features import Features, forget
@@ -24,7 +24,6 @@ from eisbach.types import Record
 
 _LETTER_WIDTH = 4.0  # per cent of a card that a letter takes
 _COLUMNS = 360  # vertical strokes of a waveform
-_MOST_SECONDS = 600.0  # of one clip; as much as `audio_embed` embeds
 _PICTURE_BUDGET = 8_000_000  # bytes as base64, over all clips of a page
 
 _SIZE, _DPI = (4.2, 3.9), 112  # inches; sharp on a phone's or a laptop's card of 17 rem
@@ -106,6 +105,7 @@ def make_players(
     root: Path = Path(),
     details: Mapping[str, Mapping[str, Any]] | None = None,
     pictures: bool = True,
+    seconds: float = MOST_SECONDS,
     quiet: bool = True,
 ) -> list[Player]:
     """A player for each record, in order; a file that cannot be read any more says so in its place.
@@ -121,9 +121,11 @@ def make_players(
         at again.
     pictures : bool
         Draw each clip, until the pictures take 8 MB.
+    seconds : float
+        What is heard of a clip at most.
     """
     paths = [root / str(row["path"]) for row in records]
-    audio = embed_all(paths, budget=budget, quiet=quiet)
+    audio = embed_all(paths, budget=budget, seconds=seconds, quiet=quiet)
     with Progress(len(paths), "read clips", quiet=quiet) as bar:
         features = [_features(path, bar) for path in paths]
     details = details or {}
@@ -158,7 +160,7 @@ def _player(
     detail: Mapping[str, Any] | None,
     limit: float | None,
 ) -> Player:
-    wave, seconds = waveform_path(path, audio.seconds or _MOST_SECONDS)
+    wave, seconds = waveform_path(path, audio.seconds or MOST_SECONDS)
     if features is None:
         return Player(row, audio, wave, [], seconds, {})
     spans = section_spans(features, detail)
@@ -174,7 +176,7 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def waveform_path(path: Path, most: float = _MOST_SECONDS) -> tuple[str, float]:
+def waveform_path(path: Path, most: float = MOST_SECONDS) -> tuple[str, float]:
     """The outline of a file's peaks as an SVG path (360 × 100, loudest peak at full height), and the seconds it spans.
 
     At most the first `most` seconds, as much as is embedded. Empty, with 0 seconds, for a file that cannot be read.

@@ -10,7 +10,8 @@ from typing import Any
 from eisbach.experiments.own_material import shown_clips
 from eisbach.report.comparison.players import Player, clock, make_players
 
-_BUDGET = 2_000_000  # bytes of base64 for its players
+_BUDGET = 2_000_000  # bytes of base64 for the clips that are weighed, and for the two of the codec
+_HEARD_SECONDS = 30.0  # of a weighed clip: six of them at 32 kHz
 _KINDS = {
     "still": "still: a held sound or a pad",
     "loop": "a loop",
@@ -25,22 +26,24 @@ def material_section(material: Mapping[str, Any] | None, root: Path) -> dict[str
         return None
     favoured, passed_over = shown_clips(material)
     codec = material["through_codec"]
-    pair = [] if codec is None else [
-        {"path": codec["path"], "duration": codec["seconds"]}, {"path": codec["decoded"], "duration": codec["seconds"]}
-    ]  # fmt: skip
-    records = [{"path": clip["path"], "duration": 0.0} for clip in (*favoured, *passed_over)]
-    players = make_players([*records, *pair], budget=_BUDGET, root=root, pictures=False)
-    weighed = [
-        _weighed(clip, player) for clip, player in zip((*favoured, *passed_over), players, strict=False)
-    ]  # fmt: skip
+
+    def players(paths: Sequence[str], seconds: float) -> list[Player]:
+        records = [{"path": path, "duration": 0.0} for path in paths]
+        return make_players(records, budget=_BUDGET, root=root, pictures=False, seconds=seconds)
+
+    shown = [*favoured, *passed_over]
+    heard = players([clip["path"] for clip in shown], _HEARD_SECONDS)
+    weighed = [_weighed(clip, player) for clip, player in zip(shown, heard, strict=True)]
+    # on their own, in the page's best encoding: a narrower one would hide what the codec does
+    pair = [] if codec is None else players([codec["path"], codec["decoded"]], codec["seconds"])
     return {
         "facts": _facts(material),
         "favoured": weighed[: len(favoured)],
         "passed_over": weighed[len(favoured) :],
         "looked_at": material["looked_at"],
         "codec": None if codec is None else {
-            "name": codec["name"], "rate": f"{codec['sample_rate'] / 1000:g} kHz", "original": players[-2],
-            "decoded": players[-1],
+            "name": codec["name"], "rate": f"{codec['sample_rate'] / 1000:g} kHz", "original": pair[0],
+            "decoded": pair[1],
         },
     }  # fmt: skip
 
@@ -64,8 +67,9 @@ def _weighed(clip: Mapping[str, Any], player: Player) -> dict[str, Any]:
     flat = clip["flat_probability"]
     said = [f"counts {clip['weight']:.2f} times the mean"]
     said += [] if flat is None else [f"probability of being flat {flat:.2f}"]
-    return {"name": clip["name"], "said": "; ".join([*said, *([", ".join(clip["tags"])] if clip["tags"] else [])]),
-            "player": player}  # fmt: skip
+    said += [", ".join(clip["tags"])] if clip["tags"] else []
+    said += [f"heard here: the first {clock(player.seconds)}"] if player.seconds >= _HEARD_SECONDS else []
+    return {"name": clip["name"], "said": "; ".join(said), "player": player}
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -11,7 +11,9 @@ from eisbach.experiments.comparing import sets_of_results
 from eisbach.experiments.measures import FLAT
 from eisbach.experiments.own_material import read_material
 from eisbach.experiments.run import ANALYSIS, SUMMARY_FILE, ExperimentResult
+from eisbach.experiments.spec import ExperimentSpec
 from eisbach.files import read_jsonl, write_json
+from eisbach.report.audio_embed import ENCODINGS, seconds_of
 from eisbach.report.charts import Series
 from eisbach.report.comparison.findings import headline_sentences, headline_verdict, nearness_verdict
 from eisbach.report.comparison.page import ArmText, ComparisonPage, write_comparison_page
@@ -21,7 +23,7 @@ from eisbach.report.wording import format_value
 from eisbach.statistics.results import Results
 from eisbach.types import Record
 
-_MOST_CLIPS = 80
+_MOST_CLIPS, _LEAST_ROWS = 80, 2
 _CURVES = (
     ("Training loss by arm", "unweighted loss", "loss"),
     ("Held-out loss by arm", "unweighted loss", "held_out_loss"),
@@ -125,11 +127,21 @@ def _page(result: ExperimentResult, commands: Sequence[str], votes: ListeningSco
         captions={prompt.id: prompt.text for prompt in spec.generation.resolve_prompts()},
         audio_root=result.folder,
         analysis=result.folder / ANALYSIS,
-        listen=_MOST_CLIPS,
+        listen=clips_heard(spec),
         configuration=dump_yaml(spec),
         versions=versions(),
         votes=votes,
     )  # fmt: skip
+
+
+def clips_heard(spec: ExperimentSpec) -> int:
+    """Clips of the arms on the page: as many rows, with what stands beside them, as fit in its best encoding.
+
+    A few that sound as the model does say more than all of them muffled.
+    """
+    beside = 0 if spec.reference is None else spec.reference.heard
+    row = float(spec.generation.duration) * (len(spec.arms) + beside)
+    return min(_MOST_CLIPS, len(spec.arms) * max(_LEAST_ROWS, int(seconds_of(ENCODINGS[0]) / row)))
 
 
 def limits(results: Results, records: Sequence[Record]) -> list[str]:
