@@ -9,6 +9,7 @@ from typing import Any
 
 from eisbach.experiments.own_material import shown_clips
 from eisbach.report.comparison.players import Player, clock, make_players
+from eisbach.types import Record
 
 _BUDGET = 2_000_000  # bytes of base64 for the clips that are weighed, and for the two of the codec
 _HEARD_SECONDS = 30.0  # of a weighed clip: six of them at 32 kHz
@@ -28,7 +29,7 @@ def material_section(material: Mapping[str, Any] | None, root: Path) -> dict[str
     codec = material["through_codec"]
 
     def players(paths: Sequence[str], seconds: float) -> list[Player]:
-        records = [{"path": path, "duration": 0.0} for path in paths]
+        records: list[Record] = [{"path": path, "duration": 0.0} for path in paths]
         return make_players(records, budget=_BUDGET, root=root, pictures=False, seconds=seconds)
 
     shown = [*favoured, *passed_over]
