@@ -257,3 +257,36 @@ def test_a_loop_longer_than_its_clip_is_one_sentence(score_cache: Path) -> None:
         with pytest.raises(UserError, match=r"cannot be cut from a clip of 6 s; give a period of at most 5\.97 s"):
             loop(performance, period, 11025, rng, stereo=False)
     assert loop(performance, 5.97, 11025, rng, stereo=False).duration == pytest.approx(6.0)
+
+
+@pytest.mark.parametrize("mode", ["major", "minor"])
+def test_a_mode_is_what_is_heard_and_said(mode: str, score_cache: Path) -> None:
+    spec, report = replace(SPEC, mode=mode), SkipReport()
+    for index in range(5):
+        performance, caption, _ = plan_caption(spec, index, score_cache, report)
+        assert performance.facts.minor == (mode == "minor")
+        assert f"{'major' if mode == 'minor' else 'minor'} key" not in caption
+    assert {item.reason for item in report.skipped} == {f"is not heard in {mode}"}
+    with pytest.raises(UserError, match=r"mode must be major or minor \(got 'dorian'\)"):
+        replace(SPEC, mode="dorian")
+
+
+def test_a_folder_rendered_before_modes_continues(tmp_path: Path, score_cache: Path) -> None:
+    render(tmp_path, clips=1, spec=SPEC, cache=score_cache, quiet=True)
+    assert "mode" not in json.loads((tmp_path / "render.json").read_text())
+    assert len(render(tmp_path, clips=2, spec=SPEC, cache=score_cache, quiet=True)[0]) == 2
+    with pytest.raises(UserError, match="mode was not set and is now 'minor'"):
+        render(tmp_path, clips=2, spec=replace(SPEC, mode="minor"), cache=score_cache, quiet=True)
+
+
+def test_noise_and_clouds_are_kinds_of_their_own(tmp_path: Path, score_cache: Path) -> None:
+    spec = replace(SPEC, seconds=(6.0,))
+    found = {}
+    for kind in ("noise", "cloud"):
+        clip = flat_clip(spec, 0, score_cache, SkipReport(), kinds=(kind,))
+        assert clip.labels["kind"] == kind
+        power = np.abs(np.fft.rfft(clip.waveform.samples[0, 22050:44100])) ** 2
+        found[kind] = float(np.exp(np.log(power + 1e-12).mean()) / power.mean())  # spectral flatness
+    assert found["noise"] > 3 * found["cloud"]
+    with pytest.raises(UserError, match="kinds must be among drone, pad, loop, texture, noise, cloud"):
+        render_flat(tmp_path, clips=1, spec=spec, kinds=("rain",), cache=score_cache, quiet=True)

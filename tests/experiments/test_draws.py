@@ -27,14 +27,14 @@ from eisbach.types import Record, Waveform
 MATERIAL = {"clips": 8, "flat_share": 0.25, "duration": 5.0, "seed": 3, "redraw": True}
 
 
-def rendered(name: str, clips: int, config: MaterialConfig, out: Path) -> Manifest:
+def rendered(part: material.Part, config: MaterialConfig, settings: object, out: Path) -> Manifest:
     """Noise in place of rendered music: a function of the set's seed alone, as rendering is."""
-    rng = np.random.default_rng([config.seed, len(name)])
+    name, rng = part.name, np.random.default_rng([config.seed, len(part.name)])
     rows = []
-    for number in range(clips):
+    for number in range(part.clips):
         path = out / f"{number}.wav"
         write_audio(path, Waveform(0.1 * rng.standard_normal((1, 40_000)).astype(np.float32), 8000))
-        labels = {"flat": str(name == "flat").lower(), "piece": f"{config.seed} {number}"}
+        labels = {"flat": str(part.flat).lower(), "piece": f"{config.seed} {number}"}
         split = "held_out" if number == 0 else "train"
         rows.append(ManifestRow(f"{name}-{number}", path.name, "slow cello", 5.0, labels, audio_hash(path), split))
     save_manifest(Manifest(rows, out))
@@ -126,7 +126,9 @@ def test_columns_hold_the_distance_to_what_is_held_out_and_to_what_trained(
               "draw-1": {"train": [[6.0, 8.0]], "held_out": [[30.0, 40.0]]}}  # fmt: skip
     manifests = {}
     for seed, name in enumerate(places):
-        rendered("developing", 2, build_config(MaterialConfig, MATERIAL), tmp_path / name)
+        rendered(
+            material.Part("developing", 2, flat=False), build_config(MaterialConfig, MATERIAL), None, tmp_path / name
+        )
         manifests[seed] = tmp_path / name / "manifest.jsonl"
 
     def textures(rows: Manifest, root: Path) -> np.ndarray:

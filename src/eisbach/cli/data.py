@@ -90,8 +90,8 @@ def render(
 def flat(
     out: Path = _OUT, clips: int = _CLIPS, seconds: str = _SECONDS, seed: int = _SEED, sample_rate: int = _RATE,
     stereo: bool = _STEREO, audio_format: str = _FORMAT, pieces: list[str] = _PIECES,
-    kinds: list[str] = typer.Option(None, "--kinds", help="drone, pad, loop or texture; repeat for more (default: "
-                                                          "all)."),
+    kinds: list[str] = typer.Option(None, "--kinds", help="drone, pad, loop, texture (noise or a cloud of notes), "
+                                                          "noise or cloud; repeat for more (default: the first four)."),
     redistributable_only: bool = _FREE, jobs: Jobs = 0, cache: Path = _CACHE, dry_run: DryRun = False,
 ) -> None:  # fmt: skip
     """Make structurally flat material of the same sound world: drones, pads, loops of 1-16 s and textures.

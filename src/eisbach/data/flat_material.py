@@ -8,6 +8,7 @@ flat and developing clips come from one distribution and cannot reveal the label
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,9 @@ from eisbach.errors import UserError
 from eisbach.types import SkipReport, Waveform
 
 KINDS = ("drone", "pad", "loop", "texture")
+"""What flat material is made of where nobody chooses."""
+ALL_KINDS = (*KINDS, "noise", "cloud")
+"""All that may be chosen: the two halves of "texture", too."""
 _LOOP_SECONDS = (1.0, 16.0)
 
 _CROSSFADE = 0.03  # seconds at a loop's joint: no click, no audible breath
@@ -44,7 +48,7 @@ def flat_clip(
         waveform = loop(performance, period, spec.sample_rate, rng, stereo=stereo)
         labels["loop_seconds"] = f"{period:.6f}"
     else:
-        maker = {"drone": drone, "pad": pad, "texture": texture}[kind]
+        maker = {"drone": drone, "pad": pad, "texture": texture, "noise": coloured_noise, "cloud": cloud}[kind]
         waveform = maker(performance, spec.sample_rate, rng, stereo=stereo)
     return Clip(finish(waveform, rng), caption, labels)
 
@@ -60,12 +64,17 @@ def render_flat(
     UserError
         A kind that does not exist, or whatever `render` refuses.
     """
-    if not kinds or any(kind not in KINDS for kind in kinds):
-        raise UserError(f"kinds must be among {', '.join(KINDS)} (got {', '.join(kinds) or 'none'}).")
+    check_kinds(kinds)
     spec = replace(spec or RenderSpec(), kind="flat-" + "-".join(kinds))
     return render(
         out, clips=clips, spec=spec, jobs=jobs, cache=cache, quiet=quiet, make=partial(flat_clip, kinds=kinds)
     )
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Refuses a kind that does not exist, or none."""
+    if not kinds or any(kind not in ALL_KINDS for kind in kinds):
+        raise UserError(f"kinds must be among {', '.join(ALL_KINDS)} (got {', '.join(kinds) or 'none'}).")
 
 
 def drone(performance: Performance, sample_rate: int, rng: np.random.Generator, *, stereo: bool) -> Waveform:

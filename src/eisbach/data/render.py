@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -24,8 +24,8 @@ from eisbach.data.scores import Piece, list_pieces, load_table
 from eisbach.data.synth import synthesise
 from eisbach.errors import UserError
 from eisbach.executors import open_executor
-from eisbach.files import read_journal, read_object, write_json, write_jsonl
-from eisbach.output_folder import refuse_other_settings
+from eisbach.files import read_journal, write_json, write_jsonl
+from eisbach.output_folder import claim
 from eisbach.progress import Progress
 from eisbach.types import SkipReport, Waveform
 
@@ -33,14 +33,8 @@ _RENDER_VERSION = 4
 """Raise it whenever the same seed gives other sound; rendered folders of another version are not continued."""
 
 _FAMILY_WEIGHTS = {
-    "quartet": 0.42,
-    "chorale": 0.14,
-    "mass": 0.1,
-    "madrigal": 0.12,
-    "tune": 0.1,
-    "rag": 0.02,
-    "song": 0.1,
-}
+    "quartet": 0.42, "chorale": 0.14, "mass": 0.1, "madrigal": 0.12, "tune": 0.1, "rag": 0.02, "song": 0.1
+}  # fmt: skip
 """Share of the clips that each family of scores gives (renormalised over those present)."""
 
 DEVELOPING = "developing"
@@ -76,6 +70,8 @@ class RenderSpec:
         Sound font files, one drawn for each clip; "" stands for pretty_midi's. Developing clips only.
     room : bool
         Whether each clip sounds in a room of its own (`room.in_room`). Developing clips only.
+    mode : {"major", "minor"} or None
+        Only performances whose pitches fit this mode, as captions say it.
     """
 
     seed: int = 0
@@ -91,6 +87,7 @@ class RenderSpec:
     render_version: int = _RENDER_VERSION
     fonts: tuple[str, ...] = ("",)
     room: bool = False
+    mode: Literal["major", "minor"] | None = None
 
     def __post_init__(self) -> None:
         faults = []
@@ -105,10 +102,18 @@ class RenderSpec:
         if self.format not in ("flac", "wav", "ogg"):
             faults.append(f"format must be flac, wav or ogg (got '{self.format}')")
         faults += [f"there is no sound font {font}" for font in self.fonts if font and not Path(font).is_file()]
+        if self.mode not in (None, "major", "minor"):
+            faults.append(f"mode must be major or minor (got '{self.mode}')")
         if (self.room or self.fonts != ("",)) and self.kind != DEVELOPING:
             faults.append("flat material is made with the packaged sound font and without a room")
         if faults:
             raise UserError("cannot render: " + "; ".join(faults) + ".")
+
+
+def spec_values(spec: RenderSpec) -> dict[str, Any]:
+    """The spec as plain values; a mode that is not asked for is left out, as in folders of before it."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
+    return {key: value for key, value in values.items() if key != "mode" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,11 @@ def plan_clip(
         if excerpt.onset.size < max(4, length / 4):
             report.add(piece.id, f"gives only {excerpt.onset.size} notes for {length:g} s")
             continue
-        return perform(excerpt, length, piece.family, rng, styles=spec.styles), rng
+        performance = perform(excerpt, length, piece.family, rng, styles=spec.styles)
+        if spec.mode is not None and performance.facts.minor != (spec.mode == "minor"):
+            report.add(piece.id, f"is not heard in {spec.mode}")
+            continue
+        return performance, rng
     reasons = "; ".join(f"{item.item}: {item.reason}" for item in report.skipped[-3:])
     raise UserError(f"none of {_ATTEMPTS} pieces drawn could be played ({reasons}); choose other pieces.")
 
@@ -324,14 +333,9 @@ def pieces_in(manifest: Manifest) -> list[str]:
 
 
 def _claim(out: Path, spec: RenderSpec) -> None:
-    target = out / _SPEC
-    values = json.loads(json.dumps(asdict(spec)))
-    if target.is_file():
-        refuse_other_settings(out, "clips", read_object(target, "render specification"), values)
-        return
-    if (out / "manifest.jsonl").exists():
+    if (out / "manifest.jsonl").exists() and not (out / _SPEC).is_file():
         raise UserError(f"{out} holds a manifest that was not rendered here; choose an empty folder.")
-    write_json(target, values)
+    claim(out, _SPEC, "clips", spec_values(spec))
 
 
 @dataclass(frozen=True)

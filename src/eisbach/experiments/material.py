@@ -3,8 +3,11 @@ audio."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,9 +61,9 @@ def material_stages(spec: ExperimentSpec, root: Path) -> list[Stage]:
     stages = []
     for place in _sets(spec):
         done = (root / place / MANIFEST_NAME).is_file()
-        for name, clips in _parts(material):
-            label = f"render {name} clips"
-            stages.append(Stage(f"render/{place}/{name}", "render", clips, _SECONDS_PER_RENDERED_CLIP, label, done))
+        for part in _parts(material):
+            label, seconds = f"render {part.name} clips", _SECONDS_PER_RENDERED_CLIP
+            stages.append(Stage(f"render/{place}/{part.name}", "render", part.clips, seconds, label, done))
     clips = material.clips * len(_sets(spec))
     return [*stages, Stage("encode", "encode", clips, _SECONDS_PER_ENCODED_CLIP, "encode the clips")]
 
@@ -73,32 +76,61 @@ def build_material(spec: ExperimentSpec, root: Path, stage: OpenStage) -> None:
     UserError
         The folder holds clips of other settings, or the scores or the sound font are not installed.
     """
+    from eisbach.data.render import spec_values
+
     sets = _sets(spec)
     for place, (seed, material) in sets.items():
         data, rendered = root / place, _settings(material, _shared_codec(spec, root, seed))
-        share_folder(data, spec.store, "sets", {**material.model_dump(), "rendered": asdict(rendered)})
+        share_folder(data, spec.store, "sets", {**material.values(), "rendered": spec_values(rendered)})
         parts = []
-        for name, clips in _parts(material):
-            with stage(f"render/{place}/{name}"):
-                parts.append(_render(name, clips, rendered, data / name))
+        for part in _parts(material):
+            with stage(f"render/{place}/{part.name}"):
+                parts.append(_render(part, material, rendered, data / part.name))
         save_manifest(merge(parts, data))
     with stage("encode"):
         for seed, _ in sets.values() or [(spec.train_seeds[0], None)]:
             _encode(spec, root, seed)
 
 
-def _parts(material: MaterialConfig) -> list[tuple[str, int]]:
+@dataclass(frozen=True)
+class Part:
+    """Clips of a set that are rendered together: developing or flat, all or a group's."""
+
+    name: str
+    clips: int
+    flat: bool
+    group: str | None = None
+
+
+def _parts(material: MaterialConfig) -> list[Part]:
     counts = {"developing": material.developing_clips, "flat": material.flat_clips}
-    return [(name, clips) for name, clips in counts.items() if clips]
+    parts = []
+    for name, clips in counts.items():
+        if not material.groups:
+            parts.append(Part(name, clips, name == "flat"))
+            continue
+        ends = [round(clips * share) for share in accumulate(group.share for group in material.groups.values())]
+        for (first, last), group in zip(pairwise([0, *ends]), material.groups, strict=True):
+            parts.append(Part(f"{name}-{group}", last - first, name == "flat", group))
+    return [part for part in parts if part.clips]
 
 
-def _render(name: str, clips: int, settings: RenderSpec, out: Path) -> Manifest:
-    from eisbach.data.flat_material import render_flat
+def _render(part: Part, material: MaterialConfig, settings: RenderSpec, out: Path) -> Manifest:
+    from eisbach.data.flat_material import KINDS, render_flat
     from eisbach.data.render import render
 
-    make = render if name == "developing" else render_flat
-    jobs = max(1, min(available_cpus(), clips // _CLIPS_WORTH_A_PROCESS))
-    return make(out, clips=clips, spec=settings, jobs=jobs, quiet=True)[0]
+    if part.group is not None and material.groups:
+        group = material.groups[part.group]
+        # Of its own seed: clips of one number would else be of one score in every group.
+        digest = hashlib.blake2b(f"{settings.seed},{part.group}".encode(), digest_size=4).digest()
+        seed = int.from_bytes(digest, "little")
+        settings = replace(settings, seed=seed, styles=group.styles, mode=group.mode)
+    make = partial(render_flat, kinds=material.kinds or KINDS) if part.flat else render
+    jobs = max(1, min(available_cpus(), part.clips // _CLIPS_WORTH_A_PROCESS))
+    manifest = make(out, clips=part.clips, spec=settings, jobs=jobs, quiet=True)[0]
+    if part.group is None:
+        return manifest
+    return manifest.with_rows([replace(row, labels={**row.labels, "group": part.group}) for row in manifest])
 
 
 def _settings(material: MaterialConfig, codec: Codec | None) -> RenderSpec:

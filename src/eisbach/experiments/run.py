@@ -24,6 +24,7 @@ from eisbach.experiments.stages import OverallProgress, SpeedBook, Stage
 from eisbach.experiments.summary import Summary, summarise
 from eisbach.experiments.takes import take_columns
 from eisbach.experiments.training_distance import distance_columns
+from eisbach.experiments.yardsticks import write_yardsticks
 from eisbach.files import write_json
 from eisbach.output_folder import exclusive, refuse_other_settings
 from eisbach.statistics.records import save_records
@@ -33,6 +34,7 @@ from eisbach.types import Record, SkipReport
 SPEC_FILE, SUMMARY_FILE, ANALYSIS = "experiment.yaml", "summary.json", "analysis"
 _SECONDS_PER_MEASURED_CLIP = 0.4
 _SECONDS_PER_HEARD_CLIP = 0.5
+_HELD_OUT_CLIPS = 96  # of a yardstick, at most
 _MAX_ANALYSIS_JOBS = 4
 
 
@@ -126,6 +128,9 @@ def _run(
             if spec.adherence:
                 records = adherence_columns(records, spec.generation.resolve_prompts(), root, root / ANALYSIS)
         reference, rows = None, {}
+        if spec.yardsticks:
+            with bar.stage("yardsticks"):
+                write_yardsticks(spec, cells, records, _rows(records, details, root), root)
         if spec.reference is not None:
             with bar.stage("reference"):
                 reference = experiment_reference(spec, root)
@@ -166,6 +171,9 @@ def _plan(spec: ExperimentSpec, root: Path, cells: list[Cell], finish_seconds: f
     for cell in cells:
         stages += plan_stages(spec, cell)
     stages.append(Stage("analyse", "analyse", clips, _SECONDS_PER_MEASURED_CLIP, "measure"))
+    if spec.yardsticks:
+        heard = clips + _HELD_OUT_CLIPS * len(spec.yardsticks)
+        stages.append(Stage("yardsticks", "yardsticks", heard, _SECONDS_PER_HEARD_CLIP, "measure the held-out clips"))
     if spec.reference is not None:
         heard = clips + spec.reference.clips
         stages.append(Stage("reference", "reference", heard, _SECONDS_PER_HEARD_CLIP, "hear the reference"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 from eisbach.config import StrictModel, build_config, merge
 from eisbach.devices import DeviceName, PrecisionName, place
 from eisbach.errors import ConfigError, UserError
+from eisbach.experiments.material_config import MaterialConfig
 from eisbach.generation.config import SamplingConfig
 from eisbach.generation.prompts import Prompt, load_prompts
 from eisbach.training.config import TrainConfig
@@ -19,48 +19,6 @@ from eisbach.training.config import TrainConfig
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 TakeMeasure = Literal["boundaries", "details", "notes", "prompts"]
 _SET_BY_RUNNER = ("out", "seed", "data.manifest", "data.cache")
-
-
-class MaterialConfig(StrictModel):
-    """The fine-tuning set that the experiment makes for itself; leave it out to train on manifests of your own.
-
-    Attributes
-    ----------
-    clips : int
-        Clips in all (train and held out).
-    flat_share : float
-        Share of them that is structurally flat, in [0, 1]; the rest are performances of scores.
-    duration : float
-        Seconds a clip.
-    seed : int
-        Draws pieces, instruments and flat kinds.
-    redraw : bool
-        Each training seed is a *draw*: it trains on a set of its own, drawn by `seed` and the training seed, so that
-        what is inferred over draws holds for other sets too.
-    """
-
-    clips: int = Field(default=200, ge=4)
-    flat_share: float = Field(default=0.7, ge=0, le=1)
-    duration: float = Field(default=30.0, ge=5.0, le=300.0)
-    seed: int = Field(default=0, ge=0)
-    redraw: bool = False
-
-    def of_draw(self, train_seed: int) -> MaterialConfig:
-        """The set of one draw; with `redraw` off, the one set of all."""
-        if not self.redraw:
-            return self
-        digest = hashlib.blake2b(f"{self.seed},{train_seed}".encode(), digest_size=4).digest()
-        return self.model_copy(update={"seed": int.from_bytes(digest, "little"), "redraw": False})
-
-    @property
-    def flat_clips(self) -> int:
-        """Number of flat clips."""
-        return round(self.clips * self.flat_share)
-
-    @property
-    def developing_clips(self) -> int:
-        """Number of developing clips."""
-        return self.clips - self.flat_clips
 
 
 class ReferenceConfig(StrictModel):
@@ -97,6 +55,21 @@ class Swap(StrictModel):
 
     direction: str
     magnitude: str
+
+
+class Yardstick(StrictModel):
+    """Held-out clips of the sets, by their labels, that every model is held against.
+
+    Attributes
+    ----------
+    labels : mapping of str to str
+        What the clips have, such as ``{kind: drone}``.
+    prompts : tuple of str
+        Ids of the prompts whose generations are held against them; empty takes all.
+    """
+
+    labels: dict[str, str] = Field(min_length=1)
+    prompts: tuple[str, ...] = ()
 
 
 class Checkpointed(StrictModel):
@@ -209,6 +182,11 @@ class ExperimentSpec(StrictModel):
     training_distance : bool
         Also measure each clip's distance to developing music that no model trained on, and to what its own trained on
         (`experiments.training_distance`); needs `material`. Read as `nearness` too, its name before.
+    yardsticks : mapping of str to Yardstick
+        Held-out clips of the sets that the experiment makes; each model's distances to them go into `models.jsonl`
+        (`experiments.yardsticks`).
+    held_out_loss : bool
+        Also each model's loss on the clips of each yardstick.
     store : str or None
         Folder in which sets, trainings and generations lie by their settings, so that experiments which name the same
         store make equal ones once; this experiment's folder then holds links.
@@ -236,6 +214,8 @@ class ExperimentSpec(StrictModel):
     between_takes: tuple[TakeMeasure, ...] = ()
     adherence: bool = False
     training_distance: bool = Field(default=False, validation_alias=AliasChoices("training_distance", "nearness"))
+    yardsticks: dict[str, Yardstick] = Field(default={})
+    held_out_loss: bool = False
     store: str | None = None
     device: DeviceName = "auto"
     precision: PrecisionName = "auto"
@@ -279,6 +259,10 @@ class ExperimentSpec(StrictModel):
                 raise ValueError(f"{role} is '{name}', and the arms are {', '.join(self.arms)}")
         if self.training_distance and self.material is None:
             raise ValueError("training_distance needs clips whose labels say which develop: make them with material")
+        if self.yardsticks and self.material is None:
+            raise ValueError("yardsticks are held-out clips of the sets that the experiment makes: add material")
+        if self.held_out_loss and not self.yardsticks:
+            raise ValueError("held_out_loss is measured on the clips of yardsticks: name them")
         if self.oracle is not None and self.oracle == self.baseline:
             raise ValueError("the oracle and the baseline must be different arms")
         for name, arm in self.arms.items():
@@ -369,7 +353,10 @@ def check_spec(spec: ExperimentSpec) -> None:
         faults.append(f"{who}: {fault}")
     if faults:
         raise ConfigError(" ".join(faults))
-    spec.generation.resolve_prompts()
+    prompts = {prompt.id for prompt in spec.generation.resolve_prompts()}
+    for name, yardstick in spec.yardsticks.items():
+        if unknown := [prompt for prompt in yardstick.prompts if prompt not in prompts]:
+            raise ConfigError(f"the yardstick '{name}' names prompts that nobody plays: {', '.join(unknown)}.")
     if spec.adherence or "notes" in spec.between_takes:
         from eisbach.structure.embeddings.notes import check_notes
 

@@ -54,13 +54,15 @@ def judged(
 
 
 def decided(
-    key: str, effects: Sequence[Effect], wanted: Literal["higher", "lower"], same: float, note: str = ""
-) -> ClaimResult:
+    key: str, effects: Sequence[Effect], wanted: Literal["higher", "lower"], same: float, note: str = "",
+    none: float = 0.0,
+) -> ClaimResult:  # fmt: skip
     """A claim that its first effect decides: supported where it is shown in the direction that is wanted, refuted where
-    it is shown in the other one, or lies within its margin (`same`: p of the two one-sided tests)."""
+    it is shown in the other one, or lies within its margin (`same`: p of the two one-sided tests). `none` is the value
+    of no effect: 0, or 1 of a ratio."""
     first = effects[0]
     shown = first.p is not None and first.p < ALPHA
-    supported = shown and (first.value > 0) == (wanted == "higher")
+    supported = shown and (first.value > none) == (wanted == "higher")
     return judged(key, effects, supported=supported, refuted=not supported and (shown or same < ALPHA), note=note)
 
 
@@ -139,6 +141,10 @@ class Draws:
         """Whether the records have clips of an arm."""
         return any(name == arm for name, _ in self._means)
 
+    def has_measure(self, arm: str, metric: str) -> bool:
+        """Whether the records have values of a measure for an arm."""
+        return (arm, metric) in self._means
+
     def by_draw(self, arm: str, metric: str) -> dict[int, float]:
         """The mean over a model's clips, by draw."""
         return dict(sorted(self._means.get((arm, metric), {}).items()))
@@ -193,6 +199,23 @@ class Draws:
     def equal_gains(self, gain: tuple[str, str], other: tuple[str, str], metric: str, margin: float) -> float:
         """The same of the difference of two gains, as in `interaction`."""
         return within_margin(metric, self._gains(gain, other, metric), margin)
+
+    def ratio(self, arm: str, metric: str, other: str) -> Effect:
+        """How many times another arm's value: the geometric mean over draws, tested on the logarithm; values are above
+        0."""
+        name = f"{metric}, {arm} / {other}"
+        logarithm = over_draws(name, metric, self._log_ratios(arm, metric, other))
+        ends = (None if end is None else math.exp(end) for end in (logarithm.low, logarithm.high))
+        values = dict(zip(("value", "low", "high"), (math.exp(logarithm.value), *ends), strict=True))
+        return logarithm.model_copy(update={**values, "unit": "ratio"})
+
+    def equal_ratio(self, arm: str, metric: str, margin: float, other: str) -> float:
+        """p of the two one-sided t tests that the ratio lies within 1 / `margin` to `margin`."""
+        return within_margin(metric, self._log_ratios(arm, metric, other), math.log(margin))
+
+    def _log_ratios(self, arm: str, metric: str, other: str) -> np.ndarray:
+        ours, theirs = self.by_draw(arm, metric), self.by_draw(other, metric)
+        return np.array([math.log(ours[draw] / theirs[draw]) for draw in sorted(ours.keys() & theirs.keys())])
 
     def _gains(self, gain: tuple[str, str], other: tuple[str, str], metric: str) -> np.ndarray:
         ours = self._means_of(*gain, metric)

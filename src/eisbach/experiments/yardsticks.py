@@ -1,0 +1,132 @@
+"""What each model is held against beside its own clips: held-out clips of the experiment's sets, by their labels.
+
+One row a model and yardstick, in `models.jsonl`: how far what it plays lies from those clips as a set, and its loss on
+them. A piece is held out in every draw's set or in none, so the held-out clips of all sets are new to every model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from eisbach.data.manifest import Manifest, load_manifest
+from eisbach.data.selection import merged
+from eisbach.errors import UserError
+from eisbach.executors import available_cpus
+from eisbach.experiments.cells import Cell, adapter_of, training_of
+from eisbach.experiments.reference import musicnn_rows, texture_rows
+from eisbach.experiments.spec import ExperimentSpec, Yardstick
+from eisbach.files import read_json, write_json, write_jsonl
+from eisbach.output_folder import weights_identity
+from eisbach.structure import Clip, analyze_files
+from eisbach.structure.sets.distances import frechet_distance, kernel_distance
+from eisbach.types import Record, SkipReport
+
+MODELS_FILE = "models.jsonl"
+"""A row a trained model and yardstick: `arm`, `train_seed`, `yardstick`, `clips` (played), `held_out_clips`,
+`texture_frechet`, `texture_kernel`, `musicnn_frechet`, `musicnn_kernel`, and `held_out_loss` where it is asked for."""
+
+_FOLDER = "yardsticks"
+_MOST = 96  # held-out clips of a yardstick: an even sample of more
+_LEAST = 2
+Rows = Mapping[str, np.ndarray]
+
+
+def write_yardsticks(spec: ExperimentSpec, cells: Sequence[Cell], records: Sequence[Record], played: Mapping[str, Rows],
+                     root: Path) -> list[Record]:  # fmt: skip
+    """The rows of `models.jsonl`, written.
+
+    Parameters
+    ----------
+    records : of all clips, as `records.parquet` holds them
+    played : mapping of str to mapping of str to row
+        By embedding, what it hears in the clips, by their path in the records.
+
+    Raises
+    ------
+    UserError
+        Fewer than two held-out clips have a yardstick's labels.
+    """
+    made: list[Record] = []
+    for name, yardstick in spec.yardsticks.items():
+        held_out = held_out_clips(cells, yardstick, name)
+        theirs = _heard(held_out, root / _FOLDER / name)
+        for cell in cells:
+            if not spec.arms[cell.arm].trained:
+                continue
+            row: Record = {"arm": cell.arm, "train_seed": cell.train_seed, "yardstick": name}
+            paths = [
+                str(record["path"])
+                for record in records
+                if (record["arm"], record["train_seed"]) == (cell.arm, cell.train_seed)
+                and (not yardstick.prompts or record["prompt_id"] in yardstick.prompts)
+            ]
+            row |= {"clips": len(paths), "held_out_clips": len(held_out)}
+            for embedding, reference in theirs.items():
+                own = [played[embedding][path] for path in paths if path in played[embedding]]
+                row |= _distances(embedding, own, list(reference.values()))
+            if spec.held_out_loss:
+                row["held_out_loss"] = _loss(spec, cell, held_out, root)
+            made.append(row)
+    write_jsonl(root / MODELS_FILE, made)
+    return made
+
+
+def held_out_clips(cells: Sequence[Cell], yardstick: Yardstick, name: str) -> Manifest:
+    """The held-out clips of all sets with the yardstick's labels, each sound once; an even sample of many."""
+    folders = dict.fromkeys(cell.manifest for cell in cells if cell.manifest is not None)
+    whole = merged([load_manifest(path) for path in folders])
+    once = {row.audio_hash: row for row in whole.select(split="held_out", labels=yardstick.labels)}
+    rows = list(once.values())
+    if len(rows) < _LEAST:
+        wanted = ", ".join(f"{key}: {value}" for key, value in yardstick.labels.items())
+        raise UserError(
+            f"the yardstick '{name}' needs held-out clips with the labels {{{wanted}}} and the sets hold {len(rows)}, "
+            f"of at least {_LEAST}; raise material.clips, or change its labels."
+        )
+    places = np.linspace(0, len(rows) - 1, min(_MOST, len(rows))).round().astype(int)
+    return whole.with_rows([rows[place] for place in places])
+
+
+def _heard(held_out: Manifest, folder: Path) -> dict[str, Rows]:
+    """What embeddings hear in the held-out clips; measurements are kept in `folder`."""
+    details: dict[str, str] = {}
+    clips = [Clip(held_out.audio_path(row), {"id": row.id, "group": "yardstick"}) for row in held_out]
+    jobs = max(1, min(available_cpus(), len(clips) // 8))
+    records = analyze_files(clips, jobs=jobs, out=folder, details=details, skips=SkipReport(), quiet=True)
+    return {"texture": texture_rows(details), "musicnn": musicnn_rows(records, folder)}
+
+
+def _distances(embedding: str, own: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> Record:
+    """Fréchet distance of small sets (shrunk covariances) and kernel distance; None where a side has under two rows."""
+    if len(own) < _LEAST or len(theirs) < _LEAST:
+        return {f"{embedding}_frechet": None, f"{embedding}_kernel": None}
+    from scipy.spatial.distance import pdist
+
+    pair = np.stack(own), np.stack(theirs)
+    width = float(np.median(pdist(pair[1]))) or None  # of the yardstick alone: equal for every model
+    return {
+        f"{embedding}_frechet": float(frechet_distance(*pair, shrink=True)),
+        f"{embedding}_kernel": float(kernel_distance(*pair, bandwidth=width)),
+    }
+
+
+def _loss(spec: ExperimentSpec, cell: Cell, held_out: Manifest, root: Path) -> float:
+    """The model's held-out loss; kept by what decides it, so that a run that goes on measures what is new."""
+    from eisbach.training.data import manifest_hash
+    from eisbach.training.held_out_loss import held_out_loss
+
+    file = root / _FOLDER / "losses.json"
+    known: dict[str, float] = read_json(file, "held-out losses") if file.is_file() else {}
+    training, adapter = training_of(spec, cell), adapter_of(spec, cell)
+    whole = training.adapter.type == "none"  # then the run leaves a model
+    weights = Path(training.out) / "model" if whole else adapter
+    key = f"{weights_identity(weights)} {manifest_hash(held_out)}"
+    if key not in known:
+        training = training.model_copy(update={"model": str(weights)}) if whole else training
+        latents = root / _FOLDER / "latents"
+        known[key] = held_out_loss(training, None if whole else adapter, held_out, latents)
+        write_json(file, known)
+    return known[key]
