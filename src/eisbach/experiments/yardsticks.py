@@ -67,7 +67,8 @@ def write_yardsticks(spec: ExperimentSpec, cells: Sequence[Cell], records: Seque
             for embedding, reference in theirs.items():
                 own = [played[embedding][path] for path in paths if path in played[embedding]]
                 row |= _distances(embedding, own, list(reference.values()))
-            if spec.held_out_loss:
+            plays = spec.arms[cell.arm].plays
+            if spec.held_out_loss and (plays is None or plays.interval is None):  # it has no one adapter for all levels
                 row["held_out_loss"] = _loss(spec, cell, held_out, root)
             made.append(row)
     write_jsonl(root / MODELS_FILE, made)
