@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from eisbach.adapters.sample_gradients import SampleGradients
 from eisbach.errors import StorageError
 from eisbach.files import read_journal, write_jsonl
 from eisbach.training.step import NOISE_LEVEL_BINS, StepOutput, sums_by_noise_level
@@ -158,29 +160,41 @@ class SampleLog:
         None in processes that do not write.
     every : int
         Steps between logged steps.
-    gradient_norms : bool
+    gradients : SampleGradients or None
+        What measures `gradient_norm`; None leaves it out.
     """
 
-    def __init__(self, path: Path | None, every: int, gradient_norms: bool) -> None:
+    def __init__(self, path: Path | None, every: int, gradients: SampleGradients | None) -> None:
         self._file = None if path is None else MetricsFile(path)
-        self._every, self._gradient_norms = every, gradient_norms
+        self._every, self._gradients = every, gradients
         self._noted: list[tuple[list[str], torch.Tensor]] = []
 
-    def note(self, step: int, ids: Sequence[str], output: StepOutput, parameters: Iterable[torch.Tensor]) -> None:
+    def watching(self, step: int) -> AbstractContextManager[None]:
+        """Make the forward pass of a micro-batch of `step` within it."""
+        return nullcontext() if step % self._every or self._gradients is None else self._gradients.watching()
+
+    def note(self, step: int, ids: Sequence[str], output: StepOutput) -> None:
         """Keeps what a micro-batch of `step` gave, until the step ends; call it before the backward pass."""
         if step % self._every:
             return
         terms = output.partial.terms
         columns = [output.t, terms.per_sample, terms.belief, terms.sample_weight, output.partial.weight]
-        if self._gradient_norms:
-            columns.append(_gradient_norms(output.losses, [value for value in parameters if value.requires_grad]))
+        if self._gradients is not None:
+            columns.append(self._gradients.norms(output.losses))
         self._noted.append((list(ids), torch.stack([column.detach().float() for column in columns])))
 
     def end_step(self, step: int, scale: float, memory: ClipMemory | None) -> None:
         """Writes the step's rows; `scale` times a sample's own weight is what multiplied its loss."""
         if step % self._every:
             return
-        names = ["t", "loss", "belief", "sample_weight", "weight", *(["gradient_norm"] if self._gradient_norms else [])]
+        names = [
+            "t",
+            "loss",
+            "belief",
+            "sample_weight",
+            "weight",
+            *(["gradient_norm"] if self._gradients is not None else []),
+        ]
         mine = [
             [{"step": step, "id": clip, **dict(zip(names, values, strict=True))} for clip, values in pairs]
             for pairs in (zip(ids, table.T.tolist(), strict=True) for ids, table in self._noted)
@@ -193,15 +207,6 @@ class SampleLog:
                 row["remembered"] = memory.belief(row["id"])
         if self._file is not None:
             self._file.append(*rows)
-
-
-def _gradient_norms(losses: torch.Tensor, parameters: list[torch.Tensor]) -> torch.Tensor:
-    """The norm of each sample's own gradient [shape=(B,)]; the graph stays for the backward pass."""
-    norms = []
-    for loss in losses:
-        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        norms.append(torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None]))
-    return torch.stack(norms)
 
 
 def _finite(value: Any) -> Any:

@@ -13,6 +13,7 @@ from torch import nn
 
 from eisbach.adapters.formats import peft as peft_format
 from eisbach.adapters.quantised import is_quantised
+from eisbach.adapters.sample_gradients import SampleGradients
 from eisbach.progress import Ahead
 from eisbach.tensor_files import copy_named, read_tensors
 from eisbach.training.checkpoint import AVERAGE, Checkpoint, CheckpointWriter, to_host
@@ -112,7 +113,11 @@ class Trainer:
         self.window = Window(self.device)
         chosen = self.config.log_samples
         log = RunFolder(Path(self.config.out)).sample_log if self.accelerator.is_main_process else None
-        self.samples = None if chosen is None else SampleLog(log, chosen.every, chosen.gradient_norms)
+        gradients = None
+        if chosen is not None and chosen.gradient_norms:
+            watch = self.compiled == "off"
+            gradients = SampleGradients(self.backbone.module, self.parameters.values(), watch=watch)
+        self.samples = None if chosen is None else SampleLog(log, chosen.every, gradients)
         fused = isinstance(self.optimiser, torch.optim.AdamW)  # which takes `found_inf`
         self.guard = FiniteGuard(self.device, self._gather_names, can_block=fused)
         self.writer = CheckpointWriter()
@@ -209,9 +214,10 @@ class Trainer:
         with quiet, torch.random.fork_rng(enabled=self.random_layers):
             if self.random_layers:  # dropout inside the network has no generator of its own to pass
                 torch.manual_seed(step_generator(config.seed, self._index(step, micro)).initial_seed())
-            output = micro_step(self.predictor, self.objective, batch, self.conditioning(batch), drawn)
+            with nullcontext() if self.samples is None else self.samples.watching(step + 1):
+                output = micro_step(self.predictor, self.objective, batch, self.conditioning(batch), drawn)
             if self.samples is not None:
-                self.samples.note(step + 1, batch.ids, output, self.parameters.values())
+                self.samples.note(step + 1, batch.ids, output)
             self.accelerator.backward(output.partial.unscaled)
         self.guard.remember(step + 1, batch.ids, output.partial.terms.per_sample.detach())
         self.window.add_micro_batch(output)
