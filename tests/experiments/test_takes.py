@@ -97,7 +97,7 @@ def test_notes_of_takes_that_are_equal_are_not_diverse(
     made = takes.take_columns(records, details, ["notes"], root, tmp_path)
     values = {row["prompt_id"]: row["note_diversity"] for row in made}
     assert values["a"] == pytest.approx(0, abs=1e-9)
-    assert 0.5 < values["b"] < 1.5
+    assert values["b"] > 0.5
     assert values["c"] is None  # silence in every take
 
 

@@ -12,7 +12,7 @@ import pytest
 from eisbach.studies.barrier_dynamics import judge as module
 from eisbach.studies.barrier_dynamics.run import QUICK, Settings, logged_spec, write_samples
 
-DRAWS, STEPS, BATCH = range(100, 108), 40, 16
+DRAWS, STEPS, BATCH = range(100, 108), 80, 16
 
 
 def log(
@@ -27,29 +27,33 @@ def log(
     """Verdicts on a log: the weight falls over t (`falls`) and its spread by `slope` of itself a training; a low belief
     goes with a low loss at low noise, and with a high one above (`inverts`); developing clips weigh `curation` times as
     much, and gradients at low noise `by_noise` times what they do in plain training."""
-    rows = []
+    rows: list[dict[str, Any]] = []
+    count = STEPS * BATCH
     for arm in ("plain", "batch-50", "sample-100"):
         for draw in DRAWS:
             rng = np.random.default_rng([draw, len(arm)])
-            for step in range(1, STEPS + 1):
-                share = step / STEPS
-                for _ in range(BATCH):
-                    t, flat = float(rng.uniform()), bool(rng.uniform() < 0.7)
-                    noise = rng.uniform(-1, 1)
-                    belief = 0.5 + 0.4 * noise
-                    sign = -1 if inverts and t > 2 / 3 else 1
-                    sample = (0.97 - 0.6 * max(0.0, t - 1 / 3) if falls else 0.3) + 0.02 * (
-                        1 + slope * (share - 0.5)
-                    ) * noise
-                    gain = by_noise if arm != "plain" and t < 1 / 3 else 1.0
-                    weight = 1.0 if arm == "plain" or flat else curation
-                    rows.append({
-                        "arm": arm, "train_seed": draw, "share": share, "flat": flat, "t": t,
-                        "loss": 1 + 0.5 * sign * belief + 0.05 * rng.normal() + 3 * t,
-                        "belief": None if arm == "plain" else belief,
-                        "sample_weight": 1.0 if arm == "plain" else sample, "weight": weight,
-                        "gradient_norm": gain * (2 - t) * float(np.exp(0.1 * rng.normal())) / weight,
-                    })  # fmt: skip
+            share = np.repeat(np.arange(1, STEPS + 1) / STEPS, BATCH)
+            t, flat, noise = rng.uniform(size=count), rng.uniform(size=count) < 0.7, rng.uniform(-1, 1, count)
+            belief = 0.5 + 0.4 * noise
+            sign = np.where((t > 2 / 3) & inverts, -1, 1)
+            middle = 0.97 - 0.6 * np.maximum(0.0, t - 1 / 3) if falls else 0.3
+            weight = np.where(flat, 1.0, curation)
+            gain = np.where(t < 1 / 3, by_noise, 1.0)
+            if arm == "plain":
+                weight, gain, belief_or_none = np.ones(count), np.ones(count), [None] * count
+            else:
+                belief_or_none = belief.tolist()
+            columns = {
+                "share": share, "flat": flat, "t": t,
+                "loss": 1 + 0.5 * sign * belief + 0.05 * rng.normal(size=count) + 3 * t, "belief": belief_or_none,
+                "sample_weight": middle + 0.02 * (1 + slope * (share - 0.5)) * noise, "weight": weight,
+                "gradient_norm": gain * (2 - t) * np.exp(0.1 * rng.normal(size=count)) / weight,
+            }  # fmt: skip
+            values = [value if isinstance(value, list) else value.tolist() for value in columns.values()]
+            rows += [
+                {"arm": arm, "train_seed": draw, **dict(zip(columns, row, strict=True))}
+                for row in zip(*values, strict=True)
+            ]
     path.mkdir()
     write_samples(path / module.SAMPLES, rows)
     return {claim.key: claim.verdict for claim in module.judge(path)}
@@ -116,7 +120,7 @@ def test_the_logged_trainings_are_those_of_the_main_study() -> None:
     assert spec.arms == {arm: main.arms[arm] for arm in ("plain", "batch-50", "sample-100")}
     assert spec.train_seeds == main.train_seeds[:8]
     assert {key: value for key, value in spec.training.items() if key != "log_samples"} == main.training
-    assert spec.training["log_samples"] == {"every": 4, "gradient_norms": True}
+    assert spec.training["log_samples"] == {"every": 2, "gradient_norms": True}
     assert spec.store == main.store
     quick = logged_spec(Settings(**QUICK), Path("x"))
     assert quick.rehearsal

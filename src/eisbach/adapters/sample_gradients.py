@@ -137,7 +137,7 @@ def _is_linear(layer: nn.Module) -> bool:
     )  # fmt: skip
 
 
-def _frames(layer: nn.Module, value: Tensor) -> Tensor:
+def _frames(layer: Any, value: Tensor) -> Tensor:
     """(B, ..., channels) or a convolution's (B, channels, T) as (B, T, channels), at least fp32."""
     base = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
     value = value.transpose(1, 2) if isinstance(base, nn.Conv1d) else value

@@ -1,4 +1,4 @@
-"""Trains the barrier's arms once more, over draws, and writes down what every fourth step did to each sample."""
+"""Trains the barrier's arms once more, over draws, and writes down what every second step did to each sample."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Settings(PlacedSettings):
 
     draws: list[int] = Field(default=[100, 101, 102, 103, 104, 105, 106, 107], min_length=1)
     arms: list[str] = Field(default=["plain", "batch-50", "sample-100"], min_length=2)
-    every: int = Field(default=4, ge=1)
+    every: int = Field(default=2, ge=1)
     rehearsal: bool = False
     changes: list[str] = Field(default=[])
 
