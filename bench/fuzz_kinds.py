@@ -307,13 +307,13 @@ def _generated(folder: Path) -> None:
 
 
 def _read_generated(folder: Path, target: Path, draw: random.Random) -> None:
-    from eisbach.generation.generate import __dict__ as module
+    from eisbach.generation.takes import check_stamp, merge_stamp
     from eisbach.output_folder import claim
 
     stamp = {"model": "embedded", "steps": 5, "seeds": [2], "prompts": {"a": "slow"}}
     _either(lambda: claim(folder, "samples.json", "images", {"steps": 5}))
-    module["_check_stamp"](folder / "generation.json", stamp)
-    module["_merge_stamp"](folder / "generation.json", stamp)
+    check_stamp(folder / "generation.json", stamp)
+    merge_stamp(folder / "generation.json", stamp)
 
 
 def _rendered(folder: Path) -> None:

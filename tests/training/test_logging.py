@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eisbach.errors import StorageError
-from eisbach.training.logging import Board, MetricsFile, Window
+from eisbach.training.logging import MetricsFile, Window
 from eisbach.training.step import StepOutput
 from eisbach.types import LossTerms
 from eisbach.weighting import PartialLoss, Weighting
@@ -118,14 +118,3 @@ def test_a_metrics_file_that_cannot_be_written_is_one_sentence(tmp_path: Path) -
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"metrics\.jsonl could not be written"):
         MetricsFile(tmp_path / "file" / "metrics.jsonl").append({"step": 1})
-
-
-def test_the_board_holds_the_same_numbers(tmp_path: Path) -> None:
-    board = Board(tmp_path, 0)
-    board.add({"step": 3, "loss": 0.25, "loss_by_noise_level": {"0.1": 0.5, "0.2": None}})
-    board.close()
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(tmp_path)).Reload()
-    assert sorted(events.Tags()["scalars"]) == ["loss", "loss_by_noise_level/0.1"]
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(3, 0.25)]

@@ -48,6 +48,8 @@ def train(
             check_created(config.model["create"])
         else:
             check_model(config.model)
+        if config.demos is not None:
+            config.demos.resolve_prompts()
         check_writable(config.out)
         check_settings(RunFolder(Path(config.out)), config)
         typer.echo(dump_yaml(config), nl=False)

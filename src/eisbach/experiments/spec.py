@@ -12,8 +12,7 @@ from eisbach.config import StrictModel, build_config, merge
 from eisbach.devices import DeviceName, PrecisionName, place
 from eisbach.errors import ConfigError, UserError
 from eisbach.experiments.material_config import MaterialConfig
-from eisbach.generation.config import SamplingConfig
-from eisbach.generation.prompts import Prompt, load_prompts
+from eisbach.generation.config import PlayConfig
 from eisbach.training.config import TrainConfig
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
@@ -128,16 +127,6 @@ class Arm(StrictModel):
     def trains(self) -> bool:
         """Whether a training of its own belongs to it."""
         return self.trained and self.swap is None and self.plays is None
-
-
-class PlayConfig(SamplingConfig):
-    """What every trained arm is asked to play: a prompt set (a name, a YAML file or a list) over seeds."""
-
-    prompts: str | tuple[Prompt, ...] = "demo"
-
-    def resolve_prompts(self) -> tuple[Prompt, ...]:
-        """The prompts themselves; `UserError` for a file that is missing or wrong."""
-        return load_prompts(self.prompts) if isinstance(self.prompts, str) else self.prompts
 
 
 class ExperimentSpec(StrictModel):
@@ -341,6 +330,8 @@ def check_spec(spec: ExperimentSpec) -> None:
     for name in spec.arms:
         try:
             trained = arm_training(spec, name, spec.train_seeds[0], out="run", manifest=manifest, cache=None)
+            if trained.demos is not None:
+                trained.demos.resolve_prompts()
         except UserError as error:
             arms_of.setdefault(str(error), []).append(name)
             continue

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from eisbach.config import StrictModel
 from eisbach.devices import DeviceName, PrecisionName
-from eisbach.generation.prompts import Prompt, check_prompts
+from eisbach.generation.prompts import Prompt, check_prompts, load_prompts
 
 MIN_DURATION = 1.0
 """Seconds that a generation lasts at least; a model says itself how long it plays (`Backbone.max_seconds`)."""
@@ -186,6 +186,16 @@ def adapter_name(adapter: str) -> str:
     if path.name == "adapter":
         return path.resolve().parent.name
     return path.stem if path.suffix == ".safetensors" else path.resolve().name
+
+
+class PlayConfig(SamplingConfig):
+    """What a trained model is asked to play: a prompt set (a name, a YAML file or a list) over seeds."""
+
+    prompts: str | tuple[Prompt, ...] = "demo"
+
+    def resolve_prompts(self) -> tuple[Prompt, ...]:
+        """The prompts themselves; `UserError` for a file that is missing or wrong."""
+        return load_prompts(self.prompts) if isinstance(self.prompts, str) else self.prompts
 
 
 class GenerateConfig(SamplingConfig):

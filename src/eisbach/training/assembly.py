@@ -25,6 +25,7 @@ from eisbach.training.data import (
     training_clips,
     weigh_by_labels,
 )
+from eisbach.training.demos import Demos
 from eisbach.training.devices import checkpoint_activations, frozen_dtype, quantised_format
 from eisbach.training.image_data import ImageMaterial
 from eisbach.training.noising import InpaintingMasks, pad_with_silence
@@ -128,7 +129,17 @@ def _is_newer(model: str | dict[str, Any], result: Path) -> bool:
     return any(file.stat().st_mtime >= written for file in walk_files(Path(model)) if file.is_file())
 
 
-def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tuple[Trainer, HeldOut | None]:
+@dataclass(frozen=True)
+class Assembly:
+    """A run put together: what trains, what its held-out loss is measured on, and what it plays meanwhile (in the main
+    process)."""
+
+    trainer: Trainer
+    held_out: HeldOut | None
+    demos: Demos | None
+
+
+def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> Assembly:
     """Loads the model and the data and puts the adapter in."""
     material = open_material(config, quiet)
     backbone = load_model(config)
@@ -162,12 +173,23 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> tupl
         adapter=adapter,
         origin=origin,
     )
+    demos = _build_demos(config, backbone, origin, quiet)  # before the captions' encoder is let go
     captions = [caption for dataset in data.datasets for caption in dataset.captions]
     _say_unheard(captions, backbone, quiet)
     if held_out is not None:
         captions += [caption for batch in held_out.batches for caption in batch.captions]
     trainer.conditioning.fill(captions, quiet=quiet)
-    return trainer, held_out
+    return Assembly(trainer, held_out, demos if accelerator.is_main_process else None)
+
+
+def _build_demos(config: TrainConfig, backbone: Backbone, origin: dict[str, Any], quiet: bool) -> Demos | None:
+    """The demos of a recipe, with a note on words that the model does not know; None without."""
+    if config.demos is None:
+        return None
+    demos = Demos(config.demos, backbone, Path(config.out), origin)
+    for sentence in demos.unknown:
+        note(sentence, quiet)
+    return demos
 
 
 def _say_unheard(captions: Sequence[str], backbone: Backbone, quiet: bool) -> None:

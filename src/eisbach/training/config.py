@@ -10,6 +10,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from eisbach.config import StrictModel
 from eisbach.devices import DeviceName, PrecisionName
+from eisbach.training.config_demos import DemosConfig
 from eisbach.training.config_groups import (
     AdapterConfig,
     CropShare,
@@ -28,6 +29,7 @@ __all__ = [
     "CheckpointConfig",
     "CropShare",
     "DataConfig",
+    "DemosConfig",
     "HeldOutConfig",
     "ImagesConfig",
     "InpaintingConfig",
@@ -178,6 +180,11 @@ class TrainConfig(StrictModel):
         shipped. None keeps none.
     log_samples : SampleLogConfig or None
         Write id, noise level, loss, belief and weight of every sample that trains; `true` takes the defaults.
+    demos : DemosConfig or None
+        What is played while it trains, into `samples/step-N/`; `true` takes the defaults.
+    trackers : list of "tensorboard", "trackio" and "wandb"
+        Where the rows of the log, and the demos, are sent too. The key `tensorboard` of recipes of before is read as
+        a tracker, or as none.
     out : str
         The run folder.
     """
@@ -211,15 +218,21 @@ class TrainConfig(StrictModel):
     compile: Literal["auto", "off", "regional", "whole", "graphs"] = "auto"
     log_every: int = Field(default=10, ge=1)
     log_samples: SampleLogConfig | None = None
-    tensorboard: bool = True
+    demos: DemosConfig | None = None
+    trackers: list[Literal["tensorboard", "trackio", "wandb"]] = Field(default_factory=list)
     out: str = "runs/train"
+
+    @field_validator("trackers")
+    @classmethod
+    def _each_tracker_once(cls, value: list[str]) -> list[str]:
+        return list(dict.fromkeys(value))
 
     @field_validator("compile", mode="before")
     @classmethod
     def _compile_was_a_switch(cls, value: Any) -> Any:
         return {True: "whole", False: "off"}[value] if isinstance(value, bool) else value
 
-    @field_validator("log_samples", mode="before")
+    @field_validator("log_samples", "demos", mode="before")
     @classmethod
     def _switch(cls, value: object) -> object:
         if isinstance(value, bool):
@@ -230,6 +243,7 @@ class TrainConfig(StrictModel):
     @classmethod
     def _report_together(cls, values: Any, handler: ModelWrapValidatorHandler[TrainConfig]) -> TrainConfig:
         """Adds contradictions between keys to the faults of single keys, so that one message lists them all."""
+        values = _tensorboard_was_a_key(values) if isinstance(values, Mapping) else values
         lines = _contradictions(values) if isinstance(values, Mapping) else []
         try:
             config = handler(values)
@@ -242,6 +256,16 @@ class TrainConfig(StrictModel):
         if lines:
             raise ValidationError.from_exception_data(cls.__name__, lines)
         return config
+
+
+def _tensorboard_was_a_key(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A recipe of before trackers, as it is written now."""
+    if not isinstance(values.get("tensorboard"), bool):
+        return values
+    now = {key: value for key, value in values.items() if key != "tensorboard"}
+    if values["tensorboard"]:
+        now.setdefault("trackers", ["tensorboard"])
+    return now
 
 
 def _contradictions(values: Mapping[str, Any]) -> list[InitErrorDetails]:
@@ -297,6 +321,8 @@ def _contradictions(values: Mapping[str, Any]) -> list[InitErrorDetails]:
     ]
     if beyond:
         fault("checkpoint.steps", f"must be at most steps ({steps})", beyond)
+    if data.get("images") and values.get("demos"):
+        fault("demos", "are about audio and mean nothing for images; leave it out", values["demos"])
     if "data" in values:
         for key, message in _image_faults(data, group("objective")):
             fault(key, message, data.get("manifest"))

@@ -1,4 +1,4 @@
-"""What a run writes down: one row of metrics.jsonl a logged step, and the same numbers as TensorBoard scalars."""
+"""What a run writes down: one row of metrics.jsonl a logged step, and one of sample_log.jsonl a sample."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -17,9 +17,6 @@ from eisbach.files import read_journal, write_jsonl
 from eisbach.training.step import NOISE_LEVEL_BINS, StepOutput, sums_by_noise_level
 from eisbach.weighting.clips import ClipMemory, of_all_processes
 from eisbach.weighting.losses import COUNT, SUM, SUM_OF_SQUARES
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 _SUMS = ("samples", "steps", "loss", "weighted", "grad_norm", "weight", "weight_squared", "belief", "beliefs")
 _SAMPLES, _STEPS, _LOSS, _WEIGHTED, _BELIEF = map(_SUMS.index, ("samples", "steps", "loss", "weighted", "belief"))
@@ -213,28 +210,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-class Board:
-    """TensorBoard scalars of the same rows; `folder` None writes none."""
-
-    def __init__(self, folder: Path | None, first_step: int) -> None:
-        self._writer: SummaryWriter | None = None
-        if folder is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(folder), purge_step=first_step)
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Writes every number of a row; nested keys become `group/key`."""
-        if self._writer is None:
-            return
-        for key, value in row.items():
-            for name, number in value.items() if isinstance(value, dict) else [("", value)]:
-                if key != "step" and isinstance(number, (int, float)):
-                    self._writer.add_scalar(f"{key}/{name}" if name else key, number, row["step"])
-
-    def close(self) -> None:
-        """Flushes what is waiting."""
-        if self._writer is not None:
-            self._writer.close()

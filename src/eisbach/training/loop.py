@@ -4,6 +4,7 @@ continues it."""
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,14 +16,14 @@ from eisbach.files import write_json
 from eisbach.output_folder import exclusive
 from eisbach.progress import Progress
 from eisbach.signals import stop_signal
-from eisbach.training.assembly import assemble, origin_of_finished
+from eisbach.training.assembly import Assembly, assemble, origin_of_finished
 from eisbach.training.checkpoint import newest_checkpoint, prune
 from eisbach.training.config import TrainConfig
 from eisbach.training.devices import build_accelerator, out_of_memory_explained
-from eisbach.training.logging import Board, MetricsFile
+from eisbach.training.logging import MetricsFile
 from eisbach.training.publish import publish
 from eisbach.training.run_folder import RunFolder, check_origin, check_settings, describe_run, note
-from eisbach.training.step import HeldOut
+from eisbach.training.trackers import Trackers, check_trackers
 from eisbach.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
     """
     folder = RunFolder(Path(config.out))
     check_settings(folder, config)
+    check_trackers(config.trackers)
     result = folder.finished()
     if result is not None and result["steps"] >= config.steps:
         check_origin(folder, result["stamp"], origin_of_finished(config, folder))
@@ -90,7 +92,8 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
 
 
 def _train(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, quiet: bool) -> None:
-    trainer, held_out = assemble(config, accelerator, quiet)
+    run = assemble(config, accelerator, quiet)
+    trainer = run.trainer
     note(f"{Placement(accelerator.device, accelerator.mixed_precision == 'bf16').sentence()}.", quiet)
     accelerator.wait_for_everyone()
     checkpoint = newest_checkpoint(folder.checkpoints)
@@ -103,13 +106,14 @@ def _train(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, qui
         describe_run(folder, config)
         for log in (metrics, MetricsFile(folder.sample_log)):
             log.truncate_after(trainer.step if checkpoint is not None else -1)
-    events = folder.root / "tensorboard" if config.tensorboard and accelerator.is_main_process else None
-    board = Board(events, trainer.step)
+        if run.demos is not None:
+            run.demos.drop_strangers()
+    trackers = Trackers(config if accelerator.is_main_process else None, trainer.step, quiet)
     try:
-        _run(trainer, held_out, folder, metrics, board, quiet)
+        _run(run, folder, metrics, trackers, quiet)
     finally:
         trainer.close()
-        board.close()
+        trackers.close()
     if accelerator.is_main_process:
         result = publish(trainer, folder)
         write_json(folder.result, result)
@@ -117,15 +121,15 @@ def _train(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, qui
     accelerator.wait_for_everyone()
 
 
-def _run(
-    trainer: Trainer, held_out: HeldOut | None, folder: RunFolder, metrics: MetricsFile, board: Board, quiet: bool
-) -> None:
+def _run(run: Assembly, folder: RunFolder, metrics: MetricsFile, trackers: Trackers, quiet: bool) -> None:
+    trainer = run.trainer
     config, last = trainer.config, trainer.config.steps
-    recorder = _Recorder(trainer, held_out, metrics, board)
+    recorder = _Recorder(run, metrics, trackers, quiet)
     bar = Progress(last, "train", unit=" steps", done=trainer.step, quiet=quiet)
     with trainer.writer, stop_signal() as stop, bar:
         if trainer.step == 0:
             recorder.record(log=False, evaluate=True)
+        recorder.play_demos(stop)  # of a run that was stopped before it had played them, too
         while trainer.step < last:
             trainer.take_step()
             step = trainer.step
@@ -133,13 +137,18 @@ def _run(
             recorder.record(
                 log=log, evaluate=bool(config.held_out.every) and (step % config.held_out.every == 0 or step == last)
             )
-            stopped = _agreed(trainer, stop.is_set(), ask=log or trainer.accelerator.num_processes == 1)
             due = step % config.checkpoint.every == 0 or step in config.checkpoint.steps or step == last
-            if stopped or due:
+            if due:
+                trainer.save(folder.checkpoints)
+            played = config.demos is not None and config.demos.due(step, last)
+            recorder.play_demos(stop)
+            ask = log or played or trainer.accelerator.num_processes == 1
+            stopped = _agreed(trainer, stop.is_set(), ask)
+            if stopped and not due:
                 trainer.save(folder.checkpoints)
             trainer.writer.check()
             bar.advance(note=recorder.note)
-            if stopped and step < last:
+            if stopped and (step < last or played):
                 trainer.writer.wait()
                 raise InterruptedRun(
                     f"{folder.root} was saved at step {step} of {last}; the same command continues it."
@@ -159,10 +168,13 @@ def _agreed(trainer: Trainer, wanted: bool, ask: bool) -> bool:
 class _Recorder:
     """Writes one row for each step that logs or evaluates."""
 
-    def __init__(self, trainer: Trainer, held_out: HeldOut | None, metrics: MetricsFile, board: Board) -> None:
-        self.trainer, self.held_out, self.metrics, self.board = trainer, held_out, metrics, board
+    def __init__(self, run: Assembly, metrics: MetricsFile, trackers: Trackers, quiet: bool) -> None:
+        self.trainer, self.held_out, self.demos = run.trainer, run.held_out, run.demos
+        self.metrics, self.trackers, self._quiet = metrics, trackers, quiet
         self.note = ""
-        self._since, self._step = time.monotonic(), trainer.step
+        self._since, self._step = time.monotonic(), self.trainer.step
+        rows = [] if self.demos is None else metrics.rows()
+        self._played = {row["step"] for row in rows if "demos" in row}
 
     def record(self, *, log: bool, evaluate: bool) -> None:
         """Measures what is due, writes it, and starts the next window."""
@@ -182,6 +194,25 @@ class _Recorder:
             self._since += time.monotonic() - started  # steps per second are about training
         if len(row) > 1 and trainer.accelerator.is_main_process:
             self.metrics.append(row)
-            self.board.add(row)
+            self.trackers.add(row)
         if log:
             self._since, self._step = time.monotonic(), trainer.step
+
+    def play_demos(self, stop: threading.Event) -> None:
+        """Plays this step's demos where they are due and not played yet, and writes their row."""
+        trainer, step = self.trainer, self.trainer.step
+        if self.demos is None or step in self._played or not self.demos.chosen.due(step, trainer.config.steps):
+            return
+        started = time.monotonic()
+        row = self.demos.play(trainer, stop)
+        self._since += time.monotonic() - started
+        if row is None:
+            return
+        if "error" in row["demos"]:
+            reason = row["demos"]["error"]
+            note(f"the demos of step {step} could not be made ({reason}); the training goes on.", self._quiet)
+        self._played.add(step)
+        self.metrics.append(row)
+        self.trackers.add(row)
+        if "error" not in row["demos"]:
+            self.trackers.add_demos(step, self.demos.folder(step))

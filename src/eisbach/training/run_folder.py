@@ -24,11 +24,10 @@ from eisbach.training.config import TrainConfig
 
 _FREE_KEYS = (
     "out",
-    "tensorboard",
+    "trackers",
     "log_every",
     "log_samples",
-    "log_samples.every",
-    "log_samples.gradient_norms",
+    "demos",
     "checkpoint.every",
     "checkpoint.keep",
     "checkpoint.steps",
@@ -37,7 +36,8 @@ _FREE_KEYS = (
     "compile",
     "device",
 )
-"""Keys that may change when a run is continued: none of them changes the weights by more than rounding."""
+"""Keys that may change when a run is continued, with all below them: none of them changes the weights by more than
+rounding."""
 
 _AS_BEFORE: dict[str, Any] = {"compile": False}
 """What the recipe's hash holds in place of keys that it once counted."""
@@ -112,7 +112,12 @@ def recipe_hash(config: TrainConfig) -> str:
     """
     free = {*_FREE_KEYS, *_content_keys(config)} | ({"steps"} if config.schedule == "constant" else set())
     values = flatten(config.model_dump(mode="json"))
-    settings = {k: v for k, v in values.items() if k not in free and not (k in _LATER and v == _LATER[k])} | _AS_BEFORE
+    settings = {
+        key: value
+        for key, value in values.items()
+        if not any(key == name or key.startswith(f"{name}.") for name in free)
+        and not (key in _LATER and value == _LATER[key])
+    } | _AS_BEFORE
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -133,6 +138,7 @@ def content_of(config: TrainConfig) -> dict[str, Any]:
         "log_samples": config.log_samples and config.log_samples.model_dump(),
         "set": open_material(config, quiet=True).content_hash(),
         "model": load_model(config).identity(),
+        **({} if config.demos is None else {"demos": config.demos.content()}),
     }
 
 

@@ -20,7 +20,15 @@ _CHARTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     (
         "Held-out loss by noise level",
         "loss",
-        tuple((f"held_out_loss_t{level}", f"t = {level}") for level in _LEVELS),
+        tuple((f"held_out_loss_by_noise_level/{level}", f"t = {level}") for level in _LEVELS),
+    ),
+    (
+        "Its demos",
+        "mean over demos",
+        (
+            ("demos/flat_probability", "probability of being flat"),
+            ("demos/block_strength", "how clearly they fall into sections"),
+        ),
     ),
     (
         "What the weighting does",
@@ -102,7 +110,7 @@ def _run(index: int, state: RunState, source: Source) -> dict[str, Any]:
         "notes": state.notes,
         "charts": [
             {"title": title, "svg": svg}
-            for title, label, columns in (_CHARTS if state.weighs else _CHARTS[:2])
+            for title, label, columns in (_CHARTS if state.weighs else _CHARTS[:3])
             if (svg := _chart(state, label, columns))
         ],
         "steps_heard": list(state.demos),

@@ -67,7 +67,7 @@ class RunState:
     demos: dict[int, list[DemoClip]]
 
     def curve(self, column: str) -> tuple[list[float], list[float]]:
-        """Steps and values of a logged column where it is known; `a.b` is entry b of column a."""
+        """Steps and values of a logged column where it is known; `a/b` is entry b of column a."""
         name, _, entry = column.partition("/")
         points = []
         for row in self.rows:
@@ -195,7 +195,14 @@ def _troubles(state: RunState) -> list[str]:
         )
     if any(row.get("loss", 0.0) is None for row in state.rows[-3:]):
         found.append("The loss was not a number at the last logged step.")
-    return found
+    return found + _failed_demos(state)
+
+
+def _failed_demos(state: RunState) -> list[str]:
+    """The last demo that could not be played, unless one was played after it."""
+    logged = [(row["step"], row["demos"]) for row in state.rows if isinstance(row.get("demos"), dict)]
+    step, last = logged[-1] if logged else (0, {})
+    return [f"The demos of step {step} could not be made: {last['error']}"] if "error" in last else []
 
 
 def _held_out_notes(state: RunState) -> list[str]:
