@@ -155,16 +155,12 @@ def test_the_main_process_of_two_plays_the_demos_of_one(
 ) -> None:
     demos = {"every": 2, "prompts": ["a calm cello"], "duration": 2, "num_inference_steps": 2}
     changes = {"steps": 2, "held_out": {"every": 0}}
-    config, without = (configure(name, demos=played, **changes) for name, played in (("with", demos), ("not", None)))
-    for run_of in (config, without):
-        port = str(free_port())
-        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-        processes = [start(server, run_of, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
-        for process in processes:
-            process.join(240)
-        assert [process.exitcode for process in processes] == [0, 0]
-    mine, theirs = weights(config.out), weights(without.out)
-    assert all(mine[key].equal(theirs[key]) for key in theirs)
+    config, port = configure("together", demos=demos, **changes), str(free_port())
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    processes = [start(server, config, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
+    for process in processes:
+        process.join(240)
+    assert [process.exitcode for process in processes] == [0, 0]
     alone = train(configure("alone", accumulation=2, demos=demos, **changes), quiet=True)
     for step in (0, 2):
         manifests = [Path(folder) / "samples" / f"step-{step}" / "manifest.jsonl" for folder in (config.out, alone)]

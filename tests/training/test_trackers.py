@@ -76,6 +76,7 @@ def test_trackio_keeps_them_on_this_computer_and_a_continued_run_is_the_same_one
     configure: Any, offline: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     needed("trackio")
+    import trackio
     from trackio.sqlite_storage import SQLiteStorage
 
     config = configure(trackers=["trackio"], demos=DEMOS)
@@ -92,6 +93,7 @@ def test_trackio_keeps_them_on_this_computer_and_a_continued_run_is_the_same_one
             train(config, quiet=True)
     run = train(config)
     assert capsys.readouterr().out == ""  # standard output is for results
+    assert trackio.context_vars.current_run.get() is None  # nor is it written to as the process ends
     name = json.loads((run / "trackers.json").read_text())["trackio"]
     assert name in SQLiteStorage.get_runs("eisbach")
     logged: dict[str, dict[int, Any]] = {}

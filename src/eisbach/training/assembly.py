@@ -31,6 +31,7 @@ from eisbach.training.image_data import ImageMaterial
 from eisbach.training.noising import InpaintingMasks, pad_with_silence
 from eisbach.training.run_folder import RunFolder, note, recipe_hash
 from eisbach.training.step import HeldOut, Objective
+from eisbach.training.stopping import StopJudge
 from eisbach.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -131,12 +132,13 @@ def _is_newer(model: str | dict[str, Any], result: Path) -> bool:
 
 @dataclass(frozen=True)
 class Assembly:
-    """A run put together: what trains, what its held-out loss is measured on, and what it plays meanwhile (in the main
-    process)."""
+    """A run put together: what trains, what its held-out loss is measured on, what it plays meanwhile, and what judges
+    that (the last two in the main process)."""
 
     trainer: Trainer
     held_out: HeldOut | None
     demos: Demos | None
+    judge: StopJudge | None
 
 
 def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> Assembly:
@@ -179,7 +181,9 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> Asse
     if held_out is not None:
         captions += [caption for batch in held_out.batches for caption in batch.captions]
     trainer.conditioning.fill(captions, quiet=quiet)
-    return Assembly(trainer, held_out, demos if accelerator.is_main_process else None)
+    judge = None if config.stop is None or demos is None else StopJudge(config.stop, demos)
+    main = accelerator.is_main_process
+    return Assembly(trainer, held_out, demos if main else None, judge if main else None)
 
 
 def _build_demos(config: TrainConfig, backbone: Backbone, origin: dict[str, Any], quiet: bool) -> Demos | None:

@@ -10,7 +10,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from eisbach.config import StrictModel
 from eisbach.devices import DeviceName, PrecisionName
-from eisbach.training.config_demos import DemosConfig
+from eisbach.training.config_demos import DemosConfig, StopConfig
 from eisbach.training.config_groups import (
     AdapterConfig,
     CropShare,
@@ -38,6 +38,7 @@ __all__ = [
     "ObjectiveConfig",
     "OptimiserConfig",
     "SampleLogConfig",
+    "StopConfig",
     "TrainConfig",
     "WeightingConfig",
 ]
@@ -182,6 +183,8 @@ class TrainConfig(StrictModel):
         Write id, noise level, loss, belief and weight of every sample that trains; `true` takes the defaults.
     demos : DemosConfig or None
         What is played while it trains, into `samples/step-N/`; `true` takes the defaults.
+    stop : StopConfig or None
+        When what is played says that going on gains nothing; `true` takes the defaults. Needs demos.
     trackers : list of "tensorboard", "trackio" and "wandb"
         Where the rows of the log, and the demos, are sent too. The key `tensorboard` of recipes of before is read as
         a tracker, or as none.
@@ -219,6 +222,7 @@ class TrainConfig(StrictModel):
     log_every: int = Field(default=10, ge=1)
     log_samples: SampleLogConfig | None = None
     demos: DemosConfig | None = None
+    stop: StopConfig | None = None
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = Field(default_factory=list)
     out: str = "runs/train"
 
@@ -232,7 +236,7 @@ class TrainConfig(StrictModel):
     def _compile_was_a_switch(cls, value: Any) -> Any:
         return {True: "whole", False: "off"}[value] if isinstance(value, bool) else value
 
-    @field_validator("log_samples", "demos", mode="before")
+    @field_validator("log_samples", "demos", "stop", mode="before")
     @classmethod
     def _switch(cls, value: object) -> object:
         if isinstance(value, bool):
@@ -321,6 +325,8 @@ def _contradictions(values: Mapping[str, Any]) -> list[InitErrorDetails]:
     ]
     if beyond:
         fault("checkpoint.steps", f"must be at most steps ({steps})", beyond)
+    if values.get("stop") and not values.get("demos"):
+        fault("stop", "judges by what is played; add demos, such as {every: 50, seeds: [0, 1, 2, 3]}", values["stop"])
     if data.get("images") and values.get("demos"):
         fault("demos", "are about audio and mean nothing for images; leave it out", values["demos"])
     if "data" in values:

@@ -1,12 +1,14 @@
-"""The group `demos` of a recipe: what a run plays while it trains."""
+"""The groups `demos` and `stop` of a recipe: what a run plays while it trains, and when that says it is enough."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from eisbach.config import StrictModel
 from eisbach.generation.config import PlayConfig
+from eisbach.generation.prompts import check_prompts
 
 
 class DemosConfig(PlayConfig):
@@ -39,8 +41,6 @@ class DemosConfig(PlayConfig):
     @classmethod
     def _check_prompts(cls, value: Any) -> Any:
         if not isinstance(value, str):
-            from eisbach.generation.prompts import check_prompts
-
             check_prompts(value)
         return value
 
@@ -62,3 +62,39 @@ class DemosConfig(PlayConfig):
         """What decides the demos, as plain values, prompts written out."""
         prompts = {prompt.id: prompt.text for prompt in self.resolve_prompts()}
         return self.model_dump(mode="json", exclude={"prompts", "device", "precision"}) | {"prompts": prompts}
+
+
+class StopConfig(StrictModel):
+    """Stop when going on gains nothing in the demos (`statistics.stopping`), and ship the best checkpoint.
+
+    Attributes
+    ----------
+    measure : str
+        A column of the demos' records.
+    better : "lower" or "higher"
+        Which of its values is good.
+    bounds : pair of float
+        Its range; what lies beyond counts as the end.
+    margin : float
+        A smaller gain, as a share of that range, is none.
+    alpha : float
+        Probability of stopping a training that still gains by the margin.
+    patience, window : int
+        Demos after the best one before a test, and between tests; demos that are averaged on each side of one.
+    """
+
+    measure: str = "flat_probability"
+    better: Literal["lower", "higher"] = "lower"
+    bounds: tuple[float, float] = (0.0, 1.0)
+    margin: float = Field(default=0.02, ge=0, lt=1)
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    patience: int = Field(default=3, ge=1)
+    window: int = Field(default=2, ge=1)
+
+    @model_validator(mode="after")
+    def _can_be_meant(self) -> StopConfig:
+        if not self.bounds[0] < self.bounds[1]:
+            raise ValueError(f"bounds are {list(self.bounds)}; give the lower one first")
+        if self.patience < self.window:
+            raise ValueError(f"patience is {self.patience} and window {self.window}; patience is at least window")
+        return self

@@ -80,6 +80,23 @@ class Demos:
         del self._stamp["every"], self._stamp["batch_size"]
         self._batches = [self._captions(backbone, batch) for batch in self._cut(self._takes(self.root, 0))]
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(prompts, seeds)."""
+        return len(self._config.prompts), len(self._config.seeds)
+
+    def played(self, last: int) -> list[int]:
+        """Steps up to `last` whose demos are there, as this recipe plays them."""
+        steps = [int(name) for path in self.root.glob("step-*") if (name := path.name.removeprefix("step-")).isdigit()]
+        return [step for step in sorted(steps) if step <= last and self._is_there(step)]
+
+    def records(self, step: int) -> list[Record]:
+        """What was measured of a step's demos, prompts outside, seeds inside."""
+        return read_journal(self.folder(step) / RECORDS, "records of demos")
+
+    def _is_there(self, step: int) -> bool:
+        return _stamp_of(self.folder(step)) == {**self._stamp, "step": step}
+
     def folder(self, step: int) -> Path:
         """Where a step's demos lie."""
         return self.root / f"step-{step}"
@@ -105,14 +122,13 @@ class Demos:
         folder = self.folder(trainer.step)
         row: dict[str, Any] = {"step": trainer.step}
         try:
-            before = _stamp_of(folder)
-            if before != {**self._stamp, "step": trainer.step}:
-                if before is not None:
+            if not self._is_there(trainer.step):
+                if _stamp_of(folder) is not None:
                     shutil.rmtree(folder)
                 elif folder.exists():
                     raise UserError(f"{folder} holds something that no demo wrote; move it elsewhere.")
                 replace_folder(folder, lambda partial: self._write(trainer, partial, folder, stop))
-            return row | {"demos": _means(_records(folder))}
+            return row | {"demos": _means(self.records(trainer.step))}
         except _Stopped:
             return None
         except Exception as error:  # the training is worth more than a demo of it
@@ -191,10 +207,6 @@ def _moved(clip: MeasuredClip, path: Path) -> MeasuredClip:
         None if clip.detail is None else json.dumps({**json.loads(clip.detail), "path": str(path)}, ensure_ascii=False)
     )
     return MeasuredClip({**clip.record, "path": str(path)}, detail, clip.stamp)
-
-
-def _records(folder: Path) -> list[Record]:
-    return read_journal(folder / RECORDS, "records of demos")
 
 
 def _means(records: list[Record]) -> dict[str, Any]:

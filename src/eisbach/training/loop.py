@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eisbach.devices import Placement
-from eisbach.errors import InterruptedRun
+from eisbach.errors import CheckpointError, InterruptedRun
 from eisbach.files import write_json
 from eisbach.output_folder import exclusive
 from eisbach.progress import Progress
 from eisbach.signals import stop_signal
 from eisbach.training.assembly import Assembly, assemble, origin_of_finished
-from eisbach.training.checkpoint import newest_checkpoint, prune
+from eisbach.training.checkpoint import newest_checkpoint, open_checkpoint, prune
 from eisbach.training.config import TrainConfig
 from eisbach.training.devices import build_accelerator, out_of_memory_explained
 from eisbach.training.logging import MetricsFile
 from eisbach.training.publish import publish
 from eisbach.training.run_folder import RunFolder, check_origin, check_settings, describe_run, note
+from eisbach.training.stopping import Standing
 from eisbach.training.trackers import Trackers, check_trackers
 from eisbach.training.trainer import Trainer
 
@@ -73,9 +74,10 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
     check_settings(folder, config)
     check_trackers(config.trackers)
     result = folder.finished()
-    if result is not None and result["steps"] >= config.steps:
+    stopped = config.stop is not None and result is not None and result["stop"].get("stopped", False)
+    if result is not None and (stopped or result["steps"] >= config.steps):
         check_origin(folder, result["stamp"], origin_of_finished(config, folder))
-        note(f"{folder.root} is finished ({config.steps} steps); nothing to do.", quiet)
+        note(f"{folder.root} is finished ({result['steps']} steps); nothing to do.", quiet)
         return folder.root
     accelerator = build_accelerator(config)
     quiet = quiet or not accelerator.is_main_process
@@ -102,7 +104,8 @@ def _train(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, qui
         note(f"continuing {folder.root} from step {trainer.step}.", quiet)
     metrics = MetricsFile(folder.metrics)
     if accelerator.is_main_process:
-        prune(folder.checkpoints, config.checkpoint.keep, config.checkpoint.steps)
+        _keep_best(run)
+        prune(folder.checkpoints, config.checkpoint.keep, [*config.checkpoint.steps, *trainer.kept])
         describe_run(folder, config)
         for log in (metrics, MetricsFile(folder.sample_log)):
             log.truncate_after(trainer.step if checkpoint is not None else -1)
@@ -115,9 +118,10 @@ def _train(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, qui
         trainer.close()
         trackers.close()
     if accelerator.is_main_process:
-        result = publish(trainer, folder)
+        reached, outcome = trainer.step, _return_to_best(run, folder, quiet)
+        result = publish(trainer, folder) | {"steps": reached} | outcome
         write_json(folder.result, result)
-        note(f"{folder.root} is finished: {config.steps} steps, {result['path']}/ written.", quiet)
+        note(f"{folder.root} is finished: {reached} steps, {result['path']}/ written.", quiet)
     accelerator.wait_for_everyone()
 
 
@@ -130,17 +134,19 @@ def _run(run: Assembly, folder: RunFolder, metrics: MetricsFile, trackers: Track
         if trainer.step == 0:
             recorder.record(log=False, evaluate=True)
         recorder.play_demos(stop)  # of a run that was stopped before it had played them, too
-        while trainer.step < last:
+        enough = _agreed(trainer, recorder.enough, ask=config.stop is not None)
+        while trainer.step < last and not enough:
             trainer.take_step()
             step = trainer.step
             log = step % config.log_every == 0 or step == last
             recorder.record(
                 log=log, evaluate=bool(config.held_out.every) and (step % config.held_out.every == 0 or step == last)
             )
+            played = config.demos is not None and config.demos.due(step, last)
             due = step % config.checkpoint.every == 0 or step in config.checkpoint.steps or step == last
+            due = due or (played and config.stop is not None)  # any of them may turn out the best
             if due:
                 trainer.save(folder.checkpoints)
-            played = config.demos is not None and config.demos.due(step, last)
             recorder.play_demos(stop)
             ask = log or played or trainer.accelerator.num_processes == 1
             stopped = _agreed(trainer, stop.is_set(), ask)
@@ -153,6 +159,30 @@ def _run(run: Assembly, folder: RunFolder, metrics: MetricsFile, trackers: Track
                 raise InterruptedRun(
                     f"{folder.root} was saved at step {step} of {last}; the same command continues it."
                 )
+            enough = _agreed(trainer, recorder.enough, ask=played and config.stop is not None)
+
+
+def _keep_best(run: Assembly) -> Standing | None:
+    """Keeps the checkpoint of the best demos so far from being pruned; None where nothing judges them."""
+    standing = None if run.judge is None else run.judge.standing(run.trainer.step)
+    if standing is not None:
+        run.trainer.kept = {standing.best}
+    return standing
+
+
+def _return_to_best(run: Assembly, folder: RunFolder, quiet: bool) -> dict[str, Any]:
+    """Takes the weights of the best demos for those that are shipped; what `result.json` says of it."""
+    standing = _keep_best(run)
+    if standing is None:
+        return {}
+    if standing.stop:
+        note(f"{standing.sentence()}.", quiet)
+    place = folder.checkpoints / f"step-{standing.best:06d}"
+    try:
+        run.trainer.resume(open_checkpoint(place))
+    except CheckpointError as error:
+        note(f"the last weights are shipped, for those of the best demos are not there: {error}.", quiet)
+    return {"stop": {**standing.row(), "stopped": standing.stop, "shipped": run.trainer.step}}
 
 
 def _agreed(trainer: Trainer, wanted: bool, ask: bool) -> bool:
@@ -169,9 +199,9 @@ class _Recorder:
     """Writes one row for each step that logs or evaluates."""
 
     def __init__(self, run: Assembly, metrics: MetricsFile, trackers: Trackers, quiet: bool) -> None:
-        self.trainer, self.held_out, self.demos = run.trainer, run.held_out, run.demos
+        self._run, self.trainer, self.held_out, self.demos = run, run.trainer, run.held_out, run.demos
         self.metrics, self.trackers, self._quiet = metrics, trackers, quiet
-        self.note = ""
+        self.note, self.enough = "", False
         self._since, self._step = time.monotonic(), self.trainer.step
         rows = [] if self.demos is None else metrics.rows()
         self._played = {row["step"] for row in rows if "demos" in row}
@@ -201,7 +231,10 @@ class _Recorder:
     def play_demos(self, stop: threading.Event) -> None:
         """Plays this step's demos where they are due and not played yet, and writes their row."""
         trainer, step = self.trainer, self.trainer.step
-        if self.demos is None or step in self._played or not self.demos.chosen.due(step, trainer.config.steps):
+        if self.demos is None or not self.demos.chosen.due(step, trainer.config.steps):
+            return
+        if step in self._played:
+            self._judge()
             return
         started = time.monotonic()
         row = self.demos.play(trainer, stop)
@@ -212,7 +245,16 @@ class _Recorder:
             reason = row["demos"]["error"]
             note(f"the demos of step {step} could not be made ({reason}); the training goes on.", self._quiet)
         self._played.add(step)
+        standing = self._judge()
+        if standing is not None:
+            row["stop"] = standing.row()
         self.metrics.append(row)
         self.trackers.add(row)
         if "error" not in row["demos"]:
             self.trackers.add_demos(step, self.demos.folder(step))
+
+    def _judge(self) -> Standing | None:
+        """Where the run stands by its demos: whether it is `enough`, and which checkpoint stays."""
+        standing = _keep_best(self._run)
+        self.enough = standing is not None and standing.stop
+        return standing

@@ -28,6 +28,7 @@ _FREE_KEYS = (
     "log_every",
     "log_samples",
     "demos",
+    "stop",
     "checkpoint.every",
     "checkpoint.keep",
     "checkpoint.steps",
@@ -102,6 +103,7 @@ class _Result(BaseModel):
 
     steps: int
     stamp: dict[str, Any]
+    stop: dict[str, Any] = {}
 
 
 def recipe_hash(config: TrainConfig) -> str:
@@ -139,6 +141,7 @@ def content_of(config: TrainConfig) -> dict[str, Any]:
         "set": open_material(config, quiet=True).content_hash(),
         "model": load_model(config).identity(),
         **({} if config.demos is None else {"demos": config.demos.content()}),
+        **({} if config.stop is None else {"stop": config.stop.model_dump(mode="json")}),
     }
 
 

@@ -102,7 +102,7 @@ class Trackers:
 
     def close(self) -> None:
         """Sends what is waiting."""
-        self._each(lambda name, tracker: tracker.finish())
+        self._each(lambda name, tracker: _CLOSE.get(name, _finish)(tracker))
         self._open.clear()
 
     def _each(self, act: Callable[[str, GeneralTracker], object]) -> None:
@@ -240,8 +240,19 @@ def _demos_to_wandb(tracker: Any, step: int, demos: Sequence[Heard]) -> None:
     tracker.log(_media(demos, wandb.Audio, wandb.Image), step=step)
 
 
+def _finish(tracker: GeneralTracker) -> None:
+    tracker.finish()
+
+
+def _finish_trackio(tracker: GeneralTracker) -> None:
+    import trackio
+
+    trackio.finish()  # which also forgets the run: as the process ends, it would finish it again and say so
+
+
 _START = {"tensorboard": _tensorboard, "trackio": _trackio, "wandb": _wandb}
 _SEND = {"tensorboard": _demos_to_tensorboard, "trackio": _demos_to_trackio, "wandb": _demos_to_wandb}
+_CLOSE = {"trackio": _finish_trackio}
 _WAY_OUT = {
     "tensorboard": "make the run's folder writable",
     "trackio": "see TRACKIO_DIR, where it keeps its runs",

@@ -72,6 +72,7 @@ class Trainer:
     parameters : the trained parameters by name, fp32.
     adapter : peft's configuration, or None when every parameter trains.
     origin : what checkpoints are stamped with and compared to: base identity, recipe and manifest hashes.
+    kept : steps whose checkpoints stay, beside those of the recipe.
     """
 
     config: TrainConfig
@@ -83,6 +84,7 @@ class Trainer:
     adapter: Any
     origin: dict[str, Any]
     step: int = 0
+    kept: set[int] = field(default_factory=set)
     random_layers: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -329,8 +331,9 @@ class Trainer:
             tensors[_WEIGHTING] = weighting
         texts = {} if self.adapter is None else {peft_format.CONFIG: peft_format.config_values(self.adapter)}
         chosen = self.config.checkpoint
+        permanent = [*chosen.steps, *self.kept]
         state = self.origin | {"stamp_format": STAMP_FORMAT}
-        self.writer.write(root, self.step, to_host(tensors), texts, state, chosen.keep, chosen.steps)
+        self.writer.write(root, self.step, to_host(tensors), texts, state, chosen.keep, permanent)
 
     def close(self) -> None:
         """Ends the threads; the last checkpoint must have been waited for."""

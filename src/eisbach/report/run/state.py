@@ -139,7 +139,8 @@ def read_run(name: str, folder: Path) -> RunState:
     state = RunState(name, folder, status, step, steps, None, rows, weighs, [], [], _demos(folder))
     speed = next((value for value in reversed(state.curve("steps_per_second")[1]) if value > 0), None)
     left = (steps - step) / speed if speed and status == "running" else None
-    return replace(state, seconds_left=left, troubles=_troubles(state), notes=_held_out_notes(state))
+    notes = _stop_notes(state) + _held_out_notes(state)
+    return replace(state, seconds_left=left, troubles=_troubles(state), notes=notes)
 
 
 def _finished(folder: Path) -> bool:
@@ -217,6 +218,26 @@ def _held_out_notes(state: RunState) -> list[str]:
         f"The loss on held-out clips was lowest at step {steps[best]:.0f} ({held[best]:.4f}) and is {held[-1]:.4f} "
         "now: the model may be learning its clips by heart. Whether its music is the better for it, listening says."
     ]
+
+
+def _stop_notes(state: RunState) -> list[str]:
+    """What the run's stopping rule says after its newest demos, and what that rests on."""
+    logged = [row["stop"] for row in state.rows if isinstance(row.get("stop"), dict)]
+    if not logged:
+        return []
+    last = logged[-1]
+    best, clips = last.get("best"), last.get("clips")
+    evidence, needed, gain = (last.get(key) for key in ("log_evidence", "needed", "gain"))
+    if evidence is None or needed is None or gain is None:
+        rest = "whether going on gains anything has not been tested yet"
+    else:
+        rest = (
+            f"against it the newest ones gain {gain:+.3f} of the measure's range, and the evidence that going on gains "
+            f"nothing is {evidence:.1f} nats of {needed:.1f} that it takes"
+        )
+    if last.get("stop"):
+        return [f"Its demos say that going on gains nothing. The best is step {best}; {rest} ({clips} clips)."]
+    return [f"By its demos the best so far is step {best}; {rest} ({clips} clips)."]
 
 
 def _demos(folder: Path) -> dict[int, list[DemoClip]]:
