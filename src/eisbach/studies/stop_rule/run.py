@@ -1,0 +1,211 @@
+"""Trains on several sets, plays the same prompts and noise at every checkpoint, and scores every clip.
+
+A clip's score is the mean of three numbers from 0 (good) to 1: its probability of being flat; whether its texture is
+nearer to a clip that trained than to any that is held out (memorised); and its distance in texture to the nearest
+held-out developing clip, in units of twice the median such distance of the developing clips that trained. Trainings are
+those of the barrier's studies over draws, with plain weights, on draws that no other study uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from eisbach.config import StrictModel, build_config, merge
+from eisbach.data.manifest import Manifest, load_manifest
+from eisbach.executors import open_executor
+from eisbach.experiments.material import build_material, plan_material
+from eisbach.experiments.recipes import read_recipe
+from eisbach.experiments.spec import ExperimentSpec, arm_training
+from eisbach.files import read_jsonl, write_json
+from eisbach.progress import Progress
+from eisbach.structure import Clip, analyze_files, read_details
+from eisbach.structure.sets.distances import nearest
+from eisbach.studies.running import Finished
+from eisbach.training.config import TrainConfig
+from eisbach.types import SkipReport
+
+RESULT = "stop_rule.json"
+PARTS = ("flat", "memorised", "far")
+
+
+class Settings(StrictModel):
+    """How much is trained and played.
+
+    Attributes
+    ----------
+    first_draw, draws : int
+        Training sets: draws from this one on.
+    seeds : int
+        Trainings a set.
+    every, checkpoints : int
+        Steps between checkpoints, and how many.
+    prompts, clip_seeds : int
+        Clips a checkpoint: the first prompts of the recipe `draws`, and generation seeds from 0.
+    """
+
+    first_draw: int = Field(300, ge=0)
+    draws: int = Field(8, ge=1)
+    seeds: int = Field(2, ge=1)
+    every: int = Field(20, ge=1)
+    checkpoints: int = Field(10, ge=2)
+    prompts: int = Field(8, ge=1, le=12)
+    clip_seeds: int = Field(4, ge=2)
+    num_inference_steps: int = Field(28, ge=1)
+    batch_size: int = Field(16, ge=1)
+    clips: int = Field(240, ge=20)
+    seconds: float = Field(30.0, ge=16.0)
+
+
+QUICK: dict[str, Any] = {
+    "draws": 2, "seeds": 1, "every": 1, "checkpoints": 4, "prompts": 2, "clip_seeds": 2, "num_inference_steps": 2,
+    "batch_size": 2, "clips": 40, "seconds": 16.0,
+}  # fmt: skip
+
+
+def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) -> None:
+    """Writes `stop_rule.json`: every training with its losses and the scores of its clips; what is there is kept."""
+    spec = _spec(settings, out)
+    done = Finished(out / "trainings.jsonl")
+    draws = range(settings.first_draw, settings.first_draw + settings.draws)
+    places = list(product(draws, range(settings.seeds)))
+    todo = [(draw, seed) for draw, seed in places if f"{draw}/{seed}" not in done]
+    with Progress(len(places), "stop_rule", unit=" trainings", done=len(places) - len(todo), quiet=quiet) as bar:
+        if todo:
+            build_material(spec, out, _stage)
+            for draw in {draw for draw, _ in todo}:
+                _measure_set(_manifest(spec, out, draw), out)
+        with open_executor(jobs, len(todo), network=True) as executor:
+            calls = [(settings, str(out), draw, seed) for draw, seed in todo]
+            for index, row in executor.each(train_and_score, calls):
+                draw, seed = todo[index]
+                done.add(f"{draw}/{seed}", row)
+                bar.advance()
+    rows = [{"draw": draw, "seed": seed, **done.rows[f"{draw}/{seed}"]} for draw, seed in places]
+    write_json(out / RESULT, {"every": settings.every, "trainings": rows})
+
+
+def train_and_score(settings: Settings, out: str, draw: int, seed: int) -> dict[str, Any]:
+    """One training: steps, held-out and training losses, and of each checkpoint its clips' scores [seeds][prompts] and
+    the means of their parts."""
+    from eisbach.training import train
+
+    root = Path(out)
+    spec = _spec(settings, root)
+    folder = train(training(spec, root, draw, seed), quiet=True)
+    steps = [settings.every * number for number in range(1, settings.checkpoints + 1)]
+    trained, held_out = _textures_of_set(_manifest(spec, root, draw), root)
+    unit = 2.0 * float(np.median(nearest(trained, held_out)[0]))
+    scores, parts = [], []
+    for step in steps:
+        played = _demos(folder / "samples" / f"step-{step}")
+        clips = [_parts(row, detail, trained, held_out, unit) for row, detail in played]
+        table = np.array(clips).reshape(settings.prompts, settings.clip_seeds, len(PARTS))
+        scores.append(np.round(table.mean(axis=2).T, 4).tolist())
+        parts.append(dict(zip(PARTS, np.round(table.mean(axis=(0, 1)), 4).tolist(), strict=True)))
+    rows = read_jsonl(folder / "metrics.jsonl")
+    held = {row["step"]: row["held_out_loss"] for row in rows if row.get("held_out_loss") is not None}
+    losses = {row["step"]: row["loss"] for row in rows if row.get("loss") is not None}
+    return {
+        "steps": steps,
+        "held_out_loss": [held[step] for step in steps],
+        "loss": [[step, losses[step]] for step in sorted(losses)],
+        "scores": scores,
+        "parts": parts,
+    }
+
+
+def training(spec: ExperimentSpec, root: Path, draw: int, seed: int) -> TrainConfig:
+    """The configuration of one training of a set."""
+    manifest, cache = plan_material(spec, root, draw)
+    place = root / "trainings" / f"draw-{draw}_seed-{seed}"
+    config = arm_training(spec, spec.baseline, draw, out=str(place), manifest=str(manifest), cache=str(cache))
+    values = config.model_dump(mode="json") | {"seed": 1000 * (seed + 1) + draw}
+    return build_config(TrainConfig, values, "the study's training")
+
+
+def _spec(settings: Settings, out: Path) -> ExperimentSpec:
+    """The sets and the training, as the studies over draws have them."""
+    shared = read_recipe("draws")
+    shared.pop("quick")
+    play = shared["generation"]
+    last = settings.every * settings.checkpoints
+    demos = {
+        "every": settings.every,
+        "prompts": play["prompts"][: settings.prompts],
+        "seeds": list(range(settings.clip_seeds)),
+        "duration": settings.seconds,
+        **{key: play[key] for key in ("sampler", "guidance_scale")},
+        "num_inference_steps": settings.num_inference_steps,
+    }
+    changes: dict[str, Any] = {
+        "title": "When to stop", "out": str(out), "store": None, "train_seeds": _draws(settings), "notes": [],
+        "material": {"clips": settings.clips, "duration": settings.seconds},
+        "arms": {"plain": {"label": "plain"}, "base": {"label": "base", "trained": False}},
+        "primary_metrics": {"is_flat": "lower"},
+        "training": {
+            "steps": last, "batch_size": settings.batch_size, "warmup_steps": min(10, last // 2), "demos": demos,
+            "data": {"crop_seconds": settings.seconds}, "held_out": {"every": settings.every},
+            "checkpoint": {"every": last}, "log_every": min(5, settings.every),
+        },
+    }  # fmt: skip
+    return build_config(ExperimentSpec, merge(shared, changes), "the study's experiment")
+
+
+def _draws(settings: Settings) -> list[int]:
+    return list(range(settings.first_draw, settings.first_draw + settings.draws))
+
+
+def _manifest(spec: ExperimentSpec, root: Path, draw: int) -> Manifest:
+    manifest, _ = plan_material(spec, root, draw)
+    assert manifest is not None
+    return load_manifest(manifest).select(labels={"flat": "false"})
+
+
+@contextmanager
+def _stage(key: str) -> Iterator[None]:
+    """The study has one bar, over trainings."""
+    yield
+
+
+def _demos(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """A step's records with their details, prompts outside, seeds inside."""
+    details = read_details(folder)
+    return [(row, details[str(row["path"])]) for row in read_jsonl(folder / "records.jsonl")]
+
+
+def _parts(
+    row: dict[str, Any], detail: dict[str, Any], trained: np.ndarray, held_out: np.ndarray, unit: float
+) -> list[float]:
+    """A clip's three numbers; silence is flat, not memorised, and as far as can be."""
+    if detail["embedding"] is None or row["flat_probability"] is None:
+        return [1.0, 0.0, 1.0]
+    texture = np.asarray(detail["embedding"], dtype=np.float64)[None]
+    near, far = (float(nearest(texture, rows)[0][0]) for rows in (trained, held_out))
+    return [float(row["flat_probability"]), float(near < far), min(1.0, far / unit)]
+
+
+def _measure_set(manifest: Manifest, root: Path) -> None:
+    clips = [Clip(manifest.audio_path(row)) for row in manifest]
+    analyze_files(clips, out=_analysis(manifest, root), skips=SkipReport(), quiet=True)
+
+
+def _analysis(manifest: Manifest, root: Path) -> Path:
+    return root / "analysis_of_sets" / manifest.root.name
+
+
+def _textures_of_set(manifest: Manifest, root: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Textures [shape=(clips, 64), dB] of the developing clips that train, and of those that are held out."""
+    details = read_details(_analysis(manifest, root))
+    sides: dict[str, list[Any]] = {"train": [], "held_out": []}
+    for row in manifest:
+        texture = details.get(str(manifest.audio_path(row)), {}).get("embedding")
+        if texture is not None:
+            sides["train" if row.split == "train" else "held_out"].append(texture)
+    return np.array(sides["train"]), np.array(sides["held_out"])
