@@ -24,7 +24,7 @@ from eisbach.structure.record_files import measured_clips
 from eisbach.training import demos as demos_module
 from eisbach.training import train
 from eisbach.training.config import TrainConfig
-from eisbach.training.run_folder import recipe_hash
+from eisbach.training.run_folder import content_of, recipe_hash
 
 PROMPTS = [{"id": "low", "text": "a calm cello"}, {"id": "high", "text": "fast high piano"}]
 DEMOS: dict[str, Any] = {
@@ -230,6 +230,16 @@ def test_demos_that_cannot_be_played_are_refused_before_the_first_step(
 def test_images_have_no_demos() -> None:
     with pytest.raises(ConfigError, match=r"'demos': are about audio"):
         build_config(TrainConfig, {"data": {"images": {"folder": "x"}}, "demos": True})
+
+
+def test_what_a_store_shares_by_is_as_before_without_demos_and_another_with_them(configure: Any) -> None:
+    plain = content_of(configure())
+    assert set(plain) == {"recipe", "steps", "checkpoints", "log_samples", "set", "model"}
+    assert set(plain["checkpoints"]) == {"every", "keep", "steps"}
+    assert content_of(configure(trackers=["tensorboard"])) == plain
+    heard, others = (content_of(configure(demos={**DEMOS, "seeds": seeds})) for seeds in ([0, 1], [2, 3]))
+    assert {**heard, "demos": None} == {**plain, "demos": None}
+    assert heard != others
 
 
 def test_a_new_key_leaves_the_hashes_of_recipes_as_they_were() -> None:
