@@ -15,13 +15,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import logsumexp
 
 from eisbach.errors import UserError
 
 _BETS = 5
 _STEADY = 0.98  # a bet of 1 could lose everything in one value
-_GRID = 401
+_GRID = 201
 
 
 def log_e_process(
@@ -54,17 +53,15 @@ def log_e_process(
     >>> bool(log_e_process([-0.2] * 6)[-1] < 0)
     True
     """
-    checked = _checked(values, null, low, high)
-    if not len(checked):
-        return np.zeros(0)
-    return np.asarray(logsumexp(_log_wealths(checked, null, low), axis=1) - math.log(_BETS))
+    return _log_mixtures(_checked(values, null, low, high), np.array([null]), low)[:, 0]
 
 
-def _log_wealths(values: np.ndarray, null: float, low: float) -> np.ndarray:
-    """Log wealth of each constant bet after each value [shape=(n, bets)]: bets run from near nothing to all that no
-    value can ruin, 1 / (null − low)."""
-    bets = _STEADY / (null - low) * np.geomspace(0.06, 1.0, _BETS)
-    return np.asarray(np.cumsum(np.log1p(bets * (values - null)[:, None]), axis=0))
+def _log_mixtures(values: np.ndarray, nulls: np.ndarray, low: float) -> np.ndarray:
+    """Log of the mean wealth of the constant bets after each value, against each null [shape=(n, nulls)]. Bets run from
+    near nothing to all that no value can ruin, 1 / (null − low)."""
+    bets = _STEADY / (nulls - low)[:, None] * np.geomspace(0.06, 1.0, _BETS)
+    wealths = np.cumsum(np.log1p(bets * (values[:, None] - nulls)[:, :, None]), axis=0)
+    return np.asarray(np.logaddexp.reduce(wealths, axis=2) - math.log(_BETS))
 
 
 def confidence_sequence(
@@ -91,8 +88,7 @@ def confidence_sequence(
     # 'at most m' falls with m, so that a grid of means loses a step of width and no certainty.
     means = np.linspace(low, high, _GRID)[1:-1]
     limit = math.log(2.0 / alpha)
-    above = np.stack([log_e_process(checked, mean, low=low, high=high) for mean in means], axis=1)
-    below = np.stack([log_e_process(-checked, -mean, low=-high, high=-low) for mean in means], axis=1)
+    above, below = _log_mixtures(checked, means, low), _log_mixtures(-checked, -means, -high)
     for index in range(len(checked)):
         ruled_low, ruled_high = means[above[index] >= limit], means[below[index] >= limit]
         if len(ruled_low):
