@@ -118,7 +118,8 @@ def decide(score: Score, checkpoints: int, seeds: int, rule: StopRule | None = N
     clips = _Clips(score)
     decisions: list[StopDecision] = []
     levels: list[float] = []
-    tests, last = 0, (None, None, None)
+    tests = 0
+    last: tuple[float | None, float | None, float | None] = (None, None, None)
     for place in range(checkpoints):
         levels.append(float(np.mean([clips(place, seed) for seed in range(rule.pilot)])))
         best = _best(levels, rule.window)
