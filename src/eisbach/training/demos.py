@@ -146,10 +146,11 @@ class Demos:
             if stop.is_set():
                 raise _Stopped
             measured.append(_moved(measure_file(take.path), folder / take.path.name))
-        keys = [
-            {"arm": config.arm, "step": trainer.step, "prompt_id": take.prompt.id, "seed": take.seed} for take in takes
-        ]
-        write_analysis(partial, [{**key, **clip.record} for key, clip in zip(keys, measured, strict=True)], measured)
+        records: list[Record] = []
+        for take, clip in zip(takes, measured, strict=True):
+            key: Record = {"arm": config.arm, "step": trainer.step, "prompt_id": take.prompt.id, "seed": take.seed}
+            records.append(key | clip.record)
+        write_analysis(partial, records, measured)
         write_json(partial / STAMP, {**self._stamp, "step": trainer.step})
 
     def _play(self, trainer: Trainer, takes: list[Take], stop: threading.Event) -> None:

@@ -24,10 +24,10 @@ from eisbach.experiments.material import build_material, plan_material
 from eisbach.experiments.recipes import read_recipe
 from eisbach.experiments.spec import ExperimentSpec, arm_training
 from eisbach.files import read_jsonl, write_json
+from eisbach.output_folder import Finished
 from eisbach.progress import Progress
 from eisbach.structure import Clip, analyze_files, read_details
 from eisbach.structure.sets.distances import nearest
-from eisbach.studies.running import Finished
 from eisbach.training.config import TrainConfig
 from eisbach.types import SkipReport
 
