@@ -16,8 +16,6 @@ from eisbach.audio import read_audio
 from eisbach.config import build_config
 from eisbach.data.manifest import load_manifest
 from eisbach.errors import ConfigError, InterruptedRun, UserError
-from eisbach.experiments.recipes import load_spec
-from eisbach.experiments.spec import arm_training
 from eisbach.generation import GenerateConfig, generate
 from eisbach.report.run.state import read_run
 from eisbach.structure.record_files import measured_clips
@@ -244,12 +242,15 @@ def test_what_a_store_shares_by_is_as_before_without_demos_and_another_with_them
 
 def test_a_new_key_leaves_the_hashes_of_recipes_as_they_were() -> None:
     """Trainings of a study lie in its store under a hash of their recipe: with a new key in it, hours would be trained
-    twice."""
-    spec = load_spec("barrier_main")
-    hashes = {}
-    for arm in ("plain", "recurrence"):
-        training = arm_training(spec, arm, 90, out="run", manifest="data", cache=None)
-        hashes[arm] = recipe_hash(training)[:16]
-        assert recipe_hash(training.model_copy(update={"demos": build_config(TrainConfig, {
-            "data": {"manifest": "x"}, "demos": DEMOS}).demos}))[:16] == hashes[arm]  # fmt: skip
-    assert hashes == {"plain": "1966f41683bd69e6", "recurrence": "b23e15a56882dfdc"}
+    twice. These are the hashes of the version before there were demos, trackers and a rule to stop."""
+    recipe = {
+        "model": "embedded", "data": {"manifest": "clips", "crop_seconds": 30},
+        "adapter": {"type": "dora", "rank": 16, "alpha": 16}, "optimiser": {"lr": 1e-2}, "steps": 160, "batch_size": 16,
+        "warmup_steps": 10, "condition_dropout": 0.1, "held_out": {"every": 0}, "checkpoint": {"every": 80, "keep": 1},
+        "seed": 100,
+    }  # fmt: skip
+    weighted = {"sample": "recurrence_barrier", "reduction": "sample", "normalisation": "mean1", "strength": 1.0}
+    added = {"demos": {**DEMOS, "duration": 9, "seeds": [0, 1, 2, 3]}, "stop": True, "trackers": ["wandb"]}
+    for more, before in (({}, "23a15fb17ae6e483"), ({"weighting": weighted}, "516c9c7c55c3250a")):
+        for keys in ({}, {"tensorboard": False}, added):
+            assert recipe_hash(build_config(TrainConfig, {**recipe, **more, **keys}))[:16] == before

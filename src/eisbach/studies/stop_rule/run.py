@@ -48,6 +48,10 @@ class Settings(StrictModel):
         Steps between checkpoints, and how many.
     prompts, clip_seeds : int
         Clips a checkpoint: the first prompts of the recipe `draws`, and generation seeds from 0.
+    played_seconds, num_inference_steps : float, int
+        Length of these clips, and steps of their sampling.
+    batch_size, clips, seconds : int, int, float
+        Of a training, and of its set: clips in all, and their length.
     """
 
     first_draw: int = Field(300, ge=0)
@@ -57,15 +61,16 @@ class Settings(StrictModel):
     checkpoints: int = Field(10, ge=2)
     prompts: int = Field(8, ge=1, le=12)
     clip_seeds: int = Field(4, ge=2)
-    num_inference_steps: int = Field(28, ge=1)
-    batch_size: int = Field(16, ge=1)
-    clips: int = Field(240, ge=20)
-    seconds: float = Field(30.0, ge=16.0)
+    played_seconds: float = Field(30.0, ge=8.0)
+    num_inference_steps: int = Field(16, ge=1)
+    batch_size: int = Field(8, ge=1)
+    clips: int = Field(120, ge=20)
+    seconds: float = Field(16.0, ge=16.0)
 
 
 QUICK: dict[str, Any] = {
     "draws": 2, "seeds": 1, "every": 1, "checkpoints": 4, "prompts": 2, "clip_seeds": 2, "num_inference_steps": 2,
-    "batch_size": 2, "clips": 40, "seconds": 16.0,
+    "batch_size": 2, "clips": 40, "played_seconds": 16.0,
 }  # fmt: skip
 
 
@@ -140,7 +145,7 @@ def _spec(settings: Settings, out: Path) -> ExperimentSpec:
         "every": settings.every,
         "prompts": play["prompts"][: settings.prompts],
         "seeds": list(range(settings.clip_seeds)),
-        "duration": settings.seconds,
+        "duration": settings.played_seconds,
         **{key: play[key] for key in ("sampler", "guidance_scale")},
         "num_inference_steps": settings.num_inference_steps,
     }
