@@ -205,6 +205,7 @@ def _file_identity(path: Path, *, alone: bool) -> bytes:
     """SHA-256 over the tensors of a safetensors file in the order of their names, read in blocks, and the settings
     that it is played with; beside a file that is given `alone`, none are looked for."""
     digest = hashlib.sha256()
+    config = path.with_name("adapter_config.json")
     with path.open("rb") as file:
         try:
             (size,) = struct.unpack("<Q", file.read(8))
@@ -219,21 +220,20 @@ def _file_identity(path: Path, *, alone: bool) -> bytes:
                 while start < end and (block := file.read(min(1 << 20, end - start))):
                     digest.update(block)
                     start += len(block)
-            digest.update(_settings_inside(texts, header))
+            digest.update(_settings_inside(texts, header, stated_beside=not alone and config.is_file()))
         except (ValueError, struct.error, KeyError, TypeError, AttributeError, RecursionError):
             # no safetensors file: whoever loads it says so; its bytes tell it from others
             file.seek(0)
             return hashlib.file_digest(file, "sha256").digest()
-    config = path.with_name("adapter_config.json")
     if not alone and config.is_file():
         values = read_json(config, "adapter's configuration")
         digest.update(_plain(values if isinstance(values, dict) else {}, _BESIDE))
     return digest.digest()
 
 
-def _settings_inside(texts: Mapping[str, str], header: Mapping[str, Any]) -> bytes:
+def _settings_inside(texts: Mapping[str, str], header: Mapping[str, Any], *, stated_beside: bool) -> bytes:
     """The scale and kind that a native Stable Audio 3 file or one of diffusers states; an alpha that the first leaves
-    out is its rank."""
+    out is its rank. Peft's configuration in a header only repeats the one beside the file, where there is one."""
     config = json.loads(texts.get("lora_config", "{}"))
     ranks = (entry["shape"][0] for name, entry in header.items() if name.endswith((".lora_A", ".M_xs")))
     rank = config.get("rank") or next(ranks, None)
@@ -241,7 +241,7 @@ def _settings_inside(texts: Mapping[str, str], header: Mapping[str, Any]) -> byt
         config["alpha"] = None
     if config.get("adapter_type") == "lora":
         config["adapter_type"] = None
-    told = json.loads(texts.get("lora_adapter_metadata", "{}"))
+    told = {} if stated_beside else json.loads(texts.get("lora_adapter_metadata", "{}"))
     return _plain(config, _INSIDE) + _plain({key.rpartition(".")[2]: value for key, value in told.items()}, _BESIDE)
 
 

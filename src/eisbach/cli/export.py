@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eisbach.cli.common import AsJson, Device, DryRun, print_json, print_note
+from eisbach.errors import ConfigError
 
 if TYPE_CHECKING:
-    from eisbach.adapters.export import Exported
+    from eisbach.adapters.export import ExportConfig, Exported
 
 
 _Adapter = Annotated[
@@ -55,6 +56,19 @@ _AnyBase = Annotated[
 _Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the adapter at --out; other files beside it stay.")
 ]
+_Card = Annotated[
+    bool,
+    typer.Option(
+        "--card",
+        help="Write the adapter's passport: README.md beside it (a model card), and the header of its file.",
+    ),
+]
+_Prompts = Annotated[
+    str | None,
+    typer.Option(help="With --card: also play base and adapter on this set, and compare: demo, characters or a file."),
+]
+_Push = Annotated[str | None, typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload it with its passport.")]
+_Public = Annotated[bool, typer.Option("--public", help="With --push-to-hub: a new repository is public.")]
 
 
 def export(
@@ -71,6 +85,10 @@ def export(
     drop_conditioner: _DropConditioner = False,
     any_base: _AnyBase = False,
     overwrite: _Overwrite = False,
+    card: _Card = False,
+    prompts: _Prompts = None,
+    push_to_hub: _Push = None,
+    public: _Public = False,
     device: Device = "auto",
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -81,7 +99,7 @@ def export(
     The adapter's own format is recognised. Every name and shape is counted; what a format cannot express is refused.
     """
     from eisbach.adapters.convert import detect
-    from eisbach.adapters.export import ExportConfig, check_together
+    from eisbach.adapters.export import ExportConfig, Exported, check_together
     from eisbach.adapters.export import export as run
     from eisbach.config import build_config, dump_yaml
 
@@ -102,22 +120,60 @@ def export(
         "device": device,
     }
     config = build_config(ExportConfig, values, "the command")
-    if dry_run:
+    passport = card or push_to_hub is not None
+    _check_passport(config, passport, prompts, public and push_to_hub is None)
+    if not passport or to is not None or merge or check:
         check_together(config)
+    if dry_run:
         if not merge:
             detect(adapter)
         typer.echo(dump_yaml(config), nl=False)
         return
     from eisbach.backbones import load_backbone
 
-    done = run(config, load_backbone, print_note)
+    done = Exported()
+    if to is not None or merge or check:
+        done = run(config, load_backbone, print_note)
+    written = _passport(config, prompts, push_to_hub, public) if passport else {}
     if as_json:
-        print_json(done.summary())
+        print_json(done.summary() | written)
         return
     for sentence in done.notes:
         print_note(sentence)
-    for line in _lines(done, out):
+    for line in (*_lines(done, out), *(f"{name}: {place}" for name, place in written.items())):
         typer.echo(line)
+
+
+def _check_passport(config: ExportConfig, passport: bool, prompts: str | None, lonely: bool) -> None:
+    """Refuses options of a passport that do not fit the others."""
+    if passport and config.merge:
+        raise ConfigError("a passport is an adapter's, and --merge writes a whole model; leave --card or --merge out.")
+    if prompts is not None and not passport:
+        raise ConfigError("--prompts is for the passport; add --card.")
+    if lonely:
+        raise ConfigError("--public says how --push-to-hub makes a repository; add it.")
+
+
+def _passport(config: ExportConfig, prompts: str | None, repository: str | None, public: bool) -> dict[str, str]:
+    """Writes the passport of what was written, or of the adapter itself; the places, by what they are."""
+    from pathlib import Path
+
+    from eisbach.report.passport import write_passport
+
+    place = config.out if config.to is not None and config.out is not None else config.adapter
+    play = None
+    if prompts is not None:
+        from eisbach.generation import GenerateConfig, load_prompts
+
+        play = GenerateConfig(out=place, prompts=load_prompts(prompts), any_base=config.any_base, device=config.device)
+    done = write_passport(
+        place, model=config.model, device=config.device, any_base=config.any_base, play_config=play, notify=print_note
+    )
+    if repository is None:
+        return {"card": str(done.card)}
+    from eisbach.report.passport.hub import push
+
+    return {"card": str(done.card), "hub": push(Path(place), done.card, repository, public=public)}
 
 
 def _lines(done: Exported, out: str | None) -> list[str]:

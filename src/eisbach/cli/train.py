@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import typer
 
-from eisbach.cli.common import DryRun, OptionalDevice, OptionalPrecision, Overrides, Quiet
+from eisbach.cli.common import DryRun, OptionalDevice, OptionalPrecision, Overrides, Quiet, print_note
 
 
 def train(
@@ -56,4 +57,9 @@ def train(
         return
     from eisbach.training.loop import train as run
 
-    typer.echo(str(run(config, quiet=quiet)))
+    folder = run(config, quiet=quiet)
+    if (folder / "adapter").is_dir() and os.environ.get("RANK", "0") == "0":
+        from eisbach.report.passport import after_training
+
+        after_training(folder, config.device, lambda sentence: None if quiet else print_note(sentence))
+    typer.echo(str(folder))
