@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from eisbach.cli.main import app
 from eisbach.errors import UserError
 from eisbach.statistics.records import load_records
+from eisbach.studies.erd_toy.page import _won
 
 TINY = {
     "network": {"width": 8, "depth": 2, "embedding": 4},
@@ -73,6 +74,13 @@ def test_the_page_stands_alone_and_says_what_was_found(made: tuple[Path, dict]) 
     # every cell of every statement can be judged anew
     cells = sum(len(claim["cells"]) for claim in printed["claims"])
     assert page.count(">yes</td>") + page.count(">no</td>") == cells
+
+
+def test_who_comes_nearer_is_said_without_a_count_of_nothing() -> None:
+    assert _won(8, 0, 12) == "nearer in 8 of 12"
+    assert _won(0, 2, 10) == "farther in 2 of 10"
+    assert _won(3, 1, 12) == "nearer in 3 and farther in 1 of 12"
+    assert _won(0, 0, 4) == "no difference was shown in any of 4"
 
 
 def test_the_page_can_be_read_by_everybody(made: tuple[Path, dict]) -> None:

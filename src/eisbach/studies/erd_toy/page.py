@@ -93,9 +93,7 @@ def _headline(ratios: Sequence[Ratio]) -> str:
     parts = []
     for baseline in dict.fromkeys(ratio.baseline for ratio in ratios):
         counts = tally(ratios, "erd", "excess", baseline)
-        parts.append(
-            f"than {arm_name(baseline)} in {counts['lower']} (higher in {counts['higher']}) of {_tested(counts)} cells"
-        )
+        parts.append(f"against {arm_name(baseline)} {_won(counts['lower'], counts['higher'], _tested(counts))}")
     # Holm's first step multiplies the smallest p that the sign-flip test can give by the number of tests in a family.
     first = next(ratio for ratio in ratios if ratio.arm == "erd" and ratio.measure == "excess")
     tests = sum(
@@ -104,11 +102,16 @@ def _headline(ratios: Sequence[Ratio]) -> str:
     )
     weak = 2.0 ** (1 - seeds) * tests >= 0.05
     return (
-        f"At equal steps, over {seeds} training seeds, ERD weighting left a lower excess over the Bayes floor "
-        + ", ".join(parts)
-        + " of path and target."
+        f"Does ERD weighting come nearer to the best possible prediction (in excess over the Bayes floor), at equal "
+        f"steps and over {seeds} training seeds? By cells of path and target: {'; '.join(parts)}."
         + (f" With {seeds} seeds no difference can be shown, however large it is: run more." if weak else "")
     )
+
+
+def _won(lower: int, higher: int, cells: int) -> str:
+    """'nearer in 8 of 12', 'farther in 2 of 10', 'nearer in 3 and farther in 1 of 12'."""
+    shown = [f"{word} in {count}" for word, count in (("nearer", lower), ("farther", higher)) if count]
+    return f"{' and '.join(shown)} of {cells}" if shown else f"no difference was shown in any of {cells}"
 
 
 def _tested(counts: dict[str, int]) -> int:
