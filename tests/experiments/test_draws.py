@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from test_run import spec_of
 
 from eisbach import studies
@@ -102,6 +103,28 @@ def test_each_seed_trains_on_its_own_set_and_a_store_makes_equal_things_once(
         assert places[0] == places[1]
         assert places[0].is_relative_to(Path(store).resolve())
     monkeypatch.undo()
+
+
+def test_an_arm_is_made_of_two_trained_ones_of_its_draw(
+    run: Callable[..., module.ExperimentResult], tiny_model: Path, tmp_path: Path
+) -> None:
+    """Its adapter is the directions of one and the magnitudes of the other, whatever order the arms are written in."""
+    swap = {"label": "swap", "swap": {"direction": "heavy", "magnitude": "plain"}}
+    heavy = {"label": "heavy", "overrides": {"weighting": {"sample": "entropy_barrier", "strength": 1.0}}}
+    arms = {"mine": swap, "plain": {"label": "plain"}, "heavy": heavy}
+    training = spec_of(tiny_model, tmp_path / "none.jsonl", tmp_path).training
+    training |= {"data": {"crop_seconds": 4}, "steps": 2, "adapter": {"type": "dora", "rank": 2, "alpha": 2}}
+    result = run("swapped", arms=arms, oracle=None, training=training, store=str(tmp_path / "store"))
+    assert [row["arm"] for row in result.records][::2] == 2 * ["mine", "plain", "heavy"]
+    for seed in (5, 6):
+        adapters = [
+            load_file(result.folder / "arms" / place / "adapter/adapter_model.safetensors")
+            for place in (f"mine/seed-{seed}", f"heavy/seed-{seed}/train", f"plain/seed-{seed}/train")
+        ]
+        for name, value in adapters[0].items():
+            source = adapters[2] if name.endswith("lora_magnitude_vector") else adapters[1]
+            np.testing.assert_array_equal(value, source[name])
+    assert not (result.folder / "arms/mine/seed-5/train").exists()
 
 
 def test_other_settings_lie_elsewhere_in_a_store(run: Callable[..., module.ExperimentResult], tmp_path: Path) -> None:
