@@ -94,7 +94,7 @@ def test_a_training_plays_the_same_clips_at_every_checkpoint_on_draws_of_its_own
     assert first.demos.content() == second.demos.content()
     assert len(first.demos.resolve_prompts()) * len(first.demos.seeds) == 32
     assert (first.steps, first.demos.every, first.held_out.every) == (200, 20, 20)
-    assert module._spec(build_config(module.Settings, module.QUICK), tmp_path).training["steps"] == 4
+    assert module._spec(build_config(module.Settings, module.QUICK), tmp_path).training["steps"] == 3
 
 
 def test_a_clip_is_scored_by_its_parts() -> None:

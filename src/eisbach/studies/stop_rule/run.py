@@ -19,6 +19,7 @@ from pydantic import Field
 
 from eisbach.config import StrictModel, build_config, merge
 from eisbach.data.manifest import Manifest, load_manifest
+from eisbach.errors import UserError
 from eisbach.executors import open_executor
 from eisbach.experiments.material import build_material, plan_material
 from eisbach.experiments.recipes import read_recipe
@@ -50,8 +51,8 @@ class Settings(StrictModel):
         Clips a checkpoint: the first prompts of the recipe `draws`, and generation seeds from 0.
     played_seconds, num_inference_steps : float, int
         Length of these clips, and steps of their sampling.
-    batch_size, clips, seconds : int, int, float
-        Of a training, and of its set: clips in all, and their length.
+    batch_size, clips, flat_share, seconds : int, int, float, float
+        Of a training, and of its set: clips in all, how many of them are flat, and their length.
     """
 
     first_draw: int = Field(300, ge=0)
@@ -65,12 +66,13 @@ class Settings(StrictModel):
     num_inference_steps: int = Field(16, ge=1)
     batch_size: int = Field(8, ge=1)
     clips: int = Field(120, ge=20)
+    flat_share: float = Field(0.7, ge=0, le=0.9)
     seconds: float = Field(16.0, ge=16.0)
 
 
 QUICK: dict[str, Any] = {
-    "draws": 2, "seeds": 1, "every": 1, "checkpoints": 4, "prompts": 2, "clip_seeds": 2, "num_inference_steps": 2,
-    "batch_size": 2, "clips": 40, "played_seconds": 16.0,
+    "draws": 2, "seeds": 1, "every": 1, "checkpoints": 3, "prompts": 2, "clip_seeds": 2, "num_inference_steps": 2,
+    "batch_size": 2, "clips": 20, "flat_share": 0.25, "played_seconds": 16.0,
 }  # fmt: skip
 
 
@@ -151,7 +153,7 @@ def _spec(settings: Settings, out: Path) -> ExperimentSpec:
     }
     changes: dict[str, Any] = {
         "title": "When to stop", "out": str(out), "store": None, "train_seeds": _draws(settings), "notes": [],
-        "material": {"clips": settings.clips, "duration": settings.seconds},
+        "material": {"clips": settings.clips, "flat_share": settings.flat_share, "duration": settings.seconds},
         "arms": {"plain": {"label": "plain"}, "base": {"label": "base", "trained": False}},
         "primary_metrics": {"is_flat": "lower"},
         "training": {
@@ -213,4 +215,9 @@ def _textures_of_set(manifest: Manifest, root: Path) -> tuple[np.ndarray, np.nda
         texture = details.get(str(manifest.audio_path(row)), {}).get("embedding")
         if texture is not None:
             sides["train" if row.split == "train" else "held_out"].append(texture)
+    if not (sides["train"] and sides["held_out"]):
+        raise UserError(
+            f"of the developing clips in {manifest.root} {len(sides['train'])} train and {len(sides['held_out'])} are "
+            "held out, and both are needed to be near to; raise clips, or lower flat_share."
+        )
     return np.array(sides["train"]), np.array(sides["held_out"])
