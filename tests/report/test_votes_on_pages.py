@@ -56,13 +56,14 @@ def test_an_analysis_says_what_listeners_chose(voted, tmp_path):
 
 def test_the_arms_of_an_experiment_have_their_votes(voted, tmp_path):
     score = votes_about(voted[0] / "test", ["secret-plain", "secret-barrier", "oracle"])
-    page = page_of(tmp_path, make(tmp_path, prompts=1, seeds=(1,)), votes=score, pictures=False)
+    rows = make(tmp_path, prompts=1, seeds=(1,), audio=False)
+    page = page_of(tmp_path, rows, votes=score, pictures=False)
     parsed = Page(render_comparison_page(page))
     assert "What listeners heard" in parsed.text
     assert "3 of 3 listeners were attentive" in parsed.text
     ids = [attrs["id"] for _, attrs in parsed.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
-    assert "What listeners heard" not in Page(render_comparison_page(page_of(tmp_path, make(tmp_path)))).text
+    assert "What listeners heard" not in Page(render_comparison_page(page_of(tmp_path, rows, pictures=False))).text
 
 
 def test_votes_about_other_sets_or_of_nobody_are_refused_before_the_work(voted, tmp_path):
