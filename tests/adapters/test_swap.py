@@ -19,13 +19,14 @@ from eisbach.errors import CheckpointError
 def make_adapter(model: Path, folder: Path, seed: int, *, kind: str = "dora", rank: int = 3, **stamp: str) -> Path:
     """An adapter whose factors and magnitudes are far from their start."""
     backbone = load_backbone(str(model))
+    stamp = {"base_identity": backbone.identity(), **stamp}
     config = adapters.adapter_config(backbone, kind=kind, rank=rank, alpha=6.0)
     parameters = adapters.inject(backbone, config, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in parameters.values():
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-    peft_format.save(folder, backbone.module, config, {"base_identity": backbone.identity(), **stamp})
+    peft_format.save(folder, backbone.module, config, stamp)
     return folder
 
 
