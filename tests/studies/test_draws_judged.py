@@ -76,14 +76,14 @@ def test_an_effect_is_the_mean_of_differences_within_draws(tmp_path: Path) -> No
     draws = Draws(load_records(tmp_path / "records.parquet"), "barrier_main")
     effect = draws.effect("oracle", "is_flat")
     assert effect.value == pytest.approx(-25, abs=1.5)
-    assert effect.n == 10
-    assert effect.p == pytest.approx(2 / 2**10)
+    assert effect.n == 8
+    assert effect.p == pytest.approx(2 / 2**8)
     assert effect.low is not None
     assert effect.low > -28
     same = draws.interaction(("oracle", "plain"), ("oracle", "plain"))[0]
     assert (same.value, same.p) == (0, 1)
     holm = draws.primary("oracle")
-    assert holm[0].p == pytest.approx(4 * 2 / 2**10)
+    assert holm[0].p == pytest.approx(4 * 2 / 2**8)
 
 
 @pytest.mark.parametrize(("best", "expected"), [(0.5, "supported"), (1.0, "refuted"), (None, "refuted")])
