@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from adapter_files import make_adapter
 from safetensors.torch import load_file
 
 from eisbach import adapters
@@ -14,20 +15,6 @@ from eisbach.adapters.formats import peft as peft_format
 from eisbach.adapters.swap import swap_magnitudes
 from eisbach.backbones import load_backbone
 from eisbach.errors import CheckpointError
-
-
-def make_adapter(model: Path, folder: Path, seed: int, *, kind: str = "dora", rank: int = 3, **stamp: str) -> Path:
-    """An adapter whose factors and magnitudes are far from their start."""
-    backbone = load_backbone(str(model))
-    stamp = {"base_identity": backbone.identity(), **stamp}
-    config = adapters.adapter_config(backbone, kind=kind, rank=rank, alpha=6.0)
-    parameters = adapters.inject(backbone, config, seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in parameters.values():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-    peft_format.save(folder, backbone.module, config, stamp)
-    return folder
 
 
 def test_rows_point_as_the_one_and_are_as_long_as_the_other(tiny_model: Path, tmp_path: Path) -> None:

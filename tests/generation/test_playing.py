@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from adapter_files import make_adapter
 from typer.testing import CliRunner
 
-from eisbach import adapters
-from eisbach.adapters.formats import peft as peft_format
 from eisbach.audio import audio_hash
-from eisbach.backbones import load_backbone
 from eisbach.cli.main import app
 from eisbach.config import build_config
 from eisbach.data.manifest import load_manifest
@@ -25,25 +22,12 @@ from eisbach.generation.config import parse_adapter
 RUN = CliRunner()
 
 
-def make_adapter(model: Path, folder: Path, kind: str, seed: int) -> Path:
-    backbone = load_backbone(model)
-    stamp = {"base_identity": backbone.identity()}
-    config = adapters.adapter_config(backbone, kind=kind, rank=2, alpha=2.0)
-    parameters = adapters.inject(backbone, config, seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in parameters.values():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-    peft_format.save(folder, backbone.module, config, stamp)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two folders as training leaves them."""
     root = tmp_path_factory.mktemp("runs")
-    make_adapter(tiny_model, root / "form" / "adapter", "lora", 1)
-    make_adapter(tiny_model, root / "timbre" / "adapter", "dora", 2)
+    make_adapter(tiny_model, root / "form" / "adapter", 1, kind="lora", rank=2, alpha=2.0)
+    make_adapter(tiny_model, root / "timbre" / "adapter", 2, rank=2, alpha=2.0)
     return root
 
 
@@ -196,7 +180,10 @@ def test_the_command_plays_several_and_says_what_is_wrong(tiny_model: Path, runs
 def test_an_adapter_of_another_base_is_refused_among_several(
     tiny_model: Path, make_tiny_model: Any, runs: Path, tmp_path: Path
 ) -> None:
-    foreign = make_adapter(make_tiny_model(tmp_path / "other", seed=9), tmp_path / "foreign", "lora", 3)
+    model = make_tiny_model(tmp_path / "other", seed=9)
+    foreign = make_adapter(model, tmp_path / "foreign", 3, kind="lora", rank=2, alpha=2.0)
+        make_tiny_model(tmp_path / "other", seed=9), tmp_path / "foreign", 3, kind="lora", rank=2, alpha=2.0
+    )
     with pytest.raises(CheckpointError, match="foreign was trained on the base model"):
         made(tiny_model, tmp_path / "out", adapters=[str(runs / "form"), str(foreign)])
     assert not list((tmp_path / "out").glob("*.flac"))

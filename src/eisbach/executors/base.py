@@ -140,7 +140,7 @@ def sending_to(post: Callable[[Any], None]) -> Iterator[None]:
 def portable(error: BaseException, where: str) -> BaseException:
     """An error that another process can read, with its traceback as a note; call it where the error is caught."""
     error.add_note(f"{where}:\n{traceback.format_exc()}")
-    try:
+    try:  # asks whether this very error survives the way to another process; nothing from outside is unpickled
         pickle.loads(pickle.dumps(error))
     except Exception:  # a class with other arguments than its message
         return RuntimeError(f"{type(error).__name__}: {error}")

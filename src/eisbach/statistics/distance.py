@@ -6,6 +6,7 @@ Weights are relative: rows of clips [shape=(B, n)], rows of the reference's clip
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,15 +14,15 @@ import numpy as np
 _MOST_SCALE = 3.0  # a draw of few different clips may hardly vary, and would be no yardstick
 
 
-class Statistic:
+class Statistic(ABC):
     """A distance to the reference for each row of weights."""
 
     squares = False
     """Whether its noise adds in squares, so that the correction for the size of sets does."""
 
+    @abstractmethod
     def __call__(self, weights: np.ndarray, reference: np.ndarray) -> np.ndarray:
         """Distances [shape=(B,)]."""
-        raise NotImplementedError
 
     def scale(self, reference: np.ndarray) -> np.ndarray:
         """What a draw of the reference multiplies distances by, where its spread is their unit, [shape=(B,)]."""
