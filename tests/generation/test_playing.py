@@ -182,8 +182,6 @@ def test_an_adapter_of_another_base_is_refused_among_several(
 ) -> None:
     model = make_tiny_model(tmp_path / "other", seed=9)
     foreign = make_adapter(model, tmp_path / "foreign", 3, kind="lora", rank=2, alpha=2.0)
-        make_tiny_model(tmp_path / "other", seed=9), tmp_path / "foreign", 3, kind="lora", rank=2, alpha=2.0
-    )
     with pytest.raises(CheckpointError, match="foreign was trained on the base model"):
         made(tiny_model, tmp_path / "out", adapters=[str(runs / "form"), str(foreign)])
     assert not list((tmp_path / "out").glob("*.flac"))
