@@ -34,7 +34,8 @@ from eisbach.generation.images import ImageSampling, sample_images
 from eisbach.structure import analyze
 from eisbach.training.assembly import build_objective
 from eisbach.training.config import AdapterConfig, TrainConfig
-from eisbach.training.step import micro_step, step_generator
+from eisbach.training.noising import step_generator
+from eisbach.training.step import micro_step
 from eisbach.types import Conditioning, LatentBatch, Waveform
 from eisbach.weighting.noise_level import NOISE_WEIGHTINGS
 from eisbach.weighting.sample import SAMPLE_WEIGHTINGS

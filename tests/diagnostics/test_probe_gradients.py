@@ -30,7 +30,8 @@ from eisbach.diagnostics.probe.gradients import (
 from eisbach.diagnostics.probe.run import run_probe
 from eisbach.diagnostics.probe.subject import Subject, trainable, trained_weights
 from eisbach.training import train
-from eisbach.training.step import micro_step, step_generator
+from eisbach.training.noising import step_generator
+from eisbach.training.step import micro_step
 from eisbach.weighting import Weighting
 
 Load = Callable[..., Subject]

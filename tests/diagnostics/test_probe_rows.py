@@ -14,7 +14,8 @@ from eisbach.diagnostics.probe import rows as rows_module
 from eisbach.diagnostics.probe.result import BATCH_COLUMNS, ROW_COLUMNS
 from eisbach.diagnostics.probe.rows import level_means, loudness_db, measure_rows, simulate_batch, simulate_batches
 from eisbach.diagnostics.probe.subject import Subject
-from eisbach.training.step import micro_step, step_generator
+from eisbach.training.noising import step_generator
+from eisbach.training.step import micro_step
 from eisbach.types import Record, Waveform
 from eisbach.weighting import effective_sample_size
 

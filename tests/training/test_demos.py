@@ -21,8 +21,9 @@ from eisbach.report.run.state import read_run
 from eisbach.structure.record_files import measured_clips
 from eisbach.training import demos as demos_module
 from eisbach.training import train
+from eisbach.training.assembly import content_of
 from eisbach.training.config import TrainConfig
-from eisbach.training.run_folder import content_of, recipe_hash
+from eisbach.training.run_folder import recipe_hash
 
 PROMPTS = [{"id": "low", "text": "a calm cello"}, {"id": "high", "text": "fast high piano"}]
 DEMOS: dict[str, Any] = {

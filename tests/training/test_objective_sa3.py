@@ -16,8 +16,14 @@ from eisbach.diffusion.paths import get_path
 from eisbach.errors import ConfigError
 from eisbach.training.assembly import build_objective
 from eisbach.training.config import TrainConfig
-from eisbach.training.noising import InpaintingMasks, extend_into_silence, pad_with_silence, valid_frames
-from eisbach.training.step import Objective, micro_step, predict_batch, step_generator
+from eisbach.training.noising import (
+    InpaintingMasks,
+    extend_into_silence,
+    pad_with_silence,
+    step_generator,
+    valid_frames,
+)
+from eisbach.training.step import Objective, micro_step, predict_batch
 from eisbach.types import Conditioning, LatentBatch
 from eisbach.weighting import build_weighting
 

@@ -11,16 +11,8 @@ import torch
 from eisbach.diffusion.noise_levels import get_density
 from eisbach.diffusion.paths import get_path
 from eisbach.progress import Ahead
-from eisbach.training.noising import InpaintingMasks
-from eisbach.training.step import (
-    NOISE_LEVEL_BINS,
-    Objective,
-    draw,
-    micro_step,
-    predict_batch,
-    step_generator,
-    sums_by_noise_level,
-)
+from eisbach.training.noising import InpaintingMasks, step_generator
+from eisbach.training.step import NOISE_LEVEL_BINS, Objective, draw, micro_step, predict_batch, sums_by_noise_level
 from eisbach.types import Conditioning, LatentBatch
 from eisbach.weighting import build_weighting
 

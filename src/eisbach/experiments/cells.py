@@ -165,7 +165,7 @@ def train_cell(spec: ExperimentSpec, cell: Cell, content: dict[str, Any] | None 
 
 
 def _content_of(spec: ExperimentSpec, cell: Cell) -> dict[str, Any]:
-    from eisbach.training.run_folder import content_of
+    from eisbach.training.assembly import content_of
 
     return content_of(training_of(spec, cell))
 

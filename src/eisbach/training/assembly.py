@@ -335,3 +335,23 @@ def _load_held_out(config: TrainConfig, held_out: Manifest, codec: Any, cache: P
     crop = max(config.data.crop_seconds, key=lambda item: item.share)
     data: TrainingData = load_data(rows, codec, [crop], cache, _FIXED_SEED, quiet=quiet)
     return HeldOut.of(data, chosen.noise_levels, chosen.batches, config.batch_size)
+
+
+def content_of(config: TrainConfig) -> dict[str, Any]:
+    """What decides the result of a run, as plain values without a path: equal ones train equal models.
+
+    Raises
+    ------
+    UserError
+        The model or the data cannot be read.
+    """
+    return {
+        "recipe": recipe_hash(config),
+        "steps": config.steps,
+        "checkpoints": config.checkpoint.model_dump(),
+        "log_samples": config.log_samples and config.log_samples.model_dump(),
+        "set": open_material(config, quiet=True).content_hash(),
+        "model": load_model(config).identity(),
+        **({} if config.demos is None else {"demos": config.demos.content()}),
+        **({} if config.stop is None else {"stop": config.stop.model_dump(mode="json")}),
+    }

@@ -20,8 +20,8 @@ from eisbach.data.selection import TrainingChoice, TrainingRule, choose_clips, m
 from eisbach.errors import ConfigError, ManifestError, UserError
 from eisbach.progress import Progress
 from eisbach.training.config import CropShare, DataConfig, LabelWeight
+from eisbach.training.noising import step_generator
 from eisbach.training.run_folder import note
-from eisbach.training.step import step_generator
 from eisbach.types import Conditioning, LatentBatch, Skipped, SkipReport
 from eisbach.weighting.clips import GivenWeights
 

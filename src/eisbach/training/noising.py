@@ -1,8 +1,9 @@
-"""What a step does to a batch beside adding noise: how long each padded row is, which noise goes with which clip, and
-what of a clip the model is shown."""
+"""What a step does to a batch beside adding noise: what it draws from, how long each padded row is, which noise goes
+with which clip, and what of a clip the model is shown."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -20,6 +21,16 @@ _SILENCE_FRAMES = 256
 """Latent frames of silence that are encoded once and repeated."""
 
 _ROUNDING = 0.01  # frames; a duration is a float32 of frames over rate
+
+
+def step_generator(*numbers: int) -> torch.Generator:
+    """A CPU generator whose state depends on `numbers` alone: (seed, step, micro-batch) for training.
+
+    The numbers are hashed, so that neighbouring steps and seeds share nothing. It lives on the CPU so that
+    every device draws the same noise.
+    """
+    digest = hashlib.blake2b(",".join(str(int(number)) for number in numbers).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 def valid_frames(batch: LatentBatch, latent_rate: float | None) -> torch.Tensor:

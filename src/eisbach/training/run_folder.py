@@ -123,28 +123,6 @@ def recipe_hash(config: TrainConfig) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def content_of(config: TrainConfig) -> dict[str, Any]:
-    """What decides the result of a run, as plain values without a path: equal ones train equal models.
-
-    Raises
-    ------
-    UserError
-        The model or the data cannot be read.
-    """
-    from eisbach.training.assembly import load_model, open_material
-
-    return {
-        "recipe": recipe_hash(config),
-        "steps": config.steps,
-        "checkpoints": config.checkpoint.model_dump(),
-        "log_samples": config.log_samples and config.log_samples.model_dump(),
-        "set": open_material(config, quiet=True).content_hash(),
-        "model": load_model(config).identity(),
-        **({} if config.demos is None else {"demos": config.demos.content()}),
-        **({} if config.stop is None else {"stop": config.stop.model_dump(mode="json")}),
-    }
-
-
 def _content_keys(config: TrainConfig) -> tuple[str, ...]:
     """Keys whose content is hashed beside the recipe (the set with its weights), or that are names of what lies in the
     package; a model's configuration (`create`) is none."""

@@ -3,7 +3,6 @@ files, no global state."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from eisbach.training.noising import (
     frames_mask,
     inpainting_condition,
     pair_by_transport,
+    step_generator,
     valid_frames,
 )
 from eisbach.types import Conditioning, LatentBatch, PathSample
@@ -87,16 +87,6 @@ class StepOutput:
     partial: PartialLoss
     t: torch.Tensor
     losses: torch.Tensor
-
-
-def step_generator(*numbers: int) -> torch.Generator:
-    """A CPU generator whose state depends on `numbers` alone: (seed, step, micro-batch) for training.
-
-    The numbers are hashed, so that neighbouring steps and seeds share nothing. It lives on the CPU so that
-    every device draws the same noise.
-    """
-    digest = hashlib.blake2b(",".join(str(int(number)) for number in numbers).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 @dataclass(frozen=True)

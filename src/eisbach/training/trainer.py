@@ -21,6 +21,7 @@ from eisbach.training.config import TrainConfig
 from eisbach.training.data import ConditioningCache, TrainingData
 from eisbach.training.devices import compile_blocks, compile_mode
 from eisbach.training.logging import SampleLog, Window
+from eisbach.training.noising import step_generator
 from eisbach.training.optimisation import (
     FiniteGuard,
     WeightAverage,
@@ -32,7 +33,7 @@ from eisbach.training.optimisation import (
     take_optimiser_step,
 )
 from eisbach.training.run_folder import STAMP_FORMAT, RunFolder, check_origin
-from eisbach.training.step import Drawn, HeldOut, Objective, draw, micro_step, predict_batch, step_generator
+from eisbach.training.step import Drawn, HeldOut, Objective, draw, micro_step, predict_batch
 from eisbach.types import Conditioning, LatentBatch
 from eisbach.weighting.losses import COUNT
 

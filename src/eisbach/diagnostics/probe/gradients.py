@@ -18,8 +18,9 @@ from torch import nn
 
 from eisbach.diagnostics.probe.subject import Subject, has_dropout, starts_fresh, trainable
 from eisbach.diffusion.noise_levels import NoiseLevelDensity
+from eisbach.training.noising import step_generator
 from eisbach.training.optimisation import build_optimiser
-from eisbach.training.step import Objective, predict_batch, step_generator, weigh
+from eisbach.training.step import Objective, predict_batch, weigh
 from eisbach.weighting.losses import COUNT, SUM
 
 _Vector = list[torch.Tensor]

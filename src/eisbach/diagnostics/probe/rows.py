@@ -17,7 +17,8 @@ from eisbach.diagnostics.probe.result import plain
 from eisbach.diagnostics.probe.subject import Crop, Subject
 from eisbach.diffusion.targets import make_sample, to_x0
 from eisbach.errors import AudioError
-from eisbach.training.step import Prediction, predict_batch, step_generator, weigh
+from eisbach.training.noising import step_generator
+from eisbach.training.step import Prediction, predict_batch, weigh
 from eisbach.types import Conditioning, LatentBatch, LossTerms, Record, RecordValue, Waveform
 from eisbach.weighting import Weighting, per_sample_mse
 
