@@ -4,7 +4,7 @@
 
 RENDERED and RECORDINGS are folders with a manifest (recipes/base/README.md and bench/recordings.py make them); only
 their held-out clips are read, `--clips` of each kind, 30 s from 10 s on. Declared measures: those of
-`eisbach.codecs.fit.measure_codec`; and the kernel distance (unbiased MMD², Gaussian kernel, one bandwidth for all) on
+`codec_fit.measure_codec`; and the kernel distance (unbiased MMD², Gaussian kernel, one bandwidth for all) on
 musicnn features of decoded to original clips, beside that of one half of the originals to the other, with 95%
 intervals over clips.
 """
@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from codec_fit import measure_codec
 
 from eisbach.audio import read_audio, write_audio
 from eisbach.codecs import load_codec
-from eisbach.codecs.fit import measure_codec
 from eisbach.data.manifest import load_manifest
 from eisbach.files import write_json
 from eisbach.structure.embeddings.musicnn import MusicnnEmbedding

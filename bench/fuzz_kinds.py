@@ -380,7 +380,7 @@ def _statistics(folder: Path) -> None:
 
 
 def _read_statistics(folder: Path, target: Path, draw: random.Random) -> None:
-    from eisbach.image_quality.distances import read_statistics
+    from eisbach.image_quality.quality import read_statistics
 
     read_statistics(target, None)
 

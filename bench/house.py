@@ -7,7 +7,8 @@ so that two checkouts are measured by one rule. "Library" is `src/eisbach` witho
 
 What the rows mean:
 
-- *lines*: lines of Python files. *Comment share*: lines with a comment, pragmas (`noqa`, `fmt`, `type:`) left out.
+- *lines*: lines of Python files, blank ones and docstrings included; *lines of docstrings* are those of modules,
+  classes and functions. *Comment share*: lines with a comment, pragmas (`noqa`, `fmt`, `type:`) left out.
 - *Function lines*: from `def` to the last line, docstring and nested functions included; methods count.
 - *Public names*: functions, classes and constants of a module, without an underscore. A name is *used* where code
   loads, imports or asks for it as an attribute, where a string names it (`"module:name"`), and in the code of a
@@ -43,6 +44,40 @@ USERS = ("src", "tests", "bench", "docs", "examples", "recipes")
 
 # Written from a trace of calls between rooms, newest checkout first; the first list whose steps all exist is used.
 WAYS: dict[str, list[str]] = {
+    "numbers first, then the page": [
+        "cli.analyze:analyze",
+        "experiments.analysis:plan_analysis",
+        "experiments.measures:check_measures",
+        "experiments.sets:collect_sets",
+        "experiments.sets:find_audio",
+        "experiments.analysis:analyze_sets",
+        "structure.batch:analyze_files",
+        "structure.features:extract_features",
+        "structure.metrics:measure",
+        "structure.record_files:write_analysis",
+        "structure.sets.whole:measure_sets",
+        "structure.sets.clips:clip_of_detail",
+        "structure.sets.compare:compare_sets",
+        "experiments.comparing:compare_sets",
+        "statistics.records:validate_records",
+        "statistics.records:choose_metrics",
+        "statistics.results:evaluate",
+        "statistics.sets:Sets.to_csv",
+        "statistics.sets:Sets.to_json",
+        "statistics.results:Results.to_json",
+        "report.comparison.terminal:summary_lines",
+        "report.comparison.terminal:format_summary",
+        "report.structure.analysis:write_page",
+        "report.comparison.page:write_comparison_page",
+        "report.comparison.findings:_difference",
+        "report.comparison.numbers:_cell",
+        "report.comparison.players:make_players",
+        "structure.features:extract_features",
+        "structure.record_files:read_details",
+        "report.structure.draw:section_spans",
+        "report.figures:draw_similarity",
+        "structure.similarity:self_similarity",
+    ],
     "one page": [
         "cli.analyze:analyze",
         "experiments.analysis:plan_analysis",
@@ -191,6 +226,16 @@ def _comment_lines(text: str) -> int:
     return len(rows)
 
 
+def _docstring_lines(tree: ast.Module) -> int:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    firsts = [node.body[0] for node in ast.walk(tree) if isinstance(node, kinds) and node.body]
+    return sum(
+        (first.end_lineno or first.lineno) - first.lineno + 1
+        for first in firsts
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    )
+
+
 def measure_size(sources: list[SourceFile]) -> dict[str, object]:
     """Files, lines, fragments, long functions, the longest line and comments of some files."""
     lengths = {source.path: len(source.lines) for source in sources}
@@ -203,6 +248,7 @@ def measure_size(sources: list[SourceFile]) -> dict[str, object]:
     return {
         "files": len(sources),
         "lines": lines,
+        "lines of docstrings": sum(_docstring_lines(source.tree) for source in sources),
         f"files under {SHORT_FILE} lines": sum(length < SHORT_FILE for length in lengths.values()),
         "functions": len(function_lengths),
         f"functions over {LONG_FUNCTION} lines": sum(length > LONG_FUNCTION for length in function_lengths),
@@ -347,13 +393,26 @@ def measure(root: Path) -> dict[str, object]:
     duplicates = find_duplicates(package)
     return {
         "library": measure_size(library),
+        "studies": measure_size([source for source in package if source not in library]),
         "with studies": measure_size(package),
+        "files without Python": measure_assets(root),
         "names": measure_names(package, users, list(pages.values())),
         "duplicate pairs": len(duplicates),
         "duplicates": duplicates,
         "pages": {path: measure_page(text) for path, text in pages.items()},
         "way of a file to the page": measure_way(root),
     }
+
+
+def measure_assets(root: Path) -> dict[str, object]:
+    """Files of the package that hold no Python: how many, and their kilobytes, by what they are."""
+    kinds: dict[str, list[int]] = defaultdict(list)
+    for path in sorted((root / "src/eisbach").rglob("*")):
+        if path.is_file() and path.suffix not in (".py", ".pyc"):
+            parts = path.relative_to(root / "src/eisbach").parts
+            kind = f"{parts[0]} records" if "records" in parts else parts[0]
+            kinds[kind].append(path.stat().st_size)
+    return {kind: f"{len(sizes)} files, {sum(sizes) // 1000} kB" for kind, sizes in sorted(kinds.items())}
 
 
 def print_table(house: dict[str, object], indent: str = "") -> None:

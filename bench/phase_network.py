@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from codec_fit import sound_errors
 from torch import nn
 
 from eisbach.audio import read_audio, resample
 from eisbach.codecs.bands import search_phases, synthesise
-from eisbach.codecs.fit import sound_errors
 from eisbach.codecs.wide import WideBandCodec
 from eisbach.data.manifest import load_manifest
 from eisbach.files import write_json

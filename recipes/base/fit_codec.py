@@ -4,8 +4,11 @@ fit_codec.py RENDERED RECORDINGS… (folders with a manifest; bench/recordings.p
 import sys
 from pathlib import Path
 
-from eisbach.codecs.fit import fit_codec
 from eisbach.data.manifest import load_manifest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+
+from codec_fit import fit_codec  # noqa: E402 (in bench/)
 
 _FROM_EACH = 160
 _OUT = Path("src/eisbach/assets/codec/wide_bands.safetensors")

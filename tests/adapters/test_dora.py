@@ -448,7 +448,7 @@ class BlocksModel:
 
 def blocks(norm_gradient: str = "full", *, shared: bool = True) -> tuple[Blocks, dict[str, nn.Parameter]]:
     """`shared=False` takes the rows of the step away: each layer makes its own."""
-    from eisbach.adapters.layers import HOOKS
+    from eisbach.adapters.inject import HOOKS
 
     model = BlocksModel()
     config = adapters.adapter_config(model, kind="dora", rank=2, alpha=3.0)
@@ -566,7 +566,7 @@ def test_a_copy_of_a_network_in_mid_step_makes_its_own_rows():
 
 
 def test_taking_the_adapter_out_ends_the_watch():
-    from eisbach.adapters.layers import remove_layers
+    from eisbach.adapters.inject import remove_layers
 
     network, _ = blocks()
     assert network._forward_pre_hooks

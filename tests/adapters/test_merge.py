@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from eisbach import adapters
-from eisbach.adapters.merge import RECORD, save_merged
+from eisbach.adapters.export import RECORD, save_merged
 from eisbach.backbones import load_backbone
 from eisbach.errors import UserError
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from eisbach import adapters
-from eisbach.adapters.layers import ATTACHED
+from eisbach.adapters.inject import ATTACHED
 from eisbach.adapters.mix import AdapterMix, Part
 from eisbach.backbones.stable_audio3 import StableAudio3Backbone
 from eisbach.diffusion.guidance import Projection, guided

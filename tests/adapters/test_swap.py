@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from eisbach import adapters
 from eisbach.adapters.formats import peft as peft_format
-from eisbach.adapters.swap import swap_magnitudes
+from eisbach.adapters.mix import swap_magnitudes
 from eisbach.backbones import load_backbone
 from eisbach.errors import CheckpointError
 

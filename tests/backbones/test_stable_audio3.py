@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 
 from eisbach.backbones import load_backbone, load_codec_of
 from eisbach.backbones.base import Backbone
-from eisbach.backbones.stable_audio3 import StableAudio3Backbone, load_diffusers, load_native
-from eisbach.backbones.stable_audio3_model import StableAudio3Model
+from eisbach.backbones.stable_audio3 import StableAudio3Backbone, StableAudio3Model, load_diffusers, load_native
 from eisbach.codecs.same_native import qkv_rows_to_diffusers, qkv_rows_to_native
 from eisbach.diffusion.guidance import guided
 from eisbach.diffusion.noise_levels import get_density

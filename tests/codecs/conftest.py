@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import torch
 from eisbach.codecs import load_codec
 from eisbach.codecs.bands import BandCodec, SpectrumConfig, band_filters
 from eisbach.types import Waveform
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))  # codec_fit
 
 SMALL = SpectrumConfig(sample_rate=8000, n_fft=512, hop=128, n_bands=16, low_hz=80.0, high_hz=3600.0)
 

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from eisbach.codecs import ImageCodec, load_image_codec
-from eisbach.codecs.autoencoder_kl import AutoencoderKLCodec
+from eisbach.codecs.autoencoder import AutoencoderKLCodec
 from eisbach.errors import CheckpointError, UserError
 
 OPTIONS: dict[str, Any] = {

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from codec_fit import measure_codec
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from eisbach.codecs import Codec, load_codec
 from eisbach.codecs.bands import BandCodec
-from eisbach.codecs.fit import measure_codec
 from eisbach.errors import CheckpointError, UserError
 from eisbach.types import Waveform
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from codec_fit import fit_codec, measure_codec
 
 from eisbach.codecs import Codec, load_codec
 from eisbach.codecs.bands import BandCodec
-from eisbach.codecs.fit import fit_codec, measure_codec
 from eisbach.codecs.wide import FORMAT, WideBandCodec, WideConfig
 from eisbach.errors import CheckpointError, UserError
 from eisbach.tensor_files import read_tensors, write_tensors

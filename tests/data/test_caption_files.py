@@ -12,9 +12,8 @@ import pytest
 from small_audio import tone, write
 
 from eisbach.data.audio_folder import read_folder
-from eisbach.data.caption_files import find_captions
+from eisbach.data.caption_files import find_captions, find_shards, unpack_shards
 from eisbach.data.doctor import examine
-from eisbach.data.shards import find_shards, unpack_shards
 from eisbach.errors import UserError
 
 

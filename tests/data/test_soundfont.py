@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from eisbach.data.performance import in_room
 from eisbach.data.render import RenderSpec, developing_clip
-from eisbach.data.room import in_room
 from eisbach.data.soundfont import Envelope, SoundFont
 from eisbach.data.synth import (
     ENSEMBLES,

@@ -36,7 +36,6 @@ CPU_ONLY = {
     "listen score": "reads answers",
     "listen serve": "serves pages",
     "recoverability": "says what replaced it",
-    "signature gate": "reads a curve",
     "signature mixture": "is exact, in float64",
     "signature structure": "reads the rows of a probe",
     "study judge": "reads records",

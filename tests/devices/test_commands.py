@@ -29,7 +29,7 @@ from eisbach.diagnostics.probe.config import ProbeConfig
 from eisbach.experiments.cells import Cell, run_cell
 from eisbach.experiments.recipes import load_spec
 from eisbach.generation.images import image_noise
-from eisbach.generation.sampling import starting_noise
+from eisbach.generation.takes import starting_noise
 from eisbach.image_quality.digits_classifier import train_classifier
 from eisbach.structure.features import extract_features
 from eisbach.studies.signature_digits import run as signature_digits

@@ -18,7 +18,7 @@ from eisbach.audio import audio_hash, write_audio
 from eisbach.config import build_config
 from eisbach.data.manifest import Manifest, ManifestRow, load_manifest, save_manifest
 from eisbach.errors import ConfigError, UserError
-from eisbach.experiments import material, training_distance
+from eisbach.experiments import material, yardsticks
 from eisbach.experiments import run as module
 from eisbach.experiments.recipes import load_spec
 from eisbach.experiments.spec import ExperimentSpec, MaterialConfig
@@ -158,18 +158,18 @@ def test_columns_hold_the_distance_to_what_is_held_out_and_to_what_trained(
         assert all(row.labels["flat"] == "false" for row in rows)
         return np.array([place for row in rows for place in places[rows.root.name][row.split]]).reshape(-1, 2)
 
-    monkeypatch.setattr(training_distance, "_textures", textures)
+    monkeypatch.setattr(yardsticks, "_textures", textures)
     records: list[Record] = [{"train_seed": seed, "path": f"{seed}.wav"} for seed in (0, 1)] + [
         {"train_seed": 0, "path": "short.wav"}
     ]
     details = {str(tmp_path / f"{seed}.wav"): json.dumps({"embedding": [3.0, 4.0 + seed]}) for seed in (0, 1)}
     details[str(tmp_path / "short.wav")] = json.dumps({"embedding": None})
-    rows = training_distance.distance_columns(records, details, manifests, tmp_path)
+    rows = yardsticks.distance_columns(records, details, manifests, tmp_path)
     assert [row["held_out_distance"] for row in rows] == [pytest.approx(0), pytest.approx(1), None]
     assert [row["training_distance"] for row in rows] == [pytest.approx(5), pytest.approx(18**0.5), None]
     places["draw-0"]["held_out"] = places["draw-1"]["held_out"] = []
     with pytest.raises(UserError, match="no developing clip is held out"):
-        training_distance.distance_columns(records, details, manifests, tmp_path)
+        yardsticks.distance_columns(records, details, manifests, tmp_path)
 
 
 def test_distances_to_training_need_sets_that_the_experiment_makes(run: Callable[..., module.ExperimentResult]) -> None:

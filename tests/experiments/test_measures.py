@@ -2,7 +2,7 @@ import pytest
 
 from eisbach.errors import UserError
 from eisbach.experiments.measures import CONDITIONS, FLAT, known_metrics
-from eisbach.statistics.metric_info import choose_metrics
+from eisbach.statistics.records import choose_metrics
 from eisbach.structure.metrics import METRICS
 
 

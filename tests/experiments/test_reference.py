@@ -13,8 +13,9 @@ from eisbach.experiments.recipes import demo_spec, load_spec
 from eisbach.experiments.reference import Reference, check_reference, collect_reference
 from eisbach.experiments.sets import ClipSets
 from eisbach.experiments.spec import ExperimentSpec
-from eisbach.report.comparison.findings import MARKS, nearness_findings, nearness_verdict, terminal_lines
-from eisbach.report.comparison.listen import plan_groups, with_reference
+from eisbach.report.comparison.cards import plan_groups, with_reference
+from eisbach.report.comparison.findings import MARKS, nearness_findings, nearness_verdict
+from eisbach.report.comparison.terminal import terminal_lines
 from eisbach.structure.batch import Clip
 from eisbach.types import SkipReport
 

@@ -9,8 +9,8 @@ from eisbach.audio import write_audio
 from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
 from eisbach.errors import UserError
 from eisbach.experiments.analysis import analyze_sets, plan_analysis
-from eisbach.experiments.conditions import condition_notes, length_faults
-from eisbach.experiments.matching import match_sets
+from eisbach.experiments.comparing import match_sets
+from eisbach.experiments.measures import condition_notes, length_faults
 from eisbach.experiments.sets import collect_sets
 from eisbach.types import Waveform
 

@@ -12,7 +12,7 @@ import pytest
 
 from eisbach.config import build_config
 from eisbach.errors import ConfigError
-from eisbach.experiments import adherence, hearing, takes
+from eisbach.experiments import hearing
 from eisbach.experiments.measures import check_measures, known_metrics
 from eisbach.experiments.recipes import load_spec
 from eisbach.experiments.spec import ExperimentSpec
@@ -56,8 +56,8 @@ def test_a_models_mean_over_clips_is_the_measure_of_its_clips_as_a_set(
     records, details, root = clips
     rng = np.random.default_rng(1)
     heard = {str(row["path"]): rng.normal(size=200) for row in records}
-    monkeypatch.setattr(takes, "musicnn_rows", lambda records, cache, root: heard)
-    made = takes.take_columns(records, details, ["boundaries", "details", "prompts"], root, tmp_path)
+    monkeypatch.setattr(hearing, "musicnn_rows", lambda records, cache, root: heard)
+    made = hearing.take_columns(records, details, ["boundaries", "details", "prompts"], root, tmp_path)
     assert [{k: v for k, v in row.items() if k in records[0]} for row in made] == records
     for model in MODELS:
         own = [row for row in made if (row["arm"], row["train_seed"]) == model]
@@ -91,10 +91,10 @@ def test_notes_of_takes_that_are_equal_are_not_diverse(
         onset = np.sort(own.uniform(0, 30, 30))
         return Notes(onset, np.full(30, 0.3), own.integers(50, 80, 30), np.ones(30))
 
-    monkeypatch.setattr(takes, "heard_notes", lambda records, root, cache: {
+    monkeypatch.setattr(hearing, "heard_notes", lambda records, root, cache: {
         str(row["audio_hash"]): notes(str(row["path"])) for row in records if row["prompt_id"] != "c"
     })  # fmt: skip
-    made = takes.take_columns(records, details, ["notes"], root, tmp_path)
+    made = hearing.take_columns(records, details, ["notes"], root, tmp_path)
     values = {row["prompt_id"]: row["note_diversity"] for row in made}
     assert values["a"] == pytest.approx(0, abs=1e-9)
     assert values["b"] > 0.5
@@ -113,7 +113,7 @@ def test_takes_without_anything_to_compare_are_undefined(tmp_path: Path) -> None
     details = {
         str(root / str(row["path"])): json.dumps(still if row["prompt_id"] == "a" else silent) for row in records
     }
-    rows = takes.take_columns(records, details, ["boundaries", "details"], root, tmp_path)
+    rows = hearing.take_columns(records, details, ["boundaries", "details"], root, tmp_path)
     assert all(row[name] is None for row in rows for name in ("boundary_alignment", "detail_diversity") if name in row)
     with pytest.raises(ConfigError, match=r"between_takes compares takes of one prompt; give generation\.seeds two"):
         load_spec("barrier_seeds", ["generation.seeds=[3]"])
@@ -172,20 +172,20 @@ def test_what_is_heard_is_kept_clip_by_clip(tmp_path: Path, monkeypatch: pytest.
     ],
 )  # fmt: skip
 def test_what_a_prompt_asks_for(text: str, tags: set[str], register: str | None) -> None:
-    assert set(adherence.tags_of(text)) == tags
-    assert adherence.register_of(text) == register
+    assert set(hearing.tags_of(text)) == tags
+    assert hearing.register_of(text) == register
 
 
 def test_every_prompt_of_the_study_names_a_tag() -> None:
     prompts = load_spec("barrier_adherence").generation.resolve_prompts()
-    assert all(adherence.tags_of(prompt.text) for prompt in prompts)
-    registers = [adherence.register_of(prompt.text) for prompt in prompts]
+    assert all(hearing.tags_of(prompt.text) for prompt in prompts)
+    registers = [hearing.register_of(prompt.text) for prompt in prompts]
     assert {name: registers.count(name) for name in ("low", "middle", "high")} == {"low": 3, "middle": 4, "high": 2}
 
 
 def test_ranks_are_shares_of_the_other_tags() -> None:
     probabilities = np.array([0.9, 0.1, 0.5, 0.5])
-    assert adherence.ranks_of(probabilities) == pytest.approx([1, 0, 0.5, 0.5])
+    assert hearing.ranks_of(probabilities) == pytest.approx([1, 0, 0.5, 0.5])
 
 
 def test_a_model_that_always_plays_the_harp_gains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,9 +202,9 @@ def test_a_model_that_always_plays_the_harp_gains_nothing(tmp_path: Path, monkey
             # a short high note and a long one: the long one is the median
             notes[key] = Notes(np.array([0.0, 1.0]), np.array([0.1, 2.0]), np.array([90, 60]), np.ones(2))
     notes["harpist-piano"] = Notes(*(np.zeros(0),) * 4)
-    monkeypatch.setattr(adherence, "heard_tags", lambda *args: tags)
-    monkeypatch.setattr(adherence, "heard_notes", lambda *args: notes)
-    rows = {str(row["path"]): row for row in adherence.adherence_columns(records, prompts, tmp_path, tmp_path)}
+    monkeypatch.setattr(hearing, "heard_tags", lambda *args: tags)
+    monkeypatch.setattr(hearing, "heard_notes", lambda *args: notes)
+    rows = {str(row["path"]): row for row in hearing.adherence_columns(records, prompts, tmp_path, tmp_path)}
     assert rows["follows-harp"]["tag_rank"] == 1
     assert rows["harpist-harp"]["tag_rank"] == 1
     assert rows["harpist-piano"]["tag_rank"] == pytest.approx(24 / 49)  # among 48 that are as improbable, and the harp

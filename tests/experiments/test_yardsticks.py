@@ -20,8 +20,7 @@ from eisbach.experiments import material
 from eisbach.experiments import run as module
 from eisbach.experiments.material_config import MaterialConfig
 from eisbach.experiments.spec import ExperimentSpec, check_spec
-from eisbach.experiments.yardsticks import MODELS_FILE
-from eisbach.training.held_out_loss import held_out_loss
+from eisbach.experiments.yardsticks import MODELS_FILE, held_out_loss
 
 MATERIAL: dict[str, Any] = {
     "clips": 20, "flat_share": 0.5, "duration": 5.0, "seed": 3, "redraw": True,
@@ -121,7 +120,7 @@ def test_each_model_is_held_against_the_held_out_clips_of_all_draws(
     def fail(*_: object) -> float:
         raise AssertionError("a loss is measured again")
 
-    monkeypatch.setattr("eisbach.training.held_out_loss.held_out_loss", fail)
+    monkeypatch.setattr("eisbach.experiments.yardsticks.held_out_loss", fail)
     module.run_experiment(spec(), quiet=True)
     assert (result.folder / MODELS_FILE).read_text().splitlines() == lines
 

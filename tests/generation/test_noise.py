@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from eisbach.generation.sampling import noise_seed, starting_noise
+from eisbach.generation.takes import noise_seed, starting_noise
 
 
 def test_noise_is_a_pure_function_of_prompt_and_seed() -> None:

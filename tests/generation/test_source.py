@@ -17,8 +17,8 @@ from eisbach.config import build_config
 from eisbach.diffusion.samplers import sample_ode, sample_pingpong
 from eisbach.errors import AudioError, ConfigError, UserError
 from eisbach.generation import GenerateConfig, generate
-from eisbach.generation.sampling import sampling_times
 from eisbach.generation.source import Source
+from eisbach.generation.takes import sampling_times
 from eisbach.types import Waveform
 
 NATIVE = Path(__file__).parent.parent / "fixtures" / "sa3_native_tiny"

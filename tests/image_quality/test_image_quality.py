@@ -5,9 +5,8 @@ import pytest
 from scipy.linalg import sqrtm
 
 from eisbach.errors import UserError
-from eisbach.image_quality.distances import read_statistics, statistics_of
 from eisbach.image_quality.features import load_features
-from eisbach.image_quality.quality import image_quality, inception_score
+from eisbach.image_quality.quality import image_quality, inception_score, read_statistics, statistics_of
 
 RNG = np.random.default_rng(0)
 

@@ -22,8 +22,8 @@ from eisbach.diagnostics.probe.explain import explain
 from eisbach.diagnostics.probe.verdict import verdict
 from eisbach.experiments import comparing
 from eisbach.files import read_json, read_jsonl
+from eisbach.report.comparison.numbers import SetTable
 from eisbach.report.comparison.page import ComparisonPage, write_comparison_page
-from eisbach.report.comparison.set_tables import SetTable
 from eisbach.report.listen.page import write_score
 from eisbach.report.listen.trials import ListeningPlan, TestKey, make_test
 from eisbach.report.listen.votes import score_votes

@@ -4,7 +4,7 @@ import pytest
 
 from eisbach.experiments.measures import FLAT
 from eisbach.report.charts import Series, arms_chart, curves_chart, nice_ticks
-from eisbach.statistics.metric_info import MetricInfo
+from eisbach.statistics.records import MetricInfo
 from eisbach.statistics.results import ArmSummary
 
 LEVEL = MetricInfo("level", "level & <range>", unit="dB")

@@ -13,11 +13,12 @@ from eisbach.errors import UserError
 from eisbach.experiments import comparing
 from eisbach.experiments.sets import short_names
 from eisbach.report.audio_embed import embed_all
-from eisbach.report.comparison.findings import findings, terminal_lines
-from eisbach.report.comparison.listen import plan_groups
+from eisbach.report.comparison.cards import plan_groups
+from eisbach.report.comparison.findings import findings
+from eisbach.report.comparison.numbers import SetTable, set_tables
 from eisbach.report.comparison.page import ComparisonPage, render_comparison_page
 from eisbach.report.comparison.players import clock, section_bars, waveform_path
-from eisbach.report.comparison.set_tables import SetTable, set_tables
+from eisbach.report.comparison.terminal import terminal_lines
 from eisbach.report.structure.draw import Span
 from eisbach.structure import METRICS
 from eisbach.structure.batch import Clip, sample_clips

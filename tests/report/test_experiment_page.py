@@ -9,17 +9,16 @@ import soundfile as sf
 
 from eisbach.audio import write_audio
 from eisbach.errors import StorageError, UserError
-from eisbach.experiments.comparing import sets_of_results
 from eisbach.experiments.measures import FLAT
 from eisbach.experiments.recipes import load_spec
 from eisbach.report.audio_embed import ENCODINGS, embed, embed_all, encoding_for, seconds_of
 from eisbach.report.charts import Series
-from eisbach.report.comparison.listen import plan_takes
+from eisbach.report.comparison.cards import plan_takes
 from eisbach.report.comparison.page import ArmText, ComparisonPage, render_comparison_page, write_comparison_page
-from eisbach.report.experiment.material import material_section
-from eisbach.report.experiment.page import clips_heard, limits
-from eisbach.statistics.metric_info import MetricInfo
+from eisbach.report.experiment.page import clips_heard, limits, material_section
+from eisbach.statistics.records import MetricInfo
 from eisbach.statistics.results import evaluate
+from eisbach.statistics.sets import sets_of_results
 from eisbach.types import Skipped, Waveform
 
 METRICS = [FLAT, MetricInfo("level", "level range", unit="dB", better="higher", primary=True, meaning="How <loud>.")]

@@ -12,8 +12,7 @@ import pytest
 
 from eisbach.audio import read_audio, write_audio
 from eisbach.errors import UserError
-from eisbach.report.listen.page import score_lines, write_score
-from eisbach.report.listen.serve import listening_app
+from eisbach.report.listen.page import listening_app, score_lines, write_score
 from eisbach.report.listen.trials import ListeningPlan, TestKey, make_test
 from eisbach.report.listen.votes import load_key, score_votes
 from eisbach.structure.loudness_meter import LoudnessMeter, integrated_loudness

@@ -33,7 +33,7 @@ from eisbach.output_folder import weights_identity
 from eisbach.report.passport import after_training, write_passport
 from eisbach.report.passport.card import plain
 from eisbach.report.passport.facts import without_paths
-from eisbach.report.passport.hub import push
+from eisbach.report.passport.write import push
 from eisbach.tensor_files import read_header
 from eisbach.types import Waveform
 

@@ -14,8 +14,7 @@ import pytest
 
 from eisbach.audio import write_audio
 from eisbach.errors import UserError
-from eisbach.report.run.page import write_watch_page
-from eisbach.report.run.serve import watch_app
+from eisbach.report.run.page import watch_app, write_watch_page
 from eisbach.report.run.state import find_runs, read_run
 from eisbach.types import Waveform
 

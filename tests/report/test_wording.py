@@ -14,7 +14,7 @@ from eisbach.report.wording import (
     verdict,
 )
 from eisbach.statistics.comparison import Comparison
-from eisbach.statistics.metric_info import MetricInfo
+from eisbach.statistics.records import MetricInfo
 from eisbach.statistics.results import RecoveredShare
 
 DB = MetricInfo("level_range", "level range", unit="dB", better="higher")

@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 
 from eisbach.errors import UserError
-from eisbach.statistics.anytime import confidence_sequence, log_e_process, spending
-from eisbach.statistics.stopping import StopRule, decide, score_of, table_score
+from eisbach.statistics.anytime import (
+    StopRule,
+    confidence_sequence,
+    decide,
+    log_e_process,
+    score_of,
+    spending,
+    table_score,
+)
 
 NULLS = {
     "coins": ([-1.0, 1.0], [0.5, 0.5]),

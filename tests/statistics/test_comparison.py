@@ -9,7 +9,7 @@ from statsmodels.stats.multitest import multipletests
 
 from eisbach.errors import UserError
 from eisbach.statistics.comparison import adjust, compare_all, compare_arms, compare_unpaired
-from eisbach.statistics.metric_info import MetricInfo
+from eisbach.statistics.records import MetricInfo
 from eisbach.statistics.results import summarise_arm
 
 METRIC = MetricInfo("score", "score", better="higher", primary=True)

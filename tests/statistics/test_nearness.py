@@ -6,8 +6,8 @@ from scipy.stats import wasserstein_distance as scipy_wasserstein
 
 from eisbach.errors import UserError
 from eisbach.statistics.distance import Kernel, wasserstein_distance
-from eisbach.statistics.metric_info import MetricInfo
 from eisbach.statistics.nearness import compare_to_reference
+from eisbach.statistics.records import MetricInfo
 from eisbach.statistics.results import KERNEL
 from eisbach.structure.sets.distances import kernel_distance
 

@@ -5,7 +5,7 @@ import pytest
 
 from eisbach.errors import UserError
 from eisbach.experiments.measures import FLAT
-from eisbach.statistics.metric_info import MetricInfo
+from eisbach.statistics.records import MetricInfo
 from eisbach.statistics.results import evaluate
 
 METRICS = [FLAT, MetricInfo("level", "level", unit="dB")]

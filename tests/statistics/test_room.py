@@ -21,7 +21,7 @@ class Refuse:
             raise ImportError(name + " is not allowed here")
 
 sys.meta_path.insert(0, Refuse())
-from eisbach.statistics.metric_info import MetricInfo
+from eisbach.statistics.records import MetricInfo
 from eisbach.statistics.results import evaluate
 rows = [
     {{"arm": arm, "prompt_id": "p%d" % n, "seed": seed, "path": "x", "level": n + gain + 0.1 * (n % 3) + 0.01 * seed}}

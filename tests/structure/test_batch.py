@@ -11,9 +11,9 @@ import soundfile as sf
 from eisbach.audio import write_audio
 from eisbach.errors import StorageError, UserError
 from eisbach.executors.local import Processes
+from eisbach.experiments.sets import find_audio
 from eisbach.structure import Clip, analyze_files
 from eisbach.structure import batch as module
-from eisbach.structure.batch import find_audio
 from eisbach.studies.ground_truth import synthetic
 from eisbach.types import SkipReport
 

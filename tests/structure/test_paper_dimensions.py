@@ -9,11 +9,11 @@ import pytest
 from scipy.spatial import ConvexHull
 from scipy.stats import spearmanr
 
+from eisbach.report.comparison.terminal import format_summary, summarise
 from eisbach.structure import METRICS, analyze, phase_randomise
 from eisbach.structure.features import extract_features
 from eisbach.structure.metrics import paper
 from eisbach.structure.metrics.texture import hull_area, principal_plane
-from eisbach.structure.summary import format_summary, summarise
 from eisbach.studies.ground_truth import synthetic
 from eisbach.studies.ground_truth.synthetic_varied import varied_form, varied_loop
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from eisbach.adapters.attach import attach, detach
-from eisbach.adapters.inject import adapter_config, inject
-from eisbach.adapters.layers import AdaptableModel, remove_layers, trainable_parameters
+from eisbach.adapters.inject import AdaptableModel, adapter_config, inject, remove_layers, trainable_parameters
 
 load_adapter = attach
 

@@ -12,8 +12,7 @@ from eisbach.adapters import convert
 from eisbach.adapters.formats import full, low_rank
 from eisbach.adapters.formats import peft as peft_format
 from eisbach.adapters.formats.low_rank import Differences
-from eisbach.adapters.inject import inject
-from eisbach.adapters.layers import ADAPTER_NAME, ATTACHED, AdaptableModel, has_adapter, remove_layers
+from eisbach.adapters.inject import ADAPTER_NAME, ATTACHED, AdaptableModel, has_adapter, inject, remove_layers
 from eisbach.errors import CheckpointError, ConfigError
 from eisbach.tensor_files import foreign_files
 

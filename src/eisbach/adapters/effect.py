@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from eisbach.adapters.attach import attach, detach
-from eisbach.adapters.layers import ATTACHED, AdaptableModel, has_adapter
+from eisbach.adapters.inject import ATTACHED, AdaptableModel, has_adapter
 from eisbach.diffusion.paths import Path as NoisingPath
 from eisbach.diffusion.samplers import sample_ode
 from eisbach.diffusion.schedules import get_schedule

@@ -11,13 +11,15 @@ from pydantic import Field
 
 from eisbach.adapters import convert
 from eisbach.adapters.attach import attach, check_base, detach
+from eisbach.adapters.convert import detect_or_none, read
 from eisbach.adapters.effect import NEGLIGIBLE, Comparison, Effect, PredictingModel, compare, measure
 from eisbach.adapters.formats.host_names import HOSTS
 from eisbach.adapters.formats.low_rank import Differences, LowRankAdapter, NeedsBaseError
-from eisbach.adapters.merge import save_merged
+from eisbach.adapters.inject import ATTACHED, AdaptableModel
 from eisbach.config import StrictModel
 from eisbach.devices import DeviceName, place
 from eisbach.errors import ConfigError, UserError
+from eisbach.files import write_json
 
 
 class ExportConfig(StrictModel):
@@ -108,7 +110,7 @@ class Exported:
     ----------
     written : Written or None
     merged : dict or None
-        The record of a merge (see `eisbach.adapters.merge`).
+        The record of a merge (see `eisbach.adapters.export`).
     effect : Effect or None
         What the adapter changes, where it was checked.
     comparison : Comparison or None
@@ -260,3 +262,62 @@ def _verdict(effect: Effect, comparison: Comparison | None) -> list[str]:
             "(rounding to half precision is most of it, unless a part was left out); --precision fp32 rounds less."
         )
     return notes
+
+
+# --- an adapter made part of the model
+
+
+RECORD = "merged.json"
+"""File in the merged model's folder: what was merged into what."""
+
+
+class SavableModel(AdaptableModel, Protocol):
+    """A backbone, as far as merging needs it."""
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the model."""
+
+
+def merge(model: AdaptableModel, path: str | Path, strength: float = 1.0, *, any_base: bool = False) -> dict[str, Any]:
+    """Folds an adapter into the model for good (it can be adapted again) and returns a record of it.
+
+    Raises
+    ------
+    CheckpointError, ConfigError
+        As in `eisbach.adapters.attach`.
+    """
+    base = model.identity()
+    changed = attach(model, path, strength, any_base=any_base)
+    del ATTACHED[model.module]
+    stamp = read(path).stamp if detect_or_none(path) in ("sa3", "peft", "diffusers") else {}
+    return {
+        "base_identity": base,
+        "adapter": str(path),
+        "strength": strength,
+        "tensors_changed": changed,
+        "stamp": stamp,
+    }
+
+
+def save_merged(
+    model: SavableModel, path: str | Path, out: str | Path, strength: float = 1.0, *, any_base: bool = False
+) -> dict[str, Any]:
+    """Merges an adapter and writes the whole model, which `load_backbone(out)` reads; returns the record.
+
+    Raises
+    ------
+    UserError
+        There is something at `out`.
+    CheckpointError, ConfigError
+        As in `eisbach.adapters.attach`.
+    StorageError
+        The disk is full or the folder is not writable.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists already; give a new folder for the merged model.")
+    record = merge(model, path, strength, any_base=any_base)
+    model.save(out)
+    record["merged_identity"] = model.identity()
+    write_json(out / RECORD, record)
+    return record

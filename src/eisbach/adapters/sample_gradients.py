@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eisbach.adapters.layers import has_adapter
+from eisbach.adapters.inject import has_adapter
 
 _Gradients = Callable[[Tensor, Tensor, Tensor], list[Tensor]]
 """(input (B, T, in), output and its gradient (B, T, out)) -> each parameter's gradient by sample [(B, ...)]."""

@@ -50,7 +50,7 @@ PIPELINES = {
     "StableAudioPipeline": "stable_audio_open:load_stable_audio_open",
     "StableDiffusionPipeline": "stable_diffusion:load_stable_diffusion",
     "AceStepPipeline": "ace_step:load_ace_step",
-    "DiTPipeline": "dit_pipeline:load_dit_pipeline",
+    "DiTPipeline": "dit:load_dit_pipeline",
 }
 """diffusers' pipelines, by the class that `model_index.json` names: what loads the folder."""
 

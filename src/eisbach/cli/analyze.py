@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eisbach.cli.common import print_note
-from eisbach.cli.executing import Address, CellCpus, CellGpus, ExecutorName, where
+from eisbach.cli.common import Address, CellCpus, CellGpus, ExecutorName, print_note, where
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
@@ -151,6 +150,7 @@ def analyze(
         raise UserError("--pictures needs a folder to put them in; add --out FOLDER.")
     from eisbach.devices import place
     from eisbach.experiments.analysis import analyze_sets, plan_analysis
+    from eisbach.report.comparison.terminal import summary_json, summary_lines
 
     plan = plan_analysis(
         paths, by=by, out=out, pair=pair, baseline=baseline, oracle=oracle, metrics=tuple(_split(metrics)),
@@ -167,6 +167,9 @@ def analyze(
         print_note(f"{place(device, 'fp32').sentence()}.")
     with where(executor, address, cell_cpus, cell_gpus, shared=out, jobs=jobs if jobs > 1 else None):
         analysed = analyze_sets(_with_embeddings(plan, embedding or []), quiet=quiet)
+    if not as_json:  # before the page, whose pictures take a while
+        for line in summary_lines(analysed, heard):
+            typer.echo(line)
     written = None
     if out is not None and (page or pictures):
         from eisbach.report.structure.analysis import PageOptions, draw_clips, write_page
@@ -179,10 +182,9 @@ def analyze(
         else:
             draw_clips(analysed, out / "pictures", quiet=quiet)
     if as_json:
-        said = _as_json(analysed, written) | {"votes": heard and heard.to_json()}
-        typer.echo(json.dumps(said, ensure_ascii=False, indent=2))
+        typer.echo(json.dumps(summary_json(analysed, written, heard), ensure_ascii=False, indent=2))
         return
-    _print(analysed, out, written, bool(pictures), heard)
+    _print_files(analysed, out, written, bool(pictures), heard)
 
 
 def compare(context: typer.Context) -> None:
@@ -244,38 +246,16 @@ def _typed() -> str:
     return ""
 
 
-def _as_json(analysed: AnalysedSets, written: Path | None) -> dict[str, Any]:
-    from eisbach.report.comparison.findings import headline_sentences, headline_verdict, recovered_sentences
-    from eisbach.structure.summary import summarise
-
-    comparison, results = analysed.to_json(), analysed.sets.results
-    return {
-        "verdict": headline_verdict(results),
-        "sentences": [*headline_sentences(results), *recovered_sentences(results)],
-        "groups": summarise(analysed.records),
-        "records": analysed.records,
-        "skipped": comparison["skipped"],
-        "comparison": comparison,
-        "page": written and str(written),
-    }
-
-
-def _print(
+def _print_files(
     analysed: AnalysedSets, out: Path | None, written: Path | None, pictures: bool, heard: ListeningScore | None
 ) -> None:
-    from eisbach.report.comparison.findings import memorisation_lines, terminal_lines
-    from eisbach.report.listen.page import score_lines
-
-    for line in (*terminal_lines(analysed.records, analysed.sets), *memorisation_lines(analysed.whole)):
-        typer.echo(line)
-    for line in () if heard is None else ("", "listeners:", *score_lines(heard)):
-        typer.echo(line)
+    """What was skipped, and where everything lies."""
     skipped = [*analysed.skips.skipped, *(() if heard is None else heard.skips.skipped)]
     for item in skipped[:_SKIPS_SAID]:
         typer.echo(f"skipped: {item.reason}", err=True)
     if len(skipped) > _SKIPS_SAID:
-        where = f"; all stand in {out / 'comparison.json'}" if out is not None else "; --json names all"
-        typer.echo(f"skipped: {len(skipped) - _SKIPS_SAID} more{where}", err=True)
+        place = f"; all stand in {out / 'comparison.json'}" if out is not None else "; --json names all"
+        typer.echo(f"skipped: {len(skipped) - _SKIPS_SAID} more{place}", err=True)
     if out is not None:
         drawn = f", pictures in {out / 'pictures'}" if pictures else ""
         typer.echo(f"records of {len(analysed.records)} clips in {out}{drawn}")

@@ -70,7 +70,7 @@ def folder(
 
 def _unpack(path: Path, out: Path | None) -> Path | None:
     """Where the audio of WebDataset shards was unpacked to; None where there are none."""
-    from eisbach.data.shards import find_shards, unpack_shards
+    from eisbach.data.caption_files import find_shards, unpack_shards
     from eisbach.errors import UserError, counted
 
     shards = find_shards(path)

@@ -12,16 +12,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eisbach.cli.common import (
+    Address,
     AsJson,
+    CellCpus,
+    CellGpus,
     DryRun,
+    ExecutorName,
     OptionalDevice,
     OptionalPrecision,
     Overrides,
     Quiet,
     placement_changes,
     print_json,
+    where,
 )
-from eisbach.cli.executing import Address, CellCpus, CellGpus, ExecutorName, where
 
 if TYPE_CHECKING:
     from eisbach.experiments.spec import ExperimentSpec

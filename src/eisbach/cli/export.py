@@ -171,7 +171,7 @@ def _passport(config: ExportConfig, prompts: str | None, repository: str | None,
     )
     if repository is None:
         return {"card": str(done.card)}
-    from eisbach.report.passport.hub import push
+    from eisbach.report.passport.write import push
 
     return {"card": str(done.card), "hub": push(Path(place), done.card, repository, public=public)}
 

@@ -11,8 +11,8 @@ import typer
 from eisbach.cli.common import AsJson, Device, DryRun, Precision, Quiet, print_json, print_note
 
 if TYPE_CHECKING:
-    from eisbach.image_quality.distances import ImageStatistics
     from eisbach.image_quality.features import FeatureNetwork
+    from eisbach.image_quality.quality import ImageStatistics
 
 app = typer.Typer(help="Images: draw them from a model, and measure their quality.", no_args_is_help=True)
 
@@ -142,7 +142,7 @@ def quality(
 
 
 def _statistics(source: str, network: FeatureNetwork, size: int | None) -> ImageStatistics:
-    from eisbach.image_quality.distances import read_statistics, statistics_of_folder
+    from eisbach.image_quality.quality import read_statistics, statistics_of_folder
 
     if source.endswith(".npz"):
         return read_statistics(source, network)

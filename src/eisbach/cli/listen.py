@@ -116,7 +116,7 @@ def serve_(
 
 
 def _serve(test: Path, host: str, port: int) -> None:
-    from eisbach.report.listen.serve import listening_app
+    from eisbach.report.listen.page import listening_app
     from eisbach.report.serving import serve
 
     typer.echo(f"votes go to {test / 'votes'}", err=True)

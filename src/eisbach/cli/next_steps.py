@@ -102,7 +102,7 @@ TABLE: dict[str, Callable[[Values], str]] = {
     "data musiccaps": _after_rendering,
     "data scores": lambda given: _words("data", "render", "--out", "set"),
     "experiment run": lambda given: _words("analyze", f"{given['out'] or 'OUT'}/arms/ARM/seed-0/samples"),
-    "signature run": lambda given: _words("signature", "gate", f"{given['out'] or 'OUT'}/curves/CURVE.json"),
+    "signature run": lambda given: _words("study", "show", "signature_music"),
     "signature mixture": lambda given: _words("signature", "run", "--prompts", "FILE"),
     "signature entropy": lambda given: _words(
         "generate",
@@ -113,8 +113,7 @@ TABLE: dict[str, Callable[[Values], str]] = {
         "--schedule-option",
         f"curve={given['out'] or 'FILE'}",
     ),
-    "signature structure": lambda given: _words("signature", "gate", given["out"] or "FILE"),
-    "signature gate": lambda given: _words("train", "RECIPE", "--set", "weighting.options.gate_below=T"),
+    "signature structure": lambda given: _words("train", "RECIPE", "--set", "weighting.options.gate_below=T"),
     "recoverability": lambda given: _words("study", "list"),
     "images sample": lambda given: _words(
         "images",

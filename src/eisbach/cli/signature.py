@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -250,7 +249,7 @@ def _shown(value: float | None) -> str:
     return "none" if value is None else f"{value:.3f}"
 
 
-# --- curves for sampling schedules, and gates of sample weightings
+# --- curves for sampling schedules, and the signature of a statistic
 
 
 @app.command()
@@ -356,22 +355,3 @@ def structure(
     for t, value, low, high in zip(curve.t, curve.entropy, curve.entropy_lo, curve.entropy_hi, strict=True):
         typer.echo(f"t {t:.3f}  at most {value:.3f} nats ({low:.3f} to {high:.3f}) of {curve.prior_entropy:.3f}")
     typer.echo(f"signature: {out}")
-
-
-@app.command()
-def gate(
-    curve: Annotated[Path, typer.Argument(metavar="CURVE", help="A signature's file.")],
-    share: Annotated[
-        tuple[float, float], typer.Option(metavar="LOW HIGH", help="Off below LOW decided, fully on from HIGH.")
-    ] = (0.5, 0.8),
-    as_json: AsJson = False,
-) -> None:
-    """Print the gate of a sample weighting that acts where the signature says Z is decided, for `weighting.options`."""
-    from eisbach.diagnostics.signature.curve import gate_from_curve, load_curve
-
-    options = gate_from_curve(load_curve(curve), share)
-    if as_json:
-        typer.echo(json.dumps(options))
-        return
-    for key, value in options.items():
-        typer.echo(f"{key}: {value:g}")

@@ -10,15 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from eisbach.cli.common import (
+    Address,
     AsJson,
+    CellCpus,
+    CellGpus,
     DryRun,
+    ExecutorName,
     OptionalDevice,
     OptionalPrecision,
     Overrides,
     Quiet,
     print_json,
+    where,
 )
-from eisbach.cli.executing import Address, CellCpus, CellGpus, ExecutorName, where
 
 app = typer.Typer(
     name="study",

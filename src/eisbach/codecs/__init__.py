@@ -82,7 +82,7 @@ def load_image_codec(name: str = "pixels", channels: int = 3) -> ImageCodec:
         codec: ImageCodec = _resolve(IMAGE_CODECS[name])(channels)
         return codec
     if any((Path(name) / marker).is_file() for marker in _MARKERS):
-        from eisbach.codecs.autoencoder_kl import AutoencoderKLCodec
+        from eisbach.codecs.autoencoder import AutoencoderKLCodec
 
         with foreign_files(f"the codec in {name}"):
             return AutoencoderKLCodec.load(name)

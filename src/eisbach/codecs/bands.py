@@ -1,7 +1,7 @@
 """The embedded codec: a linear basis over stacked log-band frames, and a phase-aware way back to sound.
 
 Sixteen consecutive frames of 84 band levels (371 ms) are one vector; a fixed orthonormal basis, fitted once to
-rendered music (`eisbach.codecs.fit`), turns it into one latent frame. Linear and deterministic, so the latents of any
+rendered music (`bench/codec_fit.py`), turns it into one latent frame. Linear and deterministic, so the latents of any
 audio are comparable, a gain is a shift of the latents, and decoding has no mode of its own that a weighting could be
 credited with.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,9 +12,8 @@ import numpy as np
 
 from eisbach.devices import place
 from eisbach.errors import UserError
-from eisbach.experiments.comparing import Sets, compare_sets, sets_of
+from eisbach.experiments.comparing import AUTO, compare_sets, match_sets, sets_of
 from eisbach.experiments.cutting import check_cut, cut_sets
-from eisbach.experiments.matching import AUTO, match_sets
 from eisbach.experiments.measures import check_measures
 from eisbach.experiments.reference import (
     GROUP,
@@ -29,6 +26,7 @@ from eisbach.experiments.reference import (
 )
 from eisbach.experiments.sets import ClipSets, collect_clips, collect_sets
 from eisbach.files import write_json, write_jsonl, write_text
+from eisbach.statistics.sets import Sets
 from eisbach.structure import analyze_files
 from eisbach.structure.record_files import write_tables
 from eisbach.structure.sets.whole import WholeSets, measure_sets
@@ -40,13 +38,6 @@ if TYPE_CHECKING:
 
 _STATISTICS = "comparison.json"
 """The one file of statistics of an analysis; `comparison.csv` holds the same rows for a spreadsheet."""
-_COLUMNS = (
-    "metric", "unit", "primary", "set", "mean", "sd", "clips", "reference", "difference", "low", "high", "hedges_g",
-    "p",
-    "p_corrected", "unit_of_inference", "units", "verdict",
-)  # fmt: skip
-
-
 _COPY_COLUMNS = (
     "memorised_nearest_training", "memorised_p_clip", "memorised_p_excerpt", "memorised_share", "memorised_excerpts",
 )  # fmt: skip
@@ -244,7 +235,7 @@ def analyze_sets(plan: AnalysisPlan, *, quiet: bool = False) -> AnalysedSets:
     captions = {str(own.get("prompt_id") or ""): str(own.get("caption") or "") for own in keys.values()}
     analysed = AnalysedSets(plan, records, compared, whole, skips, captions, reference)
     if plan.out is not None:
-        write_text(plan.out / "comparison.csv", comparison_csv(compared))
+        write_text(plan.out / "comparison.csv", compared.to_csv())
         write_json(plan.out / _STATISTICS, analysed.to_json())
     return analysed
 
@@ -315,27 +306,3 @@ def _refuse_lost_sets(sets: ClipSets, records: Sequence[Record], skips: SkipRepo
         why = "; ".join([reasons[path] for path in lost if path in reasons][:3])
         which = f" of the set '{group}'" if len(sets.sizes) > 1 else ""
         raise UserError(f"none of the {count} files{which} could be analysed: {why}")
-
-
-def comparison_csv(sets: Sets) -> str:
-    """Every set by every measure, a row each, with its difference from the reference."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for info in (*sets.metrics, *sets.printed):
-        for name in sets.names:
-            summary, compared = sets.summaries[name, info.name], sets.comparison(name, info.name)
-            row: list[Any] = [
-                info.name, info.unit, info.primary, name, summary.mean, sets.spreads[name, info.name], summary.n_clips,
-            ]  # fmt: skip
-            if compared is not None:
-                row += [
-                    sets.names[0],
-                    compared.difference,
-                    *(compared.shown_interval or (None, None)),
-                    compared.g,
-                    compared.p,
-                ]
-                row += [compared.p_adjusted, compared.unit, compared.n_units, compared.verdict]
-            writer.writerow(["" if value is None else value for value in row])
-    return text.getvalue()

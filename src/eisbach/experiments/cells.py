@@ -146,7 +146,7 @@ def run_cell(spec: ExperimentSpec, cell: Cell, stage: OpenStage) -> list[Clip]:
             train_cell(spec, cell, *contents)
     with stage(cell.key("generate")):
         if arm.swap is not None:
-            from eisbach.adapters.swap import swap_magnitudes
+            from eisbach.adapters.mix import swap_magnitudes
 
             direction, magnitude = (source.folder / "train" / "adapter" for source in sources)
             swap_magnitudes(direction, magnitude, cell.folder / "adapter")

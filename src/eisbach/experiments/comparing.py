@@ -2,117 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from eisbach.errors import UserError
-from eisbach.experiments.conditions import condition_notes, duplicate_notes, length_faults, power_notes
-from eisbach.experiments.matching import AUTO, match_sets
-from eisbach.experiments.measures import known_metrics
+from eisbach.experiments.measures import condition_notes, duplicate_notes, known_metrics, length_faults, power_notes
 from eisbach.experiments.reference import Reference, beside_reference
 from eisbach.experiments.sets import short_names
-from eisbach.statistics.comparison import Comparison, withhold
-from eisbach.statistics.metric_info import MetricInfo, choose_metrics
-from eisbach.statistics.records import validate_records
-from eisbach.statistics.results import ArmSummary, Nearness, Results, evaluate, plain_json, summarise_arm
+from eisbach.statistics.comparison import withhold
+from eisbach.statistics.records import choose_metrics, validate_records
+from eisbach.statistics.results import Results, evaluate, summarise_arm
+from eisbach.statistics.sets import Sets, spread
 from eisbach.structure.metrics import METRICS
 from eisbach.types import Record
 
+AUTO, PROMPT, NAME, NONE = "auto", "prompt", "name", "none"
+"""What clips are matched by."""
 _GATHERED = 20_000_000  # values that the bootstrap of unmatched sets may hold at once
-
-
-@dataclass(frozen=True)
-class Sets:
-    """Sets of clips and what the statistics say about them.
-
-    Attributes
-    ----------
-    names : list of str
-        What the sets are called; the first is the reference.
-    records : list of Record
-        With `arm` (the set's name), `prompt_id`, `seed` and `train_seed` as the statistics read them; the analysis' own
-        `id`, `group` and labels beside them.
-    metrics, printed : list of MetricInfo
-        What is compared; `printed` are the paper's own quantities that ground truth contradicts.
-    summaries : dict of (set, metric) to ArmSummary
-    spreads : dict of (set, metric) to float or None
-        Standard deviation over clips; None for fewer than two.
-    results : Results or None
-        None for a single set.
-    how : str
-        One or two sentences on how clips were matched and what counts as one.
-    notes : list of str
-        What a reader must know before trusting a difference.
-    by : str
-        What matched the clips: 'prompt', 'name', 'none' or labels.
-    refused : dict of str to str
-        Sets that get no verdict, and why.
-    nearness : Nearness or None
-        How near each set lies to a reference, where one was given; it then decides in place of `results`.
-    """
-
-    names: list[str]
-    records: list[Record]
-    metrics: list[MetricInfo]
-    printed: list[MetricInfo]
-    summaries: dict[tuple[str, str], ArmSummary]
-    spreads: dict[tuple[str, str], float | None]
-    results: Results | None
-    how: str
-    notes: list[str]
-    by: str = "none"
-    refused: dict[str, str] = field(default_factory=dict)
-    nearness: Nearness | None = None
-
-    @property
-    def paired(self) -> bool:
-        """Whether any set was matched with the reference clip by clip."""
-        return self.results is not None and self.results.paired
-
-    @property
-    def primary(self) -> list[MetricInfo]:
-        """The measures that decide; the first of all where none was declared."""
-        return [info for info in self.metrics if info.primary] or self.metrics[:1]
-
-    def comparison(self, name: str, metric: str) -> Comparison | None:
-        """A set against the reference by one metric."""
-        return None if self.results is None else self.results.comparison(name, metric)
-
-    def clips(self, name: str) -> int:
-        """How many clips a set has."""
-        return sum(row["arm"] == name for row in self.records)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values: the sets, their means, and every comparison with its interval, effect size and p."""
-        means = {
-            name: {
-                info.name: {
-                    "mean": _number(self.summaries[name, info.name].mean),
-                    "sd": self.spreads[name, info.name],
-                    "n": self.summaries[name, info.name].n_clips,
-                }
-                for info in (*self.metrics, *self.printed)
-            }
-            for name in self.names
-        }
-        printed = {info.name: METRICS[info.name].contradicted_by for info in self.printed}
-        return {
-            "sets": {name: self.clips(name) for name in self.names},
-            "reference": self.names[0],
-            "matched_by": self.by,
-            "matching": self.how,
-            "refused": self.refused,
-            "notes": self.notes,
-            "means": means,
-            "contradicted_by_ground_truth": printed,
-            "statistics": None if self.results is None else self.results.to_json(),
-            "nearness": None if self.nearness is None else plain_json(self.nearness.to_json()),
-        }
 
 
 def compare_sets(
@@ -179,7 +90,7 @@ def compare_sets(
         if info.name in METRICS or info.name in ("is_flat", "flat_probability")
     ]
     chosen = choose_metrics(known, metrics, primary)
-    printed = [info for info in chosen if info.name in METRICS and METRICS[info.name].as_printed]
+    printed = [info for info in chosen if info.contradicted_by]
     shown = [info for info in chosen if info not in printed]
     refused = length_faults(checked, order, matching.unmatched)
     results = None
@@ -193,7 +104,7 @@ def compare_sets(
         summaries = results.summaries
     else:
         summaries = {(order[0], info.name): summarise_arm(checked, info.name, order[0], seed=seed) for info in chosen}
-    spreads = {(name, info.name): _spread(checked, name, info.name) for name in order for info in chosen}
+    spreads = {(name, info.name): spread(checked, name, info.name) for name in order for info in chosen}
     notes = [*power_notes(results, refused), *condition_notes(checked, lengths=not refused), *duplicate_notes(checked)]
     if not known:
         notes.insert(0, "No metric is defined for any of these clips: they need at least a few seconds of sound each.")
@@ -205,17 +116,6 @@ def compare_sets(
         notes = [*near.notes, *notes]
     return Sets(
         order, checked, shown, printed, summaries, spreads, results, matching.how, notes, matching.by, refused, near
-    )
-
-
-def sets_of_results(records: Sequence[Record], results: Results, how: str, nearness: Nearness | None = None) -> Sets:
-    """An experiment's arms as sets, for the page: its records and statistics, and how its clips are matched."""
-    printed = [info for info in results.metrics if info.name in METRICS and METRICS[info.name].as_printed]
-    shown = [info for info in results.metrics if info not in printed]
-    spreads = {key: _spread(records, *key) for key in results.summaries}
-    by = "prompt" if results.paired else "none"
-    return Sets(
-        results.arms, list(records), shown, printed, results.summaries, spreads, results, how, [], by, {}, nearness
     )
 
 
@@ -257,10 +157,175 @@ def _withheld(results: Results, refused: Mapping[str, str]) -> Results:
     )
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+# --- which clips of two sets belong together: by labels, by name, or not at all
+
+_PROMPT_COLUMNS = ("prompt_id", "seed")
+_NAME_COLUMN = " name"  # never a label: labels have no blanks at their ends
+_LEAST_OVERLAP = 0.5  # share of clips with an equal name from which equal names are no chance
 
 
-def _spread(records: Sequence[Record], name: str, metric: str) -> float | None:
-    values = [float(row[metric]) for row in records if row["arm"] == name and row.get(metric) is not None]  # type: ignore[arg-type]
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+@dataclass(frozen=True)
+class Matching:
+    """Records laid out for the statistics.
+
+    Attributes
+    ----------
+    rows : list of Record
+        With `arm` (the set's name), `train_seed`, `prompt_id` and `seed`.
+    unmatched : list of str
+        Sets whose clips could not be matched with the first set's.
+    how : str
+        One or two sentences on how clips were matched and what counts as one.
+    by : 'prompt', 'name', 'none' or str
+        What matched them; other labels are joined by commas.
+    """
+
+    rows: list[Record]
+    unmatched: list[str]
+    how: str
+    by: str
+
+
+def match_sets(
+    sets: Mapping[str, Sequence[Record]],
+    pair: str = AUTO,
+    *,
+    names: Mapping[str, str] | None = None,
+    side_by_side: bool = False,
+) -> Matching:
+    """The clips of every set keyed so that those of the first set and their partners stand side by side.
+
+    'auto' matches by prompt and seed where manifests name them; else by name, where sets were named `side_by_side` and
+    a set shares at least half of its clips' names (or of the first set's, if those are fewer) with the first: a few
+    names in common are chance. A set that finds no partners stays unmatched while the others are matched.
+
+    Parameters
+    ----------
+    sets : mapping of str to sequence of Record
+        The first one is what the others are compared with. Rows have `id`, `path` and whatever labels there are.
+    pair : str
+        'auto'; 'prompt' (prompt_id and seed); 'name'; 'none'; or a comma-separated list of labels, the first of which
+        is the unit of inference.
+    names : mapping of str to str or None
+        What each clip is called, by path (`ClipSets.names`); None takes the ids.
+
+    Raises
+    ------
+    UserError
+        Labels that are missing or match nothing.
+    """
+    order = list(sets)
+    for columns, least in _ways(pair, side_by_side):
+        keyed = {name: _keyed(name, _named(rows, columns, names), columns) for name, rows in sets.items()}
+        first = keyed[order[0]]
+        matched = [
+            name
+            for name in order[1:]
+            if first is not None and (own := keyed[name]) is not None and 0.0 < _overlap(own, first) >= least
+        ]
+        if matched:
+            rows = [
+                row
+                for name, own in sets.items()
+                for row in ((keyed[name] if name in (*matched, order[0]) else None) or _unkeyed(name, own))
+            ]
+            unmatched = [name for name in order[1:] if name not in matched]
+            return Matching(rows, unmatched, _how(unmatched, columns, rows), _by(columns))
+    if pair not in (AUTO, NONE) and len(order) > 1:
+        columns = _ways(pair, side_by_side)[0][0]
+        raise UserError(
+            f"the sets share no values of {' and '.join(_words(columns))} with '{order[0]}', so nothing can be "
+            "matched by "
+            "them; use --pair none, or labels that the manifests name."
+        )
+    how = (
+        "Nothing matches the clips of one set with those of another, so every clip counts as one."
+        if len(order) > 1
+        else "There is one set, so nothing is compared; intervals are of its mean, with every clip counting as one."
+    )
+    return Matching([row for name, own in sets.items() for row in _unkeyed(name, own)], order[1:], how, NONE)
+
+
+def _ways(pair: str, side_by_side: bool) -> list[tuple[tuple[str, ...], float]]:
+    """The labels to try, in order, and the least overlap that each needs."""
+    if pair == NONE:
+        return []
+    if pair == AUTO:
+        return [(_PROMPT_COLUMNS, 0.0), *([((_NAME_COLUMN,), _LEAST_OVERLAP)] if side_by_side else [])]
+    if pair in (PROMPT, NAME):
+        return [(_PROMPT_COLUMNS if pair == PROMPT else (_NAME_COLUMN,), 0.0)]
+    columns = tuple(part.strip() for part in pair.split(",") if part.strip())
+    if not columns:
+        raise UserError("--pair is empty; name labels as in prompt_id,seed, or one of auto, prompt, name and none.")
+    return [(columns, 0.0)]
+
+
+def _named(rows: Sequence[Record], columns: Sequence[str], names: Mapping[str, str] | None) -> Sequence[Record]:
+    if _NAME_COLUMN not in columns:
+        return rows
+    return [{**row, _NAME_COLUMN: row["id"] if names is None else names[str(row["path"])]} for row in rows]
+
+
+def _keyed(name: str, rows: Sequence[Record], columns: Sequence[str]) -> list[Record] | None:
+    """The set's rows with `prompt_id`, `seed` and `train_seed`; None when they lack a column or repeat a key."""
+    if any(row.get(column) is None for row in rows for column in columns):
+        return None
+    keys = [tuple(str(row[column]) for column in columns) for row in rows]
+    folders = [str(Path(str(row["path"])).parent) for row in rows]
+    labels = [str(row.get("train_seed") or "") for row in rows]
+    trained: list[int | None] = [int(text) if text.isdigit() else None for text in labels]
+    if len(set(zip(keys, trained, strict=True))) < len(rows):
+        # The same prompts and seeds from several folders are those of several trained models.
+        number = {folder: index for index, folder in enumerate(dict.fromkeys(folders))}
+        trained = [number[folder] for folder in folders]
+    if len(set(zip(keys, trained, strict=True))) < len(rows):
+        return None
+    keyed = []
+    for row, key, model in zip(rows, keys, trained, strict=True):
+        kept: dict[str, Any] = {column: value for column, value in row.items() if column != _NAME_COLUMN}
+        kept |= {"arm": name, "train_seed": model, "prompt_id": key[0], "seed": "/".join(key[1:]) or "0"}
+        keyed.append(kept)
+    return keyed
+
+
+def _unkeyed(name: str, rows: Sequence[Record]) -> list[Record]:
+    """Every clip as a unit of its own."""
+    ids = Counter(str(row["id"]) for row in rows)
+    return [
+        {
+            **row,
+            "arm": name,
+            "train_seed": None,
+            "prompt_id": str(row["id"]) if ids[str(row["id"])] == 1 else str(row["path"]),
+            "seed": "0",
+        }
+        for row in rows
+    ]
+
+
+def _overlap(own: Sequence[Record], first: Sequence[Record]) -> float:
+    """Share of the clips that have a partner, of the smaller side's."""
+    mine, theirs = ({(row["prompt_id"], row["seed"]) for row in rows} for rows in (own, first))
+    return len(mine & theirs) / max(1, min(len(mine), len(theirs)))
+
+
+def _by(columns: Sequence[str]) -> str:
+    known = {_PROMPT_COLUMNS: PROMPT, (_NAME_COLUMN,): NAME}
+    return known.get(tuple(columns), ",".join(columns))
+
+
+def _words(columns: Sequence[str]) -> list[str]:
+    return [{"prompt_id": "prompt", "id": "name"}.get(column, column.strip()) for column in columns]
+
+
+def _how(unmatched: Sequence[str], columns: Sequence[str], rows: Sequence[Record]) -> str:
+    models = any(row.get("train_seed") is not None for row in rows)
+    words = _words(columns)
+    inside = f", its {' and '.join(words[1:])}s averaged" if len(words) > 1 else ""
+    unit = "trained model (each folder of the same prompts and seeds is taken for one)" if models else words[0]
+    text = (
+        f"Clips were matched by {' and '.join(words)}, and what counts as one is the {unit}{'' if models else inside}."
+    )
+    if unmatched:
+        text += f" {' and '.join(unmatched)} could not be matched: every clip of it counts as one."
+    return text

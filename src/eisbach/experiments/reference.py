@@ -19,8 +19,8 @@ from eisbach.experiments.spec import ExperimentSpec, MaterialConfig
 from eisbach.files import read_json, write_json
 from eisbach.progress import Progress
 from eisbach.statistics.comparison import withhold
-from eisbach.statistics.metric_info import MetricInfo
 from eisbach.statistics.nearness import compare_to_reference
+from eisbach.statistics.records import MetricInfo
 from eisbach.statistics.results import Nearness
 from eisbach.structure import analyze_files
 from eisbach.structure.batch import Clip, sample_clips

@@ -14,17 +14,15 @@ from eisbach.config import build_config, read_yaml, save_config
 from eisbach.devices import place
 from eisbach.errors import UserError
 from eisbach.executors import available_cpus
-from eisbach.experiments.adherence import adherence_columns
 from eisbach.experiments.cells import Cell, plan_stages, run_cells
+from eisbach.experiments.hearing import adherence_columns, take_columns
 from eisbach.experiments.material import build_material, material_stages, plan_material
 from eisbach.experiments.own_material import describe_material
 from eisbach.experiments.reference import Reference, experiment_reference, musicnn_rows, texture_rows
 from eisbach.experiments.spec import ExperimentSpec, check_spec, merge
 from eisbach.experiments.stages import OverallProgress, SpeedBook, Stage
 from eisbach.experiments.summary import Summary, summarise
-from eisbach.experiments.takes import take_columns
-from eisbach.experiments.training_distance import distance_columns
-from eisbach.experiments.yardsticks import write_yardsticks
+from eisbach.experiments.yardsticks import distance_columns, write_yardsticks
 from eisbach.files import write_json
 from eisbach.output_folder import exclusive, refuse_other_settings
 from eisbach.statistics.records import save_records

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from eisbach.audio import AUDIO_SUFFIXES, list_audio
 from eisbach.data.manifest import MANIFEST_NAME, load_manifest
-from eisbach.errors import UserError
-from eisbach.structure.batch import Clip, find_audio
+from eisbach.errors import UserError, counted, one_line
+from eisbach.structure.batch import Clip
 
+_SHOWN_LEFT_OUT = 5
 FOLDER, ARGUMENT = "folder", "argument"
 """Words that `by` understands beside the names of labels."""
 
@@ -194,3 +197,29 @@ def short_names(groups: Sequence[str]) -> dict[str, str]:
     while all(len(tail) > 1 for tail in tails.values()) and len({tail[-1] for tail in tails.values()}) == 1:
         tails = {group: tail[:-1] for group, tail in tails.items()}  # a/samples and b/samples are a and b
     return {group: "/".join(tail) for group, tail in tails.items()}
+
+
+def find_audio(folder: str | Path) -> list[Path]:
+    """The audio files in a folder and its subfolders, sorted; hidden files and folders are left out.
+
+    Audio that is not read (other formats, links to folders or to nothing, names that are not UTF-8) is named in a
+    warning.
+
+    Raises
+    ------
+    UserError
+        There are none.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder} holds no audio files: it is no folder; choose another.")
+    listing = list_audio(folder)
+    if listing.left_out:
+        named = "; ".join(f"{item.item}: {item.reason}" for item in listing.left_out[:_SHOWN_LEFT_OUT])
+        more = len(listing.left_out) - _SHOWN_LEFT_OUT
+        tail = f"; and {more} more" if more > 0 else ""
+        warnings.warn(
+            one_line(f"{counted(len(listing.left_out), 'file')} in {folder} left out ({named}{tail})."), stacklevel=2
+        )
+    if not listing.files:
+        raise UserError(f"{folder} holds no audio files ({', '.join(AUDIO_SUFFIXES[:4])}, ...); choose another folder.")
+    return listing.files

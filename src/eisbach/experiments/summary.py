@@ -11,9 +11,8 @@ import numpy as np
 from eisbach.experiments.measures import FLAT, known_metrics
 from eisbach.experiments.reference import Reference, beside_reference
 from eisbach.experiments.spec import ExperimentSpec
-from eisbach.statistics.metric_info import choose_metrics
+from eisbach.statistics.records import choose_metrics
 from eisbach.statistics.results import Nearness, RecoveredShare, Results, evaluate, plain_json, recovered_share
-from eisbach.structure.metrics import METRICS
 from eisbach.types import Record
 
 
@@ -71,7 +70,7 @@ def summarise(
     results = evaluate(records, metrics, spec.baseline, arms=list(spec.arms), oracle=spec.oracle)
     near, order = None, [spec.baseline, *(name for name in spec.arms if name != spec.baseline)]
     if reference is not None:
-        ours = [info for info in metrics if info.name not in METRICS or not METRICS[info.name].as_printed]
+        ours = [info for info in metrics if not info.contradicted_by]
         near = beside_reference(records, reference, ours, order, rows=rows)
     return Summary(
         arms={name: _arm_row(spec, name, records) for name in spec.arms},

@@ -6,7 +6,10 @@ them. A piece is held out in every draw's set or in none, so the held-out clips 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +24,9 @@ from eisbach.experiments.spec import ExperimentSpec, Yardstick
 from eisbach.files import read_json, write_json, write_jsonl
 from eisbach.output_folder import weights_identity
 from eisbach.structure import Clip, analyze_files
-from eisbach.structure.sets.distances import frechet_distance, kernel_distance
-from eisbach.types import Record, SkipReport
+from eisbach.structure.sets.distances import frechet_distance, kernel_distance, nearest
+from eisbach.training.config import TrainConfig
+from eisbach.types import LatentBatch, Record, SkipReport
 
 MODELS_FILE = "models.jsonl"
 """A row a trained model and yardstick: `arm`, `train_seed`, `yardstick`, `clips` (played), `held_out_clips`,
@@ -117,7 +121,6 @@ def _distances(embedding: str, own: Sequence[np.ndarray], theirs: Sequence[np.nd
 def _loss(spec: ExperimentSpec, cell: Cell, held_out: Manifest, root: Path) -> float:
     """The model's held-out loss; kept by what decides it, so that a run that goes on measures what is new."""
     from eisbach.training.data import manifest_hash
-    from eisbach.training.held_out_loss import held_out_loss
 
     file = root / _FOLDER / "losses.json"
     known: dict[str, float] = read_json(file, "held-out losses") if file.is_file() else {}
@@ -131,3 +134,124 @@ def _loss(spec: ExperimentSpec, cell: Cell, held_out: Manifest, root: Path) -> f
         known[key] = held_out_loss(training, None if whole else adapter, held_out, latents)
         write_json(file, known)
     return known[key]
+
+
+# --- how far clips are, by texture, from developing music that no model trained on, and from what each did
+
+
+HELD_OUT, TRAINED = "held_out_distance", "training_distance"
+"""Columns: distance in dB to the nearest held-out developing clip of any draw, and to the nearest developing clip that
+the model trained on. A clip without 2 s of sound has neither."""
+_ANALYSIS = "analysis_of_sets"
+
+
+def distance_columns(
+    records: Iterable[Record], details: Mapping[str, str], manifests: Mapping[int, Path], root: Path
+) -> list[Record]:
+    """The records with the two columns.
+
+    Parameters
+    ----------
+    records : of clips, with `train_seed`, and `path` relative to `root`
+    details : mapping of str to str
+        Each clip's line of ``details.jsonl``, by its path.
+    manifests : mapping of int to Path
+        The set of each training seed, whose clips say by their label `flat` whether they develop. A piece is held out
+        in every set or in none, so the held-out clips of all sets are new to every model.
+
+    Raises
+    ------
+    UserError
+        No clip of some set develops and trains, or none of any set is held out.
+    """
+    sets = {seed: load_manifest(path).select(labels={"flat": "false"}) for seed, path in manifests.items()}
+    held_out = np.concatenate([_textures(rows.select(split="held_out"), root) for rows in sets.values()])
+    if not len(held_out):
+        raise UserError("no developing clip is held out, so nothing is there to be near to; make the sets larger.")
+
+    @cache
+    def trained(seed: int) -> np.ndarray:
+        rows = _textures(sets[seed].select(split="train"), root)
+        if not len(rows):
+            raise UserError(f"no clip of training seed {seed} develops and trains; raise the share of such clips.")
+        return rows
+
+    made = []
+    for row in records:
+        texture = _texture(details[str(root / str(row["path"]))])
+        columns: Record = {HELD_OUT: None, TRAINED: None}
+        if texture is not None:
+            pairs = ((HELD_OUT, held_out), (TRAINED, trained(int(row["train_seed"] or 0))))
+            columns = {name: float(nearest(texture[None], rows)[0][0]) for name, rows in pairs}
+        made.append(row | columns)
+    return made
+
+
+def _textures(manifest: Manifest, root: Path) -> np.ndarray:
+    """[shape=(clips, 64), dB]; measurements are kept in the experiment's folder."""
+    details: dict[str, str] = {}
+    clips = [Clip(manifest.audio_path(row)) for row in manifest]
+    if clips:
+        jobs = max(1, min(available_cpus(), len(clips) // 8))
+        out = root / _ANALYSIS / manifest.root.name
+        analyze_files(clips, jobs=jobs, out=out, details=details, skips=SkipReport(), quiet=True)
+    rows = [texture for line in details.values() if (texture := _texture(line)) is not None]
+    return np.array(rows).reshape(len(rows), -1) if rows else np.zeros((0, 64))
+
+
+def _texture(line: str) -> np.ndarray | None:
+    values = json.loads(line)["embedding"]
+    return None if values is None else np.asarray(values, dtype=np.float64)
+
+
+# --- the held-out loss of a finished training on clips that are chosen afterwards
+
+
+NOISE_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
+_FIXED_SEED = 0
+_MOST_AT_ONCE = 16
+
+
+def held_out_loss(config: TrainConfig, adapter: str | Path | None, rows: Manifest, cache: Path) -> float:
+    """Mean unweighted loss of the model with its adapter on clips, over five noise levels and noise that is the same
+    for every model.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        Of the training: model, crop and device.
+    adapter : str, Path or None
+        None for the model as it is.
+    rows : Manifest
+        At least one clip; a remainder that fills no batch is left out.
+    cache : Path
+        Folder of the clips' latents; what is missing is encoded.
+    """
+    from eisbach.adapters import load_adapter
+    from eisbach.backbones import load_codec_of
+    from eisbach.codecs.base import place_codec
+    from eisbach.devices import place
+    from eisbach.training.assembly import build_objective, load_model
+    from eisbach.training.data import ConditioningCache, load_data
+    from eisbach.training.step import HeldOut
+
+    device = place(config.device, config.precision).device
+    backbone = load_model(config)
+    codec = load_codec_of(backbone)
+    place_codec(codec, device)
+    crop = max(config.data.crop_seconds, key=lambda item: item.share)
+    data = load_data(rows, codec, [crop], cache, _FIXED_SEED, quiet=True)
+    batches = -(-data.clips // _MOST_AT_ONCE)
+    held_out = HeldOut.of(data, NOISE_LEVELS, batches, data.clips // batches)
+    if adapter is not None:
+        load_adapter(backbone, adapter)
+    backbone.module.to(device).eval()
+    conditioning = ConditioningCache(backbone, device)
+    objective = build_objective(config, backbone)
+
+    def to_device(batch: LatentBatch) -> LatentBatch:
+        mask = None if batch.mask is None else batch.mask.to(device)
+        return replace(batch, latents=batch.latents.to(device), mask=mask)
+
+    losses = held_out.losses(backbone.predict, objective, conditioning, to_device)
+    return float(losses["held_out_loss"])  # type: ignore[arg-type]

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from eisbach.errors import UserError
 from eisbach.generation.config import GenerateConfig, SamplingConfig
 from eisbach.generation.playing import Player
-from eisbach.generation.sampling import sampling_times, starting_noise
-from eisbach.generation.takes import Take, short_by
+from eisbach.generation.takes import Take, sampling_times, short_by, starting_noise
 
 if TYPE_CHECKING:
     from eisbach.backbones.base import Backbone

@@ -14,7 +14,6 @@ from eisbach.generation.batch import sample_batch, sampled_frames, sampled_secon
 from eisbach.generation.config import DISTILLED, GenerateConfig
 from eisbach.generation.playing import Player, play_adapters, settle_adapters
 from eisbach.generation.prompts import Prompt
-from eisbach.generation.sampling import sampling_times
 from eisbach.generation.source import read_source, settle_duration
 from eisbach.generation.takes import (
     STAMP,
@@ -24,6 +23,7 @@ from eisbach.generation.takes import (
     is_finished,
     merge_stamp,
     plan_takes,
+    sampling_times,
     save_manifest,
     write_take,
 )

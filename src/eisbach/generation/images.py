@@ -13,7 +13,7 @@ from eisbach.config import StrictModel
 from eisbach.devices import Placement, place
 from eisbach.errors import InterruptedRun, UserError
 from eisbach.files import atomic_write
-from eisbach.generation.sampling import curve_stamp, noise_seed, sampling_times
+from eisbach.generation.takes import curve_stamp, noise_seed, sampling_times
 from eisbach.output_folder import claim
 from eisbach.progress import Progress
 from eisbach.signals import stop_signal
@@ -95,7 +95,7 @@ def sample_images(
 
     from eisbach.diffusion.guidance import guided
     from eisbach.diffusion.samplers import sample_ode
-    from eisbach.generation.sampling import sampling_times
+    from eisbach.generation.takes import sampling_times
 
     _check_sampling(backbone, sampling)
     times = sampling_times(sampling, backbone)

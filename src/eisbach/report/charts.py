@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from eisbach.report.wording import format_value
-from eisbach.statistics.metric_info import MetricInfo
+from eisbach.statistics.records import MetricInfo
 from eisbach.statistics.results import ArmSummary
 
 REFERENCE = "reference"

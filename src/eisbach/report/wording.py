@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from eisbach.statistics.comparison import Comparison
-from eisbach.statistics.metric_info import MetricInfo
+from eisbach.statistics.records import MetricInfo
 from eisbach.statistics.results import KERNEL, RecoveredShare
 
 _MINUS = "\u2212"

@@ -8,7 +8,7 @@ explains each choice.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,8 +23,8 @@ from eisbach.statistics.effect_size import (
     t_interval,
     unpaired_improvement,
 )
-from eisbach.statistics.metric_info import MetricInfo
 from eisbach.statistics.paired import PairedCells, arm_values, pair_cells, pool_models
+from eisbach.statistics.records import MetricInfo
 from eisbach.statistics.resampling import (
     bca_interval,
     benjamini_hochberg,
@@ -92,6 +92,8 @@ class Comparison:
         reference (`nearness`): 'nearer', 'farther' or 'no nearer' (neither shown).
     n_baseline_clips : int or None
         Clips of the baseline, where nothing pairs them with the arm's.
+    shown_interval : (float, float) or None
+        The interval to quote: the bootstrap's, or the t interval below `FEW_UNITS` units.
     """
 
     arm: str
@@ -117,11 +119,10 @@ class Comparison:
     margin: float | None = None
     verdict: Verdict = "too few"
     n_baseline_clips: int | None = None
+    shown_interval: Interval | None = field(init=False)
 
-    @property
-    def shown_interval(self) -> Interval | None:
-        """The interval to quote: the bootstrap's, or the t interval below `FEW_UNITS` units."""
-        return self.t_interval if self.n_units < FEW_UNITS else self.interval
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shown_interval", self.t_interval if self.n_units < FEW_UNITS else self.interval)
 
     @property
     def decisive_p(self) -> float | None:

@@ -25,8 +25,8 @@ import numpy as np
 from eisbach.errors import UserError
 from eisbach.statistics.comparison import Comparison, adjust
 from eisbach.statistics.distance import Beyond, Kernel, Statistic, Wasserstein, corrected, tails
-from eisbach.statistics.metric_info import MetricInfo
 from eisbach.statistics.paired import PairedCells, metric_value, pair_cells
+from eisbach.statistics.records import MetricInfo
 from eisbach.statistics.resampling import chunk_sizes, cluster_weights, deals, random_stream
 from eisbach.statistics.results import KERNEL, Distance, Nearness, Spread
 from eisbach.types import Record

@@ -13,9 +13,8 @@ import numpy as np
 from eisbach.errors import UserError
 from eisbach.files import write_json
 from eisbach.statistics.comparison import Comparison, Interval, compare_all
-from eisbach.statistics.metric_info import MetricInfo
 from eisbach.statistics.paired import pair_cells, pool_models
-from eisbach.statistics.records import arms_of
+from eisbach.statistics.records import MetricInfo, arms_of
 from eisbach.statistics.resampling import bca_interval, cluster_bootstrap, crossed_means, jackknife_means, random_stream
 from eisbach.types import Record
 

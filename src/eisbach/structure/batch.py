@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eisbach.audio import AUDIO_SUFFIXES, audio_hash, list_audio, same_stamp, stamp
-from eisbach.errors import AudioError, UserError, counted, one_line
+from eisbach.audio import audio_hash, same_stamp, stamp
+from eisbach.errors import AudioError, UserError
 from eisbach.executors import open_executor
 from eisbach.progress import Progress
 from eisbach.structure.analyze import RECORD_COLUMNS, analysis_version, analyze
@@ -24,7 +23,6 @@ from eisbach.structure.record_files import (
 )
 from eisbach.types import Record, RecordValue, SkipReport
 
-_SHOWN_LEFT_OUT = 5
 _Outcome = tuple[str, MeasuredClip | None, str]
 
 
@@ -191,32 +189,6 @@ def _attempt(name: str, detail: bool, device: str | None) -> _Outcome:
         raise
     except Exception as error:  # one odd file must not cost the other ten thousand, nor vanish
         return name, None, f"{name} could not be analysed ({type(error).__name__}: {error}); please report it"
-
-
-def find_audio(folder: str | Path) -> list[Path]:
-    """The audio files in a folder and its subfolders, sorted; hidden files and folders are left out.
-
-    Audio that is not read (other formats, links to folders or to nothing, names that are not UTF-8) is named in a
-    warning.
-
-    Raises
-    ------
-    UserError
-        There are none.
-    """
-    if not Path(folder).is_dir():
-        raise UserError(f"{folder} holds no audio files: it is no folder; choose another.")
-    listing = list_audio(folder)
-    if listing.left_out:
-        named = "; ".join(f"{item.item}: {item.reason}" for item in listing.left_out[:_SHOWN_LEFT_OUT])
-        more = len(listing.left_out) - _SHOWN_LEFT_OUT
-        tail = f"; and {more} more" if more > 0 else ""
-        warnings.warn(
-            one_line(f"{counted(len(listing.left_out), 'file')} in {folder} left out ({named}{tail})."), stacklevel=2
-        )
-    if not listing.files:
-        raise UserError(f"{folder} holds no audio files ({', '.join(AUDIO_SUFFIXES[:4])}, ...); choose another folder.")
-    return listing.files
 
 
 def sample_clips(clips: Sequence[Clip], most: int) -> list[Clip]:

@@ -29,7 +29,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 
 from eisbach.structure.features import CHROMA_RATE, FRAME_RATE, Features
-from eisbach.structure.metrics.order import foretold
+from eisbach.structure.metrics.form import foretold
 
 MIN_SECONDS = 8.0
 """A shorter stretch of sound says nothing."""

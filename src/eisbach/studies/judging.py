@@ -14,8 +14,7 @@ from eisbach.experiments.measures import known_metrics
 from eisbach.experiments.recipes import load_spec
 from eisbach.statistics.comparison import Comparison
 from eisbach.statistics.effect_size import equivalence_p, mean_moments, t_interval
-from eisbach.statistics.metric_info import choose_metrics
-from eisbach.statistics.records import load_records
+from eisbach.statistics.records import choose_metrics, load_records
 from eisbach.statistics.resampling import holm, random_stream, sign_flip_test
 from eisbach.statistics.results import Results, evaluate
 from eisbach.studies.contract import ClaimResult, Effect, Verdict

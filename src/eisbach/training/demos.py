@@ -25,8 +25,7 @@ from eisbach.generation.batch import sample_batch, sampled_seconds
 from eisbach.generation.config import GenerateConfig
 from eisbach.generation.generate import unknown_words
 from eisbach.generation.playing import Player
-from eisbach.generation.sampling import curve_stamp, sampling_times
-from eisbach.generation.takes import STAMP, Take, plan_takes, save_manifest, write_take
+from eisbach.generation.takes import STAMP, Take, curve_stamp, plan_takes, sampling_times, save_manifest, write_take
 from eisbach.structure.batch import measure_file
 from eisbach.structure.metrics import METRICS
 from eisbach.structure.record_files import RECORDS, MeasuredClip, write_analysis

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eisbach.errors import ConfigError
-from eisbach.statistics.stopping import StopDecision, StopRule, decide, score_of
+from eisbach.statistics.anytime import StopDecision, StopRule, decide, score_of
 from eisbach.structure.analyze import RECORD_COLUMNS
 
 if TYPE_CHECKING:

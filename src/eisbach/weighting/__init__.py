@@ -5,9 +5,9 @@ Needs only torch; usable in anybody's training loop (see docs/weighting.md).
 
 from eisbach.weighting.build import RECOMMENDED_WEIGHTING, build_weighting
 from eisbach.weighting.compose import Weighting
-from eisbach.weighting.level_table import NoiseLevelTable, gate_table
 from eisbach.weighting.losses import PartialLoss, effective_sample_size, per_sample_mse
 from eisbach.weighting.noise_level import NOISE_WEIGHTINGS, NoiseWeight
+from eisbach.weighting.noise_level.base import NoiseLevelTable, gate_table
 from eisbach.weighting.sample import SAMPLE_WEIGHTINGS, EntropyBarrier, RecurrenceBarrier, SampleBarrier, SampleWeights
 
 __all__ = [

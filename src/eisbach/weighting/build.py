@@ -11,8 +11,8 @@ from eisbach.diffusion.paths import Path
 from eisbach.errors import UserError
 from eisbach.weighting.clips import memory_from
 from eisbach.weighting.compose import Normalisation, Reduction, Weighting
-from eisbach.weighting.level_table import NoiseLevelTable, gate_table
 from eisbach.weighting.noise_level import NOISE_WEIGHTINGS
+from eisbach.weighting.noise_level.base import NoiseLevelTable, gate_table
 from eisbach.weighting.sample import SAMPLE_WEIGHTINGS
 
 NONE, RECOMMENDED = "none", "recommended"

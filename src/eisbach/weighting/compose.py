@@ -37,7 +37,6 @@ from eisbach.weighting.clips import (
     check_memory,
     clips_at,
 )
-from eisbach.weighting.level_table import NoiseLevelTable
 from eisbach.weighting.losses import (
     COUNT,
     SAMPLE_SUM,
@@ -48,6 +47,7 @@ from eisbach.weighting.losses import (
     statistics_of,
 )
 from eisbach.weighting.noise_level import NoiseWeight
+from eisbach.weighting.noise_level.base import NoiseLevelTable
 from eisbach.weighting.sample import SampleBarrier, SampleWeights
 from eisbach.weighting.sample.base import at_least_float32
 

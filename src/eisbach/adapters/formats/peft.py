@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from torch import nn
 
 from eisbach.adapters.formats.low_rank import Factors, LowRankAdapter, check_finite
-from eisbach.adapters.layers import ADAPTER_NAME, is_adapter_parameter
+from eisbach.adapters.inject import ADAPTER_NAME, is_adapter_parameter
 from eisbach.errors import CheckpointError, UserError
 from eisbach.files import read_object, write_json
 from eisbach.tensor_files import copy_named, read_header, read_metadata_object, read_tensors, write_tensors

@@ -282,7 +282,7 @@ def trainable(subject: Subject) -> Iterator[tuple[str, dict[str, nn.Parameter], 
     folded in, and the recipe starts from there. The network is as it was afterwards: layers, weights and what takes
     gradients.
     """
-    from eisbach.adapters.layers import ATTACHED
+    from eisbach.adapters.inject import ATTACHED
 
     backbone, config = subject.backbone, subject.config
     module, kind = backbone.module, config.train.adapter.type

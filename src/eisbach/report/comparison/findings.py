@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eisbach.experiments.comparing import Sets
 from eisbach.experiments.measures import FLAT
 from eisbach.report.wording import (
     format_difference,
@@ -19,12 +18,10 @@ from eisbach.report.wording import (
     recovered_sentence,
     verdict,
 )
-from eisbach.statistics.metric_info import MetricInfo
-from eisbach.statistics.results import KERNEL, Nearness, Results
+from eisbach.statistics.records import MetricInfo
+from eisbach.statistics.results import Nearness, Results
+from eisbach.statistics.sets import Sets
 from eisbach.structure.metrics import METRICS
-from eisbach.structure.sets.whole import WholeSets
-from eisbach.structure.summary import format_summary, summarise
-from eisbach.types import Record
 
 MARKS = {
     "better": "▲ better",
@@ -262,71 +259,6 @@ def headline_verdict(results: Results | None, titles: Mapping[str, str] | None =
         return None
     apart = [] if results.oracle is None else [results.oracle]
     return overall_verdict(results.comparisons, results.headline, titles, apart=apart)
-
-
-def terminal_lines(records: Sequence[Record], sets: Sets) -> list[str]:
-    """An analysis for a terminal: a table of means, the verdict, the primary measures of every set, matching, notes."""
-    table, results = format_summary(summarise(records)), sets.results
-    beside = _nearness_lines(sets)
-    if results is None:
-        return [table, *beside, *(f"note: {note}" for note in sets.notes if beside)]
-    if beside:
-        return [table, *beside, sets.how, *(f"note: {note}" for note in (*sets.refused.values(), *sets.notes))]
-    lines = [table, "", str(headline_verdict(results) or ""), *recovered_sentences(results)]
-    for name in sets.names[1:]:
-        if name in sets.refused:
-            lines.append(f"\n{sets.refused[name]}")
-            continue
-        lines.append(f"\n{name} against {sets.names[0]} (difference, 95% interval, Hedges g, p corrected):")
-        for info in sets.primary:
-            compared = sets.comparison(name, info.name)
-            if compared is None:
-                continue
-            g = "" if compared.g is None else f", g {compared.g:+.2f}"
-            lines.append(
-                f"  {info.label}: {format_difference(info, compared.difference)} "
-                f"({format_interval(info, compared.shown_interval)}){g}, {format_p(compared.decisive_p)}  "
-                f"{MARKS[compared.verdict]}"
-            )
-    return [*lines, sets.how, *(f"note: {note}" for note in sets.notes)]
-
-
-def _nearness_lines(sets: Sets) -> list[str]:
-    """Every set's distances to the reference for a terminal; empty without a reference."""
-    near = sets.nearness
-    if near is None:
-        return []
-    lines = ["", nearness_verdict(near, sets.names)]
-    for name in sets.names:
-        lines.append(
-            f"\n{name}, distance to {near.label} ({near.clips} clips; 95% interval; mark against {sets.names[0]}):"
-        )
-        for info in near.metrics:
-            own, compared = near.distance(name, info.name), near.comparison(name, info.name)
-            if own is None or not (info.primary or info.name.startswith(KERNEL)):
-                continue
-            mark = "" if compared is None else f"  {MARKS[compared.verdict]}, {format_p(compared.decisive_p)}"
-            lines.append(
-                f"  {info.label}: {format_distance(info, own.value)} "
-                f"({format_distance_interval(info, own.interval)}){mark}"
-            )
-    return lines
-
-
-def memorisation_lines(whole: WholeSets) -> list[str]:
-    """What memorisation found of every set, for a terminal; empty where no training audio was named."""
-    rows = {
-        (row.sets, row.metric): row
-        for part in whole.comparisons
-        for row in part.rows
-        if row.metric in ("memorised_clips", "memorised_excerpts", "copied_share")
-    }
-    lines = [
-        f"  {name}: {row.label[:1].lower()}{row.label[1:]}: {format_value(_SHARE, row.value)}"
-        + ("" if row.reference is None else f" ({format_value(_SHARE, row.reference)} is expected without copying)")
-        for (name, _), row in rows.items()
-    ]
-    return ["", "memorisation:", *lines] if lines else []
 
 
 def _difference(sets: Sets, name: str, primary: Sequence[MetricInfo]) -> Finding:

@@ -12,12 +12,21 @@ from typing import Any, Literal
 
 from eisbach import __version__
 from eisbach.errors import UserError
-from eisbach.experiments.comparing import Sets
 from eisbach.experiments.reference import Reference
 from eisbach.files import write_text
 from eisbach.report.audio_embed import BUDGET_BYTES
 from eisbach.report.charts import Series, curves_chart
-from eisbach.report.comparison.cards import clip_table, clip_words, flag_table, listen_group, open_groups
+from eisbach.report.comparison.cards import (
+    clip_table,
+    clip_words,
+    embedded_words,
+    flag_table,
+    listen_group,
+    listening_words,
+    open_groups,
+    plan_groups,
+    with_reference,
+)
 from eisbach.report.comparison.findings import (
     Finding,
     findings,
@@ -30,14 +39,21 @@ from eisbach.report.comparison.findings import (
     page_title,
     recovered_sentences,
 )
-from eisbach.report.comparison.listen import embedded_words, listening_words, plan_groups, with_reference
-from eisbach.report.comparison.numbers import measure_chart, measure_row, near_rows, near_words, printed_rows
+from eisbach.report.comparison.numbers import (
+    SetTable,
+    group_pictures,
+    measure_chart,
+    measure_row,
+    near_rows,
+    near_words,
+    printed_rows,
+)
 from eisbach.report.comparison.players import Player, make_players
-from eisbach.report.comparison.set_tables import SetTable, group_pictures
 from eisbach.report.listen.page import votes_section
 from eisbach.report.listen.votes import ListeningScore
 from eisbach.report.page import render_page
 from eisbach.statistics.comparison import FEW_UNITS
+from eisbach.statistics.sets import Sets
 from eisbach.structure.record_files import read_details
 from eisbach.types import Skipped
 

@@ -22,7 +22,7 @@ from eisbach.audio import read_audio, resample, write_blocks
 from eisbach.audio_file import AudioFile
 from eisbach.config import StrictModel
 from eisbach.errors import AudioError, UserError
-from eisbach.experiments.matching import AUTO, match_sets
+from eisbach.experiments.comparing import AUTO, match_sets
 from eisbach.experiments.sets import collect_sets, short_names
 from eisbach.files import atomic_write, write_json, write_text
 from eisbach.output_folder import claim, exclusive

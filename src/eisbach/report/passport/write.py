@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from eisbach.adapters.attach import attach, detach
 from eisbach.adapters.effect import Effect, measure
 from eisbach.config import read_yaml
 from eisbach.devices import place
-from eisbach.errors import EisbachError, UserError
-from eisbach.files import read_text, write_text
+from eisbach.errors import EisbachError, UserError, one_line
+from eisbach.files import read_object, read_text, write_text
 from eisbach.generation import GenerateConfig
-from eisbach.report.passport.card import card_text, nothing_done
+from eisbach.report.passport.card import (
+    ADAPTER,
+    Heard,
+    card_text,
+    compare,
+    demos_of,
+    nearest_training,
+    nothing_done,
+    play,
+)
 from eisbach.report.passport.facts import Facts, gather, training_rows
-from eisbach.report.passport.header import has_header, write_header
-from eisbach.report.passport.heard import ADAPTER, Heard, compare, demos_of, nearest_training, play
+from eisbach.tensor_files import read_header, read_tensors, write_tensors
 
 CARD = "README.md"
 _OURS = "- eisbach"
@@ -148,3 +161,107 @@ def _files(path: Path) -> list[Path]:
     names = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
     places = [path, *(config.parent for config in sorted(path.glob("*/adapter_config.json")))]
     return [place / name for place in places for name in names if (place / name).is_file()]
+
+
+# --- an adapter with its passport to the Hugging Face hub
+
+
+_FILES = (
+    "README.md", "adapter_config.json", "*.safetensors", "eisbach.json",
+    "*/adapter_config.json", "*/adapter_model.safetensors", "samples/base/*.flac", "samples/adapter/*.flac",
+)  # fmt: skip
+
+
+def push(source: Path, card: Path, repository: str, *, public: bool = False) -> str:
+    """Uploads an adapter's folder or file and its card; returns the address. A new repository is private unless
+    `public`.
+
+    Raises
+    ------
+    UserError
+        The hub refuses, cannot be reached, or nobody is logged in: one sentence.
+    """
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    api = HfApi()
+    try:
+        address = str(api.create_repo(repository, private=not public, exist_ok=True))
+        message = "Adapter with its passport"
+        if source.is_dir():
+            api.upload_folder(
+                repo_id=repository, folder_path=source, allow_patterns=list(_FILES), commit_message=message
+            )
+        else:
+            for path, name in ((source, source.name), (card, "README.md")):
+                api.upload_file(path_or_fileobj=path, path_in_repo=name, repo_id=repository, commit_message=message)
+    except LocalTokenNotFoundError as error:
+        raise UserError("nobody is logged in to the Hugging Face hub; log in with 'hf auth login'.") from error
+    except HFValidationError as error:
+        raise UserError(f"'{repository}' is no name of a repository; write owner/name.") from error
+    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
+        reason = one_line(str(error))[:200]
+        raise UserError(
+            f"the hub did not take the adapter for '{repository}' ({reason}); look whether the name is yours, log in "
+            "with 'hf auth login', and run the same command again."
+        ) from error
+    return address
+
+
+# --- the header of an adapter's file: ModelSpec's keys, and peft's configuration as diffusers keeps it
+
+
+_LONGEST = 400
+MARK = "modelspec.sai_model_spec"
+"""A key of every header that was written here."""
+
+
+def header_texts(facts: Facts, tensors_hash: str) -> dict[str, str]:
+    """`modelspec.*` of version 1.0.0: one line each, whatever the names hold."""
+    base = facts.base or "a local model"
+    interval = "" if facts.interval is None else f" at noise levels {facts.interval[0]:.2f} to {facts.interval[1]:.2f}"
+    said = {
+        "sai_model_spec": "1.0.0",
+        "architecture": f"{base}/{facts.kind}",
+        "implementation": "https://github.com/huggingface/peft",
+        "title": facts.name,
+        "description": f"{facts.kind} of rank {facts.rank} for {base} ({facts.base_identity or 'identity unknown'})",
+        "hash_sha256": f"0x{tensors_hash}",
+        "usage_hint": nothing_done(facts) or f"strength 1{interval}",
+        "tags": f"audio, music, {facts.kind}",
+    }
+    if facts.trained_on is not None and facts.trained_on.licences:
+        said["license"] = ", ".join(facts.trained_on.licences)
+    return {f"modelspec.{key}": one_line(value)[:_LONGEST] for key, value in said.items()}
+
+
+def _content_hash(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of what follows the header of a file with these tensors, as ModelSpec has it."""
+    from safetensors.torch import save
+
+    data = save({name: value.contiguous() for name, value in tensors.items()})
+    (length,) = struct.unpack("<Q", data[:8])
+    return hashlib.sha256(memoryview(data)[8 + length :]).hexdigest()
+
+
+def has_header(path: Path) -> bool:
+    """Whether a file carries a passport already."""
+    return MARK in read_header(path).metadata
+
+
+def write_header(path: Path, facts: Facts) -> None:
+    """Writes the file anew with the passport's texts beside those that it has; its tensors stay.
+
+    Raises
+    ------
+    StorageError
+        The folder cannot be written.
+    """
+    tensors, metadata = read_tensors(path), read_header(path).metadata
+    texts = {**metadata, **header_texts(facts, _content_hash(tensors))}
+    config = path.with_name("adapter_config.json")
+    if config.is_file():
+        values = read_object(config, "adapter configuration")
+        texts["lora_adapter_metadata"] = json.dumps({f"transformer.{key}": values[key] for key in sorted(values)})
+    write_tensors(path, tensors, texts)

@@ -16,8 +16,8 @@ from eisbach.errors import UserError
 from eisbach.experiments.analysis import AnalysedSets, AnalysisPlan, analyze_sets, plan_analysis
 from eisbach.experiments.reference import GROUP
 from eisbach.progress import Progress
+from eisbach.report.comparison.numbers import set_tables
 from eisbach.report.comparison.page import LISTEN, ComparisonPage, write_comparison_page
-from eisbach.report.comparison.set_tables import set_tables
 from eisbach.report.figures import clip_picture
 from eisbach.report.listen.votes import ListeningScore
 from eisbach.types import SkipReport

@@ -14,8 +14,8 @@ from eisbach.files import write_text
 from eisbach.progress import Progress
 from eisbach.report.figures import View, features_of
 from eisbach.report.fonts import drawable
+from eisbach.report.structure.draw import MOST_GROUPS
 from eisbach.report.structure.figures import KINDS
-from eisbach.report.structure.panels import MOST_GROUPS
 from eisbach.report.structure.style import FORMATS, PictureClip, format_of
 from eisbach.structure.batch import Clip, sample_clips
 from eisbach.structure.features import Features

@@ -18,24 +18,22 @@ import numpy as np
 from eisbach.errors import UserError
 from eisbach.report.figures import View, draw_mel, draw_trajectory, features_of, trajectory_limit
 from eisbach.report.structure.draw import (
+    by_group,
+    columns_of,
     draw_block_curves,
     draw_sections,
     draw_spectra,
-    note,
-    pc1_share,
-    section_spans,
-)
-from eisbach.report.structure.maps import draw_motifs, draw_scape
-from eisbach.report.structure.panels import (
-    by_group,
-    columns_of,
     drop_legend,
     group_legend,
     letters_of,
+    note,
     panel_grid,
+    pc1_share,
+    section_spans,
     shrink_of,
     trajectory_panels,
 )
+from eisbach.report.structure.maps import draw_motifs, draw_scape
 from eisbach.report.structure.style import (
     PAGE,
     PictureClip,

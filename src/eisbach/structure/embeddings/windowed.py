@@ -25,8 +25,7 @@ from eisbach import pretrained
 from eisbach.devices import place
 from eisbach.errors import CheckpointError, UserError
 from eisbach.pretrained import library_config
-from eisbach.structure.embeddings.base import mean_over_windows
-from eisbach.structure.embeddings.checkpoints import load_model, model_folder, read_config
+from eisbach.structure.embeddings.base import load_model, mean_over_windows, model_folder, read_config
 from eisbach.types import Waveform
 
 WINDOW_SECONDS = 5.0

@@ -11,7 +11,7 @@ Every metric also has a ladder of synthetic pieces in ``studies/ground_truth``, 
 from __future__ import annotations
 
 from eisbach.structure.features import Features
-from eisbach.structure.metrics import dynamics, form, order, paper, repetition, texture
+from eisbach.structure.metrics import dynamics, form, paper, repetition, texture
 from eisbach.structure.metrics.base import CONDITIONS, Invariances, Metric
 
 __all__ = ["CONDITIONS", "METRICS", "Invariances", "Metric", "measure"]
@@ -20,7 +20,7 @@ _TABLE = (
     form.BLOCK_STRENGTH,
     form.BLOCK_SCALE,
     form.SECTION_CONTRAST,
-    order.CONTINUATION,
+    form.CONTINUATION,
     texture.TEXTURAL_VENDI,
     repetition.MOTIF_COVERAGE,
     repetition.STRUCTURENESS_SHORT,

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from eisbach.structure.features import TEXTURE_RATE, Features, once_per_clip
+from eisbach.structure.features import FRAME_RATE, TEXTURE_RATE, Features, once_per_clip
 from eisbach.structure.metrics.base import Invariances, Metric
 from eisbach.structure.similarity import self_similarity, squared_distances
 
@@ -195,4 +195,78 @@ CLOSURE = Metric(
     min_seconds=12.0,
     function=closure,
     invariances=Invariances(codec=0.15, noise_floor=0.1),
+)
+
+
+# --- order: whether what comes next follows from what was heard
+
+
+_POOL = 12  # mel frames: 50 → 4.17 a second
+_RATE = FRAME_RATE / _POOL
+_PAST, _FUTURE, _APART, _STRETCH = 2.0, 2.0, 4.0, 60.0  # seconds
+_ANALOGUES = 3
+_DEPTH_DB = 50.0
+_SAME_DB = 0.3  # of a band, root mean square: continuations that differ by less do not differ
+
+
+def continuation(features: Features) -> float:
+    """Share of what comes next that the piece's own past foretells, at most 1; NaN where nothing moves."""
+    frames = len(features.steady_db) // _POOL
+    mel = np.maximum(features.steady_db[: frames * _POOL], -_DEPTH_DB)
+    pooled = mel.reshape(frames, _POOL, -1).mean(axis=1, dtype=np.float64)
+    stretches = np.array_split(pooled, max(1, int(np.ceil(frames / (_STRETCH * _RATE)))))
+    past, future, apart = (round(seconds * _RATE) for seconds in (_PAST, _FUTURE, _APART))
+    still = _SAME_DB * np.sqrt(future * pooled.shape[1])
+    values = [foretold(stretch, past, future, apart, still) for stretch in stretches]
+    heard = [value for value in values if not np.isnan(value)]
+    return float(np.mean(heard)) if heard else float("nan")
+
+
+def foretold(frames: np.ndarray, past: int, future: int, apart: int, still: float = 1e-6) -> float:
+    """1 less the distance of what followed a moment's three nearest analogues to what follows it, over that of any two
+    moments' continuations; NaN where nothing moves.
+
+    Parameters
+    ----------
+    frames : np.ndarray [shape=(frames, features)]
+    past, future : int
+        Frames before a moment that are looked up, and frames after it that are compared.
+    apart : int
+        Frames between a moment and its analogues, at least.
+    still : float
+        Continuations that usually differ by less (Euclidean, over all their frames) do not move.
+    """
+    moments = len(frames) - past - future + 1
+    if moments <= apart + _ANALOGUES:
+        return float("nan")
+    square = np.square(frames).sum(axis=1)
+    distance = np.maximum(square[:, None] + square[None, :] - 2.0 * frames @ frames.T, 0.0)
+    # Row i, column j: what lies before, and from, frames `past + i` and `past + j`.
+    before, after = (
+        np.sqrt(sum(distance[k : k + moments, k : k + moments] for k in range(first, first + count)))
+        for first, count in ((0, past), (past, future))
+    )
+    place = np.arange(moments)
+    elsewhere = np.abs(place[:, None] - place[None, :]) >= apart
+    usual = after[elsewhere].mean()
+    if usual < still:
+        return float("nan")
+    before[~elsewhere] = np.inf
+    # Moments in the middle of a short stretch may have fewer than three others far enough away.
+    analogues = np.argpartition(before, _ANALOGUES - 1, axis=1)[:, :_ANALOGUES]
+    usable = np.take_along_axis(elsewhere, analogues, axis=1)
+    return float(1.0 - np.take_along_axis(after, analogues, axis=1)[usable].mean() / usual)
+
+
+CONTINUATION = Metric(
+    name="continuation",
+    label="Continuation",
+    unit="",
+    range=(-1.0, 1.0),
+    higher_means="what comes next follows from what was heard (shuffled music reads low, loops near 1)",
+    family="form",
+    min_seconds=24.0,
+    function=continuation,
+    primary=True,
+    invariances=Invariances(codec=0.05, noise_floor=0.05),
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eisbach.experiments.training_distance import HELD_OUT, TRAINED
+from eisbach.experiments.yardsticks import HELD_OUT, TRAINED
 from eisbach.statistics.effect_size import mean_moments, t_interval
 from eisbach.statistics.records import load_records
 from eisbach.studies.contract import ClaimResult

@@ -27,7 +27,7 @@ from eisbach.output_folder import Finished
 from eisbach.progress import Progress
 from eisbach.statistics.effect_size import auc
 from eisbach.structure.features import extract_features
-from eisbach.structure.metrics.order import continuation
+from eisbach.structure.metrics.form import continuation
 from eisbach.structure.sections import find_sections
 from eisbach.studies.ground_truth.flat_cells import pieces_of
 from eisbach.studies.ground_truth.synthetic_varied import shuffle_pieces

@@ -36,7 +36,7 @@ from eisbach.diffusion.schedules import get_schedule
 from eisbach.errors import UserError
 from eisbach.generation.images import ImageSampling, sample_images
 from eisbach.generation.prompts import load_prompts
-from eisbach.generation.sampling import starting_noise
+from eisbach.generation.takes import starting_noise
 from eisbach.output_folder import Finished
 from eisbach.progress import Progress
 from eisbach.structure.frechet import texture_embedding

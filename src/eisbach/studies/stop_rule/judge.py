@@ -10,9 +10,9 @@ import numpy as np
 from scipy.stats import beta
 
 from eisbach.files import read_json
+from eisbach.statistics.anytime import StopRule, decide
 from eisbach.statistics.effect_size import mean_moments, t_interval
 from eisbach.statistics.resampling import holm, random_stream, sign_flip_test
-from eisbach.statistics.stopping import StopRule, decide
 from eisbach.studies.contract import ClaimResult, Effect
 from eisbach.studies.judging import ALPHA, high, interval_effect, judged, low, not_run
 

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from eisbach.diffusion.paths import Path
 from eisbach.errors import UserError
-from eisbach.weighting.level_table import NoiseLevelTable
-from eisbach.weighting.noise_level.base import NoiseWeight, X0Weight, positive, x0_to_target_weight
+from eisbach.weighting.noise_level.base import NoiseLevelTable, NoiseWeight, X0Weight, positive, x0_to_target_weight
 
 _Stated = Literal["trained", "eps", "x0", "v", "u"]
 _By = Literal["sigma", "log_snr"]

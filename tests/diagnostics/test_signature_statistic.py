@@ -1,4 +1,4 @@
-"""Gates from signatures, the signature of a statistic, and the measured error curve."""
+"""The signature of a statistic, and the measured error curve."""
 
 from __future__ import annotations
 
@@ -9,45 +9,10 @@ import pytest
 import torch
 
 from eisbach.diagnostics.mixture import GaussianMixture
-from eisbach.diagnostics.signature.curve import HalfTime, SignatureCurve, gate_from_curve
 from eisbach.diagnostics.signature.entropic import measured_levels, squared_errors
 from eisbach.diagnostics.signature.statistic import statistic_signature
 from eisbach.diffusion.paths import get_path
 from eisbach.errors import UserError
-from eisbach.weighting import build_weighting
-
-
-def curve(t, entropy, prior) -> SignatureCurve:
-    blank = [0.0] * len(t)
-    return SignatureCurve(
-        "flat", ["a", "b"], "rate", "entropy", prior, list(t), [None] * len(t), list(entropy), blank, blank, blank,
-        blank, blank,
-        HalfTime(), "linear",
-    )  # fmt: skip
-
-
-def test_the_gate_is_off_until_low_is_decided_and_on_from_high() -> None:
-    t = np.linspace(1, 0, 101)
-    measured = curve(t, 2 * t, 2.0)  # the decided share is 1 - t
-    options = gate_from_curve(measured, (0.25, 0.65))
-    assert options == {"gate_below": 0.55, "gate_width": 0.4}
-    gate = build_weighting("entropy_barrier", **options).gate
-    values = gate(torch.tensor([0.8, 0.75, 0.55, 0.35, 0.2]))
-    torch.testing.assert_close(values, torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0]), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("entropy", "share", "message"),
-    [
-        ([1.0, 0.9, 0.8], (0.5, 0.8), "is never decided"),
-        ([0.1, 0.05, 0.0], (0.5, 0.8), "at its first level already"),
-        ([1.0, 0.5, 0.0], (0.8, 0.5), "0 < low <= high < 1"),
-        ([1.0, 0.5, 0.0], (0.0, 0.5), "0 < low <= high < 1"),
-    ],
-)
-def test_curves_without_a_gate_are_refused(entropy, share, message) -> None:
-    with pytest.raises(UserError, match=message):
-        gate_from_curve(curve([1.0, 0.5, 0.1], entropy, 1.0), share)
 
 
 def rows_of(distance: float, clips: int = 160, seed: int = 0) -> list[dict]:
@@ -78,7 +43,6 @@ def test_the_statistics_signature_is_near_the_exact_entropy_at_equal_priors() ->
     assert found.entropy[0] == pytest.approx(math.log(2), abs=0.06)
     assert 0.5 < found.half.t < 0.9
     assert found.half.t_lo <= found.half.t <= found.half.t_hi
-    assert gate_from_curve(found, (0.3, 0.6))["gate_width"] > 0
 
 
 def test_labels_that_cannot_be_judged_are_refused() -> None:
