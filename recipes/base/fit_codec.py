@@ -8,7 +8,7 @@ from eisbach.data.manifest import load_manifest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
-from codec_fit import fit_codec  # noqa: E402 (in bench/)
+from codec_fit import fit_codec
 
 _FROM_EACH = 160
 _OUT = Path("src/eisbach/assets/codec/wide_bands.safetensors")

@@ -108,7 +108,7 @@ def test_labels_are_named_up_to_their_noise_level():
     text = text_of(found, "labels")
     assert "drone up to t = 0.5" in text
     assert "loop not (farthest from chance at t = 0.05, 0.00)" in text
-    assert 0.5 < found.recommendation.weighting["options"]["gate_below"] < 0.65
+    assert "gate_below" not in found.recommendation.weighting["options"]  # a gate gained nothing: study `gated`
 
 
 @pytest.mark.parametrize("name", list(_CASES))

@@ -17,7 +17,7 @@ from eisbach.diagnostics.probe.explain import explain
 from eisbach.diagnostics.probe.verdict import verdict
 from eisbach.report.probe import number_tables, probe_pictures, weighting_name, write_probe_page
 
-ALL = ["levels", "auc", "belief_loss", "gradient_levels"]
+ALL = ["levels", "auc"]
 
 
 class Page(HTMLParser):

@@ -149,8 +149,18 @@ def number_tables(explanation: Explanation) -> list[NumberTable]:
             ],
         ),
         NumberTable(
+            "Gradients by noise level",
+            "Norms of the gradients of batches at a single noise level, means over batches.",
+            ["t", "plain", "weighted"],
+            [
+                [f"{row['t']:g}", *(number(row.get(f"{name}_norm"), 4) for name in ("plain", "weighted"))]
+                for row in explanation.gradient_levels
+            ],
+        ),
+        NumberTable(
             "Belief and loss",
-            "Rank correlation between clips; above 0, low belief goes with low loss.",
+            "Rank correlation between clips; above 0, low belief goes with low loss, as the barrier paper's prediction 5 "
+            "has it at low noise.",
             ["t", "rank correlation"],
             [] if link is None else _by_level(link.levels),
         ),
@@ -212,8 +222,8 @@ Line = tuple[str, Sequence[float], Sequence[Estimate]]
 
 def probe_pictures(explanation: Explanation) -> list[PagePicture]:
     """Every picture that this probe has the numbers for, in the page's order."""
-    makers = (_levels, _auc, _belief_loss, _gradient_levels)
-    return [picture for picture in (make(explanation) for make in makers) if picture is not None]
+    auc = _auc(explanation)
+    return [_levels(explanation), *([] if auc is None else [auc])]
 
 
 def _panels(count: int, width: float, height: float) -> tuple[Any, list[Any]]:
@@ -322,48 +332,5 @@ def _auc(explanation: Explanation) -> PagePicture | None:
         f"The chance that a clip of {pairs[0].label} '{pairs[0].positive}' weighs more than one of each other, with "
         "95% intervals over clips; labels come from the manifest and are never shown to the weighting.",
         f"AUC over noise level for {', '.join(pair.negative for pair in pairs)}.",
-        finish(figure, axes),
-    )
-
-
-def _belief_loss(explanation: Explanation) -> PagePicture | None:
-    link = explanation.belief_loss
-    if link is None:
-        return None
-    figure, axes = _panels(1, 7.0, 3.2)
-    _rule(axes[0], 0.0, "")
-    _lines(axes[0], [("", [t for t, _ in link.levels], [value for _, value in link.levels])], "rank correlation")
-    axes[0].set_ylim(-1, 1)
-    bands = "; ".join(f"{band} noise {said(value)}" for band, value in link.bands.items())
-    return PagePicture(
-        "belief_loss",
-        "Does belief go with loss?",
-        "Above 0, low belief goes with low loss: the barrier paper's prediction 5 has it so at low noise, less so or "
-        "inversely at high noise. Lines are 95% intervals over clips.",
-        f"Rank correlation of belief with loss over noise level: {bands}.",
-        finish(figure, axes),
-    )
-
-
-def _gradient_levels(explanation: Explanation) -> PagePicture | None:
-    rows = [row for row in explanation.gradient_levels if row.get("plain_norm") and row.get("weighted_norm")]
-    if len(rows) < 2:
-        return None
-    figure, axes = _panels(1, 6.0, 3.1)
-    t = [float(row["t"]) for row in rows]
-    lines: list[Line] = [
-        (name, t, [Estimate(float(row[f"{name}_norm"])) for row in rows]) for name in ("plain", "weighted")
-    ]
-    _lines(axes[0], lines, "norm of the gradient")
-    norms = [point.value or 0.0 for _, _, values in lines for point in values]
-    if max(norms) > 10 * min(norms):
-        axes[0].set_yscale("log")
-    else:
-        _from_zero(axes[0])
-    return PagePicture(
-        "gradient_levels",
-        "Gradients by noise level",
-        "The size of the gradient of batches at a single noise level (part of the barrier paper's prediction 1).",
-        "Norm of the plain and the weighted gradient over noise level.",
         finish(figure, axes),
     )

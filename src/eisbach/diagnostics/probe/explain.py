@@ -43,20 +43,11 @@ tenth."""
 class GradientSummary:
     """The weighted gradient against the plain one, means over batches with their intervals; degrees.
 
-    Attributes
-    ----------
-    point : str
-        "start", or "moved" where a fresh adapter was first moved off its start by a few plain steps.
-    batches : int
-    angle, norm_ratio : Estimate
-        Between the gradients of one batch.
-    between_batches_angle : Estimate
-        Between the plain gradients of two batches: what chance alone does.
-    update_angle, update_norm_ratio : Estimate
-        Between AdamW's updates, clipped as the recipe clips, over the last third of the batches.
+    `angle` and `norm_ratio` lie between the gradients of one batch, `between_batches_angle` between the plain ones of
+    two (what chance alone does), `update_*` between AdamW's updates, clipped as the recipe clips, over the last third of
+    the batches. Measured at the last of `ProbeResult.gradients`' points.
     """
 
-    point: str
     batches: int
     angle: Estimate
     norm_ratio: Estimate
@@ -149,7 +140,7 @@ def explain(result: ProbeResult, *, label: str | None = None, seed: int = 0, res
     levels = summarise_levels(grid, trained, draws)
     link = belief_and_loss(grid, rng, resamples) if sampled else None
     gradient_levels = list(result.gradients.get("levels") or [])
-    predictions = [stratification(grid, gradient_levels, draws) if sampled else None, belief_correctness(link)]
+    predictions = stratification(grid, gradient_levels, draws) if sampled else None, belief_correctness(link)
     return Explanation(
         setup=result.setup,
         clips=clips,
@@ -176,7 +167,7 @@ def _summarise_gradients(gradients: dict[str, Any]) -> GradientSummary | None:
     points = gradients.get("points") or {}
     if not points:
         return None
-    name = "moved" if "moved" in points else "start"
-    means = ("angle", "norm_ratio", "between_batches_angle", "update_angle", "update_norm_ratio")
-    values = {key: Estimate(*(points[name][key].get(part) for part in ("mean", "low", "high"))) for key in means}
-    return GradientSummary(name, int(gradients.get("batches") or 0), **values)
+    point = points.get("moved") or points["start"]
+    names = ("angle", "norm_ratio", "between_batches_angle", "update_angle", "update_norm_ratio")
+    values = {name: Estimate(*(point[name].get(part) for part in ("mean", "low", "high"))) for name in names}
+    return GradientSummary(int(gradients.get("batches") or 0), **values)

@@ -41,7 +41,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, create_model
+from pydantic import create_model
 
 from eisbach.config import check_values
 from eisbach.errors import UserError
@@ -137,54 +137,36 @@ class ProbeResult:
         return folder
 
 
-class _LeftOut(BaseModel):
-    item: str
-    reason: str
-
-
-class _Setup(BaseModel):
-    """What verdict and page read of `ProbeResult.setup`."""
-
-    sample: str = "none"
-    noise_level: str = "none"
-    reduction: str = "sample"
-    normalisation: str = "none"
-    strength: float = 1.0
-    weighting_options: dict[str, Any] | None = None
-    draws: int | None = None
-    crop_seconds: float | None = None
-    batch_size: int | None = None
-    accumulation: int | None = None
-    skipped: list[_LeftOut] | None = None
-
-
-_Batches = list[dict[str, float | None]]
-_LevelMeans = list[tuple[float, float | None]]
-_Row: Any = create_model(  # type: ignore[call-overload]
-    "_Row", clip=(str, ...), t=(float, ...), **dict.fromkeys(list(ROW_COLUMNS)[2:], (float | None, None))
+_Number = float | None
+_Setup: Any = create_model(  # type: ignore[call-overload]
+    "_Setup",
+    **dict.fromkeys(("sample", "noise_level", "reduction", "normalisation"), (str, "")),
+    **dict.fromkeys(("strength", "crop_seconds"), (_Number, None)),
+    **dict.fromkeys(("draws", "batch_size", "accumulation"), (int | None, None)),
+    weighting_options=(dict[str, Any] | None, None),
+    skipped=(list[dict[Literal["item", "reason"], str]] | None, None),
 )
-
-
-class _Summary(BaseModel):
-    mean: float | None
-    low: float | None = None
-    high: float | None = None
-
-
-class _Point(BaseModel):
-    angle: _Summary
-    norm_ratio: _Summary
-    between_batches_angle: _Summary
-    update_angle: _Summary
-    update_norm_ratio: _Summary
-
-
-class _Gradients(BaseModel):
-    """What verdict and page read of `ProbeResult.gradients`."""
-
-    batches: int = 0
-    points: dict[Literal["start", "moved"], _Point] | None = None
-    levels: list[dict[str, float | list[float | None] | None]] | None = None
+_Summary: Any = create_model("_Summary", mean=(_Number, ...), low=(_Number, None), high=(_Number, None))
+_Point: Any = create_model(  # type: ignore[call-overload]
+    "_Point",
+    **dict.fromkeys(
+        ("angle", "norm_ratio", "between_batches_angle", "update_angle", "update_norm_ratio"), (_Summary, ...)
+    ),
+)
+_Gradients: Any = create_model(
+    "_Gradients",
+    batches=(int, 0),
+    points=(dict[Literal["start", "moved"], _Point] | None, None),
+    levels=(list[dict[str, float | list[_Number] | None]] | None, None),
+)
+_Row: Any = create_model(  # type: ignore[call-overload]
+    "_Row", clip=(str, ...), t=(float, ...), **dict.fromkeys(list(ROW_COLUMNS)[2:], (_Number, None))
+)
+_KINDS = {
+    "setup": _Setup, "gradients": _Gradients, "batches": list[dict[str, _Number]],
+    "level_means": list[tuple[float, _Number]],
+}  # fmt: skip
+"""What verdict and page read of each part of a result."""
 
 
 def load_result(folder: str | Path) -> ProbeResult:
@@ -203,12 +185,7 @@ def load_result(folder: str | Path) -> ProbeResult:
         raise UserError(
             f"{folder / RESULT} is not a probe's result: it lacks {', '.join(missing)}; run the probe again."
         )
-    for kind, name in (
-        (_Setup, "setup"),
-        (_Gradients, "gradients"),
-        (_Batches, "batches"),
-        (_LevelMeans, "level_means"),
-    ):
+    for name, kind in _KINDS.items():
         check_values(kind, values[name], f"'{name}' in {folder / RESULT}")
     rows = read_jsonl(folder / ROWS, "probe's rows")
     check_values(list[_Row], rows, f"the probe's rows in {folder / ROWS}")
