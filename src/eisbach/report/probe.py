@@ -159,8 +159,8 @@ def number_tables(explanation: Explanation) -> list[NumberTable]:
         ),
         NumberTable(
             "Belief and loss",
-            "Rank correlation between clips; above 0, low belief goes with low loss, as the barrier paper's prediction 5 "
-            "has it at low noise.",
+            "Rank correlation between clips; above 0, low belief goes with low loss, as the barrier paper's "
+            "prediction 5 has it at low noise.",
             ["t", "rank correlation"],
             [] if link is None else _by_level(link.levels),
         ),

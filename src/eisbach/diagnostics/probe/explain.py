@@ -44,8 +44,8 @@ class GradientSummary:
     """The weighted gradient against the plain one, means over batches with their intervals; degrees.
 
     `angle` and `norm_ratio` lie between the gradients of one batch, `between_batches_angle` between the plain ones of
-    two (what chance alone does), `update_*` between AdamW's updates, clipped as the recipe clips, over the last third of
-    the batches. Measured at the last of `ProbeResult.gradients`' points.
+    two (what chance alone does), `update_*` between AdamW's updates, clipped as the recipe clips, over the last third
+    of the batches. Measured at the last of `ProbeResult.gradients`' points.
     """
 
     batches: int
