@@ -87,7 +87,7 @@ class AdapterMix:
         if module in ATTACHED or has_adapter(module):
             raise ConfigError("an adapter is attached already; detach it before attaching others.")
         for part in parts:
-            check_interval(part.interval, f"the adapter {part.path}")
+            _check_interval(part.interval, f"the adapter {part.path}")
         self._model, self._parts = model, tuple(parts)
         self._changes = [read_changes(model, Path(part.path), any_base=any_base) for part in parts]
         self._state = module.state_dict()  # shares its storage with the module
@@ -152,7 +152,7 @@ class AdapterMix:
         detach(self._model)
 
 
-def check_interval(interval: tuple[float, float], what: str) -> None:
+def _check_interval(interval: tuple[float, float], what: str) -> None:
     """Refuses what is no interval of noise levels.
 
     Raises

@@ -75,7 +75,7 @@ class QuantisedLinear(nn.Linear):
             return cast(Tensor, _FrozenProduct.apply(x, self.weight, self.bias))
 
 
-def check_torchao(form: str) -> None:
+def _check_torchao(form: str) -> None:
     """Refuses a quantised format where torchao is missing.
 
     Raises
@@ -108,7 +108,7 @@ def quantise_frozen(module: nn.Module, form: QuantisedFormat) -> int:
     ConfigError
         torchao is not installed, or no layer can be quantised.
     """
-    check_torchao(form)
+    _check_torchao(form)
     count = 0
     for layer in module.modules():
         if type(layer) is nn.Linear and not layer.weight.requires_grad and _fits(layer.weight, form):

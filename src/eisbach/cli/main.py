@@ -112,11 +112,11 @@ def _say_warnings() -> None:
 
 def main() -> NoReturn:
     """Runs the command line: exit code 0, 1 (a defect of ours), 2 (a user's mistake) or 130 (stopped by the user)."""
-    open_streams()
+    _open_streams()
     stop_as_ctrl_c()
     _say_warnings()
     code = _run()
-    lost = close_streams()
+    lost = _close_streams()
     if lost is not None:
         code = _fail(f"part of what was printed could not be written ({lost.strerror}); print it elsewhere.")
     sys.exit(code)
@@ -241,7 +241,7 @@ class _Unheard(io.FileIO):
             return len(data)
 
 
-def open_streams() -> None:
+def _open_streams() -> None:
     """Makes standard output and error safe to print to, whatever they are.
 
     - A descriptor that the caller closed (`2>&-`) is opened on nothing, else the next file that is opened would get its
@@ -265,7 +265,7 @@ def open_streams() -> None:
     sys.stderr = _safe(sys.stderr, 2)
 
 
-def close_streams() -> OSError | None:
+def _close_streams() -> OSError | None:
     """Writes what is still in the buffers; gives the error where part of the output found the disk full."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -64,7 +64,7 @@ def load_autoencoder(
     return load_component(place, kind, f"the autoencoder in {place}", config, adapt), config
 
 
-def exact_identity(name: str, config: Mapping[str, Any], module: nn.Module) -> str:
+def _exact_identity(name: str, config: Mapping[str, Any], module: nn.Module) -> str:
     """`name` and 16 digits of a hash of options and weights, bit for bit: cached latents are keyed by it."""
     digest = hashlib.sha256(json.dumps(dict(config), sort_keys=True).encode())
     for key, tensor in sorted(module.state_dict().items()):
@@ -122,7 +122,7 @@ class AutoencoderCodec(ABC):
     def identity(self) -> str:
         """A 16-digit hash of options and weights."""
         if self._identity is None:
-            self._identity = exact_identity(self.name, self.config, self.model)
+            self._identity = _exact_identity(self.name, self.config, self.model)
         return self._identity
 
     def frames_for(self, seconds: float) -> int:
@@ -221,7 +221,7 @@ class AutoencoderKLCodec:
     def identity(self) -> str:
         """A 16-digit hash of options and weights."""
         if self._identity is None:
-            self._identity = exact_identity(self.name, self.config, self.model)
+            self._identity = _exact_identity(self.name, self.config, self.model)
         return self._identity
 
     @torch.no_grad()

@@ -26,7 +26,7 @@ from eisbach.types import SkipReport
 
 SUFFIXES = (".txt", ".json", ".caption.txt", ".caption")
 """Endings of caption files of the same name beside the audio."""
-TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
+_TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
 """Tables of captions: Hugging Face's AudioFolder, or any CSV with a column of file names and one of captions."""
 MODES = ("auto", "files", "table", "tags", "name", "none")
 _FILE_COLUMNS = ("file_name", "filename", "file", "path", "audio")
@@ -102,7 +102,7 @@ def find_captions(folder: Path, paths: Sequence[Path], caption_from: str = "auto
     Parameters
     ----------
     folder : Path
-        Its tables of captions (`TABLES`, in it and in folders below it) name files from where they lie.
+        Its tables of captions (`_TABLES`, in it and in folders below it) name files from where they lie.
     paths : sequence of Path
         The audio.
     caption_from : str
@@ -132,7 +132,7 @@ def find_captions(folder: Path, paths: Sequence[Path], caption_from: str = "auto
     if kind in ("auto", "tags"):
         offers["tags"] = sum(bool(_tags(path)) for path in paths)
     if kind == "table" and not table:
-        raise UserError(f"{folder} holds no table of captions; name it {' or '.join(TABLES)}.")
+        raise UserError(f"{folder} holds no table of captions; name it {' or '.join(_TABLES)}.")
     mode = caption_from
     if kind == "auto":
         mode = "files" if beside else "table" if table else "none"
@@ -220,7 +220,7 @@ def _read_tables(folder: Path) -> dict[Path, str]:
         A table that cannot be understood, or one file with two captions.
     """
     captions: dict[Path, str] = {}
-    for path in sorted(path for path in walk_files(folder) if path.name in TABLES and is_file(path)):
+    for path in sorted(path for path in walk_files(folder) if path.name in _TABLES and is_file(path)):
         rows = read_jsonl(path, "table of captions") if path.suffix == ".jsonl" else _csv_rows(path)
         for number, row in enumerate(rows, 1):
             name, caption = (_cell(row, columns, path, number) for columns in (_FILE_COLUMNS, _CAPTION_COLUMNS))

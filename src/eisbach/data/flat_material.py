@@ -24,7 +24,7 @@ from eisbach.types import SkipReport, Waveform
 
 KINDS = ("drone", "pad", "loop", "texture")
 """What flat material is made of where nobody chooses."""
-ALL_KINDS = (*KINDS, "noise", "cloud")
+_ALL_KINDS = (*KINDS, "noise", "cloud")
 """All that may be chosen: the two halves of "texture", too."""
 _LOOP_SECONDS = (1.0, 16.0)
 
@@ -73,8 +73,8 @@ def render_flat(
 
 def check_kinds(kinds: Sequence[str]) -> None:
     """Refuses a kind that does not exist, or none."""
-    if not kinds or any(kind not in ALL_KINDS for kind in kinds):
-        raise UserError(f"kinds must be among {', '.join(ALL_KINDS)} (got {', '.join(kinds) or 'none'}).")
+    if not kinds or any(kind not in _ALL_KINDS for kind in kinds):
+        raise UserError(f"kinds must be among {', '.join(_ALL_KINDS)} (got {', '.join(kinds) or 'none'}).")
 
 
 def drone(performance: Performance, sample_rate: int, rng: np.random.Generator, *, stereo: bool) -> Waveform:

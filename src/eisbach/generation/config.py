@@ -12,7 +12,7 @@ from eisbach.config import StrictModel
 from eisbach.devices import DeviceName, PrecisionName
 from eisbach.generation.prompts import Prompt, check_prompts, load_prompts
 
-MIN_DURATION = 1.0
+_MIN_DURATION = 1.0
 """Seconds that a generation lasts at least; a model says itself how long it plays (`Backbone.max_seconds`)."""
 
 
@@ -55,7 +55,7 @@ class SamplingConfig(StrictModel):
     """
 
     seeds: tuple[int, ...] = (0,)
-    duration: float = Field(default=30.0, ge=MIN_DURATION, allow_inf_nan=False)
+    duration: float = Field(default=30.0, ge=_MIN_DURATION, allow_inf_nan=False)
     headroom: float | None = Field(default=None, ge=0.0, le=60.0)
     sampler: Literal["euler", "heun", "pingpong"] = "euler"
     num_inference_steps: int = Field(default=100, ge=1, le=1000)

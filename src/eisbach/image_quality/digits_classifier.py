@@ -16,7 +16,7 @@ from eisbach.errors import UserError
 from eisbach.files import read_json, write_json
 from eisbach.tensor_files import copy_named, read_tensors, write_tensors
 
-FEATURES = 32
+_FEATURES = 32
 _EPOCHS, _BATCH, _RATE = 20, 64, 2e-3
 _WEIGHTS, _FACTS = "classifier.safetensors", "classifier.json"
 
@@ -30,15 +30,15 @@ class _Facts:
 
 
 class DigitNet(nn.Module):
-    """Two convolutions, a hidden layer of `FEATURES`, and the classes."""
+    """Two convolutions, a hidden layer of `_FEATURES`, and the classes."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(1, 16, 3, padding=1), nn.Conv2d(16, 32, 3, padding=1)
-        self.hidden, self.head = nn.Linear(32 * 16, FEATURES), nn.Linear(FEATURES, classes)
+        self.hidden, self.head = nn.Linear(32 * 16, _FEATURES), nn.Linear(_FEATURES, classes)
 
     def features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(hidden layer [shape=(B, FEATURES)] before its nonlinearity, spatial features [shape=(B, 7 * 16)]) of images
+        """(hidden layer [shape=(B, _FEATURES)] before its nonlinearity, spatial features [shape=(B, 7 * 16)]) of images
         [shape=(B, 1, 8, 8)].
 
         The spatial ones are 7 channels at 4x4, as sFID takes 7 channels at 17x17 of Inception.

@@ -33,7 +33,7 @@ from eisbach.structure.metrics.form import foretold
 
 MIN_SECONDS = 8.0
 """A shorter stretch of sound says nothing."""
-STRETCH_SECONDS = 60.0
+_STRETCH_SECONDS = 60.0
 """Longer clips are read in equal stretches of at most this, give or take a tenth."""
 _LIFT_DB, _DEPTH_DB, _CEILING_DB = 40.0, 50.0, 20.0
 _ENVELOPE = (51, 101)  # mel frames: means over 1 s of power, then over 2 s of dB
@@ -56,7 +56,7 @@ def stretches(features: Features) -> list[tuple[np.ndarray, np.ndarray]]:
     if len(features.steady_db) < MIN_SECONDS * FRAME_RATE:
         return []
     mel, chroma = _levelled(features.steady_db, features.chroma)
-    count = max(1, int(np.ceil(len(mel) / FRAME_RATE / (1.1 * STRETCH_SECONDS))))
+    count = max(1, int(np.ceil(len(mel) / FRAME_RATE / (1.1 * _STRETCH_SECONDS))))
     parts = zip(np.array_split(mel, count), np.array_split(chroma, count), strict=True)
     return [(sound, tones) for sound, tones in parts if len(sound) >= MIN_SECONDS * FRAME_RATE]
 

@@ -35,7 +35,7 @@ each other."""
 MIN_COSINE = 0.88
 """A window recurs from here on. Repeats off the frame grid read 0.89 to 0.97, chance matches of other tunes under 0.86
 (99%)."""
-TUNE_SECONDS = 8.0
+_TUNE_SECONDS = 8.0
 """Window of `tune_recurrence`."""
 _TEMPO = 0.06
 _GROUND_SECONDS = 4.0  # what stays longer than this is the ground under a tune
@@ -204,7 +204,7 @@ class TuneRecurrence:
 def tune_recurrence(features: Features) -> TuneRecurrence:
     """The recurrence of a clip's tune in windows of 8 s; empty when the clip is shorter than two of them."""
     tune, rate = _pool_chroma(features.tune, TUNE_RATE)
-    length = max(round(TUNE_SECONDS * rate), _MIN_FRAMES)
+    length = max(round(_TUNE_SECONDS * rate), _MIN_FRAMES)
     centred = tune - tune.mean(axis=1, keepdims=True)
     if len(tune) < 2 * length:
         return TuneRecurrence(np.zeros((12, 0, 0), np.float32), centred, rate, length)

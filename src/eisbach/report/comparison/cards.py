@@ -247,7 +247,7 @@ def plan_takes(
     prompt comes before the second of any, so that every prompt is heard as long as there is room.
     """
     by_key: dict[tuple[str, RecordValue], dict[str, Record | None]] = {}
-    for row in first_models(records):
+    for row in _first_models(records):
         if row["arm"] in arms:
             by_key.setdefault((str(row["prompt_id"]), row["seed"]), dict.fromkeys(arms))[str(row["arm"])] = row
     seeds_of: dict[str, list[RecordValue]] = {}
@@ -292,7 +292,7 @@ def with_reference(groups: Sequence[ListenGroup], music: Sequence[Record], count
     return made
 
 
-def first_models(records: Sequence[Record]) -> list[Record]:
+def _first_models(records: Sequence[Record]) -> list[Record]:
     """Rows of each arm's lowest training seed."""
     lowest: dict[RecordValue, int] = {}
     for row in records:
@@ -350,7 +350,7 @@ def embedded_words(
     rate = size * 0.75 * 8 / seconds / 1000 if seconds else 0.0
     encoding = next((player.audio.encoding for player in players if not player.audio.fault), "not there")
     cut = any(float(player.record.get("duration") or 0.0) > player.audio.seconds + 1.0 for player in players)
-    playable = sets.records if chosen or not sets.paired else first_models(sets.records)
+    playable = sets.records if chosen or not sets.paired else _first_models(sets.records)
     which = []
     if chosen:
         which.append(f"these are the clips asked for: {len(rows)} of {len(sets.records):,}")

@@ -165,7 +165,7 @@ def _player(
         return Player(row, audio, wave, [], seconds, {})
     spans = section_spans(features, detail)
     sketch = (detail or {}).get("sketch") or clip_sketch(features)
-    picture = "" if limit is None else f"data:image/webp;base64,{_base64(clip_thumbnail(features, limit, spans))}"
+    picture = "" if limit is None else f"data:image/webp;base64,{_base64(_clip_thumbnail(features, limit, spans))}"
     alt = "" if limit is None else _describe(features)
     parts = section_bars(large_spans(features, detail), seconds, "Part")
     bars = section_bars(spans, seconds)
@@ -219,7 +219,7 @@ def clock(seconds: float) -> str:
     return f"{whole // 60}:{whole % 60:02d}"
 
 
-def clip_thumbnail(features: Features, limit: float | None, spans: Sequence[Span]) -> bytes:
+def _clip_thumbnail(features: Features, limit: float | None, spans: Sequence[Span]) -> bytes:
     """One small WebP, about 20 kB: spectrogram above, self-similarity with sections and trajectory below.
 
     Parameters

@@ -61,7 +61,7 @@ def summary_json(
 def summary_lines(analysed: AnalysedSets, votes: ListeningScore | None = None) -> list[str]:
     """An analysis for a terminal: what `terminal_lines` says, memorisation, and what listeners chose."""
     heard = [] if votes is None else ["", "listeners:", *score_lines(votes)]
-    return [*terminal_lines(analysed.records, analysed.sets), *memorisation_lines(analysed.whole), *heard]
+    return [*terminal_lines(analysed.records, analysed.sets), *_memorisation_lines(analysed.whole), *heard]
 
 
 def terminal_lines(records: Sequence[Record], sets: Sets) -> list[str]:
@@ -113,7 +113,7 @@ def _nearness_lines(sets: Sets) -> list[str]:
     return lines
 
 
-def memorisation_lines(whole: WholeSets) -> list[str]:
+def _memorisation_lines(whole: WholeSets) -> list[str]:
     """What memorisation found of every set, for a terminal; empty where no training audio was named."""
     rows = {
         (row.sets, row.metric): row

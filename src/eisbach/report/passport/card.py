@@ -17,7 +17,7 @@ from eisbach.report.passport.facts import Facts, Host
 from eisbach.report.structure.analysis import analyze
 from eisbach.report.wording import format_difference, format_interval, format_p, format_value
 
-NOT_MEASURED = "not measured"
+_NOT_MEASURED = "not measured"
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~$@:<>&-])")
 _LONGEST = 200
 _WHERE = {
@@ -99,13 +99,13 @@ def _playing(facts: Facts, adapter_file: str) -> str:
     why = (
         "from the lowest to the highest level at which it does a tenth of its most"
         if facts.interval is not None
-        else f"its effect by noise level was {NOT_MEASURED}"
+        else f"its effect by noise level was {_NOT_MEASURED}"
         if facts.effect is None
         else "it does nothing at any"
     )
     return (
         "## Playing it\n\n"
-        f"Recommended: **strength 1**, as it was trained (others were {NOT_MEASURED}), at **{where}** ({why}; t = 1 is "
+        f"Recommended: **strength 1**, as it was trained (others were {_NOT_MEASURED}), at **{where}** ({why}; t = 1 is "
         "noise).\n\n"
         f"```bash\neisbach generate --prompts demo --adapter {adapter_file}:1{interval}\n```"
     )
@@ -114,7 +114,7 @@ def _playing(facts: Facts, adapter_file: str) -> str:
 def _effect(facts: Facts) -> str:
     head = "## What it does, by noise level\n\n"
     if facts.effect is None:
-        return f"{head}{NOT_MEASURED.capitalize()}."
+        return f"{head}{_NOT_MEASURED.capitalize()}."
     rows = zip(facts.effect.levels, facts.effect.relative, strict=True)
     table = "\n".join(f"| {t:.3f} | {100 * value:.2g}% |" for t, value in rows)
     return (
@@ -126,7 +126,7 @@ def _effect(facts: Facts) -> str:
 def _structure(heard: Heard | None) -> str:
     head = "## Structure, against the base\n\n"
     if heard is None or not heard.rows:
-        return f"{head}{NOT_MEASURED.capitalize()}."
+        return f"{head}{_NOT_MEASURED.capitalize()}."
     rows = "\n".join(f"| {' | '.join(row)} |" for row in heard.rows)
     return (
         f"{head}{heard.clips} clips of {heard.prompts} prompts, from the same noise as the base's. Differences with "
@@ -156,7 +156,7 @@ def _training(facts: Facts, heard: Heard | None) -> str:
     pieces = "" if told.pieces is None else f", {told.pieces} pieces"
     stated = [f"{count} × {plain(name)}" for name, count in told.licences.items()]
     licences = f"Licences: {', '.join(stated)}." if stated else "Licences: not stated in the manifest."
-    near = NOT_MEASURED if heard is None or heard.nearest is None else _near(*heard.nearest)
+    near = _NOT_MEASURED if heard is None or heard.nearest is None else _near(*heard.nearest)
     return f"{head}{told.clips} clips{minutes}{pieces}. {licences}\n\nNearest training clip: {near}."
 
 

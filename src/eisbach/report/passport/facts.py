@@ -145,7 +145,7 @@ def gather(adapter: str | Path, *, effect: Effect | None = None) -> Facts:
         alpha=read.alpha,
         layers=len(read.layers),
         parameters=_count(read),
-        base=public_name(config.get("model")),
+        base=_public_name(config.get("model")),
         base_identity=_text(stamp.get("base_identity")),
         steps=stamp["steps"] if isinstance(stamp.get("steps"), int) else None,
         averaged=stamp.get("averaged") is True,
@@ -170,7 +170,7 @@ def _count(adapter: LowRankAdapter) -> int:
     )
 
 
-def public_name(model: Any) -> str:
+def _public_name(model: Any) -> str:
     """The name of a model that others can get: the embedded one, or one of the hub; "" for a folder."""
     if model == "embedded":
         return "embedded"
@@ -185,7 +185,7 @@ def without_paths(values: Any, key: str = "") -> Any:
         return {str(name): without_paths(value, f"{key}.{name}") for name, value in kept.items()}
     if isinstance(values, list | tuple):
         return [without_paths(value, key) for value in values]
-    if not isinstance(values, str) or (key == ".model" and public_name(values)):
+    if not isinstance(values, str) or (key == ".model" and _public_name(values)):
         return values
     places = (".data.manifest", ".data.cache", ".data.weights", ".data.images.folder", ".model")
     looks = values.startswith(("/", "~", "./", "../", "\\")) or re.match(r"[A-Za-z]:[\\/]", values) is not None

@@ -32,7 +32,7 @@ from eisbach.report.passport.card import (
 from eisbach.report.passport.facts import Facts, gather, training_rows
 from eisbach.tensor_files import read_header, read_tensors, write_tensors
 
-CARD = "README.md"
+_CARD = "README.md"
 _OURS = "- eisbach"
 SAMPLES = "samples"
 
@@ -88,7 +88,7 @@ def write_passport(
         The folder cannot be written.
     """
     path = Path(adapter)
-    card = path / CARD if path.is_dir() else path.with_suffix(".md")
+    card = path / _CARD if path.is_dir() else path.with_suffix(".md")
     if card.is_file() and _OURS not in read_text(card, "card").partition("\n---")[0]:
         raise UserError(f"{card} was not written here; move it elsewhere, and run the same command again.")
     facts = gather(path)
@@ -104,7 +104,7 @@ def write_passport(
     heard = _heard(path, run, play_config, quiet)
     write_text(card, card_text(facts, heard, path.name if path.is_file() else "THIS_FOLDER"))
     for file in _files(path):
-        write_header(file, facts)
+        _write_header(file, facts)
     return WrittenPassport(card, warning, facts, heard)
 
 
@@ -113,7 +113,7 @@ def after_training(run: Path, device: str, notify: Callable[[str], object]) -> N
     adapter = run / "adapter"
     files = _files(adapter) if adapter.is_dir() else []
     try:
-        if files and not (all(has_header(file) for file in files) and (adapter / CARD).is_file()):
+        if files and not (all(_has_header(file) for file in files) and (adapter / _CARD).is_file()):
             write_passport(adapter, device=device, notify=notify)
     except EisbachError as error:
         notify(f"the adapter's passport was not written: {error}")
@@ -217,7 +217,7 @@ MARK = "modelspec.sai_model_spec"
 """A key of every header that was written here."""
 
 
-def header_texts(facts: Facts, tensors_hash: str) -> dict[str, str]:
+def _header_texts(facts: Facts, tensors_hash: str) -> dict[str, str]:
     """`modelspec.*` of version 1.0.0: one line each, whatever the names hold."""
     base = facts.base or "a local model"
     interval = "" if facts.interval is None else f" at noise levels {facts.interval[0]:.2f} to {facts.interval[1]:.2f}"
@@ -245,12 +245,12 @@ def _content_hash(tensors: dict[str, torch.Tensor]) -> str:
     return hashlib.sha256(memoryview(data)[8 + length :]).hexdigest()
 
 
-def has_header(path: Path) -> bool:
+def _has_header(path: Path) -> bool:
     """Whether a file carries a passport already."""
     return MARK in read_header(path).metadata
 
 
-def write_header(path: Path, facts: Facts) -> None:
+def _write_header(path: Path, facts: Facts) -> None:
     """Writes the file anew with the passport's texts beside those that it has; its tensors stay.
 
     Raises
@@ -259,7 +259,7 @@ def write_header(path: Path, facts: Facts) -> None:
         The folder cannot be written.
     """
     tensors, metadata = read_tensors(path), read_header(path).metadata
-    texts = {**metadata, **header_texts(facts, _content_hash(tensors))}
+    texts = {**metadata, **_header_texts(facts, _content_hash(tensors))}
     config = path.with_name("adapter_config.json")
     if config.is_file():
         values = read_object(config, "adapter configuration")

@@ -45,7 +45,7 @@ Source = Callable[[int, int, DemoClip], str]
 """The address of a demo by run, step and clip."""
 
 
-def watch_html(runs: Mapping[str, Path], source: Source | None, *, live: bool) -> str:
+def _watch_html(runs: Mapping[str, Path], source: Source | None, *, live: bool) -> str:
     """The page as text.
 
     Parameters
@@ -87,7 +87,7 @@ def write_watch_page(paths: Sequence[str | Path], page: Path) -> Path:
     StorageError
         The page cannot be written.
     """
-    write_text(page, watch_html(find_runs(paths), None, live=False))
+    write_text(page, _watch_html(find_runs(paths), None, live=False))
     return page
 
 
@@ -172,7 +172,9 @@ def watch_app(paths: Sequence[str | Path]) -> Any:
 
     def page(_: Request) -> Response:
         try:
-            return HTMLResponse(watch_html(find_runs(paths), address, live=True), headers={"Cache-Control": "no-store"})
+            return HTMLResponse(
+                _watch_html(find_runs(paths), address, live=True), headers={"Cache-Control": "no-store"}
+            )
         except UserError as error:
             return PlainTextResponse(str(error), 503)
 

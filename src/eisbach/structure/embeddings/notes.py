@@ -37,7 +37,7 @@ SAMPLE_RATE = 22050
 LOWEST_PITCH, _PITCHES = 21, 88
 """MIDI number of the first of the pitches, and how many there are."""
 COLUMNS = ("note_motifs", "notes_per_second")
-"""What `measure_notes` adds to a record."""
+"""What `_measure_notes` adds to a record."""
 
 _HOP, _WINDOW, _FRAMES = 256, 43_844, 172
 _EDGE = 15  # frames at either end of a window that its neighbours know better
@@ -260,7 +260,7 @@ def note_events(notes: Notes) -> OnsetEvents:
     return OnsetEvents(np.array([float(notes.onset[moment].min()) for moment in moments]), attacks / norms)
 
 
-def measure_notes(waveform: Waveform) -> tuple[Record, Notes]:
+def _measure_notes(waveform: Waveform) -> tuple[Record, Notes]:
     """`COLUMNS` of a clip, None where undefined, and its notes."""
     notes = transcribe(waveform)
     motifs = note_motifs(*melody(notes))
@@ -274,14 +274,14 @@ def measure_notes(waveform: Waveform) -> tuple[Record, Notes]:
 def notes_of_files(
     paths: Sequence[str | Path], *, skips: SkipReport | None = None, quiet: bool = False
 ) -> dict[str, tuple[Record, Notes]]:
-    """`measure_notes` of every file that can be read, ten minutes of each at most, by path; what cannot be is
+    """`_measure_notes` of every file that can be read, ten minutes of each at most, by path; what cannot be is
     reported."""
     check_notes()
     found = {}
     with Progress(len(paths), "notes", quiet=quiet) as bar:
         for path in paths:
             try:
-                found[str(path)] = measure_notes(read_audio(path, duration=MAX_SECONDS))
+                found[str(path)] = _measure_notes(read_audio(path, duration=MAX_SECONDS))
             except AudioError as error:
                 if skips is not None:
                     skips.add(str(path), f"no notes: {error}")

@@ -34,7 +34,7 @@ from eisbach.studies.ground_truth.flat_cells import pieces_of
 from eisbach.types import Waveform
 
 RESULT = "base_quality.json"
-TAGGED = ("piano", "guitar", "flute", "harp", "violin", "cello", "harpsichord", "choir")
+_TAGGED = ("piano", "guitar", "flute", "harp", "violin", "cello", "harpsichord", "choir")
 """Instruments that the captions and musicnn's tags both name."""
 _DRAWS = 200
 
@@ -119,17 +119,17 @@ def _prompt_effects(settings: Settings, common: dict[str, Any], out: Path, quiet
 def _tag_effects(settings: Settings, common: dict[str, Any], out: Path, quiet: bool) -> dict[str, Any]:
     """For each instrument the AUC of its tag between clips that ask for it and clips that ask for another."""
     prompts: Any = tuple(
-        {"id": name, "text": f"Classical chamber music, moderate, played by {name}"} for name in TAGGED
+        {"id": name, "text": f"Classical chamber music, moderate, played by {name}"} for name in _TAGGED
     )
     count = max(2, settings.seeds // 3)
     config = GenerateConfig(out=str(out / "tags"), prompts=prompts, seeds=tuple(range(count)), **common)
     manifest = generate(config, quiet=quiet)
     asked = np.array([row.labels["prompt_id"] for row in manifest])
-    heard = MusicnnEmbedding().tags(_read(manifest))[:, [TAGS.index(name) for name in TAGGED]]
+    heard = MusicnnEmbedding().tags(_read(manifest))[:, [TAGS.index(name) for name in _TAGGED]]
 
     def areas(pick: np.ndarray) -> np.ndarray:
         found = []
-        for column, name in enumerate(TAGGED):
+        for column, name in enumerate(_TAGGED):
             own, other = heard[pick][asked[pick] == name, column], heard[pick][asked[pick] != name, column]
             found.append(float(np.mean(np.sign(own[:, None] - other[None])) * 0.5 + 0.5))
         return np.array(found)
@@ -137,11 +137,11 @@ def _tag_effects(settings: Settings, common: dict[str, Any], out: Path, quiet: b
     rng = np.random.default_rng(0)
     draws = []
     for _ in range(_DRAWS):  # clips within each prompt
-        rows = [np.flatnonzero(asked == name) for name in TAGGED]
+        rows = [np.flatnonzero(asked == name) for name in _TAGGED]
         draws.append(areas(np.concatenate([rng.choice(row, len(row)) for row in rows])).mean())
     each = areas(np.arange(len(asked)))
     return {
-        "auc": {name: float(value) for name, value in zip(TAGGED, each, strict=True)},
+        "auc": {name: float(value) for name, value in zip(_TAGGED, each, strict=True)},
         "mean_auc": float(each.mean()),
         "interval": [float(value) for value in np.percentile(draws, [2.5, 97.5])],
         "clips": len(asked),

@@ -15,7 +15,7 @@ from eisbach.types import Record
 
 FLAT_MARGIN, COPIED_MARGIN = 5.0, 5.0
 """Points."""
-NEARER = 0.9
+_NEARER = 0.9
 """Share of the oracle's distance to unseen music that must not be reached."""
 ARMS = {
     "remembered-above": "clip-and-level",
@@ -47,9 +47,9 @@ def _with_copies(folder: Path) -> list[Record]:
 def _bar(key: str, arm: str, draws: Draws) -> ClaimResult:
     flat = draws.effect(arm, "is_flat", other="oracle")
     ours, oracle = draws.by_draw(arm, HELD_OUT), draws.by_draw("oracle", HELD_OUT)
-    margins = np.array([ours[draw] - NEARER * oracle[draw] for draw in sorted(ours.keys() & oracle.keys())])
+    margins = np.array([ours[draw] - _NEARER * oracle[draw] for draw in sorted(ours.keys() & oracle.keys())])
     ends = t_interval(mean_moments(margins), 0.95)
-    near = interval_effect(f"{HELD_OUT}, {arm} − {NEARER:g} oracle", float(margins.mean()), ends, "dB", n=len(margins))
+    near = interval_effect(f"{HELD_OUT}, {arm} − {_NEARER:g} oracle", float(margins.mean()), ends, "dB", n=len(margins))
     copies = draws.effect(arm, "copied", other="oracle")
     supported = (
         draws.equivalence(arm, "is_flat", FLAT_MARGIN, other="oracle") < ALPHA

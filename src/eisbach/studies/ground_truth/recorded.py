@@ -39,7 +39,7 @@ Sources = Sequence[np.ndarray]
 _RMS = 0.1
 
 
-def read_sources(manifests: Sequence[Path], most: int, seconds: float = 60.0) -> list[np.ndarray]:
+def _read_sources(manifests: Sequence[Path], most: int, seconds: float = 60.0) -> list[np.ndarray]:
     """The first excerpt of every hand, at most `most` of them, evenly spread over all."""
     rows: dict[str, Path] = {}
     for path in manifests:
@@ -222,7 +222,7 @@ def conditions(piece: Waveform, seed: int) -> Iterator[tuple[str, Waveform]]:
 _DECLARED_AS = {"mp3 at 22 kHz": "codec", "opus": "codec", "offset": "gain", "silence around": "gain"}
 
 
-def check_conditions(pieces: Sequence[Waveform]) -> dict[str, Any]:
+def _check_conditions(pieces: Sequence[Waveform]) -> dict[str, Any]:
     """By condition and metric: the largest and the median change, and how many pieces break what the metric declares
     (``codec`` for every lossy file, ``gain`` for an offset and for silence around); and the largest change of the
     judge's probability of flatness."""
@@ -260,7 +260,7 @@ _FADES = ((0.0, 0.0, "linear"), (5.0, 10.0, "linear"), (8.0, 15.0, "linear"), (5
           (8.0, 15.0, "exponential"))  # fmt: skip
 
 
-def check_fades(sources: Sources) -> dict[str, Any]:
+def _check_fades(sources: Sources) -> dict[str, Any]:
     """Share of held chords and of loops of 4 s called flat, and the least probability, with and without fades; and what
     the same fades do to the recordings themselves."""
     report: dict[str, Any] = {}
@@ -314,7 +314,7 @@ def _told(flags: list[str]) -> list[str]:
     return [flag for flag in flags if not flag.startswith("undefined")]
 
 
-def check_dry(sources: Sources) -> dict[str, float]:
+def _check_dry(sources: Sources) -> dict[str, float]:
     """Largest change of every metric under hiss at -50 dB, on forms that are silent every other quarter of a second."""
     moved: dict[str, float] = {}
     for seed in range(min(6, len(sources))):
@@ -340,7 +340,7 @@ def main() -> None:
         "--sources", type=int, default=24, help="recordings that the pieces are made of, of as many hands"
     )
     args = parser.parse_args()
-    sources = read_sources(args.recordings, args.sources)
+    sources = _read_sources(args.recordings, args.sources)
     report = read_json(args.out, "report") if args.out.is_file() else {}
     for part in args.parts:
         report[part] = PARTS[part](sources, args.seeds, args.pieces)
@@ -358,10 +358,10 @@ def _forms(sources: Sources, pieces: int) -> list[Waveform]:
 
 PARTS: dict[str, Callable[[Sources, int, int], dict[str, Any]]] = {
     "ladders": _climbed,
-    "conditions": lambda sources, _, pieces: check_conditions(_forms(sources, pieces)),
-    "fades": lambda sources, _, pieces: check_fades(sources[:pieces]),
+    "conditions": lambda sources, _, pieces: _check_conditions(_forms(sources, pieces)),
+    "fades": lambda sources, _, pieces: _check_fades(sources[:pieces]),
     "odd_files": lambda sources, *_: check_odd_files(sources[0]),
-    "dry_under_hiss": lambda sources, *_: check_dry(sources),
+    "dry_under_hiss": lambda sources, *_: _check_dry(sources),
 }
 
 

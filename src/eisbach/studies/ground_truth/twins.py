@@ -117,7 +117,7 @@ def noise(samples: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarra
     return out[None].astype(np.float32)
 
 
-def shuffled_pieces(
+def _shuffled_pieces(
     samples: np.ndarray, rate: int, shortest: float, longest: float, rng: np.random.Generator
 ) -> np.ndarray:
     """Pieces of `shortest` to `longest` seconds in an order in which none comes behind its own predecessor; fades of 2,
@@ -142,7 +142,7 @@ def shuffled_pieces(
 def _shuffle(shortest: float, longest: float, equal: float) -> Maker:
     def make(samples: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
         low, high = (shortest, longest) if rng.random() < 0.5 else (equal, equal)
-        return shuffled_pieces(samples, rate, low, high, rng)
+        return _shuffled_pieces(samples, rate, low, high, rng)
 
     return make
 

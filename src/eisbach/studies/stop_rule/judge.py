@@ -48,7 +48,7 @@ class Training:
         return 100.0 * gain > BAR * float(np.ptp(self.truth))
 
 
-RIVALS = ("last", "held-out loss", "training loss", "fixed step")
+_RIVALS = ("last", "held-out loss", "training loss", "fixed step")
 
 
 def judge(folder: Path) -> list[ClaimResult]:
@@ -112,7 +112,7 @@ def _share(name: str, trainings: list[Training], values: list[float]) -> Effect:
 def _regret(trainings: list[Training]) -> ClaimResult:
     effects = [
         _share(f"regret of the checkpoint by {name}", trainings, [one.regret(one.choices[name]) for one in trainings])
-        for name in ("rule", *RIVALS)
+        for name in ("rule", *_RIVALS)
     ]
     return judged("little-regret", effects, supported=high(effects[0]) < BAR, refuted=low(effects[0]) > BAR)
 
@@ -138,7 +138,7 @@ def _clips(trainings: list[Training]) -> ClaimResult:
 
 def _rivals(trainings: list[Training]) -> ClaimResult:
     effects = []
-    for name in RIVALS:
+    for name in _RIVALS:
         values = [one.regret(one.choices["rule"]) - one.regret(one.choices[name]) for one in trainings]
         effect = _share(f"regret, rule − {name}", trainings, values)
         p, _ = sign_flip_test(_over_sets(trainings, values), random_stream(0, name))
@@ -147,6 +147,6 @@ def _rivals(trainings: list[Training]) -> ClaimResult:
     effects = [effect.model_copy(update={"p": p}) for effect, p in zip(effects, corrected, strict=True)]
     shown = [effect for effect in effects if effect.p is not None and effect.p < ALPHA]
     return judged(
-        "better-than-rivals", effects, supported=len(shown) == len(RIVALS) and all(e.value < 0 for e in shown),
+        "better-than-rivals", effects, supported=len(shown) == len(_RIVALS) and all(e.value < 0 for e in shown),
         refuted=any(effect.value > 0 for effect in shown),
     )  # fmt: skip

@@ -90,7 +90,7 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
                 _measure_set(_manifest(spec, out, draw), out)
         with open_executor(jobs, len(todo), network=True) as executor:
             calls = [(settings, str(out), draw, seed) for draw, seed in todo]
-            for index, row in executor.each(train_and_score, calls):
+            for index, row in executor.each(_train_and_score, calls):
                 draw, seed = todo[index]
                 done.add(f"{draw}/{seed}", row)
                 bar.advance()
@@ -98,7 +98,7 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
     write_json(out / RESULT, {"every": settings.every, "trainings": rows})
 
 
-def train_and_score(settings: Settings, out: str, draw: int, seed: int) -> dict[str, Any]:
+def _train_and_score(settings: Settings, out: str, draw: int, seed: int) -> dict[str, Any]:
     """One training: steps, held-out and training losses, and of each checkpoint its clips' scores [seeds][prompts] and
     the means of their parts."""
     from eisbach.training import train

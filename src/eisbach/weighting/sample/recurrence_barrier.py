@@ -72,7 +72,7 @@ def entropy_by_resolvents(gram: Tensor) -> Tensor:
     return (step * traces * s / (1 + s)).sum(1).clamp(min=0)
 
 
-def renyi2_entropy(gram: Tensor) -> Tensor:
+def _renyi2_entropy(gram: Tensor) -> Tensor:
     """-ln of the sum of squared entries, in nats, shape (B,); 0 for a matrix of zeros, NaN for NaN."""
     purity = gram.square().sum((1, 2))
     return torch.where(purity == 0, torch.zeros_like(purity), -purity.log()).clamp(min=0)
@@ -173,7 +173,7 @@ class RecurrenceBarrier(SampleBarrier):
         gram = windows @ windows.transpose(1, 2)
         trace = gram.diagonal(dim1=1, dim2=2).sum(1)
         gram = gram / torch.where(trace == 0, torch.ones_like(trace), trace)[:, None, None]
-        entropy = von_neumann_entropy(gram) if self.entropy == "von_neumann" else renyi2_entropy(gram)
+        entropy = von_neumann_entropy(gram) if self.entropy == "von_neumann" else _renyi2_entropy(gram)
         return (entropy / count.clamp(min=2).log()).clamp(0, 1), count
 
 
