@@ -105,8 +105,8 @@ def _playing(facts: Facts, adapter_file: str) -> str:
     )
     return (
         "## Playing it\n\n"
-        f"Recommended: **strength 1**, as it was trained (others were {_NOT_MEASURED}), at **{where}** ({why}; t = 1 is "
-        "noise).\n\n"
+        f"Recommended: **strength 1**, as it was trained (others were {_NOT_MEASURED}), at **{where}** ({why}; t = 1 "
+        "is noise).\n\n"
         f"```bash\neisbach generate --prompts demo --adapter {adapter_file}:1{interval}\n```"
     )
 
