@@ -15,7 +15,7 @@ from eisbach.experiments.measures import condition_notes, duplicate_notes, known
 from eisbach.experiments.reference import Reference, beside_reference
 from eisbach.experiments.sets import short_names
 from eisbach.statistics.comparison import withhold
-from eisbach.statistics.records import choose_metrics, validate_records
+from eisbach.statistics.records import MetricInfo, choose_metrics, validate_records
 from eisbach.statistics.results import Results, evaluate, summarise_arm
 from eisbach.statistics.sets import Sets, spread
 from eisbach.structure.metrics import METRICS
@@ -49,7 +49,7 @@ def compare_sets(
     records : sequence of Record
         Of `structure.analyze_files`, with the keys `id` and `group` and whatever labels the manifests had.
     pair, names, side_by_side
-        How clips are matched, as `matching.match_sets` takes them.
+        How clips are matched, as `match_sets` takes them.
     baseline, oracle : str or None
         A set's name or group: what the others are compared with, and the upper bound whose gain is the yardstick of the
         recovered shares.
@@ -93,27 +93,19 @@ def compare_sets(
     printed = [info for info in chosen if info.contradicted_by]
     shown = [info for info in chosen if info not in printed]
     refused = length_faults(checked, order, matching.unmatched)
-    results = None
-    if len(order) > 1:
-        largest = max(Counter(str(row["arm"]) for row in checked).values())
-        results = evaluate(
-            checked, [*shown, *printed], order[0], arms=order, oracle=oracle, unmatched=matching.unmatched, seed=seed,
-            paired=len(matching.unmatched) < len(order) - 1, n_resamples=min(9_999, max(999, _GATHERED // largest)),
-        )  # fmt: skip
-        results = _withheld(results, refused)
-        summaries = results.summaries
-    else:
-        summaries = {(order[0], info.name): summarise_arm(checked, info.name, order[0], seed=seed) for info in chosen}
+    results = _evaluated(checked, [*shown, *printed], order, oracle, matching, seed) if len(order) > 1 else None
+    results = results and _withheld(results, refused)
+    summaries = results.summaries if results is not None else {
+        (order[0], info.name): summarise_arm(checked, info.name, order[0], seed=seed) for info in chosen
+    }  # fmt: skip
     spreads = {(name, info.name): spread(checked, name, info.name) for name in order for info in chosen}
     notes = [*power_notes(results, refused), *condition_notes(checked, lengths=not refused), *duplicate_notes(checked)]
     if not known:
         notes.insert(0, "No metric is defined for any of these clips: they need at least a few seconds of sound each.")
-    near = None
-    if reference is not None:
-        near = beside_reference(
-            checked, reference, shown, order, rows=rows, unmatched=matching.unmatched, refused=refused, seed=seed
-        )
-        notes = [*near.notes, *notes]
+    near = None if reference is None else beside_reference(
+        checked, reference, shown, order, rows=rows, unmatched=matching.unmatched, refused=refused, seed=seed
+    )  # fmt: skip
+    notes = [*(near.notes if near is not None else ()), *notes]
     return Sets(
         order, checked, shown, printed, summaries, spreads, results, matching.how, notes, matching.by, refused, near
     )
@@ -145,6 +137,16 @@ def _named_set(role: str, name: str, by_set: Mapping[str, Sequence[Record]]) -> 
         if name in (known, str(rows[0]["group"])):
             return known
     raise UserError(f"{role} is '{name}', which is not among the sets {', '.join(by_set)}; name one of them.")
+
+
+def _evaluated(
+    rows: list[Record], metrics: list[MetricInfo], order: list[str], oracle: str | None, matching: Matching, seed: int
+) -> Results:
+    largest = max(Counter(str(row["arm"]) for row in rows).values())
+    return evaluate(
+        rows, metrics, order[0], arms=order, oracle=oracle, unmatched=matching.unmatched, seed=seed,
+        paired=len(matching.unmatched) < len(order) - 1, n_resamples=min(9_999, max(999, _GATHERED // largest)),
+    )  # fmt: skip
 
 
 def _withheld(results: Results, refused: Mapping[str, str]) -> Results:

@@ -103,17 +103,12 @@ def build_weighting(
         "gate_below": gate_below, "gate_above": gate_above, "gate_width": gate_width or None, "memory": memory,
         "act_above": act_above,
     }  # fmt: skip
+    given = {"sample": sample, "reduction": reduction, "normalisation": normalisation, "strength": strength}
     if sample is None:
-        sample = RECOMMENDED if noise_level == NONE else NONE
-    given: dict[str, Any] = {
-        "sample": sample,
-        "reduction": reduction,
-        "normalisation": normalisation,
-        "strength": strength,
-    }
-    given = {key: value for key, value in given.items() if value is not None}
-    given["options"] = options | {key: value for key, value in shaping.items() if value is not None}
-    chosen = _PLAIN_DEFAULTS | expand_recommended(given)
+        given["sample"] = RECOMMENDED if noise_level == NONE else NONE
+    asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    asked["options"] = options | {key: value for key, value in shaping.items() if value is not None}
+    chosen = _PLAIN_DEFAULTS | expand_recommended(asked)
     sample, options = str(chosen["sample"]), dict(chosen["options"])
     below, above, width = (options.pop(key, default) for key, default in _GATE.items())
     memory, act_above = options.pop("memory", None), options.pop("act_above", None)
@@ -121,13 +116,7 @@ def build_weighting(
     first = _look_up(SAMPLE_WEIGHTINGS, "sample", sample)
     second = _look_up(NOISE_WEIGHTINGS, "noise-level", noise_level)
     allowed = [_option_names(first), _option_names(second)]
-    unknown = sorted(set(options) - allowed[0] - allowed[1])
-    if unknown:
-        known = sorted((allowed[0] | allowed[1]) - _CONTEXT | (set() if first is None else _SHAPING)) or ["none"]
-        raise UserError(
-            f"the weighting ({sample}, {noise_level}) has no option {', '.join(map(repr, unknown))}; its options are "
-            f"{', '.join(known)}."
-        )
+    _refuse_unknown(options, f"({sample}, {noise_level})", allowed, set() if first is None else _SHAPING)
     context = {"latent_rate": latent_rate, "path": path, "density": density}
     known_facts = {key: value for key, value in context.items() if value is not None}
     return Weighting(
@@ -140,6 +129,15 @@ def build_weighting(
         level_means=None if level_means is None else NoiseLevelTable(level_means),  # type: ignore[arg-type]
         memory=memory_from(memory),
     )
+
+
+def _refuse_unknown(options: Mapping[str, Any], name: str, allowed: Sequence[set[str]], shaping: set[str]) -> None:
+    unknown = sorted(set(options) - allowed[0] - allowed[1])
+    if unknown:
+        known = sorted((allowed[0] | allowed[1]) - _CONTEXT | shaping) or ["none"]
+        raise UserError(
+            f"the weighting {name} has no option {', '.join(map(repr, unknown))}; its options are {', '.join(known)}."
+        )
 
 
 def expand_recommended(values: Mapping[str, Any]) -> dict[str, Any]:
