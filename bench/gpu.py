@@ -178,7 +178,7 @@ def smoke_training(bench: Bench) -> dict[str, Any]:
 def smoke_probe(bench: Bench) -> dict[str, Any]:
     """The losses of a probe's rows."""
     from eisbach.diagnostics.probe import run_probe
-    from eisbach.diagnostics.probe.config import ProbeConfig
+    from eisbach.diagnostics.probe.result import ProbeConfig
 
     with tempfile.TemporaryDirectory() as folder:
         clips = write_clips(Path(folder))

@@ -154,7 +154,7 @@ def has_key(model: type[BaseModel], parts: list[str]) -> bool:
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_keys_that_are_set_are_keys(page: Path) -> None:
-    from eisbach.diagnostics.probe.config import ProbeConfig
+    from eisbach.diagnostics.probe.result import ProbeConfig
     from eisbach.diagnostics.signature.config import SignatureConfig
     from eisbach.diagnostics.signature.entropic import EntropicConfig
     from eisbach.experiments.spec import ExperimentSpec

@@ -25,7 +25,7 @@ from eisbach.config import build_config
 from eisbach.data.images import load_digits
 from eisbach.data.manifest import load_manifest
 from eisbach.diagnostics.probe import run_probe
-from eisbach.diagnostics.probe.config import ProbeConfig
+from eisbach.diagnostics.probe.result import ProbeConfig
 from eisbach.experiments.cells import Cell, run_cell
 from eisbach.experiments.recipes import load_spec
 from eisbach.generation.images import image_noise

@@ -12,7 +12,7 @@ import pytest
 from eisbach.audio import audio_hash, write_audio
 from eisbach.config import build_config
 from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
-from eisbach.diagnostics.probe.config import ProbeConfig
+from eisbach.diagnostics.probe.result import ProbeConfig
 from eisbach.diagnostics.probe.subject import Subject, load_subject
 from eisbach.types import Waveform
 

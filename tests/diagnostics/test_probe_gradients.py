@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from eisbach.diagnostics.probe.config import ProbeConfig
 from eisbach.diagnostics.probe.gradients import (
     MOVING_STEPS,
     AdamUpdates,
@@ -27,6 +26,7 @@ from eisbach.diagnostics.probe.gradients import (
     summary,
     units,
 )
+from eisbach.diagnostics.probe.result import ProbeConfig
 from eisbach.diagnostics.probe.run import run_probe
 from eisbach.diagnostics.probe.subject import Subject, trainable, trained_weights
 from eisbach.training import train

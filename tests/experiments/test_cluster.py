@@ -26,7 +26,7 @@ from eisbach.executors import DeadProcessError, on_ray, open_executor, send
 from eisbach.executors.ray_worker import Place, versions_here
 from eisbach.experiments.run import run_experiment
 from eisbach.output_folder import exclusive
-from eisbach.signals import stop_signal
+from eisbach.progress import stop_signal
 
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's word for: the address of this node is 127.0.0.1
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

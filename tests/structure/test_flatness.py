@@ -7,9 +7,9 @@ import pytest
 
 from eisbach.structure import FLAT_KINDS, analyze, flat_kind, flat_probability, is_flat, kind_probabilities
 from eisbach.structure.evidence import evidence, stretches
-from eisbach.structure.fades import fade_lift
 from eisbach.structure.features import extract_features
 from eisbach.structure.flatness import calibrated, classify, judge
+from eisbach.structure.loudness_meter import fade_lift
 from eisbach.studies.ground_truth import synthetic
 from eisbach.studies.ground_truth.synthetic_varied import varied_form
 from eisbach.studies.ground_truth.twins import TWINS, fade_gain, looped, stretched_chord

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from eisbach.audio import audio_hash, write_audio
 from eisbach.backbones import load_backbone
 from eisbach.backbones.stable_audio3 import StableAudio3Backbone
-from eisbach.backbones.stable_audio3_text import TextEncoder
+from eisbach.backbones.text_encoder import TextEncoder
 from eisbach.config import build_config
 from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
 from eisbach.errors import OutOfMemory, UserError, is_out_of_memory

@@ -13,9 +13,8 @@ from torch import nn
 
 from eisbach.backbones import stable_audio3_native as native
 from eisbach.backbones.base import Backbone
-from eisbach.backbones.stable_audio3_text import TextEncoder, find_native
 from eisbach.backbones.state import adapter_free_state, identity_of
-from eisbach.backbones.text_encoder import token_mask
+from eisbach.backbones.text_encoder import TextEncoder, find_native, token_mask
 from eisbach.codecs.base import Codec
 from eisbach.codecs.same_native import CHUNK_OPTIONS
 from eisbach.codecs.weight_files import WEIGHTS, build_empty, component_config, load_exactly

@@ -117,7 +117,7 @@ def serve_(
 
 def _serve(test: Path, host: str, port: int) -> None:
     from eisbach.report.listen.page import listening_app
-    from eisbach.report.serving import serve
+    from eisbach.report.page import serve
 
     typer.echo(f"votes go to {test / 'votes'}", err=True)
     serve(listening_app(test), host, port, "the test, and can send votes")

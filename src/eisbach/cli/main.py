@@ -35,7 +35,7 @@ from eisbach.cli import (
 )
 from eisbach.cli.next_steps import with_next_steps
 from eisbach.errors import EisbachError, InterruptedRun, out_of_memory
-from eisbach.signals import stop_as_ctrl_c
+from eisbach.progress import stop_as_ctrl_c
 
 _PLAY, _WEIGH = "Train and play", "Look into a weighting before training"
 _MEASURE, _STUDY = "Measure what came out", "Compare trainings, check claims"

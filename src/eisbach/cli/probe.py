@@ -23,9 +23,8 @@ from eisbach.cli.common import (
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
-    from eisbach.diagnostics.probe.config import ProbeConfig
     from eisbach.diagnostics.probe.explain import Explanation
-    from eisbach.diagnostics.probe.result import ProbeResult
+    from eisbach.diagnostics.probe.result import ProbeConfig, ProbeResult
 
 _DEFAULT_FOLDER = "runs/probe"
 _REQUEST = "request"
@@ -147,7 +146,7 @@ def _configure(
     recipe: Path | None, overrides: Sequence[str], train: dict[str, Any], probe: dict[str, Any]
 ) -> ProbeConfig:
     from eisbach.config import apply_overrides, build_config, read_recipe
-    from eisbach.diagnostics.probe.config import ProbeConfig
+    from eisbach.diagnostics.probe.result import ProbeConfig
     from eisbach.training.config import TrainConfig
 
     values = apply_overrides(read_recipe(recipe) if recipe is not None else {}, overrides)

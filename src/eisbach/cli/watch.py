@@ -30,7 +30,7 @@ def watch(
 
         typer.echo(str(write_watch_page(runs, out or runs[0] / "report" / "watch.html")))
         return
+    from eisbach.report.page import serve
     from eisbach.report.run.page import watch_app
-    from eisbach.report.serving import serve
 
     serve(watch_app(runs), host, port, "the trainings")

@@ -106,7 +106,7 @@ def _sample(train: Manifest) -> Manifest:
 def _weighed(spec: ExperimentSpec, root: Path, chosen: Manifest) -> list[WeighedClip]:
     """The clips with their weight (the mean over two noise levels), judged and tagged."""
     from eisbach.data.manifest import save_manifest
-    from eisbach.diagnostics.probe.config import ProbeConfig
+    from eisbach.diagnostics.probe.result import ProbeConfig
     from eisbach.diagnostics.probe.run import run_probe
 
     folder = root / "material"

@@ -15,8 +15,7 @@ from eisbach.errors import InterruptedRun, UserError
 from eisbach.files import atomic_write
 from eisbach.generation.takes import curve_stamp, noise_seed, sampling_times
 from eisbach.output_folder import claim
-from eisbach.progress import Progress
-from eisbach.signals import stop_signal
+from eisbach.progress import Progress, stop_signal
 
 if TYPE_CHECKING:
     import torch

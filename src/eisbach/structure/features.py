@@ -29,8 +29,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from eisbach.devices import place
-from eisbach.structure.fades import fade_lift
-from eisbach.structure.loudness_meter import BLOCKS_PER_SECOND
+from eisbach.structure.loudness_meter import BLOCKS_PER_SECOND, fade_lift
 from eisbach.structure.sources import ArraySource, FileSource, Source
 from eisbach.structure.spectra import (
     Bands,

@@ -21,9 +21,8 @@ from eisbach.codecs.base import place_codec
 from eisbach.devices import Placement
 from eisbach.errors import ConfigError, EisbachError, UserError, one_line
 from eisbach.files import read_journal, read_json, write_json
-from eisbach.generation.batch import sample_batch, sampled_seconds
 from eisbach.generation.config import GenerateConfig
-from eisbach.generation.generate import unknown_words
+from eisbach.generation.generate import sample_batch, sampled_seconds, unknown_words
 from eisbach.generation.playing import Player
 from eisbach.generation.takes import STAMP, Take, curve_stamp, plan_takes, sampling_times, save_manifest, write_take
 from eisbach.structure.batch import measure_file

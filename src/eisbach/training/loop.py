@@ -14,8 +14,7 @@ from eisbach.devices import Placement
 from eisbach.errors import CheckpointError, InterruptedRun
 from eisbach.files import write_json
 from eisbach.output_folder import exclusive
-from eisbach.progress import Progress
-from eisbach.signals import stop_signal
+from eisbach.progress import Progress, stop_signal
 from eisbach.training.assembly import Assembly, assemble, origin_of_finished
 from eisbach.training.checkpoint import newest_checkpoint, open_checkpoint, prune
 from eisbach.training.config import TrainConfig

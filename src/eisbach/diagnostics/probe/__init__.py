@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from eisbach.diagnostics.probe.config import ProbeConfig
-from eisbach.diagnostics.probe.result import ProbeResult, load_result
+from eisbach.diagnostics.probe.result import ProbeConfig, ProbeResult, load_result
 
 if TYPE_CHECKING:
     from eisbach.diagnostics.probe.run import run_probe

@@ -6,8 +6,7 @@ import time
 from typing import Any
 
 from eisbach.diagnostics.probe import gradients, rows
-from eisbach.diagnostics.probe.config import ProbeConfig
-from eisbach.diagnostics.probe.result import ProbeResult, plain
+from eisbach.diagnostics.probe.result import ProbeConfig, ProbeResult, plain
 from eisbach.diagnostics.probe.subject import Subject, load_subject, trained_weights
 from eisbach.progress import Progress
 

@@ -19,7 +19,7 @@ from eisbach.data.batches import LatentDataset
 from eisbach.data.latents import sections_of
 from eisbach.data.manifest import Manifest, ManifestRow
 from eisbach.devices import Placement, place
-from eisbach.diagnostics.probe.config import ProbeConfig
+from eisbach.diagnostics.probe.result import ProbeConfig
 from eisbach.errors import ManifestError
 from eisbach.training.assembly import build_objective, inject_adapter, load_model
 from eisbach.training.data import (

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from eisbach.config import build_config
 from eisbach.diagnostics.probe import run_probe
-from eisbach.diagnostics.probe.config import ProbeConfig
 from eisbach.diagnostics.probe.explain import explain
+from eisbach.diagnostics.probe.result import ProbeConfig
 from eisbach.experiments.material import build_material, plan_material
 from eisbach.experiments.recipes import load_spec
 from eisbach.studies.contract import PlacedSettings
