@@ -78,11 +78,13 @@ class VPPath(Path):
 
     def log_snr(self, t: Tensor) -> Tensor:
         """-ln(exp(I) - 1), written so that a large I cannot overflow."""
+        # alpha^2 / sigma^2 = exp(-I) / (1 - exp(-I)).
         integral = self._integral(t)
         return -integral - torch.log(-torch.expm1(-integral))
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         """Root of the quadratic I(t) = ln(1 + exp(-log_snr)), in the form without cancellation."""
+        # I = ln(1 + 1 / SNR); of a quadratic's two roots, 2c / (b + sqrt(b^2 + 4ac)) loses no digits at small I.
         integral = torch.logaddexp(-log_snr, torch.zeros_like(log_snr))
         root = torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral)
         return 2 * integral / (self.beta_min + root)

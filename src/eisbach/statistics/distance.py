@@ -35,6 +35,7 @@ class Wasserstein(Statistic):
     squares = True
 
     def __init__(self, values: np.ndarray, reference: np.ndarray) -> None:
+        # Both sets sorted together once: W1 is the integral of |F - G|, and between neighbours both are constant.
         pooled = np.concatenate([values, reference])
         self._order = np.argsort(pooled, kind="stable")
         self._gaps, self._reference = np.diff(pooled[self._order]), reference - reference.mean()
@@ -47,6 +48,7 @@ class Wasserstein(Statistic):
         """Distances [shape=(B,)]."""
         ours, theirs = _normed(weights), _normed(reference)
         theirs = np.broadcast_to(theirs, (len(ours), theirs.shape[1]))
+        # F - G right of each pooled value but the last, a row of weights each [shape=(B, n + m - 1)].
         apart = np.cumsum(np.concatenate([ours, -theirs], axis=1)[:, self._order], axis=1)[:, :-1]
         distance: np.ndarray = np.abs(apart) @ self._gaps / self._scale
         return distance
@@ -58,6 +60,7 @@ class Wasserstein(Statistic):
         return ratio
 
     def _deviation(self, weights: np.ndarray) -> np.ndarray:
+        # Weighted variance; 1 / (1 - sum w^2) is n / (n - 1) where the weights are equal.
         variance = weights @ self._reference**2 - (weights @ self._reference) ** 2
         bessel = 1.0 / np.maximum(1.0 - np.sum(weights**2, axis=1), 0.01)
         deviation: np.ndarray = np.sqrt(np.maximum(0.0, variance * bessel))
@@ -84,6 +87,7 @@ class Kernel(Statistic):
     def __init__(self, rows: np.ndarray, reference: np.ndarray) -> None:
         pooled = np.concatenate([rows, reference]) - reference.mean(axis=0)
         norms = np.einsum("ij,ij->i", pooled, pooled)
+        # |x - y|^2 = |x|^2 + |y|^2 - 2 x.y; rows were centred, so that little cancels.
         squared = np.maximum(norms[:, None] + norms[None, :] - 2.0 * pooled @ pooled.T, 0.0)
         count = len(rows)
         within = squared[count:, count:][np.triu_indices(len(reference), 1)]
@@ -91,6 +95,7 @@ class Kernel(Statistic):
         kernel = np.exp(squared / (-2.0 * width))
         self._across = kernel[:count, count:]
         self._ours, self._theirs = kernel[:count, :count].copy(), kernel[count:, count:].copy()
+        # A row is no pair with itself: that is what makes the estimate unbiased.
         np.fill_diagonal(self._ours, 0.0)
         np.fill_diagonal(self._theirs, 0.0)
 
@@ -103,6 +108,7 @@ class Kernel(Statistic):
 
 
 def _within(weights: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    # The mean over pairs of different rows: the weights of all pairs less those of rows with themselves.
     pairs = np.maximum(1.0 - np.sum(weights**2, axis=1), 1e-12)
     mean: np.ndarray = np.einsum("ij,ij->i", weights @ kernel, weights) / pairs
     return mean
@@ -128,6 +134,7 @@ def corrected(
     raw: float, drawn: np.ndarray, scales: np.ndarray, squares: bool, ends: tuple[float, float]
 ) -> tuple[float, tuple[float, float]]:
     """The distance without what resampling adds to it, and an interval: the replicates' spread around it."""
+    # raw^2 is d^2 and the noise of sampling, and E[drawn^2] is raw^2 and as much noise again.
     value = raw if not squares else math.sqrt(max(0.0, 2.0 * raw**2 - float(np.mean(drawn**2))))
     spread = (drawn - drawn.mean() + value) * scales - value
     low, high = np.quantile(spread - np.median(spread), ends)

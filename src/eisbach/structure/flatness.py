@@ -110,6 +110,7 @@ def classify(measures: Mapping[str, float]) -> np.ndarray:
     constants = judge()
     low, high, mean, scale = np.array(list(constants["measures"].values())).T
     values = np.array([measures[name] for name in constants["measures"]])
+    # z-scores of the calibration's own clips; 0 is its mean, no evidence either way.
     inputs = np.nan_to_num((np.clip(values, low, high) - mean) / scale, nan=0.0)
     kinds = mean_probabilities(_networks(), inputs[None])[0]
     return calibrated(kinds[None], constants["calibration"]["slope"], constants["calibration"]["bias"])[0]
@@ -130,6 +131,7 @@ def mean_probabilities(networks: list[dict[str, np.ndarray]], inputs: np.ndarray
     for network in networks:
         inner = np.tanh(inputs @ network["inward"] + network["hidden"])
         logits = inner @ network["outward"] + network["bias"]
+        # The softmax, less the largest logit so that nothing overflows.
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         total += odds / odds.sum(axis=1, keepdims=True)
     return total / len(networks)
@@ -139,6 +141,7 @@ def calibrated(kinds: np.ndarray, slope: float, bias: float) -> np.ndarray:
     """Probabilities [shape=(clips, 5)] whose share of flatness went through a logistic curve; what is flat keeps its
     proportions."""
     flat = np.clip(1.0 - kinds[:, 0], 1e-6, 1.0 - 1e-6)
+    # Platt's scaling of the log-odds of flatness; each kind of flatness keeps its share of the whole.
     said = 1.0 / (1.0 + np.exp(-(slope * np.log(flat / (1.0 - flat)) + bias)))
     return np.concatenate(
         [1.0 - said[:, None], kinds[:, 1:] * (said / (1.0 - kinds[:, 0]).clip(1e-6))[:, None]], axis=1

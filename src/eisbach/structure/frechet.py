@@ -38,6 +38,7 @@ def shrunk_covariance(rows: np.ndarray) -> np.ndarray:
     """Ledoit–Wolf covariance, [shape=(d, d)], of rows [shape=(n, d)], n >= 2."""
     n, d = rows.shape
     centred = rows - rows.mean(axis=0)
+    # The target is a sphere of the same trace; the intensity is noise over spread, both in squared Frobenius norm.
     sample = centred.T @ centred / n
     scale = np.trace(sample) / d
     spread = float(np.sum((sample - scale * np.eye(d)) ** 2))

@@ -112,9 +112,11 @@ def fitness_scape(
         lengths = np.concatenate([np.full(n - length + 1, length) for length in range(first, last)])
         starts = np.concatenate([np.arange(n - length + 1) for length in range(first, last)])
         score, cells, covered = _path_families(similarity, starts, lengths, strict_start)
+        # A segment always matches itself, along its diagonal and over its own length: both are taken out.
         score_n = (score - lengths) / np.maximum(cells, 1)
         coverage_n = (covered - lengths) / n
         total = score_n + coverage_n
+        # The harmonic mean, so that neither long weak paths nor one strong short one is fit.
         fitness = np.divide(2.0 * score_n * coverage_n, total, out=np.zeros_like(total), where=np.abs(total) > 1e-12)
         planes[:, lengths - 1, starts] = fitness, score_n, coverage_n
     return Scape(planes[0], planes[1], planes[2], step_seconds)
@@ -140,6 +142,7 @@ def _path_families(
 
     The pairs lie one segment after another: slot 0 is the elevator column, slots 1 ... length the segment's columns.
     """
+    # Every segment is one dynamic programme over the rows of the matrix; all of them are advanced together, row by row.
     n = len(similarity)
     heads = np.concatenate([[0], np.cumsum(lengths + 1)[:-1]])
     ends = heads + lengths
@@ -148,6 +151,7 @@ def _path_families(
     columns[heads] = 0  # unused
     seconds = heads[lengths >= 2] + 2
 
+    # Scores of the two rows before and of this one; a tally packs cells and covered rows of the same path into one int.
     offsets = np.zeros(slots, dtype=np.int32)
     older, best, new = (np.full(slots, -np.inf) for _ in range(3))
     older_tally, tally, new_tally = (np.zeros(slots, dtype=np.int32) for _ in range(3))
@@ -158,6 +162,8 @@ def _path_families(
         best[heads] = 0.0
     higher = np.empty(slots - 2, dtype=bool)
     for row in range(1, n):
+        # The elevator column: the best score of path families that end above this row. A path that reached the
+        # segment's last column joins it, and a new one may start from it.
         finished, finished_tally = best[ends], tally[ends]
         jump = finished > elevator
         elevator = np.where(jump, finished, elevator)

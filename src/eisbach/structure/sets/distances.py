@@ -153,6 +153,7 @@ def frechet_infinity(
             f"extrapolating a Fréchet distance in {d} dimensions needs at least {3 * d} items a set, not {most}; "
             "use kernel_distance, which is unbiased."
         )
+    # Evenly spaced in 1 / n, over which the bias is a straight line.
     sizes = np.unique(np.round(most / np.linspace(3.0, 1.0, n_sizes)).astype(int))
     means = []
     for size in sizes:
@@ -190,6 +191,7 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, kernel: str = "gaussian", *, b
     a, b = as_pair(a, b, ("first", "second"), 2)
     function, own = _kernel(kernel, a, b, bandwidth)
     n, m = len(a), len(b)
+    # Sums over pairs of different items of each set, and over all pairs across.
     within_a, within_b = _kernel_sum(function, a, a) - own(a), _kernel_sum(function, b, b) - own(b)
     return float(within_a / (n * (n - 1)) + within_b / (m * (m - 1)) - 2.0 * _kernel_sum(function, a, b) / (n * m))
 
@@ -197,6 +199,7 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, kernel: str = "gaussian", *, b
 def median_distance(rows: np.ndarray) -> float:
     """Median Euclidean distance over pairs of rows (evenly spaced 2,000 of them where there are more)."""
     rows = rows[:: -(-len(rows) // _MEDIAN_ROWS)]
+    # The upper triangle holds every pair once, and no item with itself.
     squared = np.concatenate([block for _, block in _squared_distance_blocks(rows, rows)])
     return float(np.sqrt(np.median(squared[np.triu_indices(len(rows), 1)])))
 
