@@ -4,7 +4,7 @@ from eisbach.structure.analyze import Analysis, analyze, analyze_array
 from eisbach.structure.batch import Clip, analyze_file, analyze_files
 from eisbach.structure.energy import energy_share, phase_randomise
 from eisbach.structure.flatness import FLAT_KINDS, flat_kind, flat_probability, is_flat, kind_probabilities
-from eisbach.structure.frechet import texture_embedding, texture_frechet
+from eisbach.structure.frechet import texture_embedding
 from eisbach.structure.metrics import METRICS, Metric
 from eisbach.structure.record_files import read_details
 
@@ -26,5 +26,4 @@ __all__ = [
     "phase_randomise",
     "read_details",
     "texture_embedding",
-    "texture_frechet",
 ]

@@ -1,4 +1,4 @@
-"""Fréchet distance between two sets of clips, on texture statistics.
+"""The Fréchet distance of two Gaussians, and what a clip is for it: its texture's statistics.
 
 A clip becomes 64 numbers: the mean and the standard deviation over time of its 32 texture dimensions (dB). Two sets are
 compared as Gaussians (Dowson & Landau 1982; Heusel et al. 2017): ``|mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a
@@ -9,11 +9,9 @@ as the set grows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from eisbach.errors import AudioError, UserError
+from eisbach.errors import AudioError
 from eisbach.structure.features import TEXTURE_WINDOW, extract_features
 from eisbach.types import Waveform
 
@@ -71,36 +69,3 @@ def gaussian_frechet(
     difference = mean_a - mean_b
     trace = np.trace(covariance_a) + np.trace(covariance_b) - 2.0 * np.sqrt(eigenvalues).sum()
     return float(max(0.0, difference @ difference + trace))
-
-
-def texture_frechet(a: Sequence[Waveform] | np.ndarray, b: Sequence[Waveform] | np.ndarray) -> float:
-    """Fréchet distance of two sets of clips on texture statistics, dB^2, >= 0.
-
-    Parameters
-    ----------
-    a, b : sequence of Waveform, or np.ndarray [shape=(clips, d)]
-        At least two clips a set; arrays hold embeddings (`texture_embedding`). Use clips of equal length and sets of
-        equal size where distances are to be compared: the distance is biased upward in small sets.
-
-    Raises
-    ------
-    UserError
-        Fewer than two clips, non-finite embeddings, or embeddings of different sizes.
-    """
-    sets = [_embeddings(clips, name) for clips, name in ((a, "first"), (b, "second"))]
-    if sets[0].shape[1] != sets[1].shape[1]:
-        raise UserError(
-            f"the embeddings have {sets[0].shape[1]} and {sets[1].shape[1]} dimensions; compare equal ones."
-        )
-    moments = [(rows.mean(axis=0), shrunk_covariance(rows)) for rows in sets]
-    return gaussian_frechet(*moments[0], *moments[1])
-
-
-def _embeddings(clips: Sequence[Waveform] | np.ndarray, name: str) -> np.ndarray:
-    rows = clips if isinstance(clips, np.ndarray) else [texture_embedding(clip) for clip in clips]
-    array = np.asarray(rows, dtype=np.float64)
-    if array.ndim != 2 or len(array) < 2:
-        raise UserError(f"the {name} set holds {len(clips)} clip(s); a Fréchet distance needs at least two a set.")
-    if not np.isfinite(array).all():
-        raise UserError(f"the {name} set holds non-finite embeddings; leave out the clips that cannot be analysed.")
-    return array
