@@ -58,13 +58,15 @@ def of_records(file: Path, drop: tuple[str, ...] = ()) -> str:
 
 
 def of_numbers(value: Any) -> str:
-    """Every number of a JSON value, as a sorted list: what is called how does not count."""
+    """Every number of a JSON value, as a sorted list: what is called how does not count, nor what stands there twice
+    (`shown_interval` is one of the two intervals beside it)."""
     numbers: list[str] = []
 
     def walk(node: Any) -> None:
         if isinstance(node, dict):
-            for inner in node.values():
-                walk(inner)
+            for name, inner in node.items():
+                if name != "shown_interval":
+                    walk(inner)
         elif isinstance(node, list):
             for inner in node:
                 walk(inner)
@@ -82,7 +84,7 @@ def hashes(folder: Path) -> dict[str, str]:
     experiment = folder / "experiment"
     subprocess.run([*command, "demo", *EXPERIMENT, "--out", str(experiment)], check=True, env=environment)
     arms = experiment / "arms"
-    sets = [str(arms / arm / "seed-0" / "samples") for arm in ("plain", "recurrence")]
+    sets = [str(arms / arm / "seed-0" / "samples") for arm in ("plain", "recommended")]
     out = folder / "analysis"
     subprocess.run([*command, "analyze", *sets, "--out", str(out)], check=True, env=environment)
     summary = json.loads((experiment / "summary.json").read_text(encoding="utf-8"))
