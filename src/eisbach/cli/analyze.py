@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eisbach.cli.common import Address, CellCpus, CellGpus, ExecutorName, print_note, where
+from eisbach.cli.common import Address, CellCpus, CellGpus, ExecutorName, print_note, typed_line, where
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
@@ -176,7 +175,13 @@ def analyze(
 
         if page:
             options = PageOptions(
-                title or "", listen, tuple(clip or ()), pictures is not False, bool(pictures), _typed(), heard
+                title or "",
+                listen,
+                tuple(clip or ()),
+                pictures is not False,
+                bool(pictures),
+                typed_line("analyze"),
+                heard,
             )
             written = write_page(analysed, options, [str(path) for path in paths], quiet=quiet)
         else:
@@ -237,13 +242,6 @@ def _with_embeddings(plan: AnalysisPlan, names: Sequence[str]) -> AnalysisPlan:
 
     models = tuple(load_embedding(name, device=plan.device) for name in dict.fromkeys(names) if name != "texture")
     return replace(plan, embeddings=models)
-
-
-def _typed() -> str:
-    """The line that was typed, so that the page can be made again with every option of it; "" where none was."""
-    if Path(sys.argv[0]).name.startswith("eisbach") and "analyze" in sys.argv[1:2]:
-        return shlex.join(["eisbach", *sys.argv[1:]])
-    return ""
 
 
 def _print_files(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +47,13 @@ def placement_changes(device: str | None, precision: str | None) -> list[str]:
     """`--device` and `--precision` as changes of a recipe's keys of these names."""
     given = (("device", device), ("precision", precision))
     return [f"{key}={json.dumps(value)}" for key, value in given if value is not None]
+
+
+def typed_line(command: str) -> str:
+    """The shell line that was typed, so that a page can be made again with every option of it; "" where none was."""
+    if Path(sys.argv[0]).name.startswith(("eisbach", "__main__")) and command in sys.argv[1:2]:
+        return shlex.join(["eisbach", *sys.argv[1:]])
+    return ""
 
 
 def worker_count(jobs: int) -> int:

@@ -19,6 +19,7 @@ from eisbach.cli.common import (
     numbers,
     print_json,
     print_note,
+    typed_line,
 )
 from eisbach.errors import UserError
 
@@ -130,7 +131,7 @@ def probe(
         explanation = explain(result, label=label)
         judged = verdict(explanation)
         bar.advance()
-        page = write_probe_page(result, explanation, judged, folder, command=_command(config))
+        page = write_probe_page(result, explanation, judged, folder, command=typed_line("probe"))
         bar.advance()
     said = {"explanation": explanation.to_json(), "verdict": judged.to_json()}
     result.save(folder, {_REQUEST: _request(config), **said})
@@ -239,24 +240,6 @@ def _content(data: Path) -> str:
     files = sorted(file for file in data.rglob("*") if file.is_file()) if data.is_dir() else []
     listed = [[file.relative_to(data).as_posix(), file.stat().st_size] for file in files]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:12]
-
-
-def _command(config: ProbeConfig) -> str:
-    """The shell line that asks the same, recipe or not."""
-    import shlex
-
-    train = config.train
-    words = ["eisbach", "probe", *(word for path in train.data.manifest for word in ("--data", path))]
-    if isinstance(train.model, str) and train.model != "embedded":
-        words += ["--model", train.model]
-    chosen = train.weighting
-    words += ["--sample", chosen.sample, "--noise-level", chosen.noise_level]
-    for key in ("reduction", "normalisation", "strength"):
-        if getattr(chosen, key) != type(chosen).model_fields[key].default:
-            words += ["--set", f"weighting.{key}={getattr(chosen, key)}"]
-    if chosen.options:
-        words += ["--set", f"weighting.options={json.dumps(chosen.options)}"]
-    return shlex.join(words)
 
 
 def _table(explanation: Explanation) -> str:
