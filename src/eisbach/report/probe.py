@@ -149,7 +149,7 @@ def number_tables(explanation: Explanation) -> list[NumberTable]:
             ],
         ),
         NumberTable(
-            "Gradients by noise level",
+            "By noise level: gradients",
             "Norms of the gradients of batches at a single noise level, means over batches.",
             ["t", "plain", "weighted"],
             [
