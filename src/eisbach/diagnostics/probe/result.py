@@ -154,10 +154,11 @@ _Point: Any = create_model(  # type: ignore[call-overload]
         ("angle", "norm_ratio", "between_batches_angle", "update_angle", "update_norm_ratio"), (_Summary, ...)
     ),
 )
+_Points: Any = dict[Literal["start", "moved"], _Point] | None
 _Gradients: Any = create_model(
     "_Gradients",
     batches=(int, 0),
-    points=(dict[Literal["start", "moved"], _Point] | None, None),
+    points=(_Points, None),
     levels=(list[dict[str, float | list[_Number] | None]] | None, None),
 )
 _Row: Any = create_model(  # type: ignore[call-overload]
