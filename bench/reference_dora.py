@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from eisbach.adapters.quantised import read_weight
+
 
 class RebuiltWeight(nn.Module):
     """Maps W [shape=(out, in)] to W′."""
@@ -26,7 +28,7 @@ class RebuiltWeight(nn.Module):
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """W′, in the trained parameters' dtype."""
-        v = weight + self.scale * (self.lora_B @ self.lora_A)
+        v = read_weight(weight) + self.scale * (self.lora_B @ self.lora_A)
         return self.magnitude * v / torch.linalg.vector_norm(v, dim=1, keepdim=True)
 
 

@@ -14,35 +14,42 @@ reaches the device is looked at:
   this form; a host that starts an operation in 5 µs needs the launches times that.
 
 Kernels are those of torch's CPU list under its bf16 autocast, attention as one operation. A step is forward, mean
-squared error, backward, clipping and fused AdamW. Counts are taken at two depths and drawn as a straight line to 24
-blocks; ``--check`` counts all 24 in some cells and compares (memory with checkpointing is not quite on the line).
+squared error, backward, clipping and fused AdamW.
+
+Each adapter and form is traced at two depths, once for all frames and batches (`shape_trace.py`), and carried to 24
+blocks: blocks between the second and the second last are all alike, so every sum is a straight line in the depth, and
+the peak is the highest of such lines, one for each stretch of the step. ``--check`` counts some rows directly, at their
+own size or with all 24 blocks, and writes how far the derived numbers lie from them. Both write each row as it ends and
+go on from there.
 """
 
 from __future__ import annotations
 
 import argparse
-import weakref
-from collections.abc import Iterator
+import gc
+import time
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 import train_step
+from shape_trace import BATCH, DEVICES, FRAMES, Trace, peaks, sums
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from eisbach.adapters.quantised import is_quantised, quantise_frozen
-from eisbach.files import write_json
-from eisbach.progress import Progress
+from eisbach.adapters.quantised import quantise, quantise_frozen
+from eisbach.files import read_json, write_json
 
+RESULTS = Path(__file__).parent / "results" / "true_size.json"
 DEPTH, RANK = 24, 16
-DEPTHS = (2, 3)
-FRAMES, BATCHES = (108, 323, 1292), (1, 4, 8)
+DEPTHS = (3, 4)
+MODEL: dict[str, int] = {}  # what differs from Medium: nothing
 SECONDS = {108: 10, 323: 30, 1292: 120}
+SHAPES = [(frames, batch) for frames in SECONDS for batch in (1, 4, 8)]
 CASES = {
     "LoRA": "lora",
     "DoRA detached": "ours, detached",
@@ -50,100 +57,13 @@ CASES = {
     "rebuilt weight": "rebuilt",
     "peft": "peft",
 }
-FORMS = ("plain", "checkpointing", "int8", "nf4", "int8 + checkpointing", "nf4 + checkpointing")
-NOT_QUANTISED = ("rebuilt weight", "peft")  # both form the adapted weight from the frozen one, in full
-DEVICES = {"H100": (989e12, 3.35e12), "RTX 4070": (58.3e12, 0.504e12)}
-"""Dense bf16 FLOP/s with fp32 sums, and bytes/s, by their makers' data sheets (H100 SXM)."""
-
-_FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "lift_fresh"}
-_FREE |= {"detach", "alias", "_reshape_alias", "set_", "record_stream"}
-
-
-def launches(func: Any) -> bool:
-    """Whether an operation starts a kernel."""
-    name = func._schema.name.split("::")[1]
-    return func.namespace not in ("prim", "profiler") and not func.is_view and name not in _FREE
-
-
-def flops_of(func: Any, args: Any, kwargs: Any, out: Any) -> int:
-    """Of matrix products, convolutions and attention; 0 elsewhere."""
-    aten = torch.ops.aten
-    packet = func.overloadpacket
-    if packet is aten._scaled_dot_product_flash_attention_for_cpu:
-        return sdpa_flop_count(*(value.shape for value in args[:3]))
-    if packet is aten._scaled_dot_product_flash_attention_for_cpu_backward:
-        return sdpa_backward_flop_count(*(value.shape for value in args[:4]))
-    packet = {aten.addmm_: aten.addmm, aten.baddbmm_: aten.baddbmm}.get(packet, packet)
-    if packet not in flop_registry:
-        return 0
-    kwargs = {name: value for name, value in kwargs.items() if name != "out"}
-    return int(flop_registry[packet](*args, **kwargs, out_val=out))
-
-
-class Counter(TorchDispatchMode):
-    """Counts what passes while it is active.
-
-    Attributes
-    ----------
-    launches, flops : int
-    peak : int
-        Bytes, of what `hold` was given and everything since.
-    seconds : dict
-        Roofline seconds by device.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.launches = self.flops = self.peak = self._now = 0
-        self.seconds = dict.fromkeys(DEVICES, 0.0)
-        self._known: set[int] = set()
-
-    def hold(self, tensor: torch.Tensor) -> None:
-        """Counts a tensor's storage until it is let go."""
-        for part in plain_parts(tensor):
-            storage = part.untyped_storage()
-            key = storage._cdata
-            if key in self._known:
-                continue
-            size = -(-storage.nbytes() // 512) * 512
-            self._known.add(key)
-            self._now += size
-            self.peak = max(self.peak, self._now)
-            weakref.finalize(storage, self._drop, key, size)
-
-    def _drop(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self._now -= size
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        results = [value for value in tree_iter(out) if isinstance(value, torch.Tensor)]
-        for value in results:
-            self.hold(value)
-        if launches(func):
-            self.launches += 1
-            flops = flops_of(func, args, kwargs, out)
-            self.flops += flops
-            read = {id(value): value.nbytes for value in tree_iter((args, kwargs)) if isinstance(value, torch.Tensor)}
-            moved = sum(read.values()) + sum(value.nbytes for value in results if id(value) not in read)
-            for name, (peak, bandwidth) in DEVICES.items():
-                self.seconds[name] += max(flops / peak, moved / bandwidth)
-        return out
-
-
-def plain_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The tensors that hold a tensor's bytes: itself, or what a quantised one is made of."""
-    if is_quantised(tensor):
-        for name in tensor.__tensor_flatten__()[0]:  # type: ignore[attr-defined]
-            yield getattr(tensor, name)
-    else:
-        yield tensor
+FORMS = ("plain", "checkpointing", "int8", "int8 + checkpointing", "nf4", "nf4 + checkpointing")
+NOT_THERE = {("peft", "nf4"): "peft calls dequantize() without arguments, and torchao's nf4 has none such"}
 
 
 def fake_network(case: str, form: str, depth: int, mode: FakeTensorMode) -> tuple[nn.Module, list[nn.Parameter]]:
     """Medium's transformer of `depth` blocks with an adapter, frozen weights as `form` says, and what trains."""
-    train_step.PRESETS["true size"] = {"model": {"depth": depth}}
+    train_step.PRESETS["true size"] = {"model": {**MODEL, "depth": depth}}
     module = train_step.build_transformer("true size", "bf16", torch.device("meta"))
     if case:
         train_step.adapt(module, CASES[case], RANK)
@@ -154,8 +74,13 @@ def fake_network(case: str, form: str, depth: int, mode: FakeTensorMode) -> tupl
                     fake: Any = FakeTensor(mode, value.detach(), torch.device("cpu"))
                     store[name] = nn.Parameter(fake, value.requires_grad) if isinstance(value, nn.Parameter) else fake
     with mode:
-        if form.split(" + ")[0] in ("int8", "nf4"):
-            quantise_frozen(module, form.split(" + ")[0])  # type: ignore[arg-type]
+        bits: Any = form.split(" + ")[0]
+        if bits in ("int8", "nf4"):
+            quantise_frozen(module, bits)
+            for layer in module.modules():
+                if parametrize.is_parametrized(layer, "weight"):
+                    held: Any = layer.parametrizations.weight
+                    held.original = nn.Parameter(quantise(held.original.detach(), bits), requires_grad=False)
     if "checkpointing" in form:
         module.enable_gradient_checkpointing()
     return module, [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -175,11 +100,14 @@ def inputs_of(module: Any, frames: int, batch: int) -> dict[str, Any]:
 
 
 def training_step(
-    module: nn.Module, optimiser: torch.optim.Optimizer, trained: list[nn.Parameter], inputs: Any
+    module: nn.Module, optimiser: torch.optim.Optimizer, trained: list[nn.Parameter], inputs: Any, trace: Trace
 ) -> None:
+    """Forward, loss, backward, clipping, AdamW."""
     with torch.autocast("cpu", torch.bfloat16):
         output = module(**inputs)[0]
+    trace.enter("loss")
     (output.float() - inputs["hidden_states"]).square().mean().backward()
+    trace.enter("after")
     gradients = [parameter.grad for parameter in trained]
     norm = nn.utils.get_total_norm(gradients, foreach=True)
     torch._foreach_mul_(gradients, (1.0 / (norm + 1e-6)).clamp(max=1.0))
@@ -187,71 +115,199 @@ def training_step(
     optimiser.zero_grad(set_to_none=True)
 
 
-def count(case: str, form: str, depth: int, shapes: list[tuple[int, int]]) -> list[dict[str, float]]:
-    """The numbers of one training step for each (frames, batch); of a sampling step without an adapter."""
-    mode = FakeTensorMode()
+def step_of(case: str, form: str, depth: int, mode: FakeTensorMode) -> tuple[nn.Module, Any]:
+    """The network and its optimiser with its state, without which nothing trains (sampling)."""
     module, trained = fake_network(case, form, depth, mode)
-    rows = []
+    if not trained:
+        return module, None
+    optimiser = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     with mode:
-        optimiser = torch.optim.AdamW(trained, lr=1e-4, fused=True) if trained else None
-        if optimiser is not None:  # the optimiser's state is there from now on
-            training_step(module, optimiser, trained, inputs_of(module, 8, 1))
-        for frames, batch in shapes:
-            counter, inputs = Counter(), inputs_of(module, frames, batch)
+        for parameter in trained:
+            parameter.grad = torch.zeros_like(parameter)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    return module, optimiser
+
+
+def name_segments(module: Any, trace: Trace) -> None:
+    """Has a trace enter a segment at each block, forward and backward; recomputation belongs to the backward's."""
+    backward: list[int] = []
+
+    def ahead(index: int) -> Any:
+        return lambda block, given: None if backward else trace.enter(f"forward {index}")
+
+    def behind(index: int) -> Any:
+        def back(gradient: torch.Tensor) -> None:
+            backward.append(index)
+            trace.enter(f"backward {index}")
+
+        def hook(block: nn.Module, given: Any, output: torch.Tensor) -> None:
+            if not backward and output.requires_grad:
+                output.register_hook(back)
+
+        return hook
+
+    for index, block in enumerate(module.transformer_blocks):
+        block.register_forward_pre_hook(ahead(index))
+        block.register_forward_hook(behind(index))
+
+
+def trace_of(case: str, form: str, depth: int, frames: int = FRAMES, batch: int = BATCH) -> Trace:
+    """One training step (a sampling step without a case), at the marks or at one size of its own."""
+    mode = FakeTensorMode()
+    module, optimiser = step_of(case, form, depth, mode)
+    trace = Trace()
+    name_segments(module, trace)
+    gc.collect()
+    gc.disable()  # what is let go is let go where the step does so, at every depth alike
+    try:
+        with mode:
+            inputs = inputs_of(module, frames, batch)
             states = [] if optimiser is None else [v for s in optimiser.state.values() for v in s.values()]
             for value in (*module.parameters(), *module.buffers(), *states, *tree_iter(inputs)):
                 if isinstance(value, torch.Tensor):
-                    counter.hold(value)
-            with counter, nullcontext() if trained else torch.no_grad():
+                    trace.hold(value)
+            with trace, torch.no_grad() if optimiser is None else nullcontext():
                 if optimiser is None:
                     with torch.autocast("cpu", torch.bfloat16):
                         module(**inputs)
                 else:
-                    training_step(module, optimiser, trained, inputs)
-            seconds = {f"seconds {name}": value for name, value in counter.seconds.items()}
-            rows.append({"launches": counter.launches, "flops": counter.flops, "bytes": counter.peak, **seconds})
-    return rows
+                    training_step(module, optimiser, [p for p in module.parameters() if p.requires_grad], inputs, trace)
+    finally:
+        gc.enable()
+    return trace
 
 
-def at_full_depth(few: dict[str, float], more: dict[str, float]) -> dict[str, float]:
-    """The straight line through two depths, at 24 blocks."""
-    low, high = DEPTHS
-    return {key: few[key] + (more[key] - few[key]) * (DEPTH - low) / (high - low) for key in few}
+def numbers(trace: Trace, frames: int, batch: int) -> dict[str, float]:
+    """What a trace says of its own depth at a size."""
+    return sums(trace, frames, batch) | {"bytes": max(peaks(trace, frames, batch).values())}
 
 
-def measure(case: str, form: str, shapes: list[tuple[int, int]]) -> list[dict[str, Any]]:
-    """Rows of one adapter and form, or of sampling (no case), at true size; a batch of sampling is guided: doubled."""
-    doubled = shapes if case else [(frames, 2 * batch) for frames, batch in shapes]
-    few, more = (count(case, form, depth, doubled) for depth in DEPTHS)
+def classes(found: dict[str, int], depth: int) -> dict[str, int]:
+    """The peaks of the segments that there are at every depth: blocks from the first on, and from the last back."""
+    named = {}
+    for name, value in found.items():
+        stretch, _, index = name.partition(" ")
+        if not index:
+            named[name] = value
+            continue
+        for label, place in (("first", 0), ("second", 1), ("second last", depth - 2), ("last", depth - 1)):
+            if int(index) == place:
+                named[f"{stretch} {label}"] = value
+    return named
+
+
+def at_full_depth(traces: list[Trace], frames: int, batch: int) -> dict[str, float]:
+    """The straight lines through two depths, at 24 blocks; of memory, the highest of the segments' lines."""
+    (low, high), (few, more) = DEPTHS, (sums(trace, frames, batch) for trace in traces)
+
+    def line(a: float, b: float) -> float:
+        return a + (b - a) * (DEPTH - low) / (high - low)
+
+    one, two = (classes(peaks(t, frames, batch), depth) for t, depth in zip(traces, DEPTHS, strict=True))
+    return {key: line(few[key], more[key]) for key in few} | {"bytes": max(line(one[key], two[key]) for key in one)}
+
+
+def size_of(case: str, batch: int) -> int:
+    """Rows of the network's batch: sampling is guided, and doubles them."""
+    return batch if case else 2 * batch
+
+
+def todo(adapters: list[str], forms: list[str]) -> list[tuple[str, str]]:
+    """The pairs of adapter and form that are asked for; sampling keeps no activations that could be computed again."""
+    return [(case, form) for case in adapters for form in forms if not (case == "sampling" and "checkpointing" in form)]
+
+
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What a row is of."""
+    return tuple(row.get(name) for name in ("adapter", "form", "frames", "batch", "depth", "how"))
+
+
+class Results:
+    """The file of rows and checks, written whole after each."""
+
+    def __init__(self, file: Path, fresh: bool) -> None:
+        self.file = file
+        how = {
+            "torch": torch.__version__, "depth": DEPTH, "rank": RANK, "traced_depths": list(DEPTHS),
+            "devices": {name: list(values) for name, values in DEVICES.items()},
+            "launches": "counted", "flops": "counted", "bytes": "estimated", "seconds": "computed (roofline)",
+        }  # fmt: skip
+        before = {} if fresh or not file.is_file() else read_json(file, "benchmark results")
+        if before.get("how") != how:
+            before = {}
+        self.content: dict[str, Any] = {"how": how, "rows": [], "checks": [], **before}
+
+    def has(self, kind: str, row: dict[str, Any]) -> bool:
+        """Whether it is there already."""
+        return any(key_of(row) == key_of(other) for other in self.content[kind])
+
+    def add(self, kind: str, rows: list[dict[str, Any]]) -> None:
+        """Puts rows in place of those of the same key, and writes."""
+        keys = {key_of(row) for row in rows}
+        self.content[kind] = [row for row in self.content[kind] if key_of(row) not in keys] + rows
+        write_json(self.file, self.content)
+
+
+def measure(case: str, form: str) -> list[dict[str, Any]]:
+    """The rows of an adapter and a form at every size."""
+    rows = [{"adapter": case, "form": form, "frames": frames, "batch": batch} for frames, batch in SHAPES]
+    absent = NOT_THERE.get((case, form.split(" + ")[0]))
+    if absent is not None:
+        return [{**row, "absent": absent} for row in rows]
+    name = "" if case == "sampling" else case
+    traces = [trace_of(name, form, depth) for depth in DEPTHS]
     return [
-        {"adapter": case or "sampling", "form": form, "frames": frames, "batch": batch, **at_full_depth(a, b)}
-        for (frames, batch), a, b in zip(shapes, few, more, strict=True)
+        {**row, **at_full_depth(traces, row["frames"], size_of(name, row["batch"]))}  # type: ignore[arg-type]
+        for row in rows
     ]
 
 
-def check() -> float:
-    """The largest relative difference between the line and all 24 blocks, over a few cells; prints each."""
-    worst = 0.0
-    for case, form in (("DoRA full", "plain"), ("DoRA detached", "int8 + checkpointing"), ("", "plain")):
-        shape = (323, 4)
-        line = measure(case, form, [shape])[0]
-        whole = count(case, form, DEPTH, [shape if case else (shape[0], 2 * shape[1])])[0]
-        for key, value in whole.items():
-            apart = abs(line[key] / value - 1)
-            worst = max(worst, apart)
-            print(f"{case or 'sampling':16s}{form:22s}{key:18s}{value:16.6g} apart by {apart:.2e}")
-    return worst
+CHECKS = [
+    # (adapter, form, sizes, how): "all blocks" traces 24 of them; "own size" traces few, at the size itself
+    *((case, "plain", SHAPES, "all blocks") for case in ("DoRA full", "LoRA")),
+    ("DoRA detached", "int8 + checkpointing", SHAPES, "all blocks"),
+    ("sampling", "plain", SHAPES, "all blocks"),
+    *(
+        (case, form, [shape], "own size")
+        for case, form in (
+            ("DoRA full", "plain"),
+            ("rebuilt weight", "plain"),
+            ("DoRA detached", "nf4 + checkpointing"),
+        )
+        for shape in ((108, 1), (323, 4), (1292, 8))
+    ),
+    ("DoRA full", "plain", [(108, 4)], "all blocks, own size"),
+]
+
+
+def check(case: str, form: str, shapes: list[tuple[int, int]], how: str) -> list[dict[str, Any]]:
+    """Rows counted more directly than the table's, and how far those lie from them, in parts of what was counted."""
+    name = "" if case == "sampling" else case
+    whole = "all blocks" in how
+    derived = [trace_of(name, form, depth) for depth in (DEPTHS if whole else DEPTHS[:1])]
+    counted = None if "own size" in how else trace_of(name, form, DEPTH)
+    rows = []
+    for frames, batch in shapes:
+        wide = size_of(name, batch)
+        own = counted or trace_of(name, form, DEPTH if whole else DEPTHS[0], frames, wide)
+        truth = numbers(own, frames, wide)
+        said = at_full_depth(derived, frames, wide) if whole else numbers(derived[0], frames, wide)
+        row = {"adapter": case, "form": form, "frames": frames, "batch": batch, "how": how, "counted": truth}
+        row |= {"depth": DEPTH if whole else DEPTHS[0], "apart": {k: abs(said[k] / v - 1) for k, v in truth.items()}}
+        rows.append(row)
+    return rows
 
 
 def table(rows: list[dict[str, Any]], adapters: list[str], forms: list[str], shapes: list[tuple[int, int]]) -> str:
     """Markdown: a line for each adapter, form and shape."""
     lines = [
-        "| adapter | frozen weights | T (s), batch | launches | TFLOP | GiB | H100 ms | RTX 4070 ms |",
+        "| adapter | form | T (s), batch | launches | TFLOP | GiB | H100 ms | RTX 4070 ms |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         shape = (row["frames"], row["batch"])
-        if row["adapter"] not in adapters or row["form"] not in forms or shape not in shapes:
+        if row["adapter"] not in adapters or row["form"] not in forms or shape not in shapes or "absent" in row:
             continue
         cells = [
             row["adapter"],
@@ -267,35 +323,43 @@ def table(rows: list[dict[str, Any]], adapters: list[str], forms: list[str], sha
 
 
 def main() -> None:
+    """Counts what is missing, or checks, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapters", nargs="+", choices=[*CASES, "sampling"], default=[*CASES, "sampling"])
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
-    parser.add_argument("--frames", type=int, nargs="+", choices=FRAMES, default=list(FRAMES))
-    parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
-    parser.add_argument("--check", action="store_true", help="compare the line with all 24 blocks, and stop")
-    parser.add_argument("--out", type=Path, default=None, help="JSON of all rows, as bench/results/true_size.json")
+    parser.add_argument("--frames", type=int, nargs="+", choices=list(SECONDS), default=list(SECONDS), help="to print")
+    parser.add_argument("--batches", type=int, nargs="+", choices=(1, 4, 8), default=[1, 4, 8], help="to print")
+    parser.add_argument("--check", action="store_true", help="count some rows directly and write how far they lie")
+    parser.add_argument("--minutes", type=float, default=None, help="start nothing after so long; the next run goes on")
+    parser.add_argument("--fresh", action="store_true", help="count everything anew")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="default: bench/results/true_size.json")
     args = parser.parse_args()
+    warnings.filterwarnings("ignore", "Accessing the data pointer")  # a weight without storage has no address
+    deadline = time.monotonic() + 60 * (args.minutes or 1e6)
+    results = Results(args.out, args.fresh)
+    jobs: list[tuple[Any, ...]] = CHECKS if args.check else todo(args.adapters, args.forms)  # type: ignore[assignment]
+    for job in jobs:
+        kind, first = ("checks", job[2][0]) if args.check else ("rows", SHAPES[0])
+        depth, how = (DEPTH if "all" in job[3] else DEPTHS[0], job[3]) if args.check else (None, None)
+        row = dict(
+            zip(("adapter", "form", "frames", "batch", "depth", "how"), (*job[:2], *first, depth, how), strict=True)
+        )
+        if results.has(kind, row):
+            continue
+        if time.monotonic() > deadline:
+            print(f"stopped at {', '.join(map(str, job[:2]))}; the same command goes on from there")
+            return
+        start = time.monotonic()
+        results.add(kind, check(*job) if args.check else measure(*job))
+        print(f"{', '.join(map(str, job[:2]))}: {time.monotonic() - start:.0f} s", flush=True)
     if args.check:
-        print(f"largest difference: {check():.2e}")
+        for row in results.content["checks"]:
+            worst = ", ".join(f"{key} {value:.1e}" for key, value in row["apart"].items())
+            print(f"{row['adapter']}, {row['form']}, {row['frames']} x {row['batch']}, {row['how']}: {worst}")
         return
     shapes = [(frames, batch) for frames in args.frames for batch in args.batches]
-    todo = [
-        (case, form)
-        for case in args.adapters
-        for form in args.forms
-        if not (case in NOT_QUANTISED and form not in ("plain", "checkpointing"))
-        and not (case == "sampling" and "checkpointing" in form)
-    ]
-    rows: list[dict[str, Any]] = []
-    with Progress(len(todo), "true size") as bar:
-        for case, form in todo:
-            rows += measure("" if case == "sampling" else case, form, shapes)
-            bar.advance()
-    print(table(rows, args.adapters, args.forms, shapes))
-    if args.out is not None:
-        how = {"depths": DEPTHS, "depth": DEPTH, "rank": RANK, "torch": torch.__version__, "devices": DEVICES}
-        write_json(args.out, {"how": how, "rows": rows})
-        print(f"\nwritten to {args.out}")
+    print(table(results.content["rows"], args.adapters, args.forms, shapes))
+    print(f"\nwritten to {args.out}")
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def quantise_frozen(module: nn.Module, form: QuantisedFormat) -> int:
     count = 0
     for layer in module.modules():
         if type(layer) is nn.Linear and not layer.weight.requires_grad and _fits(layer.weight, form):
-            layer.weight = nn.Parameter(_quantise(layer.weight.detach(), form), requires_grad=False)
+            layer.weight = nn.Parameter(quantise(layer.weight.detach(), form), requires_grad=False)
             layer.__class__ = QuantisedLinear
             count += 1
     if count == 0:
@@ -124,7 +124,8 @@ def _fits(weight: Tensor, form: QuantisedFormat) -> bool:
     return form != "nf4" or weight.numel() % _NF4_BLOCK == 0
 
 
-def _quantise(weight: Tensor, form: QuantisedFormat) -> Tensor:
+def quantise(weight: Tensor, form: QuantisedFormat) -> Tensor:
+    """A weight [shape=(out, in)] as torchao's tensor of that format; for nf4 its elements must fill blocks of 64."""
     from torchao.quantization import Float8Tensor, Int8Tensor, PerRow
 
     if form == "int8":
