@@ -25,6 +25,7 @@ import psutil
 
 from eisbach.executors import Executor, on_ray, open_executor, send
 from eisbach.executors.local import Processes
+from eisbach.files import read_json, write_json
 
 
 def cell(number: int, seconds: float) -> int:
@@ -99,22 +100,25 @@ def overhead(cells: int) -> dict[str, Any]:
 
 
 def efficiency(workers: int, cells: int, seconds: float) -> dict[str, Any]:
-    """The cells' own time over what the workers had, from the first cell asked for to the last result."""
+    """The cells' own time over what the workers had, from the first cell asked for to the last result; then as many
+    cells of no length, whose rate is what can be scheduled."""
 
     def of_cells(executor: Executor) -> dict[str, Any]:
         measured = run_cells(executor, cells, seconds)
         waves = -(-cells // workers)
+        at_once = run_cells(executor, cells, 0.0)
         return measured | {
             "efficiency": round(cells * seconds / (workers * measured["wall_seconds"]), 4),
             "of_full_waves": round(waves * seconds / measured["wall_seconds"], 4),
             "cells_a_second": round(cells / measured["wall_seconds"], 2),
+            "of_no_length": at_once | {"cells_a_second": round(cells / at_once["wall_seconds"], 1)},
         }
 
     return on_workers(workers, of_cells)
 
 
 def main() -> None:
-    """Runs the parts and prints, or writes, one JSON object."""
+    """Runs the parts; prints one JSON object, or puts each part, as it ends, into the file beside the others."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=("all", "overhead", "two", "many"), default="all")
     parser.add_argument("--cells", type=int, default=300, help="of the part overhead")
@@ -125,22 +129,24 @@ def main() -> None:
     args = parser.parse_args()
     import ray
 
-    results: dict[str, Any] = {
-        "ray": ray.__version__, "python": platform.python_version(), "processors": os.cpu_count(),
-        "load_before": os.getloadavg(), "cells": "sleep",
-    }  # fmt: skip
-    if args.part in ("all", "overhead"):
-        results["overhead"] = overhead(args.cells)
-    if args.part in ("all", "two"):
-        results["two_workers"] = efficiency(2, 4, args.minute)
-    if args.part in ("all", "many"):
-        results["many"] = efficiency(args.many[1], args.many[0], args.many_seconds)
-    results["driver_mib_most"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
-    text = json.dumps(results, indent=2) + "\n"
+    parts: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
+        "overhead": ("overhead", lambda: overhead(args.cells)),
+        "two": ("two_workers", lambda: efficiency(2, 4, args.minute)),
+        "many": ("many", lambda: efficiency(args.many[1], args.many[0], args.many_seconds)),
+    }
+    results: dict[str, Any] = {}
+    if args.out is not None and args.out.is_file():
+        results = read_json(args.out, "benchmark results")
+    results |= {"python": platform.python_version(), "processors": os.cpu_count(), "cells": "sleep"}
+    for part, (name, measure) in parts.items():
+        if args.part in ("all", part):
+            around = {"ray": ray.__version__, "load_before": os.getloadavg()}
+            results[name] = measure() | around
+            results[name]["driver_mib_most"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+            if args.out is not None:
+                write_json(args.out, results)
     if args.out is None:
-        print(text, end="")
-    else:
-        args.out.write_text(text)
+        print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

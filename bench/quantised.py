@@ -1,10 +1,12 @@
-"""What frozen weights in few bits change: ``python bench/quantised.py --model embedded --model FOLDER --out FILE``.
+"""What frozen weights in few bits change: ``python bench/quantised.py --model embedded --model FOLDER``.
 
 For each model and each way to store the frozen weights, under bf16 training on the CPU:
 
 - output: the norm of the difference of the network's output from fp32's, over fp32's norm, over eight noise levels;
 - training: a DoRA trained for a few steps on the same batches and noise; the held-out loss at the end, and the cosine
   between its update (adapter after less before, all tensors) and that of the run with frozen weights in bf16.
+
+Each model's rows are written as they end, and kept by the next run of the same number of steps.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from eisbach.training.assembly import inject_adapter
 from eisbach.training.config import TrainConfig
 from eisbach.types import Waveform
 
+RESULTS = Path(__file__).parent / "results" / "quantised.json"
 FORMS = ("fp32", "bf16", "int8", "fp8", "nf4")
 CAPTIONS = ("a calm cello", "a bright celesta", "slow dark string music", "fast high piano")
 
@@ -119,16 +122,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", default=[], help='"embedded" or a folder; repeat')
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="default: bench/results/quantised.json")
     args = parser.parse_args()
-    rows = [row for model in args.model or ["embedded"] for row in compare(model, args.steps)]
+    before = read_json(args.out, "benchmark results") if args.out.is_file() else {}
+    rows = before.get("rows", []) if before.get("torch") == torch.__version__ else []
+    for model in args.model or ["embedded"]:
+        if not any((row["model"], row["steps"]) == (Path(model).name, args.steps) for row in rows):
+            rows = [row for row in rows if row["model"] != Path(model).name] + compare(model, args.steps)
+            write_json(args.out, {"torch": torch.__version__, "rows": rows})
     print("| model | frozen | output from fp32 | held-out loss | over bf16 | cosine of the update with bf16's |")
     print("|---|---|---|---|---|---|")
     for row in rows:
         numbers = f"{row['output_difference']:.2%} | {row['held_out_loss']:.5f} | {row['held_out_loss_over_bf16']:.4f}"
         print(f"| {row['model']} | {row['frozen']} | {numbers} | {row['update_cosine']:.4f} |")
-    if args.out is not None:
-        write_json(args.out, {"torch": torch.__version__, "rows": rows})
+    print(f"\nwritten to {args.out}")
 
 
 if __name__ == "__main__":

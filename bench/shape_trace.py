@@ -20,8 +20,8 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 from eisbach.adapters.quantised import is_quantised
 
-FRAMES, BATCH = 1_000_003, 10_007
-_LARGEST = 100_000  # no constant of a dimension comes near the frames' mark
+FRAMES, BATCH = 2_147_483_647, 10_007
+_LARGEST = 100_000_000  # elements of a weight; no constant of a dimension comes near the frames' mark
 DEVICES = {"H100": (989e12, 3.35e12), "RTX 4070": (58.3e12, 0.504e12)}
 """Dense bf16 FLOP/s with fp32 sums, and bytes/s, by their makers' data sheets (H100 SXM)."""
 
@@ -159,13 +159,15 @@ def _plain(value: Any) -> Any:
     return shape_of(value) if isinstance(value, torch.Tensor) else value
 
 
-def dimension_of_bytes(size: int) -> int | Dim:
-    """A number of bytes that no shape explains: the larger part of it is a mark's, or none is."""
-    power, rest = 0, size
-    while rest and rest % BATCH == 0:
-        power, rest = power + 1, rest // BATCH
-    left = rest % FRAMES
-    if rest < 100 * FRAMES and left > _LARGEST and not power:
+def dimension_of_bytes(size: int) -> int:
+    """A number of bytes that no shape explains, which can only be a constant.
+
+    Raises
+    ------
+    ValueError
+        It is not.
+    """
+    if size < FRAMES and size % BATCH:
         return size
     raise ValueError(f"a storage of {size:,} bytes is explained by no shape; trace at true sizes")
 

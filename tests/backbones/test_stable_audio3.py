@@ -253,6 +253,17 @@ def test_diffusers_pipeline_loads_what_was_saved(
     assert float((made - REFERENCE["velocity"][:1]).abs().max()) < 1e-4
 
 
+@torch.no_grad()
+def test_every_pipeline_of_the_model_loads(
+    backbone: StableAudio3Backbone, conditioning: Conditioning, tmp_path: Path
+) -> None:
+    backbone.save(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableAudio3AudioToAudioPipeline"}))
+    inputs = REFERENCE["x_t"], REFERENCE["t"], conditioning
+    assert torch.equal(load_backbone(str(tmp_path)).predict(*inputs), backbone.predict(*inputs))
+
+
 def test_identity_follows_the_weights() -> None:
     backbone = load_native(NATIVE)
     first = backbone.identity()

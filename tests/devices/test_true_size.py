@@ -21,8 +21,16 @@ from shape_trace import BATCH, FRAMES, Dim, Trace, dimension, peaks, sums
 
 
 def test_a_dimension_says_what_it_is_made_of() -> None:
-    assert dimension(6144) == 6144
-    for slope, rest, power in ((1, 0, 0), (1, 64, 0), (1, 64, 1), (0, 257, 1), (2, 3, 2), (1536, 0, 0)):
+    assert [dimension(size) for size in (6144, 1536 * 12288)] == [6144, 1536 * 12288]
+    for slope, rest, power in (
+        (1, 0, 0),
+        (1, 64, 0),
+        (1, 64, 1),
+        (0, 257, 1),
+        (2, 3, 2),
+        (1536, 0, 0),
+        (12288, 786432, 1),
+    ):
         made = dimension((FRAMES * slope + rest) * BATCH**power)
         assert made == Dim(slope, rest, power)
         assert made.at(108, 4) == (108 * slope + rest) * 4**power  # type: ignore[union-attr]
