@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from eisbach import adapters
+from eisbach.adapters import convert
 from eisbach.adapters.formats import peft as peft_format
 from eisbach.audio import audio_hash, write_audio
 from eisbach.backbones import load_backbone
@@ -88,6 +90,8 @@ def test_a_run_s_passport_counts_what_it_was_trained_on_and_names_no_path(
     assert f"| all | {100 * written.facts.effect.overall:.2g}% |" in text
     assert "## Structure, against the base\n\nNot measured." in text
     assert "Nearest training clip: not measured" in text
+    assert "loaded and played by peft" in text
+    assert "| nothing |" in text  # the embedded model has no other host
     card = ModelCard.load(adapter / "README.md")
     assert card.data.tags[-1] == "dora"
     assert card.data.to_dict()["training_licences"] == ["CC BY 4.0", "CC0 <script>"]
@@ -208,7 +212,17 @@ def test_files_of_stability_have_one_beside_them(tmp_path: Path) -> None:
     told = json.loads(result.stdout)
     assert told["card"] == str(tmp_path / "x.md")
     text = (tmp_path / "x.md").read_text()
-    assert "in the host's table of Stable Audio 3" in text
+    assert "are in the host's table of Stable Audio 3" in text
+    hosts = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    assert set(hosts) == set(convert.FORMATS)
+    for host, line in hosts.items():
+        assert "loaded and played by" in line, line
+        if host != "comfyui":  # without the duration embedder
+            assert re.search(r"equal|off by \de-(0[6-9]|1\d) of the prediction", line), line
+    assert "without duration" in hosts["comfyui"]
+    copied = tmp_path / "alone.safetensors"
+    copied.write_bytes(out.read_bytes())
+    assert "the layers' names match; not played" in write_passport(copied).card.read_text()
     assert "The file does not say" in text
     assert "--adapter x.safetensors:1" in text
     assert "modelspec.title" in read_header(out).metadata

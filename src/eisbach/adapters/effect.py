@@ -238,20 +238,22 @@ def compare(
     levels = base_levels(model)
     attach(model, source, strength, any_base=any_base)
     try:
-        theirs = _predictions(model, levels)
+        theirs = predictions(model, levels)
     finally:
         detach(model)
     attach(model, written, any_base=any_base)
     try:
-        effect, ours = measure(model, levels), _predictions(model, levels)
+        effect, ours = measure(model, levels), predictions(model, levels)
     finally:
         detach(model)
-    base = _predictions(model, levels)
+    base = predictions(model, levels)
     far, change = float((ours - theirs).norm()), float((theirs - base).norm())
     return Comparison(effect, far / change if change else math.inf if far else 0.0, far / float(base.norm()))
 
 
-def _predictions(model: PredictingModel, levels: Levels) -> torch.Tensor:
+@torch.no_grad()
+def predictions(model: PredictingModel, levels: Levels) -> torch.Tensor:
+    """What the network predicts at each level [shape=(n, C, T), float32]."""
     with _evaluating(model):
         return torch.cat([model.predict(x_t, t, levels.conditioning).float() for x_t, t in levels])
 

@@ -13,7 +13,8 @@ from eisbach import __version__
 from eisbach.adapters.effect import NEGLIGIBLE
 from eisbach.errors import UserError, one_line
 from eisbach.generation import GenerateConfig, generate
-from eisbach.report.passport.facts import Facts, Host
+from eisbach.report.passport.facts import Facts
+from eisbach.report.passport.hosts import Host
 from eisbach.report.structure.analysis import analyze
 from eisbach.report.wording import format_difference, format_interval, format_p, format_value
 
@@ -169,19 +170,35 @@ def _near(distance: float, usual: float, share: float, clips: int) -> str:
 
 
 def _hosts(hosts: list[Host]) -> str:
-    rows = []
-    for host in hosts:
-        if host.reason:
-            said = f"no: {plain(host.reason.partition(';')[0])}"
-        elif host.format == "peft":
-            said = f"all {host.layers} layers, by the network's own names"
-        else:
-            said = f"{host.named} of {host.layers} layers are in the host's table of {plain(host.model)}"
-        rows.append(f"| `{host.format}` | {_WHERE[host.format]} | {said} |")
+    rows = [f"| `{host.format}` | {_WHERE[host.format]} | {_names(host)} | {_shown(host)} |" for host in hosts]
     return (
-        "## Hosts\n\nEach format was written once and its names looked up in what the host's own code calls its "
-        "layers.\n\n| `--to` | plays in | |\n|---|---|---|\n" + "\n".join(rows)
+        "## Hosts\n\nEach format was written once, in fp32. Its names were looked up in what the host's own code calls "
+        "its layers; where the base was at hand, the file was played as the host plays it, without this project's "
+        "readers, and held against this project's playing at eight noise levels.\n\n"
+        "| `--to` | plays in | layers | shown |\n|---|---|---|---|\n" + "\n".join(rows)
     )
+
+
+def _names(host: Host) -> str:
+    if host.reason:
+        return f"no: {plain(host.reason.partition(';')[0])}"
+    if host.format == "peft":
+        return f"all {host.layers}, by the network's own names"
+    return f"{host.named} of {host.layers} are in the host's table of {plain(host.model)}"
+
+
+def _shown(host: Host) -> str:
+    """What is proved of a host, in words."""
+    if host.reason:
+        return "nothing"
+    if host.trouble:
+        return f"could not be played here: {plain(host.trouble)}"
+    if host.proof is None:
+        return "the layers' names match; not played"
+    without = f", without {plain(host.left_out)}" if host.left_out else ""
+    far = "equal" if host.proof.deviation == 0 else f"off by {host.proof.deviation:.0e} of the prediction"
+    change = f"the adapter changes it by {host.proof.change:.0e}"
+    return f"loaded and played by {plain(host.proof.how)}{without}: {far} ({change})"
 
 
 def _recipe(facts: Facts) -> str:

@@ -6,7 +6,6 @@ Nothing here says where anything lay: paths of the machine that trained are left
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from eisbach.adapters.effect import Effect
 from eisbach.adapters.formats.low_rank import Differences, LowRankAdapter
 from eisbach.config import read_yaml
 from eisbach.errors import UserError, one_line
+from eisbach.report.passport.hosts import Host, known_hosts
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 _LOCAL = "(a local path)"
@@ -45,29 +45,6 @@ class TrainingSet:
     minutes: float | None = None
     pieces: int | None = None
     licences: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Host:
-    """One way to play the adapter.
-
-    Attributes
-    ----------
-    format : str
-        Of `convert.FORMATS`.
-    model : str
-        The model that the host knows its layers as; "" where it cannot be written.
-    named, layers : int
-        Layers of the written file that the host has a name for, and layers.
-    reason : str
-        Why it cannot be written.
-    """
-
-    format: str
-    model: str = ""
-    named: int = 0
-    layers: int = 0
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,7 +129,7 @@ def gather(adapter: str | Path, *, effect: Effect | None = None) -> Facts:
         trained_on=_training_set(config, run, stamp),
         recipe=yaml.safe_dump(without_paths(config), sort_keys=False, allow_unicode=True) if config else "",
         recipe_hash=_text(stamp.get("recipe_hash")),
-        hosts=_hosts(read),
+        hosts=known_hosts(read),
         effect=effect,
     )
 
@@ -221,29 +198,3 @@ def _training_set(config: Mapping[str, Any], run: Path, stamp: Mapping[str, Any]
     minutes = sum(row.duration for row in rows) / 60.0
     clips = counted if isinstance(counted, int) else len(rows)
     return TrainingSet(clips, minutes, len(pieces) or None, dict(licences.most_common()))
-
-
-def _hosts(adapter: LowRankAdapter) -> list[Host]:
-    """Each format written once and its names looked up in the host's own table."""
-    hosts = []
-    with tempfile.TemporaryDirectory() as folder:
-        for number, to in enumerate(convert.FORMATS):
-            out = Path(folder) / (f"{number}.safetensors" if to in ("sa3", "comfyui") else str(number))
-            try:
-                # ComfyUI's DoRA takes the base's weights; its names are those of the plain factors.
-                plain = _without_magnitudes(adapter) if to == "comfyui" else adapter
-                convert.write(plain, to, out, precision="fp32", drop_conditioner=to == "comfyui")
-                if to == "peft":
-                    hosts.append(Host(to, "the base", len(adapter.layers), len(adapter.layers)))
-                else:
-                    hosts.append(Host(to, *convert.host_layers(out, to)))
-            except UserError as error:
-                hosts.append(Host(to, reason=str(error).replace(str(out), "the file")))
-    return hosts
-
-
-def _without_magnitudes(adapter: LowRankAdapter) -> LowRankAdapter:
-    from dataclasses import replace
-
-    layers = {name: replace(factors, magnitude=None) for name, factors in adapter.layers.items()}
-    return replace(adapter, layers=layers)

@@ -12,8 +12,11 @@ from typing import Any
 
 import torch
 
+from eisbach.adapters import convert
 from eisbach.adapters.attach import attach, detach
-from eisbach.adapters.effect import Effect, measure
+from eisbach.adapters.effect import Effect, base_levels, measure, predictions
+from eisbach.adapters.formats.low_rank import LowRankAdapter
+from eisbach.adapters.proof import Proof, prove
 from eisbach.config import read_yaml
 from eisbach.devices import place
 from eisbach.errors import EisbachError, UserError, one_line
@@ -30,6 +33,7 @@ from eisbach.report.passport.card import (
     play,
 )
 from eisbach.report.passport.facts import Facts, gather, training_rows
+from eisbach.report.passport.hosts import Host, known_hosts
 from eisbach.tensor_files import read_header, read_tensors, write_tensors
 
 _CARD = "README.md"
@@ -95,7 +99,8 @@ def write_passport(
     run = _run_of(path)
     model = model or (None if run is None else _model_of(run))
     if model is not None:
-        facts = replace(facts, effect=_effect(path, model, device, any_base, notify))
+        effect, hosts = _on_its_base(path, model, device, any_base, notify)
+        facts = replace(facts, effect=effect, hosts=hosts)
     warning = nothing_done(facts)
     if warning:
         notify(warning)
@@ -129,7 +134,10 @@ def _model_of(run: Path) -> str | None:
     return model if isinstance(model, str) else None
 
 
-def _effect(path: Path, model: str, device: str, any_base: bool, notify: Callable[[str], object]) -> Effect:
+def _on_its_base(
+    path: Path, model: str, device: str, any_base: bool, notify: Callable[[str], object]
+) -> tuple[Effect, list[Host]]:
+    """What the adapter does to its base, and how near each host's playing is to it."""
     from eisbach.backbones import load_backbone
 
     placement = place(device, "fp32")
@@ -138,7 +146,16 @@ def _effect(path: Path, model: str, device: str, any_base: bool, notify: Callabl
     attach(backbone, path, any_base=any_base)
     try:
         backbone.module.to(placement.device)
-        return measure(backbone)
+        levels = base_levels(backbone)
+        effect, reference = measure(backbone, levels), predictions(backbone, levels)
+        detach(backbone)
+
+        def prover(to: str, written: Path) -> Proof:
+            return prove(backbone, to, written, levels, reference)
+
+        read = convert.read(path, convert.weights_of(backbone.module))
+        hosts = known_hosts(read, backbone.module, prover) if isinstance(read, LowRankAdapter) else []
+        return effect, hosts
     finally:
         backbone.module.to("cpu")
         detach(backbone)
