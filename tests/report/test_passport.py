@@ -90,7 +90,7 @@ def test_a_run_s_passport_counts_what_it_was_trained_on_and_names_no_path(
     assert f"| all | {100 * written.facts.effect.overall:.2g}% |" in text
     assert "## Structure, against the base\n\nNot measured." in text
     assert "Nearest training clip: not measured" in text
-    assert "loaded and played by peft" in text
+    assert "loaded by peft" in text
     assert "| nothing |" in text  # the embedded model has no other host
     card = ModelCard.load(adapter / "README.md")
     assert card.data.tags[-1] == "dora"
@@ -213,10 +213,10 @@ def test_files_of_stability_have_one_beside_them(tmp_path: Path) -> None:
     assert told["card"] == str(tmp_path / "x.md")
     text = (tmp_path / "x.md").read_text()
     assert "are in the host's table of Stable Audio 3" in text
-    hosts = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    hosts = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `") and "`--to`" not in line}
     assert set(hosts) == set(convert.FORMATS)
     for host, line in hosts.items():
-        assert "loaded and played by" in line, line
+        assert " and played" in line, line
         if host != "comfyui":  # without the duration embedder
             assert re.search(r"equal|off by \de-(0[6-9]|1\d) of the prediction", line), line
     assert "without duration" in hosts["comfyui"]

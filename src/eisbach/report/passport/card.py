@@ -198,7 +198,7 @@ def _shown(host: Host) -> str:
     without = f", without {plain(host.left_out)}" if host.left_out else ""
     far = "equal" if host.proof.deviation == 0 else f"off by {host.proof.deviation:.0e} of the prediction"
     change = f"the adapter changes it by {host.proof.change:.0e}"
-    return f"loaded and played by {plain(host.proof.how)}{without}: {far} ({change})"
+    return f"{plain(host.proof.how)} and played{without}: {far} ({change})"
 
 
 def _recipe(facts: Facts) -> str:
