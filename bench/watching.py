@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from eisbach.files import write_json
+from eisbach.files import read_json, write_json
 from eisbach.statistics.effect_size import mean_moments, t_interval
 
 ROOT = Path(__file__).parents[1]
@@ -171,17 +171,26 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=120, help="of the watched training")
     parser.add_argument("--short", type=int, default=16, help="steps of the others")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--part",
+        choices=("both", "watched", "company"),
+        default="both",
+        help="one part; the other stays as the file has it",
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "bench/results/watching.json")
     options = parser.parse_args()
+    result = read_json(options.out, "result") if options.out.is_file() else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         file = recipe(folder, options.steps)
-        result = {"watched": watched(file, folder / "watched", options.steps)}
-        print(json.dumps(result["watched"], indent=1), flush=True)
-        result["company"] = companies(file, folder, options.short, options.repeats)
-        plain = folder / "plain"
-        subprocess.run([*EISBACH, "train", str(file), "--set", f"out={plain}", "-q"], check=True)
-        result["watched"]["same_bytes"] = hash_of(plain) == hash_of(folder / "watched")
+        if options.part != "company":
+            result["watched"] = watched(file, folder / "watched", options.steps)
+            plain = folder / "plain"
+            subprocess.run([*EISBACH, "train", str(file), "--set", f"out={plain}", "-q"], check=True)
+            result["watched"]["same_bytes"] = hash_of(plain) == hash_of(folder / "watched")
+            print(json.dumps(result["watched"], indent=1), flush=True)
+        if options.part != "watched":
+            result["company"] = companies(file, folder, options.short, options.repeats)
     result |= {"cores": os.cpu_count(), "load_average": round(os.getloadavg()[0], 1)}
     write_json(options.out, result)
     print(f"written to {options.out}")
