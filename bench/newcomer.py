@@ -98,10 +98,12 @@ def main() -> None:
     parser.add_argument("--recordings", type=int, default=8, help="how many are made")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--python", help="an interpreter with the dependencies: skips making the environment")
+    parser.add_argument("--place", type=Path, help="an empty folder to work in, which stays; else a temporary one")
     parser.add_argument("--out", type=Path, default=ROOT / "bench/results/newcomer.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
+        place = Path(name) if options.place is None else options.place.resolve()
+        place.mkdir(parents=True, exist_ok=True)
         clone, rows = place / "eisbach", []
         environment = {**os.environ, "PYTHONPATH": str(clone / "src")} if options.python else dict(os.environ)
         with (place / "log.txt").open("w") as log:
