@@ -15,7 +15,7 @@ from test_comparison_page import record
 from test_experiment_page import make, page_of
 from test_listening_test import _ballot, _clip, _for_barrier, _save
 from test_signature_page import curve, result
-from test_watch import FALLING, _demo, _run
+from test_watch import FALLING, _demo, _run, _weighing
 
 from eisbach.audio import write_audio
 from eisbach.diagnostics.probe.explain import explain
@@ -85,8 +85,8 @@ def watch(folder: Path) -> Path:
     run = _run(folder / "run", FALLING, held=[(0, 1.0), (50, 0.9), (100, 0.85), (150, 0.95)])
     for step in (50, 100, 150, 200):
         _demo(run, step)
-    return write_watch_page([run, _run(folder / "weighs", FALLING, weighting="entropy_barrier", spread=0.0)],
-                            folder / "page.html")  # fmt: skip
+    equal = _run(folder / "equal", FALLING, weighting="entropy_barrier", spread=0.0)
+    return write_watch_page([run, equal, _weighing(folder / "weighing")], folder / "page.html")
 
 
 def _listening(folder: Path) -> tuple[Path, TestKey]:

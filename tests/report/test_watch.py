@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eisbach.audio import write_audio
+from eisbach.audio import audio_hash, write_audio
+from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
 from eisbach.errors import UserError
 from eisbach.report.run.page import watch_app, write_watch_page
 from eisbach.report.run.state import find_runs, read_run
@@ -151,6 +152,83 @@ def test_only_demos_are_served(tmp_path):
     (folder / "config.yaml").write_text("{")
     assert "is not" in client.get("/").text or "cannot" in client.get("/").text  # said on the page, which goes on
     assert sorted(str(path) for path in folder.rglob("*")) == before
+
+
+def _weighing(root: Path) -> Path:
+    """A run that logs its samples, with the set that it trains on, and demos that were measured."""
+    folder = _run(root / "run", FALLING, weighting="entropy_barrier")
+    rows = []
+    for index in range(9):
+        path = root / "music" / f"c{index}.wav"
+        write_audio(path, Waveform(0.1 * np.sin(np.arange(4000) * 0.1 * (index + 1))[None].astype(np.float32), 8000))
+        caption = f"song {index} <script>alert(1)</script>"
+        split = "held_out" if index == 8 else "train"
+        rows.append(ManifestRow(f"c/{index} ü", path.name, caption, 0.5, {}, audio_hash(path), split))
+    save_manifest(Manifest(rows, root / "music"))
+    values = {"steps": 200, "weighting": {"sample": "entropy_barrier"}, "data": {"manifest": str(root / "music")}}
+    (folder / "config.yaml").write_text(json.dumps(values))
+    log = [
+        {"step": step, "id": f"c/{index} ü", "t": 0.5, "weight": 0.25 * index} for step in (1, 2) for index in range(8)
+    ]
+    once = {"step": 3, "id": "c/8 ü", "t": 0.5, "weight": 99.0}
+    lines = [json.dumps(row) for row in (*log, once, {"step": 3, "id": "gone", "weight": 1.0})]
+    (folder / "sample_log.jsonl").write_text("\n".join(lines) + '\n{"step": 4, "id": "c/0', encoding="utf-8")
+    _demo(folder, 100)
+    place = folder / "samples" / "step-100"
+    for name, flat, letters in (("low", True, ["A", "B", "A′"]), ("high", False, [])):
+        with (place / "records.jsonl").open("a") as file:
+            file.write(json.dumps({"path": f"elsewhere/{name}.wav", "is_flat": flat, "flat_loop": 0.9}) + "\n")
+        with (place / "details.jsonl").open("a") as file:
+            file.write(json.dumps({"path": f"elsewhere/{name}.wav", "sections": {"labels": letters}}) + "\n")
+    return folder
+
+
+def test_the_clips_that_weigh_most_and_least_are_named_and_played(tmp_path):
+    pytest.importorskip("starlette")
+    from starlette.testclient import TestClient
+
+    folder = _weighing(tmp_path)
+    state = read_run("run", folder)
+    assert [(clip.id, clip.weight, clip.looks) for clip in state.clips] == [
+        (f"c/{index} ü", 0.25 * index, 2) for index in (7, 6, 5, 2, 1, 0)
+    ]
+    client = TestClient(watch_app([folder]))
+    text = client.get("/").text
+    addresses = re.findall(r'src="(clip/[^"]+)"', text)
+    assert len(addresses) == 6
+    assert all(client.get(f"/{address}").content[:4] == b"RIFF" for address in addresses)
+    assert client.get(addresses[0].replace("7", "4")).status_code == 404  # it is not on the page
+    assert "<script>alert(1)" not in text
+    page = write_watch_page([folder], tmp_path / "page.html").read_text()
+    assert page.count("data:audio/") == 2 + 6
+    (folder / "sample_log.jsonl").unlink()
+    assert "log_samples: {every: 10}" in client.get("/").text
+    (tmp_path / "music" / "manifest.jsonl").write_text("{")
+    assert read_run("run", folder).clips == []
+
+
+def test_a_demo_says_what_was_heard_in_it(tmp_path):
+    clips = {clip.key: clip for clip in read_run("run", _weighing(tmp_path)).demos[100]}
+    assert (clips["low-0"].judged, clips["low-0"].form) == ("judged flat, a loop", "A B A′")
+    assert (clips["high-0"].judged, clips["high-0"].form) == ("judged developing", "")
+    text = write_watch_page([tmp_path / "run"], tmp_path / "page.html").read_text()
+    assert "judged flat, a loop, form A B A′" in text
+
+
+@pytest.mark.parametrize(
+    ("captions", "words"), [(["", " "], "No clip has a caption"), (["x", "x"], "one caption"), (["x", "y"], None)]
+)
+def test_words_that_teach_nothing_are_said(tmp_path, captions, words):
+    folder = _run(tmp_path / "run", FALLING)
+    rows = []
+    for index, caption in enumerate(captions):
+        path = tmp_path / f"c{index}.wav"
+        write_audio(path, Waveform(np.full((1, 800), 0.1 * (index + 1), np.float32), 8000))
+        rows.append(ManifestRow(f"c{index}", path.name, caption, 0.1, {}, audio_hash(path), "train"))
+    save_manifest(Manifest(rows, tmp_path))
+    (folder / "config.yaml").write_text(json.dumps({"steps": 200, "data": {"manifest": [str(tmp_path)]}}))
+    notes = read_run("run", folder).notes
+    assert [words in note for note in notes] == ([True] if words else [])
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)")

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from eisbach.report.run.serve import watch_app
 
+from eisbach.report.run.page import watch_app
 from eisbach.training import train
 from eisbach.training.trainer import Trainer
 

@@ -13,6 +13,7 @@ from eisbach.files import write_text
 from eisbach.report.audio_embed import embed_all
 from eisbach.report.charts import Series, curves_chart
 from eisbach.report.page import render_page
+from eisbach.report.run.clips import WeighedClip
 from eisbach.report.run.state import DemoClip, RunState, find_runs, read_run
 
 _LEVELS = ("0.1", "0.3", "0.5", "0.7", "0.9")
@@ -41,8 +42,9 @@ _CHARTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ),
     ("Spread of the weights", "standard deviation / mean", (("weight_cv", "weights"),)),
 )
-Source = Callable[[int, int, DemoClip], str]
-"""The address of a demo by run, step and clip."""
+Source = Callable[[int, int, DemoClip | WeighedClip], str]
+"""The address of a demo by run, step and clip, and of a training clip, at step -1."""
+TRAINS = -1
 
 
 def _watch_html(runs: Mapping[str, Path], source: Source | None, *, live: bool) -> str:
@@ -92,7 +94,9 @@ def write_watch_page(paths: Sequence[str | Path], page: Path) -> Path:
 
 
 def _embedded(states: Sequence[RunState]) -> Source:
-    clips = [clip for state in states for clips in state.demos.values() for clip in clips]
+    clips: list[DemoClip | WeighedClip] = [
+        clip for state in states for clips in (*state.demos.values(), state.clips) for clip in clips
+    ]
     sounds = dict(zip([clip.path for clip in clips], embed_all([clip.path for clip in clips]), strict=True))
     return lambda _run, _step, clip: sounds[clip.path].uri
 
@@ -116,6 +120,17 @@ def _run(index: int, state: RunState, source: Source) -> dict[str, Any]:
         ],
         "steps_heard": list(state.demos),
         "rows": _demo_rows(index, state, source),
+        "weighs": state.weighs,
+        "clips": [
+            {
+                "caption": clip.caption or clip.id,
+                "id": clip.id,
+                "weight": f"{clip.weight:.2f}",
+                "looks": clip.looks,
+                "source": source(index, TRAINS, clip),
+            }
+            for clip in state.clips
+        ],
     }
 
 
@@ -134,8 +149,11 @@ def _demo_rows(index: int, state: RunState, source: Source) -> list[dict[str, An
     for step, clips in state.demos.items():
         for clip in clips:
             row = rows.setdefault(clip.key, {"id": f"demo-{index}-{len(rows)}", "caption": clip.caption, "cells": {}})
-            row["cells"][step] = source(index, step, clip)
-    return [{**row, "cells": [(step, row["cells"].get(step)) for step in state.demos]} for row in rows.values()]
+            said = ", ".join(filter(None, (clip.judged, f"form {clip.form}" if clip.form else "")))
+            row["cells"][step] = (source(index, step, clip), said)
+    return [
+        {**row, "cells": [(step, *row["cells"].get(step, (None, ""))) for step in state.demos]} for row in rows.values()
+    ]
 
 
 def _duration(seconds: float | None) -> str:
@@ -151,9 +169,10 @@ def _duration(seconds: float | None) -> str:
 
 
 def watch_app(paths: Sequence[str | Path]) -> Any:
-    """An ASGI application with the page at `/` and the demos' sound below `/demo`; it writes nothing anywhere.
+    """An ASGI application with the page at `/`, the demos' sound below `/demo` and the shown training clips' below
+    `/clip`; it writes nothing anywhere.
 
-    Runs that begin later in an experiment appear; only files that a run's own demo manifests name are sent.
+    Runs that begin later in an experiment appear; only files that a run's own manifests name are sent.
 
     Raises
     ------
@@ -167,7 +186,9 @@ def watch_app(paths: Sequence[str | Path]) -> Any:
 
     find_runs(paths)
 
-    def address(run: int, step: int, clip: DemoClip) -> str:
+    def address(run: int, step: int, clip: DemoClip | WeighedClip) -> str:
+        if isinstance(clip, WeighedClip):
+            return f"clip/{run}/{quote(clip.id, safe='')}"
         return f"demo/{run}/{step}/{quote(clip.path.name)}"
 
     def page(_: Request) -> Response:
@@ -187,4 +208,17 @@ def watch_app(paths: Sequence[str | Path]) -> Any:
                     return FileResponse(clip.path)
         return PlainTextResponse("there is no such demo", 404)
 
-    return Starlette(routes=[Route("/", page), Route("/demo/{run:int}/{step:int}/{name}", demo)])
+    def clip(request: Request) -> Response:
+        runs = list(find_runs(paths).items())
+        if request.path_params["run"] < len(runs):
+            for shown in read_run(*runs[request.path_params["run"]]).clips:
+                if shown.id == request.path_params["name"] and shown.path.is_file():
+                    return FileResponse(shown.path)
+        return PlainTextResponse("there is no such clip", 404)
+
+    routes = [
+        Route("/", page),
+        Route("/demo/{run:int}/{step:int}/{name}", demo),
+        Route("/clip/{run:int}/{name:path}", clip),
+    ]
+    return Starlette(routes=routes)

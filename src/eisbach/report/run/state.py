@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 from eisbach.config import read_yaml
 from eisbach.errors import UserError
 from eisbach.files import read_journal, read_json
+from eisbach.report.run.clips import WeighedClip, caption_notes, weighed_clips
+from eisbach.report.wording import format_flatness
 
 _ENOUGH_ROWS = 10  # logged losses, under which nothing is said about their course
 _LITTLE = 0.001  # change of the held-out loss, as a share, under which an adapter does nothing to speak of
@@ -22,11 +25,23 @@ _FEW = 0.2  # effective sample share under which few clips carry the training
 
 @dataclass(frozen=True)
 class DemoClip:
-    """A piece that was generated from a checkpoint."""
+    """A piece that was generated from a checkpoint.
+
+    Attributes
+    ----------
+    key, caption : str
+    path : Path
+    judged : str
+        What the judge of flatness says of it; "" where it was not measured.
+    form : str
+        Its sections' letters, such as "A B A′".
+    """
 
     key: str
     caption: str
     path: Path
+    judged: str = ""
+    form: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,6 +67,8 @@ class RunState:
         What is worth knowing, such as where the held-out loss was lowest.
     demos : dict of int to list of DemoClip
         By step of the checkpoint that played them.
+    clips : list of WeighedClip
+        Those that weigh most and least, where the run weighs and logs samples.
     """
 
     name: str
@@ -65,6 +82,7 @@ class RunState:
     troubles: list[str]
     notes: list[str]
     demos: dict[int, list[DemoClip]]
+    clips: list[WeighedClip] = field(default_factory=list)
 
     def curve(self, column: str) -> tuple[list[float], list[float]]:
         """Steps and values of a logged column where it is known; `a/b` is entry b of column a."""
@@ -139,8 +157,9 @@ def read_run(name: str, folder: Path) -> RunState:
     state = RunState(name, folder, status, step, steps, None, rows, weighs, [], [], _demos(folder))
     speed = next((value for value in reversed(state.curve("steps_per_second")[1]) if value > 0), None)
     left = (steps - step) / speed if speed and status == "running" else None
-    notes = _stop_notes(state) + _held_out_notes(state)
-    return replace(state, seconds_left=left, troubles=_troubles(state), notes=notes)
+    notes = _stop_notes(state) + _held_out_notes(state) + caption_notes(config)
+    clips = weighed_clips(folder, config) if weighs else []
+    return replace(state, seconds_left=left, troubles=_troubles(state), notes=notes, clips=clips)
 
 
 def _finished(folder: Path) -> bool:
@@ -247,12 +266,28 @@ def _demos(folder: Path) -> dict[int, list[DemoClip]]:
         number = manifest.parent.name.removeprefix("step-")
         if not number.isdigit():
             continue
-        clips = []
+        clips, heard = [], _heard(manifest.parent, manifest.stat().st_mtime_ns)
         for row in read_journal(manifest, "manifest of demos"):
             path = manifest.parent / str(row.get("path", ""))
             labels = row.get("labels") if isinstance(row.get("labels"), dict) else {}
             if path.is_file() and path.resolve().is_relative_to(manifest.parent.resolve()):
                 key = f"{labels.get('prompt_id') or row.get('id')}-{labels.get('seed', 0)}"  # type: ignore[union-attr]
-                clips.append(DemoClip(key, str(row.get("caption") or key), path))
+                clips.append(DemoClip(key, str(row.get("caption") or key), path, *heard.get(path.name, ("", ""))))
         demos[int(number)] = clips
     return dict(sorted(demos.items()))
+
+
+@lru_cache(maxsize=512)
+def _heard(folder: Path, changed: int) -> dict[str, tuple[str, str]]:
+    """What was measured beside demos, by file name: the judge's words and the sections' letters. A step's folder
+    appears whole, so it is read once."""
+    forms = {}
+    for row in read_journal(folder / "details.jsonl", "details of demos"):
+        labels = row["sections"].get("labels") if isinstance(row.get("sections"), dict) else None
+        if isinstance(labels, list):
+            forms[Path(str(row.get("path"))).name] = " ".join(map(str, labels))
+    judged = {
+        Path(str(row.get("path"))).name: format_flatness(row)
+        for row in read_journal(folder / "records.jsonl", "records of demos")
+    }
+    return {name: (judged.get(name, ""), forms.get(name, "")) for name in judged.keys() | forms.keys()}

@@ -17,6 +17,11 @@ function watch(every) {
       var heard = part.querySelectorAll("audio").length, playing = old.querySelector("audio") && Array.prototype.some.call(old.querySelectorAll("audio"), function (player) { return !player.paused; });
       if (heard !== old.querySelectorAll("audio").length && !playing) { old.innerHTML = part.innerHTML; }
     });
+    Array.prototype.forEach.call(fresh.querySelectorAll("[data-calm]"), function (part) {
+      var old = document.getElementById(part.id);
+      if (!old || old.innerHTML === part.innerHTML || old.contains(document.activeElement)) { return; }
+      if (!Array.prototype.some.call(old.querySelectorAll("audio"), function (player) { return !player.paused; })) { old.innerHTML = part.innerHTML; }
+    });
     if (fresh.querySelectorAll(".run").length !== document.querySelectorAll(".run").length) { window.location.reload(); }
   }
   function ask() {
