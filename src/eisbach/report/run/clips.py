@@ -8,8 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from eisbach.errors import JsonError
-from eisbach.files import parse_json
+from eisbach.files import JsonError, parse_json
 
 SHOWN = 3
 """Clips at each end."""
