@@ -94,9 +94,10 @@ def write_watch_page(paths: Sequence[str | Path], page: Path) -> Path:
 
 
 def _embedded(states: Sequence[RunState]) -> Source:
-    clips: list[DemoClip | WeighedClip] = [
-        clip for state in states for clips in (*state.demos.values(), state.clips) for clip in clips
-    ]
+    clips: list[DemoClip | WeighedClip] = []
+    for state in states:
+        clips += [clip for demos in state.demos.values() for clip in demos]
+        clips += state.clips
     sounds = dict(zip([clip.path for clip in clips], embed_all([clip.path for clip in clips]), strict=True))
     return lambda _run, _step, clip: sounds[clip.path].uri
 
