@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,11 @@ def test_wandb_offline_keeps_them_in_the_run_folder(configure: Any, offline: Non
     pictures = list((place / "files" / "media" / "images").rglob("*.png"))
     assert (len(sounds), len(pictures)) == (3, 3)
     (log,) = place.glob("run-*.wandb")
-    content = log.read_bytes()
-    for key in (*scalars(run), "a calm cello"):
-        assert key.rpartition("/")[2].encode() in content, key
+    words = [key.rpartition("/")[2].encode() for key in (*scalars(run), "a calm cello")]
+    end = time.monotonic() + 60  # wandb's own process writes on, for a moment, after the run has said that it is done
+    while not all(word in log.read_bytes() for word in words) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert [word for word in words if word not in log.read_bytes()] == []
 
 
 def test_a_run_with_trackers_equals_one_without(configure: Any, offline: None) -> None:
