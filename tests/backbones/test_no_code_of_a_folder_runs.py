@@ -9,13 +9,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from own_process import eisbach as eisbach_command
 
 import eisbach
 from eisbach import pretrained
@@ -88,15 +87,8 @@ def test_generating_with_such_a_model_ends_in_one_sentence_whatever_stdin_says(t
     shutil.copytree(NATIVE, model)
     plant(model / TEXT, marker)
     TOKENIZERS[how](model / TEXT)
-    command = [sys.executable, "-m", "eisbach", "generate", "celesta", "--model", str(model), "--out", "x"]
-    answer = subprocess.run(
-        command,
-        input="yes\n" * 100,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
+    words = ["generate", "celesta", "--model", model, "--out", "x"]
+    answer = eisbach_command(*words, text="yes\n" * 100, cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     assert answer.returncode == 2, answer.stderr
     assert "never run" in answer.stderr
     assert "Traceback" not in answer.stderr

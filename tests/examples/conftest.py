@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from own_process import script
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="session")
 def run_example() -> Callable[..., str]:
-    """Runs `python examples/NAME.py ARGUMENTS` in a fresh process and gives what it printed."""
+    """Runs `python examples/NAME.py ARGUMENTS` in a process of its own and gives what it printed."""
 
     def run(name: str, *arguments: str, expect: int = 0, env: dict[str, str] | None = None) -> str:
-        command = [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **(env or {})}
-        result = subprocess.run(command, capture_output=True, text=True, env=environment)
+        result = script(EXAMPLES / f"{name}.py", *arguments, env=environment)
         assert result.returncode == expect, result.stdout + result.stderr
         return result.stdout if expect == 0 else result.stdout + result.stderr
 

@@ -1,8 +1,8 @@
-import multiprocessing
 import re
 import sys
 from pathlib import Path
 
+import own_process
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -95,15 +95,7 @@ def _worker(rank: int, port: int, folder: str, arguments: list[str]) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 @pytest.mark.parametrize("manual", [[], ["--manual"]], ids=["automatic", "manual"])
 def test_two_processes_with_two_micro_batches_each_are_one_batch_written_by_hand(example, tmp_path, manual, free_port):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "lightning.pytorch", "pytest"])
-    port = free_port()
-    workers = [context.Process(target=_worker, args=(rank, port, str(tmp_path), manual)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(300)
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    own_process.together(2, _worker, free_port(), str(tmp_path), manual)
     _, expected = by_hand(example)
     for rank in range(2):
         gradients = load_file(tmp_path / f"{rank}.safetensors")

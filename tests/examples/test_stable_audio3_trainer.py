@@ -1,8 +1,8 @@
-import multiprocessing
 import re
 import sys
 from pathlib import Path
 
+import own_process
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -158,15 +158,7 @@ def _worker(rank: int, port: int, folder: str) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 def test_two_processes_with_two_micro_batches_each_are_one_batch_written_by_hand(stand_in, tmp_path, free_port):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "pytorch_lightning", "pytest"])
-    port = free_port()
-    workers = [context.Process(target=_worker, args=(rank, port, str(tmp_path))) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(300)
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    own_process.together(2, _worker, free_port(), str(tmp_path))
     expected = by_hand(stand_in, build_weighting("development_barrier", **CASES["mean1"], **WINDOW))
     for rank in range(2):
         gradients = load_file(tmp_path / f"{rank}.safetensors")

@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from own_process import eisbach, start_eisbach
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -271,25 +271,19 @@ def test_killed_generations_end_with_the_same_bytes(tiny_model: Path, tmp_path: 
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
     adapter = make_adapter(model, tmp_path / "adapter", 0.1)
-    command = [
-        sys.executable,
-        "-m",
-        "eisbach",
-        "generate",
-        "slow cello",
-        "bright celesta",
-        "--model",
-        str(model),
-        "--steps",
-        "3",
-    ]
-    command += ["--batch-size", "1", "--seeds", "0,1", "--quiet", "--adapter", str(adapter), "--out"]
+    command = ["generate", "slow cello", "bright celesta", "--model", model, "--steps", 3, "--batch-size", 1]
+    command += ["--seeds", "0,1", "--quiet", "--adapter", adapter, "--out"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, str(tmp_path / "straight")], check=True, env=environment)
+
+    def run(*words: object) -> None:
+        done = eisbach(*words, env=environment)
+        assert done.returncode == 0, done.stderr
+
+    run(*command, tmp_path / "straight")
     expected = tree(tmp_path / "straight")
     draw = random.Random(2)
     for kill in range(3):
-        process = subprocess.Popen([*command, str(tmp_path / "killed")], env=environment)
+        process = start_eisbach(*command, tmp_path / "killed", env=environment)
         deadline = time.monotonic() + 120
         while process.poll() is None and len(list((tmp_path / "killed").glob("*.flac"))) <= kill:
             assert time.monotonic() < deadline, "the generation made no progress"
@@ -301,10 +295,10 @@ def test_killed_generations_end_with_the_same_bytes(tiny_model: Path, tmp_path: 
     moved = shutil.copytree(adapter, tmp_path / "other")
     tensors = load_file(moved / "adapter_model.safetensors")
     save_file(dict(reversed(tensors.items())), moved / "adapter_model.safetensors", metadata=stamp_of(adapter))
-    subprocess.run([*command, str(tmp_path / "killed")], check=True, env=environment)
+    run(*command, tmp_path / "killed")
     assert tree(tmp_path / "killed") == expected
-    command[command.index(str(adapter))] = str(moved)
-    subprocess.run([*command, str(tmp_path / "killed")], check=True, env=environment)
+    command[command.index(adapter)] = moved
+    run(*command, tmp_path / "killed")
 
 
 def stamp_of(adapter: Path) -> dict[str, str]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import own_process
 import pytest
 import torch
 import yaml
@@ -247,24 +246,25 @@ def test_there_are_always_three_things_to_change_and_none_is_in_force_already(
         assert "batch_size: 2 with accumulation: 3" in said
 
 
+def _hungry(recipe: str) -> None:
+    """`eisbach train`, whose third step asks for a pebibyte."""
+    from eisbach.training.trainer import Trainer
+
+    step = Trainer._micro_batch
+
+    def hungry(self: Trainer, *args: Any) -> Any:
+        if self.step == 2:
+            torch.empty(2**50, dtype=torch.uint8)
+        return step(self, *args)
+
+    Trainer._micro_batch = hungry  # type: ignore[method-assign]
+    own_process.command(["train", recipe, "--quiet"])
+
+
 def test_training_that_runs_out_of_memory_is_one_sentence_and_exit_code_2(manifest: Path, tmp_path: Path) -> None:
-    """The whole command, whose third step asks for a pebibyte."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(values(manifest, tmp_path / "run")))
-    program = (
-        "import sys, torch\n"
-        "from eisbach.training.trainer import Trainer\n"
-        "step = Trainer._micro_batch\n"
-        "def hungry(self, *args):\n"
-        "    if self.step == 2:\n"
-        "        torch.empty(2**50, dtype=torch.uint8)\n"
-        "    return step(self, *args)\n"
-        "Trainer._micro_batch = hungry\n"
-        "from eisbach.cli.main import main\n"
-        f"sys.argv = ['eisbach', 'train', {str(recipe)!r}, '--quiet']\n"
-        "main()\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    done = own_process.OwnProcess(_hungry, str(recipe)).wait()
     assert done.returncode == 2, done.stderr
     # what was asked for, and the few GiB that a test process holds already
     assert re.match(r"eisbach: this machine ran out of memory: at least 10485(7[6-9]|8\d)\.", done.stderr), done.stderr

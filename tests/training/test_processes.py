@@ -3,16 +3,16 @@ imports."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import own_process
 import pytest
 from safetensors.torch import load_file
 
@@ -25,25 +25,6 @@ from eisbach.training.logging import MetricsFile
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 
 
-PRELOADED = (
-    "pytest",
-    "eisbach.training.loop",
-    "eisbach.backbones",
-    "eisbach.codecs.bands",
-    "diffusers.models.transformers.transformer_stable_audio3",
-    "peft.tuners.lora",
-    "accelerate",
-    "torch._dynamo",
-)
-
-
-@pytest.fixture(scope="module")
-def server() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOADED])
-    return context
-
-
 def run(config: TrainConfig, environment: dict[str, str]) -> None:
     os.environ.update({"OMP_NUM_THREADS": "1", **environment})
     import torch
@@ -52,8 +33,8 @@ def run(config: TrainConfig, environment: dict[str, str]) -> None:
     train(config, quiet=True)
 
 
-def start(server: ForkServerContext, config: TrainConfig, **environment: str) -> ForkServerProcess:
-    process = server.Process(target=run, args=(config, environment))
+def start(config: TrainConfig, **environment: str) -> ForkServerProcess:
+    process = own_process.server().Process(target=run, args=(config, environment))
     process.start()
     return process
 
@@ -62,16 +43,14 @@ def weights(folder: str) -> dict[str, Any]:
     return load_file(Path(folder) / "adapter" / "adapter_model.safetensors")
 
 
-def test_a_run_killed_at_random_moments_never_leaves_a_broken_checkpoint_and_ends_the_same(
-    configure: Any, server: ForkServerContext
-) -> None:
+def test_a_run_killed_at_random_moments_never_leaves_a_broken_checkpoint_and_ends_the_same(configure: Any) -> None:
     changes = {"steps": 24, "checkpoint": {"every": 1}, "log_every": 1, "held_out": {"every": 0}}
     straight, config = configure("straight", **changes), configure("killed", **changes)
-    reference = start(server, straight)
+    reference = start(straight)
     checkpoints, metrics = Path(config.out) / "checkpoints", Path(config.out) / "metrics.jsonl"
     draw, reached, kills = random.Random(5), 0, 0
     while kills < 3:
-        process = start(server, config)
+        process = start(config)
         wait_for_progress(process, checkpoints, beyond=reached)
         time.sleep(draw.uniform(0.0, 0.15))
         process.kill()
@@ -81,7 +60,7 @@ def test_a_run_killed_at_random_moments_never_leaves_a_broken_checkpoint_and_end
             open_checkpoint(folder)  # raises when damaged
         assert newest_step(checkpoints) >= reached
         reached = newest_step(checkpoints)
-    last = start(server, config)
+    last = start(config)
     last.join(240)
     reference.join(240)
     assert (last.exitcode, reference.exitcode) == (0, 0)
@@ -102,7 +81,6 @@ SMALL_CARD = {"precision": "bf16", "frozen": "int8", "adapter": {"type": "dora",
 )
 def test_two_processes_equal_one_with_twice_the_accumulation(
     configure: Any,
-    server: ForkServerContext,
     free_port: Callable[[], int],
     options: dict[str, Any],
     storage: dict[str, Any],
@@ -118,7 +96,7 @@ def test_two_processes_equal_one_with_twice_the_accumulation(
     config = configure("together", **changes)
     port = str(free_port())
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-    processes = [start(server, config, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
+    processes = [start(config, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
     for process in processes:
         process.join(240)
     assert [process.exitcode for process in processes] == [0, 0]
@@ -150,14 +128,12 @@ def test_two_processes_equal_one_with_twice_the_accumulation(
     assert two["held_out_loss"] == pytest.approx(one["held_out_loss"], rel=1e-4)
 
 
-def test_the_main_process_of_two_plays_the_demos_of_one(
-    configure: Any, server: ForkServerContext, free_port: Callable[[], int]
-) -> None:
+def test_the_main_process_of_two_plays_the_demos_of_one(configure: Any, free_port: Callable[[], int]) -> None:
     demos = {"every": 2, "prompts": ["a calm cello"], "duration": 2, "num_inference_steps": 2}
     changes = {"steps": 2, "held_out": {"every": 0}}
     config, port = configure("together", demos=demos, **changes), str(free_port())
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-    processes = [start(server, config, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
+    processes = [start(config, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
     for process in processes:
         process.join(240)
     assert [process.exitcode for process in processes] == [0, 0]

@@ -5,6 +5,7 @@ import itertools
 import math
 
 import numpy as np
+import own_process
 import pytest
 import torch
 
@@ -164,7 +165,7 @@ def _worker(rank: int, world_size: int, folder: str) -> None:
 
 
 def test_two_processes_equal_the_whole_batch(tmp_path):
-    torch.multiprocessing.spawn(_worker, args=(2, str(tmp_path)), nprocs=2)
+    own_process.together(2, _worker, 2, str(tmp_path))
     with np.load(tmp_path / "gradients.npz") as results:
         assert len(results.files) == len(SETTINGS)
         for index, setting in enumerate(SETTINGS):

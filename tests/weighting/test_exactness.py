@@ -8,6 +8,7 @@ import itertools
 from typing import Any
 
 import numpy as np
+import own_process
 import pytest
 import torch
 
@@ -121,7 +122,7 @@ def _worker(rank: int, folder: str) -> None:
 
 
 def test_two_processes(tmp_path):
-    torch.multiprocessing.spawn(_worker, args=(str(tmp_path),), nprocs=2)
+    own_process.together(2, _worker, str(tmp_path))
     with np.load(tmp_path / "gradients.npz") as results:
         assert set(results.files) == set(CASES)
         for case in CASES:
