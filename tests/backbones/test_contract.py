@@ -26,6 +26,7 @@ DECLARED = (
     "distilled",
     "retimes",
     "unknown_words",
+    "text_length",
     "load_codec",
     "with_durations",
     "release_text_encoder",

@@ -58,6 +58,13 @@ def test_the_table_is_about_commands() -> None:
     assert len(TABLE.keys() & COMMANDS.keys()) == len(COMMANDS)
 
 
+def test_a_folder_without_a_manifest_is_made_into_a_set_before_it_trains(tmp_path: Path) -> None:
+    given = {"path": str(tmp_path), "recipe": "r.yaml"}
+    assert TABLE["data doctor"](given) == f"eisbach data folder {tmp_path}"
+    (tmp_path / "manifest.jsonl").touch()
+    assert TABLE["data doctor"](given).startswith("eisbach train r.yaml --data")
+
+
 def test_it_is_the_last_line_on_standard_error_unless_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     def work(
         quiet: bool = typer.Option(False, "--quiet"),

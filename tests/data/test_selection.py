@@ -154,6 +154,18 @@ def test_words_that_a_model_does_not_know_are_counted() -> None:
     assert " and 2 more words, in 3 of 4 captions; " in said
 
 
+def test_the_doctor_names_every_caption_that_the_model_cuts(tmp_path: Path) -> None:
+    for name, words in {"a": "slow " * 50, "b": "a celesta", "c": "bright " * 60}.items():
+        write(tmp_path / f"{name}.wav", tone(frequency=200 + ord(name))).with_suffix(".txt").write_text(words)
+    native = Path(__file__).parents[1] / "fixtures" / "sa3_native_tiny"
+    report = json.loads(CliRunner().invoke(app, ["doctor", str(tmp_path), "--model", str(native), "--json"]).stdout)
+    (note,) = [note for note in report["notes"] if note.startswith("the model reads 32 tokens of a caption")]
+    assert all(said in note for said in ("'a.wav' has 101", "'c.wav' has 241"))
+    assert "and 2 of 3 captions are longer" in note
+    embedded = json.loads(CliRunner().invoke(app, ["doctor", str(tmp_path), "--json"]).stdout)
+    assert any("'a.wav' has 50" in note and "'c.wav' has 60" in note for note in embedded["notes"])
+
+
 def test_the_doctor_says_what_the_model_does_not_hear(tmp_path: Path) -> None:
     write(tmp_path / "a.wav", tone()).with_suffix(".txt").write_text("低いファゴット", encoding="utf-8")
     out = CliRunner().invoke(app, ["doctor", str(tmp_path), "--strict"])

@@ -24,7 +24,7 @@ from eisbach.backbones.pipeline_folder import (
     read_index,
     read_scheduler,
 )
-from eisbach.backbones.text_encoder import token_mask
+from eisbach.backbones.text_encoder import token_counts, token_mask
 from eisbach.codecs.weight_files import load_component
 from eisbach.diffusion.paths import LinearPath
 from eisbach.types import Conditioning
@@ -181,6 +181,12 @@ class AceStepBackbone(PipelineBackbone):
             caption, lyrics=self.lyrics, vocal_language=self.vocal_language, audio_duration=seconds
         )
         return str(text), str(lyrics)
+
+    def text_length(self, caption: str) -> tuple[int, int]:
+        """Tokens of a caption within the words that the model's prompt puts around it, and how many are read."""
+        text, _ = self.text_of(caption, 60.0)
+        (count,) = token_counts(self.text_encoder.tokenizer, [text])
+        return count, _TEXT_TOKENS
 
     @torch.no_grad()
     def condition(self, captions: Sequence[str], durations: Sequence[float]) -> Conditioning:

@@ -93,6 +93,10 @@ class Backbone(Protocol):
         """The words of a caption that mean nothing to the model; none where it reads everything."""
         return []
 
+    def text_length(self, caption: str) -> tuple[int, int] | None:
+        """Tokens (or words) of a caption, and how many of them the model reads; None where it reads everything."""
+        return None
+
     def with_durations(self, conditioning: Conditioning, durations: Sequence[float]) -> Conditioning:
         """The same captions with other durations, where `retimes` is true."""
         raise UserError(f"the model '{self.name}' reads durations with its captions; condition it anew.")

@@ -17,7 +17,7 @@ from torch import nn
 from eisbach import pretrained
 from eisbach.backbones.base import Backbone
 from eisbach.backbones.state import adapter_free_state, identity_of
-from eisbach.backbones.text_encoder import LazyTextEncoder, LongTexts, save_encoder
+from eisbach.backbones.text_encoder import LazyTextEncoder, LongTexts, save_encoder, token_counts
 from eisbach.codecs.base import Codec
 from eisbach.codecs.oobleck import OobleckCodec
 from eisbach.codecs.weight_files import build_empty, component_config, load_exactly
@@ -150,7 +150,7 @@ class PipelineTextEncoder(LazyTextEncoder):
         batch = self.tokenizer(list(texts), padding=padding, truncation=True, max_length=limit, return_tensors="pt")
         mask = batch["attention_mask"].to(device=device, dtype=torch.bool)
         full = [text for text, length in zip(texts, mask.sum(dim=1).tolist(), strict=True) if length == limit]
-        counts = [len(ids) for ids in self.tokenizer(full)["input_ids"]] if full else []
+        counts = token_counts(self.tokenizer, full)
         self._long_texts.warn(full, counts, limit)
         return batch["input_ids"].to(device), mask
 

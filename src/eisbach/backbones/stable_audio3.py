@@ -14,7 +14,7 @@ from torch import nn
 from eisbach.backbones import stable_audio3_native as native
 from eisbach.backbones.base import Backbone
 from eisbach.backbones.state import adapter_free_state, identity_of
-from eisbach.backbones.text_encoder import TextEncoder, find_native, token_mask
+from eisbach.backbones.text_encoder import TextEncoder, find_native, token_counts, token_mask
 from eisbach.codecs.base import Codec
 from eisbach.codecs.same_native import CHUNK_OPTIONS
 from eisbach.codecs.weight_files import WEIGHTS, build_empty, component_config, load_exactly
@@ -98,6 +98,11 @@ class StableAudio3Backbone(Backbone):
     def release_text_encoder(self) -> None:
         """Drops the text encoder from memory; a later `condition` reads it again."""
         self.text_encoder.release()
+
+    def text_length(self, caption: str) -> tuple[int, int]:
+        """Tokens of a caption, and how many of them the transformer reads."""
+        (count,) = token_counts(self.text_encoder.tokenizer, [caption])
+        return count, self.text_encoder.max_tokens
 
     @torch.no_grad()
     def condition(self, captions: Sequence[str], durations: Sequence[float]) -> Conditioning:

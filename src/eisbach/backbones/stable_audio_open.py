@@ -24,7 +24,7 @@ from eisbach.backbones.pipeline_folder import (
     read_index,
     read_scheduler,
 )
-from eisbach.backbones.text_encoder import token_mask
+from eisbach.backbones.text_encoder import token_counts, token_mask
 from eisbach.codecs.weight_files import load_component
 from eisbach.diffusion.paths import GVPPath
 from eisbach.errors import CheckpointError, UserError
@@ -147,6 +147,11 @@ class StableAudioOpenBackbone(PipelineBackbone):
     def parts(self) -> dict[str, Any]:
         """The transformer and the projection model."""
         return {"transformer": self.transformer, "projection_model": self.projection_model}
+
+    def text_length(self, caption: str) -> tuple[int, int]:
+        """Tokens of a caption, and how many of them the transformer reads."""
+        (count,) = token_counts(self.text_encoder.tokenizer, [caption])
+        return count, self.text_encoder.max_tokens
 
     @torch.no_grad()
     def condition(self, captions: Sequence[str], durations: Sequence[float]) -> Conditioning:

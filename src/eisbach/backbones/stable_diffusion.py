@@ -18,7 +18,7 @@ from torch import nn
 from eisbach import pretrained
 from eisbach.backbones.base import Backbone
 from eisbach.backbones.pipeline_folder import SchedulerTable, TablePipeline, read_index, read_table
-from eisbach.backbones.text_encoder import LongTexts
+from eisbach.backbones.text_encoder import LongTexts, token_counts
 from eisbach.codecs.weight_files import build_empty, component_config, load_component, load_exactly
 from eisbach.diffusion.discrete_path import DiscretePath
 from eisbach.errors import CheckpointError, UserError
@@ -75,7 +75,7 @@ class _ClipText:
             self._parts = self._read()
         model, tokenizer = self._parts
         limit = int(tokenizer.model_max_length)
-        counts = [len(tokenizer(text)["input_ids"]) for text in texts]
+        counts = token_counts(tokenizer, texts)
         self._long_texts.warn(texts, counts, limit)
         batch = tokenizer(list(texts), padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
         mask = batch["attention_mask"].to(device) if getattr(model.config, "use_attention_mask", None) else None

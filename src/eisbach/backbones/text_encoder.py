@@ -60,6 +60,11 @@ def token_mask(conditioning: Conditioning) -> torch.Tensor:
     return torch.ones(conditioning.tokens.shape[:2], dtype=torch.bool, device=conditioning.tokens.device)
 
 
+def token_counts(tokenizer: Any, texts: Sequence[str]) -> list[int]:
+    """Tokens of each text, uncut."""
+    return [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]] if texts else []
+
+
 class LongTexts:
     """Says of every text that a model reads only the beginning of, once each."""
 
@@ -162,7 +167,7 @@ class TextEncoder(LazyTextEncoder):
         full = [text for text, filled in zip(captions, mask.all(dim=1).tolist(), strict=True) if filled]
         if not full:
             return
-        counts = [len(ids) for ids in self.tokenizer(full)["input_ids"]]
+        counts = token_counts(self.tokenizer, full)
         self._long_texts.warn(full, counts, self.max_tokens)
 
     def save(self, encoder_folder: Path, tokenizer_folder: Path) -> None:

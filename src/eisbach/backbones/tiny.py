@@ -161,6 +161,10 @@ class TinyMusicBackbone(Backbone):
         """The words of a caption that the model has no vector for, in order, each once."""
         return list(dict.fromkeys(word for word in words_of(caption) if word not in self._index))
 
+    def text_length(self, caption: str) -> tuple[int, int]:
+        """Words of a caption that the model knows, and how many of them it reads."""
+        return sum(word in self._index for word in words_of(caption)), self.config.max_words
+
     def condition(self, captions: Sequence[str], durations: Sequence[float]) -> Conditioning:
         """Word ids [shape=(B, max_words)] and durations [shape=(B, 1)]; unknown words and words beyond `max_words` are
         left out.

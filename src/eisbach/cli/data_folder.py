@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import typer
 from eisbach.cli.common import AsJson, DryRun, Jobs, print_json, say_skipped, worker_count
 
 if TYPE_CHECKING:
+    from eisbach.backbones.base import Backbone
     from eisbach.data.audio_folder import CodecInput
     from eisbach.data.doctor import DoctorReport
     from eisbach.data.selection import TrainingRule
@@ -112,7 +114,7 @@ def doctor(
     name = model or of_recipe
     report = examine(
         path, rule=rule, caption_from=caption_from, same_audio=same_audio, heard=_codec_input(name),
-        unknown_words=_UnknownWords(name or "embedded"), jobs=worker_count(jobs),
+        reader=_Reader(name or "embedded"), jobs=worker_count(jobs),
     )  # fmt: skip
     if as_json:
         print_json(report.as_json())
@@ -154,22 +156,23 @@ def _codec_input(model: str | None) -> CodecInput | None:
     return CodecInput(codec.sample_rate, codec.audio_channels, mixes=codec.model is None)
 
 
-class _UnknownWords:
-    """The words of a caption that a model does not know; the model is loaded with the first caption that has any
-    words."""
+class _Reader:
+    """What a model makes of captions; the model is loaded with the first one that has any words."""
 
     def __init__(self, model: str) -> None:
         self._model = model
-        self._ask: Callable[[str], Sequence[str]] | None = None
 
-    def __call__(self, caption: str) -> Sequence[str]:
-        if not caption.strip():
-            return []
-        if self._ask is None:
-            from eisbach.backbones import load_backbone
+    @cached_property
+    def _backbone(self) -> Backbone:
+        from eisbach.backbones import load_backbone
 
-            self._ask = load_backbone(self._model).unknown_words
-        return self._ask(caption)
+        return load_backbone(self._model)
+
+    def unknown_words(self, caption: str) -> Sequence[str]:
+        return self._backbone.unknown_words(caption) if caption.strip() else []
+
+    def text_length(self, caption: str) -> tuple[int, int] | None:
+        return self._backbone.text_length(caption) if caption.strip() else None
 
 
 def _print_doctor(report: DoctorReport, show: int) -> None:

@@ -60,6 +60,9 @@ def _after_rendering(given: Values) -> str:
 
 
 def _after_doctor(given: Values) -> str:
+    path = Path(given["path"])
+    if path.is_dir() and not (path / "manifest.jsonl").is_file():  # training reads manifests
+        return _words("data", "folder", path)
     return _words("train", given["recipe"] or _recipe(), "--data", given["path"], "--out", "runs/mine")
 
 

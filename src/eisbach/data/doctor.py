@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from eisbach.data.audio_folder import (
 from eisbach.data.caption_files import clean_caption
 from eisbach.data.latents import sections_of
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest
-from eisbach.data.selection import TrainingChoice, TrainingRule, choose_clips, unheard_words
+from eisbach.data.selection import TrainingChoice, TrainingRule, choose_clips, cut_captions, unheard_words
 from eisbach.errors import AudioError, UserError, one_line
 from eisbach.progress import in_threads
 
@@ -136,6 +136,16 @@ class DoctorReport:
         return {**asdict(self), "counts": self.counts(), "healthy": self.healthy}
 
 
+class CaptionReader(Protocol):
+    """What a model makes of captions: every `Backbone` is one."""
+
+    def unknown_words(self, caption: str) -> Sequence[str]:
+        """The words that the model does not know."""
+
+    def text_length(self, caption: str) -> tuple[int, int] | None:
+        """Tokens of a caption and how many the model reads; None where it reads everything."""
+
+
 @dataclass(frozen=True)
 class _Set:
     """What is examined: samples, the manifest of those that can be used, and what is wrong with the set itself."""
@@ -149,8 +159,7 @@ class _Set:
 
 def examine(
     target: str | Path, *, rule: TrainingRule | None = None, caption_from: str = "auto", same_audio: bool = False,
-    heard: CodecInput | None = None, unknown_words: Callable[[str], Sequence[str]] | None = None, jobs: int = 4,
-    quiet: bool = False,
+    heard: CodecInput | None = None, reader: CaptionReader | None = None, jobs: int = 4, quiet: bool = False,
 ) -> DoctorReport:  # fmt: skip
     """Looks at every sample of a manifest (a file, or a folder that holds one) or of a folder of audio.
 
@@ -166,8 +175,8 @@ def examine(
         container.
     heard : CodecInput or None
         What the model's codec is given; None is the embedded codec's.
-    unknown_words : callable or None
-        The words of a caption that the model does not know.
+    reader : CaptionReader or None
+        What the model makes of captions, such as its backbone.
     jobs : int
         Threads.
 
@@ -196,15 +205,13 @@ def examine(
     report.formats = dict(sorted(formats.items()))
     if same_audio:
         report.problems += _same_sound(_sounds(examined.samples, jobs, quiet))
-    _add_choice(report, choice, unknown_words)
+    _add_choice(report, choice, reader)
     if examined.note:
         report.notes.append(examined.note)
     return report
 
 
-def _add_choice(
-    report: DoctorReport, choice: TrainingChoice, unknown_words: Callable[[str], Sequence[str]] | None
-) -> None:
+def _add_choice(report: DoctorReport, choice: TrainingChoice, reader: CaptionReader | None) -> None:
     """What trains, and what stands against it."""
     report.selection = choice.sentence()
     report.held_out = [row.id for row in choice.held_out]
@@ -215,9 +222,11 @@ def _add_choice(
         report.trained.append(Trained(row.id, row.caption, round(row.duration, 3), sections, padding))
     twins = [item for item in choice.left_out if "same bytes" in item.reason]
     report.problems += [Problem(item.item, "duplicate", item.reason) for item in twins]
-    unheard = None if unknown_words is None else unheard_words([row.caption for row in choice.train], unknown_words)
-    if unheard is not None:
-        report.notes.append(unheard)
+    if reader is not None:
+        unheard = unheard_words([row.caption for row in choice.train], reader.unknown_words)
+        rows = [*choice.train, *choice.held_out]
+        cut = cut_captions([(row.id, row.caption) for row in rows], reader.text_length)
+        report.notes += [note for note in (unheard, cut) if note is not None]
     fault = choice.fault()
     if fault is not None:
         report.problems.append(Problem("", "refused", fault))

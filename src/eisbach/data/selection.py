@@ -150,6 +150,32 @@ def unheard_words(captions: Iterable[str], unknown_words: Callable[[str], Sequen
     return f"the model does not know {named}{more}, in {touched} of {total} captions; these words change nothing"
 
 
+def cut_captions(
+    captions: Iterable[tuple[str, str]], text_length: Callable[[str], tuple[int, int] | None]
+) -> str | None:
+    """A sentence that names every caption of which a model reads only the beginning; None where there is none.
+
+    Parameters
+    ----------
+    captions : iterable of (sample, caption)
+    text_length : callable
+        Tokens of a caption and how many the model reads, or None where it reads everything.
+    """
+    total, most, cut = 0, 0, []
+    for sample, caption in captions:
+        total += 1
+        length = text_length(caption)
+        if length is not None and length[0] > length[1]:
+            most = length[1]
+            cut.append(f"'{one_line(sample)}' has {length[0]}")
+    if not cut:
+        return None
+    return (
+        f"the model reads {most} tokens of a caption, and {len(cut)} of {total} captions are longer and lose their "
+        f"end: {', '.join(cut)}"
+    )
+
+
 def merge(manifests: Sequence[Manifest], root: str | Path, audio_root: str | Path | None = None) -> Manifest:
     """One manifest in the folder `root` that names the clips of all of them, below `audio_root` (None: `root`); nothing
     is copied.
