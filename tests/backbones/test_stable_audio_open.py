@@ -289,6 +289,7 @@ def test_more_than_the_window_is_refused(backbone: StableAudioOpenBackbone) -> N
 def test_every_long_caption_is_named_once(folder: Path) -> None:
     backbone = load_stable_audio_open(folder)
     first, second, third = "slow strings " * 6, "fast strings " * 7, "slow piano " * 8
+    assert backbone.text_length(first) == (13, 8)
     with pytest.warns(UserWarning, match=r"reads 8 tokens of a text, and longer ones lose their end: ") as said:
         backbone.condition([first, "strings", second], [0.01] * 3)
     (warning,) = said
