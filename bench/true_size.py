@@ -17,10 +17,10 @@ Kernels are those of torch's CPU list under its bf16 autocast, attention as one 
 squared error, backward, clipping and fused AdamW.
 
 Each adapter and form is traced at two depths, once for all frames and batches (`shape_trace.py`), and carried to 24
-blocks: blocks between the second and the second last are all alike, so every sum is a straight line in the depth, and
-the peak is the highest of such lines, one for each stretch of the step. ``--check`` counts some rows directly, at their
-own size or with all 24 blocks, and writes how far the derived numbers lie from them. Both write each row as it ends and
-go on from there.
+blocks, which are all alike: every sum is a straight line in the depth, and the peak is the highest of such lines, one
+for each stretch of the step (before the blocks, their first and last one forward and backward, after them). ``--check``
+counts some rows directly, at their own size or with all 24 blocks, and writes how far the derived numbers lie from
+them. Both write each row as it ends and go on from there.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from eisbach.files import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results" / "true_size.json"
 DEPTH, RANK = 24, 16
-DEPTHS = (3, 4)
+DEPTHS = (2, 3)
 MODEL: dict[str, int] = {}  # what differs from Medium: nothing
 SECONDS = {108: 10, 323: 30, 1292: 120}
 SHAPES = [(frames, batch) for frames in SECONDS for batch in (1, 4, 8)]
@@ -191,7 +191,7 @@ def classes(found: dict[str, int], depth: int) -> dict[str, int]:
         if not index:
             named[name] = value
             continue
-        for label, place in (("first", 0), ("second", 1), ("second last", depth - 2), ("last", depth - 1)):
+        for label, place in (("first", 0), ("last", depth - 1)):
             if int(index) == place:
                 named[f"{stretch} {label}"] = value
     return named
@@ -215,7 +215,7 @@ def size_of(case: str, batch: int) -> int:
 
 def todo(adapters: list[str], forms: list[str]) -> list[tuple[str, str]]:
     """The pairs of adapter and form that are asked for; sampling keeps no activations that could be computed again."""
-    return [(case, form) for case in adapters for form in forms if not (case == "sampling" and "checkpointing" in form)]
+    return [(case, form) for form in forms for case in adapters if not (case == "sampling" and "checkpointing" in form)]
 
 
 def key_of(row: dict[str, Any]) -> tuple[Any, ...]:

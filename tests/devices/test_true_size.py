@@ -90,12 +90,12 @@ def test_the_highest_line_of_the_segments_is_the_peak(monkeypatch: pytest.Monkey
 
     def peaks_of(depth: int, frames: int, batch: int) -> dict[str, int]:
         blocks = {f"backward {index}": 1000 + 10 * index for index in range(depth)}
-        return {"before": 100, **blocks, "after": 200 * depth}
+        return {"before": 100, **blocks, "after": 300 * depth}
 
     monkeypatch.setattr(true_size, "peaks", peaks_of)
     monkeypatch.setattr(true_size, "sums", lambda depth, frames, batch: {"launches": 7 + 5 * depth})
     found = true_size.at_full_depth(list(true_size.DEPTHS), 108, 4)  # type: ignore[arg-type]
-    assert found == {"launches": 7 + 5 * 24, "bytes": 200 * 24}
+    assert found == {"launches": 7 + 5 * 24, "bytes": 300 * 24}
 
 
 def test_it_writes_each_row_and_goes_on_from_there(
@@ -115,10 +115,10 @@ def test_it_writes_each_row_and_goes_on_from_there(
     monkeypatch.setattr(sys, "argv", ["true_size.py", "--adapters", "LoRA", "sampling", "--out", str(file)])
     with pytest.raises(KeyboardInterrupt):
         true_size.main()
-    assert traced == [("LoRA", "plain"), ("LoRA", "checkpointing")]
+    assert traced == [("LoRA", "plain"), ("sampling", "plain")]
     assert len(read_json(file, "rows")["rows"]) == 2 * len(true_size.SHAPES)
     traced[:] = [("x", "y")]  # one more, and again an interruption
     with pytest.raises(KeyboardInterrupt):
         true_size.main()
-    assert traced[1:] == [("LoRA", "int8")]
+    assert traced[1:] == [("LoRA", "checkpointing")]
     assert len(read_json(file, "rows")["rows"]) == 3 * len(true_size.SHAPES)
