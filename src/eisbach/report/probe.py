@@ -104,68 +104,62 @@ def _shown(value: object) -> str:
 def number_tables(explanation: Explanation) -> list[NumberTable]:
     """Everything that was found, as numbers with 95% intervals; tables without rows are left out."""
     link, gain = explanation.belief_loss, explanation.gain
-    shares = (("as trained", explanation.variance), ("sample weight", explanation.sample_variance))
     tables = [
         _level_table(explanation),
-        NumberTable(
-            "Noise level or clip?",
-            "Shares of the variance of ln weight. A sample weighting whose variance lies between noise levels is a "
-            "noise-level weighting in disguise.",
-            ["weight", "between noise levels", "between clips", "rest", "sd of ln weight"],
-            [
-                [name, *map(_percent, (parts.level, parts.clip, parts.remainder)), number(parts.sd, 3)]
-                for name, parts in shares
-                if parts is not None and parts.level.value is not None
-            ],
-        ),
+        _share_table(explanation),
         NumberTable(
             "Turned up by 6 dB",
             "Factor on a clip's weight, by experiment, through the codec and the model.",
             ["t", "factor"],
             [] if gain is None else [["all levels", said(gain.per_step)], *_by_level(gain.levels)],
         ),
-        NumberTable(
-            "AUC of the sample weight",
-            "Chance that a clip of the first value weighs more; 0.5 is chance.",
-            ["label", "clips", *(f"t = {level.t:g}" for level in explanation.levels)],
-            [
-                [
-                    f"{pair.label}: {pair.positive} > {pair.negative}",
-                    f"{pair.n_positive} / {pair.n_negative}",
-                    *(said(area) for _, area in pair.levels),
-                ]
-                for pair in explanation.separations
-            ],
-        ),
-        _gradient_table(explanation),
+        _auc_table(explanation),
+        *_gradient_tables(explanation),
         NumberTable(
             "The barrier paper's predictions",
             "Confirmed or refuted only where an interval says so.",
             ["measure", "prediction", "value", "outcome"],
             [
-                [name, str(prediction.number), said(value), prediction.outcome]
+                [name, f"{prediction.number}: {prediction.claim}", said(value), prediction.outcome]
                 for prediction in explanation.predictions
                 for name, value in prediction.measures
             ],
         ),
         NumberTable(
-            "By noise level: gradients",
-            "Norms of the gradients of batches at a single noise level, means over batches.",
-            ["t", "plain", "weighted"],
-            [
-                [f"{row['t']:g}", *(number(row.get(f"{name}_norm"), 4) for name in ("plain", "weighted"))]
-                for row in explanation.gradient_levels
-            ],
-        ),
-        NumberTable(
             "Belief and loss",
-            "Rank correlation between clips; above 0, low belief goes with low loss, as the barrier paper's "
-            "prediction 5 has it at low noise.",
+            "Rank correlation between clips; above 0, low belief goes with low loss, as prediction 5 has it.",
             ["t", "rank correlation"],
             [] if link is None else _by_level(link.levels),
         ),
     ]
     return [table for table in tables if table.rows]
+
+
+def _share_table(explanation: Explanation) -> NumberTable:
+    shares = (("as trained", explanation.variance), ("sample weight", explanation.sample_variance))
+    return NumberTable(
+        "Noise level or clip?",
+        "Shares of the variance of ln weight. A sample weighting whose variance lies between noise levels is a "
+        "noise-level weighting in disguise.",
+        ["weight", "between noise levels", "between clips", "rest", "sd of ln weight"],
+        [
+            [name, *map(_percent, (parts.level, parts.clip, parts.remainder)), number(parts.sd, 3)]
+            for name, parts in shares
+            if parts is not None and parts.level.value is not None
+        ],
+    )
+
+
+def _auc_table(explanation: Explanation) -> NumberTable:
+    rows = [
+        [f"{pair.label}: {pair.positive} > {pair.negative}", f"{pair.n_positive} / {pair.n_negative}",
+         *(said(area) for _, area in pair.levels)]
+        for pair in explanation.separations
+    ]  # fmt: skip
+    head = ["label", "clips", *(f"t = {level.t:g}" for level in explanation.levels)]
+    return NumberTable(
+        "AUC of the sample weight", "Chance that a clip of the first value weighs more; 0.5 is chance.", head, rows
+    )
 
 
 def _by_level(levels: Sequence[tuple[float, Estimate]]) -> list[list[str]]:
@@ -191,20 +185,32 @@ def _level_table(explanation: Explanation) -> NumberTable:
     return NumberTable("By noise level", note, head, rows)
 
 
-def _gradient_table(explanation: Explanation) -> NumberTable:
+def _gradient_tables(explanation: Explanation) -> list[NumberTable]:
     gradients = explanation.gradients
     rows = [] if gradients is None or gradients.angle.value is None else [
         ["gradient", said(gradients.angle), said(gradients.norm_ratio, 3)],
         ["AdamW's update", said(gradients.update_angle), said(gradients.update_norm_ratio, 3)],
         ["plain gradients of two batches", said(gradients.between_batches_angle), "–"],
     ]  # fmt: skip
-    return NumberTable(
-        "What is left of it in the optimiser",
-        "Weighted against plain, before and after AdamW's normalisation and the recipe's clipping; the last row is "
-        "what chance does. Means over batches with 95% intervals.",
-        ["between", "angle (degrees)", "size of weighted over plain"],
-        rows,
-    )
+    levels = [
+        [f"{row['t']:g}", *(number(row.get(f"{name}_norm"), 4) for name in ("plain", "weighted"))]
+        for row in explanation.gradient_levels
+    ]
+    return [
+        NumberTable(
+            "What is left of it in the optimiser",
+            "Weighted against plain, before and after AdamW's normalisation and the recipe's clipping; the last row is "
+            "what chance does. Means over batches with 95% intervals.",
+            ["between", "angle (degrees)", "size of weighted over plain"],
+            rows,
+        ),
+        NumberTable(
+            "By noise level: gradients",
+            "Norms of the gradients of batches at a single noise level, means over batches.",
+            ["t", "plain", "weighted"],
+            levels,
+        ),
+    ]
 
 
 # --- the pictures, over the noise level. Colours are Okabe and Ito's, which any colour vision tells apart; lines also
