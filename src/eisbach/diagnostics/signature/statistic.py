@@ -14,8 +14,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
-from eisbach.diagnostics.signature.curve import HalfTime, SignatureCurve, crossing
+from eisbach.diagnostics.signature.curve import SignatureCurve, finite_or_none
+from eisbach.diagnostics.signature.summary import half_time
 from eisbach.diffusion.paths import Path, get_path
 from eisbach.errors import UserError
 
@@ -202,12 +204,7 @@ def _curve(
     t = np.array(levels)
     prior_entropy = float(-(shares * np.log(shares)).sum())
     low, high = np.percentile(spread, [2.5, 97.5], axis=1)
-    rates = np.gradient(spread, t, axis=0)
-    rate_low, rate_high = np.percentile(rates, [2.5, 97.5], axis=1)
-    half = crossing(t, mean, prior_entropy / 2)
-    halves = [crossing(t, spread[:, number], prior_entropy / 2) for number in range(spread.shape[1])]
-    known = [number for number in halves if number is not None]
-    ends = np.percentile(known, [2.5, 97.5]).tolist() if len(known) == len(halves) else [None, None]
+    rate_low, rate_high = np.percentile(np.gradient(spread, t, axis=0), [2.5, 97.5], axis=1)
     return SignatureCurve(
         partition=label,
         groups=names,
@@ -215,32 +212,18 @@ def _curve(
         quantity="cross-entropy",
         prior_entropy=prior_entropy,
         t=levels,
-        log_snr=[_log_snr(path, number) for number in levels],
+        log_snr=[finite_or_none(float(value)) for value in path.log_snr(torch.tensor(levels, dtype=torch.float64))],
         entropy=mean.tolist(),
         entropy_lo=low.tolist(),
         entropy_hi=high.tolist(),
         rate=np.gradient(mean, t).tolist(),
         rate_lo=rate_low.tolist(),
         rate_hi=rate_high.tolist(),
-        half=HalfTime(
-            half,
-            ends[0],
-            ends[1],
-            *(_log_snr(path, number) for number in (half, ends[1], ends[0])),  # log-SNR falls with t
-        ),
+        half=half_time(t, np.vstack([mean, spread.T]), prior_entropy / 2, path),
         path=path.name,
         path_options=path_options(path),
         meta={**(meta or {}), "statistic": statistic, "clips": clips},
     )
-
-
-def _log_snr(path: Path, t: float | None) -> float | None:
-    import torch
-
-    if t is None:
-        return None
-    value = float(path.log_snr(torch.tensor(t, dtype=torch.float64)))
-    return value if math.isfinite(value) else None
 
 
 def _is_number(value: Any) -> bool:

@@ -119,7 +119,7 @@ def curves(
             extra = {"fine": fine[0].tolist(), "coarse": coarse[0].tolist()} if estimator == "chain" else {}
             made.append(SignatureCurve(
                 estimator=estimator, entropy=values[0].tolist(), entropy_lo=low, entropy_hi=high,
-                half=_half_time(t, values, whole / 2, path), **extra, **shared,
+                half=half_time(t, values, whole / 2, path), **extra, **shared,
             ))  # fmt: skip
     return made
 
@@ -160,7 +160,7 @@ def _interval(values: np.ndarray) -> tuple[list[float], list[float]]:
     return low.tolist(), high.tolist()
 
 
-def _half_time(t: np.ndarray, values: np.ndarray, level: float, path: Path) -> HalfTime:
+def half_time(t: np.ndarray, values: np.ndarray, level: float, path: Path) -> HalfTime:
     """Where the curve falls to `level`, from the estimate (row 0) and its resamples (the others) [shape=(1 + B, n)]."""
     crossings = [crossing(t, row, level) for row in values]
     if crossings[0] is None:
@@ -171,6 +171,6 @@ def _half_time(t: np.ndarray, values: np.ndarray, level: float, path: Path) -> H
         low, high = (float(value) for value in np.percentile(known, [2.5, 97.5]))
 
     def log_snr(value: float | None) -> float | None:
-        return None if value is None else float(path.log_snr(torch.tensor(value, dtype=torch.float64)))
+        return None if value is None else finite_or_none(float(path.log_snr(torch.tensor(value, dtype=torch.float64))))
 
     return HalfTime(crossings[0], low, high, log_snr(crossings[0]), log_snr(high), log_snr(low))
