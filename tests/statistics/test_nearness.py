@@ -8,7 +8,7 @@ from eisbach.errors import UserError
 from eisbach.statistics.distance import Kernel, wasserstein_distance
 from eisbach.statistics.nearness import compare_to_reference
 from eisbach.statistics.records import MetricInfo
-from eisbach.statistics.results import KERNEL
+from eisbach.statistics.sets import KERNEL
 from eisbach.structure.sets.distances import kernel_distance
 
 LEVEL = MetricInfo("level", "level", primary=True)

@@ -21,7 +21,7 @@ from eisbach.progress import Progress
 from eisbach.statistics.comparison import withhold
 from eisbach.statistics.nearness import compare_to_reference
 from eisbach.statistics.records import MetricInfo
-from eisbach.statistics.results import Nearness
+from eisbach.statistics.sets import Nearness
 from eisbach.structure import analyze_files
 from eisbach.structure.batch import Clip, sample_clips
 from eisbach.types import Record, SkipReport

@@ -26,7 +26,8 @@ from eisbach.experiments.yardsticks import distance_columns, write_yardsticks
 from eisbach.files import write_json
 from eisbach.output_folder import exclusive, refuse_other_settings
 from eisbach.statistics.records import choose_metrics, save_records
-from eisbach.statistics.results import Nearness, RecoveredShare, Results, evaluate, plain_json, recovered_share
+from eisbach.statistics.results import RecoveredShare, Results, evaluate, plain_json, recovered_share
+from eisbach.statistics.sets import Nearness
 from eisbach.structure import Clip
 from eisbach.types import Record, SkipReport
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from eisbach.statistics.comparison import Comparison
 from eisbach.statistics.records import MetricInfo
-from eisbach.statistics.results import KERNEL, RecoveredShare
+from eisbach.statistics.results import RecoveredShare
+from eisbach.statistics.sets import KERNEL
 
 _MINUS = "\u2212"
 _COUNTED = 100  # clips up to which a share is said as a count

@@ -28,7 +28,7 @@ from eisbach.statistics.distance import Beyond, Kernel, Statistic, Wasserstein, 
 from eisbach.statistics.paired import PairedCells, metric_value, pair_cells
 from eisbach.statistics.records import MetricInfo
 from eisbach.statistics.resampling import chunk_sizes, cluster_weights, deals, random_stream
-from eisbach.statistics.results import KERNEL, Distance, Nearness, Spread
+from eisbach.statistics.sets import KERNEL, Distance, Nearness, Spread
 from eisbach.types import Record
 
 _Deal = Literal["swap", "deal"]  # units change places in pairs, or are dealt out freely

@@ -6,20 +6,134 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from eisbach.statistics.comparison import Comparison
+from eisbach.statistics.comparison import Comparison, Interval
 from eisbach.statistics.records import MetricInfo
-from eisbach.statistics.results import ArmSummary, Nearness, Results, plain_json
+from eisbach.statistics.results import ArmSummary, Results, plain_json
 from eisbach.types import Record
 
+KERNEL = "kernel_distance:"
+"""What a distance on an embedding is called, before the embedding's name."""
 _COLUMNS = (
     "metric", "unit", "primary", "set", "mean", "sd", "clips", "reference", "difference", "low", "high", "hedges_g",
     "p", "p_corrected", "unit_of_inference", "units", "verdict",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Where the reference lies by one measure.
+
+    Attributes
+    ----------
+    metric : str
+    clips : int
+        Clips that have a value.
+    mean, sd : float
+    low, median, high : float
+        10th, 50th and 90th percentile.
+    points : list of float
+        Every clip's value, for pictures.
+    """
+
+    metric: str
+    clips: int
+    mean: float
+    sd: float
+    low: float
+    median: float
+    high: float
+    points: list[float] = field(repr=False, default_factory=list)
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far one arm lies from the reference by one measure.
+
+    Attributes
+    ----------
+    arm, metric : str
+    value : float
+        Corrected for the size of the sets, >= 0 (a kernel distance may be negative). In the reference's SDs; for a
+        share the part beyond the reference's, in [0, 1]; for an embedding MMD².
+    interval : (float, float) or None
+        95% bootstrap over prompts and seeds (or clips) and over the reference's clips; None with fewer than two units.
+    raw : float
+        Before the correction.
+    itself : float
+        What the reference reads against itself, uncorrected: random halves, at the arm's number of clips.
+    clips : int
+    """
+
+    arm: str
+    metric: str
+    value: float
+    interval: Interval | None
+    raw: float
+    itself: float
+    clips: int
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """Arms beside a reference.
+
+    Attributes
+    ----------
+    label : str
+        What sentences call the reference.
+    clips : int
+    metrics : list of MetricInfo
+        Primary ones first; the distances on embeddings are last.
+    spreads : dict of str to Spread
+        By metric; none for embeddings.
+    distances : list of Distance
+        Every arm by every metric.
+    comparisons : list of Comparison
+        Every other arm against the baseline: `mean` and `baseline_mean` are distances, a negative difference is
+        nearer. Verdicts are 'nearer', 'farther', 'no nearer', 'too few' or 'not comparable'. Empty for one arm.
+    notes : list of str
+    """
+
+    label: str
+    clips: int
+    metrics: list[MetricInfo]
+    spreads: dict[str, Spread]
+    distances: list[Distance]
+    comparisons: list[Comparison] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def primary(self) -> list[MetricInfo]:
+        """The measures that decide."""
+        return [info for info in self.metrics if info.primary]
+
+    def distance(self, arm: str, metric: str) -> Distance | None:
+        """An arm's distance by one measure; None where it has none."""
+        return next((each for each in self.distances if (each.arm, each.metric) == (arm, metric)), None)
+
+    def comparison(self, arm: str, metric: str) -> Comparison | None:
+        """An arm against the baseline by its distance; None for the baseline itself."""
+        return next((each for each in self.comparisons if (each.arm, each.metric) == (arm, metric)), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, without the reference's single clips."""
+        return {
+            "label": self.label,
+            "clips": self.clips,
+            "primary": [info.name for info in self.primary],
+            "spreads": {
+                name: {key: value for key, value in asdict(spread).items() if key != "points"}
+                for name, spread in self.spreads.items()
+            },
+            "distances": [asdict(each) for each in self.distances],
+            "comparisons": [asdict(each) for each in self.comparisons],
+            "notes": self.notes,
+        }
 
 
 @dataclass(frozen=True)

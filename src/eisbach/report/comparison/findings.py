@@ -19,8 +19,8 @@ from eisbach.report.wording import (
     verdict,
 )
 from eisbach.statistics.records import MetricInfo
-from eisbach.statistics.results import Nearness, Results
-from eisbach.statistics.sets import Sets
+from eisbach.statistics.results import Results
+from eisbach.statistics.sets import Nearness, Sets
 from eisbach.structure.metrics import METRICS
 
 MARKS = {

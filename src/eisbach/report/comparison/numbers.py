@@ -24,8 +24,8 @@ from eisbach.report.wording import (
     format_value,
 )
 from eisbach.statistics.records import MetricInfo
-from eisbach.statistics.results import KERNEL, ArmSummary, Nearness
-from eisbach.statistics.sets import Sets
+from eisbach.statistics.results import ArmSummary
+from eisbach.statistics.sets import KERNEL, Nearness, Sets
 from eisbach.structure.features import mel_centres
 from eisbach.structure.sets import SET_METRICS, SetComparison, SetRow
 

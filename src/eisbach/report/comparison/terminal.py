@@ -25,8 +25,7 @@ from eisbach.report.wording import (
     format_value,
 )
 from eisbach.statistics.records import MetricInfo
-from eisbach.statistics.results import KERNEL
-from eisbach.statistics.sets import Sets
+from eisbach.statistics.sets import KERNEL, Sets
 from eisbach.structure.flatness import FLAT_KINDS
 from eisbach.structure.metrics import METRICS
 from eisbach.structure.sets.whole import WholeSets
