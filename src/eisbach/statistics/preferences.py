@@ -100,8 +100,10 @@ def strengths(wins: np.ndarray) -> np.ndarray:
         half = np.where(met[..., 0, 1], half, 0.0)
         return np.stack([half, -half], axis=-1)
     flat = [
-        _connected(one, seen)
-        for one, seen in zip(padded.reshape(-1, *wins.shape[-2:]), met.reshape(-1, *wins.shape[-2:]), strict=True)
+        _connected(padded_wins, seen)
+        for padded_wins, seen in zip(
+            padded.reshape(-1, *wins.shape[-2:]), met.reshape(-1, *wins.shape[-2:]), strict=True
+        )
     ]
     return np.array(flat).reshape(wins.shape[:-1])
 

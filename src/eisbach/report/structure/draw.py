@@ -177,7 +177,7 @@ def draw_spectra(
     """
     for index, (name, spectra) in enumerate(groups):
         for axes, part in ((top, 0), (bottom, 1)):
-            values = np.stack([one[part] for one in spectra])
+            values = np.stack([curve[part] for curve in spectra])
             style = line_style(index)
             axes.plot(
                 mel_hz, values.mean(axis=0), linewidth=1.2, label=name, marker=MARKERS[index % len(MARKERS)],
@@ -297,9 +297,9 @@ def trajectory_panels(
     out."""
     points = None
     narrow = clips is not None and columns_of(len(features)) > 2
-    last = max(one.trimmed_start + one.duration for one in features)
-    for index, (axes, one) in enumerate(zip(panels, features, strict=True)):
-        found = draw_trajectory(axes, one, limit, view=view, marker=0.6)
+    last = max(sound.trimmed_start + sound.duration for sound in features)
+    for index, (axes, sound) in enumerate(zip(panels, features, strict=True)):
+        found = draw_trajectory(axes, sound, limit, view=view, marker=0.6)
         if found is not None:
             found.set_clim(0.0, last)
             points = found
@@ -307,7 +307,7 @@ def trajectory_panels(
             drop_legend(axes)
         axes.set_xlabel("PC 1 (dB)")
         axes.set_ylabel("PC 2 (dB)")
-        share = pc1_share(one, view)
+        share = pc1_share(sound, view)
         if share is not None:
             note(axes, share.text(narrow=narrow))
         if clips is not None:

@@ -52,7 +52,7 @@ class Drawing:
         return {
             "kind": self.kind,
             "out": str(self.out),
-            "clips": [{"label": one.label, "group": one.group, "path": str(one.source)} for one in self.clips],
+            "clips": [{"label": shown.label, "group": shown.group, "path": str(shown.source)} for shown in self.clips],
             "note": self.note,
             "caption": KINDS[self.kind].caption,
         }
@@ -93,9 +93,9 @@ def one_figure(
     if labels:
         if len(labels) != len(pictured):
             raise UserError(f"{len(pictured)} clips came with {len(labels)} labels; repeat --label once for each clip.")
-        pictured = [replace(one, label=label) for one, label in zip(pictured, labels, strict=True)]
-        if spec.pools and len({one.group for one in pictured}) == len(pictured):
-            pictured = [replace(one, group=one.label) for one in pictured]
+        pictured = [replace(shown, label=label) for shown, label in zip(pictured, labels, strict=True)]
+        if spec.pools and len({shown.group for shown in pictured}) == len(pictured):
+            pictured = [replace(shown, group=shown.label) for shown in pictured]
     return Drawing(kind, pictured, out, _sampled(len(chosen), len(clips)))
 
 
@@ -174,8 +174,8 @@ def paper_set(
     for group, stem in zip(others, ["baseline"] if len(others) == 1 else stems, strict=True):
         pair = _matched(by_group[base], by_group[group])
         two = [
-            PictureClip(f"{names[one]}: {clip.keys['id']}", clip.path, names[one])
-            for one, clip in zip((base, group), pair, strict=True)
+            PictureClip(f"{names[member]}: {clip.keys['id']}", clip.path, names[member])
+            for member, clip in zip((base, group), pair, strict=True)
         ]
         made.append(Drawing("baseline", two, folder / f"{stem}.{form}", f"{names[base]} (left) beside {names[group]}"))
     return made
@@ -250,8 +250,8 @@ def write_captions(drawings: Sequence[Drawing], folder: Path) -> Path:
     """
     path = folder / "captions.md"
     said = [
-        f"**{one.out.name}** {KINDS[one.kind].caption}{f' Shown: {one.note}.' if one.note else ''}\n"
-        for one in drawings
+        f"**{shown.out.name}** {KINDS[shown.kind].caption}{f' Shown: {shown.note}.' if shown.note else ''}\n"
+        for shown in drawings
     ]
     write_text(path, drawable("\n".join(said)))
     return path
@@ -273,7 +273,7 @@ def draw(drawings: Sequence[Drawing], *, view: View = "texture", quiet: bool = T
     cache: dict[str, Features] = {}
     done = Drawn()
     alone = len(drawings) == 1
-    paths = list(dict.fromkeys(str(one.source) for drawing in drawings for one in drawing.clips))
+    paths = list(dict.fromkeys(str(shown.source) for drawing in drawings for shown in drawing.clips))
     with Progress(len(paths) + len(drawings), "draw", quiet=quiet) as bar:
         for path in paths:
             try:
@@ -284,7 +284,9 @@ def draw(drawings: Sequence[Drawing], *, view: View = "texture", quiet: bool = T
                 done.skipped.append(Skipped(path, str(error)))
             bar.advance(note=Path(path).name)
         for drawing in drawings:
-            kept = [replace(one, source=cache[str(one.source)]) for one in drawing.clips if str(one.source) in cache]
+            kept = [
+                replace(shown, source=cache[str(shown.source)]) for shown in drawing.clips if str(shown.source) in cache
+            ]
             try:
                 if not kept:
                     raise UserError("none of its files can be read.")

@@ -65,8 +65,8 @@ def mel_figure(
     figure = blank(PAGE, 0.45 + 1.12 * len(clips))
     rows = figure.subplots(len(clips), 1, squeeze=False, sharex=True)[:, 0]
     image = None
-    for axes, clip, one in zip(rows, clips, features, strict=True):
-        image = draw_mel(axes, one) or image
+    for axes, clip, sound in zip(rows, clips, features, strict=True):
+        image = draw_mel(axes, sound) or image
         heading(axes, clip.label, most=70)
         axes.set_xlabel("")
         axes.set_ylabel("Hz")
@@ -84,8 +84,8 @@ def ssm_figure(
     features = _checked(clips, "ssm")
     figure, panels = panel_grid(len(clips), 0.3)
     image = None
-    for axes, clip, one in zip(panels, clips, features, strict=True):
-        image = draw_sections(axes, one, section_spans(one), view) or image
+    for axes, clip, sound in zip(panels, clips, features, strict=True):
+        image = draw_sections(axes, sound, section_spans(sound), view) or image
         heading(axes, clip.label, most=letters_of(len(clips)), above_note=True)
     what = "cosine of mel frames" if view == "mel" else "similarity of textures"
     colour_bar(figure, panels, image, what, shrink=shrink_of(len(clips)))
@@ -112,7 +112,7 @@ def spectrum_figure(
     features = _checked(clips, "spectrum")
     spectra = []
     for name, members in by_group(clips, features):
-        sounding = [mean_spectrum(one) for one in members if len(one.mel_db)]
+        sounding = [mean_spectrum(sound) for sound in members if len(sound.mel_db)]
         if not sounding:
             raise UserError(f"{name} holds only silence, which has no spectrum; leave it out.")
         spectra.append((name, sounding))
@@ -156,18 +156,18 @@ def _steps_figure(
     figure = blank(PAGE, 0.75 + 1.95 * len(clips))
     grid = figure.subplots(len(clips), 3, squeeze=False, width_ratios=[1.65, 1.0, 1.0])
     mel = matrix = points = None
-    for row, (clip, one) in enumerate(zip(clips, features, strict=True)):
+    for row, (clip, sound) in enumerate(zip(clips, features, strict=True)):
         left, middle, right = grid[row]
-        mel = draw_mel(left, one) or mel
-        matrix = draw_sections(middle, one, section_spans(one), view) or matrix
-        points = draw_trajectory(right, one, limit, view=view, marker=0.5) or points
+        mel = draw_mel(left, sound) or mel
+        matrix = draw_sections(middle, sound, section_spans(sound), view) or matrix
+        points = draw_trajectory(right, sound, limit, view=view, marker=0.5) or points
         drop_legend(right)
         heading(left, clip.label, most=34)
         left.set_xlim(0.0, longest(features))
         middle.set_ylabel("")
         right.set_ylabel("PC 2 (dB)")
         right.set_xlabel("PC 1 (dB)")
-        share = pc1_share(one, view)
+        share = pc1_share(sound, view)
         if share is not None:
             note(right, f"PC 1 {share.clip:.0%} (random walk {share.walk:.0%})")
         if row < len(clips) - 1:
@@ -190,14 +190,14 @@ def baseline_figure(
     figure = blank(PAGE, 7.4)
     grid = figure.subplots(3, 2, height_ratios=[0.62, 1.15, 1.15])
     image: Any = None
-    for axes, clip, one in zip(grid[0], clips, features, strict=True):
-        image = draw_mel(axes, one) or image
+    for axes, clip, sound in zip(grid[0], clips, features, strict=True):
+        image = draw_mel(axes, sound) or image
         heading(axes, clip.label, most=34)
         axes.set_xlim(0.0, longest(features))
     colour_bar(figure, list(grid[0]), image, "level (dB re max)")
     image = None
-    for axes, one in zip(grid[1], features, strict=True):
-        image = draw_sections(axes, one, section_spans(one), view) or image
+    for axes, sound in zip(grid[1], features, strict=True):
+        image = draw_sections(axes, sound, section_spans(sound), view) or image
     colour_bar(figure, list(grid[1]), image, "similarity")
     trajectory_panels(figure, list(grid[2]), None, features, limit, view)
     return render(figure, list(grid.flat), out, form=form)
@@ -216,7 +216,7 @@ def blocks_figure(
     features = _checked(clips, "blocks")
     curves = []
     for name, members in by_group(clips, features):
-        found = [block_curve(one) for one in members if one.duration >= _BLOCKS_NEED]
+        found = [block_curve(sound) for sound in members if sound.duration >= _BLOCKS_NEED]
         found = [(np.asarray(scales), np.asarray(strengths)) for scales, strengths in found if len(scales)]
         if not found:
             raise UserError(f"no clip of {name} is {_BLOCKS_NEED:g} s long, which block scales need; leave it out.")
@@ -243,8 +243,8 @@ def _scape_figure(
     features = _checked(clips, "scape")
     figure, panels = panel_grid(len(clips), 0.3, height=0.8)
     images = []
-    for axes, clip, one in zip(panels, clips, features, strict=True):
-        images.append(draw_scape(axes, one))
+    for axes, clip, sound in zip(panels, clips, features, strict=True):
+        images.append(draw_scape(axes, sound))
         heading(axes, clip.label, most=letters_of(len(clips)))
     images = [image for image in images if image is not None]
     top = max([0.5, *(float(np.nanmax(image.get_array())) for image in images)])
@@ -262,8 +262,8 @@ def motifs_figure(
     features = _checked(clips, "motifs")
     figure = blank(PAGE, 0.45 + 1.5 * len(clips))
     rows = figure.subplots(len(clips), 1, squeeze=False, sharex=True)[:, 0]
-    for axes, clip, one in zip(rows, clips, features, strict=True):
-        draw_motifs(axes, one)
+    for axes, clip, sound in zip(rows, clips, features, strict=True):
+        draw_motifs(axes, sound)
         heading(axes, clip.label, most=70)
     rows[0].set_xlim(0.0, longest(features))
     rows[-1].set_xlabel("time (s)")
@@ -410,6 +410,6 @@ def _checked(clips: Sequence[PictureClip], name: str) -> list[Features]:
     if not 1 <= len(clips) <= kind.most:
         raise UserError(f"the figure '{name}' holds 1 to {kind.most} clips, not {len(clips)}; choose fewer.")
     features = [features_of(clip.source) for clip in clips]
-    if all(one.duration <= 0 for one in features):
+    if all(sound.duration <= 0 for sound in features):
         raise UserError(f"{clips[0].label} is silent, so there is nothing to draw; give a clip with sound.")
     return features

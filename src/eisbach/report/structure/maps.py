@@ -76,9 +76,9 @@ def draw_motifs(axes: Any, features: Features) -> None:
     passages = motif_passages(found)
     offset = features.trimmed_start
     end = offset + features.duration
-    tallest = max([(abs(one.to - one.start)) / 2 for one in passages], default=1.0)
-    for index, one in enumerate(sorted(passages, key=lambda one: -one.length)[:_MOST_ARCS]):
-        _arc(axes, one, offset, tallest, said=index < _SAID_ARCS)
+    tallest = max([(abs(passage.to - passage.start)) / 2 for passage in passages], default=1.0)
+    for index, passage in enumerate(sorted(passages, key=lambda passage: -passage.length)[:_MOST_ARCS]):
+        _arc(axes, passage, offset, tallest, said=index < _SAID_ARCS)
     heard = np.zeros(max(1, round(10 * features.duration)), dtype=bool)
     for start in found.start[found.recurs]:
         heard[round(10 * start) : round(10 * (start + found.window_seconds))] = True
@@ -98,7 +98,7 @@ def draw_motifs(axes: Any, features: Features) -> None:
 
 def _key_words(passages: list[Passage]) -> str:
     """What dashes mean, where there are any."""
-    return "" if all(one.transposition % 12 == 0 for one in passages) else " (dashed: transposed)"
+    return "" if all(passage.transposition % 12 == 0 for passage in passages) else " (dashed: transposed)"
 
 
 @dataclass(frozen=True)
@@ -134,37 +134,37 @@ def motif_passages(found: MotifMap) -> list[Passage]:
     for run in runs:
         a, b = float(found.start[run[0]]), float(found.match[run[0]])
         shift = int(found.transposition[run[0]])
-        one = Passage(
+        passage = Passage(
             min(a, b), max(a, b), float(found.start[run[-1]] - a) + found.window_seconds, shift if a < b else -shift
         )
-        if not any(_same(one, other) for other in kept):
-            kept.append(one)
+        if not any(_same(passage, other) for other in kept):
+            kept.append(passage)
     return kept
 
 
-def _same(one: Passage, other: Passage) -> bool:
+def _same(passage: Passage, other: Passage) -> bool:
     """Whether two passages are one pair seen from both ends (half of the shorter one shared at both places)."""
-    near = 0.5 * min(one.length, other.length)
-    return abs(one.start - other.start) < near and abs(one.to - other.to) < near
+    near = 0.5 * min(passage.length, other.length)
+    return abs(passage.start - other.start) < near and abs(passage.to - other.to) < near
 
 
-def _arc(axes: Any, one: Passage, offset: float, tallest: float, *, said: bool) -> None:
+def _arc(axes: Any, passage: Passage, offset: float, tallest: float, *, said: bool) -> None:
     """Two bars on the ground, one at each place, and an arc from middle to middle, thicker for longer passages."""
-    same_key = one.transposition % 12 == 0
+    same_key = passage.transposition % 12 == 0
     style = {"color": COLOURS[0] if same_key else COLOURS[1], "solid_capstyle": "butt"}
-    for place in (one.start, one.to):
-        axes.plot([offset + place, offset + place + one.length], [0.0, 0.0], linewidth=3.2, alpha=0.6, **style)
-    middle, radius = offset + (one.start + one.to + one.length) / 2, (one.to - one.start) / 2
+    for place in (passage.start, passage.to):
+        axes.plot([offset + place, offset + place + passage.length], [0.0, 0.0], linewidth=3.2, alpha=0.6, **style)
+    middle, radius = offset + (passage.start + passage.to + passage.length) / 2, (passage.to - passage.start) / 2
     height = 0.86 * max(0.15, radius / tallest)
     angle = np.linspace(0.0, np.pi, 80)
     axes.plot(
-        middle - radius * np.cos(angle), height * np.sin(angle), linewidth=float(np.clip(0.5 * one.length / 2, 1.0,
+        middle - radius * np.cos(angle), height * np.sin(angle), linewidth=float(np.clip(0.5 * passage.length / 2, 1.0,
         4.5)),
         alpha=0.75, linestyle="-" if same_key else (0, (4, 1.2)), **style,
     )  # fmt: skip
     if not said:
         return
-    words = f"{one.length:.0f} s" + ("" if same_key else f", {one.transposition:+d} semitones")
+    words = f"{passage.length:.0f} s" + ("" if same_key else f", {passage.transposition:+d} semitones")
     axes.annotate(
         words, (middle, height), xytext=(0, 3), textcoords="offset points", ha="center", va="bottom",
         fontsize=TICK_PT - 0.5,

@@ -116,12 +116,12 @@ def shorten(text: str, most: int) -> str:
 
 
 def _width(text: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def _beginning(text: str, most: int) -> str:
     """As many of the first characters as `most` letters leave room for."""
-    widths = itertools.accumulate(_width(one) for one in text)
+    widths = itertools.accumulate(_width(letter) for letter in text)
     return text[: sum(width <= most for width in widths)]
 
 
