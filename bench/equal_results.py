@@ -4,7 +4,8 @@
 Run it on the commit before a change and on the one after (``--against hashes.json``): a change that only moves code
 leaves every hash as it was. What is hashed is content, not files: adapters by their tensors, audio by its samples,
 records by their numbers, so that a new file name or another order of keys is no difference. Hashes hold for one machine
-and one thread count.
+and one thread count. Whoever commits a pair of files says in the later one, under "changed on purpose", why each hash
+that differs does; `tests/test_house.py` holds them to it.
 """
 
 from __future__ import annotations
