@@ -174,15 +174,8 @@ def analyze(
         from eisbach.report.structure.analysis import PageOptions, draw_clips, write_page
 
         if page:
-            options = PageOptions(
-                title or "",
-                listen,
-                tuple(clip or ()),
-                pictures is not False,
-                bool(pictures),
-                typed_line("analyze"),
-                heard,
-            )
+            embedded, typed = tuple(clip or ()), typed_line("analyze")
+            options = PageOptions(title or "", listen, embedded, pictures is not False, bool(pictures), typed, heard)
             written = write_page(analysed, options, [str(path) for path in paths], quiet=quiet)
         else:
             draw_clips(analysed, out / "pictures", quiet=quiet)

@@ -84,11 +84,7 @@ def compare_sets(
     oracle = None if oracle is None else _named_set("--oracle", oracle, by_set)
     matching = match_sets(by_set, pair, names=names, side_by_side=side_by_side)
     checked = validate_records(matching.rows, "the analysed clips")
-    known = [
-        replace(info, better=None)
-        for info in known_metrics(checked)
-        if info.name in METRICS or info.name in ("is_flat", "flat_probability")
-    ]
+    known = _described(checked)
     chosen = choose_metrics(known, metrics, primary)
     printed = [info for info in chosen if info.contradicted_by]
     shown = [info for info in chosen if info not in printed]
@@ -137,6 +133,12 @@ def _named_set(role: str, name: str, by_set: Mapping[str, Sequence[Record]]) -> 
         if name in (known, str(rows[0]["group"])):
             return known
     raise UserError(f"{role} is '{name}', which is not among the sets {', '.join(by_set)}; name one of them.")
+
+
+def _described(rows: list[Record]) -> list[MetricInfo]:
+    """The measures of structure and flatness that the rows hold, without a direction."""
+    known = (*METRICS, "is_flat", "flat_probability")
+    return [replace(info, better=None) for info in known_metrics(rows) if info.name in known]
 
 
 def _evaluated(

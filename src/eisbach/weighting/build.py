@@ -109,6 +109,17 @@ def build_weighting(
     asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     asked["options"] = options | {key: value for key, value in shaping.items() if value is not None}
     chosen = _PLAIN_DEFAULTS | expand_recommended(asked)
+    context = {"latent_rate": latent_rate, "path": path, "density": density}
+    return _built(chosen, noise_level, level_means, {key: value for key, value in context.items() if value is not None})
+
+
+def _built(
+    chosen: Mapping[str, Any],
+    noise_level: str,
+    level_means: Sequence[Sequence[float]] | None,
+    facts: Mapping[str, Any],
+) -> Weighting:
+    """The weighting of flat choices; `facts` are those that the model states."""
     sample, options = str(chosen["sample"]), dict(chosen["options"])
     below, above, width = (options.pop(key, default) for key, default in _GATE.items())
     memory, act_above = options.pop("memory", None), options.pop("act_above", None)
@@ -117,11 +128,9 @@ def build_weighting(
     second = _look_up(NOISE_WEIGHTINGS, "noise-level", noise_level)
     allowed = [_option_names(first), _option_names(second)]
     _refuse_unknown(options, f"({sample}, {noise_level})", allowed, set() if first is None else _SHAPING)
-    context = {"latent_rate": latent_rate, "path": path, "density": density}
-    known_facts = {key: value for key, value in context.items() if value is not None}
     return Weighting(
-        sample=_build(first, {**known_facts, **options}, allowed[0]),
-        noise_level=_build(second, {**known_facts, **options}, allowed[1]),
+        sample=_build(first, {**facts, **options}, allowed[0]),
+        noise_level=_build(second, {**facts, **options}, allowed[1]),
         reduction=chosen["reduction"],
         normalisation=chosen["normalisation"],
         strength=chosen["strength"],
