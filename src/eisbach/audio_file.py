@@ -277,6 +277,8 @@ class _DecoderLog:
 
     _LINES = re.compile(rb"^(?:\[src/libmpg123[^\n]*|(?:Note|Warning): [^\n]*)\n?", re.MULTILINE)
 
+    _OF_TAGS = "[src/libmpg123/id3.c"  # what is odd about a tag is nothing about the sound
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._listeners: list[list[str]] = []
@@ -325,6 +327,7 @@ class _DecoderLog:
         os.lseek(self._file.fileno(), 0, os.SEEK_SET)
         os.ftruncate(self._file.fileno(), 0)
         lines = [line.decode("utf-8", "replace").strip() for line in self._LINES.findall(text)]
+        lines = [line for line in lines if not line.startswith(self._OF_TAGS)]
         for complaints in listeners:
             complaints += [line for line in lines if line not in complaints]
         with contextlib.suppress(OSError):

@@ -87,3 +87,12 @@ def test_it_is_the_last_line_on_standard_error_unless_quiet(capsys: pytest.Captu
     ):
         command(["data", "flat", *words], standalone_mode=False)
         assert capsys.readouterr() == ("result\n", said)
+
+
+def test_a_folder_is_looked_at_where_its_manifest_went_and_with_its_captions(tmp_path: Path) -> None:
+    assert next_step("data folder", {"path": "shards", "out": "music"}) == "eisbach data doctor music"
+    assert next_step("data folder", {"path": "music", "out": None}) == "eisbach data doctor music"
+    given = {"path": tmp_path, "recipe": None, "caption_from": "tags"}
+    assert next_step("data doctor", given) == f"eisbach data folder {tmp_path} --caption-from tags"
+    (tmp_path / "manifest.jsonl").touch()
+    assert "eisbach train" in str(next_step("data doctor", given))

@@ -119,6 +119,34 @@ def test_tags_become_captions_by_a_template(tmp_path):
     assert any("2 in tags; none are used" in note for note in notes)
 
 
+def _mp3(path: Path, seed: float, *frames: bytes) -> Path:
+    """An MP3 with an ID3v2.3 tag of these title frames: a byte of encoding and the text."""
+    write(path, tone(seed))
+    body = b"".join(b"TIT2" + struct.pack(">I", len(frame)) + b"\0\0" + frame for frame in frames)
+    size = bytes((len(body) >> shift) & 127 for shift in (21, 14, 7, 0))
+    path.write_bytes(b"ID3\x03\0\0" + size + body + path.read_bytes())
+    return path
+
+
+def test_tags_in_any_encoding_are_read_or_named_and_the_sound_stays_whole(tmp_path):
+    _mp3(tmp_path / "latin.mp3", 1.0, b"\0" + "Étude".encode("latin-1"))
+    _mp3(tmp_path / "utf16.mp3", 1.1, b"\1" + "\ufeffМузыка".encode("utf-16-le"))
+    _mp3(tmp_path / "broken.mp3", 1.2, b"\3\xff\xfebad\xc3")
+    _mp3(tmp_path / "unknown.mp3", 1.3, b"\x09seen")
+    write(tmp_path / "plain.mp3", tone(1.4))
+    manifest, report = read_folder(tmp_path, caption_from="tags", save=False, quiet=True)
+    captions = {row.id: row.caption for row in manifest}
+    assert (captions["latin.mp3"], captions["utf16.mp3"]) == ("Étude", "Музыка")
+    reasons = {skip.item: skip.reason for skip in report.skipped}
+    assert "encoding that cannot be told" in reasons["broken.mp3"]
+    assert reasons.keys() == {"broken.mp3", "plain.mp3"}
+    problems = {
+        (item.sample, item.kind): item.detail for item in examine(tmp_path, caption_from="tags", quiet=True).problems
+    }
+    assert not any(kind == "damaged" for _, kind in problems)
+    assert "tag it" in problems["plain.mp3", "missing_caption"]
+
+
 @pytest.mark.parametrize(
     "template", ["{nobody}", "words", "{title", "{title!r}", "{title.__class__}", "{0}", "{title:>9999999999}"]
 )
@@ -172,3 +200,9 @@ def test_shards_are_unpacked_and_nothing_leaves_the_folder(tmp_path):
     (shards / "train-001.tar").write_bytes((shards / "train-000.tar").read_bytes()[:700])
     with pytest.raises(UserError, match=r"train-001\.tar is not a whole tar"):
         unpack_shards(find_shards(shards), out, quiet=True)
+
+
+def test_a_folder_of_shards_says_how_they_are_unpacked(tmp_path):
+    _shard(tmp_path / "train-000.tar", {"0000.txt": b"slow cello"})
+    with pytest.raises(UserError, match=r"WebDataset shards .*; unpack them first: eisbach data folder .* --out"):
+        examine(tmp_path, quiet=True)

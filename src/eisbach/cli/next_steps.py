@@ -52,7 +52,7 @@ def _setting(given: Values, key: str) -> str | None:
 
 
 def _after_folder(given: Values) -> str:
-    return _words("data", "doctor", given["path"])
+    return _words("data", "doctor", given["out"] or given["path"])
 
 
 def _after_rendering(given: Values) -> str:
@@ -60,9 +60,9 @@ def _after_rendering(given: Values) -> str:
 
 
 def _after_doctor(given: Values) -> str:
-    path = Path(given["path"])
-    if path.is_dir() and not (path / "manifest.jsonl").is_file():  # training reads manifests
-        return _words("data", "folder", path)
+    path, captions = Path(given["path"]), given.get("caption_from") or "auto"
+    if path.is_dir() and not (path / "manifest.jsonl").is_file():
+        return _words("data", "folder", path, *([] if captions == "auto" else ["--caption-from", captions]))
     return _words("train", given["recipe"] or _recipe(), "--data", given["path"], "--out", "runs/mine")
 
 

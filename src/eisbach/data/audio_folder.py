@@ -16,7 +16,7 @@ import numpy as np
 
 from eisbach.audio import AUDIO_SUFFIXES, SILENCE_PEAK, audio_hash, check_scale, list_audio
 from eisbach.audio_file import AudioFile
-from eisbach.data.caption_files import CaptionSource, clean_caption, find_captions
+from eisbach.data.caption_files import CaptionSource, clean_caption, find_captions, find_shards
 from eisbach.data.manifest import Manifest, ManifestRow, afford_held_out, assign_split, save_manifest
 from eisbach.errors import AudioError, UserError
 from eisbach.progress import in_threads
@@ -298,6 +298,11 @@ def scan_folder(
     listing = list_audio(folder)
     captions = find_captions(folder, listing.files, caption_from)
     if not listing.files and not listing.left_out:
+        if find_shards(folder):
+            raise UserError(
+                f"{folder} holds WebDataset shards and no audio; unpack them first: eisbach data folder {folder} --out "
+                "my_music."
+            )
         raise UserError(f"{folder} holds no audio; put {', '.join(AUDIO_SUFFIXES[:4])}, ... files into it.")
     real_root = os.path.realpath(folder)
     inside, left_out = [], list(listing.left_out)

@@ -33,6 +33,7 @@ _FILE_COLUMNS = ("file_name", "filename", "file", "path", "audio")
 _CAPTION_COLUMNS = ("caption", "prompt", "text", "description", "transcription")
 _TAGS = ("title", "artist", "album", "genre", "composer", "year", "comment")
 _TAG_TEMPLATE = "{genre}, {title}, {artist}"
+_UNREADABLE = "\ufffd"  # what a decoder writes for bytes that it cannot read
 _MOST_BYTES = 1 << 16  # a caption is a sentence; longer files are something else
 _MOST_FIELD = 1 << 16  # characters of one cell of a table
 _UNSEEN = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2060, 0x2070), 0x200B, 0x200E, 0x200F, 0xFEFF])
@@ -258,6 +259,10 @@ def _cell(row: dict[str, object], columns: Sequence[str], path: Path, number: in
 def _of_tags(audio: Path, template: str) -> str | None:
     """The template filled with a file's tags; parts between commas whose tags are all missing are left out."""
     tags = _tags(audio)
+    if any(_UNREADABLE in value for value in tags.values()):
+        raise UserError(
+            f"the tags of {audio.name} are in an encoding that cannot be told; save them as UTF-8, or write a .txt."
+        )
     parts = []
     for part in template.split(","):
         names = [name for _, name, _, _ in string.Formatter().parse(part) if name]

@@ -33,7 +33,7 @@ from eisbach.progress import in_threads
 
 PROBLEMS = {
     "left_out": "audio in the folder that is not read",
-    "missing_caption": "no caption beside the audio",
+    "missing_caption": "no caption",
     "empty_caption": "a caption without words",
     "bad_caption": "a caption that cannot be understood",
     "unseen_characters": "a caption with characters that cannot be seen",
@@ -155,6 +155,7 @@ class _Set:
     problems: list[Problem]
     captions_wanted: bool
     note: str = ""
+    wanting: str = "add a .txt or .json of the same name"
 
 
 def examine(
@@ -198,7 +199,7 @@ def examine(
     report = DoctorReport(len(examined.samples), rule.crop_seconds, list(examined.problems))
     formats: Counter[str] = Counter()
     for sample in examined.samples:
-        report.problems += _problems(sample, examined.captions_wanted)
+        report.problems += _problems(sample, examined)
         if sample.facts.problem is None:
             channels = sample.facts.channels
             formats[f"{sample.facts.sample_rate} Hz, {channels} channel{'s' if channels != 1 else ''}"] += 1
@@ -279,17 +280,19 @@ def _of_folder(folder: Path, caption_from: str, heard: CodecInput | None, jobs: 
         for sample in scan.samples
         if sample.refused is not None and sample.refused.startswith("has the same bytes")
     ]
-    return _Set(scan.samples, scan.manifest(), problems, scan.captions.mode != "none", scan.captions.sentence())
+    captions = scan.captions
+    wanting = captions.wanting().partition("; ")[2]
+    return _Set(scan.samples, scan.manifest(), problems, captions.mode != "none", captions.sentence(), wanting)
 
 
-def _problems(sample: Sample, captions_wanted: bool) -> list[Problem]:
+def _problems(sample: Sample, examined: _Set) -> list[Problem]:
     findings: list[tuple[str, str]] = []
     facts = sample.facts
     if sample.caption_fault:
         findings.append(("bad_caption", sample.caption_fault))
     elif sample.caption is None:
-        findings.append(("missing_caption", "add a .txt or .json of the same name"))
-    elif not sample.caption and captions_wanted:
+        findings.append(("missing_caption", examined.wanting))
+    elif not sample.caption and examined.captions_wanted:
         findings.append(("empty_caption", "write what the clip sounds like"))
     elif sample.written is not None and sample.caption != sample.written.strip().replace("\n", " "):
         findings.append(("unseen_characters", f"take them out of '{one_line(sample.written)}'"))
