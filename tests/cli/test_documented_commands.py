@@ -206,6 +206,15 @@ def test_no_page_is_longer_than_people_read(page: Path) -> None:
     assert words <= MOST_WORDS, f"{page.name} has {words} words: shorten it, or split it and add the part to mkdocs.yml"
 
 
+def test_sounds_that_pages_play_are_there_and_small() -> None:
+    folder = ROOT / "docs/sounds"
+    text = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md"))
+    played = re.findall(r'<audio controls preload="none" src="sounds/([\w-]+\.mp3)" aria-label="[^"]+"></audio>', text)
+    assert len(re.findall("<audio", text)) == len(played)
+    assert set(played) == {file.name for file in folder.iterdir()}
+    assert all(file.stat().st_size < 100_000 for file in folder.iterdir())
+
+
 def test_every_page_can_be_found() -> None:
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     others = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
