@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -69,6 +70,27 @@ def test_the_command_trains_prints_the_folder_and_continues_nothing_that_is_fini
     assert "is finished: 1 steps, adapter/ written" in streams.err
     assert eisbach("train", str(recipe), "--quiet") == 0
     assert capsys.readouterr().err == ""
+
+
+def test_a_folder_of_recordings_needs_no_manifest(
+    eisbach: Command, configure: Callable[..., TrainConfig], clips: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    music = tmp_path / "my music"
+    music.mkdir()
+    for file in clips.glob("*.wav"):
+        shutil.copy(file, music)
+    (music / "broken.wav").write_bytes(b"RIFF")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(dump_yaml(configure(steps=1)))
+    assert eisbach("train", str(recipe), "--data", str(music), "--dry-run") == 0
+    assert not (music / "manifest.jsonl").exists()
+    assert eisbach("train", str(recipe), "--data", str(music)) == 0
+    told = capsys.readouterr().err
+    assert f"{music} had no manifest, so {music / 'manifest.jsonl'} was made: 10 clips" in told
+    assert "1 left out" in told
+    assert eisbach("train", str(recipe), "--data", str(music)) == 0
+    assert "had no manifest" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
