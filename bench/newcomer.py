@@ -2,7 +2,8 @@
 
 Clones the repository, makes its environment as the README prints it, and types the commands of docs/own-music.md one
 after the other, as they are printed, on a folder of recordings. Writes how long each took and whether it succeeded.
-`--quick` adds small settings to what trains and plays; `--python` takes an environment that is there.
+`--quick` adds small settings to what trains and plays; `--python` takes an environment that is there. With `--place` a
+walk that was stopped goes on: commands that succeeded are not typed again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from eisbach.files import write_json
+from eisbach.files import read_json, write_json
 
 ROOT = Path(__file__).parents[1]
 PAGE = "docs/own-music.md"
@@ -50,7 +51,13 @@ def typed(line: str, quick: bool) -> list[str] | None:
 
 
 def run(name: str, command: list[str], place: Path, environment: dict[str, str], log: Any) -> dict[str, Any]:
-    """Runs a command to its end; seconds on the clock and of CPU, and how it ended."""
+    """Runs a command to its end; seconds on the clock and of CPU, and how it ended. One that succeeded in an earlier
+    walk is not run again."""
+    journal = Path(log.name).with_name("rows.json")
+    known = read_json(journal, "rows")["rows"] if journal.is_file() else []
+    for row in known:
+        if row["command"] == name and row["exit"] == 0:
+            return dict(row)
     log.write(f"\n$ {name}\n")
     log.flush()
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
@@ -59,6 +66,7 @@ def run(name: str, command: list[str], place: Path, environment: dict[str, str],
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     row = {"command": name, "seconds": round(time.monotonic() - started, 1), "cpu_seconds": round(cpu, 1),
            "exit": done.returncode}  # fmt: skip
+    write_json(journal, {"rows": [*known, row]})
     print(f"{row['seconds']:8.1f} s  exit {row['exit']}  {name}", flush=True)
     return row
 
@@ -106,13 +114,15 @@ def main() -> None:
         place.mkdir(parents=True, exist_ok=True)
         clone, rows = place / "eisbach", []
         environment = {**os.environ, "PYTHONPATH": str(clone / "src")} if options.python else dict(os.environ)
-        with (place / "log.txt").open("w") as log:
+        with (place / "log.txt").open("a") as log:
             rows.append(run("git clone", ["git", "clone", "-q", str(ROOT), str(clone)], place, environment, log))
             if not options.python:
                 rows += make_environment(clone, place, environment, log)
             python = options.python or str(clone / ".venv/bin/python")
             music = clone / "my_music"
-            if options.music is None:
+            if music.exists():
+                pass
+            elif options.music is None:
                 recordings(music, options.recordings, python, environment, log)
             else:
                 music.symlink_to(options.music.resolve())
