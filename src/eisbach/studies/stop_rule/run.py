@@ -72,8 +72,8 @@ class Settings(StrictModel):
 
 # Of the small sets that the first draws give, this one holds out a developing clip.
 QUICK: dict[str, Any] = {
-    "first_draw": 301, "draws": 1, "seeds": 2, "every": 1, "checkpoints": 3, "prompts": 2, "clip_seeds": 2, "num_inference_steps": 2,
-    "batch_size": 2, "clips": 20, "flat_share": 0.25, "played_seconds": 16.0,
+    "first_draw": 301, "draws": 1, "seeds": 2, "every": 1, "checkpoints": 3, "prompts": 2, "clip_seeds": 2,
+    "num_inference_steps": 2, "batch_size": 2, "clips": 20, "flat_share": 0.25, "played_seconds": 16.0,
 }  # fmt: skip
 
 
