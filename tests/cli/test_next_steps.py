@@ -65,6 +65,25 @@ def test_a_folder_without_a_manifest_is_made_into_a_set_before_it_trains(tmp_pat
     assert TABLE["data doctor"](given).startswith("eisbach train r.yaml --data")
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"data": None}, "eisbach data folder MUSIC"),
+        ({"data": "my music", "quick": True, "out": "run"}, "eisbach demo --data 'my music' --out run-whole"),
+        ({"data": "my music"}, "eisbach data folder 'my music'"),
+        ({"data": "set"}, "eisbach train RECIPE --data set --out runs/mine"),
+    ],
+)
+def test_after_a_demo_on_ones_own_music_comes_more_of_it(
+    given: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("my music", "set"):
+        Path(name).mkdir()
+    Path("set/manifest.jsonl").touch()
+    assert next_step("demo", {"quick": False, "out": None, **given}) == said
+
+
 def test_it_is_the_last_line_on_standard_error_unless_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     def work(
         quiet: bool = typer.Option(False, "--quiet"),

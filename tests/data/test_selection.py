@@ -14,7 +14,15 @@ from typer.testing import CliRunner
 from eisbach.cli.data import app
 from eisbach.data.audio_folder import read_folder
 from eisbach.data.doctor import examine
-from eisbach.data.manifest import Manifest, ManifestRow, afford_held_out, assign_split, load_manifest, save_manifest
+from eisbach.data.manifest import (
+    Manifest,
+    ManifestRow,
+    afford_held_out,
+    assign_split,
+    hold_out_more,
+    load_manifest,
+    save_manifest,
+)
 from eisbach.data.selection import TrainingRule, choose_clips, unheard_words
 from eisbach.errors import ManifestError
 from eisbach.experiments.recipes import own_audio_spec
@@ -122,6 +130,28 @@ def test_small_sets_hold_out_what_they_can_afford() -> None:
             assert all(len(splits) == 1 for splits in sides.values())
             before = held
         assert before
+
+
+def test_a_folder_of_which_chance_holds_nothing_out_still_has_music_to_hold_models_against() -> None:
+    def of(lengths: dict[str, float], pieces: int = 0) -> list[ManifestRow]:
+        return [
+            ManifestRow(name, "x.wav", "", seconds, {"piece": f"{n % pieces}"} if pieces else {}, f"{9 - n:x}" * 64)
+            for n, (name, seconds) in enumerate(lengths.items())
+        ]
+
+    lengths = {name: 10.0 if name in "hij" else 200.0 for name in "abcdefghij"}
+    made = hold_out_more(of(lengths), 30.0)
+    assert {row.id for row in made if row.split == "held_out"} == {"g", "f"}  # the lowest hashes of those long enough
+    assert hold_out_more(made, 30.0) == made
+    already = [replace(row, split="held_out") if row.id == "a" else row for row in of(lengths)]
+    assert {row.id for row in hold_out_more(already, 30.0) if row.split == "held_out"} == {"a", "g"}
+    for rows in (of(dict.fromkeys("abcd", 200.0)), of(dict.fromkeys("abcdefghij", 10.0))):
+        assert hold_out_more(rows, 30.0) == rows
+    sides: dict[str, set[str]] = {}
+    for row in hold_out_more(of(lengths, pieces=5), 30.0):
+        sides.setdefault(row.labels["piece"], set()).add(row.split)
+    assert sorted(len(splits) for splits in sides.values()) == [1] * 5
+    assert list(sides.values()).count({"held_out"}) == 1
 
 
 def test_a_manifest_elsewhere_trains_read_only_audio(tmp_path: Path) -> None:

@@ -56,6 +56,18 @@ def test_the_nearer_set_is_named_and_no_direction_is_called_good():
     assert sets.to_json()["nearness"]["label"] == "your music"
 
 
+def test_what_holds_of_several_sets_alike_is_said_once():
+    music = [{**row, "arm": "reference"} for row in rows("music", 0.0, 30.0, 24)]
+    sets = compare_sets(
+        rows("plain", 3.0) + rows("new", 0.0) + rows("other", 3.0) + rows("third", 3.0), metrics=METRICS,
+        primary=METRICS, reference=Reference("your music", music),
+    )  # fmt: skip
+    found = nearness_findings(sets, {"plain": "plain training", "other": "the other weight"})
+    assert [len(each.items) for each in found] == [1, 0]
+    assert found[1].lead.startswith("The other weight and third: neither nearer to your music than plain training")
+    assert nearness_findings(sets)[1].lead.startswith("other and third: neither")
+
+
 def test_music_of_another_length_gets_numbers_and_no_verdict():
     sets = held_against(seconds=60.0)
     assert {each.verdict for each in sets.nearness.comparisons} == {"not comparable"}
@@ -93,6 +105,19 @@ def test_stretches_share_the_room_and_name_their_recording(recordings, tmp_path)
     starts = [clip.keys["cut_start"] for clip in stretches if "long" in str(clip.keys["unit"])]
     assert starts[1] - starts[0] >= 4.0
     assert all(sf.info(str(clip.path)).duration == pytest.approx(4.0, abs=0.01) for clip in stretches)
+
+
+def test_shorter_recordings_are_taken_whole_where_that_is_asked(recordings, tmp_path):
+    clips = [Clip(path, {"id": path.stem}) for path in sorted(recordings.glob("*.wav"))]
+    skips = SkipReport()
+    stretches = cut_stretches(clips, 4.0, 10, tmp_path, skips=skips, shorter=True)
+    assert not skips.skipped
+    (scrap,) = [clip for clip in stretches if clip.keys["unit"] == str(recordings / "scrap.wav")]
+    assert scrap.keys["id"] == "scrap"
+    assert sf.info(str(scrap.path)).frames == sf.info(str(recordings / "scrap.wav")).frames
+    named = [str(clip.keys["id"]) for clip in stretches]
+    assert len(set(named)) == len(named)
+    assert any(" at 0:0" in name for name in named)
 
 
 def test_a_reference_that_is_one_of_the_sets_is_refused(recordings):

@@ -14,8 +14,10 @@ from eisbach.experiments.recipes import load_spec
 from eisbach.report.audio_embed import ENCODINGS, embed, embed_all, encoding_for, seconds_of
 from eisbach.report.charts import Series
 from eisbach.report.comparison.cards import plan_takes
+from eisbach.report.comparison.numbers import group_pictures
 from eisbach.report.comparison.page import ArmText, ComparisonPage, render_comparison_page, write_comparison_page
 from eisbach.report.experiment.page import clips_heard, limits, material_section
+from eisbach.report.structure.style import COLOURS, INK
 from eisbach.statistics.records import MetricInfo
 from eisbach.statistics.results import evaluate
 from eisbach.statistics.sets import sets_of_results
@@ -318,7 +320,7 @@ def test_a_persons_clips_are_heard_wide_and_the_codec_in_stereo(tmp_path):
     ]  # fmt: skip
     material = {
         "clips": 2, "train": 2, "held_out": 0, "minutes": 1.6, "seconds": [8.0, 49.0, 90.0], "looked_at": 2, "flat": 0,
-        "kinds": {"none": 2}, "styles": {"drums": 2}, "weighed": clips,
+        "stretch": 90.0, "kinds": {"none": 2}, "styles": {"drums": 2}, "weighed": clips,
         "through_codec": {"name": "before", "path": "before.wav", "seconds": 6.0, "decoded": "after.wav",
                           "sample_rate": 32_000},
     }  # fmt: skip
@@ -330,6 +332,23 @@ def test_a_persons_clips_are_heard_wide_and_the_codec_in_stereo(tmp_path):
     pair = [section["codec"][side].audio for side in ("original", "decoded")]
     assert [str(audio.encoding) for audio in pair] == ["stereo, 32 kHz"] * 2
     assert pair[0].seconds == pytest.approx(6.0, abs=0.1)
-    assert dict(section["facts"])["Judged flat"].startswith("0 of 2.")
+    assert dict(section["facts"])["Judged flat"].startswith("0 of 2 stretches of 90 s.")
     without = material_section(material | {"through_codec": None, "weighed": []}, tmp_path)
     assert (without["codec"], without["favoured"], without["passed_over"]) == (None, [], [])
+
+
+def test_the_music_held_against_is_drawn_beside_the_sets_in_ink():
+    def sketch(level):
+        energy = [level] * 64
+        return {"energy": energy, "spread": energy, "scales": [1.0, 2.0, 3.0], "strengths": [0.1, level / 10, 0.1]}
+
+    sets = [("plain", sketch(1.0)), ("plain", sketch(2.0)), ("new", sketch(3.0))]
+
+    def drawn(picture):
+        return base64.b64decode(picture.uri.partition(",")[2]).decode()
+
+    beside = group_pictures([*sets, ("your music", sketch(4.0))], "your music")
+    for picture, alone in zip(beside, group_pictures(sets), strict=True):
+        assert "your music" in picture.alt
+        assert drawn(picture).count(f"stroke: {INK}") > drawn(alone).count(f"stroke: {INK}")
+        assert COLOURS[2] not in drawn(picture)  # no third set is there

@@ -51,6 +51,14 @@ def _setting(given: Values, key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def _after_demo(given: Values) -> str:
+    if given["data"] is None:
+        return _words("data", "folder", "MUSIC")
+    if given["quick"]:
+        return _words("demo", "--data", given["data"], "--out", f"{given['out'] or 'eisbach-demo'}-whole")
+    return _after_doctor({"path": given["data"], "recipe": None})
+
+
 def _after_folder(given: Values) -> str:
     return _words("data", "doctor", given["out"] or given["path"])
 
@@ -79,7 +87,7 @@ def _after_analyze(given: Values) -> str:
 
 
 TABLE: dict[str, Callable[[Values], str]] = {
-    "demo": lambda given: _words("data", "folder", "MUSIC"),
+    "demo": _after_demo,
     "train": _after_train,
     "watch": lambda given: _words("analyze", f"{_first(given['runs'], 'RUN')}/samples"),
     "generate": _after_generate,

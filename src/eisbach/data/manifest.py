@@ -142,6 +142,19 @@ def afford_held_out(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
     ]
 
 
+def hold_out_more(rows: Sequence[ManifestRow], seconds: float) -> list[ManifestRow]:
+    """The rows, of which clips of `seconds` or more are held out, by hash, until a fifth of the pieces (or clips
+    without one) is; what is held out already stays.
+
+    By chance a tenth of a small folder may be nothing, and then there is no music to hold a model against.
+    """
+    keys = {row.id: _split_key(row.audio_hash, row.labels) for row in rows}
+    chosen = {keys[row.id] for row in rows if row.split == "held_out"}
+    room = max(0, len(set(keys.values())) // _SMALLEST_SHARE_OF - len(chosen))
+    chosen |= set(sorted({keys[row.id] for row in rows if row.duration >= seconds} - chosen)[:room])
+    return [replace(row, split="held_out") if keys[row.id] in chosen else row for row in rows]
+
+
 def load_manifest(path: str | Path, *, check_files: bool = True) -> Manifest:
     """A manifest from its file (or from the folder that holds `manifest.jsonl`), checked row by row.
 

@@ -64,24 +64,25 @@ def cut_sets(
 
 
 def cut_stretches(
-    clips: Sequence[Clip], seconds: float, most: int, folder: Path, *, skips: SkipReport
+    clips: Sequence[Clip], seconds: float, most: int, folder: Path, *, skips: SkipReport, shorter: bool = False
 ) -> list[Clip]:  # fmt: skip
     """At most `most` stretches of `seconds`, as many of each clip as the others allow, apart and evenly over it.
 
     Each has its clip's path as `unit`, so that statistics draw the stretches of a recording together. Clips that are
-    shorter are left out and reported.
+    shorter are left out and reported; with `shorter` they are taken whole.
 
     Raises
     ------
     StorageError
         The folder cannot be written.
     """
-    room: dict[int, int] = {}  # by the clip's place: how many stretches it holds
+    lengths: dict[int, float] = {}  # by the clip's place
     for index, clip in enumerate(clips):
         try:
-            room[index] = int(_whole_seconds(clip.path, seconds) / (seconds * (1.0 - _SHORT_BY)))
+            lengths[index] = _whole_seconds(clip.path, 0.0 if shorter else seconds)
         except AudioError as error:
             skips.add(str(clip.path), str(error))
+    room = {index: max(1, int(length / (seconds * (1.0 - _SHORT_BY)))) for index, length in lengths.items()}
     shares = dict.fromkeys(room, 0)
     while sum(shares.values()) < min(most, sum(room.values())):
         for index in room:  # round after round, so that long recordings do not crowd out short ones
@@ -89,12 +90,13 @@ def cut_stretches(
                 shares[index] += 1
     stretches = []
     for index, count in shares.items():
-        clip = clips[index]
-        spare = max(0.0, _whole_seconds(clip.path, seconds) - count * seconds)
+        clip, name = clips[index], clips[index].keys.get("id", clips[index].path.stem)
+        spare = max(0.0, lengths[index] - count * seconds)
         for number in range(count):
             first = (number + 0.5) * spare / count + number * seconds
-            own = _write_stretch(clip, first, seconds, folder)
-            keys = {**own.keys, "unit": str(clip.path), "id": f"{clip.keys.get('id', clip.path.stem)} at {first:.0f} s"}
+            own = _write_stretch(clip, first, min(seconds, lengths[index]), folder)
+            place = f" at {round(first) // 60}:{round(first) % 60:02d}" if count > 1 or spare else ""
+            keys = {**own.keys, "unit": str(clip.path), "id": f"{name}{place}"}
             stretches.append(replace(own, keys=keys))
     return stretches
 

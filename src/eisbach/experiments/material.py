@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eisbach import devices
-from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, save_manifest
+from eisbach.data.manifest import MANIFEST_NAME, Manifest, hold_out_more, load_manifest, save_manifest
 from eisbach.data.selection import merge
 from eisbach.errors import UserError, one_line
 from eisbach.executors import available_cpus
@@ -218,6 +218,7 @@ def adopt_folder(
     data: Path,
     *,
     caption_from: str | None = None,
+    stretch: float = 0.0,
     save: bool = True,
     quiet: bool = False,
     notify: Callable[[str], object] | None = None,
@@ -225,10 +226,13 @@ def adopt_folder(
     """Writes a manifest of `folder` into `data`; nothing is written into the folder itself.
 
     A `manifest.jsonl` in the folder is used as it is. Without one the folder is read, with the captions of `.txt` and
-    `.json` files beside the audio, or without any text when there is not one such file.
+    `.json` files beside the audio, or without any text when there is not one such file, and up to a fifth of it is held
+    out to hold the models against.
 
     Parameters
     ----------
+    stretch : float
+        Seconds that a recording must last to be held out.
     caption_from : str or None
         As `eisbach data folder` takes it; None decides as above.
     save : bool
@@ -257,6 +261,7 @@ def adopt_folder(
         found = load_manifest(folder)
     else:
         found, skips = read_folder(folder, caption_from=caption_from or "auto", save=False, quiet=quiet)
+        found = found.with_rows(hold_out_more(found.rows, stretch))
     manifest = Manifest(found.rows, data, found.audio_root)
     choice = choose_clips(manifest, TrainingRule())
     captioned = any(row.caption for row in manifest)

@@ -5,36 +5,39 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eisbach.data.manifest import MANIFEST_NAME, Manifest, ManifestRow, load_manifest
+from eisbach.audio import audio_hash
+from eisbach.data.manifest import MANIFEST_NAME, Manifest, ManifestRow, load_manifest, save_manifest
 from eisbach.errors import AudioError
+from eisbach.experiments.cutting import cut_stretches
 from eisbach.experiments.spec import ExperimentSpec, arm_training
 from eisbach.files import read_json, write_json
 from eisbach.structure.batch import Clip, sample_clips
+from eisbach.types import SkipReport
 
 FILE, CODEC_FILE = "material.json", "through-the-codec.flac"
-_PROBED = 24  # clips that are looked at: an even sample of more
+_PROBED = 32  # stretches that are looked at, as many of each clip as the others allow
 _LEVELS = [0.2, 0.5]  # noise levels at which the weighting's beliefs read best
-_SHOWN = 3  # clips at either end of the weighting's order
+_SHOWN = 3  # stretches at either end of the weighting's order
 _TAGS = ("no vocals", "no vocal", "no voice")  # tags that say what is not there
 _HEARD_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class WeighedClip:
-    """One clip of the material.
+    """One stretch of a clip of the material, heard and judged whole, weighed by a training crop within it.
 
     Attributes
     ----------
     name, path : str
-        Its id, and where its audio lies.
+        Its clip and where it begins, and where its audio lies, below the experiment's folder.
     weight : float
-        What the recommended weighting gives it, over the mean of the clips that were looked at: 2 counts double.
+        What the recommended weighting gives it, over the mean of all that were looked at: 2 counts double.
     flat_probability : float or None
     kind : str
         Which flatness the judge hears, or 'none'; "" where it could not judge.
@@ -51,29 +54,31 @@ class WeighedClip:
 
 
 def describe_material(spec: ExperimentSpec, root: Path) -> dict[str, Any]:
-    """Looks at up to 24 training clips and writes `root/material.json`; what is there already is returned as it is.
+    """Looks at up to 32 stretches of the training clips, each as long as what is played, and writes
+    `root/material.json`; what is there already is returned as it is.
 
     Returns
     -------
     dict
-        `clips`, `train`, `held_out`, `minutes`, `seconds` (shortest, median, longest), `looked_at`, `flat`, `kinds`,
-        `styles` (tag to number of clips), `weighed` (`WeighedClip`, the heaviest first) and `through_codec` (the
-        original's path, start and seconds, and the decoded file's).
+        `clips`, `train`, `held_out`, `minutes`, `seconds` (shortest, median, longest), `looked_at` and `stretch` (how
+        many stretches, and their seconds), `flat`, `kinds`, `styles` (tag to number of stretches), `weighed`
+        (`WeighedClip`, the heaviest first) and `through_codec` (the original's path, start and seconds, and the decoded
+        file's).
     """
     if (known := read_material(root)) is not None:
         return known
     manifest = load_manifest(str(Path(spec.training["data"]["manifest"])))
-    train = manifest.select(split="train")
     seconds = sorted(row.duration for row in manifest)
-    chosen = _sample(train)
+    chosen = _stretches(manifest.select(split="train"), float(spec.generation.duration), root / "material")
     weighed = sorted(_weighed(spec, root, chosen), key=lambda clip: -clip.weight)
     made = {
         "clips": len(manifest),
-        "train": len(train),
+        "train": len(manifest.select(split="train")),
         "held_out": len(manifest.select(split="held_out")),
         "minutes": sum(seconds) / 60.0,
         "seconds": [seconds[0], float(np.median(seconds)), seconds[-1]],
         "looked_at": len(weighed),
+        "stretch": float(spec.generation.duration),
         "flat": sum(clip.kind not in ("", "none") for clip in weighed),
         "kinds": dict(Counter(clip.kind for clip in weighed if clip.kind).most_common()),
         "styles": dict(Counter(tag for clip in weighed for tag in clip.tags).most_common(8)),
@@ -97,23 +102,36 @@ def shown_clips(material: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list
     return weighed[:count], weighed[len(weighed) - count :][::-1]
 
 
-def _sample(train: Manifest) -> Manifest:
-    by_path = {str(train.audio_path(row)): row for row in train}
-    kept = sample_clips([Clip(Path(path)) for path in by_path], _PROBED)
-    return train.with_rows([by_path[str(clip.path)] for clip in kept])
+def _stretches(train: Manifest, seconds: float, folder: Path) -> Manifest:
+    """Stretches of the clips in files of their own in `folder`: long clips are cut, shorter ones taken whole."""
+    rows = {str(train.audio_path(row)): row for row in train}
+    clips = sample_clips([Clip(Path(path), {"id": row.id}) for path, row in rows.items()], _PROBED)
+    cut = cut_stretches(clips, seconds, _PROBED, folder / "cut", skips=SkipReport(), shorter=True)
+    chosen = [
+        replace(
+            rows[str(clip.keys["unit"])],
+            id=str(clip.keys["id"]),
+            path=clip.path.relative_to(folder).as_posix(),
+            duration=min(seconds, rows[str(clip.keys["unit"])].duration),
+            audio_hash=audio_hash(clip.path),
+        )
+        for clip in cut
+    ]
+    return Manifest(chosen, folder)
 
 
 def _weighed(spec: ExperimentSpec, root: Path, chosen: Manifest) -> list[WeighedClip]:
-    """The clips with their weight (the mean over two noise levels), judged and tagged."""
-    from eisbach.data.manifest import save_manifest
+    """The stretches with their weight (the mean over two noise levels), judged and tagged."""
     from eisbach.diagnostics.probe.result import ProbeConfig
     from eisbach.diagnostics.probe.run import run_probe
 
-    folder = root / "material"
-    save_manifest(Manifest(chosen.rows, folder, chosen.audio_root))
+    folder = chosen.root
+    save_manifest(chosen)
     training = arm_training(spec, spec.baseline, spec.train_seeds[0], out=str(folder), manifest=None, cache=None)
     values = training.model_dump(mode="json")
-    values["data"] |= {"manifest": str(folder / MANIFEST_NAME), "select": {}}
+    values["data"] |= {
+        "manifest": str(folder / MANIFEST_NAME), "select": {}, "cache": str(folder / "latents"),
+    }  # fmt: skip
     values |= {"weighting": {"sample": "recommended"}, "batch_size": 1}
     config = ProbeConfig.model_validate(
         {
@@ -134,27 +152,22 @@ def _weighed(spec: ExperimentSpec, root: Path, chosen: Manifest) -> list[Weighed
     whole = float(np.mean(list(means.values()))) if means else 1.0
     by_id = {row.id: row for row in chosen}
     return [
-        _clip(chosen, by_id[name], mean / whole if whole > 0 else 1.0, float(spec.generation.duration))
+        _clip(by_id[name], chosen.audio_path(by_id[name]), mean / whole if whole > 0 else 1.0, root)
         for name, mean in means.items()
         if name in by_id
     ]
 
 
-def _clip(manifest: Manifest, row: ManifestRow, weight: float, seconds: float) -> WeighedClip:
-    """A clip with its weight, judged over as much of it as one training crop, and tagged."""
-    from eisbach.audio import read_audio
+def _clip(row: ManifestRow, path: Path, weight: float, root: Path) -> WeighedClip:
+    """A stretch with its weight, judged and tagged."""
     from eisbach.structure import analyze
     from eisbach.structure.flatness import flat_kind
 
-    path = manifest.audio_path(row)
-    try:
-        kinds = analyze(read_audio(path, duration=seconds, allow_silent=True)).kinds
-    except AudioError:
-        kinds = {"none": float("nan")}
+    kinds = analyze(path).kinds
     known = not np.isnan(kinds["none"])
     return WeighedClip(
-        row.id, str(path), weight, 1.0 - kinds["none"] if known else None, flat_kind(kinds) if known else "",
-        _tags(path, row.duration),
+        row.id, path.relative_to(root).as_posix(), weight, 1.0 - kinds["none"] if known else None,
+        flat_kind(kinds) if known else "", _tags(path, row.duration),
     )  # fmt: skip
 
 
@@ -183,7 +196,7 @@ def _through_codec(spec: ExperimentSpec, root: Path, clip: WeighedClip | None) -
     codec = load_codec_of(load_backbone(model))
     seconds = float(spec.generation.duration)
     try:
-        heard = read_audio(clip.path, duration=seconds)
+        heard = read_audio(root / clip.path, duration=seconds)
     except AudioError:
         return None
     decoded = codec.decode(codec.encode(heard))[0]

@@ -50,9 +50,10 @@ _NO_REFERENCE = (
     "compared with one another only."
 )
 _LIMITS = (
-    "The model is small (it learnt from scores played by sampled instruments) and its codec is mono and dull, so none "
-    "of this sounds like your recordings: listen to your own clip through the codec, under 'Your music', for the best "
-    "that could come out. What carries over to a large model is which weighting kept the music nearer to yours."
+    "The model is small, it learnt from scores played by sampled instruments, and its codec loses detail (it is stereo "
+    "at 32 kHz, and true to about 11 kHz), so none of this sounds like your recordings: listen to your own clip "
+    "through the codec, under 'Your music', for the best that could come out. What carries over to a large model is "
+    "which weighting kept the music nearer to yours."
 )
 _LEFT_OUT = "{count} of the files in {folder} could not be used: {named}."
 _SMALL_BATCH = "The folder holds {clips} training clips, so batches hold {batch} instead of the recipe's {recipe}."
@@ -175,7 +176,10 @@ def own_audio_spec(
 
     spec = demo_spec(out=out, seed=seed, quick=quick, overrides=overrides)
     data = Path(spec.out) / "data"
-    own = adopt_folder(Path(folder), data, caption_from=caption_from, save=save, quiet=quiet, notify=notify)
+    own = adopt_folder(
+        Path(folder), data, caption_from=caption_from, stretch=float(spec.generation.duration), save=save, quiet=quiet,
+        notify=notify,
+    )  # fmt: skip
     clips = own.training_clips
     if clips < 1:
         raise UserError(f"the folder {folder} gives no usable training clip; add audio files.")

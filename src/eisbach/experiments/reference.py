@@ -48,11 +48,14 @@ class Reference:
         A row a clip, with a `unit` where several clips come from one recording.
     rows : dict of str to dict of str to np.ndarray
         By embedding, each clip's row by its path.
+    sketches : list
+        `structure.sets.clips.clip_sketch` of every clip, for pictures.
     """
 
     label: str
     records: list[Record]
     rows: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
+    sketches: list[Mapping[str, Sequence[float]]] = field(default_factory=list, repr=False)
 
 
 def collect_reference(paths: Sequence[str | Path]) -> ClipSets:
@@ -87,7 +90,8 @@ def read_reference(
         sets = cut_sets(sets, seconds, start, out / "cut", skips=skips, quiet=quiet)
     details: dict[str, str] = {}
     records = analyze_files(sets.clips, jobs=jobs, out=out, skips=skips, quiet=quiet, details=details)
-    return Reference(label, records, {"texture": texture_rows(details)})
+    sketches = [json.loads(line)["sketch"] for line in details.values()]
+    return Reference(label, records, {"texture": texture_rows(details)}, sketches)
 
 
 def experiment_reference(spec: ExperimentSpec, root: Path, *, quiet: bool = True) -> Reference | None:
@@ -127,7 +131,8 @@ def _below(music: Reference, root: Path) -> Reference:
         return Path(str(path)).relative_to(root).as_posix()
 
     rows = {name: {short(path): row for path, row in own.items()} for name, own in music.rows.items()}
-    return Reference(music.label, [{**row, "path": short(row["path"])} for row in music.records], rows)
+    records = [{**row, "path": short(row["path"])} for row in music.records]
+    return Reference(music.label, records, rows, music.sketches)
 
 
 def held_out_clips(spec: ExperimentSpec) -> list[Clip]:

@@ -203,7 +203,7 @@ def nearness_findings(sets: Sets, titles: Mapping[str, str] | None = None) -> li
     if near is None:
         return []
     base = names.get(sets.names[0], sets.names[0])
-    made = []
+    made, silent = [], []
     for name in sets.names[1:]:
         sides = _sides(near, name)
         items = [
@@ -211,16 +211,23 @@ def nearness_findings(sets: Sets, titles: Mapping[str, str] | None = None) -> li
             for word, own in zip(("nearer", "farther"), sides, strict=True)
             for info in own
         ]
-        called = _upper(names[name]) if name in names and names[name] != name else name  # a set is called as it is
+        called = names.get(name, name)
         if name in sets.refused:
             made.append(Finding(sets.refused[name]))
         elif items:
-            lead = f"{called} against {base}, by the distance to {near.label}, after correction:"
+            # a set is called as it is
+            lead = (
+                f"{_upper(called) if called != name else name} against {base}, by the distance to {near.label}, after "
+                "correction:"
+            )
             rest = [info.label for info in near.primary if info not in (*sides[0], *sides[1])]
             made.append(Finding(lead, items, f"No nearer and no farther was shown in {_list(rest)}." if rest else ""))
         else:
-            lead = f"{called}: neither nearer to {near.label} than {base} nor farther was shown in any measure."
-            made.append(Finding(lead, rest="That is no proof that they are alike."))
+            silent.append(called)
+    if silent:  # what is said of each is the same
+        said = _list(silent) if silent[0] in sets.names else _upper(_list(silent))
+        lead = f"{said}: neither nearer to {near.label} than {base} nor farther was shown in any measure."
+        made.append(Finding(lead, rest="That is no proof that they are alike."))
     return made
 
 

@@ -295,9 +295,12 @@ class GroupPicture:
     uri: str
 
 
-def group_pictures(sketches: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> list[GroupPicture]:
+def group_pictures(
+    sketches: Sequence[tuple[str, Mapping[str, Sequence[float]]]], reference: str = ""
+) -> list[GroupPicture]:
     """What can be drawn of at most seven sets from the sketch of every clip (`structure.sets.clips.clip_sketch`), each
-    with its set's label; clips too short for a picture are left out of it."""
+    with its set's label; clips too short for a picture are left out of it. `reference` is the label of the music that
+    the others are held against."""
     groups: dict[str, list[Mapping[str, Sequence[float]]]] = {}
     for label, sketch in sketches:
         groups.setdefault(label, []).append(sketch)
@@ -315,7 +318,7 @@ def group_pictures(sketches: Sequence[tuple[str, Mapping[str, Sequence[float]]]]
                 "Above: where the energy lies, on average over each set’s clips (band: ± 1 standard deviation over "
                 "clips). Below: how much each frequency comes and goes within a clip.",
                 f"Mean spectral energy and its spread over time for {', '.join(groups)}.",
-                _address(spectra_of_groups(spectra, mel_centres(), form="svg")),
+                _address(spectra_of_groups(spectra, mel_centres(), form="svg", reference=reference)),
             )
         )
     if len(curves) == len(groups):
@@ -325,7 +328,7 @@ def group_pictures(sketches: Sequence[tuple[str, Mapping[str, Sequence[float]]]]
                 "How strongly the clips fall into blocks of each length: thin lines are clips, thick ones a set’s "
                 "mean. A peak is the length of the sections; a low, even curve is music without sections.",
                 f"Block strength by time scale for {', '.join(groups)}.",
-                _address(blocks_of_groups(curves, form="svg")),
+                _address(blocks_of_groups(curves, form="svg", reference=reference)),
             )
         )
     return made

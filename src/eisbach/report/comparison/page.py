@@ -40,6 +40,7 @@ from eisbach.report.comparison.findings import (
     recovered_sentences,
 )
 from eisbach.report.comparison.numbers import (
+    GroupPicture,
     SetTable,
     group_pictures,
     measure_chart,
@@ -307,11 +308,21 @@ def _heard(page: ComparisonPage, quiet: bool) -> dict[str, Any]:
         "embedded_words": words,
         "has_parts": any(player.parts for player in players),
         "pictured": any(player.picture for player in players),
-        "group_pictures": group_pictures(sketches) if page.pictures else [],
+        "group_pictures": _group_pictures(page, sketches),
         "pictured_words": f"Made from {len(sketches):,} of the {len(sets.records):,} clips."
         if len(sketches) < len(sets.records)
         else "Made from all clips, not only those that can be heard above.",
     }
+
+
+def _group_pictures(
+    page: ComparisonPage, sketches: list[tuple[str, Mapping[str, Sequence[float]]]]
+) -> list[GroupPicture]:
+    """The pictures of the sets, and of the music that they are held against."""
+    if not page.pictures:
+        return []
+    music = [] if page.reference is None else [(page.reference.label, own) for own in page.reference.sketches if own]
+    return group_pictures([*sketches, *music], music[0][0] if music else "")
 
 
 def _sketches(

@@ -203,7 +203,7 @@ def _mean_curve(result: ExperimentResult, arm: str, column: str) -> tuple[list[f
 
 
 _BUDGET = 2_000_000  # bytes of base64 for the clips that are weighed, and for the two of the codec
-_HEARD_SECONDS = 30.0  # of a weighed clip: six of them at 32 kHz
+_HEARD_SECONDS = 30.0  # of a weighed stretch: six of them at 32 kHz
 _KINDS = {
     "still": "still: a held sound or a pad",
     "loop": "a loop",
@@ -225,7 +225,8 @@ def material_section(material: Mapping[str, Any] | None, root: Path) -> dict[str
 
     shown = [*favoured, *passed_over]
     heard = players([clip["path"] for clip in shown], _HEARD_SECONDS)
-    weighed = [_weighed(clip, player) for clip, player in zip(shown, heard, strict=True)]
+    cut = material["stretch"] > _HEARD_SECONDS
+    weighed = [_weighed(clip, player, cut) for clip, player in zip(shown, heard, strict=True)]
     # on their own, in the page's best encoding: a narrower one would hide what the codec does
     pair = [] if codec is None else players([codec["path"], codec["decoded"]], codec["seconds"])
     return {
@@ -234,19 +235,20 @@ def material_section(material: Mapping[str, Any] | None, root: Path) -> dict[str
         "passed_over": weighed[len(favoured) :],
         "looked_at": material["looked_at"],
         "codec": None if codec is None else {
-            "name": codec["name"], "rate": f"{codec['sample_rate'] / 1000:g} kHz", "original": pair[0],
-            "decoded": pair[1],
+            "name": codec["name"], "rate": f"what is left of it, at {codec['sample_rate'] / 1000:g} kHz",
+            "original": pair[0], "decoded": pair[1],
         },
     }  # fmt: skip
 
 
 def _facts(material: Mapping[str, Any]) -> list[tuple[str, str]]:
     shortest, median, longest = material["seconds"]
-    looked_at, flat = material["looked_at"], material["flat"]
+    looked_at, flat, length = material["looked_at"], material["flat"], material["stretch"]
     kinds = [f"{count} {_KINDS.get(kind, kind)}" for kind, count in material["kinds"].items() if kind != "none"]
-    judged = f"{flat} of {looked_at}{f' ({_listed(kinds)})' if kinds else ''}"
+    judged = f"{flat} of {looked_at} stretches of {length:g} s{f' ({_listed(kinds)})' if kinds else ''}"
     facts = [
-        ("Clips", f"{material['clips']}: {material['train']} train, {material['held_out']} are held out"),
+        ("Recordings", f"{material['clips']}: {material['train']} train, {material['held_out'] or 'none'} "
+         f"{'is' if material['held_out'] == 1 else 'are'} held out"),
         ("Length", f"{clock(shortest)} to {clock(longest)}, half are longer than {clock(median)}; "
          f"{material['minutes']:.0f} minutes in all"),
         ("Judged flat", f"{judged}. For drones, ambient and trance that may be the aim."),
@@ -255,12 +257,12 @@ def _facts(material: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [*facts, ("Sounds like", f"{styles}, by an automatic tagger")] if styles else facts
 
 
-def _weighed(clip: Mapping[str, Any], player: Player) -> dict[str, Any]:
+def _weighed(clip: Mapping[str, Any], player: Player, cut: bool) -> dict[str, Any]:
     flat = clip["flat_probability"]
     said = [f"counts {clip['weight']:.2f} times the mean"]
     said += [] if flat is None else [f"probability of being flat {flat:.2f}"]
     said += [", ".join(clip["tags"])] if clip["tags"] else []
-    said += [f"heard here: the first {clock(player.seconds)}"] if player.seconds >= _HEARD_SECONDS else []
+    said += [f"heard here: the first {clock(player.seconds)}"] if cut and player.seconds >= _HEARD_SECONDS - 0.1 else []
     return {"name": clip["name"], "said": "; ".join(said), "player": player}
 
 

@@ -166,19 +166,22 @@ def _projected(features: Features, view: View) -> np.ndarray:
 
 
 def draw_spectra(
-    top: Any, bottom: Any, mel_hz: np.ndarray, groups: Sequence[tuple[str, Sequence[tuple[np.ndarray, np.ndarray]]]]
-) -> None:
+    top: Any, bottom: Any, mel_hz: np.ndarray, groups: Sequence[tuple[str, Sequence[tuple[np.ndarray, np.ndarray]]]],
+    reference: str = "",
+) -> None:  # fmt: skip
     """Mean energy (top) and spread over time (bottom) of groups of clips; a band is ± 1 SD over the group's clips.
 
     Parameters
     ----------
     groups : sequence of (name, sequence of `mean_spectrum`)
         None of them empty.
+    reference : str
+        The group that is the music that the others are held against.
     """
     for index, (name, spectra) in enumerate(groups):
         for axes, part in ((top, 0), (bottom, 1)):
             values = np.stack([curve[part] for curve in spectra])
-            style = line_style(index)
+            style = line_style(index, reference=name == reference)
             axes.plot(
                 mel_hz, values.mean(axis=0), linewidth=1.2, label=name, marker=MARKERS[index % len(MARKERS)],
                 markersize=2.8,
@@ -205,18 +208,21 @@ def draw_spectra(
 
 
 def draw_block_curves(
-    axes: Any, groups: Sequence[tuple[str, Sequence[tuple[np.ndarray, np.ndarray]]]], *, name_peaks: bool = True
-) -> None:
+    axes: Any, groups: Sequence[tuple[str, Sequence[tuple[np.ndarray, np.ndarray]]]], *, name_peaks: bool = True,
+    reference: str = "",
+) -> None:  # fmt: skip
     """Block strength by time scale: thin lines are clips, thick ones a group's mean, a mark stands at its peak.
 
     Parameters
     ----------
     groups : sequence of (name, sequence of (scales in s, strengths 0–1))
         Clips of different lengths reach different scales; the mean goes as far as the shortest.
+    reference : str
+        As in `draw_spectra`.
     """
     tallest = 0.0
     for index, (name, curves) in enumerate(groups):
-        style = line_style(index)
+        style = line_style(index, reference=name == reference)
         shortest = min((scales for scales, _ in curves), key=len)
         stacked = np.stack([np.interp(shortest, scales, strengths) for scales, strengths in curves])
         if len(curves) > 1:

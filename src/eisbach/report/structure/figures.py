@@ -121,12 +121,13 @@ def spectrum_figure(
 
 def spectra_of_groups(
     spectra: Sequence[tuple[str, Sequence[Curve]]], mel_hz: np.ndarray, *, out: str | Path | None = None,
-    form: str | None = None,
+    form: str | None = None, reference: str = "",
 ) -> bytes:  # fmt: skip
-    """`spectrum_figure` of spectra that are known: by group, each clip's `mean_spectrum`."""
+    """`spectrum_figure` of spectra that are known: by group, each clip's `mean_spectrum`; `reference` names the group
+    that the others are held against."""
     figure = blank(PAGE * 0.72, 4.1)
     top, bottom = figure.subplots(2, 1, sharex=True)
-    draw_spectra(top, bottom, mel_hz, spectra)
+    draw_spectra(top, bottom, mel_hz, spectra, reference)
     group_legend(figure, top, spectra)
     return render(figure, [top, bottom], out, form=form)
 
@@ -225,12 +226,14 @@ def blocks_figure(
 
 
 def blocks_of_groups(
-    curves: Sequence[tuple[str, Sequence[Curve]]], *, out: str | Path | None = None, form: str | None = None
-) -> bytes:
-    """`blocks_figure` of curves that are known: by group, each clip's scales and strengths."""
+    curves: Sequence[tuple[str, Sequence[Curve]]], *, out: str | Path | None = None, form: str | None = None,
+    reference: str = "",
+) -> bytes:  # fmt: skip
+    """`blocks_figure` of curves that are known: by group, each clip's scales and strengths; `reference` names the group
+    that the others are held against."""
     figure = blank(PAGE * 0.72, 2.7)
     axes = figure.subplots()
-    draw_block_curves(axes, curves)
+    draw_block_curves(axes, curves, reference=reference)
     group_legend(figure, axes, curves)
     return render(figure, [axes], out, form=form)
 

@@ -80,8 +80,10 @@ def colour_bar(
     bar.outline.set_linewidth(0.5)
 
 
-def line_style(index: int) -> dict[str, Any]:
-    """Colour and dash of the index-th line; neighbours differ in both."""
+def line_style(index: int, *, reference: bool = False) -> dict[str, Any]:
+    """Colour and dash of the index-th line; neighbours differ in both. A reference has ink, as on pages."""
+    if reference:
+        return {"color": INK, "linestyle": "-"}
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": _DASHES[index % len(_DASHES)]}
 
 
