@@ -24,14 +24,11 @@ def folder(tmp_path: Path) -> Path:
     made.mkdir()
     rng = np.random.default_rng(1)
     time = np.arange(24 * RATE) / RATE
-    for number, name in enumerate(LONG):
+    for name in LONG:
         pitches = np.repeat(2.0 ** (rng.integers(0, 24, 48) / 12.0), RATE // 2)
         tune = 0.4 * np.sin(2 * np.pi * np.cumsum(200.0 * pitches) / RATE) * np.exp(-3.0 * (time % 0.5))
-        sf.write(
-            made / f"{name}.wav",
-            np.concatenate([tune, 0.2 * np.sin(2 * np.pi * (300.13 + 7.31 * number) * time)]),
-            RATE,
-        )
+        held = 0.2 * np.sin(2 * np.pi * 300.0 * time) + 1e-4 * rng.standard_normal(len(time))
+        sf.write(made / f"{name}.wav", np.concatenate([tune, held]), RATE)
     sf.write(made / "short.wav", 0.1 * rng.standard_normal(9 * RATE), RATE)
     return made
 

@@ -18,7 +18,7 @@ from eisbach.experiments.cutting import cut_stretches
 from eisbach.experiments.spec import ExperimentSpec, arm_training
 from eisbach.files import read_json, write_json
 from eisbach.structure.batch import Clip, sample_clips
-from eisbach.types import SkipReport
+from eisbach.types import SkipReport, Waveform
 
 FILE, CODEC_FILE = "material.json", "through-the-codec.flac"
 _PROBED = 32  # stretches that are looked at, as many of each clip as the others allow
@@ -200,6 +200,8 @@ def _through_codec(spec: ExperimentSpec, root: Path, clip: WeighedClip | None) -
     except AudioError:
         return None
     decoded = codec.decode(codec.encode(heard))[0]
+    length = round(heard.duration * decoded.sample_rate)  # without what fills the last latent
+    decoded = Waveform(decoded.samples[:, :length], decoded.sample_rate)
     file = root / "material" / CODEC_FILE
     write_audio(file, decoded)
     return {
