@@ -30,7 +30,7 @@ from eisbach.structure.sources import Source
 from eisbach.structure.survey import Survey, survey
 from eisbach.types import Record, Waveform
 
-ANALYSIS_VERSION = 10
+ANALYSIS_VERSION = 11
 """Raised whenever a number that `analyze` returns would change; records of another version are computed anew."""
 
 _NARROW_BAND_HZ = 4300.0

@@ -214,7 +214,7 @@ def features_of_survey(source: Source, extent: Survey, *, device: str | None = N
     torch_device = resolve_device(device)
     mels = FrameStream(_N_FFT, HOP, [Bands(filters)], torch_device)
     chroma_hop = SAMPLE_RATE / (CHROMA_RATE * _CHROMA_OVERSAMPLING)
-    classes = Bands(chroma_filterbank(SAMPLE_RATE, _CHROMA_FFT, 65.0, 2100.0))
+    classes = Bands(chroma_filterbank(SAMPLE_RATE, _CHROMA_FFT, 65.0, 2100.0), trimmed=True)
     pitches = Bands(pitch_filterbank(SAMPLE_RATE, _CHROMA_FFT, _LOWEST_PITCH, _HIGHEST_PITCH), trimmed=True)
     tones = FrameStream(_CHROMA_FFT, chroma_hop, [classes, Contrast(SAMPLE_RATE, _CHROMA_FFT), pitches], torch_device)
     spectrum, level = SpectrumStream(), _Level()

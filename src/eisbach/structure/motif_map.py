@@ -26,6 +26,7 @@ from eisbach.structure.similarity import (
     MIN_MOVEMENT,
     chroma_windows,
     half_later,
+    half_later_scale,
     tune_recurrence,
 )
 
@@ -167,9 +168,8 @@ def _best_matches(vectors: np.ndarray, asked: np.ndarray, min_lag: int) -> tuple
     cosine, match, shift : np.ndarray [shape=(len(asked),)]
         -1, 0 and 0 where no window is far enough away. `match` may end in .5; `shift` is in semitones upwards, 0 to 11.
     """
-    count, length, _ = vectors.shape
-    candidates = np.stack([vectors, half_later(vectors)])
-    flat = candidates.reshape(2, count, length * 12)
+    count = len(vectors)
+    flat, scale = vectors.reshape(count, -1), half_later_scale(vectors)
     best, match, shift = np.full(len(asked), -1.0), np.zeros(len(asked)), np.zeros(len(asked), dtype=int)
     for first in range(0, len(asked), _BLOCK):
         rows = asked[first : first + _BLOCK]
@@ -179,8 +179,8 @@ def _best_matches(vectors: np.ndarray, asked: np.ndarray, min_lag: int) -> tuple
         )
         for semitones in range(12):
             question = np.roll(vectors[rows], semitones, axis=2).reshape(len(rows), -1)
-            for half in range(2):
-                product = question @ flat[half].T
+            whole = question @ flat.T
+            for half, product in enumerate((whole, half_later(whole, scale))):
                 product += too_near
                 column = product.argmax(axis=1)
                 value = product[np.arange(len(rows)), column]

@@ -139,12 +139,23 @@ def _unit_windows(windows: np.ndarray, static: float) -> np.ndarray:
     return np.where(heard, moved / np.maximum(size, _SILENT), 0.0).astype(np.float32)
 
 
-def half_later(vectors: np.ndarray) -> np.ndarray:
-    """Windows that begin half a frame later, by linear interpolation; the last one stays where it is."""
+def half_later_scale(vectors: np.ndarray) -> np.ndarray:
+    """What turns the sum of a window and the next into the unit window that begins half a frame later; the last one
+    stays where it is. [shape=(n,), float32], 0 where silent."""
     between = vectors.copy()
     between[:-1] += vectors[1:]
-    norms = np.linalg.norm(between, axis=(1, 2), keepdims=True)
-    return np.where(norms > _SILENT, between / np.maximum(norms, _SILENT), 0.0).astype(np.float32)
+    norms = np.linalg.norm(between, axis=(1, 2))
+    return np.where(norms > _SILENT, 1.0 / np.maximum(norms, _SILENT), 0.0).astype(np.float32)
+
+
+def half_later(products: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Products with the windows that begin half a frame later (linear interpolation), from those with the windows
+    themselves [shape=(m, n)] and `half_later_scale`: a sum of neighbours, where a matrix product would cost as much as
+    the first."""
+    between = products.copy()
+    between[:, :-1] += products[:, 1:]
+    between *= scale
+    return between
 
 
 def _pool_chroma(chroma: np.ndarray, rate: float, most: int = MAX_FRAMES) -> tuple[np.ndarray, float]:
@@ -166,14 +177,15 @@ def chroma_recurrence(features: Features) -> Recurrence:
     flat = vectors.reshape(count, -1)
     # the same windows half a frame later: a period that does not divide the frame grid then is at most a quarter of a
     # frame off
-    between = half_later(vectors)
+    scale = half_later_scale(vectors)
     cosine = flat @ flat.T
-    for shift in range(12):
-        product = flat @ np.roll(between, shift, axis=2).reshape(count, -1).T
+    np.maximum(cosine, half_later(cosine, scale), out=cosine)
+    for shift in range(1, 7):
+        product = flat @ np.roll(vectors, shift, axis=2).reshape(count, -1).T
         np.maximum(cosine, product, out=cosine)
-        if 0 < shift < 7:  # a transposition up is another pair's transposition down
-            product = flat @ np.roll(vectors, shift, axis=2).reshape(count, -1).T
-            np.maximum(cosine, product, out=cosine)
+        np.maximum(cosine, half_later(product, scale), out=cosine)
+        if shift < 6:  # a transposition up is another pair's transposition down
+            np.maximum(cosine, half_later(product.T, scale), out=cosine)
     np.maximum(cosine, cosine.T, out=cosine)
     return Recurrence(cosine, movement >= MIN_MOVEMENT, rate, length)
 

@@ -117,9 +117,9 @@ def octave_contrast(power: Any, sample_rate: int, n_fft: int) -> Any:
         band = power[:, first:last]
         count = max(1, round(_QUANTILE * (last - first)))
         if isinstance(power, np.ndarray):
-            ordered = np.partition(band, (count - 1, band.shape[1] - count), axis=1)
-            valleys.append(ordered[:, :count].mean(axis=1))
-            peaks.append(ordered[:, -count:].mean(axis=1))
+            # one place at a time: numpy's fast selection knows no two, and takes four times as long for both
+            valleys.append(np.partition(band, count - 1, axis=1)[:, :count].mean(axis=1))
+            peaks.append(np.partition(band, band.shape[1] - count, axis=1)[:, -count:].mean(axis=1))
         else:
             valleys.append(band.topk(count, dim=1, largest=False).values.mean(dim=1))
             peaks.append(band.topk(count, dim=1).values.mean(dim=1))
@@ -271,8 +271,8 @@ class SpectrumStream:
 
     def _add(self, blocks: np.ndarray) -> None:
         spectrum = scipy.fft.rfft(blocks * self._window, axis=1)
-        self._total += np.einsum("ij,ij->j", spectrum.real, spectrum.real, dtype=np.float64)
-        self._total += np.einsum("ij,ij->j", spectrum.imag, spectrum.imag, dtype=np.float64)
+        power = np.square(spectrum.real) + np.square(spectrum.imag)
+        self._total += power.sum(axis=0, dtype=np.float64)
         self._count += len(blocks)
 
     def finish(self) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from eisbach.structure.features import FRAME_RATE, Features
 from eisbach.structure.metrics.base import Metric
 from eisbach.structure.metrics.form import checkerboard_profile
-from eisbach.structure.metrics.texture import hull_area, principal_plane
+from eisbach.structure.metrics.texture import hull_area, principal_plane, principal_shares
 
 MIN_SECONDS = 8.0
 _MATRIX_RATE = 2.0  # frames a second of the cosine matrix: half a second is far finer than any block
@@ -85,7 +85,7 @@ def pca_coverage(features: Features) -> float:
 def pc1_share(features: Features) -> float:
     """'PC1 explains 39-55% of variance': share of the first principal component of the raw mel frames; NaN if nothing
     varies."""
-    share = float(principal_plane(_thinned(features.mel_db, _PLANE_FRAMES))[1][0])
+    share = float(principal_shares(_thinned(features.mel_db, _PLANE_FRAMES))[0])
     return share if share > 0.0 else float("nan")
 
 
@@ -108,9 +108,9 @@ def pc1_share_of_surrogates(features: Features) -> list[float]:
     spectrum = np.fft.rfft(frames - frames.mean(axis=0), axis=0)
     for _ in range(_SURROGATES):
         walk = np.cumsum(rng.standard_normal((n, bands)), axis=0) @ factor.T
-        walks.append(float(principal_plane(walk)[1][0]))
+        walks.append(float(principal_shares(walk)[0]))
         turned = spectrum * np.exp(2j * np.pi * rng.random(spectrum.shape))
-        phases.append(float(principal_plane(np.fft.irfft(turned, n, axis=0))[1][0]))
+        phases.append(float(principal_shares(np.fft.irfft(turned, n, axis=0))[0]))
     return [float(np.mean(walks)), float(np.mean(phases))]
 
 

@@ -58,9 +58,20 @@ def principal_plane(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     centred = np.asarray(frames, dtype=np.float64)
     centred = centred - centred.mean(axis=0)
     values, vectors = np.linalg.eigh(centred.T @ centred)  # ascending
+    return centred @ vectors[:, :-3:-1] / np.sqrt(frames.shape[1]), _shares(values)
+
+
+def principal_shares(frames: np.ndarray) -> np.ndarray:
+    """The shares of `principal_plane` alone."""
+    centred = np.asarray(frames, dtype=np.float64)
+    centred = centred - centred.mean(axis=0)
+    return _shares(np.linalg.eigvalsh(centred.T @ centred))
+
+
+def _shares(values: np.ndarray) -> np.ndarray:
+    """Of the total, descending, from ascending eigenvalues; all zero where nothing varies."""
     total = max(float(values.sum()), 0.0)
-    shares = np.maximum(values[::-1], 0.0) / total if total > 0 else np.zeros(len(values))
-    return centred @ vectors[:, :-3:-1] / np.sqrt(frames.shape[1]), shares
+    return np.maximum(values[::-1], 0.0) / total if total > 0 else np.zeros(len(values))
 
 
 def hull_area(points: np.ndarray) -> float:
