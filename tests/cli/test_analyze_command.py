@@ -63,6 +63,16 @@ def test_dry_run_analyses_nothing(folders, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_device_is_looked_for_only_where_one_is_named(folders, tmp_path, monkeypatch):
+    """To look for one imports torch, which takes as long as the rest of a small analysis."""
+    asked = []
+    monkeypatch.setattr("eisbach.experiments.analysis.place", asked.append)
+    for options in ([], ["--device", "cpu"]):
+        result = RUN.invoke(app, ["analyze", str(folders), "--dry-run", "--out", str(tmp_path / "x"), *options])
+        assert result.exit_code == 0, result.output
+    assert asked == ["cpu"]
+
+
 def test_manifests_bring_labels_and_missing_files_are_reported(folders, tmp_path):
     write_audio(tmp_path / "a.flac", synthetic.drone(1, 13.0))
     labels = {"arm": "plain", "kind": "drone", "flat": "true"}

@@ -173,7 +173,8 @@ def plan_analysis(
     check_measures([*options.get("metrics", ()), *options.get("primary", ())])
     music = collect_reference(reference) if reference else None
     plan = AnalysisPlan(collect_sets(paths, by), reference=music, **options)
-    place(plan.device)
+    if plan.device != "auto":  # which is always there; to look for it costs the seconds that torch takes to import
+        place(plan.device)
     if music is not None:
         check_reference(plan.sets, music)
     if (plan.held_out is None) != (plan.training is None):
