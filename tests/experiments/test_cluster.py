@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -18,15 +17,15 @@ from typing import Any
 import psutil
 import pytest
 import test_run
+from cluster_calls import fragile, hold, refuse, report, until_stopped
 from test_run import spec_of, tree
 
 from eisbach.data.manifest import load_manifest
 from eisbach.errors import UserError
-from eisbach.executors import DeadProcessError, on_ray, open_executor, send
+from eisbach.executors import DeadProcessError, on_ray, open_executor
 from eisbach.executors.ray_worker import Place, versions_here
 from eisbach.experiments.run import run_experiment
 from eisbach.output_folder import exclusive
-from eisbach.progress import stop_signal
 
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's word for: the address of this node is 127.0.0.1
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -52,42 +51,21 @@ def cluster() -> Iterator[Any]:
     made.shutdown()
 
 
-def _report(number: int) -> int:
-    for part in range(3):
-        send((number, part))
-    return 10 * number
-
-
-def _refuse(number: int) -> int:
-    if number == 1:
-        raise UserError("not this one")
-    return number
-
-
 def test_each_gives_what_is_returned_sent_and_raised(cluster: Any, tmp_path: Path) -> None:
     heard: list[tuple[int, int]] = []
     with on_ray(shared=tmp_path), open_executor(1, 1) as executor:
         assert (executor.jobs, executor.threads, executor.here) == (2, 1, False)
         calls = [(number,) for number in range(7)]
-        assert dict(executor.each(_report, calls, listen=heard.append)) == {n: 10 * n for n in range(7)}
+        assert dict(executor.each(report, calls, listen=heard.append)) == {n: 10 * n for n in range(7)}
         assert sorted(heard) == [(number, part) for number in range(7) for part in range(3)]
         with pytest.raises(UserError, match="not this one"):
-            list(executor.each(_refuse, calls))
+            list(executor.each(refuse, calls))
         with pytest.raises(UserError, match="not this one"):
-            executor.call(_refuse, 1)
+            executor.call(refuse, 1)
         with ThreadPoolExecutor(4) as threads:
             assert list(threads.map(executor.call, [abs] * 6, range(-6, 0))) == list(range(6, 0, -1))
     assert list(tmp_path.iterdir()) == []
     assert open_executor(1, 5).here  # outside, nothing runs on the cluster
-
-
-def _fragile(folder: Path, number: int, lives: int) -> int:
-    """Kills its process the first `lives` times that it is called with a number."""
-    count = len(list(folder.glob(f"{number}-*")))
-    (folder / f"{number}-{count}").touch()
-    if count < lives:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return 10 * number
 
 
 def test_a_worker_that_dies_costs_another_try_of_its_own_call_alone(
@@ -95,45 +73,20 @@ def test_a_worker_that_dies_costs_another_try_of_its_own_call_alone(
 ) -> None:
     calls = [(tmp_path, number, {1: 1, 2: 99}.get(number, 0)) for number in range(4)]
     with on_ray(), open_executor(1, 1) as executor:
-        assert dict(executor.each(_fragile, calls, dead=lambda index: -index)) == {0: 0, 1: 10, 2: -2, 3: 30}
+        assert dict(executor.each(fragile, calls, dead=lambda index: -index)) == {0: 0, 1: 10, 2: -2, 3: 30}
         tries = [path.name for path in tmp_path.iterdir()]
         assert sorted(tries) == ["0-0", "1-0", "1-1", "2-0", "2-1", "2-2", "2-3", "3-0"]
         monkeypatch.setattr("eisbach.executors.ray._TRIES", 1)
         for attempt in (executor.call, lambda *call: list(executor.each(call[0], [call[1:]]))):
             with pytest.raises(DeadProcessError, match="a worker or node died 1 times over the same work"):
-                attempt(_fragile, tmp_path, 9, 99)
-
-
-def _hold(folder: Path, dies: bool) -> str:
-    """Holds a folder by a child that outlives it for a moment, as a node that is slow to die does."""
-    if dies and not (folder / "died").exists():
-        (folder / "died").touch()
-        script = "import sys, time; from eisbach.output_folder import exclusive\n"
-        script += "with exclusive(sys.argv[1]): print(flush=True); time.sleep(2)"
-        child = subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE)
-        assert child.stdout is not None
-        child.stdout.readline()
-        os.kill(os.getpid(), signal.SIGKILL)
-    with exclusive(folder):
-        return "held"
+                attempt(fragile, tmp_path, 9, 99)
 
 
 def test_a_call_that_is_run_again_waits_for_the_folder_of_the_dead(cluster: Any, tmp_path: Path) -> None:
     with on_ray(), open_executor(1, 1) as executor:
-        assert dict(executor.each(_hold, [(tmp_path, True)])) == {0: "held"}
+        assert dict(executor.each(hold, [(tmp_path, True)])) == {0: "held"}
         with exclusive(tmp_path), pytest.raises(UserError, match="another process is at work"):
-            executor.call(_hold, tmp_path, False)  # a first try does not wait
-
-
-def _until_stopped(folder: Path, number: int) -> None:
-    with stop_signal() as stop:
-        (folder / f"{number}-began").touch()
-        send(number)
-        end = time.monotonic() + 50
-        while not stop.is_set():  # in steps, as a training looks: Ray interrupts between two lines of Python
-            assert time.monotonic() < end, "was never stopped"
-            time.sleep(0.05)
-        (folder / f"{number}-saved").touch()
+            executor.call(hold, tmp_path, False)  # a first try does not wait
 
 
 def test_an_interruption_lets_running_calls_save_and_drops_the_others(cluster: Any, tmp_path: Path) -> None:
@@ -142,7 +95,7 @@ def test_an_interruption_lets_running_calls_save_and_drops_the_others(cluster: A
             raise KeyboardInterrupt
 
     with on_ray(), open_executor(1, 1) as executor, pytest.raises(KeyboardInterrupt):
-        list(executor.each(_until_stopped, [(tmp_path, number) for number in range(6)], listen=stop_soon))
+        list(executor.each(until_stopped, [(tmp_path, number) for number in range(6)], listen=stop_soon))
     names = sorted(path.name for path in tmp_path.iterdir())
     began = [name for name in names if name.endswith("began")]
     assert len(began) == 2
