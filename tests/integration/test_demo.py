@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from own_process import OwnProcess, eisbach, start_eisbach
 from typer.testing import CliRunner
 
 from eisbach.audio import audio_hash, write_audio
@@ -103,22 +100,14 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def start(arguments: list[str]) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    code = "import sys; from eisbach.cli.main import main; sys.argv[0] = 'eisbach'; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    )
-
-
-def kill_when(process: subprocess.Popen[bytes], happened: Callable[[], bool]) -> None:
+def kill_when(process: OwnProcess, happened: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 240
     while not happened():
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.wait()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.wait()
 
 
 def test_own_audio_killed_twice_and_continued(tiny_model: Path, tmp_path: Path, folder: Path) -> None:
@@ -130,13 +119,12 @@ def test_own_audio_killed_twice_and_continued(tiny_model: Path, tmp_path: Path, 
     assert not (folder / "manifest.jsonl").exists()
     arguments = command(tiny_model, broken, "--data", str(folder))
     # any checkpoint, not the first: two are kept, so on a loaded machine the first may be gone before anybody looks
-    kill_when(start(arguments), lambda: bool(list_checkpoints(broken / "arms/eq5/seed-0/train/checkpoints")))
-    kill_when(start(arguments), lambda: any("paper-sample" in path.parts for path in clips(broken)))
+    kill_when(start_eisbach(*arguments), lambda: bool(list_checkpoints(broken / "arms/eq5/seed-0/train/checkpoints")))
+    kill_when(start_eisbach(*arguments), lambda: any("paper-sample" in path.parts for path in clips(broken)))
     before = {path: path.stat().st_mtime_ns for path in clips(broken)}
     assert len(before) >= 4
-    final = start(arguments)
-    _, errors = final.communicate()
-    assert final.returncode == 0, errors.decode()
+    final = eisbach(*arguments)
+    assert final.returncode == 0, final.stderr
     assert sounds(broken) == sounds(whole)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert load_records(broken) == load_records(whole)
@@ -161,11 +149,10 @@ def test_a_folder_without_audio_is_one_sentence(tiny_model: Path, tmp_path: Path
 
 
 def test_a_model_that_is_missing_is_exit_code_2(tmp_path: Path) -> None:
-    process = start(command(tmp_path / "nothing", tmp_path / "o", "--set", "material.clips=4"))
-    _, errors = process.communicate()
-    assert process.returncode == 2
-    assert b"there is no model in" in errors
-    assert b"Traceback" not in errors
+    done = eisbach(*command(tmp_path / "nothing", tmp_path / "o", "--set", "material.clips=4"))
+    assert done.returncode == 2
+    assert "there is no model in" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_dry_run_writes_nothing(tmp_path: Path) -> None:
