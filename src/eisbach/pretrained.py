@@ -8,6 +8,7 @@ are safetensors.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
 from collections.abc import Collection, Mapping
@@ -337,7 +338,11 @@ def scheduler(values: Mapping[str, Any], folder: Path) -> Any:
     import diffusers
 
     name = values.get("_class_name")
-    kind = vars(diffusers.schedulers).get(name) if isinstance(name, str) else None
+    kind = None
+    if isinstance(name, str) and not name.startswith("_"):
+        # Not `vars`: diffusers fills its modules as names are asked for, so that it knows only what was used before.
+        with contextlib.suppress(ImportError, RuntimeError):
+            kind = getattr(diffusers.schedulers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
         raise CheckpointError(f"{folder / 'scheduler'} names the scheduler {name!r}, which diffusers does not have.")
     steps = values.get("num_train_timesteps", 1000)
