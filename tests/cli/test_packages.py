@@ -45,8 +45,8 @@ def test_what_is_no_requirement_stays_a_defect(module: str | None) -> None:
         ("scipy", ["analyze", "SOUND"]),
         ("matplotlib", ["figure", "ssm", "SOUND", "--out", "ssm.png"]),
         ("soundfile", ["analyze", "SOUND"]),
-        ("jinja2", ["analyze", "SOUND"]),
-        ("music21", ["demo", "--quick"]),
+        pytest.param("jinja2", ["analyze", "SOUND"], marks=pytest.mark.whole),
+        pytest.param("music21", ["demo", "--quick"], marks=pytest.mark.whole),
         ("diffusers", ["demo", "--quick"]),
     ],
 )

@@ -354,7 +354,13 @@ def test_every_path_is_tested_on_a_second_device() -> None:
         assert sorted(every) == sorted(tested), kind
 
 
-@pytest.mark.parametrize("name", COVERED)
+LONG = ("probe", "signature run", "study run", "train")
+"""Commands whose parts test_networks.py trains, samples and weighs on the device, one by one."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.whole) if name in LONG else name for name in COVERED]
+)
 def test_command(name: str, clips: Path, digits_model: Path, tiny_model: Path, tmp_path: Path) -> None:
     model = tiny_model if name in ("experiment run", "generate", "probe") else digits_model
     COVERED[name](clips, model, tmp_path)

@@ -111,6 +111,7 @@ def _busy_workers() -> list[psutil.Process]:
     return busy
 
 
+@pytest.mark.whole
 def test_an_experiment_whose_worker_and_node_are_killed_has_the_same_bytes(
     cluster: Any,
     tiny_model: Path,

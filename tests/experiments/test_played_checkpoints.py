@@ -70,6 +70,7 @@ def test_a_checkpoint_plays_what_a_training_of_so_many_steps_plays(
     assert len(trained) == 8
 
 
+@pytest.mark.whole
 def test_processes_play_checkpoints_when_the_trainings_have_ended(
     run: Callable[..., Sounds], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -206,6 +206,7 @@ def test_the_page_is_the_last_stage(done: ExperimentResult) -> None:
     assert [page.records for page in pages] == [done.records]
 
 
+@pytest.mark.whole
 def test_processes_give_the_same_result(
     tiny_model: Path, material: Path, tmp_path: Path, done: ExperimentResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:

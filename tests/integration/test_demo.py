@@ -110,6 +110,7 @@ def kill_when(process: OwnProcess, happened: Callable[[], bool]) -> None:
     process.wait()
 
 
+@pytest.mark.whole
 def test_own_audio_killed_twice_and_continued(tiny_model: Path, tmp_path: Path, folder: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     runner = CliRunner()

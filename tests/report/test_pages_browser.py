@@ -19,7 +19,12 @@ def browser():
         yield opened
 
 
-@pytest.mark.parametrize("name", list(PAGES))
+LONG = ("study_claims", "study_digits")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.whole) if name in LONG else name for name in PAGES]
+)
 def test_a_page_can_be_read_by_everybody(browser, tmp_path, name):
     page = PAGES[name](tmp_path)
     assert page_faults(browser, page, _ALL_PARTS if name == "listen" else "") == []

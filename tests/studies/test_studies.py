@@ -63,7 +63,13 @@ def test_a_folder_is_whole(name: str) -> None:
         assert facts.command.startswith(f"eisbach study run {name}")
 
 
-@pytest.mark.parametrize("name", STUDIES)
+LONG = ("curation", "gated", "levels")
+"""Studies of so many records that their judges take the longest."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.whole) if name in LONG else name for name in STUDIES]
+)
 def test_the_result_is_what_the_judge_says_of_the_records(name: str) -> None:
     """Recomputed, not typed: every verdict, effect, interval and p."""
     study = load_study(name)

@@ -251,6 +251,7 @@ def test_a_cell_made_again_is_the_same(tmp_path: Path) -> None:
     assert torch.equal(found[0][1]["excess"], found[1][1]["excess"])
 
 
+@pytest.mark.whole
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     config = tiny(targets=["u"], comparison={"generated": 0})
     one = run_toy(config, tmp_path / "one", quiet=True)

@@ -83,11 +83,13 @@ def test_who_comes_nearer_is_said_without_a_count_of_nothing() -> None:
     assert _won(0, 0, 4) == "no difference was shown in any of 4"
 
 
+@pytest.mark.whole
 def test_the_page_can_be_read_by_everybody(made: tuple[Path, dict]) -> None:
     with chromium() as browser:
         assert page_faults(browser, made[0] / "index.html") == []
 
 
+@pytest.mark.whole
 def test_the_same_command_continues(made: tuple[Path, dict]) -> None:
     out, printed = made
     before = {path.name: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
