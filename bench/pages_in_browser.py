@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from eisbach.files import write_json
+from eisbach.files import read_json, write_json
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/report")]
@@ -25,15 +25,20 @@ def main() -> None:
     """Looks at every page, and writes what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "bench/results/pages_in_browser.json")
+    parser.add_argument("--page", action="append", help="only this kind of page; the others stay as the file has them")
     options = parser.parse_args()
     from page_cases import PAGES
     from page_checks import MODES, WIDTHS, chromium, page_faults
     from test_pages_browser import _ALL_PARTS
 
     rows: dict[str, Any] = {}
+    if options.page and options.out.is_file():
+        rows = read_json(options.out, "result")["by_page"]
     with chromium() as browser:
         version = browser.version
         for name, make in PAGES.items():
+            if options.page and name not in options.page:
+                continue
             with tempfile.TemporaryDirectory() as folder:
                 page = make(Path(folder))
                 started = time.monotonic()

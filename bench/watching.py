@@ -30,7 +30,7 @@ from eisbach.statistics.effect_size import mean_moments, t_interval
 
 ROOT = Path(__file__).parents[1]
 PERIOD = 5.0  # seconds, as the page asks
-BLOCK = 10  # steps
+BLOCK = 6  # steps
 EISBACH = [sys.executable, "-m", "eisbach"]
 DEMOS = {"every": 8, "prompts": ["slow strings, a cello melody"], "seeds": [0], "duration": 16,
          "num_inference_steps": 8}  # fmt: skip
@@ -168,7 +168,7 @@ def companies(file: Path, folder: Path, steps: int, repeats: int) -> dict[str, A
 def main() -> None:
     """Measures, and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=120, help="of the watched training")
+    parser.add_argument("--steps", type=int, default=96, help="of the watched training")
     parser.add_argument("--short", type=int, default=16, help="steps of the others")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
