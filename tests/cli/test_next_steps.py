@@ -115,3 +115,10 @@ def test_a_folder_is_looked_at_where_its_manifest_went_and_with_its_captions(tmp
     assert next_step("data doctor", given) == f"eisbach data folder {tmp_path} --caption-from tags"
     (tmp_path / "manifest.jsonl").touch()
     assert "eisbach train" in str(next_step("data doctor", given))
+
+
+def test_what_was_trained_is_played_on_its_base_and_beside_its_demos(tmp_path: Path) -> None:
+    for model, words in (("embedded", ""), ("some/base", "--model some/base ")):
+        (tmp_path / "recipe.yaml").write_text(f"model: {model}\nout: run\n")
+        line = next_step("train", {"recipe": tmp_path / "recipe.yaml", "overrides": [], "out": ""})
+        assert line == f"eisbach generate --prompts demo {words}--adapter run/adapter --out run/played"

@@ -34,8 +34,10 @@ def _after_train(given: Values) -> str:
     if (out / "model").is_dir():
         if "latent_size" in (out / "model" / "config.json").read_text(encoding="utf-8"):
             return _words("images", "sample", out / "model", "--out", out / "samples")
-        return _words("generate", "--prompts", "demo", "--model", out / "model", "--out", out / "samples")
-    return _words("generate", "--prompts", "demo", "--adapter", out / "adapter", "--out", out / "samples")
+        return _words("generate", "--prompts", "demo", "--model", out / "model", "--out", out / "played")
+    model = _setting(given, "model")
+    base = [] if model in (None, "embedded") else ["--model", model]
+    return _words("generate", "--prompts", "demo", *base, "--adapter", out / "adapter", "--out", out / "played")
 
 
 def _recipe() -> str:
