@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import re
 import struct
@@ -10,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import huggingface_hub
 import numpy as np
 import pytest
@@ -267,7 +267,8 @@ def test_what_names_a_place_is_left_out_of_the_recipe(tmp_path: Path) -> None:
     }
 
 
-_REFUSED = httpx.Response(403, request=httpx.Request("POST", "https://huggingface.co/api/repos/create"))
+_CLIENT = importlib.import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
+_REFUSED = _CLIENT.Response(403, request=_CLIENT.Request("POST", "https://huggingface.co/api/repos/create"))
 
 
 class _Hub:
@@ -328,13 +329,21 @@ def test_a_file_is_pushed_with_its_card_as_the_readme(tmp_path: Path, hub: type[
     [
         (HfHubHTTPError("403 Forbidden: no rights\nfor me", response=_REFUSED), "did not take .* no rights"),
         (LocalTokenNotFoundError("no token"), "nobody is logged in"),
-        (httpx.ConnectError("no route"), "did not take .*no route"),
         (OSError("unreachable"), "unreachable"),
     ],
 )
 def test_a_hub_that_refuses_is_one_sentence(adapter: Path, hub: type[_Hub], error: Exception, told: str) -> None:
     hub.error = error
     with pytest.raises(UserError, match=told) as refused:
+        push(adapter, adapter / "README.md", "me/form")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By huggingface_hub's own client, whichever HTTP library it is made of."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    with pytest.raises(UserError, match="the hub did not take the adapter for 'me/form'") as refused:
         push(adapter, adapter / "README.md", "me/form")
     assert "\n" not in str(refused.value)
 

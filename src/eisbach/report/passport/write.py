@@ -198,7 +198,6 @@ def push(source: Path, card: Path, repository: str, *, public: bool = False) -> 
     UserError
         The hub refuses, cannot be reached, or nobody is logged in: one sentence.
     """
-    import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
@@ -217,7 +216,7 @@ def push(source: Path, card: Path, repository: str, *, public: bool = False) -> 
         raise UserError("nobody is logged in to the Hugging Face hub; log in with 'hf auth login'.") from error
     except HFValidationError as error:
         raise UserError(f"'{repository}' is no name of a repository; write owner/name.") from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
+    except (*HfHubHTTPError.__bases__, OSError, ValueError) as error:  # its client's errors, whichever client it has
         reason = one_line(str(error))[:200]
         raise UserError(
             f"the hub did not take the adapter for '{repository}' ({reason}); look whether the name is yours, log in "
