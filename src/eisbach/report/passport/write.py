@@ -202,6 +202,8 @@ def push(source: Path, card: Path, repository: str, *, public: bool = False) -> 
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
     api = HfApi()
+    # Where the network fails its client raises errors of the HTTP library that it is made of, which has changed.
+    refusals: Any = (*HfHubHTTPError.__bases__, OSError, ValueError)
     try:
         address = str(api.create_repo(repository, private=not public, exist_ok=True))
         message = "Adapter with its passport"
@@ -216,7 +218,7 @@ def push(source: Path, card: Path, repository: str, *, public: bool = False) -> 
         raise UserError("nobody is logged in to the Hugging Face hub; log in with 'hf auth login'.") from error
     except HFValidationError as error:
         raise UserError(f"'{repository}' is no name of a repository; write owner/name.") from error
-    except (*HfHubHTTPError.__bases__, OSError, ValueError) as error:  # its client's errors, whichever client it has
+    except refusals as error:
         reason = one_line(str(error))[:200]
         raise UserError(
             f"the hub did not take the adapter for '{repository}' ({reason}); look whether the name is yours, log in "
