@@ -89,39 +89,18 @@ before = set(sys.modules)
 """
 
 
-def run_bare(code: str) -> str:
-    result = subprocess.run([sys.executable, "-W", "ignore", "-c", BARE + code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return result.stdout.strip()
-
-
-def test_imports_nothing_beyond_torch_and_the_standard_library():
-    printed = run_bare(
-        "from eisbach.weighting import Weighting, build_weighting\n"
-        "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
-        "print(sorted(new - set(sys.stdlib_module_names) - {'torch'}))"  # torch loads parts of itself late
-    )
-    assert printed == "['eisbach']"
-
-
-def test_the_top_level_names_are_the_same_objects_and_come_without_torch_until_asked_for():
-    printed = run_bare(
-        "import eisbach, eisbach.weighting as w\n"
-        "from eisbach import Weighting, build_weighting\n"
-        "print(Weighting is w.Weighting, build_weighting is w.build_weighting, 'Weighting' in dir(eisbach))"
-    )
-    assert printed == "True True True"
-    code = "import sys, eisbach; print('torch' in sys.modules)"
-    alone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert alone.stdout.strip() == "False"
-    with pytest.raises(AttributeError, match="no attribute 'Wieghting'"):
-        eisbach.Wieghting  # noqa: B018
-
-
-def test_every_weighting_works_where_torch_is_all_there_is():
-    """Each name on each axis gives a loss and a gradient; the densities that a correction needs are there as well."""
-    printed = run_bare(
-        """
+PARTS = {
+    "imports": """
+from eisbach.weighting import Weighting, build_weighting
+new = {name.split('.')[0] for name in set(sys.modules) - before}
+print(sorted(new - set(sys.stdlib_module_names) - {'torch'}))  # torch loads parts of itself late
+""",
+    "names": """
+import eisbach, eisbach.weighting as w
+from eisbach import Weighting, build_weighting
+print(Weighting is w.Weighting, build_weighting is w.build_weighting, 'Weighting' in dir(eisbach))
+""",
+    "weightings": """
 from eisbach.diffusion.noise_levels import get_density
 from eisbach.weighting import NOISE_WEIGHTINGS, SAMPLE_WEIGHTINGS, build_weighting, per_sample_mse
 
@@ -141,6 +120,32 @@ for table, axis in ((SAMPLE_WEIGHTINGS, 0), (NOISE_WEIGHTINGS, 1)):
         assert terms.loss.isfinite() and gradient.abs().sum() > 0, name
         made += 1
 print(made == len(SAMPLE_WEIGHTINGS) + len(NOISE_WEIGHTINGS), "numpy" in sys.modules)
-"""
-    )
-    assert printed == "True False"
+""",
+}
+"""What is run one after the other in one bare process; each prints a line."""
+
+
+@pytest.fixture(scope="module")
+def printed() -> dict[str, str]:
+    code = BARE + "".join(PARTS.values())
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return dict(zip(PARTS, result.stdout.strip().splitlines(), strict=True))
+
+
+def test_imports_nothing_beyond_torch_and_the_standard_library(printed):
+    assert printed["imports"] == "['eisbach']"
+
+
+def test_the_top_level_names_are_the_same_objects_and_come_without_torch_until_asked_for(printed):
+    assert printed["names"] == "True True True"
+    code = "import sys, eisbach; print('torch' in sys.modules)"
+    alone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert alone.stdout.strip() == "False"
+    with pytest.raises(AttributeError, match="no attribute 'Wieghting'"):
+        eisbach.Wieghting  # noqa: B018
+
+
+def test_every_weighting_works_where_torch_is_all_there_is(printed):
+    """Each name on each axis gives a loss and a gradient; the densities that a correction needs are there as well."""
+    assert printed["weightings"] == "True False"
