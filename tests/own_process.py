@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,25 @@ PRELOADED = (
     "pytorch_lightning",
 )
 
+_AT_FIRST = dict(os.environ)
+
 
 def server() -> ForkServerContext:
     """What gives processes that have the imports already: `server().Process(target=function, args=…)`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED])
+    now = dict(os.environ)  # what one test has set is not what the server keeps for the others
+    try:
+        _set_environment(_AT_FIRST)
+        forkserver.ensure_running()
+    finally:
+        _set_environment(now)
     return context
+
+
+def _set_environment(values: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(values)
 
 
 def together(count: int, function: Callable[..., Any], *args: Any, seconds: float = 300) -> None:
@@ -145,8 +159,7 @@ def _begin(streams: str, place: str, environment: dict[str, str], function: Call
         for number, mode in enumerate("rww")
     )
     os.chdir(place)
-    os.environ.clear()
-    os.environ.update(environment)
+    _set_environment(environment)
     import huggingface_hub.constants
     import torch
 
