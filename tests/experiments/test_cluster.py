@@ -155,6 +155,7 @@ def test_an_experiment_whose_worker_and_node_are_killed_has_the_same_bytes(
     assert not list(out.glob(".shared-*"))
 
 
+@pytest.mark.whole
 def test_the_command_line_renders_on_a_cluster_that_it_is_told(cluster: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "eisbach", "data", "render", "-n", "3", "-s", "4", "--pieces", "bach/bwv25*"]
     where = {"here": ["--jobs", "1"], "there": ["--executor", "ray", "--address", cluster.address]}

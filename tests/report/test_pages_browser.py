@@ -19,7 +19,8 @@ def browser():
         yield opened
 
 
-LONG = ("study_claims", "study_digits")
+LONG = ("experiment", "probe", "signature", "study_claims", "study_digits")
+"""The pages that take longest to make: CI looks at them in the browser, the default run at what they say."""
 
 
 @pytest.mark.parametrize(
