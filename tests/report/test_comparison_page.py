@@ -4,6 +4,7 @@ import re
 import zlib
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from eisbach.report.comparison.findings import findings
 from eisbach.report.comparison.numbers import SetTable, set_tables
 from eisbach.report.comparison.page import ComparisonPage, render_comparison_page
 from eisbach.report.comparison.players import clock, section_bars, waveform_path
-from eisbach.report.comparison.terminal import terminal_lines
+from eisbach.report.comparison.terminal import _memorisation_lines, terminal_lines
 from eisbach.report.structure.draw import Span
 from eisbach.structure import METRICS
 from eisbach.structure.batch import Clip, sample_clips
@@ -312,3 +313,22 @@ def test_a_set_of_another_length_gets_its_refusal_and_no_numbers_in_a_terminal()
     assert [line for line in lines if "No verdict on long" in line] == ["\n" + sets.refused["long"]]
     assert any(line.startswith("\nbarrier against plain") for line in lines)
     assert not any(line.startswith("\nlong against") for line in lines)
+
+
+def test_a_share_that_few_held_out_clips_cannot_say_is_left_out_and_why_is_said():
+    def row(metric, label, value, reference=None):
+        return SimpleNamespace(sets="new", metric=metric, label=label, value=value, reference=reference)
+
+    part = SimpleNamespace(
+        rows=[
+            row("memorised_clips", "Generations closer to training", float("nan"), 0.05),
+            row("copied_share", "Share in copied excerpts", 0.35),
+            row("vendi", "Diversity", 3.0),
+        ],
+        notes=["4 held-out clips allow no p value under 0.200; give at least 19.", "one clip has no texture"],
+    )
+    whole = SimpleNamespace(comparisons=[part, part])
+    assert _memorisation_lines(whole) == [
+        "", "memorisation:", "  new: share in copied excerpts: 35%", f"  note: {part.notes[0]}"
+    ]  # fmt: skip
+    assert _memorisation_lines(SimpleNamespace(comparisons=[])) == []

@@ -126,3 +126,18 @@ def test_hull_and_plane_of_known_points():
     np.testing.assert_allclose(np.abs(points), np.abs(left[:, :2] * singular[:2] / np.sqrt(6)), atol=1e-9)
     np.testing.assert_allclose(shares, singular**2 / np.sum(singular**2), atol=1e-12)
     assert hull_area(points) == pytest.approx(ConvexHull(points).volume)
+
+
+def test_notes_stand_in_the_terminal_where_they_were_heard():
+    rows = [
+        {"group": name, "flags": "", "analysed_seconds": 30.0, "is_flat": False, **dict.fromkeys(METRICS, 0.5)}
+        for name in ("heard", "heard", "not")
+    ]
+    assert "motif heard before" not in format_summary(summarise(rows))
+    for row, motifs in zip(rows, (0.5, None), strict=False):
+        row |= {"note_motifs": motifs, "notes_per_second": 4.0}
+    lines = format_summary(summarise(rows)).splitlines()
+    (motifs,) = [line for line in lines if "motif heard before" in line]
+    (notes,) = [line for line in lines if line.startswith("Notes a second")]
+    assert motifs.split()[-3:] == ["0.50", "[1]", "–"]
+    assert notes.split()[-4:] == ["4.00", "±", "0.00", "–"]

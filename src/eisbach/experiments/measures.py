@@ -53,7 +53,7 @@ _MEANINGS = {
 }
 
 
-_OF_NOTES = {
+OF_NOTES = {
     "note_motifs": ("share of notes in a motif heard before", ""),
     "notes_per_second": ("notes a second", "1/s"),
 }
@@ -124,7 +124,7 @@ def _table() -> dict[str, MetricInfo]:
         table[metric.name] = MetricInfo(
             metric.name, label, metric.unit, None, metric.primary, meaning, contradicted_by=metric.contradicted_by
         )
-    for name, (label, unit) in _OF_NOTES.items():
+    for name, (label, unit) in OF_NOTES.items():
         table[name] = MetricInfo(name, label, unit, None, False, _MEANINGS[name])
     for name, label in (("flat_probability", "flat"), *((f"flat_{kind}", f"flat: {kind}") for kind in FLAT_KINDS)):
         table[name] = MetricInfo(name, f"probability of being {label}", "", None, False, _MEANINGS[name])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eisbach.experiments.measures import OF_NOTES
 from eisbach.report.comparison.findings import (
     MARKS,
     headline_sentences,
@@ -113,7 +115,10 @@ def _nearness_lines(sets: Sets) -> list[str]:
 
 
 def _memorisation_lines(whole: WholeSets) -> list[str]:
-    """What memorisation found of every set, for a terminal; empty where no training audio was named."""
+    """What memorisation found of every set, for a terminal; empty where no training audio was named.
+
+    What is undefined is left out, and why stands below.
+    """
     rows = {
         (row.sets, row.metric): row
         for part in whole.comparisons
@@ -124,8 +129,10 @@ def _memorisation_lines(whole: WholeSets) -> list[str]:
         f"  {name}: {row.label[:1].lower()}{row.label[1:]}: {format_value(_SHARE, row.value)}"
         + ("" if row.reference is None else f" ({format_value(_SHARE, row.reference)} is expected without copying)")
         for (name, _), row in rows.items()
+        if math.isfinite(row.value)
     ]
-    return ["", "memorisation:", *lines] if lines else []
+    why = [f"  note: {note}" for part in whole.comparisons for note in part.notes if "held-out" in note]
+    return ["", "memorisation:", *lines, *dict.fromkeys(why)] if rows else []
 
 
 # --- means by group
@@ -146,7 +153,7 @@ def summarise(records: Sequence[Record], by: str = "group") -> dict[str, dict[st
 
 def _one_group(rows: Sequence[Record]) -> dict[str, Any]:
     metrics = {}
-    for name in METRICS:
+    for name in (*METRICS, *(name for name in OF_NOTES if any(name in row for row in rows))):
         values = np.array([row[name] for row in rows if row.get(name) is not None], dtype=float)
         metrics[name] = {
             "mean": float(values.mean()) if len(values) else None,
@@ -196,6 +203,11 @@ def format_summary(groups: Mapping[str, Mapping[str, Any]]) -> str:
         label = f"{metric.label} ({metric.unit})" if metric.unit else metric.label
         label += " †" if metric.as_printed else ""
         lines.append([label, *[_cell(groups[n]["metrics"][key], groups[n]["clips"]) for n in names]])
+    for key, (label, _) in OF_NOTES.items():
+        cells = [_cell(groups[n]["metrics"][key], groups[n]["clips"]) if key in groups[n]["metrics"] else "–"
+                 for n in names]  # fmt: skip
+        if any(key in groups[n]["metrics"] for n in names):
+            lines.append([f"{label[:1].upper()}{label[1:]}", *cells])
     lines.append(["judged flat", *[_judged_share(groups[n], groups[n]["share_flat"]) for n in names]])
     for kind in FLAT_KINDS if any(groups[n]["flat_kinds"] for n in names) else ():
         lines.append([f"  as {kind}", *[_judged_share(groups[n], groups[n]["flat_kinds"].get(kind)) for n in names]])
