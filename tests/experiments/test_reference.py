@@ -56,6 +56,19 @@ def test_the_nearer_set_is_named_and_no_direction_is_called_good():
     assert sets.to_json()["nearness"]["label"] == "your music"
 
 
+def test_an_untrained_base_that_lies_nearest_on_average_is_named():
+    music = [{**row, "arm": "reference"} for row in rows("music", 0.0, 30.0, 24)]
+    sets = compare_sets(
+        rows("plain", 3.0) + rows("new", 2.5) + rows("base", 0.0), metrics=METRICS, primary=METRICS,
+        reference=Reference("your music", music),
+    )  # fmt: skip
+    said = nearness_verdict(sets.nearness, sets.names, {"base": "the untrained base"}, ["base"])
+    mean = np.mean([sets.nearness.distance("base", name).value for name in METRICS[1:]])
+    assert f"On average over the measures the untrained base lies nearest, {mean:.2f} SD against" in said
+    assert said.endswith("with new.")
+    assert "On average" not in nearness_verdict(sets.nearness, sets.names, apart=["new"])
+
+
 def test_what_holds_of_several_sets_alike_is_said_once():
     music = [{**row, "arm": "reference"} for row in rows("music", 0.0, 30.0, 24)]
     sets = compare_sets(

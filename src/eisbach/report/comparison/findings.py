@@ -158,7 +158,7 @@ def nearness_verdict(
         )
         return (
             f"{asked} Yes with {names.get(best, best)}: nearer than {names.get(base, base)} in {nearer} {of}{behind}: "
-            f"{_list([info.label for info in _sides(near, best)[0]])}.{also}"
+            f"{_list([info.label for info in _sides(near, best)[0]])}.{also}{_nearest_apart(near, arms, names, apart)}"
         )
     away = [names.get(name, name) for name, (a, b) in counts.items() if b > a]
     worse = (
@@ -173,7 +173,21 @@ def nearness_verdict(
         said = f"none {of} finds anything nearer than {names.get(base, base)}"
     else:
         said = f"nothing is nearer than {names.get(base, base)} in more {of} than it is farther in"
-    return f"{asked} Not shown: {said}.{worse}"
+    return f"{asked} Not shown: {said}.{worse}{_nearest_apart(near, arms, names, apart)}"
+
+
+def _nearest_apart(near: Nearness, arms: Sequence[str], names: Mapping[str, str], apart: Sequence[str]) -> str:
+    """A sentence where a set that is no candidate, such as the untrained base, lies nearest on average."""
+    means = {name: _mean_distance(near, name) for name in arms}
+    nearest = min(means, key=lambda name: means[name])
+    others = [name for name in arms if name not in apart]
+    if nearest not in apart or not math.isfinite(means[nearest]):
+        return ""
+    second = min(others, key=lambda name: means[name])
+    return (
+        f" On average over the measures {names.get(nearest, nearest)} lies nearest, {means[nearest]:.2f} SD against "
+        f"{means[second]:.2f} with {names.get(second, second)}."
+    )
 
 
 def _sides(near: Nearness, name: str) -> tuple[list[MetricInfo], list[MetricInfo]]:
