@@ -158,7 +158,6 @@ def trace_of(case: str, form: str, depth: int, frames: int = FRAMES, batch: int 
     module, optimiser = step_of(case, form, depth, mode)
     trace = Trace()
     name_segments(module, trace)
-    gc.collect()
     gc.disable()  # what is let go is let go where the step does so, at every depth alike
     try:
         with mode:
@@ -299,27 +298,56 @@ def check(case: str, form: str, shapes: list[tuple[int, int]], how: str) -> list
     return rows
 
 
-def table(rows: list[dict[str, Any]], adapters: list[str], forms: list[str], shapes: list[tuple[int, int]]) -> str:
-    """Markdown: a line for each adapter, form and shape."""
+def table(title: str, rows: list[dict[str, Any]], cell: Any, shapes: list[tuple[int, int]]) -> list[str]:
+    """Markdown: a line for each adapter and form, a column for each size."""
+    heads = [f"{SECONDS[frames]} s × {batch}" for frames, batch in shapes]
     lines = [
-        "| adapter | form | T (s), batch | launches | TFLOP | GiB | H100 ms | RTX 4070 ms |",
-        "|---|---|---|---|---|---|---|---|",
+        "",
+        f"## {title}",
+        "",
+        "|".join(["", "adapter", "form", *heads, ""]),
+        "|".join(["", *["---"] * (len(heads) + 2), ""]),
     ]
-    for row in rows:
-        shape = (row["frames"], row["batch"])
-        if row["adapter"] not in adapters or row["form"] not in forms or shape not in shapes or "absent" in row:
-            continue
-        cells = [
-            row["adapter"],
-            row["form"],
-            f"{shape[0]} ({SECONDS[shape[0]]}), {shape[1]}",
-            f"{row['launches']:,.0f}",
-            f"{row['flops'] / 1e12:.2f}",
-            f"{row['bytes'] / 2**30:.2f}",
-            *(f"{1e3 * row[f'seconds {name}']:.0f}" for name in DEVICES),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    found = {(row["adapter"], row["form"], row["frames"], row["batch"]): row for row in rows}
+    for case in (*CASES, "sampling"):
+        for form in FORMS:
+            cells = [found.get((case, form, *shape)) for shape in shapes]
+            if any(row is not None and "absent" not in row for row in cells):
+                lines.append("|".join(["", case, form, *("" if row is None else cell(row) for row in cells), ""]))
+    return lines
+
+
+def page(content: dict[str, Any]) -> str:
+    """All rows and checks, as docs/true-size-table.md."""
+    rows, peak = content["rows"], max((max(row["apart"].values()) for row in content["checks"]), default=None)
+    absent = sorted({f"{row['adapter']}, {row['form']}: {row['absent']}" for row in rows if "absent" in row})
+    lines = [_PAGE_HEAD.format(torch=content["how"]["torch"], rank=RANK)]
+    if peak is not None:
+        lines.append(
+            f"Checked: {len(content['checks'])} rows counted directly lie at most {peak:.1e} of their value from what "
+            "is derived."
+        )
+    lines += [f"Not there: {'; '.join(absent)}."] if absent else []
+    clips = [(frames, 1) for frames in SECONDS]
+    lines += table("Launches", rows, lambda row: f"{row['launches']:,.0f}", clips[:1])
+    lines += table("TFLOP a clip", rows, lambda row: f"{row['flops'] / 1e12:.2f}", clips)
+    lines += table("GiB at the peak", rows, lambda row: f"{row['bytes'] / 2**30:.1f}", SHAPES)
+
+    def times(row: dict[str, Any]) -> str:
+        return "/".join(f"{1e3 * row[f'seconds {name}']:.0f}" for name in DEVICES)
+
+    lines += table("Least ms a step, H100/RTX 4070", rows, times, SHAPES)
+    return "\n".join(lines) + "\n"
+
+
+_PAGE_HEAD = """# True size: the whole table
+
+Stable Audio 3 Medium, rank {rank}, bf16; written by `python bench/true_size.py --page docs/true-size-table.md` from
+`bench/results/true_size.json` (torch {torch}). What it means and what follows: [true size](true-size.md). Launches and
+FLOPs are counted at two depths and carried to 24 blocks; memory is estimated; times are computed (roofline). Launches
+do not depend on length or batch; FLOPs are those of a batch of one, and in proportion to the batch. Sampling is one
+guided step (both branches).
+"""
 
 
 def main() -> None:
@@ -327,9 +355,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapters", nargs="+", choices=[*CASES, "sampling"], default=[*CASES, "sampling"])
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
-    parser.add_argument("--frames", type=int, nargs="+", choices=list(SECONDS), default=list(SECONDS), help="to print")
-    parser.add_argument("--batches", type=int, nargs="+", choices=(1, 4, 8), default=[1, 4, 8], help="to print")
     parser.add_argument("--check", action="store_true", help="count some rows directly and write how far they lie")
+    parser.add_argument("--page", type=Path, default=None, help="write all that was counted as a page, and stop")
     parser.add_argument("--minutes", type=float, default=None, help="start nothing after so long; the next run goes on")
     parser.add_argument("--fresh", action="store_true", help="count everything anew")
     parser.add_argument("--out", type=Path, default=RESULTS, help="default: bench/results/true_size.json")
@@ -337,6 +364,9 @@ def main() -> None:
     warnings.filterwarnings("ignore", "Accessing the data pointer")  # a weight without storage has no address
     deadline = time.monotonic() + 60 * (args.minutes or 1e6)
     results = Results(args.out, args.fresh)
+    if args.page is not None:
+        args.page.write_text(page(results.content), encoding="utf-8")
+        return
     jobs: list[tuple[Any, ...]] = CHECKS if args.check else todo(args.adapters, args.forms)  # type: ignore[assignment]
     for job in jobs:
         kind, first = ("checks", job[2][0]) if args.check else ("rows", SHAPES[0])
@@ -357,8 +387,7 @@ def main() -> None:
             worst = ", ".join(f"{key} {value:.1e}" for key, value in row["apart"].items())
             print(f"{row['adapter']}, {row['form']}, {row['frames']} x {row['batch']}, {row['how']}: {worst}")
         return
-    shapes = [(frames, batch) for frames in args.frames for batch in args.batches]
-    print(table(results.content["rows"], args.adapters, args.forms, shapes))
+    print(page(results.content))
     print(f"\nwritten to {args.out}")
 
 
