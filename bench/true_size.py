@@ -262,21 +262,16 @@ def measure(case: str, form: str) -> list[dict[str, Any]]:
     ]
 
 
+SOME = [(108, 1), (323, 4), (1292, 8)]
 CHECKS = [
     # (adapter, form, sizes, how): "all blocks" traces 24 of them; "own size" traces few, at the size itself
-    *((case, "plain", SHAPES, "all blocks") for case in ("DoRA full", "LoRA")),
+    ("DoRA full", "plain", SHAPES, "all blocks"),
+    ("DoRA full", "plain", SOME, "own size"),
     ("DoRA detached", "int8 + checkpointing", SHAPES, "all blocks"),
+    ("rebuilt weight", "plain", SOME, "own size"),
     ("sampling", "plain", SHAPES, "all blocks"),
-    *(
-        (case, form, [shape], "own size")
-        for case, form in (
-            ("DoRA full", "plain"),
-            ("rebuilt weight", "plain"),
-            ("DoRA detached", "nf4 + checkpointing"),
-        )
-        for shape in ((108, 1), (323, 4), (1292, 8))
-    ),
-    ("DoRA full", "plain", [(108, 4)], "all blocks, own size"),
+    ("LoRA", "checkpointing", SHAPES, "all blocks"),
+    ("DoRA detached", "nf4 + checkpointing", SOME, "own size"),
 ]
 
 
