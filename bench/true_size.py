@@ -116,7 +116,7 @@ def training_step(
 
 
 def step_of(case: str, form: str, depth: int, mode: FakeTensorMode) -> tuple[nn.Module, Any]:
-    """The network and its optimiser with its state, without which nothing trains (sampling)."""
+    """The network and its optimiser as they are after a first step; without a case nothing trains (sampling)."""
     module, trained = fake_network(case, form, depth, mode)
     if not trained:
         return module, None
@@ -126,6 +126,9 @@ def step_of(case: str, form: str, depth: int, mode: FakeTensorMode) -> tuple[nn.
             parameter.grad = torch.zeros_like(parameter)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
+        if case.startswith("DoRA"):  # the norms of the frozen rows are taken in the first step alone
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                module(**inputs_of(module, 8, 1))
     return module, optimiser
 
 
