@@ -187,7 +187,12 @@ def synchronise(device: torch.device) -> None:
 
 
 def time_cases(
-    base: nn.Module, cases: list[str], setting: Setting, repeats: int, device: torch.device
+    base: nn.Module,
+    cases: list[str],
+    setting: Setting,
+    repeats: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
     """(seconds of each step by case, largest relative difference of each case's first output from the rebuilt
     weight's)."""
@@ -200,10 +205,10 @@ def time_cases(
         for repeat in range(repeats):
             for case in cases if repeat % 2 == 0 else cases[::-1]:
                 synchronise(device)
-                start = time.perf_counter()
+                start = clock()
                 steps[case]()
                 synchronise(device)
-                seconds[case].append(time.perf_counter() - start)
+                seconds[case].append(clock() - start)
             bar.advance()
     reference = outputs.get("rebuilt")
     apart = {
@@ -278,7 +283,8 @@ def measure(setting: Setting, cases: list[str], args: argparse.Namespace, device
                     peaks[case] = peak_on_cuda(base, case, setting, device)
                 elif device.type == "cpu":
                     peaks[case] = peak_on_cpu(case, setting, torch.get_num_threads())
-        seconds, apart = time_cases(base, cases, setting, args.repeats, device)
+        clock = time.process_time if args.processor_time else time.perf_counter
+        seconds, apart = time_cases(base, cases, setting, args.repeats, device, clock)
     except torch.OutOfMemoryError as error:
         return {**asdict(setting), "error": f"out of memory: {str(error).splitlines()[0]}"}
     for case in cases:
@@ -302,6 +308,7 @@ def measure(setting: Setting, cases: list[str], args: argparse.Namespace, device
     return {
         **asdict(setting),
         "threads": torch.get_num_threads(),
+        "clock": "processor" if args.processor_time else "wall",
         "torch": torch.__version__,
         "repeats": args.repeats,
         "parameters": sum(value.numel() for value in base.parameters()),
@@ -363,6 +370,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="torch.compile, in every case")
     parser.add_argument("--repeats", type=int, default=None, help="default: 20 on cuda, 8 elsewhere")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's own choice)")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="the process's own time on the processor, for one thread on a machine that others use",
+    )
     parser.add_argument("--no-memory", action="store_true", help="time only")
     parser.add_argument("--output", type=Path, default=None, help="default: bench/results/train_step_DEVICE.json")
     parser.add_argument("--memory-of", choices=CASES, help=argparse.SUPPRESS)
