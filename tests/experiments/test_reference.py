@@ -97,6 +97,9 @@ def test_every_row_of_players_gets_other_clips_of_the_reference():
     assert all(len(take.beside) == 2 for take in takes)
     assert takes[0].beside != takes[1].beside
     assert with_reference(groups, [], 2) == groups
+    cut = [{"path": f"{n}", "unit": f"{n // 3}.ogg"} for n in range(12)]
+    for take in (take for group in with_reference(groups, cut, 2) for take in group.takes):
+        assert len({row["unit"] for row in take.beside}) == 2  # not twice the same recording
 
 
 @pytest.fixture(scope="module")

@@ -278,10 +278,12 @@ def plan_takes(
 
 
 def with_reference(groups: Sequence[ListenGroup], music: Sequence[Record], count: int) -> list[ListenGroup]:
-    """The groups with `count` clips of the reference beside every take, other ones from take to take."""
+    """The groups with `count` clips of the reference beside every take, other ones from take to take, and of different
+    recordings as far as there are any."""
     if not music or count < 1:
         return list(groups)
     made, first = [], 0
+    music = _recordings_in_turn(music)
     for group in groups:
         takes = []
         for take in group.takes:
@@ -290,6 +292,18 @@ def with_reference(groups: Sequence[ListenGroup], music: Sequence[Record], count
             first += len(own)
         made.append(replace(group, takes=takes))
     return made
+
+
+def _recordings_in_turn(music: Sequence[Record]) -> list[Record]:
+    """The clips with those of one recording (`unit`) as far apart as they can be: every recording's first, then every
+    one's second."""
+    seen: dict[RecordValue, int] = {}
+    turns = []
+    for row in music:
+        unit = row.get("unit", row["path"])
+        seen[unit] = seen.get(unit, -1) + 1
+        turns.append(seen[unit])
+    return [music[place] for place in sorted(range(len(music)), key=lambda place: turns[place])]
 
 
 def _first_models(records: Sequence[Record]) -> list[Record]:
