@@ -100,3 +100,16 @@ def test_loudness_range_of_a_soft_recording_is_that_of_the_same_turned_up():
     blocks = measured(tones([(-20, 12), (-32, 12), (-26, 12)], rate=16000), 16000)
     assert loudness_range_of(blocks * 10 ** (-45 / 10)) == pytest.approx(loudness_range_of(blocks), abs=1e-9)
     assert np.isnan(loudness_range_of(np.zeros(100)))
+
+
+def test_two_channels_at_once_read_what_each_reads_alone():
+    rng = np.random.default_rng(3)
+    samples = (0.1 * rng.standard_normal((2, 50_000))).astype(np.float32)
+
+    def blocks(part):
+        meter = LoudnessMeter(44_100, len(part))
+        for first in range(0, part.shape[1], 7_001):
+            meter.push(part[:, first : first + 7_001])
+        return meter.finish()
+
+    np.testing.assert_allclose(blocks(samples), blocks(samples[:1]) + blocks(samples[1:]), rtol=1e-12)
