@@ -21,6 +21,7 @@ def test_there_and_back_with_a_check(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "dora for peft, 31 layers, 93 tensors" in result.output
     assert "off by 0.0e+00 of that change" in result.output
+    assert "it changes what the model predicts by" in result.output
     result = RUN.invoke(app, ["export", folder, "--to", "sa3", "--out", back, "--json"])
     assert json.loads(result.stdout)["written"]["tensors"] == 93
     assert Path(back).read_bytes() == Path(DORA).read_bytes()

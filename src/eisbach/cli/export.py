@@ -192,6 +192,8 @@ def _lines(done: Exported, out: str | None) -> list[str]:
         lines.append("t      change of the prediction")
         lines += [f"{t:.3f}  {value:.2e}" for t, value in zip(done.effect.levels, done.effect.relative, strict=True)]
         lines.append(f"all    {done.effect.overall:.2e}")
+        if not done.effect.negligible:
+            lines.append(f"it changes what the model predicts by {done.effect.overall:.1%}: it does something")
     if done.host_layers is not None and done.written is not None:
         model, named, count = done.host_layers
         lines.append(f"{named} of {count} layers have a name in {done.written.format}'s table of {model}")
