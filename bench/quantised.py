@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,12 @@ def update(folder: Path, config: TrainConfig) -> torch.Tensor:
     return torch.cat([(after[name] - before[name]).flatten() for name in sorted(after)])
 
 
-def compare(model: str, steps: int) -> list[dict[str, Any]]:
-    """A row for each way to store the frozen weights."""
+def compare(model: str, steps: int, work: Path | None) -> list[dict[str, Any]]:
+    """A row for each way to store the frozen weights; runs that are in `work` already go on."""
     rows, outputs, updates = [], {}, {}
-    with tempfile.TemporaryDirectory() as temporary:
-        root = Path(temporary)
-        (root / "clips").mkdir()
+    with tempfile.TemporaryDirectory() if work is None else nullcontext(work) as folder_of_runs:
+        root = Path(folder_of_runs) / f"{Path(model).name}-{steps}"
+        (root / "clips").mkdir(parents=True, exist_ok=True)
         material = clips(root / "clips")
         for form in FORMS:
             config = recipe(model, material, root / form, form, steps)
@@ -122,13 +123,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", default=[], help='"embedded" or a folder; repeat')
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument(
+        "--work", type=Path, default=None, help="keep the runs here: the same command goes on with them"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="default: bench/results/quantised.json")
     args = parser.parse_args()
     before = read_json(args.out, "benchmark results") if args.out.is_file() else {}
     rows = before.get("rows", []) if before.get("torch") == torch.__version__ else []
     for model in args.model or ["embedded"]:
         if not any((row["model"], row["steps"]) == (Path(model).name, args.steps) for row in rows):
-            rows = [row for row in rows if row["model"] != Path(model).name] + compare(model, args.steps)
+            rows = [row for row in rows if row["model"] != Path(model).name] + compare(model, args.steps, args.work)
             write_json(args.out, {"torch": torch.__version__, "rows": rows})
     print("| model | frozen | output from fp32 | held-out loss | over bf16 | cosine of the update with bf16's |")
     print("|---|---|---|---|---|---|")
