@@ -131,7 +131,7 @@ def main() -> None:
                 if words is not None:
                     rows.append(run(shlex.join(["eisbach", *words]), [python, "-m", "eisbach", *words], clone,
                                     environment, log))  # fmt: skip
-        files = len([path for path in music.iterdir() if path.is_file()])
+        files = len([path for path in music.iterdir() if path.is_file() and path.suffix != ".jsonl"])
         failed = [row["command"] for row in rows if row["exit"]]
         if failed:
             print((place / "log.txt").read_text()[-4000:], file=sys.stderr)
