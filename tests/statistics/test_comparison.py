@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import statsmodels.formula.api as smf
+from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 
 from eisbach.errors import UserError
@@ -114,6 +115,30 @@ def test_a_share_is_compared_in_points_within_its_bounds():
     assert found.baseline_mean == pytest.approx(np.mean(flat))
     assert -1.0 <= found.t_interval[0] <= found.t_interval[1] <= 1.0
     assert found.difference < 0
+
+
+def shares(flat_a, flat_b):
+    """Clips of two arms, one a prompt, flat or not."""
+    return [
+        {"arm": arm, "prompt_id": f"p{number}", "seed": 0, "train_seed": 0, "is_flat": flat}
+        for arm, side in (("a", flat_a), ("b", flat_b)) for number, flat in enumerate(side)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("compare", [compare_arms, compare_unpaired])
+def test_a_handful_of_clips_that_are_all_alike_rules_nothing_out(compare):
+    info = MetricInfo("is_flat", "flat", better="lower", share=True, margin=0.1)
+    few = compare(shares([False] * 4, [False] * 4), info, "a", "b")
+    assert few.verdict == "inconclusive"
+    assert few.p_equivalence == pytest.approx(0.9**4)
+    # No flat clip among four: the exact bound of a binomial share.
+    assert few.shown_interval[1] == pytest.approx(binomtest(0, 4).proportion_ci(0.95).high)
+    assert few.interval == few.t_interval
+    many = compare(shares([False] * 60, [False] * 60), info, "a", "b")
+    assert many.verdict == "no difference"
+    opposite = compare(shares([True] * 4, [False] * 4), info, "a", "b")
+    assert opposite.p_equivalence == 1.0
+    assert -1.0 == opposite.shown_interval[0] <= opposite.difference < opposite.shown_interval[1]
 
 
 def test_gaps_are_counted_and_partners_are_kept_together():

@@ -15,6 +15,7 @@ import numpy as np
 
 from eisbach.errors import UserError
 from eisbach.statistics.effect_size import (
+    Moments,
     crossed_moments,
     equivalence_p,
     hedges_g,
@@ -22,6 +23,8 @@ from eisbach.statistics.effect_size import (
     pair_improvement,
     t_interval,
     unpaired_improvement,
+    unvaried_share_equivalence_p,
+    unvaried_share_interval,
 )
 from eisbach.statistics.paired import PairedCells, arm_values, pair_cells, pool_models
 from eisbach.statistics.records import MetricInfo
@@ -217,7 +220,7 @@ def _tested(
         result, interval=interval, t_interval=t_interval(moments, 1 - alpha), p=p, p_floor=floor, test=test,
         g=hedges_g(differences), margin=margin, p_equivalence=equivalence_p(moments, margin),
     )  # fmt: skip
-    result = _within_range(result, info)
+    result = _of_shares(result, info, moments, alpha)
     return replace(result, verdict=_verdict(result, info, alpha))
 
 
@@ -264,7 +267,7 @@ def compare_unpaired(
         t_interval=t_interval(moments, 1 - alpha), p=p, p_floor=floor, test="permutation of clips between the arms",
         g=hedges_g(other, base), margin=margin, p_equivalence=equivalence_p(moments, margin),
     )  # fmt: skip
-    result = _within_range(result, info)
+    result = _of_shares(result, info, moments, alpha)
     return replace(result, verdict=_verdict(result, info, alpha))
 
 
@@ -354,11 +357,17 @@ def _verdict(comparison: Comparison, info: MetricInfo, alpha: float) -> Verdict:
     return "inconclusive"
 
 
-def _within_range(comparison: Comparison, info: MetricInfo) -> Comparison:
-    """A t interval knows no bounds; the difference of two shares lies within -1 and 1."""
-    if not info.share or comparison.t_interval is None:
+def _of_shares(comparison: Comparison, info: MetricInfo, moments: Moments | None, alpha: float) -> Comparison:
+    """What Student's t does not know of shares: their difference lies within -1 and 1, and units that all came out
+    alike are few, not exact."""
+    if not info.share or comparison.t_interval is None or moments is None:
         return comparison
     low, high = comparison.t_interval
+    if moments.error == 0:
+        low, high = unvaried_share_interval(moments.mean, comparison.n_units, 1 - alpha)
+        same = unvaried_share_equivalence_p(moments.mean, comparison.n_units, comparison.margin)
+        interval = (max(-1.0, low), min(1.0, high))  # resamples of equal units are equal: the bootstrap knows no better
+        return replace(comparison, p_equivalence=same, interval=interval, t_interval=interval)
     return replace(comparison, t_interval=(max(-1.0, low), min(1.0, high)))
 
 

@@ -175,3 +175,39 @@ def equivalence_p(moments: Moments | None, margin: float | None) -> float | None
     above = t.sf((moments.mean + margin) / moments.error, moments.df)
     below = t.cdf((moments.mean - margin) / moments.error, moments.df)
     return float(max(above, below))
+
+
+def unvaried_share_interval(mean: float, units: int, confidence: float) -> tuple[float, float]:
+    """Interval of a difference of shares of which all units show the same, so that no spread can be told from them.
+
+    If a share r of all units would show another difference, `units` of them show none with probability (1 - r)^units;
+    such a unit moves the mean by 1 at most where there was no difference, and by 2 where there was a whole one.
+
+    Parameters
+    ----------
+    mean : float
+        The difference that every unit shows, -1 to 1.
+    units : int
+        Of the smaller side where nothing pairs them; at least 1.
+    confidence : float
+
+    >>> low, high = unvaried_share_interval(0.0, 4, 0.95)
+    >>> round(low, 2), round(high, 2)
+    (-0.6, 0.6)
+    """
+    other = 1 - ((1 - confidence) / 2) ** (1 / units)
+    half = other * (1 + abs(mean))
+    return mean - half, mean + half
+
+
+def unvaried_share_equivalence_p(mean: float, units: int, margin: float | None) -> float | None:
+    """p of 'the mean lies within +-margin' for such units: how probable it is that none shows a difference when a share
+    `margin` of all units does; 1 where they all show one as large, None without a margin.
+
+    >>> round(unvaried_share_equivalence_p(0.0, 4, 0.1), 2)
+    0.66
+    """
+    if margin is None:
+        return None
+    room = (margin - abs(mean)) / (1 + abs(mean))
+    return float((1 - min(room, 1.0)) ** units) if room > 0 else 1.0
