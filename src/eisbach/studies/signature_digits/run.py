@@ -58,7 +58,7 @@ class Settings(PlacedSettings):
     training_steps: int | None = Field(None, ge=1)
 
 
-QUICK: dict[str, Any] = {"seeds": 2, "steps": 6, "trajectories": 2, "training_steps": 12}
+QUICK: dict[str, Any] = {"seeds": 2, "steps": 8, "trajectories": 2, "training_steps": 12}
 OPTIONS = {"seeds": "seeds"}
 FREE = ("seeds",)
 
