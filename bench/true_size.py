@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import textwrap
 import time
 import warnings
 from contextlib import nullcontext
@@ -327,6 +328,8 @@ def page(content: dict[str, Any]) -> str:
     there = {(row["adapter"], row["form"]) for row in rows}
     missing = [f"{case}, {form}" for case, form in todo([*CASES, "sampling"], list(FORMS)) if (case, form) not in there]
     lines += [f"Not counted yet (the same command without --page goes on): {'; '.join(missing)}."] if missing else []
+    paragraphs = "\n".join(lines).split("\n\n")
+    lines = ["\n\n".join(textwrap.fill(text, 120, break_on_hyphens=False) for text in paragraphs)]
     clips = [(frames, 1) for frames in SECONDS]
     lines += table("Launches", rows, lambda row: f"{row['launches']:,.0f}", clips[:1])
     lines += table("TFLOP a clip", rows, lambda row: f"{row['flops'] / 1e12:.2f}", clips)

@@ -42,3 +42,18 @@ def test_results_that_changed_have_a_reason() -> None:
     assert set(before) == set(after)
     assert changed == set(purposes)
     assert all(purposes.values())
+
+
+def test_prose_is_wrapped() -> None:
+    """Tables, code, pictures and headings apart, no line of a page is longer than a line of code."""
+    pages = [*ROOT.glob("*.md"), *(page for folder in ("docs", "src", "recipes", "examples", "bench", "tests")
+                                   for page in (ROOT / folder).rglob("*.md"))]  # fmt: skip
+    long = []
+    for page in pages:
+        code = False
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+            code ^= line.lstrip().startswith("```")
+            if len(line) > 120 and not code and not line.startswith(("|", "![", "#")):
+                long.append(f"{page.relative_to(ROOT)}:{number}")
+    assert len(pages) > 50
+    assert long == []
