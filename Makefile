@@ -29,7 +29,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 test: $(STAMP) ## the test suite
 	$(PYTEST)
 
-test-all: $(STAMP) ## the test suite with the long whole paths, as CI runs it
+test-all: $(STAMP) ## the test suite with the long whole paths, of which CI runs those of tests/integration
 	$(PYTEST) -m 'not slow'
 
 lint: $(STAMP) ## ruff, types, import contracts

@@ -324,6 +324,24 @@ def tokenizer(folder: Path, kind: str = "AutoTokenizer") -> Any:
     return value
 
 
+# --- peft
+
+
+def peft_network(network: Any, folder: Path) -> Any:
+    """The network with peft's own layers and the adapter of a folder in them, which is read as safetensors alone.
+
+    Raises
+    ------
+    CheckpointError
+        There is no `adapter_model.safetensors`, without which peft would open a pickle.
+    """
+    from peft import PeftModel
+
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise CheckpointError(f"there is no adapter_model.safetensors in {folder}.")
+    return PeftModel.from_pretrained(network, str(folder), local_files_only=True, trust_remote_code=False)
+
+
 # --- diffusers
 
 

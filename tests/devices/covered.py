@@ -16,7 +16,7 @@ PIPELINE_TESTS = {
     "stable_audio_open:load_stable_audio_open": "test_stable_audio_open.py",
     "stable_diffusion:load_stable_diffusion": "test_stable_diffusion.py",
     "ace_step:load_ace_step": "test_ace_step.py",
-    "dit_pipeline:load_dit_pipeline": "test_dit_pipeline.py",
+    "dit:load_dit_pipeline": "test_dit_pipeline.py",
 }
 """Other people's models: the file of tests/backbones with `test_computes_on_a_second_device` for what reads them."""
 

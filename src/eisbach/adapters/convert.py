@@ -94,14 +94,14 @@ def read(path: str | Path, weight_of: WeightOf | None = None) -> LowRankAdapter 
 
 
 def weights_of(module: nn.Module) -> WeightOf:
-    """A network's weights by its layers' names."""
+    """A network's weights by its layers' names, on the host, where the tensors of files are."""
 
     def weight(layer: str) -> torch.Tensor:
         try:
             value = module.get_submodule(layer).weight
         except AttributeError as error:
             raise CheckpointError(f"this model has no layer '{layer}'; the adapter is of another model.") from error
-        return torch.as_tensor(value).detach()
+        return torch.as_tensor(value).detach().cpu()
 
     return weight
 

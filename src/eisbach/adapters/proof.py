@@ -24,6 +24,7 @@ from eisbach.adapters.effect import Levels, PredictingModel, predictions
 from eisbach.adapters.formats import diffusers, peft
 from eisbach.adapters.formats.host_names import layer_of
 from eisbach.errors import CheckpointError
+from eisbach.pretrained import peft_network
 
 _PARAMETRISED = ".parametrizations.weight.0."  # Stability: models/lora
 _UNET = "diffusion_model."  # ComfyUI: comfy/lora.py
@@ -122,11 +123,9 @@ def _all(module: nn.Module, parts: list[Path]) -> Iterator[None]:
 @contextmanager
 def _wrapped(network: nn.Module, folder: Path) -> Iterator[None]:
     """peft puts its layers into the network itself, and takes them out again."""
-    from peft import PeftModel
-
     required = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
     training = network.training
-    wrapped: Any = PeftModel.from_pretrained(network, str(folder))  # type: ignore[arg-type]
+    wrapped = peft_network(network, folder)
     try:
         yield
     finally:

@@ -13,12 +13,7 @@ from eisbach.errors import UserError
 from eisbach.experiments.measures import known_metrics
 from eisbach.experiments.recipes import load_spec
 from eisbach.statistics.comparison import Comparison
-from eisbach.statistics.effect_size import (
-    equivalence_p,
-    mean_moments,
-    t_interval,
-    unvaried_share_equivalence_p,
-)
+from eisbach.statistics.effect_size import equivalence_p, mean_moments, t_interval
 from eisbach.statistics.records import choose_metrics, load_records
 from eisbach.statistics.resampling import holm, random_stream, sign_flip_test
 from eisbach.statistics.results import Results, evaluate
@@ -251,13 +246,7 @@ def corrected(effects: Sequence[Effect]) -> list[Effect]:
 def within_margin(metric: str, differences: np.ndarray, margin: float) -> float:
     """p of the two one-sided t tests that the mean of one value a draw (shares in points) lies within ± `margin`; 1
     for fewer than two draws."""
-    moments = mean_moments(differences)
-    if metric not in _SHARES:
-        p = equivalence_p(moments, margin)
-    elif moments is not None and moments.error == 0:
-        p = unvaried_share_equivalence_p(moments.mean, len(differences), margin / 100.0)
-    else:
-        p = equivalence_p(moments, margin / 100.0)
+    p = equivalence_p(mean_moments(differences * (100.0 if metric in _SHARES else 1.0)), margin)
     return 1.0 if p is None else p
 
 
