@@ -103,8 +103,8 @@ def test_polarising_is_falling_behind_on_rare_material_alone(tmp_path: Path) -> 
         "sharp-on-common-development": "refuted",
     }
     effects = {effect.name: effect.value for effect in found["ignorant-of-rare-per-sample"].effects}
-    assert effects["held_out_loss on rare / on common, sample-100 / plain"] == pytest.approx(1.06, abs=0.01)
-    assert effects["held_out_loss on common, sample-100 / plain"] == pytest.approx(1.0, abs=0.01)
+    assert effects["held-out loss on rare / on common: per sample, λ 1 / plain"] == pytest.approx(1.06, abs=0.01)
+    assert effects["held-out loss on common: per sample, λ 1 / plain"] == pytest.approx(1.0, abs=0.01)
 
 
 def test_a_ratio_is_a_geometric_mean_over_draws() -> None:

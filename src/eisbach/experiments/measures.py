@@ -76,6 +76,16 @@ _OF_EXPERIMENTS = {
         "model's pieces of prompts that do not name them."),
     "register_distance": ("distance to the prompt's register", "semitones", "How far the median pitch lies outside "
         "the register that the prompt names."),
+    "copied": ("share nearer to training than to held-out clips", "", "Whether a piece lies nearer to what its model "
+        "trained on than to music that no model heard."),
+    "held_out_distance": ("distance to unseen music", "dB", "To the nearest held-out developing clip, by textures."),
+    "training_distance": ("distance to training music", "dB", "To the nearest developing clip that trained, by "
+        "textures."),
+    "held_out_loss": ("held-out loss", "", "Of a model on material that it has not heard."),
+    "texture_frechet": ("Fréchet distance of textures", "dB²", "Of a model's pieces to the material."),
+    "musicnn_frechet": ("Fréchet distance by musicnn", "", "The same in what musicnn hears."),
+    "texture_kernel": ("kernel distance of textures", "", "Of a model's pieces to the material."),
+    "musicnn_kernel": ("kernel distance by musicnn", "", "The same in what musicnn hears."),
 }  # fmt: skip
 """Columns that experiments add where their recipe asks (`takes`, `adherence`), with label, unit and meaning."""
 

@@ -83,6 +83,7 @@ class Arms:
         known = choose_metrics(known_metrics(self.records), primary=spec.primary_metrics)
         metrics = [info for info in known if info.primary]
         self._labels = {info.name: info.label for info in metrics}
+        self._spec = spec
         self.results: Results = evaluate(
             self.records, metrics, spec.baseline, arms=[arm for arm in spec.arms if arm in here],
             oracle=spec.oracle if spec.oracle in here else None,
@@ -101,8 +102,9 @@ class Arms:
         """The difference from the baseline as an effect, times `scale` (100 for shares in points)."""
         comparison = self.comparison(arm, metric, checkpoints=checkpoints)
         ends = comparison.shown_interval
+        first, second = (self._spec.arms[name].label or name for name in (arm, comparison.baseline))
         return Effect(
-            name=f"{self._labels[metric]}, {arm} − {comparison.baseline} ({comparison.unit}s)",
+            name=f"{self._labels[metric]}: {first} − {second} ({comparison.unit}s)",
             value=scale * comparison.difference,
             low=None if ends is None else scale * ends[0],
             high=None if ends is None else scale * ends[1],
@@ -132,9 +134,24 @@ class Draws:
             for metric, value in row.items():
                 if metric not in _KEYS and isinstance(value, int | float) and math.isfinite(value):
                     values.setdefault((str(row["arm"]), metric, int(row["train_seed"] or 0)), []).append(float(value))
+        self._labels = {info.name: info.label for info in known_metrics(records)}
         self._means: dict[tuple[str, str], dict[int, float]] = {}
         for (arm, metric, draw), own in values.items():
             self._means.setdefault((arm, metric), {})[draw] = float(np.mean(own))
+
+    def label(self, metric: str) -> str:
+        """A measure in words; of one that is taken on several groups (`… on GROUP`), with the group."""
+        measure, on, group = metric.partition(" on ")
+        return self._labels.get(metric) or f"{self._labels.get(measure, measure.replace('_', ' '))}{on}{group}"
+
+    def arm_label(self, arm: str) -> str:
+        """An arm as the recipe labels it."""
+        known = self.spec.arms.get(arm)
+        return (known.label if known is not None else None) or arm
+
+    def named(self, metric: str, arm: str, other: str, sign: str = "−") -> str:
+        """What an effect that compares two arms by a measure is called."""
+        return f"{self.label(metric)}: {self.arm_label(arm)} {sign} {self.arm_label(other)}"
 
     def has(self, arm: str) -> bool:
         """Whether the records have clips of an arm."""
@@ -155,7 +172,7 @@ class Draws:
     def effect(self, arm: str, metric: str, *, other: str | None = None) -> Effect:
         """The difference from another arm (the baseline) as an effect; shares in points."""
         other = self.spec.baseline if other is None else other
-        return over_draws(f"{metric}, {arm} − {other}", metric, self.differences(arm, metric, other))
+        return over_draws(self.named(metric, arm, other), metric, self.differences(arm, metric, other))
 
     def primary(self, arm: str, *, other: str | None = None, first: str | None = None) -> list[Effect]:
         """An arm's differences by the primary measures that were taken, in their order (`first` in front), p corrected
@@ -172,7 +189,7 @@ class Draws:
         """An arm's differences by the primary measures from a model without a draw, which has one value of each; p
         corrected after Holm."""
         return corrected([
-            over_draws(f"{metric}, {arm} − {untrained}", metric, self.from_untrained(arm, metric, untrained))
+            over_draws(self.named(metric, arm, untrained), metric, self.from_untrained(arm, metric, untrained))
             for metric in self.measured()
         ])  # fmt: skip
 
@@ -184,9 +201,9 @@ class Draws:
     def interaction(self, gain: tuple[str, str], other: tuple[str, str]) -> list[Effect]:
         """How much more the first arm of `gain` differs from its second than those of `other` do, by the primary
         measures, p corrected after Holm."""
-        name = f"({gain[0]} − {gain[1]}) − ({other[0]} − {other[1]})"
+        first, second = (" − ".join(self.arm_label(arm) for arm in pair) for pair in (gain, other))
         return corrected([
-            over_draws(f"{metric}, {name}", metric, self._gains(gain, other, metric))
+            over_draws(f"{self.label(metric)}: ({first}) − ({second})", metric, self._gains(gain, other, metric))
             for metric in self.spec.primary_metrics
         ])  # fmt: skip
 
@@ -202,7 +219,7 @@ class Draws:
     def ratio(self, arm: str, metric: str, other: str) -> Effect:
         """How many times another arm's value: the geometric mean over draws, tested on the logarithm; values are above
         0."""
-        name = f"{metric}, {arm} / {other}"
+        name = self.named(metric, arm, other, "/")
         logarithm = over_draws(name, metric, self._log_ratios(arm, metric, other))
         ends = (None if end is None else math.exp(end) for end in (logarithm.low, logarithm.high))
         values = dict(zip(("value", "low", "high"), (math.exp(logarithm.value), *ends), strict=True))

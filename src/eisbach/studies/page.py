@@ -137,7 +137,7 @@ def study_lines(study: Study) -> list[str]:
 def claims_pages(studies: Sequence[Study] | None = None, stem: str = "claims") -> dict[str, str]:
     """Texts by file name: an index `stem.md`, and beside it the claims by paper, how studies decide, and what was not
     declared. What is too long for a page goes on in the next."""
-    studies = load_studies() if studies is None else studies
+    studies = _decided_first(load_studies() if studies is None else studies)
     undeclared = f"{stem}-undeclared.md"
     reading = _READING.format(undeclared=undeclared)
     pages: dict[str, str] = {}
@@ -221,6 +221,11 @@ def _paged(stem: str, title: str, intro: str, head: Sequence[str], blocks: Seque
     return pages
 
 
+def _decided_first(studies: Sequence[Study]) -> list[Study]:
+    """Studies of which a claim is decided, then those that have not run."""
+    return sorted(studies, key=lambda study: all(result.verdict == "not run" for _, result in study.rows()))
+
+
 def _row(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
@@ -252,7 +257,7 @@ def write_pages(page: Path, markdown: Path) -> None:
     """
     from eisbach.report.page import NumberTable, render_page
 
-    studies = load_studies()
+    studies = _decided_first(load_studies())
     head = ["claim", "where", "verdict", "effect (95%)", "unit", "date", "study"]
     tables = []
     for paper, name in _PAPERS.items():

@@ -62,7 +62,7 @@ def _trend(key: str, draws: Draws, arms: list[str]) -> ClaimResult:
     """A line over λ, draw by draw: what changes from λ 0 to 1."""
     slopes = {metric: slopes_of(draws, arms, metric) for metric in draws.measured()}
     effects: list[Effect] = corrected([
-        over_draws(f"slope of {metric} over λ", metric, values) for metric, values in slopes.items()
+        over_draws(f"{draws.label(metric)}: change from λ 0 to 1", metric, values) for metric, values in slopes.items()
     ])  # fmt: skip
     return decided(key, effects, "lower", within_margin(RANK, slopes[RANK], MARGIN))
 

@@ -49,7 +49,8 @@ def _bar(key: str, arm: str, draws: Draws) -> ClaimResult:
     ours, oracle = draws.by_draw(arm, HELD_OUT), draws.by_draw("oracle", HELD_OUT)
     margins = np.array([ours[draw] - _NEARER * oracle[draw] for draw in sorted(ours.keys() & oracle.keys())])
     ends = t_interval(mean_moments(margins), 0.95)
-    near = interval_effect(f"{HELD_OUT}, {arm} − {_NEARER:g} oracle", float(margins.mean()), ends, "dB", n=len(margins))
+    name = draws.named(HELD_OUT, arm, "oracle", f"− {_NEARER:g} ×")
+    near = interval_effect(name, float(margins.mean()), ends, "dB", n=len(margins))
     copies = draws.effect(arm, "copied", other="oracle")
     supported = (
         draws.equivalence(arm, "is_flat", FLAT_MARGIN, other="oracle") < ALPHA

@@ -18,6 +18,10 @@ from eisbach.studies.judging import ALPHA, high, interval_effect, judged, low, n
 MARGIN = 5.0
 """Points of flat pieces: a smaller difference is none."""
 METRICS = {"is_flat": "points", "block_strength": "", "level_range": "dB", "flux_gini": "", "textural_vendi": ""}
+LABELS = {
+    "is_flat": "share of flat pieces", "block_strength": "block strength", "level_range": "level range",
+    "flux_gini": "flux Gini", "textural_vendi": "textural states",
+}  # fmt: skip
 
 Means = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Metric to arm to training seed to the mean over the model's clips."""
@@ -73,4 +77,6 @@ def _difference(means: Means, metric: str, arm: str, other: str) -> Effect | Non
     ends = None if min(len(a), len(b)) < 2 else [scale * float(end) for end in np.percentile(draws, [2.5, 97.5])]
     p = label_permutation_test(a, b, np.random.default_rng(0))[0]
     value = scale * float(a.mean() - b.mean())
-    return interval_effect(f"{metric}, {arm} − {other}", value, ends, METRICS[metric], p=p, n=min(len(a), len(b)))
+    return interval_effect(
+        f"{LABELS[metric]}: {arm} − {other}", value, ends, METRICS[metric], p=p, n=min(len(a), len(b))
+    )

@@ -47,9 +47,9 @@ def _equal(key: str, effects: list[Effect], same: bool) -> ClaimResult:
 
 
 def _more_above(key: str, draws: Draws, arm: str) -> ClaimResult:
-    whole = over_draws(f"{FLAT}, {arm} − {BASE}", FLAT, draws.from_untrained(arm, FLAT, BASE))
+    whole = over_draws(draws.named(FLAT, arm, BASE), FLAT, draws.from_untrained(arm, FLAT, BASE))
     differences = draws.differences(f"{arm}-high", FLAT, f"{arm}-low")
-    effect = over_draws(f"{FLAT}, {arm}-high − {arm}-low", FLAT, differences)
+    effect = over_draws(draws.named(FLAT, f"{arm}-high", f"{arm}-low"), FLAT, differences)
     along = _shown(effect) and (effect.value > 0) == (whole.value > 0)
     against = _shown(effect) and not along
     none = within_margin(FLAT, differences, MARGIN) < ALPHA
