@@ -67,6 +67,10 @@ def test_an_untrained_base_that_lies_nearest_on_average_is_named():
     assert f"On average over the measures the untrained base lies nearest, {mean:.2f} SD against" in said
     assert said.endswith("with new.")
     assert "On average" not in nearness_verdict(sets.nearness, sets.names, apart=["new"])
+    alike = compare_sets(
+        rows("plain", 0.0) + rows("base", 0.0), metrics=METRICS, primary=METRICS, reference=Reference("music", music)
+    )
+    assert "On average" not in nearness_verdict(alike.nearness, alike.names, apart=["base"])
 
 
 def test_what_holds_of_several_sets_alike_is_said_once():

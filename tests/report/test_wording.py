@@ -1,8 +1,10 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from eisbach.experiments.measures import FLAT
+from eisbach.report.comparison.findings import recovered_sentences
 from eisbach.report.wording import (
     format_difference,
     format_flatness,
@@ -120,6 +122,20 @@ def test_recovered_shares_are_said_or_refused():
     assert said == "The recurrence barrier recovers 92% of the gain of or (95% interval 50% to 110%, 8 prompts)."
     said = recovered_sentence(RecoveredShare(**(values | {"share": None, "interval": None, "reason": "too few"})))
     assert "cannot be given: too few" in said
+
+
+def test_why_no_share_can_be_given_is_said_once():
+    one = RecoveredShare(
+        arm="rec", plain="plain", oracle="or", metric="m", share=0.92, interval=(0.5, 1.1), oracle_gain=-0.38,
+        oracle_interval=(-0.5, -0.2), reason="", unit="prompt", n_units=8,
+    )  # fmt: skip
+    none = replace(one, share=None, interval=None, reason="too few")
+    results = SimpleNamespace(recovered=[none, replace(none, arm="eq5")])
+    assert recovered_sentences(results) == ["What share of or's gain is recovered cannot be given: too few."]
+    results = SimpleNamespace(recovered=[one, replace(none, arm="eq5")])
+    assert len(recovered_sentences(results)) == 2
+    results = SimpleNamespace(recovered=[none, replace(none, arm="eq5", reason="no interval")])
+    assert len(recovered_sentences(results)) == 2
 
 
 def test_a_share_without_variation_claims_no_certainty() -> None:

@@ -184,6 +184,8 @@ def _nearest_apart(near: Nearness, arms: Sequence[str], names: Mapping[str, str]
     if nearest not in apart or not math.isfinite(means[nearest]):
         return ""
     second = min(others, key=lambda name: means[name])
+    if f"{means[nearest]:.2f}" == f"{means[second]:.2f}":
+        return ""
     return (
         f" On average over the measures {names.get(nearest, nearest)} lies nearest, {means[nearest]:.2f} SD against "
         f"{means[second]:.2f} with {names.get(second, second)}."
@@ -270,8 +272,14 @@ def headline_sentences(results: Results | None, titles: Mapping[str, str] | None
 
 
 def recovered_sentences(results: Results | None, titles: Mapping[str, str] | None = None) -> list[str]:
-    """What every set recovers of the oracle's gain; empty without an oracle."""
-    return [] if results is None else [recovered_sentence(share, titles) for share in results.recovered]
+    """What every set recovers of the oracle's gain; empty without an oracle. Why it cannot be said of any is said
+    once."""
+    shares = [] if results is None else results.recovered
+    reasons = {share.reason for share in shares if share.share is None}
+    if len(shares) > 1 and len(reasons) == 1 and all(share.share is None for share in shares):
+        oracle = (titles or {}).get(shares[0].oracle, shares[0].oracle)
+        return [f"What share of {oracle}'s gain is recovered cannot be given: {reasons.pop()}."]
+    return [recovered_sentence(share, titles) for share in shares]
 
 
 def headline_verdict(results: Results | None, titles: Mapping[str, str] | None = None) -> str | None:
@@ -324,7 +332,7 @@ def _means(info: MetricInfo) -> str:
 def reading(info: MetricInfo) -> str:
     """'higher: more different textures': how to read a measure, in a line; empty where nothing is known of it."""
     if info.name == FLAT.name:
-        return "flat: a drone, a pad, a texture or a short loop"
+        return "flat: still, a short loop, a texture, or its parts in no order"
     return f"higher: {METRICS[info.name].higher_means}" if info.name in METRICS else ""
 
 
