@@ -370,9 +370,15 @@ def test_buckets_resume_exactly_and_hold_out(
     train(config(tmp_path / "held", tiny_model, tmp_path / "a", **more, steps=5), quiet=True)
     train(config(tmp_path / "held", tiny_model, tmp_path / "b", **more, steps=2), quiet=True)
     train(config(tmp_path / "held", tiny_model, tmp_path / "b", **more, steps=5), quiet=True)
+    logged, continued = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in "ab"
+    )
+    for row in logged + continued:
+        row.pop("steps_per_second", None)
+    assert logged == continued
     first, second = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in "ab")
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    logged = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    apart = {name: float((first[name] - second[name]).abs().max()) for name in first}
+    assert apart == dict.fromkeys(first, 0.0), f"{torch.get_num_threads()} threads"
     assert [row["step"] for row in logged if "held_out_loss" in row] == [0, 2, 4, 5]
 
 
