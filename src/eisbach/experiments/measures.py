@@ -76,6 +76,8 @@ _OF_EXPERIMENTS = {
         "model's pieces of prompts that do not name them."),
     "register_distance": ("distance to the prompt's register", "semitones", "How far the median pitch lies outside "
         "the register that the prompt names."),
+    "standing": ("share that stands still, loops or is a texture", "", "The judge's probability of these three kinds, "
+        "averaged over pieces."),
     "copied": ("share nearer to training than to held-out clips", "", "Whether a piece lies nearer to what its model "
         "trained on than to music that no model heard."),
     "held_out_distance": ("distance to unseen music", "dB", "To the nearest held-out developing clip, by textures."),

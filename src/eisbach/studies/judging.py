@@ -21,6 +21,9 @@ from eisbach.studies.contract import ClaimResult, Effect, Verdict
 from eisbach.types import Record
 
 ALPHA = 0.05
+STANDING = "standing"
+"""A measure: the judge's probability that a piece stands still, loops or is a texture. Beside `is_flat` it leaves out
+pieces whose parts are in no order, which the untrained base plays as well and of which no weight knows anything."""
 
 
 def verdict(supported: bool, refuted: bool) -> Verdict:
@@ -180,6 +183,10 @@ class Draws:
         order = sorted(self.measured(), key=lambda metric: metric != first)
         return corrected([self.effect(arm, metric, other=other) for metric in order])
 
+    def effects(self, arm: str, metrics: Sequence[str], *, other: str | None = None) -> list[Effect]:
+        """An arm's differences by these measures, p corrected after Holm over them."""
+        return corrected([self.effect(arm, metric, other=other) for metric in metrics])
+
     def measured(self) -> list[str]:
         """The primary measures that the records hold."""
         here = {metric for _, metric in self._means}
@@ -243,6 +250,16 @@ class Draws:
         return {draw: ours[draw] - theirs[draw] for draw in sorted(ours.keys() & theirs.keys())}
 
 
+def with_standing(records: Sequence[Record]) -> list[Record]:
+    """The records with `STANDING`, None where a clip was not judged."""
+    rows: list[Record] = []
+    for row in records:
+        kinds = [row.get(f"flat_{kind}") for kind in ("still", "loop", "texture")]
+        known = [float(kind) for kind in kinds if isinstance(kind, int | float)]
+        rows.append({**row, STANDING: sum(known) if len(known) == len(kinds) else None})
+    return rows
+
+
 def over_draws(name: str, metric: str, differences: np.ndarray) -> Effect:
     """Differences (or slopes, or ratios' logarithms), one a draw, as an effect: the exact sign-flip test and Student's
     interval; shares in points."""
@@ -268,10 +285,10 @@ def within_margin(metric: str, differences: np.ndarray, margin: float) -> float:
 
 
 _KEYS = ("arm", "train_seed", "seed")
-_SHARES = ("is_flat", "copied")
+_SHARES = ("is_flat", "copied", STANDING)
 _UNITS = {
-    "is_flat": "points", "copied": "points", "level_range": "dB", "block_scale": "s", "textural_vendi": "states",
-    "register_distance": "semitones",
+    "is_flat": "points", "copied": "points", STANDING: "points", "level_range": "dB", "block_scale": "s",
+    "textural_vendi": "states", "register_distance": "semitones",
 }  # fmt: skip
 
 

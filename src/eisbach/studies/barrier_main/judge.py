@@ -13,10 +13,7 @@ MARGIN = 10.0
 ARMS = {
     "eq5": "batch-50",
     "per-sample": "sample-100",
-    "half": "sample-50",
-    "recurrence-over-draws": "recurrence",
     "development": "development",
-    "clip-and-level-over-draws": "clip-and-level",
 }
 
 

@@ -10,7 +10,7 @@ from eisbach.experiments.yardsticks import HELD_OUT, TRAINED
 from eisbach.statistics.effect_size import mean_moments, t_interval
 from eisbach.statistics.records import load_records
 from eisbach.studies.contract import ClaimResult
-from eisbach.studies.judging import ALPHA, Draws, high, interval_effect, judged, low, not_run
+from eisbach.studies.judging import ALPHA, STANDING, Draws, high, interval_effect, judged, low, not_run, with_standing
 from eisbach.types import Record
 
 FLAT_MARGIN, COPIED_MARGIN = 5.0, 5.0
@@ -38,14 +38,14 @@ def judge(folder: Path) -> list[ClaimResult]:
 def _with_copies(folder: Path) -> list[Record]:
     """The records with whether a clip is nearer to what trained than to what is held out."""
     rows = []
-    for row in load_records(folder / "records.parquet"):
+    for row in with_standing(load_records(folder / "records.parquet")):
         near, far = row.get(TRAINED), row.get(HELD_OUT)
         rows.append({**row, "copied": None if near is None or far is None else float(float(near) < float(far))})
     return rows
 
 
 def _bar(key: str, arm: str, draws: Draws) -> ClaimResult:
-    flat = draws.effect(arm, "is_flat", other="oracle")
+    flat = draws.effect(arm, STANDING, other="oracle")
     ours, oracle = draws.by_draw(arm, HELD_OUT), draws.by_draw("oracle", HELD_OUT)
     margins = np.array([ours[draw] - _NEARER * oracle[draw] for draw in sorted(ours.keys() & oracle.keys())])
     ends = t_interval(mean_moments(margins), 0.95)
@@ -53,9 +53,10 @@ def _bar(key: str, arm: str, draws: Draws) -> ClaimResult:
     near = interval_effect(name, float(margins.mean()), ends, "dB", n=len(margins))
     copies = draws.effect(arm, "copied", other="oracle")
     supported = (
-        draws.equivalence(arm, "is_flat", FLAT_MARGIN, other="oracle") < ALPHA
+        draws.equivalence(arm, STANDING, FLAT_MARGIN, other="oracle") < ALPHA
         and high(near) < 0
         and high(copies) < COPIED_MARGIN
     )
     refuted = low(flat) > FLAT_MARGIN or low(near) > 0 or low(copies) > COPIED_MARGIN
-    return judged(key, [flat, near, copies], supported=supported, refuted=refuted)
+    beside = [draws.effect(arm, metric, other="oracle") for metric in ("is_flat", "block_strength")]
+    return judged(key, [flat, near, copies, *beside], supported=supported, refuted=refuted)
