@@ -35,7 +35,9 @@ def write(folder: Path, study: str, share: Callable[[str, int], float], **column
                     "path": f"{arm}-{draw}-{clip}",
                 }
                 metrics = {name: float(rng.normal()) for name in spec.primary_metrics if name != "is_flat"}
-                rows.append({**row, **metrics, "is_flat": clip < flat, **{k: v(arm, draw) for k, v in columns.items()}})
+                kinds = {"flat_still": float(clip < flat), "flat_loop": 0.0, "flat_texture": 0.0}
+                own = {k: v(arm, draw) for k, v in columns.items()}
+                rows.append({**row, **metrics, "is_flat": clip < flat, **kinds, **own})
     save_records(rows, folder)
     return folder
 
@@ -50,39 +52,59 @@ def spread(draw: int) -> float:
     return 0.5 + 0.2 * np.sin(draw)
 
 
-def test_the_main_study_pairs_by_draw(tmp_path: Path) -> None:
-    effect = {"sample-100": -0.15, "sample-50": 0.15, "recurrence": 0.0, "development": -0.1}
-    noise = np.random.default_rng(1).normal(0, 0.02, 400)
+def test_arms_are_paired_by_draw(tmp_path: Path) -> None:
+    effect = {"sample-100": -0.15, "sample-50": 0.15, "recurrence": 0.0, "development": -0.1, "oracle": -0.3}
+    noise = np.random.default_rng(1).normal(0, 0.01, 400)
 
     def share(arm: str, draw: int) -> float:
         wobble = 0.25 * (-1) ** draw if arm == "clip-and-level" else 0.0
         return spread(draw) + effect.get(arm, 0.0) + wobble + noise[hash((len(arm), draw)) % 400]
 
-    found = verdicts(write(tmp_path, "barrier_main", share), "barrier_main")
+    found = verdicts(write(tmp_path / "main", "barrier_main", share), "barrier_main")
+    assert found == {"eq5": "refuted", "per-sample": "supported", "development": "supported"}
+    found = verdicts(write(tmp_path / "short", "barrier_short", share), "barrier_short")
     assert found == {
-        "eq5": "refuted",  # the same within 10 points
+        "eq5": "refuted",  # the same within 5 points
         "per-sample": "supported",
         "half": "refuted",  # worse
         "recurrence-over-draws": "refuted",
-        "development": "supported",
+        "development-over-draws": "supported",
         "clip-and-level-over-draws": "inconclusive",
+        "labels-are-enough": "supported",
     }
 
 
+def test_what_is_shuffled_does_not_stand(tmp_path: Path) -> None:
+    """The main study counts flat pieces of all kinds; the one of short pieces those that stand still, loop or are a
+    texture."""
+    kinds = {"flat_still": 0.0, "flat_loop": 0.0, "flat_texture": 0.0}
+    columns = {name: (lambda arm, draw, value=value: value) for name, value in kinds.items()}
+    columns["flat_texture"] = lambda arm, draw: 0.3 + 0.001 * (draw % 3) - (0.2 if arm == "eq5" else 0.0)
+    folder = write(tmp_path, "barrier_short", lambda arm, draw: 0.2 if arm == "sample-100" else 0.8, **columns)
+    result = verdicts(folder, "barrier_short")
+    assert result["per-sample"] == "refuted"  # fewer flat pieces, and as many that stand
+    from eisbach.statistics.records import load_records
+    from eisbach.studies.judging import STANDING, with_standing
+
+    rows = with_standing(load_records(folder / "records.parquet"))
+    assert {row[STANDING] for row in rows} == {0.3, 0.301, 0.302}
+    assert with_standing([{"arm": "plain", "flat_still": 0.1, "flat_loop": None}])[0][STANDING] is None
+
+
 def test_an_effect_is_the_mean_of_differences_within_draws(tmp_path: Path) -> None:
-    write(tmp_path, "barrier_main", lambda arm, draw: spread(draw) - (0.25 if arm == "oracle" else 0.0))
+    write(tmp_path, "barrier_main", lambda arm, draw: spread(draw) - (0.25 if arm == "development" else 0.0))
     from eisbach.statistics.records import load_records
 
     draws = Draws(load_records(tmp_path / "records.parquet"), "barrier_main")
-    effect = draws.effect("oracle", "is_flat")
+    effect = draws.effect("development", "is_flat")
     assert effect.value == pytest.approx(-25, abs=1.5)
     assert effect.n == 8
     assert effect.p == pytest.approx(2 / 2**8)
     assert effect.low is not None
     assert effect.low > -28
-    same = draws.interaction(("oracle", "plain"), ("oracle", "plain"))[0]
+    same = draws.interaction(("development", "plain"), ("development", "plain"))[0]
     assert (same.value, same.p) == (0, 1)
-    holm = draws.primary("oracle")
+    holm = draws.primary("development")
     assert holm[0].p == pytest.approx(4 * 2 / 2**8)
 
 

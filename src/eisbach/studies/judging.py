@@ -137,7 +137,9 @@ class Draws:
             for metric, value in row.items():
                 if metric not in _KEYS and isinstance(value, int | float) and math.isfinite(value):
                     values.setdefault((str(row["arm"]), metric, int(row["train_seed"] or 0)), []).append(float(value))
-        self._labels = {info.name: info.label for info in known_metrics(records)}
+        columns = {name for row in records for name in row} - {*_KEYS}
+        stems = {name.partition(" on ")[0] for name in columns}
+        self._labels = {info.name: info.label for info in known_metrics([dict.fromkeys(stems, 0.0)])}
         self._means: dict[tuple[str, str], dict[int, float]] = {}
         for (arm, metric, draw), own in values.items():
             self._means.setdefault((arm, metric), {})[draw] = float(np.mean(own))
@@ -145,7 +147,7 @@ class Draws:
     def label(self, metric: str) -> str:
         """A measure in words; of one that is taken on several groups (`… on GROUP`), with the group."""
         measure, on, group = metric.partition(" on ")
-        return self._labels.get(metric) or f"{self._labels.get(measure, measure.replace('_', ' '))}{on}{group}"
+        return f"{self._labels.get(measure, measure.replace('_', ' '))}{on}{group}"
 
     def arm_label(self, arm: str) -> str:
         """An arm as the recipe labels it."""
