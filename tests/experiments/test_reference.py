@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from eisbach.backbones.tiny import words_of
 from eisbach.config import build_config
+from eisbach.data.captions import vocabulary
 from eisbach.errors import ConfigError, UserError
 from eisbach.experiments.comparing import compare_sets
 from eisbach.experiments.cutting import cut_stretches
@@ -153,8 +155,19 @@ def test_prompts_come_from_captions_and_else_name_no_instrument():
     assert {prompt["text"] for prompt in prompts} <= set(captions)
     assert prompts_of(["", " "]) == []
     plain = demo_spec(overrides=["generation.prompts=plain"]).generation.resolve_prompts()
-    assert len(plain) == 8
+    assert len(plain) == 16
     assert not any(word in prompt.text.lower() for prompt in plain for word in ("piano", "string", "flute", "drum"))
+
+
+@pytest.mark.parametrize("chosen", [[], ["generation.prompts=plain"]])
+def test_the_demo_has_enough_prompts_to_show_a_difference(chosen):
+    spec = demo_spec(overrides=chosen)
+    prompts = spec.generation.resolve_prompts()
+    compared = len(spec.primary_metrics) + 2  # kernel distances on texture and on musicnn
+    assert 2 / 2 ** len(prompts) * compared < 0.01
+    known = {part for word in vocabulary() for part in words_of(word)}
+    assert not [word for prompt in prompts for word in words_of(prompt.text) if word not in known]
+    assert len({prompt.text for prompt in prompts}) == len(prompts)
 
 
 def test_a_rehearsal_says_so_and_the_base_is_no_candidate():

@@ -27,7 +27,7 @@ def _built_in() -> dict[str, str]:
 BUILT_IN_RECIPES = _built_in()
 """Recipes inside the package, by name: their place in it. `recipes/` in the repository shows some of these files."""
 
-_PROMPTS = 8  # units of inference: fewer show nothing
+_PROMPTS = 16  # units of inference: with eight no difference can be shown, however large
 _LEAST_REFERENCE = 4  # stretches
 _DIRECTIONS = {"is_flat": "lower", "flat_probability": "lower"}  # declared where there is nothing to be near to
 _DEPTH = 5  # how long a chain of recipes may be; longer ones are circles
@@ -201,7 +201,7 @@ def own_audio_spec(
     notes += _own_reference(values, own, Path(folder))
     prompted = any(change.replace(" ", "").startswith("generation.prompts=") for change in overrides)
     if not prompted:
-        values["generation"]["prompts"] = _own_prompts(own)
+        values["generation"]["prompts"] = _own_prompts(own, _PROMPTS // 2 if quick else _PROMPTS)
     if not own.labelled and spec.oracle is not None:
         del values["arms"][spec.oracle]
         values["oracle"] = None
@@ -211,13 +211,11 @@ def own_audio_spec(
     return build_config(ExperimentSpec, values, "the demo on your audio")
 
 
-def _own_prompts(own: OwnAudio) -> list[dict[str, Any]] | str:
-    """Eight prompts: the person's captions, filled up with words that name no instrument; those alone without any."""
-    captions = prompts_of(own.captions, _PROMPTS)
-    if not captions:
-        return "plain"
+def _own_prompts(own: OwnAudio, most: int) -> list[dict[str, Any]]:
+    """The person's captions, filled up to `most` with words that name no instrument; those alone without any."""
+    captions = prompts_of(own.captions, most)
     plain = [prompt.model_dump(exclude_none=True) for prompt in load_prompts("plain")]
-    return [*captions, *plain[: _PROMPTS - len(captions)]]
+    return [*captions, *plain[: most - len(captions)]]
 
 
 def _own_reference(values: dict[str, Any], own: OwnAudio, folder: Path) -> list[str]:
