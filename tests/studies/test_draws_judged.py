@@ -79,15 +79,16 @@ def test_what_is_shuffled_does_not_stand(tmp_path: Path) -> None:
     texture."""
     kinds = {"flat_still": 0.0, "flat_loop": 0.0, "flat_texture": 0.0}
     columns = {name: (lambda arm, draw, value=value: value) for name, value in kinds.items()}
-    columns["flat_texture"] = lambda arm, draw: 0.3 + 0.001 * (draw % 3) - (0.2 if arm == "eq5" else 0.0)
+    columns["flat_texture"] = lambda arm, draw: 0.3 + 0.001 * (draw % 3) - (0.2 if arm == "batch-50" else 0.0)
     folder = write(tmp_path, "barrier_short", lambda arm, draw: 0.2 if arm == "sample-100" else 0.8, **columns)
     result = verdicts(folder, "barrier_short")
     assert result["per-sample"] == "refuted"  # fewer flat pieces, and as many that stand
+    assert result["eq5"] == "supported"
     from eisbach.statistics.records import load_records
     from eisbach.studies.judging import STANDING, with_standing
 
     rows = with_standing(load_records(folder / "records.parquet"))
-    assert {row[STANDING] for row in rows} == {0.3, 0.301, 0.302}
+    assert {round(row[STANDING], 3) for row in rows} == {0.3, 0.301, 0.302, 0.1, 0.101, 0.102}
     assert with_standing([{"arm": "plain", "flat_still": 0.1, "flat_loop": None}])[0][STANDING] is None
 
 

@@ -89,7 +89,7 @@ _OF_EXPERIMENTS = {
     "texture_kernel": ("kernel distance of textures", "", "Of a model's pieces to the material."),
     "musicnn_kernel": ("kernel distance by musicnn", "", "The same in what musicnn hears."),
 }  # fmt: skip
-"""Columns that experiments add where their recipe asks (`takes`, `adherence`), with label, unit and meaning."""
+"""Columns that experiments or judges add (takes, adherence, distances), with label, unit and meaning."""
 
 CONDITIONS = frozenset([*structure_conditions, "analysis_version"])
 """Columns that say under which conditions a clip was measured; they are held equal and not compared."""

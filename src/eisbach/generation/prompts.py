@@ -13,7 +13,7 @@ from eisbach.config import StrictModel, build_config, read_yaml_file
 from eisbach.errors import UserError
 
 BUILT_IN_PROMPTS = ("characters", "demo", "plain")
-"""Prompt sets inside the package: the paper's four characters, eight in the words of the rendered captions, and eight
+"""Prompt sets inside the package: the paper's four characters, eight in the words of the rendered captions, and sixteen
 that name no instrument."""
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")

@@ -222,7 +222,7 @@ def _paged(stem: str, title: str, intro: str, head: Sequence[str], blocks: Seque
 
 
 def _decided_first(studies: Sequence[Study]) -> list[Study]:
-    """Studies of which a claim is decided, then those that have not run."""
+    """Studies that have run, then those that have not."""
     return sorted(studies, key=lambda study: all(result.verdict == "not run" for _, result in study.rows()))
 
 

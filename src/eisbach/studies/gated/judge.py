@@ -77,6 +77,6 @@ def _difference(means: Means, metric: str, arm: str, other: str) -> Effect | Non
     ends = None if min(len(a), len(b)) < 2 else [scale * float(end) for end in np.percentile(draws, [2.5, 97.5])]
     p = label_permutation_test(a, b, np.random.default_rng(0))[0]
     value = scale * float(a.mean() - b.mean())
-    return interval_effect(
-        f"{LABELS[metric]}: {arm} − {other}", value, ends, METRICS[metric], p=p, n=min(len(a), len(b))
-    )
+    arms = load_spec("gated").arms
+    name = f"{LABELS[metric]}: {arms[arm].label} − {arms[other].label}"
+    return interval_effect(name, value, ends, METRICS[metric], p=p, n=min(len(a), len(b)))
