@@ -1,0 +1,40 @@
+"""Judges a clip's remembered belief against plain training and against the belief of each step, over draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from eisbach.statistics.records import load_records
+from eisbach.studies.contract import ClaimResult
+from eisbach.studies.judging import STANDING, Draws, decided, not_run, with_standing
+
+ARM, BLOCKS = "memory", "block_strength"
+STANDS_MARGIN, BLOCKS_MARGIN = 5.0, 0.02
+"""Points, and block strength: a smaller difference is none."""
+CLAIMS = {
+    "stands-less": (STANDING, "plain"),
+    "clearer-blocks": (BLOCKS, "plain"),
+    "clearer-than-in-step": (BLOCKS, "development"),
+}
+
+
+def judge(folder: Path) -> list[ClaimResult]:
+    """All claims, from `records.parquet`; "not run" where there is none, or an arm is missing."""
+    if not (folder / "records.parquet").is_file():
+        return [not_run(key) for key in CLAIMS]
+    draws = Draws(with_standing(load_records(folder / "records.parquet")), "remembered")
+    return [
+        _against(key, draws, metric, other) if draws.has(ARM) and draws.has(other) else not_run(key)
+        for key, (metric, other) in CLAIMS.items()
+    ]
+
+
+def _against(key: str, draws: Draws, metric: str, other: str) -> ClaimResult:
+    """The claim's measure decides; what the oracle gains stands beside it."""
+    margin = STANDS_MARGIN if metric == STANDING else BLOCKS_MARGIN
+    wanted: Literal["higher", "lower"] = "lower" if metric == STANDING else "higher"
+    effects = [draws.effect(ARM, metric, other=other)]
+    if draws.has("oracle"):
+        effects.append(draws.effect("oracle", metric, other=other).model_copy(update={"p": None}))
+    return decided(key, effects, wanted, draws.equivalence(ARM, metric, margin, other=other))
