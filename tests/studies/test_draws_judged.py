@@ -258,7 +258,7 @@ def test_the_bar_of_clip_and_level_takes_all_three(tmp_path: Path) -> None:
 def test_remembering_is_judged_by_one_measure_a_claim(tmp_path: Path) -> None:
     """With memory fewer pieces stand than after plain training, and blocks are clearer than there, as in the step."""
     noise = np.random.default_rng(8).normal(0, 0.004, 400)
-    blocks = {"memory": 0.06, "development": 0.06, "oracle": 0.08}
+    blocks = {"memory": 0.06, "development": 0.06, "recurrence": 0.12, "oracle": 0.08}
     folder = write(
         tmp_path, "remembered", lambda arm, draw: spread(draw) - (0.2 if arm == "memory" else 0.0),
         block_strength=lambda arm, draw: 0.1 + blocks.get(arm, 0.0) + noise[(13 * draw + len(arm)) % 400],
@@ -267,4 +267,5 @@ def test_remembering_is_judged_by_one_measure_a_claim(tmp_path: Path) -> None:
         "stands-less": "supported",
         "clearer-blocks": "supported",
         "clearer-than-in-step": "refuted",  # the same within .02
+        "recurrence-clearer-than-in-step": "supported",
     }

@@ -1,4 +1,4 @@
-"""Judges a clip's remembered belief against plain training and against the belief of each step, over draws."""
+"""Judges a clip's remembered belief and the recurrence barrier against the belief of each step, over draws."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from eisbach.statistics.records import load_records
 from eisbach.studies.contract import ClaimResult
 from eisbach.studies.judging import STANDING, Draws, decided, not_run, with_standing
 
-ARM, BLOCKS = "memory", "block_strength"
+BLOCKS = "block_strength"
 STANDS_MARGIN, BLOCKS_MARGIN = 5.0, 0.02
 """Points, and block strength: a smaller difference is none."""
 CLAIMS = {
-    "stands-less": (STANDING, "plain"),
-    "clearer-blocks": (BLOCKS, "plain"),
-    "clearer-than-in-step": (BLOCKS, "development"),
+    "stands-less": ("memory", STANDING, "plain"),
+    "clearer-blocks": ("memory", BLOCKS, "plain"),
+    "clearer-than-in-step": ("memory", BLOCKS, "development"),
+    "recurrence-clearer-than-in-step": ("recurrence", BLOCKS, "development"),
 }
 
 
@@ -25,16 +26,16 @@ def judge(folder: Path) -> list[ClaimResult]:
         return [not_run(key) for key in CLAIMS]
     draws = Draws(with_standing(load_records(folder / "records.parquet")), "remembered")
     return [
-        _against(key, draws, metric, other) if draws.has(ARM) and draws.has(other) else not_run(key)
-        for key, (metric, other) in CLAIMS.items()
+        _against(key, draws, arm, metric, other) if draws.has(arm) and draws.has(other) else not_run(key)
+        for key, (arm, metric, other) in CLAIMS.items()
     ]
 
 
-def _against(key: str, draws: Draws, metric: str, other: str) -> ClaimResult:
+def _against(key: str, draws: Draws, arm: str, metric: str, other: str) -> ClaimResult:
     """The claim's measure decides; what the oracle gains stands beside it."""
     margin = STANDS_MARGIN if metric == STANDING else BLOCKS_MARGIN
     wanted: Literal["higher", "lower"] = "lower" if metric == STANDING else "higher"
-    effects = [draws.effect(ARM, metric, other=other)]
+    effects = [draws.effect(arm, metric, other=other)]
     if draws.has("oracle"):
         effects.append(draws.effect("oracle", metric, other=other).model_copy(update={"p": None}))
-    return decided(key, effects, wanted, draws.equivalence(ARM, metric, margin, other=other))
+    return decided(key, effects, wanted, draws.equivalence(arm, metric, margin, other=other))
