@@ -189,3 +189,30 @@ def test_other_errors_of_the_disk_are_storage_errors(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Path, "touch", refuse)
     with pytest.raises(StorageError, match="Read-only file system"):
         write_tensors(tmp_path / "x.safetensors", TENSORS)
+
+
+def test_headers_are_read_by_one_thread_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at once may take a sound file for a damaged one (CPython gh-106905)."""
+    import threading
+    import time
+    from concurrent.futures import ThreadPoolExecutor
+
+    np.save(tmp_path / "a.npy", np.ones((2, 3), np.float32))
+    np.savez(tmp_path / "b.npz", x=np.ones(3))
+    inside, load, door = [], np.load, threading.Lock()
+
+    def slowly(*arguments: object, **options: object) -> object:
+        assert door.acquire(blocking=False), "two headers are read at once"
+        try:
+            time.sleep(0.01)
+            inside.append(1)
+            return load(*arguments, **options)
+        finally:
+            door.release()
+
+    monkeypatch.setattr(np, "load", slowly)
+    with ThreadPoolExecutor(6) as pool:
+        made = [pool.submit(read_array, tmp_path / "a.npy") for _ in range(8)]
+        made += [pool.submit(read_arrays, tmp_path / "b.npz") for _ in range(8)]
+        assert all(len(each.result()) for each in made)
+    assert len(inside) == 16

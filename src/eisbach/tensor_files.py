@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import stat
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -171,6 +172,11 @@ def _sort_metadata(path: Path) -> None:
         file.write(content.ljust(size))  # the format fills up with spaces
 
 
+_HEADERS = threading.Lock()
+"""NumPy reads a header with `ast.literal_eval`, which in two threads at once may fail with a SystemError about a
+recursion depth (CPython gh-106905): a sound file would be taken for a damaged one."""
+
+
 def read_arrays(
     path: str | Path, what: str = "file of arrays", *, error: type[UserError] = UserError
 ) -> dict[str, np.ndarray]:
@@ -190,7 +196,7 @@ def read_arrays(
             size = sum(item.file_size for item in archive.infolist())
         if size > _ARRAYS_LIMIT:
             raise error(f"the {what} {path} unpacks to {size / 2**30:.1f} GiB; at most 2 GiB are read.")
-        with np.load(path, allow_pickle=False) as archive:
+        with _HEADERS, np.load(path, allow_pickle=False) as archive:
             arrays = {str(name): archive[name] for name in archive.files}
     except Exception as fault:  # zip, zlib, ast, struct and numpy have many ways to refuse a foreign file
         if isinstance(fault, UserError):
@@ -213,7 +219,8 @@ def read_array(path: str | Path, what: str = "array", *, error: type[UserError] 
             magic = file.read(6)
         if magic != b"\x93NUMPY":  # np.load would take a zip or a pickle for one
             raise ValueError("it does not begin as one")
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with _HEADERS:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         expected = math.prod(array.shape) * array.dtype.itemsize
         if Path(path).stat().st_size < expected:
             raise ValueError("it is truncated")
