@@ -207,32 +207,50 @@ def test_steps_sharpen_or_leave_boundaries_and_the_barrier_more_or_alike(tmp_pat
 
 
 def test_form_is_played_where_the_arms_say(tmp_path: Path) -> None:
-    """Plain training makes pieces flat above 0.7 alone; the recurrence barrier's gain needs all levels."""
-    share = {
-        "untrained": 0.25, "plain": 0.75, "plain-high": 0.75, "plain-low": 0.25,
-        "recurrence": 0.25, "recurrence-high": 0.5, "recurrence-low": 0.5,
+    """Plain training takes blocks away above 0.7 alone; the recurrence barrier's clearer ones need all levels. What is
+    flat differs everywhere and decides nothing."""
+    blocks = {
+        "untrained": 0.16, "plain": 0.1, "plain-high": 0.1, "plain-low": 0.16,
+        "recurrence": 0.2, "recurrence-high": 0.15, "recurrence-low": 0.15,
     }  # fmt: skip
-    wobble = np.random.default_rng(7).normal(0, 0.02, 400)
+    wobble = np.random.default_rng(7).normal(0, 0.004, 400)
 
-    def flat(arm: str, draw: int) -> float:
-        return share[arm] + (0 if arm == "untrained" else wobble[(13 * draw + len(arm)) % 400])
+    def clear(arm: str, draw: int) -> float:
+        return blocks[arm] + (0 if arm == "untrained" else wobble[(13 * draw + len(arm)) % 400])
 
-    assert verdicts(write(tmp_path / "a", "signature_control", flat), "signature_control") == {
+    def found(name: str) -> dict[str, str]:
+        folder = write(tmp_path / name, "signature_control", lambda arm, draw: len(arm) / 20, block_strength=clear)
+        return verdicts(folder, "signature_control")
+
+    assert found("a") == {
         "high-is-enough-plain": "supported",
         "low-leaves-form-plain": "supported",
         "high-over-low-plain": "supported",
         "high-is-enough-recurrence": "refuted",
     }
-    share |= {"plain-high": 0.25, "plain-low": 0.75}
-    assert verdicts(write(tmp_path / "b", "signature_control", flat), "signature_control") == {
+    blocks |= {"plain-high": 0.16, "plain-low": 0.1}
+    assert found("b") == {
         "high-is-enough-plain": "refuted",
         "low-leaves-form-plain": "refuted",
         "high-over-low-plain": "refuted",
         "high-is-enough-recurrence": "refuted",
     }
-    share |= {"plain": 0.25, "plain-high": 0.25, "plain-low": 0.25}
-    found = verdicts(write(tmp_path / "c", "signature_control", flat), "signature_control")
-    assert found["high-over-low-plain"] == "inconclusive"  # an adapter that does nothing to form decides nothing
+    blocks |= {"plain": 0.16, "plain-high": 0.16, "plain-low": 0.16}
+    assert found("c")["high-over-low-plain"] == "inconclusive"  # an adapter that does nothing to form decides nothing
+
+
+@pytest.mark.parametrize("study", ["barrier_strength", "barrier_dora", "barrier_complements"])
+def test_what_is_shuffled_decides_nothing(tmp_path: Path, study: str) -> None:
+    """Arms that differ by half in flat pieces, and by nothing in those that stand, are the same."""
+    columns = {"flat_texture": lambda arm, draw: 0.2 + 0.001 * (draw % 3), "flat_still": lambda arm, draw: 0.0}
+    folder = write(tmp_path, study, lambda arm, draw: 0.1 + 0.5 * (len(arm) % 2), **columns)
+    found = verdicts(folder, study)
+    same = {"gains-alike": "supported"}
+    asked = [key for key in found if not key.startswith(("magnitude-learns", "dora-covers"))]
+    assert asked
+    for key in asked:
+        expected = next((value for start, value in same.items() if key.startswith(start)), "refuted")
+        assert found[key] == expected, key
 
 
 def test_the_bar_of_clip_and_level_takes_all_three(tmp_path: Path) -> None:

@@ -185,6 +185,12 @@ class Draws:
         order = sorted(self.measured(), key=lambda metric: metric != first)
         return corrected([self.effect(arm, metric, other=other) for metric in order])
 
+    def led_by(self, first: str, arm: str, *, other: str | None = None) -> list[Effect]:
+        """An arm's differences: by `first`, which decides alone, then by the other primary measures, p corrected after
+        Holm over those."""
+        beside = [metric for metric in self.measured() if metric != first]
+        return [self.effect(arm, first, other=other), *self.effects(arm, beside, other=other)]
+
     def effects(self, arm: str, metrics: Sequence[str], *, other: str | None = None) -> list[Effect]:
         """An arm's differences by these measures, p corrected after Holm over them."""
         return corrected([self.effect(arm, metric, other=other) for metric in metrics])
@@ -194,27 +200,32 @@ class Draws:
         here = {metric for _, metric in self._means}
         return [metric for metric in self.spec.primary_metrics if metric in here]
 
-    def beside_untrained(self, arm: str, untrained: str) -> list[Effect]:
+    def beside_untrained(self, arm: str, untrained: str, *, first: str | None = None) -> list[Effect]:
         """An arm's differences by the primary measures from a model without a draw, which has one value of each; p
-        corrected after Holm."""
-        return corrected([
-            over_draws(self.named(metric, arm, untrained), metric, self.from_untrained(arm, metric, untrained))
-            for metric in self.measured()
-        ])  # fmt: skip
+        corrected after Holm. With `first`, by that in front, which decides alone, as in `led_by`."""
+
+        def effect(metric: str) -> Effect:
+            return over_draws(self.named(metric, arm, untrained), metric, self.from_untrained(arm, metric, untrained))
+
+        beside = corrected([effect(metric) for metric in self.measured() if metric != first])
+        return beside if first is None else [effect(first), *beside]
 
     def from_untrained(self, arm: str, metric: str, untrained: str) -> np.ndarray:
         """One difference a draw, in the draws' order."""
         (value,) = self._means[untrained, metric].values()
         return np.array(list(self.by_draw(arm, metric).values())) - value
 
-    def interaction(self, gain: tuple[str, str], other: tuple[str, str]) -> list[Effect]:
+    def interaction(self, gain: tuple[str, str], other: tuple[str, str], *, first: str | None = None) -> list[Effect]:
         """How much more the first arm of `gain` differs from its second than those of `other` do, by the primary
-        measures, p corrected after Holm."""
-        first, second = (" − ".join(self.arm_label(arm) for arm in pair) for pair in (gain, other))
-        return corrected([
-            over_draws(f"{self.label(metric)}: ({first}) − ({second})", metric, self._gains(gain, other, metric))
-            for metric in self.spec.primary_metrics
-        ])  # fmt: skip
+        measures, p corrected after Holm; with `first`, by that in front, which decides alone, as in `led_by`."""
+        pairs = [" − ".join(self.arm_label(arm) for arm in pair) for pair in (gain, other)]
+
+        def effect(metric: str) -> Effect:
+            name = f"{self.label(metric)}: ({pairs[0]}) − ({pairs[1]})"
+            return over_draws(name, metric, self._gains(gain, other, metric))
+
+        beside = corrected([effect(metric) for metric in self.measured() if metric != first])
+        return beside if first is None else [effect(first), *beside]
 
     def equivalence(self, arm: str, metric: str, margin: float, *, other: str) -> float:
         """p of the two one-sided t tests that the difference (shares in points) lies within the margin; 1 for fewer

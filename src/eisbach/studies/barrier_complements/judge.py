@@ -6,10 +6,10 @@ from pathlib import Path
 
 from eisbach.statistics.records import load_records
 from eisbach.studies.contract import ClaimResult
-from eisbach.studies.judging import ALPHA, Draws, judged, not_run
+from eisbach.studies.judging import ALPHA, STANDING, Draws, decided, judged, not_run, with_standing
 
-MARGIN = 10.0
-"""Points of flat pieces: a smaller difference, of two arms or of two gains, is none."""
+MARGIN = 5.0
+"""Points of pieces that stand: a smaller difference, of two arms or of two gains, is none."""
 WEIGHTS = {"per-sample": "sample-100", "development": "development"}
 PARTNERS = {"curation": "oracle", "min-snr": "min-snr", "erd": "erd"}
 
@@ -19,7 +19,7 @@ def judge(folder: Path) -> list[ClaimResult]:
     cells = [(weight, partner) for weight in WEIGHTS for partner in PARTNERS]
     if not (folder / "records.parquet").is_file():
         return [not_run(key) for weight, partner in cells for key in _keys(weight, partner)]
-    draws = Draws(load_records(folder / "records.parquet"), "barrier_complements")
+    draws = Draws(with_standing(load_records(folder / "records.parquet")), "barrier_complements")
     return [result for weight, partner in cells for result in _design(draws, weight, partner)]
 
 
@@ -34,15 +34,12 @@ def _design(draws: Draws, weight: str, partner: str) -> list[ClaimResult]:
     both = f"{base}-{arm}"
     if not all(draws.has(name) for name in ("plain", arm, base, both)):
         return [not_run(adds), not_run(alike)]
-    gain = draws.primary(both, other=base)
-    shown = gain[0].p is not None and gain[0].p < ALPHA
-    same = draws.equivalence(both, "is_flat", MARGIN, other=base) < ALPHA
-    supported = shown and gain[0].value < 0
+    gain = [*draws.led_by(STANDING, both, other=base), *draws.led_by(STANDING, arm)]
     gains = (both, base), (arm, "plain")
-    interaction = draws.interaction(*gains)
-    equal = draws.equal_gains(*gains, "is_flat", MARGIN) < ALPHA
+    interaction = draws.interaction(*gains, first=STANDING)
+    equal = draws.equal_gains(*gains, STANDING, MARGIN) < ALPHA
     differ = interaction[0].p is not None and interaction[0].p < ALPHA
     return [
-        judged(adds, [*gain, *draws.primary(arm)], supported=supported, refuted=not supported and (same or shown)),
+        decided(adds, gain, "lower", draws.equivalence(both, STANDING, MARGIN, other=base)),
         judged(alike, interaction, supported=equal, refuted=differ and not equal),
     ]

@@ -9,10 +9,21 @@ import numpy as np
 from eisbach.statistics.effect_size import mean_moments, t_interval
 from eisbach.statistics.records import load_records
 from eisbach.studies.contract import ClaimResult, Effect
-from eisbach.studies.judging import ALPHA, Draws, high, interval_effect, judged, low, not_run
+from eisbach.studies.judging import (
+    ALPHA,
+    STANDING,
+    Draws,
+    decided,
+    high,
+    interval_effect,
+    judged,
+    low,
+    not_run,
+    with_standing,
+)
 
-MARGIN = 10.0
-"""Points of flat pieces: a smaller difference is none."""
+MARGIN = 5.0
+"""Points of pieces that stand: a smaller difference is none."""
 LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 PREDICTED = (0.3, 0.7)
 REDUCTIONS = {"eq5": "batch", "per-sample": "sample"}
@@ -23,7 +34,7 @@ def judge(folder: Path) -> list[ClaimResult]:
     keys = [f"{claim}-{name}" for name in REDUCTIONS for claim in ("optimum", "collapse")]
     if not (folder / "records.parquet").is_file():
         return [not_run(key) for key in keys]
-    draws = Draws(load_records(folder / "records.parquet"), "barrier_strength")
+    draws = Draws(with_standing(load_records(folder / "records.parquet")), "barrier_strength")
     results = []
     for name, reduction in REDUCTIONS.items():
         arms = ["plain", *(f"{reduction}-{100 * strength:g}" for strength in LAMBDAS[1:])]
@@ -35,15 +46,15 @@ def judge(folder: Path) -> list[ClaimResult]:
 
 
 def _optimum(key: str, draws: Draws, arms: list[str]) -> ClaimResult:
-    """From a parabola of the differences from λ 0, in points of flat pieces."""
-    table = 100.0 * np.stack([draws.differences(arm, "is_flat", "plain") for arm in arms], axis=1)
+    """From a parabola of the differences from λ 0, in points of pieces that stand."""
+    table = 100.0 * np.stack([draws.differences(arm, STANDING, "plain") for arm in arms], axis=1)
     fits = np.polynomial.polynomial.polyfit(LAMBDAS, table.T, 2).T  # (draws, 3): constant, slope, curvature
     curvature = interval_effect(
-        "curvature of flat pieces over λ", float(fits[:, 2].mean()), t_interval(mean_moments(fits[:, 2]), 0.95),
+        "curvature of what stands over λ", float(fits[:, 2].mean()), t_interval(mean_moments(fits[:, 2]), 0.95),
         "points", n=len(fits),
     )  # fmt: skip
     effects = [curvature, _least(fits)]
-    others = [draws.equivalence(arm, "is_flat", MARGIN, other="plain") < ALPHA for arm in arms[1:]]
+    others = [draws.equivalence(arm, STANDING, MARGIN, other="plain") < ALPHA for arm in arms[1:]]
     bent = low(curvature) > 0
     inside = low(effects[1]) >= PREDICTED[0] and high(effects[1]) <= PREDICTED[1]
     outside = high(effects[1]) < PREDICTED[0] or low(effects[1]) > PREDICTED[1]
@@ -51,7 +62,7 @@ def _optimum(key: str, draws: Draws, arms: list[str]) -> ClaimResult:
 
 
 def _least(fits: np.ndarray) -> Effect:
-    """λ of the fewest flat pieces by the mean parabola, with a percentile bootstrap over draws."""
+    """λ of the fewest pieces that stand by the mean parabola, with a percentile bootstrap over draws."""
 
     def least(rows: np.ndarray) -> float:
         _, slope, curvature = rows.mean(axis=0)
@@ -62,13 +73,10 @@ def _least(fits: np.ndarray) -> Effect:
     rng = np.random.default_rng(0)
     drawn = [least(fits[rng.integers(len(fits), size=len(fits))]) for _ in range(4999)]
     ends = None if len(fits) < 2 else tuple(float(end) for end in np.quantile(drawn, (0.025, 0.975)))
-    return interval_effect("λ of the fewest flat pieces", least(fits), ends, "", n=len(fits))
+    return interval_effect("λ of the fewest pieces that stand", least(fits), ends, "", n=len(fits))
 
 
 def _collapse(key: str, draws: Draws, arms: list[str]) -> ClaimResult:
-    effects = draws.primary(arms[4], other=arms[2])
-    flat = effects[0]
-    shown = flat.p is not None and flat.p < ALPHA
-    same = draws.equivalence(arms[4], "is_flat", MARGIN, other=arms[2]) < ALPHA
-    supported = shown and flat.value > 0
-    return judged(key, effects, supported=supported, refuted=not supported and (same or shown))
+    """More pieces stand at λ 1 than at 0.5."""
+    effects = draws.led_by(STANDING, arms[4], other=arms[2])
+    return decided(key, effects, "higher", draws.equivalence(arms[4], STANDING, MARGIN, other=arms[2]))

@@ -8,9 +8,9 @@ from eisbach.statistics.records import load_records
 from eisbach.studies.contract import ClaimResult, Effect
 from eisbach.studies.judging import ALPHA, Draws, judged, not_run, over_draws, within_margin
 
-MARGIN = 10.0
-"""Points of flat pieces: a smaller difference is none."""
-FLAT, BASE = "is_flat", "untrained"
+MARGIN = 0.02
+"""Block strength: a smaller difference is none."""
+FORM, BASE = "block_strength", "untrained"
 KEYS = ("high-is-enough-plain", "low-leaves-form-plain", "high-over-low-plain", "high-is-enough-recurrence")
 
 
@@ -30,14 +30,14 @@ def judge(folder: Path) -> list[ClaimResult]:
 
 
 def _enough(key: str, draws: Draws, arm: str) -> ClaimResult:
-    effects = draws.primary(f"{arm}-high", other=arm)
-    same = draws.equivalence(f"{arm}-high", FLAT, MARGIN, other=arm) < ALPHA
+    effects = draws.led_by(FORM, f"{arm}-high", other=arm)
+    same = draws.equivalence(f"{arm}-high", FORM, MARGIN, other=arm) < ALPHA
     return _equal(key, effects, same)
 
 
 def _left_alone(key: str, draws: Draws, arm: str) -> ClaimResult:
-    effects = draws.beside_untrained(arm, BASE)
-    same = within_margin(FLAT, draws.from_untrained(arm, FLAT, BASE), MARGIN) < ALPHA
+    effects = draws.beside_untrained(arm, BASE, first=FORM)
+    same = within_margin(FORM, draws.from_untrained(arm, FORM, BASE), MARGIN) < ALPHA
     return _equal(key, effects, same)
 
 
@@ -47,12 +47,12 @@ def _equal(key: str, effects: list[Effect], same: bool) -> ClaimResult:
 
 
 def _more_above(key: str, draws: Draws, arm: str) -> ClaimResult:
-    whole = over_draws(draws.named(FLAT, arm, BASE), FLAT, draws.from_untrained(arm, FLAT, BASE))
-    differences = draws.differences(f"{arm}-high", FLAT, f"{arm}-low")
-    effect = over_draws(draws.named(FLAT, f"{arm}-high", f"{arm}-low"), FLAT, differences)
+    whole = over_draws(draws.named(FORM, arm, BASE), FORM, draws.from_untrained(arm, FORM, BASE))
+    differences = draws.differences(f"{arm}-high", FORM, f"{arm}-low")
+    effect = over_draws(draws.named(FORM, f"{arm}-high", f"{arm}-low"), FORM, differences)
     along = _shown(effect) and (effect.value > 0) == (whole.value > 0)
     against = _shown(effect) and not along
-    none = within_margin(FLAT, differences, MARGIN) < ALPHA
+    none = within_margin(FORM, differences, MARGIN) < ALPHA
     changed = _shown(whole)
     return judged(
         key, [effect, whole], supported=changed and along, refuted=changed and (against or (none and not along))
