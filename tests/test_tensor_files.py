@@ -7,6 +7,7 @@ import os
 import pickle
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +217,36 @@ def test_headers_are_read_by_one_thread_at_a_time(tmp_path: Path, monkeypatch: p
         made += [pool.submit(read_arrays, tmp_path / "b.npz") for _ in range(8)]
         assert all(len(each.result()) for each in made)
     assert len(inside) == 16
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        SystemError("AST constructor recursion depth mismatch (before=69, after=70)"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        np._core._exceptions._ArrayMemoryError((2**40,), np.dtype(np.float64)),
+    ],
+)
+@pytest.mark.parametrize("read", [read_array, read_arrays])
+def test_what_fails_in_the_machine_is_no_damaged_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object], fault: Exception
+) -> None:
+    """A reader of many files leaves a damaged one out; what the interpreter or the memory did is no fault of it."""
+    np.save(tmp_path / "a.npy", np.ones(3))
+    np.savez(tmp_path / "a.npz", x=np.ones(3))
+
+    def fail(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(np, "load", fail)
+    with pytest.raises(type(fault)):
+        read(tmp_path / ("a.npy" if read is read_array else "a.npz"))
+
+
+def test_a_header_nested_too_deeply_is_a_damaged_file(tmp_path: Path) -> None:
+    """The parser says MemoryError of it, and the machine has enough."""
+    header = b"-" * 9000 + b"1"
+    header += b" " * (64 - (10 + len(header) + 1) % 64) + b"\n"
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(UserError, match="cannot be read as .npy"):
+        read_array(tmp_path / "a.npy")

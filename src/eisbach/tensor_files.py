@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eisbach.errors import CheckpointError, EisbachError, UserError
+from eisbach.errors import CheckpointError, EisbachError, UserError, is_out_of_memory
 from eisbach.files import atomic_write, check_regular, parse_object, read_object
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def read_arrays(
         with _HEADERS, np.load(path, allow_pickle=False) as archive:
             arrays = {str(name): archive[name] for name in archive.files}
     except Exception as fault:  # zip, zlib, ast, struct and numpy have many ways to refuse a foreign file
-        if isinstance(fault, UserError):
+        if isinstance(fault, UserError) or _is_the_machines(fault):
             raise
         raise error(f"the {what} {path} cannot be read as .npz without pickles ({_reason(fault)}).") from fault
     strangers = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
@@ -225,8 +225,16 @@ def read_array(path: str | Path, what: str = "array", *, error: type[UserError] 
         if Path(path).stat().st_size < expected:
             raise ValueError("it is truncated")
     except Exception as fault:  # as above
+        if _is_the_machines(fault):
+            raise
         raise error(f"the {what} {path} cannot be read as .npy without pickles ({_reason(fault)}).") from fault
     return array
+
+
+def _is_the_machines(error: Exception) -> bool:
+    """Whether the interpreter or the memory failed: no file is damaged by it, and none is left out for it. A bare
+    MemoryError is what the parser of a header says of one that is nested too deeply, and the file's own fault."""
+    return isinstance(error, SystemError) or (type(error) is not MemoryError and is_out_of_memory(error))
 
 
 def _reason(error: Exception) -> str:
