@@ -16,8 +16,8 @@ SHARING = {
     "clip_and_level": {"plain", "development", "clip-and-level", "oracle"},
     "barrier_strength": {"plain", "batch-50", "sample-50", "sample-100"},
     "barrier_adherence": {"plain", "batch-50", "sample-50", "sample-100"},
-    "barrier_dora": {"plain", "batch-50", "sample-100", "development"},
-    "signature_control": {"plain", "recurrence"},
+    "barrier_dora": {"plain", "batch-50", "sample-100", "development", "recurrence"},
+    "signature_control": {"plain"},
 }
 
 

@@ -7,13 +7,20 @@ from typing import Literal
 
 from eisbach.statistics.records import load_records
 from eisbach.studies.contract import ClaimResult, Effect
-from eisbach.studies.judging import STANDING, Draws, decided, not_run, with_standing
+from eisbach.studies.judging import ALPHA, STANDING, Draws, decided, judged, not_run, with_standing
 
 LEVEL, COVERAGE = "level_range", "paper_pca_coverage"
 MARGINS = {STANDING: 5.0, LEVEL: 1.0, COVERAGE: 3.0}
 """Points, dB and dB: a smaller difference is none."""
-ARMS = {"eq5": "batch-50", "per-sample": "sample-100", "development": "development"}
+ARMS = {"eq5": "batch-50", "per-sample": "sample-100", "development": "development", "recurrence": "recurrence"}
 COVERED = ("eq5", "per-sample")
+SWAPS = (
+    ("direction", "recurrence", STANDING),
+    ("direction", "development", STANDING),
+    ("magnitude", "recurrence", LEVEL),
+)
+"""Which part is claimed to carry what: only of arms that change it."""
+_CLAIMS = {STANDING: "direction-learns-structure", LEVEL: "magnitude-learns-level"}
 OURS = "trajectory_coverage"
 """Our measure of what PCA coverage is meant to be; it stands beside it and decides nothing."""
 
@@ -25,12 +32,7 @@ def judge(folder: Path) -> list[ClaimResult]:
         draws = Draws(with_standing(load_records(folder / "records.parquet")), "barrier_dora")
     results = [_needs(f"needs-dora-{name}", draws, arm) for name, arm in ARMS.items()]
     results += [_covers(f"dora-covers-more-{name}", draws, ARMS[name]) for name in COVERED]
-    for name, arm in ARMS.items():
-        direction, magnitude = f"direction-{arm}", f"magnitude-{arm}"
-        results += [
-            _swap(f"direction-learns-structure-{name}", draws, direction, magnitude, STANDING),
-            _swap(f"magnitude-learns-level-{name}", draws, magnitude, direction, LEVEL),
-        ]
+    results += [_swap(f"{_CLAIMS[metric]}-{arm}", draws, part, arm, metric) for part, arm, metric in SWAPS]
     return results
 
 
@@ -43,9 +45,11 @@ def _needs(key: str, draws: Draws | None, arm: str) -> ClaimResult:
     if draws is None or not _there(draws, "plain", arm, "lora-plain", f"lora-{arm}"):
         return not_run(key)
     gains = (arm, "plain"), (f"lora-{arm}", "lora-plain")
-    effects = draws.interaction(*gains, first=STANDING)
-    effects += draws.led_by(STANDING, arm) + draws.led_by(STANDING, f"lora-{arm}", other="lora-plain")
-    return decided(key, effects, "lower", draws.equal_gains(*gains, STANDING, MARGINS[STANDING]))
+    interaction, own = draws.interaction(*gains, first=STANDING), draws.led_by(STANDING, arm)
+    effects = [*interaction, *own, *draws.led_by(STANDING, f"lora-{arm}", other="lora-plain")]
+    result = decided(key, effects, "lower", draws.equal_gains(*gains, STANDING, MARGINS[STANDING]))
+    gained = _shown(own[0]) and own[0].value < 0
+    return result if gained or result.verdict != "supported" else judged(key, effects, supported=False)
 
 
 def _covers(key: str, draws: Draws | None, arm: str) -> ClaimResult:
@@ -58,11 +62,20 @@ def _covers(key: str, draws: Draws | None, arm: str) -> ClaimResult:
     return decided(key, effects, "higher", draws.equivalence(arm, COVERAGE, MARGINS[COVERAGE], other=other))
 
 
-def _swap(key: str, draws: Draws | None, arm: str, other: str, metric: str) -> ClaimResult:
-    """One swap against the other, then each against plain training."""
-    if draws is None or not _there(draws, arm, other, "plain"):
+def _swap(key: str, draws: Draws | None, part: str, arm: str, metric: str) -> ClaimResult:
+    """The swap that has the part against the other one, in the direction that the whole adapter takes; inconclusive
+    where the whole adapter changes nothing that is shown."""
+    swap, other = f"{part}-{arm}", f"{'magnitude' if part == 'direction' else 'direction'}-{arm}"
+    if draws is None or not _there(draws, swap, other, arm, "plain"):
         return not_run(key)
-    effects = draws.led_by(metric, arm, other=other)
-    effects += [draws.effect(swap, metric, other="plain") for swap in (arm, other)]
-    wanted: Literal["higher", "lower"] = "lower" if metric == STANDING else "higher"
-    return decided(key, effects, wanted, draws.equivalence(arm, metric, MARGINS[metric], other=other))
+    whole = draws.effect(arm, metric, other="plain")
+    effects = draws.led_by(metric, swap, other=other)
+    effects += [whole, *(draws.effect(each, metric, other="plain") for each in (swap, other))]
+    if not _shown(whole):
+        return judged(key, effects, supported=False)
+    wanted: Literal["higher", "lower"] = "higher" if whole.value > 0 else "lower"
+    return decided(key, effects, wanted, draws.equivalence(swap, metric, MARGINS[metric], other=other))
+
+
+def _shown(effect: Effect) -> bool:
+    return effect.p is not None and effect.p < ALPHA

@@ -55,10 +55,10 @@ def _optimum(key: str, draws: Draws, arms: list[str]) -> ClaimResult:
     )  # fmt: skip
     effects = [curvature, _least(fits)]
     others = [draws.equivalence(arm, STANDING, MARGIN, other="plain") < ALPHA for arm in arms[1:]]
-    bent = low(curvature) > 0
-    inside = low(effects[1]) >= PREDICTED[0] and high(effects[1]) <= PREDICTED[1]
-    outside = high(effects[1]) < PREDICTED[0] or low(effects[1]) > PREDICTED[1]
-    return judged(key, effects, supported=bent and inside, refuted=(bent and outside) or (not bent and all(others)))
+    least = effects[1]
+    supported = low(curvature) > 0 and low(least) >= PREDICTED[0] and high(least) <= PREDICTED[1]
+    elsewhere = high(least) < PREDICTED[0] or low(least) > PREDICTED[1] or high(curvature) < 0
+    return judged(key, effects, supported=supported, refuted=not supported and (elsewhere or all(others)))
 
 
 def _least(fits: np.ndarray) -> Effect:

@@ -11,7 +11,7 @@ from eisbach.studies.judging import ALPHA, Draws, judged, not_run, over_draws, w
 MARGIN = 0.02
 """Block strength: a smaller difference is none."""
 FORM, BASE = "block_strength", "untrained"
-KEYS = ("high-is-enough-plain", "low-leaves-form-plain", "high-over-low-plain", "high-is-enough-recurrence")
+KEYS = ("high-is-enough-plain", "low-leaves-form-plain", "high-over-low-plain")
 
 
 def judge(folder: Path) -> list[ClaimResult]:
@@ -25,7 +25,6 @@ def judge(folder: Path) -> list[ClaimResult]:
         _enough("high-is-enough-plain", draws, "plain"),
         _left_alone("low-leaves-form-plain", draws, "plain-low"),
         _more_above("high-over-low-plain", draws, "plain"),
-        _enough("high-is-enough-recurrence", draws, "recurrence"),
     ]
 
 
