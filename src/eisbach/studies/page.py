@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eisbach.config import StrictModel, build_config, read_yaml
 from eisbach.files import write_text
@@ -20,6 +20,9 @@ from eisbach.studies.contract import (
     Verdict,
     load_studies,
 )
+
+if TYPE_CHECKING:
+    from eisbach.report.page import NumberTable
 
 _PAPERS = {
     "barrier": "the entropy log-barrier", "erd": "recoverability weighting (ERD)",
@@ -255,34 +258,44 @@ def write_pages(page: Path, markdown: Path) -> None:
     StorageError
         The disk is full or a folder cannot be written.
     """
-    from eisbach.report.page import NumberTable, render_page
+    from eisbach.report.page import render_page
 
     studies = _decided_first(load_studies())
-    head = ["claim", "where", "verdict", "effect (95%)", "unit", "date", "study"]
-    tables = []
-    for paper, name in _PAPERS.items():
-        rows = [
-            [cells[1], claim.source.place, *cells[3:], cells[0]]
-            for study in studies
-            for claim, result in study.rows()
-            if claim.source.paper == paper
-            for cells in [claim_row(study, claim, result)]
-        ]
-        if rows:
-            tables.append(NumberTable(f"{name[0].upper()}{name[1:]}", f"{len(rows)} claims.", head, rows))
-    counts: dict[str, int] = {}
-    for study in studies:
-        for _, result in study.rows():
-            counts[result.verdict] = counts.get(result.verdict, 0) + 1
+    decided, waiting = (_tables(studies, run=run) for run in (True, False))
+    verdicts = [result.verdict for study in studies for _, result in study.rows()]
     html = render_page(
         "claims.html.j2",
         title="Claims",
         question="What the papers claim, what we claim, and what the studies say.",
-        facts=[(verdict, str(count)) for verdict, count in sorted(counts.items())],
-        tables=tables,
+        facts=[(verdict, str(verdicts.count(verdict))) for verdict in _VERDICTS],
+        decided=decided,
+        waiting=waiting,
         undeclared=[(study.name, study.declaration.declared.note) for study in _with_notes(studies)],
         retired=[entry.model_dump() for entry in _retired()],
     )
     write_text(page, html)
     for name, text in claims_pages(studies, markdown.stem).items():
         write_text(markdown.with_name(name), text)
+
+
+def _tables(studies: Sequence[Study], *, run: bool) -> list[NumberTable]:
+    """A table a paper, of the claims that have a verdict or of those that have none."""
+    from eisbach.report.page import NumberTable
+
+    tables = []
+    for paper, name in _PAPERS.items():
+        rows = []
+        for study in studies:
+            for claim, result in study.rows():
+                if claim.source.paper == paper and (result.verdict != "not run") == run:
+                    named, text, _, verdict, effect, unit, date = claim_row(study, claim, result)
+                    own = (
+                        [verdict, f"{effect}; by {unit}", claim.source.place]
+                        if run
+                        else [claim.source.place, f"by {unit}"]
+                    )
+                    rows.append([text, *own, f"{named}, {date}" if run else named])
+        head = ["claim", *(["verdict", "effect (95%)", "where"] if run else ["where", "unit"]), "study"]
+        if rows:
+            tables.append(NumberTable(f"{name[0].upper()}{name[1:]}", f"{len(rows)} claims.", head, rows))
+    return tables
