@@ -32,6 +32,12 @@ def test_no_function_is_longer_than_two_screens() -> None:
     assert longer == []
 
 
+def test_no_module_is_longer_than_400_lines() -> None:
+    lengths = {file: file.read_text(encoding="utf-8").count("\n") for file in (ROOT / "src").rglob("*.py")}
+    assert len(lengths) > 300
+    assert {str(file.relative_to(ROOT)): length for file, length in lengths.items() if length > 400} == {}
+
+
 def test_results_that_changed_have_a_reason() -> None:
     before, after = (
         json.loads((ROOT / f"bench/results/equal_{when}.json").read_text(encoding="utf-8"))

@@ -374,35 +374,6 @@ def scheduler(values: Mapping[str, Any], folder: Path) -> Any:
         raise CheckpointError(f"the scheduler in {folder / 'scheduler'} cannot be read ({_reason(error)}).") from error
 
 
-def check_index(values: Mapping[str, Any], file: Path) -> None:
-    """Nothing, when every part that a pipeline's model_index.json lists is a class that a library ships.
-
-    Raises
-    ------
-    CheckpointError
-        A part, or the pipeline itself, is code of the folder or lies elsewhere.
-    """
-    import diffusers
-
-    pipelines = Path(next(iter(diffusers.pipelines.__path__)))
-    if not isinstance(values.get("_class_name"), str | None):
-        raise CheckpointError(f"{file} names a pipeline of its own, and code from a model's folder is never run.")
-    for part, value in values.items():
-        if not isinstance(value, list) or part.startswith("_") or not any(value):
-            continue
-        if Path(part).name != part or part in ("", ".", ".."):
-            raise CheckpointError(f"{file} lists the part '{part}', which is not a folder beside it; fetch it again.")
-        library = str(value[0])
-        shipped = library in ("diffusers", "transformers") or (
-            library.isidentifier() and (pipelines / library / "__init__.py").is_file()
-        )
-        if len(value) != 2 or not shipped:
-            raise CheckpointError(
-                f"{file} lists '{part}' as {value}, code of its own, and code from a model's folder is never run; take "
-                "a model whose classes diffusers or transformers ships."
-            )
-
-
 def _reason(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -24,7 +24,8 @@ from eisbach.data.batches import LatentDataset
 from eisbach.data.latents import encode_manifest
 from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
 from eisbach.data.pre_encode import pre_encode
-from eisbach.data.pre_encoded import inspect_folder, is_pre_encoded, latent_entries, read_pre_encoded
+from eisbach.data.pre_encoded import is_pre_encoded, latent_entries, read_pre_encoded
+from eisbach.data.pre_encoded_report import inspect_folder
 from eisbach.errors import ManifestError, UserError
 from eisbach.training import train
 from eisbach.training.config import TrainConfig

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,37 @@ def pipeline_name(folder: str | Path) -> str | None:
     if not file.is_file():
         return None
     values = pretrained.read_object(file, "pipeline's index")
-    pretrained.check_index(values, file)
+    _check_index(values, file)
     return values.get("_class_name")
+
+
+def _check_index(values: Mapping[str, Any], file: Path) -> None:
+    """Nothing, when every part that a pipeline's model_index.json lists is a class that a library ships.
+
+    Raises
+    ------
+    CheckpointError
+        A part, or the pipeline itself, is code of the folder or lies elsewhere.
+    """
+    import diffusers
+
+    pipelines = Path(next(iter(diffusers.pipelines.__path__)))
+    if not isinstance(values.get("_class_name"), str | None):
+        raise CheckpointError(f"{file} names a pipeline of its own, and code from a model's folder is never run.")
+    for part, value in values.items():
+        if not isinstance(value, list) or part.startswith("_") or not any(value):
+            continue
+        if Path(part).name != part or part in ("", ".", ".."):
+            raise CheckpointError(f"{file} lists the part '{part}', which is not a folder beside it; fetch it again.")
+        library = str(value[0])
+        shipped = library in ("diffusers", "transformers") or (
+            library.isidentifier() and (pipelines / library / "__init__.py").is_file()
+        )
+        if len(value) != 2 or not shipped:
+            raise CheckpointError(
+                f"{file} lists '{part}' as {value}, code of its own, and code from a model's folder is never run; take "
+                "a model whose classes diffusers or transformers ships."
+            )
 
 
 def read_index(folder: Path, pipeline: str, parts: Sequence[str]) -> dict[str, Any]:

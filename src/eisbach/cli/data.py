@@ -227,7 +227,7 @@ def latents(
     batched."""
     from dataclasses import asdict
 
-    from eisbach.data.pre_encoded import inspect_folder
+    from eisbach.data.pre_encoded_report import inspect_folder
 
     chosen = None if codec is None and model is None else _load_codec(codec, model)[1]
     report = inspect_folder(folder, chosen, buckets=buckets, batch_size=batch_size, jobs=worker_count(jobs))

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from eisbach.audio import KnownHashes
-from eisbach.audio_file import is_file, is_utf8
+from eisbach.audio_file import is_utf8
+from eisbach.data.files_below import FilesBelow
 from eisbach.errors import ManifestError
 from eisbach.files import LINES_LIMIT, JsonError, parse_json, read_json, read_text, write_json, write_jsonl
 
@@ -176,7 +175,7 @@ def load_manifest(path: str | Path, *, check_files: bool = True) -> Manifest:
     text = read_text(path, "manifest", limit=LINES_LIMIT, missing=missing, error=ManifestError)
     lines = text.split("\n")  # splitlines() would also cut at U+2028 within a caption
     audio_root = _read_audio_root(path)
-    files = _ManifestFiles(audio_root)
+    files = FilesBelow(audio_root)
     rows: list[ManifestRow] = []
     faults: list[str] = []
     first_line: dict[str, int] = {}
@@ -375,49 +374,6 @@ def _write_audio_root(manifest: Path, audio_root: Path) -> None:
         beside.unlink()
 
 
-class _ManifestFiles:
-    """The files below a folder: found in another spelling of the same name, and never outside the folder."""
-
-    def __init__(self, root: Path) -> None:
-        self._root, self._real_root = root, os.path.realpath(root)
-        self._inside: dict[Path, bool] = {}
-        self._names: dict[Path, dict[str, str]] = {}
-
-    def find(self, relative: str) -> tuple[str | None, str | None]:
-        """A path as the disk spells it (None: there is no such file), and what is wrong with it."""
-        path = self._root / relative
-        if not is_file(path):
-            path = self.spelled(relative)
-            if not is_file(path):
-                return None, f"file '{relative}' does not exist; restore it or remove the row"
-        place = path.relative_to(self._root).as_posix()
-        if not self._is_inside(path):
-            return (
-                place,
-                f"'path' is a link that leaves the manifest's folder (got '{relative}'); copy the audio into it",
-            )
-        return place, None
-
-    def spelled(self, relative: str) -> Path:
-        """A path whose parts are the disk's where they differ only in how accents are composed (NFC, NFD)."""
-        place = self._root
-        for part in PurePosixPath(relative).parts:
-            if not part.isascii() and not (place / part).exists():
-                if place not in self._names:
-                    names = [item.name for item in place.iterdir()] if place.is_dir() else []
-                    self._names[place] = {unicodedata.normalize("NFC", name): name for name in names}
-                part = self._names[place].get(unicodedata.normalize("NFC", part), part)
-            place = place / part
-        return place
-
-    def _is_inside(self, path: Path) -> bool:
-        if path.is_symlink():
-            return _is_below(os.path.realpath(path), self._real_root)
-        if path.parent not in self._inside:
-            self._inside[path.parent] = _is_below(os.path.realpath(path.parent), self._real_root)
-        return self._inside[path.parent]
-
-
 def check_unchanged(manifest: Manifest, row: ManifestRow, known: KnownHashes) -> Path:
     """Where the audio of a row lies; `ManifestError` when its bytes are not those that the manifest was made of."""
     audio = manifest.audio_path(row)
@@ -427,7 +383,3 @@ def check_unchanged(manifest: Manifest, row: ManifestRow, known: KnownHashes) ->
             "'eisbach data folder', or restore the file."
         )
     return audio
-
-
-def _is_below(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

@@ -8,15 +8,14 @@ drawn by the paper's own definitions (cosine of mel frames, principal components
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eisbach.errors import UserError
-from eisbach.report.figures import View, draw_mel, draw_trajectory, features_of, trajectory_limit
+from eisbach.report.figures import View, draw_mel, draw_trajectory, trajectory_limit
 from eisbach.report.structure.draw import (
     by_group,
     columns_of,
@@ -33,6 +32,7 @@ from eisbach.report.structure.draw import (
     shrink_of,
     trajectory_panels,
 )
+from eisbach.report.structure.kind import Kind
 from eisbach.report.structure.maps import draw_motifs, draw_scape
 from eisbach.report.structure.style import (
     PAGE,
@@ -273,38 +273,6 @@ def motifs_figure(
     return render(figure, rows, out, form=form)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """One figure by name.
-
-    Attributes
-    ----------
-    name : str
-    draw : callable (clips, out=, form=, view=) -> bytes
-    shows : str
-        For lists and help.
-    caption : str
-        What stands under it: what is shown, and how to read it.
-    figure : str
-        The figures of the paper that it makes; "" for none.
-    most : int
-        Clips that it can hold.
-    exactly : int or None
-        Clips that it needs, where it cannot be any number.
-    pools : bool
-        Clips of a group are drawn together rather than each by itself.
-    """
-
-    name: str
-    draw: Callable[..., bytes]
-    shows: str
-    caption: str
-    figure: str = ""
-    most: int = 12
-    exactly: int | None = None
-    pools: bool = False
-
-
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -406,13 +374,4 @@ KINDS: dict[str, Kind] = {
 
 
 def _checked(clips: Sequence[PictureClip], name: str) -> list[Features]:
-    """The features of as many clips as the figure holds."""
-    kind = KINDS[name]
-    if kind.exactly is not None and len(clips) != kind.exactly:
-        raise UserError(f"the figure '{name}' needs {kind.exactly} clips, the baseline first, not {len(clips)}.")
-    if not 1 <= len(clips) <= kind.most:
-        raise UserError(f"the figure '{name}' holds 1 to {kind.most} clips, not {len(clips)}; choose fewer.")
-    features = [features_of(clip.source) for clip in clips]
-    if all(sound.duration <= 0 for sound in features):
-        raise UserError(f"{clips[0].label} is silent, so there is nothing to draw; give a clip with sound.")
-    return features
+    return KINDS[name].checked(clips)
