@@ -52,11 +52,11 @@ def on_call(monkeypatch: pytest.MonkeyPatch, number: int, act: Any) -> None:
     """Acts before the take of this number, counted from 1, is written."""
     write_take, calls = demos_module.write_take, []
 
-    def acting(*arguments: Any) -> None:
+    def acting(*arguments: Any) -> float:
         calls.append(arguments)
         if len(calls) == number:
             act()
-        write_take(*arguments)
+        return write_take(*arguments)
 
     monkeypatch.setattr(demos_module, "write_take", acting)
 

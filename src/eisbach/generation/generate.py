@@ -18,8 +18,8 @@ from eisbach.generation.takes import (
     STAMP,
     Take,
     check_stamp,
+    finished_seconds,
     generation_stamp,
-    is_finished,
     merge_stamp,
     plan_takes,
     sampling_times,
@@ -95,15 +95,25 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
     player = Player(backbone, codec, placement, play_adapters(backbone, config), source)
     stamp_path = Path(config.out) / STAMP
     check_stamp(stamp_path, stamp)
-    missing = {take.id for take in takes if not is_finished(take.path, config.duration)}
+    lengths = _finished(takes, config.duration)
+    missing = {take.id for take in takes} - lengths.keys()
     if missing:
         write_json(stamp_path, merge_stamp(stamp_path, stamp))
-    _make_missing(config, player, takes, missing, quiet)
-    return save_manifest(config, takes)
+    lengths |= _make_missing(config, player, takes, missing, quiet)
+    return save_manifest(config, takes, lengths)
 
 
-def _make_missing(config: GenerateConfig, player: Player, takes: list[Take], missing: set[str], quiet: bool) -> None:
-    """Samples the batches of the whole plan in which a clip is missing, and writes those clips."""
+def _finished(takes: list[Take], duration: float) -> dict[str, float]:
+    """Seconds of the clips that are there, by id."""
+    found = {take.id: finished_seconds(take.path, duration) for take in takes}
+    return {name: seconds for name, seconds in found.items() if seconds is not None}
+
+
+def _make_missing(
+    config: GenerateConfig, player: Player, takes: list[Take], missing: set[str], quiet: bool
+) -> dict[str, float]:
+    """Samples the batches of the whole plan in which a clip is missing, and writes those clips: their seconds by id."""
+    lengths: dict[str, float] = {}
     batches = [takes[start : start + config.batch_size] for start in range(0, len(takes), config.batch_size)]
     todo = [batch for batch in batches if any(take.id in missing for take in batch)]
     with stop_signal() as stop, _Meter(config, player.codec, len(batches), len(batches) - len(todo), quiet) as meter:
@@ -118,15 +128,16 @@ def _make_missing(config: GenerateConfig, player: Player, takes: list[Take], mis
                 look()
 
             for take, waveform in sample_batch(player, config, batch, on_step, missing=missing):
-                write_take(take, waveform, config.duration)
+                lengths[take.id] = write_take(take, waveform, config.duration)
             meter.decoded()
             if batch is not todo[-1]:
                 look()
+    return lengths
 
 
 def _stopped(takes: list[Take], duration: float) -> InterruptedRun:
     """What is said of a stopped generation."""
-    done = sum(is_finished(take.path, duration) for take in takes)
+    done = len(_finished(takes, duration))
     return InterruptedRun(
         f"{done} of {len(takes)} clips are finished and stay in {takes[0].path.parent}; the same command makes the "
         "others."

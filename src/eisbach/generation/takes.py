@@ -60,33 +60,41 @@ def short_by(seconds: float) -> float:
     return min(1.0, 0.1 * seconds)
 
 
-def write_take(take: Take, waveform: Waveform, duration: float) -> None:
-    """Writes at most `duration` seconds: a codec's last frame may reach beyond them, or end just before."""
+def write_take(take: Take, waveform: Waveform, duration: float) -> float:
+    """Writes at most `duration` seconds, and says how many: a codec's last frame may reach beyond them, or end just
+    before."""
     from eisbach.audio import write_audio
     from eisbach.types import Waveform as Wave
 
     count = round(duration * waveform.sample_rate)
-    write_audio(take.path, Wave(waveform.samples[:, :count], waveform.sample_rate))
+    samples = waveform.samples[:, :count]
+    write_audio(take.path, Wave(samples, waveform.sample_rate))
+    return samples.shape[1] / waveform.sample_rate
 
 
-def is_finished(path: Path, duration: float) -> bool:
-    """True when the file is there, can be decoded, and is as long as asked (within a second, or a tenth of it)."""
+def finished_seconds(path: Path, duration: float) -> float | None:
+    """How long a finished file is: it is there, can be decoded, and as long as asked (within a second, or a tenth of
+    it); None for every other."""
     from eisbach.audio_file import AudioFile
 
     if not path.is_file():
-        return False
+        return None
     try:
-        return abs(AudioFile(path).seconds() - duration) < short_by(duration)
+        seconds = AudioFile(path).seconds()
     except AudioError:
-        return False
+        return None
+    return seconds if abs(seconds - duration) < short_by(duration) else None
 
 
-def save_manifest(config: GenerateConfig, takes: list[Take]) -> Manifest:
-    """Writes the manifest of everything in the folder and returns the rows that `config` asks for."""
+def save_manifest(config: GenerateConfig, takes: list[Take], seconds: Mapping[str, float]) -> Manifest:
+    """Writes the manifest of everything in the folder and returns the rows that `config` asks for; `seconds` are the
+    takes' lengths by id, which whoever wrote or checked the files knows."""
     from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest, save_manifest
 
     root = Path(config.out)
-    with in_threads(takes, lambda take: _row(config, take), jobs=4, title="hash", quiet=True) as results:
+    with in_threads(
+        takes, lambda take: _row(config, take, seconds[take.id]), jobs=4, title="hash", quiet=True
+    ) as results:
         rows = [row for _, row in results]
     asked = {row.id for row in rows}
     others = []
@@ -97,8 +105,7 @@ def save_manifest(config: GenerateConfig, takes: list[Take]) -> Manifest:
     return Manifest(rows, root)
 
 
-def _row(config: GenerateConfig, take: Take) -> ManifestRow:
-    from eisbach.audio_file import AudioFile
+def _row(config: GenerateConfig, take: Take, seconds: float) -> ManifestRow:
     from eisbach.data.manifest import ManifestRow
 
     labels = {"arm": config.arm, "prompt_id": take.prompt.id, "seed": str(take.seed)}
@@ -108,7 +115,7 @@ def _row(config: GenerateConfig, take: Take) -> ManifestRow:
         id=take.id,
         path=take.path.name,
         caption=take.prompt.text,
-        duration=round(AudioFile(take.path).seconds(), 6),
+        duration=round(seconds, 6),
         labels=labels,
         audio_hash=audio_hash(take.path),
         split="held_out",  # generated audio must not slip into a training set unnoticed

@@ -136,9 +136,9 @@ class Demos:
     def _write(self, trainer: Trainer, partial: Path, folder: Path, stop: threading.Event) -> None:
         """Everything of a step's folder, into `partial`, which becomes `folder`."""
         takes = self._takes(partial, trainer.step)
-        self._play(trainer, takes, stop)
+        lengths = self._play(trainer, takes, stop)
         config = self._config.model_copy(update={"out": str(partial), "arm": f"step-{trainer.step}"})
-        save_manifest(config, takes)
+        save_manifest(config, takes, lengths)
         measured = []
         for take in takes:
             if stop.is_set():
@@ -151,7 +151,9 @@ class Demos:
         write_analysis(partial, records, measured)
         write_json(partial / STAMP, {**self._stamp, "step": trainer.step})
 
-    def _play(self, trainer: Trainer, takes: list[Take], stop: threading.Event) -> None:
+    def _play(self, trainer: Trainer, takes: list[Take], stop: threading.Event) -> dict[str, float]:
+        """Writes the takes, and gives their seconds by id."""
+        lengths: dict[str, float] = {}
         placement = Placement(trainer.device, trainer.accelerator.mixed_precision == "bf16")
         player = Player(trainer.backbone, self._codec, placement)
 
@@ -162,7 +164,8 @@ class Demos:
         with self._at_rest(trainer):
             for batch, captions in zip(self._cut(takes), self._batches, strict=True):
                 for take, waveform in sample_batch(player, self._config, batch, on_step, conditioning=captions):
-                    write_take(take, waveform, self._config.duration)
+                    lengths[take.id] = write_take(take, waveform, self._config.duration)
+        return lengths
 
     @contextmanager
     def _at_rest(self, trainer: Trainer) -> Iterator[None]:
