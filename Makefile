@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint docs ci clean help setup
+.PHONY: demo test test-whole test-all lint docs ci clean help setup
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -26,11 +26,14 @@ demo: $(STAMP) ## the main job: fine-tune, generate, measure, compare; opens eis
 # that what the tests of a file share is made once, and takes from the other's half when its own is done.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-test: $(STAMP) ## the test suite
+test: $(STAMP) ## the test suite, under eight minutes
 	$(PYTEST)
 
-test-all: $(STAMP) ## the test suite with the long whole paths, of which CI runs those of tests/integration
-	$(PYTEST) -m 'not slow'
+test-whole: $(STAMP) ## whole paths and what else takes seconds; CI runs it after `make test`
+	$(PYTEST) -m 'whole and not slow'
+
+test-all: $(STAMP) ## every test there is
+	$(PYTEST) -m ''
 
 lint: $(STAMP) ## ruff, types, import contracts
 	$(BIN)/ruff check .
@@ -41,7 +44,7 @@ lint: $(STAMP) ## ruff, types, import contracts
 docs: $(STAMP) ## the documentation as a site: open site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-ci: test-all lint docs
+ci: lint docs test test-whole
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

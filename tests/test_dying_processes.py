@@ -44,6 +44,7 @@ def _fragile(folder: Path, number: int, lives: int) -> int:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.whole
 def test_a_process_that_dies_costs_a_second_try_of_its_own_call_alone(tmp_path: Path, jobs: int) -> None:
     calls = [(tmp_path, number, 1 if number in (1, 4) else 0) for number in range(6)]
     with Processes(jobs) as processes:

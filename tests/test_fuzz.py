@@ -15,7 +15,8 @@ BENCH = Path(__file__).parents[1] / "bench"
 sys.path.insert(0, str(BENCH))
 
 
-@pytest.mark.parametrize(("inputs", "least"), [(300, 1), pytest.param(2000, 6, marks=pytest.mark.whole)])
+@pytest.mark.parametrize(("inputs", "least"), [(300, 1), pytest.param(2000, 6, marks=pytest.mark.slow)])
+@pytest.mark.whole
 def test_damaged_files_of_every_kind(tmp_path: Path, inputs: int, least: int) -> None:
     out = tmp_path / "fuzz.json"
     words = ["--inputs", str(inputs), "--seed", "20", "--out", str(out)]

@@ -299,6 +299,7 @@ def check_compiled(norm_gradient: str, mixed: bool, backend: str) -> None:
 
 @pytest.mark.parametrize("norm_gradient", ["detached", "full"])
 @pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.whole
 def test_torch_compile_captures_the_whole_graph(norm_gradient, mixed):
     check_compiled(norm_gradient, mixed, "aot_eager")
 
@@ -314,6 +315,7 @@ def test_torch_compile_captures_the_whole_graph(norm_gradient, mixed):
         ),
     ],
 )
+@pytest.mark.whole
 def test_compiled_code_gives_the_same_numbers(norm_gradient, mixed):
     """Not only captured: inductor's own rewriting of sums of products is part of what is trained with."""
     check_compiled(norm_gradient, mixed, "inductor")

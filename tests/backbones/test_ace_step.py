@@ -341,6 +341,7 @@ def make_adapter(backbone: Any, folder: Path, kind: str) -> dict[str, torch.Tens
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.whole
 def test_comfyui_maps_every_layer_of_an_export(folder: Path, tmp_path: Path, kind: str) -> None:
     from safetensors.torch import load_file
     from typer.testing import CliRunner
@@ -430,5 +431,6 @@ def test_stabilitys_file_has_no_names_for_it(folder: Path, tmp_path: Path) -> No
     assert not (tmp_path / "x.safetensors").exists()
 
 
+@pytest.mark.whole
 def test_computes_on_a_second_device(folder: Path) -> None:
     same_on_a_second_device(folder)

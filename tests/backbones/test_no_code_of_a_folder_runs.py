@@ -82,6 +82,7 @@ def test_a_tokenizer_that_asks_for_code_is_refused_without_a_question(tmp_path: 
 
 
 @pytest.mark.parametrize("how", TOKENIZERS)
+@pytest.mark.whole
 def test_generating_with_such_a_model_ends_in_one_sentence_whatever_stdin_says(tmp_path: Path, how: str) -> None:
     marker, model = tmp_path / "it ran", tmp_path / "model"
     shutil.copytree(NATIVE, model)

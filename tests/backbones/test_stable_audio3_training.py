@@ -49,5 +49,6 @@ def test_a_distilled_model_is_not_trained(manifest: Path, tmp_path: Path) -> Non
         train(configuration(manifest, tmp_path / "run", model=folder))
 
 
+@pytest.mark.whole
 def test_computes_on_a_second_device() -> None:
     same_on_a_second_device(NATIVE)

@@ -214,6 +214,7 @@ def test_sampling_equals_the_schedulers_first_order_steps(
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.whole
 def test_two_steps_of_training_then_playing(folder: Path, clips: Path, tmp_path: Path, kind: str) -> None:
     trains_and_plays(folder, clips, tmp_path, kind)
 

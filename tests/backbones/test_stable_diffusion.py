@@ -144,5 +144,6 @@ def test_bad_input(folder, backbone, tmp_path):
         load_backbone(tmp_path / "broken")
 
 
+@pytest.mark.whole
 def test_computes_on_a_second_device(folder):
     same_on_a_second_device(folder, ("a cat", "the dog"))

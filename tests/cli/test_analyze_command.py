@@ -36,6 +36,7 @@ def folders(tmp_path_factory):
     return root
 
 
+@pytest.mark.whole
 def test_table_files_and_pictures(folders, tmp_path):
     result = RUN.invoke(app, ["analyze", str(folders), "--out", str(tmp_path), "--pictures", "--no-page", "-q"])
     assert result.exit_code == 0, result.output
@@ -119,6 +120,7 @@ def test_nothing_readable_is_an_error(tmp_path):
     assert "none of the 1 files" in str(result.exception)
 
 
+@pytest.mark.whole
 def test_two_folders_give_a_page_that_needs_no_network(folders):
     result = RUN.invoke(app, ["analyze", str(folders / "flat"), str(folders / "moving"), "-q"])
     assert result.exit_code == 0, result.output
@@ -151,6 +153,7 @@ def test_numbers_beside_the_page_agree(folders):
     assert "No clip is embedded" in Path("analysis/index.html").read_text()
 
 
+@pytest.mark.whole
 def test_a_second_run_takes_up_the_first(folders, monkeypatch):
     arguments = ["analyze", str(folders / "flat"), "-q", "--listen", "0"]
     assert RUN.invoke(app, arguments).exit_code == 0
@@ -222,6 +225,7 @@ def run(*arguments):
     return RUN.invoke(app, ["analyze", *map(str, arguments)])
 
 
+@pytest.mark.whole
 def test_two_folders_give_numbers_records_and_players(compared, tmp_path):
     result = run(compared / "flat", f"new={compared / 'rich'}", "--out", tmp_path, "--json", "--quiet", "--no-pictures")
     assert result.exit_code == 0, result.output
@@ -253,6 +257,7 @@ def test_three_sets_of_unequal_size_in_words(compared, tmp_path):
     assert not (tmp_path / "index.html").exists()
 
 
+@pytest.mark.whole
 def test_an_oracle_gives_recovered_shares_in_numbers_and_words(compared, tmp_path):
     result = run(compared / "flat", compared / "rich", compared / "upper", "--baseline", "flat", "--oracle", "upper",
                  "--primary", "level_range:higher", "--out", tmp_path, "--quiet", "--listen", "0")  # fmt: skip
@@ -300,6 +305,7 @@ def test_mistakes_are_one_sentence(compared, tmp_path, options, said):
     assert "\n" not in str(result.exception)
 
 
+@pytest.mark.whole
 def test_sets_of_unequal_length_get_no_verdict_until_they_are_cut(tmp_path):
     for index in range(6):
         passages(tmp_path / f"short/{index}.wav", False, index, seconds=10.0)

@@ -41,6 +41,7 @@ def test_the_names_of_the_help_are_those_of_the_library():
 
 
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+@pytest.mark.whole
 def test_endings_give_formats(generated, tmp_path, ending):
     out = tmp_path / f"mel.{ending}"
     result = invoke("mel", generated / "plain.flac", "--out", out)
@@ -49,6 +50,7 @@ def test_endings_give_formats(generated, tmp_path, ending):
     assert str(out) in result.stdout
 
 
+@pytest.mark.whole
 def test_the_whole_set_from_a_generation_folder(generated, tmp_path):
     result = invoke("all", generated, "--out", tmp_path, "--format", "svg", "--json")
     assert result.exit_code == 0, result.output
@@ -61,6 +63,7 @@ def test_the_whole_set_from_a_generation_folder(generated, tmp_path):
     assert [clip["label"] for clip in names["ssm"]["clips"]] == ["barrier-piglet"]
 
 
+@pytest.mark.whole
 def test_a_broken_file_is_left_out_of_a_set_and_named(tmp_path):
     write_audio(tmp_path / "a.flac", synthetic.form("AB", 6.0, 2))
     sf.write(tmp_path / "b.wav", np.full(3000, np.nan), 22050, subtype="FLOAT")

@@ -45,11 +45,12 @@ def test_what_is_no_requirement_stays_a_defect(module: str | None) -> None:
         ("scipy", ["analyze", "SOUND"]),
         ("matplotlib", ["figure", "ssm", "SOUND", "--out", "ssm.png"]),
         ("soundfile", ["analyze", "SOUND"]),
-        pytest.param("jinja2", ["analyze", "SOUND"], marks=pytest.mark.whole),
-        pytest.param("music21", ["demo", "--quick"], marks=pytest.mark.whole),
+        pytest.param("jinja2", ["analyze", "SOUND"], marks=pytest.mark.slow),
+        pytest.param("music21", ["demo", "--quick"], marks=pytest.mark.slow),
         ("diffusers", ["demo", "--quick"]),
     ],
 )
+@pytest.mark.whole
 def test_commands_without_a_package(package: str, words: list[str], tmp_path: Path) -> None:
     import numpy as np
     import soundfile as sf

@@ -51,12 +51,14 @@ def call(model, *words):
 
 @pytest.mark.parametrize("schedule", ["uniform", "sa3", "karras", "log_snr"])
 @pytest.mark.parametrize("source", ["reverse", "forward"])
+@pytest.mark.whole
 def test_every_schedule_serves_every_source(model, schedule, source):
     done = call(model, "--source", source, "--set", f"schedule={schedule}", "--set", "sample_steps=8", "--json")
     assert done.exit_code == 0, done.output
     assert set(json.loads(done.stdout)["arms"]) == {source}
 
 
+@pytest.mark.whole
 def test_run_writes_curves_page_and_pictures_and_continues(model):
     first = call(
         model,
@@ -118,6 +120,7 @@ def test_pieces_do_not_change_the_answer(model):
     assert a.entropy == pytest.approx(b.entropy, abs=1e-5)
 
 
+@pytest.mark.whole
 def test_data_of_a_file(model):
     latents = torch.randn(8, 4, 8, generator=torch.Generator().manual_seed(0))
     save_file({"latents": latents, "labels": torch.arange(4).repeat_interleave(2)}, str(model / "data.safetensors"))

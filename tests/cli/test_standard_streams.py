@@ -14,10 +14,10 @@ import soundfile as sf
 NAMES = ("音楽-café.wav", "Ωmega \u200b.wav", "plain.wav")
 ENCODINGS = [
     {"PYTHONIOENCODING": "cp1252"},
-    pytest.param({"PYTHONIOENCODING": "latin-1"}, marks=pytest.mark.whole),
+    pytest.param({"PYTHONIOENCODING": "latin-1"}, marks=pytest.mark.slow),
     {"PYTHONIOENCODING": "ascii"},
-    pytest.param({"PYTHONIOENCODING": "cp437:strict"}, marks=pytest.mark.whole),
-    pytest.param({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, marks=pytest.mark.whole),
+    pytest.param({"PYTHONIOENCODING": "cp437:strict"}, marks=pytest.mark.slow),
+    pytest.param({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, marks=pytest.mark.slow),
     {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii:strict"},
 ]
 DOCTORED = (ENCODINGS[0], ENCODINGS[-1])
@@ -69,6 +69,7 @@ while words:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
+@pytest.mark.whole
 def test_every_encoding_of_the_streams_and_the_locale(songs: Path, tmp_path: Path, encoding: dict[str, str]) -> None:
     out = tmp_path / "out ☃"
     commands = [
@@ -87,7 +88,8 @@ def test_every_encoding_of_the_streams_and_the_locale(songs: Path, tmp_path: Pat
 WAYS = ["<&- >&- 2>&-", "| head -c 1", "2>&-", ">&- 2>&-", "| true"]
 
 
-@pytest.mark.parametrize("redirect", [*WAYS[:2], *(pytest.param(way, marks=pytest.mark.whole) for way in WAYS[2:])])
+@pytest.mark.parametrize("redirect", [*WAYS[:2], *(pytest.param(way, marks=pytest.mark.slow) for way in WAYS[2:])])
+@pytest.mark.whole
 def test_closed_streams_and_readers_that_leave(songs: Path, tmp_path: Path, redirect: str) -> None:
     out = tmp_path / "out"
     unharmed(run(["-m", "eisbach", "analyze", str(songs), "--out", str(out)], redirect))
@@ -96,6 +98,7 @@ def test_closed_streams_and_readers_that_leave(songs: Path, tmp_path: Path, redi
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.whole
 def test_a_full_disk_for_the_log_is_said_after_the_work_is_done(songs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = run(["-m", "eisbach", "analyze", str(songs), "--out", str(out), "--quiet"], "> /dev/full")

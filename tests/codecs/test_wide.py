@@ -221,6 +221,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
+@pytest.mark.whole
 def test_fitting_finds_the_directions_of_the_audio(clips: list[Path], tmp_path: Path) -> None:
     codec = fit_codec(clips, channels=28, config=SMALL)
     assert (codec.channels, codec.samples_per_frame) == (28, 12288)
@@ -244,6 +245,7 @@ def test_fitting_finds_the_directions_of_the_audio(clips: list[Path], tmp_path: 
     ).identity()  # fmt: skip
 
 
+@pytest.mark.whole
 def test_rendered_music_comes_back_nearer_than_through_the_first_version(wide: WideBandCodec, tmp_path: Path) -> None:
     from eisbach.data.render import RenderSpec, render
 

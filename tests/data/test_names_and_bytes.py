@@ -118,6 +118,7 @@ def test_an_edited_file_is_found_whatever_its_size_and_time(tmp_path: Path, monk
         encode()
 
 
+@pytest.mark.whole
 def test_latents_are_the_same_bytes_for_any_number_of_jobs_and_threads(tmp_path: Path) -> None:
     for number, seconds in enumerate((3.0, 1.7, 5.1)):
         noise = 0.1 * np.random.default_rng(number).standard_normal((round(seconds * 22050), 1))

@@ -404,6 +404,7 @@ def run(*arguments: str) -> str:
     return result.stdout
 
 
+@pytest.mark.whole
 def test_the_commands(manifest: Manifest, tiny_model: Path, codec: Codec, tmp_path: Path) -> None:
     save_manifest(manifest)
     out = tmp_path / "out"

@@ -25,6 +25,7 @@ def audio_bytes(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted((folder / "clips").iterdir())]
 
 
+@pytest.mark.whole
 def test_equal_seeds_give_equal_bytes_whatever_the_processes(tmp_path: Path, score_cache: Path) -> None:
     one, report = render(tmp_path / "one", clips=4, spec=SPEC, cache=score_cache, quiet=True)
     two, _ = render(tmp_path / "two", clips=4, spec=SPEC, cache=score_cache, quiet=True, jobs=2)
@@ -196,6 +197,7 @@ def test_the_vocabulary_is_closed_small_and_says_nothing_about_structure(score_c
         assert set(caption.lower().replace(",", " ").split()) <= words
 
 
+@pytest.mark.whole
 def test_a_classifier_of_words_cannot_tell_flat_from_developing(score_cache: Path) -> None:
     count, report = 300, SkipReport()
     flat_spec = replace(SPEC, kind="flat-loop")

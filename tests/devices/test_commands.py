@@ -359,8 +359,9 @@ LONG = ("probe", "signature run", "study run", "train")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.whole) if name in LONG else name for name in COVERED]
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in COVERED]
 )
+@pytest.mark.whole
 def test_command(name: str, clips: Path, digits_model: Path, tiny_model: Path, tmp_path: Path) -> None:
     model = tiny_model if name in ("experiment run", "generate", "probe") else digits_model
     COVERED[name](clips, model, tmp_path)

@@ -73,6 +73,7 @@ SMALL = {"embed_dim": 64, "num_heads": 2, "num_memory_tokens": 4}
 
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer")
+@pytest.mark.whole
 def test_a_training_step_is_traced_once_for_every_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batch 1 is the size that could differ: dimensions of 1 are copied, broadcast and laid out by rules of their own.
 

@@ -197,6 +197,7 @@ def test_a_network_without_finite_answers_is_counted_and_not_a_crash(
 
 
 @pytest.mark.parametrize("noise_level", ["edm2", "erd", "p2"])
+@pytest.mark.whole
 def test_noise_level_weightings_alone(configure: Configure, noise_level: str) -> None:
     made = run_probe(configure(weighting={"noise_level": noise_level}), quiet=True)
     assert {row["belief"] for row in made.rows} == {None}

@@ -23,6 +23,7 @@ def example(load_example):
     return load_example("diffusers_accelerate")
 
 
+@pytest.mark.whole
 def test_it_runs_as_it_stands(run_example):
     printed = run_example("diffusers_accelerate", "--steps", "5", "--batch-size", "4", "--prediction", "epsilon")
     assert re.search(r"^step +5 +weighted loss \d", printed, re.M)

@@ -51,6 +51,7 @@ def cluster() -> Iterator[Any]:
     made.shutdown()
 
 
+@pytest.mark.whole
 def test_each_gives_what_is_returned_sent_and_raised(cluster: Any, tmp_path: Path) -> None:
     heard: list[tuple[int, int]] = []
     with on_ray(shared=tmp_path), open_executor(1, 1) as executor:
@@ -68,6 +69,7 @@ def test_each_gives_what_is_returned_sent_and_raised(cluster: Any, tmp_path: Pat
     assert open_executor(1, 5).here  # outside, nothing runs on the cluster
 
 
+@pytest.mark.whole
 def test_a_worker_that_dies_costs_another_try_of_its_own_call_alone(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +84,7 @@ def test_a_worker_that_dies_costs_another_try_of_its_own_call_alone(
                 attempt(fragile, tmp_path, 9, 99)
 
 
+@pytest.mark.whole
 def test_a_call_that_is_run_again_waits_for_the_folder_of_the_dead(cluster: Any, tmp_path: Path) -> None:
     with on_ray(), open_executor(1, 1) as executor:
         assert dict(executor.each(hold, [(tmp_path, True)])) == {0: "held"}
@@ -89,6 +92,7 @@ def test_a_call_that_is_run_again_waits_for_the_folder_of_the_dead(cluster: Any,
             executor.call(hold, tmp_path, False)  # a first try does not wait
 
 
+@pytest.mark.whole
 def test_an_interruption_lets_running_calls_save_and_drops_the_others(cluster: Any, tmp_path: Path) -> None:
     def stop_soon(message: Any) -> None:
         if len(list(tmp_path.glob("*-began"))) == 2:
@@ -111,7 +115,7 @@ def _busy_workers() -> list[psutil.Process]:
     return busy
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_an_experiment_whose_worker_and_node_are_killed_has_the_same_bytes(
     cluster: Any,
     tiny_model: Path,
@@ -155,7 +159,7 @@ def test_an_experiment_whose_worker_and_node_are_killed_has_the_same_bytes(
     assert not list(out.glob(".shared-*"))
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_the_command_line_renders_on_a_cluster_that_it_is_told(cluster: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "eisbach", "data", "render", "-n", "3", "-s", "4", "--pieces", "bach/bwv25*"]
     where = {"here": ["--jobs", "1"], "there": ["--executor", "ray", "--address", cluster.address]}

@@ -80,6 +80,7 @@ def test_a_draw_is_a_function_of_both_seeds() -> None:
     assert fixed.of_draw(1) == fixed
 
 
+@pytest.mark.whole
 def test_each_seed_trains_on_its_own_set_and_a_store_makes_equal_things_once(
     run: Callable[..., module.ExperimentResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +106,7 @@ def test_each_seed_trains_on_its_own_set_and_a_store_makes_equal_things_once(
     monkeypatch.undo()
 
 
+@pytest.mark.whole
 def test_an_arm_is_made_of_two_trained_ones_of_its_draw(
     run: Callable[..., module.ExperimentResult], tiny_model: Path, tmp_path: Path
 ) -> None:

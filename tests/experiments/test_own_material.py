@@ -33,6 +33,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
+@pytest.mark.whole
 def test_what_is_weighed_is_judged_and_heard_over_the_same_seconds(folder: Path, tiny_model: Path, tmp_path: Path):
     out = tmp_path / "run"
     changes = [f"training.model={tiny_model}", "generation.duration=12", "training.data.crop_seconds=12"]

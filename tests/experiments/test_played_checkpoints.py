@@ -49,6 +49,7 @@ def run(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     return go
 
 
+@pytest.mark.whole
 def test_a_checkpoint_plays_what_a_training_of_so_many_steps_plays(
     run: Callable[..., Sounds], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,7 +71,7 @@ def test_a_checkpoint_plays_what_a_training_of_so_many_steps_plays(
     assert len(trained) == 8
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_processes_play_checkpoints_when_the_trainings_have_ended(
     run: Callable[..., Sounds], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_checkpoint_that_will_not_be_there_is_refused(
         run("wrong", arms=ARMS | {"early": {"label": "early", "plays": plays, **extra}})
 
 
+@pytest.mark.whole
 def test_an_adapter_acts_in_its_interval_and_what_it_plays_is_shared_by_it(
     run: Callable[..., Sounds], tmp_path: Path
 ) -> None:

@@ -101,6 +101,7 @@ def done(tiny_model: Path, material: Path, tmp_path_factory: pytest.TempPathFact
     return run_experiment(spec, finish=write_summary, quiet=True)
 
 
+@pytest.mark.whole
 def test_the_folder_holds_what_the_documentation_says(done: ExperimentResult) -> None:
     for name in ("experiment.yaml", "records.parquet", "records.jsonl", "summary.json", "speeds.json"):
         assert (done.folder / name).is_file()
@@ -144,6 +145,7 @@ def test_the_same_call_redoes_nothing(done: ExperimentResult, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("where", ["train", "generate", "analyse"])
+@pytest.mark.whole
 def test_stopped_and_continued_equals_uninterrupted(
     tiny_model: Path,
     material: Path,
@@ -175,6 +177,7 @@ def test_stopped_and_continued_equals_uninterrupted(
     assert result.records == done.records
 
 
+@pytest.mark.whole
 def test_arms_and_seeds_may_join_and_what_exists_stays(
     tiny_model: Path, material: Path, tmp_path: Path, done: ExperimentResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,7 +209,7 @@ def test_the_page_is_the_last_stage(done: ExperimentResult) -> None:
     assert [page.records for page in pages] == [done.records]
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_processes_give_the_same_result(
     tiny_model: Path, material: Path, tmp_path: Path, done: ExperimentResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:

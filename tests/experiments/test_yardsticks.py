@@ -96,6 +96,7 @@ def spec(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     return build
 
 
+@pytest.mark.whole
 def test_each_model_is_held_against_the_held_out_clips_of_all_draws(
     spec: Callable[..., ExperimentSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +126,7 @@ def test_each_model_is_held_against_the_held_out_clips_of_all_draws(
     assert (result.folder / MODELS_FILE).read_text().splitlines() == lines
 
 
+@pytest.mark.whole
 def test_the_loss_of_a_model_is_that_which_its_training_logs(
     spec: Callable[..., ExperimentSpec], tmp_path: Path
 ) -> None:
@@ -149,6 +151,7 @@ def test_the_loss_of_a_model_is_that_which_its_training_logs(
     assert abs(base - trained) > 10 * abs(logged - trained)
 
 
+@pytest.mark.whole
 def test_yardsticks_that_cannot_be(spec: Callable[..., ExperimentSpec]) -> None:
     with pytest.raises(ConfigError, match="yardstick 'rare' names prompts that nobody plays: nobody"):
         check_spec(spec(yardsticks={"rare": {"labels": {"group": "rare"}, "prompts": ["nobody"]}}))

@@ -236,6 +236,7 @@ def test_a_distilled_model_brings_its_own_sampling_and_what_is_set_stands(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.whole
 def test_a_stopped_generation_says_what_is_kept_and_ends_the_same(
     tiny_model: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -266,6 +267,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.whole
 def test_killed_generations_end_with_the_same_bytes(tiny_model: Path, tmp_path: Path) -> None:
     """Every file, `generation.json` included, whenever the kill came."""
     model = tmp_path / "model"

@@ -65,6 +65,7 @@ def through_codec(file: Path) -> Waveform:
 # From audio --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 def test_the_less_noise_the_nearer_to_the_recording(tmp_path: Path) -> None:
     file = song(tmp_path / "song.flac", 4.0, 44100, 2)
     clips = [made(NATIVE, tmp_path / str(t), init=str(file), noise=t) for t in (0.02, 0.5, 0.95)]
@@ -122,6 +123,7 @@ def load_backbone_once() -> Any:
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(32000, 1), (48000, 2), (44100, 3)])
+@pytest.mark.whole
 def test_any_rate_and_channels_are_made_the_codec_s(tmp_path: Path, rate: int, channels: int) -> None:
     file = song(tmp_path / "song.wav", 2.0, rate, channels)
     clip = made(NATIVE, tmp_path / "out", init=str(file), noise=0.02)
@@ -196,6 +198,7 @@ def test_other_audio_noise_or_parts_need_another_folder(tiny_model: Path, tmp_pa
 
 @pytest.mark.parametrize("noise", [None, 0.7])
 @pytest.mark.parametrize("sampler", ["euler", "pingpong"])
+@pytest.mark.whole
 def test_kept_seconds_are_the_recording_and_the_rest_is_new(tmp_path: Path, noise: float | None, sampler: str) -> None:
     file = song(tmp_path / "song.flac", 4.0, 44100, 2)
     options = {"init": str(file), "keep": [[0, 1.5], [3, 3.5]], "sampler": sampler, "noise": noise}

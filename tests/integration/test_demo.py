@@ -48,6 +48,7 @@ def sounds(root: Path) -> dict[str, str]:
     return {path.relative_to(root).as_posix(): audio_hash(path) for path in clips(root)}
 
 
+@pytest.mark.whole
 def test_the_demo_from_scores_to_page(tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "demo"
     result = CliRunner().invoke(

@@ -98,6 +98,7 @@ def test_the_recipe_says_what_the_paper_and_stability_s_trainer_say() -> None:
     assert build_config(TrainConfig, resolved) == config
 
 
+@pytest.mark.whole
 def test_from_data_to_an_adapter_that_stability_s_loader_plays(musiccaps: Path, tmp_path: Path) -> None:
     # The recipe's rate moves little in three steps; a larger one makes half precision of the file small beside the
     # change.
@@ -133,6 +134,7 @@ def test_from_data_to_an_adapter_that_stability_s_loader_plays(musiccaps: Path, 
     assert float((played - trained).norm()) < 0.005 * change
 
 
+@pytest.mark.whole
 def test_stopped_and_continued_it_is_the_same_with_every_part_of_the_objective(musiccaps: Path, tmp_path: Path) -> None:
     changes = [
         "precision=fp32",
@@ -152,6 +154,7 @@ def test_stopped_and_continued_it_is_the_same_with_every_part_of_the_objective(m
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.whole
 def test_barrier_and_baseline_differ_in_their_weights_alone(
     musiccaps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

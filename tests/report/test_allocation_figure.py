@@ -45,6 +45,7 @@ def lines(panel):
     return [line for line in panel.lines if len(line.get_xdata()) > 2]
 
 
+@pytest.mark.whole
 def test_three_panels_hold_weight_draws_and_effort(figures, tmp_path: Path):
     found = made("min_snr", "erd")
     png = allocation_picture(found, ["one", "two"], out=tmp_path / "a.png", title="both")

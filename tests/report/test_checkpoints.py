@@ -67,6 +67,7 @@ def compared(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return root
 
 
+@pytest.mark.whole
 def test_every_checkpoint_plays_beside_the_base_from_the_same_noise(compared: Path) -> None:
     out = compared / "out"
     sounds = {name: [row.audio_hash for row in load_manifest(out / name)] for name in ("base", "step-10", "step-20")}
@@ -88,6 +89,7 @@ def test_the_page_says_what_is_flat_and_lets_every_clip_be_heard(compared: Path)
     assert page.count("judged flat") + page.count("judged developing") >= 6
 
 
+@pytest.mark.whole
 def test_later_checkpoints_join_and_nothing_is_played_twice(compared: Path, tiny_model: Path, tmp_path: Path) -> None:
     shutil.copytree(compared, tmp_path / "c")
     run, out = tmp_path / "c" / "run", tmp_path / "c" / "out"
@@ -114,6 +116,7 @@ def test_the_average_is_what_plays_where_one_was_kept(tiny_model: Path, tmp_path
     adapters.attach(load_backbone(tiny_model), tmp_path / "adapter")
 
 
+@pytest.mark.whole
 def test_a_damaged_checkpoint_is_left_out_and_named(tiny_model: Path, tmp_path: Path) -> None:
     run = save_run(tiny_model, tmp_path / "run", {10: 0.2, 20: 0.6})
     weights = run / "checkpoints/step-000010/adapter_model.safetensors"

@@ -211,6 +211,7 @@ def heard(tmp_path_factory):
     return comparing.compare_sets(rows)
 
 
+@pytest.mark.whole
 def test_the_page_is_whole(heard):
     page = ComparisonPage(
         heard, ["eisbach analyze a b"], skipped=[Skipped("x", "x <b>is</b> broken")] * 201,

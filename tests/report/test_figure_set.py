@@ -72,6 +72,7 @@ def test_no_figure_of_a_set_overwrites_another(groups, tmp_path):
     "name", ["$x_1^$", "a=b", "%s{x}", "esc\x1b[31m", "new\nline", "zero\u200bwidth", "e\u0301", "音", "-d"]
 )
 @pytest.mark.parametrize("form", ["png", "pdf", "svg"])
+@pytest.mark.whole
 def test_files_with_odd_names_are_drawn(name, form, tmp_path, recwarn):
     path = tmp_path / f"{name}.wav"
     write_audio(path, synthetic.form("AB", 5.0, 1))

@@ -43,6 +43,7 @@ def test_every_kind_of_source_gives_the_same_picture(tmp_path):
         assert figures.mel_picture(source) == expected
 
 
+@pytest.mark.whole
 def test_a_grid_has_a_row_a_clip():
     one = size(figures.grid_picture([("plain", PIECE)]))
     three = size(figures.grid_picture([("plain", PIECE)] * 3))

@@ -55,6 +55,7 @@ def _hear_both(tab) -> None:
     tab.keyboard.press("2")
 
 
+@pytest.mark.whole
 def test_a_whole_test_by_keyboard_is_what_the_score_reads(page, tmp_path: Path):
     tab, key, folder = page
     tab.click("#begin")

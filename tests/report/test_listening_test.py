@@ -78,6 +78,7 @@ def _save(folder: Path, *ballots: dict) -> Path:
     return folder
 
 
+@pytest.mark.whole
 def test_what_listeners_get_says_nothing_about_arms_or_files(made):
     folder, key = made
     page = folder / "page"
@@ -103,6 +104,7 @@ def test_all_sounds_are_equally_loud(made):
     assert max(loudness) - min(loudness) < 0.7
 
 
+@pytest.mark.whole
 def test_the_same_command_makes_the_same_test_and_another_is_refused(made):
     folder, key = made
     root = folder.parent

@@ -24,8 +24,9 @@ LONG = ("experiment", "probe", "signature", "study_claims", "study_digits")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.whole) if name in LONG else name for name in PAGES]
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in PAGES]
 )
+@pytest.mark.whole
 def test_a_page_can_be_read_by_everybody(browser, tmp_path, name):
     page = PAGES[name](tmp_path)
     assert page_faults(browser, page, _ALL_PARTS if name == "listen" else "") == []
@@ -52,6 +53,7 @@ def test_the_check_finds_what_it_looks_for(browser, tmp_path):
         assert words in found
 
 
+@pytest.mark.whole
 def test_a_scrolling_table_moves_by_key_and_a_phone_opens_one_group(browser, tmp_path):
     tab = browser.new_page(viewport={"width": 760, "height": 800})
     tab.goto(PAGES["signature"](tmp_path / "signature").as_uri())

@@ -32,6 +32,7 @@ def texts(svg: bytes) -> list[str]:
 
 
 @pytest.mark.parametrize("name", list(figures.KINDS))
+@pytest.mark.whole
 def test_every_figure_is_a_vector_with_real_text(name):
     svg = figures.KINDS[name].draw(CLIPS, form="svg")
     words = texts(svg)
@@ -50,6 +51,7 @@ def test_a_png_has_300_dots_an_inch_and_a_pdf_embeds_its_fonts():
 
 
 @pytest.mark.parametrize("name", ["mel", "ssm", "trajectory", "steps", "scape", "motifs"])
+@pytest.mark.whole
 def test_silent_and_short_clips_have_a_panel_that_says_so(name):
     clips = [PictureClip("form", FORM), PictureClip("quiet", SILENCE), PictureClip("short", SHORT)]
     words = " ".join(texts(figures.KINDS[name].draw(clips, form="svg")))
@@ -165,6 +167,7 @@ def test_endings_are_checked_and_titles_are_cut_in_the_middle():
 
 @pytest.mark.filterwarnings("ignore:Glyph .* missing from")
 @pytest.mark.parametrize("name", list(figures.KINDS))
+@pytest.mark.whole
 def test_no_text_leaves_the_page(name, monkeypatch):
     long = "a_name_without_any_place_to_break_it_" * 4
     clips = [

@@ -39,6 +39,7 @@ def test_records_keep_the_order_and_the_keys(folder):
     assert "narrow_band" in str(records[2]["flags"])
 
 
+@pytest.mark.whole
 def test_processes_give_the_same_records(folder):
     assert analyze_files(files(folder)[:2], jobs=2, quiet=True) == analyze_files(files(folder)[:2], quiet=True)
 
@@ -128,6 +129,7 @@ def test_user_mistakes_are_one_sentence(folder, tmp_path):
         analyze_files(files(folder)[:1], out=occupied, quiet=True)
 
 
+@pytest.mark.whole
 def test_a_dying_process_costs_only_its_own_file(folder, tmp_path, monkeypatch):
     class Fragile(Processes):
         """Its processes die on any file called six.wav."""

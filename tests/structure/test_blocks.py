@@ -43,6 +43,7 @@ def test_similarity_that_only_fades_with_distance_has_no_blocks():
 
 
 @pytest.mark.parametrize("seed", [0, 2])
+@pytest.mark.whole
 def test_slow_notes_are_no_blocks(seed):
     scales = [
         block_scale(extract_features(varied_blocks(length, seed, duration=64.0, tempo=36.0))) for length in (4, 8, 16)

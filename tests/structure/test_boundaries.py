@@ -53,6 +53,7 @@ def test_neighbours_that_are_alike_are_told_apart_by_their_repetition():
 
 
 @pytest.mark.parametrize("form", ["AAAA", "AAAAAA", "BAAAC"])
+@pytest.mark.whole
 def test_strophes_heard_at_once_again_are_told_apart(form):
     hits = []
     for seed, seconds in ((551, 24.31), (552, 14.2), (553, 33.7)):
@@ -96,6 +97,7 @@ def test_what_is_heard_in_a_row_is_cut_where_it_starts_again():
 
 
 @pytest.mark.parametrize("changes", ["both", "tune"])
+@pytest.mark.whole
 def test_long_sections_are_not_split_into_their_phrases(changes):
     hits = []
     for seed in (521, 522, 523):
@@ -257,6 +259,7 @@ def test_the_large_form_is_part_of_the_small_one():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.whole
 def test_song_forms_are_what_they_say(kind):
     piece = song_form(kind, 3)
     assert len(piece.edges) == len(piece.labels) + 1

@@ -37,6 +37,7 @@ def test_the_judge_reads_every_measure_of_its_evidence(music):
 
 
 @pytest.mark.parametrize("seed", [101, 102])
+@pytest.mark.whole
 def test_flat_and_developing_synthetic_pieces_are_told_apart(seed):
     assert not is_flat(extract_features(varied_form("ABCDEF", 5.0, seed)))
     pieces = {"still": synthetic.drone(seed, SECONDS), "texture": synthetic.noise(seed, SECONDS)}
@@ -49,6 +50,7 @@ def test_flat_and_developing_synthetic_pieces_are_told_apart(seed):
 
 
 @pytest.mark.parametrize("fade", [(5.0, 10.0, "linear"), (8.0, 15.0, "exponential"), (3.0, 4.0, "cosine")])
+@pytest.mark.whole
 def test_a_fade_hides_no_flatness_and_makes_none(music, fade):
     rng = np.random.default_rng(1)
     chord = Waveform(stretched_chord(music.samples, 22050, rng, most_glide=0.1), 22050)
@@ -136,6 +138,7 @@ def test_calibration_keeps_the_proportions_of_what_is_flat():
 
 
 @pytest.mark.parametrize("name", TWINS)
+@pytest.mark.whole
 def test_twins_are_of_their_recordings_length_and_sound(music, name):
     kind, make = TWINS[name]
     assert kind in FLAT_KINDS

@@ -56,6 +56,7 @@ def test_exact_close_and_no():
 
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("name", list(VARIED_LADDERS))
+@pytest.mark.whole
 def test_metrics_follow_their_ladders_over_other_instruments(name, seed):
     ladder = VARIED_LADDERS[name]
     values = [METRICS[name].function(extract_features(ladder.piece(value, seed))) for value in ladder.values]

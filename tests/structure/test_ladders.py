@@ -21,6 +21,7 @@ def test_every_metric_has_a_ladder():
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if not metric.as_printed])
+@pytest.mark.whole
 def test_metric_follows_its_ladder(name, seed):
     metric, ladder = METRICS[name], LADDERS[name]
     values = [metric.function(extract_features(ladder.piece(v, seed))) for v in ladder.values]

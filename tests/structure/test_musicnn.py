@@ -36,6 +36,7 @@ def test_outputs_are_the_originals(listener: MusicnnEmbedding, sounds: list[Wave
     assert np.abs(golden["penultimate"]).max() > 1
 
 
+@pytest.mark.whole
 def test_mels_are_librosas(sounds: list[Waveform]) -> None:
     librosa = pytest.importorskip("librosa")
     for sound in sounds:
@@ -52,6 +53,7 @@ def test_loud_music_stays_finite(listener: MusicnnEmbedding, peak: float) -> Non
 
 @pytest.mark.parametrize("seconds", [0.6, 2.9, 3.0, 7.3, 20.0])
 @pytest.mark.parametrize("rate", [16_000, 44_100])
+@pytest.mark.whole
 def test_any_length_and_rate(listener: MusicnnEmbedding, seconds: float, rate: int) -> None:
     t = np.arange(int(seconds * rate)) / rate
     clip = Waveform((0.1 * np.sin(2 * np.pi * 330 * t))[None].astype(np.float32), rate)

@@ -34,6 +34,7 @@ def tiny(path, level=0.1, seconds=0.2):
     return path
 
 
+@pytest.mark.whole
 def test_hundreds_of_clips_with_broken_ones_and_a_quick_resume(tmp_path, monkeypatch):
     paths = []
     for index in range(300):

@@ -61,6 +61,7 @@ def test_copies_of_the_clips_at_another_place_and_time_give_the_same(clips, expe
     assert analyse(copy, tmp_path / "out", monkeypatch) == expected
 
 
+@pytest.mark.whole
 def test_processes_give_the_same(clips, expected, tmp_path, monkeypatch):
     assert analyse(clips, tmp_path, monkeypatch, jobs=3) == expected
 
@@ -102,6 +103,7 @@ def test_a_folder_with_stamps_in_its_details_is_taken_up_and_holds_the_same(clip
 
 
 @pytest.mark.parametrize("threads", ["1", "2", "3"])
+@pytest.mark.whole
 def test_the_number_of_threads_gives_the_same(clips, expected, tmp_path, threads):
     code = (
         "from eisbach.structure import Clip, analyze_files\n"
@@ -128,6 +130,7 @@ print(one.texture.tolist(), one.boundaries.tolist())
 """
 
 
+@pytest.mark.whole
 def test_a_comparison_of_sets_is_the_same_on_any_number_of_threads(clips):
     said = []
     for threads in ("1", "2", "4"):

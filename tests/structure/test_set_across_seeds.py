@@ -105,6 +105,7 @@ def _diversity_of_pairs(change):
     return detail_diversity(events, prompts)
 
 
+@pytest.mark.whole
 def test_detail_diversity_rises_with_substitutions_and_jitter():
     shares, shifts = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0), (0.0, 0.01, 0.03, 0.1, 0.2)
     replaced = [_diversity_of_pairs(lambda notes, seed, s=s: ladders.substitute(notes, s, seed)) for s in shares]

@@ -45,6 +45,7 @@ def _rows(found, **wanted):
     return [row for row in found.rows if all(getattr(row, key) == value for key, value in wanted.items())]
 
 
+@pytest.mark.whole
 def test_every_metric_of_two_sets_is_a_row_inside_its_range(takes):
     rng = np.random.default_rng(0)
     other = _moved(takes, 4.0, 1)

@@ -48,6 +48,7 @@ def _copying(index, seconds, *, semitones=0, gain=0.5):
 TRAINING, HELD_OUT = range(12), range(100, 119)
 
 
+@pytest.mark.whole
 def test_copied_excerpts_are_found_where_they_are_whatever_gain_key_and_codec():
     generated = [
         _copying(4, 7.0),

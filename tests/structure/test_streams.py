@@ -88,6 +88,7 @@ def test_blocks_and_two_passes_equal_the_whole(monkeypatch, tmp_path, rate):
         )
 
 
+@pytest.mark.whole
 def test_memory_does_not_grow_with_the_samples(monkeypatch, tmp_path):
     monkeypatch.setattr(survey, "BUFFER_SECONDS", 10.0)
     path = tmp_path / "long.wav"

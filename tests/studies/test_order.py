@@ -55,7 +55,7 @@ def test_auc_is_that_of_mann_and_whitney_and_undefined_readings_are_left_out() -
     assert module.judged(original[9:10], shuffled[9:10], hands[:1])["auc"] is None
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_a_run_measures_a_manifest_once_and_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = []
     for seed in range(3):

@@ -68,7 +68,7 @@ LONG = ("curation", "gated", "levels")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.whole) if name in LONG else name for name in STUDIES]
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in STUDIES]
 )
 def test_the_result_is_what_the_judge_says_of_the_records(name: str) -> None:
     """Recomputed, not typed: every verdict, effect, interval and p."""

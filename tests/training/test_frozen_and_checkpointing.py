@@ -139,6 +139,7 @@ def test_the_norm_gradient_reaches_the_layers(configure: Configure, tiny_model: 
 
 
 @pytest.mark.parametrize("form", ["int8", "fp8", "nf4"])
+@pytest.mark.whole
 def test_a_run_over_quantised_weights_trains_and_continues_bit_for_bit(configure: Configure, form: str) -> None:
     pytest.importorskip("torchao")
     options: dict[str, Any] = {"frozen": form, "adapter": {"type": "dora", "rank": 2}}

@@ -79,6 +79,7 @@ def test_it_stops_ships_the_best_checkpoint_and_is_finished(
 
 
 @pytest.mark.parametrize("moment", ["step", "publish"])
+@pytest.mark.whole
 def test_a_killed_run_stops_at_the_same_step(
     moment: str, configure: Any, scripted: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

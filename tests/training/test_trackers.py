@@ -109,6 +109,7 @@ def test_trackio_keeps_them_on_this_computer_and_a_continued_run_is_the_same_one
     assert logged["demos/prompt-1_seed-0/spectrogram"][6]["_type"] == "trackio.image"
 
 
+@pytest.mark.whole
 def test_wandb_offline_keeps_them_in_the_run_folder(configure: Any, offline: None) -> None:
     needed("wandb")
     run = train(configure(trackers=["wandb"], demos=DEMOS), quiet=True)

@@ -148,6 +148,7 @@ def test_the_raw_weight_is_what_multiplies_each_loss(case):
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.whole
 def test_compiled_whole(case):
     weighting, data = build(case), batch()
     output = torch.randn(8, 3, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)

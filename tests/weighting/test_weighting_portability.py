@@ -59,6 +59,7 @@ def check_compiled(name: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.whole
 def test_torch_compile_captures_the_whole_graph(name):
     check_compiled(name, "aot_eager")
 

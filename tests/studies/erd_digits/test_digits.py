@@ -41,6 +41,7 @@ def small(tmp_path_factory):
     return config, run_digits(config, quiet=True)
 
 
+@pytest.mark.whole
 def test_the_experiment_runs_resumes_and_refuses_other_options(small):
     config, summary = small
     rows = read_jsonl(f"{config.out}/records.jsonl")

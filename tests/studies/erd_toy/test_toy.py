@@ -177,6 +177,7 @@ def test_quality_sees_what_is_wrong() -> None:
     assert float(found.sliced_wasserstein[3]) > 1
 
 
+@pytest.mark.whole
 def test_cells_hold_what_the_figures_need_and_are_not_made_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,7 +252,7 @@ def test_a_cell_made_again_is_the_same(tmp_path: Path) -> None:
     assert torch.equal(found[0][1]["excess"], found[1][1]["excess"])
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     config = tiny(targets=["u"], comparison={"generated": 0})
     one = run_toy(config, tmp_path / "one", quiet=True)

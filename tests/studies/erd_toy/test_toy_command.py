@@ -47,6 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     return out, json.loads((out / "toy.json").read_text())
 
 
+@pytest.mark.whole
 def test_the_folder_holds_everything(made: tuple[Path, dict]) -> None:
     out, printed = made
     assert {claim["key"] for claim in json.loads((out / "result.json").read_text())["claims"]} >= {"excess-constant"}
@@ -83,13 +84,13 @@ def test_who_comes_nearer_is_said_without_a_count_of_nothing() -> None:
     assert _won(0, 0, 4) == "no difference was shown in any of 4"
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_the_page_can_be_read_by_everybody(made: tuple[Path, dict]) -> None:
     with chromium() as browser:
         assert page_faults(browser, made[0] / "index.html") == []
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_the_same_command_continues(made: tuple[Path, dict]) -> None:
     out, printed = made
     before = {path.name: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
