@@ -133,10 +133,12 @@ def test_what_is_heard_is_kept_clip_by_clip(tmp_path: Path, monkeypatch: pytest.
         )
         records.append({"path": f"{name}.wav", "audio_hash": name})
     calls: list[int] = []
+    stopped: list[bool] = []
 
     def transcribe(waveform: Waveform) -> Notes:
         calls.append(waveform.samples.shape[-1])
-        if len(calls) == 2:
+        if np.abs(waveform.samples).max() > 0.55 and not stopped:  # the late one
+            stopped.append(True)
             raise KeyboardInterrupt
         return Notes(np.array([0.1234]), np.array([0.5]), np.array([60]), np.array([0.9]))
 
@@ -150,6 +152,26 @@ def test_what_is_heard_is_kept_clip_by_clip(tmp_path: Path, monkeypatch: pytest.
     assert len(calls) == 3
     hearing.heard_notes(records, tmp_path, tmp_path / "kept")
     assert len(calls) == 3
+
+
+def test_clips_are_heard_side_by_side_and_kept_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    together = threading.Barrier(2, timeout=30)
+    monkeypatch.setattr(hearing, "listeners", lambda: 2)
+    monkeypatch.setattr(hearing, "check_notes", lambda: None)
+    monkeypatch.setattr(hearing, "read_audio", lambda path, duration: path.name)
+
+    def transcribe(name: str) -> Notes:
+        together.wait()  # passes only where another clip is being heard
+        return Notes(np.array([float(name)]), np.array([0.5]), np.array([60]), np.array([0.9]))
+
+    monkeypatch.setattr(hearing, "transcribe", transcribe)
+    records: list[Record] = [{"path": str(number), "audio_hash": f"h{number}"} for number in range(6)]
+    heard = hearing.heard_notes(records, tmp_path, tmp_path / "kept")
+    assert [(key, notes.onset.tolist()) for key, notes in heard.items()] == [(f"h{n}", [float(n)]) for n in range(6)]
+    kept = (tmp_path / "kept/notes.jsonl").read_text().splitlines()
+    assert [line.split('"')[3] for line in kept] == [f"h{number}" for number in range(6)]
 
 
 # --- prompts that are followed
@@ -234,7 +256,7 @@ def swapped(**changes: Any) -> ExperimentSpec:
     ("arm", "sentence"),
     [
         ({"swap": {"direction": "nobody", "magnitude": "plain"}}, "swaps with 'nobody'; name one that trains: plain"),
-        ({"swap": {"direction": "direction-sample-100", "magnitude": "plain"}}, "swaps with 'direction-sample-100'"),
+        ({"swap": {"direction": "direction-recurrence", "magnitude": "plain"}}, "swaps with 'direction-recurrence'"),
         ({"swap": {"direction": "plain", "magnitude": "plain"}, "overrides": {"steps": 3}}, "neither overrides nor"),
     ],
 )
@@ -248,7 +270,7 @@ def test_a_swap_needs_dora() -> None:
     from eisbach.experiments.spec import check_spec
 
     arms = swapped().model_dump()["arms"]
-    arms["direction-sample-100"]["swap"] = {"direction": "lora-plain", "magnitude": "plain"}
+    arms["direction-recurrence"]["swap"] = {"direction": "lora-plain", "magnitude": "plain"}
     with pytest.raises(ConfigError, match="arm 'lora-plain' trains lora, and a swap is made of two DoRA adapters"):
         check_spec(swapped(arms=arms))
-    assert "direction-sample-100" in swapped().apart  # no candidate for the verdict
+    assert "direction-recurrence" in swapped().apart  # no candidate for the verdict

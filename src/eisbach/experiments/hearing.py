@@ -14,11 +14,11 @@ import numpy as np
 from eisbach.audio import read_audio
 from eisbach.data.captions import HIGH_FROM, LOW_BELOW
 from eisbach.errors import AudioError
-from eisbach.experiments.reference import musicnn_rows
+from eisbach.experiments.reference import listeners, musicnn_rows
 from eisbach.experiments.spec import TakeMeasure
 from eisbach.generation.prompts import Prompt
 from eisbach.output_folder import Finished
-from eisbach.progress import Progress
+from eisbach.progress import in_threads
 from eisbach.structure.embeddings.base import MAX_SECONDS
 from eisbach.structure.embeddings.musicnn import TAGS, MusicnnEmbedding
 from eisbach.structure.embeddings.notes import Notes, check_notes, note_events, transcribe
@@ -66,14 +66,17 @@ def _heard(
 ) -> dict[str, Any]:
     """`hear` of every clip, or what was kept of it; None is kept of silence and is left out here."""
     places = {str(row["audio_hash"]): root / str(row["path"]) for row in records}
-    with Progress(len(places), name, quiet=True) as bar:
-        for key, path in places.items():
-            if key not in kept:
-                try:
-                    kept.add(key, hear(read_audio(path, duration=MAX_SECONDS)))
-                except AudioError:
-                    kept.add(key, None)
-            bar.advance()
+    todo = [(key, path) for key, path in places.items() if key not in kept]
+
+    def listen(item: tuple[str, Path]) -> Any:
+        try:
+            return hear(read_audio(item[1], duration=MAX_SECONDS))
+        except AudioError:
+            return None
+
+    with in_threads(todo, listen, jobs=listeners(), title=name, quiet=True) as results:
+        for (key, _), heard in results:
+            kept.add(key, heard)
     return {key: kept.rows[key] for key in places if kept.rows[key] is not None}
 
 

@@ -17,7 +17,7 @@ from eisbach.experiments.cutting import cut_sets, cut_stretches
 from eisbach.experiments.sets import ClipSets, collect_sets
 from eisbach.experiments.spec import ExperimentSpec, MaterialConfig
 from eisbach.files import read_json, write_json
-from eisbach.progress import Progress
+from eisbach.progress import in_threads
 from eisbach.statistics.comparison import withhold
 from eisbach.statistics.nearness import compare_to_reference
 from eisbach.statistics.records import MetricInfo
@@ -32,6 +32,7 @@ GROUP = "reference"
 _OTHER_SEED = 7_919  # other performances than the material's
 _MOST = 200  # clips of a reference: an even sample of more
 _HEARD_SECONDS = 10.0  # of the middle of a clip that musicnn hears
+_MOST_LISTENERS = 4
 _ALIKE = 1.1
 _MUSICNN_FILE = "musicnn.json"
 
@@ -168,6 +169,11 @@ def texture_rows(details: Mapping[str, str]) -> dict[str, np.ndarray]:
     return {path: np.asarray(row, dtype=np.float64) for path, row in rows.items() if row is not None}
 
 
+def listeners() -> int:
+    """Threads that hear clips at once: networks leave the interpreter to the others while they compute."""
+    return min(_MOST_LISTENERS, available_cpus())
+
+
 def musicnn_rows(
     records: Sequence[Record], cache: Path | None = None, *, root: Path = Path(), quiet: bool = True
 ) -> dict[str, np.ndarray]:
@@ -188,15 +194,17 @@ def musicnn_rows(
     todo = [row for row in records if str(row["audio_hash"]) not in known]
     if todo:
         model = load_embedding("musicnn")
-        with Progress(len(todo), "embed (musicnn)", quiet=quiet) as bar:
-            for row in todo:
-                start = max(0.0, (float(row["duration"] or 0.0) - _HEARD_SECONDS) / 2.0)
-                try:
-                    heard = read_audio(root / str(row["path"]), start=start, duration=_HEARD_SECONDS)
-                    known[str(row["audio_hash"])] = [round(float(x), 6) for x in model.embed([heard])[0]]
-                except AudioError:  # silent in the middle: it has no row, and the distance says how many it rests on
-                    pass
-                bar.advance()
+
+        def hear(row: Record) -> list[float] | None:
+            start = max(0.0, (float(row["duration"] or 0.0) - _HEARD_SECONDS) / 2.0)
+            try:
+                heard = read_audio(root / str(row["path"]), start=start, duration=_HEARD_SECONDS)
+                return [round(float(x), 6) for x in model.embed([heard])[0]]
+            except AudioError:  # silent in the middle: it has no row, and the distance says how many it rests on
+                return None
+
+        with in_threads(todo, hear, jobs=listeners(), title="embed (musicnn)", quiet=quiet) as results:
+            known |= {str(row["audio_hash"]): made for row, made in results if made is not None}
         if file is not None:
             write_json(file, known)
     return {

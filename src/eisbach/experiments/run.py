@@ -123,9 +123,11 @@ def _run(
             if spec.training_distance:
                 sets = {cell.train_seed: Path(cell.manifest) for cell in cells if cell.manifest is not None}
                 records = distance_columns(records, details, sets, root)
-            if spec.between_takes:
+        if spec.between_takes:
+            with bar.stage("takes"):
                 records = take_columns(records, details, spec.between_takes, root, root / ANALYSIS)
-            if spec.adherence:
+        if spec.adherence:
+            with bar.stage("words"):
                 records = adherence_columns(records, spec.generation.resolve_prompts(), root, root / ANALYSIS)
         reference, rows = None, {}
         if spec.yardsticks:
@@ -171,6 +173,11 @@ def _plan(spec: ExperimentSpec, root: Path, cells: list[Cell], finish_seconds: f
     for cell in cells:
         stages += plan_stages(spec, cell)
     stages.append(Stage("analyse", "analyse", clips, _SECONDS_PER_MEASURED_CLIP, "measure"))
+    if spec.between_takes:
+        kind = "notes" if "notes" in spec.between_takes else "embed"
+        stages.append(Stage("takes", kind, clips, _SECONDS_PER_HEARD_CLIP, "hear what takes share"))
+    if spec.adherence:
+        stages.append(Stage("words", "notes", clips, _SECONDS_PER_HEARD_CLIP, "hear what was asked for"))
     if spec.yardsticks:
         heard = clips + _HELD_OUT_CLIPS * len(spec.yardsticks)
         stages.append(Stage("yardsticks", "yardsticks", heard, _SECONDS_PER_HEARD_CLIP, "measure the held-out clips"))
