@@ -224,7 +224,7 @@ def test_headers_are_read_by_one_thread_at_a_time(tmp_path: Path, monkeypatch: p
     [
         SystemError("AST constructor recursion depth mismatch (before=69, after=70)"),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
-        np._core._exceptions._ArrayMemoryError((2**40,), np.dtype(np.float64)),
+        np._core._exceptions._ArrayMemoryError((3,), np.dtype(np.float64)),
     ],
 )
 @pytest.mark.parametrize("read", [read_array, read_arrays])
@@ -250,3 +250,13 @@ def test_a_header_nested_too_deeply_is_a_damaged_file(tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     with pytest.raises(UserError, match=r"cannot be read as \.npy"):
         read_array(tmp_path / "a.npy")
+
+
+def test_an_array_larger_than_its_file_is_a_damaged_file(tmp_path: Path) -> None:
+    """NumPy makes room for what the header of a packed array claims; a foreign file claims what it likes."""
+    header = str({"descr": "<f8", "fortran_order": False, "shape": (2**50,)}).encode()
+    header += b" " * (64 - (10 + len(header) + 1) % 64) + b"\n"
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\0" * 8)
+    with pytest.raises(UserError, match=r"cannot be read as \.npz"):
+        read_arrays(tmp_path / "a.npz")

@@ -191,6 +191,7 @@ def read_arrays(
     import numpy as np
 
     check_regular(path, what, error=error)
+    size = 0
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(item.file_size for item in archive.infolist())
@@ -199,7 +200,7 @@ def read_arrays(
         with _HEADERS, np.load(path, allow_pickle=False) as archive:
             arrays = {str(name): archive[name] for name in archive.files}
     except Exception as fault:  # zip, zlib, ast, struct and numpy have many ways to refuse a foreign file
-        if isinstance(fault, UserError) or _is_the_machines(fault):
+        if isinstance(fault, UserError) or _is_the_machines(fault, size):
             raise
         raise error(f"the {what} {path} cannot be read as .npz without pickles ({_reason(fault)}).") from fault
     strangers = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
@@ -225,16 +226,20 @@ def read_array(path: str | Path, what: str = "array", *, error: type[UserError] 
         if Path(path).stat().st_size < expected:
             raise ValueError("it is truncated")
     except Exception as fault:  # as above
-        if _is_the_machines(fault):
+        if _is_the_machines(fault, Path(path).stat().st_size):
             raise
         raise error(f"the {what} {path} cannot be read as .npy without pickles ({_reason(fault)}).") from fault
     return array
 
 
-def _is_the_machines(error: Exception) -> bool:
-    """Whether the interpreter or the memory failed: no file is damaged by it, and none is left out for it. A bare
-    MemoryError is what the parser of a header says of one that is nested too deeply, and the file's own fault."""
-    return isinstance(error, SystemError) or (type(error) is not MemoryError and is_out_of_memory(error))
+def _is_the_machines(fault: Exception, most: int) -> bool:
+    """Whether the interpreter or the memory failed: no file is damaged by it, and none is left out for it. A memory
+    error is the file's own fault where its header is nested too deeply for the parser (then it names no array), or
+    claims an array larger than `most` bytes, what the file can hold."""
+    if isinstance(fault, MemoryError):
+        shape, dtype = getattr(fault, "shape", None), getattr(fault, "dtype", None)
+        return shape is not None and math.prod(shape) * getattr(dtype, "itemsize", 1) <= most
+    return isinstance(fault, SystemError) or is_out_of_memory(fault)
 
 
 def _reason(error: Exception) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -280,6 +281,24 @@ def test_a_bad_clip_is_left_out_with_one_sentence(folder: Path, fault: str) -> N
     assert said in report.skipped[0].reason
     assert "\n" not in report.skipped[0].reason
     assert report.skipped[0].reason.endswith(".")
+
+
+@pytest.mark.parametrize(
+    "fault", [SystemError("AST constructor recursion depth mismatch"), OSError(errno.ENOMEM, "Cannot allocate memory")]
+)
+def test_what_fails_in_the_machine_leaves_no_clip_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    load = np.load
+
+    def fail_once(path: Path, *arguments: Any, **options: Any) -> Any:
+        if Path(path).name == "0000020000.npy":
+            raise fault
+        return load(path, *arguments, **options)
+
+    monkeypatch.setattr(np, "load", fail_once)
+    with pytest.raises(type(fault)):
+        read_pre_encoded(folder)
 
 
 def test_folders_that_cannot_be_used(folder: Path, codec: Codec, tmp_path: Path) -> None:

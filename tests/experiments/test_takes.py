@@ -158,7 +158,7 @@ def test_clips_are_heard_side_by_side_and_kept_in_order(tmp_path: Path, monkeypa
     import threading
 
     together = threading.Barrier(2, timeout=30)
-    monkeypatch.setattr(hearing, "listeners", lambda: 2)
+    monkeypatch.setattr(hearing, "listeners", lambda own=1: 2)
     monkeypatch.setattr(hearing, "check_notes", lambda: None)
     monkeypatch.setattr(hearing, "read_audio", lambda path, duration: path.name)
 

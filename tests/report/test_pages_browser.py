@@ -19,8 +19,8 @@ def browser():
         yield opened
 
 
-LONG = ("experiment", "probe", "signature", "study_claims", "study_digits")
-"""The pages that take longest to make: CI looks at them in the browser, the default run at what they say."""
+LONG = ("experiment", "probe", "signature", "study_digits")
+"""The pages that take longest to make: CI looks at what they say, `make test-all` at them in the browser."""
 
 
 @pytest.mark.parametrize(

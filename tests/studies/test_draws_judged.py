@@ -160,10 +160,23 @@ def test_needing_an_adapter_is_a_difference_of_gains(tmp_path: Path) -> None:
         "needs-dora-eq5": "supported",
         "needs-dora-per-sample": "refuted",
         "needs-dora-development": "refuted",
-        "needs-dora-recurrence": "inconclusive",  # it does harm with LoRA, and nothing with DoRA
+        "needs-dora-recurrence": "inconclusive",  # it does harm with LoRA, and nothing with DoRA: no gain
         "dora-covers-more-eq5": "supported",
         "dora-covers-more-per-sample": "refuted",  # the same within 3 dB
     }
+
+
+def test_gains_alike_refute_the_need_even_where_neither_is_shown(tmp_path: Path) -> None:
+    """The difference of the two gains is shown, and lies within the margin; with DoRA there is no gain to speak of."""
+    noise = np.random.default_rng(11).normal(0, 0.002, 400)
+    steps = {"recurrence": 0.0, "lora-recurrence": 0.01}
+
+    def stands(arm: str, draw: int) -> float:
+        wobble = 0.03 * (-1) ** draw if arm in ("plain", "lora-plain") else 0.0
+        return 0.3 + wobble + steps.get(arm, 0.0) + noise[(7 * draw + len(arm)) % 400]
+
+    folder = write(tmp_path, "barrier_dora", lambda arm, draw: 1.0, flat_still=stands)
+    assert verdicts(folder, "barrier_dora")["needs-dora-recurrence"] == "refuted"
 
 
 def test_beside_a_partner_a_weight_may_add_and_gain_alike_or_less(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from eisbach.data.manifest import (
     fault_list,
     row_faults,
 )
-from eisbach.errors import ManifestError, UserError
+from eisbach.errors import ManifestError, UserError, is_out_of_memory
 from eisbach.files import find_files, read_json, read_object, walk_files
 from eisbach.progress import in_threads
 from eisbach.tensor_files import read_array
@@ -167,6 +167,8 @@ def read_pre_encoded(folder: str | Path, *, jobs: int = 4, quiet: bool = True) -
         except ManifestError as error:
             return str(error)
         except OSError as error:
+            if is_out_of_memory(error):  # no fault of the clip
+                raise
             return f"{path} cannot be read ({error.strerror or error}); check the disk, or remove the clip."
 
     with in_threads(paths, read, jobs=jobs, title="check latents", quiet=quiet) as results:

@@ -46,23 +46,25 @@ def heard_notes(records: Sequence[Record], root: Path, cache: Path) -> dict[str,
         onnxruntime is not installed.
     """
     check_notes()
-    heard = _heard(records, root, Finished(cache / _NOTES), "notes", _notes)
+    heard = _heard(records, root, Finished(cache / _NOTES), "notes", _notes, listeners())
     return {key: _read_notes(value) for key, value in heard.items()}
 
 
 def heard_tags(records: Sequence[Record], root: Path, cache: Path) -> dict[str, np.ndarray]:
     """The probability of each of `musicnn.TAGS` in each clip, [shape=(50,)], as `heard_notes`."""
+    import torch
+
     listener = MusicnnEmbedding()
 
     def tags(waveform: Waveform) -> list[float]:
         return [float(f"{value:.6g}") for value in listener.tags([waveform])[0]]
 
-    heard = _heard(records, root, Finished(cache / _TAGS), "tags", tags)
+    heard = _heard(records, root, Finished(cache / _TAGS), "tags", tags, listeners(torch.get_num_threads()))
     return {key: np.array(value) for key, value in heard.items() if len(value) == len(TAGS)}
 
 
 def _heard(
-    records: Sequence[Record], root: Path, kept: Finished, name: str, hear: Callable[[Waveform], Any]
+    records: Sequence[Record], root: Path, kept: Finished, name: str, hear: Callable[[Waveform], Any], jobs: int
 ) -> dict[str, Any]:
     """`hear` of every clip, or what was kept of it; None is kept of silence and is left out here."""
     places = {str(row["audio_hash"]): root / str(row["path"]) for row in records}
@@ -74,7 +76,7 @@ def _heard(
         except AudioError:
             return None
 
-    with in_threads(todo, listen, jobs=listeners(), title=name, quiet=True) as results:
+    with in_threads(todo, listen, jobs=jobs, title=name, quiet=True) as results:
         for (key, _), heard in results:
             kept.add(key, heard)
     return {key: kept.rows[key] for key in places if kept.rows[key] is not None}

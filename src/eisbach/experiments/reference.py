@@ -169,9 +169,10 @@ def texture_rows(details: Mapping[str, str]) -> dict[str, np.ndarray]:
     return {path: np.asarray(row, dtype=np.float64) for path, row in rows.items() if row is not None}
 
 
-def listeners() -> int:
-    """Threads that hear clips at once: networks leave the interpreter to the others while they compute."""
-    return min(_MOST_LISTENERS, available_cpus())
+def listeners(own_threads: int = 1) -> int:
+    """Threads that hear clips at once, by those that a network takes itself: it leaves the interpreter to the others
+    while it computes."""
+    return max(1, min(_MOST_LISTENERS, available_cpus() // own_threads))
 
 
 def musicnn_rows(
@@ -186,6 +187,8 @@ def musicnn_rows(
     root : Path
         Folder that the records' paths start from.
     """
+    import torch
+
     from eisbach.audio import read_audio
     from eisbach.structure.embeddings import load_embedding
 
@@ -203,7 +206,9 @@ def musicnn_rows(
             except AudioError:  # silent in the middle: it has no row, and the distance says how many it rests on
                 return None
 
-        with in_threads(todo, hear, jobs=listeners(), title="embed (musicnn)", quiet=quiet) as results:
+        with in_threads(
+            todo, hear, jobs=listeners(torch.get_num_threads()), title="embed (musicnn)", quiet=quiet
+        ) as results:
             known |= {str(row["audio_hash"]): made for row, made in results if made is not None}
         if file is not None:
             write_json(file, known)

@@ -15,7 +15,7 @@ from eisbach.devices import place
 from eisbach.errors import UserError
 from eisbach.executors import available_cpus
 from eisbach.experiments.cells import Cell, plan_stages, run_cells
-from eisbach.experiments.hearing import adherence_columns, take_columns
+from eisbach.experiments.hearing import adherence_columns, heard_tags, take_columns
 from eisbach.experiments.material import build_material, material_stages, plan_material
 from eisbach.experiments.measures import FLAT, known_metrics
 from eisbach.experiments.own_material import describe_material
@@ -34,6 +34,7 @@ from eisbach.types import Record, SkipReport
 SPEC_FILE, SUMMARY_FILE, ANALYSIS = "experiment.yaml", "summary.json", "analysis"
 _SECONDS_PER_MEASURED_CLIP = 0.4
 _SECONDS_PER_HEARD_CLIP = 0.5
+_HEARD_BY = (("notes", "notes"), ("prompts", "embed"))  # what takes are compared by, and the bar of what hears it
 _HELD_OUT_CLIPS = 96  # of a yardstick, at most
 _MAX_ANALYSIS_JOBS = 4
 
@@ -127,6 +128,8 @@ def _run(
             with bar.stage("takes"):
                 records = take_columns(records, details, spec.between_takes, root, root / ANALYSIS)
         if spec.adherence:
+            with bar.stage("tags"):  # kept, so that each of the two networks has a stage of its own
+                heard_tags(records, root, root / ANALYSIS)
             with bar.stage("words"):
                 records = adherence_columns(records, spec.generation.resolve_prompts(), root, root / ANALYSIS)
         reference, rows = None, {}
@@ -174,9 +177,11 @@ def _plan(spec: ExperimentSpec, root: Path, cells: list[Cell], finish_seconds: f
         stages += plan_stages(spec, cell)
     stages.append(Stage("analyse", "analyse", clips, _SECONDS_PER_MEASURED_CLIP, "measure"))
     if spec.between_takes:
-        kind = "notes" if "notes" in spec.between_takes else "embed"
-        stages.append(Stage("takes", kind, clips, _SECONDS_PER_HEARD_CLIP, "hear what takes share"))
+        kind = next((kind for asked, kind in _HEARD_BY if asked in spec.between_takes), "takes")
+        seconds = 0.01 if kind == "takes" else _SECONDS_PER_HEARD_CLIP  # nothing is heard
+        stages.append(Stage("takes", kind, clips, seconds, "hear what takes share"))
     if spec.adherence:
+        stages.append(Stage("tags", "tags", clips, _SECONDS_PER_HEARD_CLIP, "hear tags"))
         stages.append(Stage("words", "notes", clips, _SECONDS_PER_HEARD_CLIP, "hear what was asked for"))
     if spec.yardsticks:
         heard = clips + _HELD_OUT_CLIPS * len(spec.yardsticks)

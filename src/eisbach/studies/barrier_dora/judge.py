@@ -47,9 +47,11 @@ def _needs(key: str, draws: Draws | None, arm: str) -> ClaimResult:
     gains = (arm, "plain"), (f"lora-{arm}", "lora-plain")
     interaction, own = draws.interaction(*gains, first=STANDING), draws.led_by(STANDING, arm)
     effects = [*interaction, *own, *draws.led_by(STANDING, f"lora-{arm}", other="lora-plain")]
-    result = decided(key, effects, "lower", draws.equal_gains(*gains, STANDING, MARGINS[STANDING]))
-    gained = _shown(own[0]) and own[0].value < 0
-    return result if gained or result.verdict != "supported" else judged(key, effects, supported=False)
+    same = draws.equal_gains(*gains, STANDING, MARGINS[STANDING])
+    if _shown(own[0]) and own[0].value < 0:
+        return decided(key, effects, "lower", same)
+    harms = _shown(interaction[0]) and interaction[0].value > 0
+    return judged(key, effects, supported=False, refuted=same < ALPHA or harms)
 
 
 def _covers(key: str, draws: Draws | None, arm: str) -> ClaimResult:
