@@ -1,5 +1,5 @@
-"""The fuzz command of the repository: damaged files of every kind, 300 in CI and 2,000 in `make test-all`, none met with
-a traceback."""
+"""The fuzz command of the repository: damaged files of every kind, 300 in CI and 2,000 in `make test-all`, none met
+with a traceback."""
 
 from __future__ import annotations
 
