@@ -18,6 +18,7 @@ import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -133,13 +134,28 @@ def edit_distance(costs: np.ndarray) -> np.ndarray:
 
 def pair_diversity(first: OnsetEvents, second: OnsetEvents) -> float:
     """Edit distance of two takes over that of rotated ones, >= 0; NaN where undefined."""
-    a, b = _first(first), _first(second)
+    return _pair_diversity(*(_Take(_first(take)) for take in (first, second)))
+
+
+class _Take:
+    """A take's onsets, and its distance from itself rotated, which every pair of it asks for."""
+
+    def __init__(self, events: OnsetEvents) -> None:
+        self.events = events
+
+    @cached_property
+    def rotated(self) -> float:
+        return _rotated(_substitution_costs(self.events, self.events))
+
+
+def _pair_diversity(first: _Take, second: _Take) -> float:
+    a, b = first.events, second.events
     if min(len(a.times), len(b.times)) < _MIN_ONSETS:
         return math.nan
     costs = _substitution_costs(a, b)
     own = float(edit_distance(costs))
     # each take against itself rotated, too: the same material in another order, whatever the pair has in common
-    rotated = np.mean([_rotated(_substitution_costs(take, take)) for take in (a, b)] + [_rotated(costs)])
+    rotated = np.mean([first.rotated, second.rotated, _rotated(costs)])
     return own / float(rotated) if rotated >= _NO_DETAIL else math.nan
 
 
@@ -193,7 +209,7 @@ def prompt_diversities(events: Sequence[OnsetEvents], prompts: Sequence[object])
             )
     values: dict[object, float] = {}
     for prompt, takes in takes_of(prompts).items():
-        pairs = [pair_diversity(events[i], events[j]) for i, j in combinations(takes, 2)]
+        pairs = [_pair_diversity(*pair) for pair in combinations([_Take(_first(events[i])) for i in takes], 2)]
         known = [value for value in pairs if not math.isnan(value)]
         values[prompt] = float(np.mean(known)) if known else math.nan
     return values
