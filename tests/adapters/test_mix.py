@@ -85,6 +85,7 @@ def test_a_level_at_the_end_of_an_interval_is_inside_in_single_precision_too(
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "pingpong"])
 @pytest.mark.parametrize("apg", [0.0, 1.0])
+@pytest.mark.whole
 def test_sampling_equals_a_network_that_is_merged_anew_at_every_call(
     sa3: StableAudio3Backbone, pair: list[Path], sampler: str, apg: float
 ) -> None:

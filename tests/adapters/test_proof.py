@@ -34,6 +34,7 @@ def written(adapter: Path, to: str, out: Path, module: Any, **options: Any) -> P
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 @pytest.mark.parametrize("to", convert.FORMATS)
+@pytest.mark.whole
 def test_every_host_plays_the_adapter(
     sa3: Any, make_adapter: Any, levels: Levels, tmp_path: Path, to: str, kind: str
 ) -> None:

@@ -222,6 +222,7 @@ def test_tones_come_back_at_their_pitch_and_level(packaged: BandCodec) -> None:
         assert abs(10 * np.log10(np.square(middle).mean() / np.square(before).mean())) < 3.0, frequency
 
 
+@pytest.mark.whole
 def test_rendered_music_comes_back_within_the_bound(packaged: BandCodec, tmp_path: Path) -> None:
     from eisbach.data.render import RenderSpec, render
 

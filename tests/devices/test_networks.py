@@ -149,6 +149,7 @@ def test_training_with_every_sample_weighting_and_adapter(name: str, adapter: tu
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=str)
 @pytest.mark.parametrize("name", NOISE_WEIGHTINGS)
+@pytest.mark.whole
 def test_training_with_every_noise_level_weighting_and_adapter(name: str, adapter: tuple[str, str | None]) -> None:
     config = recipe(weighting={"noise_level": name, "options": OPTIONS.get(name, {})})
     both(lambda device: step(model(), config, device, adapter))

@@ -82,6 +82,7 @@ def test_a_narrow_component_inside_a_wide_one_is_resolved() -> None:
 
 @pytest.mark.parametrize("path", ["linear", "vp", "gvp", "edm"])
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.whole
 def test_a_curve_equals_its_points_ends_included(path: str, target: str) -> None:
     t = torch.tensor([0.0, 0.001, 0.4, 0.8, 1.0])
     points = [bayes_floor(SKEW, path, target, float(level)).value for level in t]

@@ -58,6 +58,7 @@ def run(
     ],
 )
 @pytest.mark.parametrize("data", [False, True])
+@pytest.mark.whole
 def test_curves_lie_on_the_exact_entropy(path, target, schedule, data):
     # The truth per level is the exact posterior's entropy there, for the classes and for a partition.
     found = run(path, target, steps=64, per_class=80, data=data, schedule=schedule)

@@ -129,6 +129,7 @@ def _worker(rank: int, port: int, folder: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+@pytest.mark.whole
 def test_two_processes_with_two_micro_batches_each_are_one_batch_written_by_hand(example, tmp_path, free_port):
     own_process.together(2, _worker, free_port(), str(tmp_path))
     _, expected = by_hand(example, "v_prediction")

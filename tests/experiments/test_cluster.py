@@ -170,6 +170,7 @@ def test_the_command_line_renders_on_a_cluster_that_it_is_told(cluster: Any, tmp
     assert here.rows == there.rows
 
 
+@pytest.mark.whole
 def test_what_a_cluster_cannot_do_is_one_sentence(cluster: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no node of the cluster has 64 processors .* \(the largest has 1 processor\)"):
         on_ray(cell_cpus=64).__enter__()

@@ -113,6 +113,7 @@ def test_the_folder_holds_what_the_documentation_says(done: ExperimentResult) ->
     assert all("textural_vendi" in row and "is_flat" in row for row in rows)
 
 
+@pytest.mark.whole
 def test_the_summary_compares_every_arm_with_the_baseline(done: ExperimentResult) -> None:
     found = json.loads((done.folder / "summary.json").read_text())
     assert set(found["arms"]) == set(ARMS)

@@ -80,6 +80,7 @@ def test_every_checkpoint_plays_beside_the_base_from_the_same_noise(compared: Pa
     assert stamps[2]["adapter_identity"] == weights_identity(played)
 
 
+@pytest.mark.whole
 def test_the_page_says_what_is_flat_and_lets_every_clip_be_heard(compared: Path) -> None:
     page = (compared / "out" / "index.html").read_text()
     assert "Checkpoints of run" in page

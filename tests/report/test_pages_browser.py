@@ -40,6 +40,7 @@ def test_no_kind_of_page_is_forgotten():
     assert kinds == made
 
 
+@pytest.mark.whole
 def test_the_check_finds_what_it_looks_for(browser, tmp_path):
     page = tmp_path / "bad.html"
     page.write_text(

@@ -232,6 +232,7 @@ def test_words_that_teach_nothing_are_said(tmp_path, captions, words):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)")
+@pytest.mark.whole
 def test_the_page_keeps_up_and_keeps_a_playing_sound(tmp_path):
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     uvicorn = pytest.importorskip("uvicorn")

@@ -35,6 +35,7 @@ def found_within(sections, edges, tolerance):
 
 # a tune that goes on in one timbre is placed less exactly: docs/structure.md
 @pytest.mark.parametrize(("changes", "tolerance"), [("both", 0.5), ("tune", 1.0), ("sound", 0.5)])
+@pytest.mark.whole
 def test_sections_are_found_whatever_tells_them_apart(changes, tolerance):
     hits = []
     for seed in (501, 502, 503):
@@ -171,6 +172,7 @@ def test_likeness_finds_the_offset_and_wants_an_overlap():
 
 
 @pytest.mark.parametrize("seed", [0, 4])
+@pytest.mark.whole
 def test_block_scale_rises_off_the_frame_grid(seed):
     lengths = (3.1, 4.37, 5.9, 8.3, 11.7, 17.1)
     values = [block_scale(extract_features(synthetic.blocks(length, seed, duration=80.0))) for length in lengths]

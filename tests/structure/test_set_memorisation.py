@@ -68,6 +68,7 @@ def test_copied_excerpts_are_found_where_they_are_whatever_gain_key_and_codec():
     np.testing.assert_allclose(found.copied_share, np.array([7, 6, 8]) / SECONDS, atol=0.15)
 
 
+@pytest.mark.whole
 def test_the_copied_share_follows_its_ladder():
     shares = (0.0, 0.35, 0.6, 0.8)
     generated = [_copying(i, share * SECONDS) if share else _kept(901) for share in shares for i in (2, 9)]

@@ -48,6 +48,7 @@ def test_frames_do_not_depend_on_how_the_signal_arrives(step, n_fft, hop):
         np.testing.assert_allclose(pushed(SpectrumStream(), samples, step), long_term_spectrum(samples), rtol=1e-6)
 
 
+@pytest.mark.whole
 def test_contrast_equals_librosas_where_the_bands_are_the_same():
     power = np.random.default_rng(1).exponential(size=(5, 4097)).astype(np.float32)
     ours = octave_contrast(power, 22050, 8192)

@@ -34,6 +34,7 @@ def test_short_clips_get_no_number_without_a_flag(samples):
 
 
 @pytest.mark.parametrize("extra", [0.0, 0.02, 0.3])
+@pytest.mark.whole
 def test_metrics_are_defined_from_their_shortest_length_on(extra):
     for name, metric in METRICS.items():
         piece = synthetic.form("ABAC", (metric.min_seconds + extra + 0.02) / 4, 3)

@@ -42,6 +42,7 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
     ids=["one length", "two lengths", "buckets", "padded"],
 )
 @pytest.mark.parametrize("noise_level", ["none", "edm2"])
+@pytest.mark.whole
 def test_a_run_that_stops_and_goes_on_remembers_the_same(configure, clips, data, noise_level):
     def run(out: str):
         return configure(

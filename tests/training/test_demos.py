@@ -146,6 +146,7 @@ def test_a_demo_that_was_killed_half_way_is_played_by_the_continued_run(
     assert not list(place.glob(".*"))
 
 
+@pytest.mark.whole
 def test_a_signal_in_a_demo_stops_at_its_step_and_nothing_is_lost(
     configure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

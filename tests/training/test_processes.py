@@ -79,6 +79,7 @@ SMALL_CARD = {"precision": "bf16", "frozen": "int8", "adapter": {"type": "dora",
     [({}, {}), ({"memory": {"below": 0.7}, "act_above": 0.3}, {}), ({}, SMALL_CARD)],
     ids=["itself", "remembered", "bf16 over int8"],
 )
+@pytest.mark.whole
 def test_two_processes_equal_one_with_twice_the_accumulation(
     configure: Any,
     free_port: Callable[[], int],

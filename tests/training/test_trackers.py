@@ -125,6 +125,7 @@ def test_wandb_offline_keeps_them_in_the_run_folder(configure: Any, offline: Non
     assert [word for word in words if word not in log.read_bytes()] == []
 
 
+@pytest.mark.whole
 def test_a_run_with_trackers_equals_one_without(configure: Any, offline: None) -> None:
     needed("tensorboard", "trackio", "wandb")
     changes = {"adapter": {"type": "lora", "rank": 2, "dropout": 0.3}}

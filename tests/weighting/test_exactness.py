@@ -121,6 +121,7 @@ def _worker(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.whole
 def test_two_processes(tmp_path):
     own_process.together(2, _worker, str(tmp_path))
     with np.load(tmp_path / "gradients.npz") as results:

@@ -38,6 +38,7 @@ def train(weighting: LearnedUncertainty, path: str, target: str, steps: int = 70
 @pytest.mark.parametrize(
     ("path", "target", "base"), [("linear", "u", "edm"), ("gvp", "eps", MinSNR(5.0)), ("edm", "x0", "edm")]
 )
+@pytest.mark.whole
 def test_optimum_is_the_mean_weighted_error(path, target, base):
     weighting = LearnedUncertainty(base)
     train(weighting, path, target)

@@ -56,6 +56,7 @@ def test_the_experiment_runs_resumes_and_refuses_other_options(small):
         run_digits(config.model_copy(update={"samples": 40}), quiet=True)
 
 
+@pytest.mark.whole
 def test_its_page_holds_everything(small):
     from eisbach.studies.erd_digits.page import write_digits_page
 

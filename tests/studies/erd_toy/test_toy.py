@@ -152,6 +152,7 @@ def test_measures_of_a_network_with_a_known_error(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["linear", "vp", "gvp"])
+@pytest.mark.whole
 def test_the_bayes_predictor_generates_the_data(path: str) -> None:
     targets = list(TARGETS)
     samples = generate(Known(path, targets, 0.0), path, targets, 256, 40, 1)

@@ -63,6 +63,7 @@ def test_the_folder_holds_everything(made: tuple[Path, dict]) -> None:
             "comparison-curves"} <= pictures  # fmt: skip
 
 
+@pytest.mark.whole
 def test_the_page_stands_alone_and_says_what_was_found(made: tuple[Path, dict]) -> None:
     out, printed = made
     page = (out / "index.html").read_text()
