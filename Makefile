@@ -26,7 +26,7 @@ demo: $(STAMP) ## the main job: fine-tune, generate, measure, compare; opens eis
 # that what the tests of a file share is made once, and takes from the other's half when its own is done.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-test: $(STAMP) ## the test suite, under eight minutes
+test: $(STAMP) ## the test suite
 	$(PYTEST)
 
 test-whole: $(STAMP) ## whole paths and what else takes seconds; CI runs it after `make test`
