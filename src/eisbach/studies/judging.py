@@ -43,6 +43,11 @@ def high(effect: Effect) -> float:
     return math.inf if effect.high is None else effect.high
 
 
+def shown(effect: Effect) -> bool:
+    """Whether an effect's test tells it from none."""
+    return effect.p is not None and effect.p < ALPHA
+
+
 def not_run(key: str, note: str = "") -> ClaimResult:
     """A claim that the records say nothing of."""
     return ClaimResult(key=key, verdict="not run", note=note)
@@ -63,9 +68,9 @@ def decided(
     it is shown in the other one, or lies within its margin (`same`: p of the two one-sided tests). `none` is the value
     of no effect: 0, or 1 of a ratio."""
     first = effects[0]
-    shown = first.p is not None and first.p < ALPHA
-    supported = shown and (first.value > none) == (wanted == "higher")
-    return judged(key, effects, supported=supported, refuted=not supported and (shown or same < ALPHA), note=note)
+    there = shown(first)
+    supported = there and (first.value > none) == (wanted == "higher")
+    return judged(key, effects, supported=supported, refuted=not supported and (there or same < ALPHA), note=note)
 
 
 class Arms:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eisbach.statistics.records import load_records
 from eisbach.studies.contract import ClaimResult
-from eisbach.studies.judging import ALPHA, STANDING, Draws, decided, judged, not_run, with_standing
+from eisbach.studies.judging import ALPHA, STANDING, Draws, decided, judged, not_run, shown, with_standing
 
 MARGIN = 5.0
 """Points of pieces that stand: a smaller difference, of two arms or of two gains, is none."""
@@ -38,8 +38,7 @@ def _design(draws: Draws, weight: str, partner: str) -> list[ClaimResult]:
     gains = (both, base), (arm, "plain")
     interaction = draws.interaction(*gains, first=STANDING)
     equal = draws.equal_gains(*gains, STANDING, MARGIN) < ALPHA
-    differ = interaction[0].p is not None and interaction[0].p < ALPHA
     return [
         decided(adds, gain, "lower", draws.equivalence(both, STANDING, MARGIN, other=base)),
-        judged(alike, interaction, supported=equal, refuted=differ and not equal),
+        judged(alike, interaction, supported=equal, refuted=shown(interaction[0]) and not equal),
     ]

@@ -7,7 +7,7 @@ from typing import Literal
 
 from eisbach.statistics.records import load_records
 from eisbach.studies.contract import ClaimResult, Effect
-from eisbach.studies.judging import ALPHA, STANDING, Draws, decided, judged, not_run, with_standing
+from eisbach.studies.judging import ALPHA, STANDING, Draws, decided, judged, not_run, shown, with_standing
 
 LEVEL, COVERAGE = "level_range", "paper_pca_coverage"
 MARGINS = {STANDING: 5.0, LEVEL: 1.0, COVERAGE: 3.0}
@@ -48,9 +48,9 @@ def _needs(key: str, draws: Draws | None, arm: str) -> ClaimResult:
     interaction, own = draws.interaction(*gains, first=STANDING), draws.led_by(STANDING, arm)
     effects = [*interaction, *own, *draws.led_by(STANDING, f"lora-{arm}", other="lora-plain")]
     same = draws.equal_gains(*gains, STANDING, MARGINS[STANDING])
-    if _shown(own[0]) and own[0].value < 0:
+    if shown(own[0]) and own[0].value < 0:
         return decided(key, effects, "lower", same)
-    harms = _shown(interaction[0]) and interaction[0].value > 0
+    harms = shown(interaction[0]) and interaction[0].value > 0
     return judged(key, effects, supported=False, refuted=same < ALPHA or harms)
 
 
@@ -73,11 +73,7 @@ def _swap(key: str, draws: Draws | None, part: str, arm: str, metric: str) -> Cl
     whole = draws.effect(arm, metric, other="plain")
     effects = draws.led_by(metric, swap, other=other)
     effects += [whole, *(draws.effect(each, metric, other="plain") for each in (swap, other))]
-    if not _shown(whole):
+    if not shown(whole):
         return judged(key, effects, supported=False)
     wanted: Literal["higher", "lower"] = "higher" if whole.value > 0 else "lower"
     return decided(key, effects, wanted, draws.equivalence(swap, metric, MARGINS[metric], other=other))
-
-
-def _shown(effect: Effect) -> bool:
-    return effect.p is not None and effect.p < ALPHA

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eisbach.statistics.records import load_records
 from eisbach.studies.contract import ClaimResult, Effect
-from eisbach.studies.judging import ALPHA, Draws, judged, not_run, over_draws, within_margin
+from eisbach.studies.judging import ALPHA, Draws, judged, not_run, over_draws, shown, within_margin
 
 MARGIN = 0.02
 """Block strength: a smaller difference is none."""
@@ -42,21 +42,17 @@ def _left_alone(key: str, draws: Draws, arm: str) -> ClaimResult:
 
 def _equal(key: str, effects: list[Effect], same: bool) -> ClaimResult:
     """Supported by equivalence; a difference that is shown and yet within the margin is none that matters."""
-    return judged(key, effects, supported=same, refuted=not same and _shown(effects[0]))
+    return judged(key, effects, supported=same, refuted=not same and shown(effects[0]))
 
 
 def _more_above(key: str, draws: Draws, arm: str) -> ClaimResult:
     whole = over_draws(draws.named(FORM, arm, BASE), FORM, draws.from_untrained(arm, FORM, BASE))
     differences = draws.differences(f"{arm}-high", FORM, f"{arm}-low")
     effect = over_draws(draws.named(FORM, f"{arm}-high", f"{arm}-low"), FORM, differences)
-    along = _shown(effect) and (effect.value > 0) == (whole.value > 0)
-    against = _shown(effect) and not along
+    along = shown(effect) and (effect.value > 0) == (whole.value > 0)
+    against = shown(effect) and not along
     none = within_margin(FORM, differences, MARGIN) < ALPHA
-    changed = _shown(whole)
+    changed = shown(whole)
     return judged(
         key, [effect, whole], supported=changed and along, refuted=changed and (against or (none and not along))
     )
-
-
-def _shown(effect: Effect) -> bool:
-    return effect.p is not None and effect.p < ALPHA
