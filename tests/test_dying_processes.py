@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -128,3 +129,15 @@ def test_a_killed_parent_leaves_no_process_and_no_folder(tmp_path: Path) -> None
         time.sleep(0.1)
     assert not Path(f"/proc/{child}").exists()
     assert list(places.iterdir()) == []
+
+
+def _warn() -> None:
+    for name in ("torchao", "torch.utils._pytree", "eisbach.tests"):
+        logging.getLogger(name).warning("%s warns", name)
+
+
+def test_processes_leave_out_what_libraries_say_about_each_other(capfd: pytest.CaptureFixture[str]) -> None:
+    """Where torchao is installed, each import of diffusers warns four times: between the lines of the progress."""
+    with Processes(1) as processes:
+        processes.call(_warn)
+    assert capfd.readouterr().err == "eisbach.tests warns\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import logging
 import os
 import re
 import sys
@@ -35,6 +34,7 @@ from eisbach.cli import (
 )
 from eisbach.cli.next_steps import with_next_steps
 from eisbach.errors import EisbachError, InterruptedRun, out_of_memory
+from eisbach.executors.base import quiet_libraries
 from eisbach.progress import stop_as_ctrl_c
 
 _PLAY, _WEIGH = "Train and play", "Look into a weighting before training"
@@ -68,10 +68,6 @@ app.add_typer(study.app, name="study", rich_help_panel=_STUDY)
 app.command("recoverability", hidden=True, context_settings=study.ANY_WORDS)(study.recoverability)
 app.add_typer(images.app, name="images", rich_help_panel=_MEASURE)
 
-
-# What diffusers and torchao say about each other where both are installed, on every import, concerns no user.
-for _library in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
-    logging.getLogger(_library).setLevel(logging.ERROR)
 
 _INTERRUPTED = 130
 _STOPPED = "stopped; the same command goes on from what was finished."
@@ -114,6 +110,7 @@ def main() -> NoReturn:
     """Runs the command line: exit code 0, 1 (a defect of ours), 2 (a user's mistake) or 130 (stopped by the user)."""
     _open_streams()
     stop_as_ctrl_c()
+    quiet_libraries()
     _say_warnings()
     code = _run()
     lost = _close_streams()

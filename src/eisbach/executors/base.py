@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import traceback
@@ -150,3 +151,10 @@ def portable(error: BaseException, where: str) -> BaseException:
 def available_cpus() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def quiet_libraries() -> None:
+    """What diffusers and torchao say about each other where both are installed, on every import, concerns no user: for
+    processes that are the project's own, the command line and its workers."""
+    for library in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
+        logging.getLogger(library).setLevel(logging.ERROR)

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, cast
 
 from eisbach.errors import UserError
-from eisbach.executors.base import DeadProcessError, Executor, Made, portable, sending_to
+from eisbach.executors.base import DeadProcessError, Executor, Made, portable, quiet_libraries, sending_to
 
 _LOOK_EVERY = 1.0  # seconds between two looks for the parent
 _LISTEN_EVERY = 0.2  # seconds between two looks at what the processes send
@@ -197,6 +197,7 @@ def _serve(parent: int, pipe: Connection) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    quiet_libraries()
     answer(_SENT, "ready")
     with suppress(EOFError, OSError, KeyboardInterrupt), sending_to(partial(answer, _SENT)):
         while True:  # until the parent is gone, or has no more work

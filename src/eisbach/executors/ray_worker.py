@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eisbach.errors import UserError
-from eisbach.executors.base import portable, sending_to
+from eisbach.executors.base import portable, quiet_libraries, sending_to
 from eisbach.output_folder import BusyFolderError
 
 LISTEN_EVERY = 0.5
@@ -67,6 +67,7 @@ class Place:
             raise UserError(f"the node {node} has {'; '.join(other)}; install the same versions on all nodes.")
         os.chdir(self.folder)
         os.environ.update(self.environment)
+        quiet_libraries()
 
 
 _entered: Place | None = None
