@@ -221,7 +221,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_fitting_finds_the_directions_of_the_audio(clips: list[Path], tmp_path: Path) -> None:
     codec = fit_codec(clips, channels=28, config=SMALL)
     assert (codec.channels, codec.samples_per_frame) == (28, 12288)

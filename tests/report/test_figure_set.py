@@ -71,7 +71,7 @@ def test_no_figure_of_a_set_overwrites_another(groups, tmp_path):
 @pytest.mark.parametrize(
     "name", ["$x_1^$", "a=b", "%s{x}", "esc\x1b[31m", "new\nline", "zero\u200bwidth", "e\u0301", "音", "-d"]
 )
-@pytest.mark.parametrize("form", ["png", "pdf", "svg"])
+@pytest.mark.parametrize("form", [*(pytest.param(form, marks=pytest.mark.slow) for form in ("png", "pdf")), "svg"])
 @pytest.mark.whole
 def test_files_with_odd_names_are_drawn(name, form, tmp_path, recwarn):
     path = tmp_path / f"{name}.wav"

@@ -54,7 +54,7 @@ def test_exact_close_and_no():
     assert not declared.holds("gain", nan, 1.0)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", list(VARIED_LADDERS))
 @pytest.mark.whole
 def test_metrics_follow_their_ladders_over_other_instruments(name, seed):

@@ -130,7 +130,7 @@ print(one.texture.tolist(), one.boundaries.tolist())
 """
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_a_comparison_of_sets_is_the_same_on_any_number_of_threads(clips):
     said = []
     for threads in ("1", "2", "4"):

@@ -47,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     return out, json.loads((out / "toy.json").read_text())
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_the_folder_holds_everything(made: tuple[Path, dict]) -> None:
     out, printed = made
     assert {claim["key"] for claim in json.loads((out / "result.json").read_text())["claims"]} >= {"excess-constant"}
