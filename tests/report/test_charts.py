@@ -1,9 +1,12 @@
+import re
 import xml.etree.ElementTree as ET
+from importlib import resources
 
 import pytest
 
 from eisbach.experiments.measures import FLAT
-from eisbach.report.charts import Series, arms_chart, curves_chart, nice_ticks
+from eisbach.report.charts import COLOURS, Series, arms_chart, curves_chart, nice_ticks
+from eisbach.report.structure.style import line_style
 from eisbach.statistics.records import MetricInfo
 from eisbach.statistics.results import ArmSummary
 
@@ -63,3 +66,20 @@ def test_ticks_are_round_ascending_and_enclose(low, high):
     assert ticks == sorted(ticks)
     assert ticks[0] <= low + 1e-9
     assert ticks[-1] >= high - 1e-9
+
+
+def test_every_set_is_told_from_every_other_and_has_the_style_sheet_s_colour():
+    curves = curves_chart([Series(str(n), [0, 1], [n, n], n) for n in range(30)], "step", "loss")
+    classes = [node.get("class") for node in ET.fromstring(f"<div>{curves}</div>").iter("polyline")]
+    assert len(set(classes)) == 30
+    rows = arms_chart(LEVEL, [ArmSummary(str(n), "level", n, None, {"p": n}, 1) for n in range(12)], {})
+    assert len({node.get("class") for node in ET.fromstring(rows).iter("g") if node.get("class")}) == 12
+    lines = [line_style(n) for n in range(30)]
+    assert len({(line["color"], str(line["linestyle"])) for line in lines}) == 30
+    sheet = (resources.files("eisbach.report") / "templates" / "style.css").read_text()
+    light, dark = (dict(re.findall(r"--a(\d+): (#[0-9a-f]{6})", part)) for part in sheet.split("prefers-color-scheme"))
+    assert light == {str(n): colour for n, colour in enumerate(COLOURS)}
+    assert list(dark) == list(light)
+    assert len(set(dark.values())) == len(dark)
+    for n in light:
+        assert f".arm-{n} {{ --c: var(--a{n}); }}" in sheet

@@ -14,8 +14,26 @@ from eisbach.statistics.results import ArmSummary
 REFERENCE = "reference"
 """The arm of a summary that is the reference's: drawn without a colour of its own."""
 
+COLOURS = (
+    "#6b7078", "#0b63a5", "#b35900", "#00785a", "#8a3b94", "#8c6d00", "#b02a5b", "#3f4fb5", "#a33022", "#4a7a12",
+    "#00778f", "#6b4a35",
+)  # fmt: skip
+"""What pages and pictures give their sets, one after another, so that a set has one colour everywhere (`--a0` and on in
+style.css, which has others on dark pages)."""
+_DASHES = 4  # in style.css
+
 _LEFT, _RIGHT = 2.5, 97.5  # per cent of the width that the axis spans; heights are in pixels
 _ROW, _TOP, _AXIS = 62, 6, 34
+
+
+def arm_class(index: int) -> str:
+    """The class, in style.css, of what belongs to the `index`-th set: its colour."""
+    return f"arm-{index % len(COLOURS)}"
+
+
+def _line_class(index: int) -> str:
+    """Colour and dash: a set beyond the last colour has another dash than the one whose colour it shares."""
+    return f"{arm_class(index)} dash-{(index + index // len(COLOURS)) % _DASHES}"
 
 
 @dataclass(frozen=True)
@@ -91,8 +109,8 @@ def _arm_row(
 ) -> str:
     top = _TOP + _ROW * index
     middle = top + 42
-    colour = "music" if arm.arm == REFERENCE else f"{index % 8}"
-    parts = [f'<g class="arm-{colour}"><text class="row" x="{_LEFT}%" y="{top + 17}">{escape(label)}</text>']
+    of = "arm-music" if arm.arm == REFERENCE else arm_class(index)
+    parts = [f'<g class="{of}"><text class="row" x="{_LEFT}%" y="{top + 17}">{escape(label)}</text>']
     value = format_value(info, arm.mean, arm.n_clips)
     parts.append(f'<text class="value" x="{_RIGHT}%" y="{top + 17}" text-anchor="end">{escape(value)}</text>')
     stacked: dict[float, int] = {}
@@ -156,13 +174,12 @@ def curves_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
             f"{1000 * (x - x0) / (x1 - x0) if x1 > x0 else 500:.1f},{1000 * (1 - (y - y0) / (y1 - y0)):.1f}"
             for x, y in _thin(points)
         )
-        parts.append(f'<polyline class="curve arm-{line.colour % 8} dash-{line.colour % 4}" points="{path}"/>')
+        parts.append(f'<polyline class="curve {_line_class(line.colour)}" points="{path}"/>')
     parts.append("</svg></svg>")
     parts.append(f'<text class="tick" x="50%" y="{height - 4}" text-anchor="middle">{escape(x_label)}</text></svg>')
     legend = "".join(
-        f'<li class="arm-{line.colour % 8}"><svg width="34" height="12" aria-hidden="true"><line class="curve '
-        f"arm-{line.colour % 8} "
-        f'dash-{line.colour % 4}" x1="1" x2="33" y1="6" y2="6"/></svg>{escape(line.label)}</li>'
+        f'<li class="{arm_class(line.colour)}"><svg width="34" height="12" aria-hidden="true"><line class="curve '
+        f'{_line_class(line.colour)}" x1="1" x2="33" y1="6" y2="6"/></svg>{escape(line.label)}</li>'
         for line, _ in cleaned
     )
     return f'{"".join(parts)}<ul class="legend">{legend}</ul>'

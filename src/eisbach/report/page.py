@@ -14,6 +14,7 @@ import typer
 
 from eisbach.errors import UserError
 from eisbach.files import write_bytes
+from eisbach.report.charts import arm_class
 
 _CSS_DPI = 96
 
@@ -92,6 +93,7 @@ def render_page(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.globals["arm_class"] = arm_class
     return environment.get_template(template).render(**values)
 
 

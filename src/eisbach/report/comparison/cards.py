@@ -9,6 +9,7 @@ from typing import Any
 
 from eisbach.errors import UserError
 from eisbach.experiments.measures import FLAT
+from eisbach.report.charts import arm_class
 from eisbach.report.comparison.players import Player, clock
 from eisbach.report.wording import format_flatness, format_value
 from eisbach.statistics.records import MetricInfo
@@ -40,7 +41,7 @@ def listen_group(
     """The players under one heading."""
 
     def card(name: str, row: Record | None, take: str) -> dict[str, Any]:
-        clip = {"set": labels[name], "colour": sets.names.index(name) % 8}
+        clip = {"set": labels[name], "colour": arm_class(sets.names.index(name))}
         if row is None:
             return clip | {"name": "", "player": None}
         matched = sets.results is not None and sets.paired and name not in sets.results.unmatched_arms
@@ -77,7 +78,7 @@ def _music_card(sets: Sets, row: Record, player: Player, label: str) -> dict[str
     """A clip of the reference, to hear the others against."""
     return {
         "set": _upper(label),
-        "colour": "music",
+        "colour": "arm-music",
         "name": str(row.get("id") or ""),
         "said": f"{label}: {row.get('id')}",
         "player": player,

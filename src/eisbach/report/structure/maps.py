@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eisbach.report.charts import COLOURS
 from eisbach.report.figures import draw_nothing
-from eisbach.report.structure.style import COLOURS, INK, SOFT, TICK_PT
+from eisbach.report.structure.style import INK, SOFT, TICK_PT
 from eisbach.structure.features import Features
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from typing import Any
 from eisbach.audio import AUDIO_SUFFIXES
 from eisbach.errors import UserError
 from eisbach.files import atomic_write
+from eisbach.report.charts import COLOURS
 from eisbach.report.figures import Source
 from eisbach.report.fonts import save_figure
 from eisbach.structure.features import Features
@@ -30,8 +31,6 @@ COLUMN, PAGE = 3.35, 7.0
 """Widths in inches of one column and of a whole page."""
 LABEL_PT, TICK_PT, TITLE_PT = 8.0, 7.0, 8.5
 
-COLOURS = ("#6b7078", "#0b63a5", "#b35900", "#00785a", "#8a3b94", "#8c6d00", "#b02a5b")
-"""The colours that pages give their sets (`--a0` and on in style.css), so that a set has one over a page."""
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.4, 1.2, 1.4)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, SOFT, LINE = "#1d1f24", "#5b606b", "#dcd9d0"
@@ -84,7 +83,8 @@ def line_style(index: int, *, reference: bool = False) -> dict[str, Any]:
     """Colour and dash of the index-th line; neighbours differ in both. A reference has ink, as on pages."""
     if reference:
         return {"color": INK, "linestyle": "-"}
-    return {"color": COLOURS[index % len(COLOURS)], "linestyle": _DASHES[index % len(_DASHES)]}
+    turn, colour = divmod(index, len(COLOURS))
+    return {"color": COLOURS[colour], "linestyle": _DASHES[(index + turn) % len(_DASHES)]}
 
 
 def tidy(axes: Any) -> None:
