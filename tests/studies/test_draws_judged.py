@@ -109,6 +109,26 @@ def test_an_effect_is_the_mean_of_differences_within_draws(tmp_path: Path) -> No
     assert holm[0].p == pytest.approx(4 * 2 / 2**8)
 
 
+def test_a_clip_without_a_value_is_left_out_with_its_partner(tmp_path: Path) -> None:
+    """Sections last longer at some prompts than at others, and one arm has no value of the longest."""
+    rows = []
+    for arm, gain in (("plain", 0.0), ("development", 1.0), ("base", -1.0)):
+        for draw in (100, 101, 102) if arm != "base" else (None,):
+            for prompt, scale in (("short", 2.0), ("long", 10.0), ("middle", 4.0)):
+                gone = (arm, prompt) in {("development", "long"), ("base", "middle")}
+                value = None if gone else scale + gain + 0.01 * ((draw or 0) % 3)
+                rows.append({"arm": arm, "train_seed": draw, "prompt_id": prompt, "seed": 0, "block_scale": value})
+    draws = Draws(rows, "barrier_main")
+    assert draws.effect("development", "block_scale").value == pytest.approx(1.0)
+    assert draws.effect("development", "block_scale").unit == "s"
+    assert draws.ratio("development", "block_scale", "plain").value == pytest.approx(4.0 / 3.0, rel=0.01)
+    assert draws.from_untrained("plain", "block_scale", "base").mean() == pytest.approx(1.01)
+    assert list(draws.by_draw("development", "block_scale")) == [100, 101, 102]
+    assert draws.printed("development") == []
+    apart = [{**row, "prompt_id": f"{row['arm']} {row['prompt_id']}"} for row in rows]
+    assert not len(Draws(apart, "barrier_main").differences("development", "block_scale", "plain"))
+
+
 @pytest.mark.parametrize(
     ("best", "bend", "wobble", "optimum", "collapse"),
     [

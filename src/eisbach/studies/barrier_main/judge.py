@@ -29,6 +29,7 @@ def judge(folder: Path) -> list[ClaimResult]:
             continue
         effects = draws.primary(arm)
         flat = effects[0]
+        effects += draws.printed(arm)  # beside, and decide nothing
         shown = flat.p is not None and flat.p < ALPHA
         same = draws.equivalence(arm, "is_flat", MARGIN, other="plain") < ALPHA
         supported = shown and flat.value < 0

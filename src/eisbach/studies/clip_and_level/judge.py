@@ -58,8 +58,5 @@ def _bar(key: str, arm: str, draws: Draws) -> ClaimResult:
         and high(copies) < COPIED_MARGIN
     )
     refuted = low(flat) > FLAT_MARGIN or low(near) > 0 or low(copies) > COPIED_MARGIN
-    beside = [
-        draws.effect(arm, metric, other="oracle").model_copy(update={"p": None})
-        for metric in ("is_flat", "block_strength")
-    ]
+    beside = [draws.effect(arm, metric, other="oracle") for metric in ("is_flat", "block_strength")]
     return judged(key, [flat, near, copies, *beside], supported=supported, refuted=refuted)
