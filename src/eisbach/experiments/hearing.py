@@ -28,7 +28,7 @@ from eisbach.structure.sets.differentiation import prompt_iccs
 from eisbach.structure.sets.onset_details import OnsetEvents, prompt_diversities
 from eisbach.types import Record, Waveform
 
-_NOTES, _TAGS = "notes.jsonl", "tags.jsonl"
+_NOTES, _TAGS = "notes.jsonl", "tags-2.jsonl"  # tags.jsonl: heard with a clip's end in a window of its own
 
 
 def heard_notes(records: Sequence[Record], root: Path, cache: Path) -> dict[str, Notes]:
