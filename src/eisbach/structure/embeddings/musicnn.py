@@ -41,6 +41,9 @@ TAGS = (
 )
 """What the network hears, in the order of its outputs."""
 
+TAG_COLUMNS = tuple(f"tag_{tag.replace(' ', '_')}" for tag in TAGS)
+"""What the tags' probabilities are called in records."""
+
 SAMPLE_RATE = 16_000
 _N_FFT, _HOP, _MELS, _FRAMES = 512, 256, 96, 187
 _TEMPORAL = (128, 64, 32)  # frames of the front end's horizontal filters
