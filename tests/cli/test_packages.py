@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from eisbach.cli.main import missing_package
 
+ROOT = Path(__file__).parents[2]
 MAIN_JOB = ("scipy", "soundfile", "matplotlib", "jinja2", "diffusers", "peft", "accelerate", "music21", "pretty_midi")
 
 
@@ -64,3 +66,9 @@ def test_commands_without_a_package(package: str, words: list[str], tmp_path: Pa
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert f"pip install {package}" in done.stderr
+
+
+def test_the_judges_extra_has_its_first_name_too() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert any(line.startswith("onnxruntime") for line in extras["judges"])
+    assert extras["notes"] == ["eisbach[judges]"]

@@ -148,5 +148,5 @@ def test_any_length(seconds: float) -> None:
 def test_a_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     notes_module._session.cache_clear()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match=r"pip install 'eisbach\[notes\]'"):
+    with pytest.raises(UserError, match=r"pip install 'eisbach\[judges\]'"):
         check_notes()

@@ -62,7 +62,9 @@ _Start = Annotated[str, typer.Option("--from", help="What --seconds keeps: start
 _Embedding = Annotated[
     list[str] | None,
     typer.Option(
-        help="Compare sets on a model's embeddings too: clap:FOLDER or mert:FOLDER; repeat.", show_default="texture"
+        help="Compare sets on a model's embeddings too: musicnn (its tags become columns, and whether captions are "
+        "followed), clap:FOLDER or mert:FOLDER; repeat.",
+        show_default="texture",
     ),
 ]
 _Notes = Annotated[

@@ -34,6 +34,7 @@ from eisbach.types import Record, SkipReport
 
 if TYPE_CHECKING:
     from eisbach.structure.embeddings import Embedding
+    from eisbach.structure.embeddings.notes import Notes
     from eisbach.structure.sets.onset_details import OnsetEvents
 
 _STATISTICS = "comparison.json"
@@ -55,7 +56,8 @@ class AnalysisPlan:
     pair, baseline, oracle, metrics, primary, seed
         As `comparing.compare_sets` takes them.
     embeddings : tuple of Embedding
-        Compared beside the texture's.
+        Compared beside the texture's; musicnn also adds the columns of its tags and, where clips have captions, of how
+        they follow them.
     training, held_out : Path or None
         Audio for memorisation.
     notes : bool
@@ -215,12 +217,15 @@ def analyze_sets(plan: AnalysisPlan, *, quiet: bool = False) -> AnalysedSets:
     )  # fmt: skip
     _refuse_lost_sets(plan.sets, records, skips)
     reference, rows = _reference(plan, records, details, skips, quiet)
-    note_events = _add_notes(records, plan, skips, quiet) if plan.notes else None
+    notes = _add_notes(records, plan, skips, quiet) if plan.notes else None
+    listener = next((model for model in plan.embeddings if model.name == "musicnn"), None)
+    if listener is not None:
+        _add_tags(records, plan, listener, notes, quiet)
     keys = {str(clip.path): clip.keys for clip in sets.clips}
     whole = measure_sets(
         {name: [row for row in records if row["group"] == group] for group, name in plan.names.items()},
         prompts={path: str(own.get("prompt_id") or "") for path, own in keys.items()}, details=details,
-        embeddings=plan.embeddings, note_events=note_events,
+        embeddings=plan.embeddings, note_events=None if notes is None else _note_events(notes),
         training=_files(plan.training), held_out=_files(plan.held_out), seed=plan.seed,
         jobs=plan.jobs, skips=skips, quiet=quiet,
     )  # fmt: skip
@@ -231,8 +236,8 @@ def analyze_sets(plan: AnalysisPlan, *, quiet: bool = False) -> AnalysedSets:
     )  # fmt: skip
     if plan.training is not None:
         records = _with_copies(records, whole)
-        if plan.out is not None:
-            write_tables(records, plan.out)
+    if plan.out is not None and (plan.training is not None or notes is not None or listener is not None):
+        write_tables(records, plan.out)
     captions = {str(own.get("prompt_id") or ""): str(own.get("caption") or "") for own in keys.values()}
     analysed = AnalysedSets(plan, records, compared, whole, skips, captions, reference)
     if plan.out is not None:
@@ -272,10 +277,10 @@ def _reference(
     return music, {"texture": texture_rows(details), "musicnn": musicnn_rows(records, plan.out, quiet=quiet)}
 
 
-def _add_notes(records: list[Record], plan: AnalysisPlan, skips: SkipReport, quiet: bool) -> dict[str, OnsetEvents]:
-    """Puts the notes' columns into the records, and the notes themselves into ``notes.jsonl``; their moments by
-    path."""
-    from eisbach.structure.embeddings.notes import COLUMNS, note_events, notes_of_files
+def _add_notes(records: list[Record], plan: AnalysisPlan, skips: SkipReport, quiet: bool) -> dict[str, Notes]:
+    """Puts the notes' columns into the records, and the notes themselves, which come back by path, into
+    ``notes.jsonl``."""
+    from eisbach.structure.embeddings.notes import COLUMNS, notes_of_files
 
     found = notes_of_files([str(row["path"]) for row in records], skips=skips, quiet=quiet)
     for row in records:
@@ -289,7 +294,38 @@ def _add_notes(records: list[Record], plan: AnalysisPlan, skips: SkipReport, qui
             for path, (columns, notes) in found.items()
         ]  # fmt: skip
         write_jsonl(plan.out / "notes.jsonl", rows)
-    return {path: note_events(notes) for path, (_, notes) in found.items()}
+    return {path: notes for path, (_, notes) in found.items()}
+
+
+def _note_events(notes: Mapping[str, Notes]) -> dict[str, OnsetEvents]:
+    from eisbach.structure.embeddings.notes import note_events
+
+    return {path: note_events(own) for path, own in notes.items()}
+
+
+def _add_tags(
+    records: list[Record], plan: AnalysisPlan, listener: Any, notes: Mapping[str, Notes] | None, quiet: bool
+) -> None:
+    """Puts the probabilities of musicnn's tags into the records and, where captions say what was asked for, how each
+    clip follows them; a set stands for a model."""
+    from eisbach.experiments.hearing import followed, heard_tags
+    from eisbach.structure.embeddings.musicnn import TAG_COLUMNS
+
+    heard = heard_tags(records, Path(), plan.out, listener=listener, quiet=quiet)
+    for row in records:
+        own = heard.get(str(row["audio_hash"]))
+        row.update(dict.fromkeys(TAG_COLUMNS) if own is None else zip(TAG_COLUMNS, own.tolist(), strict=True))
+    captions = {text: text for row in records if (text := str(row.get("caption") or ""))}
+    if not captions:
+        return
+    asked: list[Record] = [
+        {"arm": row["group"], "train_seed": row.get("train_seed"), "prompt_id": str(row.get("caption") or ""),
+         "audio_hash": row["audio_hash"]}
+        for row in records
+    ]  # fmt: skip
+    by_hash = notes and {str(row["audio_hash"]): notes[path] for row in records if (path := str(row["path"])) in notes}
+    for row, columns in zip(records, followed(asked, {"": "", **captions}, heard, by_hash), strict=True):
+        row.update(columns)
 
 
 def _files(path: Path | None) -> list[str] | None:

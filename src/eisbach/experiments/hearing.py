@@ -28,7 +28,7 @@ from eisbach.structure.sets.differentiation import prompt_iccs
 from eisbach.structure.sets.onset_details import OnsetEvents, prompt_diversities
 from eisbach.types import Record, Waveform
 
-_NOTES, _TAGS = "notes.jsonl", "tags.jsonl"
+_NOTES, _TAGS = "notes.jsonl", "tags-2.jsonl"  # tags.jsonl: heard with a clip's end in a window of its own
 
 
 def heard_notes(records: Sequence[Record], root: Path, cache: Path) -> dict[str, Notes]:
@@ -50,25 +50,48 @@ def heard_notes(records: Sequence[Record], root: Path, cache: Path) -> dict[str,
     return {key: _read_notes(value) for key, value in heard.items()}
 
 
-def heard_tags(records: Sequence[Record], root: Path, cache: Path) -> dict[str, np.ndarray]:
-    """The probability of each of `musicnn.TAGS` in each clip, [shape=(50,)], as `heard_notes`."""
+def heard_tags(
+    records: Sequence[Record],
+    root: Path,
+    cache: Path | None,
+    *,
+    listener: MusicnnEmbedding | None = None,
+    quiet: bool = True,
+) -> dict[str, np.ndarray]:
+    """The probability of each of `musicnn.TAGS` in each clip, [shape=(50,)], as `heard_notes`.
+
+    Parameters
+    ----------
+    cache : Path or None
+        None keeps nothing.
+    listener : MusicnnEmbedding or None
+        The network; None loads it on the CPU.
+    """
     import torch
 
-    listener = MusicnnEmbedding()
+    network = listener or MusicnnEmbedding()
 
     def tags(waveform: Waveform) -> list[float]:
-        return [float(f"{value:.6g}") for value in listener.tags([waveform])[0]]
+        return [float(f"{value:.6g}") for value in network.tags([waveform])[0]]
 
-    heard = _heard(records, root, Finished(cache / _TAGS), "tags", tags, listeners(torch.get_num_threads()))
+    kept = None if cache is None else Finished(cache / _TAGS)
+    heard = _heard(records, root, kept, "tags", tags, listeners(torch.get_num_threads()), quiet)
     return {key: np.array(value) for key, value in heard.items() if len(value) == len(TAGS)}
 
 
 def _heard(
-    records: Sequence[Record], root: Path, kept: Finished, name: str, hear: Callable[[Waveform], Any], jobs: int
+    records: Sequence[Record],
+    root: Path,
+    kept: Finished | None,
+    name: str,
+    hear: Callable[[Waveform], Any],
+    jobs: int,
+    quiet: bool = True,
 ) -> dict[str, Any]:
     """`hear` of every clip, or what was kept of it; None is kept of silence and is left out here."""
     places = {str(row["audio_hash"]): root / str(row["path"]) for row in records}
-    todo = [(key, path) for key, path in places.items() if key not in kept]
+    rows: dict[str, Any] = {} if kept is None else kept.rows
+    todo = [(key, path) for key, path in places.items() if key not in rows]
 
     def listen(item: tuple[str, Path]) -> Any:
         try:
@@ -76,10 +99,13 @@ def _heard(
         except AudioError:
             return None
 
-    with in_threads(todo, listen, jobs=jobs, title=name, quiet=True) as results:
+    with in_threads(todo, listen, jobs=jobs, title=name, quiet=quiet) as results:
         for (key, _), heard in results:
-            kept.add(key, heard)
-    return {key: kept.rows[key] for key in places if kept.rows[key] is not None}
+            if kept is None:
+                rows[key] = heard
+            else:
+                kept.add(key, heard)
+    return {key: rows[key] for key in places if rows[key] is not None}
 
 
 def _notes(waveform: Waveform) -> dict[str, list[float]]:
@@ -275,7 +301,28 @@ def adherence_columns(records: Sequence[Record], prompts: Sequence[Prompt], root
         onnxruntime is not installed.
     """
     tags, notes = heard_tags(records, root, cache), heard_notes(records, root, cache)
-    texts = {prompt.id: prompt.text for prompt in prompts}
+    columns = followed(records, {prompt.id: prompt.text for prompt in prompts}, tags, notes)
+    return [row | own for row, own in zip(records, columns, strict=True)]
+
+
+def followed(
+    records: Sequence[Record],
+    texts: Mapping[str, str],
+    tags: Mapping[str, np.ndarray],
+    notes: Mapping[str, Notes] | None,
+) -> list[Record]:
+    """How each clip follows the words of its prompt: `RANK`, `LIFT` and, where notes were heard, `REGISTER`.
+
+    Parameters
+    ----------
+    records : of clips, with `arm`, `train_seed`, `prompt_id` and `audio_hash`
+    texts : mapping of str to str
+        The words of each prompt, by the records' `prompt_id`.
+    tags : mapping of str to np.ndarray [shape=(50,)]
+        Of `heard_tags`, by the audio's hash.
+    notes : mapping of str to Notes, or None
+        Of `heard_notes`, likewise; None makes no column of the register.
+    """
     asked = {name: [TAGS.index(tag) for tag in tags_of(text)] for name, text in texts.items()}
     ranks = {key: ranks_of(values) for key, values in tags.items()}
     models: dict[tuple[object, object], list[tuple[str, np.ndarray]]] = {}
@@ -286,14 +333,15 @@ def adherence_columns(records: Sequence[Record], prompts: Sequence[Prompt], root
     made = []
     for row in records:
         key, prompt = str(row["audio_hash"]), str(row["prompt_id"])
-        columns: Record = {RANK: None, LIFT: None, REGISTER: None}
+        columns: Record = {RANK: None, LIFT: None}
         if key in ranks and asked[prompt]:
             columns[RANK] = float(ranks[key][asked[prompt]].mean())
             columns[LIFT] = _lift(ranks[key], asked[prompt], models[row["arm"], row["train_seed"]], asked)
-        register = register_of(texts[prompt])
-        if register is not None and key in notes:
-            columns[REGISTER] = _distance(notes[key], register)
-        made.append(row | columns)
+        if notes is not None:
+            register = register_of(texts[prompt])
+            heard = notes.get(key)
+            columns[REGISTER] = None if register is None or heard is None else _distance(heard, register)
+        made.append(columns)
     return made
 
 

@@ -34,7 +34,7 @@ _MOST = 200  # clips of a reference: an even sample of more
 _HEARD_SECONDS = 10.0  # of the middle of a clip that musicnn hears
 _MOST_LISTENERS = 4
 _ALIKE = 1.1
-_MUSICNN_FILE = "musicnn.json"
+_MUSICNN_FILE = "musicnn-2.json"  # the first version heard a clip's end too: what it kept is not mixed in
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,15 @@ on MagnaTagATune, whose weights come with the Python package of that name (ISC l
 torch and reads them as safetensors (`recipes/judges/convert_musicnn.py`); its outputs equal the original's
 (tests/structure/test_musicnn.py).
 
-What goes in: mono, 16 kHz, 96 mels, windows of 187 frames (3 s) side by side. One difference to the original: a part at
-the end that is shorter than a window is heard too, in a window that ends with the clip (the original drops it).
+What goes in, as in the original's `extractor.batch_data` with its defaults: mono, 16 kHz, 96 mels, windows of 187
+frames (3 s) side by side; what is left at the end, shorter than a window, is not heard. Differences to musicnn 0.1.0:
+
+- a clip of less than a window (47,616 samples, 2.976 s), on which the original fails, is repeated until it fills one;
+- loud frames, whose logarithm is infinite in the original's half precision, stay finite (`log_mels`);
+- the mean of the penultimate layer is over all windows (the original's loop repeats the first window's).
+
+Before a clip and behind it there is silence, as with librosa from 0.10 on. Older ones mirrored the clip, which moves
+the first and the last frame, and tags by up to .03.
 """
 
 from __future__ import annotations
@@ -20,7 +27,7 @@ from torch import nn
 from torch.nn import functional
 
 from eisbach.devices import place
-from eisbach.structure.embeddings.base import prepare, window_starts
+from eisbach.structure.embeddings.base import prepare
 from eisbach.structure.spectra import hann, mel_filterbank
 from eisbach.tensor_files import copy_named, read_tensors
 from eisbach.types import Waveform
@@ -34,9 +41,13 @@ TAGS = (
 )
 """What the network hears, in the order of its outputs."""
 
+TAG_COLUMNS = tuple(f"tag_{tag.replace(' ', '_')}" for tag in TAGS)
+"""What the tags' probabilities are called in records."""
+
 SAMPLE_RATE = 16_000
 _N_FFT, _HOP, _MELS, _FRAMES = 512, 256, 96, 187
 _TEMPORAL = (128, 64, 32)  # frames of the front end's horizontal filters
+_INFINITE = 65_520.0  # the least that half precision rounds to infinity
 
 
 class Musicnn(nn.Module):
@@ -154,9 +165,10 @@ class MusicnnEmbedding:
 
     def _windows(self, waveform: Waveform, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         mels = log_mels(prepare(waveform, SAMPLE_RATE, name))
-        if len(mels) < _FRAMES:  # as in training: a short clip is repeated
+        if len(mels) < _FRAMES:  # the original hears no such clip
             mels = np.tile(mels, (-(-_FRAMES // len(mels)), 1))[:_FRAMES]
-        windows = np.stack([mels[start : start + _FRAMES] for start in window_starts(len(mels), _FRAMES)])
+        count = len(mels) // _FRAMES  # a part at the end is left out, as in the original
+        windows = mels[: count * _FRAMES].reshape(count, _FRAMES, _MELS)
         with torch.inference_mode():
             for batch in torch.from_numpy(windows).split(self._batch_size):
                 logits, penultimate = self._network(batch.to(self._device))
@@ -166,8 +178,9 @@ class MusicnnEmbedding:
 def log_mels(samples: np.ndarray) -> np.ndarray:
     """What the network hears: log10(1 + 10,000 power) of 96 mels, 62.5 frames a second, [shape=(frames, 96), float32].
 
-    Powers go through half precision, as those that the network was trained on; the logarithm does not, since 10,000
-    times a loud frame would be infinite there.
+    All of it is rounded to half precision at every step, as in the original and in what the network was trained on.
+    Where 10,000 times a power is infinite there (from 6.55 on: a tone of a tenth of full scale), only the power is
+    rounded.
     """
     window = torch.from_numpy(hann(_N_FFT))
     spectrum = torch.stft(
@@ -175,5 +188,9 @@ def log_mels(samples: np.ndarray) -> np.ndarray:
     )
     power = (spectrum.real.square() + spectrum.imag.square()).numpy()
     mels = mel_filterbank(SAMPLE_RATE, _N_FFT, _MELS, 0.0, SAMPLE_RATE / 2) @ power
-    half = np.minimum(mels, np.finfo(np.float16).max).astype(np.float16).astype(np.float32)
-    return np.ascontiguousarray(np.log10(10_000.0 * half + 1.0).T)
+    half = np.minimum(mels.T, np.finfo(np.float16).max).astype(np.float16)
+    scaled = np.float32(10_000.0) * half.astype(np.float32)
+    loud = scaled >= _INFINITE
+    quiet = np.where(loud, 0.0, scaled).astype(np.float16)
+    rounded = np.log10(quiet + np.float16(1.0)).astype(np.float32)
+    return np.ascontiguousarray(np.where(loud, np.log10(scaled + np.float32(1.0)), rounded))

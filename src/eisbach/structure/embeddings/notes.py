@@ -2,7 +2,7 @@
 
 Bittner et al., "A lightweight instrument-agnostic model for polyphonic note transcription and multipitch estimation"
 (ICASSP 2022): the network that Spotify publishes as basic-pitch (Apache-2.0). Its ONNX file is shipped as it is;
-onnxruntime, the extra ``notes``, runs it. From 22.05 kHz it gives, 86 times a second, how likely each of 88 pitches
+onnxruntime, the extra ``judges``, runs it. From 22.05 kHz it gives, 86 times a second, how likely each of 88 pitches
 sounds and how likely it begins. The decoding is ours and follows the publication's: a note begins at a peak of the
 onsets, lasts until its pitch has been unlikely for an eighth of a second, and what sounds without an onset is taken
 afterwards, strongest first. The package's own notes of the same posteriorgrams are equal
@@ -77,7 +77,9 @@ def _session() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise UserError("notes need onnxruntime, which is not installed; run: pip install 'eisbach[notes]'.") from error
+        raise UserError(
+            "notes need onnxruntime, which is not installed; run: pip install 'eisbach[judges]'."
+        ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     model = resources.files("eisbach").joinpath("assets/judges/basic_pitch.onnx").read_bytes()
