@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import load_file
 
 from eisbach.audio import read_audio
-from eisbach.errors import UserError
+from eisbach.errors import AudioError, UserError
 from eisbach.structure.embeddings import Embedding, load_embedding
 from eisbach.structure.embeddings.musicnn import SAMPLE_RATE, TAGS, MusicnnEmbedding, log_mels
 from eisbach.types import Waveform
@@ -151,6 +151,29 @@ def test_it_hears_what_sounds(listener: MusicnnEmbedding) -> None:
         assert drums[TAGS.index(word)] > still[TAGS.index(word)]
     for word in ("slow", "ambient"):
         assert drums[TAGS.index(word)] < still[TAGS.index(word)]
+
+
+def _steps(frequencies: list[float], seconds: float = 3.0, rate: int = 16_000) -> Waveform:
+    time = np.arange(int(seconds * rate)) / rate
+    parts = [sum(np.sin(2 * np.pi * k * f * time) / k for k in range(1, 6)) for f in frequencies]
+    return Waveform((0.1 * np.concatenate(parts))[None].astype(np.float32), rate)
+
+
+def test_change_is_of_what_is_heard_and_not_of_its_level(listener: MusicnnEmbedding) -> None:
+    rng = np.random.default_rng(0)
+    held, moving = _steps([220.0] * 5), _steps([110.0, 880.0, 220.0, 1760.0, 55.0])
+    hiss = Waveform(0.1 * rng.standard_normal((1, 240_000)).astype(np.float32), 16_000)
+    both = Waveform(np.concatenate([hiss.samples[:, :120_000], moving.samples[:, :120_000]], 1), 16_000)
+    still, stepping, noise, changing = listener.change([held, moving, hiss, both])
+    assert still < 0.05
+    assert noise < 0.1
+    assert min(stepping, changing) > 2 * max(still, noise)
+    softer = Waveform(np.repeat(0.02 * moving.samples, 2, axis=0), 16_000)  # and in stereo
+    assert listener.change([softer])[0] == pytest.approx(stepping, rel=1e-3)
+    assert np.isnan(listener.change([_steps([220.0])])[0])  # one window
+    assert listener.change([]).shape == (0,)
+    with pytest.raises(AudioError, match="silent"):
+        listener.change([Waveform(np.zeros((1, 160_000), np.float32), 16_000)])
 
 
 def test_by_name() -> None:

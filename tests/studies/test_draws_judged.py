@@ -323,6 +323,29 @@ def test_what_is_shuffled_decides_nothing(tmp_path: Path, study: str) -> None:
         assert found[key] == wanted, key
 
 
+def test_a_second_judge_decides_by_what_it_hears(tmp_path: Path) -> None:
+    """Our own measures of the same pieces say the reverse, and decide nothing."""
+    gain = {"plain": 0.0, "recurrence": 0.03, "development": 0.0, "memory": -0.03, "oracle": 0.01}
+    noise = np.random.default_rng(6).normal(0, 0.002, 400)
+
+    def heard(arm: str, draw: int) -> float:
+        wobble = 0.04 * (-1) ** draw if arm == "batch-50" else 0.0
+        return 0.12 + 0.02 * np.sin(draw) + gain.get(arm, 0.02) + wobble + noise[(draw * 7 + len(arm)) % 400]
+
+    folder = write(tmp_path, "barrier_heard", lambda arm, draw: 0.9 if arm == "recurrence" else 0.2, heard_change=heard)
+    found = verdicts(folder, "barrier_heard")
+    assert found == {
+        "eq5": "inconclusive",
+        "half": "supported",
+        "per-sample": "supported",
+        "recurrence": "supported",
+        "development": "refuted",  # the same
+        "memory": "refuted",  # less
+        "clip-and-level": "supported",
+        "labels": "supported",
+    }
+
+
 def test_the_bar_of_clip_and_level_takes_all_three(tmp_path: Path) -> None:
     near = {"clip-and-level": 8.0, "memory": 9.5, "oracle-above": 8.0, "development": 8.5}
     flat = {"plain": 0.5, "development": 0.2}

@@ -18,6 +18,9 @@ SHARING = {
     "barrier_adherence": {"plain", "batch-50", "sample-50", "sample-100"},
     "barrier_dora": {"plain", "batch-50", "sample-100", "development", "recurrence"},
     "signature_control": {"plain"},
+    "barrier_heard": {
+        *("plain", "batch-50", "sample-50", "sample-100", "recurrence", "development", "clip-and-level", "oracle")
+    },
 }
 
 
@@ -51,3 +54,7 @@ def test_an_arm_set_to_null_is_left_out_of_a_recipe() -> None:
     with pytest.raises(ConfigError, match="baseline is 'plain', and the arms are"):
         load_spec("barrier_complements", ["arms.plain=null"])
     assert build_config(ExperimentSpec, whole.model_dump()) == whole
+
+
+def test_the_second_judge_hears_the_memory_of_clip_and_level() -> None:
+    assert cell(load_spec("barrier_heard"), "memory") == cell(load_spec("clip_and_level"), "memory")

@@ -29,6 +29,7 @@ from eisbach.structure.sets.onset_details import OnsetEvents, prompt_diversities
 from eisbach.types import Record, Waveform
 
 _NOTES, _TAGS = "notes.jsonl", "tags-2.jsonl"  # tags.jsonl: heard with a clip's end in a window of its own
+CHANGE, _CHANGES = "heard_change", "changes.jsonl"
 
 
 def heard_notes(records: Sequence[Record], root: Path, cache: Path) -> dict[str, Notes]:
@@ -77,6 +78,21 @@ def heard_tags(
     kept = None if cache is None else Finished(cache / _TAGS)
     heard = _heard(records, root, kept, "tags", tags, listeners(torch.get_num_threads()), quiet)
     return {key: np.array(value) for key, value in heard.items() if len(value) == len(TAGS)}
+
+
+def change_column(records: Sequence[Record], root: Path, cache: Path) -> list[Record]:
+    """The records with `CHANGE`: how much what musicnn hears changes over a clip (`MusicnnEmbedding.change`), None of
+    silence and of under 6 s. `cache` keeps what is heard."""
+    import torch
+
+    listener = MusicnnEmbedding()
+
+    def change(waveform: Waveform) -> float | None:
+        value = float(listener.change([waveform])[0])
+        return None if math.isnan(value) else float(f"{value:.6g}")
+
+    heard = _heard(records, root, Finished(cache / _CHANGES), "changes", change, listeners(torch.get_num_threads()))
+    return [row | {CHANGE: heard.get(str(row["audio_hash"]))} for row in records]
 
 
 def _heard(

@@ -15,7 +15,7 @@ from eisbach.devices import place
 from eisbach.errors import UserError
 from eisbach.executors import available_cpus
 from eisbach.experiments.cells import Cell, plan_stages, run_cells
-from eisbach.experiments.hearing import adherence_columns, heard_tags, take_columns
+from eisbach.experiments.hearing import adherence_columns, change_column, heard_tags, take_columns
 from eisbach.experiments.material import build_material, material_stages, plan_material
 from eisbach.experiments.measures import FLAT, known_metrics
 from eisbach.experiments.own_material import describe_material
@@ -127,6 +127,9 @@ def _run(
         if spec.between_takes:
             with bar.stage("takes"):
                 records = take_columns(records, details, spec.between_takes, root, root / ANALYSIS)
+        if spec.heard_change:
+            with bar.stage("changes"):
+                records = change_column(records, root, root / ANALYSIS)
         if spec.adherence:
             with bar.stage("tags"):  # kept, so that each of the two networks has a stage of its own
                 heard_tags(records, root, root / ANALYSIS)
@@ -180,6 +183,8 @@ def _plan(spec: ExperimentSpec, root: Path, cells: list[Cell], finish_seconds: f
         kind = next((kind for asked, kind in _HEARD_BY if asked in spec.between_takes), "takes")
         seconds = 0.01 if kind == "takes" else _SECONDS_PER_HEARD_CLIP  # nothing is heard
         stages.append(Stage("takes", kind, clips, seconds, "hear what takes share"))
+    if spec.heard_change:
+        stages.append(Stage("changes", "changes", clips, _SECONDS_PER_HEARD_CLIP, "hear changes"))
     if spec.adherence:
         stages.append(Stage("tags", "tags", clips, _SECONDS_PER_HEARD_CLIP, "hear tags"))
         stages.append(Stage("words", "notes", clips, _SECONDS_PER_HEARD_CLIP, "hear what was asked for"))

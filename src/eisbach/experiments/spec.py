@@ -166,6 +166,8 @@ class ExperimentSpec(StrictModel):
     between_takes : tuple of {"boundaries", "details", "notes", "prompts"}
         Also measure what the takes of a prompt share and what tells prompts apart (`experiments.takes`); needs two
         generation seeds.
+    heard_change : bool
+        Also measure how much what musicnn hears changes over each clip: a second judge of what stands still.
     adherence : bool
         Also measure whether each clip follows its prompt's words (`experiments.adherence`).
     training_distance : bool
@@ -201,6 +203,7 @@ class ExperimentSpec(StrictModel):
     notes: tuple[str, ...] = ()
     jobs: int = Field(default=1, ge=1, le=64)
     between_takes: tuple[TakeMeasure, ...] = ()
+    heard_change: bool = False
     adherence: bool = False
     training_distance: bool = Field(default=False, validation_alias=AliasChoices("training_distance", "nearness"))
     yardsticks: dict[str, Yardstick] = Field(default={})

@@ -19,8 +19,9 @@ second:
 - *Grain*: how the bands flutter about their half-second mean (noise has a spread, skewness and evenness of its own),
   and how many bands rise and fall at once where most of them do: notes rise together and die away, cuts also fall.
 
-No entropy of frame energies and no spectrum of a Gram matrix is among them: a weighting that optimises those cannot win
-by optimising its judge.
+No entropy of frame energies and no spectrum of a Gram matrix is among them: a weighting that optimises those (the
+entropy log-barrier, the recurrence barrier) cannot win by optimising its judge. The development barrier computes the
+like of *Distance* and *Cycle* from latents: of its gains a second judge is asked (`studies/barrier_heard`).
 """
 
 from __future__ import annotations

@@ -18,7 +18,9 @@ the first and the last frame, and tags by up to .03.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib import resources
 
 import numpy as np
@@ -46,6 +48,7 @@ TAG_COLUMNS = tuple(f"tag_{tag.replace(' ', '_')}" for tag in TAGS)
 
 SAMPLE_RATE = 16_000
 _N_FFT, _HOP, _MELS, _FRAMES = 512, 256, 96, 187
+_LEVEL = 0.05  # root mean square, of `change`: -26 dB of full scale
 _TEMPORAL = (128, 64, 32)  # frames of the front end's horizontal filters
 _INFINITE = 65_520.0  # the least that half precision rounds to infinity
 
@@ -155,6 +158,22 @@ class MusicnnEmbedding:
         """Probability of every tag in `TAGS`, the mean over windows, [shape=(clips, 50), range 0 to 1, float64]; raises
         as `embed`."""
         return self._rows(waveforms, 0, len(TAGS))
+
+    def change(self, waveforms: Iterable[Waveform]) -> np.ndarray:
+        """How much what is heard changes over each clip, [shape=(clips,), float64]: the standard deviation of the
+        penultimate layer over the windows, the mean of its 200 features; NaN under two windows (6 s).
+
+        Every clip is brought to one level first, which the network would hear, too. Of a held chord, a drone or a
+        short loop it is about half of what it is of music (`studies/barrier_heard`). Raises as `embed`.
+        """
+        spreads = []
+        for number, waveform in enumerate(waveforms, 1):
+            power = float(np.mean(np.square(waveform.samples, dtype=np.float64)))
+            level = _LEVEL / math.sqrt(power) if power > 0 else 1.0
+            heard = replace(waveform, samples=(level * waveform.samples).astype(np.float32))
+            rows = np.concatenate([features for _, features in self._windows(heard, f"clip {number}")])
+            spreads.append(rows.std(0).mean() if len(rows) > 1 else math.nan)
+        return np.array(spreads, dtype=np.float64)
 
     def _rows(self, waveforms: Iterable[Waveform], output: int, dim: int) -> np.ndarray:
         rows = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from eisbach.experiments.hearing import CHANGE
 from eisbach.statistics.records import load_records
 from eisbach.studies.contract import ClaimResult
 from eisbach.studies.judging import STANDING, Draws, decided, not_run, with_standing
@@ -36,6 +37,8 @@ def _against(key: str, draws: Draws, arm: str, metric: str, other: str) -> Claim
     margin = STANDS_MARGIN if metric == STANDING else BLOCKS_MARGIN
     wanted: Literal["higher", "lower"] = "lower" if metric == STANDING else "higher"
     effects = [draws.effect(arm, metric, other=other)]
+    if draws.has_measure(arm, CHANGE):  # a second judge, which decides nothing here
+        effects.append(draws.effect(arm, CHANGE, other=other))
     if draws.has("oracle"):
         effects.append(draws.effect("oracle", metric, other=other).model_copy(update={"p": None}))
     return decided(key, effects, wanted, draws.equivalence(arm, metric, margin, other=other))
