@@ -1,9 +1,11 @@
 import pytest
 
 from eisbach.errors import UserError
+from eisbach.experiments.comparing import compare_sets
 from eisbach.experiments.measures import CONDITIONS, FLAT, known_metrics
 from eisbach.statistics.records import choose_metrics
 from eisbach.structure.metrics import METRICS
+from eisbach.types import Record
 
 
 def rows():
@@ -43,3 +45,15 @@ def test_choosing_keeps_the_order_and_declares_directions():
 def test_wrong_choices_are_refused(names, primary, said):
     with pytest.raises(UserError, match=said):
         choose_metrics(known_metrics(rows()), names, primary)
+
+
+def test_what_notes_say_is_compared() -> None:
+    rows: list[Record] = [
+        {"id": f"{group}{n}", "group": group, "path": f"{group}/{n}.flac", "duration": 30.0, "block_strength": 0.1 * n,
+         "note_motifs": 0.2 + 0.3 * (group == "b") + 0.01 * n, "notes_per_second": 3.0}
+        for group in "ab"
+        for n in range(8)
+    ]  # fmt: skip
+    sets = compare_sets(rows, metrics=["note_motifs"], primary=["note_motifs"])
+    assert sets.comparison("b", "note_motifs").verdict == "higher"
+    assert {info.name for info in compare_sets(rows).metrics} >= {"note_motifs", "notes_per_second", "block_strength"}

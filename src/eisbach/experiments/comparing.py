@@ -11,7 +11,14 @@ from typing import Any, Literal
 import numpy as np
 
 from eisbach.errors import UserError
-from eisbach.experiments.measures import condition_notes, duplicate_notes, known_metrics, length_faults, power_notes
+from eisbach.experiments.measures import (
+    OF_NOTES,
+    condition_notes,
+    duplicate_notes,
+    known_metrics,
+    length_faults,
+    power_notes,
+)
 from eisbach.experiments.reference import Reference, beside_reference
 from eisbach.experiments.sets import short_names
 from eisbach.statistics.comparison import withhold
@@ -136,8 +143,8 @@ def _named_set(role: str, name: str, by_set: Mapping[str, Sequence[Record]]) -> 
 
 
 def _described(rows: list[Record]) -> list[MetricInfo]:
-    """The measures of structure and flatness that the rows hold, without a direction."""
-    known = (*METRICS, "is_flat", "flat_probability")
+    """The measures of structure, notes and flatness that the rows hold, without a direction."""
+    known = (*METRICS, *OF_NOTES, "is_flat", "flat_probability")
     return [replace(info, better=None) for info in known_metrics(rows) if info.name in known]
 
 

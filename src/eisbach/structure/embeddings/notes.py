@@ -8,10 +8,10 @@ onsets, lasts until its pitch has been unlikely for an eighth of a second, and w
 afterwards, strongest first. The package's own notes of the same posteriorgrams are equal
 (tests/structure/test_notes.py, `recipes/judges/golden_basic_pitch.py`).
 
-*Note motifs.* The melody is the highest note of every moment. A *motif* is five of its notes in a row: four intervals
-in semitones and three ratios of the times between them, so neither key nor tempo counts. It is *heard before* when an
-earlier motif that shares no note with it has the same intervals and ratios within `_RATIO_TOLERANCE`. The share of the
-melody's notes inside such motifs is `note_motifs`: 0 for ever new music, 1/2 for a tune played twice.
+*Note motifs.* The melody is the highest note of every moment (`melody`). A *motif* is five of its notes in a row: four
+intervals in semitones and three ratios of the times between them, so neither key nor tempo counts. It is *heard before*
+when an earlier motif that shares no note with it has the same intervals and ratios within `_RATIO_TOLERANCE`. The share
+of the melody's notes inside such motifs is `note_motifs`: 0 for ever new music, 1/2 for a tune played twice.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ _BATCH = 8
 _ONSET, _SOUNDING = 0.5, 0.3
 _RELEASE, _SHORTEST = 11, 11  # frames: unlikely for so long ends a note; shorter ones are left out
 _TOGETHER = 0.06  # seconds: onsets nearer than this are one moment
+_OVERTONES, _GHOST = (12, 19, 24, 28, 31, 34, 36), 0.7  # semitones of the 2nd to 8th partial; share of the strength
+_SOUNDS_ON, _WELL_UNDER = 0.1, 6  # seconds; semitones: a melody's own last note may ring on, but falls by less
 _MOTIF = 5  # notes
 _RATIO_TOLERANCE = 0.45  # octaves of time between notes: a crotchet for a dotted one is .58
 _MIN_NOTES = 12
@@ -210,13 +212,31 @@ def transcribe(waveform: Waveform) -> Notes:
 
 
 def melody(notes: Notes) -> tuple[np.ndarray, np.ndarray]:
-    """Onsets (s) and pitches of the highest note of every moment; of a note that sounds on under a higher one, nothing
-    is lost, since only onsets count."""
+    """Onsets (s) and pitches of the highest note of every moment at which something begins.
+
+    Left out are overtones that the network took for notes, and what begins well under a note that sounds on: there the
+    accompaniment moves, and the melody does not. How motifs read with this and without: `bench/note_motifs.py`.
+    """
+    own = np.flatnonzero(~_overtones(notes))
+    onset, end, pitch = notes.onset[own], (notes.onset + notes.duration)[own], notes.pitch[own]
     onsets, pitches = [], []
-    for moment in _moments(notes.onset):
-        onsets.append(float(notes.onset[moment].min()))
-        pitches.append(int(notes.pitch[moment].max()))
+    for moment in _moments(onset):
+        start, top = float(onset[moment].min()), int(pitch[moment].max())
+        above = (onset < start) & (end > start + _SOUNDS_ON) & (pitch >= top + _WELL_UNDER)
+        if not above.any():
+            onsets.append(start)
+            pitches.append(top)
     return np.array(onsets), np.array(pitches, dtype=int)
+
+
+def _overtones(notes: Notes) -> np.ndarray:
+    """Which notes lie on an overtone of a much surer note of the same moment, [shape=(n,), bool]."""
+    ghosts = np.zeros(len(notes.pitch), dtype=bool)
+    for moment in _moments(notes.onset):
+        pitch, strength = notes.pitch[moment], notes.strength[moment]
+        on_overtone = np.isin(pitch[:, None] - pitch, _OVERTONES)
+        ghosts[moment] = (on_overtone & (strength[:, None] < _GHOST * strength)).any(axis=1)
+    return ghosts
 
 
 def _moments(onsets: np.ndarray) -> list[np.ndarray]:
