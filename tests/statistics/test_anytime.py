@@ -168,6 +168,50 @@ def test_the_choice_of_the_best_does_not_fool_the_test() -> None:
     assert abs(np.mean(split)) < 0.01
 
 
+def binary(rng: np.random.Generator, chances: np.ndarray) -> np.ndarray:
+    return (rng.random(np.broadcast_shapes(chances.shape, (10, 4, 8))) < chances).astype(float)
+
+
+def at_the_border(shape: str, rng: np.random.Generator, fall: np.ndarray) -> np.ndarray:
+    """Scores [shape=(10, 4, 8)] of a training whose mean falls by `fall` [shape=(10, 1, 1)], in a shape of dependence."""
+    if shape == "pairs alike":  # a pair's own level, the same at all checkpoints, is nine tenths of its spread
+        return np.clip(0.5 - fall + rng.uniform(-0.3, 0.3, (1, 4, 8)) + rng.uniform(-0.1, 0.1, (10, 4, 8)), 0, 1)
+    if shape == "coins":
+        return binary(rng, 0.5 - fall)
+    if shape == "rare gains":  # nearly all clips are bad, and what is gained comes from a few that turn good
+        return binary(rng, 0.95 - fall)
+    if shape == "prompts apart":  # half of the prompts gain much, and the others lose much; their mean falls
+        return binary(rng, 0.5 - fall + np.linspace(-0.4, 0.4, 10)[:, None, None] * np.tile([1, -1], 4))
+    # drifting: a pair wanders from checkpoint to checkpoint, and comes back
+    steps = np.cumsum(rng.choice([-0.08, 0.08], (10, 4, 8)), axis=0)
+    return np.clip(0.5 - fall + np.abs((steps + 0.3) % 1.2 - 0.6) - 0.3, 0, 1)
+
+
+SHAPES = [
+    "rare gains",
+    *(pytest.param(shape, marks=pytest.mark.whole) for shape in ("pairs alike", "coins", "prompts apart", "drifting")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_at_the_border_of_the_null_at_most_alpha_of_trainings_are_stopped(shape: str) -> None:
+    """2,000 trainings whose newest checkpoint is better than the one `patience` before it by just the margin."""
+    rng, rule = np.random.default_rng(9), StopRule()
+    fall = (rule.margin / rule.patience * np.arange(10))[:, None, None]
+    stops = sum(play(at_the_border(shape, rng, fall), rule)[-1].stop for _ in range(2000))
+    assert most(stops, 2000)
+
+
+def test_a_test_that_speaks_for_going_on_is_given_up_after_a_seed() -> None:
+    """The pilot is misled: its best checkpoint is no better than the newer ones in the reserve."""
+    table = {(place, seed): [0.1 if (place, seed) == (0, 0) else 0.5] * 8 for place in range(4) for seed in range(4)}
+    end = decide(table_score(table), 4, 4, StopRule(margin=0.0))[-1]
+    assert (end.stop, end.tests, end.clips) == (False, 1, 4 * 8 + 3 * 2 * 8)  # at no evidence it goes on looking
+    table |= {(3, seed): [0.4] * 8 for seed in range(1, 4)}
+    end = decide(table_score(table), 4, 4, StopRule(margin=0.0))[-1]
+    assert (end.stop, end.clips) == (False, 4 * 8 + 2 * 8)
+
+
 def test_only_clips_that_decide_are_asked_for() -> None:
     asked: list[tuple[int, int]] = []
     falling = np.linspace(0.8, 0.2, 12)
