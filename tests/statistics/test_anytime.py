@@ -173,7 +173,7 @@ def binary(rng: np.random.Generator, chances: np.ndarray) -> np.ndarray:
 
 
 def at_the_border(shape: str, rng: np.random.Generator, fall: np.ndarray) -> np.ndarray:
-    """Scores [shape=(10, 4, 8)] of a training whose mean falls by `fall` [shape=(10, 1, 1)], in a shape of dependence."""
+    """Scores [shape=(10, 4, 8)] of a training whose mean falls by `fall` [shape=(10, 1, 1)]."""
     if shape == "pairs alike":  # a pair's own level, the same at all checkpoints, is nine tenths of its spread
         return np.clip(0.5 - fall + rng.uniform(-0.3, 0.3, (1, 4, 8)) + rng.uniform(-0.1, 0.1, (10, 4, 8)), 0, 1)
     if shape == "coins":

@@ -250,8 +250,8 @@ def _test(clips: _Clips, place: int, best: int, seeds: int, needed: float, rule:
     """Gains of the newest window over the best one [shape=(n,)], and the log evidence that their mean is below the
     margin.
 
-    Seed by seed, until the evidence is enough, or speaks for going on: such a test hardly ever turns, and would cost the
-    whole reserve of a training that is fine. One may give up whenever one likes; it can only make stops rarer.
+    Seed by seed, until the evidence is enough, or speaks for going on: such a test hardly ever turns, and would cost
+    the whole reserve of a training that is fine. One may give up whenever one likes; it can only make stops rarer.
     """
     newest = range(place - rule.window + 1, place + 1)
     known = range(max(0, best - rule.window + 1), best + 1)

@@ -101,13 +101,12 @@ def rule_of(chosen: StopConfig) -> StopRule:
 
 
 def scores_of(values: Sequence[object], chosen: StopConfig, size: tuple[int, int]) -> np.ndarray | None:
-    """Scores [shape=(seeds, prompts)] of a step's clips, prompts outside and seeds inside as they are played; None where
-    a clip is missing or could not be measured.
+    """Scores [shape=(seeds, prompts)] of a step's clips; None where one is missing or could not be measured.
 
     Parameters
     ----------
     values : sequence
-        What each clip was measured.
+        What each clip was measured, prompts outside and seeds inside, as they are played.
     size : (prompts, seeds)
     """
     prompts, seeds = size
