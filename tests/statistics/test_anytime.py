@@ -56,11 +56,12 @@ def test_a_test_that_is_not_made_for_it_fails_the_same_way_of_looking() -> None:
 def test_what_is_expected_of_a_wealth_is_at_most_one_exactly() -> None:
     """All 2^8 orders of a coin, summed: no simulation."""
     for null, chance in ((0.0, 0.5), (0.2, 0.6)):
-        total = 0.0
-        for row in itertools.product([-1.0, 1.0], repeat=8):
-            share = np.prod([chance if value > 0 else 1 - chance for value in row])
-            total += share * math.exp(log_e_process(row, null)[-1])
-        assert total == pytest.approx(1.0, abs=1e-9)  # fair, neither more nor less
+        for horizon in (None, 8):
+            total = 0.0
+            for row in itertools.product([-1.0, 1.0], repeat=8):
+                share = np.prod([chance if value > 0 else 1 - chance for value in row])
+                total += share * math.exp(log_e_process(row, null, horizon=horizon)[-1])
+            assert total == pytest.approx(1.0, abs=1e-9)  # fair, neither more nor less
 
 
 def test_a_difference_is_found_in_a_number_of_values_that_is_near_what_it_takes() -> None:
@@ -68,6 +69,24 @@ def test_a_difference_is_found_in_a_number_of_values_that_is_near_what_it_takes(
     for mean, spread, enough in ((0.3, 0.2, 26), (0.2, 0.35, 65)):
         draws = np.clip(rng.normal(mean, spread, (100, enough)), -1, 1)
         assert np.mean([log_e_process(row).max() >= math.log(20) for row in draws]) >= 0.8
+
+
+@pytest.mark.parametrize("name", NULLS)
+@pytest.mark.parametrize("horizon", [24, 100])
+def test_bets_for_few_values_raise_no_more_false_alarms_either(name: str, horizon: int) -> None:
+    values, chances = NULLS[name]
+    draws = np.random.default_rng(1).choice(values, (SIMULATIONS, LENGTH), p=chances)
+    assert most(sum(log_e_process(row, horizon=horizon).max() >= math.log(1 / ALPHA) for row in draws))
+
+
+def test_bets_for_few_values_find_more_in_them() -> None:
+    draws = np.clip(np.random.default_rng(2).normal(0.25, 0.3, (200, 24)), -1, 1)
+    shares = [
+        np.mean([log_e_process(row, horizon=horizon).max() >= 3.5 for row in draws]) for horizon in (24, 100, None)
+    ]
+    assert shares[0] > shares[1] > shares[2]
+    assert shares[0] > shares[2] + 0.1
+    assert log_e_process([1.0], horizon=1)[-1] == pytest.approx(math.log(1.98))  # one value: all on one bet
 
 
 def test_evidence_does_not_depend_on_the_order_of_values() -> None:
@@ -188,9 +207,10 @@ def at_the_border(shape: str, rng: np.random.Generator, fall: np.ndarray) -> np.
 
 
 SHAPES = [
-    "rare gains",
-    *(pytest.param(shape, marks=pytest.mark.whole) for shape in ("pairs alike", "coins", "prompts apart", "drifting")),
-]  # fmt: skip
+    "coins",
+    *(pytest.param(shape, marks=pytest.mark.whole) for shape in ("rare gains", "prompts apart")),
+    *(pytest.param(shape, marks=pytest.mark.slow) for shape in ("pairs alike", "drifting")),
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
