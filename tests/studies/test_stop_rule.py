@@ -122,7 +122,7 @@ def verdicts(trainings: list[Any]) -> list[str]:
 
 
 def test_verdicts_of_rules_that_are_right_late_and_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_module, "REPLAYS", 12)
+    monkeypatch.setattr(judge_module, "REPLAYS", 30)
     assert verdicts(trained(TURNS, 3, 6, 40.0)) == ["supported", "supported", "supported", "supported"]
     assert verdicts(trained(TURNS, 9, None, 70.0)) == ["refuted", "supported", "refuted", "inconclusive"]
     early = trained(GAINS, 0, 3, 40.0)
