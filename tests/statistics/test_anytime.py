@@ -56,11 +56,12 @@ def test_a_test_that_is_not_made_for_it_fails_the_same_way_of_looking() -> None:
 def test_what_is_expected_of_a_wealth_is_at_most_one_exactly() -> None:
     """All 2^8 orders of a coin, summed: no simulation."""
     for null, chance in ((0.0, 0.5), (0.2, 0.6)):
-        total = 0.0
-        for row in itertools.product([-1.0, 1.0], repeat=8):
-            share = np.prod([chance if value > 0 else 1 - chance for value in row])
-            total += share * math.exp(log_e_process(row, null)[-1])
-        assert total == pytest.approx(1.0, abs=1e-9)  # fair, neither more nor less
+        for horizon in (None, 8):
+            total = 0.0
+            for row in itertools.product([-1.0, 1.0], repeat=8):
+                share = np.prod([chance if value > 0 else 1 - chance for value in row])
+                total += share * math.exp(log_e_process(row, null, horizon=horizon)[-1])
+            assert total == pytest.approx(1.0, abs=1e-9)  # fair, neither more nor less
 
 
 def test_a_difference_is_found_in_a_number_of_values_that_is_near_what_it_takes() -> None:
@@ -68,6 +69,24 @@ def test_a_difference_is_found_in_a_number_of_values_that_is_near_what_it_takes(
     for mean, spread, enough in ((0.3, 0.2, 26), (0.2, 0.35, 65)):
         draws = np.clip(rng.normal(mean, spread, (100, enough)), -1, 1)
         assert np.mean([log_e_process(row).max() >= math.log(20) for row in draws]) >= 0.8
+
+
+@pytest.mark.parametrize("name", NULLS)
+@pytest.mark.parametrize("horizon", [24, 100])
+def test_bets_for_few_values_raise_no_more_false_alarms_either(name: str, horizon: int) -> None:
+    values, chances = NULLS[name]
+    draws = np.random.default_rng(1).choice(values, (SIMULATIONS, LENGTH), p=chances)
+    assert most(sum(log_e_process(row, horizon=horizon).max() >= math.log(1 / ALPHA) for row in draws))
+
+
+def test_bets_for_few_values_find_more_in_them() -> None:
+    draws = np.clip(np.random.default_rng(2).normal(0.25, 0.3, (200, 24)), -1, 1)
+    shares = [
+        np.mean([log_e_process(row, horizon=horizon).max() >= 3.5 for row in draws]) for horizon in (24, 100, None)
+    ]
+    assert shares[0] > shares[1] > shares[2]
+    assert shares[0] > shares[2] + 0.1
+    assert log_e_process([1.0], horizon=1)[-1] == pytest.approx(math.log(1.98))  # one value: all on one bet
 
 
 def test_evidence_does_not_depend_on_the_order_of_values() -> None:
@@ -166,6 +185,51 @@ def test_the_choice_of_the_best_does_not_fool_the_test() -> None:
             worse.append(float(np.delete(tested, best, 0).mean() - tested[best].mean()))
     assert min(same) > 0  # the luckiest on the same clips: every later one looks worse
     assert abs(np.mean(split)) < 0.01
+
+
+def binary(rng: np.random.Generator, chances: np.ndarray) -> np.ndarray:
+    return (rng.random(np.broadcast_shapes(chances.shape, (10, 4, 8))) < chances).astype(float)
+
+
+def at_the_border(shape: str, rng: np.random.Generator, fall: np.ndarray) -> np.ndarray:
+    """Scores [shape=(10, 4, 8)] of a training whose mean falls by `fall` [shape=(10, 1, 1)]."""
+    if shape == "pairs alike":  # a pair's own level, the same at all checkpoints, is nine tenths of its spread
+        return np.clip(0.5 - fall + rng.uniform(-0.3, 0.3, (1, 4, 8)) + rng.uniform(-0.1, 0.1, (10, 4, 8)), 0, 1)
+    if shape == "coins":
+        return binary(rng, 0.5 - fall)
+    if shape == "rare gains":  # nearly all clips are bad, and what is gained comes from a few that turn good
+        return binary(rng, 0.95 - fall)
+    if shape == "prompts apart":  # half of the prompts gain much, and the others lose much; their mean falls
+        return binary(rng, 0.5 - fall + np.linspace(-0.4, 0.4, 10)[:, None, None] * np.tile([1, -1], 4))
+    # drifting: a pair wanders from checkpoint to checkpoint, and comes back
+    steps = np.cumsum(rng.choice([-0.08, 0.08], (10, 4, 8)), axis=0)
+    return np.clip(0.5 - fall + np.abs((steps + 0.3) % 1.2 - 0.6) - 0.3, 0, 1)
+
+
+SHAPES = [
+    "coins",
+    *(pytest.param(shape, marks=pytest.mark.whole) for shape in ("rare gains", "prompts apart")),
+    *(pytest.param(shape, marks=pytest.mark.slow) for shape in ("pairs alike", "drifting")),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_at_the_border_of_the_null_at_most_alpha_of_trainings_are_stopped(shape: str) -> None:
+    """2,000 trainings whose newest checkpoint is better than the one `patience` before it by just the margin."""
+    rng, rule = np.random.default_rng(9), StopRule()
+    fall = (rule.margin / rule.patience * np.arange(10))[:, None, None]
+    stops = sum(play(at_the_border(shape, rng, fall), rule)[-1].stop for _ in range(2000))
+    assert most(stops, 2000)
+
+
+def test_a_test_that_speaks_for_going_on_is_given_up_after_a_seed() -> None:
+    """The pilot is misled: its best checkpoint is no better than the newer ones in the reserve."""
+    table = {(place, seed): [0.1 if (place, seed) == (0, 0) else 0.5] * 8 for place in range(4) for seed in range(4)}
+    end = decide(table_score(table), 4, 4, StopRule(margin=0.0))[-1]
+    assert (end.stop, end.tests, end.clips) == (False, 1, 4 * 8 + 3 * 2 * 8)  # at no evidence it goes on looking
+    table |= {(3, seed): [0.4] * 8 for seed in range(1, 4)}
+    end = decide(table_score(table), 4, 4, StopRule(margin=0.0))[-1]
+    assert (end.stop, end.clips) == (False, 4 * 8 + 2 * 8)
 
 
 def test_only_clips_that_decide_are_asked_for() -> None:

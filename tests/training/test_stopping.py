@@ -143,7 +143,7 @@ def test_the_page_says_what_the_rule_rests_on(configure: Any, scripted: None) ->
         ({"stop": {**STOP, "bounds": [1, 0]}}, "lower one first"),
         ({"stop": {**STOP, "measure": "beauty"}}, "'beauty', which no demo is measured by"),
         ({"stop": True}, "too short to judge"),
-        ({"stop": {**STOP, "alpha": 0.05}, "demos": {**DEMOS, "seeds": [0, 1]}}, "give them at least 5 seeds"),
+        ({"stop": {**STOP, "alpha": 0.05}, "demos": {**DEMOS, "seeds": [0, 1]}}, "give them at least 4 seeds"),
     ],
 )
 def test_a_rule_that_could_never_decide_is_refused(configure: Any, changes: dict[str, Any], message: str) -> None:

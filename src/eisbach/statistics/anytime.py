@@ -19,13 +19,19 @@ import numpy as np
 
 from eisbach.errors import UserError
 
-_BETS = 5
+_SMALLEST = 0.06
 _STEADY = 0.98  # a bet of 1 could lose everything in one value
+_NATS = 3.0  # evidence at 5%
 _GRID = 201
 
 
 def log_e_process(
-    values: Sequence[float] | np.ndarray, null: float = 0.0, *, low: float = -1.0, high: float = 1.0
+    values: Sequence[float] | np.ndarray,
+    null: float = 0.0,
+    *,
+    low: float = -1.0,
+    high: float = 1.0,
+    horizon: int | None = None,
 ) -> np.ndarray:
     """Log evidence after each value, in nats, against 'the mean is at most `null`'.
 
@@ -35,6 +41,9 @@ def log_e_process(
         In [low, high]. Each has, given the ones before it, a mean of at most `null` under the hypothesis; for
         differences of pairs this holds when the pairs are drawn alike.
     null : float in (low, high)
+    horizon : int or None
+        How many values there can be, if that is known beforehand and few: then no stake goes to small bets, which would
+        need more of them.
 
     Returns
     -------
@@ -54,15 +63,22 @@ def log_e_process(
     >>> bool(log_e_process([-0.2] * 6)[-1] < 0)
     True
     """
-    return _log_mixtures(_checked(values, null, low, high), np.array([null]), low)[:, 0]
+    return _log_mixtures(_checked(values, null, low, high), np.array([null]), low, _bets(horizon))[:, 0]
 
 
-def _log_mixtures(values: np.ndarray, nulls: np.ndarray, low: float) -> np.ndarray:
-    """Log of the mean wealth of the constant bets after each value, against each null [shape=(n, nulls)]. Bets run from
-    near nothing to all that no value can ruin, 1 / (null − low)."""
-    bets = _STEADY / (nulls - low)[:, None] * np.geomspace(0.06, 1.0, _BETS)
-    wealths = np.cumsum(np.log1p(bets * (values[:, None] - nulls)[:, :, None]), axis=0)
-    return np.asarray(np.logaddexp.reduce(wealths, axis=2) - math.log(_BETS))
+def _bets(horizon: int | None) -> np.ndarray:
+    """The bets, about twice apart, as shares of the largest. A bet λ that is right for its values (λ = mean / variance)
+    earns n λ² variance / 2 in n of them, and the variance is at most 1: in few values a small one earns too little."""
+    least = _SMALLEST if horizon is None else min(1.0, max(_SMALLEST, math.sqrt(2 * _NATS / max(1, horizon))))
+    return np.geomspace(least, 1.0, 1 + round(-math.log2(least)))
+
+
+def _log_mixtures(values: np.ndarray, nulls: np.ndarray, low: float, bets: np.ndarray) -> np.ndarray:
+    """Log of the mean wealth of the constant bets after each value, against each null [shape=(n, nulls)]. The largest
+    bet is all that no value can ruin, 1 / (null − low)."""
+    stakes = _STEADY / (nulls - low)[:, None] * bets
+    wealths = np.cumsum(np.log1p(stakes * (values[:, None] - nulls)[:, :, None]), axis=0)
+    return np.asarray(np.logaddexp.reduce(wealths, axis=2) - math.log(len(bets)))
 
 
 def confidence_sequence(
@@ -89,7 +105,8 @@ def confidence_sequence(
     # 'at most m' falls with m, so that a grid of means loses a step of width and no certainty.
     means = np.linspace(low, high, _GRID)[1:-1]
     limit = math.log(2.0 / alpha)
-    above, below = _log_mixtures(checked, means, low), _log_mixtures(-checked, -means, -high)
+    bets = _bets(None)
+    above, below = _log_mixtures(checked, means, low, bets), _log_mixtures(-checked, -means, -high, bets)
     for index in range(len(checked)):
         ruled_low, ruled_high = means[above[index] >= limit], means[below[index] >= limit]
         if len(ruled_low):
@@ -143,7 +160,8 @@ class StopRule:
     patience : int
         Checkpoints after the best one before a test, and between tests; at least `window`.
     window : int
-        Checkpoints that are averaged, on both sides of a comparison.
+        Checkpoints that are averaged, on both sides of a comparison. Two of them take twice the clips of one, and find
+        no more with as many.
     pilot : int
         Seeds of the pilot.
     """
@@ -151,7 +169,7 @@ class StopRule:
     alpha: float = 0.05
     margin: float = 0.02
     patience: int = 3
-    window: int = 2
+    window: int = 1
     pilot: int = 1
 
     def __post_init__(self) -> None:
@@ -167,7 +185,7 @@ class StopRule:
         """Whether the reserve of so many clips could ever be enough for the first test."""
         worst = np.ones(prompts * max(0, seeds - self.pilot))
         needed = math.log(1 / spending(self.alpha, 1))
-        return bool(len(worst) and log_e_process(worst, -self.margin)[-1] >= needed)
+        return bool(len(worst) and log_e_process(worst, -self.margin, horizon=len(worst))[-1] >= needed)
 
 
 @dataclass(frozen=True)
@@ -246,8 +264,12 @@ def _best(levels: Sequence[float], window: int) -> int:
 
 
 def _test(clips: _Clips, place: int, best: int, seeds: int, needed: float, rule: StopRule) -> tuple[np.ndarray, float]:
-    """Gains of the newest window over the best one [shape=(n,)], seed by seed until decided, and the log evidence that
-    their mean is below the margin."""
+    """Gains of the newest window over the best one [shape=(n,)], and the log evidence that their mean is below the
+    margin.
+
+    Seed by seed, until the evidence is enough, or speaks for going on: such a test hardly ever turns, and would cost
+    the whole reserve of a training that is fine. One may give up whenever one likes; it can only make stops rarer.
+    """
     newest = range(place - rule.window + 1, place + 1)
     known = range(max(0, best - rule.window + 1), best + 1)
     gains = np.zeros(0)
@@ -256,8 +278,9 @@ def _test(clips: _Clips, place: int, best: int, seeds: int, needed: float, rule:
         before, after = (np.mean([clips(p, seed) for p in side], axis=0) for side in (known, newest))
         gains = np.concatenate([gains, before - after])
         # 'the gain is at least the margin' is 'minus the gain is at most minus the margin'
-        evidence = float(log_e_process(-gains, -rule.margin)[-1])
-        if evidence >= needed:
+        reserve = len(before) * (seeds - rule.pilot)
+        evidence = float(log_e_process(-gains, -rule.margin, horizon=reserve)[-1])
+        if evidence >= needed or evidence < 0:
             break
     return gains, evidence
 

@@ -65,7 +65,7 @@ class DemosConfig(PlayConfig):
 
 
 class StopConfig(StrictModel):
-    """Stop when going on gains nothing in the demos (`statistics.stopping`), and ship the best checkpoint.
+    """Stop when going on gains nothing in the demos (`statistics.anytime`), and ship the best checkpoint.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class StopConfig(StrictModel):
     margin: float = Field(default=0.02, ge=0, lt=1)
     alpha: float = Field(default=0.05, gt=0, lt=1)
     patience: int = Field(default=3, ge=1)
-    window: int = Field(default=2, ge=1)
+    window: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _can_be_meant(self) -> StopConfig:

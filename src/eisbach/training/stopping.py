@@ -1,7 +1,8 @@
-"""`stop:` of a recipe: the rule of `statistics.stopping` on what the checkpoints of a run have played."""
+"""`stop:` of a recipe: the rule of `statistics.anytime` on what the checkpoints of a run have played."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ class StopJudge:
 
     def __init__(self, chosen: StopConfig, demos: Demos) -> None:
         self._chosen, self._demos = chosen, demos
-        self._rule = StopRule(chosen.alpha, chosen.margin, chosen.patience, chosen.window)
+        self._rule = rule_of(chosen)
         prompts, seeds = demos.size
         if chosen.measure not in RECORD_COLUMNS or chosen.measure == "flags":
             raise ConfigError(
@@ -85,20 +86,44 @@ class StopJudge:
     def standing(self, step: int) -> Standing | None:
         """Where the run stands after the demos of `step`; None before there are any. Demos that failed, or were played
         with other prompts, are passed over, and so is step 0: what is not trained is no checkpoint."""
-        steps = [played for played in self._demos.played(step) if played > 0]
-        tables = {played: table for played in steps if (table := self._scores(played)) is not None}
-        if not tables:
-            return None
-        known = list(tables)
-        decisions = decide(lambda place, seed: tables[known[place]][seed], len(known), self._demos.size[1], self._rule)
-        end = decisions[-1]
-        return Standing(known[len(decisions) - 1], known[end.best], end)
+        seeds, tables = self._demos.size[1], {}
+        for played in self._demos.played(step):
+            values = [row.get(self._chosen.measure) for row in self._demos.records(played)] if played > 0 else []
+            table = scores_of(values, self._chosen, self._demos.size)
+            if table is not None:
+                tables[played] = table
+        return standings(tables, seeds, self._rule)[-1] if tables else None
 
-    def _scores(self, step: int) -> np.ndarray | None:
-        """Scores [shape=(seeds, prompts)]; None where a clip could not be measured."""
-        chosen, (prompts, seeds) = self._chosen, self._demos.size
-        values = [row.get(chosen.measure) for row in self._demos.records(step)]
-        if len(values) != prompts * seeds or not all(isinstance(value, bool | int | float) for value in values):
-            return None
-        scores = [score_of(float(value), chosen.better, chosen.bounds) for value in values]  # type: ignore[arg-type]
-        return np.array(scores).reshape(prompts, seeds).T
+
+def rule_of(chosen: StopConfig) -> StopRule:
+    """The rule that a recipe's `stop:` means."""
+    return StopRule(chosen.alpha, chosen.margin, chosen.patience, chosen.window)
+
+
+def scores_of(values: Sequence[object], chosen: StopConfig, size: tuple[int, int]) -> np.ndarray | None:
+    """Scores [shape=(seeds, prompts)] of a step's clips; None where one is missing or could not be measured.
+
+    Parameters
+    ----------
+    values : sequence
+        What each clip was measured, prompts outside and seeds inside, as they are played.
+    size : (prompts, seeds)
+    """
+    prompts, seeds = size
+    if len(values) != prompts * seeds or not all(isinstance(value, bool | int | float) for value in values):
+        return None
+    scores = [score_of(float(value), chosen.better, chosen.bounds) for value in values]  # type: ignore[arg-type]
+    return np.array(scores).reshape(prompts, seeds).T
+
+
+def standings(tables: Mapping[int, np.ndarray], seeds: int, rule: StopRule) -> list[Standing]:
+    """Where a run stands after each step's demos, up to the one that stops it.
+
+    Parameters
+    ----------
+    tables : mapping
+        Step -> scores [shape=(seeds, prompts)], in the steps' order.
+    """
+    steps = list(tables)
+    decisions = decide(lambda place, seed: tables[steps[place]][seed], len(steps), seeds, rule)
+    return [Standing(steps[place], steps[now.best], now) for place, now in enumerate(decisions)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -10,42 +12,90 @@ import numpy as np
 from scipy.stats import beta
 
 from eisbach.files import read_json
-from eisbach.statistics.anytime import StopRule, decide
 from eisbach.statistics.effect_size import mean_moments, t_interval
 from eisbach.statistics.resampling import holm, random_stream, sign_flip_test
 from eisbach.studies.contract import ClaimResult, Effect
 from eisbach.studies.judging import ALPHA, high, interval_effect, judged, low, not_run
+from eisbach.studies.stop_rule.replays import count_stops
+from eisbach.training.config import StopConfig
+from eisbach.training.stopping import rule_of, scores_of, standings
 
 KEYS = ("little-regret", "few-false-stops", "half-the-clips", "better-than-rivals")
-RULE = StopRule()
+CHOSEN = StopConfig()
 """As `stop: true` has it."""
+GAIN = CHOSEN.margin / CHOSEN.patience
+"""A checkpoint: by the margin from the best one to the first that is tested against it."""
 BAR, HALF = 5.0, 50.0
 """Per cent."""
+REPLAYS = 125
+"""Of each training."""
 _SMOOTHING = 0.8  # share of the smoothed training loss that stays from one logged step to the next
 
 
 @dataclass(frozen=True)
 class Training:
-    """What one training shows: `truth` is each checkpoint's mean score, `choices` the place each way chooses."""
+    """What one training shows.
+
+    Attributes
+    ----------
+    draw : int
+    truth : np.ndarray [shape=(checkpoints, prompts)]
+        Mean scores of the clips that no rule has chosen by.
+    choices : dict
+        The place that each way chooses.
+    stopped_at : int or None
+        The place at which the rule stopped it.
+    looked_at, played : float
+        Clips that the rule looked at, and clips that the training had played when it ended, in per cent of all.
+    seen : np.ndarray [shape=(checkpoints, seeds, prompts)]
+        What the rule may look at, of the checkpoints that could be measured.
+    """
 
     draw: int
     truth: np.ndarray
     choices: dict[str, int]
-    stopped_at: int | None
-    clips: float
+    stopped_at: int | None = None
+    looked_at: float = 100.0
+    played: float = 100.0
+    seen: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0)))
+
+    @cached_property
+    def levels(self) -> np.ndarray:
+        """Mean score of each checkpoint."""
+        return np.asarray(self.truth.mean(axis=1))
 
     def regret(self, place: int) -> float:
-        """How far a checkpoint is from the best one, in per cent of the range; 0 where all are equal."""
-        reach = float(np.ptp(self.truth))
-        return 100.0 * float(self.truth[place] - self.truth.min()) / reach if reach > 0 else 0.0
+        """How far a checkpoint is from the best one, in per cent of the range; 0 where all are equal. Too high rather
+        than too low: of noisy means the lowest is a lucky one."""
+        return self._share(float(self.levels[place] - self.levels.min()))
+
+    def regret_by_halves(self, place: int) -> float:
+        """The same, too low rather than too high: the best one by half of the prompts, measured on the other half, has
+        no luck, and may not be the best."""
+        return self._share(self._lead_by_halves(place, 0))
 
     @property
     def false_stop(self) -> bool:
-        """Whether it was stopped though a later checkpoint is better than the chosen one by more than the bar."""
-        if self.stopped_at is None or self.stopped_at + 1 >= len(self.truth):
+        """Whether it was stopped though a later checkpoint is better than the chosen one by more than the bar, the
+        later one found by half of the prompts and measured on the other half."""
+        if self.stopped_at is None or self.stopped_at + 1 >= len(self.levels):
             return False
-        gain = float(self.truth[self.choices["rule"]] - self.truth[self.stopped_at + 1 :].min())
-        return 100.0 * gain > BAR * float(np.ptp(self.truth))
+        return self._share(self._lead_by_halves(self.choices["rule"], self.stopped_at + 1)) > BAR
+
+    def _share(self, difference: float) -> float:
+        reach = float(np.ptp(self.levels))
+        return 100.0 * difference / reach if reach > 0 else 0.0
+
+    def _lead_by_halves(self, place: int, first: int) -> float:
+        """By how much the best checkpoint from `first` on leads the one at `place`: the mean over all halves of the
+        prompts, each of which names the best one that the others measure."""
+        prompts = self.truth.shape[1]
+        leads = []
+        for half in combinations(range(prompts), prompts // 2):
+            ours = np.isin(np.arange(prompts), half)
+            best = first + int(self.truth[first:, ours].mean(axis=1).argmin())
+            leads.append(self.truth[place, ~ours].mean() - self.truth[best, ~ours].mean())
+        return float(np.mean(leads))
 
 
 _RIVALS = ("last", "held-out loss", "training loss", "fixed step")
@@ -58,21 +108,37 @@ def judge(folder: Path) -> list[ClaimResult]:
     rows = read_json(folder / "stop_rule.json", "records")["trainings"]
     trainings = [_training(row) for row in rows]
     _fix_steps(trainings)
-    return [_regret(trainings), _false_stops(trainings), _clips(trainings), _rivals(trainings)]
+    before = 100.0 * float(np.mean([row["before"]["memorised"] for row in rows]))
+    note = f"Before any training {before:.0f}% of pieces are nearer to clips that train than to others; chance is 50%."
+    return [_regret(trainings, note), _false_stops(trainings), _clips(trainings), _rivals(trainings)]
 
 
 def _training(row: dict[str, Any]) -> Training:
     scores = np.asarray(row["scores"], dtype=np.float64)  # checkpoints × seeds × prompts
-    end = decide(lambda place, seed: scores[place, seed], len(scores), scores.shape[1], RULE)
+    checkpoints, seeds, prompts = scores.shape
+    rule = rule_of(CHOSEN)
+    tables = {
+        place: table
+        for place, values in enumerate(row["flat"])
+        if (table := scores_of(values, CHOSEN, (prompts, seeds))) is not None
+    }
+    end = standings(tables, seeds, rule)[-1] if tables else None
+    stopped_at = end.step if end is not None and end.stop else None
     choices = {
-        "rule": end[-1].best,
-        "last": len(scores) - 1,
+        "rule": end.best if end is not None else checkpoints - 1,
+        "last": checkpoints - 1,
         "held-out loss": int(np.argmin(row["held_out_loss"])),
         "training loss": _smoothed_place(row["loss"], row["steps"]),
     }
-    truth = scores.mean(axis=(1, 2))
     return Training(
-        row["draw"], truth, choices, len(end) - 1 if end[-1].stop else None, 100.0 * end[-1].clips / scores.size
+        row["draw"],
+        # The pilot's clips choose the rule's checkpoint, and would flatter it; so they judge nobody.
+        scores[:, rule.pilot :].mean(axis=1),
+        choices,
+        stopped_at,
+        100.0 * (end.decision.clips if end is not None else 0) / scores.size,
+        100.0 * (1 + (checkpoints - 1 if stopped_at is None else stopped_at)) / checkpoints,
+        np.array(list(tables.values())),
     )
 
 
@@ -91,7 +157,7 @@ def _fix_steps(trainings: list[Training]) -> None:
     """The fixed step of a set is the one with the least regret on all other sets: nobody knows more beforehand."""
     for one in trainings:
         others = [other for other in trainings if other.draw != one.draw] or trainings
-        places = range(min(len(other.truth) for other in others))
+        places = range(min(len(other.levels) for other in others))
         means = [np.mean([other.regret(place) for other in others]) for place in places]
         one.choices["fixed step"] = int(np.argmin(means))
 
@@ -109,31 +175,53 @@ def _share(name: str, trainings: list[Training], values: list[float]) -> Effect:
     return interval_effect(name, float(by_set.mean()), t_interval(mean_moments(by_set), 0.95), "%", n=len(by_set))
 
 
-def _regret(trainings: list[Training]) -> ClaimResult:
-    effects = [
+def _regret(trainings: list[Training], note: str = "") -> ClaimResult:
+    most, *rivals = [
         _share(f"regret of the checkpoint by {name}", trainings, [one.regret(one.choices[name]) for one in trainings])
         for name in ("rule", *_RIVALS)
     ]
-    return judged("little-regret", effects, supported=high(effects[0]) < BAR, refuted=low(effects[0]) > BAR)
+    values = [one.regret_by_halves(one.choices["rule"]) for one in trainings]
+    least = _share("regret of the checkpoint by rule, the best one found by other prompts", trainings, values)
+    return judged(
+        "little-regret", [most, least, *rivals], supported=high(most) < BAR, refuted=low(least) > BAR, note=note
+    )
 
 
 def _false_stops(trainings: list[Training]) -> ClaimResult:
-    n, false = len(trainings), sum(one.false_stop for one in trainings)
+    seen, rule = [one.seen for one in trainings if len(one.seen)], rule_of(CHOSEN)
+    replays = REPLAYS * len(seen)
+    gaining, still = (count_stops(seen, rule, REPLAYS, random_stream(0, str(gain)), gain) for gain in (GAIN, 0.0))
+    false = sum(one.false_stop for one in trainings)
+    effects = [
+        _counted("replays that gain by the margin and were stopped", sum(gaining), replays),
+        _counted("replays that neither gain nor lose and were stopped", sum(still), replays),
+        _counted("trainings stopped that would still have gained", false, len(trainings)),
+    ]
+    stopped = sum(one.stopped_at is not None for one in trainings)
+    refuted = low(effects[0]) > BAR or low(effects[2]) > BAR
+    return judged(
+        "few-false-stops", effects, refuted=refuted,
+        supported=all(high(effect) < BAR for effect in effects[:2]) and not refuted,
+        note=f"{stopped} of {len(trainings)} trainings were stopped; of one training's {REPLAYS} replays at most "
+        f"{max(gaining, default=0)} that gain and {max(still, default=0)} that do not.",
+    )  # fmt: skip
+
+
+def _counted(name: str, false: int, n: int) -> Effect:
+    """A share of n with its exact interval."""
     ends = (
         100.0 * float(beta.ppf(0.025, false, n - false + 1)) if false else 0.0,
         100.0 * float(beta.ppf(0.975, false + 1, n - false)) if false < n else 100.0,
     )
-    effect = interval_effect("trainings stopped that would still have gained", 100.0 * false / n, ends, "%", n=n)
-    stopped = sum(one.stopped_at is not None for one in trainings)
-    return judged(
-        "few-false-stops", [effect], supported=high(effect) < BAR, refuted=low(effect) > BAR,
-        note=f"{stopped} of {n} trainings were stopped.",
-    )  # fmt: skip
+    return interval_effect(name, 100.0 * false / n if n else 0.0, ends, "%", n=n)
 
 
 def _clips(trainings: list[Training]) -> ClaimResult:
-    effect = _share("clips that were looked at", trainings, [one.clips for one in trainings])
-    return judged("half-the-clips", [effect], supported=high(effect) < HALF, refuted=low(effect) > HALF)
+    looked_at = _share("clips that the rule looked at", trainings, [one.looked_at for one in trainings])
+    played = _share("clips that had been played when it ended", trainings, [one.played for one in trainings])
+    return judged(
+        "half-the-clips", [looked_at, played], supported=high(looked_at) < HALF, refuted=low(looked_at) > HALF
+    )
 
 
 def _rivals(trainings: list[Training]) -> ClaimResult:

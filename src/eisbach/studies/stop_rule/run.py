@@ -1,9 +1,9 @@
 """Trains on several sets, plays the same prompts and noise at every checkpoint, and scores every clip.
 
-A clip's score is the mean of three numbers from 0 (good) to 1: its probability of being flat; whether its texture is
-nearer to a clip that trained than to any that is held out (memorised); and its distance in texture to the nearest
-held-out developing clip, in units of twice the median such distance of the developing clips that trained. Trainings are
-those of the barrier's studies over draws, with plain weights, on draws that no other study uses.
+A clip's score is the mean of three numbers from 0 (good) to 1: its probability of being flat; the probability that its
+texture is nearer to the clips that trained than to as many that did not (memorised); and its distance in texture to the
+nearest of these others (`textures.py`). The others are developing clips of all sets, none of whose pieces trained.
+Trainings are those of the barrier's studies over draws, with plain weights, on draws that no other study uses.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pydantic import Field
 
 from eisbach.config import StrictModel, build_config, merge
 from eisbach.data.manifest import Manifest, load_manifest
+from eisbach.data.render import pieces_in
 from eisbach.errors import UserError
 from eisbach.executors import open_executor
 from eisbach.experiments.material import build_material, plan_material
@@ -28,8 +29,8 @@ from eisbach.files import read_jsonl, write_json
 from eisbach.output_folder import Finished
 from eisbach.progress import Progress
 from eisbach.structure import Clip, analyze_files, read_details
-from eisbach.structure.sets.distances import nearest
-from eisbach.training.config import TrainConfig
+from eisbach.studies.stop_rule.textures import Neighbours
+from eisbach.training.config import StopConfig, TrainConfig
 from eisbach.types import SkipReport
 
 RESULT = "stop_rule.json"
@@ -60,7 +61,7 @@ class Settings(StrictModel):
     seeds: int = Field(2, ge=1)
     every: int = Field(20, ge=1)
     checkpoints: int = Field(10, ge=2)
-    prompts: int = Field(8, ge=1, le=12)
+    prompts: int = Field(8, ge=2, le=12)
     clip_seeds: int = Field(4, ge=2)
     played_seconds: float = Field(16.0, ge=8.0)
     num_inference_steps: int = Field(16, ge=1)
@@ -70,9 +71,8 @@ class Settings(StrictModel):
     seconds: float = Field(16.0, ge=16.0)
 
 
-# Of the small sets that the first draws give, this one holds out a developing clip.
 QUICK: dict[str, Any] = {
-    "first_draw": 301, "draws": 1, "seeds": 2, "every": 1, "checkpoints": 3, "prompts": 2, "clip_seeds": 2,
+    "first_draw": 301, "draws": 2, "seeds": 1, "every": 1, "checkpoints": 3, "prompts": 2, "clip_seeds": 2,
     "num_inference_steps": 2, "batch_size": 2, "clips": 20, "flat_share": 0.25,
 }  # fmt: skip
 
@@ -87,11 +87,10 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
     with Progress(len(places), "stop_rule", unit=" trainings", done=len(places) - len(todo), quiet=quiet) as bar:
         if todo:
             build_material(spec, out, _stage)
-            for draw in {draw for draw, _ in todo}:
-                _measure_set(_manifest(spec, out, draw), out)
-                _textures_of_set(
-                    _manifest(spec, out, draw), out
-                )  # a set that cannot be scored is said before it trains
+            for draw in draws:
+                _measure_set(_developing(_manifest(spec, out, draw)), out)
+            for draw in draws:
+                _neighbours(spec, out, draw)  # a set that cannot be scored is said before it trains
         with open_executor(jobs, len(todo), network=True) as executor:
             calls = [(settings, str(out), draw, seed) for draw, seed in todo]
             for index, row in executor.each(_train_and_score, calls):
@@ -103,21 +102,22 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
 
 
 def _train_and_score(settings: Settings, out: str, draw: int, seed: int) -> dict[str, Any]:
-    """One training: steps, held-out and training losses, and of each checkpoint its clips' scores [seeds][prompts] and
-    the means of their parts."""
+    """One training: steps, held-out and training losses, and of each checkpoint what `stop:` measures of its clips, as
+    they are played, their scores [seeds][prompts] and the means of their parts; `before` are those of step 0."""
     from eisbach.training import train
 
     root = Path(out)
     spec = _spec(settings, root)
     folder = train(training(spec, root, draw, seed), quiet=True)
     steps = [settings.every * number for number in range(1, settings.checkpoints + 1)]
-    trained, held_out = _textures_of_set(_manifest(spec, root, draw), root)
-    unit = 2.0 * float(np.median(nearest(trained, held_out)[0]))
-    scores, parts = [], []
-    for step in steps:
+    around = _neighbours(spec, root, draw)
+    measure = StopConfig().measure
+    flat, scores, parts = [], [], []
+    for step in [0, *steps]:
         played = _demos(folder / "samples" / f"step-{step}")
-        clips = [_parts(row, detail, trained, held_out, unit) for row, detail in played]
+        clips = [_parts(row, detail, around) for row, detail in played]
         table = np.array(clips).reshape(settings.prompts, settings.clip_seeds, len(PARTS))
+        flat.append([row[measure] for row, _ in played])
         scores.append(np.round(table.mean(axis=2).T, 4).tolist())
         parts.append(dict(zip(PARTS, np.round(table.mean(axis=(0, 1)), 4).tolist(), strict=True)))
     rows = read_jsonl(folder / "metrics.jsonl")
@@ -127,8 +127,10 @@ def _train_and_score(settings: Settings, out: str, draw: int, seed: int) -> dict
         "steps": steps,
         "held_out_loss": [held[step] for step in steps],
         "loss": [[step, losses[step]] for step in sorted(losses)],
-        "scores": scores,
-        "parts": parts,
+        "flat": flat[1:],
+        "scores": scores[1:],
+        "parts": parts[1:],
+        "before": parts[0],
     }
 
 
@@ -176,7 +178,11 @@ def _draws(settings: Settings) -> list[int]:
 def _manifest(spec: ExperimentSpec, root: Path, draw: int) -> Manifest:
     manifest, _ = plan_material(spec, root, draw)
     assert manifest is not None
-    return load_manifest(manifest).select(labels={"flat": "false"})
+    return load_manifest(manifest)
+
+
+def _developing(manifest: Manifest) -> Manifest:
+    return manifest.select(labels={"flat": "false"})
 
 
 @contextmanager
@@ -191,15 +197,12 @@ def _demos(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     return [(row, details[str(row["path"])]) for row in read_jsonl(folder / "records.jsonl")]
 
 
-def _parts(
-    row: dict[str, Any], detail: dict[str, Any], trained: np.ndarray, held_out: np.ndarray, unit: float
-) -> list[float]:
+def _parts(row: dict[str, Any], detail: dict[str, Any], around: Neighbours) -> list[float]:
     """A clip's three numbers; silence is flat, not memorised, and as far as can be."""
     if detail["embedding"] is None or row["flat_probability"] is None:
         return [1.0, 0.0, 1.0]
-    texture = np.asarray(detail["embedding"], dtype=np.float64)[None]
-    near, far = (float(nearest(texture, rows)[0][0]) for rows in (trained, held_out))
-    return [float(row["flat_probability"]), float(near < far), min(1.0, far / unit)]
+    texture = np.asarray(detail["embedding"], dtype=np.float64)
+    return [float(row["flat_probability"]), around.memorised(texture), around.far(texture)]
 
 
 def _measure_set(manifest: Manifest, root: Path) -> None:
@@ -211,17 +214,27 @@ def _analysis(manifest: Manifest, root: Path) -> Path:
     return root / "analysis_of_sets" / manifest.root.name
 
 
-def _textures_of_set(manifest: Manifest, root: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Textures [shape=(clips, 64), dB] of the developing clips that train, and of those that are held out."""
-    details = read_details(_analysis(manifest, root))
-    sides: dict[str, list[Any]] = {"train": [], "held_out": []}
-    for row in manifest:
-        texture = details.get(str(manifest.audio_path(row)), {}).get("embedding")
-        if texture is not None:
-            sides["train" if row.split == "train" else "held_out"].append(texture)
-    if not (sides["train"] and sides["held_out"]):
+def _neighbours(spec: ExperimentSpec, root: Path, draw: int) -> Neighbours:
+    """Textures of the developing clips that train in a draw, and of those of all draws none of whose pieces does, in
+    flat material neither."""
+    ours = _manifest(spec, root, draw).select(split="train")
+    known = set(pieces_in(ours))
+    trained = _textures(_developing(ours), root)
+    others = []
+    for other in spec.train_seeds:
+        clips = _developing(_manifest(spec, root, other))
+        strange = [row for row in clips if not known & set(pieces_in(clips.with_rows([row])))]
+        others += _textures(clips.with_rows(strange), root)
+    if not (trained and others):
         raise UserError(
-            f"of the developing clips in {manifest.root} {len(sides['train'])} train and {len(sides['held_out'])} are "
-            "held out, and both are needed to be near to; raise clips, or lower flat_share."
+            f"of draw {draw} {len(trained)} developing clips train, and {len(others)} of all draws have none of its "
+            "pieces, and both are needed to be near to; raise clips or draws, or lower flat_share."
         )
-    return np.array(sides["train"]), np.array(sides["held_out"])
+    return Neighbours(np.array(trained), np.array(others))
+
+
+def _textures(manifest: Manifest, root: Path) -> list[np.ndarray]:
+    """Textures [shape=(64,), dB] of the clips that have one; silence has none."""
+    details = read_details(_analysis(manifest, root))
+    found = [details.get(str(manifest.audio_path(row)), {}).get("embedding") for row in manifest]
+    return [np.asarray(texture, dtype=np.float64) for texture in found if texture is not None]
