@@ -126,6 +126,10 @@ class CheckpointConfig(StrictModel):
             raise ValueError("steps are counted from 1")
         return sorted(set(value))
 
+    def due(self, step: int, last: int) -> bool:
+        """Whether this step of a run of `last` steps is saved."""
+        return step == last or step % self.every == 0 or step in self.steps
+
 
 class SampleLogConfig(StrictModel):
     """What is written of each sample that trains, into `sample_log.jsonl`.
