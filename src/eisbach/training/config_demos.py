@@ -65,7 +65,7 @@ class DemosConfig(PlayConfig):
 
 
 class StopConfig(StrictModel):
-    """Stop when going on gains nothing in the demos (`statistics.stopping`), and ship the best checkpoint.
+    """Stop when going on gains nothing in the demos (`statistics.anytime`), and ship the best checkpoint.
 
     Attributes
     ----------

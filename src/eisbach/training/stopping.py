@@ -1,4 +1,4 @@
-"""`stop:` of a recipe: the rule of `statistics.stopping` on what the checkpoints of a run have played."""
+"""`stop:` of a recipe: the rule of `statistics.anytime` on what the checkpoints of a run have played."""
 
 from __future__ import annotations
 
