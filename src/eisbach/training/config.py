@@ -188,7 +188,7 @@ class TrainConfig(StrictModel):
     demos : DemosConfig or None
         What is played while it trains, into `samples/step-N/`; `true` takes the defaults.
     stop : StopConfig or None
-        When what is played says that going on gains nothing; `true` takes the defaults. Needs demos.
+        When what is played says that going on gains less than a margin; `true` takes the defaults. Needs demos.
     trackers : list of "tensorboard", "trackio" and "wandb"
         Where the rows of the log, and the demos, are sent too. The key `tensorboard` of recipes of before is read as
         a tracker, or as none.
