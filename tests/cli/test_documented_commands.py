@@ -8,6 +8,7 @@ import importlib
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import get_args, get_origin
 
@@ -152,21 +153,136 @@ def has_key(model: type[BaseModel], parts: list[str]) -> bool:
     return dict in inside or any(has_key(kind, parts[1:]) for kind in groups)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_keys_that_are_set_are_keys(page: Path) -> None:
+@cache
+def configurations() -> list[type[BaseModel]]:
+    """What recipes and studies may set."""
     from eisbach.diagnostics.probe.result import ProbeConfig
     from eisbach.diagnostics.signature.config import SignatureConfig
     from eisbach.diagnostics.signature.entropic import EntropicConfig
     from eisbach.experiments.spec import ExperimentSpec
     from eisbach.training.config import TrainConfig
 
-    configs = [TrainConfig, ExperimentSpec, ProbeConfig, SignatureConfig, EntropicConfig]
-    configs += [
-        importlib.import_module(f"eisbach.studies.{file.parent.name}.run").Settings for file in STUDIES.glob("*/run.py")
-    ]
+    studies = sorted(file.parent.name for file in STUDIES.glob("*/run.py"))
+    settings = [importlib.import_module(f"eisbach.studies.{name}.run").Settings for name in studies]
+    return [TrainConfig, ExperimentSpec, ProbeConfig, SignatureConfig, EntropicConfig, *settings]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_keys_that_are_set_are_keys(page: Path) -> None:
+    configs = configurations()
     for key in re.findall(r"--set ([a-z_.]+)=", page.read_text(encoding="utf-8")):
         if key != "key":
             assert any(has_key(config, key.split(".")) for config in configs), key
+
+
+PACKAGE = ROOT / "src/eisbach"
+PACKAGES = {file.parent.name for file in PACKAGE.glob("*/__init__.py")}
+_DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+_FILE = re.compile(r"\.(?:csv|json|jsonl|md|npy|npz|parquet|png|py|safetensors|wav|ya?ml)$")
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """The file of every module of the package, by its dotted name."""
+    files = {file: file.relative_to(PACKAGE.parent).with_suffix("") for file in sorted(PACKAGE.rglob("*.py"))}
+    return {".".join(place.parts).removesuffix(".__init__"): file for file, place in files.items()}
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    """A module, read and not imported: importing them all would take half a minute."""
+    return ast.parse(modules()[module].read_text(encoding="utf-8"))
+
+
+def defined_in(body: list[ast.stmt], *, imported: bool = True) -> set[str]:
+    """The names that a module's or a class's body gives a value, or a type; what it imports too where asked."""
+    names = set()
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {leaf.id for target in targets for leaf in ast.walk(target) if isinstance(leaf, ast.Name)}
+        elif isinstance(node, ast.ImportFrom | ast.Import) and imported:
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.If | ast.Try):
+            names |= defined_in(node.body, imported=imported)
+    return names
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name is a module of ours, or what one defines or hands on, or something of that."""
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        module = ".".join(parts[:cut])
+        if module in modules():
+            tree = tree_of(module)
+            lazily = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)} if cut == 1 else set()
+            return cut == len(parts) or parts[cut] in defined_in(tree.body) | lazily
+    return False
+
+
+@cache
+def attributes_in(package: str) -> set[str]:
+    """What the classes that bear a package's name define: an object of `weighting.Weighting` is called `weighting`."""
+    inside = [name for name in modules() if name.startswith(f"eisbach.{package}.")]
+    classes = [node for name in inside for node in tree_of(name).body if isinstance(node, ast.ClassDef)]
+    kinds = [node for node in classes if node.name.lower().endswith(package)]
+    return {name for kind in kinds for name in defined_in(kind.body)}
+
+
+def is_key(name: str) -> bool:
+    """Whether a recipe or a study may set it."""
+    return any(has_key(config, name.split(".")) for config in configurations())
+
+
+def misnamed(texts: dict[str, list[str]]) -> list[str]:
+    """Dotted names between backticks that begin with `eisbach` or one of its packages, and are neither theirs, nor a
+    key, nor an attribute of an object that has its package's name (`weighting.end_step`)."""
+    found = []
+    for place, codes in texts.items():
+        for code in codes:
+            name = re.sub(r"\(.*\)$", "", code, flags=re.S)
+            first, _, rest = name.partition(".")
+            if not _DOTTED.fullmatch(name) or _FILE.search(name):
+                continue
+            if first == "eisbach":
+                known = resolves(name)
+            elif first in PACKAGES:
+                known = resolves(f"eisbach.{name}") or is_key(name) or rest in attributes_in(first)
+            else:
+                continue
+            found += [] if known else [f"{place}: {name}"]
+    return found
+
+
+def test_names_of_the_package_are_there() -> None:
+    """`statistics.stopping` in a page or a docstring is a module, or something else that exists."""
+    texts = {str(page.relative_to(ROOT)): inline(page) for page in PAGES if STUDIES not in page.parents}
+    for name, file in modules().items():
+        texts[name] = re.findall(r"`([\w.]+)(?:\([^`]*\))?`", file.read_text(encoding="utf-8"))
+    assert len(texts) > 300
+    assert misnamed(texts) == []
+    wrong = ["statistics.stopping", "experiments.adherence", "eisbach.trainer", "weighting.nothing", "adapters.mix.no"]
+    right = ["statistics.anytime", "weighting.strength", "data.cache", "eisbach.training.train", "adapters.mix"]
+    assert misnamed({"here": [*wrong, *right]}) == [f"here: {name}" for name in wrong]
+
+
+def test_modules_that_pages_name_shortly_define_what_they_are_said_to() -> None:
+    """`anytime.decide`: a module by its own name alone, which has to define the name and not only to import it."""
+    by_name: dict[str, list[str]] = {}
+    for module in modules():
+        by_name.setdefault(module.rpartition(".")[2], []).append(module)
+    wrong = []
+    for page in PAGES:
+        for code in inline(page) if STUDIES not in page.parents else []:
+            first, _, rest = re.sub(r"\(.*\)$", "", code).partition(".")
+            if first in {"eisbach", *PACKAGES} or not re.fullmatch(r"\w+", rest) or _FILE.search(f".{rest}"):
+                continue
+            named = by_name.get(first, [])
+            if named and not any(rest in defined_in(tree_of(module).body, imported=False) for module in named):
+                wrong += [] if is_key(f"{first}.{rest}") else [f"{page.name}: {code}"]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

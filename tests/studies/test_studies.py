@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,13 +27,15 @@ from eisbach.studies.contract import (
     Declaration,
     Effect,
     Result,
+    RunFacts,
     load_studies,
     load_study,
     study_names,
 )
 from eisbach.studies.judging import judged, not_run, verdict
-from eisbach.studies.page import claims_pages, effect_text
+from eisbach.studies.page import claims_pages, in_order, study_section
 from eisbach.studies.running import read_facts, resolve_settings, run_study
+from eisbach.studies.wording import before_run_lines, core_minutes, effect_text, took_text
 
 ROOT = Path(__file__).parents[2]
 STUDIES = study_names()
@@ -103,14 +106,82 @@ def test_the_documented_claims_are_those_of_the_results() -> None:
     assert written == claims_pages()
 
 
-def test_a_verdict_by_rules_of_after_the_run_is_marked_and_explained() -> None:
-    page = "\n".join(claims_pages().values())
+def test_a_claim_stands_with_all_that_it_rests_on() -> None:
+    """Verdict and effect in its row; in its study's part the command, what the run took, and the smallest effect."""
+    pages = claims_pages()
+    parts = [part for text in pages.values() for part in re.split(r"^(?=#)", text, flags=re.M)]
     for study in load_studies():
-        note = study.declaration.declared.note
         for claim, result in study.rows():
-            row = next(line for line in page.splitlines() if line.startswith(f"| {claim.claim} |"))
-            assert (f"**{result.verdict} †**" in row) == bool(note), claim.key
-        assert (f"| {study.name} | {note} |" in page) == bool(note)
+            row, part = next(
+                (line, part) for part in parts for line in part.splitlines() if line.startswith(f"| {claim.claim} |")
+            )
+            text, note = " ".join(part.split()), study.declaration.declared.note
+            ran = any(other.verdict != "not run" for _, other in study.rows())
+            if ran:
+                assert f"| **{result.verdict}{' †' if note else ''}** |" in row, claim.key
+                assert not result.effects or effect_text(result.effects[0], name=True) in row
+            assert (f"† Not declared before the run: {' '.join(note.split()).rstrip('.')}" in text) == bool(note)
+            smallest = " ".join(claim.smallest_effect.split()).rstrip(".")
+            assert smallest in text, claim.key
+            assert f"](../src/eisbach/studies/{study.name}/README.md)" in part
+            assert f"\neisbach study run {study.name}" in part
+            assert took_text(study) in text
+
+
+def test_decided_claims_come_first_and_studies_in_the_order_of_their_paper() -> None:
+    studies = load_studies()
+    names = [study.name for study in in_order(studies, "barrier")]
+    assert names.index("barrier_main") < names.index("barrier_characters") < names.index("barrier_dynamics")
+    assert names.index("barrier_dynamics") < names.index("barrier_strength") < names.index("barrier_adherence")
+    assert "barrier_dora" not in names or any(
+        result.verdict != "not run" for _, result in load_study("barrier_dora").rows()
+    )
+    study = load_study("barrier_short")
+    first = study.result.claims[0]
+    partly = replace(study, result=study.result.model_copy(update={"claims": study.result.claims[1:]}))
+    section = study_section(partly)
+    assert section is not None
+    assert [row[1] for row in section.rows][-1] == "not run"
+    assert section.rows[-1][0] == next(claim.claim for claim in study.declaration.claims if claim.key == first.key)
+
+
+@pytest.mark.parametrize(
+    ("facts", "cores", "words"),
+    [
+        ({"command": "c --jobs 2", "seconds": 3519.8}, 117.3, "took 59 minutes on two jobs: at most 117 core minutes"),
+        (
+            {"command": "c", "seconds": 600, "versions": {"threads": "4"}}, 40,
+            "took 10 minutes in one process: at most 40 core minutes",
+        ),
+        ({"command": "c", "seconds": 60}, None, "took 1 minute in one process"),
+        ({"command": "c --jobs 2"}, None, "its minutes were not kept; about 25 core minutes, declared"),
+        ({"command": "c --jobs 2", "seconds": 5, "quick": True}, 0.2, "about 25 core minutes, declared"),
+        (None, None, "about 25 core minutes, declared"),
+    ],
+)  # fmt: skip
+def test_minutes_are_measured_where_a_full_run_was(facts: dict | None, cores: float | None, words: str) -> None:
+    study = load_study("boundaries")
+    run = None if facts is None else RunFacts(**facts)
+    if run is not None:
+        assert core_minutes(run) == (None if cores is None else pytest.approx(cores, abs=0.05))
+    assert took_text(replace(study, result=study.result.model_copy(update={"run": run}))) == words
+
+
+def test_a_full_run_says_first_what_it_can_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = load_study("barrier_strength")
+    said = " ".join(" ".join(before_run_lines(study)).split())
+    assert said.startswith("barrier_strength decides four claims; about 155 core minutes, declared.")
+    for claim in study.declaration.claims:
+        assert f"{claim.key}: {' '.join(claim.smallest_effect.split())}" in said
+    assert len(before_run_lines(load_study("erd_toy"))) < 12  # 22 claims, two smallest effects
+    result = load_study("boundaries").result
+    monkeypatch.setattr("eisbach.studies.running.run_study", lambda *_, **__: result)
+    words = ["study", "run", "boundaries", "--out", str(tmp_path), "--json"]
+    full, rehearsal, quiet = (CliRunner().invoke(app, [*words, *more]) for more in ([], ["--quick"], ["--quiet"]))
+    assert full.stderr.startswith("boundaries decides two claims; about 25 core minutes, declared.\n")
+    assert "beside-librosa: 0.1 of F" in full.stderr
+    assert json.loads(full.stdout) == result.model_dump(mode="json")
+    assert rehearsal.stderr == quiet.stderr == ""
 
 
 def test_what_was_retired_is_gone_and_stood_in_its_commit() -> None:
@@ -124,13 +195,17 @@ def test_list_show_and_page(tmp_path: Path) -> None:
     rows = json.loads(run("list", "--json"))
     assert len(rows) == sum(len(study.declaration.claims) for study in load_studies())
     assert {row["study"] for row in rows} == set(STUDIES)
-    assert all({"claim", "source", "verdict", "effects", "unit", "date"} <= row.keys() for row in rows)
+    columns = {"claim", "source", "verdict", "effects", "unit", "smallest_effect", "date", "command", "core_minutes"}
+    assert all(columns <= row.keys() for row in rows)
+    waiting = [row["verdict"] == "not run" for row in rows]
+    assert waiting == sorted(waiting)
     table = run("list")
     assert table.splitlines()[0].split("  ")[0] == "study"
     assert "supported" in table
     shown = run("show", "erd-digits")
     assert "refuted if" in shown
     assert "eisbach study run erd_digits" in shown
+    assert "it took 40 minutes on two jobs: at most 80 core minutes" in shown
     assert json.loads(run("show", "erd_digits", "--json"))["declaration"]["title"] == "Loss weights on digits"
     files = json.loads(run("page", "--out", str(tmp_path), "--markdown", str(tmp_path / "c.md"), "--json"))
     html = Path(files["page"]).read_text()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from eisbach.config import build_config, read_recipe
 from eisbach.errors import CheckpointError, StorageError
 from eisbach.tensor_files import copy_named, read_tensors, write_tensors
 from eisbach.training import checkpoint as checkpoints
@@ -20,6 +21,7 @@ from eisbach.training.checkpoint import (
     to_host,
     write_checkpoint,
 )
+from eisbach.training.config import TrainConfig
 
 
 def write(root: Path, step: int, keep: int = 2) -> Path:
@@ -67,6 +69,33 @@ def test_chosen_steps_stay_for_good_and_what_a_kill_left_is_pruned(tmp_path: Pat
     ]
     write_checkpoint(tmp_path, 1400, {}, {}, {}, 1, (500, 1000))
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000500", "step-001000", "step-001400"]
+
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SHOWN = {"barrier": (500, 1000), "erd": (100_000, 200_000, 300_000, 400_000)}
+"""The steps that Figure 5 of the barrier paper and Tables 6 and 7 of ERD show."""
+
+
+@pytest.mark.parametrize(
+    ("recipe", "paper"),
+    [
+        ("paper.yaml", "barrier"),
+        ("sa3-medium-paper.yaml", "barrier"),
+        *((f"erd/table3/{file.name}", "erd") for file in sorted((RECIPES / "erd/table3").glob("*.yaml"))),
+    ],
+)
+def test_recipes_never_lose_the_steps_that_their_paper_shows(recipe: str, paper: str, tmp_path: Path) -> None:
+    config = build_config(TrainConfig, read_recipe(RECIPES / recipe))
+    chosen, last = config.checkpoint, config.steps
+    grid = {*range(chosen.every, last + 1, chosen.every), *chosen.steps, last}
+    for step in sorted(step for step in grid if chosen.due(step, last)):
+        folder = tmp_path / f"step-{step:06d}"
+        folder.mkdir()
+        (folder / "state.json").touch()
+        prune(tmp_path, chosen.keep, chosen.steps)
+    kept = [step_of(folder) for folder in list_checkpoints(tmp_path)]
+    assert set(SHOWN[paper]) <= set(kept)
+    assert len(kept) == len(chosen.steps) + chosen.keep
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing", "marker"])

@@ -35,17 +35,19 @@ _Name = Annotated[str, typer.Argument(metavar="NAME", help="A study, as `eisbach
 
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
-    """Every claim: where it stands, its verdict, the effect with its 95% interval, the unit and the date."""
+    """Every claim: where it stands, its verdict, the effect with its 95% interval, the unit, the date and the study's
+    core minutes; claims that are decided first."""
     from eisbach.report.page import plain_table
     from eisbach.studies.contract import load_studies
-    from eisbach.studies.page import claim_row, result_row
+    from eisbach.studies.wording import claim_row, result_row
 
-    studies = load_studies()
+    rows = [(study, *row) for study in load_studies() for row in study.rows()]
+    rows.sort(key=lambda row: row[2].verdict == "not run")
     if as_json:
-        print_json([result_row(study, *row) for study in studies for row in study.rows()])
+        print_json([result_row(*row) for row in rows])
         return
-    head = ["study", "claim", "source", "verdict", "effect (95%)", "unit", "date"]
-    typer.echo(plain_table(head, [claim_row(study, *row) for study in studies for row in study.rows()]))
+    head = ["study", "claim", "source", "verdict", "effect (95%)", "unit", "date", "core minutes"]
+    typer.echo(plain_table(head, [claim_row(*row) for row in rows]))
     typer.echo("\n† not every rule was declared before the run\nOne study in full: eisbach study show NAME")
 
 
@@ -53,12 +55,12 @@ def list_(as_json: AsJson = False) -> None:
 def show(name: _Name, as_json: AsJson = False) -> None:
     """One study: what was declared, every effect behind its verdicts, and how to run it."""
     from eisbach.studies.contract import load_study
-    from eisbach.studies.page import study_lines
+    from eisbach.studies.wording import study_lines, study_minutes
 
     study = load_study(name)
     if as_json:
         declaration, result = study.declaration.model_dump(mode="json"), study.result.model_dump(mode="json")
-        print_json({"declaration": declaration, "result": result})
+        print_json({"declaration": declaration, "result": result, **study_minutes(study)})
         return
     for line in study_lines(study):
         typer.echo(line)
@@ -103,8 +105,8 @@ def run(
     page."""
     from eisbach.config import dump_yaml
     from eisbach.studies.contract import load_study
-    from eisbach.studies.page import result_lines
     from eisbach.studies.running import default_jobs, option_key, placed_changes, resolve_settings, run_study
+    from eisbach.studies.wording import before_run_lines, result_lines
 
     study = load_study(name)
     chosen: dict[str, Any] = {
@@ -128,6 +130,9 @@ def run(
     parts += [part for name, value in placed if value is not None for part in (name, value)]
     parts += [part for change in overrides or [] for part in ("--set", change)]
     command = shlex.join([*parts, *(["--jobs", str(processes)] if processes > 1 else []), "--out", str(folder)])
+    if not quick and not quiet:
+        for line in before_run_lines(study):
+            typer.echo(line, err=True)
     with where(executor, address, cell_cpus, cell_gpus, shared=folder, jobs=jobs):
         result = run_study(study, settings, folder, command=command, jobs=processes, quick=quick, quiet=quiet)
     if as_json:
@@ -151,8 +156,8 @@ def judge(
     result."""
     from eisbach.errors import UserError
     from eisbach.studies.contract import RECORDS, load_study
-    from eisbach.studies.page import result_lines
     from eisbach.studies.running import judge_records
+    from eisbach.studies.wording import result_lines
 
     study = load_study(name)
     records = folder or study.folder / RECORDS

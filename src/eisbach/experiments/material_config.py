@@ -45,7 +45,8 @@ class MaterialConfig(StrictModel):
         Each training seed is a *draw*: it trains on a set of its own, drawn by `seed` and the training seed, so that
         what is inferred over draws holds for other sets too.
     kinds : tuple of str or None
-        Kinds of flat clips, which take turns (`data.flat_material.ALL_KINDS`); None takes its `KINDS`.
+        Kinds of flat clips, which take turns: those of `data.flat_material.KINDS`, which None takes, and "noise" and
+        "cloud".
     groups : mapping of str to MaterialGroup or None
         Parts of the set, whose shares sum to 1.
     """

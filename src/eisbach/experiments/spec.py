@@ -49,7 +49,7 @@ class Swap(StrictModel):
     ----------
     direction, magnitude : str
         Arms trained with DoRA: the first gives the directions of the weights' rows, the second their lengths
-        (`adapters.swap`).
+        (`adapters.mix.swap_magnitudes`).
     """
 
     direction: str
@@ -164,15 +164,15 @@ class ExperimentSpec(StrictModel):
     jobs : int
         Trainings that run at once in processes of their own.
     between_takes : tuple of {"boundaries", "details", "notes", "prompts"}
-        Also measure what the takes of a prompt share and what tells prompts apart (`experiments.takes`); needs two
-        generation seeds.
+        Also measure what the takes of a prompt share and what tells prompts apart
+        (`experiments.hearing.take_columns`); needs two generation seeds.
     heard_change : bool
         Also measure how much what musicnn hears changes over each clip: a second judge of what stands still.
     adherence : bool
-        Also measure whether each clip follows its prompt's words (`experiments.adherence`).
+        Also measure whether each clip follows its prompt's words (`experiments.hearing.adherence_columns`).
     training_distance : bool
         Also measure each clip's distance to developing music that no model trained on, and to what its own trained on
-        (`experiments.training_distance`); needs `material`. Read as `nearness` too, its name before.
+        (`experiments.yardsticks.distance_columns`); needs `material`. Read as `nearness` too, its name before.
     yardsticks : mapping of str to Yardstick
         Held-out clips of the sets that the experiment makes; each model's distances to them go into `models.jsonl`
         (`experiments.yardsticks`).

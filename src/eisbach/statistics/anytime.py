@@ -140,7 +140,7 @@ def _checked(values: Sequence[float] | np.ndarray, null: float, low: float, high
     return checked
 
 
-# --- when to stop a training: evidence that going on gains nothing, valid however often it is looked at
+# --- when to stop a training: evidence that going on gains less than a margin, valid however often it is looked at
 
 
 Score = Callable[[int, int], np.ndarray]

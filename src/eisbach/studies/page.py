@@ -1,47 +1,48 @@
-"""All claims on one page, in HTML and Markdown, and as text for a terminal."""
+"""All claims on one page of HTML, and on pages of Markdown: study by study, each claim with all that it rests on."""
 
 from __future__ import annotations
 
-import math
+import re
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eisbach.config import StrictModel, build_config, read_yaml
 from eisbach.files import write_text
-from eisbach.studies.contract import (
-    RECIPE,
-    ClaimDeclaration,
-    ClaimResult,
-    Declaration,
-    Effect,
-    Result,
-    Study,
-    Verdict,
-    load_studies,
-)
-
-if TYPE_CHECKING:
-    from eisbach.report.page import NumberTable
+from eisbach.studies.contract import ClaimDeclaration, ClaimResult, Source, Study, Verdict, load_studies
+from eisbach.studies.wording import effect_text, full_run, marked_verdict, run_command, took_text
 
 _PAPERS = {
     "barrier": "the entropy log-barrier", "erd": "recoverability weighting (ERD)",
     "signature": "class-conditional entropy", "entropic time": "entropic time (arXiv 2504.13612)",
     "ours": "this project",
 }  # fmt: skip
-_READING = """*Supported* and *refuted* mean what the study's rules say, for the material and the models named there;
-*inconclusive* is neither: read the interval. Intervals are 95%. **†** marks a verdict of which not every rule was
-declared before the run; [here]({undeclared}) stands which."""
+_VERDICTS: tuple[Verdict, ...] = ("supported", "refuted", "inconclusive", "not run")
+_SECTIONS: dict[str, dict[str, float]] = {
+    "barrier": {"abstract": 0, "eq": 3, "figure": 7, "table": 7, "prediction": 9},
+    "erd": {"figure": 3, "table": 4},
+}
+"""In which section of its paper a thing stands."""
+READING = (
+    "*Supported* and *refuted* mean what the study's rules say, for the material and the models named there; "
+    "*inconclusive* is neither: read the interval, and the smallest effect that could have been shown. Intervals are "
+    "95%. **†** marks a verdict of which not every rule was declared before the run; its notes say which."
+)
 _PREAMBLE = """# Claims
 
 Every claim of the papers that a study here has decided, and our own. Written by `eisbach study page` from each study's
 `study.yaml` and `result.json` (computed from its records); a test holds these pages to those files. A study's folder
 holds its README (what was asked, what came out, what failed on the way), its code and its records; `eisbach study show
-NAME` prints one in full and `eisbach study run NAME` runs it again.
+NAME` prints one in full, with the rules by which its claims are supported or refuted, and `eisbach study run NAME` runs
+it again.
 
 """
 _MOST_WORDS = 1_250
-"""Of the rows of one page, so that with its head it stays one that is read."""
+"""Of the studies of one page, so that with its head it stays one that is read."""
+_SHORT = 8
+"""Words of a smallest effect that still stands in a cell whole; of a longer one the first clause does."""
 
 
 class _Retired(StrictModel):
@@ -51,100 +52,135 @@ class _Retired(StrictModel):
     commit: str
 
 
-def _digits(value: float) -> str:
-    if float(value).is_integer() or not math.isfinite(value):
-        return f"{value:.0f}".replace("-", "−")
-    places = max(0, 2 - math.floor(math.log10(abs(value))))
-    text = f"{value:.{min(places, 4)}f}"
-    return text.replace("-", "−")
+@dataclass(frozen=True)
+class StudySection:
+    """A study's claims on one paper, in words.
+
+    Attributes
+    ----------
+    name, title, command : str
+    facts, needs : str
+        When it ran and what it took; what a run needs that it does not make itself.
+    head : list of str
+    rows : list of list of str
+        A claim each, decided ones first.
+    notes : list of str
+        Unit of inference, the smallest effect where all claims share it, and what letters and † of the rows mean.
+    """
+
+    name: str
+    title: str
+    command: str
+    facts: str
+    needs: str
+    head: list[str]
+    rows: list[list[str]]
+    notes: list[str]
 
 
-def effect_text(effect: Effect, *, name: bool = False) -> str:
-    """'−26 points (−56 to +5), p = 0.095', with the effect's name in front where asked."""
-    text = _digits(effect.value) + ("%" if effect.unit == "%" else f" {effect.unit}" if effect.unit else "")
-    if effect.low is not None and effect.high is not None:
-        text += f" ({_digits(effect.low)} to {_digits(effect.high)})"
-    if effect.p is not None:
-        text += f", p = {effect.p:.2g}"
-    return f"{effect.name}: {text}" if name else text
+def study_section(study: Study, paper: str | None = None) -> StudySection | None:
+    """What a study says of a paper, or of all; None where it says nothing."""
+    rows = [(claim, result) for claim, result in study.rows() if paper in (None, claim.source.paper)]
+    if not rows:
+        return None
+    rows.sort(key=lambda row: row[1].verdict == "not run")
+    ran = full_run(study)
+    claims = [claim for claim, _ in rows]
+    letters = _letters(claims)
+    units = dict.fromkeys(claim.unit for claim in claims)
+    shared = len(units) == 1 and len({claim.smallest_effect for claim in claims}) == 1
+    counted = _counted(claims)
+    if shared:
+        shown = "could have been shown" if ran else "can be shown"
+        counted += f" Smallest effect that {shown}: {claims[0].smallest_effect.rstrip('.')}."
+    head = ["claim", *(["verdict", "effect (95%)"] if ran else []), *([] if shared else ["smallest effect"]), "where"]
+    made = []
+    for claim, result in rows:
+        smallest = _gist(claim.smallest_effect, letters) + ("" if len(units) == 1 else f", by {_short_unit(claim)}")
+        place = str(claim.source) if paper is None else claim.source.place or "–"
+        said = [marked_verdict(study, result), _effect(result)] if ran else []
+        made.append([claim.claim, *said, *([] if shared else [smallest]), place])
+    notes = [counted, *([] if shared else [f"({letter}) {effect}" for effect, letter in letters.items()])]
+    if study.declaration.declared.note:
+        notes.append(f"† Not declared before the run: {study.declaration.declared.note.rstrip('.')}.")
+    needs = f"Needs {study.declaration.needs.rstrip('.')}." if study.declaration.needs else ""
+    facts = f"{took_text(study)}."
+    if ran is not None and ran.date is not None:
+        facts = f"run on {ran.date}; {facts}"
+    return StudySection(study.name, study.declaration.title, run_command(study), facts, needs, head, made, notes)
 
 
-def claim_row(study: Study, claim: ClaimDeclaration, result: ClaimResult) -> list[str]:
-    """A claim as cells of text: study, claim, source, verdict, effect, unit, date."""
-    run = study.result.run
-    return [
-        study.name,
-        claim.claim,
-        str(claim.source),
-        _marked(study, result),
-        effect_text(result.effects[0], name=True) if result.effects else "–",
-        claim.unit,
-        str(run.date) if run is not None and run.date is not None else "–",
+def _counted(claims: Sequence[ClaimDeclaration]) -> str:
+    ways = dict.fromkeys((claim.unit, claim.seeds) for claim in claims)
+    if len(ways) == 1:
+        return f"Unit: {claims[0].unit}; {claims[0].seeds}."
+    return f"Units: {'; '.join(f'{unit}, {seeds}' for unit, seeds in ways)}."
+
+
+def _short_unit(claim: ClaimDeclaration) -> str:
+    return re.split("[,;:(]", claim.unit)[0].strip()
+
+
+def _letters(claims: Sequence[ClaimDeclaration]) -> dict[str, str]:
+    """A letter for each smallest effect that is too long for a cell."""
+    long = dict.fromkeys(
+        claim.smallest_effect
+        for claim in claims
+        if len(claim.smallest_effect.split()) > _SHORT and _first_clause(claim.smallest_effect) != claim.smallest_effect
+    )
+    return {effect: chr(ord("a") + index) for index, effect in enumerate(long)}
+
+
+def _gist(effect: str, letters: dict[str, str]) -> str:
+    """A smallest effect for a cell: whole, or its first clause and the letter under which all of it stands."""
+    return f"{_first_clause(effect)} ({letters[effect]})" if effect in letters else effect
+
+
+def _first_clause(effect: str) -> str:
+    return re.split(r" \(|[;:.] |, that is |, as ", effect.rpartition("Smallest: ")[2])[0]
+
+
+def _effect(result: ClaimResult) -> str:
+    effect = effect_text(result.effects[0], name=True) + "." if result.effects else "–"
+    return effect + (f" {result.note}" if result.note else "")
+
+
+def order_of(source: Source) -> float:
+    """Where in its paper a claim stands, as far as its first words tell: a section, and tenths for its predictions."""
+    match = re.match(r"(abstract|§|section|prediction|figure|table|eq)[a-z.]*\s*(\d*)", source.place.lower())
+    if match is None:
+        return float("inf")
+    if match[1] in ("§", "section"):
+        return float(match[2] or "inf")
+    section = _SECTIONS.get(source.paper, {}).get(match[1], float("inf"))
+    return section + (int(match[2]) / 10 if match[1] == "prediction" and match[2] else 0)
+
+
+def in_order(studies: Sequence[Study], paper: str) -> list[Study]:
+    """The studies that decided something of a paper, in the paper's order by their first claim on it, else by name."""
+
+    def place(study: Study) -> tuple[float, str]:
+        return next(order_of(claim.source) for claim, _ in study.rows() if claim.source.paper == paper), study.name
+
+    of_paper = [
+        study
+        for study in studies
+        if any(claim.source.paper == paper and result.verdict != "not run" for claim, result in study.rows())
     ]
+    return sorted(of_paper, key=place)
 
 
-def result_row(study: Study, claim: ClaimDeclaration, result: ClaimResult) -> dict[str, Any]:
-    """A claim as plain values."""
-    run = study.result.run
-    return {
-        "study": study.name,
-        **claim.model_dump(mode="json"),
-        **result.model_dump(mode="json"),
-        "date": None if run is None or run.date is None else run.date.isoformat(),
-        "command": None if run is None else run.command,
-        "seconds": None if run is None else run.seconds,
-    }
-
-
-def result_lines(declaration: Declaration, result: Result) -> list[str]:
-    """Every verdict with its effects."""
-    claims = {claim.key: claim for claim in declaration.claims}
-    lines = []
-    if result.run is not None and result.run.quick:
-        lines.append("A rehearsal (--quick): everything runs, and its numbers decide nothing.")
-    for claim_result in result.claims:
-        lines.append(f"{claim_result.verdict}: {claims[claim_result.key].claim}")
-        lines += [f"    {effect_text(effect, name=True)}" for effect in claim_result.effects]
-        lines += [f"    {claim_result.note}"] if claim_result.note else []
-    return lines
-
-
-def study_lines(study: Study) -> list[str]:
-    """A study in full, for a terminal."""
-    declaration, run = study.declaration, study.result.run
-    lines = [declaration.title, declaration.question, ""]
-    for claim, result in study.rows():
-        measures = ", ".join(
-            f"{measure.name} ({measure.direction}{', margin ' + measure.margin if measure.margin else ''})"
-            for measure in claim.measures
-        )
-        lines += [
-            f"{result.verdict.upper()}: {claim.claim} [{claim.source}]",
-            *(f"    {effect_text(effect, name=True)}" for effect in result.effects),
-            *([f"    {result.note}"] if result.note else []),
-            f"    measured by {measures}; unit: {claim.unit}; {claim.seeds}; smallest effect: {claim.smallest_effect}",
-            f"    supported if {claim.supported_if}; refuted if {claim.refuted_if}",
-        ]
-    declared = declaration.declared
-    lines += ["", f"declared {declared.date}, commit {declared.commit}{'; ' + declared.note if declared.note else ''}"]
-    if run is not None:
-        lines.append(f"last run {run.date or '(no date)'}: {run.command}")
-        lines += [f"recorded by hand: {run.by_hand}"] if run.by_hand else []
-    lines += [f"needs {declaration.needs}"] if declaration.needs else []
-    kind = "recipe.yaml" if (study.folder / RECIPE).is_file() else "run.py"
-    lines.append(f"run it: eisbach study run {study.name} ({kind}; about {declaration.minutes or 1:g} CPU minutes)")
-    lines.append(f"more: {study.folder / 'README.md'}")
-    return lines
+def waiting(studies: Sequence[Study]) -> list[Study]:
+    """The studies of which no claim has a verdict yet."""
+    return [study for study in studies if all(result.verdict == "not run" for _, result in study.rows())]
 
 
 def claims_pages(studies: Sequence[Study] | None = None, stem: str = "claims") -> dict[str, str]:
-    """Texts by file name: an index `stem.md`, and beside it the claims by paper, how studies decide, and what was not
-    declared. What is too long for a page goes on in the next."""
-    studies = _decided_first(load_studies() if studies is None else studies)
-    undeclared = f"{stem}-undeclared.md"
-    reading = _READING.format(undeclared=undeclared)
+    """Texts by file name: an index `stem.md`, and beside it the claims by paper and what has not been run. What is too
+    long for a page goes on in the next."""
+    studies = load_studies() if studies is None else studies
     pages: dict[str, str] = {}
-    head = ["paper", "claims", *_VERDICTS, "page"]
+    head = ["paper", "claims", *_VERDICTS, "pages", "studies, in the paper's order"]
     summary = [_row(*head), _row(*["---"] * len(head))]
     for paper, name in _PAPERS.items():
         verdicts = [
@@ -152,97 +188,105 @@ def claims_pages(studies: Sequence[Study] | None = None, stem: str = "claims") -
         ]
         if not verdicts:
             continue
-        blocks = [_claim_rows(study, paper) for study in studies]
-        title = name[0].upper() + name[1:]
-        made = _paged(f"{stem}-{paper.replace(' ', '-')}", f"Claims: {title}", reading, _CLAIM_HEAD, blocks)
+        title = _upper(name)
+        sections = [study_section(study, paper) for study in in_order(studies, paper)]
+        made = _paged(f"{stem}-{paper.replace(' ', '-')}", f"Claims: {title}", READING, sections)
         pages |= made
-        links = ", ".join(f"[{'read' if index == 0 else index + 1}]({file})" for index, file in enumerate(made))
         counts = [str(verdicts.count(verdict)) for verdict in _VERDICTS]
-        summary.append(_row(title, str(len(verdicts)), *counts, links))
-    how = _paged(
-        f"{stem}-how", "How each study decides", "Units, seeds and the smallest effect that each could show.",
-        ["study", "unit", "seeds", "smallest effect", "CPU min"], [_ways(study) for study in studies],
-    )  # fmt: skip
-    notes = [[_row(study.name, study.declaration.declared.note)] for study in _with_notes(studies)]
-    pages |= how | _paged(
-        undeclared.removesuffix(".md"), "Not declared before the run", "What of each study's rules was set after a "
-        "first look, and why.", ["study", "of its declaration"], notes,
-    )  # fmt: skip
-    ways = ", ".join(
-        f"[{'how each study decides' if index == 0 else index + 1}]({file})" for index, file in enumerate(how)
-    )
-    parts = [
-        _PREAMBLE + reading, "", *summary, "", f"More: {ways}.", "",
-        "## Retired\n\nBuilt, measured, and taken out because it did not prove useful.\n",
-        "| what | why | study | last in commit |\n|---|---|---|---|",
-        *(_row(entry.what, entry.why, entry.study, entry.commit) for entry in _retired()),
-    ]  # fmt: skip
-    return {f"{stem}.md": "\n".join(parts).rstrip() + "\n", **pages}
+        summary.append(_row(title, str(len(verdicts)), *counts, _numbered(made), _study_links(made, sections)))
+    idle = [study_section(study) for study in waiting(studies)]
+    more = []
+    if idle:
+        made = _paged(f"{stem}-not-run", "Claims: declared, and not run yet", _IDLE, idle)
+        pages |= made
+        more = [
+            "## Not run yet",
+            _fill(f"What each study will decide, its command and its minutes: pages {_numbered(made)}."),
+            _fill(f"Studies: {_study_links(made, idle)}."),
+        ]
+    retired = [
+        "## Retired\n\nBuilt, measured, and taken out because it did not prove useful.",
+        "\n".join(
+            ["| what | why | study | last in commit |\n|---|---|---|---|"]
+            + [_row(entry.what, entry.why, entry.study, entry.commit) for entry in _retired()]
+        ),
+    ]
+    parts = [_PREAMBLE + _fill(READING), "\n".join(summary), *more, *retired]
+    return {f"{stem}.md": "\n\n".join(parts) + "\n", **pages}
 
 
-_VERDICTS: tuple[Verdict, ...] = ("supported", "refuted", "inconclusive", "not run")
-_CLAIM_HEAD = ["claim", "where", "verdict", "effect", "study"]
+_IDLE = (
+    "What was written down before looking: each claim with the smallest effect that its study can show, and the "
+    "command that decides it."
+)
 
 
-def _claim_rows(study: Study, paper: str) -> list[str]:
-    rows = []
-    for claim, result in study.rows():
-        if claim.source.paper == paper:
-            effect = effect_text(result.effects[0], name=True) if result.effects else "–"
-            note = f" {result.note}" if result.note else ""
-            verdict = f"**{_marked(study, result)}**"
-            rows.append(_row(claim.claim, claim.source.place or "–", verdict, effect + "." + note, _link(study)))
-    return rows
-
-
-def _ways(study: Study) -> list[str]:
-    minutes = f"{study.declaration.minutes:g}" if study.declaration.minutes else "–"
-    ways = dict.fromkeys((claim.unit, claim.seeds, claim.smallest_effect) for claim in study.declaration.claims)
-    return [_row(_link(study), *way, minutes) for way in ways]
-
-
-def _paged(stem: str, title: str, intro: str, head: Sequence[str], blocks: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Rows as pages by file name; a block (a study's rows) is cut only where it alone is too long."""
+def _paged(stem: str, title: str, intro: str, sections: Sequence[StudySection | None]) -> dict[str, str]:
+    """Studies as pages by file name; one is cut only where it alone is too long."""
     parts: list[list[str]] = [[]]
     words = 0
-    for block in blocks:
-        size = sum(len(row.split()) for row in block)
-        for row in block:
-            if parts[-1] and (
-                words + len(row.split()) > _MOST_WORDS or (row is block[0] and words + size > _MOST_WORDS)
-            ):
-                parts.append([])
-                words = 0
-            parts[-1].append(row)
-            words += len(row.split())
+    for text in (text for section in sections if section is not None for text in _markdown(section)):
+        size = len(text.split())
+        if parts[-1] and words + size > _MOST_WORDS:
+            parts.append([])
+            words = 0
+        parts[-1].append(text)
+        words += size
+    names = [f"{stem}.md" if index == 0 else f"{stem}-{index + 1}.md" for index in range(len(parts))]
     pages = {}
-    for index, rows in enumerate(parts):
-        part = f", part {index + 1}" if len(parts) > 1 else ""
-        name = f"{stem}.md" if index == 0 else f"{stem}-{index + 1}.md"
-        table = "\n".join([_row(*head), _row(*["---"] * len(head)), *rows])
-        pages[name] = f"# {title}{part}\n\n{intro}\n\n{table}\n"
+    for index, texts in enumerate(parts):
+        part = f", part {index + 1} of {len(parts)}" if len(parts) > 1 else ""
+        after = [f"Next: [part {index + 2}]({names[index + 1]})."] if index + 1 < len(parts) else []
+        pages[names[index]] = "\n\n".join([f"# {title}{part}", _fill(intro), *texts, *after]) + "\n"
     return pages
 
 
-def _decided_first(studies: Sequence[Study]) -> list[Study]:
-    """Studies that have run, then those that have not."""
-    return sorted(studies, key=lambda study: all(result.verdict == "not run" for _, result in study.rows()))
+def _markdown(section: StudySection, part: str = "") -> list[str]:
+    """A study as texts that each fit a page."""
+    table = [_row(*section.head), _row(*["---"] * len(section.head))]
+    bold = section.head.index("verdict") if "verdict" in section.head else None
+    for cells in section.rows:
+        table.append(_row(*(f"**{cell}**" if index == bold else cell for index, cell in enumerate(cells))))
+    parts = [
+        f"## {section.title}{part}",
+        _fill(f"[{section.name}](../src/eisbach/studies/{section.name}/README.md): {section.facts} {section.needs}"),
+        f"```sh\n{section.command}\n```",
+        "\n".join(table),
+        *(_fill(note) for note in section.notes),
+    ]
+    text = "\n\n".join(parts)
+    if len(text.split()) <= _MOST_WORDS or len(section.rows) == 1:
+        return [text]
+    half = (len(section.rows) + 1) // 2
+    halves = (section.rows[:half], part), (section.rows[half:], ", continued")
+    return [text for rows, name in halves for text in _markdown(replace(section, rows=rows), name)]
 
 
 def _row(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
-def _link(study: Study) -> str:
-    return f"[{study.name}](../src/eisbach/studies/{study.name}/README.md)"
+def _fill(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
-def _with_notes(studies: Sequence[Study]) -> list[Study]:
-    return [study for study in studies if study.declaration.declared.note]
+def _upper(name: str) -> str:
+    return name[0].upper() + name[1:]
 
 
-def _marked(study: Study, result: ClaimResult) -> str:
-    return result.verdict + (" †" if study.declaration.declared.note else "")
+def _numbered(pages: dict[str, str]) -> str:
+    return ", ".join(f"[{index}]({file})" for index, file in enumerate(pages, 1))
+
+
+def _study_links(pages: dict[str, str], sections: Sequence[StudySection | None]) -> str:
+    """Each study by its name, leading to its heading."""
+    links = []
+    for section in sections:
+        if section is not None:
+            file = next(file for file, text in pages.items() if f"\n## {section.title}\n" in text)
+            anchor = re.sub(r"[^\w\- ]", "", section.title.lower()).replace(" ", "-")
+            links.append(f"[{section.name}]({file}#{anchor})")
+    return ", ".join(links)
 
 
 def _retired() -> list[_Retired]:
@@ -260,42 +304,26 @@ def write_pages(page: Path, markdown: Path) -> None:
     """
     from eisbach.report.page import render_page
 
-    studies = _decided_first(load_studies())
-    decided, waiting = (_tables(studies, run=run) for run in (True, False))
+    studies = load_studies()
     verdicts = [result.verdict for study in studies for _, result in study.rows()]
+    papers: list[dict[str, Any]] = [
+        {
+            "key": paper.replace(" ", "-"),
+            "name": _upper(name),
+            "sections": [study_section(study, paper) for study in in_order(studies, paper)],
+        }
+        for paper, name in _PAPERS.items()
+    ]
     html = render_page(
         "claims.html.j2",
         title="Claims",
         question="What the papers claim, what we claim, and what the studies say.",
+        reading=READING.replace("*", ""),
         facts=[(verdict, str(verdicts.count(verdict))) for verdict in _VERDICTS],
-        decided=decided,
-        waiting=waiting,
-        undeclared=[(study.name, study.declaration.declared.note) for study in _with_notes(studies)],
+        papers=[paper for paper in papers if paper["sections"]],
+        waiting=[study_section(study) for study in waiting(studies)],
         retired=[entry.model_dump() for entry in _retired()],
     )
     write_text(page, html)
     for name, text in claims_pages(studies, markdown.stem).items():
         write_text(markdown.with_name(name), text)
-
-
-def _tables(studies: Sequence[Study], *, run: bool) -> list[NumberTable]:
-    """A table a paper, of the claims that have a verdict or of those that have none."""
-    from eisbach.report.page import NumberTable
-
-    tables = []
-    for paper, name in _PAPERS.items():
-        rows = []
-        for study in studies:
-            for claim, result in study.rows():
-                if claim.source.paper == paper and (result.verdict != "not run") == run:
-                    named, text, _, verdict, effect, unit, date = claim_row(study, claim, result)
-                    own = (
-                        [verdict, f"{effect}; by {unit}", claim.source.place]
-                        if run
-                        else [claim.source.place, f"by {unit}"]
-                    )
-                    rows.append([text, *own, f"{named}, {date}" if run else named])
-        head = ["claim", *(["verdict", "effect (95%)", "where"] if run else ["where", "unit"]), "study"]
-        if rows:
-            tables.append(NumberTable(f"{name[0].upper()}{name[1:]}", f"{len(rows)} claims.", head, rows))
-    return tables

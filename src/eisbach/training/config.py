@@ -126,6 +126,10 @@ class CheckpointConfig(StrictModel):
             raise ValueError("steps are counted from 1")
         return sorted(set(value))
 
+    def due(self, step: int, last: int) -> bool:
+        """Whether this step of a run of `last` steps is saved."""
+        return step == last or step % self.every == 0 or step in self.steps
+
 
 class SampleLogConfig(StrictModel):
     """What is written of each sample that trains, into `sample_log.jsonl`.
@@ -184,7 +188,7 @@ class TrainConfig(StrictModel):
     demos : DemosConfig or None
         What is played while it trains, into `samples/step-N/`; `true` takes the defaults.
     stop : StopConfig or None
-        When what is played says that going on gains nothing; `true` takes the defaults. Needs demos.
+        When what is played says that going on gains less than a margin; `true` takes the defaults. Needs demos.
     trackers : list of "tensorboard", "trackio" and "wandb"
         Where the rows of the log, and the demos, are sent too. The key `tensorboard` of recipes of before is read as
         a tracker, or as none.

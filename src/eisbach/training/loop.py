@@ -142,7 +142,7 @@ def _run(run: Assembly, folder: RunFolder, metrics: MetricsFile, trackers: Track
                 log=log, evaluate=bool(config.held_out.every) and (step % config.held_out.every == 0 or step == last)
             )
             played = config.demos is not None and config.demos.due(step, last)
-            due = step % config.checkpoint.every == 0 or step in config.checkpoint.steps or step == last
+            due = config.checkpoint.due(step, last)
             due = due or (played and config.stop is not None)  # any of them may turn out the best
             if due:
                 trainer.save(folder.checkpoints)

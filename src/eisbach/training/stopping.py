@@ -36,7 +36,7 @@ class Standing:
 
     @property
     def stop(self) -> bool:
-        """Whether going on gains nothing."""
+        """Whether going on gains less than the margin."""
         return self.decision.stop
 
     def row(self) -> dict[str, Any]:

@@ -133,7 +133,7 @@ class ComparisonPage:
     reference, heard : Reference or None, int
         The music that the sets were held against, and how many clips of it stand in every row of players.
     material : mapping or None
-        What the section on a person's own material shows (`report.experiment.material`).
+        What the section on a person's own material shows (`report.experiment.page.material_section`).
     votes : ListeningScore or None
         What listeners chose between these sets.
     """

@@ -252,10 +252,11 @@ def _stop_notes(state: RunState) -> list[str]:
     else:
         rest = (
             f"against it the newest ones gain {gain:+.3f} of the measure's range, and the evidence that going on gains "
-            f"nothing is {evidence:.1f} nats of {needed:.1f} that it takes"
+            f"less than the margin is {evidence:.1f} nats of {needed:.1f} that it takes"
         )
     if last.get("stop"):
-        return [f"Its demos say that going on gains nothing. The best is step {best}; {rest} ({clips} clips)."]
+        verdict = "Its demos say that going on gains less than the margin."
+        return [f"{verdict} The best is step {best}; {rest} ({clips} clips)."]
     return [f"By its demos the best so far is step {best}; {rest} ({clips} clips)."]
 
 
