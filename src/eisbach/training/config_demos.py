@@ -69,8 +69,8 @@ class StopConfig(StrictModel):
     (`statistics.anytime`).
 
     With few clips this finds a training that has become worse, not one that stands still. At the first check after the
-    best demo 24 reserve clips, prompts × (seeds − 1), find what is worse by 30 points of the range (87%), 56 clips what
-    is by 20 (99%), 120 clips what is by 10 (83%); a plateau takes 252 clips that gain exactly nothing, or 49 with a
+    best demo 24 reserve clips, prompts × (seeds − 1), find what is worse by 30 points of the range (96%), 56 clips what
+    is by 20 (97%), 120 clips what is by 10 (71%); a plateau takes 252 clips that gain exactly nothing, or 49 with a
     margin of 0.1 (`bench/stop_rule.py`).
 
     Attributes
