@@ -239,6 +239,32 @@ def test_a_model_that_always_plays_the_harp_gains_nothing(tmp_path: Path, monkey
     assert rows["follows-other"]["register_distance"] is None
 
 
+def test_a_second_judge_hears_change_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from eisbach.audio import write_audio
+    from eisbach.types import Waveform
+
+    time = np.arange(96_000) / 16_000
+    sounds = {
+        "moves": np.concatenate([np.sin(440 * 2**k * np.pi * time[:48_000]) for k in (0, 2)]),
+        "held": np.sin(440 * np.pi * time),
+        "silent": np.zeros(96_000),
+        "short": np.sin(440 * np.pi * time[:32_000]),
+    }
+    records: list[Record] = []
+    for name, sound in sounds.items():
+        write_audio(tmp_path / f"{name}.wav", Waveform((0.2 * sound)[None].astype(np.float32), 16_000))
+        records.append({"arm": "a", "train_seed": 1, "prompt_id": name, "audio_hash": name, "path": f"{name}.wav"})
+    rows = {str(row["prompt_id"]): row[hearing.CHANGE] for row in hearing.change_column(records, tmp_path, tmp_path)}
+    assert isinstance(rows["moves"], float)
+    assert isinstance(rows["held"], float)
+    assert rows["moves"] > 3 * rows["held"]
+    assert rows["silent"] is None
+    assert rows["short"] is None
+    monkeypatch.setattr(hearing.MusicnnEmbedding, "change", lambda *args: pytest.fail("heard twice"))
+    again = hearing.change_column(records, tmp_path, tmp_path)
+    assert [row[hearing.CHANGE] for row in again] == list(rows.values())
+
+
 def test_columns_of_experiments_are_no_metrics_of_audio() -> None:
     with pytest.raises(Exception, match="there is no metric named 'tag_rank'"):
         check_measures(["tag_rank"])
