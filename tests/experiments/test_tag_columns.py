@@ -78,6 +78,7 @@ def test_tags_are_columns_and_captions_are_held_against_them(folder: Path, tmp_p
     assert rows["silence"]["tag_slow"] is None
     assert 0 < rows["nothing"]["tag_no_vocals"] < 1
     assert "register_distance" not in rows["beat"]  # needs notes
+    assert rows["beat"]["heard_change"] is None  # of 4 s, which is one window
     written = {str(row["id"]): row for row in _written(tmp_path)}
     assert written == rows
     assert [row["tag_rank"] for row in _parquet(tmp_path)] == [row["tag_rank"] for row in rows.values()]
@@ -118,3 +119,25 @@ def test_a_rerun_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     first = (tmp_path / "records.jsonl").read_bytes()
     _analyse(*arguments)
     assert (tmp_path / "records.jsonl").read_bytes() == first
+
+
+def test_how_much_is_heard_to_change_is_a_column_that_sets_are_compared_by(tmp_path: Path) -> None:
+    time = np.arange(9 * RATE) / RATE
+    for group, parts in (("held", (1, 1, 1)), ("moves", (1, 4, 2))):
+        for take in range(2):
+            tones = [
+                np.sin(2 * np.pi * 220 * (1 + take) * part * time[: 3 * RATE]) * np.exp(-(time[: 3 * RATE] % 0.5))
+                for part in parts
+            ]
+            (tmp_path / group).mkdir(exist_ok=True)
+            sound = Waveform(0.3 * np.concatenate(tones)[None].astype(np.float32), RATE)
+            write_audio(tmp_path / group / f"{take}.wav", sound)
+    arguments = [str(tmp_path / group) for group in ("held", "moves")]
+    words = ["analyze", *arguments, "--embedding", "musicnn", "--json", "-q", "--no-page"]
+    data = json.loads(CliRunner().invoke(app, words).stdout)
+    heard = {
+        name: [row["heard_change"] for row in data["records"] if name in row["group"]] for name in ("held", "moves")
+    }
+    assert min(heard["moves"]) > 2 * max(heard["held"])
+    assert "heard_change" in json.dumps(data["comparison"])
+    assert "heard_change" in json.dumps(data["groups"])

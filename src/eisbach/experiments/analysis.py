@@ -306,15 +306,19 @@ def _note_events(notes: Mapping[str, Notes]) -> dict[str, OnsetEvents]:
 def _add_tags(
     records: list[Record], plan: AnalysisPlan, listener: Any, notes: Mapping[str, Notes] | None, quiet: bool
 ) -> None:
-    """Puts the probabilities of musicnn's tags into the records and, where captions say what was asked for, how each
-    clip follows them; a set stands for a model."""
-    from eisbach.experiments.hearing import followed, heard_tags
+    """Puts the probabilities of musicnn's tags into the records, how much of what it hears changes and, where captions
+    say what was asked for, how each clip follows them; a set stands for a model."""
+    from eisbach.experiments.hearing import CHANGE, change_column, followed, heard_tags
     from eisbach.structure.embeddings.musicnn import TAG_COLUMNS
 
     heard = heard_tags(records, Path(), plan.out, listener=listener, quiet=quiet)
     for row in records:
         own = heard.get(str(row["audio_hash"]))
         row.update(dict.fromkeys(TAG_COLUMNS) if own is None else zip(TAG_COLUMNS, own.tolist(), strict=True))
+    for row, made in zip(
+        records, change_column(records, Path(), plan.out, listener=listener, quiet=quiet), strict=True
+    ):
+        row[CHANGE] = made[CHANGE]
     captions = {text: text for row in records if (text := str(row.get("caption") or ""))}
     if not captions:
         return

@@ -12,7 +12,7 @@ import numpy as np
 
 from eisbach.errors import UserError
 from eisbach.experiments.measures import (
-    OF_NOTES,
+    HEARD,
     condition_notes,
     duplicate_notes,
     known_metrics,
@@ -144,7 +144,7 @@ def _named_set(role: str, name: str, by_set: Mapping[str, Sequence[Record]]) -> 
 
 def _described(rows: list[Record]) -> list[MetricInfo]:
     """The measures of structure, notes and flatness that the rows hold, without a direction."""
-    known = (*METRICS, *OF_NOTES, "is_flat", "flat_probability")
+    known = (*METRICS, *HEARD, "is_flat", "flat_probability")
     return [replace(info, better=None) for info in known_metrics(rows) if info.name in known]
 
 

@@ -80,18 +80,21 @@ def heard_tags(
     return {key: np.array(value) for key, value in heard.items() if len(value) == len(TAGS)}
 
 
-def change_column(records: Sequence[Record], root: Path, cache: Path) -> list[Record]:
+def change_column(
+    records: Sequence[Record], root: Path, cache: Path | None, *, listener: Any = None, quiet: bool = True
+) -> list[Record]:
     """The records with `CHANGE`: how much what musicnn hears changes over a clip (`MusicnnEmbedding.change`), None of
-    silence and of under 6 s. `cache` keeps what is heard."""
+    silence and of under 6 s. Arguments as of `heard_tags`."""
     import torch
 
-    listener = MusicnnEmbedding()
+    network = listener or MusicnnEmbedding()
 
     def change(waveform: Waveform) -> float | None:
-        value = float(listener.change([waveform])[0])
+        value = float(network.change([waveform])[0])
         return None if math.isnan(value) else float(f"{value:.6g}")
 
-    heard = _heard(records, root, Finished(cache / _CHANGES), "changes", change, listeners(torch.get_num_threads()))
+    kept = None if cache is None else Finished(cache / _CHANGES)
+    heard = _heard(records, root, kept, "changes", change, listeners(torch.get_num_threads()), quiet)
     return [row | {CHANGE: heard.get(str(row["audio_hash"]))} for row in records]
 
 

@@ -45,6 +45,8 @@ _MEANINGS = {
     "note_motifs": "How many of the melody's notes lie in a motif of five that was heard before, in any key and at any "
     "tempo; 0 for ever new music, a half for a tune played twice.",
     "notes_per_second": "How many notes begin in a second.",
+    "heard_change": "How much what a network that nobody here trained hears changes over a piece: about 0.17 of music, "
+    "0.07 of held chords, drones, textures and short loops.",
     "flat_probability": "The judge's estimate that a piece is flat in any way, before it is rounded to yes or no.",
     "flat_still": "The judge's estimate that a piece is one held or slowly turning sound.",
     "flat_loop": "The judge's estimate that a piece is one short cycle again and again.",
@@ -53,11 +55,12 @@ _MEANINGS = {
 }
 
 
-OF_NOTES = {
+HEARD = {
     "note_motifs": ("share of notes in a motif heard before", ""),
     "notes_per_second": ("notes a second", "1/s"),
+    "heard_change": ("change heard by musicnn", ""),
 }
-"""Columns of `analyze --notes`, with label and unit."""
+"""Columns of `analyze --notes` and `--embedding musicnn` that are compared, with label and unit."""
 
 _OF_EXPERIMENTS = {
     "boundary_alignment": ("boundary alignment of takes", "", "Whether takes of a prompt change section at the same "
@@ -76,8 +79,6 @@ _OF_EXPERIMENTS = {
         "model's pieces of prompts that do not name them."),
     "register_distance": ("distance to the prompt's register", "semitones", "How far the median pitch lies outside "
         "the register that the prompt names."),
-    "heard_change": ("change heard by musicnn", "", "How much what a network that nobody here trained hears changes "
-        "over a piece: about 0.17 of music, 0.08 of held chords, drones, textures and short loops."),
     "standing": ("share that stands still, loops or is a texture", "", "The judge's probability of these three kinds, "
         "averaged over pieces."),
     "copied": ("share nearer to training than to held-out clips", "", "Whether a piece lies nearer to what its model "
@@ -138,7 +139,7 @@ def _table() -> dict[str, MetricInfo]:
         table[metric.name] = MetricInfo(
             metric.name, label, metric.unit, None, metric.primary, meaning, contradicted_by=metric.contradicted_by
         )
-    for name, (label, unit) in OF_NOTES.items():
+    for name, (label, unit) in HEARD.items():
         table[name] = MetricInfo(name, label, unit, None, False, _MEANINGS[name])
     for name, label in (("flat_probability", "flat"), *((f"flat_{kind}", f"flat: {kind}") for kind in FLAT_KINDS)):
         table[name] = MetricInfo(name, f"probability of being {label}", "", None, False, _MEANINGS[name])

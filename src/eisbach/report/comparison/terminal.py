@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eisbach.experiments.measures import OF_NOTES
+from eisbach.experiments.measures import HEARD
 from eisbach.report.comparison.findings import (
     MARKS,
     headline_sentences,
@@ -153,7 +153,7 @@ def summarise(records: Sequence[Record], by: str = "group") -> dict[str, dict[st
 
 def _one_group(rows: Sequence[Record]) -> dict[str, Any]:
     metrics = {}
-    for name in (*METRICS, *(name for name in OF_NOTES if any(name in row for row in rows))):
+    for name in (*METRICS, *(name for name in HEARD if any(name in row for row in rows))):
         values = np.array([row[name] for row in rows if row.get(name) is not None], dtype=float)
         metrics[name] = {
             "mean": float(values.mean()) if len(values) else None,
@@ -203,7 +203,7 @@ def format_summary(groups: Mapping[str, Mapping[str, Any]]) -> str:
         label = f"{metric.label} ({metric.unit})" if metric.unit else metric.label
         label += " †" if metric.as_printed else ""
         lines.append([label, *[_cell(groups[n]["metrics"][key], groups[n]["clips"]) for n in names]])
-    for key, (label, _) in OF_NOTES.items():
+    for key, (label, _) in HEARD.items():
         cells = [_cell(groups[n]["metrics"][key], groups[n]["clips"]) if key in groups[n]["metrics"] else "–"
                  for n in names]  # fmt: skip
         if any(key in groups[n]["metrics"] for n in names):
