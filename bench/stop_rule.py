@@ -64,9 +64,11 @@ def simulate(reserve: int, effect: float, rule: StopRule, runs: int, seed: int) 
 
 
 def clips_of_a_plateau(rule: StopRule) -> list[int]:
-    """Clips whose gain is exactly none that the first three tests take to stop."""
-    evidence = log_e_process(np.zeros(1_000), -rule.margin)
-    return [int(np.argmax(evidence >= math.log(1 / spending(rule.alpha, test)))) + 1 for test in (1, 2, 3)]
+    """Clips whose gain is exactly none that the first three tests take to stop: of a reserve of just so many, for which
+    the bets are chosen."""
+    limits = [math.log(1 / spending(rule.alpha, test)) for test in (1, 2, 3)]
+    evidence = [float(log_e_process(np.zeros(n), -rule.margin, horizon=n)[-1]) for n in range(1, 600)]
+    return [next(n for n, found in enumerate(evidence, 1) if found >= limit) for limit in limits]
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from eisbach.audio import read_audio
+from eisbach.audio import read_audio, resample
 from eisbach.errors import AudioError, UserError
 from eisbach.structure.embeddings import Embedding, load_embedding
 from eisbach.structure.embeddings.musicnn import SAMPLE_RATE, TAGS, MusicnnEmbedding, log_mels
@@ -170,6 +170,20 @@ def test_change_is_of_what_is_heard_and_not_of_its_level(listener: MusicnnEmbedd
     assert min(stepping, changing) > 2 * max(still, noise)
     softer = Waveform(np.repeat(0.02 * moving.samples, 2, axis=0), 16_000)  # and in stereo
     assert listener.change([softer])[0] == pytest.approx(stepping, rel=1e-3)
+    one_side = Waveform(np.concatenate([moving.samples, np.zeros_like(moving.samples)]), 16_000)
+    assert listener.change([one_side])[0] == pytest.approx(stepping, rel=1e-3)
+    offset = Waveform(0.2 * moving.samples + np.float32(0.5), 16_000)
+    assert listener.change([offset])[0] == pytest.approx(stepping, rel=0.02)
+    fade = np.linspace(1.0, 0.1, held.samples.shape[1], dtype=np.float32)
+    faded = Waveform(held.samples * fade, 16_000)
+    assert listener.change([faded])[0] < 0.1
+    time = np.arange(15 * 44_100) / 44_100
+    bright = resample(moving, 44_100).samples[:, : len(time)] + (0.5 * np.sin(2 * np.pi * 12_000 * time)).astype(
+        np.float32
+    )
+    assert listener.change([Waveform(bright, 44_100)])[0] == pytest.approx(stepping, rel=0.05)  # it hears up to 8 kHz
+    longer = Waveform(np.tile(moving.samples, (1, 3)), 16_000)
+    assert listener.change([longer])[0] == pytest.approx(stepping, rel=0.25)
     assert np.isnan(listener.change([_steps([220.0])])[0])  # one window
     assert listener.change([]).shape == (0,)
     with pytest.raises(AudioError, match="silent"):

@@ -346,6 +346,29 @@ def test_a_second_judge_decides_by_what_it_hears(tmp_path: Path) -> None:
     }
 
 
+def test_magnitudes_are_held_against_those_of_another_plain_training(tmp_path: Path) -> None:
+    """Whether they differ from the directions' own decides nothing."""
+    level = {"magnitude-batch-50": 0.5, "magnitude-development": 0.3, "magnitude-recurrence": 0.5, "plain": 0.5}
+    noise = np.random.default_rng(7).normal(0, 0.01, 400)
+    blocks = {"magnitude-batch-50": 0.1, "magnitude-recurrence": 0.16}
+
+    def found(folder: str) -> list[str]:
+        result = verdicts(
+            write(
+                tmp_path / folder, "barrier_swaps",
+                lambda arm, draw: level.get(arm, 0.9) + noise[(draw * 3 + len(arm)) % 400],
+                block_strength=lambda arm, draw: blocks.get(arm, 0.2) + 0.1 * noise[(draw * 5 + len(arm)) % 400],
+            ),
+            "barrier_swaps",
+        )  # fmt: skip
+        return [result[key] for key in ("development-own", "recurrence-own", "recurrence-blocks", "swapping-alone")]
+
+    assert found("a") == ["supported", "refuted", "supported", "supported"]
+    level["magnitude-batch-50"] = 0.3  # any other magnitudes do it
+    blocks["magnitude-batch-50"] = 0.16
+    assert found("b") == ["refuted", "refuted", "refuted", "refuted"]
+
+
 def test_the_bar_of_clip_and_level_takes_all_three(tmp_path: Path) -> None:
     near = {"clip-and-level": 8.0, "memory": 9.5, "oracle-above": 8.0, "development": 8.5}
     flat = {"plain": 0.5, "development": 0.2}

@@ -18,6 +18,7 @@ SHARING = {
     "barrier_adherence": {"plain", "batch-50", "sample-50", "sample-100"},
     "barrier_dora": {"plain", "batch-50", "sample-100", "development", "recurrence"},
     "signature_control": {"plain"},
+    "barrier_swaps": {"plain", "batch-50", "development", "recurrence"},
     "barrier_heard": {
         *("plain", "batch-50", "sample-50", "sample-100", "recurrence", "development", "clip-and-level", "oracle")
     },
@@ -58,3 +59,9 @@ def test_an_arm_set_to_null_is_left_out_of_a_recipe() -> None:
 
 def test_the_second_judge_hears_the_memory_of_clip_and_level() -> None:
     assert cell(load_spec("barrier_heard"), "memory") == cell(load_spec("clip_and_level"), "memory")
+
+
+def test_the_swaps_of_barrier_dora_are_played_again_by_nobody() -> None:
+    dora, swaps = load_spec("barrier_dora"), load_spec("barrier_swaps")
+    for arm in ("magnitude-recurrence", "magnitude-development"):
+        assert dora.arms[arm].swap == swaps.arms[arm].swap

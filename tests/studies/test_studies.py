@@ -121,6 +121,8 @@ def test_a_claim_stands_with_all_that_it_rests_on() -> None:
                 assert f"| **{result.verdict}{' †' if note else ''}** |" in row, claim.key
                 assert not result.effects or effect_text(result.effects[0], name=True) in row
             assert (f"† Not declared before the run: {' '.join(note.split()).rstrip('.')}" in text) == bool(note)
+            known = " ".join(study.declaration.declared.known.split()).rstrip(".")
+            assert (f"Known when it was declared, before the run: {known}" in text) == bool(known)
             smallest = " ".join(claim.smallest_effect.split()).rstrip(".")
             assert smallest in text, claim.key
             assert f"](../src/eisbach/studies/{study.name}/README.md)" in part

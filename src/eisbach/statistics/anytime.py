@@ -70,7 +70,7 @@ def _bets(horizon: int | None) -> np.ndarray:
     """The bets, about twice apart, as shares of the largest. A bet λ that is right for its values (λ = mean / variance)
     earns n λ² variance / 2 in n of them, and the variance is at most 1: in few values a small one earns too little."""
     least = _SMALLEST if horizon is None else min(1.0, max(_SMALLEST, math.sqrt(2 * _NATS / max(1, horizon))))
-    return np.geomspace(least, 1.0, 1 + round(-math.log2(least)))
+    return np.geomspace(1.0, least, 1 + round(-math.log2(least)))[::-1]  # one bet is the largest
 
 
 def _log_mixtures(values: np.ndarray, nulls: np.ndarray, low: float, bets: np.ndarray) -> np.ndarray:

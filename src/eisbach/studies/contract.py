@@ -107,12 +107,14 @@ class ClaimDeclaration(StrictModel):
 class Declared(StrictModel):
     """When the design was written down, and the commit that holds it: "this" is the one that brought `study.yaml`.
 
-    `note` says what was not declared before the run. An older commit holds a design in other words, without the rules
-    of verdict of `study.yaml`: then a note is required.
+    `known` says what was known when the design was written down, or was changed in it, before the run. `note` says what
+    was not declared before the run: it marks the study's verdicts (†). An older commit holds a design in other words,
+    without the rules of verdict of `study.yaml`: then a note is required.
     """
 
     date: datetime.date
     commit: str = Field(pattern=r"^([0-9a-f]{7,40}|this)$")
+    known: str = ""
     note: str = ""
 
     @model_validator(mode="after")

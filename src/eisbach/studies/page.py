@@ -101,6 +101,8 @@ def study_section(study: Study, paper: str | None = None) -> StudySection | None
         said = [marked_verdict(study, result), _effect(result)] if ran else []
         made.append([claim.claim, *said, *([] if shared else [smallest]), place])
     notes = [counted, *([] if shared else [f"({letter}) {effect}" for effect, letter in letters.items()])]
+    if study.declaration.declared.known:
+        notes.append(f"Known when it was declared, before the run: {study.declaration.declared.known.rstrip('.')}.")
     if study.declaration.declared.note:
         notes.append(f"† Not declared before the run: {study.declaration.declared.note.rstrip('.')}.")
     needs = f"Needs {study.declaration.needs.rstrip('.')}." if study.declaration.needs else ""

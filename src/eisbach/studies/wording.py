@@ -178,6 +178,8 @@ def study_lines(study: Study) -> list[str]:
         ]
     declared = declaration.declared
     lines += ["", f"declared {declared.date}, commit {declared.commit}{'; ' + declared.note if declared.note else ''}"]
+    if declared.known:
+        lines.append(f"known when it was declared, before the run: {declared.known}")
     if run is not None:
         lines.append(f"last run {run.date or '(no date)'}: {run.command}")
         lines += [f"it {took_text(study)}"] if run.seconds is not None and not run.quick else []

@@ -70,7 +70,7 @@ class StopConfig(StrictModel):
 
     With few clips this finds a training that has become worse, not one that stands still. At the first check after the
     best demo 24 reserve clips, prompts × (seeds − 1), find what is worse by 30 points of the range (96%), 56 clips what
-    is by 20 (97%), 120 clips what is by 10 (71%); a plateau takes 252 clips that gain exactly nothing, or 49 with a
+    is by 20 (97%), 120 clips what is by 10 (71%); a plateau takes 239 clips that gain exactly nothing, or 40 with a
     margin of 0.1 (`bench/stop_rule.py`).
 
     Attributes

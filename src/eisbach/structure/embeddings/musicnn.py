@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from importlib import resources
 
 import numpy as np
@@ -48,7 +47,7 @@ TAG_COLUMNS = tuple(f"tag_{tag.replace(' ', '_')}" for tag in TAGS)
 
 SAMPLE_RATE = 16_000
 _N_FFT, _HOP, _MELS, _FRAMES = 512, 256, 96, 187
-_LEVEL = 0.05  # root mean square, of `change`: -26 dB of full scale
+_LEVEL, _QUIET = 0.05, 0.0316  # root mean square, of `change`: -26 dB of full scale, and -30 dB of a clip's own
 _TEMPORAL = (128, 64, 32)  # frames of the front end's horizontal filters
 _INFINITE = 65_520.0  # the least that half precision rounds to infinity
 
@@ -161,29 +160,31 @@ class MusicnnEmbedding:
 
     def change(self, waveforms: Iterable[Waveform]) -> np.ndarray:
         """How much what is heard changes over each clip, [shape=(clips,), float64]: the standard deviation of the
-        penultimate layer over the windows, the mean of its 200 features; NaN under two windows (6 s).
+        penultimate layer over the windows (with n − 1, so that a longer clip of the same music has the same), the mean
+        of its 200 features; NaN under two windows (6 s).
 
-        Every clip is brought to one level first, which the network would hear, too. Of a held chord, a drone or a
-        short loop it is about half of what it is of music (`studies/barrier_heard`). Raises as `embed`.
+        Every window is brought to one level first, which the network would hear, too: neither a clip's level nor a
+        fade counts as change. Of a held chord, a drone or a short loop it is about half of what it is of music
+        (`studies/barrier_heard`). Raises as `embed`.
         """
         spreads = []
         for number, waveform in enumerate(waveforms, 1):
-            power = float(np.mean(np.square(waveform.samples, dtype=np.float64)))
-            level = _LEVEL / math.sqrt(power) if power > 0 else 1.0
-            heard = replace(waveform, samples=(level * waveform.samples).astype(np.float32))
-            rows = np.concatenate([features for _, features in self._windows(heard, f"clip {number}")])
-            spreads.append(rows.std(0).mean() if len(rows) > 1 else math.nan)
+            samples = _levelled(prepare(waveform, SAMPLE_RATE, f"clip {number}"))
+            rows = np.concatenate([features for _, features in self._windows(samples)])
+            spreads.append(rows.std(0, ddof=1).mean() if len(rows) > 1 else math.nan)
         return np.array(spreads, dtype=np.float64)
 
     def _rows(self, waveforms: Iterable[Waveform], output: int, dim: int) -> np.ndarray:
         rows = [
-            np.concatenate([results[output] for results in self._windows(waveform, f"clip {number}")]).mean(0)
+            np.concatenate(
+                [results[output] for results in self._windows(prepare(waveform, SAMPLE_RATE, f"clip {number}"))]
+            ).mean(0)
             for number, waveform in enumerate(waveforms, 1)
         ]
         return np.stack(rows) if rows else np.zeros((0, dim))
 
-    def _windows(self, waveform: Waveform, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        mels = log_mels(prepare(waveform, SAMPLE_RATE, name))
+    def _windows(self, samples: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        mels = log_mels(samples)
         if len(mels) < _FRAMES:  # the original hears no such clip
             mels = np.tile(mels, (-(-_FRAMES // len(mels)), 1))[:_FRAMES]
         count = len(mels) // _FRAMES  # a part at the end is left out, as in the original
@@ -192,6 +193,19 @@ class MusicnnEmbedding:
             for batch in torch.from_numpy(windows).split(self._batch_size):
                 logits, penultimate = self._network(batch.to(self._device))
                 yield logits.sigmoid().double().cpu().numpy(), penultimate.double().cpu().numpy()
+
+
+def _levelled(samples: np.ndarray) -> np.ndarray:
+    """Every window at one level, without a constant offset; what is more than 30 dB under the clip's level is raised as
+    if it were 30 dB under it, so that silence stays silence."""
+    samples = samples - samples.mean(dtype=np.float64)
+    whole = math.sqrt(float(np.mean(np.square(samples, dtype=np.float64))))
+    levelled = np.zeros(len(samples), np.float32)
+    for start in range(0, len(samples), _FRAMES * _HOP):
+        part = samples[start : start + _FRAMES * _HOP]
+        level = math.sqrt(float(np.mean(np.square(part, dtype=np.float64))))
+        levelled[start : start + len(part)] = _LEVEL / max(level, _QUIET * whole, 1e-12) * part
+    return levelled
 
 
 def log_mels(samples: np.ndarray) -> np.ndarray:
