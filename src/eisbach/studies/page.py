@@ -159,7 +159,8 @@ def order_of(source: Source) -> float:
 
 
 def in_order(studies: Sequence[Study], paper: str) -> list[Study]:
-    """The studies that decided something of a paper, in the paper's order by their first claim on it, else by name."""
+    """The studies that decided something and ask something of a paper, in the paper's order by their first claim on it,
+    else by name: so every claim stands here or among those of `waiting`."""
 
     def place(study: Study) -> tuple[float, str]:
         return next(order_of(claim.source) for claim, _ in study.rows() if claim.source.paper == paper), study.name
@@ -167,7 +168,8 @@ def in_order(studies: Sequence[Study], paper: str) -> list[Study]:
     of_paper = [
         study
         for study in studies
-        if any(claim.source.paper == paper and result.verdict != "not run" for claim, result in study.rows())
+        if any(result.verdict != "not run" for _, result in study.rows())
+        and any(claim.source.paper == paper for claim, _ in study.rows())
     ]
     return sorted(of_paper, key=place)
 
