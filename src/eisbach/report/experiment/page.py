@@ -164,8 +164,8 @@ def limits(results: Results, records: Sequence[Record]) -> list[str]:
             "the same method could come out differently."
         )
     notes.append(
-        "The judge of flatness was set on labelled audio and shares no formula with any weighting; textural Vendi is "
-        "kin to what the recurrence and development barriers compute, so for their arms it is no independent witness."
+        "The judge of flatness was set on labelled audio. For arms of the development barrier, to which it is kin, it "
+        "is no independent witness; nor is textural Vendi for arms of the recurrence and development barriers."
     )
     unmatched = max((each.unmatched for each in results.comparisons), default=0)
     if unmatched and results.paired:
