@@ -98,6 +98,17 @@ def test_recipes_never_lose_the_steps_that_their_paper_shows(recipe: str, paper:
     assert len(kept) == len(chosen.steps) + chosen.keep
 
 
+@pytest.mark.parametrize("recipe", sorted(str(file.relative_to(RECIPES)) for file in RECIPES.rglob("*.yaml")))
+def test_every_recipe_may_be_shortened_by_its_steps_alone(recipe: str) -> None:
+    """The first that anyone tries of a recipe of thousands of steps."""
+    values = read_recipe(RECIPES / recipe)
+    if "steps" not in values:
+        pytest.skip("no training recipe")
+    warmup = values.get("warmup_steps", 0)
+    config = build_config(TrainConfig, {**values, "steps": max(3, warmup)})
+    assert config.checkpoint.due(config.steps, config.steps)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing", "marker"])
 def test_damage_is_named_with_the_last_good_one(tmp_path: Path, damage: str) -> None:
     good, bad = write(tmp_path, 5), write(tmp_path, 10)
