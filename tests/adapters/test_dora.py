@@ -298,7 +298,7 @@ def check_compiled(norm_gradient: str, mixed: bool, backend: str) -> None:
 
 
 @pytest.mark.parametrize("norm_gradient", ["detached", "full"])
-@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("mixed", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.whole
 def test_torch_compile_captures_the_whole_graph(norm_gradient, mixed):
     check_compiled(norm_gradient, mixed, "aot_eager")

@@ -305,7 +305,7 @@ def test_mistakes_are_one_sentence(compared, tmp_path, options, said):
     assert "\n" not in str(result.exception)
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_sets_of_unequal_length_get_no_verdict_until_they_are_cut(tmp_path):
     for index in range(6):
         passages(tmp_path / f"short/{index}.wav", False, index, seconds=10.0)

@@ -80,7 +80,9 @@ def test_a_narrow_component_inside_a_wide_one_is_resolved() -> None:
     assert exact.value == pytest.approx(brute_floor(mixture, covariances, "linear", "x0", 0.2), rel=1e-6)
 
 
-@pytest.mark.parametrize("path", ["linear", "vp", "gvp", "edm"])
+@pytest.mark.parametrize(
+    "path", ["linear", *(pytest.param(path, marks=pytest.mark.slow) for path in ("vp", "gvp", "edm"))]
+)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.whole
 def test_a_curve_equals_its_points_ends_included(path: str, target: str) -> None:

@@ -137,7 +137,9 @@ def test_calibration_keeps_the_proportions_of_what_is_flat():
     assert said[0, 0] == pytest.approx(0.16 / (0.16 + 0.36))
 
 
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize(
+    "name", [name if count < 3 else pytest.param(name, marks=pytest.mark.slow) for count, name in enumerate(TWINS)]
+)
 @pytest.mark.whole
 def test_twins_are_of_their_recordings_length_and_sound(music, name):
     kind, make = TWINS[name]

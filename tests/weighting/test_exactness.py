@@ -148,7 +148,10 @@ def test_the_raw_weight_is_what_multiplies_each_loss(case):
         torch.testing.assert_close(part.terms.shaped_weight, part.terms.sample_weight)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [case if count < 2 else pytest.param(case, marks=pytest.mark.slow) for count, case in enumerate(CASES)],
+)
 @pytest.mark.whole
 def test_compiled_whole(case):
     weighting, data = build(case), batch()
