@@ -105,8 +105,11 @@ def test_every_recipe_may_be_shortened_by_its_steps_alone(recipe: str) -> None:
     if "steps" not in values:
         pytest.skip("no training recipe")
     warmup = values.get("warmup_steps", 0)
-    config = build_config(TrainConfig, {**values, "steps": max(3, warmup)})
-    assert config.checkpoint.due(config.steps, config.steps)
+    shortened = max(3, warmup)
+    config = build_config(TrainConfig, {**values, "steps": shortened})  # refuses nothing
+    saved = [step for step in range(1, shortened + 1) if config.checkpoint.due(step, shortened)]
+    assert saved[-1] == config.steps == shortened
+    assert set(saved) <= {shortened, *range(0, shortened, config.checkpoint.every), *config.checkpoint.steps}
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing", "marker"])
