@@ -8,11 +8,12 @@ import torch
 
 from eisbach.diagnostics.mixture import GaussianMixture
 from eisbach.diagnostics.signature.chain import Guidance, Trajectories, follow, trajectory_seed
-from eisbach.diagnostics.signature.curve import SignatureCurve, crossing, load_curve
+from eisbach.diagnostics.signature.curve import SignatureCurve, load_curve
 from eisbach.diagnostics.signature.exact import mixture_entropy
 from eisbach.diagnostics.signature.model import ClassSet, entropy_of, mixture_model, uniform_prior
 from eisbach.diagnostics.signature.summary import Resamples, curves
 from eisbach.diffusion.paths import get_path
+from eisbach.diffusion.rate_curve import crossing
 from eisbach.diffusion.samplers import posterior_kernel
 from eisbach.diffusion.schedules import get_schedule
 from eisbach.errors import UserError

@@ -15,6 +15,8 @@ tan`` of evenly spaced angles.
 A class signature's rate ``dH[Z | X_t]/dt`` takes the place of the first formula as it is, and s times it that of the
 second.
 
+`level_decided` reads off a class signature where a share of its entropy is gone.
+
 Two kinds of JSON are read:
 
 - **an entropic curve** (``"format": "eisbach-entropic-curve"``, written by `save_entropic_curve`): ``t`` from noise to
@@ -132,12 +134,7 @@ def read_rate_curve(file: str | pathlib.Path) -> RateCurve:
             f"{file} is no measured curve (format '{ENTROPIC_FORMAT}' or '{SIGNATURE_FORMAT}', version {VERSION}); "
             "`eisbach signature entropy` writes one."
         )
-    t = _row(values, "t", file)
-    if len(t) < MIN_POINTS or bool((t.diff() >= 0).any()) or t[0] > 1 or t[-1] < 0:
-        raise UserError(
-            f"{file} needs at least {MIN_POINTS} noise levels t within [0, 1] that fall from noise to data; measure "
-            "it again."
-        )
+    t = _levels(values, file, MIN_POINTS)
     name, options = values.get("path"), values.get("path_options", {})
     if not isinstance(name, str) or not isinstance(options, Mapping):
         raise UserError(f"{file} does not say which path it was measured on; measure it again.")
@@ -157,6 +154,64 @@ def read_rate_curve(file: str | pathlib.Path) -> RateCurve:
     if not bool(torch.isfinite(rate).all()):
         raise UserError(f"{file} has a noise level without data or without noise, where the rate is undefined.")
     return RateCurve(t, rate, "x0", name, options, str(file))
+
+
+def level_decided(file: str | pathlib.Path, share: float = 0.5) -> tuple[float, str]:
+    """(t, name of the path): above this noise level `share` of a class signature's entropy H[Z] is gone.
+
+    Parameters
+    ----------
+    file : path
+        A class signature's file (``"format": "eisbach-signature-curve"``), as `eisbach signature run` and `eisbach
+        signature structure` write it.
+    share : float in (0, 1), default 0.5
+        0.5 is the curve's half time.
+
+    Raises
+    ------
+    UserError
+        The file is missing or no class signature, a share out of range, or a curve that never falls so far.
+    """
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
+        raise UserError(f"share must be a number above 0 and below 1 (0.5 is half of what is decided); got {share!r}.")
+    values = read_json(file, "measured signature")
+    if not isinstance(values, Mapping) or (values.get("format"), values.get("version")) != (SIGNATURE_FORMAT, VERSION):
+        raise UserError(
+            f"{file} is no measured signature (format '{SIGNATURE_FORMAT}', version {VERSION}); `eisbach signature "
+            "run` and `eisbach signature structure` write one."
+        )
+    t, entropy = _levels(values, file, 2), _row(values, "entropy", file)
+    name, prior = values.get("path"), values.get("prior_entropy")
+    if not isinstance(name, str) or isinstance(prior, bool) or not isinstance(prior, (int, float)) or not prior > 0:
+        raise UserError(f"{file} does not say its path and its prior entropy; measure it again.")
+    if len(entropy) != len(t):
+        raise UserError(f"{file} has {len(entropy)} values for {len(t)} noise levels; measure it again.")
+    level = crossing(t.tolist(), entropy.tolist(), (1 - share) * prior)
+    if level is None:
+        left, start = float(entropy.min()) / prior, float(entropy[0]) / prior
+        raise UserError(
+            f"the signature {file} never falls to the {1 - share:.0%} of its entropy that are left where {share:.0%} "
+            f"is decided: it runs from {start:.0%} at t = {float(t[0]):.2g} down to {left:.0%}. Name another share, or "
+            "give the noise level itself."
+        )
+    return level, name
+
+
+def crossing(t: Sequence[float], entropy: Sequence[float], level: float) -> float | None:
+    """The first t, coming from noise, at which `entropy` falls to `level`; None when it never does or starts below.
+
+    Parameters
+    ----------
+    t : sequence of float
+        Falling.
+    entropy : sequence of float
+    level : float
+    """
+    i = next((place for place, value in enumerate(entropy) if value <= level), 0)
+    if i == 0:
+        return None
+    share = (entropy[i - 1] - level) / (entropy[i - 1] - entropy[i])
+    return float(t[i - 1] + share * (t[i] - t[i - 1]))
 
 
 def save_entropic_curve(
@@ -186,6 +241,16 @@ def save_entropic_curve(
     }
     write_json(file, content)
     return content
+
+
+def _levels(values: Mapping[str, Any], file: str | pathlib.Path, fewest: int) -> Tensor:
+    t = _row(values, "t", file)
+    if len(t) < fewest or bool((t.diff() >= 0).any()) or t[0] > 1 or t[-1] < 0:
+        raise UserError(
+            f"{file} needs at least {fewest} noise levels t within [0, 1] that fall from noise to data; measure it "
+            "again."
+        )
+    return t
 
 
 def _row(values: Mapping[str, Any], key: str, file: str | pathlib.Path) -> Tensor:

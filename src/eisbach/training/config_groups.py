@@ -260,7 +260,8 @@ class WeightingConfig(StrictModel):
     options : mapping
         Further options of the weighting that was named, and what shapes a sample weighting over the noise levels
         (gate_below, gate_above, gate_width, level_means), or remembers it by clip (memory, act_above). These two may
-        stand beside the name: ``memory: {below: 0.6}`` means ``options: {memory: {below: 0.6}}``.
+        stand beside the name: ``memory: {below: 0.6}`` means ``options: {memory: {below: 0.6}}``. A signature's file in
+        ``act_above: {curve: FILE}`` is read when the recipe is, and its level written out.
     """
 
     sample: str = "none"
@@ -280,11 +281,9 @@ class WeightingConfig(StrictModel):
             raise ValueError("memory and act_above stand in weighting or in weighting.options, not in both")
         rest = {key: value for key, value in values.items() if key not in ("memory", "act_above")}
         rest |= {"options": {**values.get("options", {}), **beside}} if beside else {}
-        if rest.get("sample") != "recommended":
-            return rest
-        from eisbach.weighting.build import expand_recommended
+        from eisbach.weighting.build import write_out
 
-        return expand_recommended(rest)
+        return write_out(rest)
 
     @field_validator("options")
     @classmethod

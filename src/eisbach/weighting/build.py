@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from eisbach.diffusion.noise_levels import NoiseLevelDensity
 from eisbach.diffusion.paths import Path
 from eisbach.errors import UserError
-from eisbach.weighting.clips import memory_from
+from eisbach.weighting.clips import act_level, memory_from, write_out_level
 from eisbach.weighting.compose import Normalisation, Reduction, Weighting
 from eisbach.weighting.noise_level import NOISE_WEIGHTINGS
 from eisbach.weighting.noise_level.base import NoiseLevelTable, gate_table
@@ -46,7 +46,7 @@ def build_weighting(
     gate_width: float = 0.0,
     level_means: Sequence[Sequence[float]] | None = None,
     memory: Mapping[str, Any] | None = None,
-    act_above: float | None = None,
+    act_above: float | Mapping[str, Any] | None = None,
     latent_rate: float | None = None,
     path: Path | str | None = None,
     density: NoiseLevelDensity | None = None,
@@ -71,9 +71,10 @@ def build_weighting(
         Mean sample weight by noise level, as `eisbach probe` writes it; the weights are divided by it.
     memory : {"below": noise level, "decay": number} or None
         Weigh samples by a running belief of their clip, read below this noise level (`clips.ClipMemory`).
-    act_above : noise level t in [0, 1], or None
+    act_above : noise level t in [0, 1], {"curve": file, "share": number} or None
         With a memory: clips are weighed above this noise level (with a ramp of `gate_width`), and all count alike
-        below; None weighs them everywhere.
+        below; None weighs them everywhere. A mapping reads the level from a measured signature: above it `share`
+        (default 0.5) of H[Z] is decided.
     latent_rate : float or None
         Latent frames per second, for weightings whose options are in seconds.
     path : Path, str or None
@@ -123,7 +124,7 @@ def _built(
     sample, options = str(chosen["sample"]), dict(chosen["options"])
     below, above, width = (options.pop(key, default) for key, default in _GATE.items())
     memory, act_above = options.pop("memory", None), options.pop("act_above", None)
-    gate = _gate(below, above, width, memory, act_above)
+    gate = _gate(below, above, width, memory, act_level(act_above, facts.get("path")))
     first = _look_up(SAMPLE_WEIGHTINGS, "sample", sample)
     second = _look_up(NOISE_WEIGHTINGS, "noise-level", noise_level)
     allowed = [_option_names(first), _option_names(second)]
@@ -168,6 +169,15 @@ def expand_recommended(values: Mapping[str, Any]) -> dict[str, Any]:
         if not ("memory" in own and key.startswith("gate_"))
     }
     return RECOMMENDED_WEIGHTING | rest | {"options": shared | own}
+
+
+def write_out(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A group `weighting` written out: what "recommended" stands for, and the level of a signature's file."""
+    chosen = expand_recommended(values)
+    if "act_above" not in chosen.get("options", {}):
+        return chosen
+    options = chosen["options"]
+    return chosen | {"options": {**options, "act_above": write_out_level(options["act_above"])}}
 
 
 def _gate(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from eisbach.diffusion.paths import Path, get_path
+from eisbach.diffusion.rate_curve import level_decided
 from eisbach.errors import CheckpointError, UserError
 from eisbach.weighting.sample.base import SampleBarrier, at_least_float32
 
@@ -212,6 +215,49 @@ def memory_from(options: Mapping[str, Any] | ClipMemory | None) -> ClipMemory | 
             f"0.9}}; got {options!r}."
         )
     return ClipMemory(**options)
+
+
+def write_out_level(act_above: Any) -> Any:
+    """`act_above` with the noise level of a measured signature written out; a number stays what it is.
+
+    ``{curve: FILE, share: 0.5}`` gains `t`, the level above which that share is decided (`rate_curve.level_decided`),
+    and the `path` it was measured on. A run keeps the group with `t`, so that it is continued at the same level
+    whatever becomes of the file.
+
+    Raises
+    ------
+    UserError
+        Another key, no `curve`, or as `level_decided`.
+    """
+    if not isinstance(act_above, Mapping):
+        return act_above
+    known = ("curve", "share", "t", "path")
+    if not isinstance(act_above.get("curve"), str | os.PathLike) or set(act_above) - set(known):
+        raise UserError(
+            "act_above must be a noise level t in [0, 1], or the file of a signature and the share that is decided "
+            f"above the level, such as {{curve: flat.json, share: 0.5}}; got {dict(act_above)!r}."
+        )
+    if "t" in act_above:
+        return dict(act_above)
+    share = act_above.get("share", 0.5)
+    t, path = level_decided(act_above["curve"], share)
+    return {"curve": str(act_above["curve"]), "share": share, "t": t, "path": path}
+
+
+def act_level(act_above: Any, path: Path | str | None = None) -> float | None:
+    """The noise level of an `act_above`; `UserError` where it is none, or was measured on another path than `path`."""
+    written = write_out_level(act_above)
+    level, measured = (written["t"], written.get("path")) if isinstance(written, dict) else (written, None)
+    if level is None:
+        return None
+    if isinstance(level, bool) or not isinstance(level, int | float) or not 0 <= level <= 1:
+        raise UserError(f"act_above must be a noise level t in [0, 1]; got {level!r}.")
+    if path is not None and measured is not None and get_path(path).name != measured:
+        raise UserError(
+            f"the signature {written['curve']} was measured on the {measured} path and the model is on the "
+            f"{get_path(path).name} path, where the same t is other noise; measure the curve of this model."
+        )
+    return float(level)
 
 
 def clips_at(ids: Sequence[str] | None, t: Tensor | None, like: Tensor) -> tuple[Sequence[str], Tensor]:

@@ -13,8 +13,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from eisbach.config import check_values
 from eisbach.errors import UserError
 from eisbach.files import read_json, write_json
@@ -149,24 +147,6 @@ def _numbers(row: object, key: str) -> bool:
 def load_curve(path: str | Path) -> SignatureCurve:
     """The curve saved at `path`; `UserError` when it is missing, malformed or something else."""
     return SignatureCurve.from_json(read_json(path, "signature curve"), str(path))
-
-
-def crossing(t: np.ndarray, entropy: np.ndarray, level: float) -> float | None:
-    """The first t, coming from noise, at which `entropy` falls to `level`; None when it never does or starts below.
-
-    Parameters
-    ----------
-    t : np.ndarray [shape=(n,)]
-        Falling.
-    entropy : np.ndarray [shape=(n,)]
-    level : float
-    """
-    below = np.nonzero(entropy <= level)[0]
-    if len(below) == 0 or below[0] == 0:
-        return None
-    i = int(below[0])
-    share = (entropy[i - 1] - level) / (entropy[i - 1] - entropy[i])
-    return float(t[i - 1] + share * (t[i] - t[i - 1]))
 
 
 def finite_or_none(value: float) -> float | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from eisbach.diagnostics.mixture import GaussianMixture
-from eisbach.diagnostics.signature.curve import crossing, finite_or_none
+from eisbach.diagnostics.signature.curve import finite_or_none
 from eisbach.diagnostics.signature.exact import (
     ExactPoint,
     fit_line,
@@ -23,6 +23,7 @@ from eisbach.diagnostics.signature.exact import (
 )
 from eisbach.diagnostics.signature.model import ClassSet, uniform_prior
 from eisbach.diffusion.paths import get_path
+from eisbach.diffusion.rate_curve import crossing
 from eisbach.errors import UserError
 from eisbach.progress import Progress
 
@@ -134,7 +135,7 @@ def _row(study: MixtureStudy, dim: int) -> dict[str, Any]:
         error = torch.tensor([point.entropy_se for point in points], dtype=torch.float64)
     whole = -sum(share * math.log(share) for share in study.weights)
     # Crossings are read in log-SNR, which rises towards the data; `crossing` wants a falling coordinate.
-    at = {share: crossing(-log_snr.numpy(), entropy.numpy(), share * whole) for share in (0.9, 0.5, 0.1)}
+    at = {share: crossing((-log_snr).tolist(), entropy.tolist(), share * whole) for share in (0.9, 0.5, 0.1)}
     places = {share: None if value is None else -value for share, value in at.items()}
     half = places[0.5]
     tau = {share: _ou_time(value) for share, value in places.items()}

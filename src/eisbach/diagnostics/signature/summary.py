@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from eisbach.diagnostics.signature.chain import Trajectories
-from eisbach.diagnostics.signature.curve import HalfTime, SignatureCurve, crossing, finite_or_none
+from eisbach.diagnostics.signature.curve import HalfTime, SignatureCurve, finite_or_none
 from eisbach.diagnostics.signature.model import ClassSet, entropy_of
 from eisbach.diffusion.paths import Path
+from eisbach.diffusion.rate_curve import crossing
 from eisbach.errors import UserError
 
 
@@ -162,7 +163,7 @@ def _interval(values: np.ndarray) -> tuple[list[float], list[float]]:
 
 def half_time(t: np.ndarray, values: np.ndarray, level: float, path: Path) -> HalfTime:
     """Where the curve falls to `level`, from the estimate (row 0) and its resamples (the others) [shape=(1 + B, n)]."""
-    crossings = [crossing(t, row, level) for row in values]
+    crossings = [crossing(t.tolist(), row, level) for row in values.tolist()]
     if crossings[0] is None:
         return HalfTime()
     known = [value for value in crossings[1:] if value is not None]
