@@ -49,7 +49,9 @@ def call(model, *words):
     )
 
 
-@pytest.mark.parametrize("schedule", ["uniform", "sa3", "karras", "log_snr"])
+@pytest.mark.parametrize(
+    "schedule", ["uniform", "karras", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sa3", "log_snr"))]
+)
 @pytest.mark.parametrize("source", ["reverse", "forward"])
 @pytest.mark.whole
 def test_every_schedule_serves_every_source(model, schedule, source):

@@ -19,7 +19,7 @@ def test_every_metric_has_a_ladder():
     assert set(VARIED_LADDERS) <= set(METRICS)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if not metric.as_printed])
 @pytest.mark.whole
 def test_metric_follows_its_ladder(name, seed):
