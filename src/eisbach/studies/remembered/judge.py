@@ -19,6 +19,14 @@ CLAIMS = {
     "clearer-than-in-step": ("memory", BLOCKS, "development"),
     "recurrence-clearer-than-in-step": ("recurrence", BLOCKS, "development"),
 }
+BESIDE = {
+    "stands-less": [("memory", STANDING, "development"), ("memory", STANDING, "recurrence")],
+    "clearer-blocks": [("memory", BLOCKS, "recurrence")],
+    "recurrence-clearer-than-in-step": [
+        ("recurrence", BLOCKS, "plain"), ("recurrence", STANDING, "plain"), ("recurrence", STANDING, "development"),
+    ],
+}  # fmt: skip
+"""What else the README's rule of the recommendation asks; it decides no claim."""
 
 
 def judge(folder: Path) -> list[ClaimResult]:
@@ -41,4 +49,5 @@ def _against(key: str, draws: Draws, arm: str, metric: str, other: str) -> Claim
         effects.append(draws.effect(arm, CHANGE, other=other))
     if draws.has("oracle"):
         effects.append(draws.effect("oracle", metric, other=other).model_copy(update={"p": None}))
+    effects += [draws.effect(*pair, other=third) for *pair, third in BESIDE.get(key, ()) if draws.has(third)]
     return decided(key, effects, wanted, draws.equivalence(arm, metric, margin, other=other))
