@@ -82,7 +82,7 @@ def spec(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
     def build(**changes: Any) -> ExperimentSpec:
         whole = spec_of(tiny_model, tmp_path / "none.jsonl", tmp_path / "run")
-        training = {**whole.training, "data": {"crop_seconds": 4}, "steps": 2}
+        training = {**whole.training, "data": {"crop_seconds": 4}, "steps": 2, "log_samples": True}
         arms = {"plain": {"label": "plain"}, "base": {"label": "base", "trained": False}}
         values: dict[str, Any] = {
             "material": MATERIAL, "train_seeds": [5, 6], "training": training, "arms": arms, "oracle": None,
@@ -104,8 +104,9 @@ def test_each_model_is_held_against_the_held_out_clips_of_all_draws(
     lines = (result.folder / MODELS_FILE).read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert [(row["arm"], row["train_seed"], row["yardstick"]) for row in rows] == [
-        ("plain", draw, group) for group in ("common", "rare") for draw in (5, 6)
+        (*model, group) for group in ("common", "rare") for model in (("plain", 5), ("base", None), ("plain", 6))
     ]
+    assert [row.get("mean_weight") for row in rows[:3]] == [1, None, 1]
     for row in rows:
         assert row["held_out_clips"] == 2 * 2 * 2  # two of each of two parts, in two draws
         assert row["clips"] == (2 if row["yardstick"] == "common" else 1)
@@ -116,7 +117,19 @@ def test_each_model_is_held_against_the_held_out_clips_of_all_draws(
             for name in ("texture", "musicnn")
             for how in ("frechet", "kernel")
         )
-    assert len({row["held_out_loss"] for row in rows}) == 4
+    assert len({row["held_out_loss"] for row in rows}) == 6
+
+    # What a training weighed its rare clips: the log says it by their ids.
+    weighed = [[1.0] * 4, [0.25, 0.5, 2.0, 3.0]]
+    for draw, weights in zip((5, 6), weighed, strict=True):
+        log = next(result.folder.glob(f"arms/plain/seed-{draw}/train/sample_log.jsonl"))
+        manifest = load_manifest(result.folder / f"data/draw-{draw}/manifest.jsonl")
+        ids = [row.id for row in manifest.select(labels={"group": "rare"})]
+        log.write_text("".join(json.dumps({"id": ids[0], "weight": weight}) + "\n" for weight in weights))
+    module.run_experiment(spec(), quiet=True)
+    again = [json.loads(line) for line in (result.folder / MODELS_FILE).read_text().splitlines()]
+    assert [row.get("mean_weight") for row in again] == [None, None, None, 1.0, None, 1.4375]
+    lines = (result.folder / MODELS_FILE).read_text().splitlines()
 
     def fail(*_: object) -> float:
         raise AssertionError("a loss is measured again")

@@ -78,23 +78,31 @@ def test_each_domain_trains_on_its_kind_alone(tmp_path: Path) -> None:
         assert spec.arms.keys() == load_spec(str(RECIPE)).arms.keys()
 
 
-def test_polarising_is_falling_behind_on_rare_material_alone(tmp_path: Path) -> None:
-    """Per sample loses 6% on rare clips and nothing on common ones; development loses 6% on both."""
+def write_polarised(folder: Path, base: float) -> None:
+    """Per sample loses 6% on rare clips and none on common ones; development loses 6% on both. The base loses on rare
+    clips `base`, plain training .7."""
     loss = {"sample-100": {"rare": 1.06}, "development": {"rare": 1.06, "common": 1.06}}
     spec, models, clips = load_spec("barrier_polarisation"), [], []
-    for arm in spec.arms:
-        for draw in DRAWS:
-            for group, yardstick in spec.yardsticks.items():
+    for group, yardstick in spec.yardsticks.items():
+        models.append({"arm": "untrained", "train_seed": None, "yardstick": group, "held_out_loss": base})
+        for arm in [arm for arm in spec.arms if arm != "untrained"]:
+            for draw in DRAWS:
                 factor = loss.get(arm, {}).get(group, 1.0) * noise(draw, arm + group, 0.003)
+                weight = {"sample-100": {"rare": 0.6, "common": 1.05}}.get(arm, {}).get(group, 1.0)
                 models.append({"arm": arm, "train_seed": draw, "yardstick": group, "held_out_loss": 0.7 * factor,
-                               "texture_frechet": 4 * noise(draw, group), "musicnn_frechet": 9 * factor})  # fmt: skip
+                               "mean_weight": weight, "texture_frechet": 4 * noise(draw, group),
+                               "musicnn_frechet": 9 * factor})  # fmt: skip
                 for prompt in yardstick.prompts:
                     blocks = {"sample-100": 0.1 if group == "common" else -0.3}.get(arm, 0.0)
                     row = {"arm": arm, "train_seed": draw, "prompt_id": prompt, "seed": 0, "is_flat": False}
                     blocks += 0.3 + 0.01 * noise(draw, arm)
                     clips.append({**row, "path": f"{arm}-{draw}-{prompt}", "block_strength": blocks})
-    write_jsonl(tmp_path / MODELS_FILE, models)
-    save_records(clips, tmp_path)
+    write_jsonl(folder / MODELS_FILE, models)
+    save_records(clips, folder)
+
+
+def test_polarising_is_falling_behind_on_rare_material_alone(tmp_path: Path) -> None:
+    write_polarised(tmp_path, base=0.75)
     found = judge("barrier_polarisation", tmp_path)
     assert {key: claim.verdict for key, claim in found.items()} == {
         "ignorant-of-rare-per-sample": "supported",
@@ -102,9 +110,21 @@ def test_polarising_is_falling_behind_on_rare_material_alone(tmp_path: Path) -> 
         "ignorant-of-rare-development": "refuted",
         "sharp-on-common-development": "refuted",
     }
-    effects = {effect.name: effect.value for effect in found["ignorant-of-rare-per-sample"].effects}
+    claim = found["ignorant-of-rare-per-sample"]
+    effects = {effect.name: effect.value for effect in claim.effects}
     assert effects["held-out loss on rare / on common: per sample, λ 1 / plain"] == pytest.approx(1.06, abs=0.01)
     assert effects["held-out loss on common: per sample, λ 1 / plain"] == pytest.approx(1.0, abs=0.01)
+    assert effects["held-out loss on rare: plain / untrained base"] == pytest.approx(0.7 / 0.75, abs=0.01)
+    assert effects["mean weight on rare / on common: per sample, λ 1 / plain"] == pytest.approx(0.6 / 1.05)
+    assert "within 1/1.01" in claim.note  # a fifth of log(.75 / .7)
+    assert claim.effects[0].p == pytest.approx(2 / 2**8)  # alone: no other measure takes from it
+
+
+@pytest.mark.parametrize(("base", "verdict"), [(0.701, "inconclusive"), (0.7, "inconclusive"), (0.65, "refuted")])
+def test_equal_is_less_than_a_fifth_of_what_plain_training_changed(tmp_path: Path, base: float, verdict: str) -> None:
+    """Nothing learned leaves nothing to be equal to; where plain training made the loss worse, its size counts."""
+    write_polarised(tmp_path, base)
+    assert judge("barrier_polarisation", tmp_path)["ignorant-of-rare-development"].verdict == verdict
 
 
 def test_a_ratio_is_a_geometric_mean_over_draws() -> None:

@@ -1,7 +1,8 @@
 """What each model is held against beside its own clips: held-out clips of the experiment's sets, by their labels.
 
-One row a model and yardstick, in `models.jsonl`: how far what it plays lies from those clips as a set, and its loss on
-them. A piece is held out in every draw's set or in none, so the held-out clips of all sets are new to every model.
+One row a model and yardstick, in `models.jsonl`: how far what it plays lies from those clips as a set, its loss on
+them, and how much its training weighed clips like them. A piece is held out in every draw's set or in none, so the
+held-out clips of all sets are new to every model.
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ from eisbach.executors import available_cpus
 from eisbach.experiments.cells import Cell, adapter_of, training_of
 from eisbach.experiments.reference import musicnn_rows, texture_rows
 from eisbach.experiments.spec import ExperimentSpec, Yardstick
-from eisbach.files import read_json, write_json, write_jsonl
+from eisbach.files import read_json, read_jsonl, write_json, write_jsonl
 from eisbach.output_folder import weights_identity
 from eisbach.structure import Clip, analyze_files
 from eisbach.structure.sets.distances import frechet_distance, kernel_distance, nearest
 from eisbach.training.config import TrainConfig
+from eisbach.training.run_folder import RunFolder
 from eisbach.types import LatentBatch, Record, SkipReport
 
 MODELS_FILE = "models.jsonl"
-"""A row a trained model and yardstick: `arm`, `train_seed`, `yardstick`, `clips` (played), `held_out_clips`,
-`texture_frechet`, `texture_kernel`, `musicnn_frechet`, `musicnn_kernel`, and `held_out_loss` where it is asked for."""
+"""A row a model (the untrained base is one without a draw) and yardstick: `arm`, `train_seed`, `yardstick`, `clips`
+(played), `held_out_clips`, `texture_frechet`, `texture_kernel`, `musicnn_frechet`, `musicnn_kernel`, `held_out_loss`
+where it is asked for, and `mean_weight` of the clips with the yardstick's labels that trained, where it was logged."""
 
 _FOLDER = "yardsticks"
 _MOST = 96  # held-out clips of a yardstick: an even sample of more
@@ -58,13 +61,12 @@ def write_yardsticks(spec: ExperimentSpec, cells: Sequence[Cell], records: Seque
         held_out = held_out_clips(cells, yardstick, name)
         theirs = _heard(held_out, root / _FOLDER / name)
         for cell in cells:
-            if not spec.arms[cell.arm].trained:
-                continue
-            row: Record = {"arm": cell.arm, "train_seed": cell.train_seed, "yardstick": name}
+            seed = cell.train_seed if spec.arms[cell.arm].trained else None
+            row: Record = {"arm": cell.arm, "train_seed": seed, "yardstick": name}
             paths = [
                 str(record["path"])
                 for record in records
-                if (record["arm"], record["train_seed"]) == (cell.arm, cell.train_seed)
+                if (record["arm"], record["train_seed"]) == (cell.arm, seed)
                 and (not yardstick.prompts or record["prompt_id"] in yardstick.prompts)
             ]
             row |= {"clips": len(paths), "held_out_clips": len(held_out)}
@@ -74,6 +76,8 @@ def write_yardsticks(spec: ExperimentSpec, cells: Sequence[Cell], records: Seque
             plays = spec.arms[cell.arm].plays
             if spec.held_out_loss and (plays is None or plays.interval is None):  # it has no one adapter for all levels
                 row["held_out_loss"] = _loss(spec, cell, held_out, root)
+            if (weight := _mean_weight(spec, cell, yardstick)) is not None:
+                row["mean_weight"] = weight
             made.append(row)
     write_jsonl(root / MODELS_FILE, made)
     return made
@@ -124,16 +128,30 @@ def _loss(spec: ExperimentSpec, cell: Cell, held_out: Manifest, root: Path) -> f
 
     file = root / _FOLDER / "losses.json"
     known: dict[str, float] = read_json(file, "held-out losses") if file.is_file() else {}
-    training, adapter = training_of(spec, cell), adapter_of(spec, cell)
-    whole = training.adapter.type == "none"  # then the run leaves a model
-    weights = Path(training.out) / "model" if whole else adapter
-    key = f"{weights_identity(weights)} {manifest_hash(held_out)}"
+    training, trained = training_of(spec, cell), spec.arms[cell.arm].trained
+    whole = trained and training.adapter.type == "none"  # then the run leaves a model
+    adapter = adapter_of(spec, cell) if trained and not whole else None
+    if whole:
+        training = training.model_copy(update={"model": str(Path(training.out) / "model")})
+    weights = adapter or Path(str(training.model))
+    identity = weights_identity(weights) if weights.exists() else str(training.model)  # a base has a name, or a folder
+    key = f"{identity} {manifest_hash(held_out)}"
     if key not in known:
-        training = training.model_copy(update={"model": str(weights)}) if whole else training
-        latents = root / _FOLDER / "latents"
-        known[key] = held_out_loss(training, None if whole else adapter, held_out, latents)
+        known[key] = held_out_loss(training, adapter, held_out, root / _FOLDER / "latents")
         write_json(file, known)
     return known[key]
+
+
+def _mean_weight(spec: ExperimentSpec, cell: Cell, yardstick: Yardstick) -> float | None:
+    """Of the training's samples whose clips have the yardstick's labels; None without `log_samples`."""
+    if not spec.arms[cell.arm].trained or cell.manifest is None:
+        return None
+    log = RunFolder(Path(training_of(spec, cell).out)).sample_log
+    if not log.is_file():
+        return None
+    ids = {row.id for row in load_manifest(cell.manifest).select(labels=yardstick.labels)}
+    weights = [float(row["weight"]) for row in read_jsonl(log) if row["id"] in ids]
+    return float(np.mean(weights)) if weights else None
 
 
 # --- how far clips are, by texture, from developing music that no model trained on, and from what each did

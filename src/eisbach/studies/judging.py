@@ -256,10 +256,7 @@ class Draws:
         """How many times another arm's value: the geometric mean over draws, tested on the logarithm; values are above
         0."""
         name = self.named(metric, arm, other, "/")
-        logarithm = over_draws(name, metric, self._log_ratios(arm, metric, other))
-        ends = (None if end is None else math.exp(end) for end in (logarithm.low, logarithm.high))
-        values = dict(zip(("value", "low", "high"), (math.exp(logarithm.value), *ends), strict=True))
-        return logarithm.model_copy(update={**values, "unit": "ratio"})
+        return as_ratio(over_draws(name, metric, self._log_ratios(arm, metric, other)))
 
     def equal_ratio(self, arm: str, metric: str, margin: float, other: str) -> float:
         """p of the two one-sided t tests that the ratio lies within 1 / `margin` to `margin`."""
@@ -316,6 +313,13 @@ def over_draws(name: str, metric: str, differences: np.ndarray) -> Effect:
     p, _ = sign_flip_test(scaled, random_stream(0, name))
     ends = t_interval(mean_moments(scaled), 0.95)
     return interval_effect(name, float(scaled.mean()), ends, _unit(metric), p=p, n=len(scaled))
+
+
+def as_ratio(logarithm: Effect) -> Effect:
+    """A mean of logarithms as a geometric mean."""
+    ends = (None if end is None else math.exp(end) for end in (logarithm.low, logarithm.high))
+    values = dict(zip(("value", "low", "high"), (math.exp(logarithm.value), *ends), strict=True))
+    return logarithm.model_copy(update={**values, "unit": "ratio"})
 
 
 def corrected(effects: Sequence[Effect]) -> list[Effect]:
