@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from eisbach import build_weighting
 from eisbach.diagnostics.signature.statistic import statistic_signature
+from eisbach.diffusion.paths import get_path
 from eisbach.errors import ConfigError, UserError
 from eisbach.training import loop
 
@@ -40,9 +42,8 @@ def test_the_level_is_where_the_share_of_the_entropy_is_gone(tmp_path, configure
     asked = {"curve": str(file)} | ({} if share is None else {"share": share})
     written = configure("run", weighting=weighting(asked)).weighting.options["act_above"]
     assert written["t"] == pytest.approx(expected)
-    assert {key: written[key] for key in ("curve", "share", "path")} == {
-        "curve": str(file), "share": share or 0.5, "path": "linear",
-    }  # fmt: skip
+    assert (written["curve"], written["share"]) == (str(file), share or 0.5)
+    assert written["log_snr"] == pytest.approx(2 * math.log((1 - expected) / expected))
     built = build_weighting("entropy_barrier", memory={"below": 0.7}, act_above=asked, path="linear")
     by_hand = build_weighting("entropy_barrier", memory={"below": 0.7}, act_above=expected)
     levels = torch.linspace(0.01, 0.99, 99)
@@ -64,8 +65,10 @@ def test_a_curve_of_our_own_writer_gives_its_half_time(tmp_path, configure):
     assert 0.5 < curve.half.t < 0.7
 
 
-def test_a_run_goes_on_at_the_level_it_was_started_with(tmp_path, configure):
-    """The file is gone when the run is continued from its own configuration; another curve is another weighting."""
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_run_goes_on_at_the_level_it_was_started_with(tmp_path, configure, elsewhere):
+    """The file is gone when a run is continued from its own configuration, or lies elsewhere; another level is another
+    weighting."""
     file = signature(tmp_path / "flat.json", [1.0, 0.5, 0.0], [1.0, 0.6, 0.0])
 
     def run(out: str, act_above):
@@ -80,8 +83,9 @@ def test_a_run_goes_on_at_the_level_it_was_started_with(tmp_path, configure):
     signature(file, [1.0, 0.5, 0.0], [1.0, 0.3, 0.0])
     with pytest.raises(ConfigError, match=r"act_above"):
         loop.train(run("file", {"curve": str(file)}), quiet=True)
+    moved = signature(tmp_path / "moved.json", [1.0, 0.5, 0.0], [1.0, 0.6, 0.0])
     file.unlink()
-    loop.train(from_file, quiet=True)
+    loop.train(run("file", {"curve": str(moved)}) if elsewhere else from_file, quiet=True)
     resumed = load_file(folders[0] / "checkpoints" / "step-000006" / "adapter_model.safetensors")
     assert all(torch.equal(value, adapters[0][key]) for key, value in resumed.items())
 
@@ -102,7 +106,10 @@ def test_what_is_no_level_and_no_signature_is_refused(tmp_path, configure):
         with pytest.raises(UserError, match=said):
             configure("run", weighting=weighting(wrong))
     vp = signature(tmp_path / "vp.json", [1.0, 0.4], [1.0, 0.1], path="vp")
-    with pytest.raises(UserError, match="measured on the vp path and the model is on the linear path"):
-        build_weighting("entropy_barrier", memory={"below": 0.7}, act_above={"curve": str(vp)}, path="linear")
-    with pytest.raises(UserError, match="the model is on the linear path"):
+    said = r"measured on another path: its t = 0\.25 is a log-SNR"
+    for path in ("linear", get_path("vp", beta_max=12.0)):
+        with pytest.raises(UserError, match=said):
+            build_weighting("entropy_barrier", memory={"below": 0.7}, act_above={"curve": str(vp)}, path=path)
+    build_weighting("entropy_barrier", memory={"below": 0.7}, act_above={"curve": str(vp)}, path="vp")
+    with pytest.raises(UserError, match=said):
         loop.train(configure("run", weighting=weighting({"curve": str(vp)})), quiet=True)

@@ -156,8 +156,8 @@ def read_rate_curve(file: str | pathlib.Path) -> RateCurve:
     return RateCurve(t, rate, "x0", name, options, str(file))
 
 
-def level_decided(file: str | pathlib.Path, share: float = 0.5) -> tuple[float, str]:
-    """(t, name of the path): above this noise level `share` of a class signature's entropy H[Z] is gone.
+def level_decided(file: str | pathlib.Path, share: float = 0.5) -> tuple[float, float]:
+    """(t, log-SNR there): above this noise level `share` of a class signature's entropy H[Z] is gone.
 
     Parameters
     ----------
@@ -181,8 +181,8 @@ def level_decided(file: str | pathlib.Path, share: float = 0.5) -> tuple[float, 
             "run` and `eisbach signature structure` write one."
         )
     t, entropy = _levels(values, file, 2), _row(values, "entropy", file)
-    name, prior = values.get("path"), values.get("prior_entropy")
-    if not isinstance(name, str) or isinstance(prior, bool) or not isinstance(prior, (int, float)) or not prior > 0:
+    name, options, prior = values.get("path"), values.get("path_options", {}), values.get("prior_entropy")
+    if not (isinstance(name, str) and isinstance(options, Mapping) and isinstance(prior, (int, float)) and prior > 0):
         raise UserError(f"{file} does not say its path and its prior entropy; measure it again.")
     if len(entropy) != len(t):
         raise UserError(f"{file} has {len(entropy)} values for {len(t)} noise levels; measure it again.")
@@ -194,7 +194,7 @@ def level_decided(file: str | pathlib.Path, share: float = 0.5) -> tuple[float, 
             f"is decided: it runs from {start:.0%} at t = {float(t[0]):.2g} down to {left:.0%}. Name another share, or "
             "give the noise level itself."
         )
-    return level, name
+    return level, float(_path_of(name, options, file).log_snr(torch.tensor(level, dtype=torch.float64)))
 
 
 def crossing(t: Sequence[float], entropy: Sequence[float], level: float) -> float | None:

@@ -124,9 +124,10 @@ def recipe_hash(config: TrainConfig) -> str:
 
 
 def _content_keys(config: TrainConfig) -> tuple[str, ...]:
-    """Keys whose content is hashed beside the recipe (the set with its weights), or that are names of what lies in the
-    package; a model's configuration (`create`) is none."""
-    keys = ("data.manifest", "data.images.folder", "data.weights")
+    """Keys whose content is hashed beside the recipe (the set with its weights) or stands in it (a signature's level),
+    or that are names of what lies in the package; a model's configuration (`create`) is none."""
+    read = ("weighting.options.act_above.curve", "weighting.options.act_above.share")
+    keys = ("data.manifest", "data.images.folder", "data.weights", *read)
     return (*keys, "model") if isinstance(config.model, str) else keys
 
 

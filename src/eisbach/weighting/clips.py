@@ -221,8 +221,8 @@ def write_out_level(act_above: Any) -> Any:
     """`act_above` with the noise level of a measured signature written out; a number stays what it is.
 
     ``{curve: FILE, share: 0.5}`` gains `t`, the level above which that share is decided (`rate_curve.level_decided`),
-    and the `path` it was measured on. A run keeps the group with `t`, so that it is continued at the same level
-    whatever becomes of the file.
+    and the `log_snr` that t means on the curve's path. A run's ``config.yaml`` has both, and goes on from them without
+    the file.
 
     Raises
     ------
@@ -231,7 +231,7 @@ def write_out_level(act_above: Any) -> Any:
     """
     if not isinstance(act_above, Mapping):
         return act_above
-    known = ("curve", "share", "t", "path")
+    known = ("curve", "share", "t", "log_snr")
     if not isinstance(act_above.get("curve"), str | os.PathLike) or set(act_above) - set(known):
         raise UserError(
             "act_above must be a noise level t in [0, 1], or the file of a signature and the share that is decided "
@@ -240,23 +240,26 @@ def write_out_level(act_above: Any) -> Any:
     if "t" in act_above:
         return dict(act_above)
     share = act_above.get("share", 0.5)
-    t, path = level_decided(act_above["curve"], share)
-    return {"curve": str(act_above["curve"]), "share": share, "t": t, "path": path}
+    t, log_snr = level_decided(act_above["curve"], share)
+    return {"curve": str(act_above["curve"]), "share": share, "t": t, "log_snr": log_snr}
 
 
 def act_level(act_above: Any, path: Path | str | None = None) -> float | None:
-    """The noise level of an `act_above`; `UserError` where it is none, or was measured on another path than `path`."""
+    """The noise level of an `act_above`; `UserError` where it is none, or is other noise on `path` than where it was
+    measured."""
     written = write_out_level(act_above)
-    level, measured = (written["t"], written.get("path")) if isinstance(written, dict) else (written, None)
+    level, measured = (written["t"], written.get("log_snr")) if isinstance(written, dict) else (written, None)
     if level is None:
         return None
     if isinstance(level, bool) or not isinstance(level, int | float) or not 0 <= level <= 1:
         raise UserError(f"act_above must be a noise level t in [0, 1]; got {level!r}.")
-    if path is not None and measured is not None and get_path(path).name != measured:
-        raise UserError(
-            f"the signature {written['curve']} was measured on the {measured} path and the model is on the "
-            f"{get_path(path).name} path, where the same t is other noise; measure the curve of this model."
-        )
+    if path is not None and measured is not None:
+        here = float(get_path(path).log_snr(torch.tensor(float(level), dtype=torch.float64)))
+        if not math.isclose(here, measured, rel_tol=1e-3, abs_tol=1e-3):
+            raise UserError(
+                f"the signature {written['curve']} was measured on another path: its t = {level:.3g} is a log-SNR of "
+                f"{measured:.3g} there and of {here:.3g} on the model's; measure the curve of this model."
+            )
     return float(level)
 
 
