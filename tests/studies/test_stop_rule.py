@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 
 from eisbach.config import build_config
 from eisbach.data.manifest import Manifest, ManifestRow
+from eisbach.errors import UserError
 from eisbach.statistics.anytime import StopRule
 from eisbach.studies.stop_rule import judge as judge_module
 from eisbach.studies.stop_rule import run as module
@@ -269,3 +271,96 @@ def test_clips_with_a_piece_that_trained_are_not_among_the_others(
     around = module._neighbours(spec, tmp_path, 1)
     assert around.trained.ravel().tolist() == [1]
     assert around.others.ravel().tolist() == [2, 6, 8]
+
+
+# --- trainings that cannot be scored
+
+
+class FakeTrainings:
+    """Trainings that are made once, whose demos of step 20 fail the first `failures` times."""
+
+    def __init__(self, failures: int) -> None:
+        self.made, self.failures = 0, failures
+
+    def __call__(self, config: Any, *, quiet: bool = False) -> Path:
+        folder = Path(config.out)
+        if (folder / "result.json").is_file():
+            return folder
+        self.made += 1
+        rows: list[dict[str, Any]] = [{"step": 0, "demos": {"clips": 1}}]
+        for step in (0, 20, 40):
+            if step == 20 and self.made <= self.failures:
+                rows.append({"step": 20, "demos": {"error": f"the disk was full, number {self.made}"}})
+                continue
+            place = folder / "samples" / f"step-{step}"
+            place.mkdir(parents=True)
+            (place / "records.jsonl").touch()
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "result.json").touch()
+        return folder
+
+
+def test_a_training_whose_demo_failed_is_made_once_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    trainings = FakeTrainings(failures=1)
+    monkeypatch.setattr("eisbach.training.train", trainings)
+    config: Any = SimpleNamespace(out=str(tmp_path / "draw-1"))
+    folder = module._train(config, [0, 20, 40])
+    assert (trainings.made, (folder / "samples" / "step-20").is_dir()) == (2, True)
+    assert module._train(config, [0, 20, 40]) == folder
+    assert trainings.made == 2  # it is whole
+
+
+def test_a_demo_that_fails_twice_is_said_with_its_reason_and_a_later_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trainings = FakeTrainings(failures=2)
+    monkeypatch.setattr("eisbach.training.train", trainings)
+    config: Any = SimpleNamespace(out=str(tmp_path / "draw-1"))
+    with pytest.raises(UserError, match=r"step 20 could not be made \(the disk was full, number 2\)") as raised:
+        module._train(config, [0, 20, 40])
+    assert f"delete {tmp_path / 'draw-1'}" in str(raised.value)
+    assert trainings.made == 2
+    assert (module._train(config, [0, 20, 40]) / "samples" / "step-20").is_dir()  # whether it was deleted or not
+
+
+def test_a_set_that_holds_nothing_out_is_refused_before_it_trains(tmp_path: Path) -> None:
+    row = ManifestRow(id="a", path="a", caption="", duration=16.0, labels={}, audio_hash="0" * 64, split="train")
+    with pytest.raises(UserError, match="of draw 300 no clip is held out"):
+        module._check_held_out(Manifest([row], tmp_path), 300)
+    module._check_held_out(Manifest([replace(row, split="held_out")], tmp_path), 300)
+
+
+def test_a_child_computes_with_the_threads_that_it_is_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[int] = []
+    asked: list[Any] = []
+    monkeypatch.setattr("torch.set_num_threads", given.append)
+
+    def stop(config: Any, steps: Any) -> Path:
+        raise UserError("enough")
+
+    monkeypatch.setattr(module, "_train", stop)
+    settings = build_config(module.Settings, module.QUICK)
+    for threads in (1, None):
+        with pytest.raises(UserError, match="enough"):
+            module._train_and_score(settings, str(tmp_path), 301, 0, threads)
+    assert given == [1]
+
+    class Executor:
+        here, threads = False, 3
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return None
+
+        def each(self, function: Any, calls: list[tuple[Any, ...]]) -> Any:
+            asked.extend(calls)
+            return ((index, {}) for index in range(len(calls)))
+
+    nothing = ("build_material", "_manifest", "_developing", "_measure_set", "_neighbours", "_check_held_out")
+    for name in nothing:
+        monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr(module, "open_executor", lambda *_, **__: Executor())
+    module.run(settings, tmp_path, jobs=2, quiet=True)
+    assert [call[-1] for call in asked] == [3, 3]
