@@ -152,7 +152,7 @@ def test_noise_of_the_truth_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     assert abs(np.mean([one.leads(4).mean() for one in trainings])) < 0.05
     regret = judge_module._regret(trainings, scale)
     assert {effect.unit for effect in regret.effects} == {"points"}
-    assert regret.note.startswith("Checkpoints differ by no more than chance")
+    assert regret.note.startswith("Checkpoints are not shown to differ")
     assert verdicts(trainings)[:2] == ["inconclusive", "supported"]
 
 

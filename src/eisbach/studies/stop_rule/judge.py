@@ -222,9 +222,9 @@ def _regret(trainings: list[Training], scale: Scale, note: str = "") -> ClaimRes
     for way in ("rule", *_RIVALS):
         values = [one.regret(one.choices[way]) for one in trainings]
         noisy.append(
-            scale.share(f"regret of the checkpoint by {way}, the best one found by the same", trainings, values)
+            scale.share(f"regret of the checkpoint by {way}, the best one found by the same prompts", trainings, values)
         )
-    unknown = "" if scale.known else " Checkpoints differ by no more than chance, so that there is no range."
+    unknown = "" if scale.known else " Checkpoints are not shown to differ, so that there is no range."
     return judged(
         "little-regret", [least, *noisy, scale.range], supported=scale.known and high(least) < BAR,
         refuted=scale.known and low(least) > BAR, note=f"{note}{unknown}".strip(),
