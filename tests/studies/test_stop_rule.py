@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 
 from eisbach.config import build_config
 from eisbach.data.manifest import Manifest, ManifestRow
+from eisbach.errors import UserError
 from eisbach.statistics.anytime import StopRule
 from eisbach.studies.stop_rule import judge as judge_module
 from eisbach.studies.stop_rule import run as module
@@ -54,11 +56,12 @@ def test_a_rule_that_stops_in_time_is_told_from_rivals_that_do_not(tmp_path: Pat
     assert (regret.verdict, regret.effects[0].value) == ("supported", 0.0)
     assert regret.note.startswith("Before any training 50% of pieces")
     assert [effect.value > 90 for effect in regret.effects[2:5]] == [True, True, True]
+    assert regret.effects[-1].value == pytest.approx(85, abs=3)  # from .1 to .95
     assert false.note.startswith("16 of 16 trainings were stopped")
     assert (false.effects[0].n, false.effects[2].value) == (16 * 8, 0.0)
     assert false.effects[2].high == pytest.approx(20.6, abs=0.1)  # 16 trainings alone cannot show 5%
-    assert (clips.verdict, clips.effects[0].value < 40) == ("supported", True)
-    assert clips.effects[1].value == 70.0  # stopped at the seventh of ten
+    assert (clips.verdict, clips.effects[0].value) == ("refuted", 70.0)  # stopped at the seventh of ten
+    assert clips.effects[1].value < 40  # looked at
     by_rival = {effect.name.split(" − ")[1]: effect for effect in rivals.effects}
     assert by_rival["last"].value < -70
     assert by_rival["last"].p == pytest.approx(4 * 2 / 256, rel=0.35)
@@ -69,7 +72,7 @@ def test_a_rule_that_stops_in_time_is_told_from_rivals_that_do_not(tmp_path: Pat
 def test_a_training_that_gains_to_its_end_is_let_go_on(tmp_path: Path) -> None:
     regret, false, clips, _ = judge(write(tmp_path, GAINS, held_out=np.linspace(0.5, 1, 10)))
     assert (regret.verdict, false.note[:33]) == ("supported", "0 of 16 trainings were stopped; o")
-    assert clips.effects[0].value == 25.0  # the pilot alone
+    assert [effect.value for effect in clips.effects] == [100.0, 25.0]  # looked at: the pilot alone
     assert regret.effects[3].value > 95  # the held-out loss misleads here
 
 
@@ -104,7 +107,7 @@ def test_a_checkpoint_whose_clips_cannot_be_measured_is_passed_over_as_in_a_trai
 # --- verdicts where the truth is known
 
 
-def trained(levels: np.ndarray, place: int, stopped_at: int | None, looked_at: float, noise: float = 0.01) -> list[Any]:
+def trained(levels: np.ndarray, place: int, stopped_at: int | None, played: float, noise: float = 0.01) -> list[Any]:
     """Eight sets' trainings in which the rule chose `place`, and the last checkpoint is what rivals ship."""
     rng = np.random.default_rng(3)
     rows = []
@@ -112,13 +115,15 @@ def trained(levels: np.ndarray, place: int, stopped_at: int | None, looked_at: f
         truth = levels[:, None] + rng.normal(0, noise, (len(levels), 8))
         seen = np.clip(levels[:, None, None] + rng.normal(0, 0.2, (len(levels), 4, 8)), 0, 1)
         choices = {"rule": place, **dict.fromkeys(judge_module._RIVALS, len(levels) - 1)}
-        rows.append(judge_module.Training(draw, truth, choices, stopped_at, looked_at, 100.0, seen))
+        rows.append(judge_module.Training(draw, truth, choices, stopped_at, 30.0, played, seen))
     return rows
 
 
 def verdicts(trainings: list[Any]) -> list[str]:
-    sides = (judge_module._regret, judge_module._false_stops, judge_module._clips, judge_module._rivals)
-    return [side(trainings).verdict for side in sides]
+    scale = judge_module.scale_of(trainings)
+    sides = (judge_module._regret, judge_module._false_stops, judge_module._rivals)
+    regret, false, rivals = (side(trainings, scale).verdict for side in sides)
+    return [regret, false, judge_module._clips(trainings).verdict, rivals]
 
 
 def test_verdicts_of_rules_that_are_right_late_and_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,36 +131,89 @@ def test_verdicts_of_rules_that_are_right_late_and_wrong(monkeypatch: pytest.Mon
     assert verdicts(trained(TURNS, 3, 6, 40.0)) == ["supported", "supported", "supported", "supported"]
     assert verdicts(trained(TURNS, 9, None, 70.0)) == ["refuted", "supported", "refuted", "inconclusive"]
     early = trained(GAINS, 0, 3, 40.0)
-    assert all(one.false_stop for one in early)
+    assert all(one.false_stop(0.05) for one in early)
     assert verdicts(early) == ["refuted", "refuted", "supported", "refuted"]
     # a rule without level is caught by its replays, whatever happened to the trainings themselves
     monkeypatch.setattr(judge_module, "CHOSEN", StopConfig(alpha=0.9, margin=0.5))
-    false = judge_module._false_stops(trained(TURNS, 3, 6, 40.0))
+    right = trained(TURNS, 3, 6, 40.0)
+    false = judge_module._false_stops(right, judge_module.scale_of(right))
     assert (false.verdict, false.effects[2].value) == ("refuted", 0.0)
     assert false.effects[0].value > 50
 
 
-def test_noise_of_the_truth_refutes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All checkpoints are equal: the choice is as good as any, and 'the best' is the luckiest."""
+def test_noise_of_the_truth_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All checkpoints are equal: the choice is as good as any, 'the best' is the luckiest, and there is no range."""
     monkeypatch.setattr(judge_module, "REPLAYS", 12)
     trainings = trained(np.full(10, 0.5), 4, 7, 40.0, noise=0.2)
-    assert np.mean([one.regret(4) for one in trainings]) > 20
-    assert abs(np.mean([one.regret_by_halves(4) for one in trainings])) < 20
+    scale = judge_module.scale_of(trainings)
+    assert not scale.known
+    assert scale.bar == pytest.approx(0.05)
+    assert np.mean([one.regret(4) for one in trainings]) > 0.08
+    assert abs(np.mean([one.leads(4).mean() for one in trainings])) < 0.05
+    regret = judge_module._regret(trainings, scale)
+    assert {effect.unit for effect in regret.effects} == {"points"}
+    assert regret.note.startswith("Checkpoints are not shown to differ")
     assert verdicts(trainings)[:2] == ["inconclusive", "supported"]
 
 
-def test_a_false_stop_is_one_before_a_better_checkpoint() -> None:
+def test_one_range_of_all_trainings_divides_and_a_single_ones_noise_does_not() -> None:
+    """In the second training nothing changes: by its own range its choice would be as bad as can be."""
+    steep, level = np.linspace(0.8, 0.2, 10), np.full(10, 0.5) + 0.001 * (np.arange(10) == 0)
+    choices = {"rule": 0}
+    trainings = [judge_module.Training(draw, np.tile(rows[:, None], 8), choices)
+                 for draw, rows in enumerate((steep, level, *[steep] * 5))]  # fmt: skip
+    scale = judge_module.scale_of(trainings)
+    assert scale.range.value == pytest.approx(100 * (6 * 0.6 + 0.001) / 7)
+    assert scale.known
+    assert scale.bar == pytest.approx(0.05 * scale.range.value / 100)
+    each = [scale.share("", [one], [one.regret(0)]).value for one in trainings]
+    assert each == pytest.approx([100 * reach / (scale.range.value / 100) for reach in (0.6, 0.001, *[0.6] * 5)])
+
+
+@pytest.mark.parametrize("prompts", [2, 5, 8])
+def test_leads_are_of_prompts_that_did_not_find_the_checkpoint(prompts: int) -> None:
+    truth = np.random.default_rng(prompts).random((6, prompts))
+    halves = list(combinations(range(prompts), prompts // 2))
+    for first, place in ((0, 3), (4, 1), (0, None)):
+        leads: dict[int, list[float]] = {prompt: [] for prompt in range(prompts)}
+        for half in halves:
+            levels = [float(np.mean([truth[step, prompt] for prompt in half])) for step in range(6)]
+            best = min(range(first, 6), key=lambda step: levels[step])
+            behind = max(range(first, 6), key=lambda step: levels[step]) if place is None else place
+            for prompt in set(range(prompts)) - set(half):
+                leads[prompt].append(truth[behind, prompt] - truth[best, prompt])
+        found = judge_module.Training(0, truth, {}).leads(place, first)
+        assert found == pytest.approx([np.mean(leads[prompt]) for prompt in range(prompts)])
+
+
+def test_a_false_stop_is_one_before_a_checkpoint_that_is_shown_to_be_better() -> None:
     levels = np.array([0.5, 0.2, 0.6, 0.7, 0.1])
 
-    def stopped(at: int | None, levels: np.ndarray = levels) -> Any:
-        return judge_module.Training(0, np.tile(levels[:, None], 4), {"rule": 1}, at)
+    def stopped(at: int | None, levels: np.ndarray = levels, prompts: int = 8) -> Any:
+        return judge_module.Training(0, np.tile(levels[:, None], prompts), {"rule": 1}, at)
 
-    assert stopped(3).false_stop
-    assert stopped(3).regret(1) == stopped(3).regret_by_halves(1) == pytest.approx(100 / 6)
-    assert not stopped(None).false_stop
-    assert not stopped(4).false_stop
-    assert not stopped(3, np.array([0.5, 0.2, 0.6, 0.7, 0.18])).false_stop
-    assert stopped(1, np.full(3, 0.5)).regret(2) == 0.0
+    assert stopped(3).false_stop(0.03)
+    assert stopped(3).regret(1) == pytest.approx(stopped(3).leads(1).mean()) == pytest.approx(0.1)
+    assert not stopped(3).false_stop(0.12)
+    assert not stopped(None).false_stop(0.03)
+    assert not stopped(4).false_stop(0.03)
+    assert not stopped(3, prompts=5).false_stop(0.03)  # five that agree show nothing: p = 2 / 32
+    two_of_eight = stopped(3)
+    two_of_eight.truth[4] = np.where(np.arange(8) < 6, 0.2, 0.1 - 0.3)
+    assert two_of_eight.leads(1, 4).mean() == pytest.approx(0.1)
+    assert not two_of_eight.false_stop(0.03)
+
+
+def test_stops_before_checkpoints_as_good_hardly_count_as_false() -> None:
+    """Of the noise alone; by the bar alone a third would."""
+    rng, counted, by_bar = np.random.default_rng(8), 0, 0
+    for _ in range(400):
+        truth = np.array([0.6, 0.5, 0.4, 0.3, 0.5, 0.5, 0.3, 0.3, 0.3, 0.3])[:, None] + rng.normal(0, 0.05, (10, 8))
+        one = judge_module.Training(0, truth, {"rule": 3}, 5)
+        counted += one.false_stop(0.015)
+        by_bar += one.leads(3, 6).mean() > 0.015
+    assert counted <= 20
+    assert by_bar > 80
 
 
 def test_replays_keep_each_pairs_scores_and_gain_what_they_are_told() -> None:
@@ -269,3 +327,96 @@ def test_clips_with_a_piece_that_trained_are_not_among_the_others(
     around = module._neighbours(spec, tmp_path, 1)
     assert around.trained.ravel().tolist() == [1]
     assert around.others.ravel().tolist() == [2, 6, 8]
+
+
+# --- trainings that cannot be scored
+
+
+class FakeTrainings:
+    """Trainings that are made once, whose demos of step 20 fail the first `failures` times."""
+
+    def __init__(self, failures: int) -> None:
+        self.made, self.failures = 0, failures
+
+    def __call__(self, config: Any, *, quiet: bool = False) -> Path:
+        folder = Path(config.out)
+        if (folder / "result.json").is_file():
+            return folder
+        self.made += 1
+        rows: list[dict[str, Any]] = [{"step": 0, "demos": {"clips": 1}}]
+        for step in (0, 20, 40):
+            if step == 20 and self.made <= self.failures:
+                rows.append({"step": 20, "demos": {"error": f"the disk was full, number {self.made}"}})
+                continue
+            place = folder / "samples" / f"step-{step}"
+            place.mkdir(parents=True)
+            (place / "records.jsonl").touch()
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "result.json").touch()
+        return folder
+
+
+def test_a_training_whose_demo_failed_is_made_once_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    trainings = FakeTrainings(failures=1)
+    monkeypatch.setattr("eisbach.training.train", trainings)
+    config: Any = SimpleNamespace(out=str(tmp_path / "draw-1"))
+    folder = module._train(config, [0, 20, 40])
+    assert (trainings.made, (folder / "samples" / "step-20").is_dir()) == (2, True)
+    assert module._train(config, [0, 20, 40]) == folder
+    assert trainings.made == 2  # it is whole
+
+
+def test_a_demo_that_fails_twice_is_said_with_its_reason_and_a_later_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trainings = FakeTrainings(failures=2)
+    monkeypatch.setattr("eisbach.training.train", trainings)
+    config: Any = SimpleNamespace(out=str(tmp_path / "draw-1"))
+    with pytest.raises(UserError, match=r"step 20 could not be made \(the disk was full, number 2\)") as raised:
+        module._train(config, [0, 20, 40])
+    assert f"delete {tmp_path / 'draw-1'}" in str(raised.value)
+    assert trainings.made == 2
+    assert (module._train(config, [0, 20, 40]) / "samples" / "step-20").is_dir()  # whether it was deleted or not
+
+
+def test_a_set_that_holds_nothing_out_is_refused_before_it_trains(tmp_path: Path) -> None:
+    row = ManifestRow(id="a", path="a", caption="", duration=16.0, labels={}, audio_hash="0" * 64, split="train")
+    with pytest.raises(UserError, match="of draw 300 no clip is held out"):
+        module._check_held_out(Manifest([row], tmp_path), 300)
+    module._check_held_out(Manifest([replace(row, split="held_out")], tmp_path), 300)
+
+
+def test_a_child_computes_with_the_threads_that_it_is_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[int] = []
+    asked: list[Any] = []
+    monkeypatch.setattr("torch.set_num_threads", given.append)
+
+    def stop(config: Any, steps: Any) -> Path:
+        raise UserError("enough")
+
+    monkeypatch.setattr(module, "_train", stop)
+    settings = build_config(module.Settings, module.QUICK)
+    for threads in (1, None):
+        with pytest.raises(UserError, match="enough"):
+            module._train_and_score(settings, str(tmp_path), 301, 0, threads)
+    assert given == [1]
+
+    class Executor:
+        here, threads = False, 3
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return None
+
+        def each(self, function: Any, calls: list[tuple[Any, ...]]) -> Any:
+            asked.extend(calls)
+            return ((index, {}) for index in range(len(calls)))
+
+    nothing = ("build_material", "_manifest", "_developing", "_measure_set", "_neighbours", "_check_held_out")
+    for name in nothing:
+        monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr(module, "open_executor", lambda *_, **__: Executor())
+    module.run(settings, tmp_path, jobs=2, quiet=True)
+    assert [call[-1] for call in asked] == [3, 3]

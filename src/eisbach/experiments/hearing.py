@@ -29,7 +29,7 @@ from eisbach.structure.sets.onset_details import OnsetEvents, prompt_diversities
 from eisbach.types import Record, Waveform
 
 _NOTES, _TAGS = "notes.jsonl", "tags-2.jsonl"  # tags.jsonl: heard with a clip's end in a window of its own
-CHANGE, _CHANGES = "heard_change", "changes.jsonl"
+CHANGE, _CHANGES = "heard_change", "changes-2.jsonl"  # changes.jsonl: at one level a clip, not a window
 
 
 def heard_notes(records: Sequence[Record], root: Path, cache: Path) -> dict[str, Notes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -65,37 +65,75 @@ class Training:
         return np.asarray(self.truth.mean(axis=1))
 
     def regret(self, place: int) -> float:
-        """How far a checkpoint is from the best one, in per cent of the range; 0 where all are equal. Too high rather
-        than too low: of noisy means the lowest is a lucky one."""
-        return self._share(float(self.levels[place] - self.levels.min()))
+        """How far a checkpoint's score is from the best one's. Too high: of noisy means the lowest is a lucky one."""
+        return float(self.levels[place] - self.levels.min())
 
-    def regret_by_halves(self, place: int) -> float:
-        """The same, too low rather than too high: the best one by half of the prompts, measured on the other half, has
-        no luck, and may not be the best."""
-        return self._share(self._lead_by_halves(place, 0))
+    def leads(self, place: int | None, first: int = 0) -> np.ndarray:
+        """By how much the best checkpoint from `first` on leads the one at `place`, or the worst one, on each prompt
+        [shape=(prompts,)].
 
-    @property
-    def false_stop(self) -> bool:
-        """Whether it was stopped though a later checkpoint is better than the chosen one by more than the bar, the
-        later one found by half of the prompts and measured on the other half."""
+        Best and worst are found by half of the prompts, which have no say on the others: the mean over all halves
+        without this prompt. So nobody's luck counts, and as the best one found may not be the best, it is too low.
+        """
+        finding = _halves(self.truth.shape[1])
+        found_by = finding.astype(float) @ self.truth[first:].T  # halves × checkpoints
+        behind = self.truth[first + found_by.argmax(axis=1)] if place is None else self.truth[place]
+        leads = behind - self.truth[first + found_by.argmin(axis=1)]  # halves × prompts
+        return np.asarray(np.average(leads, axis=0, weights=~finding))
+
+    def false_stop(self, bar: float) -> bool:
+        """Whether it was stopped though a later checkpoint leads the chosen one: by more than the bar, and over the
+        prompts by more than chance: where later ones are as good, the bar alone would call four stops in ten false."""
         if self.stopped_at is None or self.stopped_at + 1 >= len(self.levels):
             return False
-        return self._share(self._lead_by_halves(self.choices["rule"], self.stopped_at + 1)) > BAR
+        leads = self.leads(self.choices["rule"], self.stopped_at + 1)
+        p, _ = sign_flip_test(leads, random_stream(0, "false stop"))
+        return float(leads.mean()) > bar and p < ALPHA
 
-    def _share(self, difference: float) -> float:
-        reach = float(np.ptp(self.levels))
-        return 100.0 * difference / reach if reach > 0 else 0.0
 
-    def _lead_by_halves(self, place: int, first: int) -> float:
-        """By how much the best checkpoint from `first` on leads the one at `place`: the mean over all halves of the
-        prompts, each of which names the best one that the others measure."""
-        prompts = self.truth.shape[1]
-        leads = []
-        for half in combinations(range(prompts), prompts // 2):
-            ours = np.isin(np.arange(prompts), half)
-            best = first + int(self.truth[first:, ours].mean(axis=1).argmin())
-            leads.append(self.truth[place, ~ours].mean() - self.truth[best, ~ours].mean())
-        return float(np.mean(leads))
+@lru_cache(maxsize=4)
+def _halves(prompts: int) -> np.ndarray:
+    """Which prompts are in each half that they have [shape=(halves, prompts), bool]."""
+    return np.array([np.isin(range(prompts), half) for half in combinations(range(prompts), prompts // 2)])
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What differences of scores are shares of: one range for all trainings, for that of a single one is mostly noise.
+
+    Attributes
+    ----------
+    range : Effect
+        By how much the best checkpoint leads the worst one (`Training.leads`), in points of the score. A range of noisy
+        means would be wide where training changes nothing, and every regret a small share of it; this one is then none.
+    """
+
+    range: Effect
+
+    @property
+    def known(self) -> bool:
+        """Whether checkpoints differ at all; if not, differences are points of the score."""
+        return low(self.range) > 0
+
+    @property
+    def bar(self) -> float:
+        """As a difference of scores."""
+        return BAR / self._times
+
+    @property
+    def _times(self) -> float:
+        return 100.0 * (100.0 / self.range.value if self.known else 1.0)
+
+    def share(self, name: str, trainings: list[Training], differences: list[float]) -> Effect:
+        """The mean over sets of differences of scores, with its interval."""
+        by_set = self._times * _over_sets(trainings, differences)
+        return _mean(name, by_set, "%" if self.known else "points")
+
+
+def scale_of(trainings: list[Training]) -> Scale:
+    """The range of these trainings."""
+    by_set = _over_sets(trainings, [100.0 * float(one.leads(None).mean()) for one in trainings])
+    return Scale(_mean("range over checkpoints, best and worst one found by other prompts", by_set, "points"))
 
 
 _RIVALS = ("last", "held-out loss", "training loss", "fixed step")
@@ -108,9 +146,12 @@ def judge(folder: Path) -> list[ClaimResult]:
     rows = read_json(folder / "stop_rule.json", "records")["trainings"]
     trainings = [_training(row) for row in rows]
     _fix_steps(trainings)
+    scale = scale_of(trainings)
     before = 100.0 * float(np.mean([row["before"]["memorised"] for row in rows]))
     note = f"Before any training {before:.0f}% of pieces are nearer to clips that train than to others; chance is 50%."
-    return [_regret(trainings, note), _false_stops(trainings), _clips(trainings), _rivals(trainings)]
+    return [
+        _regret(trainings, scale, note), _false_stops(trainings, scale), _clips(trainings), _rivals(trainings, scale),
+    ]  # fmt: skip
 
 
 def _training(row: dict[str, Any]) -> Training:
@@ -170,32 +211,35 @@ def _over_sets(trainings: list[Training], values: list[float]) -> np.ndarray:
     ])  # fmt: skip
 
 
-def _share(name: str, trainings: list[Training], values: list[float]) -> Effect:
-    by_set = _over_sets(trainings, values)
-    return interval_effect(name, float(by_set.mean()), t_interval(mean_moments(by_set), 0.95), "%", n=len(by_set))
+def _mean(name: str, by_set: np.ndarray, unit: str) -> Effect:
+    return interval_effect(name, float(by_set.mean()), t_interval(mean_moments(by_set), 0.95), unit, n=len(by_set))
 
 
-def _regret(trainings: list[Training], note: str = "") -> ClaimResult:
-    most, *rivals = [
-        _share(f"regret of the checkpoint by {name}", trainings, [one.regret(one.choices[name]) for one in trainings])
-        for name in ("rule", *_RIVALS)
-    ]
-    values = [one.regret_by_halves(one.choices["rule"]) for one in trainings]
-    least = _share("regret of the checkpoint by rule, the best one found by other prompts", trainings, values)
+def _regret(trainings: list[Training], scale: Scale, note: str = "") -> ClaimResult:
+    values = [float(one.leads(one.choices["rule"]).mean()) for one in trainings]
+    least = scale.share("regret of the checkpoint by rule, the best one found by other prompts", trainings, values)
+    noisy = []
+    for way in ("rule", *_RIVALS):
+        values = [one.regret(one.choices[way]) for one in trainings]
+        noisy.append(
+            scale.share(f"regret of the checkpoint by {way}, the best one found by the same prompts", trainings, values)
+        )
+    unknown = "" if scale.known else " Checkpoints are not shown to differ, so that there is no range."
     return judged(
-        "little-regret", [most, least, *rivals], supported=high(most) < BAR, refuted=low(least) > BAR, note=note
-    )
+        "little-regret", [least, *noisy, scale.range], supported=scale.known and high(least) < BAR,
+        refuted=scale.known and low(least) > BAR, note=f"{note}{unknown}".strip(),
+    )  # fmt: skip
 
 
-def _false_stops(trainings: list[Training]) -> ClaimResult:
+def _false_stops(trainings: list[Training], scale: Scale) -> ClaimResult:
     seen, rule = [one.seen for one in trainings if len(one.seen)], rule_of(CHOSEN)
     replays = REPLAYS * len(seen)
     gaining, still = (count_stops(seen, rule, REPLAYS, random_stream(0, str(gain)), gain) for gain in (GAIN, 0.0))
-    false = sum(one.false_stop for one in trainings)
+    false = sum(one.false_stop(scale.bar) for one in trainings)
     effects = [
         _counted("replays that gain by the margin and were stopped", sum(gaining), replays),
         _counted("replays that neither gain nor lose and were stopped", sum(still), replays),
-        _counted("trainings stopped that would still have gained", false, len(trainings)),
+        _counted("trainings stopped before a checkpoint that is shown to be better", false, len(trainings)),
     ]
     stopped = sum(one.stopped_at is not None for one in trainings)
     refuted = low(effects[0]) > BAR or low(effects[2]) > BAR
@@ -217,18 +261,21 @@ def _counted(name: str, false: int, n: int) -> Effect:
 
 
 def _clips(trainings: list[Training]) -> ClaimResult:
-    looked_at = _share("clips that the rule looked at", trainings, [one.looked_at for one in trainings])
-    played = _share("clips that had been played when it ended", trainings, [one.played for one in trainings])
-    return judged(
-        "half-the-clips", [looked_at, played], supported=high(looked_at) < HALF, refuted=low(looked_at) > HALF
+    played, looked_at = (
+        _mean(name, _over_sets(trainings, values), "%")
+        for name, values in (
+            ("clips that had been played when it ended", [one.played for one in trainings]),
+            ("clips that the rule looked at", [one.looked_at for one in trainings]),
+        )
     )
+    return judged("half-the-clips", [played, looked_at], supported=high(played) < HALF, refuted=low(played) > HALF)
 
 
-def _rivals(trainings: list[Training]) -> ClaimResult:
+def _rivals(trainings: list[Training], scale: Scale) -> ClaimResult:
     effects = []
     for name in _RIVALS:
         values = [one.regret(one.choices["rule"]) - one.regret(one.choices[name]) for one in trainings]
-        effect = _share(f"regret, rule − {name}", trainings, values)
+        effect = scale.share(f"regret, rule − {name}", trainings, values)
         p, _ = sign_flip_test(_over_sets(trainings, values), random_stream(0, name))
         effects.append(effect.model_copy(update={"p": p}))
     corrected = holm([1.0 if effect.p is None else effect.p for effect in effects])

@@ -8,7 +8,8 @@ Trainings are those of the barrier's studies over draws, with plain weights, on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -29,6 +30,7 @@ from eisbach.files import read_jsonl, write_json
 from eisbach.output_folder import Finished
 from eisbach.progress import Progress
 from eisbach.structure import Clip, analyze_files, read_details
+from eisbach.structure.record_files import RECORDS
 from eisbach.studies.stop_rule.textures import Neighbours
 from eisbach.training.config import StopConfig, TrainConfig
 from eisbach.types import SkipReport
@@ -89,10 +91,12 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
             build_material(spec, out, _stage)
             for draw in draws:
                 _measure_set(_developing(_manifest(spec, out, draw)), out)
-            for draw in draws:
-                _neighbours(spec, out, draw)  # a set that cannot be scored is said before it trains
+            for draw in draws:  # a set that cannot be scored is said before it trains
+                _neighbours(spec, out, draw)
+                _check_held_out(_manifest(spec, out, draw), draw)
         with open_executor(jobs, len(todo), network=True) as executor:
-            calls = [(settings, str(out), draw, seed) for draw, seed in todo]
+            threads = None if executor.here else executor.threads
+            calls = [(settings, str(out), draw, seed, threads) for draw, seed in todo]
             for index, row in executor.each(_train_and_score, calls):
                 draw, seed = todo[index]
                 done.add(f"{draw}/{seed}", row)
@@ -101,20 +105,22 @@ def run(settings: Settings, out: Path, *, jobs: int = 1, quiet: bool = False) ->
     write_json(out / RESULT, {"every": settings.every, "trainings": rows})
 
 
-def _train_and_score(settings: Settings, out: str, draw: int, seed: int) -> dict[str, Any]:
+def _train_and_score(settings: Settings, out: str, draw: int, seed: int, threads: int | None) -> dict[str, Any]:
     """One training: steps, held-out and training losses, and of each checkpoint what `stop:` measures of its clips, as
     they are played, their scores [seeds][prompts] and the means of their parts; `before` are those of step 0."""
-    from eisbach.training import train
+    if threads is not None:
+        import torch
 
+        torch.set_num_threads(threads)
     root = Path(out)
     spec = _spec(settings, root)
-    folder = train(training(spec, root, draw, seed), quiet=True)
     steps = [settings.every * number for number in range(1, settings.checkpoints + 1)]
+    folder = _train(training(spec, root, draw, seed), [0, *steps])
     around = _neighbours(spec, root, draw)
     measure = StopConfig().measure
     flat, scores, parts = [], [], []
     for step in [0, *steps]:
-        played = _demos(folder / "samples" / f"step-{step}")
+        played = _demos(_demo_folder(folder, step))
         clips = [_parts(row, detail, around) for row, detail in played]
         table = np.array(clips).reshape(settings.prompts, settings.clip_seeds, len(PARTS))
         flat.append([row[measure] for row, _ in played])
@@ -132,6 +138,42 @@ def _train_and_score(settings: Settings, out: str, draw: int, seed: int) -> dict
         "parts": parts[1:],
         "before": parts[0],
     }
+
+
+def _train(config: TrainConfig, steps: Sequence[int]) -> Path:
+    """The folder of a training with the demos of all steps. One that failed does not end its training, and a finished
+    training plays it no more: so that training is made once more, from its beginning.
+
+    Raises
+    ------
+    UserError
+        A demo failed both times.
+    """
+    from eisbach.training import train
+
+    folder = train(config, quiet=True)
+    if _without_demos(folder, steps):
+        shutil.rmtree(folder)
+        folder = train(config, quiet=True)
+    missing = _without_demos(folder, steps)
+    if missing:
+        errors = {
+            row["step"]: row["demos"].get("error") for row in read_jsonl(folder / "metrics.jsonl") if "demos" in row
+        }
+        reason = errors.get(missing[0]) or "no reason was logged"
+        raise UserError(
+            f"{folder} was trained twice, and the demos of step {missing[0]} could not be made ({reason}); see to "
+            f"that, delete {folder}, and run the study again: the other trainings are kept."
+        )
+    return folder
+
+
+def _without_demos(folder: Path, steps: Sequence[int]) -> list[int]:
+    return [step for step in steps if not (_demo_folder(folder, step) / RECORDS).is_file()]
+
+
+def _demo_folder(folder: Path, step: int) -> Path:
+    return folder / "samples" / f"step-{step}"
 
 
 def training(spec: ExperimentSpec, root: Path, draw: int, seed: int) -> TrainConfig:
@@ -194,7 +236,7 @@ def _stage(key: str) -> Iterator[None]:
 def _demos(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """A step's records with their details, prompts outside, seeds inside."""
     details = read_details(folder)
-    return [(row, details[str(row["path"])]) for row in read_jsonl(folder / "records.jsonl")]
+    return [(row, details[str(row["path"])]) for row in read_jsonl(folder / RECORDS)]
 
 
 def _parts(row: dict[str, Any], detail: dict[str, Any], around: Neighbours) -> list[float]:
@@ -203,6 +245,12 @@ def _parts(row: dict[str, Any], detail: dict[str, Any], around: Neighbours) -> l
         return [1.0, 0.0, 1.0]
     texture = np.asarray(detail["embedding"], dtype=np.float64)
     return [float(row["flat_probability"]), around.memorised(texture), around.far(texture)]
+
+
+def _check_held_out(manifest: Manifest, draw: int) -> None:
+    """Nothing; a set that holds no clip out has no held-out loss to choose a checkpoint by."""
+    if not len(manifest.select(split="held_out")):
+        raise UserError(f"of draw {draw} no clip is held out, and a rival chooses by the held-out loss; raise clips.")
 
 
 def _measure_set(manifest: Manifest, root: Path) -> None:
