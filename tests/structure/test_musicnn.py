@@ -190,6 +190,21 @@ def test_change_is_of_what_is_heard_and_not_of_its_level(listener: MusicnnEmbedd
         listener.change([Waveform(np.zeros((1, 160_000), np.float32), 16_000)])
 
 
+def test_change_leaves_levels_out_down_to_30_db_and_hears_a_stop(listener: MusicnnEmbedding) -> None:
+    """A held chord that is softer from its fourth window on."""
+    held, gain = _steps([220.0] * 5), np.ones(240_000, np.float32)
+
+    def change(db: float) -> float:
+        gain[3 * 187 * 256 :] = 10.0 ** (db / 20.0)
+        return float(listener.change([Waveform(held.samples * gain[: held.samples.shape[1]], 16_000)])[0])
+
+    still = change(0.0)
+    assert change(-20.0) == pytest.approx(still, rel=0.01)
+    assert change(-29.0) == pytest.approx(still, rel=0.05)
+    assert change(-45.0) > 3 * still
+    assert change(-200.0) > 5 * still
+
+
 def test_by_name() -> None:
     embedding = load_embedding("musicnn")
     assert isinstance(embedding, Embedding)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from eisbach.experiments.recipes import load_spec
 from eisbach.experiments.yardsticks import MODELS_FILE
-from eisbach.files import write_jsonl
+from eisbach.files import read_jsonl, write_jsonl
 from eisbach.statistics.records import save_records
+from eisbach.studies.barrier_falsification.judge import as_far
 from eisbach.studies.barrier_falsification.run import RECIPE, Settings, domain_spec
-from eisbach.studies.contract import ClaimResult
+from eisbach.studies.contract import ClaimResult, Effect
 from eisbach.studies.judging import Draws
+from eisbach.types import Record
 
 DRAWS = range(100, 108)
 
@@ -27,15 +32,25 @@ def noise(draw: int, arm: str, spread: float = 0.02) -> float:
     return float(np.exp(np.random.default_rng([draw, len(arm)]).normal(0, spread)))
 
 
-def write_domain(folder: Path, factors: dict[str, tuple[float, float]], wobble: float = 0.02) -> None:
-    """Distances on texture and on musicnn: what the draw gives, times the arm's factors."""
+FLOOR = 4.0
+"""What a Fréchet distance of 24 clips is even from their own kind, beside kernel distances of about .1."""
+
+
+def write_domain(
+    folder: Path, arms: dict[str, tuple[float, float]], *, wobble: float = 0.002, draws: Sequence[int] = DRAWS
+) -> None:
+    """Kernel distances on texture and on musicnn: the arm's own, more in one draw than in another, with noise whose
+    mean over draws is 0; Fréchet distances are as much above their floor."""
     models, clips = [], []
-    for arm, (texture, heard) in factors.items():
-        for draw in DRAWS:
-            base = 5.0 + 2.0 * np.sin(draw)
-            row = {"arm": arm, "train_seed": draw, "yardstick": "domain"}
-            models.append({**row, "texture_frechet": base * texture * noise(draw, arm, wobble),
-                           "musicnn_frechet": 2 * base * heard * noise(draw, arm + "m", wobble)})  # fmt: skip
+    for arm, distances in arms.items():
+        noise = np.random.default_rng([*arm.encode()]).normal(0, wobble, (len(draws), 2))
+        noise -= noise.mean(0)
+        for draw, moved in zip(draws, noise, strict=True):
+            row: Record = {"arm": arm, "train_seed": draw, "yardstick": "domain"}
+            for embedding, distance, error in zip(("texture", "musicnn"), distances, moved, strict=True):
+                kernel = float(distance * (1 + 0.3 * np.sin(draw)) + error)
+                row |= {f"{embedding}_kernel": kernel, f"{embedding}_frechet": FLOOR + kernel}
+            models.append(row)
             clips.append({"arm": arm, "train_seed": draw, "prompt_id": "a", "seed": 0, "path": f"{arm}-{draw}",
                           "is_flat": True})  # fmt: skip
     write_jsonl(folder / MODELS_FILE, models)
@@ -43,26 +58,94 @@ def write_domain(folder: Path, factors: dict[str, tuple[float, float]], wobble: 
 
 
 def test_failing_is_being_farther_from_the_domain_than_plain_training(tmp_path: Path) -> None:
-    write_domain(tmp_path / "noise", {"plain": (1, 1), "sample-100": (1.5, 1.2), "development": (1, 1)})
-    write_domain(tmp_path / "texture", {"plain": (1, 1), "sample-100": (0.7, 1), "development": (1.5, 0.7)})
-    write_domain(tmp_path / "drone", {"plain": (1, 1), "sample-100": (1.05, 1), "development": (1.0, 1)}, wobble=0.6)
+    plain = (0.1, 0.1)
+    write_domain(tmp_path / "noise", {"plain": plain, "sample-100": (0.15, 0.12), "development": plain})
+    write_domain(tmp_path / "texture", {"plain": plain, "sample-100": (0.07, 0.1), "development": (0.15, 0.07)})
+    write_domain(tmp_path / "drone", {"plain": plain, "sample-100": (0.11, 0.1), "development": plain}, wobble=0.05)
     found = judge("barrier_falsification", tmp_path)
     assert {key: claim.verdict for key, claim in found.items()} == {
         "fails-on-noise-per-sample": "supported",
         "fails-on-noise-development": "refuted",  # as near
         "fails-on-texture-per-sample": "refuted",  # nearer
-        "fails-on-texture-development": "inconclusive",  # the two embeddings disagree
+        "fails-on-texture-development": "inconclusive",  # musicnn hears it nearer
         "fails-on-drone-per-sample": "inconclusive",
         "fails-on-drone-development": "inconclusive",
     }
-    effect = found["fails-on-noise-per-sample"].effects[0]
-    assert effect.value == pytest.approx(1.5, rel=0.03)
-    assert (effect.unit, effect.n, effect.p) == ("ratio", 8, pytest.approx(2 * 2 / 2**8))
-    assert 1.4 < (effect.low or 0) < effect.value < (effect.high or 0) < 1.6
+    effect, heard, plainly = found["fails-on-noise-per-sample"].effects[:3]
+    assert effect.name == "kernel distance of textures: per sample, λ 1 − plain"
+    assert effect.value == pytest.approx(0.05, abs=0.01)
+    assert (effect.n, effect.p) == (8, pytest.approx(2 / 2**8))
+    assert 0 < (effect.low or 0) < effect.value < (effect.high or 0) < 0.1
+    assert heard.value == pytest.approx(0.02, abs=0.01)
+    assert (plainly.name, plainly.value) == ("kernel distance of textures: plain", pytest.approx(0.1, abs=0.02))
+
+
+def test_a_floor_of_small_sets_does_not_hide_a_rise(tmp_path: Path) -> None:
+    """Half as far again from the domain is 1% of a Fréchet distance, which would be called equal."""
+    write_domain(tmp_path / "drone", {"plain": (0.1, 0.1), "sample-100": (0.15, 0.15)})
+    models = Draws(read_jsonl(tmp_path / "drone" / MODELS_FILE), str(RECIPE))
+    assert models.equal_ratio("sample-100", "texture_frechet", 1.1, "plain") < 0.001
+    claim = judge("barrier_falsification", tmp_path)["fails-on-drone-per-sample"]
+    assert claim.verdict == "supported"
+    ratio = next(effect for effect in claim.effects if effect.name.startswith("Fréchet distance of textures"))
+    assert (ratio.unit, ratio.value) == ("ratio", pytest.approx(1.012, abs=0.003))
+
+
+def test_musicnn_vetoes_by_its_raw_p(tmp_path: Path) -> None:
+    """By musicnn six draws of eight are nearer, which is shown only as long as nothing corrects it."""
+    write_domain(tmp_path / "noise", {"plain": (0.1, 0.1), "sample-100": (0.15, 0.1)})
+    rows = read_jsonl(tmp_path / "noise" / MODELS_FILE)
+    shift = dict(zip(DRAWS, (-0.03, -0.03, -0.03, -0.03, -0.03, -0.03, 0.012, 0.01), strict=True))
+    for row in rows:
+        row["musicnn_kernel"] = 0.1 + (shift[row["train_seed"]] if row["arm"] == "sample-100" else 0.0)
+    write_jsonl(tmp_path / "noise" / MODELS_FILE, rows)
+    claim = judge("barrier_falsification", tmp_path)["fails-on-noise-per-sample"]
+    assert 0.025 < (claim.effects[1].p or 0) < 0.05
+    assert claim.effects[1].value < 0
+    assert claim.verdict == "inconclusive"
+
+
+def test_nothing_is_as_far_where_plain_training_is_not_shown_to_be_away(tmp_path: Path) -> None:
+    """An unbiased distance of 0: a tenth of it is no margin. What is farther is shown all the same."""
+    write_domain(tmp_path / "noise", {"plain": (0.0, 0.0), "sample-100": (0.0, 0.0), "development": (0.1, 0.0)})
+    found = judge("barrier_falsification", tmp_path)
+    assert (found["fails-on-noise-per-sample"].effects[2].low or 0) < 0
+    assert found["fails-on-noise-per-sample"].verdict == "inconclusive"
+    assert found["fails-on-noise-development"].verdict == "supported"
+
+
+def test_one_draw_shows_nothing(tmp_path: Path) -> None:
+    write_domain(tmp_path / "noise", {"plain": (0.1, 0.1), "sample-100": (0.5, 0.1), "development": (0.1, 0.1)},
+                 draws=[100])  # fmt: skip
+    found = judge("barrier_falsification", tmp_path)
+    assert {found[f"fails-on-noise-{weight}"].verdict for weight in ("per-sample", "development")} == {"inconclusive"}
+
+
+def test_no_p_is_not_a_p_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An effect without a test, whatever its size, shows nothing."""
+    write_domain(tmp_path / "noise", {"plain": (0.1, 0.1), "sample-100": (0.5, 0.1)})
+    whole = Draws.effect
+
+    def untested(*args: Any, **options: Any) -> Effect:
+        return whole(*args, **options).model_copy(update={"p": None})
+
+    monkeypatch.setattr(Draws, "effect", untested)
+    assert judge("barrier_falsification", tmp_path)["fails-on-noise-per-sample"].verdict == "inconclusive"
+
+
+def test_as_far_is_within_a_tenth_of_a_mean_that_is_itself_estimated(tmp_path: Path) -> None:
+    """The same as scipy's two one-sided tests of arm − 1.1 plain and arm − .9 plain."""
+    write_domain(tmp_path, {"plain": (0.1, 0.1), "sample-100": (0.104, 0.1)}, wobble=0.006)
+    models = Draws(read_jsonl(tmp_path / MODELS_FILE), str(RECIPE))
+    ours, plain = (np.array(list(models.by_draw(arm, "texture_kernel").values())) for arm in ("sample-100", "plain"))
+    ends = [ttest_1samp(ours - 1.1 * plain, 0, alternative="less").pvalue,
+            ttest_1samp(ours - 0.9 * plain, 0, alternative="greater").pvalue]  # fmt: skip
+    assert as_far(models, "sample-100") == pytest.approx(max(ends))
+    assert 0.001 < max(ends) < 0.5
 
 
 def test_a_domain_that_was_not_run_is_not_judged(tmp_path: Path) -> None:
-    write_domain(tmp_path / "noise", {"plain": (1, 1), "sample-100": (1.5, 1.2)})
+    write_domain(tmp_path / "noise", {"plain": (0.1, 0.1), "sample-100": (0.15, 0.12)})
     found = judge("barrier_falsification", tmp_path)
     assert found.pop("fails-on-noise-per-sample").verdict == "supported"
     assert {claim.verdict for claim in found.values()} == {"not run"}

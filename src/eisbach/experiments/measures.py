@@ -45,8 +45,8 @@ _MEANINGS = {
     "note_motifs": "How many of the melody's notes lie in a motif of five that was heard before, in any key and at any "
     "tempo; 0 for ever new music, a half for a tune played twice.",
     "notes_per_second": "How many notes begin in a second.",
-    "heard_change": "How much what a network that nobody here trained hears changes from one window of 3 s to "
-    "the next: of rendered clips of 16 s twice as much in music as in held chords, drones, textures and short loops.",
+    "heard_change": "How much what a network that nobody here trained hears varies over a piece's windows of 3 s, in "
+    "any order: of rendered clips of 16 s twice as much in music as in held chords, drones, textures and short loops.",
     "flat_probability": "The judge's estimate that a piece is flat in any way, before it is rounded to yes or no.",
     "flat_still": "The judge's estimate that a piece is one held or slowly turning sound.",
     "flat_loop": "The judge's estimate that a piece is one short cycle again and again.",

@@ -159,13 +159,14 @@ class MusicnnEmbedding:
         return self._rows(waveforms, 0, len(TAGS))
 
     def change(self, waveforms: Iterable[Waveform]) -> np.ndarray:
-        """How much what is heard changes over each clip, [shape=(clips,), float64]: the standard deviation of the
-        penultimate layer over the windows (with n − 1, so that a longer clip of the same music has the same), the mean
-        of its 200 features; NaN under two windows (6 s).
+        """How much what is heard varies over each clip, [shape=(clips,), float64]: the standard deviation of the
+        penultimate layer over the windows, in whatever order (with n − 1, so that a longer clip of the same music has
+        the same), the mean of its 200 features; NaN under two windows (6 s).
 
         Every window is brought to one level first, which the network would hear, too: neither a clip's level nor a
-        fade counts as change. Of a held chord, a drone or a short loop it is about half of what it is of music
-        (`studies/barrier_heard`). Raises as `embed`.
+        fade counts as change, down to 30 dB under the clip's own level. A window below that stays quieter, so that a
+        piece that stops half-way does change, as does one whose level jumps within a window. Of a held chord, a drone
+        or a short loop it is about half of what it is of music (`studies/barrier_heard`). Raises as `embed`.
         """
         spreads = []
         for number, waveform in enumerate(waveforms, 1):
