@@ -27,7 +27,9 @@ _CASES = {
     "diluted": {"follows": "structure", "strength": 0.2},
     "equal": {"follows": "equal"},
     "few": {"follows": "loudness", "clips": 6},
-}
+    "remembered": {"follows": "structure", "level_slope": -3.0, "sample": "development_barrier",
+                   "options": {"memory": {"below": 0.6}}},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def one_step(example, *arguments):
 def by_hand(example, weighted=True):
     """Loss and gradients of one batch of 8, the weight written out."""
     example.pl.seed_everything(0, verbose=False)
-    weighting = build_weighting("development_barrier", window_frames=16, form="power", sharpness=1.0, strength=1.0)
+    weighting = build_weighting("recurrence_barrier", window_frames=16, form="power", sharpness=4.0, strength=1.0)
     network = example.FlowMatching(weighting).network
     clips = example.MadeUpLatents(8)
     x0, noise, t = (torch.stack([clips[i][key] for i in range(8)]) for key in ("x0", "noise", "t"))
@@ -49,7 +49,6 @@ def by_hand(example, weighted=True):
     output = network(torch.cat([x_t, t[:, None, None].repeat(1, 1, x_t.shape[2])], dim=1))
     losses = (output - (noise - x0)).square().mean((1, 2))
     w = weighting.sample(output, x_t=x_t, t=t, path="linear", target="u").weight
-    w = torch.where(t < 0.9, w, 1.0)  # the recommended weighting's gate
     weight = torch.minimum((1 - t) ** 2, 5 * t**2) * w
     weight = weight / weight.mean() if weighted else torch.ones(8)
     loss = (weight * losses).mean()

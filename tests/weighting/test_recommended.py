@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from eisbach.config import build_config, read_yaml
+from eisbach.errors import UserError
 from eisbach.experiments.recipes import demo_spec
 from eisbach.experiments.spec import arm_training
 from eisbach.training.config import TrainConfig
@@ -23,15 +25,26 @@ def test_no_name_builds_the_constant():
         RECOMMENDED_WEIGHTING[key] for key in ("reduction", "normalisation", "strength")
     )
     assert (weighting.sample.form, weighting.sample.sharpness) == (options["form"], options["sharpness"])
-    assert weighting.gate is not None
+    assert weighting.memory is not None
+    assert (weighting.memory.below, weighting.memory.decay) == tuple(options["memory"].values())
+    assert weighting.gate is None
     assert repr(weighting) == repr(build_weighting("recommended", latent_rate=10.77))
 
 
 def test_what_is_given_wins_and_a_noise_level_alone_stays_alone():
-    weighting = build_weighting("recommended", strength=0.5, gate_below=0.6, sharpness=2.0, latent_rate=10.77)
-    assert (weighting.strength, weighting.sample.sharpness, weighting.normalisation) == (0.5, 2.0, "mean1")
-    assert weighting.gate != build_weighting(latent_rate=10.77).gate
+    weighting = build_weighting("recommended", strength=0.5, memory={"below": 0.4}, sharpness=1.0, latent_rate=10.77)
+    assert (weighting.strength, weighting.sample.sharpness, weighting.memory.below) == (0.5, 1.0, 0.4)
     assert build_weighting(noise_level="min_snr").sample is None
+    with pytest.raises(UserError, match=r"say memory\.below and act_above, no gate"):
+        build_weighting("recommended", gate_below=0.6, latent_rate=10.77)
+
+
+def test_a_loop_that_does_not_know_its_clips_is_told_what_to_take():
+    losses, output, t = torch.ones(4), torch.randn(4, 8, 64), torch.rand(4)
+    weighting = build_weighting(latent_rate=10.77)
+    with pytest.raises(UserError, match="takes a weighting of each step, such as recurrence_barrier"):
+        weighting(losses, output, x_t=output, t=t, path="linear", target="u")
+    weighting(losses, output, x_t=output, t=t, path="linear", target="u", ids=list("abcd"))
 
 
 def test_a_configuration_writes_it_out():
@@ -66,11 +79,11 @@ def test_the_demo_trains_it():
 def test_pages_recommend_no_other():
     named = {page.name: re.findall(r'build_weighting\(\s*"(\w+)"', page.read_text(encoding="utf-8")) for page in PAGES}
     assert named["README.md"] == ["recommended"]
-    first = {name: found[0] for name, found in named.items() if found and name in ("weighting.md", "drop-in.md")}
-    assert set(first.values()) == {"recommended"}
+    assert named["weighting.md"][0] == "recommended"
+    assert named["drop-in.md"][:2] == ["recurrence_barrier", "recommended"]  # without the clips' names, and with them
     said = (ROOT / "docs" / "weighting.md").read_text(encoding="utf-8")
     section = said.split("## The recommended weighting")[1].split("\n## ")[0]
     options = RECOMMENDED_WEIGHTING["options"]
     assert RECOMMENDED_WEIGHTING["sample"].replace("_", " ") in section
     assert f"`form: {options['form']}` with sharpness {options['sharpness']:g}" in section
-    assert f"gated below t = {options['gate_below']:g}" in " ".join(section.split())
+    assert f"read at t < {options['memory']['below']:g}" in " ".join(section.split())

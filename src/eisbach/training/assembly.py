@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from eisbach.backbones.base import Backbone
     from eisbach.data.manifest import Manifest
 
+_FEW_READINGS = 2.0
 _FIXED_SEED = 0  # the held-out crops are the same for every training seed
 
 
@@ -163,6 +164,7 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> Asse
     given = given_weights(data)
     if given is not None:
         objective = replace(objective, weighting=replace(objective.weighting, given=given))
+    _say_readings(config, objective, data.clips, accelerator.num_processes, quiet)
     if config.objective.pairing != "independent" and config.batch_size == 1:
         note("objective.pairing does nothing in batches of 1.", quiet)
     trainer = Trainer(
@@ -201,6 +203,26 @@ def _say_unheard(captions: Sequence[str], backbone: Backbone, quiet: bool) -> No
     unheard = unheard_words(captions, backbone.unknown_words)
     if unheard is not None:
         note(f"{unheard}.", quiet)
+
+
+def _say_readings(config: TrainConfig, objective: Objective, clips: int, processes: int, quiet: bool) -> None:
+    """Notes that a memory of clips will hardly read any: those weigh 1, as in plain training."""
+    memory = objective.weighting.memory
+    if memory is None:
+        return
+    import torch
+
+    crop = max(config.data.crop_seconds, key=lambda item: item.share)
+    frames = max(1, round(crop.seconds * objective.latent_rate)) if objective.latent_rate else None
+    share = float(objective.density.cdf(torch.tensor([memory.below]), num_frames=frames))
+    samples = config.steps * config.batch_size * config.accumulation * processes
+    if (readings := share * samples / max(1, clips)) < _FEW_READINGS:
+        note(
+            f"the memory will read the form of a clip {readings:.1f} times on average ({samples} samples of {clips} "
+            f"clips, {share:.0%} of them at t < {memory.below:g}), and a clip that was not read counts as in plain "
+            "training; train longer, or take sample: recurrence_barrier, which judges each step.",
+            quiet,
+        )
 
 
 def load_model(config: TrainConfig) -> Backbone:

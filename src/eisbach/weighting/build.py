@@ -20,12 +20,12 @@ NONE, RECOMMENDED = "none", "recommended"
 RECOMMENDED_WEIGHTING: dict[str, Any] = {
     "sample": "development_barrier",
     "reduction": "sample",
-    "normalisation": "mean1",
+    "normalisation": "none",
     "strength": 1.0,
-    "options": {"form": "power", "sharpness": 1.0, "gate_below": 0.9},
+    "options": {"form": "power", "sharpness": 2.0, "memory": {"below": 0.6, "decay": 0.9}},
 }
 """What `sample="recommended"` stands for, here, in recipes, in the demo and in what the probe recommends: the one place
-to change it. Why it is this one: docs/weighting.md, "The recommended weighting"."""
+to change it. Why it is this one: docs/weighting.md, "The recommended weighting". It needs the ids of the clips."""
 
 _PLAIN_DEFAULTS: dict[str, Any] = {"reduction": "sample", "normalisation": "none", "strength": 0.5}
 _CONTEXT = {"latent_rate", "path", "density"}  # facts of the model, not choices
@@ -98,7 +98,7 @@ def build_weighting(
     MinSNR(gamma=5.0)
     >>> weighting = build_weighting(latent_rate=21.5)  # the recommended one
     >>> type(weighting.sample).__name__, weighting.normalisation, weighting.strength
-    ('DevelopmentBarrier', 'mean1', 1.0)
+    ('DevelopmentBarrier', 'none', 1.0)
     """
     shaping = {
         "gate_below": gate_below, "gate_above": gate_above, "gate_width": gate_width or None, "memory": memory,
@@ -153,8 +153,6 @@ def _refuse_unknown(options: Mapping[str, Any], name: str, allowed: Sequence[set
 def expand_recommended(values: Mapping[str, Any]) -> dict[str, Any]:
     """A group `weighting` of a configuration with the name "recommended" written out; what it sets itself stays.
 
-    A memory of clips says itself where it reads and acts, and takes the place of the recommended gate.
-
     >>> expand_recommended({"sample": "recommended", "strength": 0.5})["sample"]
     'development_barrier'
     """
@@ -163,12 +161,7 @@ def expand_recommended(values: Mapping[str, Any]) -> dict[str, Any]:
     options = values.get("options")
     own = dict(options) if isinstance(options, Mapping) else {}
     rest = {key: value for key, value in values.items() if key not in ("sample", "options")}
-    shared = {
-        key: value
-        for key, value in RECOMMENDED_WEIGHTING["options"].items()
-        if not ("memory" in own and key.startswith("gate_"))
-    }
-    return RECOMMENDED_WEIGHTING | rest | {"options": shared | own}
+    return RECOMMENDED_WEIGHTING | rest | {"options": RECOMMENDED_WEIGHTING["options"] | own}
 
 
 def write_out(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -270,7 +270,8 @@ def clips_at(ids: Sequence[str] | None, t: Tensor | None, like: Tensor) -> tuple
         levels = "no noise levels" if t is None else f"noise levels of shape {tuple(t.shape)}"
         raise UserError(
             f"a memory and the weights of clips need the id of each sample's clip and its noise level, {len(like)} of "
-            f"each; got {got} and {levels}; pass ids and t."
+            f"each; got {got} and {levels}; pass ids and t (a loop that does not know its clips takes a weighting of "
+            "each step, such as recurrence_barrier)."
         )
     return ids, t.to(like.device)
 

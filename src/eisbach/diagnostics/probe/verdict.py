@@ -273,7 +273,10 @@ def _other_statistic(explanation: Explanation, after: dict[str, Any]) -> tuple[l
 
 
 def _scale(explanation: Explanation, after: dict[str, Any], replaced: bool) -> list[str]:
-    """A weight a clip at a strength that can be seen, free of the noise level, of mean 1; and why."""
+    """A weight a clip at a strength that can be seen, free of the noise level, of mean 1; and why.
+
+    With a memory the two last are so by themselves: clips average 1 at each noise level.
+    """
     reasons = []
     if after["reduction"] == "batch":
         after["reduction"] = "sample"
@@ -281,7 +284,8 @@ def _scale(explanation: Explanation, after: dict[str, Any], replaced: bool) -> l
     if not replaced and after["strength"] < 1 and _drowned(explanation, after):
         was, after["strength"] = after["strength"], 1.0
         reasons.append(f"At strength {was:g} the constant part drowns weights this small; at 1 they act as measured.")
-    if not replaced and "level_means" not in after["options"] and _varies_by_level(explanation):
+    remembers = after["options"].get("memory") is not None
+    if not replaced and not remembers and "level_means" not in after["options"] and _varies_by_level(explanation):
         means = [[t, float(f"{mean:.4g}")] for t, mean in explanation.level_means if t is not None and mean]
         if len(means) == len(explanation.level_means) > 1:
             after["options"]["level_means"] = means
@@ -289,7 +293,7 @@ def _scale(explanation: Explanation, after: dict[str, Any], replaced: bool) -> l
                 "Dividing by each noise level's mean weight keeps it from being a noise-level weighting as well."
             )
     mean = None if explanation.batches is None else explanation.batches.mean_weight
-    own_scale = after["normalisation"] == "none" and after["noise_level"] == "none"
+    own_scale = not remembers and after["normalisation"] == "none" and after["noise_level"] == "none"
     # Divided by level means, weights average 1 already.
     if own_scale and "level_means" not in after["options"] and mean is not None and abs(mean - 1) > _MEAN_ONE:
         after["normalisation"] = "mean1"
