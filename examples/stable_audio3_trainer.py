@@ -53,6 +53,8 @@ def weighted(training_wrapper: type, weighting: Weighting, print_every: int = 0)
         raise UserError(
             "a learned noise-level weight needs the losses themselves, which this trainer keeps; choose another."
         )
+    if weighting.memory is not None:
+        raise UserError("a memory of clips needs their names, which this trainer's batches lack; choose another.")
     names = {"weighting": weighting, "print_every": print_every}
     return type(f"Weighted{training_wrapper.__name__}", (WeightedTraining, training_wrapper), names)
 
@@ -177,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repo", type=Path, help="checkout of stable-audio-3; without it a small stand-in is trained")
     parser.add_argument("--steps", type=int, default=20, help="steps of the stand-in")
-    parser.add_argument("--sample", default="recurrence_barrier", help="sample weighting, or none")
+    parser.add_argument("--sample", default="recommended_by_step", help="sample weighting, or none")
     parser.add_argument("--noise-level", default="none", help="noise-level weighting, or none")
     parser.add_argument("--strength", type=float, default=1.0, help="how much of the sample weighting to use, 0 to 1")
     ours, theirs = sys.argv[1:], []
@@ -186,9 +188,8 @@ def main() -> None:
     arguments = parser.parse_args(ours)
     # Their batches name no clips, so that the recommended weighting has nothing to remember them by: this one judges
     # each step.
-    power = {"form": "power", "sharpness": 4.0, "normalisation": "mean1"} if arguments.sample.startswith("rec") else {}
     weighting = build_weighting(
-        arguments.sample, arguments.noise_level, strength=arguments.strength, latent_rate=LATENT_RATE, **power
+        arguments.sample, arguments.noise_level, strength=arguments.strength, latent_rate=LATENT_RATE
     )
     if arguments.repo is not None:
         run_their_script(arguments.repo, theirs, weighting)

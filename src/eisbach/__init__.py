@@ -3,7 +3,7 @@
 What people call first is here, and is imported when it is first used (``import eisbach`` itself loads nothing):
 
 >>> import eisbach
->>> weighting = eisbach.build_weighting("recommended", latent_rate=10.77)  # for any training loop: docs/drop-in.md
+>>> weighting = eisbach.build_weighting("recommended", latent_rate=10.77)  # in your own loop, too: docs/drop-in.md
 >>> backbone = eisbach.load_model("embedded")
 >>> backbone.target, backbone.latent_channels
 ('u', 128)

@@ -130,6 +130,16 @@ def test_every_recommended_setting_can_be_built_and_pasted(said, name):
     json.dumps(said(name).to_json(), allow_nan=False)
 
 
+def test_a_remembered_weight_is_no_noise_level_weight(said):
+    plain, remembered = said("level"), said("remembered")
+    assert "noise_level" in plain.codes
+    assert "noise_level" not in remembered.codes
+    assert "noise-level weight" not in remembered.headline
+    assert "a training remembers what it reads of a clip at t < 0.6" in text_of(remembered, "memory")
+    assert "level_means" not in remembered.recommendation.weighting["options"]
+    assert remembered.recommendation.weighting["normalisation"] == "none"
+
+
 def test_wording():
     assert [percent(x) for x in (0.814, 0.023, 0.0004, 0.0, None)] == ["81%", "2.3%", "0.04%", "0%", "–"]
     assert (number(-0.001), number(-0.5), number(None)) == ("0.00", "−0.50", "–")

@@ -125,7 +125,7 @@ def test_each_model_is_held_against_the_held_out_clips_of_all_draws(
         log = next(result.folder.glob(f"arms/plain/seed-{draw}/train/sample_log.jsonl"))
         manifest = load_manifest(result.folder / f"data/draw-{draw}/manifest.jsonl")
         ids = [row.id for row in manifest.select(labels={"group": "rare"})]
-        log.write_text("".join(json.dumps({"id": ids[0], "weight": weight}) + "\n" for weight in weights))
+        log.write_text("".join(json.dumps({"id": ids[0], "step": 1, "weight": weight}) + "\n" for weight in weights))
     module.run_experiment(spec(), quiet=True)
     again = [json.loads(line) for line in (result.folder / MODELS_FILE).read_text().splitlines()]
     assert [row.get("mean_weight") for row in again] == [None, None, None, 1.0, None, 1.4375]

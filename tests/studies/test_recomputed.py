@@ -23,9 +23,11 @@ from eisbach.studies.barrier_swaps.magnitudes import ARMS, log_ratio, measure_ma
 HEARD = Path(level.__file__).parent
 
 
-def test_the_share_of_level_range_is_that_of_the_records() -> None:
-    records = load_records(HEARD / "records" / "records.parquet")
-    assert level.by_level(records) == json.loads((HEARD / "level.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("study", level.ASKED)
+def test_the_share_of_level_range_is_that_of_the_records(study: str) -> None:
+    folder = HEARD.parent / study
+    records = load_records(folder / "records" / "records.parquet")
+    assert level.by_level(records, study) == json.loads((folder / "level.json").read_text(encoding="utf-8"))
     with pytest.raises(UserError, match="level_range"):
         level.by_level([{**records[0], "level_range": None}])
 

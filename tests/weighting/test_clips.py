@@ -247,3 +247,17 @@ def test_given_weights_out_of_range_or_all_zero_are_refused():
     ):
         with pytest.raises(UserError, match=said):
             GivenWeights(rows, count)
+
+
+def test_beliefs_are_read_on_devices_without_doubles(monkeypatch):
+    """Apple's GPU has no float64."""
+
+    def refuse(*_):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    memory = ClipMemory(0.6)
+    memory.note(["a", "b"], torch.tensor([0.25, 0.5]), torch.tensor([0.5, 0.9]))
+    monkeypatch.setattr(torch.Tensor, "double", refuse)
+    memory.update()
+    assert memory.belief("a") == 0.25
+    assert memory.belief("b") is None

@@ -11,7 +11,8 @@ from eisbach.errors import UserError
 from eisbach.experiments.recipes import demo_spec
 from eisbach.experiments.spec import arm_training
 from eisbach.training.config import TrainConfig
-from eisbach.weighting import RECOMMENDED_WEIGHTING, SAMPLE_WEIGHTINGS, build_weighting
+from eisbach.training.config_groups import WeightingConfig
+from eisbach.weighting import RECOMMENDED_BY_STEP, RECOMMENDED_WEIGHTING, SAMPLE_WEIGHTINGS, build_weighting
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,9 +43,15 @@ def test_what_is_given_wins_and_a_noise_level_alone_stays_alone():
 def test_a_loop_that_does_not_know_its_clips_is_told_what_to_take():
     losses, output, t = torch.ones(4), torch.randn(4, 8, 64), torch.rand(4)
     weighting = build_weighting(latent_rate=10.77)
-    with pytest.raises(UserError, match="takes a weighting of each step, such as recurrence_barrier"):
+    with pytest.raises(UserError, match="does not know its clips takes recommended_by_step"):
         weighting(losses, output, x_t=output, t=t, path="linear", target="u")
     weighting(losses, output, x_t=output, t=t, path="linear", target="u", ids=list("abcd"))
+    by_step = build_weighting("recommended_by_step", latent_rate=10.77)
+    by_step(losses, output, x_t=output, t=t, path="linear", target="u")
+    assert type(by_step.sample) is SAMPLE_WEIGHTINGS[RECOMMENDED_BY_STEP["sample"]]
+    assert (by_step.normalisation, by_step.strength, by_step.memory) == ("mean1", 1.0, None)
+    with pytest.raises(UserError, match="without a memory take recommended_by_step"):
+        build_config(WeightingConfig, {"sample": "recommended", "memory": None})
 
 
 def test_a_configuration_writes_it_out():
@@ -80,7 +87,7 @@ def test_pages_recommend_no_other():
     named = {page.name: re.findall(r'build_weighting\(\s*"(\w+)"', page.read_text(encoding="utf-8")) for page in PAGES}
     assert named["README.md"] == ["recommended"]
     assert named["weighting.md"][0] == "recommended"
-    assert named["drop-in.md"][:2] == ["recurrence_barrier", "recommended"]  # without the clips' names, and with them
+    assert named["drop-in.md"][:2] == ["recommended_by_step", "recommended"]  # without the clips' names, and with them
     said = (ROOT / "docs" / "weighting.md").read_text(encoding="utf-8")
     section = said.split("## The recommended weighting")[1].split("\n## ")[0]
     options = RECOMMENDED_WEIGHTING["options"]

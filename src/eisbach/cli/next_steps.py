@@ -126,7 +126,9 @@ TABLE: dict[str, Callable[[Values], str]] = {
         "--schedule-option",
         f"curve={given['out'] or 'FILE'}",
     ),
-    "signature structure": lambda given: _words("train", "RECIPE", "--set", "weighting.options.gate_below=T"),
+    "signature structure": lambda given: _words(
+        "train", "RECIPE", "--set", f"weighting.act_above={{curve: {given['out'] or 'FILE'}}}"
+    ),
     "recoverability": lambda given: _words("study", "list"),
     "images sample": lambda given: _words(
         "images",

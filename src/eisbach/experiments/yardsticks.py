@@ -124,6 +124,7 @@ def _distances(embedding: str, own: Sequence[np.ndarray], theirs: Sequence[np.nd
 
 def _loss(spec: ExperimentSpec, cell: Cell, held_out: Manifest, root: Path) -> float:
     """The model's held-out loss; kept by what decides it, so that a run that goes on measures what is new."""
+    from eisbach.training.assembly import load_model
     from eisbach.training.data import manifest_hash
 
     file = root / _FOLDER / "losses.json"
@@ -133,8 +134,7 @@ def _loss(spec: ExperimentSpec, cell: Cell, held_out: Manifest, root: Path) -> f
     adapter = adapter_of(spec, cell) if trained and not whole else None
     if whole:
         training = training.model_copy(update={"model": str(Path(training.out) / "model")})
-    weights = adapter or Path(str(training.model))
-    identity = weights_identity(weights) if weights.exists() else str(training.model)  # a base has a name, or a folder
+    identity = load_model(training).identity() if adapter is None else weights_identity(adapter)
     key = f"{identity} {manifest_hash(held_out)}"
     if key not in known:
         known[key] = held_out_loss(training, adapter, held_out, root / _FOLDER / "latents")
@@ -146,11 +146,13 @@ def _mean_weight(spec: ExperimentSpec, cell: Cell, yardstick: Yardstick) -> floa
     """Of the training's samples whose clips have the yardstick's labels; None without `log_samples`."""
     if not spec.arms[cell.arm].trained or cell.manifest is None:
         return None
-    log = RunFolder(Path(training_of(spec, cell).out)).sample_log
+    training, plays = training_of(spec, cell), spec.arms[cell.arm].plays
+    log = RunFolder(Path(training.out)).sample_log
     if not log.is_file():
         return None
+    last = training.steps if plays is None or plays.step is None else plays.step
     ids = {row.id for row in load_manifest(cell.manifest).select(labels=yardstick.labels)}
-    weights = [float(row["weight"]) for row in read_jsonl(log) if row["id"] in ids]
+    weights = [float(row["weight"]) for row in read_jsonl(log) if row["id"] in ids and row["step"] <= last]
     return float(np.mean(weights)) if weights else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from eisbach.backbones.base import Backbone
     from eisbach.data.manifest import Manifest
 
-_FEW_READINGS = 2.0
+_FEW_READINGS = 2.0  # the trainings that speak for a memory read a clip five times; fewer than two is another thing
 _FIXED_SEED = 0  # the held-out crops are the same for every training seed
 
 
@@ -164,7 +165,7 @@ def assemble(config: TrainConfig, accelerator: Accelerator, quiet: bool) -> Asse
     given = given_weights(data)
     if given is not None:
         objective = replace(objective, weighting=replace(objective.weighting, given=given))
-    _say_readings(config, objective, data.clips, accelerator.num_processes, quiet)
+    _say_readings(config, objective, data, accelerator.num_processes, quiet)
     if config.objective.pairing != "independent" and config.batch_size == 1:
         note("objective.pairing does nothing in batches of 1.", quiet)
     trainer = Trainer(
@@ -205,24 +206,30 @@ def _say_unheard(captions: Sequence[str], backbone: Backbone, quiet: bool) -> No
         note(f"{unheard}.", quiet)
 
 
-def _say_readings(config: TrainConfig, objective: Objective, clips: int, processes: int, quiet: bool) -> None:
+def _say_readings(config: TrainConfig, objective: Objective, data: TrainingData, processes: int, quiet: bool) -> None:
     """Notes that a memory of clips will hardly read any: those weigh 1, as in plain training."""
-    memory = objective.weighting.memory
+    memory, barrier = objective.weighting.memory, objective.weighting.sample
     if memory is None:
         return
     import torch
 
-    crop = max(config.data.crop_seconds, key=lambda item: item.share)
-    frames = max(1, round(crop.seconds * objective.latent_rate)) if objective.latent_rate else None
-    share = float(objective.density.cdf(torch.tensor([memory.below]), num_frames=frames))
+    share = 0.0
+    for dataset, often in zip(data.datasets, (data.shares / data.shares.sum()).tolist(), strict=True):
+        frames = math.prod(dataset.batch(0, 1).latents.shape[2:])
+        if frames >= getattr(barrier, "window_frames", 0) * 2:  # no barrier judges a crop of less than two windows
+            share += often * float(objective.density.cdf(torch.tensor([memory.below]), num_frames=frames))
     samples = config.steps * config.batch_size * config.accumulation * processes
-    if (readings := share * samples / max(1, clips)) < _FEW_READINGS:
-        note(
-            f"the memory will read the form of a clip {readings:.1f} times on average ({samples} samples of {clips} "
-            f"clips, {share:.0%} of them at t < {memory.below:g}), and a clip that was not read counts as in plain "
-            "training; train longer, or take sample: recurrence_barrier, which judges each step.",
-            quiet,
-        )
+    if (readings := share * samples / max(1, data.clips)) >= _FEW_READINGS:
+        return
+    advice = "train longer, or take sample: recommended_by_step, which judges each step."
+    if not share:
+        advice = "the crops are too short to be judged: make data.crop_seconds longer, or take sample: none."
+    note(
+        f"the memory will read the form of a clip {readings:.1f} times on average ({samples} samples of {data.clips} "
+        f"clips, {share:.0%} of them at t < {memory.below:g}), and a clip that was not read counts as in plain "
+        f"training; {advice}",
+        quiet,
+    )
 
 
 def load_model(config: TrainConfig) -> Backbone:

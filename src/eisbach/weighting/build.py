@@ -15,7 +15,7 @@ from eisbach.weighting.noise_level import NOISE_WEIGHTINGS
 from eisbach.weighting.noise_level.base import NoiseLevelTable, gate_table
 from eisbach.weighting.sample import SAMPLE_WEIGHTINGS
 
-NONE, RECOMMENDED = "none", "recommended"
+NONE, RECOMMENDED, BY_STEP = "none", "recommended", "recommended_by_step"
 
 RECOMMENDED_WEIGHTING: dict[str, Any] = {
     "sample": "development_barrier",
@@ -26,6 +26,17 @@ RECOMMENDED_WEIGHTING: dict[str, Any] = {
 }
 """What `sample="recommended"` stands for, here, in recipes, in the demo and in what the probe recommends: the one place
 to change it. Why it is this one: docs/weighting.md, "The recommended weighting". It needs the ids of the clips."""
+
+RECOMMENDED_BY_STEP: dict[str, Any] = {
+    "sample": "recurrence_barrier",
+    "reduction": "sample",
+    "normalisation": "mean1",
+    "strength": 1.0,
+    "options": {"form": "power", "sharpness": 4.0},
+}
+"""What `sample="recommended_by_step"` stands for: what to take where clips have no ids, or are seen once or twice."""
+
+_RECOMMENDED = {RECOMMENDED: RECOMMENDED_WEIGHTING, BY_STEP: RECOMMENDED_BY_STEP}
 
 _PLAIN_DEFAULTS: dict[str, Any] = {"reduction": "sample", "normalisation": "none", "strength": 0.5}
 _CONTEXT = {"latent_rate", "path", "density"}  # facts of the model, not choices
@@ -57,8 +68,9 @@ def build_weighting(
     Parameters
     ----------
     sample : str or None
-        "recommended" (`RECOMMENDED_WEIGHTING`, whose settings hold where none are given here), "none" or a name in
-        `SAMPLE_WEIGHTINGS`. None takes the recommended one, or none beside a `noise_level`.
+        "recommended" (`RECOMMENDED_WEIGHTING`, whose settings hold where none are given here), "recommended_by_step"
+        (the same of `RECOMMENDED_BY_STEP`, which needs no ids), "none" or a name in `SAMPLE_WEIGHTINGS`. None takes the
+        recommended one, or none beside a `noise_level`.
     noise_level : str
         "none" or a name in `NOISE_WEIGHTINGS`.
     reduction, normalisation, strength
@@ -151,17 +163,26 @@ def _refuse_unknown(options: Mapping[str, Any], name: str, allowed: Sequence[set
 
 
 def expand_recommended(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A group `weighting` of a configuration with the name "recommended" written out; what it sets itself stays.
+    """A group `weighting` of a configuration with a recommended name written out; what it sets itself stays.
+
+    Raises
+    ------
+    UserError
+        "recommended" without its memory.
 
     >>> expand_recommended({"sample": "recommended", "strength": 0.5})["sample"]
     'development_barrier'
     """
-    if values.get("sample") != RECOMMENDED:
+    chosen = _RECOMMENDED.get(str(values.get("sample")))
+    if chosen is None:
         return dict(values)
     options = values.get("options")
     own = dict(options) if isinstance(options, Mapping) else {}
     rest = {key: value for key, value in values.items() if key not in ("sample", "options")}
-    return RECOMMENDED_WEIGHTING | rest | {"options": RECOMMENDED_WEIGHTING["options"] | own}
+    options = chosen["options"] | own
+    if "memory" in chosen["options"] and options["memory"] is None:
+        raise UserError("'recommended' weighs what it remembers of clips; without a memory take recommended_by_step.")
+    return chosen | rest | {"options": options}
 
 
 def write_out(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,7 +201,10 @@ def _gate(
         raise UserError("act_above says where the memory of the clips acts, and there is none; give memory with it.")
     if memory is not None:
         if below is not None or above is not None:
-            raise UserError("a memory reads and acts at other noise levels: say memory.below and act_above, no gate.")
+            raise UserError(
+                "a memory reads and acts at other noise levels: say memory.below and act_above, no gate "
+                "('recommended' has a memory; 'recommended_by_step' takes a gate)."
+            )
         above = act_above
     if below is not None or above is not None:
         return gate_table(below, above, width)
@@ -191,7 +215,7 @@ def _gate(
 
 def check_weighting_name(axis: str, name: str) -> None:
     """`UserError` where `axis` ("sample" or "noise_level") has no weighting of this name."""
-    if axis == "sample" and name != RECOMMENDED:
+    if axis == "sample" and name not in _RECOMMENDED:
         _look_up(SAMPLE_WEIGHTINGS, "sample", name)
     elif axis != "sample":
         _look_up(NOISE_WEIGHTINGS, "noise-level", name)
@@ -200,9 +224,9 @@ def check_weighting_name(axis: str, name: str) -> None:
 def _look_up(table: Mapping[str, Callable[..., Built]], axis: str, name: str) -> Callable[..., Built] | None:
     if name == NONE:
         return None
-    own = [NONE, RECOMMENDED] if table is SAMPLE_WEIGHTINGS else [NONE]
+    known = [NONE, RECOMMENDED, *table, BY_STEP] if table is SAMPLE_WEIGHTINGS else [NONE, *table]
     if name not in table:
-        raise UserError(f"the {axis} weighting {name!r} is not known; choose one of {', '.join([*own, *table])}.")
+        raise UserError(f"the {axis} weighting {name!r} is not known; choose one of {', '.join(known)}.")
     return table[name]
 
 

@@ -104,7 +104,7 @@ class ClipMemory:
 
     def _readable(self, ids: list[str], belief: Tensor, t: Tensor) -> tuple[list[str], list[float]]:
         """A clip too short to be judged has no belief (NaN), and none is read at or above `below`."""
-        rows = zip(ids, belief.double().tolist(), t.double().tolist(), strict=True)
+        rows = zip(ids, belief.tolist(), t.tolist(), strict=True)  # on the device: not every one has doubles
         read = [(clip, value) for clip, value, level in rows if level < self.below and math.isfinite(value)]
         return [clip for clip, _ in read], [value for _, value in read]
 
@@ -270,8 +270,8 @@ def clips_at(ids: Sequence[str] | None, t: Tensor | None, like: Tensor) -> tuple
         levels = "no noise levels" if t is None else f"noise levels of shape {tuple(t.shape)}"
         raise UserError(
             f"a memory and the weights of clips need the id of each sample's clip and its noise level, {len(like)} of "
-            f"each; got {got} and {levels}; pass ids and t (a loop that does not know its clips takes a weighting of "
-            "each step, such as recurrence_barrier)."
+            f"each; got {got} and {levels}; pass ids and t (a loop that does not know its clips takes "
+            "recommended_by_step)."
         )
     return ids, t.to(like.device)
 

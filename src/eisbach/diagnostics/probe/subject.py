@@ -174,9 +174,11 @@ def load_subject(config: ProbeConfig, quiet: bool = False) -> Subject:
     rows = probed_rows(manifest, config)
     backbone = load_model(train)
     objective = build_objective(train, backbone)
-    # Each prediction is judged by itself: what a training would remember of the clips is not known here.
+    # Each prediction is judged by itself: what a training would remember of the clips is not known here. With a memory
+    # weights average 1 over the clips, to which mean 1 over a batch comes nearest.
     if objective.weighting.memory is not None:
-        objective = replace(objective, weighting=replace(objective.weighting, memory=None, gate=None))
+        judged = replace(objective.weighting, memory=None, gate=None, normalisation="mean1")
+        objective = replace(objective, weighting=judged)
     identity = backbone.identity()
     pool = choose_pool(rows, config)
     codec = load_codec_of(backbone)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,7 @@ def verdict(explanation: Explanation) -> Verdict:
     if not explanation.enough_clips:
         few = f"Too few clips for intervals ({explanation.clips}): what follows describes these clips and no others."
         findings.insert(0, Finding("few_clips", few))
-    others = _level_share(explanation), _loudness(explanation), _labels(explanation.separations)
+    others = _level_share(explanation), _memory(explanation), _loudness(explanation), _labels(explanation.separations)
     findings += [finding for finding in others if finding is not None]
     return Verdict(_headline(explanation, code), findings, _recommend(explanation))
 
@@ -154,7 +154,7 @@ def _level_share(explanation: Explanation) -> Finding | None:
     """Whether a sample weighting is a noise-level weighting in disguise."""
     averaged = explanation.setup.get("reduction") == "batch"
     variance = explanation.sample_variance if averaged else explanation.variance
-    if not explanation.has_sample_weight or variance is None or variance.sd < _CONSTANT_SD:
+    if not explanation.has_sample_weight or variance is None or variance.sd < _CONSTANT_SD or _remembers(explanation):
         return None
     share = variance.level.value or 0.0
     if len(explanation.levels) < 2 or share < _PARTLY_LEVEL:
@@ -169,6 +169,24 @@ def _level_share(explanation: Explanation) -> Finding | None:
         (first, start), (last, end) = means[0], means[-1]
         text += f"; its mean goes from {start:.3g} at t = {first:g} to {end:.3g} at t = {last:g}"
     return Finding("noise_level", text + ".")
+
+
+def _remembers(explanation: Explanation) -> Mapping[str, Any] | None:
+    """The memory of clips that a training has with these settings."""
+    return (explanation.setup.get("weighting_options") or {}).get("memory")
+
+
+def _memory(explanation: Explanation) -> Finding | None:
+    """That weights are judged here as each prediction gives them."""
+    memory = _remembers(explanation)
+    if memory is None:
+        return None
+    return Finding(
+        "memory",
+        "Here each prediction is judged by itself; a training remembers what it reads of a clip at t < "
+        f"{memory['below']:g}, weighs the clip by that at other noise levels, too, and clips average 1 at each: it is "
+        "no noise-level weight.",
+    )
 
 
 def _loudness(explanation: Explanation) -> Finding | None:
@@ -207,6 +225,7 @@ def _headline(explanation: Explanation, code: str) -> str:
         return "This is a noise-level weighting alone: it prefers no clip to another."
     variance = explanation.variance
     mostly = variance is not None and variance.sd >= _CONSTANT_SD and (variance.level.value or 0.0) >= _MOSTLY_LEVEL
+    mostly = mostly and not _remembers(explanation)
     text = "This weighting is a constant here"
     if code == "acts":
         text = f"It acts {where(explanation.acts_at, [level.t for level in explanation.levels])}"
@@ -311,6 +330,7 @@ def _drowned(explanation: Explanation, after: dict[str, Any]) -> bool:
     strength, diluted = after["strength"], 0.0
     for level in explanation.levels:
         mean, cv = level.columns["sample_weight"].mean.value or 0.0, level.cv_sample_weight.value or 0.0
+        mean = 1.0 if _remembers(explanation) else mean
         diluted = max(diluted, strength * mean * cv / ((1 - strength) + strength * mean))
     return diluted < ACTS_CV
 

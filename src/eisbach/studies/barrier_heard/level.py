@@ -1,5 +1,6 @@
-"""What of the change that is heard goes with a piece's level range: `python -m eisbach.studies.barrier_heard.level`
-reads this study's records (or those in a FOLDER) and prints `level.json`. Exploratory: asked after looking."""
+"""What of a measure goes with a piece's level range: `python -m eisbach.studies.barrier_heard.level` reads this study's
+records and prints `level.json`, of the change that is heard; with the word `remembered`, that study's, of block
+strength. Exploratory: asked after looking."""
 
 from __future__ import annotations
 
@@ -21,61 +22,70 @@ RANGE = "level_range"
 QUIET = 15.0
 """dB of level range: pieces under it are taken by themselves."""
 ARMS = ("recurrence", "memory", "oracle", "development", "clip-and-level")
+ASKED = {
+    "barrier_heard": (CHANGE, [(arm, "plain") for arm in ARMS]),
+    "remembered": ("block_strength", [
+        *((arm, "plain") for arm in ("memory", "recurrence", "development", "oracle")),
+        ("memory", "development"), ("memory", "recurrence"),
+    ]),
+}  # fmt: skip
+"""Measure, and the arms that are compared, by study."""
 
 
-def by_level(records: Sequence[Record]) -> dict[str, object]:
-    """Differences from plain training of the change heard, by arm.
+def by_level(records: Sequence[Record], study: str = "barrier_heard") -> dict[str, object]:
+    """Differences of the study's measure between arms.
 
     Returns
     -------
     dict
-        `rank`: Spearman's correlation of change and level range over all pieces; `slope` and `slope_of_plain`: change
-        a dB, by least squares over all pieces and over plain training's alone. By arm: `as_heard`; `level_out` and
-        `level_out_by_plain`, with either slope's share taken out of each piece; `under_15_db`, of the pieces under that
-        level range alone, each arm's own, and `pieces` of them in the arm and in plain training. Each with its 95%
-        interval and the p of the sign-flip test over draws, uncorrected.
+        `rank`: Spearman's correlation of measure and level range over all pieces; `slope` and `slope_of_plain`: of the
+        measure a dB, by least squares over all pieces and over plain training's alone. By arm (and the other one, where
+        that is not plain training): `as_heard`; `level_out` and `level_out_by_plain`, with either slope's share taken
+        out of each piece; `under_15_db`, of the pieces under that level range alone, each arm's own, and `pieces` of
+        them in the two. Each with its 95% interval and the p of the sign-flip test over draws, uncorrected.
 
     Raises
     ------
     UserError
-        A piece has no level range or no change.
+        A piece has no level range or no value.
     """
     from scipy.stats import spearmanr
 
-    if any(not isinstance(row.get(name), float) for row in records for name in (RANGE, CHANGE)):
-        raise UserError("every piece needs heard_change and level_range; name a folder with the records of the study.")
-    level, change = (np.array([row[name] for row in records], dtype=float) for name in (RANGE, CHANGE))
+    measure, pairs = ASKED[study]
+    if any(not isinstance(row.get(name), float) for row in records for name in (RANGE, measure)):
+        raise UserError(f"every piece needs {measure} and {RANGE}; name a folder with the records of the study.")
+    level, values = (np.array([row[name] for row in records], dtype=float) for name in (RANGE, measure))
     plain = np.array([row["arm"] == "plain" for row in records])
-    slopes = [float(np.polyfit(level[rows], change[rows], 1)[0]) for rows in (level > -np.inf, plain)]
+    slopes = [float(np.polyfit(level[rows], values[rows], 1)[0]) for rows in (level > -np.inf, plain)]
     heard, pooled, by_plain = (
-        Draws([{**row, CHANGE: float(c - slope * db)} for row, c, db in zip(records, change, level, strict=True)],
-              "barrier_heard")
+        Draws([{**row, measure: float(value - slope * db)}
+               for row, value, db in zip(records, values, level, strict=True)], study)
         for slope in (0.0, *slopes)
     )  # fmt: skip
     narrow = [row for row, db in zip(records, level, strict=True) if db < QUIET]
-    counts = {arm: sum(row["arm"] == arm for row in narrow) for arm in ("plain", *ARMS)}
+    counts = {arm: sum(row["arm"] == arm for row in narrow) for pair in pairs for arm in pair}
     return {
-        "rank": round(float(spearmanr(level, change).statistic), 3),
+        "rank": round(float(spearmanr(level, values).statistic), 3),
         "slope": round(slopes[0], 5),
         "slope_of_plain": round(slopes[1], 5),
         **{
-            arm: {
-                "as_heard": _shown(heard.effect(arm, CHANGE)),
-                "level_out": _shown(pooled.effect(arm, CHANGE)),
-                "level_out_by_plain": _shown(by_plain.effect(arm, CHANGE)),
-                "under_15_db": _shown(_unpaired(Draws(narrow, "barrier_heard"), arm)),
-                "pieces": [counts[arm], counts["plain"]],
+            arm if other == "plain" else f"{arm} - {other}": {
+                "as_heard": _shown(heard.effect(arm, measure, other=other)),
+                "level_out": _shown(pooled.effect(arm, measure, other=other)),
+                "level_out_by_plain": _shown(by_plain.effect(arm, measure, other=other)),
+                "under_15_db": _shown(_unpaired(Draws(narrow, study), arm, other, measure)),
+                "pieces": [counts[arm], counts[other]],
             }
-            for arm in ARMS
+            for arm, other in pairs
         },
     }
 
 
-def _unpaired(draws: Draws, arm: str) -> Effect:
+def _unpaired(draws: Draws, arm: str, other: str, measure: str) -> Effect:
     """Of the arms' means by draw: pieces have no partners where each side is chosen by what it plays."""
-    ours, theirs = (draws.by_draw(name, CHANGE) for name in (arm, "plain"))
+    ours, theirs = (draws.by_draw(name, measure) for name in (arm, other))
     differences = np.array([ours[draw] - theirs[draw] for draw in sorted(ours.keys() & theirs.keys())])
-    return over_draws(arm, CHANGE, differences)
+    return over_draws(arm, measure, differences)
 
 
 def _shown(effect: Effect) -> dict[str, float | None]:
@@ -84,8 +94,11 @@ def _shown(effect: Effect) -> dict[str, float | None]:
 
 
 if __name__ == "__main__":
-    here = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "records"
+    study = sys.argv[1] if len(sys.argv) > 1 else "barrier_heard"
     try:
-        print(json.dumps(by_level(load_records(here / "records.parquet")), indent=1))
+        if study not in ASKED:
+            raise UserError(f"this is asked of {' and '.join(ASKED)}; got {study!r}.")
+        here = Path(__file__).parents[1] / study / "records"
+        print(json.dumps(by_level(load_records(here / "records.parquet"), study), indent=1))
     except UserError as error:
         sys.exit(f"eisbach: {error}")
