@@ -207,3 +207,22 @@ def test_a_memory_that_will_hardly_read_a_clip_is_said_at_the_start(configure, c
     loop.train(configure("run", weighting=weighting, steps=steps, batch_size=2, held_out={"every": 0}))
     found = "the memory will read the form of a clip" in capsys.readouterr().err
     assert found == said
+
+
+@pytest.mark.parametrize(
+    ("crop", "said"),
+    [
+        ({"seconds": 6, "buckets": 2, "fit": "pad"}, False),
+        ([{"seconds": 2, "share": 1}, {"seconds": 6, "share": 1}], True),  # half of the steps are too short to judge
+        (2, "the crops are too short to be judged"),
+    ],
+    ids=["buckets", "two lengths", "too short"],
+)
+def test_crops_that_no_barrier_judges_are_no_readings(configure, clips, capsys, crop, said):
+    """Two windows of 2 s: crops of 4 s and longer are judged; 13 steps are 2.1 readings a clip."""
+    weighting = {"sample": "recurrence_barrier", "memory": {"below": 0.6}, "options": {"window_seconds": 2.0}}
+    data = {"manifest": str(clips), "crop_seconds": crop}
+    loop.train(configure("run", weighting=weighting, data=data, steps=13, batch_size=2, held_out={"every": 0}))
+    told = capsys.readouterr().err
+    assert ("the memory will read the form of a clip" in told) == bool(said)
+    assert not isinstance(said, str) or said in told

@@ -71,6 +71,14 @@ def test_the_spatial_barrier_and_erd_weigh_images(tmp_path):
     assert row["weighted_loss"] != row["loss"]
 
 
+def test_a_memory_of_images_says_that_it_will_hardly_read_them(tmp_path, capsys):
+    weighting = {"sample": "entropy_barrier", "options": {"over": "all"}, "memory": {"below": 0.6}}
+    folder = train(configure(tmp_path / "run", weighting=weighting, steps=2))
+    assert "the memory will read the form of a clip 0.0 times on average (16 samples" in capsys.readouterr().err
+    state = read_tensors(folder / "checkpoints" / "step-000002" / "weighting.safetensors")
+    assert state["memory.counts"].numel() > 0
+
+
 @pytest.fixture
 def class_folder(tmp_path):
     rng = np.random.default_rng(0)
