@@ -283,6 +283,8 @@ class WeightingConfig(StrictModel):
             raise ValueError("memory and act_above stand in weighting or in weighting.options, not in both")
         rest = {key: value for key, value in values.items() if key not in ("memory", "act_above")}
         rest |= {"options": {**values.get("options", {}), **beside}} if beside else {}
+        if not (str(rest.get("sample")).startswith("recommended") or "act_above" in rest.get("options", {})):
+            return rest  # nothing to write out: torch need not be there
         from eisbach.weighting.build import write_out
 
         return write_out(rest)
