@@ -100,6 +100,7 @@ def test_what_is_no_level_and_no_signature_is_refused(tmp_path, configure):
         ({"curve": str(tmp_path / "other.json")}, "is no measured signature"),
         ({"curve": str(tmp_path / "absent.json")}, "absent.json"),
         ({"curve": str(half), "t": 2.0}, r"act_above must be a noise level t in \[0, 1\]; got 2.0"),
+        ({"curve": str(half), "t": 0.5, "log_snr": "low"}, "log_snr must be a number"),
         (2, r"act_above must be a noise level t in \[0, 1\]; got 2"),
         ("0.7", r"act_above must be a noise level t in \[0, 1\]"),
     ):

@@ -253,6 +253,8 @@ def act_level(act_above: Any, path: Path | str | None = None) -> float | None:
         return None
     if isinstance(level, bool) or not isinstance(level, int | float) or not 0 <= level <= 1:
         raise UserError(f"act_above must be a noise level t in [0, 1]; got {level!r}.")
+    if measured is not None and (isinstance(measured, bool) or not isinstance(measured, int | float)):
+        raise UserError(f"act_above's log_snr must be a number, as a run's config.yaml has it; got {measured!r}.")
     if path is not None and measured is not None:
         here = float(get_path(path).log_snr(torch.tensor(float(level), dtype=torch.float64)))
         if not math.isclose(here, measured, rel_tol=1e-3, abs_tol=1e-3):
