@@ -125,8 +125,7 @@ class ManualFlowMatching(FlowMatching):
 def train(arguments: argparse.Namespace, **trainer_options: object) -> FlowMatching:
     """The trained module."""
     pl.seed_everything(arguments.seed, verbose=False)
-    # Of each step, since these clips have no names; a set whose clips have some takes "recommended" and passes ids=.
-    weighting = build_weighting("recommended_by_step", "min_snr", window_seconds=1.6, latent_rate=LATENT_RATE)
+    weighting = build_weighting("recommended", "min_snr", window_seconds=1.6, latent_rate=LATENT_RATE)
     module = ManualFlowMatching(weighting, arguments.accumulate) if arguments.manual else FlowMatching(weighting)
     clips = MadeUpLatents(arguments.steps * arguments.accumulate * arguments.batch_size * arguments.devices)
     automatic = {} if arguments.manual else {"accumulate_grad_batches": arguments.accumulate, "gradient_clip_val": 1.0}

@@ -93,8 +93,6 @@ def train(arguments: argparse.Namespace) -> tuple[Network, list[dict[str, Tensor
     network = Network()
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     # window_seconds: what lasts longer than this counts as development. latent_rate turns it into frames.
-    # Each step makes new clips here, so that no memory of them (the recommended weighting's) could help: this one
-    # judges each step. A loop over a set of its own passes the names of a batch's clips as ids=.
     options = {"window_seconds": 1.6, "latent_rate": LATENT_RATE} if arguments.sample.startswith(("dev", "rec")) else {}
     weighting = build_weighting(arguments.sample, arguments.noise_level, strength=arguments.strength, **options)
     print(weighting)
@@ -121,7 +119,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch-size", type=int, default=16, help="clips in an optimiser step")
     parser.add_argument("--accumulate", type=int, default=2, help="micro-batches in an optimiser step")
-    parser.add_argument("--sample", default="recommended_by_step", help="sample weighting, or none")
+    parser.add_argument("--sample", default="recommended", help="sample weighting, or none")
     parser.add_argument("--noise-level", default="min_snr", help="noise-level weighting, or none")
     parser.add_argument("--strength", type=float, default=1.0, help="how much of the sample weighting to use, 0 to 1")
     parser.add_argument("--seed", type=int, default=0)

@@ -179,15 +179,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repo", type=Path, help="checkout of stable-audio-3; without it a small stand-in is trained")
     parser.add_argument("--steps", type=int, default=20, help="steps of the stand-in")
-    parser.add_argument("--sample", default="recommended_by_step", help="sample weighting, or none")
+    parser.add_argument("--sample", default="recommended", help="sample weighting, or none")
     parser.add_argument("--noise-level", default="none", help="noise-level weighting, or none")
     parser.add_argument("--strength", type=float, default=1.0, help="how much of the sample weighting to use, 0 to 1")
     ours, theirs = sys.argv[1:], []
     if "--" in ours:
         ours, theirs = ours[: ours.index("--")], ours[ours.index("--") + 1 :]
     arguments = parser.parse_args(ours)
-    # Their batches name no clips, so that the recommended weighting has nothing to remember them by: this one judges
-    # each step.
     weighting = build_weighting(
         arguments.sample, arguments.noise_level, strength=arguments.strength, latent_rate=LATENT_RATE
     )

@@ -11,8 +11,7 @@ from eisbach.errors import UserError
 from eisbach.experiments.recipes import demo_spec
 from eisbach.experiments.spec import arm_training
 from eisbach.training.config import TrainConfig
-from eisbach.training.config_groups import WeightingConfig
-from eisbach.weighting import RECOMMENDED_BY_STEP, RECOMMENDED_WEIGHTING, SAMPLE_WEIGHTINGS, build_weighting
+from eisbach.weighting import RECOMMENDED_WEIGHTING, SAMPLE_WEIGHTINGS, build_weighting
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -26,32 +25,25 @@ def test_no_name_builds_the_constant():
         RECOMMENDED_WEIGHTING[key] for key in ("reduction", "normalisation", "strength")
     )
     assert (weighting.sample.form, weighting.sample.sharpness) == (options["form"], options["sharpness"])
-    assert weighting.memory is not None
-    assert (weighting.memory.below, weighting.memory.decay) == tuple(options["memory"].values())
+    assert weighting.memory is None
     assert weighting.gate is None
     assert repr(weighting) == repr(build_weighting("recommended", latent_rate=10.77))
 
 
 def test_what_is_given_wins_and_a_noise_level_alone_stays_alone():
-    weighting = build_weighting("recommended", strength=0.5, memory={"below": 0.4}, sharpness=1.0, latent_rate=10.77)
-    assert (weighting.strength, weighting.sample.sharpness, weighting.memory.below) == (0.5, 1.0, 0.4)
+    weighting = build_weighting("recommended", strength=0.5, gate_below=0.6, sharpness=2.0, latent_rate=10.77)
+    assert (weighting.strength, weighting.sample.sharpness, weighting.normalisation) == (0.5, 2.0, "mean1")
+    assert weighting.gate is not None
     assert build_weighting(noise_level="min_snr").sample is None
-    with pytest.raises(UserError, match=r"say memory\.below and act_above, no gate"):
-        build_weighting("recommended", gate_below=0.6, latent_rate=10.77)
 
 
-def test_a_loop_that_does_not_know_its_clips_is_told_what_to_take():
+def test_it_needs_no_ids_and_a_memory_beside_it_does():
     losses, output, t = torch.ones(4), torch.randn(4, 8, 64), torch.rand(4)
-    weighting = build_weighting(latent_rate=10.77)
-    with pytest.raises(UserError, match="does not know its clips takes recommended_by_step"):
-        weighting(losses, output, x_t=output, t=t, path="linear", target="u")
-    weighting(losses, output, x_t=output, t=t, path="linear", target="u", ids=list("abcd"))
-    by_step = build_weighting("recommended_by_step", latent_rate=10.77)
-    by_step(losses, output, x_t=output, t=t, path="linear", target="u")
-    assert type(by_step.sample) is SAMPLE_WEIGHTINGS[RECOMMENDED_BY_STEP["sample"]]
-    assert (by_step.normalisation, by_step.strength, by_step.memory) == ("mean1", 1.0, None)
-    with pytest.raises(UserError, match="without a memory take recommended_by_step"):
-        build_config(WeightingConfig, {"sample": "recommended", "memory": None})
+    build_weighting(latent_rate=10.77)(losses, output, x_t=output, t=t, path="linear", target="u")
+    remembers = build_weighting(memory={"below": 0.6}, latent_rate=10.77)
+    with pytest.raises(UserError, match="takes a weighting without a memory, such as recommended"):
+        remembers(losses, output, x_t=output, t=t, path="linear", target="u")
+    remembers(losses, output, x_t=output, t=t, path="linear", target="u", ids=list("abcd"))
 
 
 def test_a_configuration_writes_it_out():
@@ -87,10 +79,10 @@ def test_pages_recommend_no_other():
     named = {page.name: re.findall(r'build_weighting\(\s*"(\w+)"', page.read_text(encoding="utf-8")) for page in PAGES}
     assert named["README.md"] == ["recommended"]
     assert named["weighting.md"][0] == "recommended"
-    assert named["drop-in.md"][:2] == ["recommended_by_step", "recommended"]  # without the clips' names, and with them
+    assert named["drop-in.md"][0] == "recommended"
     said = (ROOT / "docs" / "weighting.md").read_text(encoding="utf-8")
     section = said.split("## The recommended weighting")[1].split("\n## ")[0]
     options = RECOMMENDED_WEIGHTING["options"]
     assert RECOMMENDED_WEIGHTING["sample"].replace("_", " ") in section
     assert f"`form: {options['form']}` with sharpness {options['sharpness']:g}" in section
-    assert f"read at t < {options['memory']['below']:g}" in " ".join(section.split())
+    assert f"normalisation: {RECOMMENDED_WEIGHTING['normalisation']}" in " ".join(section.split())

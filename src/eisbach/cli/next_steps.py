@@ -127,7 +127,12 @@ TABLE: dict[str, Callable[[Values], str]] = {
         f"curve={given['out'] or 'FILE'}",
     ),
     "signature structure": lambda given: _words(
-        "train", "RECIPE", "--set", f"weighting.act_above={{curve: {given['out'] or 'FILE'}}}"
+        "train",
+        "RECIPE",
+        "--set",
+        "weighting.memory={below: 0.6}",
+        "--set",
+        f"weighting.act_above={{curve: {given['out'] or 'FILE'}}}",
     ),
     "recoverability": lambda given: _words("study", "list"),
     "images sample": lambda given: _words(

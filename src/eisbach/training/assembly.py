@@ -221,7 +221,7 @@ def _say_readings(config: TrainConfig, objective: Objective, data: TrainingData,
     samples = config.steps * config.batch_size * config.accumulation * processes
     if (readings := share * samples / max(1, data.clips)) >= _FEW_READINGS:
         return
-    advice = "train longer, or take sample: recommended_by_step, which judges each step."
+    advice = "train longer, or leave the memory out: each step is judged by itself then."
     if not share:
         advice = "the crops are too short to be judged: make data.crop_seconds longer, or take sample: none."
     note(

@@ -290,7 +290,7 @@ def _contradictions(values: Mapping[str, Any]) -> list[InitErrorDetails]:
         return value if isinstance(value, Mapping) else {}
 
     adapter, weighting, levels, data = (group(name) for name in ("adapter", "weighting", "noise_levels", "data"))
-    if str(weighting.get("sample")).startswith("recommended"):
+    if weighting.get("sample") == "recommended":
         from eisbach.weighting.build import expand_recommended
 
         weighting = expand_recommended(weighting)

@@ -247,8 +247,8 @@ class WeightingConfig(StrictModel):
     Attributes
     ----------
     sample : str
-        Weight on the sample axis: "none", "recommended" or "recommended_by_step" (written out with their settings,
-        `weighting.build`), or a name of `weighting.SAMPLE_WEIGHTINGS`.
+        Weight on the sample axis: "none", "recommended" (written out with its settings, `weighting.build`), or a name
+        of `weighting.SAMPLE_WEIGHTINGS`.
     noise_level : str
         Weight on the noise-level axis: "none", or a name of `weighting.NOISE_WEIGHTINGS`.
     reduction : "sample" or "batch"
@@ -276,14 +276,12 @@ class WeightingConfig(StrictModel):
     def _write_out(cls, values: Any) -> Any:
         if not isinstance(values, Mapping) or not isinstance(values.get("options", {}), Mapping):
             return values
-        beside = {key: values[key] for key in ("memory", "act_above") if key in values}
-        if values.get("sample") != "recommended":  # which has a memory, and says so where it is to have none
-            beside = {key: value for key, value in beside.items() if value is not None}
+        beside = {key: values[key] for key in ("memory", "act_above") if values.get(key) is not None}
         if beside.keys() & values.get("options", {}).keys():
             raise ValueError("memory and act_above stand in weighting or in weighting.options, not in both")
         rest = {key: value for key, value in values.items() if key not in ("memory", "act_above")}
         rest |= {"options": {**values.get("options", {}), **beside}} if beside else {}
-        if not (str(rest.get("sample")).startswith("recommended") or "act_above" in rest.get("options", {})):
+        if not (rest.get("sample") == "recommended" or "act_above" in rest.get("options", {})):
             return rest  # nothing to write out: torch need not be there
         from eisbach.weighting.build import write_out
 

@@ -3,7 +3,7 @@
 Needs only torch; usable in anybody's training loop (see docs/weighting.md).
 """
 
-from eisbach.weighting.build import RECOMMENDED_BY_STEP, RECOMMENDED_WEIGHTING, build_weighting
+from eisbach.weighting.build import RECOMMENDED_WEIGHTING, build_weighting
 from eisbach.weighting.compose import Weighting
 from eisbach.weighting.losses import PartialLoss, effective_sample_size, per_sample_mse
 from eisbach.weighting.noise_level import NOISE_WEIGHTINGS, NoiseWeight
@@ -12,7 +12,6 @@ from eisbach.weighting.sample import SAMPLE_WEIGHTINGS, EntropyBarrier, Recurren
 
 __all__ = [
     "NOISE_WEIGHTINGS",
-    "RECOMMENDED_BY_STEP",
     "RECOMMENDED_WEIGHTING",
     "SAMPLE_WEIGHTINGS",
     "EntropyBarrier",

@@ -15,28 +15,16 @@ from eisbach.weighting.noise_level import NOISE_WEIGHTINGS
 from eisbach.weighting.noise_level.base import NoiseLevelTable, gate_table
 from eisbach.weighting.sample import SAMPLE_WEIGHTINGS
 
-NONE, RECOMMENDED, BY_STEP = "none", "recommended", "recommended_by_step"
-
+NONE, RECOMMENDED = "none", "recommended"
 RECOMMENDED_WEIGHTING: dict[str, Any] = {
-    "sample": "development_barrier",
-    "reduction": "sample",
-    "normalisation": "none",
-    "strength": 1.0,
-    "options": {"form": "power", "sharpness": 2.0, "memory": {"below": 0.6, "decay": 0.9}},
-}
-"""What `sample="recommended"` stands for, here, in recipes, in the demo and in what the probe recommends: the one place
-to change it. Why it is this one: docs/weighting.md, "The recommended weighting". It needs the ids of the clips."""
-
-RECOMMENDED_BY_STEP: dict[str, Any] = {
     "sample": "recurrence_barrier",
     "reduction": "sample",
     "normalisation": "mean1",
     "strength": 1.0,
     "options": {"form": "power", "sharpness": 4.0},
 }
-"""What `sample="recommended_by_step"` stands for: what to take where clips have no ids, or are seen once or twice."""
-
-_RECOMMENDED = {RECOMMENDED: RECOMMENDED_WEIGHTING, BY_STEP: RECOMMENDED_BY_STEP}
+"""What `sample="recommended"` stands for, here, in recipes, in the demo and in what the probe recommends: the one place
+to change it. Why it is this one: docs/weighting.md, "The recommended weighting"."""
 
 _PLAIN_DEFAULTS: dict[str, Any] = {"reduction": "sample", "normalisation": "none", "strength": 0.5}
 _CONTEXT = {"latent_rate", "path", "density"}  # facts of the model, not choices
@@ -68,9 +56,8 @@ def build_weighting(
     Parameters
     ----------
     sample : str or None
-        "recommended" (`RECOMMENDED_WEIGHTING`, whose settings hold where none are given here), "recommended_by_step"
-        (the same of `RECOMMENDED_BY_STEP`, which needs no ids), "none" or a name in `SAMPLE_WEIGHTINGS`. None takes the
-        recommended one, or none beside a `noise_level`.
+        "recommended" (`RECOMMENDED_WEIGHTING`, whose settings hold where none are given here), "none" or a name in
+        `SAMPLE_WEIGHTINGS`. None takes the recommended one, or none beside a `noise_level`.
     noise_level : str
         "none" or a name in `NOISE_WEIGHTINGS`.
     reduction, normalisation, strength
@@ -110,7 +97,7 @@ def build_weighting(
     MinSNR(gamma=5.0)
     >>> weighting = build_weighting(latent_rate=21.5)  # the recommended one
     >>> type(weighting.sample).__name__, weighting.normalisation, weighting.strength
-    ('DevelopmentBarrier', 'none', 1.0)
+    ('RecurrenceBarrier', 'mean1', 1.0)
     """
     shaping = {
         "gate_below": gate_below, "gate_above": gate_above, "gate_width": gate_width or None, "memory": memory,
@@ -163,26 +150,17 @@ def _refuse_unknown(options: Mapping[str, Any], name: str, allowed: Sequence[set
 
 
 def expand_recommended(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A group `weighting` of a configuration with a recommended name written out; what it sets itself stays.
-
-    Raises
-    ------
-    UserError
-        "recommended" without its memory.
+    """A group `weighting` of a configuration with the name "recommended" written out; what it sets itself stays.
 
     >>> expand_recommended({"sample": "recommended", "strength": 0.5})["sample"]
-    'development_barrier'
+    'recurrence_barrier'
     """
-    chosen = _RECOMMENDED.get(str(values.get("sample")))
-    if chosen is None:
+    if values.get("sample") != RECOMMENDED:
         return dict(values)
     options = values.get("options")
     own = dict(options) if isinstance(options, Mapping) else {}
     rest = {key: value for key, value in values.items() if key not in ("sample", "options")}
-    options = chosen["options"] | own
-    if "memory" in chosen["options"] and options["memory"] is None:
-        raise UserError("'recommended' weighs what it remembers of clips; without a memory take recommended_by_step.")
-    return chosen | rest | {"options": options}
+    return RECOMMENDED_WEIGHTING | rest | {"options": RECOMMENDED_WEIGHTING["options"] | own}
 
 
 def write_out(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,10 +179,7 @@ def _gate(
         raise UserError("act_above says where the memory of the clips acts, and there is none; give memory with it.")
     if memory is not None:
         if below is not None or above is not None:
-            raise UserError(
-                "a memory reads and acts at other noise levels: say memory.below and act_above, no gate "
-                "('recommended' has a memory; 'recommended_by_step' takes a gate)."
-            )
+            raise UserError("a memory reads and acts at other noise levels: say memory.below and act_above, no gate.")
         above = act_above
     if below is not None or above is not None:
         return gate_table(below, above, width)
@@ -215,7 +190,7 @@ def _gate(
 
 def check_weighting_name(axis: str, name: str) -> None:
     """`UserError` where `axis` ("sample" or "noise_level") has no weighting of this name."""
-    if axis == "sample" and name not in _RECOMMENDED:
+    if axis == "sample" and name != RECOMMENDED:
         _look_up(SAMPLE_WEIGHTINGS, "sample", name)
     elif axis != "sample":
         _look_up(NOISE_WEIGHTINGS, "noise-level", name)
@@ -224,7 +199,7 @@ def check_weighting_name(axis: str, name: str) -> None:
 def _look_up(table: Mapping[str, Callable[..., Built]], axis: str, name: str) -> Callable[..., Built] | None:
     if name == NONE:
         return None
-    known = [NONE, RECOMMENDED, *table, BY_STEP] if table is SAMPLE_WEIGHTINGS else [NONE, *table]
+    known = [NONE, RECOMMENDED, *table] if table is SAMPLE_WEIGHTINGS else [NONE, *table]
     if name not in table:
         raise UserError(f"the {axis} weighting {name!r} is not known; choose one of {', '.join(known)}.")
     return table[name]

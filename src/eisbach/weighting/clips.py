@@ -273,7 +273,7 @@ def clips_at(ids: Sequence[str] | None, t: Tensor | None, like: Tensor) -> tuple
         raise UserError(
             f"a memory and the weights of clips need the id of each sample's clip and its noise level, {len(like)} of "
             f"each; got {got} and {levels}; pass ids and t (a loop that does not know its clips takes "
-            "recommended_by_step)."
+            "a weighting without a memory, such as recommended)."
         )
     return ids, t.to(like.device)
 
