@@ -11,8 +11,8 @@ import pytest
 from test_draws_judged import verdicts, write
 
 from eisbach.statistics.records import load_records, save_records
-from eisbach.studies.barrier_adherence.judge import not_above
 from eisbach.studies.barrier_seeds import judge as seeds
+from eisbach.studies.judging import not_above
 
 Column = Callable[[str, int], float]
 

@@ -328,6 +328,18 @@ def corrected(effects: Sequence[Effect]) -> list[Effect]:
     return [effect.model_copy(update={"p": p}) for effect, p in zip(effects, values, strict=True)]
 
 
+def not_above(values: np.ndarray, margin: float) -> float:
+    """p of the one-sided t test that the mean of one value a draw lies below `margin`; 1 for fewer than two draws."""
+    from scipy.stats import t
+
+    moments = mean_moments(values)
+    if moments is None:
+        return 1.0
+    if moments.error == 0:
+        return 0.0 if moments.mean < margin else 1.0
+    return float(t.cdf((moments.mean - margin) / moments.error, moments.df))
+
+
 def within_margin(metric: str, differences: np.ndarray, margin: float) -> float:
     """p of the two one-sided t tests that the mean of one value a draw (shares in points) lies within ± `margin`; 1
     for fewer than two draws."""

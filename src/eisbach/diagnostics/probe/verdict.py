@@ -288,7 +288,7 @@ def _other_statistic(explanation: Explanation, after: dict[str, Any]) -> tuple[l
     fault = "Even undiluted it weighs all clips nearly alike (sample: none gives the same result at no cost)"
     if loud:
         fault = "It weighs by loudness although its energies ignore gain"
-    return [f"{fault}; the recommended weighting asks for development instead."], True
+    return [f"{fault}; the recommended weighting asks for form instead."], True
 
 
 def _scale(explanation: Explanation, after: dict[str, Any], replaced: bool) -> list[str]:

@@ -6,10 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from eisbach.statistics.effect_size import mean_moments
 from eisbach.statistics.records import load_records
 from eisbach.studies.contract import ClaimResult, Effect
-from eisbach.studies.judging import ALPHA, Draws, corrected, decided, judged, not_run, over_draws, within_margin
+from eisbach.studies.judging import (
+    ALPHA,
+    Draws,
+    corrected,
+    decided,
+    judged,
+    not_above,
+    not_run,
+    over_draws,
+    within_margin,
+)
 
 LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 REDUCTIONS = {"eq5": "batch", "per-sample": "sample"}
@@ -44,18 +53,6 @@ def _no_better(key: str, draws: Draws, arm: str) -> ClaimResult:
     )
     below = not_above(draws.differences(arm, RANK, "plain"), MARGIN) < ALPHA
     return judged(key, effects, supported=below and not better, refuted=better)
-
-
-def not_above(values: np.ndarray, margin: float) -> float:
-    """p of the one-sided t test that the mean of one value a draw lies below `margin`; 1 for fewer than two draws."""
-    from scipy.stats import t
-
-    moments = mean_moments(values)
-    if moments is None:
-        return 1.0
-    if moments.error == 0:
-        return 0.0 if moments.mean < margin else 1.0
-    return float(t.cdf((moments.mean - margin) / moments.error, moments.df))
 
 
 def _trend(key: str, draws: Draws, arms: list[str]) -> ClaimResult:

@@ -9,10 +9,9 @@ import numpy as np
 from eisbach.experiments.yardsticks import MODELS_FILE
 from eisbach.files import read_jsonl
 from eisbach.statistics.records import load_records
-from eisbach.studies.barrier_adherence.judge import not_above
 from eisbach.studies.barrier_falsification.run import KINDS, RECIPE
 from eisbach.studies.contract import ClaimResult, Effect
-from eisbach.studies.judging import ALPHA, Draws, judged, low, not_run, over_draws, shown
+from eisbach.studies.judging import ALPHA, Draws, judged, low, not_above, not_run, over_draws, shown
 
 MARGIN = 0.1
 """Of plain training's distance: a smaller difference is none."""
