@@ -184,8 +184,8 @@ def claims_pages(studies: Sequence[Study] | None = None, stem: str = "claims") -
     long for a page goes on in the next."""
     studies = load_studies() if studies is None else studies
     pages: dict[str, str] = {}
-    head = ["paper", "claims", *_VERDICTS, "pages", "studies, in the paper's order"]
-    summary = [_row(*head), _row(*["---"] * len(head))]
+    head = ["paper", "claims", *_VERDICTS]
+    summary, tables = [_row(*head), _row(*["---"] * len(head))], []
     for paper, name in _PAPERS.items():
         verdicts = [
             result.verdict for study in studies for claim, result in study.rows() if claim.source.paper == paper
@@ -193,11 +193,13 @@ def claims_pages(studies: Sequence[Study] | None = None, stem: str = "claims") -
         if not verdicts:
             continue
         title = _upper(name)
-        sections = [study_section(study, paper) for study in in_order(studies, paper)]
+        decided = in_order(studies, paper)
+        sections = [study_section(study, paper) for study in decided]
         made = _paged(f"{stem}-{paper.replace(' ', '-')}", f"Claims: {title}", READING, sections)
         pages |= made
         counts = [str(verdicts.count(verdict)) for verdict in _VERDICTS]
-        summary.append(_row(title, str(len(verdicts)), *counts, _numbered(made), _study_links(made, sections)))
+        summary.append(_row(title, str(len(verdicts)), *counts))
+        tables += [f"## {title}", _verdicts_by_study(decided, paper, _study_links(made, sections))]
     idle = [study_section(study) for study in waiting(studies)]
     more = []
     if idle:
@@ -206,7 +208,7 @@ def claims_pages(studies: Sequence[Study] | None = None, stem: str = "claims") -
         more = [
             "## Not run yet",
             _fill(f"What each study will decide, its command and its minutes: pages {_numbered(made)}."),
-            _fill(f"Studies: {_study_links(made, idle)}."),
+            _fill(f"Studies: {', '.join(_study_links(made, idle))}."),
         ]
     retired = [
         "## Retired\n\nBuilt, measured, and taken out because it did not prove useful.",
@@ -215,8 +217,17 @@ def claims_pages(studies: Sequence[Study] | None = None, stem: str = "claims") -
             + [_row(entry.what, entry.why, entry.study, entry.commit) for entry in _retired()]
         ),
     ]
-    parts = [_PREAMBLE + _fill(READING), "\n".join(summary), *more, *retired]
+    parts = [_PREAMBLE + _fill(READING), "\n".join(summary), *tables, *more, *retired]
     return {f"{stem}.md": "\n\n".join(parts) + "\n", **pages}
+
+
+def _verdicts_by_study(studies: Sequence[Study], paper: str, links: Sequence[str]) -> str:
+    """A table of what each study says of a paper, in counts."""
+    rows = [_row("study", *_VERDICTS), _row(*["---"] * (1 + len(_VERDICTS)))]
+    for study, link in zip(studies, links, strict=True):
+        verdicts = [result.verdict for claim, result in study.rows() if claim.source.paper == paper]
+        rows.append(_row(link, *(str(verdicts.count(verdict) or "–") for verdict in _VERDICTS)))
+    return "\n".join(rows)
 
 
 _IDLE = (
@@ -282,15 +293,15 @@ def _numbered(pages: dict[str, str]) -> str:
     return ", ".join(f"[{index}]({file})" for index, file in enumerate(pages, 1))
 
 
-def _study_links(pages: dict[str, str], sections: Sequence[StudySection | None]) -> str:
-    """Each study by its name, leading to its heading."""
+def _study_links(pages: dict[str, str], sections: Sequence[StudySection | None]) -> list[str]:
+    """Each study by its title, leading to its heading."""
     links = []
     for section in sections:
         if section is not None:
             file = next(file for file, text in pages.items() if f"\n## {section.title}\n" in text)
             anchor = re.sub(r"[^\w\- ]", "", section.title.lower()).replace(" ", "-")
-            links.append(f"[{section.name}]({file}#{anchor})")
-    return ", ".join(links)
+            links.append(f"[{section.title}]({file}#{anchor})")
+    return links
 
 
 def _retired() -> list[_Retired]:
