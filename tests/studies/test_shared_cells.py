@@ -12,7 +12,7 @@ from eisbach.experiments.spec import ExperimentSpec, arm_training, check_spec
 from eisbach.training.run_folder import recipe_hash
 
 SHARING = {
-    "barrier_complements": {"plain", "sample-100", "development", "oracle"},
+    "barrier_complements": {"plain", "sample-100", "recurrence", "oracle"},
     "clip_and_level": {"plain", "development", "clip-and-level", "oracle"},
     "barrier_strength": {"plain", "batch-50", "sample-50", "sample-100"},
     "barrier_adherence": {"plain", "batch-50", "sample-50", "sample-100"},
@@ -55,6 +55,28 @@ def test_an_arm_set_to_null_is_left_out_of_a_recipe() -> None:
     with pytest.raises(ConfigError, match="baseline is 'plain', and the arms are"):
         load_spec("barrier_complements", ["arms.plain=null"])
     assert build_config(ExperimentSpec, whole.model_dump()) == whole
+
+
+def test_within_a_design_arms_differ_in_the_weight_on_samples_alone() -> None:
+    spec = load_spec("barrier_complements")
+
+    def other(arm: str) -> dict[str, object]:
+        """What is left of its training without the weight on samples; where all weights are 1, a mean of 1 is none."""
+        values = arm_training(spec, arm, 110, out="out", manifest="m", cache=None).model_dump(mode="json")
+        weighting = {key: values["weighting"].pop(key) for key in ("sample", "strength", "normalisation")}
+        values["weighting"]["options"] = {
+            key: value for key, value in (values["weighting"]["options"] or {}).items() if key == "correct_density"
+        }
+        if values["weighting"]["noise_level"] != "none":
+            assert weighting["normalisation"] == "mean1", arm
+        return values
+
+    for partner in ("", "oracle", "min-snr", "erd"):
+        arms = [partner or "plain", *(f"{partner}-{weight}".strip("-") for weight in ("sample-100", "recurrence"))]
+        assert other(arms[0]) == other(arms[1]) == other(arms[2]), partner
+    assert [other("erd")["weighting"]["options"], other("plain")["weighting"]["options"]] == [
+        {"correct_density": True}, {},
+    ]  # fmt: skip
 
 
 def test_the_second_judge_hears_the_memory_of_clip_and_level() -> None:

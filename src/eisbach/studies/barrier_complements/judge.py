@@ -1,4 +1,4 @@
-"""Judges whether a weight still gains beside curation, Min-SNR and ERD, and as much as without: 2 × 2, over draws."""
+"""Judges whether a weight still gains beside curation, Min-SNR and ERD: 2 × 2, over draws."""
 
 from __future__ import annotations
 
@@ -6,39 +6,35 @@ from pathlib import Path
 
 from eisbach.statistics.records import load_records
 from eisbach.studies.contract import ClaimResult
-from eisbach.studies.judging import ALPHA, STANDING, Draws, decided, judged, not_run, shown, with_standing
+from eisbach.studies.judging import STANDING, Draws, decided, not_run, with_standing
 
-MARGIN = 5.0
-"""Points of pieces that stand: a smaller difference, of two arms or of two gains, is none."""
-WEIGHTS = {"per-sample": "sample-100", "development": "development"}
-PARTNERS = {"curation": "oracle", "min-snr": "min-snr", "erd": "erd"}
+WEIGHTS = {"per-sample": "sample-100", "recurrence": "recurrence"}
+PARTNERS = {"curation": ("oracle", 2.5), "min-snr": ("min-snr", 5.0), "erd": ("erd", 5.0)}
+"""An arm, and points of pieces that stand: a smaller difference from it is none. Curation leaves but 5 of them."""
 
 
 def judge(folder: Path) -> list[ClaimResult]:
     """All claims, from `records.parquet`; "not run" where there is none, or an arm is missing."""
     cells = [(weight, partner) for weight in WEIGHTS for partner in PARTNERS]
     if not (folder / "records.parquet").is_file():
-        return [not_run(key) for weight, partner in cells for key in _keys(weight, partner)]
+        return [not_run(_key(weight, partner)) for weight, partner in cells]
     draws = Draws(with_standing(load_records(folder / "records.parquet")), "barrier_complements")
-    return [result for weight, partner in cells for result in _design(draws, weight, partner)]
+    return [_design(draws, weight, partner) for weight, partner in cells]
 
 
-def _keys(weight: str, partner: str) -> tuple[str, str]:
-    return f"adds-to-{partner}-{weight}", f"gains-alike-with-{partner}-{weight}"
+def _key(weight: str, partner: str) -> str:
+    return f"adds-to-{partner}-{weight}"
 
 
-def _design(draws: Draws, weight: str, partner: str) -> list[ClaimResult]:
-    """The two claims of one 2 × 2: plain, the weight, the partner, both."""
-    adds, alike = _keys(weight, partner)
-    arm, base = WEIGHTS[weight], PARTNERS[partner]
+def _design(draws: Draws, weight: str, partner: str) -> ClaimResult:
+    """One 2 × 2: plain, the weight, the partner, both. The first effect decides; then come the interactions, the gains
+    beside the partner by the other measures, and all gains without it."""
+    arm, (base, margin) = WEIGHTS[weight], PARTNERS[partner]
     both = f"{base}-{arm}"
     if not all(draws.has(name) for name in ("plain", arm, base, both)):
-        return [not_run(adds), not_run(alike)]
-    gain = [*draws.led_by(STANDING, both, other=base), *draws.led_by(STANDING, arm)]
-    gains = (both, base), (arm, "plain")
-    interaction = draws.interaction(*gains, first=STANDING)
-    equal = draws.equal_gains(*gains, STANDING, MARGIN) < ALPHA
-    return [
-        decided(adds, gain, "lower", draws.equivalence(both, STANDING, MARGIN, other=base)),
-        judged(alike, interaction, supported=equal, refuted=shown(interaction[0]) and not equal),
-    ]
+        return not_run(_key(weight, partner))
+    first, *beside = draws.led_by(STANDING, both, other=base)
+    interactions = draws.interaction((both, base), (arm, "plain"), first=STANDING)
+    effects = [first, *interactions, *beside, *draws.led_by(STANDING, arm)]
+    same = draws.equivalence(both, STANDING, margin, other=base)
+    return decided(_key(weight, partner), effects, "lower", same)
