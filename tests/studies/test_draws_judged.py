@@ -299,6 +299,20 @@ def test_steps_sharpen_or_leave_boundaries_and_the_barrier_more_or_alike(tmp_pat
     }
 
 
+def test_a_drift_within_the_margin_is_no_sharpening(tmp_path: Path) -> None:
+    """Steps of one training from the same noise: shown in every draw, and twenty times below the margin."""
+
+    def strength(arm: str, draw: int) -> float:
+        return 0.2 + 0.01 * np.sin(draw) + (0.001 + 0.0001 * (draw % 3) if arm == "batch-50" else 0.0)
+
+    def flat(arm: str, draw: int) -> float:
+        return 0.9 if arm.endswith("-500") else 0.1
+
+    folder = write(tmp_path, "barrier_steps", flat, block_strength=strength)
+    assert verdicts(folder, "barrier_steps")["sharper-as-printed"] == "refuted"
+    assert verdicts(folder, "barrier_steps")["more-than-plain-as-printed"] == "refuted"
+
+
 def test_form_is_played_where_the_arms_say(tmp_path: Path) -> None:
     """Plain training takes blocks away above 0.7 alone, or below it, or nowhere. What is flat differs everywhere and
     decides nothing."""

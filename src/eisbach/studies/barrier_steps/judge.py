@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from eisbach.statistics.records import load_records
-from eisbach.studies.contract import ClaimResult
-from eisbach.studies.judging import ALPHA, Draws, judged, not_run
+from eisbach.studies.contract import ClaimResult, Effect
+from eisbach.studies.judging import ALPHA, Draws, judged, not_run, shown
 
 MARGIN = 0.02
 """Block strength: a smaller difference, of steps or of two gains, is none."""
@@ -17,6 +17,10 @@ ARMS = {
 }
 """By claim: the barrier's arm, and the plain one of the same rate."""
 _FIRST = "block_strength"
+"""Decides alone."""
+_COVERAGE = ("trajectory_coverage", "paper_pca_coverage")
+"""Figure 5 has them expand, too; they decide nothing."""
+_UNTRAINED = "untrained"
 
 
 def judge(folder: Path) -> list[ClaimResult]:
@@ -32,15 +36,25 @@ def _claims(draws: Draws, name: str, arm: str, plain: str) -> list[ClaimResult]:
     own, theirs = (arm, f"{arm}-500"), (plain, f"{plain}-500")
     if not all(draws.has(each) for each in (*own, *theirs)):
         return [not_run(sharper), not_run(more)]
-    gain, interaction = draws.primary(arm, other=own[1]), draws.interaction(own, theirs)
-    results = []
-    for key, effects, same in (
-        (sharper, gain, draws.equivalence(arm, _FIRST, MARGIN, other=own[1])),
-        (more, interaction, draws.equal_gains(own, theirs, _FIRST, MARGIN)),
-    ):
-        shown = effects[0].p is not None and effects[0].p < ALPHA
-        supported = shown and effects[0].value > 0
-        beside = [] if key == sharper else [draws.effect(plain, _FIRST, other=theirs[1])]
-        refuted = not supported and (same < ALPHA or shown)
-        results.append(judged(key, [*effects, *beside], supported=supported, refuted=refuted))
-    return results
+    gain = [
+        *draws.led_by(_FIRST, arm, other=own[1]),
+        *draws.effects(arm, [metric for metric in _COVERAGE if draws.has_measure(arm, metric)], other=own[1]),
+        draws.effect(plain, _FIRST, other=theirs[1]),
+        *(effect for each in own if draws.has(_UNTRAINED)
+          for effect in draws.beside_untrained(each, _UNTRAINED, first=_FIRST)[:1]),
+    ]  # fmt: skip
+    interaction = draws.interaction(own, theirs, first=_FIRST)
+    return [
+        _decided(sharper, gain, draws.equivalence(arm, _FIRST, MARGIN, other=own[1])),
+        _decided(more, interaction, draws.equal_gains(own, theirs, _FIRST, MARGIN)),
+    ]
+
+
+def _decided(key: str, effects: list[Effect], same: float) -> ClaimResult:
+    """By the first effect. What is shown and still lies within the margin is nothing: two steps of one training from
+    the same noise differ by so little that any drift is shown."""
+    first, alike = effects[0], same < ALPHA
+    return judged(
+        key, effects, supported=shown(first) and first.value > 0 and not alike,
+        refuted=alike or (shown(first) and first.value < 0),
+    )  # fmt: skip
