@@ -31,6 +31,7 @@ QUIET, NOISY = BANDS[0][2], BANDS[2][1]
 """t at and below which noise is low, and above which it is high: as in the probe."""
 TENTHS, STRETCHES = 10, 10
 _FEW = 5  # samples under which a tenth of t gives no correlation
+_ROUNDING = 1e-5
 _GRADIENT_MARGIN, _CURATION_MARGIN = math.log(1.1), math.log(1.05)
 _SPREAD_MARGIN = 10.0
 
@@ -172,8 +173,9 @@ def _band(samples: Samples, noisy: bool) -> np.ndarray:
 
 
 def _stretches(samples: Samples) -> np.ndarray:
-    """Which of ten equal stretches of the training each sample lies in; a step counts where it ends."""
-    return np.clip(np.ceil(samples.share * STRETCHES).astype(int) - 1, 0, STRETCHES - 1)
+    """Which of ten equal stretches of the training each sample lies in; a step counts where it ends, and a share that
+    was kept in single precision is no later for that (.1 is .100000001)."""
+    return np.clip(np.ceil(samples.share * STRETCHES - _ROUNDING).astype(int) - 1, 0, STRETCHES - 1)
 
 
 def _mean(values: np.ndarray) -> float:

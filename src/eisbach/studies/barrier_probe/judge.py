@@ -40,10 +40,10 @@ def _plain(probes: dict[str, dict[str, Any]]) -> ClaimResult:
     effects = []
     for name, probe in probes.items():
         moved = probe["gradients"]["points"]["moved"]
-        angle, size = (_update(moved, part) for part in ("angle", "norm_ratio"))
+        (angle, updates), (size, _) = (_update(moved, part) for part in ("angle", "norm_ratio"))
         norm = moved["norm_ratio"]
         effects += [
-            interval_effect(f"{_SEEN[name]}: angle of AdamW's update to the plain one", *angle, "degrees", n=norm["n"]),
+            interval_effect(f"{_SEEN[name]}: angle of AdamW's update to the plain one", *angle, "degrees", n=updates),
             interval_effect(f"{_SEEN[name]}: size of the gradient", norm["mean"], [norm["low"], norm["high"]], "×"),
             interval_effect(f"{_SEEN[name]}: size of the update", *size, "×"),
         ]
@@ -54,12 +54,13 @@ def _plain(probes: dict[str, dict[str, Any]]) -> ClaimResult:
     )  # fmt: skip
 
 
-def _update(moved: dict[str, Any], part: str) -> tuple[float, list[float | None]]:
-    """A statistic of AdamW's update with its interval; records of the first probes hold that after the last batch."""
+def _update(moved: dict[str, Any], part: str) -> tuple[tuple[float, list[float | None]], int]:
+    """A statistic of AdamW's last updates with its interval over them, and how many they are; they follow one another.
+    Records of the first probes hold that after the last batch."""
     if "adamw" in moved:
-        return float(moved["adamw"]["last"][part]), [None, None]
+        return (float(moved["adamw"]["last"][part]), [None, None]), 1
     entry = moved[f"update_{part}"]
-    return float(entry["mean"]), [entry["low"], entry["high"]]
+    return (float(entry["mean"]), [entry["low"], entry["high"]]), int(entry["n"])
 
 
 def _prediction_1(probe: dict[str, Any]) -> ClaimResult:

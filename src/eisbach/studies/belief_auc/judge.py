@@ -12,7 +12,8 @@ from eisbach.studies.judging import high, interval_effect, judged, low, not_run
 
 SECTION = "test set, 30 s"
 """Scores that nothing was chosen on; a run without it is judged on its first section."""
-KINDS = ("drone", "pad", "texture noise", "texture cloud", "loop 1.5-3 s", "loop 3-6 s", "loop 6-12 s")
+COMBINED = {"texture", "loop 1.5-12 s"}
+"""Cells of several kinds together; the claims ask for each kind."""
 LOW, GOAL_LOW, HIGH, GOAL_HIGH = 0.6, 0.95, 0.8, 0.8
 """Asked for: AUC of GOAL_LOW up to t = LOW, and of GOAL_HIGH at t = HIGH."""
 
@@ -33,6 +34,10 @@ def judge(folder: Path) -> list[ClaimResult]:
     ]
 
 
+def _kinds(row: Mapping[str, Any]) -> list[str]:
+    return [kind for kind in row["cells"] if kind not in COMBINED]
+
+
 def _cell(row: Mapping[str, Any], kind: str, t: float) -> Effect:
     cell = row["cells"][kind]
     return interval_effect(f"AUC against {kind} at t = {t:g}", cell["auc"], cell["interval"])
@@ -43,8 +48,7 @@ def _weakest(rows: Rows, name: str, levels: Sequence[float]) -> Effect | None:
         _cell(rows[name, t], kind, t)
         for t in levels
         if (name, t) in rows
-        for kind in KINDS
-        if kind in rows[name, t]["cells"]
+        for kind in _kinds(rows[name, t])
     ]
     return min(cells, key=lambda effect: effect.value, default=None)
 
@@ -59,8 +63,7 @@ def _goal(key: str, rows: Rows, name: str) -> ClaimResult:
         (_cell(rows[name, t], kind, t), goal)
         for chosen, goal in ((levels, GOAL_LOW), ([HIGH], GOAL_HIGH))
         for t in chosen
-        for kind in KINDS
-        if kind in rows[name, t]["cells"]
+        for kind in _kinds(rows[name, t])
     ]
     above = sum(low(effect) >= goal for effect, goal in pairs)
     met = sum(effect.value >= goal for effect, goal in pairs)
@@ -79,9 +82,7 @@ def _chance(key: str, rows: Rows) -> ClaimResult:
     names, t = ("entropy (paper)", "recurrence R^4, 3 s", "development"), 0.95
     if any((name, t) not in rows for name in names):
         return not_run(key)
-    cells = [
-        (name, _cell(rows[name, t], kind, t)) for name in names for kind in KINDS if kind in rows[name, t]["cells"]
-    ]
+    cells = [(name, _cell(rows[name, t], kind, t)) for name in names for kind in _kinds(rows[name, t])]
     effects = []
     for name in names:
         best = max((effect for owner, effect in cells if owner == name), key=lambda effect: effect.value)

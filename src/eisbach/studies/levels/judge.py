@@ -37,5 +37,6 @@ def _levels_alone(arms: Arms) -> ClaimResult:
     )
     return judged(
         "levels-alone", effects, supported=all(same[:-1]) and not any(other), refuted=any(other),
-        note=f"Equivalent to plain training (within half a standard deviation): {named}; p of equivalence {tests}.",
+        note="Equivalent to plain training (within half a standard deviation, flat pieces within 10 points): "
+        f"{named}; p of equivalence {tests}.",
     )  # fmt: skip
