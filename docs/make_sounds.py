@@ -26,14 +26,16 @@ from eisbach.types import Waveform
 
 SOUNDS = Path(__file__).parent / "sounds"
 SECONDS = 16.0
-_WHOLE = partial(synthetic.form, "ABACABD", SECONDS / 7)
+LONGEST = 28.0
+"""Continuation has no value under 24 s."""
+_WHOLE = partial(synthetic.form, "ABACABD", LONGEST / 7)
 
 MEASURES: dict[str, tuple[Callable[[], Waveform], Callable[[], Waveform]]] = {
     "block_strength": (
         lambda: synthetic.contrast(0.0, 3, 4.0, SECONDS),
         lambda: synthetic.contrast(18.0, 3, 4.0, SECONDS),
     ),
-    "continuation": (lambda: shuffled(_WHOLE(5), 1.0, 5), lambda: _WHOLE(5)),
+    "continuation": (lambda: shuffled(_WHOLE(4), 1.0, 4), lambda: _WHOLE(4)),
     "textural_vendi": (lambda: synthetic.states(1, 2, SECONDS, 2.0), lambda: synthetic.states(8, 2, SECONDS, 2.0)),
     "motif_coverage": (lambda: synthetic.motif_share(0.0, 4, 4.0, 4), lambda: synthetic.motif_share(1.0, 4, 4.0, 4)),
     "level_range": (lambda: synthetic.crescendo(3.0, 1, SECONDS), lambda: synthetic.crescendo(40.0, 1, SECONDS)),
@@ -58,7 +60,7 @@ def kinds(folder: Path) -> dict[str, Path]:
 
 def write(source: Path, name: str, encoding: int) -> int:
     """Writes docs/sounds/NAME.mp3; how many bytes."""
-    data = base64.b64decode(embed(source, ENCODINGS[encoding], SECONDS).uri.partition(",")[2])
+    data = base64.b64decode(embed(source, ENCODINGS[encoding], LONGEST).uri.partition(",")[2])
     (SOUNDS / f"{name}.mp3").write_bytes(data)
     return len(data)
 
@@ -73,7 +75,10 @@ def main() -> None:
             for end, piece in zip(("low", "high"), pieces, strict=True):
                 file = folder / f"{measure}-{end}.wav"
                 write_audio(file, piece())
-                value = METRICS[measure].function(extract_features(read_audio(file)))
+                sound = read_audio(file)
+                if sound.duration < METRICS[measure].min_seconds:
+                    raise SystemExit(f"{measure} has no value under {METRICS[measure].min_seconds:g} s")
+                value = METRICS[measure].function(extract_features(sound))
                 print(f"{file.stem:24s} {value:8.2f}  {write(file, file.stem, -1) // 1024} kB", flush=True)
         for kind, file in kinds(folder).items():
             print(f"{kind:24s}           {write(file, kind, 2) // 1024} kB", flush=True)

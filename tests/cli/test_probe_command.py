@@ -39,6 +39,17 @@ def small(clips, tiny_model, out, *more):
                "--set", "data.crop_seconds=3", "--set", "batch_size=2", "--quiet", *more)  # fmt: skip
 
 
+def test_a_folder_of_recordings_gets_its_manifest_as_a_training_makes_it(clips, tiny_model, tmp_path):
+    music = tmp_path / "music"
+    music.mkdir()
+    for file in clips.glob("*.wav"):
+        (music / file.name).write_bytes(file.read_bytes())
+        (music / f"{file.stem}.txt").write_text("a calm cello")
+    done = small(music, tiny_model, tmp_path / "out", "--sample", "entropy_barrier")
+    assert done.exit_code == 0, done.output
+    assert (music / "manifest.jsonl").is_file()
+
+
 def test_without_a_recipe_it_prints_a_verdict_and_writes_its_folder(clips, tiny_model, tmp_path):
     done = small(clips, tiny_model, tmp_path, "--sample", "entropy_barrier", "--label", "room", "--json")
     assert done.exit_code == 0, done.output

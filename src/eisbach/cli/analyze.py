@@ -43,7 +43,7 @@ _Pair = Annotated[
     typer.Option(help="Match clips by auto, prompt, name, none, or labels, the first being the unit."),
 ]
 _Baseline = Annotated[str | None, typer.Option(help="The set that the others are compared with; the first.")]
-_Oracle = Annotated[str | None, typer.Option(help="The set that is the upper bound: shares of its gain are reported.")]
+_Oracle = Annotated[str | None, typer.Option(help="The set that knew the material: shares of its gain are reported.")]
 _Metrics = Annotated[str | None, typer.Option(help="Comma-separated metrics; all unless named.")]
 _Primary = Annotated[
     str | None,

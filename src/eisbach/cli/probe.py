@@ -16,6 +16,7 @@ from eisbach.cli.common import (
     OptionalPrecision,
     Overrides,
     Quiet,
+    make_manifests,
     numbers,
     print_json,
     print_note,
@@ -37,7 +38,7 @@ _Recipe = Annotated[
 _Model = Annotated[str | None, typer.Option(help="'embedded' or a saved model's folder, instead of the recipe's.")]
 _Data = Annotated[
     list[str] | None,
-    typer.Option(metavar="MANIFEST", help="Manifest or its folder, instead of the recipe's (repeatable)."),
+    typer.Option(metavar="MANIFEST", help="Manifest or folder, instead of the recipe's (repeatable)."),
 ]
 _Sample = Annotated[str | None, typer.Option(metavar="NAME", help="Sample weighting: recommended, entropy_barrier, …")]
 _NoiseLevel = Annotated[
@@ -126,6 +127,7 @@ def probe(
     from eisbach.progress import Progress
     from eisbach.report.probe import write_probe_page
 
+    make_manifests(config.train.data.manifest, quiet)
     result, reused = _measure(config, folder, fresh=fresh, quiet=quiet)
     with Progress(2, "explain", quiet=quiet) as bar:
         explanation = explain(result, label=label)

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import typer
 
-from eisbach.cli.common import DryRun, OptionalDevice, OptionalPrecision, Overrides, Quiet, print_note
+from eisbach.cli.common import (
+    DryRun,
+    OptionalDevice,
+    OptionalPrecision,
+    Overrides,
+    Quiet,
+    make_manifests,
+    print_note,
+)
 
 
 def train(
@@ -55,7 +63,7 @@ def train(
         check_settings(RunFolder(Path(config.out)), config)
         typer.echo(dump_yaml(config), nl=False)
         return
-    _make_manifests(config.data.manifest, quiet)
+    make_manifests(config.data.manifest, quiet)
     from eisbach.training.loop import train as run
 
     folder = run(config, quiet=quiet)
@@ -64,24 +72,3 @@ def train(
 
         after_training(folder, config.device, lambda sentence: None if quiet else print_note(sentence))
     typer.echo(str(folder))
-
-
-def _make_manifests(sources: str | list[str] | None, quiet: bool) -> None:
-    """Makes the manifest of every folder of audio that is named in a manifest's place and has none, as `eisbach data
-    folder` does, and says what trains."""
-    from eisbach.data.manifest import MANIFEST_NAME
-
-    for source in [sources] if isinstance(sources, str) else sources or []:
-        folder = Path(source)
-        if not folder.is_dir() or (folder / MANIFEST_NAME).is_file():
-            continue
-        from eisbach.data.audio_folder import list_audio, read_folder
-        from eisbach.data.selection import TrainingRule, choose_clips
-
-        if not list_audio(folder).files:  # latents that were encoded elsewhere, or nothing
-            continue
-        manifest, report = read_folder(folder, quiet=quiet)
-        if not quiet and os.environ.get("RANK", "0") == "0":
-            left_out = f"; {len(report.skipped)} left out, see eisbach data doctor {folder}" if report.skipped else ""
-            chosen = choose_clips(manifest, TrainingRule()).sentence()
-            print_note(f"{folder} had no manifest, so {folder / MANIFEST_NAME} was made: {chosen}{left_out}.")

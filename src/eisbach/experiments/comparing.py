@@ -58,7 +58,7 @@ def compare_sets(
     pair, names, side_by_side
         How clips are matched, as `match_sets` takes them.
     baseline, oracle : str or None
-        A set's name or group: what the others are compared with, and the upper bound whose gain is the yardstick of the
+        A set's name or group: what the others are compared with, and the oracle whose gain is the yardstick of the
         recovered shares.
     metrics : sequence of str
         What to compare; all unless named.

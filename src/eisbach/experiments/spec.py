@@ -146,8 +146,8 @@ class ExperimentSpec(StrictModel):
     arms : mapping of str to Arm
         At least two.
     baseline, oracle : str, str or None
-        Every arm is compared with the baseline; the oracle (flat clips removed by label) is the upper bound that
-        'recovered share' is measured against.
+        Every arm is compared with the baseline; the oracle (flat clips removed by label) says what knowing the material
+        gains, and 'recovered share' is a share of that.
     train_seeds : tuple of int
         Trainings an arm; one seed compares two checkpoints, several compare two methods.
     generation : PlayConfig

@@ -44,12 +44,7 @@ def _cell(row: Mapping[str, Any], kind: str, t: float) -> Effect:
 
 
 def _weakest(rows: Rows, name: str, levels: Sequence[float]) -> Effect | None:
-    cells = [
-        _cell(rows[name, t], kind, t)
-        for t in levels
-        if (name, t) in rows
-        for kind in _kinds(rows[name, t])
-    ]
+    cells = [_cell(rows[name, t], kind, t) for t in levels if (name, t) in rows for kind in _kinds(rows[name, t])]
     return min(cells, key=lambda effect: effect.value, default=None)
 
 
