@@ -118,6 +118,20 @@ def test_the_page_is_well_formed_and_asks_nothing_of_the_network(page):
         assert attrs.get("aria-controls", ids[0]) in ids
 
 
+def test_a_measure_of_which_hardly_any_clip_has_a_value_limits_itself_alone(tmp_path):
+    """Six trained models an arm, and a further measure with a value in two of them: the others can still show much."""
+    rows = make(tmp_path, models=range(6), audio=False)
+    further = MetricInfo("rare", "rarely there", primary=False)
+    for row in rows:
+        row["rare"] = float(row["level"]) if row["train_seed"] < 2 else None
+    said = limits(evaluate(rows, [*METRICS, further], "plain", n_resamples=100), rows)
+    assert not any("smallest possible p" in note for note in said)
+    assert "Up to 48 clips of a comparison (rarely there) had no partner or no value and were left out of it." in said
+    few = [row for row in rows if row["train_seed"] < 2]
+    said = limits(evaluate(few, [*METRICS, further], "plain", n_resamples=100), few)
+    assert any(note.startswith("With 2 trained models an arm the smallest possible p is") for note in said)
+
+
 def test_everything_that_should_be_said_is_said_in_order(page):
     text = Page(page).text
     assert text.index("First & asked.") < text.index("Then asked.") < text.index("The verdict")

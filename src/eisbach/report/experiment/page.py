@@ -145,17 +145,20 @@ def clips_heard(spec: ExperimentSpec) -> int:
 
 
 def limits(results: Results, records: Sequence[Record]) -> list[str]:
-    """What an experiment's records cannot show, in sentences."""
+    """What an experiment's records cannot show, in sentences: of the measures that decide. One of which hardly any clip
+    has a value says nothing about the others."""
     notes = []
-    floor = max((each.p_floor or 0.0 for each in results.comparisons), default=0.0)
-    counted = [each for each in results.comparisons if each.n_units]
-    if any(each.verdict == "too few" for each in results.comparisons):
+    labels = {info.name: info.label for info in results.metrics}
+    primary = {info.name for info in results.metrics if info.primary}
+    deciding = [each for each in results.comparisons if each.metric in primary] or results.comparisons
+    counted = sorted((each for each in deciding if each.n_units), key=lambda each: each.p_floor or 0.0)
+    if any(each.verdict == "too few" for each in deciding):
         notes.append("Some comparisons rest on a single piece or prompt; they show an example and prove nothing.")
-    elif counted and floor >= 0.05:
-        models = counted[0].unit == "trained model"
+    elif counted and (counted[-1].p_floor or 0.0) >= 0.05:
+        least, models = counted[-1], counted[-1].unit == "trained model"
         notes.append(
-            f"With {counted[0].n_units} {counted[0].unit}s{' an arm' if models else ''} the smallest possible p is "
-            f"{floor:.2g}: no difference can be called shown, however large it is."
+            f"With {least.n_units} {least.unit}s{' an arm' if models else ''} the smallest possible p is "
+            f"{least.p_floor:.2g}: no difference can be called shown, however large it is."
             f"{' Five trained models an arm are the least that can.' if models else ''}"
         )
     if counted and counted[0].unit == "prompt" and any(row.get("train_seed") is not None for row in records):
@@ -167,9 +170,12 @@ def limits(results: Results, records: Sequence[Record]) -> list[str]:
         "The judge of flatness was set on labelled audio. For arms of the development barrier, to which it is kin, it "
         "is no independent witness; nor is textural Vendi for arms of the recurrence and development barriers."
     )
-    unmatched = max((each.unmatched for each in results.comparisons), default=0)
-    if unmatched and results.paired:
-        notes.append(f"Up to {unmatched} clips of a comparison had no partner or no value and were left out of it.")
+    most = max(results.comparisons, key=lambda each: each.unmatched, default=None)
+    if most is not None and most.unmatched and results.paired:
+        notes.append(
+            f"Up to {most.unmatched} clips of a comparison ({labels.get(most.metric, most.metric)}) had no partner or "
+            "no value and were left out of it."
+        )
     return notes
 
 
