@@ -23,8 +23,9 @@ demo: $(STAMP) ## the main job: fine-tune, generate, measure, compare; opens eis
 	$(BIN)/eisbach demo --out eisbach-demo
 
 # One thread a worker: two workers of two threads each take twice as long on two cores. Each has half of the files, so
-# that what the tests of a file share is made once, and takes from the other's half when its own is done.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+# that what the tests of a file share is made once, and takes from the other's half when its own is done. Compiled code is
+# kept, wherever the shell says not to: test files are rewritten by pytest, and every process that a test starts imports.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test: $(STAMP) ## the test suite
 	$(PYTEST)
