@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -127,6 +128,9 @@ def test_a_measure_of_which_hardly_any_clip_has_a_value_limits_itself_alone(tmp_
     said = limits(evaluate(rows, [*METRICS, further], "plain", n_resamples=100), rows)
     assert not any("smallest possible p" in note for note in said)
     assert "Up to 48 clips of a comparison (rarely there) had no partner or no value and were left out of it." in said
+    deciding = replace(further, primary=True)  # even then the others can
+    said = limits(evaluate(rows, [*METRICS, deciding], "plain", n_resamples=100), rows)
+    assert not any("smallest possible p" in note for note in said)
     few = [row for row in rows if row["train_seed"] < 2]
     said = limits(evaluate(few, [*METRICS, further], "plain", n_resamples=100), few)
     assert any(note.startswith("With 2 trained models an arm the smallest possible p is") for note in said)

@@ -168,7 +168,7 @@ def _configure(
             "a probe looks at clips of audio and this recipe trains on images; give a recipe with data.manifest."
         )
     if not isinstance(values.get("data"), dict) or not values["data"].get("manifest"):
-        raise UserError("the probe has no data; add --data FOLDER (with its manifest.jsonl), or name a recipe.")
+        raise UserError("the probe has no data; add --data FOLDER, or name a recipe.")
     source = str(recipe) if recipe is not None else "the configuration"
     config = build_config(TrainConfig, values, source)  # alone first, so that faults name the recipe's own keys
     given = {key: value for key, value in probe.items() if value is not None}

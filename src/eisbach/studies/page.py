@@ -223,10 +223,11 @@ def claims_pages(studies: Sequence[Study] | None = None, stem: str = "claims") -
 
 def _verdicts_by_study(studies: Sequence[Study], paper: str, links: Sequence[str]) -> str:
     """A table of what each study says of a paper, in counts."""
-    rows = [_row("study", *_VERDICTS), _row(*["---"] * (1 + len(_VERDICTS)))]
-    for study, link in zip(studies, links, strict=True):
-        verdicts = [result.verdict for claim, result in study.rows() if claim.source.paper == paper]
-        rows.append(_row(link, *(str(verdicts.count(verdict) or "–") for verdict in _VERDICTS)))
+    found = [[result.verdict for claim, result in study.rows() if claim.source.paper == paper] for study in studies]
+    columns = [verdict for verdict in _VERDICTS if any(verdict in verdicts for verdicts in found)]
+    rows = [_row("study", *columns), _row(*["---"] * (1 + len(columns)))]
+    for verdicts, link in zip(found, links, strict=True):
+        rows.append(_row(link, *(str(verdicts.count(verdict) or "–") for verdict in columns)))
     return "\n".join(rows)
 
 

@@ -154,8 +154,8 @@ def limits(results: Results, records: Sequence[Record]) -> list[str]:
     counted = sorted((each for each in deciding if each.n_units), key=lambda each: each.p_floor or 0.0)
     if any(each.verdict == "too few" for each in deciding):
         notes.append("Some comparisons rest on a single piece or prompt; they show an example and prove nothing.")
-    elif counted and (counted[-1].p_floor or 0.0) >= 0.05:
-        least, models = counted[-1], counted[-1].unit == "trained model"
+    elif counted and (counted[0].p_floor or 0.0) >= 0.05:
+        least, models = counted[0], counted[0].unit == "trained model"
         notes.append(
             f"With {least.n_units} {least.unit}s{' an arm' if models else ''} the smallest possible p is "
             f"{least.p_floor:.2g}: no difference can be called shown, however large it is."
