@@ -12,6 +12,7 @@ import pytest
 from eisbach.experiments.recipes import load_spec
 from eisbach.statistics.records import save_records
 from eisbach.studies.barrier_complements.judge import judge as complements
+from eisbach.studies.barrier_steps.judge import judge as steps
 from eisbach.studies.judging import Draws
 
 CLIPS = 40
@@ -308,7 +309,13 @@ def test_a_drift_within_the_margin_is_no_sharpening(tmp_path: Path) -> None:
     def flat(arm: str, draw: int) -> float:
         return 0.9 if arm.endswith("-500") else 0.1
 
-    folder = write(tmp_path, "barrier_steps", flat, block_strength=strength)
+    coverage = {"trajectory_coverage": lambda arm, draw: 1.0 + arm.endswith("-50"), "paper_pca_coverage": strength}
+    folder = write(tmp_path, "barrier_steps", flat, block_strength=strength, **coverage)
+    first = next(claim for claim in steps(folder) if claim.key == "sharper-as-printed")
+    beside = {effect.name.partition(":")[0]: effect for effect in first.effects}
+    assert beside["trajectory coverage"].value == pytest.approx(1.0)
+    untrained = [effect.name for effect in first.effects if effect.name.endswith("− untrained base")]
+    assert untrained == [f"block strength: Eq. 5, {n} steps − untrained base" for n in ("1,000", "500")]
     assert verdicts(folder, "barrier_steps")["sharper-as-printed"] == "refuted"
     assert verdicts(folder, "barrier_steps")["more-than-plain-as-printed"] == "refuted"
 

@@ -240,7 +240,7 @@ def _said(page: ComparisonPage) -> dict[str, Any]:
 def _role(sets: Sets, name: str) -> str:
     if sets.results is None:
         return ""
-    return {sets.results.baseline: "baseline", sets.results.oracle: "oracle"}.get(name, "")
+    return {sets.results.baseline: "baseline", sets.results.oracle: "told the truth"}.get(name, "")
 
 
 def _numbers(page: ComparisonPage) -> dict[str, Any]:
