@@ -61,9 +61,7 @@ def log(
 
 def test_stretches_hold_equal_parts_of_a_training_whose_shares_are_in_single_precision() -> None:
     """.1 is .100000001 there: the step that ends a stretch is still its own."""
-    share = np.arange(1, 61, dtype=np.float32).astype(np.float64) / 60
-    assert share.dtype == np.float64
-    stored = np.float32(share).astype(np.float64)
+    stored = (np.arange(1, 61) / 60).astype(np.float32).astype(np.float64)
     assert stored[5] > 0.1
     nothing = np.zeros(60)
     samples = module.Samples(nothing, stored, nothing, nothing, nothing, nothing, nothing, nothing.astype(bool))

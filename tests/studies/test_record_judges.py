@@ -22,14 +22,12 @@ def beliefs(folder: Path, **low: float) -> dict[str, str]:
     kind."""
     table = []
     for name in NAMES:
-        for t in (0.2, 0.6, 0.8, 0.95):
+        for t in (0.1, 0.6, 0.8, 0.95):
             values = dict.fromkeys(KINDS, 0.5 if t > 0.9 else 0.99)
             if (name, t) == ("development", 0.8):
                 values |= {kind.replace("_", " "): value for kind, value in low.items()}
             cells = {kind: {"auc": value, "interval": [value - 0.005, value + 0.005]} for kind, value in values.items()}
             table.append({"weighting": name, "t": t, "cells": cells, "mean_developing": 0.4})
-        table.append({"weighting": name, "t": 0.1, "cells": table[-1]["cells"], "mean_developing": 0.4})
-        table[-1]["cells"] = table[-4]["cells"]
     folder.mkdir()
     (folder / "belief_auc.json").write_text(json.dumps({"sections": {"a": {"table": table}}}))
     return {claim.key: claim.verdict for claim in judge_beliefs(folder)}
