@@ -57,7 +57,8 @@ def test_a_rule_that_stops_in_time_is_told_from_rivals_that_do_not(tmp_path: Pat
     assert regret.note.startswith("Before any training 50% of pieces")
     assert [effect.value > 90 for effect in regret.effects[2:5]] == [True, True, True]
     assert regret.effects[-1].value == pytest.approx(85, abs=3)  # from .1 to .95
-    assert false.note.startswith("16 of 16 trainings were stopped")
+    assert {effect.unit for effect in regret.effects[:-1]} == {"% of the range"}
+    assert false.note.startswith("16 of 16 trainings were stopped, 16 before the last checkpoint;")
     assert (false.effects[0].n, false.effects[2].value) == (16 * 8, 0.0)
     assert false.effects[2].high == pytest.approx(20.6, abs=0.1)  # 16 trainings alone cannot show 5%
     assert (clips.verdict, clips.effects[0].value) == ("refuted", 70.0)  # stopped at the seventh of ten
@@ -71,7 +72,8 @@ def test_a_rule_that_stops_in_time_is_told_from_rivals_that_do_not(tmp_path: Pat
 
 def test_a_training_that_gains_to_its_end_is_let_go_on(tmp_path: Path) -> None:
     regret, false, clips, _ = judge(write(tmp_path, GAINS, held_out=np.linspace(0.5, 1, 10)))
-    assert (regret.verdict, false.note[:33]) == ("supported", "0 of 16 trainings were stopped; o")
+    assert (regret.verdict, false.note[:31]) == ("supported", "0 of 16 trainings were stopped,")
+    assert false.note.endswith("stops nothing falsely: that it is of use is not shown.")
     assert [effect.value for effect in clips.effects] == [100.0, 25.0]  # looked at: the pilot alone
     assert regret.effects[3].value > 95  # the held-out loss misleads here
 
@@ -147,13 +149,44 @@ def test_noise_of_the_truth_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     trainings = trained(np.full(10, 0.5), 4, 7, 40.0, noise=0.2)
     scale = judge_module.scale_of(trainings)
     assert not scale.known
-    assert scale.bar == pytest.approx(0.05)
+    assert scale.bar == 0.0
     assert np.mean([one.regret(4) for one in trainings]) > 0.08
     assert abs(np.mean([one.leads(4).mean() for one in trainings])) < 0.05
     regret = judge_module._regret(trainings, scale)
     assert {effect.unit for effect in regret.effects} == {"points"}
     assert regret.note.startswith("Checkpoints are not shown to differ")
     assert verdicts(trainings)[:2] == ["inconclusive", "supported"]
+
+
+def test_without_a_range_a_lead_that_is_shown_counts_however_small() -> None:
+    """Three of eight sets change at all, and what comes after their stop is better by .04."""
+    rng, trainings = np.random.default_rng(0), []
+    for draw in range(8):
+        levels = np.array([0.5] * 5 + [0.46] * 5) if draw < 3 else np.full(10, 0.5)
+        for _ in range(2):
+            truth = levels[:, None] + rng.normal(0, 0.004, (10, 8))
+            trainings.append(judge_module.Training(draw, truth, {"rule": 2}, 4 if draw < 3 else None))
+    scale = judge_module.scale_of(trainings)
+    assert not scale.known
+    false = judge_module._false_stops(trainings, scale)
+    assert (false.verdict, false.effects[0].value) == ("refuted", pytest.approx(37.5))  # what refutes stands in front
+    assert false.effects[0].name.startswith("trainings stopped before")
+
+
+def test_what_decides_about_rivals_stands_in_front() -> None:
+    """By two rivals' regret the rule is better, of one nothing is shown, and one is better than the rule."""
+    places = dict(zip(judge_module._RIVALS, (9, 8, 3, 3), strict=True))
+
+    def first(regrets: dict[int, float]) -> tuple[str, str]:
+        rows = []
+        for draw in range(8):
+            levels = np.array([regrets.get(place, 0.0) for place in range(10)])
+            rows.append(judge_module.Training(draw, np.tile(levels[:, None], 8), {"rule": 1, **places}))
+        result = judge_module._rivals(rows, judge_module.scale_of(rows))
+        return result.verdict, result.effects[0].name
+
+    assert first({1: 0.1, 3: 0.1, 8: 0.4, 9: 0.5}) == ("inconclusive", "regret, rule − training loss")
+    assert first({1: 0.1, 3: 0.1, 8: 0.4, 9: 0.0}) == ("refuted", "regret, rule − last")
 
 
 def test_one_range_of_all_trainings_divides_and_a_single_ones_noise_does_not() -> None:

@@ -66,8 +66,8 @@ def test_a_folder_is_whole(name: str) -> None:
         assert facts.command.startswith(f"eisbach study run {name}")
 
 
-LONG = ("curation", "gated", "levels")
-"""Studies of so many records that their judges take the longest."""
+LONG = ("curation", "gated", "levels", "stop_rule")
+"""Studies of so many records, or replays, that their judges take the longest."""
 
 
 @pytest.mark.parametrize(

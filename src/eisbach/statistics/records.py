@@ -24,6 +24,8 @@ _KEYS = ("arm", "train_seed", "prompt_id", "seed", "path")
 
 _REQUIRED = ("arm", "prompt_id", "seed", "path")
 _SHOWN_FAULTS = 5
+_PLAIN = frozenset({str, int, bool, type(None)})
+"""What nearly every value is: recognised by identity, because records of a large study hold a million of them."""
 
 
 class RecordError(UserError):
@@ -79,7 +81,10 @@ def validate_records(rows: Iterable[Mapping[str, Any]], source: str = "the recor
 
 def _plain(value: Any) -> Any:
     """Numpy scalars as Python's own; NaN as None; everything else untouched."""
-    if isinstance(value, bool) or value is None or isinstance(value, str):
+    kind = type(value)
+    if kind is float:
+        return None if value != value else value
+    if kind in _PLAIN or isinstance(value, str):
         return value
     if type(value).__name__ in ("bool_", "bool"):
         return bool(value)
@@ -101,9 +106,10 @@ def _row_faults(row: Mapping[str, Any]) -> list[str]:
     if isinstance(row.get("train_seed"), bool) or not isinstance(row.get("train_seed"), int | None):
         faults.append(f"has train_seed = {row['train_seed']!r}, which must be a whole number or None")
     for key, value in row.items():
-        if not isinstance(value, str | int | float | bool | None):
+        kind = type(value)
+        if kind is not float and kind not in _PLAIN and not isinstance(value, str | int | float):
             faults.append(f"has {key} of type {type(value).__name__}, which is not text, number, bool or None")
-        elif isinstance(value, float) and math.isinf(value):
+        elif kind is float and math.isinf(value):
             faults.append(f"has {key} = {value}, which is infinite")
     return faults
 
@@ -111,16 +117,16 @@ def _row_faults(row: Mapping[str, Any]) -> list[str]:
 def _column_faults(rows: Sequence[Record], columns: Sequence[str]) -> list[str]:
     faults = []
     for column in columns:
-        kinds = {_kind(row[column]) for row in rows if row.get(column) is not None}
+        kinds = {_kind(kind) for kind in {type(row.get(column)) for row in rows} - {type(None)}}
         if len(kinds) > 1 and column != "seed":
             faults.append(f"column '{column}' mixes {' and '.join(sorted(kinds))}")
     return faults
 
 
-def _kind(value: RecordValue) -> str:
-    if isinstance(value, bool):
+def _kind(kind: type) -> str:
+    if issubclass(kind, bool):
         return "true/false"
-    return "text" if isinstance(value, str) else "numbers"
+    return "text" if issubclass(kind, str) else "numbers"
 
 
 def save_records(rows: Iterable[Mapping[str, Any]], folder: str | Path, name: str = "records") -> list[Path]:

@@ -146,11 +146,11 @@ class Draws:
         self.spec = load_spec(recipe)
         self._values: dict[tuple[str, str], dict[int, _Clips]] = {}
         for row in records:
-            clip = (row.get("prompt_id"), row.get("seed"))
+            arm, draw, clip = str(row["arm"]), int(row["train_seed"] or 0), (row.get("prompt_id"), row.get("seed"))
             for metric, value in row.items():
-                if metric not in _KEYS and isinstance(value, int | float) and math.isfinite(value):
-                    draws = self._values.setdefault((str(row["arm"]), metric), {})
-                    draws.setdefault(int(row["train_seed"] or 0), {}).setdefault(clip, []).append(float(value))
+                if isinstance(value, int | float) and metric not in _KEYS and math.isfinite(value):
+                    draws = self._values.setdefault((arm, metric), {})
+                    draws.setdefault(draw, {}).setdefault(clip, []).append(float(value))
         columns = {name for row in records for name in row} - {*_KEYS}
         stems = {name.partition(" on ")[0] for name in columns}
         self._labels = {info.name: info.label for info in known_metrics([dict.fromkeys(stems, 0.0)])}

@@ -33,7 +33,7 @@ def _digits(value: float) -> str:
 
 def effect_text(effect: Effect, *, name: bool = False) -> str:
     """'−26 points (−56 to +5), p = 0.095', with the effect's name in front where asked."""
-    text = _digits(effect.value) + ("%" if effect.unit == "%" else f" {effect.unit}" if effect.unit else "")
+    text = _digits(effect.value) + ("" if effect.unit[:1] in ("%", "") else " ") + effect.unit
     if effect.low is not None and effect.high is not None:
         text += f" ({_digits(effect.low)} to {_digits(effect.high)})"
     if effect.p is not None:

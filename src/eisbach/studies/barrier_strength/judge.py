@@ -64,16 +64,21 @@ def _optimum(key: str, draws: Draws, arms: list[str]) -> ClaimResult:
 def _least(fits: np.ndarray) -> Effect:
     """λ of the fewest pieces that stand by the mean parabola, with a percentile bootstrap over draws."""
 
-    def least(rows: np.ndarray) -> float:
-        _, slope, curvature = rows.mean(axis=0)
-        ends = np.array([0.0, 1.0] + ([-slope / (2 * curvature)] if curvature > 0 else []))
-        inside = ends[(ends >= 0) & (ends <= 1)]
-        return float(inside[np.argmin(slope * inside + curvature * inside**2)])
+    def least(means: np.ndarray) -> np.ndarray:
+        """Of each row's parabola: the first of its ends, 0 and 1, and its vertex that is lowest."""
+        _, slope, curvature = means.T[:, :, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            vertex = np.where(curvature > 0, -slope / (2 * curvature), np.nan)
+        places = np.concatenate([np.broadcast_to([0.0, 1.0], (len(means), 2)), vertex], axis=1)
+        height = np.where((places >= 0) & (places <= 1), slope * places + curvature * places**2, np.inf)
+        return places[np.arange(len(means)), np.argmin(height, axis=1)]
 
     rng = np.random.default_rng(0)
-    drawn = [least(fits[rng.integers(len(fits), size=len(fits))]) for _ in range(4999)]
+    drawn = least(fits[rng.integers(len(fits), size=(4999, len(fits)))].mean(axis=1))
     ends = None if len(fits) < 2 else tuple(float(end) for end in np.quantile(drawn, (0.025, 0.975)))
-    return interval_effect("λ of the fewest pieces that stand", least(fits), ends, "", n=len(fits))
+    return interval_effect(
+        "λ of the fewest pieces that stand", float(least(fits.mean(axis=0)[None])[0]), ends, "", n=len(fits)
+    )
 
 
 def _collapse(key: str, draws: Draws, arms: list[str]) -> ClaimResult:

@@ -117,8 +117,8 @@ class Scale:
 
     @property
     def bar(self) -> float:
-        """As a difference of scores."""
-        return BAR / self._times
+        """As a difference of scores; 0 without a range, so that every lead which is shown counts."""
+        return BAR / self._times if self.known else 0.0
 
     @property
     def _times(self) -> float:
@@ -127,7 +127,7 @@ class Scale:
     def share(self, name: str, trainings: list[Training], differences: list[float]) -> Effect:
         """The mean over sets of differences of scores, with its interval."""
         by_set = self._times * _over_sets(trainings, differences)
-        return _mean(name, by_set, "%" if self.known else "points")
+        return _mean(name, by_set, "% of the range" if self.known else "points")
 
 
 def scale_of(trainings: list[Training]) -> Scale:
@@ -241,13 +241,16 @@ def _false_stops(trainings: list[Training], scale: Scale) -> ClaimResult:
         _counted("replays that neither gain nor lose and were stopped", sum(still), replays),
         _counted("trainings stopped before a checkpoint that is shown to be better", false, len(trainings)),
     ]
-    stopped = sum(one.stopped_at is not None for one in trainings)
-    refuted = low(effects[0]) > BAR or low(effects[2]) > BAR
+    refuting = [effect for effect in (effects[0], effects[2]) if low(effect) > BAR]
+    blocking = [effect for effect in effects[:2] if high(effect) >= BAR]
+    effects.sort(key=lambda effect: (effect not in refuting, effect not in blocking))
+    stops = [one.stopped_at + 1 < len(one.levels) for one in trainings if one.stopped_at is not None]
+    said = f"{len(stops)} of {len(trainings)} trainings were stopped, {stops.count(True)} before the last checkpoint"
     return judged(
-        "few-false-stops", effects, refuted=refuted,
-        supported=all(high(effect) < BAR for effect in effects[:2]) and not refuted,
-        note=f"{stopped} of {len(trainings)} trainings were stopped; of one training's {REPLAYS} replays at most "
-        f"{max(gaining, default=0)} that gain and {max(still, default=0)} that do not.",
+        "few-false-stops", effects, refuted=bool(refuting), supported=not refuting and not blocking,
+        note=f"{said}; of one training's {REPLAYS} replays at most {max(gaining, default=0)} that gain and "
+        f"{max(still, default=0)} that do not."
+        + ("" if any(stops) else " What stops nothing stops nothing falsely: that it is of use is not shown."),
     )  # fmt: skip
 
 
@@ -281,6 +284,8 @@ def _rivals(trainings: list[Training], scale: Scale) -> ClaimResult:
     corrected = holm([1.0 if effect.p is None else effect.p for effect in effects])
     effects = [effect.model_copy(update={"p": p}) for effect, p in zip(effects, corrected, strict=True)]
     shown = [effect for effect in effects if effect.p is not None and effect.p < ALPHA]
+    # In front, what decides: a rival that is shown to be better, or else the one that is least told apart.
+    effects.sort(key=lambda effect: (not (effect in shown and effect.value > 0), -(effect.p or 0.0)))
     return judged(
         "better-than-rivals", effects, supported=len(shown) == len(_RIVALS) and all(e.value < 0 for e in shown),
         refuted=any(effect.value > 0 for effect in shown),
