@@ -17,6 +17,7 @@ def example(load_example):
     return load_example("lightning_module")
 
 
+@pytest.mark.whole
 def test_it_runs_as_it_stands(run_example):
     printed = run_example("lightning_module", "--steps", "5", "--batch-size", "4")
     ess, of = re.search(r"^step +5 +weighted loss \d\S+ +effective samples ([\d.]+) of (\d+)$", printed, re.M).groups()

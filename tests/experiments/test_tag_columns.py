@@ -121,6 +121,7 @@ def test_a_rerun_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "records.jsonl").read_bytes() == first
 
 
+@pytest.mark.whole
 def test_how_much_is_heard_to_change_is_a_column_that_sets_are_compared_by(tmp_path: Path) -> None:
     time = np.arange(9 * RATE) / RATE
     for group, parts in (("held", (1, 1, 1)), ("moves", (1, 4, 2))):

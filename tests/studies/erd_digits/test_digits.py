@@ -69,6 +69,7 @@ def test_its_page_holds_everything(small):
     assert "http" not in text.replace("http://www.w3.org", "")
 
 
+@pytest.mark.whole
 def test_the_classifier_is_saved_and_reads_digits_alone(small, tmp_path):
     config, _ = small
     classifier = DigitClassifier.load(config.out)
