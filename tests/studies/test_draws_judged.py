@@ -241,6 +241,21 @@ def test_a_margin_beside_curation_is_half_of_what_is_left(tmp_path: Path) -> Non
     assert found["adds-to-curation-per-sample"] == "inconclusive"
 
 
+def test_beside_a_partner_that_leaves_little_half_of_it_is_no_nothing(tmp_path: Path) -> None:
+    """Min-SNR leaves 3 points and the weight 1.5 of them, not shown: within 5 points, and half of all there is."""
+    wobble = np.random.default_rng(3).normal(0, 0.024, 8)
+    wobble -= wobble.mean()
+
+    def share(arm: str, draw: int) -> float:
+        return {"min-snr": 0.03, "min-snr-sample-100": 0.015 + wobble[draw % 8]}.get(arm, 0.1)
+
+    folder = write(tmp_path, "barrier_complements", lambda arm, draw: 0.5, flat_still=share)
+    result = next(one for one in complements(folder) if one.key == "adds-to-min-snr-per-sample")
+    assert result.note.startswith("Within 1.5 points: p = 0.")
+    assert [effect.value for effect in result.effects[-2:]] == pytest.approx([-7, -8.5])  # the partner's own
+    assert result.verdict == "inconclusive"
+
+
 @pytest.mark.parametrize(
     ("swaps", "direction", "magnitude"),
     [
@@ -318,6 +333,34 @@ def test_a_drift_within_the_margin_is_no_sharpening(tmp_path: Path) -> None:
     assert untrained == [f"block strength: Eq. 5, {n} steps − untrained base" for n in ("1,000", "500")]
     assert verdicts(folder, "barrier_steps")["sharper-as-printed"] == "refuted"
     assert verdicts(folder, "barrier_steps")["more-than-plain-as-printed"] == "refuted"
+
+
+@pytest.mark.parametrize(
+    ("gains", "sharper", "more"),
+    [
+        ({"fast-sample-50": 0.012}, "inconclusive", "inconclusive"),  # shown, and below the margin
+        ({"fast-sample-50": -0.01, "fast-plain": -0.06}, "inconclusive", "inconclusive"),  # it blurs less
+        ({"fast-sample-50": 0.04, "fast-plain": -0.02}, "supported", "supported"),
+        ({"fast-sample-50": -0.06, "fast-plain": 0.0}, "refuted", "refuted"),
+    ],
+)
+def test_what_sharpens_gains_more_than_the_margin(
+    tmp_path: Path, gains: dict[str, float], sharper: str, more: str
+) -> None:
+    wobble = np.random.default_rng(6).normal(0, 0.013, 400)
+    wobble -= wobble[:8].mean()
+
+    def strength(arm: str, draw: int) -> float:
+        return 0.2 + 0.05 * np.sin(draw) + gains.get(arm, 0.0) + (wobble[draw % 8] if arm == "fast-sample-50" else 0.0)
+
+    folder = write(tmp_path, "barrier_steps", lambda arm, draw: 0.5, block_strength=strength)
+    results = {one.key: one for one in steps(folder)}
+    ours, theirs = results["sharper-fast-per-sample"], results["more-than-plain-fast-per-sample"]
+    assert (ours.verdict, theirs.verdict) == (sharper, more)
+    assert [effect.value for effect in theirs.effects[1:3]] == pytest.approx(
+        [gains.get(arm, 0.0) for arm in ("fast-sample-50", "fast-plain")]
+    )
+    assert ("blurs less" in theirs.note) == (gains["fast-sample-50"] == -0.01)
 
 
 def test_form_is_played_where_the_arms_say(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from eisbach.studies.contract import ClaimResult, Effect
 from eisbach.studies.judging import ALPHA, Draws, judged, not_run, shown
 
 MARGIN = 0.02
-"""Block strength: a smaller difference, of steps or of two gains, is none."""
+"""Block strength: a smaller difference, of steps or of two gains, is none, shown or not."""
 ARMS = {
     "as-printed": ("batch-50", "plain"),
     "fast-eq5": ("fast-batch-50", "fast-plain"),
@@ -36,25 +36,28 @@ def _claims(draws: Draws, name: str, arm: str, plain: str) -> list[ClaimResult]:
     own, theirs = (arm, f"{arm}-500"), (plain, f"{plain}-500")
     if not all(draws.has(each) for each in (*own, *theirs)):
         return [not_run(sharper), not_run(more)]
-    gain = [
-        *draws.led_by(_FIRST, arm, other=own[1]),
+    gain, of_plain = draws.effect(arm, _FIRST, other=own[1]), draws.effect(plain, _FIRST, other=theirs[1])
+    beside = [
+        *draws.led_by(_FIRST, arm, other=own[1])[1:],
         *draws.effects(arm, [metric for metric in _COVERAGE if draws.has_measure(arm, metric)], other=own[1]),
-        draws.effect(plain, _FIRST, other=theirs[1]),
         *(effect for each in own if draws.has(_UNTRAINED)
           for effect in draws.beside_untrained(each, _UNTRAINED, first=_FIRST)[:1]),
     ]  # fmt: skip
-    interaction = draws.interaction(own, theirs, first=_FIRST)
+    first, *others = draws.interaction(own, theirs, first=_FIRST)
+    gains, apart = [gain, of_plain], first.value > MARGIN and gain.value <= 0
     return [
-        _decided(sharper, gain, draws.equivalence(arm, _FIRST, MARGIN, other=own[1])),
-        _decided(more, interaction, draws.equal_gains(own, theirs, _FIRST, MARGIN)),
+        _decided(sharper, [*gains, *beside], draws.equivalence(arm, _FIRST, MARGIN, other=own[1])),
+        _decided(more, [first, *gains, *others], draws.equal_gains(own, theirs, _FIRST, MARGIN), blurs=apart),
     ]
 
 
-def _decided(key: str, effects: list[Effect], same: float) -> ClaimResult:
-    """By the first effect. What is shown and still lies within the margin is nothing: two steps of one training from
-    the same noise differ by so little that any drift is shown."""
-    first, alike = effects[0], same < ALPHA
+def _decided(key: str, effects: list[Effect], same: float, *, blurs: bool = False) -> ClaimResult:
+    """By the first effect. What is shown and still no more than the margin is nothing: two steps of one training from
+    the same noise differ by so little that any drift is shown. Nor does an arm sharpen more that does not sharpen."""
+    first = effects[0]
+    note = f"Within {MARGIN:g} of block strength: p = {same:.2g} (two one-sided tests)."
     return judged(
-        key, effects, supported=shown(first) and first.value > 0 and not alike,
-        refuted=alike or (shown(first) and first.value < 0),
+        key, effects, supported=shown(first) and first.value > MARGIN and not blurs,
+        refuted=same < ALPHA or (shown(first) and first.value < 0),
+        note=note + (" It blurs less than plain training and does not sharpen." if blurs else ""),
     )  # fmt: skip
