@@ -248,6 +248,10 @@ class Draws:
         than two draws."""
         return within_margin(metric, self.differences(arm, metric, other), margin)
 
+    def margin_beside(self, other: str, most: float) -> float:
+        """Points of pieces that stand within which an arm counts as `other`: `most`, and half of what that leaves."""
+        return min(most, 50.0 * float(np.mean(list(self.by_draw(other, STANDING).values()))))
+
     def equal_gains(self, gain: tuple[str, str], other: tuple[str, str], metric: str, margin: float) -> float:
         """The same of the difference of two gains, as in `interaction`."""
         return within_margin(metric, self._gains(gain, other, metric), margin)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
 
 from eisbach.statistics.records import load_records
@@ -39,7 +38,7 @@ def _design(draws: Draws, weight: str, partner: str) -> ClaimResult:
     interactions = draws.interaction((both, base), (arm, "plain"), first=STANDING)
     cells = [draws.effect(base, STANDING), draws.effect(both, STANDING, other=arm)]
     effects = [first, *interactions, *beside, *draws.led_by(STANDING, arm), *cells]
-    margin = min(margin, 50.0 * statistics.fmean(draws.by_draw(base, STANDING).values()))
+    margin = draws.margin_beside(base, margin)
     same = draws.equivalence(both, STANDING, margin, other=base)
     note = f"Within {margin:.2g} points: p = {same:.2g} (two one-sided tests)."
     return decided(_key(weight, partner), effects, "lower", same, note)
