@@ -256,6 +256,25 @@ def test_beside_a_partner_that_leaves_little_half_of_it_is_no_nothing(tmp_path: 
     assert result.verdict == "inconclusive"
 
 
+def test_where_training_learns_a_weight_gains_and_plain_training_falls_ill_or_not(tmp_path: Path) -> None:
+    """The untrained base's share is one number; of what little is left, half is no nothing."""
+    shares = {"plain": 0.23, "recurrence": 0.05, "sample-100": 0.235, "oracle": 0.1, "untrained": 0.09}
+    wobble = np.random.default_rng(5).normal(0, 0.01, 400)
+
+    def share(arm: str, draw: int) -> float:
+        ill = (draw - 140) % 2 * 0.3 if arm == "oracle" else 0.0
+        return shares[arm] + (0 if arm == "untrained" else ill + wobble[(7 * draw + len(arm)) % 400])
+
+    def found(name: str) -> dict[str, str]:
+        folder = write(tmp_path / name, "barrier_gentle", lambda arm, draw: 0.2, flat_still=share)
+        return {key.removesuffix("-where-it-learns"): said for key, said in verdicts(folder, "barrier_gentle").items()}
+
+    expected = {"recurrence": "supported", "per-sample": "refuted", "labels": "inconclusive", "falls-ill": "supported"}
+    assert found("a") == expected
+    shares |= {"plain": 0.09, "recurrence": 0.2, "sample-100": 0.045}
+    assert found("b") == expected | {"recurrence": "refuted", "per-sample": "supported", "falls-ill": "refuted"}
+
+
 @pytest.mark.parametrize(
     ("swaps", "direction", "magnitude"),
     [
