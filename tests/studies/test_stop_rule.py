@@ -57,6 +57,7 @@ def test_a_rule_that_stops_in_time_is_told_from_rivals_that_do_not(tmp_path: Pat
     assert regret.note.startswith("Before any training 50% of pieces")
     assert [effect.value > 90 for effect in regret.effects[2:5]] == [True, True, True]
     assert regret.effects[-1].value == pytest.approx(85, abs=3)  # from .1 to .95
+    assert [effect.value for effect in regret.effects[-3:-1]] == [0.0, 0.0]  # other noise finds the same
     assert {effect.unit for effect in regret.effects[:-1]} == {"% of the range"}
     assert false.note.startswith("16 of 16 trainings were stopped, 16 before the last checkpoint;")
     assert (false.effects[0].n, false.effects[2].value) == (16 * 8, 0.0)
@@ -217,6 +218,16 @@ def test_leads_are_of_prompts_that_did_not_find_the_checkpoint(prompts: int) -> 
                 leads[prompt].append(truth[behind, prompt] - truth[best, prompt])
         found = judge_module.Training(0, truth, {}).leads(place, first)
         assert found == pytest.approx([np.mean(leads[prompt]) for prompt in range(prompts)])
+
+
+def test_other_noise_finds_what_other_noise_measures() -> None:
+    scores = np.random.default_rng(4).random((5, 3, 8))
+    one = judge_module.Training(0, scores.mean(axis=1), {}, by_seed=scores)
+    means = scores.mean(axis=2)  # checkpoints × seeds
+    by_one = [np.mean([means[2, o] - means[means[:, s].argmin(), o] for o in {0, 1, 2} - {s}]) for s in range(3)]
+    by_two = [means[2, o] - means[(means.sum(axis=1) - means[:, o]).argmin(), o] for o in range(3)]
+    assert one.lead_in_other_noise(2, 1) == pytest.approx(np.mean(by_one))
+    assert one.lead_in_other_noise(2, 2) == pytest.approx(np.mean(by_two))
 
 
 def test_a_false_stop_is_one_before_a_checkpoint_that_is_shown_to_be_better() -> None:

@@ -193,9 +193,11 @@ def _troubles(state: RunState) -> list[str]:
         before, now = np.array(losses[:part]), np.array(losses[-part:])
         error = math.sqrt(before.var(ddof=1) / part + now.var(ddof=1) / part)
         if before.mean() - now.mean() < error:
+            risen = now.mean() - before.mean() > 2 * error
+            why = "is too high" if risen else "may be too low, or there is little left to learn"
             found.append(
-                f"The training loss has not fallen: {before.mean():.4f} over its first steps, {now.mean():.4f} over "
-                f"its last (± {error:.4f}). The learning rate may be too low, or there is little left to learn."
+                f"The training loss has {'risen' if risen else 'not fallen'}: {before.mean():.4f} over its first "
+                f"steps, {now.mean():.4f} over its last (± {error:.4f}). The learning rate {why}."
             )
     held_steps, held = state.curve("held_out_loss")
     if len(held) > 1 and held_steps[0] == 0 and held_steps[-1] >= 50 and held[0] > 0:
@@ -204,6 +206,11 @@ def _troubles(state: RunState) -> list[str]:
             found.append(
                 f"The adapter does next to nothing: after {held_steps[-1]:.0f} steps the loss on held-out clips "
                 f"differs from the base model's by {change:.2%}. Raise the learning rate, or train longer."
+            )
+        elif min(held[1:]) > held[0]:
+            found.append(
+                f"No step was better than the base model on held-out clips: {held[0]:.4f} before training, "
+                f"{min(held[1:]):.4f} at best. The learning rate is too high, or they are unlike the clips that train."
             )
     spread = state.curve("weight_cv")[1]
     if state.weighs and len(spread) >= 3 and max(spread[-3:]) < 1e-6:

@@ -49,6 +49,8 @@ class Training:
         Clips that the rule looked at, and clips that the training had played when it ended, in per cent of all.
     seen : np.ndarray [shape=(checkpoints, seeds, prompts)]
         What the rule may look at, of the checkpoints that could be measured.
+    by_seed : np.ndarray [shape=(checkpoints, seeds, prompts)]
+        The truth before its mean over seeds.
     """
 
     draw: int
@@ -58,6 +60,7 @@ class Training:
     looked_at: float = 100.0
     played: float = 100.0
     seen: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0)))
+    by_seed: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0)))
 
     @cached_property
     def levels(self) -> np.ndarray:
@@ -80,6 +83,17 @@ class Training:
         behind = self.truth[first + found_by.argmax(axis=1)] if place is None else self.truth[place]
         leads = behind - self.truth[first + found_by.argmin(axis=1)]  # halves × prompts
         return np.asarray(np.average(leads, axis=0, weights=~finding))
+
+    def lead_in_other_noise(self, place: int, finders: int) -> float:
+        """By how much the best checkpoint leads the one at `place` where all prompts of `finders` seeds find it and
+        those of the other seeds measure both: the mean over all choices of the seeds."""
+        seeds = range(self.by_seed.shape[1])
+        leads = []
+        for finding in combinations(seeds, finders):
+            best = int(self.by_seed[:, list(finding)].mean(axis=(1, 2)).argmin())
+            measured = self.by_seed[:, [seed for seed in seeds if seed not in finding]].mean(axis=(1, 2))
+            leads.append(measured[place] - measured[best])
+        return float(np.mean(leads))
 
     def false_stop(self, bar: float) -> bool:
         """Whether it was stopped though a later checkpoint leads the chosen one: by more than the bar, and over the
@@ -180,6 +194,7 @@ def _training(row: dict[str, Any]) -> Training:
         100.0 * (end.decision.clips if end is not None else 0) / scores.size,
         100.0 * (1 + (checkpoints - 1 if stopped_at is None else stopped_at)) / checkpoints,
         np.array(list(tables.values())),
+        scores[:, rule.pilot :],
     )
 
 
@@ -224,6 +239,10 @@ def _regret(trainings: list[Training], scale: Scale, note: str = "") -> ClaimRes
         noisy.append(
             scale.share(f"regret of the checkpoint by {way}, the best one found by the same prompts", trainings, values)
         )
+    for finders in range(1, max((one.by_seed.shape[1] for one in trainings), default=0)):
+        values = [one.lead_in_other_noise(one.choices["rule"], finders) for one in trainings]
+        name = f"the first, found by {finders} seeds of all prompts (added after looking, decides nothing)"
+        noisy.append(scale.share(name.replace("1 seeds", "one seed"), trainings, values))
     unknown = "" if scale.known else " Checkpoints are not shown to differ, so that there is no range."
     return judged(
         "little-regret", [least, *noisy, scale.range], supported=scale.known and high(least) < BAR,
