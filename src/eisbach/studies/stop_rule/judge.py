@@ -241,8 +241,9 @@ def _regret(trainings: list[Training], scale: Scale, note: str = "") -> ClaimRes
         )
     for finders in range(1, max((one.by_seed.shape[1] for one in trainings), default=0)):
         values = [one.lead_in_other_noise(one.choices["rule"], finders) for one in trainings]
-        name = f"the first, found by {finders} seeds of all prompts (added after looking, decides nothing)"
-        noisy.append(scale.share(name.replace("1 seeds", "one seed"), trainings, values))
+        by = "one seed" if finders == 1 else f"{finders} seeds"
+        name = f"regret of the checkpoint by rule, the best one found by {by} of all prompts (added after looking)"
+        noisy.append(scale.share(name, trainings, values))
     unknown = "" if scale.known else " Checkpoints are not shown to differ, so that there is no range."
     return judged(
         "little-regret", [least, *noisy, scale.range], supported=scale.known and high(least) < BAR,
