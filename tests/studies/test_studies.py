@@ -66,13 +66,11 @@ def test_a_folder_is_whole(name: str) -> None:
         assert facts.command.startswith(f"eisbach study run {name}")
 
 
-LONG = ("curation", "gated", "levels", "stop_rule")
+LONG = {**dict.fromkeys(("curation", "gated", "levels"), pytest.mark.slow), "stop_rule": pytest.mark.whole}
 """Studies of so many records, or replays, that their judges take the longest."""
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in STUDIES]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=LONG[name]) if name in LONG else name for name in STUDIES])
 def test_the_result_is_what_the_judge_says_of_the_records(name: str) -> None:
     """Recomputed, not typed: every verdict, effect, interval and p."""
     study = load_study(name)

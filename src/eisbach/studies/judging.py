@@ -351,6 +351,11 @@ def within_margin(metric: str, differences: np.ndarray, margin: float) -> float:
     return 1.0 if p is None else p
 
 
+def within_note(margin: float, same: float, unit: str) -> str:
+    """What `within_margin` found, in a sentence for a claim's note."""
+    return f"Within {margin:.2g} {unit}: p = {same:.2g} (two one-sided tests)."
+
+
 _KEYS = ("arm", "train_seed", "seed")
 _SHARES = ("is_flat", "copied", STANDING)
 

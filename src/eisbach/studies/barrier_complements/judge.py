@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eisbach.statistics.records import load_records
 from eisbach.studies.contract import ClaimResult
-from eisbach.studies.judging import STANDING, Draws, decided, not_run, with_standing
+from eisbach.studies.judging import STANDING, Draws, decided, not_run, with_standing, within_note
 
 WEIGHTS = {"per-sample": "sample-100", "recurrence": "recurrence"}
 PARTNERS = {"curation": ("oracle", 2.5), "min-snr": ("min-snr", 5.0), "erd": ("erd", 5.0)}
@@ -40,5 +40,4 @@ def _design(draws: Draws, weight: str, partner: str) -> ClaimResult:
     effects = [first, *interactions, *beside, *draws.led_by(STANDING, arm), *cells]
     margin = draws.margin_beside(base, margin)
     same = draws.equivalence(both, STANDING, margin, other=base)
-    note = f"Within {margin:.2g} points: p = {same:.2g} (two one-sided tests)."
-    return decided(_key(weight, partner), effects, "lower", same, note)
+    return decided(_key(weight, partner), effects, "lower", same, within_note(margin, same, "points"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eisbach.statistics.records import load_records
 from eisbach.studies.contract import ClaimResult
-from eisbach.studies.judging import STANDING, Draws, decided, not_run, with_standing, within_margin
+from eisbach.studies.judging import STANDING, Draws, decided, not_run, with_standing, within_margin, within_note
 
 MARGIN = 5.0
 """Points of pieces that stand: within them, and within half of what the other side leaves, both are alike."""
@@ -33,7 +33,7 @@ def _against_plain(key: str, arm: str, draws: Draws) -> ClaimResult:
     effects = [draws.effect(arm, STANDING), *draws.effects(arm, BESIDE), draws.effect(arm, "is_flat")]
     margin = draws.margin_beside("plain", MARGIN)
     same = draws.equivalence(arm, STANDING, margin, other="plain")
-    return decided(key, [*effects, *draws.printed(arm)], "lower", same, _within(margin, same))
+    return decided(key, [*effects, *draws.printed(arm)], "lower", same, within_note(margin, same, "points"))
 
 
 def _falls_ill(draws: Draws) -> ClaimResult:
@@ -41,8 +41,4 @@ def _falls_ill(draws: Draws) -> ClaimResult:
     effects = draws.beside_untrained("plain", _UNTRAINED, first=STANDING)
     margin = draws.margin_beside(_UNTRAINED, MARGIN)
     same = within_margin(STANDING, draws.from_untrained("plain", STANDING, _UNTRAINED), margin)
-    return decided(_ILL, effects, "higher", same, _within(margin, same))
-
-
-def _within(margin: float, same: float) -> str:
-    return f"Within {margin:.2g} points: p = {same:.2g} (two one-sided tests)."
+    return decided(_ILL, effects, "higher", same, within_note(margin, same, "points"))

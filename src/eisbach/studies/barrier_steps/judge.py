@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eisbach.statistics.records import load_records
 from eisbach.studies.contract import ClaimResult, Effect
-from eisbach.studies.judging import ALPHA, Draws, judged, not_run, shown
+from eisbach.studies.judging import ALPHA, Draws, judged, not_run, shown, within_note
 
 MARGIN = 0.02
 """Block strength: a smaller difference, of steps or of two gains, is none, shown or not."""
@@ -36,15 +36,15 @@ def _claims(draws: Draws, name: str, arm: str, plain: str) -> list[ClaimResult]:
     own, theirs = (arm, f"{arm}-500"), (plain, f"{plain}-500")
     if not all(draws.has(each) for each in (*own, *theirs)):
         return [not_run(sharper), not_run(more)]
-    gain, of_plain = draws.effect(arm, _FIRST, other=own[1]), draws.effect(plain, _FIRST, other=theirs[1])
+    gain, *measures = draws.led_by(_FIRST, arm, other=own[1])
     beside = [
-        *draws.led_by(_FIRST, arm, other=own[1])[1:],
+        *measures,
         *draws.effects(arm, [metric for metric in _COVERAGE if draws.has_measure(arm, metric)], other=own[1]),
         *(effect for each in own if draws.has(_UNTRAINED)
           for effect in draws.beside_untrained(each, _UNTRAINED, first=_FIRST)[:1]),
     ]  # fmt: skip
     first, *others = draws.interaction(own, theirs, first=_FIRST)
-    gains, apart = [gain, of_plain], first.value > MARGIN and gain.value <= 0
+    gains, apart = [gain, draws.effect(plain, _FIRST, other=theirs[1])], first.value > MARGIN and gain.value <= 0
     return [
         _decided(sharper, [*gains, *beside], draws.equivalence(arm, _FIRST, MARGIN, other=own[1])),
         _decided(more, [first, *gains, *others], draws.equal_gains(own, theirs, _FIRST, MARGIN), blurs=apart),
@@ -55,7 +55,7 @@ def _decided(key: str, effects: list[Effect], same: float, *, blurs: bool = Fals
     """By the first effect. What is shown and still no more than the margin is nothing: two steps of one training from
     the same noise differ by so little that any drift is shown. Nor does an arm sharpen more that does not sharpen."""
     first = effects[0]
-    note = f"Within {MARGIN:g} of block strength: p = {same:.2g} (two one-sided tests)."
+    note = within_note(MARGIN, same, "of block strength")
     return judged(
         key, effects, supported=shown(first) and first.value > MARGIN and not blurs,
         refuted=same < ALPHA or (shown(first) and first.value < 0),
