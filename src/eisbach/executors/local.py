@@ -17,13 +17,16 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, cast
 
-from eisbach.errors import UserError
+from eisbach.errors import InterruptedRun, UserError
 from eisbach.executors.base import DeadProcessError, Executor, Made, portable, quiet_libraries, sending_to
+from eisbach.progress import ask_to_stop, stop_as_ctrl_c
 
 _LOOK_EVERY = 1.0  # seconds between two looks for the parent
 _LISTEN_EVERY = 0.2  # seconds between two looks at what the processes send
 _AHEAD = 4  # calls in flight for each process: waiting on ten thousand at once costs their number squared
 _START_SECONDS = 300.0  # after which a process that does not answer will not
+_TRIES = 2
+_STOPS = (KeyboardInterrupt, InterruptedRun)
 
 
 class Processes(Executor):
@@ -52,29 +55,34 @@ class Processes(Executor):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed = True
+        if kind is not None and issubclass(kind, _STOPS):
+            self._ask_to_stop()
         for process in self._all:
             process.stop()
+
+    def _ask_to_stop(self) -> None:
+        """Calls that run save what they have and end, and no other begins."""
+        self._closed = True
+        for process in self._all:
+            process.ask_to_stop()
 
     def call(self, function: Callable[..., Made], *args: Any) -> Made:
         """See `Executor.call`; a spawned process imports the script that it belongs to, and one without a guard cannot
         start any."""
         process = self._idle.get()
         try:
-            if self._closed:
-                raise UserError("the work was stopped before this part of it began.")
-            try:
-                return process.call(function, args, self._heard.put)
-            except _ProcessDied:
-                process.stop()
-            try:
-                return process.call(function, args, self._heard.put)
-            except _ProcessDied as error:
-                process.stop()
-                raise DeadProcessError(
-                    "a process died twice over the same work (killed, or out of memory?); lower --jobs (now "
-                    f"{self.jobs}) "
-                    "and run the same command again: what is done is kept."
-                ) from error
+            for _ in range(_TRIES):
+                if self._closed:
+                    raise UserError("the work was stopped before this part of it was done.")
+                try:
+                    return process.call(function, args, self._heard.put)
+                except _ProcessDied as error:
+                    process.stop()
+                    died = error
+            raise DeadProcessError(
+                f"a process died twice over the same work (killed, or out of memory?); lower --jobs (now {self.jobs}) "
+                "and run the same command again: what is done is kept."
+            ) from died
         finally:
             self._idle.put(process)
 
@@ -86,7 +94,8 @@ class Processes(Executor):
         dead: Callable[[int], Made] | None = None,
         listen: Callable[[Any], None] | None = None,
     ) -> Iterator[tuple[int, Made]]:
-        """See `Executor.each`; where one raises, those that had begun are finished first."""
+        """See `Executor.each`; where one raises, those that had begun are finished first, and where the run is stopped,
+        they save what they have."""
         rest = iter(range(len(calls)))
         with ThreadPoolExecutor(self.jobs) as threads:
             waiting: dict[Future[Made], int] = {}
@@ -108,8 +117,10 @@ class Processes(Executor):
                                 raise
                             made = dead(index)
                         yield index, made
-            except BaseException:
+            except BaseException as error:
                 threads.shutdown(wait=False, cancel_futures=True)
+                if isinstance(error, _STOPS):
+                    self._ask_to_stop()
                 raise
 
     def _drain(self, listen: Callable[[Any], None]) -> None:
@@ -127,7 +138,10 @@ class _Process:
 
     def __init__(self) -> None:
         self._pipe: Connection | None = None
+        self._tell: Connection | None = None
         self._process: Any = None
+        self._telling = threading.Lock()
+        self._asked = False
 
     def call(self, function: Callable[..., Made], args: tuple[Any, ...], hear: Callable[[Any], None]) -> Made:
         if self._pipe is None:
@@ -149,15 +163,18 @@ class _Process:
     def _start(self) -> None:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(os.getpid(), theirs))
+        told, tell = context.Pipe(duplex=False)
+        process = context.Process(target=_serve, args=(os.getpid(), theirs, told))
         try:
             process.start()
             theirs.close()
+            told.close()
             if not ours.poll(_START_SECONDS):
                 raise TimeoutError(f"nothing in {_START_SECONDS:g} s")
             ours.recv()
         except (EOFError, OSError, MemoryError, RuntimeError) as error:
             ours.close()
+            tell.close()
             if process.pid is not None:
                 process.kill()
                 process.join()
@@ -167,12 +184,28 @@ class _Process:
                 "under `if __name__ == '__main__':`."
             ) from error
         self._pipe, self._process = ours, process
+        with self._telling:
+            self._tell = tell
+        if self._asked:  # while it started
+            self.ask_to_stop()
+
+    def ask_to_stop(self) -> None:
+        """Ends the process as soon as it has saved what it has of what it was sent."""
+        with self._telling:
+            self._asked = True
+            if self._tell is not None:
+                with suppress(OSError):  # it is dead
+                    self._tell.send_bytes(b"stop")
 
     def stop(self) -> None:
         """Ends the process when it has done what it was sent; a dead one is buried."""
         if self._pipe is not None:
             self._pipe.close()
             self._process.join()
+        with self._telling:
+            if self._tell is not None:
+                self._tell.close()
+            self._tell = None
         self._pipe = self._process = None
 
 
@@ -183,8 +216,8 @@ class _ProcessDied(Exception):
 _MADE, _RAISED, _SENT = "made", "raised", "sent"
 
 
-def _serve(parent: int, pipe: Connection) -> None:
-    """Runs in the process: calls what comes over the pipe until the parent closes it, or is killed."""
+def _serve(parent: int, pipe: Connection, told: Connection) -> None:
+    """Runs in the process: calls what comes over the pipe until the parent closes it, is killed, or says to stop."""
     writing = threading.Lock()
 
     def answer(kind: str, value: Any) -> None:
@@ -193,9 +226,15 @@ def _serve(parent: int, pipe: Connection) -> None:
 
     def watch() -> None:  # a killed parent whose pipe another process holds closes nothing
         while os.getppid() == parent:
-            time.sleep(_LOOK_EVERY)
+            try:
+                if told.poll(_LOOK_EVERY):
+                    told.recv_bytes()
+                    ask_to_stop()
+            except (EOFError, OSError):  # there is no more to be told
+                time.sleep(_LOOK_EVERY)
         os._exit(1)
 
+    stop_as_ctrl_c()  # by default SIGTERM, which a group may get, looks like a death, after which a call is tried again
     threading.Thread(target=watch, daemon=True).start()
     quiet_libraries()
     answer(_SENT, "ready")
