@@ -88,6 +88,19 @@ def test_the_opening_sentence_picks_the_strongest_evidence():
     assert overall_verdict([], FLAT) == "There is nothing to compare with the baseline."
 
 
+def test_an_arm_that_does_not_train_helps_nobody():
+    base, eq5 = compared("base", p=0.001), compared("eq5", p=0.01)
+    names = TITLES | {"base": "the untrained base"}
+    said = overall_verdict([base, eq5], FLAT, names, apart=["base"])
+    assert said.startswith("With Eq. 5")
+    assert said.endswith(" The untrained base, no candidate, was better than the baseline too.")
+    unclear = compared("eq5", verdict="inconclusive", p=0.6, difference=-0.03, interval=(-0.2, 0.1))
+    said = overall_verdict([base, unclear], FLAT, names, apart=["base"])
+    assert "closest" not in said
+    assert said.startswith("No difference could be shown. With Eq. 5")
+    assert overall_verdict([base], FLAT, names, apart=["base"]).startswith("With the untrained base, 9%")
+
+
 def test_a_harm_is_not_hidden_behind_an_unclear_arm():
     bad = compared("eq5", verdict="worse", difference=0.3, interval=(0.1, 0.5), p=0.001)
     unclear = compared("rec", verdict="inconclusive", difference=-0.05, interval=(-0.2, 0.1), p=0.4)

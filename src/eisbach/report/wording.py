@@ -223,9 +223,18 @@ def overall_verdict(
     apart : sequence of str
         Arms that are no candidates (the oracle, the untrained base).
     """
-    headline = [row for row in comparisons if row.metric == info.name and row.arm not in apart]
-    if not headline:
+    rows = [row for row in comparisons if row.metric == info.name]
+    names, headline = titles or {}, [row for row in rows if row.arm not in apart]
+    if not rows:
         return "There is nothing to compare with the baseline."
+    if not headline:
+        return _candidates_verdict(rows, info, names)
+    beside = [names.get(row.arm, row.arm) for row in rows if row.arm in apart and row.verdict == "better"]
+    also = f" {_upper(_list(beside))}, no candidate, {_was(beside)} better than the baseline too." if beside else ""
+    return _candidates_verdict(headline, info, names) + also
+
+
+def _candidates_verdict(headline: Sequence[Comparison], info: MetricInfo, names: Mapping[str, str]) -> str:
     rank = {
         "better": 0,
         "worse": 1,
@@ -237,11 +246,10 @@ def overall_verdict(
         "not comparable": 3,
     }
     best = min(headline, key=lambda row: (rank[row.verdict], *_evidence_order(row, info)))
-    sentence = verdict(best, info, titles)
+    sentence = verdict(best, info, names)
     others = [row for row in headline if row is not best]
     if best.verdict == "better" and others:
         same = [row for row in others if row.verdict == "better"]
-        names = titles or {}
         if same:
             also = _list([names.get(row.arm, row.arm) for row in same])
             return f"{sentence} {_upper(also)} helped as well."
@@ -250,6 +258,10 @@ def overall_verdict(
     if best.verdict in ("inconclusive", "no difference") and others:
         return f"{sentence} This arm came closest; no other showed an improvement."
     return sentence
+
+
+def _was(names: Sequence[str]) -> str:
+    return "was" if len(names) == 1 else "were"
 
 
 def _evidence_order(comparison: Comparison, info: MetricInfo) -> tuple[float, float]:

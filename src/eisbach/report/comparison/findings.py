@@ -282,12 +282,20 @@ def recovered_sentences(results: Results | None, titles: Mapping[str, str] | Non
     return [recovered_sentence(share, titles) for share in shares]
 
 
-def headline_verdict(results: Results | None, titles: Mapping[str, str] | None = None) -> str | None:
-    """The sentence for the whole by the first primary measure; None for a single set."""
+def headline_verdict(
+    results: Results | None, titles: Mapping[str, str] | None = None, apart: Sequence[str] = ()
+) -> str | None:
+    """The sentence for the whole by the first primary measure; None for a single set.
+
+    Parameters
+    ----------
+    apart : sequence of str
+        Sets that are no candidates, such as the untrained base; the oracle never is.
+    """
     if results is None or results.headline is None:
         return None
-    apart = [] if results.oracle is None else [results.oracle]
-    return overall_verdict(results.comparisons, results.headline, titles, apart=apart)
+    oracle = [] if results.oracle is None else [results.oracle]
+    return overall_verdict(results.comparisons, results.headline, titles, apart=[*oracle, *apart])
 
 
 def _difference(sets: Sets, name: str, primary: Sequence[MetricInfo]) -> Finding:

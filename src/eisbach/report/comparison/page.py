@@ -206,7 +206,7 @@ def _said(page: ComparisonPage) -> dict[str, Any]:
     sentences = headline_sentences(results, phrases)
     checkpoints = None
     if page.noun == "arm":
-        leads = [Finding(page.lead + (headline_verdict(results, phrases) or ""))]
+        leads = [Finding(page.lead + (headline_verdict(results, phrases, page.apart) or ""))]
         sentences = sentences if len(sentences) > 1 else []
     else:
         leads = findings(sets, sets.primary)
@@ -217,7 +217,9 @@ def _said(page: ComparisonPage) -> dict[str, Any]:
         ]
         sentences = []
     if results is not None and results.checkpoint_comparisons and sets.nearness is None:
-        checkpoints = headline_verdict(replace(results, comparisons=results.checkpoint_comparisons), phrases)
+        checkpoints = headline_verdict(
+            replace(results, comparisons=results.checkpoint_comparisons), phrases, page.apart
+        )
     return {
         "title": page.title or page_title(sets),
         "question": [part.strip() for part in page.question.split("\n\n") if part.strip()],

@@ -35,7 +35,7 @@ def summary_with_words(result: ExperimentResult) -> dict[str, Any]:
     """The summary as plain values, led by the verdict and a sentence for every arm, by the first primary metric."""
     results, near = result.summary.results, result.summary.nearness
     phrases = {name: arm.phrase or arm.label for name, arm in result.spec.arms.items()}
-    said = headline_verdict(results, phrases)
+    said = headline_verdict(results, phrases, result.spec.apart)
     if near is not None:
         said = nearness_verdict(near, results.arms, phrases, result.spec.apart)
     return {
