@@ -49,7 +49,7 @@ class Processes(Executor):
         self._all = [_Process() for _ in range(jobs)]
         for process in self._all:
             self._idle.put(process)
-        self._closed = False
+        self._closed = self._stopped = False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -62,7 +62,7 @@ class Processes(Executor):
 
     def _ask_to_stop(self) -> None:
         """Calls that run save what they have and end, and no other begins."""
-        self._closed = True
+        self._closed = self._stopped = True
         for process in self._all:
             process.ask_to_stop()
 
@@ -72,10 +72,15 @@ class Processes(Executor):
         process = self._idle.get()
         try:
             for _ in range(_TRIES):
+                if self._stopped:
+                    raise KeyboardInterrupt
                 if self._closed:
                     raise UserError("the work was stopped before this part of it was done.")
                 try:
                     return process.call(function, args, self._heard.put)
+                except _STOPS:  # whoever was told; nothing begins any more
+                    self._ask_to_stop()
+                    raise
                 except _ProcessDied as error:
                     process.stop()
                     died = error
@@ -245,5 +250,7 @@ def _serve(parent: int, pipe: Connection, told: Connection) -> None:
                 made = function(*args)
             except BaseException as error:
                 answer(_RAISED, portable(error, "in a process of its own"))
+                if isinstance(error, KeyboardInterrupt):
+                    return
             else:
                 answer(_MADE, made)
