@@ -111,14 +111,34 @@ def kill_when(process: OwnProcess, happened: Callable[[], bool]) -> None:
     process.wait()
 
 
-@pytest.mark.whole
-def test_own_audio_killed_twice_and_continued(tiny_model: Path, tmp_path: Path, folder: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    runner = CliRunner()
-    result = runner.invoke(app, command(tiny_model, whole, "--data", str(folder)), catch_exceptions=False)
+def straight(tiny_model: Path, out: Path, folder: Path) -> None:
+    arguments = command(tiny_model, out, "--data", str(folder))
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert "4.wav is left out: has no caption" in result.stderr
     assert not (folder / "manifest.jsonl").exists()
+
+
+@pytest.mark.whole
+def test_own_audio(tiny_model: Path, tmp_path: Path, folder: Path) -> None:
+    out = tmp_path / "own"
+    straight(tiny_model, out, folder)
+    summary = json.loads((out / "summary.json").read_text())
+    assert "oracle" not in summary["arms"]
+    assert summary["recovered"] == []
+    assert any("no oracle" in note for note in summary["notes"])
+    page = (out / "report" / "index.html").read_text()
+    assert "no oracle arm" in page
+    material = json.loads((out / "material.json").read_text())
+    assert (material["clips"], material["looked_at"]) == (4, len(material["weighed"]))
+    for said in ("Is it nearer to your music?", "through the codec", "What the recommended weighting would favour"):
+        assert said in page
+
+
+@pytest.mark.slow
+def test_own_audio_killed_twice_and_continued(tiny_model: Path, tmp_path: Path, folder: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    straight(tiny_model, whole, folder)
     arguments = command(tiny_model, broken, "--data", str(folder))
     # any checkpoint, not the first: two are kept, so on a loaded machine the first may be gone before anybody looks
     kill_when(start_eisbach(*arguments), lambda: bool(list_checkpoints(broken / "arms/eq5/seed-0/train/checkpoints")))
@@ -130,16 +150,6 @@ def test_own_audio_killed_twice_and_continued(tiny_model: Path, tmp_path: Path, 
     assert sounds(broken) == sounds(whole)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert load_records(broken) == load_records(whole)
-    summary = json.loads((broken / "summary.json").read_text())
-    assert "oracle" not in summary["arms"]
-    assert summary["recovered"] == []
-    assert any("no oracle" in note for note in summary["notes"])
-    page = (broken / "report" / "index.html").read_text()
-    assert "no oracle arm" in page
-    material = json.loads((broken / "material.json").read_text())
-    assert (material["clips"], material["looked_at"]) == (4, len(material["weighed"]))
-    for said in ("Is it nearer to your music?", "through the codec", "What the recommended weighting would favour"):
-        assert said in page
 
 
 def test_a_folder_without_audio_is_one_sentence(tiny_model: Path, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def _original(path: Path, listener: MusicnnEmbedding) -> tuple[np.ndarray, np.nd
         pytest.param(7.0, 16_000, 1, 0.1, id="7 s"),
         pytest.param(10.0, 44_100, 2, 0.5, id="stereo at 44.1 kHz"),
         pytest.param(10.0, 16_000, 1, 0.999, id="near full scale"),
-        pytest.param(30.0, 22_050, 1, 0.1, id="30 s at 22.05 kHz", marks=pytest.mark.whole),
+        pytest.param(30.0, 22_050, 1, 0.1, id="30 s at 22.05 kHz", marks=pytest.mark.slow),
         pytest.param(7.3, 48_000, 2, 0.999, id="loud stereo at 48 kHz", marks=pytest.mark.whole),
         pytest.param(7.0, 8_000, 1, 0.3, id="8 kHz", marks=pytest.mark.whole),
     ],
