@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save_file
 from eisbach.adapters.formats import peft as peft_format
 from eisbach.backbones import load_backbone
 from eisbach.errors import UserError
+from eisbach.files import read_jsonl
 from eisbach.statistics.records import load_records
+from eisbach.studies.barrier_gentle.learnt import learnt
 from eisbach.studies.barrier_heard import level
 from eisbach.studies.barrier_swaps.magnitudes import ARMS, log_ratio, measure_magnitudes
 
@@ -30,6 +32,19 @@ def test_the_share_of_level_range_is_that_of_the_records(study: str) -> None:
     assert level.by_level(records, study) == json.loads((folder / "level.json").read_text(encoding="utf-8"))
     with pytest.raises(UserError, match="level_range"):
         level.by_level([{**records[0], "level_range": None}])
+
+
+def test_what_gentle_trainings_learnt_is_that_of_the_records() -> None:
+    folder = HEARD.parent / "barrier_gentle"
+    models = list(read_jsonl(folder / "records" / "models.jsonl"))
+    found = learnt(load_records(folder / "records" / "records.parquet"), models)
+    assert found == json.loads((folder / "learnt.json").read_text(encoding="utf-8"))
+    losses = {
+        arm: [row["held_out_loss"] for row in models if (row["arm"], row["yardstick"]) == (arm, "flat")]
+        for arm in ("plain", "untrained")
+    }
+    gain: Any = found["flat"]
+    assert gain["held_out_loss"]["plain"]["value"] == round(np.mean(losses["plain"]) - losses["untrained"][0], 4)
 
 
 def test_a_gain_that_is_all_level_range_goes_with_it() -> None:
