@@ -14,7 +14,6 @@ import pytest
 from eisbach.errors import UserError
 from eisbach.executors import DeadProcessError, send
 from eisbach.executors.local import Processes
-from eisbach.progress import ask_to_stop, stop_signal
 
 CALL = "with Processes(2) as processes:\n    print(processes.call(abs, -3))\n"
 
@@ -106,7 +105,6 @@ def test_threads_may_call() -> None:
 PARENT = """
 import os, sys, time
 from eisbach.executors.local import Processes
-from eisbach.progress import ask_to_stop, stop_signal
 
 if __name__ == "__main__":
     with Processes(2) as processes:
@@ -143,143 +141,3 @@ def test_processes_leave_out_what_libraries_say_about_each_other(capfd: pytest.C
     with Processes(1) as processes:
         processes.call(_warn)
     assert capfd.readouterr().err == "eisbach.tests warns\n"
-
-
-STOPPED = """
-import os, sys, time
-from pathlib import Path
-from eisbach.errors import InterruptedRun
-from eisbach.executors.local import Processes
-from eisbach.progress import ask_to_stop, stop_signal
-from eisbach.progress import stop_as_ctrl_c, stop_signal
-
-FOLDER = Path(sys.argv[1])
-
-def save() -> None:
-    with stop_signal() as stop:
-        (FOLDER / f"saving-{os.getpid()}").touch()
-        while not stop.wait(0.05):
-            pass
-        time.sleep(1.5)  # a second signal in this time would end it
-        (FOLDER / "saved").touch()
-        raise InterruptedRun("saved")
-
-def rest() -> None:
-    (FOLDER / f"resting-{os.getpid()}").touch()
-    try:
-        time.sleep(600)
-    except KeyboardInterrupt:
-        (FOLDER / "rested").touch()
-        raise
-
-def do(what: str) -> None:
-    {"save": save, "rest": rest}[what]()
-
-if __name__ == "__main__":
-    stop_as_ctrl_c()
-    try:
-        with Processes(2) as processes:
-            for _ in processes.each(do, [("save",), ("rest",), ("save",), ("rest",)]):
-                pass
-    except (KeyboardInterrupt, InterruptedRun):
-        sys.exit(130)
-"""
-
-
-@pytest.mark.parametrize(
-    ("name", "group", "ignored"),
-    [
-        ("SIGTERM", False, False),
-        ("SIGTERM", True, False),
-        pytest.param("SIGTERM", False, True, marks=pytest.mark.whole),
-        pytest.param("SIGTERM", True, True, marks=pytest.mark.whole),
-        pytest.param("SIGINT", False, False, marks=pytest.mark.whole),
-        pytest.param("SIGINT", True, False, marks=pytest.mark.whole),
-        pytest.param("SIGHUP", False, False, marks=pytest.mark.whole),
-        pytest.param("SIGHUP", True, True, marks=pytest.mark.whole),
-    ],
-)
-def test_a_stop_reaches_the_work_once(tmp_path: Path, name: str, group: bool, ignored: bool) -> None:
-    """`kill` tells the parent alone, a terminal the whole group; a shell may start what runs in the background with
-    SIGINT ignored. What saves is let save, what cannot ends, and nothing is tried again or begun."""
-    script = tmp_path / "script.py"
-    script.write_text(STOPPED)
-    keep = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
-    try:
-        parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], start_new_session=True)
-    finally:
-        signal.signal(signal.SIGINT, keep)
-    end = time.monotonic() + 60
-    while len(list(tmp_path.glob("*ing-*"))) < 2 and time.monotonic() < end:
-        time.sleep(0.05)
-    (os.killpg if group else os.kill)(parent.pid, getattr(signal, name))
-    assert parent.wait(30) == 130
-    assert (tmp_path / "saved").exists()
-    assert (tmp_path / "rested").exists()
-    assert len(list(tmp_path.glob("*ing-*"))) == 2
-
-
-@pytest.mark.parametrize("asked", [False, True])
-def test_a_stop_that_nobody_heeded_is_not_lost(asked: bool) -> None:
-    """The work went to its end while it came; what follows must not begin."""
-
-    def work() -> None:
-        with stop_signal() as stop:
-            if asked:
-                ask_to_stop()
-            else:
-                os.kill(os.getpid(), signal.SIGINT)
-            ask_to_stop()
-            assert stop.is_set()
-        raise AssertionError("what follows began")
-
-    with pytest.raises(KeyboardInterrupt):
-        work()
-    with stop_signal() as stop:
-        assert not stop.is_set()
-
-
-ASKED_AND_SIGNALLED = """
-import os, signal, sys, threading, time
-from eisbach.progress import ask_to_stop, stop_as_ctrl_c, stop_signal
-
-def tell(how: str) -> None:
-    ask_to_stop() if how == "ask" else os.kill(os.getpid(), getattr(signal, how))
-    time.sleep(0.2)
-
-def tell_all() -> None:
-    time.sleep(0.2)
-    for how in sys.argv[2:]:
-        tell(how)
-
-stop_as_ctrl_c()
-threading.Thread(target=tell_all, daemon=True).start()
-try:
-    if sys.argv[1] == "saves":
-        with stop_signal() as stop:
-            stop.wait(20)
-            time.sleep(1)
-            print("closed")
-    else:
-        time.sleep(20)
-except KeyboardInterrupt:
-    if sys.argv[1] == "rests":
-        time.sleep(1)
-        print("closed")
-"""
-
-
-@pytest.mark.parametrize("work", ["saves", "rests"])
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize(
-    ("told", "closes"),
-    [(("ask", "{}"), True), (("{}", "ask"), True), (("{}", "{}"), False), (("ask", "{}", "{}"), False)],
-)
-@pytest.mark.whole
-def test_a_stop_told_in_two_ways_is_one(work: str, number: str, told: tuple[str, ...], closes: bool) -> None:
-    """A second signal, though, ends at once what would save or close."""
-    words = [how.format(number) for how in told]
-    done = subprocess.run(
-        [sys.executable, "-c", ASKED_AND_SIGNALLED, work, *words], capture_output=True, text=True, timeout=60
-    )
-    assert (done.stdout == "closed\n") is closes, done.stderr

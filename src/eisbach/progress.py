@@ -3,18 +3,14 @@ and work on many items at once, in threads."""
 
 from __future__ import annotations
 
-import _thread
-import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import FrameType, TracebackType
-from typing import Generic, Self, TypeVar, cast
+from types import TracebackType
+from typing import Generic, Self, TypeVar
 
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
@@ -182,105 +178,3 @@ class Ahead(Generic[_Key, _Made]):
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
         self._thread = self._next = None
-
-
-# --- stopping by a signal as by Ctrl-C
-
-
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
-
-
-def _stopping_signals() -> list[int]:
-    """Numbers of the signals that ask this process to stop; what its parent told it to ignore (nohup) is none of
-    them."""
-    numbers = [int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name)]
-    return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
-
-
-_listening: threading.Event | None = None  # what the main thread looks at while `stop_signal` is open
-
-
-@contextmanager
-def stop_signal() -> Iterator[threading.Event]:
-    """An event that such a signal, or `ask_to_stop`, sets; a second signal stops at once. Outside the main thread it is
-    never set.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        At its end, or what else the signal does: it was set, and the work inside went to its end all the same. What
-        comes next must not begin.
-    """
-    global _listening
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = {number: signal.getsignal(number) for number in _stopping_signals()}
-    heard: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if heard:
-            signal.signal(number, before[number] or signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        heard.append(number)
-        event.set()
-
-    outside = _listening
-    for number in before:
-        signal.signal(number, stop)
-    _listening = event
-    try:
-        yield event
-    finally:
-        _listening = outside
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-    if heard:
-        signal.raise_signal(heard[0])
-    elif event.is_set():
-        raise KeyboardInterrupt
-
-
-def ask_to_stop() -> None:
-    """Ends the work of the main thread as a first signal does; for a thread that hears of it in another way.
-
-    A signal may come too, before or after, as Ctrl-C does to every process of a terminal: work that saves what it has
-    must not take the two for a second signal, which would stop it at once."""
-    _told.asked = True
-    event = _listening
-    if event is not None:
-        event.set()
-    elif not _told.signals and callable(signal.getsignal(signal.SIGTERM)):
-        if hasattr(signal, "pthread_kill"):  # wakes it out of a system call
-            signal.pthread_kill(cast(int, threading.main_thread().ident), signal.SIGTERM)
-        else:
-            _thread.interrupt_main(signal.SIGTERM)
-
-
-class _Told:
-    """How this process was told to stop, after `stop_as_ctrl_c`."""
-
-    signals, asked = 0, False
-
-
-_told = _Told()
-
-
-def stop_as_ctrl_c() -> None:
-    """From here on SIGTERM and SIGHUP end this process as Ctrl-C does: files are closed, workers ended, one sentence
-    said."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        _told.signals += 1
-        if _told.signals == 2 and _told.asked:
-            return  # the same stop, told in both ways: what is being closed is let close
-        if _told.signals > 1 and number != signal.SIGINT:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        return
-    for number in _stopping_signals():
-        signal.signal(number, interrupt)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from eisbach.errors import UserError
 from eisbach.executors import send
+from eisbach.interruption import stop_signal
 from eisbach.output_folder import exclusive
-from eisbach.progress import stop_signal
 
 
 def report(number: int) -> int:

@@ -35,7 +35,7 @@ from eisbach.cli import (
 from eisbach.cli.next_steps import with_next_steps
 from eisbach.errors import EisbachError, InterruptedRun, out_of_memory
 from eisbach.executors.base import quiet_libraries
-from eisbach.progress import stop_as_ctrl_c
+from eisbach.interruption import stop_as_ctrl_c
 
 _PLAY, _WEIGH = "Train and play", "Look into a weighting before training"
 _MEASURE, _STUDY = "Measure what came out", "Compare trainings, check claims"
@@ -109,10 +109,10 @@ def _say_warnings() -> None:
 def main() -> NoReturn:
     """Runs the command line: exit code 0, 1 (a defect of ours), 2 (a user's mistake) or 130 (stopped by the user)."""
     _open_streams()
-    stop_as_ctrl_c()
     quiet_libraries()
     _say_warnings()
-    code = _run()
+    with stop_as_ctrl_c():
+        code = _run()
     lost = _close_streams()
     if lost is not None:
         code = _fail(f"part of what was printed could not be written ({lost.strerror}); print it elsewhere.")

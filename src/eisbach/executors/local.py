@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from eisbach.errors import InterruptedRun, UserError
 from eisbach.executors.base import DeadProcessError, Executor, Made, portable, quiet_libraries, sending_to
-from eisbach.progress import ask_to_stop, stop_as_ctrl_c
+from eisbach.interruption import ask_to_stop, stop_as_ctrl_c, stopped
 
 _LOOK_EVERY = 1.0  # seconds between two looks for the parent
 _LISTEN_EVERY = 0.2  # seconds between two looks at what the processes send
@@ -55,16 +55,12 @@ class Processes(Executor):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed = True
-        if kind is not None and issubclass(kind, _STOPS):
-            self._ask_to_stop()
         for process in self._all:
             process.stop()
 
-    def _ask_to_stop(self) -> None:
+    def _stopping(self) -> bool:
         """Calls that run save what they have and end, and no other begins."""
-        self._closed = self._stopped = True
-        for process in self._all:
-            process.ask_to_stop()
+        return self._stopped or stopped()
 
     def call(self, function: Callable[..., Made], *args: Any) -> Made:
         """See `Executor.call`; a spawned process imports the script that it belongs to, and one without a guard cannot
@@ -72,14 +68,14 @@ class Processes(Executor):
         process = self._idle.get()
         try:
             for _ in range(_TRIES):
-                if self._stopped:
-                    raise KeyboardInterrupt
                 if self._closed:
                     raise UserError("the work was stopped before this part of it was done.")
+                if self._stopping():
+                    raise KeyboardInterrupt
                 try:
-                    return process.call(function, args, self._heard.put)
-                except _STOPS:  # whoever was told; nothing begins any more
-                    self._ask_to_stop()
+                    return process.call(function, args, self._heard.put, self._stopping)
+                except _STOPS:  # whoever was told
+                    self._stopped = True
                     raise
                 except _ProcessDied as error:
                     process.stop()
@@ -124,8 +120,7 @@ class Processes(Executor):
                         yield index, made
             except BaseException as error:
                 threads.shutdown(wait=False, cancel_futures=True)
-                if isinstance(error, _STOPS):
-                    self._ask_to_stop()
+                self._stopped = self._stopped or isinstance(error, _STOPS)
                 raise
 
     def _drain(self, listen: Callable[[Any], None]) -> None:
@@ -145,16 +140,26 @@ class _Process:
         self._pipe: Connection | None = None
         self._tell: Connection | None = None
         self._process: Any = None
-        self._telling = threading.Lock()
-        self._asked = False
 
-    def call(self, function: Callable[..., Made], args: tuple[Any, ...], hear: Callable[[Any], None]) -> Made:
+    def call(
+        self,
+        function: Callable[..., Made],
+        args: tuple[Any, ...],
+        hear: Callable[[Any], None],
+        stopping: Callable[[], bool],
+    ) -> Made:
+        """What the function returns there; as soon as `stopping`, the process is asked to, which says so by what it
+        raises."""
         if self._pipe is None:
-            self._start()
+            self._start(stopping)
         assert self._pipe is not None
         try:
             self._pipe.send((function, args))
             while True:
+                if stopping():
+                    self._ask_to_stop()
+                if not self._pipe.poll(_LISTEN_EVERY):
+                    continue
                 kind, value = self._pipe.recv()
                 if kind == _MADE:
                     return cast(Made, value)
@@ -163,9 +168,12 @@ class _Process:
                 hear(value)
         except (EOFError, OSError) as error:  # its end of the pipe is closed
             raise _ProcessDied from error
+        except KeyboardInterrupt:  # this very thread was told
+            self._ask_to_stop()
+            raise
         raise value
 
-    def _start(self) -> None:
+    def _start(self, stopping: Callable[[], bool]) -> None:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
         told, tell = context.Pipe(duplex=False)
@@ -174,44 +182,45 @@ class _Process:
             process.start()
             theirs.close()
             told.close()
-            if not ours.poll(_START_SECONDS):
-                raise TimeoutError(f"nothing in {_START_SECONDS:g} s")
+            end = time.monotonic() + _START_SECONDS
+            while not ours.poll(_LISTEN_EVERY):
+                if stopping():
+                    raise KeyboardInterrupt
+                if time.monotonic() > end:
+                    raise TimeoutError(f"nothing in {_START_SECONDS:g} s")
             ours.recv()
-        except (EOFError, OSError, MemoryError, RuntimeError) as error:
+        except BaseException as error:
             ours.close()
             tell.close()
             if process.pid is not None:
                 process.kill()
                 process.join()
+            if not isinstance(error, EOFError | OSError | MemoryError | RuntimeError):
+                raise
             raise UserError(
                 "the processes for jobs > 1 could not start (too little memory?); give jobs=1, or, in a script, put "
                 "the call "
                 "under `if __name__ == '__main__':`."
             ) from error
-        self._pipe, self._process = ours, process
-        with self._telling:
-            self._tell = tell
-        if self._asked:  # while it started
-            self.ask_to_stop()
+        self._pipe, self._process, self._tell = ours, process, tell
 
-    def ask_to_stop(self) -> None:
-        """Ends the process as soon as it has saved what it has of what it was sent."""
-        with self._telling:
-            self._asked = True
-            if self._tell is not None:
-                with suppress(OSError):  # it is dead
-                    self._tell.send_bytes(b"stop")
+    def _ask_to_stop(self) -> None:
+        """Once."""
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            with suppress(OSError):  # it is dead
+                tell.send_bytes(b"stop")
+            tell.close()
 
     def stop(self) -> None:
         """Ends the process when it has done what it was sent; a dead one is buried."""
-        if self._pipe is not None:
-            self._pipe.close()
-            self._process.join()
-        with self._telling:
-            if self._tell is not None:
-                self._tell.close()
-            self._tell = None
-        self._pipe = self._process = None
+        pipe, process, tell = self._pipe, self._process, self._tell
+        self._pipe = self._process = self._tell = None
+        for end in (pipe, tell):
+            if end is not None:
+                end.close()
+        if process is not None:
+            process.join()
 
 
 class _ProcessDied(Exception):
@@ -239,11 +248,11 @@ def _serve(parent: int, pipe: Connection, told: Connection) -> None:
                 time.sleep(_LOOK_EVERY)
         os._exit(1)
 
-    stop_as_ctrl_c()  # by default SIGTERM, which a group may get, looks like a death, after which a call is tried again
-    threading.Thread(target=watch, daemon=True).start()
-    quiet_libraries()
-    answer(_SENT, "ready")
-    with suppress(EOFError, OSError, KeyboardInterrupt), sending_to(partial(answer, _SENT)):
+    # By default SIGTERM, which a group may get, looks like a death, after which a call is tried again.
+    with suppress(EOFError, OSError, KeyboardInterrupt), stop_as_ctrl_c(), sending_to(partial(answer, _SENT)):
+        threading.Thread(target=watch, daemon=True).start()
+        quiet_libraries()
+        answer(_SENT, "ready")
         while True:  # until the parent is gone, or has no more work
             function, args = pipe.recv()
             try:

@@ -28,7 +28,8 @@ from eisbach.generation.takes import (
     starting_noise,
     write_take,
 )
-from eisbach.progress import Progress, stop_signal
+from eisbach.interruption import stop_signal
+from eisbach.progress import Progress
 
 if TYPE_CHECKING:
     from eisbach.backbones.base import Backbone

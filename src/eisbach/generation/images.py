@@ -14,8 +14,9 @@ from eisbach.devices import Placement, place
 from eisbach.errors import InterruptedRun, UserError
 from eisbach.files import atomic_write
 from eisbach.generation.takes import curve_stamp, noise_seed, sampling_times
+from eisbach.interruption import stop_signal
 from eisbach.output_folder import claim
-from eisbach.progress import Progress, stop_signal
+from eisbach.progress import Progress
 
 if TYPE_CHECKING:
     import torch

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from eisbach.devices import Placement
 from eisbach.errors import CheckpointError, InterruptedRun
 from eisbach.files import write_json
+from eisbach.interruption import stop_signal
 from eisbach.output_folder import exclusive
-from eisbach.progress import Progress, stop_signal
+from eisbach.progress import Progress
 from eisbach.training.assembly import Assembly, assemble, origin_of_finished
 from eisbach.training.checkpoint import newest_checkpoint, open_checkpoint, prune
 from eisbach.training.config import TrainConfig
@@ -153,7 +154,7 @@ def _run(run: Assembly, folder: RunFolder, metrics: MetricsFile, trackers: Track
                 trainer.save(folder.checkpoints)
             trainer.writer.check()
             bar.advance(note=recorder.note)
-            if stopped and (step < last or played):
+            if stopped:
                 trainer.writer.wait()
                 raise InterruptedRun(
                     f"{folder.root} was saved at step {step} of {last}; the same command continues it."
