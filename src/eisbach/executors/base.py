@@ -60,6 +60,8 @@ class Executor(ABC):
             Its process died every time.
         UserError
             No process comes up, or the call itself raised it.
+        KeyboardInterrupt, InterruptedRun
+            The run was stopped; no call begins after it.
         """
 
     @abstractmethod

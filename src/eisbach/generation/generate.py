@@ -66,6 +66,8 @@ def generate(config: GenerateConfig, *, quiet: bool = False, notify: Callable[[s
         The disk is full or the folder is not writable; finished files stay.
     InterruptedRun
         Ctrl-C, SIGTERM or a closed terminal: finished clips stay, and the same call makes the others.
+    KeyboardInterrupt
+        The same, after the last clip: the same call finishes the folder.
 
     Examples
     --------
