@@ -207,7 +207,11 @@ def test_list_show_and_page(tmp_path: Path) -> None:
     assert "eisbach study run erd_digits" in shown
     assert "it took 40 minutes on two jobs: at most 80 core minutes" in shown
     assert json.loads(run("show", "erd_digits", "--json"))["declaration"]["title"] == "Loss weights on digits"
+    stale, own = tmp_path / "c-not-run-9.md", tmp_path / "c-mine.md"
+    stale.touch()
+    own.touch()
     files = json.loads(run("page", "--out", str(tmp_path), "--markdown", str(tmp_path / "c.md"), "--json"))
+    own.unlink()  # nobody's but the reader's
     html = Path(files["page"]).read_text()
     assert "http://" not in html
     assert "https://" not in html

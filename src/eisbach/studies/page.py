@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import textwrap
 from collections.abc import Sequence
@@ -341,5 +342,12 @@ def write_pages(page: Path, markdown: Path) -> None:
         retired=[entry.model_dump() for entry in _retired()],
     )
     write_text(page, html)
-    for name, text in claims_pages(studies, markdown.stem).items():
+    pages = claims_pages(studies, markdown.stem)
+    for name, text in pages.items():
         write_text(markdown.with_name(name), text)
+    # What went on in a further page before, and fits now, must not stay and contradict.
+    topics = "|".join((*(paper.replace(" ", "-") for paper in _PAPERS), "not-run"))
+    numbered = re.compile(rf"{re.escape(markdown.stem)}-({topics})(-\d+)?\.md")
+    for file in markdown.parent.glob(f"{glob.escape(markdown.stem)}-*.md"):
+        if file.name not in pages and numbered.fullmatch(file.name):
+            file.unlink()
