@@ -93,7 +93,7 @@ def test_an_arm_that_does_not_train_helps_nobody():
     names = TITLES | {"base": "the untrained base"}
     said = overall_verdict([base, eq5], FLAT, names, apart=["base"])
     assert said.startswith("With Eq. 5")
-    assert said.endswith(" The untrained base, no candidate, was better than the baseline too.")
+    assert said.endswith(" No candidate, and better than the baseline: the untrained base.")
     unclear = compared("eq5", verdict="inconclusive", p=0.6, difference=-0.03, interval=(-0.2, 0.1))
     said = overall_verdict([base, unclear], FLAT, names, apart=["base"])
     assert "closest" not in said

@@ -230,7 +230,7 @@ def overall_verdict(
     if not headline:
         return _candidates_verdict(rows, info, names)
     beside = [names.get(row.arm, row.arm) for row in rows if row.arm in apart and row.verdict == "better"]
-    also = f" {_upper(_list(beside))}, no candidate, {_was(beside)} better than the baseline too." if beside else ""
+    also = f" No candidate, and better than the baseline: {'; '.join(beside)}." if beside else ""
     return _candidates_verdict(headline, info, names) + also
 
 
@@ -258,10 +258,6 @@ def _candidates_verdict(headline: Sequence[Comparison], info: MetricInfo, names:
     if best.verdict in ("inconclusive", "no difference") and others:
         return f"{sentence} This arm came closest; no other showed an improvement."
     return sentence
-
-
-def _was(names: Sequence[str]) -> str:
-    return "was" if len(names) == 1 else "were"
 
 
 def _evidence_order(comparison: Comparison, info: MetricInfo) -> tuple[float, float]:
