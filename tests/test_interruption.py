@@ -27,6 +27,7 @@ from eisbach.interruption import stop_as_ctrl_c, stop_signal
 from eisbach.progress import in_threads
 
 FOLDER, DRIVER = Path(sys.argv[1]), sys.argv[2]
+CLOSING = float(os.environ.get("CLOSING", "0.6"))
 
 def save(number: int) -> None:
     with stop_signal() as stop:
@@ -38,7 +39,7 @@ def save(number: int) -> None:
         try:
             raise InterruptedRun("saved")
         finally:
-            time.sleep(0.6)  # a tracker that is closed
+            time.sleep(CLOSING)  # a tracker, say
             (FOLDER / f"closed-{number}").touch()
 
 def rest(number: int) -> None:
@@ -46,7 +47,7 @@ def rest(number: int) -> None:
         (FOLDER / f"began-{number}").touch()
         time.sleep(600)
     finally:
-        time.sleep(0.6)
+        time.sleep(CLOSING)
         (FOLDER / f"closed-{number}").touch()
 
 def do(what: str, number: int) -> None:
@@ -153,12 +154,13 @@ def test_a_stop_that_one_process_hears_stops_them_all(tmp_path: Path) -> None:
 
 
 @whole
-def test_a_second_ctrl_c_ends_what_closes(tmp_path: Path) -> None:
-    with working(tmp_path, "each", ["save", "rest"]) as parent:
+def test_a_second_ctrl_c_ends_what_closes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOSING", "25")
+    with working(tmp_path, "each", ["rest", "rest"]) as parent:
         os.killpg(parent.pid, signal.SIGINT)
-        time.sleep(0.25)
+        time.sleep(0.7)
         os.killpg(parent.pid, signal.SIGINT)
-        parent.communicate(timeout=30)
+        parent.communicate(timeout=15)
     assert parent.returncode != 0
     assert left(tmp_path) == {"began-0", "began-1"}
 
@@ -173,10 +175,10 @@ def tell_all() -> None:
         ask_to_stop() if how == "ask" else os.kill(os.getpid(), getattr(signal, how))
         time.sleep(0.2)
 
-threading.Thread(target=tell_all, daemon=True).start()
 try:
     with stop_as_ctrl_c():
         print("began", flush=True)
+        threading.Thread(target=tell_all, daemon=True).start()
         if sys.argv[1] == "saves":
             with stop_signal() as stop:
                 stop.wait(20)

@@ -319,6 +319,12 @@ def over_draws(name: str, metric: str, differences: np.ndarray) -> Effect:
     return interval_effect(name, float(scaled.mean()), ends, _unit(metric), p=p, n=len(scaled))
 
 
+def as_row(effect: Effect) -> dict[str, float | None]:
+    """An effect for a script's JSON: value, ends of its interval and p, to four places."""
+    ends = {"value": effect.value, "low": effect.low, "high": effect.high, "p": effect.p}
+    return {name: None if end is None else round(end, 4) for name, end in ends.items()}
+
+
 def as_ratio(logarithm: Effect) -> Effect:
     """A mean of logarithms as a geometric mean."""
     ends = (None if end is None else math.exp(end) for end in (logarithm.low, logarithm.high))

@@ -13,8 +13,7 @@ import numpy as np
 from eisbach.errors import UserError
 from eisbach.files import read_jsonl
 from eisbach.statistics.records import load_records
-from eisbach.studies.contract import Effect
-from eisbach.studies.judging import STANDING, Draws, over_draws, with_standing
+from eisbach.studies.judging import STANDING, Draws, as_row, over_draws, with_standing
 from eisbach.types import Record
 
 UNTRAINED = "untrained"
@@ -45,7 +44,7 @@ def learnt(records: Sequence[Record], models: Sequence[Record]) -> dict[str, obj
         "pieces": {
             metric: {
                 "untrained": _mean(draws.by_draw(UNTRAINED, metric)),
-                **{arm: _said(over_draws(arm, metric, draws.from_untrained(arm, metric, UNTRAINED))) for arm in arms},
+                **{arm: as_row(over_draws(arm, metric, draws.from_untrained(arm, metric, UNTRAINED))) for arm in arms},
             }
             for metric in PIECES
         }
@@ -60,16 +59,11 @@ def _beside_base(rows: Sequence[Record], metric: str, arms: Sequence[str]) -> di
     by_arm = {arm: np.array([row[metric] for row in rows if row["arm"] == arm], dtype=float)
               for arm in (UNTRAINED, *arms)}  # fmt: skip
     base = float(by_arm[UNTRAINED].mean())
-    return {"untrained": round(base, 4), **{arm: _said(over_draws(arm, metric, by_arm[arm] - base)) for arm in arms}}
+    return {"untrained": round(base, 4), **{arm: as_row(over_draws(arm, metric, by_arm[arm] - base)) for arm in arms}}
 
 
 def _mean(values: dict[int, float]) -> float:
     return round(float(np.mean(list(values.values()))), 4)
-
-
-def _said(effect: Effect) -> dict[str, float | None]:
-    ends = {"value": effect.value, "low": effect.low, "high": effect.high, "p": effect.p}
-    return {name: None if end is None else round(end, 4) for name, end in ends.items()}
 
 
 if __name__ == "__main__":

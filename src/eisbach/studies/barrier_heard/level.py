@@ -15,7 +15,7 @@ from eisbach.errors import UserError
 from eisbach.experiments.hearing import CHANGE
 from eisbach.statistics.records import load_records
 from eisbach.studies.contract import Effect
-from eisbach.studies.judging import Draws, over_draws
+from eisbach.studies.judging import Draws, as_row, over_draws
 from eisbach.types import Record
 
 RANGE = "level_range"
@@ -70,10 +70,10 @@ def by_level(records: Sequence[Record], study: str = "barrier_heard") -> dict[st
         "slope_of_plain": round(slopes[1], 5),
         **{
             arm if other == "plain" else f"{arm} - {other}": {
-                "as_heard": _shown(heard.effect(arm, measure, other=other)),
-                "level_out": _shown(pooled.effect(arm, measure, other=other)),
-                "level_out_by_plain": _shown(by_plain.effect(arm, measure, other=other)),
-                "under_15_db": _shown(_unpaired(Draws(narrow, study), arm, other, measure)),
+                "as_heard": as_row(heard.effect(arm, measure, other=other)),
+                "level_out": as_row(pooled.effect(arm, measure, other=other)),
+                "level_out_by_plain": as_row(by_plain.effect(arm, measure, other=other)),
+                "under_15_db": as_row(_unpaired(Draws(narrow, study), arm, other, measure)),
                 "pieces": [counts[arm], counts[other]],
             }
             for arm, other in pairs
@@ -86,11 +86,6 @@ def _unpaired(draws: Draws, arm: str, other: str, measure: str) -> Effect:
     ours, theirs = (draws.by_draw(name, measure) for name in (arm, other))
     differences = np.array([ours[draw] - theirs[draw] for draw in sorted(ours.keys() & theirs.keys())])
     return over_draws(arm, measure, differences)
-
-
-def _shown(effect: Effect) -> dict[str, float | None]:
-    ends = {"value": effect.value, "low": effect.low, "high": effect.high, "p": effect.p}
-    return {name: None if end is None else round(end, 4) for name, end in ends.items()}
 
 
 if __name__ == "__main__":
