@@ -182,25 +182,28 @@ def test_a_changed_configuration_is_refused_key_by_key(configure: Any) -> None:
     assert "log_every" not in message
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("number", "step"), [(signal.SIGINT, 4), (signal.SIGTERM, 4), (signal.SIGHUP, 4), (signal.SIGTERM, 6)]
+)
 def test_a_signal_saves_and_the_same_call_continues(
-    number: int, configure: Any, monkeypatch: pytest.MonkeyPatch
+    number: int, step: int, configure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In the last step, too, after which nothing may begin."""
     before = signal.getsignal(number)  # a shell may start background jobs with SIGINT ignored
     straight = train(configure("straight"), quiet=True)
     config = configure("stopped")
     take_step = Trainer.take_step
 
     def signalling(self: Trainer) -> None:
-        if self.step == 3:
+        if self.step == step - 1:
             os.kill(os.getpid(), number)
         take_step(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "take_step", signalling)
-        with pytest.raises(InterruptedRun, match="saved at step 4 of 6; the same command continues"):
+        with pytest.raises(InterruptedRun, match=f"saved at step {step} of 6; the same command continues"):
             train(config, quiet=True)
-    assert [path.name for path in list_checkpoints(Path(config.out) / "checkpoints")][-1] == "step-000004"
+    assert [path.name for path in list_checkpoints(Path(config.out) / "checkpoints")][-1] == f"step-{step:06d}"
     assert signal.getsignal(number) is before
     assert equal(weights(straight), weights(train(config, quiet=True)))
 
