@@ -76,11 +76,22 @@ if __name__ == "__main__":
 """
 
 
+SLOW_IMPORT = """
+import os, sys, time
+from pathlib import Path
+Path(sys.argv[1], f"imports-{os.getpid()}").touch()
+if __name__ != "__main__":
+    time.sleep(1)
+"""
+
+
 @contextmanager
-def working(folder: Path, driver: str, works: list[str], *, ignored: bool = False) -> Iterator[subprocess.Popen[str]]:
-    """A program with two processes, both at work; a shell may start what runs in the background with SIGINT ignored."""
+def started(
+    folder: Path, driver: str, works: list[str], *, ignored: bool = False, first: str = ""
+) -> Iterator[subprocess.Popen[str]]:
+    """A program with two processes; a shell may start what runs in the background with SIGINT ignored."""
     script = folder / "script.py"
-    script.write_text(WORK)
+    script.write_text(first + WORK)
     keep = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
     words = [sys.executable, str(script), str(folder), driver, *works]
     try:
@@ -90,12 +101,19 @@ def working(folder: Path, driver: str, works: list[str], *, ignored: bool = Fals
     finally:
         signal.signal(signal.SIGINT, keep)
     try:
-        wait_for(lambda: len(list(folder.glob("began-*"))) == 2)
         yield parent
     finally:
         if parent.poll() is None:
             os.killpg(parent.pid, signal.SIGKILL)
         parent.communicate()
+
+
+@contextmanager
+def working(folder: Path, driver: str, works: list[str], *, ignored: bool = False) -> Iterator[subprocess.Popen[str]]:
+    """The program, with both processes at work."""
+    with started(folder, driver, works, ignored=ignored) as parent:
+        wait_for(lambda: len(list(folder.glob("began-*"))) == 2)
+        yield parent
 
 
 def wait_for(what: Callable[[], bool]) -> None:
@@ -151,6 +169,16 @@ def test_a_stop_that_one_process_hears_stops_them_all(tmp_path: Path) -> None:
         out, _ = parent.communicate(timeout=30)
     assert (parent.returncode, out) == (130, "stopped\n")
     assert left(tmp_path) == {f"{what}-{number}" for what in ("began", "saved", "closed") for number in (0, 1)}
+
+
+def test_a_stop_while_processes_start_is_no_traceback(tmp_path: Path) -> None:
+    """They import what they belong to, here a module that takes a second."""
+    with started(tmp_path, "each", ["rest", "rest"], first=SLOW_IMPORT) as parent:
+        wait_for(lambda: len(list(tmp_path.glob("imports-*"))) == 3)
+        os.killpg(parent.pid, signal.SIGINT)
+        out, err = parent.communicate(timeout=30)
+    assert (parent.returncode, out, err) == (130, "stopped\n", "")
+    assert not list(tmp_path.glob("began-*"))
 
 
 @whole

@@ -143,6 +143,26 @@ def stop_as_ctrl_c() -> Iterator[None]:
         _told = outside
 
 
+@contextmanager
+def held_back() -> Iterator[None]:
+    """While it is open, signals to stop wait in this thread, and in a process that it starts until `let_in` is called
+    there: while one imports, an interruption is a traceback out of whichever library is being read."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _stopping_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def let_in() -> None:
+    """Ends what `held_back` began where this process was started; a signal that waits comes now."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _stopping_signals())
+
+
 def _stopping_signals() -> list[int]:
     """Numbers of the signals that ask this process to stop; what its parent told it to ignore (nohup) is none of
     them."""

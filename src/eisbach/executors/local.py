@@ -12,14 +12,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, cast
 
 from eisbach.errors import InterruptedRun, UserError
 from eisbach.executors.base import DeadProcessError, Executor, Made, portable, quiet_libraries, sending_to
-from eisbach.interruption import ask_to_stop, stop_as_ctrl_c, stopped
+from eisbach.interruption import ask_to_stop, held_back, let_in, stop_as_ctrl_c, stopped
 
 _LOOK_EVERY = 1.0  # seconds between two looks for the parent
 _LISTEN_EVERY = 0.2  # seconds between two looks at what the processes send
@@ -179,7 +179,9 @@ class _Process:
         told, tell = context.Pipe(duplex=False)
         process = context.Process(target=_serve, args=(os.getpid(), theirs, told))
         try:
-            process.start()
+            resource_tracker.ensure_running()  # where starting a process starts it, it lets signals in again
+            with held_back():
+                process.start()
             theirs.close()
             told.close()
             end = time.monotonic() + _START_SECONDS
@@ -251,6 +253,7 @@ def _serve(parent: int, pipe: Connection, told: Connection) -> None:
     # By default SIGTERM, which a group may get, looks like a death, after which a call is tried again.
     with suppress(EOFError, OSError, KeyboardInterrupt), stop_as_ctrl_c(), sending_to(partial(answer, _SENT)):
         threading.Thread(target=watch, daemon=True).start()
+        let_in()
         quiet_libraries()
         answer(_SENT, "ready")
         while True:  # until the parent is gone, or has no more work

@@ -19,6 +19,7 @@ from eisbach.output_folder import BusyFolderError
 
 LISTEN_EVERY = 0.5
 """Seconds between two letters of a worker, and between two looks at the mailbox."""
+_LAST_LETTER = 60.0  # seconds for what was sent last: on a busy machine the mailbox may only just be starting
 _PATIENCE = 120.0  # seconds that a call which is run again waits for a folder that its dead predecessor still holds
 _SAME = ("eisbach", "torch", "numpy")  # packages of which other versions may give other bytes
 MADE, RAISED, DIED = "made", "raised", "died"
@@ -129,10 +130,10 @@ def _posting(mailbox: Any, letter: int) -> Iterator[None]:
             yield
     finally:
         ended.set()
-        posting.join(timeout=10)
+        posting.join(timeout=_LAST_LETTER)
         with suppress(Exception):
             if (last := post()) is not None:
-                ray.get(last, timeout=10)
+                ray.get(last, timeout=_LAST_LETTER)
 
 
 class Mailbox:
