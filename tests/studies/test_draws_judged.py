@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from eisbach.experiments.recipes import load_spec
-from eisbach.statistics.records import save_records
+from eisbach.statistics.records import load_records, save_records
 from eisbach.studies.barrier_complements.judge import judge as complements
 from eisbach.studies.barrier_steps.judge import judge as steps
 from eisbach.studies.judging import Draws
@@ -86,7 +86,6 @@ def test_what_is_shuffled_does_not_stand(tmp_path: Path) -> None:
     result = verdicts(folder, "barrier_short")
     assert result["per-sample"] == "refuted"  # fewer flat pieces, and as many that stand
     assert result["eq5"] == "supported"
-    from eisbach.statistics.records import load_records
     from eisbach.studies.judging import STANDING, with_standing
 
     rows = with_standing(load_records(folder / "records.parquet"))
@@ -96,8 +95,6 @@ def test_what_is_shuffled_does_not_stand(tmp_path: Path) -> None:
 
 def test_an_effect_is_the_mean_of_differences_within_draws(tmp_path: Path) -> None:
     write(tmp_path, "barrier_main", lambda arm, draw: spread(draw) - (0.25 if arm == "development" else 0.0))
-    from eisbach.statistics.records import load_records
-
     draws = Draws(load_records(tmp_path / "records.parquet"), "barrier_main")
     effect = draws.effect("development", "is_flat")
     assert effect.value == pytest.approx(-25, abs=1.5)
@@ -251,9 +248,21 @@ def test_beside_a_partner_that_leaves_little_half_of_it_is_no_nothing(tmp_path: 
 
     folder = write(tmp_path, "barrier_complements", lambda arm, draw: 0.5, flat_still=share)
     result = next(one for one in complements(folder) if one.key == "adds-to-min-snr-per-sample")
-    assert result.note.startswith("Within 1.5 points: p = 0.")
+    assert result.note.startswith("Min-SNR alone leaves 3.0% of its pieces standing. Within 1.5 points: p = 0.")
     assert [effect.value for effect in result.effects[-2:]] == pytest.approx([-7, -8.5])  # the partner's own
     assert result.verdict == "inconclusive"
+
+
+def test_a_design_whose_arms_lack_a_draw_is_not_judged(tmp_path: Path) -> None:
+    """Two draws of one arm, where eight are declared, would have decided by themselves."""
+    folder = write(tmp_path, "barrier_complements", lambda arm, draw: 0.3)
+    rows = load_records(folder / "records.parquet")
+    kept = [row for row in rows if row["arm"] != "erd-recurrence" or row["train_seed"] < 112]
+    save_records(kept, folder)
+    results = {one.key: one for one in complements(folder)}
+    found = results["adds-to-erd-recurrence"]
+    assert (found.verdict, found.note) == ("not run", "Its four arms were not played in the same draws.")
+    assert results["adds-to-erd-per-sample"].verdict == "refuted"
 
 
 def test_where_training_learns_a_weight_gains_and_plain_training_falls_ill_or_not(tmp_path: Path) -> None:

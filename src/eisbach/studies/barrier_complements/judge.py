@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from eisbach.statistics.records import load_records
 from eisbach.studies.contract import ClaimResult
 from eisbach.studies.judging import STANDING, Draws, decided, not_run, with_standing, within_note
@@ -32,12 +34,17 @@ def _design(draws: Draws, weight: str, partner: str) -> ClaimResult:
     beside the partner by the other measures, all gains without it, and what the partner does without and with it."""
     arm, (base, margin) = WEIGHTS[weight], PARTNERS[partner]
     both = f"{base}-{arm}"
-    if not all(draws.has(name) for name in ("plain", arm, base, both)):
+    played = [set(draws.by_draw(name, STANDING)) for name in ("plain", arm, base, both)]
+    if not all(played):
         return not_run(_key(weight, partner))
+    if any(of_arm != played[0] for of_arm in played):
+        return not_run(_key(weight, partner), "Its four arms were not played in the same draws.")
     first, *beside = draws.led_by(STANDING, both, other=base)
     interactions = draws.interaction((both, base), (arm, "plain"), first=STANDING)
     cells = [draws.effect(base, STANDING), draws.effect(both, STANDING, other=arm)]
     effects = [first, *interactions, *beside, *draws.led_by(STANDING, arm), *cells]
     margin = draws.margin_beside(base, margin)
     same = draws.equivalence(both, STANDING, margin, other=base)
-    return decided(_key(weight, partner), effects, "lower", same, within_note(margin, same, "points"))
+    left = 100.0 * np.mean(list(draws.by_draw(base, STANDING).values()))
+    note = f"{draws.arm_label(base)} alone leaves {left:.1f}% of its pieces standing."
+    return decided(_key(weight, partner), effects, "lower", same, f"{note} {within_note(margin, same, 'points')}")
