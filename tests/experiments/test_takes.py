@@ -12,7 +12,7 @@ import pytest
 
 from eisbach.config import build_config
 from eisbach.errors import ConfigError
-from eisbach.experiments import hearing
+from eisbach.experiments import hearing, prompt_words
 from eisbach.experiments.measures import check_measures, known_metrics
 from eisbach.experiments.recipes import load_spec
 from eisbach.experiments.spec import ExperimentSpec
@@ -170,7 +170,7 @@ def test_clips_are_heard_side_by_side_and_kept_in_order(tmp_path: Path, monkeypa
     records: list[Record] = [{"path": str(number), "audio_hash": f"h{number}"} for number in range(6)]
     heard = hearing.heard_notes(records, tmp_path, tmp_path / "kept")
     assert [(key, notes.onset.tolist()) for key, notes in heard.items()] == [(f"h{n}", [float(n)]) for n in range(6)]
-    kept = (tmp_path / "kept/notes.jsonl").read_text().splitlines()
+    kept = (tmp_path / "kept/notes-2.jsonl").read_text().splitlines()
     assert [line.split('"')[3] for line in kept] == [f"h{number}" for number in range(6)]
 
 
@@ -191,17 +191,22 @@ def test_clips_are_heard_side_by_side_and_kept_in_order(tmp_path: Path, monkeypa
         ("Choir and harpsichord, hushed", {"choir", "choral", "harpsichord", "quiet"}, None),
         ("From the low register to the high register", set(), None),
         ("A harpist breakfasts", set(), None),
+        ("Solo piano, no drums, without vocals", {"solo", "piano", "no vocals"}, None),
+        ("Choirs without singing or any loud beats, fast", {"choir", "choral", "no vocals", "fast"}, None),
+        ("Two cellos and harps, not fast but loud", {"cello", "harp", "loud"}, None),
+        ("No male voices: women singing softly with guitars", {"woman", "singing", "soft", "guitar"}, None),
+        ("Deep house, not slow", set(), None),
     ],
 )  # fmt: skip
 def test_what_a_prompt_asks_for(text: str, tags: set[str], register: str | None) -> None:
-    assert set(hearing.tags_of(text)) == tags
-    assert hearing.register_of(text) == register
+    assert set(prompt_words.tags_of(text)) == tags
+    assert prompt_words.register_of(text) == register
 
 
 def test_every_prompt_of_the_study_names_a_tag() -> None:
     prompts = load_spec("barrier_adherence").generation.resolve_prompts()
-    assert all(hearing.tags_of(prompt.text) for prompt in prompts)
-    registers = [hearing.register_of(prompt.text) for prompt in prompts]
+    assert all(prompt_words.tags_of(prompt.text) for prompt in prompts)
+    registers = [prompt_words.register_of(prompt.text) for prompt in prompts]
     assert {name: registers.count(name) for name in ("low", "middle", "high")} == {"low": 3, "middle": 4, "high": 2}
 
 

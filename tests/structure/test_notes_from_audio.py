@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from eisbach.audio import write_audio
+from eisbach.errors import AudioError
 from eisbach.structure.embeddings.notes import (
     Notes,
     melody,
@@ -120,6 +121,32 @@ def test_the_rate_does_not_matter(rate: int) -> None:
     same = (near & (pitches[:, None] == other_pitches)).any(axis=1)
     assert same.mean() >= 0.95
     assert abs(note_motifs(onsets, pitches) - note_motifs(other_onsets, other_pitches)) <= 0.07
+
+
+@pytest.mark.parametrize("where", ["after", "before", "between"])
+@pytest.mark.parametrize("kind", ["last bit", pytest.param("room", marks=pytest.mark.whole)])
+def test_a_pause_holds_no_notes(where: str, kind: str) -> None:
+    """The network scales every window by itself, so that the noise of a quiet one is notes to it."""
+    tune, again = (_play(*_piece([line, line + 2])) for line in _phrases(2, 4))
+    rng = np.random.default_rng(2)
+    noise = {"last bit": lambda n: rng.integers(-1, 2, n) / 2**15, "room": lambda n: 3e-5 * rng.standard_normal(n)}[
+        kind
+    ]
+    silence, quiet = np.zeros(8 * RATE), noise(8 * RATE)
+    orders = {"after": lambda q: [tune, again, q], "before": lambda q: [q, tune, again],
+              "between": lambda q: [tune, q, again]}  # fmt: skip
+    heard, expected = (
+        transcribe(Waveform(np.concatenate(orders[where](pause)).astype(np.float32)[None], RATE))
+        for pause in (quiet, silence)
+    )
+    assert len(heard.pitch) == pytest.approx(len(expected.pitch), abs=1)
+    assert note_motifs(*melody(heard)) == pytest.approx(note_motifs(*melody(expected)), abs=0.04)
+
+
+def test_channels_that_cancel_each_other_are_no_music() -> None:
+    mono = _play(*_piece(_phrases(1, 4)))
+    with pytest.raises(AudioError, match="channels cancel each other"):
+        transcribe(Waveform(np.stack([mono, -mono]), RATE))
 
 
 def test_two_channels_are_heard_as_their_mean() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,8 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from eisbach.audio import read_audio
-from eisbach.data.captions import HIGH_FROM, LOW_BELOW
 from eisbach.errors import AudioError
+from eisbach.experiments.prompt_words import BANDS, register_of, tags_of
 from eisbach.experiments.reference import listeners, musicnn_rows
 from eisbach.experiments.spec import TakeMeasure
 from eisbach.generation.prompts import Prompt
@@ -28,7 +27,8 @@ from eisbach.structure.sets.differentiation import prompt_iccs
 from eisbach.structure.sets.onset_details import OnsetEvents, prompt_diversities
 from eisbach.types import Record, Waveform
 
-_NOTES, _TAGS = "notes.jsonl", "tags-2.jsonl"  # tags.jsonl: heard with a clip's end in a window of its own
+_NOTES = "notes-2.jsonl"  # notes.jsonl: with notes in the noise of pauses
+_TAGS = "tags-2.jsonl"  # tags.jsonl: heard with a clip's end in a window of its own
 CHANGE, _CHANGES = "heard_change", "changes-2.jsonl"  # changes.jsonl: at one level a clip, not a window
 
 
@@ -265,43 +265,6 @@ trained on name it: low under MIDI 53, high from 71) to the clip's median pitch,
 it.
 """
 
-_WORDS = {
-    "quick": "fast", "allegro": "fast", "lively": "fast", "adagio": "slow", "string": "strings", "hushed": "quiet"
-}  # fmt: skip
-"""Words of prompts that mean a tag of another name; a tag's own name always means it."""
-_GROUPS = {"choir": ("choir", "choral")}
-_REGISTERS = {
-    "low": (r"low register", r"\bdeep\b", r"\blow strings\b"),
-    "high": (r"high register", r"\bbright and high\b"),
-    "middle": (r"middle register", r"\bmid-range\b"),
-}
-_BANDS = {"low": (-np.inf, LOW_BELOW), "middle": (LOW_BELOW, HIGH_FROM), "high": (HIGH_FROM, np.inf)}
-
-
-def tags_of(text: str) -> tuple[str, ...]:
-    """The tags of musicnn that a prompt asks for.
-
-    >>> tags_of("Solemn sacred polyphony with choir and church organ, very slow")
-    ('slow', 'choir', 'choral')
-    """
-    left = text.lower()
-    words = set(re.findall(r"[a-z]+", left))
-    asked = set()
-    for tag in sorted(TAGS, key=len, reverse=True):  # "no vocals" asks for no "vocals"
-        left, found = re.subn(rf"\b{tag}\b", ";", left)
-        asked |= {tag} if found else set()
-    asked |= {tag for word, tag in _WORDS.items() if word in words}
-    for word, group in _GROUPS.items():
-        asked |= set(group) if word in words else set()
-    return tuple(tag for tag in TAGS if tag in asked)
-
-
-def register_of(text: str) -> str | None:
-    """low, middle or high; None where a prompt names none, or two."""
-    lower = text.lower()
-    named = [name for name, patterns in _REGISTERS.items() if any(re.search(pattern, lower) for pattern in patterns)]
-    return named[0] if len(named) == 1 else None
-
 
 def adherence_columns(records: Sequence[Record], prompts: Sequence[Prompt], root: Path, cache: Path) -> list[Record]:
     """The records with the columns.
@@ -393,5 +356,5 @@ def _distance(notes: Notes, register: str) -> float | None:
     order = np.argsort(notes.pitch, kind="stable")
     lengths = np.cumsum(np.maximum(notes.duration[order], 1e-3))
     pitch = float(notes.pitch[order][np.searchsorted(lengths, 0.5 * lengths[-1])])
-    low, high = _BANDS[register]
+    low, high = BANDS[register]
     return float(max(0.0, low - pitch, pitch - high))

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from eisbach import pretrained
-from eisbach.audio import check_samples, read_audio, resample, to_mono
+from eisbach.audio import SILENCE_PEAK, check_samples, read_audio, resample, to_mono
 from eisbach.errors import AudioError, CheckpointError, UserError
 from eisbach.progress import Progress
 from eisbach.structure.features import SAMPLE_RATE
@@ -121,7 +121,12 @@ def _add(
 def prepare(waveform: Waveform, sample_rate: int, name: str) -> np.ndarray:
     """Mono at `sample_rate`, [shape=(samples,), float32]; AudioError for what cannot be embedded."""
     check_samples(waveform.samples, name)
-    samples = resample(to_mono(waveform), sample_rate).samples[0]
+    mixed = to_mono(waveform)
+    if float(np.abs(mixed.samples).max()) < SILENCE_PEAK:
+        raise AudioError(
+            f"{name} is silent when mixed to mono: its channels cancel each other; turn the phase of one of them round."
+        )
+    samples = resample(mixed, sample_rate).samples[0]
     if len(samples) < _MIN_SECONDS * sample_rate:
         raise AudioError(
             f"{name} lasts {len(samples) / sample_rate:.2f} s; an embedding needs at least {_MIN_SECONDS:g} s."
