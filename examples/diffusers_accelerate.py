@@ -93,7 +93,8 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator | None = None)
     path = DiscretePath.from_scheduler(scheduler)  # this scheduler's own table, not a formula that resembles it
     weighting = make_weighting(arguments.sample, arguments.noise_level)
     network = make_network()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    learned = weighting.trainable_parameters().values()  # none, but for `edm2`
+    optimizer = torch.optim.AdamW([*network.parameters(), *learned], lr=1e-3)
     number = arguments.steps * arguments.accumulate * accelerator.num_processes * arguments.batch_size
     loader = DataLoader(TensorDataset(*make_images(number, arguments.seed)), batch_size=arguments.batch_size)
     network, optimizer, loader = accelerator.prepare(network, optimizer, loader)
@@ -111,9 +112,7 @@ def train(arguments: argparse.Namespace, accelerator: Accelerator | None = None)
                 # accelerate has divided by the accumulation steps, and DDP has averaged over the processes: undone
                 # here.
                 divided = accelerator.gradient_accumulation_steps * accelerator.num_processes
-                factor = weighting.gradient_factor(stats, already_divided_by=divided)
-                for parameter in network.parameters():
-                    parameter.grad *= factor
+                weighting.finish_gradients(network.parameters(), stats, already_divided_by=divided)
                 accelerator.clip_grad_norm_(network.parameters(), 1.0)
                 history.append(
                     {

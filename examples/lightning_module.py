@@ -6,7 +6,8 @@
 
 Lightning divides each loss by `accumulate_grad_batches`, and DDP averages gradients over the processes. Neither knows
 that a weighting's means are over the whole step. So `training_step` returns a sum (`part.unscaled`), and one hook,
-which Lightning calls before it clips, multiplies the gradients by the one number that makes the step right.
+which Lightning calls before it clips, multiplies the gradients by the one number that makes the step right. A weighting
+that learns (`edm2`) has parameters of its own: the optimiser gets them, and the hook looks after their gradients.
 """
 
 from __future__ import annotations
@@ -88,9 +89,7 @@ class FlowMatching(pl.LightningModule):
         # Over the processes; with one process this is the sum itself.
         stats = self.trainer.strategy.reduce(self.stats, reduce_op="sum")
         loss = self.trainer.strategy.reduce(self.loss, reduce_op="sum") * self.weighting.gradient_factor(stats)
-        factor = self.weighting.gradient_factor(stats, already_divided_by)
-        for parameter in self.network.parameters():
-            parameter.grad *= factor
+        self.weighting.finish_gradients(self.network.parameters(), stats, already_divided_by)
         ess, samples = float(effective_sample_size(stats)), int(stats[0])
         self.history.append({"loss": float(loss), "effective_samples": ess, "samples": samples})
         if self.trainer.is_global_zero and len(self.history) % 5 == 0:
@@ -98,7 +97,8 @@ class FlowMatching(pl.LightningModule):
         self.stats = self.loss = 0.0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.network.parameters(), lr=self.lr)
+        learned = self.weighting.trainable_parameters().values()  # none, but for `edm2`
+        return torch.optim.AdamW([*self.network.parameters(), *learned], lr=self.lr)
 
 
 class ManualFlowMatching(FlowMatching):
@@ -125,7 +125,8 @@ class ManualFlowMatching(FlowMatching):
 def train(arguments: argparse.Namespace, **trainer_options: object) -> FlowMatching:
     """The trained module."""
     pl.seed_everything(arguments.seed, verbose=False)
-    weighting = build_weighting("recommended", "min_snr", window_seconds=1.6, latent_rate=LATENT_RATE)
+    options = {"window_seconds": 1.6, "latent_rate": LATENT_RATE} if arguments.sample != "none" else {}
+    weighting = build_weighting(arguments.sample, arguments.noise_level, **options)
     module = ManualFlowMatching(weighting, arguments.accumulate) if arguments.manual else FlowMatching(weighting)
     clips = MadeUpLatents(arguments.steps * arguments.accumulate * arguments.batch_size * arguments.devices)
     automatic = {} if arguments.manual else {"accumulate_grad_batches": arguments.accumulate, "gradient_clip_val": 1.0}
@@ -154,6 +155,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--accumulate", type=int, default=2, help="micro-batches in an optimiser step")
     parser.add_argument("--devices", type=int, default=1, help="CPU processes")
     parser.add_argument("--manual", action="store_true", help="manual optimisation")
+    parser.add_argument("--sample", choices=["recommended", "none"], default="recommended", help="sample weighting")
+    parser.add_argument("--noise-level", default="min_snr", help="noise-level weighting; edm2 with --sample none")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 

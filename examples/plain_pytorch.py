@@ -78,9 +78,7 @@ def step(
         weights.append(part.terms.sample_weight)
     # Every mean in the weighting is over the whole step; only now is it known. Several processes: all_reduce(stats)
     # here.
-    factor = weighting.gradient_factor(stats)
-    for parameter in network.parameters():
-        parameter.grad *= factor
+    factor = weighting.finish_gradients(network.parameters(), stats)
     nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
     return {"loss": loss * factor, "ess": effective_sample_size(stats), "weights": torch.cat(weights)}
@@ -91,10 +89,11 @@ def train(arguments: argparse.Namespace) -> tuple[Network, list[dict[str, Tensor
     torch.manual_seed(arguments.seed)
     generator = torch.Generator().manual_seed(arguments.seed)
     network = Network()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     # window_seconds: what lasts longer than this counts as development. latent_rate turns it into frames.
     options = {"window_seconds": 1.6, "latent_rate": LATENT_RATE} if arguments.sample.startswith(("dev", "rec")) else {}
     weighting = build_weighting(arguments.sample, arguments.noise_level, strength=arguments.strength, **options)
+    learned = weighting.trainable_parameters().values()  # none, but for `edm2`
+    optimizer = torch.optim.AdamW([*network.parameters(), *learned], lr=2e-3)
     print(weighting)
     history, developing = [], []
     for number in range(1, arguments.steps + 1):

@@ -13,7 +13,7 @@ from diffusers.training_utils import compute_snr
 from safetensors.torch import load_file, save_file
 
 from eisbach.diffusion.discrete_path import DiscretePath
-from eisbach.weighting import EntropyBarrier, gate_table
+from eisbach.weighting import EntropyBarrier, build_weighting, gate_table
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -45,15 +45,16 @@ def settled_draw(images, scheduler, generator):
     return torch.stack(noise), torch.stack(timesteps)
 
 
-def one_step(example, *arguments):
-    """(gradients before clipping, history) of one optimiser step of the example's own loop."""
+def one_step(example, *arguments, learned=lambda: ()):
+    """(gradients before clipping, history) of one optimiser step of the example's own loop; `learned` gives further
+    parameters whose gradients stand behind the network's."""
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     seen = []
 
     class Recording(Accelerator):
         def clip_grad_norm_(self, parameters, *args, **kwargs):
-            seen.extend(parameter.grad.clone() for parameter in parameters)
+            seen.extend(parameter.grad.clone() for parameter in [*parameters, *learned()])
 
     options = example.parse(["--steps", "1", *arguments])
     accelerator = Recording(gradient_accumulation_steps=options.accumulate, cpu=True)
@@ -61,6 +62,28 @@ def one_step(example, *arguments):
         patch.setattr(example, "draw", settled_draw)
         _, history = example.train(options, accelerator)
     return seen, history
+
+
+@pytest.mark.parametrize(("batch", "accumulate"), [(4, 2), (2, 4)])
+def test_a_weight_that_learns_learns_as_from_one_batch(example, batch, accumulate, monkeypatch):
+    """accelerate divides the loss by the accumulation, and so this weight's gradients."""
+    made = []
+
+    def keep(*args):
+        made.append(build_weighting(*args))
+        return made[-1]
+
+    monkeypatch.setattr(example, "make_weighting", keep)
+    gradients = []
+    for split in ((8, 1), (batch, accumulate)):
+        options = ["--batch-size", str(split[0]), "--accumulate", str(split[1])]
+        options += ["--sample", "none", "--noise-level", "edm2"]
+        seen, _ = one_step(example, *options, learned=lambda: made[-1].trainable_parameters().values())
+        start = build_weighting("none", "edm2").trainable_parameters()
+        moved = [not torch.equal(value, start[name]) for name, value in made[-1].trainable_parameters().items()]
+        assert all(moved)
+        gradients.append(seen)
+    assert_same(gradients[1], gradients[0])
 
 
 def by_hand(example, prediction, weighted=True):

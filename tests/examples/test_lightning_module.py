@@ -75,6 +75,42 @@ def test_micro_batches_under_lightning_are_one_batch_written_by_hand(example, ba
     assert torch.nn.functional.cosine_similarity(a, b, dim=0) < 0.99
 
 
+def edm2_step(example, *arguments):
+    """(gradients of the network and of the weight that learns, how far its parameters moved) of one step."""
+    made = []
+
+    def build(*args, **options):
+        made.append(build_weighting(*args, **options))
+        return made[0]
+
+    seen = []
+
+    def record(module, *args, **kwargs):
+        learned = made[0].trainable_parameters().values()
+        seen.extend(parameter.grad.clone() for parameter in [*module.network.parameters(), *learned])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(example, "build_weighting", build)
+        patch.setattr(example.FlowMatching, "configure_gradient_clipping", record)
+        patch.setattr(example.ManualFlowMatching, "clip_gradients", record)
+        example.train(example.parse(["--steps", "1", "--sample", "none", "--noise-level", "edm2", *arguments]))
+    start = build_weighting("none", "edm2").trainable_parameters()
+    learned = made[0].trainable_parameters().items()
+    moved = [not torch.equal(value, start[name]) for name, value in learned]
+    return seen, moved
+
+
+@pytest.mark.parametrize("manual", [[], ["--manual"]], ids=["automatic", "manual"])
+@pytest.mark.parametrize(("batch", "accumulate"), [(4, 2), (2, 4)])
+def test_a_weight_that_learns_learns_as_from_one_batch(example, batch, accumulate, manual):
+    """Lightning divides the loss by the accumulation, and so this weight's gradients."""
+    expected, _ = edm2_step(example, "--batch-size", "8", "--accumulate", "1", *manual)
+    got, moved = edm2_step(example, "--batch-size", str(batch), "--accumulate", str(accumulate), *manual)
+    assert len(got) > len(list(example.FlowMatching(build_weighting("none", "none")).network.parameters()))
+    assert_same(got, expected)
+    assert all(moved)
+
+
 def _worker(rank: int, port: int, folder: str, arguments: list[str]) -> None:
     import os
 
@@ -85,10 +121,12 @@ def _worker(rank: int, port: int, folder: str, arguments: list[str]) -> None:
     sys.path.insert(0, str(EXAMPLES))
     import lightning_module
 
-    gradients, history = one_step(
-        lightning_module, "--batch-size", "2", "--accumulate", "2", "--devices", "2", *arguments
-    )
-    assert history[0]["samples"] == 8
+    options = ["--batch-size", "2", "--accumulate", "2", "--devices", "2"]
+    if arguments == ["edm2"]:
+        gradients, _ = edm2_step(lightning_module, *options)
+    else:
+        gradients, history = one_step(lightning_module, *options, *arguments)
+        assert history[0]["samples"] == 8
     save_file({f"{i:03d}": gradient for i, gradient in enumerate(gradients)}, Path(folder) / f"{rank}.safetensors")
 
 
@@ -97,6 +135,16 @@ def _worker(rank: int, port: int, folder: str, arguments: list[str]) -> None:
 def test_two_processes_with_two_micro_batches_each_are_one_batch_written_by_hand(example, tmp_path, manual, free_port):
     own_process.together(2, _worker, free_port(), str(tmp_path), manual)
     _, expected = by_hand(example)
+    for rank in range(2):
+        gradients = load_file(tmp_path / f"{rank}.safetensors")
+        assert_same([gradients[name] for name in sorted(gradients)], expected)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+@pytest.mark.whole
+def test_a_weight_that_learns_learns_from_two_processes_too(example, tmp_path, free_port):
+    own_process.together(2, _worker, free_port(), str(tmp_path), ["edm2"])
+    expected, _ = edm2_step(example, "--batch-size", "8", "--accumulate", "1")
     for rank in range(2):
         gradients = load_file(tmp_path / f"{rank}.safetensors")
         assert_same([gradients[name] for name in sorted(gradients)], expected)
