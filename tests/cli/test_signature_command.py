@@ -12,6 +12,8 @@ from eisbach.cli.main import app
 from eisbach.diagnostics.signature import load_curve
 from eisbach.diagnostics.signature.config import SignatureConfig
 from eisbach.diagnostics.signature.run import run_signature
+from eisbach.diffusion.paths import get_path
+from eisbach.diffusion.rate_curve import save_entropic_curve
 from eisbach.errors import UserError
 
 runner = CliRunner()
@@ -49,15 +51,38 @@ def call(model, *words):
     )
 
 
+def write_curve(file, power):
+    levels = [0.95, 0.75, 0.5, 0.25, 0.05]
+    errors = [t**power for t in levels]
+    save_entropic_curve(
+        file, path=get_path("linear"), t=levels, mse=errors, mse_lo=errors, mse_hi=errors, dims=4, meta={}
+    )
+
+
 @pytest.mark.parametrize(
-    "schedule", ["uniform", "karras", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sa3", "log_snr"))]
+    ("schedule", "source"),
+    [
+        *((name, "forward") for name in ("karras", "log_snr", "rescaled_entropic")),
+        *((name, "reverse") for name in ("uniform", "rescaled_entropic")),
+        *(pytest.param(name, "reverse", marks=pytest.mark.slow) for name in ("karras", "sa3", "log_snr")),
+        *(pytest.param(name, "forward", marks=pytest.mark.slow) for name in ("uniform", "sa3")),
+    ],
 )
-@pytest.mark.parametrize("source", ["reverse", "forward"])
 @pytest.mark.whole
 def test_every_schedule_serves_every_source(model, schedule, source):
-    done = call(model, "--source", source, "--set", f"schedule={schedule}", "--set", "sample_steps=8", "--json")
+    words = ["--source", source, "--set", f"schedule={schedule}", "--set", "sample_steps=8", "--json"]
+    if schedule == "rescaled_entropic":
+        curve = model / "curve.json"
+        write_curve(curve, 1.0)
+        words += ["--set", f"schedule_options={{curve: {curve}}}"]
+    done = call(model, *words)
     assert done.exit_code == 0, done.output
-    assert set(json.loads(done.stdout)["arms"]) == {source}
+    result = json.loads(done.stdout)
+    assert set(result["arms"]) == {source}
+    if schedule == "rescaled_entropic":
+        assert len(result["meta"]["schedule_curve"]) == 16
+        write_curve(curve, 2.0)  # another measurement under the same name
+        assert "schedule_curve was" in str(call(model, *words).exception)
 
 
 @pytest.mark.whole

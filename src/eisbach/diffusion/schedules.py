@@ -97,8 +97,7 @@ def rescaled_entropic(
     if curve is None:
         raise UserError(
             "the schedule rescaled_entropic spaces its steps by a measured curve; give its file as curve= "
-            "(schedule_options: "
-            "{curve: FILE} in a configuration), as `eisbach signature entropy` writes it."
+            "(schedule_options: {curve: FILE} in a configuration), as `eisbach signature entropy` writes it."
         )
     measured = curve if isinstance(curve, RateCurve) else read_rate_curve(curve)
     measured.require_path(path)

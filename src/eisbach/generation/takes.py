@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from eisbach.audio import audio_hash
 from eisbach.config import check_values
+from eisbach.diffusion.rate_curve import curve_stamp
 from eisbach.errors import AudioError, UserError
 from eisbach.files import read_json
 from eisbach.generation.config import GenerateConfig
@@ -274,12 +275,3 @@ def sampling_times(sampling: Sampling, backbone: Any, start: float = 1.0) -> tor
     if len(rest) != steps:  # the schedule ends in one long step, as sa3's does from t = 0.12
         return start * torch.linspace(1, 0, steps + 1, dtype=whole.dtype)
     return torch.cat([torch.tensor([start], dtype=whole.dtype), rest])
-
-
-def curve_stamp(options: Mapping[str, Any] | None) -> dict[str, str]:
-    """A hash of the curve that a schedule reads: another measurement under the same name is another schedule. Empty
-    without one."""
-    curve = (options or {}).get("curve")
-    if curve is None:
-        return {}
-    return {"schedule_curve": hashlib.sha256(Path(curve).read_bytes()).hexdigest()[:16]}

@@ -69,6 +69,8 @@ class SignatureConfig(StrictModel):
     steps : int
         Steps of the chain; the last is not read.
     schedule : str
+    schedule_options : mapping or None
+        Options of that schedule, as ``{curve: FILE}`` of rescaled_entropic.
     eta : float
         1, or the chain estimator refuses.
     trajectories : int
@@ -101,6 +103,7 @@ class SignatureConfig(StrictModel):
     duration: float = Field(default=30.0, gt=0)
     steps: int = Field(default=64, ge=1)
     schedule: str = "uniform"
+    schedule_options: dict[str, Any] | None = None
     eta: float = Field(default=1.0, ge=0, le=1)
     trajectories: int = Field(default=16, ge=2)
     sources: list[Literal["reverse", "forward"]] = Field(default=["reverse"], min_length=1)

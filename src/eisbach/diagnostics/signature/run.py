@@ -18,7 +18,8 @@ from eisbach.diagnostics.signature.config import GuidanceConfig, SignatureConfig
 from eisbach.diagnostics.signature.curve import SignatureCurve
 from eisbach.diagnostics.signature.model import ClassModel, ClassSet, backbone_model
 from eisbach.diagnostics.signature.summary import curves
-from eisbach.diffusion.rate_curve import path_options
+from eisbach.diffusion.paths import Path as DiffusionPath
+from eisbach.diffusion.rate_curve import curve_stamp, path_options
 from eisbach.errors import UserError
 from eisbach.files import write_json
 from eisbach.output_folder import claim, weights_identity
@@ -88,11 +89,12 @@ def run_signature(
     placement = place(config.device, config.precision)
     refuse_coupled(config)
     backbone, model = _load(config, classes, placement, notify)
-    from eisbach.diffusion.schedules import get_schedule
-
-    times = check_chain(model.path, model.target, get_schedule(config.schedule, config.steps, model.path), config.eta)
+    times = check_chain(model.path, model.target, _levels(config, config.steps, model.path), config.eta)
     arms = arms_of(config)
     asked = config.model_dump(mode="json", exclude={"device", "precision"}) | placement.stamp()
+    if asked["schedule_options"] is None:
+        del asked["schedule_options"]
+    asked |= curve_stamp(config.schedule_options)
     meta = {**asked, "model_identity": _identity(backbone, config), "shape": list(model.shape)}
     folder = None if out is None else Path(out)
     if folder is not None:
@@ -275,7 +277,8 @@ def _check_folder(folder: Path, meta: dict[str, Any]) -> None:
     if isinstance(meta["data"], str):
         request["data_identity"] = weights_identity(meta["data"])
     # What the paths lead to is in model_identity and data_identity.
-    claim(folder, "request.json", "a measurement", request, free=("model", "adapter", "data"))
+    free = ("model", "adapter", "data", "schedule_options.curve")
+    claim(folder, "request.json", "a measurement", request, free=free)
 
 
 def _piece(
@@ -332,11 +335,16 @@ def load_piece(file: Path) -> Trajectories:
     return Trajectories(**values)
 
 
+def _levels(config: SignatureConfig, steps: int, path: DiffusionPath) -> Tensor:
+    from eisbach.diffusion.schedules import get_schedule
+
+    return get_schedule(config.schedule, steps, path, **(config.schedule_options or {}))
+
+
 def _generated(model: ClassModel, config: SignatureConfig, label: Tensor, indices: range) -> Tensor:
     """Samples of each trajectory's class along the model's own ODE, without guidance; their own noise, not the
     chain's."""
     from eisbach.diffusion.samplers import sample_ode
-    from eisbach.diffusion.schedules import get_schedule
 
     noise = torch.stack(
         [
@@ -349,5 +357,5 @@ def _generated(model: ClassModel, config: SignatureConfig, label: Tensor, indice
         parts = torch.arange(len(x_t)).split(model.batch_rows)
         return torch.cat([model.by_class(x_t[part], t[part], label[part]) for part in parts])
 
-    times = get_schedule(config.schedule, config.sample_steps, model.path)
+    times = _levels(config, config.sample_steps, model.path)
     return sample_ode(predict, path=model.path, target=model.target, noise=noise, times=times)
