@@ -137,6 +137,12 @@ def test_the_levels_recipe_takes_one_curve_apart() -> None:
     assert spec.generation == demo.generation
 
 
+def test_an_arm_that_is_not_there_cannot_be_left_out() -> None:
+    assert "oracle" not in load_spec("curation", ["arms.oracle=null", "oracle=null"]).arms
+    with pytest.raises(ConfigError, match="no arm 'oracel' to leave out; its arms are plain, "):
+        load_spec("curation", ["arms.oracel=null"])
+
+
 def test_the_longer_run_is_long_enough() -> None:
     spec = load_spec("curation")
     assert len(spec.train_seeds) >= 3

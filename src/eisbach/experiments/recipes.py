@@ -92,8 +92,14 @@ def load_spec(recipe: str | Path, overrides: Sequence[str] = (), *, quick: bool 
                 f"the recipe {recipe} has no group 'quick', so there is no rehearsal of it; leave --quick out."
             )
         values = merge(values, rehearsal) | {"rehearsal": True}
+    named = values.get("arms")
     values = apply_overrides(values, overrides)
     if isinstance(arms := values.get("arms"), dict):
+        unknown = sorted(name for name, arm in arms.items() if arm is None and name not in (named or ()))
+        if unknown:
+            raise ConfigError(
+                f"the recipe {recipe} has no arm '{unknown[0]}' to leave out; its arms are {', '.join(named or ())}."
+            )
         values["arms"] = {name: arm for name, arm in arms.items() if arm is not None}
     return build_config(ExperimentSpec, values, f"the recipe {recipe}")
 

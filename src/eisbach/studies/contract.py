@@ -108,7 +108,8 @@ class Declared(StrictModel):
     """When the design was written down, and the commit that holds it: "this" is the one that brought `study.yaml`.
 
     `known` says what was known when the design was written down, or was changed in it, before the run. `note` says what
-    was not declared before the run: it marks the study's verdicts (†). An older commit holds a design in other words,
+    was declared or changed when some of the records that it is judged by were known, those of arms shared with another
+    study among them: it marks the study's verdicts (†). An older commit holds a design in other words,
     without the rules of verdict of `study.yaml`: then a note is required.
     """
 

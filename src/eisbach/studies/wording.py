@@ -42,7 +42,7 @@ def effect_text(effect: Effect, *, name: bool = False) -> str:
 
 
 def marked_verdict(study: Study, result: ClaimResult) -> str:
-    """The verdict, with † where not every rule was declared before the run."""
+    """The verdict, with † where not every rule was declared before all records."""
     return result.verdict + (" †" if study.declaration.declared.note else "")
 
 
