@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +28,16 @@ ARMS = {
 
 def judge(folder: Path) -> list[ClaimResult]:
     """All claims, from `records.parquet`; "not run" where there is none."""
+    return by_the_bar(folder, ARMS, "clip_and_level")
+
+
+def by_the_bar(folder: Path, arms: Mapping[str, str], recipe: str) -> list[ClaimResult]:
+    """The claim of each key: its arm meets the bar; "not run" where there are no records of it or of the oracle."""
     if not (folder / "records.parquet").is_file():
-        return [not_run(key) for key in ARMS]
-    draws = Draws(_with_copies(folder), "clip_and_level")
+        return [not_run(key) for key in arms]
+    draws = Draws(_with_copies(folder), recipe)
     return [
-        _bar(key, arm, draws) if draws.has(arm) and draws.has("oracle") else not_run(key) for key, arm in ARMS.items()
+        _bar(key, arm, draws) if draws.has(arm) and draws.has("oracle") else not_run(key) for key, arm in arms.items()
     ]
 
 
