@@ -45,8 +45,8 @@ it again.
 SHARED_DRAWS = {
     range(100, 108): ("barrier_main", "barrier_seeds", "barrier_characters", "barrier_dynamics", "barrier_steps"),
     range(110, 118): (
-        "barrier_short", "clip_and_level", "clip_and_level_forms", "barrier_strength", "barrier_dora", "barrier_swaps", "barrier_heard",
-        "barrier_adherence", "barrier_polarisation", "barrier_falsification", "barrier_complements",
+        "barrier_short", "clip_and_level", "clip_and_level_forms", "barrier_strength", "barrier_dora", "barrier_swaps",
+        "barrier_heard", "barrier_adherence", "barrier_polarisation", "barrier_falsification", "barrier_complements",
         "signature_control",
     ),
     range(120, 132): ("remembered",),

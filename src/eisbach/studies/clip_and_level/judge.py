@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eisbach.experiments.hearing import CHANGE
 from eisbach.experiments.yardsticks import HELD_OUT, TRAINED
 from eisbach.statistics.effect_size import mean_moments, t_interval
 from eisbach.statistics.records import load_records
@@ -64,5 +65,9 @@ def _bar(key: str, arm: str, draws: Draws) -> ClaimResult:
         and high(copies) < COPIED_MARGIN
     )
     refuted = low(flat) > FLAT_MARGIN or low(near) > 0 or low(copies) > COPIED_MARGIN
-    beside = [draws.effect(arm, metric, other="oracle") for metric in ("is_flat", "block_strength")]
+    beside = [
+        draws.effect(arm, metric, other="oracle")
+        for metric in ("is_flat", "block_strength", CHANGE)
+        if draws.has_measure(arm, metric)
+    ]
     return judged(key, [flat, near, copies, *beside], supported=supported, refuted=refuted)
