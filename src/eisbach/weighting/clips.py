@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import torch
@@ -91,11 +92,11 @@ class ClipMemory:
         """Takes in what the micro-batches of a step have noted, on every process the same; waits for the device.
 
         Micro-batch i of all processes comes before micro-batch i + 1 of any, as one process with more accumulation
-        meets them.
+        meets them; a process may have fewer of them than another.
         """
         mine = [self._readable(*noted) for noted in self._notes]
         self._notes.clear()
-        for parts in zip(*of_all_processes(mine), strict=True):
+        for parts in zip_longest(*of_all_processes(mine), fillvalue=([], [])):
             for ids, beliefs in parts:
                 for clip, value in zip(ids, beliefs, strict=True):
                     self._sums[clip] = self.decay * self._sums.get(clip, 0.0) + value
