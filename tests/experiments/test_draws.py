@@ -22,7 +22,9 @@ from eisbach.experiments import material, yardsticks
 from eisbach.experiments import run as module
 from eisbach.experiments.recipes import load_spec
 from eisbach.experiments.spec import ExperimentSpec, MaterialConfig
+from eisbach.statistics.records import load_records
 from eisbach.structure import Clip
+from eisbach.studies.judging import Draws
 from eisbach.types import Record, Waveform
 
 MATERIAL = {"clips": 8, "flat_share": 0.25, "duration": 5.0, "seed": 3, "redraw": True}
@@ -183,3 +185,18 @@ def test_recipes_that_say_nearness_still_ask_for_these_columns() -> None:
     assert load_spec(Path(studies.__file__).parent / "clip_and_level" / "recipe.yaml").training_distance
     assert not load_spec("demo").training_distance
     assert load_spec("demo", ["nearness=true"]).training_distance
+
+
+def test_a_page_over_draws_says_what_the_judge_of_its_study_says() -> None:
+    """Models of one draw are a pair on both; the judge corrects nothing of what it reads here."""
+    study = Path(studies.__file__).parent / "barrier_gentle"
+    spec = load_spec("barrier_gentle", ["arms.sample-100=null", "arms.oracle=null", "oracle=null"])
+    kept = {"arm", "train_seed", "prompt_id", "seed", "path", *spec.primary_metrics}
+    rows = load_records(study / "records/records.parquet")
+    page = module.summarise(spec, [{key: row[key] for key in row if key in kept} for row in rows]).results
+    judged = Draws(rows, "barrier_gentle")
+    for metric in spec.primary_metrics:
+        (found,) = (each for each in page.comparisons if (each.arm, each.metric) == ("recurrence", metric))
+        effect, scale = judged.effect("recurrence", metric), 100 if metric == "is_flat" else 1
+        assert (found.unit, found.n_units, found.p) == ("draw", effect.n, effect.p)
+        assert [scale * end for end in found.shown_interval or ()] == pytest.approx([effect.low, effect.high])

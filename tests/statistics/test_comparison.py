@@ -11,7 +11,8 @@ from statsmodels.stats.multitest import multipletests
 from eisbach.errors import UserError
 from eisbach.statistics.comparison import adjust, compare_all, compare_arms, compare_unpaired
 from eisbach.statistics.records import MetricInfo
-from eisbach.statistics.results import summarise_arm
+from eisbach.statistics.results import evaluate, summarise_arm
+from eisbach.studies.judging import over_draws
 
 METRIC = MetricInfo("score", "score", better="higher", primary=True)
 
@@ -341,3 +342,39 @@ def test_an_interval_that_holds_zero_is_no_verdict_whatever_p_says(sign, better)
     assert found.p == pytest.approx(2 / 2**8)
     assert low < 0 < high
     assert found.verdict not in ("better", "worse", "higher", "lower")
+
+
+def draws_rows(rng):
+    """Eight draws whose sets make models good or bad whatever the arm, and an arm that gains a little in each."""
+    easy = rng.normal(0.0, 5.0, 8)
+    return [
+        {
+            "arm": arm, "train_seed": 100 + draw, "prompt_id": f"p{prompt}", "seed": 0, "path": f"{arm}{draw}{prompt}",
+            "block_strength": easy[draw] + gain * (1 + 0.2 * draw) + rng.normal(0.0, 0.1),
+        }
+        for arm, gain in (("plain", 0.0), ("new", 0.5))
+        for draw in range(8)
+        for prompt in range(6)
+    ]  # fmt: skip
+
+
+def test_models_of_one_draw_are_a_pair():
+    """As the judges of studies take them: sign flips and Student's interval over draws."""
+    rows = draws_rows(np.random.default_rng(3))
+    unpaired = compare_arms(rows, "block_strength", "plain", "new")
+    paired = compare_arms(rows, "block_strength", "plain", "new", unit="draw")
+    means = {
+        (arm, draw): np.mean([r["block_strength"] for r in rows if r["arm"] == arm and r["train_seed"] == draw])
+        for arm in ("plain", "new") for draw in range(100, 108)
+    }  # fmt: skip
+    differences = np.array([means["new", draw] - means["plain", draw] for draw in range(100, 108)])
+    effect = over_draws("gain", "block_strength", differences)
+    assert (paired.unit, paired.n_units, paired.test) == ("draw", 8, "sign-flip permutation by draw")
+    assert paired.p == pytest.approx(effect.p)
+    assert paired.p == pytest.approx(2 / 2**8)
+    assert paired.shown_interval == pytest.approx((effect.low, effect.high))
+    assert unpaired.unit == "trained model"
+    assert unpaired.p is not None
+    assert unpaired.p > 0.5  # what the sets differ by hides it
+    info = MetricInfo("block_strength", "blocks", primary=True)
+    assert evaluate(rows, [info], "plain", redrawn=True).comparisons[0].unit == "draw"

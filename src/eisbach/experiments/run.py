@@ -326,7 +326,8 @@ def summarise(
     metrics = choose_metrics(known_metrics(records), primary=spec.primary_metrics)
     if spec.reference is not None:  # distances decide: the plain differences only describe
         metrics = [replace(info, better=None) for info in metrics]
-    results = evaluate(records, metrics, spec.baseline, arms=list(spec.arms), oracle=spec.oracle)
+    redrawn = spec.material is not None and spec.material.redraw and len(spec.train_seeds) > 1
+    results = evaluate(records, metrics, spec.baseline, arms=list(spec.arms), oracle=spec.oracle, redrawn=redrawn)
     near, order = None, [spec.baseline, *(name for name in spec.arms if name != spec.baseline)]
     if reference is not None:
         ours = [info for info in metrics if not info.contradicted_by]

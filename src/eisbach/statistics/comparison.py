@@ -42,7 +42,7 @@ from eisbach.statistics.resampling import (
 from eisbach.types import Record
 
 Interval = tuple[float, float]
-_Unit = Literal["auto", "trained model", "prompt"]
+_Unit = Literal["auto", "trained model", "draw", "prompt"]
 Verdict = Literal[
     "better", "worse", "higher", "lower", "no difference", "inconclusive", "too few", "not comparable",
     "nearer", "farther", "no nearer",
@@ -62,7 +62,7 @@ class Comparison:
     ----------
     arm, baseline, metric : str
     unit : str
-        'prompt', 'trained model' or, for unpaired folders, 'clip'.
+        'prompt', 'trained model', 'draw' or, for unpaired folders, 'clip'.
     n_units : int
         Units (pairs of them when `paired`); for unpaired arms the smaller side.
     n_clips : int
@@ -150,9 +150,10 @@ def compare_arms(
     ----------
     metric : str or MetricInfo
         A column; with a `MetricInfo` the verdict knows which direction is better.
-    unit : 'auto', 'trained model' or 'prompt'
-        'auto' takes the trained model when both arms have several training seeds; 'prompt' then asks about these
-        very checkpoints (their clips averaged by prompt) and says nothing of other trainings.
+    unit : 'auto', 'trained model', 'draw' or 'prompt'
+        'auto' takes the trained model when both arms have several training seeds; 'draw' is the same and pairs the
+        models of one seed, where each seed drew a training set of its own; 'prompt' asks about these very checkpoints
+        (their clips averaged by prompt) and says nothing of other trainings.
     seed : int
         Makes the resampling reproducible; metrics and arms get streams of their own.
 
@@ -180,6 +181,7 @@ def compare_arms(
         cells = pool_models(cells)
     elif unit == "trained model" and len(cells.models) < 2:
         raise UserError("the unit 'trained model' needs at least two training seeds; use unit 'prompt'.")
+    cells = replace(cells, by_draw=unit == "draw")
     if not cells.values.size or cells.matched == 0:
         return _nothing(cells, info.name, baseline, arm)
     rng = random_stream(seed, info.name, baseline, arm)

@@ -35,6 +35,8 @@ class PairedCells:
         Clips of these arms that have no partner in some other arm, or that lack the metric.
     fixed_arm : bool
         Some arm is one checkpoint that was set beside every trained model of the others.
+    by_draw : bool
+        The models of one training seed learnt from one training set, which the seed drew: they are a pair.
     """
 
     arms: list[str]
@@ -43,6 +45,7 @@ class PairedCells:
     prompts: list[str]
     unmatched: int
     fixed_arm: bool = False
+    by_draw: bool = False
 
     @property
     def matched(self) -> int:
@@ -51,8 +54,11 @@ class PairedCells:
 
     @property
     def unit(self) -> str:
-        """The unit of inference: 'trained model' when there are several training seeds, otherwise 'prompt'."""
-        return "trained model" if len(self.models) > 1 else "prompt"
+        """The unit of inference: with several training seeds 'trained model', or 'draw' where they drew the training
+        sets; otherwise 'prompt'."""
+        if len(self.models) < 2:
+            return "prompt"
+        return "draw" if self.by_draw else "trained model"
 
     def cell_means(self) -> np.ndarray:
         """Means over seeds, shape (K, R, P); NaN where a model lacks a prompt."""

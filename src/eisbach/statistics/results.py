@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -142,6 +142,7 @@ def evaluate(
     oracle: str | None = None,
     paired: bool = True,
     unmatched: Collection[str] = (),
+    redrawn: bool = False,
     seed: int = 0,
     n_resamples: int = 9_999,
     alpha: float = 0.05,
@@ -158,6 +159,8 @@ def evaluate(
         The arm whose gain is the yardstick of the recovered shares.
     paired, unmatched : bool, collection of str
         As in `compare_all`.
+    redrawn : bool
+        Each training seed drew a training set of its own, so that the unit is the draw.
 
     Raises
     ------
@@ -180,8 +183,9 @@ def evaluate(
     names = _ordered_arms(arms_of(records), baseline, oracle, arms)
     draws: dict[str, Any] = {"seed": seed, "n_resamples": n_resamples, "alpha": alpha}
     options = {"paired": paired, "unmatched": unmatched, **draws}
-    comparisons = compare_all(records, metrics, baseline, names, **options)
-    by_model = [each for each in comparisons if each.unit == "trained model"]
+    unit: Literal["draw", "auto"] = "draw" if redrawn else "auto"
+    comparisons = compare_all(records, metrics, baseline, names, unit=unit, **options)
+    by_model = [each for each in comparisons if each.unit in ("trained model", "draw")]
     checkpoints = compare_all(records, metrics, baseline, names, unit="prompt", **options) if by_model else []
     summaries = {
         (arm, info.name): summarise_arm(records, info.name, arm, seed=seed, alpha=alpha)
