@@ -77,10 +77,10 @@ def make_environment(clone: Path, place: Path, environment: dict[str, str], log:
     lines = [
         [sys.executable, "-m", "venv", str(clone / ".venv")],
         [python, "-m", "pip", "install", "-q", "torch==2.13.0"],
-        [python, "-m", "pip", "install", "-q", "--constraint", "constraints.txt", "--editable", "."],
+        [python, "-m", "pip", "install", "-q", "--constraint", "constraints.txt", "--editable", ".[web]"],
     ]
     names = ["python -m venv .venv", "python -m pip install torch==2.13.0",
-             "python -m pip install --constraint constraints.txt --editable ."]  # fmt: skip
+             "python -m pip install --constraint constraints.txt --editable '.[web]'"]  # fmt: skip
     return [run(name, line, clone, environment, log) for name, line in zip(names, lines, strict=True)]
 
 
