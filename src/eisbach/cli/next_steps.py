@@ -57,7 +57,11 @@ def _after_demo(given: Values) -> str:
     if given["data"] is None:
         return _words("data", "folder", "MUSIC")
     if given["quick"]:
-        return _words("demo", "--data", given["data"], "--out", f"{given['out'] or 'eisbach-demo'}-whole")
+        from eisbach.experiments.recipes import own_demo_folder
+
+        return _words(
+            "demo", "--data", given["data"], "--out", f"{given['out'] or own_demo_folder(given['data'])}-whole"
+        )
     return _after_doctor({"path": given["data"], "recipe": None})
 
 

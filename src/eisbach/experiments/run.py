@@ -65,6 +65,7 @@ class ExperimentResult:
 def run_experiment(
     spec: ExperimentSpec,
     *,
+    prepare: Callable[[], object] | None = None,
     finish: Callable[[ExperimentResult], object] | None = None,
     finish_seconds: float = 15.0,
     notify: Callable[[str], object] | None = None,
@@ -75,6 +76,9 @@ def run_experiment(
     Parameters
     ----------
     spec : ExperimentSpec
+    prepare : callable or None
+        Called before anything runs, in a folder that was found to be this experiment's: it writes what the experiment
+        trains on.
     finish : callable or None
         Called with the result as the last stage under the same progress bar: writing the page.
     finish_seconds : float
@@ -97,6 +101,9 @@ def run_experiment(
     _check_models(spec, notify)
     root = Path(spec.out)
     with exclusive(root):
+        _claim_folder(spec, root)
+        if prepare is not None:
+            prepare()
         return _run(spec, root, finish, finish_seconds, quiet)
 
 
@@ -107,7 +114,6 @@ def _run(
     finish_seconds: float,
     quiet: bool,
 ) -> ExperimentResult:
-    _claim_folder(spec, root)
     cells = []
     for seed in spec.train_seeds:
         manifest, cache = (None if path is None else str(path) for path in plan_material(spec, root, seed))
@@ -246,13 +252,17 @@ def _claim_folder(spec: ExperimentSpec, root: Path) -> None:
     path = root / SPEC_FILE
     if path.is_file():
         old = build_config(ExperimentSpec, read_yaml(path), str(path))
+        if old.own_audio != spec.own_audio:
+            held = "recordings of yours" if old.own_audio else "music that it made itself"
+            raise UserError(f"{root} holds another demo, on {held}; give another folder with --out.")
         arms = old.arms.keys() & spec.arms.keys()
         before, now = (_what_decides(spec, arms) for spec in (old, spec))
         # Arms may train on other models or data under these keys' paths: every arm's run folder knows the content of
         # both.
         free = ["training.device", "training.model", "training.data.manifest", "training.data.cache"]
         free += [f"arms.{arm}.{key}" for arm in arms for key in ("device", "model", "data.manifest", "data.cache")]
-        refuse_other_settings(root, "an experiment", before, now, free=free)
+        way_out = "set them back to continue, or give another folder with --out"
+        refuse_other_settings(root, "an experiment", before, now, free=free, way_out=way_out)
     save_config(spec, path)
 
 
