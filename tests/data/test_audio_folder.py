@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from small_audio import tone, write
 
-from eisbach.data.audio_folder import inspect_audio, read_folder
+from eisbach.data.audio_facts import inspect_audio
+from eisbach.data.audio_folder import read_folder
 from eisbach.data.caption_files import find_captions
 from eisbach.data.doctor import examine
 from eisbach.data.manifest import load_manifest

@@ -180,7 +180,7 @@ def make_manifests(sources: str | list[str] | None, quiet: bool) -> None:
 
         if not list_audio(folder).files:  # latents that were encoded elsewhere, or nothing
             continue
-        manifest, report = read_folder(folder, quiet=quiet)
+        manifest, report = read_folder(folder, quiet=quiet, notify=None if quiet else print_note)
         if not quiet and os.environ.get("RANK", "0") == "0":
             left_out = f"; {len(report.skipped)} left out, see eisbach data doctor {folder}" if report.skipped else ""
             chosen = choose_clips(manifest, TrainingRule()).sentence()

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from eisbach.cli.common import AsJson, DryRun, Jobs, print_json, say_skipped, worker_count
+from eisbach.cli.common import AsJson, DryRun, Jobs, print_json, print_note, say_skipped, worker_count
 
 if TYPE_CHECKING:
     from eisbach.backbones.base import Backbone
-    from eisbach.data.audio_folder import CodecInput
+    from eisbach.data.audio_facts import CodecInput
     from eisbach.data.doctor import DoctorReport
     from eisbach.data.selection import TrainingRule
 
@@ -33,11 +33,16 @@ def folder(
     caption_from: str = _CAPTIONS,
     label: list[str] = typer.Option(None, "--label", help="A label for every clip, such as kind=developing."),
     out: Path = typer.Option(None, "--out", "-o", help="Folder for the manifest (default: the audio's own)."),
+    fresh: bool = typer.Option(False, "--fresh", help="Keep nothing of a manifest that is there."),
     strict: bool = typer.Option(False, "--strict", help="Exit with code 2 when anything is left out."),
     jobs: Jobs = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Make the manifest of your own folder of audio; it is written into the folder, or into --out."""
+    """Make the manifest of your own folder of audio; it is written into the folder, or into --out.
+
+    Made again, it keeps the labels, weights, ids and splits that you set in it. Further columns of metadata.csv or
+    metadata.jsonl become labels.
+    """
     from dataclasses import asdict
 
     from eisbach.data.audio_folder import read_folder
@@ -53,7 +58,9 @@ def folder(
     unpacked = _unpack(path, out)
     if unpacked is not None:
         path = unpacked
-    manifest, report = read_folder(path, caption_from=caption_from, labels=labels, out=out, jobs=worker_count(jobs))
+    manifest, report = read_folder(
+        path, caption_from=caption_from, labels=labels, out=out, jobs=worker_count(jobs), fresh=fresh, notify=print_note
+    )
     choice = choose_clips(manifest, TrainingRule())
     skipped = [*report.skipped, *choice.left_out]
     if as_json:
@@ -150,7 +157,7 @@ def _codec_input(model: str | None) -> CodecInput | None:
     if model is None:
         return None
     from eisbach.backbones import load_backbone, load_codec_of
-    from eisbach.data.audio_folder import CodecInput
+    from eisbach.data.audio_facts import CodecInput
 
     codec = load_codec_of(load_backbone(model))
     return CodecInput(codec.sample_rate, codec.audio_channels, mixes=codec.model is None)

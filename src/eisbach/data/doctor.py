@@ -12,18 +12,17 @@ import numpy as np
 
 from eisbach.audio import audio_hash
 from eisbach.audio_file import AudioFile, is_file
-from eisbach.data.audio_folder import (
+from eisbach.data.audio_facts import (
     CANCELLED_DB,
     CLIPPED_SHARE,
     LONG_SECONDS,
     SHORT_SECONDS,
     AudioFacts,
     CodecInput,
-    Sample,
     inspect_audio,
-    scan_folder,
     unusable,
 )
+from eisbach.data.audio_folder import Sample, scan_folder
 from eisbach.data.caption_files import clean_caption
 from eisbach.data.latents import sections_of
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest
@@ -154,7 +153,7 @@ class _Set:
     manifest: Manifest
     problems: list[Problem]
     captions_wanted: bool
-    note: str = ""
+    notes: Sequence[str] = ()
     wanting: str = "add a .txt or .json of the same name"
 
 
@@ -207,8 +206,7 @@ def examine(
     if same_audio:
         report.problems += _same_sound(_sounds(examined.samples, jobs, quiet))
     _add_choice(report, choice, reader)
-    if examined.note:
-        report.notes.append(examined.note)
+    report.notes += examined.notes
     return report
 
 
@@ -282,7 +280,9 @@ def _of_folder(folder: Path, caption_from: str, heard: CodecInput | None, jobs: 
     ]
     captions = scan.captions
     wanting = captions.wanting().partition("; ")[2]
-    return _Set(scan.samples, scan.manifest(), problems, captions.mode != "none", captions.sentence(), wanting)
+    labels = captions.tables.labels_sentence()
+    notes = [captions.sentence(), *([labels] if labels else []), *captions.tables.notes]
+    return _Set(scan.samples, scan.manifest(), problems, captions.mode != "none", notes, wanting)
 
 
 def _problems(sample: Sample, examined: _Set) -> list[Problem]:

@@ -256,7 +256,7 @@ def adopt_folder(
     if (folder / MANIFEST_NAME).is_file():
         found = load_manifest(folder)
     else:
-        found, skips = read_folder(folder, caption_from=caption_from or "auto", save=False, quiet=quiet)
+        found, skips = read_folder(folder, caption_from=caption_from or "auto", save=False, quiet=quiet, notify=notify)
         found = found.with_rows(hold_out_more(found.rows, stretch))
     manifest = Manifest(found.rows, data, found.audio_root)
     choice = choose_clips(manifest, TrainingRule())
