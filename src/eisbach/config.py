@@ -33,6 +33,7 @@ Model = TypeVar("Model", bound=StrictModel)
 _Checked = TypeVar("_Checked")
 
 _CHAIN = 5  # how long a chain of recipes may be; longer ones are circles
+_YAML_ENDINGS = (".yaml", ".yml")
 _YAML_LIMIT = 2**20  # bytes; the longest recipe has some thousand
 _DEPTH_LIMIT = 50  # of nested groups and lists
 _NODES_LIMIT = 100_000  # keys, values and lists, each alias counted as what it stands for
@@ -276,7 +277,15 @@ def read_yaml_file(
 def read_yaml(path: str | Path, what: str = "recipe") -> dict[str, Any]:
     """A YAML file's mapping; `ConfigError` when missing, malformed, with a key twice, or not a mapping."""
     usual = "give the path of a YAML file" + (", or copy one from recipes/" if what == "recipe" else "")
-    values = read_yaml_file(path, what, missing=usual)
+    try:
+        values = read_yaml_file(path, what, missing=usual)
+    except ConfigError as error:
+        if what != "recipe" or Path(path).suffix in _YAML_ENDINGS or not Path(path).exists():
+            raise
+        raise ConfigError(
+            f"the recipe {path} cannot be read as one: a recipe is a YAML file (its name ends in .yaml); recordings go "
+            "into a folder, which --data names."
+        ) from error
     if values is None:
         return {}
     if not isinstance(values, dict):
