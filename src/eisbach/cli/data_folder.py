@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from eisbach.cli.common import AsJson, DryRun, Jobs, print_json, print_note, say_skipped, worker_count
+from eisbach.cli.next_steps import NextStep
 
 if TYPE_CHECKING:
     from eisbach.backbones.base import Backbone
@@ -113,7 +115,7 @@ def doctor(
     show: int = typer.Option(20, "--show", help="How many samples the table of what trains shows; 0 shows all."),
     jobs: Jobs = 0,
     as_json: AsJson = False,
-) -> None:
+) -> NextStep | None:
     """Report what is wrong with the data, and the text and audio that each sample will really train on."""
     from eisbach.data.doctor import examine
 
@@ -131,6 +133,14 @@ def doctor(
         raise typer.Exit(0)  # there is nothing to train on, hence no next step
     if strict and not report.healthy:
         raise typer.Exit(2)
+    return NextStep(_mend(path, report)) if report.refused else None
+
+
+def _mend(path: Path, report: DoctorReport) -> str:
+    """What to do about a set that training refuses."""
+    if any(problem.kind == "changed" for problem in report.problems) and path.is_dir():
+        return f"eisbach data folder {shlex.quote(str(path))} makes the manifest again"
+    return "mend what training refuses; the same command looks again"
 
 
 def _rule(recipe: Path | None, path: Path, crop_seconds: float | None) -> tuple[TrainingRule, str | None]:
@@ -186,6 +196,8 @@ def _print_doctor(report: DoctorReport, show: int) -> None:
     from eisbach.data.doctor import PROBLEMS
     from eisbach.errors import counted, one_line
 
+    for note in report.first:
+        typer.echo(f"{note}.\n")
     for name, count in report.formats.items():
         typer.echo(f"{count:6d}  {name}")
     for kind, count in report.counts().items():
@@ -205,6 +217,8 @@ def _print_doctor(report: DoctorReport, show: int) -> None:
     for note in report.notes:
         typer.echo(f"\nnote: {note}.")
     verdict = f"{counted(len(report.problems), 'problem')} found" if report.problems else "no problems found"
+    if report.refused:
+        verdict += ", of which training refuses some"
     typer.echo(f"\n{counted(report.samples, 'sample')} looked at. {report.selection}; {verdict}.")
 
 

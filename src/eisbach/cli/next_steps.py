@@ -18,6 +18,10 @@ Values = Mapping[str, Any]
 _OWN_MUSIC = Path("recipes/own-music.yaml")
 
 
+class NextStep(str):
+    """What a command itself returns as the next step, where that depends on what it found."""
+
+
 def _first(value: Any, otherwise: str) -> Any:
     """The first of several, or the only one; `otherwise` where nothing was given."""
     if isinstance(value, (list, tuple)):
@@ -173,7 +177,7 @@ def with_next_steps(command: Any, path: tuple[str, ...] = ()) -> Any:
         _check_words(given)
         result = work(**given)
         if not (given.get("quiet") or given.get("as_json")):
-            line = next_step(" ".join(path), given)
+            line = result if isinstance(result, NextStep) else next_step(" ".join(path), given)
             if line is not None:
                 typer.echo(f"next: {line}", err=True)
         return result

@@ -15,6 +15,8 @@ import numpy as np
 from eisbach.audio import SILENCE_PEAK, check_scale
 from eisbach.audio_file import AudioFile
 from eisbach.errors import AudioError
+from eisbach.structure.energy import bandwidth_hz
+from eisbach.structure.spectra import SpectrumStream
 
 CLIPPED_SHARE = 1e-4
 """Share of samples at full scale from which a file counts as clipped (isolated peaks do not)."""
@@ -57,6 +59,8 @@ class AudioFacts:
         Level that mixing the channels loses.
     complaints : tuple of str
         Errors that the decoder reported while it went on.
+    bandwidth : float
+        Hz below which everything lies that is heard, see `structure.energy.bandwidth_hz`; NaN where nothing was read.
     """
 
     duration: float
@@ -68,6 +72,7 @@ class AudioFacts:
     missing: str | None = None
     lost_db: float = 0.0
     complaints: tuple[str, ...] = ()
+    bandwidth: float = float("nan")
 
 
 def unusable(problem: str) -> AudioFacts:
@@ -98,7 +103,7 @@ def inspect_audio(path: str | Path, heard: CodecInput | None = None) -> AudioFac
     return AudioFacts(
         duration, file.sample_rate, file.channels, tally.given_peak, tally.clipped / max(1, tally.given_samples),
         _problem(tally, given, file.channels, heard), file.missing(tally.frames), tally.lost_db() if mixed else 0.0,
-        errors,
+        errors, bandwidth_hz(tally.spectrum.finish(), file.sample_rate),
     )  # fmt: skip
 
 
@@ -130,6 +135,7 @@ class _Tally:
         self.frames = self.bad = self.clipped = self.given_samples = 0
         self.peak = self.given_peak = 0.0
         self._energy = self._mixed_energy = 0.0
+        self.spectrum = SpectrumStream()
 
     def add(self, block: np.ndarray) -> None:
         self.frames += len(block)
@@ -137,6 +143,8 @@ class _Tally:
         self.bad += int(block.size - finite.sum())
         size = np.abs(np.where(finite, block, 0.0))
         self.peak = max(self.peak, float(size.max(initial=0.0)))
+        if not self.bad:
+            self.spectrum.push(block.mean(axis=1, dtype=np.float32))
         self._energy += float(np.square(size, dtype=np.float64).sum()) / block.shape[1]
 
     def add_given(self, block: np.ndarray) -> None:

@@ -12,7 +12,7 @@ from eisbach.data.audio_facts import AudioFacts, CodecInput, inspect_audio, unus
 from eisbach.data.caption_files import CaptionSource, clean_caption, find_captions, find_shards
 from eisbach.data.earlier_manifest import EarlierManifest, read_earlier
 from eisbach.data.manifest import Manifest, ManifestRow, afford_held_out, assign_split, save_manifest
-from eisbach.errors import AudioError, UserError
+from eisbach.errors import AudioError, UserError, counted, one_line
 from eisbach.progress import in_threads
 from eisbach.types import Skipped, SkipReport
 
@@ -47,6 +47,11 @@ class Sample:
     audio_hash: str = ""
     refused: str | None = None
     caption_fault: str | None = None
+
+    @property
+    def is_wordless(self) -> bool:
+        """Whether it is audio that can be used, and nothing gives it a caption."""
+        return not self.caption and self.caption_fault is None and self.facts.problem is None
 
 
 @dataclass(frozen=True)
@@ -99,12 +104,24 @@ class FolderScan:
         samples = []
         for sample in self.samples:
             words = before.caption(sample.audio_hash)
-            wordless = not sample.caption and sample.caption_fault is None and sample.facts.problem is None
-            if words and wordless and (sample.refused is None or sample.audio_hash not in used):
+            if words and sample.is_wordless and (sample.refused is None or sample.audio_hash not in used):
                 used.add(sample.audio_hash)
                 sample = replace(sample, caption=words, written=words, refused=None)
             samples.append(sample)
         return replace(self, samples=tuple(samples))
+
+    def wordless_sentence(self) -> str | None:
+        """How many recordings do not train because others have words and they have none, and the two ways out; None
+        where there are none."""
+        wordless = [sample for sample in self.samples if sample.refused is not None and sample.is_wordless]
+        if not wordless:
+            return None
+        return (
+            f"{len(wordless)} of {counted(len(self.samples), 'recording')} will not train: captions come from "
+            f"{self.captions.mode.partition(':')[0]}, and these have none ({one_line(wordless[0].name)}"
+            f"{', ...' if len(wordless) > 1 else ''}); {self.captions.mend()}, or train all without words "
+            "(--caption-from none)"
+        )
 
     def skipped(self) -> SkipReport:
         """Everything that is not used, and why."""
@@ -220,7 +237,7 @@ def read_folder(
     fresh : bool
         Keep nothing of a manifest that is there.
     notify : callable or None
-        Is told, in a sentence each, of labels in tables and of what was kept.
+        Is told, in a sentence each, of recordings without words beside others, labels in tables and what was kept.
 
     Raises
     ------
@@ -234,8 +251,8 @@ def read_folder(
         scan = scan.with_captions_of(before)
     manifest, report = scan.manifest(labels, before), scan.skipped()
     if notify is not None:
-        said = scan.captions.tables.labels_sentence()
-        for sentence in [*([said] if said else []), *scan.captions.tables.notes, *before.sentences(manifest.rows)]:
+        said = [scan.wordless_sentence(), scan.captions.tables.labels_sentence()]
+        for sentence in [*filter(None, said), *scan.captions.tables.notes, *before.sentences(manifest.rows)]:
             notify(f"{sentence}.")
     if not len(manifest):
         first = report.skipped[0]

@@ -84,6 +84,14 @@ class CaptionSource:
             return "has none of the tags that captions are made of; tag it, or choose --caption-from"
         return "has no caption; add a .txt or .json of the same name, or choose --caption-from"
 
+    def mend(self) -> str:
+        """What gives a file a caption."""
+        if self.mode == "table":
+            return "add a row for each"
+        if self.mode.startswith("tags"):
+            return "tag each"
+        return "add a .txt or .json of its name for each"
+
     def sentence(self) -> str:
         """What the folder offers and what is used."""
         words = {"files": "beside the audio", "table": "in a table", "tags": "in tags"}
