@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from eisbach.types import SkipReport
 
 
+PROMPT_SETS = ", ".join(sorted(path.stem for path in (Path(__file__).parents[1] / "assets/prompts").glob("*.yaml")))
+"""The names of the package's prompt sets, for help: `generation.prompts` would load torch."""
+
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the settings, such as group.key=1 (repeatable)."),
