@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
-from eisbach.errors import ConfigError, UserError
+from eisbach.errors import ConfigError, UserError, counted
 from eisbach.files import read_text, write_text
 
 
@@ -48,6 +48,16 @@ def _is_unset_by_none(cls: type[BaseModel], key: object) -> bool:
     return not any(kind in (None, type(None), Any, object) for kind in kinds)
 
 
+_KINDS = {
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "must be a number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "must be true or false"),
+    **dict.fromkeys(("list_type", "tuple_type"), "must be a list"),
+    "string_type": "must be text, in quotes where it looks like something else",
+}
+"""What a value should have been, in words, by pydantic's name of the fault."""
+
+
 def build_config(
     cls: type[Model],
     values: Mapping[str, Any],
@@ -82,12 +92,10 @@ def build_config(
             elif item["type"] == "missing":
                 faults.append(f"'{key}' is required")
             else:
-                message = item["msg"].removeprefix("Value error, ")
+                message = _KINDS.get(item["type"]) or item["msg"].removeprefix("Value error, ")
                 shown = repr(item.get("input"))
                 faults.append(f"'{key}': {message} (got {shown if len(shown) < 80 else shown[:77] + '...'})")
-        raise ConfigError(
-            f"{source} has {len(faults)} fault{'s' if len(faults) > 1 else ''}: " + "; ".join(faults) + "."
-        ) from error
+        raise ConfigError(f"{source} has {counted(len(faults), 'fault')}: {'; '.join(faults)}.") from error
 
 
 @lru_cache(maxsize=64)
@@ -262,6 +270,14 @@ def parse_yaml(text: str) -> Any:
         raise yaml.YAMLError("it is nested too deep") from error
 
 
+def _where_yaml_breaks(fault: yaml.YAMLError) -> str:
+    """The end of a sentence that says where a text stops being YAML, and why."""
+    if not isinstance(fault, yaml.MarkedYAMLError) or fault.problem_mark is None:  # a fault of ours says it itself
+        return f": {' '.join(str(fault).split())}"
+    place = f"line {fault.problem_mark.line + 1}, column {fault.problem_mark.column + 1}"
+    return f" at {place}: indentation, a bracket or a quote is wrong there or shortly before ({fault.problem})"
+
+
 def read_yaml_file(
     path: str | Path, what: str = "recipe", *, missing: str = "check the path", error: type[UserError] = ConfigError
 ) -> Any:
@@ -271,7 +287,7 @@ def read_yaml_file(
     try:
         return parse_yaml(text)
     except yaml.YAMLError as fault:
-        raise error(f"the {what} {path} is not valid YAML: {' '.join(str(fault).split())}.") from fault
+        raise error(f"the {what} {path} is not valid YAML{_where_yaml_breaks(fault)}.") from fault
 
 
 def read_yaml(path: str | Path, what: str = "recipe") -> dict[str, Any]:
