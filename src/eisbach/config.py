@@ -146,13 +146,13 @@ def _near(cls: type[BaseModel], place: Sequence[int | str]) -> str:
         group = below[0]
     wanted = str(place[-1])
     elsewhere = [
-        key for key, words in _known_keys(cls).items() if wanted in words
+        key for key, words in known_keys(cls).items() if wanted in words
     ]  # another group's, or another tool's word
     near = elsewhere or difflib.get_close_matches(wanted, group.model_fields, n=2)
     return f" (did you mean {' or '.join(repr(name) for name in near)}?)" if near else ""
 
 
-def _known_keys(cls: type[BaseModel], prefix: str = "") -> dict[str, set[str]]:
+def known_keys(cls: type[BaseModel], prefix: str = "") -> dict[str, set[str]]:
     """Every dotted key below a configuration with the words that mean it: its name, and its field's `also`."""
     keys: dict[str, set[str]] = {}
     for name, field in cls.model_fields.items():
@@ -161,7 +161,7 @@ def _known_keys(cls: type[BaseModel], prefix: str = "") -> dict[str, set[str]]:
         keys[prefix + name] = {name, *(str(word) for word in (also if isinstance(also, list) else []))}
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(kind, type) and issubclass(kind, BaseModel):
-                keys |= _known_keys(kind, f"{prefix}{name}.")
+                keys |= known_keys(kind, f"{prefix}{name}.")
     return keys
 
 

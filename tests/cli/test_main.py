@@ -357,6 +357,33 @@ def test_words_that_are_no_command_are_usage_errors(eisbach: Command, words: lis
     assert code == 2
     assert "Traceback" not in err
     assert "Usage" in err
+    assert "╭" not in err
+    assert err.splitlines()[-1].startswith("eisbach: ")
+    assert err.endswith(".\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("train r.yaml --steps 200", "there is no option --steps; a recipe's key is set with --set steps=200."),
+        ("train r.yaml --lr=1e-4", "there is no option --lr; a recipe's key is set with --set optimiser.lr=1e-4."),
+        ("demo --steps 5", "there is no option --steps; a recipe's key is set with --set training.steps=5."),
+        (
+            "train r.yaml --dry",
+            "there is no option --dry (did you mean --dry-run?); eisbach train --help says what there is.",
+        ),
+        (
+            "train",
+            "missing argument 'RECIPE' (YAML recipe; copy one from recipes/); eisbach train --help says what there is.",
+        ),
+        ("train a b", "got unexpected extra argument(s) (b); eisbach train --help says what there is."),
+        ("fly", "no such command 'fly'; eisbach --help says what there is."),
+    ],
+)
+def test_usage_errors_are_one_sentence_with_the_way_out(eisbach: Command, line: str, said: str) -> None:
+    code, out, err = eisbach(*line.split())
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == f"eisbach: {said}"
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
