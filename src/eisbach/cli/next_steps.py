@@ -7,6 +7,7 @@ where `--quiet` or `--json` was said.
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -84,6 +85,11 @@ def _after_doctor(given: Values) -> str:
     return _words("train", given["recipe"] or _recipe(), "--data", given["path"], "--out", "runs/mine")
 
 
+def _after_probe(given: Values) -> str:
+    data = [word for source in given["data"] or [] for word in ("--data", source)]
+    return _words("train", given["recipe"] or _recipe(), *data, "--set", "weighting.sample=NAME")
+
+
 def _after_generate(given: Values) -> str:
     if given.get("compare_checkpoints"):
         steps = sorted(Path(given["out"]).glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
@@ -102,7 +108,7 @@ TABLE: dict[str, Callable[[Values], str]] = {
     "watch": lambda given: _words("analyze", f"{_first(given['runs'], 'RUN')}/samples"),
     "generate": _after_generate,
     "export": lambda given: _words("generate", "--prompts", "demo", "--adapter", _first(given["adapter"], "ADAPTER")),
-    "probe": lambda given: _words("train", given["recipe"] or _recipe(), "--set", "weighting.sample=NAME"),
+    "probe": _after_probe,
     "allocation": lambda given: _words(
         "train", "RECIPE", "--set", f"weighting.noise_level={_first(given['noise_level'], 'NAME')}"
     ),
@@ -211,6 +217,9 @@ def _check_words(given: Values) -> None:
 def next_step(name: str, given: Values) -> str | None:
     """The command line to try after `name` was run with these values; capitals stand for what only a person knows."""
     if given.get("dry_run"):
-        return f"the same command without --dry-run does it (eisbach {name})"
+        typed = sys.argv[1:]
+        if " ".join(typed).startswith(name) and "--dry-run" in typed:
+            return _words(*(word for word in typed if word != "--dry-run"))
+        return "the same command without --dry-run"
     make = TABLE.get(name)
     return None if make is None else make(given)
