@@ -9,7 +9,7 @@ import soundfile as sf
 from eisbach.config import save_config
 from eisbach.data.manifest import load_manifest
 from eisbach.errors import UserError
-from eisbach.experiments.recipes import demo_spec, own_audio_experiment
+from eisbach.experiments.recipes import OwnExperiment, demo_spec, own_audio_experiment
 from eisbach.experiments.run import run_experiment
 
 
@@ -69,10 +69,14 @@ def test_a_demo_on_ones_own_music_leaves_a_demo_on_made_material_as_it_was(folde
     save_config(demo_spec(out=out, quick=True), out / "experiment.yaml")
     (out / "data").mkdir()
     (out / "data" / "manifest.jsonl").write_text("the list of another\n")
-    own = own_audio_experiment(folder, out=out, quick=True, quiet=True)
+    (out / "arms").mkdir()
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
     with pytest.raises(UserError, match=r"holds another demo, on music that it made itself; give another .* --out"):
-        run_experiment(own.spec, prepare=own.save_manifest, quiet=True)
+        own_audio_experiment(folder, out=out, quick=True, quiet=True)
+    own = own_audio_experiment(folder, out=tmp_path / "other", quick=True, quiet=True)
+    elsewhere = own.spec.model_copy(update={"out": str(out)})
+    with pytest.raises(UserError, match="holds another demo"):  # one that came there meanwhile
+        run_experiment(elsewhere, prepare=OwnExperiment(elsewhere, own.manifest).save_manifest, quiet=True)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"} == before
 
 

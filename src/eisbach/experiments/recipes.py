@@ -196,12 +196,14 @@ def own_audio_experiment(
     Raises
     ------
     UserError
-        No such folder, or no usable training clip in it.
+        No such folder, no usable training clip in it, or an experiment's folder that holds another demo.
     """
     from eisbach.experiments.material import adopt_folder
+    from eisbach.experiments.run import refuse_other_demo
 
     out = own_demo_folder(folder) if out is None else out
     spec = demo_spec(out=out, seed=seed, quick=quick, overrides=overrides)
+    refuse_other_demo(Path(spec.out), own_audio=True)
     data = Path(spec.out) / "data"
     own = adopt_folder(
         Path(folder), data, caption_from=caption_from, stretch=float(spec.generation.duration), quiet=quiet,

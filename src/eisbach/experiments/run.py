@@ -250,11 +250,9 @@ def _claim_folder(spec: ExperimentSpec, root: Path) -> None:
         Names the group of keys that changed.
     """
     path = root / SPEC_FILE
+    refuse_other_demo(root, own_audio=spec.own_audio)
     if path.is_file():
         old = build_config(ExperimentSpec, read_yaml(path), str(path))
-        if old.own_audio != spec.own_audio:
-            held = "recordings of yours" if old.own_audio else "music that it made itself"
-            raise UserError(f"{root} holds another demo, on {held}; give another folder with --out.")
         arms = old.arms.keys() & spec.arms.keys()
         before, now = (_what_decides(spec, arms) for spec in (old, spec))
         # Arms may train on other models or data under these keys' paths: every arm's run folder knows the content of
@@ -264,6 +262,21 @@ def _claim_folder(spec: ExperimentSpec, root: Path) -> None:
         way_out = "set them back to continue, or give another folder with --out"
         refuse_other_settings(root, "an experiment", before, now, free=free, way_out=way_out)
     save_config(spec, path)
+
+
+def refuse_other_demo(root: Path, *, own_audio: bool) -> None:
+    """Refuses a folder of a demo on the other kind of material: a person's own, or what the demo makes itself.
+
+    Raises
+    ------
+    UserError
+        It holds one.
+    """
+    path = root / SPEC_FILE
+    before = bool(read_yaml(path).get("own_audio")) if path.is_file() else own_audio
+    if before != own_audio:
+        held = "recordings of yours" if before else "music that it made itself"
+        raise UserError(f"{root} holds another demo, on {held}; give another folder with --out.")
 
 
 def _what_decides(spec: ExperimentSpec, arms: Iterable[str]) -> dict[str, Any]:
