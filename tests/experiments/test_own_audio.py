@@ -7,10 +7,11 @@ import pytest
 import soundfile as sf
 
 from eisbach.config import save_config
-from eisbach.data.manifest import load_manifest
+from eisbach.data.manifest import Manifest, load_manifest
 from eisbach.errors import UserError
 from eisbach.experiments.recipes import OwnExperiment, demo_spec, own_audio_experiment
 from eisbach.experiments.run import run_experiment
+from eisbach.experiments.spec import ExperimentSpec
 
 
 @pytest.fixture
@@ -74,9 +75,10 @@ def test_a_demo_on_ones_own_music_leaves_a_demo_on_made_material_as_it_was(folde
     with pytest.raises(UserError, match=r"holds another demo, on music that it made itself; give another .* --out"):
         own_audio_experiment(folder, out=out, quick=True, quiet=True)
     own = own_audio_experiment(folder, out=tmp_path / "other", quick=True, quiet=True)
-    elsewhere = own.spec.model_copy(update={"out": str(out)})
+    spec = own.spec.model_copy(update={"out": str(out)})
+    manifest = Manifest(own.manifest.rows, out / "data", own.manifest.audio_root)
     with pytest.raises(UserError, match="holds another demo"):  # one that came there meanwhile
-        run_experiment(elsewhere, prepare=OwnExperiment(elsewhere, own.manifest).save_manifest, quiet=True)
+        run_experiment(spec, prepare=OwnExperiment(spec, manifest).save_manifest, quiet=True)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"} == before
 
 
@@ -85,3 +87,17 @@ def test_a_demo_on_ones_own_music_goes_beside_the_demo_and_names_the_music(folde
     chosen = own_audio_experiment(folder, quick=True, quiet=True, overrides=["out=elsewhere"])
     assert chosen.spec.out == "elsewhere"
     assert chosen.manifest.root == Path("elsewhere/data")
+
+
+def test_the_list_of_clips_is_there_when_the_experiment_starts(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = own_audio_experiment(folder, out=tmp_path / "run", quick=True, quiet=True)
+    seen: list[int] = []
+
+    def start(spec: ExperimentSpec, *_: object) -> None:
+        seen.append(len(load_manifest(spec.training["data"]["manifest"])))
+
+    monkeypatch.setattr("eisbach.experiments.run._run", start)
+    run_experiment(own.spec, prepare=own.save_manifest, quiet=True)
+    assert seen == [6]
