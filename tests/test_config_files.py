@@ -87,6 +87,19 @@ def test_overrides_reach_into_groups_and_are_read_as_yaml() -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"steps": "abc"}, r"'steps': must be a whole number \(got 'abc'\)"),
+        ({"inner": {"rate": "fast"}}, r"'inner.rate': must be a number \(got 'fast'\)"),
+        ({"inner": {"names": 5}}, r"'inner.names': must be a list \(got 5\)"),
+    ],
+)
+def test_a_value_of_another_kind_is_said_in_words(values: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        build_config(Outer, values)
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         ("steps", "must look like key=value"),
@@ -104,7 +117,11 @@ def test_overrides_that_cannot_be_applied(change: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: [", "is not valid YAML"),
+        (
+            "a: [",
+            r"is not valid YAML at line \d, column \d: indentation, a bracket or a quote is wrong there or shortly",
+        ),
+        ("steps: 1\n  inner: 2\n", r"recipe.yaml is not valid YAML at line 2, column \d+: indentation, a bracket"),
         ("- 1\n", "must be a mapping of keys to values, not a list"),
         ("just words", "not a str"),
         ("steps: 1\nsteps: 2\n", r"the key 'steps' is written twice \(line 2\)"),

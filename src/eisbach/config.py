@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
-from eisbach.errors import ConfigError, UserError
+from eisbach.errors import ConfigError, UserError, counted
 from eisbach.files import read_text, write_text
 
 
@@ -33,6 +33,7 @@ Model = TypeVar("Model", bound=StrictModel)
 _Checked = TypeVar("_Checked")
 
 _CHAIN = 5  # how long a chain of recipes may be; longer ones are circles
+_YAML_ENDINGS = (".yaml", ".yml")
 _YAML_LIMIT = 2**20  # bytes; the longest recipe has some thousand
 _DEPTH_LIMIT = 50  # of nested groups and lists
 _NODES_LIMIT = 100_000  # keys, values and lists, each alias counted as what it stands for
@@ -45,6 +46,16 @@ def _is_unset_by_none(cls: type[BaseModel], key: object) -> bool:
         return False
     kinds = (field.annotation, *get_args(field.annotation))
     return not any(kind in (None, type(None), Any, object) for kind in kinds)
+
+
+_KINDS = {
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "must be a number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "must be true or false"),
+    **dict.fromkeys(("list_type", "tuple_type"), "must be a list"),
+    "string_type": "must be text, in quotes where it looks like something else",
+}
+"""What a value should have been, in words, by pydantic's name of the fault."""
 
 
 def build_config(
@@ -81,12 +92,10 @@ def build_config(
             elif item["type"] == "missing":
                 faults.append(f"'{key}' is required")
             else:
-                message = item["msg"].removeprefix("Value error, ")
+                message = _KINDS.get(item["type"]) or item["msg"].removeprefix("Value error, ")
                 shown = repr(item.get("input"))
                 faults.append(f"'{key}': {message} (got {shown if len(shown) < 80 else shown[:77] + '...'})")
-        raise ConfigError(
-            f"{source} has {len(faults)} fault{'s' if len(faults) > 1 else ''}: " + "; ".join(faults) + "."
-        ) from error
+        raise ConfigError(f"{source} has {counted(len(faults), 'fault')}: {'; '.join(faults)}.") from error
 
 
 @lru_cache(maxsize=64)
@@ -137,13 +146,13 @@ def _near(cls: type[BaseModel], place: Sequence[int | str]) -> str:
         group = below[0]
     wanted = str(place[-1])
     elsewhere = [
-        key for key, words in _known_keys(cls).items() if wanted in words
+        key for key, words in known_keys(cls).items() if wanted in words
     ]  # another group's, or another tool's word
     near = elsewhere or difflib.get_close_matches(wanted, group.model_fields, n=2)
     return f" (did you mean {' or '.join(repr(name) for name in near)}?)" if near else ""
 
 
-def _known_keys(cls: type[BaseModel], prefix: str = "") -> dict[str, set[str]]:
+def known_keys(cls: type[BaseModel], prefix: str = "") -> dict[str, set[str]]:
     """Every dotted key below a configuration with the words that mean it: its name, and its field's `also`."""
     keys: dict[str, set[str]] = {}
     for name, field in cls.model_fields.items():
@@ -152,7 +161,7 @@ def _known_keys(cls: type[BaseModel], prefix: str = "") -> dict[str, set[str]]:
         keys[prefix + name] = {name, *(str(word) for word in (also if isinstance(also, list) else []))}
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(kind, type) and issubclass(kind, BaseModel):
-                keys |= _known_keys(kind, f"{prefix}{name}.")
+                keys |= known_keys(kind, f"{prefix}{name}.")
     return keys
 
 
@@ -261,6 +270,14 @@ def parse_yaml(text: str) -> Any:
         raise yaml.YAMLError("it is nested too deep") from error
 
 
+def _where_yaml_breaks(fault: yaml.YAMLError) -> str:
+    """The end of a sentence that says where a text stops being YAML, and why."""
+    if not isinstance(fault, yaml.MarkedYAMLError) or fault.problem_mark is None:  # a fault of ours says it itself
+        return f": {' '.join(str(fault).split())}"
+    place = f"line {fault.problem_mark.line + 1}, column {fault.problem_mark.column + 1}"
+    return f" at {place}: indentation, a bracket or a quote is wrong there or shortly before ({fault.problem})"
+
+
 def read_yaml_file(
     path: str | Path, what: str = "recipe", *, missing: str = "check the path", error: type[UserError] = ConfigError
 ) -> Any:
@@ -270,13 +287,21 @@ def read_yaml_file(
     try:
         return parse_yaml(text)
     except yaml.YAMLError as fault:
-        raise error(f"the {what} {path} is not valid YAML: {' '.join(str(fault).split())}.") from fault
+        raise error(f"the {what} {path} is not valid YAML{_where_yaml_breaks(fault)}.") from fault
 
 
 def read_yaml(path: str | Path, what: str = "recipe") -> dict[str, Any]:
     """A YAML file's mapping; `ConfigError` when missing, malformed, with a key twice, or not a mapping."""
     usual = "give the path of a YAML file" + (", or copy one from recipes/" if what == "recipe" else "")
-    values = read_yaml_file(path, what, missing=usual)
+    try:
+        values = read_yaml_file(path, what, missing=usual)
+    except ConfigError as error:
+        if what != "recipe" or Path(path).suffix in _YAML_ENDINGS or not Path(path).exists():
+            raise
+        raise ConfigError(
+            f"the recipe {path} cannot be read as one: a recipe is a YAML file (its name ends in .yaml); recordings go "
+            "into a folder, which --data names."
+        ) from error
     if values is None:
         return {}
     if not isinstance(values, dict):

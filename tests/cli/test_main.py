@@ -225,6 +225,8 @@ MISTAKES = {
     "data doctor AUDIO --caption-from magic": "captions cannot come from 'magic'",
     "data encode NONE": "does not exist",
     "data encode AUDIO": "does not exist; make one with 'eisbach data folder'",
+    "data encode M4A": "a.m4a: .m4a is not read; convert it (ffmpeg",
+    "data encode AUDIO/a.wav": "a.wav is a recording; give the folder that holds it",
     "data encode MANIFEST --codec magic": "there is no codec 'magic'",
     "data encode MANIFEST --crop-seconds -1": "crop_seconds must be positive",
     "data encode MANIFEST --crop-seconds nan": "crop_seconds must be positive",
@@ -239,8 +241,19 @@ MISTAKES = {
     "data flat -o NEW --kinds sharp": "sharp",
     "data scores nobody/nothing --list": "nobody/nothing",
     "train NONE": "does not exist",
-    "train AUDIO": "cannot be read",
+    "train AUDIO": "cannot be read as one: a recipe is a YAML file (its name ends in .yaml); recordings go into",
     "train RECIPE": "does not exist",
+    "train AUDIO/a.wav": "a recipe is a YAML file (its name ends in .yaml)",
+    "train RECIPE --data AUDIO/a.wav": "a.wav is a recording; give the folder that holds it",
+    "train RECIPE --data AUDIO/a.wav --dry-run": "a.wav is a recording; give the folder that holds it",
+    "train RECIPE --data NONE": "none.yaml does not exist; give a folder of recordings",
+    "train RECIPE --data EMPTY": "holds no audio and no manifest; put .wav, .flac",
+    "train RECIPE --data M4A": "a.m4a: .m4a is not read; convert it (ffmpeg",
+    "train RECIPE --data M4A --dry-run": "a.m4a: .m4a is not read; convert it (ffmpeg",
+    "train RECIPE --data MANIFEST --set data.select.flat=false --dry-run": "has the label flat; mark clips first (a",
+    "train RECIPE --data MANIFEST --set data.select.kind=pad --dry-run": "has kind: 'pad'; the clips have 'drone' (1)",
+    "probe --data M4A --out NEW": "a.m4a: .m4a is not read; convert it (ffmpeg",
+    "probe --data EMPTY --out NEW": "holds no audio and no manifest; put .wav, .flac",
     "train RECIPE --set steps": "must look like key=value",
     "train RECIPE --set steps=-1": "'steps'",
     "train RECIPE --set colour=red": "unknown key 'colour'",
@@ -300,17 +313,19 @@ def test_mistakes_are_one_sentence_and_make_nothing(
     from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
 
     (tmp_path / "empty").mkdir()
+    (tmp_path / "m4a").mkdir()
+    (tmp_path / "m4a" / "a.m4a").write_bytes(b"x")
     own = tmp_path / "own"
     own.mkdir()
     sf.write(str(own / "a.wav"), np.ones(800) * 0.1, 8000)
-    save_manifest(Manifest([ManifestRow("a", "a.wav", "x", 0.1, {}, "0" * 64, "train")], own))
+    save_manifest(Manifest([ManifestRow("a", "a.wav", "x", 0.1, {"kind": "drone"}, "0" * 64, "train")], own))
     (tmp_path / "recipe.yaml").write_text(
         f"data: {{manifest: '{tmp_path / 'none.jsonl'}'}}\nout: '{tmp_path / 'new'}'\n"
     )
     (tmp_path / "broken.jsonl").write_text('{"id": 1, "mood": "bad"}\n')
     places = {
-        "NONE": tmp_path / "none.yaml", "EMPTY": tmp_path / "empty", "AUDIO": audio, "NEW": tmp_path / "new",
-        "MANIFEST": own, "RECIPE": tmp_path / "recipe.yaml", "MODEL": tiny_model,
+        "NONE": tmp_path / "none.yaml", "EMPTY": tmp_path / "empty", "M4A": tmp_path / "m4a", "AUDIO": audio,
+        "NEW": tmp_path / "new", "MANIFEST": own, "RECIPE": tmp_path / "recipe.yaml", "MODEL": tiny_model,
         "BROKEN.jsonl": tmp_path / "broken.jsonl",
     }  # fmt: skip
     words = []
@@ -342,6 +357,33 @@ def test_words_that_are_no_command_are_usage_errors(eisbach: Command, words: lis
     assert code == 2
     assert "Traceback" not in err
     assert "Usage" in err
+    assert "╭" not in err
+    assert err.splitlines()[-1].startswith("eisbach: ")
+    assert err.endswith(".\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("train r.yaml --steps 200", "there is no option --steps; a recipe's key is set with --set steps=200."),
+        ("train r.yaml --lr=1e-4", "there is no option --lr; a recipe's key is set with --set optimiser.lr=1e-4."),
+        ("demo --steps 5", "there is no option --steps; a recipe's key is set with --set training.steps=5."),
+        (
+            "train r.yaml --dry",
+            "there is no option --dry (did you mean --dry-run?); eisbach train --help says what there is.",
+        ),
+        (
+            "train",
+            "missing argument 'RECIPE' (YAML recipe; copy one from recipes/); eisbach train --help says what there is.",
+        ),
+        ("train a b", "got unexpected extra argument(s) (b); eisbach train --help says what there is."),
+        ("fly", "no such command 'fly'; eisbach --help says what there is."),
+    ],
+)
+def test_usage_errors_are_one_sentence_with_the_way_out(eisbach: Command, line: str, said: str) -> None:
+    code, out, err = eisbach(*line.split())
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == f"eisbach: {said}"
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])

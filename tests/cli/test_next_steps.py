@@ -6,7 +6,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile as sf
 import typer.main
 
 from eisbach.cli import main as cli
@@ -100,12 +102,35 @@ def test_it_is_the_last_line_on_standard_error_unless_quiet(capsys: pytest.Captu
     command = with_next_steps(typer.main.get_command(app))
     for words, said in (
         ((), "next: eisbach data doctor set\n"),
-        (("--dry-run",), "next: the same command without --dry-run does it (eisbach data flat)\n"),
+        (("--dry-run",), "next: the same command without --dry-run\n"),
         (("--quiet",), ""),
         (("--json",), ""),
     ):
         command(["data", "flat", *words], standalone_mode=False)
         assert capsys.readouterr() == ("result\n", said)
+
+
+def test_a_set_that_training_refuses_is_mended_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    sf.write("a.wav", 0.1 * rng.standard_normal(5 * 22050), 22050)
+    command = with_next_steps(typer.main.get_command(cli.app))
+    command(["data", "folder", "."], standalone_mode=False)
+    sf.write("a.wav", 0.1 * rng.standard_normal(5 * 22050), 22050)
+    capsys.readouterr()
+    command(["data", "doctor", "."], standalone_mode=False)
+    seen = capsys.readouterr()
+    assert seen.out.endswith("1 problem found, of which training refuses some.\n")
+    assert seen.err.endswith("next: eisbach data folder . makes the manifest again\n")
+
+
+def test_a_probe_goes_on_with_its_data_and_a_dry_run_with_its_own_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = next_step("probe", {"recipe": "r.yaml", "data": ["my music", "b"]})
+    assert line == "eisbach train r.yaml --data 'my music' --data b --set weighting.sample=NAME"
+    monkeypatch.setattr("sys.argv", ["eisbach", "demo", "--data", "my music", "--dry-run", "--quick"])
+    assert next_step("demo", {"dry_run": True}) == "eisbach demo --data 'my music' --quick"
 
 
 def test_a_folder_is_looked_at_where_its_manifest_went_and_with_its_captions(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from small_audio import tone, write
 
-from eisbach.data.audio_folder import inspect_audio, read_folder
+from eisbach.data.audio_facts import inspect_audio
+from eisbach.data.audio_folder import read_folder
 from eisbach.data.caption_files import find_captions
 from eisbach.data.doctor import examine
 from eisbach.data.manifest import load_manifest
@@ -176,3 +177,47 @@ def test_folders_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none of the 1 files .*no caption"):
         read_folder(tmp_path, caption_from="files", quiet=True)
     assert not (tmp_path / "manifest.jsonl").exists()
+
+
+def test_recordings_without_words_beside_others_are_said_first_and_are_not_the_broken_ones(tmp_path: Path) -> None:
+    for number in range(3):
+        write(tmp_path / f"{number}.wav", tone(5.0 + number, 22050), 22050)
+    (tmp_path / "0.txt").write_text("slow cello")
+    (tmp_path / "broken.wav").write_bytes(b"this is no audio")
+    report = examine(tmp_path, quiet=True)
+    assert report.counts() == {"missing_caption": 2, "unusable": 1}
+    (said,) = report.first
+    assert said.startswith("2 of 4 recordings will not train: captions come from files, and these have none (1.wav")
+    assert said.endswith("add a .txt or .json of its name for each, or train all without words (--caption-from none)")
+    told: list[str] = []
+    read_folder(tmp_path, save=False, quiet=True, notify=told.append)
+    assert told == [f"{said}."]
+    told.clear()
+    read_folder(tmp_path, caption_from="none", save=False, quiet=True, notify=told.append)
+    assert told == []
+
+
+def test_narrow_bands_and_clips_too_short_to_judge_are_told(tmp_path: Path) -> None:
+    import torch
+
+    from eisbach.data.doctor import JUDGED_SECONDS
+    from eisbach.weighting.sample import RecurrenceBarrier
+
+    rng = np.random.default_rng(0)
+    write(tmp_path / "telephone.wav", 0.1 * rng.standard_normal((8 * 8000, 1)), 8000)
+    write(tmp_path / "short.wav", 0.1 * rng.standard_normal((4 * 32000, 2)), 32000)
+    write(tmp_path / "fine.wav", 0.1 * rng.standard_normal((5 * 32000, 2)), 32000)
+    report = examine(tmp_path, quiet=True)
+    assert report.healthy
+    assert any(
+        note.startswith("1 of 3 training clips sound like a telephone") and "(telephone.wav)" in note
+        for note in report.notes
+    )
+    assert any(
+        note.startswith("1 of 3 training clips are shorter than 4.5 s") and "(short.wav)" in note
+        for note in report.notes
+    )
+    barrier = RecurrenceBarrier(latent_rate=20.0)
+    latents = torch.randn(1, 8, round(JUDGED_SECONDS * 20.0))
+    assert barrier.statistic(latents)[1] == 2  # windows
+    assert barrier.statistic(latents[..., :-1])[1] < 2

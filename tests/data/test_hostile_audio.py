@@ -16,7 +16,8 @@ from small_audio import tone, write
 from eisbach.audio import AUDIO_SUFFIXES, UNREAD_SUFFIXES, list_audio, read_audio
 from eisbach.audio_file import AudioFile
 from eisbach.codecs import load_codec
-from eisbach.data.audio_folder import CodecInput, inspect_audio, read_folder, scan_folder
+from eisbach.data.audio_facts import CodecInput, inspect_audio
+from eisbach.data.audio_folder import read_folder, scan_folder
 from eisbach.data.doctor import examine
 from eisbach.data.latents import encode_manifest
 from eisbach.errors import AudioError, UserError
@@ -145,7 +146,7 @@ def test_a_header_that_declares_gigabytes_costs_no_memory(tmp_path: Path) -> Non
     path.write_bytes(content)
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))\n"
-        "from eisbach.data.audio_folder import inspect_audio; facts = inspect_audio(sys.argv[1]); print(facts.problem "
+        "from eisbach.data.audio_facts import inspect_audio; facts = inspect_audio(sys.argv[1]); print(facts.problem "
         "or facts.missing)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)

@@ -25,7 +25,7 @@ from eisbach.data.manifest import (
 )
 from eisbach.data.selection import TrainingRule, choose_clips, unheard_words
 from eisbach.errors import ManifestError
-from eisbach.experiments.recipes import own_audio_spec
+from eisbach.experiments.recipes import own_audio_experiment
 from eisbach.training.assembly import AudioMaterial
 from eisbach.training.config import TrainConfig
 
@@ -55,7 +55,9 @@ def test_doctor_folder_demo_and_training_agree(tmp_path: Path, count: int, capti
     before = examine(folder, quiet=True)
     assert before.healthy
     told: list[str] = []
-    spec = own_audio_spec(folder, out=tmp_path / "demo", quick=True, quiet=True, notify=told.append)
+    own = own_audio_experiment(folder, out=tmp_path / "demo", quick=True, quiet=True, notify=told.append)
+    own.save_manifest()
+    spec = own.spec
     out = CliRunner().invoke(app, ["folder", str(folder)]).stdout
     after = examine(folder, quiet=True)
     trained, held_out = trained_by(folder)

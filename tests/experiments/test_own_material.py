@@ -10,7 +10,7 @@ import soundfile as sf
 
 from eisbach.audio import read_audio
 from eisbach.experiments.own_material import describe_material, shown_clips
-from eisbach.experiments.recipes import own_audio_spec
+from eisbach.experiments.recipes import own_audio_experiment
 from eisbach.structure import analyze
 
 RATE = 8000
@@ -37,7 +37,9 @@ def folder(tmp_path: Path) -> Path:
 def test_what_is_weighed_is_judged_and_heard_over_the_same_seconds(folder: Path, tiny_model: Path, tmp_path: Path):
     out = tmp_path / "run"
     changes = [f"training.model={tiny_model}", "generation.duration=12", "training.data.crop_seconds=12"]
-    spec = own_audio_spec(folder, out=out, quick=True, overrides=changes, quiet=True)
+    own = own_audio_experiment(folder, out=out, quick=True, overrides=changes, quiet=True)
+    own.save_manifest()
+    spec = own.spec
     made = describe_material(spec, out)
     assert (made["clips"], made["held_out"], made["stretch"]) == (6, 1, 12.0)
     names = {clip["name"] for clip in made["weighed"]}

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from eisbach.cli.common import PROMPT_SETS
 from eisbach.errors import ConfigError, UserError
-from eisbach.generation.prompts import load_prompts, prompts_from_texts
+from eisbach.generation.config import PlayConfig
+from eisbach.generation.prompts import BUILT_IN_PROMPTS, load_prompts, prompts_from_texts
 
 
 def test_the_four_characters_of_the_paper() -> None:
@@ -63,6 +65,29 @@ def test_faulty_files_are_refused_in_one_sentence(tmp_path: Path, content: str, 
 def test_a_missing_file_names_the_built_in_sets(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="characters or demo"):
         load_prompts(tmp_path / "nothing.yaml")
+
+
+def test_plain_texts_are_prompts_in_a_list_and_in_lines(tmp_path: Path) -> None:
+    (tmp_path / "list.yaml").write_text("- slow cello\n- {id: bells, text: high bells}\n- fast flute\n")
+    (tmp_path / "lines.txt").write_text("slow cello\n\n  fast flute \n")
+    read = {
+        name: [(item.id, item.text) for item in load_prompts(tmp_path / name)] for name in ("list.yaml", "lines.txt")
+    }
+    assert read["list.yaml"] == [("prompt-1", "slow cello"), ("bells", "high bells"), ("prompt-3", "fast flute")]
+    assert read["lines.txt"] == [("prompt-1", "slow cello"), ("prompt-2", "fast flute")]
+    assert [item.id for item in PlayConfig(prompts=["slow cello"]).resolve_prompts()] == ["prompt-1"]
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(UserError, match="at least one prompt"):
+        load_prompts(tmp_path / "empty.txt")
+
+
+def test_words_in_a_files_place_are_told_how_they_are_played() -> None:
+    with pytest.raises(UserError, match=r"played without --prompts: eisbach generate 'slow strings'\.$"):
+        load_prompts("slow strings")
+
+
+def test_help_and_messages_name_every_set() -> None:
+    assert PROMPT_SETS == ", ".join(BUILT_IN_PROMPTS) == "characters, demo, plain"
 
 
 def test_texts_get_ids_by_position() -> None:

@@ -187,6 +187,11 @@ def test_a_listener_counts_once(made, tmp_path):
     assert sorted(Path(skip.item).name for skip in score.skips.skipped) == ["broken.json", "earlier.json"]
 
 
+def test_a_folder_without_a_test_is_told_how_one_is_made(tmp_path):
+    with pytest.raises(UserError, match=r"no listening test in .*; make one \(eisbach listen A/ B/ --out .*\), or"):
+        score_votes(tmp_path / "listening-test", [tmp_path])
+
+
 def test_a_key_that_lost_a_sound_is_refused(made, tmp_path):
     folder, _ = made
     values = json.loads((folder / "key.json").read_text())

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from eisbach.types import SkipReport
 
 
+PROMPT_SETS = ", ".join(sorted(path.stem for path in (Path(__file__).parents[1] / "assets/prompts").glob("*.yaml")))
+"""The names of the package's prompt sets, for help: `generation.prompts` would load torch."""
+
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the settings, such as group.key=1 (repeatable)."),
@@ -166,21 +169,31 @@ def where(
         yield
 
 
+def is_folder_of_audio(source: str | Path) -> bool:
+    """Whether this is a folder of recordings that has no manifest yet, nor latents that were encoded elsewhere."""
+    from eisbach.audio import list_audio
+    from eisbach.data.manifest import MANIFEST_NAME
+    from eisbach.data.pre_encoded import is_pre_encoded
+
+    folder = Path(source)
+    if not folder.is_dir() or (folder / MANIFEST_NAME).is_file() or is_pre_encoded(folder):
+        return False
+    return bool(list_audio(folder).files)
+
+
 def make_manifests(sources: str | list[str] | None, quiet: bool) -> None:
     """Makes the manifest of every folder of audio that is named in a manifest's place and has none, as `eisbach data
     folder` does, and says what trains."""
     from eisbach.data.manifest import MANIFEST_NAME
 
     for source in [sources] if isinstance(sources, str) else sources or []:
-        folder = Path(source)
-        if not folder.is_dir() or (folder / MANIFEST_NAME).is_file():
+        if not is_folder_of_audio(source):  # whoever loads the manifest says what there is instead
             continue
-        from eisbach.data.audio_folder import list_audio, read_folder
+        from eisbach.data.audio_folder import read_folder
         from eisbach.data.selection import TrainingRule, choose_clips
 
-        if not list_audio(folder).files:  # latents that were encoded elsewhere, or nothing
-            continue
-        manifest, report = read_folder(folder, quiet=quiet)
+        folder = Path(source)
+        manifest, report = read_folder(folder, quiet=quiet, notify=None if quiet else print_note)
         if not quiet and os.environ.get("RANK", "0") == "0":
             left_out = f"; {len(report.skipped)} left out, see eisbach data doctor {folder}" if report.skipped else ""
             chosen = choose_clips(manifest, TrainingRule()).sentence()

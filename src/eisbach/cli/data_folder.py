@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from eisbach.cli.common import AsJson, DryRun, Jobs, print_json, say_skipped, worker_count
+from eisbach.cli.common import AsJson, DryRun, Jobs, print_json, print_note, say_skipped, worker_count
+from eisbach.cli.next_steps import NextStep
 
 if TYPE_CHECKING:
     from eisbach.backbones.base import Backbone
-    from eisbach.data.audio_folder import CodecInput
+    from eisbach.data.audio_facts import CodecInput
     from eisbach.data.doctor import DoctorReport
     from eisbach.data.selection import TrainingRule
 
@@ -33,11 +35,16 @@ def folder(
     caption_from: str = _CAPTIONS,
     label: list[str] = typer.Option(None, "--label", help="A label for every clip, such as kind=developing."),
     out: Path = typer.Option(None, "--out", "-o", help="Folder for the manifest (default: the audio's own)."),
+    fresh: bool = typer.Option(False, "--fresh", help="Keep nothing of a manifest that is there."),
     strict: bool = typer.Option(False, "--strict", help="Exit with code 2 when anything is left out."),
     jobs: Jobs = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Make the manifest of your own folder of audio; it is written into the folder, or into --out."""
+    """Make the manifest of your own folder of audio; it is written into the folder, or into --out.
+
+    Made again, it keeps the labels, weights, ids and splits that you set in it. Further columns of metadata.csv or
+    metadata.jsonl become labels.
+    """
     from dataclasses import asdict
 
     from eisbach.data.audio_folder import read_folder
@@ -53,7 +60,9 @@ def folder(
     unpacked = _unpack(path, out)
     if unpacked is not None:
         path = unpacked
-    manifest, report = read_folder(path, caption_from=caption_from, labels=labels, out=out, jobs=worker_count(jobs))
+    manifest, report = read_folder(
+        path, caption_from=caption_from, labels=labels, out=out, jobs=worker_count(jobs), fresh=fresh, notify=print_note
+    )
     choice = choose_clips(manifest, TrainingRule())
     skipped = [*report.skipped, *choice.left_out]
     if as_json:
@@ -106,7 +115,7 @@ def doctor(
     show: int = typer.Option(20, "--show", help="How many samples the table of what trains shows; 0 shows all."),
     jobs: Jobs = 0,
     as_json: AsJson = False,
-) -> None:
+) -> NextStep | None:
     """Report what is wrong with the data, and the text and audio that each sample will really train on."""
     from eisbach.data.doctor import examine
 
@@ -124,6 +133,14 @@ def doctor(
         raise typer.Exit(0)  # there is nothing to train on, hence no next step
     if strict and not report.healthy:
         raise typer.Exit(2)
+    return NextStep(_mend(path, report)) if report.refused else None
+
+
+def _mend(path: Path, report: DoctorReport) -> str:
+    """What to do about a set that training refuses."""
+    if any(problem.kind == "changed" for problem in report.problems) and path.is_dir():
+        return f"eisbach data folder {shlex.quote(str(path))} makes the manifest again"
+    return "mend what training refuses; the same command looks again"
 
 
 def _rule(recipe: Path | None, path: Path, crop_seconds: float | None) -> tuple[TrainingRule, str | None]:
@@ -150,7 +167,7 @@ def _codec_input(model: str | None) -> CodecInput | None:
     if model is None:
         return None
     from eisbach.backbones import load_backbone, load_codec_of
-    from eisbach.data.audio_folder import CodecInput
+    from eisbach.data.audio_facts import CodecInput
 
     codec = load_codec_of(load_backbone(model))
     return CodecInput(codec.sample_rate, codec.audio_channels, mixes=codec.model is None)
@@ -179,6 +196,8 @@ def _print_doctor(report: DoctorReport, show: int) -> None:
     from eisbach.data.doctor import PROBLEMS
     from eisbach.errors import counted, one_line
 
+    for note in report.first:
+        typer.echo(f"{note}.\n")
     for name, count in report.formats.items():
         typer.echo(f"{count:6d}  {name}")
     for kind, count in report.counts().items():
@@ -198,6 +217,8 @@ def _print_doctor(report: DoctorReport, show: int) -> None:
     for note in report.notes:
         typer.echo(f"\nnote: {note}.")
     verdict = f"{counted(len(report.problems), 'problem')} found" if report.problems else "no problems found"
+    if report.refused:
+        verdict += ", of which training refuses some"
     typer.echo(f"\n{counted(report.samples, 'sample')} looked at. {report.selection}; {verdict}.")
 
 

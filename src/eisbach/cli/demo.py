@@ -19,7 +19,9 @@ def demo(
         str | None,
         typer.Option(help="With --data: files, table, tags, name, none or text:WORDS; files, else a table, else none."),
     ] = None,
-    out: Annotated[str | None, typer.Option(help="Folder for everything; eisbach-demo unless given.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder for everything; eisbach-demo, or with --data eisbach-demo-NAME.")
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A rehearsal in a minute or two; its numbers mean nothing.")
     ] = False,
@@ -35,19 +37,18 @@ def demo(
     Takes about ten minutes on two cores. Stopped at any moment, the same command continues.
     """
     from eisbach.cli.experiment import execute
-    from eisbach.experiments.recipes import demo_spec, own_audio_spec
+    from eisbach.experiments.recipes import demo_spec, own_audio_experiment
 
     choices: dict[str, Any] = {"out": out, "seed": seed, "quick": quick, "overrides": overrides or []}
     choices["overrides"] = [*choices["overrides"], *placement_changes(device, precision)]
     if data is None:
-        spec = demo_spec(**choices)
-    else:
-        spec = own_audio_spec(
-            data,
-            **choices,
-            caption_from=caption_from,
-            save=not dry_run,
-            quiet=quiet,
-            notify=lambda line: typer.echo(f"note: {line}", err=True),
-        )
-    execute(spec, dry_run=dry_run, as_json=as_json, quiet=quiet)
+        execute(demo_spec(**choices), dry_run=dry_run, as_json=as_json, quiet=quiet)
+        return
+    own = own_audio_experiment(
+        data,
+        **choices,
+        caption_from=caption_from,
+        quiet=quiet,
+        notify=lambda line: typer.echo(f"note: {line}", err=True),
+    )
+    execute(own.spec, prepare=own.save_manifest, dry_run=dry_run, as_json=as_json, quiet=quiet)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -71,8 +72,19 @@ def run(
         execute(spec, dry_run=dry_run, as_json=as_json, quiet=quiet, votes=votes)
 
 
-def execute(spec: ExperimentSpec, *, dry_run: bool, as_json: bool, quiet: bool, votes: Path | None = None) -> None:
-    """Checks and runs a specification, writes its page, and prints where it is and what was found."""
+def execute(
+    spec: ExperimentSpec,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    votes: Path | None = None,
+    prepare: Callable[[], object] | None = None,
+) -> None:
+    """Checks and runs a specification, writes its page, and prints where it is and what was found.
+
+    `prepare` is called once the folder is known to be this experiment's, see `run_experiment`.
+    """
     from eisbach.config import dump_yaml
     from eisbach.experiments.spec import check_spec
     from eisbach.output_folder import check_writable
@@ -93,6 +105,7 @@ def execute(spec: ExperimentSpec, *, dry_run: bool, as_json: bool, quiet: bool, 
     command = shlex.join(["eisbach", *sys.argv[1:]])
     result = run_experiment(
         spec,
+        prepare=prepare,
         finish=lambda done: write_experiment_page(done, [command], votes=heard),
         notify=lambda sentence: typer.echo(f"note: {sentence}", err=True),
         quiet=quiet,

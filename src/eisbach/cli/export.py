@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eisbach.cli.common import AsJson, Device, DryRun, print_json, print_note
+from eisbach.cli.common import PROMPT_SETS, AsJson, Device, DryRun, print_json, print_note
 from eisbach.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ _Card = Annotated[
 ]
 _Prompts = Annotated[
     str | None,
-    typer.Option(help="With --card: also play base and adapter on this set, and compare: demo, characters or a file."),
+    typer.Option(help=f"With --card: also play base and adapter on this set, and compare: {PROMPT_SETS} or a file."),
 ]
 _Push = Annotated[str | None, typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload it with its passport.")]
 _Public = Annotated[bool, typer.Option("--public", help="With --push-to-hub: a new repository is public.")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eisbach.cli.common import Device, Precision, print_note
+from eisbach.cli.common import PROMPT_SETS, Device, Precision, print_note
 from eisbach.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 _Prompt = Annotated[list[str] | None, typer.Argument(help="What should be heard; several are allowed.")]
-_Prompts = Annotated[str | None, typer.Option(help="A YAML list of {id, text}, or a built-in set: characters or demo.")]
+_Prompts = Annotated[
+    str | None,
+    typer.Option(help=f"A set of ours ({PROMPT_SETS}), a YAML list of texts or of {{id, text}}, or a .txt of lines."),
+]
 _Seeds = Annotated[str, typer.Option(help="Comma-separated; one clip a prompt and seed.")]
 _Out = Annotated[str, typer.Option(help="Folder for the audio and its manifest.")]
 _Model = Annotated[
@@ -242,8 +245,8 @@ def _prompts(texts: list[str], source: str | None) -> tuple[Prompt, ...]:
         return load_prompts(source)
     if not texts:
         raise UserError(
-            "there is nothing to generate; write a prompt in quotes, or choose a set with --prompts demo, "
-            "--prompts characters or --prompts FILE."
+            f"there is nothing to generate; write a prompt in quotes, or choose a set with --prompts ({PROMPT_SETS}, "
+            "or a file)."
         )
     return prompts_from_texts(texts)
 

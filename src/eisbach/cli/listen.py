@@ -26,7 +26,8 @@ class _MakeByDefault(TyperGroup):
 app = typer.Typer(
     name="listen",
     cls=_MakeByDefault,
-    help="A blind listening test: `eisbach listen A/ B/ --out test` makes it, `eisbach listen score` counts the votes.",
+    help="A blind listening test: `eisbach listen A/ B/ --out test` makes it (its options: eisbach listen make "
+    "--help), `eisbach listen score votes/*.json --test test` counts the votes.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -34,7 +35,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")
 _Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
-@app.command(hidden=True)
+@app.command()
 def make(
     paths: Annotated[
         list[Path],

@@ -125,11 +125,16 @@ def _commands() -> Any:
 
 def _run() -> int:
     try:
-        _commands()(standalone_mode=True)
-    except SystemExit as end:
-        if end.code == _INTERRUPTED:  # typer turns KeyboardInterrupt into this code, without a word
+        code = _commands()(standalone_mode=False)  # so that a usage error is ours to say
+        if code == _INTERRUPTED:  # typer turns KeyboardInterrupt into this code, without a word
             return _fail(_STOPPED, _INTERRUPTED)
+        return code if isinstance(code, int) else 0
+    except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except _USAGE as error:
+        return _fail_usage(error)
+    except typer.Abort:
+        return _fail(_STOPPED, _INTERRUPTED)
     except InterruptedRun as error:
         return _fail(f"stopped: {error}", _INTERRUPTED)
     except KeyboardInterrupt:
@@ -146,7 +151,21 @@ def _run() -> int:
         if sentence is None:
             raise
         return _fail(sentence)
-    return 0
+
+
+_USAGE: type[Exception] = typer.BadParameter.__mro__[1]  # click's UsageError, of whichever click typer runs on
+
+
+def _fail_usage(error: Any) -> int:
+    """Says what is wrong with the line; a group without a word behind it shows its help."""
+    from eisbach.cli.usage import NO_WORDS, usage_sentence
+
+    if type(error).__name__ == NO_WORDS:
+        typer.echo(error.ctx.get_help())
+        return int(error.exit_code)
+    if error.ctx is not None:
+        typer.echo(error.ctx.get_usage(), err=True)
+    return _fail(usage_sentence(error, sys.argv[1:]))
 
 
 def _fail(sentence: str, code: int = 2) -> int:

@@ -7,6 +7,7 @@ where `--quiet` or `--json` was said.
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -16,6 +17,10 @@ import typer
 
 Values = Mapping[str, Any]
 _OWN_MUSIC = Path("recipes/own-music.yaml")
+
+
+class NextStep(str):
+    """What a command itself returns as the next step, where that depends on what it found."""
 
 
 def _first(value: Any, otherwise: str) -> Any:
@@ -57,7 +62,11 @@ def _after_demo(given: Values) -> str:
     if given["data"] is None:
         return _words("data", "folder", "MUSIC")
     if given["quick"]:
-        return _words("demo", "--data", given["data"], "--out", f"{given['out'] or 'eisbach-demo'}-whole")
+        from eisbach.experiments.recipes import own_demo_folder
+
+        return _words(
+            "demo", "--data", given["data"], "--out", f"{given['out'] or own_demo_folder(given['data'])}-whole"
+        )
     return _after_doctor({"path": given["data"], "recipe": None})
 
 
@@ -74,6 +83,11 @@ def _after_doctor(given: Values) -> str:
     if path.is_dir() and not (path / "manifest.jsonl").is_file():
         return _words("data", "folder", path, *([] if captions == "auto" else ["--caption-from", captions]))
     return _words("train", given["recipe"] or _recipe(), "--data", given["path"], "--out", "runs/mine")
+
+
+def _after_probe(given: Values) -> str:
+    data = [word for source in given["data"] or [] for word in ("--data", source)]
+    return _words("train", given["recipe"] or _recipe(), *data, "--set", "weighting.sample=NAME")
 
 
 def _after_generate(given: Values) -> str:
@@ -94,7 +108,7 @@ TABLE: dict[str, Callable[[Values], str]] = {
     "watch": lambda given: _words("analyze", f"{_first(given['runs'], 'RUN')}/samples"),
     "generate": _after_generate,
     "export": lambda given: _words("generate", "--prompts", "demo", "--adapter", _first(given["adapter"], "ADAPTER")),
-    "probe": lambda given: _words("train", given["recipe"] or _recipe(), "--set", "weighting.sample=NAME"),
+    "probe": _after_probe,
     "allocation": lambda given: _words(
         "train", "RECIPE", "--set", f"weighting.noise_level={_first(given['noise_level'], 'NAME')}"
     ),
@@ -169,7 +183,7 @@ def with_next_steps(command: Any, path: tuple[str, ...] = ()) -> Any:
         _check_words(given)
         result = work(**given)
         if not (given.get("quiet") or given.get("as_json")):
-            line = next_step(" ".join(path), given)
+            line = result if isinstance(result, NextStep) else next_step(" ".join(path), given)
             if line is not None:
                 typer.echo(f"next: {line}", err=True)
         return result
@@ -203,6 +217,9 @@ def _check_words(given: Values) -> None:
 def next_step(name: str, given: Values) -> str | None:
     """The command line to try after `name` was run with these values; capitals stand for what only a person knows."""
     if given.get("dry_run"):
-        return f"the same command without --dry-run does it (eisbach {name})"
+        typed = sys.argv[1:]
+        if " ".join(typed).startswith(name) and "--dry-run" in typed:
+            return _words(*(word for word in typed if word != "--dry-run"))
+        return "the same command without --dry-run"
     make = TABLE.get(name)
     return None if make is None else make(given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -13,9 +14,38 @@ from eisbach.cli.common import (
     OptionalPrecision,
     Overrides,
     Quiet,
+    is_folder_of_audio,
     make_manifests,
     print_note,
 )
+
+if TYPE_CHECKING:
+    from eisbach.training.config import TrainConfig
+
+
+def _look_at_data(config: TrainConfig, quiet: bool) -> None:
+    """Says which clips would train, as training does; data that is not there is said to be unchecked, because a recipe
+    may be looked at where its data is not.
+
+    Raises
+    ------
+    UserError
+        The data is there and training would refuse it.
+    """
+    from eisbach.data.manifest import MANIFEST_NAME
+
+    unchecked = "the images were not checked" if config.data.images is not None else None
+    for place in config.data.manifest:
+        if not Path(place).exists():
+            unchecked = f"the data was not checked: {place} does not exist"
+        elif is_folder_of_audio(place):
+            unchecked = f"the clips were not checked: {place} has no {MANIFEST_NAME} yet, which training makes first"
+    if unchecked is None:
+        from eisbach.training.assembly import open_material
+
+        open_material(config, quiet)
+    elif not quiet:
+        print_note(f"{unchecked}.")
 
 
 def train(
@@ -61,6 +91,7 @@ def train(
             config.demos.resolve_prompts()
         check_writable(config.out)
         check_settings(RunFolder(Path(config.out)), config)
+        _look_at_data(config, quiet)
         typer.echo(dump_yaml(config), nl=False)
         return
     make_manifests(config.data.manifest, quiet)

@@ -1,200 +1,20 @@
-"""A person's own folder of audio with captions beside it, as a manifest; and what each file is like.
-
-Files are read in blocks: memory stays bounded whatever their length. Silence and clipping are judged on what a codec is
-given (mixed, and for silence resampled, as it does), because that is what trains: channels that cancel each other, or
-sound above the codec's band, are silence to it.
-"""
+"""A person's own folder of audio with captions beside it, as a manifest."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from eisbach.audio import AUDIO_SUFFIXES, SILENCE_PEAK, audio_hash, check_scale, list_audio
-from eisbach.audio_file import AudioFile
+from eisbach.audio import AUDIO_SUFFIXES, audio_hash, list_audio
+from eisbach.data.audio_facts import AudioFacts, CodecInput, inspect_audio, unusable
 from eisbach.data.caption_files import CaptionSource, clean_caption, find_captions, find_shards
+from eisbach.data.earlier_manifest import EarlierManifest, read_earlier
 from eisbach.data.manifest import Manifest, ManifestRow, afford_held_out, assign_split, save_manifest
-from eisbach.errors import AudioError, UserError
+from eisbach.errors import AudioError, UserError, counted, one_line
 from eisbach.progress import in_threads
 from eisbach.types import Skipped, SkipReport
-
-CLIPPED_SHARE = 1e-4
-"""Share of samples at full scale from which a file counts as clipped (isolated peaks do not)."""
-SHORT_SECONDS, LONG_SECONDS = 1.0, 1800.0
-CANCELLED_DB = 13.0
-"""Level lost by mixing from which channels count as cancelling each other: unrelated channels lose 3 dB."""
-
-_FULL_SCALE = 0.999
-
-
-@dataclass(frozen=True)
-class CodecInput:
-    """What a codec is given: its rate (Hz), its number of channels, and whether it mixes audio of more to mono. Rate
-    and channels by default are those of the embedded codec, which mixes.
-    """
-
-    sample_rate: int = 32000
-    channels: int = 2
-    mixes: bool = False
-
-
-@dataclass(frozen=True)
-class AudioFacts:
-    """What was found.
-
-    Attributes
-    ----------
-    duration : float
-        Seconds that were read, whatever the header says.
-    sample_rate, channels : int
-    peak : float
-        Largest absolute sample of the channels, mixed as the codec mixes them.
-    clipped : float
-        Share of the samples, mixed as the codec mixes them, at or above 0.999 of full scale in runs of at least three.
-    problem : str or None
-        Why the file cannot be used at all; None when it can.
-    missing : str or None
-        What the file lacks of what its header says.
-    lost_db : float
-        Level that mixing the channels loses.
-    complaints : tuple of str
-        Errors that the decoder reported while it went on.
-    """
-
-    duration: float
-    sample_rate: int
-    channels: int
-    peak: float
-    clipped: float
-    problem: str | None = None
-    missing: str | None = None
-    lost_db: float = 0.0
-    complaints: tuple[str, ...] = ()
-
-
-def unusable(problem: str) -> AudioFacts:
-    """The facts of a file that cannot be read."""
-    return AudioFacts(0.0, 0, 0, 0.0, 0.0, problem)
-
-
-def inspect_audio(path: str | Path, heard: CodecInput | None = None) -> AudioFacts:
-    """The facts of one file as a codec hears it; a file that cannot be used has `problem` set, nothing is raised."""
-    heard = CodecInput(mixes=True) if heard is None else heard
-    try:
-        file = AudioFile(path)
-        mixed = heard.channels == 1 and file.channels > 1
-        given = _Given(file.sample_rate, heard.sample_rate)
-        tally = _Tally()
-        for block in file.blocks():
-            tally.add(block)
-            if mixed:
-                block = block.mean(axis=1, keepdims=True)
-            tally.add_given(block)
-            given.add(block)
-        given.finish()
-        check_scale(tally.peak, "it")
-    except AudioError as error:
-        return unusable(_without_name(error, path))
-    duration = tally.frames / file.sample_rate
-    errors = tuple(line for line in file.complaints if "error:" in line)
-    return AudioFacts(
-        duration, file.sample_rate, file.channels, tally.given_peak, tally.clipped / max(1, tally.given_samples),
-        _problem(tally, given, file.channels, heard), file.missing(tally.frames), tally.lost_db() if mixed else 0.0,
-        errors,
-    )  # fmt: skip
-
-
-def _problem(tally: _Tally, given: _Given, channels: int, heard: CodecInput) -> str | None:
-    if tally.frames == 0:
-        return "holds no samples"
-    if tally.bad:
-        return f"holds {tally.bad} NaN or infinite samples"
-    if tally.peak < SILENCE_PEAK:
-        return "is silent (peak below -80 dBFS)"
-    if tally.frames < 2:
-        return "holds a single frame"
-    if 1 < heard.channels < channels and not heard.mixes:
-        return f"has {channels} channels and the codec codes {heard.channels}; mix it down first"
-    if tally.given_peak < SILENCE_PEAK:
-        return "is silent once its channels are mixed: they cancel each other; turn one of them around, or keep one"
-    if not given.sounds:
-        return (
-            f"is silent at the codec's {heard.sample_rate} Hz: all of its sound lies above "
-            f"{heard.sample_rate / 2000:g} kHz"
-        )
-    return None
-
-
-class _Tally:
-    """Running facts of the samples as they are in the file."""
-
-    def __init__(self) -> None:
-        self.frames = self.bad = self.clipped = self.given_samples = 0
-        self.peak = self.given_peak = 0.0
-        self._energy = self._mixed_energy = 0.0
-
-    def add(self, block: np.ndarray) -> None:
-        self.frames += len(block)
-        finite = np.isfinite(block)
-        self.bad += int(block.size - finite.sum())
-        size = np.abs(np.where(finite, block, 0.0))
-        self.peak = max(self.peak, float(size.max(initial=0.0)))
-        self._energy += float(np.square(size, dtype=np.float64).sum()) / block.shape[1]
-
-    def add_given(self, block: np.ndarray) -> None:
-        """Adds the block as it is mixed for the codec [shape=(n, channels)]."""
-        if self.bad:
-            return
-        size = np.abs(block)
-        self.given_peak = max(self.given_peak, float(size.max(initial=0.0)))
-        self._mixed_energy += float(np.square(block, dtype=np.float64).sum())
-        full = size >= _FULL_SCALE
-        if len(full) > 2 and full.any():
-            self.clipped += int((full[:-2] & full[1:-1] & full[2:]).sum())
-        self.given_samples += block.size
-
-    def lost_db(self) -> float:
-        """How much quieter the mean of the channels is than the channels."""
-        if not self._energy or not self._mixed_energy:
-            return 0.0
-        return max(0.0, 10 * float(np.log10(self._energy / self._mixed_energy)))
-
-
-class _Given:
-    """Whether anything sounds at the codec's rate; nothing is resampled any more once something did."""
-
-    def __init__(self, rate: int, codec_rate: int) -> None:
-        self.sounds = False
-        self._rates = (rate, codec_rate)
-        self._stream: object = None
-
-    def add(self, block: np.ndarray) -> None:
-        self._push(block, last=False)
-
-    def finish(self) -> None:
-        if self._stream is not None:
-            self._push(np.zeros((0, self._channels), np.float32), last=True)
-
-    def _push(self, block: np.ndarray, *, last: bool) -> None:
-        if self.sounds:
-            return
-        if self._rates[0] > self._rates[1]:  # at a higher rate than the file's own nothing is lost
-            import soxr
-
-            if self._stream is None:
-                self._channels = block.shape[1]
-                self._stream = soxr.ResampleStream(*self._rates, self._channels, dtype="float32", quality="HQ")
-            block = self._stream.resample_chunk(np.ascontiguousarray(block), last=last)  # type: ignore[attr-defined]
-        self.sounds = bool((np.abs(block) >= SILENCE_PEAK).any())
-
-
-def _without_name(error: AudioError, path: str | Path) -> str:
-    """The sentence without the file's name, which stands beside it wherever facts are shown."""
-    return str(error).removeprefix(f"{path} ").rstrip(".")
 
 
 @dataclass(frozen=True)
@@ -228,6 +48,11 @@ class Sample:
     refused: str | None = None
     caption_fault: str | None = None
 
+    @property
+    def is_wordless(self) -> bool:
+        """Whether it is audio that can be used, and nothing gives it a caption."""
+        return not self.caption and self.caption_fault is None and self.facts.problem is None
+
 
 @dataclass(frozen=True)
 class FolderScan:
@@ -249,18 +74,54 @@ class FolderScan:
     left_out: tuple[Skipped, ...]
     captions: CaptionSource
 
-    def manifest(self, labels: Mapping[str, str] | None = None) -> Manifest:
-        """The samples that can be used, split."""
-        rows = [
-            ManifestRow(
-                sample.name, sample.name, sample.caption or "", sample.facts.duration, dict(labels or {}),
-                sample.audio_hash,
-                assign_split(sample.audio_hash, labels),
-            )
-            for sample in self.samples
-            if sample.refused is None
-        ]  # fmt: skip
-        return Manifest(afford_held_out(rows), self.folder)
+    def manifest(self, labels: Mapping[str, str] | None = None, before: EarlierManifest | None = None) -> Manifest:
+        """The samples that can be used, with the labels and weights of tables, and split.
+
+        Parameters
+        ----------
+        labels : mapping or None
+            Of every row; they come before those of tables.
+        before : EarlierManifest or None
+            Gives what a person had set in it and nothing says anew.
+        """
+        rows = []
+        for sample in self.samples:
+            if sample.refused is not None:
+                continue
+            said = self.captions.tables.row(sample.path)
+            row = ManifestRow(
+                sample.name, sample.name, sample.caption or "", sample.facts.duration,
+                {**said.labels, **(labels or {})}, sample.audio_hash, "train", said.weight, said.weight_above,
+            )  # fmt: skip
+            row = row if before is None else before.fill(row)
+            rows.append(replace(row, split=assign_split(row.audio_hash, row.labels)))
+        rows = afford_held_out(rows)
+        return Manifest(rows if before is None else before.set_splits(rows), self.folder)
+
+    def with_captions_of(self, before: EarlierManifest) -> FolderScan:
+        """The scan in which samples without any words have those that stand in the manifest of before."""
+        used = {sample.audio_hash for sample in self.samples if sample.refused is None}
+        samples = []
+        for sample in self.samples:
+            words = before.caption(sample.audio_hash)
+            if words and sample.is_wordless and (sample.refused is None or sample.audio_hash not in used):
+                used.add(sample.audio_hash)
+                sample = replace(sample, caption=words, written=words, refused=None)
+            samples.append(sample)
+        return replace(self, samples=tuple(samples))
+
+    def wordless_sentence(self) -> str | None:
+        """How many recordings do not train because others have words and they have none, and the two ways out; None
+        where there are none."""
+        wordless = [sample for sample in self.samples if sample.refused is not None and sample.is_wordless]
+        if not wordless:
+            return None
+        return (
+            f"{len(wordless)} of {counted(len(self.samples), 'recording')} will not train: captions come from "
+            f"{self.captions.mode.partition(':')[0]}, and these have none ({one_line(wordless[0].name)}"
+            f"{', ...' if len(wordless) > 1 else ''}); {self.captions.mend()}, or train all without words "
+            "(--caption-from none)"
+        )
 
     def skipped(self) -> SkipReport:
         """Everything that is not used, and why."""
@@ -355,11 +216,13 @@ def _look(path: Path, name: str, captions: CaptionSource, heard: CodecInput | No
 def read_folder(
     folder: str | Path, *, caption_from: str = "auto", labels: dict[str, str] | None = None, jobs: int = 4,
     save: bool = True, out: str | Path | None = None, heard: CodecInput | None = None, quiet: bool = False,
+    fresh: bool = False, notify: Callable[[str], object] | None = None,
 ) -> tuple[Manifest, SkipReport]:  # fmt: skip
     """The manifest of a folder, written as ``manifest.jsonl``, and what was left out and why.
 
     Audio that is unreadable, empty, silent or holds NaN is left out and reported; so is audio whose caption is
     missing, empty or malformed, and the second of two files with the same bytes. Nothing is made up in their place.
+    A manifest that is there is made again, with what a person set in it (see `earlier_manifest`).
 
     Parameters
     ----------
@@ -371,21 +234,33 @@ def read_folder(
         Write the manifest.
     out : str, Path or None
         The folder that it is written into; None is the audio's own.
+    fresh : bool
+        Keep nothing of a manifest that is there.
+    notify : callable or None
+        Is told, in a sentence each, of recordings without words beside others, labels in tables and what was kept.
 
     Raises
     ------
     UserError
-        No folder, no audio, or nothing usable in it.
+        No folder, no audio, nothing usable in it, or a manifest there that is malformed.
     """
+    home = Path(folder if out is None else out)
+    before = EarlierManifest() if fresh or not save else read_earlier(home)
     scan = scan_folder(folder, caption_from=caption_from, heard=heard, jobs=jobs, quiet=quiet)
-    manifest, report = scan.manifest(labels), scan.skipped()
+    if caption_from == "auto":
+        scan = scan.with_captions_of(before)
+    manifest, report = scan.manifest(labels, before), scan.skipped()
+    if notify is not None:
+        said = [scan.wordless_sentence(), scan.captions.tables.labels_sentence()]
+        for sentence in [*filter(None, said), *scan.captions.tables.notes, *before.sentences(manifest.rows)]:
+            notify(f"{sentence}.")
     if not len(manifest):
         first = report.skipped[0]
         raise UserError(
             f"none of the {len(report.skipped)} files in {folder} can be used (the first, {first.item}: "
             f"{first.reason})."
         )
-    manifest = Manifest(manifest.rows, folder if out is None else out, folder)
+    manifest = Manifest(manifest.rows, home, folder)
     if save:
         save_manifest(manifest)
     return manifest, report

@@ -6,8 +6,6 @@ file. Captions are kept as they are written; `clean_caption` takes out what cann
 
 from __future__ import annotations
 
-import csv
-import io
 import shutil
 import string
 import tarfile
@@ -19,23 +17,19 @@ from typing import IO
 
 from eisbach.audio import AUDIO_SUFFIXES, UNREAD_SUFFIXES
 from eisbach.audio_file import is_file
+from eisbach.data.folder_tables import CAPTION_COLUMNS, TABLES, FolderTables, composed, read_tables
 from eisbach.errors import UserError, one_line
-from eisbach.files import JsonError, atomic_write, parse_json, read_jsonl, read_text, walk_files
+from eisbach.files import JsonError, atomic_write, parse_json, read_text
 from eisbach.progress import Progress
 from eisbach.types import SkipReport
 
 SUFFIXES = (".txt", ".json", ".caption.txt", ".caption")
 """Endings of caption files of the same name beside the audio."""
-_TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
-"""Tables of captions: Hugging Face's AudioFolder, or any CSV with a column of file names and one of captions."""
 MODES = ("auto", "files", "table", "tags", "name", "none")
-_FILE_COLUMNS = ("file_name", "filename", "file", "path", "audio")
-_CAPTION_COLUMNS = ("caption", "prompt", "text", "description", "transcription")
 _TAGS = ("title", "artist", "album", "genre", "composer", "year", "comment")
 _TAG_TEMPLATE = "{genre}, {title}, {artist}"
 _UNREADABLE = "\ufffd"  # what a decoder writes for bytes that it cannot read
 _MOST_BYTES = 1 << 16  # a caption is a sentence; longer files are something else
-_MOST_FIELD = 1 << 16  # characters of one cell of a table
 _UNSEEN = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2060, 0x2070), 0x200B, 0x200E, 0x200F, 0xFEFF])
 """Characters without a width, which no caption needs: they split words that look whole. Joiners of scripts and emoji
 stay."""
@@ -52,13 +46,15 @@ class CaptionSource:
     offers : dict of str to int
         What the folder has, by mode: caption files beside audio, rows of tables, audio with tags.
     unmatched : tuple of str
-        Files that a table names and that are not in the folder.
+        Files that a table names, for captions that are used or for labels, and that are not in the folder.
+    tables : FolderTables
+        What the folder's tables say, whether or not captions come from them: labels and weights do.
     """
 
     mode: str
     offers: dict[str, int] = field(default_factory=dict)
     unmatched: tuple[str, ...] = ()
-    _table: dict[Path, str] = field(default_factory=dict, repr=False)
+    tables: FolderTables = field(default_factory=FolderTables, repr=False)
 
     def read(self, audio: Path) -> str | None:
         """The caption of an audio file as it is written; None when there is none.
@@ -71,7 +67,7 @@ class CaptionSource:
         if self.mode == "none":
             return ""
         if self.mode == "table":
-            return self._table.get(_composed(audio))
+            return self.tables.row(audio).caption
         if self.mode == "name":
             return " ".join(audio.stem.replace("_", " ").replace("-", " ").split())
         if self.mode.startswith("text:"):
@@ -88,6 +84,14 @@ class CaptionSource:
             return "has none of the tags that captions are made of; tag it, or choose --caption-from"
         return "has no caption; add a .txt or .json of the same name, or choose --caption-from"
 
+    def mend(self) -> str:
+        """What gives a file a caption."""
+        if self.mode == "table":
+            return "add a row for each"
+        if self.mode.startswith("tags"):
+            return "tag each"
+        return "add a .txt or .json of its name for each"
+
     def sentence(self) -> str:
         """What the folder offers and what is used."""
         words = {"files": "beside the audio", "table": "in a table", "tags": "in tags"}
@@ -103,7 +107,7 @@ def find_captions(folder: Path, paths: Sequence[Path], caption_from: str = "auto
     Parameters
     ----------
     folder : Path
-        Its tables of captions (`_TABLES`, in it and in folders below it) name files from where they lie.
+        Its tables (`folder_tables`) lie in it and in folders below it.
     paths : sequence of Path
         The audio.
     caption_from : str
@@ -125,32 +129,34 @@ def find_captions(folder: Path, paths: Sequence[Path], caption_from: str = "auto
         )
     if kind == "tags" and words:
         _check_template(words)
+    tables = read_tables(folder, strict=kind in ("auto", "table")) if folder.is_dir() else FolderTables()
+    known = {composed(path) for path in paths}
+    strangers = {path: row for path, row in tables.rows.items() if path not in known}
+
+    def source(mode: str, offers: dict[str, int]) -> CaptionSource:
+        unmatched = [path.name for path, row in strangers.items() if mode == "table" or row.labels]
+        return CaptionSource(mode, offers, tuple(sorted(unmatched)), tables)
+
     if kind not in ("auto", "files", "table", "tags"):
-        return CaptionSource(caption_from)
+        return source(caption_from, {})
     beside = sum(any(_beside(path, ending) for ending in SUFFIXES) for path in paths)
-    table = _read_tables(folder) if kind in ("auto", "table") and folder.is_dir() else {}
-    offers = {"files": beside, "table": len(table)}
+    offers = {"files": beside}
+    if kind in ("auto", "table"):
+        offers["table"] = tables.captions
     if kind in ("auto", "tags"):
         offers["tags"] = sum(bool(_tags(path)) for path in paths)
-    if kind == "table" and not table:
-        raise UserError(f"{folder} holds no table of captions; name it {' or '.join(_TABLES)}.")
+    if kind == "table" and not tables.captions:
+        raise UserError(f"{folder} holds no table of captions; name it {' or '.join(TABLES)}.")
     mode = caption_from
     if kind == "auto":
-        mode = "files" if beside else "table" if table else "none"
-    known = {_composed(path) for path in paths}
-    unmatched = [path.name for path in table if path not in known] if mode == "table" else []
-    return CaptionSource(mode, offers, tuple(sorted(unmatched)), table)
+        mode = "files" if beside else "table" if tables.captions else "none"
+    return source(mode, offers)
 
 
 def clean_caption(caption: str) -> str:
     """The caption without characters that cannot be seen; controls and line breaks become spaces."""
     seen = caption.translate(_UNSEEN)
     return "".join(" " if unicodedata.category(item) == "Cc" else item for item in seen).strip()
-
-
-def _composed(path: Path) -> Path:
-    """The path in one spelling of its accents."""
-    return Path(unicodedata.normalize("NFC", str(path)))
 
 
 def _of_files(audio: Path) -> str | None:
@@ -188,7 +194,7 @@ def _read(path: Path) -> str:
 
 
 def _from_json(path: Path) -> str:
-    keys = _CAPTION_COLUMNS[:2]
+    keys = CAPTION_COLUMNS[:2]
     try:
         values = parse_json(_read(path))
     except JsonError as error:
@@ -210,50 +216,6 @@ def _checked(caption: str, path: Path) -> str:
             f"the caption {path.name} holds half a character (a lone surrogate); write it again."
         ) from error
     return caption
-
-
-def _read_tables(folder: Path) -> dict[Path, str]:
-    """Captions by audio path, of every table in a folder and below it.
-
-    Raises
-    ------
-    UserError
-        A table that cannot be understood, or one file with two captions.
-    """
-    captions: dict[Path, str] = {}
-    for path in sorted(path for path in walk_files(folder) if path.name in _TABLES and is_file(path)):
-        rows = read_jsonl(path, "table of captions") if path.suffix == ".jsonl" else _csv_rows(path)
-        for number, row in enumerate(rows, 1):
-            name, caption = (_cell(row, columns, path, number) for columns in (_FILE_COLUMNS, _CAPTION_COLUMNS))
-            audio = _composed(path.parent / name)
-            if audio in captions and captions[audio] != caption.strip():
-                raise UserError(f"{path} gives {one_line(name)} a second, different caption (row {number}); keep one.")
-            captions[audio] = _checked(caption.strip(), path)
-    return captions
-
-
-def _csv_rows(path: Path) -> list[dict[str, str]]:
-    text = read_text(path, "table of captions")
-    before = csv.field_size_limit(_MOST_FIELD)
-    try:
-        head = text.partition("\n")[0]
-        separator = max(",;\t", key=head.count)
-        return [{str(key): value or "" for key, value in row.items() if key is not None}
-                for row in csv.DictReader(io.StringIO(text), delimiter=separator)]  # fmt: skip
-    except csv.Error as error:
-        raise UserError(f"{path} is no table ({error}); write a CSV with the columns file_name and caption.") from error
-    finally:
-        csv.field_size_limit(before)
-
-
-def _cell(row: dict[str, object], columns: Sequence[str], path: Path, number: int) -> str:
-    """The text of the first column of these names that the table has."""
-    names = {str(key).strip().lower(): key for key in row}
-    column = next((names[name] for name in columns if name in names), None)
-    if column is None or not isinstance(row[column], str):
-        have = one_line(", ".join(map(str, row)))
-        raise UserError(f"{path}, row {number}, has no text under {' or '.join(columns)} (it has: {have[:100]}).")
-    return str(row[column])
 
 
 def _of_tags(audio: Path, template: str) -> str | None:

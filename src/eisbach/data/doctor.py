@@ -8,28 +8,26 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from eisbach.audio import audio_hash
-from eisbach.audio_file import AudioFile, is_file
-from eisbach.data.audio_folder import (
+from eisbach.audio_file import is_file
+from eisbach.data.audio_facts import (
     CANCELLED_DB,
     CLIPPED_SHARE,
     LONG_SECONDS,
     SHORT_SECONDS,
-    AudioFacts,
     CodecInput,
-    Sample,
     inspect_audio,
-    scan_folder,
     unusable,
 )
+from eisbach.data.audio_folder import Sample, scan_folder
 from eisbach.data.caption_files import clean_caption
 from eisbach.data.latents import sections_of
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, load_manifest
+from eisbach.data.same_sound import same_sounding
 from eisbach.data.selection import TrainingChoice, TrainingRule, choose_clips, cut_captions, unheard_words
-from eisbach.errors import AudioError, UserError, one_line
+from eisbach.errors import AudioError, UserError, counted, one_line
 from eisbach.progress import in_threads
+from eisbach.structure.energy import NARROW_BAND_HZ
 
 PROBLEMS = {
     "left_out": "audio in the folder that is not read",
@@ -52,8 +50,10 @@ PROBLEMS = {
 }
 """Names of what is reported, and what they mean."""
 
-_CURVE_POINTS = 64
-_SAME_CORRELATION, _SAME_SECONDS, _SAME_HERTZ = 0.9995, 0.1, 0.03
+JUDGED_SECONDS = 4.5
+"""Length from which the recommended weighting can judge a clip: two windows of three seconds that overlap by half."""
+
+_SHOWN = 3  # names in a note
 _WRONG_SECONDS, _WRONG_SHARE = 0.5, 0.02  # of a length, from which a manifest's is wrong
 
 
@@ -110,6 +110,8 @@ class DoctorReport:
         Count of files for each "rate Hz, channels".
     notes : list of str
         What is no fault of the data, such as words that the model does not know.
+    first : list of str
+        What is said before all else: recordings that do not train because they have no words beside others.
     """
 
     samples: int
@@ -120,6 +122,12 @@ class DoctorReport:
     selection: str = ""
     formats: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    first: list[str] = field(default_factory=list)
+
+    @property
+    def refused(self) -> bool:
+        """True when training would refuse the set as it is, or a clip of it."""
+        return any(problem.kind in ("changed", "refused") for problem in self.problems)
 
     @property
     def healthy(self) -> bool:
@@ -154,7 +162,8 @@ class _Set:
     manifest: Manifest
     problems: list[Problem]
     captions_wanted: bool
-    note: str = ""
+    first: Sequence[str] = ()
+    notes: Sequence[str] = ()
     wanting: str = "add a .txt or .json of the same name"
 
 
@@ -205,10 +214,11 @@ def examine(
             formats[f"{sample.facts.sample_rate} Hz, {channels} channel{'s' if channels != 1 else ''}"] += 1
     report.formats = dict(sorted(formats.items()))
     if same_audio:
-        report.problems += _same_sound(_sounds(examined.samples, jobs, quiet))
+        twins = same_sounding(examined.samples, jobs=jobs, quiet=quiet)
+        report.problems += [Problem(name, "same_audio", f"sounds like {first}") for name, first in twins]
     _add_choice(report, choice, reader)
-    if examined.note:
-        report.notes.append(examined.note)
+    report.first = list(examined.first)
+    report.notes += [*examined.notes, *_cautions(examined, choice)]
     return report
 
 
@@ -231,6 +241,30 @@ def _add_choice(report: DoctorReport, choice: TrainingChoice, reader: CaptionRea
     fault = choice.fault()
     if fault is not None:
         report.problems.append(Problem("", "refused", fault))
+
+
+def _cautions(examined: _Set, choice: TrainingChoice) -> list[str]:
+    """What trains and is no fault, and which a person may not know of their clips."""
+    facts = {sample.name: sample.facts for sample in examined.samples}
+    narrow = [row.id for row in choice.train if facts[row.id].bandwidth <= NARROW_BAND_HZ]
+    short = [row.id for row in choice.train if row.duration < JUDGED_SECONDS]
+    of = f"of {counted(len(choice.train), 'training clip')}"
+    said = []
+    if narrow:
+        said.append(
+            f"{len(narrow)} {of} sound like a telephone or an old recording, with nothing above "
+            f"{NARROW_BAND_HZ / 1000:g} kHz, and a model learns that too ({_named(narrow)})"
+        )
+    if short:
+        said.append(
+            f"{len(short)} {of} are shorter than {JUDGED_SECONDS:g} s, too short for the recommended weighting to "
+            f"judge: they count 1 ({_named(short)})"
+        )
+    return said
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(map(one_line, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
 
 
 def _of_manifest(file: Path, heard: CodecInput | None, jobs: int, quiet: bool) -> _Set:
@@ -282,7 +316,10 @@ def _of_folder(folder: Path, caption_from: str, heard: CodecInput | None, jobs: 
     ]
     captions = scan.captions
     wanting = captions.wanting().partition("; ")[2]
-    return _Set(scan.samples, scan.manifest(), problems, captions.mode != "none", captions.sentence(), wanting)
+    labels = captions.tables.labels_sentence()
+    first = [wordless] if (wordless := scan.wordless_sentence()) else []
+    notes = [captions.sentence(), *([labels] if labels else []), *captions.tables.notes]
+    return _Set(scan.samples, scan.manifest(), problems, captions.mode != "none", first, notes, wanting)
 
 
 def _problems(sample: Sample, examined: _Set) -> list[Problem]:
@@ -290,6 +327,8 @@ def _problems(sample: Sample, examined: _Set) -> list[Problem]:
     facts = sample.facts
     if sample.caption_fault:
         findings.append(("bad_caption", sample.caption_fault))
+    elif facts.problem:
+        pass  # nobody misses its words
     elif sample.caption is None:
         findings.append(("missing_caption", examined.wanting))
     elif not sample.caption and examined.captions_wanted:
@@ -314,65 +353,3 @@ def _problems(sample: Sample, examined: _Set) -> list[Problem]:
     if facts.duration > LONG_SECONDS:
         findings.append(("very_long", f"{facts.duration / 60:.0f} min"))
     return [Problem(sample.name, kind, detail) for kind, detail in findings]
-
-
-def _sounds(samples: Sequence[Sample], jobs: int, quiet: bool) -> list[_Sound]:
-    """The sound of every sample that can be read and has bytes of its own."""
-    first = {sample.audio_hash: sample for sample in reversed(samples) if sample.facts.problem is None}
-    heard = [sample for sample in samples if first.get(sample.audio_hash) is sample]
-
-    def listen(sample: Sample) -> _Sound:
-        return _listen(sample.name, sample.path, sample.facts)
-
-    with in_threads(heard, listen, jobs=jobs, title="listen", quiet=quiet) as results:
-        return [sound for _, sound in results]
-
-
-@dataclass(frozen=True)
-class _Sound:
-    """What containers, gain and sample rate hardly change: length, level over time, brightness.
-
-    `curve` is the level in dB at 64 points, centred and of unit length, or zero where the level never moves;
-    `hertz` is the root mean square frequency.
-    """
-
-    name: str
-    duration: float
-    curve: np.ndarray
-    hertz: float
-
-
-def _listen(name: str, path: Path, facts: AudioFacts) -> _Sound:
-    energy, counts, slope = np.zeros(_CURVE_POINTS), np.zeros(_CURVE_POINTS), 0.0
-    frames = max(1, round(facts.duration * facts.sample_rate))
-    at = 0
-    for block in AudioFile(path).blocks():
-        mono = block.mean(axis=1, dtype=np.float64)
-        place = np.minimum((at + np.arange(len(mono))) * _CURVE_POINTS // frames, _CURVE_POINTS - 1)
-        energy += np.bincount(place, np.square(mono), _CURVE_POINTS)
-        counts += np.bincount(place, minlength=_CURVE_POINTS)
-        slope += float(np.square(np.diff(mono)).sum())
-        at += len(mono)
-    level = 10 * np.log10(energy / np.maximum(counts, 1) + 1e-10)
-    curve = level - level.mean()
-    size = float(np.linalg.norm(curve))
-    hertz = float(np.sqrt(slope / max(energy.sum(), 1e-12))) * facts.sample_rate / (2 * np.pi)
-    return _Sound(name, facts.duration, curve / size if size > 1.0 else np.zeros_like(curve), hertz)
-
-
-def _same_sound(sounds: Sequence[_Sound]) -> list[Problem]:
-    problems: list[Problem] = []
-    if len(sounds) < 2:
-        return problems
-    matrix = np.stack([sound.curve for sound in sounds]).astype(np.float32)
-    lengths, hertz = (np.array([getattr(sound, name) for sound in sounds]) for name in ("duration", "hertz"))
-    for index in range(1, len(sounds)):
-        same = (
-            (matrix[:index] @ matrix[index] > _SAME_CORRELATION)
-            & (np.abs(lengths[:index] - lengths[index]) < _SAME_SECONDS)
-            & (np.abs(hertz[:index] - hertz[index]) < _SAME_HERTZ * hertz[index])
-        )
-        if same.any():
-            first = sounds[int(np.argmax(same))].name
-            problems.append(Problem(sounds[index].name, "same_audio", f"sounds like {first}"))
-    return problems

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from eisbach.audio import KnownHashes
 from eisbach.audio_file import is_utf8
 from eisbach.data.files_below import FilesBelow
+from eisbach.data.sources import no_manifest
 from eisbach.errors import ManifestError
 from eisbach.files import LINES_LIMIT, JsonError, parse_json, read_json, read_text, write_json, write_jsonl
 
@@ -168,11 +169,11 @@ def load_manifest(path: str | Path, *, check_files: bool = True) -> Manifest:
     ManifestError
         Names the file and, for the first ten faults, the line, the fault and the mend; the number of all faults.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / MANIFEST_NAME
-    missing = "make one with 'eisbach data folder' or 'eisbach data render'"
-    text = read_text(path, "manifest", limit=LINES_LIMIT, missing=missing, error=ManifestError)
+    given = Path(path)
+    path = given / MANIFEST_NAME if given.is_dir() else given
+    if (absent := no_manifest(given, path)) is not None:
+        raise absent
+    text = read_text(path, "manifest", limit=LINES_LIMIT, error=ManifestError)
     lines = text.split("\n")  # splitlines() would also cut at U+2028 within a caption
     audio_root = _read_audio_root(path)
     files = FilesBelow(audio_root)

@@ -85,7 +85,7 @@ class TrainingChoice:
         rule, count = self.rule, len(self.train)
         wanted = f"split '{rule.split}'" + (f" and labels {dict(rule.select)}" if rule.select else "")
         if count == 0:
-            return (
+            return missing_label(self.manifest, rule.select) or (
                 f"none of the {len(self.manifest)} clips of {self.manifest.root} has {wanted} and can train; change "
                 "data.select or data.split, or add clips."
             )
@@ -95,6 +95,24 @@ class TrainingChoice:
                 f"{rule.batch_size}; set batch_size to at most {count}, or add clips."
             )
         return None
+
+
+def missing_label(manifest: Manifest, select: Mapping[str, str]) -> str | None:
+    """The sentence that names a label, or a value of one, that no clip has; None where each is somewhere."""
+    for name, value in select.items():
+        values = Counter(row.labels[name] for row in manifest if name in row.labels)
+        if not values:
+            return (
+                f"no clip of {manifest.root} has the label {one_line(name)}; mark clips first (a column "
+                f"{one_line(name)} in metadata.csv, see docs/data.md), or take it out of the recipe."
+            )
+        if value not in values:
+            held = ", ".join(f"'{one_line(held)}' ({count})" for held, count in values.most_common(_SHOWN))
+            return (
+                f"no clip of {manifest.root} has {one_line(name)}: '{one_line(value)}'; the clips have {held}: take "
+                "one of these, or mark clips first (docs/data.md)."
+            )
+    return None
 
 
 def choose_clips(manifest: Manifest, rule: TrainingRule) -> TrainingChoice:

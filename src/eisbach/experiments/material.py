@@ -188,7 +188,8 @@ class OwnAudio:
 
     Attributes
     ----------
-    manifest : Path
+    manifest : Manifest
+        Not written yet: the experiment's folder may turn out to be another's.
     training_clips : int
         Clips that train: not held out, and each once.
     labelled : bool
@@ -203,7 +204,7 @@ class OwnAudio:
         Lengths of the clips that are held out, and of all.
     """
 
-    manifest: Path
+    manifest: Manifest
     training_clips: int
     labelled: bool
     captioned: bool
@@ -219,11 +220,10 @@ def adopt_folder(
     *,
     caption_from: str | None = None,
     stretch: float = 0.0,
-    save: bool = True,
     quiet: bool = False,
     notify: Callable[[str], object] | None = None,
 ) -> OwnAudio:
-    """Writes a manifest of `folder` into `data`; nothing is written into the folder itself.
+    """What `folder` gives an experiment that keeps its manifest in `data`; nothing is written.
 
     A `manifest.jsonl` in the folder is used as it is. Without one the folder is read, with the captions of `.txt` and
     `.json` files beside the audio, or without any text when there is not one such file, and up to a fifth of it is held
@@ -235,8 +235,6 @@ def adopt_folder(
         Seconds that a recording must last to be held out.
     caption_from : str or None
         As `eisbach data folder` takes it; None decides as above.
-    save : bool
-        When False, nothing is written: for a look at what would be done.
     notify : callable or None
         Is told, in a sentence each, of files that were left out and of missing captions.
 
@@ -245,8 +243,6 @@ def adopt_folder(
     UserError
         No such folder, no usable audio in it, the experiment's folder lies within it, or it has changed since models
         were trained on it.
-    StorageError
-        The experiment's folder cannot be written.
     """
     from eisbach.data.audio_folder import read_folder
     from eisbach.data.selection import TrainingRule, choose_clips
@@ -260,7 +256,7 @@ def adopt_folder(
     if (folder / MANIFEST_NAME).is_file():
         found = load_manifest(folder)
     else:
-        found, skips = read_folder(folder, caption_from=caption_from or "auto", save=False, quiet=quiet)
+        found, skips = read_folder(folder, caption_from=caption_from or "auto", save=False, quiet=quiet, notify=notify)
         found = found.with_rows(hold_out_more(found.rows, stretch))
     manifest = Manifest(found.rows, data, found.audio_root)
     choice = choose_clips(manifest, TrainingRule())
@@ -272,10 +268,8 @@ def adopt_folder(
             notify(f"{folder} holds no captions (.txt or .json beside the audio), so the models train without text.")
         notify(f"{choice.sentence()}.")
     _refuse_changes(manifest, folder)
-    if save:
-        save_manifest(manifest)
     return OwnAudio(
-        manifest=data / MANIFEST_NAME,
+        manifest=manifest,
         training_clips=len(choice.train),
         labelled={row.labels.get("flat") for row in manifest} == {"true", "false"},
         captioned=captioned,
@@ -297,6 +291,6 @@ def _refuse_changes(manifest: Manifest, folder: Path) -> None:
     if before != now:
         raise UserError(
             f"{folder} is not what the models in {manifest.root.parent} were trained on ({len(now - before)} clips "
-            "are new "
-            f"or changed, {len(before - now)} are gone or changed); restore it, or choose another output folder."
+            f"are new or changed, {len(before - now)} are gone or changed); restore it, or give another folder with "
+            "--out."
         )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from eisbach.config import apply_overrides, build_config, read_yaml
+from eisbach.data.manifest import MANIFEST_NAME, Manifest, save_manifest
 from eisbach.errors import ConfigError, UserError
 from eisbach.experiments.material import OwnAudio
 from eisbach.experiments.own_material import prompts_of
@@ -156,7 +158,32 @@ def demo_spec(
     return load_spec("demo", _changes(out, seed, quick) + list(overrides), quick=quick)
 
 
-def own_audio_spec(
+@dataclass(frozen=True)
+class OwnExperiment:
+    """The demo on a person's audio: its specification, and the manifest that it trains on, which is not written yet."""
+
+    spec: ExperimentSpec
+    manifest: Manifest
+
+    def save_manifest(self) -> None:
+        """Writes the manifest into the experiment's folder; `run_experiment` does it in a folder that it has claimed.
+
+        Raises
+        ------
+        StorageError
+            The folder cannot be written.
+        """
+        save_manifest(self.manifest)
+
+
+def own_demo_folder(folder: str | Path) -> str:
+    """Where the demo on a person's audio goes unless told: `eisbach-demo-<name of the folder>`, beside the demo's."""
+    name = Path(folder).resolve().name
+    own = load_spec("demo").out
+    return f"{own}-{name}" if name else own
+
+
+def own_audio_experiment(
     folder: str | Path,
     *,
     out: str | Path | None = None,
@@ -164,26 +191,28 @@ def own_audio_spec(
     quick: bool = False,
     overrides: Sequence[str] = (),
     caption_from: str | None = None,
-    save: bool = True,
     quiet: bool = False,
     notify: Callable[[str], object] | None = None,
-) -> ExperimentSpec:
+) -> OwnExperiment:
     """The demo's experiment on a person's folder of audio: the same arms, without the oracle unless clips are labelled.
 
-    Writes a manifest of the folder into the experiment's folder (unless `save` is False). What could not be used, and
-    every way in which the experiment differs from the recipe, is told through `notify` and stands in the page's notes.
+    Writes nothing. What could not be used, and every way in which the experiment differs from the recipe, is told
+    through `notify` and stands in the page's notes. `out` is `own_demo_folder` when None.
 
     Raises
     ------
     UserError
-        No such folder, or no usable training clip in it.
+        No such folder, no usable training clip in it, or an experiment's folder that holds another demo.
     """
     from eisbach.experiments.material import adopt_folder
+    from eisbach.experiments.run import refuse_other_demo
 
+    out = own_demo_folder(folder) if out is None else out
     spec = demo_spec(out=out, seed=seed, quick=quick, overrides=overrides)
+    refuse_other_demo(Path(spec.out), own_audio=True)
     data = Path(spec.out) / "data"
     own = adopt_folder(
-        Path(folder), data, caption_from=caption_from, stretch=float(spec.generation.duration), save=save, quiet=quiet,
+        Path(folder), data, caption_from=caption_from, stretch=float(spec.generation.duration), quiet=quiet,
         notify=notify,
     )  # fmt: skip
     clips = own.training_clips
@@ -211,10 +240,10 @@ def own_audio_spec(
     if not own.labelled and spec.oracle is not None:
         del values["arms"][spec.oracle]
         values["oracle"] = None
-    group = {"manifest": str(own.manifest), "cache": str(data / "latents")}
+    group = {"manifest": str(data / MANIFEST_NAME), "cache": str(data / "latents")}
     values["training"] = merge(values["training"], {"data": group, "batch_size": batch})
     values |= {"material": None, "notes": [*notes, *values["notes"]], "question": _OWN_QUESTION, "own_audio": True}
-    return build_config(ExperimentSpec, values, "the demo on your audio")
+    return OwnExperiment(build_config(ExperimentSpec, values, "the demo on your audio"), own.manifest)
 
 
 def _own_prompts(own: OwnAudio, most: int) -> list[dict[str, Any]]:

@@ -65,6 +65,7 @@ class ExperimentResult:
 def run_experiment(
     spec: ExperimentSpec,
     *,
+    prepare: Callable[[], object] | None = None,
     finish: Callable[[ExperimentResult], object] | None = None,
     finish_seconds: float = 15.0,
     notify: Callable[[str], object] | None = None,
@@ -75,6 +76,9 @@ def run_experiment(
     Parameters
     ----------
     spec : ExperimentSpec
+    prepare : callable or None
+        Called before anything runs, in a folder that was found to be this experiment's: it writes what the experiment
+        trains on.
     finish : callable or None
         Called with the result as the last stage under the same progress bar: writing the page.
     finish_seconds : float
@@ -97,6 +101,9 @@ def run_experiment(
     _check_models(spec, notify)
     root = Path(spec.out)
     with exclusive(root):
+        _claim_folder(spec, root)
+        if prepare is not None:
+            prepare()
         return _run(spec, root, finish, finish_seconds, quiet)
 
 
@@ -107,7 +114,6 @@ def _run(
     finish_seconds: float,
     quiet: bool,
 ) -> ExperimentResult:
-    _claim_folder(spec, root)
     cells = []
     for seed in spec.train_seeds:
         manifest, cache = (None if path is None else str(path) for path in plan_material(spec, root, seed))
@@ -244,6 +250,7 @@ def _claim_folder(spec: ExperimentSpec, root: Path) -> None:
         Names the group of keys that changed.
     """
     path = root / SPEC_FILE
+    refuse_other_demo(root, own_audio=spec.own_audio)
     if path.is_file():
         old = build_config(ExperimentSpec, read_yaml(path), str(path))
         arms = old.arms.keys() & spec.arms.keys()
@@ -252,8 +259,24 @@ def _claim_folder(spec: ExperimentSpec, root: Path) -> None:
         # both.
         free = ["training.device", "training.model", "training.data.manifest", "training.data.cache"]
         free += [f"arms.{arm}.{key}" for arm in arms for key in ("device", "model", "data.manifest", "data.cache")]
-        refuse_other_settings(root, "an experiment", before, now, free=free)
+        way_out = "set them back to continue, or give another folder with --out"
+        refuse_other_settings(root, "an experiment", before, now, free=free, way_out=way_out)
     save_config(spec, path)
+
+
+def refuse_other_demo(root: Path, *, own_audio: bool) -> None:
+    """Refuses a folder of a demo on the other kind of material: a person's own, or what the demo makes itself.
+
+    Raises
+    ------
+    UserError
+        It holds one.
+    """
+    path = root / SPEC_FILE
+    before = bool(read_yaml(path).get("own_audio")) if path.is_file() else own_audio
+    if before != own_audio:
+        held = "recordings of yours" if before else "music that it made itself"
+        raise UserError(f"{root} holds another demo, on {held}; give another folder with --out.")
 
 
 def _what_decides(spec: ExperimentSpec, arms: Iterable[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from eisbach.config import StrictModel
 from eisbach.devices import DeviceName, PrecisionName
-from eisbach.generation.prompts import Prompt, check_prompts, load_prompts
+from eisbach.generation.prompts import Prompt, check_prompts, load_prompts, prompt_rows
 
 _MIN_DURATION = 1.0
 """Seconds that a generation lasts at least; a model says itself how long it plays (`Backbone.max_seconds`)."""
@@ -189,9 +189,14 @@ def adapter_name(adapter: str) -> str:
 
 
 class PlayConfig(SamplingConfig):
-    """What a trained model is asked to play: a prompt set (a name, a YAML file or a list) over seeds."""
+    """What a trained model is asked to play: a prompt set (a name, a file or a list) over seeds."""
 
     prompts: str | tuple[Prompt, ...] = "demo"
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _texts_are_prompts(cls, value: Any) -> Any:
+        return prompt_rows(value) if isinstance(value, list | tuple) else value
 
     def resolve_prompts(self) -> tuple[Prompt, ...]:
         """The prompts themselves; `UserError` for a file that is missing or wrong."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from pydantic import field_validator
 
 from eisbach.config import StrictModel, build_config, read_yaml_file
 from eisbach.errors import UserError
+from eisbach.files import read_text
 
-BUILT_IN_PROMPTS = ("characters", "demo", "plain")
+BUILT_IN_PROMPTS = tuple(sorted(path.stem for path in (Path(__file__).parents[1] / "assets/prompts").glob("*.yaml")))
 """Prompt sets inside the package: the paper's four characters, eight in the words of the rendered captions, and sixteen
 that name no instrument."""
 
@@ -81,8 +84,8 @@ def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
     Parameters
     ----------
     source : str or Path
-        `"characters"`, `"demo"`, `"plain"` or the path of a YAML list of `{id, text, character}`
-        (`character` is optional).
+        A name of `BUILT_IN_PROMPTS`, the path of a YAML list (see `prompt_rows`), or that of a `.txt` with one text a
+        line.
 
     Raises
     ------
@@ -97,14 +100,31 @@ def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
             rows = read_yaml_file(path, "prompt file")
     else:
         sets = " or ".join(BUILT_IN_PROMPTS)
-        missing = f"give a YAML list of {{id, text}}, or a built-in set: {sets}"
-        rows = read_yaml_file(source, "prompt file", missing=missing, error=UserError)
+        missing = (
+            f"give a YAML list of texts or of {{id, text}}, a .txt with a text a line, or a set of ours ({sets}); "
+            f"words themselves are played without --prompts: eisbach generate {shlex.quote(name)}"
+        )
+        if Path(source).suffix.lower() == ".txt":
+            text = read_text(source, "prompt file", missing=missing)
+            rows = [line.strip() for line in text.splitlines() if line.strip()]
+        else:
+            rows = read_yaml_file(source, "prompt file", missing=missing, error=UserError)
     if not isinstance(rows, list):
-        raise UserError(f"the prompt file {name} must be a YAML list of {{id, text}}, not a {type(rows).__name__}.")
-    return build_config(PromptSet, {"prompts": rows}, f"the prompt file {name}").prompts
+        raise UserError(
+            f"the prompt file {name} must be a YAML list of texts or of {{id, text}}, not a {type(rows).__name__}."
+        )
+    return build_config(PromptSet, {"prompts": prompt_rows(rows)}, f"the prompt file {name}").prompts
+
+
+def prompt_rows(values: Sequence[Any]) -> list[Any]:
+    """A list of `{id, text, character}` (`character` is optional) from one in which plain texts may stand: these get
+    the ids `prompt-1`, `prompt-2`, … by their place."""
+    return [
+        {"id": f"prompt-{number}", "text": value} if isinstance(value, str) else value
+        for number, value in enumerate(values, start=1)
+    ]
 
 
 def prompts_from_texts(texts: Sequence[str]) -> tuple[Prompt, ...]:
     """Prompts with ids `prompt-1`, `prompt-2`, … in the order given: other words, the same noise."""
-    rows = [{"id": f"prompt-{number}", "text": text} for number, text in enumerate(texts, start=1)]
-    return build_config(PromptSet, {"prompts": rows}, "the list of prompts").prompts
+    return build_config(PromptSet, {"prompts": prompt_rows(texts)}, "the list of prompts").prompts

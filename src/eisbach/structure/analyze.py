@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from eisbach.errors import AudioError
-from eisbach.structure.energy import bandwidth_hz, noise_floor_db, share_of
+from eisbach.structure.energy import NARROW_BAND_HZ, bandwidth_hz, noise_floor_db, share_of
 from eisbach.structure.features import (
     MAX_SECONDS,
     SAMPLE_RATE,
@@ -32,10 +32,6 @@ from eisbach.types import Record, Waveform
 
 ANALYSIS_VERSION = 11
 """Raised whenever a number that `analyze` returns would change; records of another version are computed anew."""
-
-_NARROW_BAND_HZ = 4300.0
-"""Clips without energy above this (8 kHz recordings, say) are flagged ``narrow_band``."""
-
 
 CONDITIONS = (
     "duration", "analysed_seconds", "sample_rate", "channels", "peak_db", "noise_floor_db", "bandwidth_hz",
@@ -175,7 +171,7 @@ def _analyze(source: Source, device: str | None, max_seconds: float) -> Analysis
     metrics = measure(features)
     flags = [name for name in ("silent", "clipped", "dc_offset", "phase_cancelling") if getattr(extent, name)]
     flags += source.faults(extent.frames) if not extent.more else []
-    if conditions["bandwidth_hz"] < _NARROW_BAND_HZ:  # NaN for silence is not narrow
+    if conditions["bandwidth_hz"] < NARROW_BAND_HZ:  # NaN for silence is not narrow
         flags.append("narrow_band")
     if 0.0 < features.duration < max(metric.min_seconds for metric in METRICS.values()):
         flags.append("too_short")

@@ -12,6 +12,9 @@ from eisbach.structure.features import Features
 from eisbach.structure.spectra import long_term_spectrum
 from eisbach.types import Waveform
 
+NARROW_BAND_HZ = 4300.0
+"""Recordings without energy above this (those at 8 kHz, say) are narrow-band."""
+
 _BANDWIDTH_DB = 60.0
 _BAND_HZ = 100.0
 

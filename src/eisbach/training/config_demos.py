@@ -27,16 +27,6 @@ class DemosConfig(PlayConfig):
     every: int = Field(default=100, ge=1)
     num_inference_steps: int = Field(default=50, ge=1, le=1000)
 
-    @field_validator("prompts", mode="before")
-    @classmethod
-    def _texts_are_prompts(cls, value: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            return value
-        return [
-            {"id": f"prompt-{number}", "text": item} if isinstance(item, str) else item
-            for number, item in enumerate(value, 1)
-        ]
-
     @field_validator("prompts")
     @classmethod
     def _check_prompts(cls, value: Any) -> Any:

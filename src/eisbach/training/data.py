@@ -16,7 +16,7 @@ from eisbach.data.batches import BucketedDataset, LatentDataset
 from eisbach.data.latents import LatentCache, encode_manifest
 from eisbach.data.manifest import Manifest, load_manifest
 from eisbach.data.pre_encoded import is_pre_encoded, latent_entries, read_pre_encoded
-from eisbach.data.selection import TrainingChoice, TrainingRule, choose_clips, merged
+from eisbach.data.selection import TrainingChoice, TrainingRule, choose_clips, merged, missing_label
 from eisbach.errors import ConfigError, ManifestError, UserError
 from eisbach.progress import Progress
 from eisbach.training.config import CropShare, DataConfig, LabelWeight
@@ -230,8 +230,9 @@ def weigh_by_labels(manifest: Manifest, weights: Sequence[LabelWeight]) -> Manif
         found = manifest.select(labels=chosen.select)
         if not len(found):
             raise ManifestError(
-                f"data.weights names clips with {chosen.select} and none of the {len(manifest)} clips that train has "
-                "these labels; mend the labels, or leave that weight out."
+                missing_label(manifest, chosen.select)
+                or f"data.weights names clips with {chosen.select} and none of the {len(manifest)} clips that train "
+                "has these labels; mend the labels, or leave that weight out."
             )
         for row in found:
             rows[row.id] = replace(row, weight=chosen.weight, weight_above=chosen.above)

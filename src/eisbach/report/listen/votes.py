@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -119,6 +120,11 @@ def load_key(test: str | Path) -> TestKey:
         There is none, or it was changed.
     """
     path = Path(test) / KEY_NAME if Path(test).is_dir() else Path(test)
+    if not path.exists():
+        raise UserError(
+            f"there is no listening test in {test}; make one (eisbach listen A/ B/ --out {shlex.quote(str(test))}), or "
+            "name the folder of yours with --test."
+        )
     key = check_values(TestKey, read_object(path, "key of the listening test"), str(path))
     lost = [token for trial in key.trials for token in (trial.first, trial.second) if token not in key.clips]
     if lost:
