@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from types import FrameType
 from typing import cast
 
@@ -150,6 +151,7 @@ def held_back() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    resource_tracker.ensure_running()  # where starting a process starts it, it lets signals in again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _stopping_signals())
     try:
         yield

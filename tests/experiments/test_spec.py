@@ -137,10 +137,18 @@ def test_the_levels_recipe_takes_one_curve_apart() -> None:
     assert spec.generation == demo.generation
 
 
-def test_an_arm_that_is_not_there_cannot_be_left_out() -> None:
+def test_an_arm_that_is_not_there_cannot_be_left_out(tmp_path: Path) -> None:
     assert "oracle" not in load_spec("curation", ["arms.oracle=null", "oracle=null"]).arms
     with pytest.raises(ConfigError, match="no arm 'oracel' to leave out; its arms are plain, "):
         load_spec("curation", ["arms.oracel=null"])
+    extending = tmp_path / "mine.yaml"
+    extending.write_text("extends: curation\narms: {oracle: null}\noracle: null\n")
+    assert "oracle" not in load_spec(extending).arms
+    with pytest.raises(ConfigError, match="no arm 'oracle' to leave out; its arms are plain, "):
+        load_spec(extending, ["arms.oracle=null"])
+    extending.write_text("extends: curation\narms: {oracel: null}\n")
+    with pytest.raises(ConfigError, match="no arm 'oracel' to leave out"):
+        load_spec(extending)
 
 
 def test_the_longer_run_is_long_enough() -> None:

@@ -196,6 +196,15 @@ def test_clips_are_heard_side_by_side_and_kept_in_order(tmp_path: Path, monkeypa
         ("Two cellos and harps, not fast but loud", {"cello", "harp", "loud"}, None),
         ("No male voices: women singing softly with guitars", {"woman", "singing", "soft", "guitar"}, None),
         ("Deep house, not slow", set(), None),
+        ("Symphony no. 5 for strings, and no 6 for piano", {"strings", "piano"}, None),
+        ("A no-frills piano piece with violin", {"piano", "violin"}, None),
+        ("Not only piano but strings", {"piano", "strings"}, None),
+        ("Without a doubt a piano piece", {"piano"}, None),
+        ("No vocals! Fast guitar", {"no vocals", "fast", "guitar"}, None),
+        ("Instruments: piano\nno vocals\nfast guitar", {"piano", "no vocals", "fast", "guitar"}, None),
+        ("no drums | guitar | slow", {"guitar", "slow"}, None),
+        ("piano (no drums) violin solo", {"piano", "violin", "solo"}, None),
+        ("no vocals - just guitar", {"no vocals", "guitar"}, None),
     ],
 )  # fmt: skip
 def test_what_a_prompt_asks_for(text: str, tags: set[str], register: str | None) -> None:

@@ -9,7 +9,9 @@ from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 
 from eisbach.errors import UserError
+from eisbach.report.wording import verdict
 from eisbach.statistics.comparison import adjust, compare_all, compare_arms, compare_unpaired
+from eisbach.statistics.nearness import compare_to_reference
 from eisbach.statistics.records import MetricInfo
 from eisbach.statistics.results import evaluate, summarise_arm
 from eisbach.studies.judging import over_draws
@@ -377,4 +379,13 @@ def test_models_of_one_draw_are_a_pair():
     assert unpaired.p is not None
     assert unpaired.p > 0.5  # what the sets differ by hides it
     info = MetricInfo("block_strength", "blocks", primary=True)
-    assert evaluate(rows, [info], "plain", redrawn=True).comparisons[0].unit == "draw"
+    oracle = [{**row, "arm": "oracle"} for row in rows if row["arm"] == "new"]
+    results = evaluate([*rows, *oracle], [info], "plain", oracle="oracle", redrawn=True)
+    assert {each.unit for each in results.comparisons} == {results.recovered[0].unit} == {"draw"}
+    assert ", 8 draws)" in verdict(results.comparisons[0], info)
+    music = [{"path": f"{n}.flac", "block_strength": 12.0 + 0.1 * n} for n in range(16)]
+    near = compare_to_reference(rows, music, [info], ["plain", "new"], redrawn=True).comparisons[0]
+    dealt = compare_to_reference(rows, music, [info], ["plain", "new"]).comparisons[0]
+    assert (near.unit, near.n_units, near.p) == ("draw", 8, pytest.approx(2 / 2**8))
+    assert dealt.p is not None
+    assert dealt.p > 0.5

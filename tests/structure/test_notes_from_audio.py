@@ -143,10 +143,22 @@ def test_a_pause_holds_no_notes(where: str, kind: str) -> None:
     assert note_motifs(*melody(heard)) == pytest.approx(note_motifs(*melody(expected)), abs=0.04)
 
 
+@pytest.mark.parametrize("power", [1, 2, 4])
+def test_a_long_fade_in_keeps_the_notes_that_grow(power: int) -> None:
+    """Its first tenths of a second lie far below the clip's loudest moment."""
+    time = np.arange(16 * RATE) / RATE
+    chord = sum(np.sin(2 * np.pi * k * hertz * time) / k for hertz in (131, 196, 262) for k in range(1, 5))
+    swelling = (0.05 * chord * np.minimum(1.0, time / 10) ** power).astype(np.float32)
+    heard = transcribe(Waveform(swelling[None], RATE))
+    assert {48, 55, 60} <= set(heard.pitch.tolist())
+
+
 def test_channels_that_cancel_each_other_are_no_music() -> None:
     mono = _play(*_piece(_phrases(1, 4)))
     with pytest.raises(AudioError, match="channels cancel each other"):
         transcribe(Waveform(np.stack([mono, -mono]), RATE))
+    faint = 1.5e-4 / float(np.abs(mono).max()) * mono  # one channel alone, and hardly over silence: nothing cancels
+    assert len(transcribe(Waveform(np.stack([faint, 0 * faint]), RATE)).pitch) >= 8
 
 
 def test_two_channels_are_heard_as_their_mean() -> None:

@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, cast
@@ -179,7 +179,6 @@ class _Process:
         told, tell = context.Pipe(duplex=False)
         process = context.Process(target=_serve, args=(os.getpid(), theirs, told))
         try:
-            resource_tracker.ensure_running()  # where starting a process starts it, it lets signals in again
             with held_back():
                 process.start()
             theirs.close()

@@ -14,7 +14,11 @@ _WORDS = {
     "hushed": "quiet", "quietly": "quiet", "softly": "soft", "women": "woman", "men": "man", "choral": "choir",
 }  # fmt: skip
 """Words of prompts that mean a tag of another name; a tag's own name always means it, and its plural."""
-_REFUSED = re.compile(r"\b(?:no|not|without)\b([^,;.:]*?)(?=[,;.:]|\b(?:but|only|with|no|not|without)\b|$)")
+_END = r"[,;.:!?|()/\n–—]| - "  # of what is refused
+_REFUSED = re.compile(
+    r"\b(?:no(?![-.]| *\d)|not(?! only\b)|without(?! a doubt))\b"
+    rf"((?:(?!{_END}).)*?)(?={_END}|\b(?:but|only|with|no|not|without)\b|$)"
+)
 _VOICE = {"no vocals": ("vocals", "singing"), "no vocal": ("vocal",), "no voice": ("voice",)}
 """Tags that are asked for where these are refused."""
 _REGISTERS = {

@@ -29,7 +29,7 @@ def _built_in() -> dict[str, str]:
 BUILT_IN_RECIPES = _built_in()
 """Recipes inside the package, by name: their place in it. `recipes/` in the repository shows some of these files."""
 
-_PROMPTS = 16  # units of inference: with eight no difference can be shown, however large
+_PROMPTS = 16  # units of inference: with eight hardly a difference can be shown after correction, however large
 _LEAST_REFERENCE = 4  # stretches
 _DIRECTIONS = {"is_flat": "lower", "flat_probability": "lower"}  # declared where there is nothing to be near to
 _DEPTH = 5  # how long a chain of recipes may be; longer ones are circles
@@ -94,15 +94,8 @@ def load_spec(recipe: str | Path, overrides: Sequence[str] = (), *, quick: bool 
                 f"the recipe {recipe} has no group 'quick', so there is no rehearsal of it; leave --quick out."
             )
         values = merge(values, rehearsal) | {"rehearsal": True}
-    named = values.get("arms")
-    values = apply_overrides(values, overrides)
-    if isinstance(arms := values.get("arms"), dict):
-        unknown = sorted(name for name, arm in arms.items() if arm is None and name not in (named or ()))
-        if unknown:
-            raise ConfigError(
-                f"the recipe {recipe} has no arm '{unknown[0]}' to leave out; its arms are {', '.join(named or ())}."
-            )
-        values["arms"] = {name: arm for name, arm in arms.items() if arm is not None}
+    values = _leave_out(values, values.get("arms"), recipe)
+    values = _leave_out(apply_overrides(values, overrides), values.get("arms"), recipe)
     return build_config(ExperimentSpec, values, f"the recipe {recipe}")
 
 
@@ -125,7 +118,22 @@ def read_recipe(recipe: str | Path, depth: int = 0) -> dict[str, Any]:
     if not isinstance(base, str):
         raise ConfigError(f"the recipe {recipe} has extends: {base!r}; name one recipe.")
     source = base if base in BUILT_IN_RECIPES else Path(recipe).parent / base
-    return merge(read_recipe(source, depth + 1), values)
+    extended = read_recipe(source, depth + 1)
+    return _leave_out(merge(extended, values), extended.get("arms"), recipe)
+
+
+def _leave_out(values: dict[str, Any], known: Any, recipe: str | Path) -> dict[str, Any]:
+    """The values without the arms that are set to null; one that is not among the `known` is a slip."""
+    arms = values.get("arms")
+    if not isinstance(arms, dict):
+        return values
+    names = [name for name, arm in known.items() if arm is not None or known is arms] if isinstance(known, dict) else []
+    unknown = sorted(str(name) for name, arm in arms.items() if arm is None and name not in names)
+    if unknown:
+        raise ConfigError(
+            f"the recipe {recipe} has no arm '{unknown[0]}' to leave out; its arms are {', '.join(map(str, names))}."
+        )
+    return values | {"arms": {name: arm for name, arm in arms.items() if arm is not None}}
 
 
 def demo_spec(

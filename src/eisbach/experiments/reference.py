@@ -228,6 +228,7 @@ def beside_reference(
     rows: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     unmatched: Collection[str] = (),
     refused: Mapping[str, str] | None = None,
+    redrawn: bool = False,
     seed: int = 0,
 ) -> Nearness:
     """How near each set lies to the reference, by every metric and embedding.
@@ -239,13 +240,15 @@ def beside_reference(
     ----------
     rows : mapping or None
         By embedding, the rows of the records' clips by path; embeddings that the reference has as well are compared.
+    redrawn : bool
+        As in `compare_to_reference`.
     """
     embeddings = {
         name: {**dict(own), **reference.rows[name]} for name, own in (rows or {}).items() if name in reference.rows
     }
     near = compare_to_reference(
-        records, reference.records, metrics, names, label=reference.label, unmatched=unmatched, embeddings=embeddings,
-        seed=seed,
+        records, reference.records, metrics, names, label=reference.label, unmatched=unmatched, redrawn=redrawn,
+        embeddings=embeddings, seed=seed,
     )  # fmt: skip
     faults = {name: fault for name in names if (fault := _length_fault(records, name, reference))}
     withheld = {*faults, *(refused or {})} | (set(names) if names[0] in faults else set())

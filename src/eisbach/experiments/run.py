@@ -349,12 +349,12 @@ def summarise(
     metrics = choose_metrics(known_metrics(records), primary=spec.primary_metrics)
     if spec.reference is not None:  # distances decide: the plain differences only describe
         metrics = [replace(info, better=None) for info in metrics]
-    redrawn = spec.material is not None and spec.material.redraw and len(spec.train_seeds) > 1
-    results = evaluate(records, metrics, spec.baseline, arms=list(spec.arms), oracle=spec.oracle, redrawn=redrawn)
+    arms = list(spec.arms)
+    results = evaluate(records, metrics, spec.baseline, arms=arms, oracle=spec.oracle, redrawn=_redrawn(spec))
     near, order = None, [spec.baseline, *(name for name in spec.arms if name != spec.baseline)]
     if reference is not None:
         ours = [info for info in metrics if not info.contradicted_by]
-        near = beside_reference(records, reference, ours, order, rows=rows)
+        near = beside_reference(records, reference, ours, order, rows=rows, redrawn=_redrawn(spec))
     return Summary(
         arms={name: _arm_row(spec, name, records) for name in spec.arms},
         results=results,
@@ -364,12 +364,17 @@ def summarise(
     )
 
 
+def _redrawn(spec: ExperimentSpec) -> bool:
+    """Each training seed draws a training set of its own: its models are a pair."""
+    return spec.material is not None and spec.material.redraw
+
+
 def _recovered(spec: ExperimentSpec, records: Sequence[Record], results: Results) -> list[RecoveredShare]:
     if spec.oracle is None:
         return []
     candidates = [name for name in spec.arms if name not in (spec.baseline, spec.oracle)]
     return [
-        recovered_share(records, info.name, spec.baseline, spec.oracle, arm)
+        recovered_share(records, info.name, spec.baseline, spec.oracle, arm, redrawn=_redrawn(spec))
         for info in results.metrics
         if info.primary
         for arm in candidates

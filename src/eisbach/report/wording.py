@@ -174,7 +174,7 @@ def _evidence(comparison: Comparison, info: MetricInfo) -> str:
 
 
 def _sides(comparison: Comparison) -> str:
-    return "" if comparison.paired and comparison.unit == "prompt" else " an arm"
+    return "" if comparison.paired and comparison.unit in ("prompt", "draw") else " an arm"
 
 
 def _direction(comparison: Comparison, info: MetricInfo) -> str:

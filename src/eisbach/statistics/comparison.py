@@ -176,12 +176,11 @@ def compare_arms(
     (2.0, 10, 'prompt', 'better')
     """
     info = metric if isinstance(metric, MetricInfo) else MetricInfo(metric, metric)
-    cells = pair_cells(records, info.name, [baseline, arm])
+    cells = pair_cells(records, info.name, [baseline, arm], redrawn=unit == "draw")
     if unit == "prompt":
         cells = pool_models(cells)
     elif unit == "trained model" and len(cells.models) < 2:
         raise UserError("the unit 'trained model' needs at least two training seeds; use unit 'prompt'.")
-    cells = replace(cells, by_draw=unit == "draw")
     if not cells.values.size or cells.matched == 0:
         return _nothing(cells, info.name, baseline, arm)
     rng = random_stream(seed, info.name, baseline, arm)
@@ -204,7 +203,7 @@ def _tested(
     """The comparison with p, intervals, effect size and verdict; the order of draws decides the numbers."""
     units = cells.unit_means()
     differences = units[1] - units[0]
-    if cells.unit == "trained model" and not cells.fixed_arm:
+    if cells.dealt:
         p, floor = label_permutation_test(units[0], units[1], rng)
         test = "permutation of trained models between the arms"
     else:

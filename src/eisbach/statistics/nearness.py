@@ -45,6 +45,7 @@ def compare_to_reference(
     *,
     label: str = "the reference",
     unmatched: Collection[str] = (),
+    redrawn: bool = False,
     embeddings: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     seed: int = 0,
     n_resamples: int = 1_999,
@@ -62,6 +63,8 @@ def compare_to_reference(
         The first is the baseline.
     unmatched : collection of str
         Arms whose clips nothing pairs with the baseline's.
+    redrawn : bool
+        Each training seed drew a training set of its own, so that the models of one seed are a pair.
     embeddings : mapping of str to mapping of str to row, or None
         By embedding, the row of each clip's path.
 
@@ -92,7 +95,7 @@ def compare_to_reference(
     kernels = [(_kernel_info(name), rows) for name, rows in (embeddings or {}).items()]
     draws: dict[str, Any] = {"seed": seed, "n_resamples": n_resamples, "alpha": alpha}
     for info, rows in (*columns, *kernels):
-        measured = _Measured(records, reference, info, rows)
+        measured = _Measured(records, reference, info, rows, redrawn)
         if measured.clips < _LEAST:
             continue
         infos.append(replace(info, better="nearer"))
@@ -134,9 +137,9 @@ class _Measured:
 
     def __init__(
         self, records: Sequence[Record], reference: Sequence[Record], info: MetricInfo,
-        rows: Mapping[str, np.ndarray] | None,
+        rows: Mapping[str, np.ndarray] | None, redrawn: bool,
     ) -> None:  # fmt: skip
-        self.info, self._rows, self._name = info, rows, info.name
+        self.info, self._rows, self._name, self._redrawn = info, rows, info.name, redrawn
         if rows is None:
             self._records, values = list(records), [metric_value(row, info.name) for row in reference]
             self._theirs = np.array([value for value in values if value is not None])
@@ -224,7 +227,7 @@ class _Measured:
         )  # fmt: skip
 
     def _cells(self, arms: list[str]) -> PairedCells:
-        return pair_cells(self._records, self._name, arms)
+        return pair_cells(self._records, self._name, arms, redrawn=self._redrawn)
 
     def _statistic(self, values: np.ndarray) -> Statistic:
         if self._rows is not None:
@@ -307,7 +310,7 @@ def _dealt(
     models, prompts, _ = np.nonzero(present)
     by_model = len(cells.models) > 1
     units = np.unique(models if by_model else prompts, return_inverse=True)[1]
-    return weights, [units, units], "deal" if by_model and not cells.fixed_arm else "swap"
+    return weights, [units, units], "deal" if cells.dealt else "swap"
 
 
 def _as_it_is(groups: _Deal, units: Sequence[np.ndarray]) -> np.ndarray:

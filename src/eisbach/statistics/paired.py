@@ -48,6 +48,11 @@ class PairedCells:
     by_draw: bool = False
 
     @property
+    def dealt(self) -> bool:
+        """Nothing makes pairs of the units: under no effect their labels may be dealt out anew, not swapped alone."""
+        return self.unit == "trained model" and not self.fixed_arm
+
+    @property
     def matched(self) -> int:
         """Number of matched sets of clips."""
         return int(np.isfinite(self.values[0]).sum())
@@ -117,12 +122,12 @@ def arm_values(records: Sequence[Record], metric: str, arm: str) -> dict[_Key, f
     return values
 
 
-def pair_cells(records: Sequence[Record], metric: str, arms: Sequence[str]) -> PairedCells:
+def pair_cells(records: Sequence[Record], metric: str, arms: Sequence[str], *, redrawn: bool = False) -> PairedCells:
     """The metric of clips that all `arms` have in common.
 
     Training seeds are matched with one another. An arm without training seeds (the untrained base, say) is one fixed
     checkpoint and is set beside every model of the others; arms that have one checkpoint each are matched whatever
-    their training seeds are.
+    their training seeds are. `redrawn`: each training seed drew a training set of its own (`PairedCells.by_draw`).
     """
     by_arm = [_by_model(arm_values(records, metric, arm)) for arm in arms]
     fixed = [set(models) <= {None} for models in by_arm]
@@ -153,7 +158,7 @@ def pair_cells(records: Sequence[Record], metric: str, arms: Sequence[str]) -> P
             model = None if fixed[arm_index] else models[index]
             used.update((arm_index, model, prompt, seed) for seed in seeds)
     total = sum(row.get("arm") in arms for row in records)
-    return PairedCells(list(arms), values, models, prompts, total - len(used), any(fixed))
+    return PairedCells(list(arms), values, models, prompts, total - len(used), any(fixed), redrawn)
 
 
 def _by_model(values: dict[_Key, float]) -> dict[RecordValue, dict[tuple[str, str], float]]:

@@ -195,7 +195,8 @@ def evaluate(
     recovered = []
     if oracle is not None and metrics and paired and oracle not in unmatched:
         candidates = [arm for arm in names if arm not in (baseline, oracle, *unmatched)]
-        recovered = [recovered_share(records, metrics[0].name, baseline, oracle, arm, **draws) for arm in candidates]
+        name, options = metrics[0].name, {"redrawn": redrawn, **draws}
+        recovered = [recovered_share(records, name, baseline, oracle, arm, **options) for arm in candidates]
     unmatched_arms = [arm for arm in names if arm in unmatched]
     return Results(
         baseline, oracle, names, list(metrics), paired, comparisons, checkpoints, summaries, recovered, unmatched_arms
@@ -268,14 +269,16 @@ def recovered_share(
     oracle: str,
     arm: str,
     *,
+    redrawn: bool = False,
     seed: int = 0,
     n_resamples: int = 9_999,
     alpha: float = 0.05,
 ) -> RecoveredShare:
     """The recovered share of the oracle's gain over clips that all three arms have.
 
-    The three means are resampled together. As in Fieller's theorem, a ratio has no bounded interval when its
-    denominator may be zero: when the interval of the oracle's gain includes 0, the share is undefined and says so.
+    The three means are resampled together; `redrawn` as in `evaluate`. As in Fieller's theorem, a ratio has no bounded
+    interval when its denominator may be zero: when the interval of the oracle's gain includes 0, the share is undefined
+    and says so.
 
     Raises
     ------
@@ -292,7 +295,7 @@ def recovered_share(
     >>> round(recovered_share(rows, "level", "plain", "oracle", "new").share, 3)
     0.25
     """
-    cells = pair_cells(records, metric, [plain, oracle, arm])
+    cells = pair_cells(records, metric, [plain, oracle, arm], redrawn=redrawn)
     n_units = cells.unit_means().shape[1] if cells.values.size and cells.matched else 0
 
     def undefined(reason: str, gain: float = math.nan, interval: tuple[float, float] | None = None) -> RecoveredShare:

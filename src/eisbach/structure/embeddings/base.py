@@ -122,7 +122,7 @@ def prepare(waveform: Waveform, sample_rate: int, name: str) -> np.ndarray:
     """Mono at `sample_rate`, [shape=(samples,), float32]; AudioError for what cannot be embedded."""
     check_samples(waveform.samples, name)
     mixed = to_mono(waveform)
-    if float(np.abs(mixed.samples).max()) < SILENCE_PEAK:
+    if float(np.abs(mixed.samples).max()) < min(SILENCE_PEAK, 0.1 * float(np.abs(waveform.samples).max())):
         raise AudioError(
             f"{name} is silent when mixed to mono: its channels cancel each other; turn the phase of one of them round."
         )

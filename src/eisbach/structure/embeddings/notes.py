@@ -7,8 +7,8 @@ sounds and how likely it begins. The decoding is ours and follows the publicatio
 onsets, lasts until its pitch has been unlikely for an eighth of a second, and what sounds without an onset is taken
 afterwards, strongest first. The package's own notes of the same posteriorgrams are equal
 (tests/structure/test_notes.py, `recipes/judges/golden_basic_pitch.py`). The network scales every window of two seconds
-to its own loudest bin, so that the noise of a pause is notes to it; what begins 50 dB under a clip's loudest moment is
-none here (of 2,800 notes of nine orchestral recordings it was one).
+to its own loudest bin, so that the noise of a pause is notes to it; what stays 50 dB under a clip's loudest moment is
+none here (of 2,800 notes of nine orchestral recordings none was lost).
 
 *Note motifs.* The melody is the highest note of every moment (`melody`). A *motif* is five of its notes in a row: four
 intervals in semitones and three ratios of the times between them, so neither key nor tempo counts. It is *heard before*
@@ -47,7 +47,7 @@ _ADVANCE = _WINDOW - 2 * _EDGE * _HOP
 _BATCH = 8
 _ONSET, _SOUNDING = 0.5, 0.3
 _RELEASE, _SHORTEST = 11, 11  # frames: unlikely for so long ends a note; shorter ones are left out
-_QUIET, _BEGINNING, _MOMENT = 50.0, 0.2, 0.1  # dB under the loudest moment; seconds of a note, and of a moment
+_QUIET, _MOMENT = 50.0, 0.1  # dB under the clip's loudest moment; seconds of a moment
 _TOGETHER = 0.06  # seconds: onsets nearer than this are one moment
 _OVERTONES, _GHOST = (12, 19, 24, 28, 31, 34, 36), 0.7  # semitones of the 2nd to 8th partial; share of the strength
 _SOUNDS_ON, _WELL_UNDER = 0.1, 6  # seconds; semitones: a melody's own last note may ring on, but falls by less
@@ -208,28 +208,25 @@ def transcribe(waveform: Waveform) -> Notes:
     """
     sounding, beginning, times = posteriorgrams(waveform)
     table = decode_notes(sounding, beginning)
-    table = table[_is_heard(waveform, times[table[:, 0].astype(int)])]
     first, end = table[:, :2].astype(int).T
-    return Notes(
-        times[first], times[np.minimum(end, len(times) - 1)] - times[first], table[:, 2].astype(int), table[:, 3]
-    )
+    onset = times[first]
+    duration = times[np.minimum(end, len(times) - 1)] - onset
+    heard = _is_heard(waveform, onset, duration)
+    return Notes(onset[heard], duration[heard], table[heard, 2].astype(int), table[heard, 3])
 
 
-def _is_heard(waveform: Waveform, onsets: np.ndarray) -> np.ndarray:
-    """Whether the clip is less than `_QUIET` below its loudest moment where notes begin, [shape=(notes,), bool]."""
-    samples, rate = to_mono(waveform).samples[0].astype(np.float64), waveform.sample_rate
-    energy = np.concatenate([[0.0], np.cumsum((samples - samples.mean()) ** 2)])
-
-    def power(first: np.ndarray, seconds: float) -> np.ndarray:
-        start = np.clip(first, 0, len(samples) - 1)
-        end = np.minimum(start + max(1, round(seconds * rate)), len(samples))
-        mean: np.ndarray = (energy[end] - energy[start]) / (end - start)
-        return mean
-
-    step = max(1, round(_MOMENT * rate / 2))
-    loudest = float(power(np.arange(0, max(1, len(samples) - 2 * step + 1), step), _MOMENT).max())
-    heard: np.ndarray = power(np.round(onsets * rate).astype(int), _BEGINNING) > loudest * 10 ** (-_QUIET / 10)
-    return heard
+def _is_heard(waveform: Waveform, onset: np.ndarray, duration: np.ndarray) -> np.ndarray:
+    """Whether the clip comes within `_QUIET` of its loudest moment while a note sounds, [shape=(notes,), bool]."""
+    samples = to_mono(waveform).samples[0].astype(np.float64)
+    step = max(1, round(_MOMENT / 2 * waveform.sample_rate))
+    steps = np.add.reduceat((samples - samples.mean()) ** 2, np.arange(0, len(samples), step))
+    power = np.convolve(steps, [1.0, 1.0])  # of the moments that end with each step
+    first = (onset * waveform.sample_rate / step).astype(int) + 1  # the attack, not what sounded before it
+    last = ((onset + duration) * waveform.sample_rate / step).astype(int)
+    loudest = [
+        float(power[begin : max(begin, end) + 1].max(initial=0.0)) for begin, end in zip(first, last, strict=True)
+    ]
+    return np.array(loudest) > power.max() * 10 ** (-_QUIET / 10)
 
 
 def melody(notes: Notes) -> tuple[np.ndarray, np.ndarray]:

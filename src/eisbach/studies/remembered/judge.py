@@ -45,6 +45,8 @@ def _against(key: str, draws: Draws, arm: str, metric: str, other: str) -> Claim
     margin = STANDS_MARGIN if metric == STANDING else BLOCKS_MARGIN
     wanted: Literal["higher", "lower"] = "lower" if metric == STANDING else "higher"
     effects = [draws.effect(arm, metric, other=other)]
+    if metric == STANDING:
+        effects.append(draws.effect(arm, "is_flat", other=other))
     if draws.has_measure(arm, CHANGE):  # a second judge, which decides nothing here
         effects.append(draws.effect(arm, CHANGE, other=other))
     if draws.has("oracle"):
