@@ -61,8 +61,8 @@ its claims then stand as not run."""
 _STANDS = (
     "Where pieces that *stand* decide (still, loops, textures), those that are flat of *any kind* follow: they count "
     "disorder too and decide nothing. By them, over draws at the high rate of most studies, no weight is shown to gain "
-    "on plain training, though most lie below it (the paper's, for each sample at λ 1, by p .03 without correction); at "
-    "the gentle rate the recommended one lies below it in all eight (`barrier_gentle`)."
+    "on plain training, though most lie below it (the paper's, for each sample at λ 1, by p .03 uncorrected); at the "
+    "gentle rate the recommended one lies below it in all eight (`barrier_gentle`)."
 )
 _MOST_WORDS = 1_250
 """Of the studies of one page, so that with its head it stays one that is read."""
