@@ -21,7 +21,7 @@ def watch(
 ) -> None:
     """Watch trainings in the browser: loss, weights, what looks wrong, what each checkpoint plays, time left.
 
-    The page keeps itself up to date without losing your place or a playing sound, and writes nothing into the runs.
+    The page keeps itself up to date without losing your place or a playing sound, and changes nothing in the runs.
     """
     if out is not None and not once:
         raise UserError("--out is for the page of --once; without it the page is served.")
