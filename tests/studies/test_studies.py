@@ -34,7 +34,8 @@ from eisbach.studies.contract import (
     study_names,
 )
 from eisbach.studies.judging import judged, not_run, verdict
-from eisbach.studies.page import SHARED_DRAWS, claims_pages, in_order, study_section
+from eisbach.studies.page import claims_pages, in_order, study_section
+from eisbach.studies.preamble import IN_SHORT, SHARED_DRAWS
 from eisbach.studies.running import read_facts, resolve_settings, run_study
 from eisbach.studies.wording import before_run_lines, core_minutes, effect_text, took_text
 
@@ -103,6 +104,12 @@ def test_settings_resolve_in_full_and_quick(name: str, tmp_path: Path) -> None:
 def test_the_documented_claims_are_those_of_the_results() -> None:
     written = {file.name: file.read_text(encoding="utf-8") for file in (ROOT / "docs").glob("claims*.md")}
     assert written == claims_pages()
+
+
+def test_the_short_of_it_rests_on_verdicts() -> None:
+    found = {f"{study.name}/{claim.key}": result.verdict for study in load_studies() for claim, result in study.rows()}
+    for text, verdicts in IN_SHORT:
+        assert {key: found[key] for key in verdicts} == verdicts, text
 
 
 def test_what_studies_share_is_what_their_recipes_say() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import re
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from eisbach.config import StrictModel, build_config, read_yaml
 from eisbach.experiments.measures import FLAT, known_metrics
 from eisbach.files import write_text
 from eisbach.studies.contract import ClaimDeclaration, ClaimResult, Source, Study, Verdict, load_studies
+from eisbach.studies.preamble import READING, before_tables, fill, other_draws
 from eisbach.studies.wording import effect_text, full_run, marked_verdict, run_command, took_text
 
 _PAPERS = {
@@ -27,43 +27,6 @@ _SECTIONS: dict[str, dict[str, float]] = {
     "erd": {"figure": 3, "table": 4},
 }
 """In which section of its paper a thing stands."""
-READING = (
-    "*Supported* and *refuted* mean what the study's rules say, for the material and the models named there; "
-    "*inconclusive* is neither: read the interval, and the smallest effect that could have been shown. Intervals are "
-    "95%. **†** marks a verdict of which a rule was declared or changed when some of its records were known, those of "
-    "arms shared with another study among them; its notes say which."
-)
-_PREAMBLE = """# Claims
-
-Every claim of the papers that a study here has decided, and our own. Written by `eisbach study page` from each study's
-`study.yaml` and `result.json` (computed from its records); a test holds these pages to those files. A study's folder
-holds its README (what was asked, what came out, what failed on the way), its code and its records; `eisbach study show
-NAME` prints one in full, with the rules by which its claims are supported or refuted, and `eisbach study run NAME` runs
-it again.
-
-"""
-SHARED_DRAWS = {
-    range(100, 108): ("barrier_main", "barrier_seeds", "barrier_characters", "barrier_dynamics", "barrier_steps"),
-    range(110, 118): (
-        "barrier_short", "clip_and_level", "clip_and_level_forms", "barrier_strength", "barrier_dora", "barrier_swaps",
-        "barrier_heard", "barrier_adherence", "barrier_complements", "signature_control",
-    ),
-}  # fmt: skip
-"""Which studies have the same training sets, by the seeds that draw them."""
-_OTHER_DRAWS = """On draws that nobody has used, the same claims are decided by
-
-```sh
-eisbach study run barrier_short --set 'train_seeds=[900, 901, 902, 903, 904, 905, 906, 907]' --jobs 2 --out runs/900
-```
-
-which makes their sets. `--set arms.NAME=null` leaves an arm out (the oracle with `--set oracle=null` beside it), and
-its claims then stand as not run."""
-_STANDS = (
-    "Where pieces that *stand* decide (still, loops, textures), those that are flat of *any kind* follow: they count "
-    "disorder too and decide nothing. By them, over draws at the high rate of most studies, no weight is shown to gain "
-    "on plain training, though most lie below it (the paper's, for each sample at λ 1, by p .03 uncorrected); at the "
-    "gentle rate the recommended one lies below it in all eight (`barrier_gentle`)."
-)
 _MOST_WORDS = 1_250
 """Of the studies of one page, so that with its head it stays one that is read."""
 _SHORT = 8
@@ -242,8 +205,8 @@ def claims_pages(studies: Sequence[Study] | None = None, stem: str = "claims") -
         pages |= made
         more = [
             "## Not run yet",
-            _fill(f"What each study will decide, its command and its minutes: pages {_numbered(made)}."),
-            _fill(f"Studies: {', '.join(_study_links(made, idle))}."),
+            fill(f"What each study will decide, its command and its minutes: pages {_numbered(made)}."),
+            fill(f"Studies: {', '.join(_study_links(made, idle))}."),
         ]
     retired = [
         "## Retired\n\nBuilt, measured, and taken out because it did not prove useful.",
@@ -252,19 +215,8 @@ def claims_pages(studies: Sequence[Study] | None = None, stem: str = "claims") -
             + [_row(entry.what, entry.why, entry.study, entry.commit) for entry in _retired()]
         ),
     ]
-    parts = [
-        _PREAMBLE + _fill(READING), _fill(_STANDS), "\n".join(summary), *tables, "## Other draws", _fill(_shared()),
-        _OTHER_DRAWS, *more, *retired,
-    ]  # fmt: skip
+    parts = ["# Claims", *before_tables(studies), "\n".join(summary), *tables, *other_draws(), *more, *retired]
     return {f"{stem}.md": "\n\n".join(parts) + "\n", **pages}
-
-
-def _shared() -> str:
-    groups = [f"{', '.join(names)} (draws {draws[0]} to {draws[-1]})" for draws, names in SHARED_DRAWS.items()]
-    return (
-        f"Studies that have the same training sets, and where arms are equal the same trainings: {'; '.join(groups)}. "
-        "Verdicts of one group are not independent of one another. The other studies over draws have sets of their own."
-    )
 
 
 def _verdicts_by_study(studies: Sequence[Study], paper: str, links: Sequence[str]) -> str:
@@ -299,7 +251,7 @@ def _paged(stem: str, title: str, intro: str, sections: Sequence[StudySection | 
     for index, texts in enumerate(parts):
         part = f", part {index + 1} of {len(parts)}" if len(parts) > 1 else ""
         after = [f"Next: [part {index + 2}]({names[index + 1]})."] if index + 1 < len(parts) else []
-        pages[names[index]] = "\n\n".join([f"# {title}{part}", _fill(intro), *texts, *after]) + "\n"
+        pages[names[index]] = "\n\n".join([f"# {title}{part}", fill(intro), *texts, *after]) + "\n"
     return pages
 
 
@@ -311,10 +263,10 @@ def _markdown(section: StudySection, part: str = "") -> list[str]:
         table.append(_row(*(f"**{cell}**" if index == bold else cell for index, cell in enumerate(cells))))
     parts = [
         f"## {section.title}{part}",
-        _fill(f"[{section.name}](../src/eisbach/studies/{section.name}/README.md): {section.facts} {section.needs}"),
+        fill(f"[{section.name}](../src/eisbach/studies/{section.name}/README.md): {section.facts} {section.needs}"),
         f"```sh\n{section.command}\n```",
         "\n".join(table),
-        *(_fill(note) for note in section.notes),
+        *(fill(note) for note in section.notes),
     ]
     text = "\n\n".join(parts)
     if len(text.split()) <= _MOST_WORDS or len(section.rows) == 1:
@@ -326,10 +278,6 @@ def _markdown(section: StudySection, part: str = "") -> list[str]:
 
 def _row(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-
-def _fill(text: str) -> str:
-    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _upper(name: str) -> str:
