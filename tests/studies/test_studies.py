@@ -37,7 +37,7 @@ from eisbach.studies.judging import judged, not_run, verdict
 from eisbach.studies.page import claims_pages, in_order, study_section
 from eisbach.studies.preamble import IN_SHORT, SHARED_DRAWS
 from eisbach.studies.running import read_facts, resolve_settings, run_study
-from eisbach.studies.wording import before_run_lines, core_minutes, effect_text, took_text
+from eisbach.studies.wording import before_run_lines, core_minutes, effect_text, marked_verdict, took_text
 
 ROOT = Path(__file__).parents[2]
 STUDIES = study_names()
@@ -237,9 +237,14 @@ def test_list_show_and_page(tmp_path: Path) -> None:
     assert all(columns <= row.keys() for row in rows)
     waiting = [row["verdict"] == "not run" for row in rows]
     assert waiting == sorted(waiting)
-    table = run("list")
-    assert table.splitlines()[0].split("  ")[0] == "study"
-    assert "supported" in table
+    listed = run("list")
+    text = " ".join(listed.split())
+    assert max(len(line) for line in listed.splitlines()) <= 80  # what a terminal is that says nothing of itself
+    for study in load_studies():
+        assert f"{study.name}: {study.declaration.title} (" in text
+        for claim, result in study.rows():
+            assert f"{marked_verdict(study, result)} {claim.claim} [{claim.source}]" in text
+            assert not result.effects or effect_text(result.effects[0], name=True) in text
     shown = run("show", "erd-digits")
     assert "refuted if" in shown
     assert "eisbach study run erd_digits" in shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,25 +31,27 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+_NARROWEST, _WIDEST = 60, 120  # characters of a line of `list`
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="A study, as `eisbach study list` names it.")]
 
 
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
-    """Every claim: where it stands, its verdict, the effect with its 95% interval, the unit, the date and the study's
-    core minutes; claims that are decided first."""
-    from eisbach.report.page import plain_table
+    """Every claim under its study: verdict, where it stands in its paper, the effect with its 95% interval, the unit,
+    the date and the study's core minutes; studies that are not run last."""
     from eisbach.studies.contract import load_studies
-    from eisbach.studies.wording import claim_row, result_row
+    from eisbach.studies.wording import list_lines, result_row
 
-    rows = [(study, *row) for study in load_studies() for row in study.rows()]
-    rows.sort(key=lambda row: row[2].verdict == "not run")
+    studies = load_studies()
     if as_json:
+        rows = [(study, *row) for study in studies for row in study.rows()]
+        rows.sort(key=lambda row: row[2].verdict == "not run")
         print_json([result_row(*row) for row in rows])
         return
-    head = ["study", "claim", "source", "verdict", "effect (95%)", "unit", "date", "core minutes"]
-    typer.echo(plain_table(head, [claim_row(*row) for row in rows]))
-    typer.echo("\n† not every rule was declared before the run\nOne study in full: eisbach study show NAME")
+    for line in list_lines(studies, max(_NARROWEST, min(_WIDEST, shutil.get_terminal_size().columns))):
+        typer.echo(line)
+    typer.echo("† a rule was declared or changed when some of its records were known")
+    typer.echo("One study in full: eisbach study show NAME")
 
 
 @app.command()

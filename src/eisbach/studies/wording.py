@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_args
 
 from eisbach.studies.contract import (
     RECIPE,
@@ -16,6 +17,7 @@ from eisbach.studies.contract import (
     Result,
     RunFacts,
     Study,
+    Verdict,
 )
 
 _WIDEST = 100
@@ -101,26 +103,25 @@ def _number(value: int) -> str:
     return _NUMBERS[value] if value < len(_NUMBERS) else str(value)
 
 
-def claim_row(study: Study, claim: ClaimDeclaration, result: ClaimResult) -> list[str]:
-    """A claim as cells of text: study, claim, source, verdict, effect, unit, date, core minutes of the study."""
-    run = study.result.run
-    return [
-        study.name,
-        claim.claim,
-        str(claim.source),
-        marked_verdict(study, result),
-        effect_text(result.effects[0], name=True) if result.effects else "–",
-        claim.unit,
-        str(run.date) if run is not None and run.date is not None else "–",
-        _minutes_cell(study),
-    ]
-
-
-def _minutes_cell(study: Study) -> str:
-    measured, declared = study_minutes(study).values()
-    if measured is not None:
-        return f"at most {measured:.0f}"
-    return "–" if declared is None else f"about {declared:g}, declared"
+def list_lines(studies: Sequence[Study], width: int) -> list[str]:
+    """Every claim with verdict and effect under its study, lines of at most `width` characters; studies that have
+    decided something first."""
+    column = 2 + max(len(verdict) for verdict in get_args(Verdict)) + 4  # room for the mark
+    lines = []
+    for study in sorted(studies, key=lambda one: all(result.verdict == "not run" for _, result in one.rows())):
+        run = study.result.run
+        when = f"run on {run.date}; " if run is not None and run.date is not None else ""
+        units = ", ".join(dict.fromkeys(claim.unit for claim in study.declaration.claims))
+        head = f"{study.name}: {study.declaration.title} ({when}{took_text(study)}; unit: {units})"
+        lines += textwrap.wrap(head, width, subsequent_indent="  ", break_on_hyphens=False)
+        for claim, result in study.rows():
+            texts = [f"{claim.claim} [{claim.source}]"]
+            texts += [effect_text(result.effects[0], name=True)] if result.effects else []
+            indented = [part for text in texts for part in textwrap.wrap(text, width - column, break_on_hyphens=False)]
+            verdict = f"  {marked_verdict(study, result)}".ljust(column)
+            lines += [(" " * column if number else verdict) + part for number, part in enumerate(indented)]
+        lines.append("")
+    return lines
 
 
 def result_row(study: Study, claim: ClaimDeclaration, result: ClaimResult) -> dict[str, Any]:
