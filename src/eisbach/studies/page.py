@@ -208,13 +208,9 @@ def claims_pages(studies: Sequence[Study] | None = None, stem: str = "claims") -
             fill(f"What each study will decide, its command and its minutes: pages {_numbered(made)}."),
             fill(f"Studies: {', '.join(_study_links(made, idle))}."),
         ]
-    retired = [
-        "## Retired\n\nBuilt, measured, and taken out because it did not prove useful.",
-        "\n".join(
-            ["| what | why | study | last in commit |\n|---|---|---|---|"]
-            + [_row(entry.what, entry.why, entry.study, entry.commit) for entry in _retired()]
-        ),
-    ]
+    entries = [_row(entry.what, entry.why, entry.study, entry.commit) for entry in _retired()]
+    pages[f"{stem}-retired.md"] = "\n".join([_RETIRED, *entries]) + "\n"
+    retired = ["## Retired", f"What was built, measured and taken out again has [a page]({stem}-retired.md)."]
     parts = ["# Claims", *before_tables(studies), "\n".join(summary), *tables, *other_draws(), *more, *retired]
     return {f"{stem}.md": "\n\n".join(parts) + "\n", **pages}
 
@@ -229,6 +225,12 @@ def _verdicts_by_study(studies: Sequence[Study], paper: str, links: Sequence[str
     return "\n".join(rows)
 
 
+_RETIRED = """# Claims: retired
+
+Built, measured, and taken out because it did not prove useful.
+
+| what | why | study | last in commit |
+|---|---|---|---|"""
 _IDLE = (
     "What was written down before looking: each claim with the smallest effect that its study can show, and the "
     "command that decides it."
