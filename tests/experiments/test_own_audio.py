@@ -41,6 +41,8 @@ def test_what_was_left_out_stands_in_the_notes(folder: Path, tmp_path: Path) -> 
     spec = own_audio_experiment(folder, out=tmp_path / "run", quick=True, quiet=True, notify=told.append).spec
     assert any("broken.mp3 cannot be read as audio (it is an empty file)" in note for note in spec.notes)
     assert any("broken.mp3 is left out" in line for line in told)
+    assert spec.reference is None  # clips of a second
+    assert "nearer" not in spec.question
 
 
 def test_audio_that_changed_under_trained_models_is_refused(folder: Path, tmp_path: Path) -> None:

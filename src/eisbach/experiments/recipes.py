@@ -59,10 +59,12 @@ _LIMITS = (
 )
 _LEFT_OUT = "{count} of the files in {folder} could not be used: {named}."
 _SMALL_BATCH = "The folder holds {clips} training clips, so batches hold {batch} instead of the recipe's {recipe}."
-_OWN_QUESTION = (
+_OWN_AIM = (
     "A small music model is fine-tuned on a person's own audio, each time with another way of weighting the training "
-    "samples. Which way brings what it plays nearer to that person's music?"
+    "samples."
 )
+_NEARER = f"{_OWN_AIM} Which way brings what it plays nearer to that person's music?"
+_FORM = f"{_OWN_AIM} Do what it plays and how clear its form is differ by the way?"
 
 
 def load_spec(recipe: str | Path, overrides: Sequence[str] = (), *, quick: bool = False) -> ExperimentSpec:
@@ -250,7 +252,8 @@ def own_audio_experiment(
         values["oracle"] = None
     group = {"manifest": str(data / MANIFEST_NAME), "cache": str(data / "latents")}
     values["training"] = merge(values["training"], {"data": group, "batch_size": batch})
-    values |= {"material": None, "notes": [*notes, *values["notes"]], "question": _OWN_QUESTION, "own_audio": True}
+    question = _FORM if values["reference"] is None else _NEARER
+    values |= {"material": None, "notes": [*notes, *values["notes"]], "question": question, "own_audio": True}
     return OwnExperiment(build_config(ExperimentSpec, values, "the demo on your audio"), own.manifest)
 
 
