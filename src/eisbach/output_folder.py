@@ -295,3 +295,12 @@ class Finished:
         self.rows[key] = json.loads(json.dumps(value))
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key, "value": value}) + "\n")
+
+
+def curve_stamp(options: Mapping[str, Any] | None) -> dict[str, str]:
+    """A hash of the curve that a schedule reads: another measurement under the same name is another schedule. Empty
+    without one."""
+    curve = (options or {}).get("curve")
+    if curve is None:
+        return {}
+    return {"schedule_curve": hashlib.sha256(Path(curve).read_bytes()).hexdigest()[:16]}

@@ -108,11 +108,16 @@ def test_equal_bytes_train_once_and_are_never_held_out_too() -> None:
     assert choice.sentence().startswith("6 clips: 2 train, 1 held out, 3 left out (b: has the same bytes as a;")
 
 
-def test_small_sets_hold_out_what_they_can_afford() -> None:
+def piece_of(row: ManifestRow) -> str:
+    return row.labels.get("piece", row.id)
+
+
+@pytest.mark.parametrize("mix", [7919, 7907, 104729])
+def test_small_sets_hold_out_what_they_can_afford(mix: int) -> None:
     def of(count: int, salt: str = "") -> list[ManifestRow]:
         rows = []
         for number in range(count):
-            digest = f"{number * 7919 + len(salt):064x}"[::-1]  # many begin low
+            digest = f"{number * mix + len(salt):064x}"[::-1]  # many begin low
             labels = {"piece": f"{salt}{number // 3}"} if salt else {}
             rows.append(ManifestRow(str(number), "x.wav", "", 1.0, labels, digest, assign_split(digest, labels)))
         return rows
@@ -123,9 +128,12 @@ def test_small_sets_hold_out_what_they_can_afford() -> None:
             rows = of(count, salt)
             made = afford_held_out(rows)
             held = {row.id for row in made if row.split == "held_out"}
-            assert held <= {row.id for row in rows if row.split == "held_out"}
+            by_hash = {row.id for row in rows if row.split == "held_out"}
+            assert held <= by_hash or not by_hash
             pieces = {row.labels.get("piece", row.id) for row in rows}
-            assert len({row.labels.get("piece", row.id) for row in made if row.split == "held_out"}) <= len(pieces) // 5
+            assert (
+                min(1, len(pieces) // 5) <= len({piece_of(row) for row in made if row.id in held}) <= len(pieces) // 5
+            )
             sides = {row.labels.get("piece", row.id): set() for row in made}  # type: ignore[var-annotated]
             for row in made:
                 sides[row.labels.get("piece", row.id)].add(row.split)

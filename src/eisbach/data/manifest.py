@@ -129,17 +129,19 @@ def _split_key(audio_hash: str, labels: Mapping[str, str]) -> str:
 
 
 def afford_held_out(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
-    """The rows, of which at most every fifth piece (or clip without one) is held out: below five, all of them train.
+    """The rows, of which at most every fifth piece (or clip without one) is held out, and from five pieces on at least
+    one: without any, nothing says when a training begins to learn its clips by heart.
 
-    The hash of a small set may hold out half of it. Those with the lowest hashes stay held out, so that a set that
-    grows only ever gives training clips to the other side when it may hold out more.
+    The hash of a small set may hold out half of it, or nothing. Those with the lowest hashes stay held out, so that a
+    set that grows only ever gives training clips to the other side when it may hold out more.
     """
     keys = {row.id: _split_key(row.audio_hash, row.labels) for row in rows}
-    held_out = sorted({keys[row.id] for row in rows if row.split == "held_out"})
-    allowed = set(held_out[: len(set(keys.values())) // _SMALLEST_SHARE_OF])
-    return [
-        replace(row, split="train") if row.split == "held_out" and keys[row.id] not in allowed else row for row in rows
-    ]
+    pieces = sorted(set(keys.values()))
+    room = len(pieces) // _SMALLEST_SHARE_OF
+    held_out = sorted({keys[row.id] for row in rows if row.split == "held_out"}) or pieces[:1]
+    allowed = set(held_out[:room])
+    splits: dict[bool, Split] = {True: "held_out", False: "train"}
+    return [replace(row, split=splits[keys[row.id] in allowed]) for row in rows]
 
 
 def hold_out_more(rows: Sequence[ManifestRow], seconds: float) -> list[ManifestRow]:

@@ -28,7 +28,6 @@ Two kinds of JSON are read:
 
 from __future__ import annotations
 
-import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -273,12 +272,3 @@ def _path_of(name: str, options: Mapping[str, Any], file: str | pathlib.Path) ->
         return get_path(name, **options)
     except (KeyError, TypeError, ValueError) as error:  # a UserError is a ValueError
         raise UserError(f"{file} names a path that cannot be built ({name}: {error}).") from error
-
-
-def curve_stamp(options: Mapping[str, Any] | None) -> dict[str, str]:
-    """A hash of the curve that a schedule reads: another measurement under the same name is another schedule. Empty
-    without one."""
-    curve = (options or {}).get("curve")
-    if curve is None:
-        return {}
-    return {"schedule_curve": hashlib.sha256(pathlib.Path(curve).read_bytes()).hexdigest()[:16]}

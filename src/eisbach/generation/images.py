@@ -11,12 +11,11 @@ from pydantic import Field, field_validator
 
 from eisbach.config import StrictModel
 from eisbach.devices import Placement, place
-from eisbach.diffusion.rate_curve import curve_stamp
 from eisbach.errors import InterruptedRun, UserError
 from eisbach.files import atomic_write
 from eisbach.generation.takes import noise_seed, sampling_times
 from eisbach.interruption import stop_signal
-from eisbach.output_folder import claim
+from eisbach.output_folder import claim, curve_stamp
 from eisbach.progress import Progress
 
 if TYPE_CHECKING:

@@ -12,13 +12,12 @@ from pydantic import BaseModel
 
 from eisbach.audio import audio_hash
 from eisbach.config import check_values
-from eisbach.diffusion.rate_curve import curve_stamp
 from eisbach.errors import AudioError, UserError
 from eisbach.files import read_json
 from eisbach.generation.config import GenerateConfig
 from eisbach.generation.playing import adapter_records
 from eisbach.generation.prompts import Prompt
-from eisbach.output_folder import refuse_other_settings, weights_identity
+from eisbach.output_folder import curve_stamp, refuse_other_settings, weights_identity
 from eisbach.progress import in_threads
 
 if TYPE_CHECKING:

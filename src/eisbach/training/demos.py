@@ -19,13 +19,13 @@ import torch
 
 from eisbach.codecs.base import place_codec
 from eisbach.devices import Placement
-from eisbach.diffusion.rate_curve import curve_stamp
 from eisbach.errors import ConfigError, EisbachError, UserError, one_line
 from eisbach.files import read_journal, read_json, write_json
 from eisbach.generation.config import GenerateConfig
 from eisbach.generation.generate import sample_batch, sampled_seconds, unknown_words
 from eisbach.generation.playing import Player
 from eisbach.generation.takes import STAMP, Take, plan_takes, sampling_times, save_manifest, write_take
+from eisbach.output_folder import curve_stamp
 from eisbach.structure.batch import measure_file
 from eisbach.structure.metrics import METRICS
 from eisbach.structure.record_files import RECORDS, MeasuredClip, write_analysis

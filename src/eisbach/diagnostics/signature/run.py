@@ -19,10 +19,10 @@ from eisbach.diagnostics.signature.curve import SignatureCurve
 from eisbach.diagnostics.signature.model import ClassModel, ClassSet, backbone_model
 from eisbach.diagnostics.signature.summary import curves
 from eisbach.diffusion.paths import Path as DiffusionPath
-from eisbach.diffusion.rate_curve import curve_stamp, path_options
+from eisbach.diffusion.rate_curve import path_options
 from eisbach.errors import UserError
 from eisbach.files import write_json
-from eisbach.output_folder import claim, weights_identity
+from eisbach.output_folder import claim, curve_stamp, weights_identity
 from eisbach.progress import Progress
 from eisbach.tensor_files import read_tensors, write_tensors
 
