@@ -275,7 +275,10 @@ def _where_yaml_breaks(fault: yaml.YAMLError) -> str:
     if not isinstance(fault, yaml.MarkedYAMLError) or fault.problem_mark is None:  # a fault of ours says it itself
         return f": {' '.join(str(fault).split())}"
     place = f"line {fault.problem_mark.line + 1}, column {fault.problem_mark.column + 1}"
-    return f" at {place}: indentation, a bracket or a quote is wrong there or shortly before ({fault.problem})"
+    said = ", ".join(part for part in (fault.context, fault.problem) if part)
+    if not isinstance(fault, yaml.scanner.ScannerError | yaml.parser.ParserError):  # its text is well formed
+        return f" at {place}: {said}"
+    return f" at {place}: indentation, a bracket or a quote is wrong there or shortly before ({said})"
 
 
 def read_yaml_file(
@@ -290,17 +293,24 @@ def read_yaml_file(
         raise error(f"the {what} {path} is not valid YAML{_where_yaml_breaks(fault)}.") from fault
 
 
+def _is_there(path: str | Path) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # a name too long, or with a NUL
+        return False
+
+
 def read_yaml(path: str | Path, what: str = "recipe") -> dict[str, Any]:
     """A YAML file's mapping; `ConfigError` when missing, malformed, with a key twice, or not a mapping."""
     usual = "give the path of a YAML file" + (", or copy one from recipes/" if what == "recipe" else "")
     try:
         values = read_yaml_file(path, what, missing=usual)
     except ConfigError as error:
-        if what != "recipe" or Path(path).suffix in _YAML_ENDINGS or not Path(path).exists():
+        if what != "recipe" or Path(path).suffix in _YAML_ENDINGS or not _is_there(path):
             raise
         raise ConfigError(
-            f"the recipe {path} cannot be read as one: a recipe is a YAML file (its name ends in .yaml); recordings go "
-            "into a folder, which --data names."
+            f"{str(error).rstrip('.')}; a recipe is a YAML file (its name ends in .yaml), and recordings go into a "
+            "folder, which --data names."
         ) from error
     if values is None:
         return {}

@@ -241,7 +241,7 @@ MISTAKES = {
     "data flat -o NEW --kinds sharp": "sharp",
     "data scores nobody/nothing --list": "nobody/nothing",
     "train NONE": "does not exist",
-    "train AUDIO": "cannot be read as one: a recipe is a YAML file (its name ends in .yaml); recordings go into",
+    "train AUDIO": "a recipe is a YAML file (its name ends in .yaml), and recordings go into",
     "train RECIPE": "does not exist",
     "train AUDIO/a.wav": "a recipe is a YAML file (its name ends in .yaml)",
     "train RECIPE --data AUDIO/a.wav": "a.wav is a recording; give the folder that holds it",
