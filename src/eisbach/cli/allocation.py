@@ -259,7 +259,7 @@ def _named(text: str) -> tuple[str, dict[str, Any]]:
 def _pair(text: str, source: str) -> tuple[str, Any]:
     import yaml
 
-    from eisbach.config import parse_yaml
+    from eisbach.yaml_text import parse_yaml
 
     key, separator, value = text.partition("=")
     if not separator or not key.strip() or not value.strip():
