@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import yaml
 
-from eisbach.config import StrictModel, build_config, check_values, merge, parse_yaml, read_recipe, read_yaml
+from eisbach.config import StrictModel, build_config, check_values, merge, read_recipe, read_yaml
 from eisbach.errors import CheckpointError, ConfigError, StorageError, UserError, one_line
 from eisbach.files import (
+from eisbach.yaml_text import parse_yaml
     JsonError,
     atomic_write,
     clear_partials,
