@@ -19,7 +19,6 @@ import yaml
 from eisbach.config import StrictModel, build_config, check_values, merge, read_recipe, read_yaml
 from eisbach.errors import CheckpointError, ConfigError, StorageError, UserError, one_line
 from eisbach.files import (
-from eisbach.yaml_text import parse_yaml
     JsonError,
     atomic_write,
     clear_partials,
@@ -29,6 +28,7 @@ from eisbach.yaml_text import parse_yaml
     read_jsonl,
     read_text,
 )
+from eisbach.yaml_text import parse_yaml
 
 READERS: tuple[Callable[[Path], Any], ...] = (read_text, read_json, read_jsonl, read_yaml, read_recipe)
 
