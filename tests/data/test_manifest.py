@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from eisbach.data.manifest import Manifest, ManifestRow, assign_split, load_manifest, save_manifest
+from eisbach.data.manifest import Manifest, ManifestRow, load_manifest, save_manifest
 from eisbach.data.selection import merge, merged
+from eisbach.data.splits import assign_split
 from eisbach.errors import ManifestError
 
 

@@ -11,9 +11,10 @@ from eisbach.audio import read_audio
 from eisbach.data import render as render_module
 from eisbach.data.captions import Facts, build_caption, is_minor, vocabulary
 from eisbach.data.flat_material import KINDS, flat_clip, loop, render_flat
-from eisbach.data.manifest import assign_split, load_manifest
+from eisbach.data.manifest import load_manifest
 from eisbach.data.render import DEVELOPING, RenderSpec, pieces_in, plan_caption, plan_clip, render
 from eisbach.data.scores import Piece
+from eisbach.data.splits import assign_split
 from eisbach.errors import UserError
 from eisbach.types import SkipReport
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -14,16 +15,9 @@ from typer.testing import CliRunner
 from eisbach.cli.data import app
 from eisbach.data.audio_folder import read_folder
 from eisbach.data.doctor import examine
-from eisbach.data.manifest import (
-    Manifest,
-    ManifestRow,
-    afford_held_out,
-    assign_split,
-    hold_out_more,
-    load_manifest,
-    save_manifest,
-)
+from eisbach.data.manifest import Manifest, ManifestRow, load_manifest, save_manifest
 from eisbach.data.selection import TrainingRule, choose_clips, unheard_words
+from eisbach.data.splits import afford_held_out, assign_split, hold_out_more
 from eisbach.errors import ManifestError
 from eisbach.experiments.recipes import own_audio_experiment
 from eisbach.training.assembly import AudioMaterial
@@ -112,34 +106,53 @@ def piece_of(row: ManifestRow) -> str:
     return row.labels.get("piece", row.id)
 
 
-@pytest.mark.parametrize("mix", [7919, 7907, 104729])
-def test_small_sets_hold_out_what_they_can_afford(mix: int) -> None:
-    def of(count: int, salt: str = "") -> list[ManifestRow]:
-        rows = []
-        for number in range(count):
-            digest = f"{number * mix + len(salt):064x}"[::-1]  # many begin low
-            labels = {"piece": f"{salt}{number // 3}"} if salt else {}
-            rows.append(ManifestRow(str(number), "x.wav", "", 1.0, labels, digest, assign_split(digest, labels)))
-        return rows
+def hashed(count: int, salt: str, pieces: bool) -> list[ManifestRow]:
+    rows = []
+    for number in range(count):
+        digest = hashlib.sha256(f"{salt}{number}".encode()).hexdigest()
+        labels = {"piece": f"{salt}{number // 3}"} if pieces else {}
+        seconds = 60.0 if number % 2 else 5.0
+        rows.append(ManifestRow(str(number), "x.wav", "", seconds, labels, digest, assign_split(digest, labels)))
+    return rows
 
-    for salt in ("", "p"):
-        before: set[str] = set()
-        for count in range(1, 120):
-            rows = of(count, salt)
+
+@pytest.mark.parametrize("pieces", [False, True])
+def test_small_sets_hold_out_what_they_can_afford(pieces: bool) -> None:
+    forced = fewer = 0
+    for salt in "abcdefghij":
+        trained: set[str] = set()
+        before = 0
+        for count in range(1, 80):
+            rows = hashed(count, salt, pieces)
             made = afford_held_out(rows)
-            held = {row.id for row in made if row.split == "held_out"}
-            by_hash = {row.id for row in rows if row.split == "held_out"}
+            by_hash = {piece_of(row) for row in rows if row.split == "held_out"}
+            held = {piece_of(row) for row in made if row.split == "held_out"}
+            room = len({piece_of(row) for row in rows}) // 5
+            assert len(held) == (min(room, len(by_hash)) if by_hash else min(room, 1))
             assert held <= by_hash or not by_hash
-            pieces = {row.labels.get("piece", row.id) for row in rows}
-            assert (
-                min(1, len(pieces) // 5) <= len({piece_of(row) for row in made if row.id in held}) <= len(pieces) // 5
-            )
-            sides = {row.labels.get("piece", row.id): set() for row in made}  # type: ignore[var-annotated]
-            for row in made:
-                sides[row.labels.get("piece", row.id)].add(row.split)
-            assert all(len(splits) == 1 for splits in sides.values())
-            before = held
-        assert before
+            assert not held & {piece_of(row) for row in made if row.split == "train"}  # never on both sides
+            if not by_hash and held:
+                forced += 1
+                assert all(row.duration == 60.0 for row in made if row.split == "held_out") or pieces
+            fewer += len(by_hash) > room
+            if by_hash and room == before:  # what has trained is not held out later
+                assert not held & trained
+            before, trained = room, {piece_of(row) for row in made if row.split == "train"}
+    assert forced > 20
+    assert fewer > 5
+
+
+def test_what_is_held_out_of_a_small_set_has_words_and_is_not_half_of_it() -> None:
+    def held(rows: list[ManifestRow]) -> set[str]:
+        return {row.id for row in afford_held_out(rows) if row.split == "held_out"}
+
+    rows = [replace(row, split="train", duration=9.0) for row in hashed(40, "w", pieces=False)]
+    for worded in range(6):
+        assert held([replace(row, caption="words" * (n == worded)) for n, row in enumerate(rows[:6])]) == {str(worded)}
+        assert held([replace(row, duration=9.0 + 9 * (n == worded)) for n, row in enumerate(rows[:6])]) == {str(worded)}
+        (one,) = held([replace(row, duration=9.0 + 900 * (n == worded)) for n, row in enumerate(rows[:6])])
+        assert one != str(worded)
+    assert len(held([replace(row, labels={"piece": row.id if n < 4 else "long"}) for n, row in enumerate(rows)])) == 1
 
 
 def test_a_folder_of_which_chance_holds_nothing_out_still_has_music_to_hold_models_against() -> None:
@@ -155,6 +168,8 @@ def test_a_folder_of_which_chance_holds_nothing_out_still_has_music_to_hold_mode
     assert hold_out_more(made, 30.0) == made
     already = [replace(row, split="held_out") if row.id == "a" else row for row in of(lengths)]
     assert {row.id for row in hold_out_more(already, 30.0) if row.split == "held_out"} == {"a", "g"}
+    short = [replace(row, split="held_out") if row.id in "hij" else row for row in of(lengths)]  # three of ten
+    assert {row.id for row in hold_out_more(short, 30.0) if row.split == "held_out"} == {"g", "f"}
     for rows in (of(dict.fromkeys("abcd", 200.0)), of(dict.fromkeys("abcdefghij", 10.0))):
         assert hold_out_more(rows, 30.0) == rows
     sides: dict[str, set[str]] = {}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,15 @@ import pytest
 import soundfile as sf
 
 from eisbach.config import save_config
-from eisbach.data.manifest import Manifest, load_manifest
+from eisbach.data.audio_folder import read_folder
+from eisbach.data.manifest import Manifest, Split, load_manifest, save_manifest
 from eisbach.errors import UserError
+from eisbach.experiments.cutting import cut_stretches
 from eisbach.experiments.recipes import OwnExperiment, demo_spec, own_audio_experiment
+from eisbach.experiments.reference import manifest_clips
 from eisbach.experiments.run import run_experiment
 from eisbach.experiments.spec import ExperimentSpec
+from eisbach.types import SkipReport
 
 
 @pytest.fixture
@@ -103,3 +108,62 @@ def test_the_list_of_clips_is_there_when_the_experiment_starts(
     monkeypatch.setattr("eisbach.experiments.run._run", start)
     run_experiment(own.spec, prepare=own.save_manifest, quiet=True)
     assert seen == [6]
+
+
+def recordings(place: Path, lengths: list[float], flat: list[str] | None = None) -> Path:
+    place.mkdir()
+    rng = np.random.default_rng(1)
+    for number, seconds in enumerate(lengths):
+        sf.write(str(place / f"{number}.wav"), 0.1 * rng.standard_normal(int(seconds * 8000)), 8000)
+    if flat is not None:
+        rows = "".join(f"{number}.wav,{value}\n" for number, value in enumerate(flat))
+        (place / "metadata.csv").write_text("file_name,flat\n" + rows)
+    return place
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_where_little_is_held_out_the_reference_is_all_music_and_can_be_collected(tmp_path: Path, listed: bool) -> None:
+    """A folder with a list of its own, or without: what is asked for before training is there after it."""
+    music = recordings(tmp_path / "🎵 music", [5.0, 7.0, 7.0, 7.0, 7.0])
+    if listed:
+        read_folder(music, quiet=True)
+    spec = own_audio_experiment(music, quick=True, quiet=True, overrides=["generation.duration=6"]).spec
+    assert spec.out == "eisbach-demo-🎵 music"
+    assert spec.reference is not None
+    assert spec.reference.source == "everything"
+    own = own_audio_experiment(music, out=tmp_path / "run", quick=True, quiet=True, overrides=["generation.duration=6"])
+    own.save_manifest()
+    assert {row.duration for row in own.manifest if row.split == "held_out"} == {7.0}
+    clips = manifest_clips(own.spec, None)
+    assert len(cut_stretches(clips, 6.0, 24, tmp_path / "cut", skips=SkipReport())) == 4
+
+
+def test_what_has_trained_is_not_held_out_when_the_same_command_goes_on(tmp_path: Path) -> None:
+    music, out = recordings(tmp_path / "music", [20.0] * 6), tmp_path / "run"
+    own = own_audio_experiment(music, out=out, quick=True, quiet=True)
+    (held,) = (row for row in own.manifest if row.split == "held_out")
+    other = next(row for row in own.manifest if row.split == "train")
+    swap: dict[str, Split] = {held.id: "train", other.id: "held_out"}
+    rows = [replace(row, split=swap.get(row.id, row.split)) for row in own.manifest]  # by a rule of before
+    save_manifest(Manifest(rows, own.manifest.root, own.manifest.audio_root))
+    (out / "arms").mkdir()
+    again = own_audio_experiment(music, out=out, quick=True, quiet=True)
+    assert [row.split for row in again.manifest] == [row.split for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("flat", "said"),
+    [
+        (["true"] * 7 + ["false"] * 7, None),
+        (["yes"] * 7 + ["no"] * 7, "here it is no, yes, so there is no oracle"),
+        (["true"] * 7 + ["false"] * 6 + [""], "here 13 of 14 have it, so"),
+        (["true"] * 12 + ["false"] * 2, "clips that train are marked as not flat, fewer than a batch of"),
+    ],
+)
+def test_an_oracle_is_trained_only_where_the_labels_give_one(tmp_path: Path, flat: list[str], said: str | None) -> None:
+    music = recordings(tmp_path / "music", [2.0 + 0.1 * n for n in range(14)], flat)
+    spec = own_audio_experiment(
+        music, out=tmp_path / "run", quick=True, quiet=True, overrides=["training.batch_size=4"]
+    ).spec
+    assert (spec.oracle is None) == (said is not None)
+    assert said is None or any(said in note for note in spec.notes)

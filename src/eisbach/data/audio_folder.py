@@ -11,7 +11,8 @@ from eisbach.audio import AUDIO_SUFFIXES, audio_hash, list_audio
 from eisbach.data.audio_facts import AudioFacts, CodecInput, inspect_audio, unusable
 from eisbach.data.caption_files import CaptionSource, clean_caption, find_captions, find_shards
 from eisbach.data.earlier_manifest import EarlierManifest, read_earlier
-from eisbach.data.manifest import Manifest, ManifestRow, afford_held_out, assign_split, save_manifest
+from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
+from eisbach.data.splits import afford_held_out, assign_split
 from eisbach.errors import AudioError, UserError, counted, one_line
 from eisbach.progress import in_threads
 from eisbach.types import Skipped, SkipReport

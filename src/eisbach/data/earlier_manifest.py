@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from eisbach.data.manifest import MANIFEST_NAME, ManifestRow, afford_held_out, assign_split, load_manifest
+from eisbach.data.manifest import MANIFEST_NAME, ManifestRow, load_manifest
+from eisbach.data.splits import afford_held_out, assign_split
 from eisbach.errors import ManifestError, counted, one_line
 
 _SHOWN = 3

@@ -7,7 +7,6 @@ which names the folder."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -24,11 +23,7 @@ from eisbach.files import LINES_LIMIT, JsonError, parse_json, read_json, read_te
 MANIFEST_NAME = "manifest.jsonl"
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
-HELD_OUT_SHARE = 0.1
-"""Share of pieces (or of clips without a piece) that the hash puts into the held-out split."""
 
-_SMALLEST_SHARE_OF = 5
-"""A small set holds out at most one piece in this many."""
 
 _SHOWN = 10
 
@@ -113,48 +108,6 @@ class Manifest:
             if (split is None or row.split == split)
             and all(row.labels.get(key) in values for key, values in wanted.items())
         )
-
-
-def assign_split(audio_hash: str, labels: Mapping[str, str] | None = None) -> Split:
-    """The split of a clip: by hash of its piece when it has one, else of its audio, so that it never changes.
-
-    About `HELD_OUT_SHARE` of the pieces are held out; a piece is never on both sides.
-    """
-    return "held_out" if int(_split_key(audio_hash, labels or {})[:12], 16) / 16**12 < HELD_OUT_SHARE else "train"
-
-
-def _split_key(audio_hash: str, labels: Mapping[str, str]) -> str:
-    piece = labels.get("piece")
-    return hashlib.sha256(piece.encode("utf-8", "surrogatepass")).hexdigest() if piece else audio_hash
-
-
-def afford_held_out(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
-    """The rows, of which at most every fifth piece (or clip without one) is held out, and from five pieces on at least
-    one: without any, nothing says when a training begins to learn its clips by heart.
-
-    The hash of a small set may hold out half of it, or nothing. Those with the lowest hashes stay held out, so that a
-    set that grows only ever gives training clips to the other side when it may hold out more.
-    """
-    keys = {row.id: _split_key(row.audio_hash, row.labels) for row in rows}
-    pieces = sorted(set(keys.values()))
-    room = len(pieces) // _SMALLEST_SHARE_OF
-    held_out = sorted({keys[row.id] for row in rows if row.split == "held_out"}) or pieces[:1]
-    allowed = set(held_out[:room])
-    splits: dict[bool, Split] = {True: "held_out", False: "train"}
-    return [replace(row, split=splits[keys[row.id] in allowed]) for row in rows]
-
-
-def hold_out_more(rows: Sequence[ManifestRow], seconds: float) -> list[ManifestRow]:
-    """The rows, of which clips of `seconds` or more are held out, by hash, until a fifth of the pieces (or clips
-    without one) is; what is held out already stays.
-
-    By chance a tenth of a small folder may be nothing, and then there is no music to hold a model against.
-    """
-    keys = {row.id: _split_key(row.audio_hash, row.labels) for row in rows}
-    chosen = {keys[row.id] for row in rows if row.split == "held_out"}
-    room = max(0, len(set(keys.values())) // _SMALLEST_SHARE_OF - len(chosen))
-    chosen |= set(sorted({keys[row.id] for row in rows if row.duration >= seconds} - chosen)[:room])
-    return [replace(row, split="held_out") if keys[row.id] in chosen else row for row in rows]
 
 
 def load_manifest(path: str | Path, *, check_files: bool = True) -> Manifest:

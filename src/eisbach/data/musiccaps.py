@@ -18,7 +18,7 @@ from typing import Any
 from eisbach.audio import SILENCE_PEAK, audio_hash, read_audio, write_audio
 from eisbach.audio_file import AudioFile
 from eisbach.config import check_values
-from eisbach.data.manifest import MANIFEST_NAME, Manifest, ManifestRow, Split, assign_split, save_manifest
+from eisbach.data.manifest import MANIFEST_NAME, Manifest, ManifestRow, Split, save_manifest
 from eisbach.data.musiccaps_table import (
     FetchedFile,
     Matches,
@@ -29,6 +29,7 @@ from eisbach.data.musiccaps_table import (
     read_rows,
     write_missing,
 )
+from eisbach.data.splits import assign_split
 from eisbach.errors import AudioError, UserError, storage_error
 from eisbach.files import read_journal, write_json
 from eisbach.progress import in_threads

@@ -17,16 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eisbach.data.latents import LatentCache, LatentEntry, read_latent_array
-from eisbach.data.manifest import (
-    MANIFEST_NAME,
-    SPLITS,
-    Manifest,
-    ManifestRow,
-    Split,
-    assign_split,
-    fault_list,
-    row_faults,
-)
+from eisbach.data.manifest import MANIFEST_NAME, SPLITS, Manifest, ManifestRow, Split, fault_list, row_faults
+from eisbach.data.splits import assign_split
 from eisbach.errors import ManifestError, UserError, is_out_of_memory
 from eisbach.files import find_files, read_json, read_object, walk_files
 from eisbach.progress import in_threads

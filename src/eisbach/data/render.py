@@ -16,10 +16,11 @@ from pydantic import Field
 from eisbach.audio import audio_hash, write_audio
 from eisbach.config import check_values
 from eisbach.data.captions import build_caption
-from eisbach.data.manifest import Manifest, ManifestRow, assign_split, row_values, save_manifest
+from eisbach.data.manifest import Manifest, ManifestRow, row_values, save_manifest
 from eisbach.data.performance import Performance, in_room, perform, take_excerpt
 from eisbach.data.score_parsing import PARSER_VERSION, NoteTable, ScoreError
 from eisbach.data.scores import Piece, list_pieces, load_table
+from eisbach.data.splits import assign_split
 from eisbach.data.synth import synthesise
 from eisbach.errors import UserError
 from eisbach.executors import open_executor

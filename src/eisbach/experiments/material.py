@@ -4,7 +4,7 @@ audio."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, pairwise
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eisbach import devices
-from eisbach.data.manifest import MANIFEST_NAME, Manifest, hold_out_more, load_manifest, save_manifest
+from eisbach.data.manifest import MANIFEST_NAME, Manifest, ManifestRow, load_manifest, save_manifest
 from eisbach.data.selection import merge
+from eisbach.data.splits import hold_out_more
 from eisbach.errors import UserError, one_line
 from eisbach.executors import available_cpus
 from eisbach.experiments.spec import ExperimentSpec, MaterialConfig, arm_training
@@ -192,8 +193,8 @@ class OwnAudio:
         Not written yet: the experiment's folder may turn out to be another's.
     training_clips : int
         Clips that train: not held out, and each once.
-    labelled : bool
-        Every clip says whether it is flat, so that the oracle can be trained.
+    developing_clips : int
+        Those of them that are labelled as not flat.
     captioned : bool
         The clips have captions; otherwise the models train without text.
     skipped : tuple of Skipped
@@ -206,7 +207,7 @@ class OwnAudio:
 
     manifest: Manifest
     training_clips: int
-    labelled: bool
+    developing_clips: int
     captioned: bool
     skipped: tuple[Skipped, ...] = ()
     captions: tuple[str, ...] = ()
@@ -257,7 +258,7 @@ def adopt_folder(
         found = load_manifest(folder)
     else:
         found, skips = read_folder(folder, caption_from=caption_from or "auto", save=False, quiet=quiet, notify=notify)
-        found = found.with_rows(hold_out_more(found.rows, stretch))
+        found = found.with_rows(_as_before(hold_out_more(found.rows, stretch), data))
     manifest = Manifest(found.rows, data, found.audio_root)
     choice = choose_clips(manifest, TrainingRule())
     captioned = any(row.caption for row in manifest)
@@ -271,7 +272,7 @@ def adopt_folder(
     return OwnAudio(
         manifest=manifest,
         training_clips=len(choice.train),
-        labelled={row.labels.get("flat") for row in manifest} == {"true", "false"},
+        developing_clips=sum(row.labels.get("flat") == "false" for row in choice.train),
         captioned=captioned,
         skipped=(*skips.skipped, *choice.left_out),
         captions=tuple(row.caption for row in choice.train),
@@ -280,12 +281,20 @@ def adopt_folder(
     )
 
 
+def _as_before(rows: Sequence[ManifestRow], data: Path) -> list[ManifestRow]:
+    """The rows, each in the split that it has in the experiment's own list: what has trained is not held out later."""
+    if not (data / MANIFEST_NAME).is_file():
+        return list(rows)
+    splits = {row.audio_hash: row.split for row in load_manifest(data, check_files=False)}
+    return [replace(row, split=splits.get(row.audio_hash, row.split)) for row in rows]
+
+
 def _refuse_changes(manifest: Manifest, folder: Path) -> None:
     """Refuses audio or captions other than those that models in this experiment were trained on."""
     if not (manifest.root / MANIFEST_NAME).is_file() or not (manifest.root.parent / "arms").is_dir():
         return
     before, now = (
-        {(row.id, row.caption, row.audio_hash) for row in rows}
+        {(row.id, row.caption, row.audio_hash, row.split) for row in rows}
         for rows in (load_manifest(manifest.root, check_files=False), manifest)
     )
     if before != now:

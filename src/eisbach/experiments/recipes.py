@@ -39,6 +39,14 @@ _OWN_AUDIO = (
     "depends on that audio."
 )
 _NO_LABELS = "Nobody labelled which of the audio is flat, so there is no oracle arm and no recovered share of its gain."
+_OTHER_LABELS = (
+    "The label flat is read as true or false and must stand on every clip; here {found}, so there is no oracle arm, "
+    "and no recovered share of its gain."
+)
+_FEW_DEVELOP = (
+    "Only {clips} clips that train are marked as not flat, fewer than a batch of {batch}, so there is no oracle arm, "
+    "and no recovered share of its gain."
+)
 _NO_CAPTIONS = (
     "The audio has no captions, so the models were fine-tuned without text and asked for music in words that name no "
     "instrument."
@@ -235,19 +243,19 @@ def own_audio_experiment(
         shown = [f"{item.item} {item.reason}" for item in own.skipped[:_SHOWN]]
         more = [f"and {len(own.skipped) - _SHOWN} more"] if len(own.skipped) > _SHOWN else []
         notes.append(_LEFT_OUT.format(count=len(own.skipped), folder=folder, named="; ".join([*shown, *more])))
-    if not own.labelled:
-        notes.append(_NO_LABELS)
+    without_oracle = _why_no_oracle(own, batch)
+    notes += without_oracle
     if not own.captioned:
         notes.append(_NO_CAPTIONS)
     if batch < recipe_batch:
         notes.append(_SMALL_BATCH.format(clips=clips, batch=batch, recipe=recipe_batch))
     values = spec.model_dump()
     notes.insert(0, _LIMITS)
-    notes += _own_reference(values, own, Path(folder))
+    notes += _own_reference(values, own)
     prompted = any(change.replace(" ", "").startswith("generation.prompts=") for change in overrides)
     if not prompted:
         values["generation"]["prompts"] = _own_prompts(own, _PROMPTS // 2 if quick else _PROMPTS)
-    if not own.labelled and spec.oracle is not None:
+    if without_oracle and spec.oracle is not None:
         del values["arms"][spec.oracle]
         values["oracle"] = None
     group = {"manifest": str(data / MANIFEST_NAME), "cache": str(data / "latents")}
@@ -257,6 +265,21 @@ def own_audio_experiment(
     return OwnExperiment(build_config(ExperimentSpec, values, "the demo on your audio"), own.manifest)
 
 
+def _why_no_oracle(own: OwnAudio, batch: int) -> list[str]:
+    """Why no arm can leave the flat clips out; nothing where one can."""
+    flat = [row.labels.get("flat") for row in own.manifest]
+    marked = len(flat) - flat.count(None)
+    if not marked:
+        return [_NO_LABELS]
+    if set(flat) != {"true", "false"}:
+        values = ", ".join(sorted({str(value) for value in flat if value is not None}))
+        found = f"{marked} of {len(flat)} have it" if None in flat else f"it is {values}"
+        return [_OTHER_LABELS.format(found=found)]
+    if own.developing_clips < batch:
+        return [_FEW_DEVELOP.format(clips=own.developing_clips, batch=batch)]
+    return []
+
+
 def _own_prompts(own: OwnAudio, most: int) -> list[dict[str, Any]]:
     """The person's captions, filled up to `most` with words that name no instrument; those alone without any."""
     captions = prompts_of(own.captions, most)
@@ -264,7 +287,7 @@ def _own_prompts(own: OwnAudio, most: int) -> list[dict[str, Any]]:
     return [*captions, *plain[: most - len(captions)]]
 
 
-def _own_reference(values: dict[str, Any], own: OwnAudio, folder: Path) -> list[str]:
+def _own_reference(values: dict[str, Any], own: OwnAudio) -> list[str]:
     """Sets what a person's models are held against: what is held out of the folder, or what there is. Returns what must
     be said of it."""
     if values["reference"] is None:
@@ -277,7 +300,7 @@ def _own_reference(values: dict[str, Any], own: OwnAudio, folder: Path) -> list[
     if held_out >= _LEAST_REFERENCE:
         return []
     if everything >= _LEAST_REFERENCE:
-        values["reference"]["source"] = str(folder)
+        values["reference"]["source"] = "everything"
         return [_LITTLE_HELD_OUT.format(stretches=held_out, seconds=seconds)]
     values["reference"] = None
     values["primary_metrics"] = {name: _DIRECTIONS.get(name, "higher") for name in values["primary_metrics"]}
@@ -287,7 +310,7 @@ def _own_reference(values: dict[str, Any], own: OwnAudio, folder: Path) -> list[
 def _changes(out: str | Path | None, seed: int | None, quick: bool) -> list[str]:
     changes = []
     if out is not None:
-        changes.append(f"out={json.dumps(str(out))}")
+        changes.append(f"out={json.dumps(str(out), ensure_ascii=False)}")
     if seed is not None:
         if seed < 0:
             raise UserError(f"--seed is {seed}; give a whole number from 0.")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eisbach.data.manifest import load_manifest
+from eisbach.data.manifest import Split, load_manifest
 from eisbach.errors import AudioError, UserError
 from eisbach.executors import available_cpus
 from eisbach.experiments.cutting import cut_sets, cut_stretches
@@ -107,12 +107,12 @@ def experiment_reference(spec: ExperimentSpec, root: Path, *, quiet: bool = True
     if config is None:
         return None
     folder, seconds, skips = root / GROUP, float(spec.generation.duration), SkipReport()
-    if config.source != "held_out":
+    if config.source not in ("held_out", "everything"):
         clips = collect_reference([config.source]).clips
     elif spec.material is not None:
         clips = _rendered(spec.material, seconds, config.clips, folder / "rendered")
     else:
-        clips = held_out_clips(spec)
+        clips = manifest_clips(spec, "held_out" if config.source == "held_out" else None)
     stretches = cut_stretches(clips, seconds, config.clips, folder / "cut", skips=skips)
     if len(stretches) < 4:
         why = f"; the first: {skips.skipped[0].reason}" if skips.skipped else ""
@@ -136,23 +136,23 @@ def _below(music: Reference, root: Path) -> Reference:
     return Reference(music.label, records, rows, music.sketches)
 
 
-def held_out_clips(spec: ExperimentSpec) -> list[Clip]:
-    """The clips that the experiment's manifests hold out."""
+def manifest_clips(spec: ExperimentSpec, split: Split | None) -> list[Clip]:
+    """The clips of one split of the experiment's manifests, or of all."""
     manifests = (spec.training.get("data") or {}).get("manifest") or []
     rows = [
         (manifest, row)
         for path in ([manifests] if isinstance(manifests, str) else manifests)
         for manifest in [load_manifest(path)]
-        for row in manifest.select(split="held_out")
+        for row in manifest.select(split=split)
     ]
     return [Clip(manifest.audio_path(row), {"id": row.id, "group": GROUP}) for manifest, row in rows]
 
 
 def _rendered(material: MaterialConfig, seconds: float, clips: int, folder: Path) -> list[Clip]:
     """New performances of the scores that no training hears."""
-    from eisbach.data.manifest import assign_split
     from eisbach.data.render import RenderSpec, render
     from eisbach.data.scores import list_pieces
+    from eisbach.data.splits import assign_split
 
     held_out = tuple(
         piece.id for piece in list_pieces() if assign_split("0" * 64, {"piece": piece.id}) == "held_out"

@@ -27,7 +27,8 @@ class ReferenceConfig(StrictModel):
     ----------
     source : str
         "held_out": what the manifest holds out, or, for material that the experiment makes, new performances of
-        held-out scores; otherwise a folder or manifest of audio.
+        held-out scores; "everything": what trains as well, where too little is held out; otherwise a folder or
+        manifest of audio.
     label : str
         What sentences call it.
     clips : int

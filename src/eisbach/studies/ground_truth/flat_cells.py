@@ -40,10 +40,10 @@ from pathlib import Path
 import numpy as np
 
 from eisbach.data.flat_material import cloud, coloured_noise, drone, held_chord, loop, pad
-from eisbach.data.manifest import assign_split
 from eisbach.data.performance import Performance
 from eisbach.data.render import Clip, RenderSpec, finish, piece_labels, plan_caption, render
 from eisbach.data.scores import list_pieces
+from eisbach.data.splits import assign_split
 from eisbach.data.synth import INSTRUMENTS, Track, fold_into, synthesise
 from eisbach.types import SkipReport, Waveform
 
