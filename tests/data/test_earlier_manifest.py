@@ -171,7 +171,10 @@ def test_a_label_taken_back_in_a_table_goes_and_one_that_it_overwrites_is_named(
     table.write_text("file_name,flat,weight\n0.wav,,\n1.wav,true,\n")
     rows, told = again(tmp_path)
     assert (rows["0.wav"].labels, rows["0.wav"].weight, rows["1.wav"].labels) == ({}, None, {"flat": "true"})
-    assert told[-1] == "another label than before in 2 clips: 0.wav, 1.wav."
+    assert told[-2:] == [
+        "another label than before in 2 clips: 0.wav, 1.wav.",
+        "another weight than before in 1 clip: 0.wav.",
+    ]
     table.write_text("file_name,mood\n0.wav,calm\n")  # a column that is not there takes nothing back
     rows, _ = again(tmp_path)
     assert rows["1.wav"].labels == {"flat": "true"}

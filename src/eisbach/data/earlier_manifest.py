@@ -163,7 +163,7 @@ class EarlierManifest:
 
 
 def _lost_labels(pairs: Sequence[tuple[ManifestRow, ManifestRow]]) -> list[str]:
-    """Labels of before that have another value now, or none."""
+    """Labels and weights of before that have another value now, or none."""
     taken = sorted({name for before, _ in pairs for name in before.labels if is_measured(name)})
     said = []
     if taken:
@@ -175,7 +175,14 @@ def _lost_labels(pairs: Sequence[tuple[ManifestRow, ManifestRow]]) -> list[str]:
     ]
     if changed:
         said.append(f"another label than before in {counted(len(changed), 'clip')}: {_named(changed)}")
+    weighed = [now for old, now in pairs if old.weight is not None and _weight(old) != _weight(now)]
+    if weighed:
+        said.append(f"another weight than before in {counted(len(weighed), 'clip')}: {_named(weighed)}")
     return said
+
+
+def _weight(row: ManifestRow) -> tuple[float | None, float | None]:
+    return row.weight, row.weight_above
 
 
 def _is_named_by_path(row: ManifestRow) -> bool:
