@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import shlex
 import subprocess
 import sys
 import warnings
@@ -369,6 +370,10 @@ def test_words_that_are_no_command_are_usage_errors(eisbach: Command, words: lis
         ("train r.yaml --lr=1e-4", "there is no option --lr; a recipe's key is set with --set optimiser.lr=1e-4."),
         ("demo --steps 5", "there is no option --steps; a recipe's key is set with --set training.steps=5."),
         (
+            "train r.yaml --model='my model'",
+            "there is no option --model; a recipe's key is set with --set 'model=my model'.",
+        ),
+        (
             "train r.yaml --dry",
             "there is no option --dry (did you mean --dry-run?); eisbach train --help says what there is.",
         ),
@@ -381,7 +386,7 @@ def test_words_that_are_no_command_are_usage_errors(eisbach: Command, words: lis
     ],
 )
 def test_usage_errors_are_one_sentence_with_the_way_out(eisbach: Command, line: str, said: str) -> None:
-    code, out, err = eisbach(*line.split())
+    code, out, err = eisbach(*shlex.split(line))
     assert (code, out) == (2, "")
     assert err.splitlines()[-1] == f"eisbach: {said}"
 

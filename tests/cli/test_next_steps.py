@@ -126,6 +126,23 @@ def test_a_set_that_training_refuses_is_mended_before_it_trains(
     assert seen.err.endswith("next: eisbach data folder . makes the manifest again\n")
 
 
+def test_a_manifest_beside_its_audio_s_folder_is_made_again_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my music").mkdir()
+    rng = np.random.default_rng(0)
+    sf.write("my music/a.wav", 0.1 * rng.standard_normal(5 * 22050), 22050)
+    command = with_next_steps(typer.main.get_command(cli.app))
+    command(["data", "folder", "my music", "--out", "oo"], standalone_mode=False)
+    sf.write("my music/a.wav", 0.1 * rng.standard_normal(5 * 22050), 22050)
+    for target in ("oo", "oo/manifest.jsonl"):
+        capsys.readouterr()
+        command(["data", "doctor", target], standalone_mode=False)
+        said = f"next: eisbach data folder '{tmp_path / 'my music'}' --out oo makes the manifest again\n"
+        assert capsys.readouterr().err.endswith(said)
+
+
 def test_a_probe_goes_on_with_its_data_and_a_dry_run_with_its_own_line(monkeypatch: pytest.MonkeyPatch) -> None:
     line = next_step("probe", {"recipe": "r.yaml", "data": ["my music", "b"]})
     assert line == "eisbach train r.yaml --data 'my music' --data b --set weighting.sample=NAME"

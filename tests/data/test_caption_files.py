@@ -15,6 +15,7 @@ from eisbach.data.audio_folder import read_folder
 from eisbach.data.caption_files import find_captions, find_shards, unpack_shards
 from eisbach.data.doctor import examine
 from eisbach.errors import UserError
+from eisbach.structure.batch import Clip, analyze_files
 
 
 def _captions(folder: Path, mode: str = "auto") -> dict[str, str]:
@@ -99,6 +100,64 @@ def _tagged(path: Path, tags: dict[str, str]) -> Path:
     content = path.read_bytes() + b"LIST" + struct.pack("<I", len(chunks) + 4) + b"INFO" + chunks
     path.write_bytes(content[:4] + struct.pack("<I", len(content) - 8) + content[8:])
     return path
+
+
+def test_a_misspelt_column_of_captions_is_named_and_is_no_label(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", tone())
+    table = tmp_path / "metadata.csv"
+    table.write_text("file_name,captions,mood\na.wav,slow,calm\n")
+    words = f"{table} has no column of captions (it has: file_name, captions, mood); name 'captions' caption."
+    with pytest.raises(UserError) as caught:
+        read_folder(tmp_path, caption_from="table", quiet=True)
+    assert str(caught.value) == words
+    told: list[str] = []
+    manifest, _ = read_folder(tmp_path, quiet=True, notify=told.append)
+    assert told == ["labels in a table: mood (1).", words]
+    assert manifest.rows[0].labels == {"mood": "calm"}
+    table.write_text("file_name,flat\na.wav,true\n")
+    with pytest.raises(UserError, match=r"\(it has: file_name, flat\); name the column of words caption\.$"):
+        read_folder(tmp_path, caption_from="table", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            "file_name,caption,mood\na.wav,fine,calm\nb.wav,slow, dark,calm\n",
+            "csv, line 3, has more cells than the head",
+        ),
+        ("file_name,caption,Flat,flat\na.wav,x,1,0\n", "has the columns Flat and flat, which are one name; rename one"),
+        ("file_name,caption,flat,flat\na.wav,x,1,0\n", "has the column flat twice; keep one"),
+        ("file_name,weight\na.wav,0.5\na.wav,1\n", "gives a.wav a second, different weight; keep one"),
+    ],
+)
+def test_a_table_whose_cells_cannot_be_told_apart_is_refused(tmp_path: Path, content: str, words: str) -> None:
+    write(tmp_path / "a.wav", tone())
+    (tmp_path / "metadata.csv").write_text(content)
+    with pytest.raises(UserError, match=words):
+        read_folder(tmp_path, quiet=True)
+
+
+def test_empty_cells_behind_the_last_column_are_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", tone())
+    (tmp_path / "metadata.csv").write_text("file_name,caption\na.wav,slow,,\n")
+    assert _captions(tmp_path) == {"a.wav": "slow"}
+
+
+def test_columns_that_records_have_are_no_labels_and_many_are_counted(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", tone())
+    measured = ["sample_rate", "flags", "arm", "seed", "prompt_id", "train_seed", "unit", "loudness_lufs"]
+    own = [f"own{number}" for number in range(50)]
+    columns = ["file_name", "path", *measured, *own]
+    (tmp_path / "metadata.csv").write_text(f"{','.join(columns)}\na.wav{',1' * (len(columns) - 1)}\n")
+    told: list[str] = []
+    manifest, _ = read_folder(tmp_path, quiet=True, notify=told.append)
+    assert list(manifest.rows[0].labels) == own
+    assert told[0].endswith("own8 (1), own9 (1) and 40 more.")
+    assert told[1] == (
+        f"of {tmp_path / 'metadata.csv'} the columns {', '.join(sorted(measured))} are not read: they are no labels."
+    )
+    assert len(analyze_files([Clip(tmp_path / "a.wav", dict(manifest.rows[0].labels))], jobs=1, quiet=True)) == 1
 
 
 def test_tags_become_captions_by_a_template(tmp_path):

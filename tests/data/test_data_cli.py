@@ -7,6 +7,7 @@ import pytest
 from small_audio import tone, write
 from typer.testing import CliRunner
 
+from eisbach.cli.common import make_manifests
 from eisbach.cli.data import app
 from eisbach.errors import UserError
 
@@ -32,6 +33,23 @@ def test_folder_then_doctor(tmp_path: Path) -> None:
     assert report["trained"][0]["caption"] == "a"
     with pytest.raises(UserError, match="key=value"):
         run("folder", str(tmp_path), "--label", "kind")
+    with pytest.raises(UserError, match="records of clips have a column sample_rate; choose another name"):
+        run("folder", str(tmp_path), "--label", "sample_rate=44100")
+
+
+def test_one_of_several_processes_says_what_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "a.wav", tone())
+    (tmp_path / "metadata.csv").write_text("file_name,mood\na.wav,calm\n")
+    for rank, said in (("1", ""), ("0", "labels in a table: mood (1)")):
+        (tmp_path / "manifest.jsonl").unlink(missing_ok=True)
+        monkeypatch.setenv("RANK", rank)
+        capsys.readouterr()
+        make_manifests(str(tmp_path), quiet=False)
+        told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+        assert bool(told) == bool(said)
+        assert said in " ".join(told)
 
 
 def test_render_and_flat(tmp_path: Path, score_cache: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from typer.testing import CliRunner
 from eisbach.cli.data import app
 from eisbach.data.audio_folder import read_folder
 from eisbach.data.doctor import examine
-from eisbach.data.manifest import ManifestRow, load_manifest, save_manifest
+from eisbach.data.manifest import Manifest, ManifestRow, load_manifest, save_manifest
+from eisbach.data.splits import afford_held_out, assign_split
 from eisbach.errors import ManifestError, UserError
 
 
@@ -64,7 +66,7 @@ def test_a_clip_is_told_by_its_audio_wherever_it_lies(tmp_path: Path) -> None:
     write(tmp_path / "flat" / "x.wav", tone(3.0))
     rows, told = again(tmp_path)
     assert rows["flat/x.wav"].labels == {}
-    assert told == ["with their audio, which changed or is gone, went labels or weights of flat/x.wav."]
+    assert told == ["with their audio, which changed or is gone, went labels of flat/x.wav."]
 
 
 def test_captions_of_the_folder_come_first_and_those_of_the_manifest_alone_stay(tmp_path: Path) -> None:
@@ -81,6 +83,132 @@ def test_captions_of_the_folder_come_first_and_those_of_the_manifest_alone_stay(
     assert [line for line in told if "will not train" not in line] == ["another caption than before in 1 clip: 0.wav."]
     rows, _ = again(tmp_path, caption_from="none")
     assert {row.caption for row in rows.values()} == {""}
+
+
+def test_pieces_marked_by_hand_are_on_one_side(tmp_path: Path) -> None:
+    read_folder(songs(tmp_path, 20), quiet=True)
+    manifest = load_manifest(tmp_path)
+    rows = [replace(row, labels={"piece": f"p{number // 2}"}) for number, row in enumerate(manifest)]
+    save_manifest(manifest.with_rows(rows))
+    made, told = again(tmp_path)
+    assert told == ["kept from the manifest of before: the labels of 20 clips; --fresh starts anew."]
+    fresh = Manifest([replace(row, split=assign_split(row.audio_hash, row.labels)) for row in rows], tmp_path)
+    assert list(made.values()) == afford_held_out(fresh.rows)
+    # one clip of a piece that is put on the other side by hand takes the piece with it, and that is said
+    chosen = next(row for row in made.values() if row.split == "train")
+    manifest = load_manifest(tmp_path)
+    save_manifest(manifest.with_rows(replace(row, split="held_out") if row == chosen else row for row in manifest))
+    made, told = again(tmp_path)
+    sides = {
+        row.labels["piece"]: {other.split for other in made.values() if other.labels == row.labels} for row in rows
+    }
+    assert all(len(split) == 1 for split in sides.values())
+    assert sides[chosen.labels["piece"]] == {"held_out"}
+    (other,) = (row.id for row in made.values() if row.labels == chosen.labels and row.id != chosen.id)
+    assert "the splits of 1 clip" in told[0]
+    assert told[1] == f"a piece is on one side, so another split than before has {other}."
+
+
+def test_a_manifest_of_the_rule_that_held_nothing_out_was_not_set_by_hand(tmp_path: Path) -> None:
+    read_folder(songs(tmp_path, 5), quiet=True)
+    manifest = load_manifest(tmp_path)
+    assert [assign_split(row.audio_hash) for row in manifest] == ["train"] * 5  # by these tones' hashes
+    save_manifest(manifest.with_rows(replace(row, split="train") for row in manifest))
+    rows, told = again(tmp_path)
+    assert tuple(rows.values()) == manifest.rows
+    assert told == []
+
+
+def test_where_the_audio_of_a_name_changes_its_words_stay_and_the_rest_is_named(tmp_path: Path) -> None:
+    read_folder(songs(tmp_path), quiet=True)
+    edit(tmp_path, caption="slow cello")
+    write(tmp_path / "0.wav", tone(4.0))
+    rows, told = again(tmp_path)
+    assert rows["0.wav"].caption == "slow cello"
+    assert told == ["the audio changed and the words did not in 1 clip: 0.wav."]
+    edit(tmp_path, id="mine", split="held_out")
+    write(tmp_path / "0.wav", tone(5.0))
+    rows, told = again(tmp_path)
+    assert (rows["0.wav"].id, rows["0.wav"].caption, rows["0.wav"].split) == ("0.wav", "", "train")
+    assert told == ["with their audio, which changed or is gone, went words, an id, a split of mine."]
+    # audio that moved takes its words with it, whatever lies in its old place
+    edit(tmp_path, caption="slow cello")
+    (tmp_path / "0.wav").rename(tmp_path / "moved.wav")
+    write(tmp_path / "0.wav", tone(6.0))
+    rows, _ = again(tmp_path)
+    assert {path: row.caption for path, row in rows.items() if row.caption} == {"moved.wav": "slow cello"}
+
+
+def test_further_rows_of_one_file_stay(tmp_path: Path) -> None:
+    read_folder(songs(tmp_path), quiet=True)
+    edit(tmp_path, caption="slow cello")
+    manifest = load_manifest(tmp_path)
+    second = replace(manifest.rows[0], id="0-b", caption="low strings", labels={"mood": "calm"})
+    save_manifest(manifest.with_rows([second, *manifest]))
+    (tmp_path / "1.txt").write_text("fast flute")
+    told: list[str] = []
+    made, _ = read_folder(tmp_path, quiet=True, notify=told.append)
+    assert [(row.id, row.caption) for row in made] == [
+        ("0.wav", "slow cello"), ("0-b", "low strings"), ("1.wav", "fast flute")
+    ]  # fmt: skip
+    assert made.rows[1] == second
+    made, _ = read_folder(tmp_path, quiet=True, caption_from="name", notify=told.append)
+    assert [row.id for row in made] == ["0.wav", "1.wav", "2.wav"]
+    assert told[-1] == "of audio with several captions one row stays with --caption-from: without 0-b."
+
+
+def test_a_label_taken_back_in_a_table_goes_and_one_that_it_overwrites_is_named(tmp_path: Path) -> None:
+    songs(tmp_path)
+    table = tmp_path / "metadata.csv"
+    table.write_text("file_name,flat,weight\n0.wav,true,0.5\n1.wav,false,\n")
+    again(tmp_path)
+    table.write_text("file_name,flat,weight\n0.wav,,\n1.wav,true,\n")
+    rows, told = again(tmp_path)
+    assert (rows["0.wav"].labels, rows["0.wav"].weight, rows["1.wav"].labels) == ({}, None, {"flat": "true"})
+    assert told[-2:] == [
+        "another label than before in 2 clips: 0.wav, 1.wav.",
+        "another weight than before in 1 clip: 0.wav.",
+    ]
+    table.write_text("file_name,mood\n0.wav,calm\n")  # a column that is not there takes nothing back
+    rows, _ = again(tmp_path)
+    assert rows["1.wav"].labels == {"flat": "true"}
+
+
+def test_a_label_that_analyze_refuses_goes_when_the_manifest_is_made_again(tmp_path: Path) -> None:
+    read_folder(songs(tmp_path), labels={"sample_rate": "44100", "arm": "x"}, quiet=True)
+    rows, told = again(tmp_path)
+    assert rows["0.wav"].labels == {"arm": "x"}  # manifests of generated clips have it
+    assert "the labels sample_rate are not kept: records of clips have columns of these names." in told
+
+
+def test_an_id_that_is_a_new_files_name_is_refused_with_the_mend(tmp_path: Path) -> None:
+    read_folder(songs(tmp_path), quiet=True)
+    edit(tmp_path, id="new.wav")
+    write(tmp_path / "new.wav", tone(2.0))
+    with pytest.raises(
+        ManifestError, match=r"id 'new\.wav', which is now the name .*; give that clip another id there"
+    ):
+        read_folder(tmp_path, quiet=True)
+
+
+def test_accents_composed_in_another_way_are_no_id_set_by_hand(tmp_path: Path) -> None:
+    name = "caf\u00e9.wav"
+    write(tmp_path / name, tone())
+    read_folder(tmp_path, quiet=True)
+    manifest = load_manifest(tmp_path)
+    apart = unicodedata.normalize("NFD", name)
+    save_manifest(manifest.with_rows([replace(manifest.rows[0], id=apart, path=apart)]))
+    rows, told = again(tmp_path)
+    assert (rows[name].id, told) == (name, [])
+
+
+def test_a_broken_note_of_the_audio_s_place_names_fresh_too(tmp_path: Path) -> None:
+    songs(tmp_path / "music")
+    out = tmp_path / "out"
+    read_folder(tmp_path / "music", out=out, quiet=True)
+    (out / "manifest.audio.json").write_text("{")
+    with pytest.raises(ManifestError, match="mend it, or add --fresh"):
+        read_folder(tmp_path / "music", out=out, quiet=True)
 
 
 def test_a_manifest_that_cannot_be_read_is_not_replaced_unless_asked(tmp_path: Path) -> None:

@@ -81,6 +81,26 @@ def test_plain_texts_are_prompts_in_a_list_and_in_lines(tmp_path: Path) -> None:
         load_prompts(tmp_path / "empty.txt")
 
 
+def test_a_text_is_a_line_and_comments_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_bytes("# the slow ones\r\nslow\u2028cello\r\n  # and\rfast\x85flute\n".encode())
+    assert [(item.id, item.text) for item in load_prompts(path)] == [
+        ("prompt-1", "slow cello"),
+        ("prompt-2", "fast flute"),
+    ]
+
+
+def test_texts_take_no_id_that_is_given_and_numbers_are_texts(tmp_path: Path) -> None:
+    path = tmp_path / "mixed.yaml"
+    path.write_text("- {id: prompt-2, text: bells}\n- 1812\n- slow cello\n- {id: prompt-5, text: drums}\n")
+    assert [(item.id, item.text) for item in load_prompts(path)] == [
+        ("prompt-2", "bells"),
+        ("prompt-6", "1812"),
+        ("prompt-3", "slow cello"),
+        ("prompt-5", "drums"),
+    ]
+
+
 def test_words_in_a_files_place_are_told_how_they_are_played() -> None:
     with pytest.raises(UserError, match=r"played without --prompts: eisbach generate 'slow strings'\.$"):
         load_prompts("slow strings")

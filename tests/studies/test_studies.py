@@ -44,7 +44,7 @@ STUDIES = study_names()
 
 
 def run(*words: str) -> str:
-    result = CliRunner().invoke(app, ["study", *words])
+    result = CliRunner().invoke(app, ["study", *words], env={"COLUMNS": "80"})
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output
@@ -239,7 +239,7 @@ def test_list_show_and_page(tmp_path: Path) -> None:
     assert waiting == sorted(waiting)
     listed = run("list")
     text = " ".join(listed.split())
-    assert max(len(line) for line in listed.splitlines()) <= 80  # what a terminal is that says nothing of itself
+    assert max(len(line) for line in listed.splitlines()) <= 80  # the width that `run` sets
     for study in load_studies():
         assert f"{study.name}: {study.declaration.title} (" in text
         for claim, result in study.rows():

@@ -193,8 +193,9 @@ def make_manifests(sources: str | list[str] | None, quiet: bool) -> None:
         from eisbach.data.selection import TrainingRule, choose_clips
 
         folder = Path(source)
-        manifest, report = read_folder(folder, quiet=quiet, notify=None if quiet else print_note)
-        if not quiet and os.environ.get("RANK", "0") == "0":
+        speaks = not quiet and os.environ.get("RANK", "0") == "0"  # of the processes of torchrun, one
+        manifest, report = read_folder(folder, quiet=quiet, notify=print_note if speaks else None)
+        if speaks:
             left_out = f"; {len(report.skipped)} left out, see eisbach data doctor {folder}" if report.skipped else ""
             chosen = choose_clips(manifest, TrainingRule()).sentence()
             print_note(f"{folder} had no manifest, so {folder / MANIFEST_NAME} was made: {chosen}{left_out}.")

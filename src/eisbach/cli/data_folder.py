@@ -48,6 +48,7 @@ def folder(
     from dataclasses import asdict
 
     from eisbach.data.audio_folder import read_folder
+    from eisbach.data.label_names import is_measured
     from eisbach.data.selection import TrainingRule, choose_clips
     from eisbach.errors import UserError, counted
 
@@ -56,6 +57,8 @@ def folder(
         key, separator, value = item.partition("=")
         if not (separator and key and value):
             raise UserError(f"--label '{item}' must look like key=value, for example kind=developing.")
+        if is_measured(key):
+            raise UserError(f"--label '{item}': records of clips have a column {key}; choose another name.")
         labels[key] = value
     unpacked = _unpack(path, out)
     if unpacked is not None:
@@ -138,8 +141,14 @@ def doctor(
 
 def _mend(path: Path, report: DoctorReport) -> str:
     """What to do about a set that training refuses."""
-    if any(problem.kind == "changed" for problem in report.problems) and path.is_dir():
-        return f"eisbach data folder {shlex.quote(str(path))} makes the manifest again"
+    from eisbach.data.manifest import MANIFEST_NAME, load_manifest
+
+    if any(problem.kind == "changed" for problem in report.problems) and (path.is_dir() or path.name == MANIFEST_NAME):
+        manifest = load_manifest(path, check_files=False)
+        line = f"eisbach data folder {shlex.quote(str(manifest.audio_root))}"
+        if manifest.audio_root != manifest.root:
+            line += f" --out {shlex.quote(str(manifest.root))}"
+        return f"{line} makes the manifest again"
     return "mend what training refuses; the same command looks again"
 
 

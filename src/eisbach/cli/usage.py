@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,8 +24,8 @@ def usage_sentence(error: Any, words: Sequence[str]) -> str:
     if type(error).__name__ == UNKNOWN_OPTION:
         key = None if context is None else recipe_key(context, error.option_name)
         if key is not None:
-            value = _value(error.option_name, words)
-            return f"there is no option {error.option_name}; a recipe's key is set with --set {key}={value}."
+            assignment = shlex.quote(f"{key}={_value(error.option_name, words)}")
+            return f"there is no option {error.option_name}; a recipe's key is set with --set {assignment}."
         near = f" (did you mean {' or '.join(error.possibilities)}?)" if error.possibilities else ""
         return f"there is no option {error.option_name}{near}{more}."
     message = error.format_message().strip().rstrip(".")

@@ -10,8 +10,8 @@ from pathlib import Path
 from eisbach.audio import AUDIO_SUFFIXES, audio_hash, list_audio
 from eisbach.data.audio_facts import AudioFacts, CodecInput, inspect_audio, unusable
 from eisbach.data.caption_files import CaptionSource, clean_caption, find_captions, find_shards
-from eisbach.data.earlier_manifest import EarlierManifest, read_earlier
-from eisbach.data.manifest import Manifest, ManifestRow, save_manifest
+from eisbach.data.earlier_manifest import EarlierManifest, check_ids, read_earlier
+from eisbach.data.manifest import MANIFEST_NAME, Manifest, ManifestRow, save_manifest
 from eisbach.data.splits import afford_held_out, assign_split
 from eisbach.errors import AudioError, UserError, counted, one_line
 from eisbach.progress import in_threads
@@ -94,17 +94,17 @@ class FolderScan:
                 sample.name, sample.name, sample.caption or "", sample.facts.duration,
                 {**said.labels, **(labels or {})}, sample.audio_hash, "train", said.weight, said.weight_above,
             )  # fmt: skip
-            row = row if before is None else before.fill(row)
-            rows.append(replace(row, split=assign_split(row.audio_hash, row.labels)))
-        rows = afford_held_out(rows)
+            rows += [row] if before is None else before.fill(row, said.cleared)
+        rows = afford_held_out([replace(row, split=assign_split(row.audio_hash, row.labels)) for row in rows])
         return Manifest(rows if before is None else before.set_splits(rows), self.folder)
 
     def with_captions_of(self, before: EarlierManifest) -> FolderScan:
         """The scan in which samples without any words have those that stand in the manifest of before."""
         used = {sample.audio_hash for sample in self.samples if sample.refused is None}
+        here = {sample.audio_hash for sample in self.samples}
         samples = []
         for sample in self.samples:
-            words = before.caption(sample.audio_hash)
+            words = before.caption(sample.name, sample.audio_hash, here)
             if words and sample.is_wordless and (sample.refused is None or sample.audio_hash not in used):
                 used.add(sample.audio_hash)
                 sample = replace(sample, caption=words, written=words, refused=None)
@@ -248,8 +248,8 @@ def read_folder(
     home = Path(folder if out is None else out)
     before = EarlierManifest() if fresh or not save else read_earlier(home)
     scan = scan_folder(folder, caption_from=caption_from, heard=heard, jobs=jobs, quiet=quiet)
-    if caption_from == "auto":
-        scan = scan.with_captions_of(before)
+    before = replace(before, words=caption_from == "auto")
+    scan = scan.with_captions_of(before)
     manifest, report = scan.manifest(labels, before), scan.skipped()
     if notify is not None:
         said = [scan.wordless_sentence(), scan.captions.tables.labels_sentence()]
@@ -261,6 +261,7 @@ def read_folder(
             f"none of the {len(report.skipped)} files in {folder} can be used (the first, {first.item}: "
             f"{first.reason})."
         )
+    check_ids(manifest.rows, home / MANIFEST_NAME)
     manifest = Manifest(manifest.rows, home, folder)
     if save:
         save_manifest(manifest)

@@ -146,6 +146,8 @@ def find_captions(folder: Path, paths: Sequence[Path], caption_from: str = "auto
     if kind in ("auto", "tags"):
         offers["tags"] = sum(bool(_tags(path)) for path in paths)
     if kind == "table" and not tables.captions:
+        if tables.wordless:
+            raise UserError(f"{tables.wordless[0]}.")
         raise UserError(f"{folder} holds no table of captions; name it {' or '.join(TABLES)}.")
     mode = caption_from
     if kind == "auto":

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from importlib import resources
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
     ----------
     source : str or Path
         A name of `BUILT_IN_PROMPTS`, the path of a YAML list (see `prompt_rows`), or that of a `.txt` with one text a
-        line.
+        line; lines that are empty or begin with `#` are no texts.
 
     Raises
     ------
@@ -106,7 +107,9 @@ def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
         )
         if Path(source).suffix.lower() == ".txt":
             text = read_text(source, "prompt file", missing=missing)
-            rows = [line.strip() for line in text.splitlines() if line.strip()]
+            # splitlines() would also cut at U+2028 and its like within a text
+            lines = [line.strip() for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
+            rows = [line for line in lines if line and not line.startswith("#")]
         else:
             rows = read_yaml_file(source, "prompt file", missing=missing, error=UserError)
     if not isinstance(rows, list):
@@ -118,11 +121,21 @@ def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
 
 def prompt_rows(values: Sequence[Any]) -> list[Any]:
     """A list of `{id, text, character}` (`character` is optional) from one in which plain texts may stand: these get
-    the ids `prompt-1`, `prompt-2`, … by their place."""
-    return [
-        {"id": f"prompt-{number}", "text": value} if isinstance(value, str) else value
-        for number, value in enumerate(values, start=1)
-    ]
+    the ids `prompt-1`, `prompt-2`, … by their place, or a number behind the list's where a prompt has that id.
+
+    A number that stands for a text (`- 1812`) is one.
+    """
+    given = {str(value.get("id") if isinstance(value, dict) else getattr(value, "id", None)) for value in values}
+    # other texts keep the numbers of their places, and so their noise
+    spare = (name for number in count(len(values) + 1) if (name := f"prompt-{number}") not in given)
+    rows: list[Any] = []
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
+            rows.append(value)
+            continue
+        name = f"prompt-{number}"
+        rows.append({"id": next(spare) if name in given else name, "text": str(value)})
+    return rows
 
 
 def prompts_from_texts(texts: Sequence[str]) -> tuple[Prompt, ...]:
