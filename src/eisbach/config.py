@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -249,6 +250,11 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     for values in reversed(chain):
         merged = merge(merged, values)
     return merged
+
+
+def override(key: str, value: Any) -> str:
+    """The `key=value` that gives a key this value, as `apply_overrides` reads it."""
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"  # half of an escaped letter pair is no YAML
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

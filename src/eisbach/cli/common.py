@@ -48,8 +48,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and 
 
 def placement_changes(device: str | None, precision: str | None) -> list[str]:
     """`--device` and `--precision` as changes of a recipe's keys of these names."""
+    from eisbach.config import override
+
     given = (("device", device), ("precision", precision))
-    return [f"{key}={json.dumps(value)}" for key, value in given if value is not None]
+    return [override(key, value) for key, value in given if value is not None]
 
 
 def typed_line(command: str) -> str:

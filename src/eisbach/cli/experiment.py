@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from eisbach.cli.common import (
     print_json,
     where,
 )
+from eisbach.cli.next_steps import NextStep
 
 if TYPE_CHECKING:
     from eisbach.experiments.spec import ExperimentSpec
@@ -58,18 +58,25 @@ def run(
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
-) -> None:
+) -> NextStep | None:
     """Run an experiment, or continue it: the same command redoes nothing that is already made."""
+    from eisbach.config import override
     from eisbach.experiments.recipes import load_spec
 
     changes = list(overrides or [])
-    changes += [f"out={json.dumps(out)}"] if out is not None else []
+    changes += [override("out", out)] if out is not None else []
     changes += [f"jobs={jobs}"] if jobs is not None else []
     changes += placement_changes(device, precision)
     spec = load_spec(recipe, changes, quick=quick)
     cluster = where(executor, address, cell_cpus, cell_gpus, shared=spec.out, jobs=jobs)
     with nullcontext() if dry_run else cluster:
         execute(spec, dry_run=dry_run, as_json=as_json, quiet=quiet, votes=votes)
+    if dry_run:
+        return None
+    trained = [spec.baseline, *(name for name, arm in spec.arms.items() if arm.trains and name != spec.baseline)]
+    heard = trained[:2] if len(trained) > 1 else [spec.baseline, "ARM"]
+    folders = [f"{spec.out}/arms/{name}/seed-{spec.train_seeds[0]}/samples" for name in heard]
+    return NextStep(shlex.join(["eisbach", "listen", "make", *folders, "--out", f"{spec.out}-listening"]))
 
 
 def execute(

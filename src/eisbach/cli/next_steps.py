@@ -39,10 +39,10 @@ def _after_train(given: Values) -> str:
     if (out / "model").is_dir():
         if "latent_size" in (out / "model" / "config.json").read_text(encoding="utf-8"):
             return _words("images", "sample", out / "model", "--out", out / "samples")
-        return _words("generate", "--prompts", "demo", "--model", out / "model", "--out", out / "played")
+        return _words("generate", "--prompts", "plain", "--model", out / "model", "--out", out / "played")
     model = _setting(given, "model")
     base = [] if model in (None, "embedded") else ["--model", model]
-    return _words("generate", "--prompts", "demo", *base, "--adapter", out / "adapter", "--out", out / "played")
+    return _words("generate", "--prompts", "plain", *base, "--adapter", out / "adapter", "--out", out / "played")
 
 
 def _recipe() -> str:
@@ -93,7 +93,7 @@ def _after_probe(given: Values) -> str:
 def _after_generate(given: Values) -> str:
     if given.get("compare_checkpoints"):
         steps = sorted(Path(given["out"]).glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-        return _words("generate", "--prompts", "demo", "--adapter", steps[-1] if steps else "STEP")
+        return _words("generate", "--prompts", "plain", "--adapter", steps[-1] if steps else "STEP")
     return _words("analyze", given["out"], "--out", f"{given['out']}/analysis")
 
 
@@ -107,7 +107,7 @@ TABLE: dict[str, Callable[[Values], str]] = {
     "train": _after_train,
     "watch": lambda given: _words("analyze", f"{_first(given['runs'], 'RUN')}/samples"),
     "generate": _after_generate,
-    "export": lambda given: _words("generate", "--prompts", "demo", "--adapter", _first(given["adapter"], "ADAPTER")),
+    "export": lambda given: _words("generate", "--prompts", "plain", "--adapter", _first(given["adapter"], "ADAPTER")),
     "probe": _after_probe,
     "allocation": lambda given: _words(
         "train", "RECIPE", "--set", f"weighting.noise_level={_first(given['noise_level'], 'NAME')}"
@@ -128,13 +128,13 @@ TABLE: dict[str, Callable[[Values], str]] = {
     "data latents": lambda given: _words("train", "RECIPE", "--data", given["folder"]),
     "data musiccaps": _after_rendering,
     "data scores": lambda given: _words("data", "render", "--out", "set"),
-    "experiment run": lambda given: _words("analyze", f"{given['out'] or 'OUT'}/arms/ARM/seed-0/samples"),
+    "experiment run": lambda given: _words("listen", "make", "FOLDER", "OTHER", "--out", "test"),
     "signature run": lambda given: _words("study", "show", "signature_music"),
     "signature mixture": lambda given: _words("signature", "run", "--prompts", "FILE"),
     "signature entropy": lambda given: _words(
         "generate",
         "--prompts",
-        "demo",
+        "plain",
         "--schedule",
         "rescaled_entropic",
         "--schedule-option",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 from pathlib import Path
@@ -106,7 +105,7 @@ def run(
 ) -> None:
     """Run a study, or continue it, and judge it: its folder then holds the records, result.json and, for most, a
     page."""
-    from eisbach.config import dump_yaml
+    from eisbach.config import dump_yaml, override
     from eisbach.studies.contract import load_study
     from eisbach.studies.running import default_jobs, option_key, placed_changes, resolve_settings, run_study
     from eisbach.studies.wording import before_run_lines, result_lines
@@ -116,7 +115,7 @@ def run(
         "seeds": seeds, "first-seed": first_seed, "path": path, "target": target, "arm": arm, "batch": batch
     }  # fmt: skip
     given = {option: value for option, value in chosen.items() if value is not None}
-    changes = [*(overrides or []), *(f"{option_key(study, key)}={json.dumps(value)}" for key, value in given.items())]
+    changes = [*(overrides or []), *(override(option_key(study, key), value) for key, value in given.items())]
     changes += placed_changes(study, device, precision)
     folder = out or Path("runs") / study.name
     settings = resolve_settings(study, out=folder, jobs=jobs, quick=quick, file=config, changes=changes)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from eisbach.config import apply_overrides, build_config, read_yaml
+from eisbach.config import apply_overrides, build_config, override, read_yaml
 from eisbach.data.manifest import MANIFEST_NAME, Manifest, save_manifest
 from eisbach.errors import ConfigError, UserError
 from eisbach.experiments.material import OwnAudio
@@ -310,7 +309,7 @@ def _own_reference(values: dict[str, Any], own: OwnAudio) -> list[str]:
 def _changes(out: str | Path | None, seed: int | None, quick: bool) -> list[str]:
     changes = []
     if out is not None:
-        changes.append(f"out={json.dumps(str(out), ensure_ascii=False)}")
+        changes.append(override("out", str(out)))
     if seed is not None:
         if seed < 0:
             raise UserError(f"--seed is {seed}; give a whole number from 0.")

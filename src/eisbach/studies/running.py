@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import importlib
 import importlib.metadata
-import json
 import platform
 import sys
 import time
@@ -18,6 +17,7 @@ from eisbach.config import (
     apply_overrides,
     build_config,
     merge,
+    override,
     read_yaml,
 )
 from eisbach.errors import UserError
@@ -58,7 +58,7 @@ def resolve_settings(
                 f"the run of {study.name} is a recipe, which --config cannot replace; change its keys with --set, or "
                 "run your own recipe with `eisbach experiment run FILE`."
             )
-        place = [f"out={json.dumps(str(out))}", *([] if jobs is None else [f"jobs={jobs}"])]
+        place = [override("out", str(out)), *([] if jobs is None else [f"jobs={jobs}"])]
         return load_spec(study.name, [*changes, *place], quick=quick)
     module = _module(study, "run")
     values: dict[str, Any] = {} if file is None else read_yaml(file)
@@ -104,7 +104,7 @@ def placed_changes(study: Study, device: str | None, precision: str | None) -> l
         if value is not None and key not in fields:
             why = "computes in fp32" if "device" in fields else "computes on the CPU in its own precision"
             raise UserError(f"the study {study.name} {why}; leave --{key} out.")
-        changes += [] if value is None else [f"{key}={json.dumps(value)}"]
+        changes += [] if value is None else [override(key, value)]
     return changes
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
+from eisbach.config import override
 from eisbach.data.manifest import load_manifest
 from eisbach.executors import open_executor
 from eisbach.experiments.cells import Cell, train_cell, training_of
@@ -64,8 +64,8 @@ def logged_spec(settings: Settings, out: Path) -> ExperimentSpec:
     log = {"every": settings.every, "gradient_norms": True}
     changes = [
         *(f"arms.{arm}=null" for arm in others), "oracle=null", *settings.changes,
-        f"train_seeds={json.dumps(settings.draws)}", f"out={json.dumps(str(out))}",
-        f"training.log_samples={json.dumps(log)}", f"device={settings.device}", "precision=fp32",
+        override("train_seeds", settings.draws), override("out", str(out)),
+        override("training.log_samples", log), f"device={settings.device}", "precision=fp32",
     ]  # fmt: skip
     return load_spec(RECIPE, changes, quick=settings.rehearsal)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from eisbach.config import override
 from eisbach.experiments.recipes import load_spec
 from eisbach.experiments.run import run_experiment
 from eisbach.experiments.spec import ExperimentSpec
@@ -54,10 +54,10 @@ FREE = ("domains",)
 def domain_spec(settings: Settings, domain: str, out: Path) -> ExperimentSpec:
     """The experiment of a domain; `ConfigError` for faults in the changes."""
     own = [
-        f"out={json.dumps(str(out / domain))}",
-        f"title={json.dumps(f'The barrier where the target is {domain}')}",
+        override("out", str(out / domain)),
+        override("title", f"The barrier where the target is {domain}"),
         f"material.kinds=[{KINDS[domain]}]",
-        f"device={json.dumps(settings.device)}",
+        override("device", settings.device),
         "precision=fp32",
         f"jobs={settings.jobs}",
     ]
