@@ -163,4 +163,4 @@ def test_what_was_trained_is_played_on_its_base_and_beside_its_demos(tmp_path: P
     for model, words in (("embedded", ""), ("some/base", "--model some/base ")):
         (tmp_path / "recipe.yaml").write_text(f"model: {model}\nout: run\n")
         line = next_step("train", {"recipe": tmp_path / "recipe.yaml", "overrides": [], "out": ""})
-        assert line == f"eisbach generate --prompts demo {words}--adapter run/adapter --out run/played"
+        assert line == f"eisbach generate --prompts plain {words}--adapter run/adapter --out run/played"
