@@ -6,7 +6,16 @@ import pytest
 import yaml
 from pydantic import Field, field_validator
 
-from eisbach.config import StrictModel, apply_overrides, build_config, dump_yaml, load_config, read_yaml, save_config
+from eisbach.config import (
+    StrictModel,
+    apply_overrides,
+    build_config,
+    dump_yaml,
+    load_config,
+    override,
+    read_yaml,
+    save_config,
+)
 from eisbach.errors import ConfigError, UserError
 
 
@@ -171,3 +180,10 @@ def test_configurations_are_frozen_and_defaults_are_checked() -> None:
 
     with pytest.raises(ConfigError, match="'rate'"):
         build_config(Wrong, {})
+
+
+@pytest.mark.parametrize(
+    "value", ["🎵 music", "a\x85b", "a \u2028 b", "a\x7fb", 'tab\tand "quotes"', None, 3, [1, 2], True]
+)
+def test_a_change_carries_its_value_whatever_its_letters(value: object) -> None:
+    assert apply_overrides({}, [override("out", value)]) == {"out": value}

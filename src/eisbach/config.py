@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -254,7 +255,8 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 def override(key: str, value: Any) -> str:
     """The `key=value` that gives a key this value, as `apply_overrides` reads it."""
-    return f"{key}={json.dumps(value, ensure_ascii=False)}"  # half of an escaped letter pair is no YAML
+    text = json.dumps(value, ensure_ascii=False)  # half of an escaped letter pair is no YAML
+    return f"{key}=" + re.sub(r"[\x7f-\x9f\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

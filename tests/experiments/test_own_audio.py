@@ -121,6 +121,18 @@ def recordings(place: Path, lengths: list[float], flat: list[str] | None = None)
     return place
 
 
+def test_a_recording_with_two_captions_is_one_recording_of_the_reference(tmp_path: Path) -> None:
+    music = recordings(tmp_path / "music", [7.0] * 4)
+    manifest, _ = read_folder(music, quiet=True)
+    twice = replace(manifest.rows[0], id="again", caption="other words")
+    save_manifest(manifest.with_rows([*manifest.rows, twice]))
+    own = own_audio_experiment(music, out=tmp_path / "run", quick=True, quiet=True, overrides=["generation.duration=6"])
+    own.save_manifest()
+    assert own.spec.reference is not None
+    assert own.spec.reference.source == "everything"
+    assert [clip.keys["id"] for clip in manifest_clips(own.spec, None)] == ["0.wav", "1.wav", "2.wav", "3.wav"]
+
+
 @pytest.mark.parametrize("listed", [False, True])
 def test_where_little_is_held_out_the_reference_is_all_music_and_can_be_collected(tmp_path: Path, listed: bool) -> None:
     """A folder with a list of its own, or without: what is asked for before training is there after it."""
@@ -138,7 +150,8 @@ def test_where_little_is_held_out_the_reference_is_all_music_and_can_be_collecte
     assert len(cut_stretches(clips, 6.0, 24, tmp_path / "cut", skips=SkipReport())) == 4
 
 
-def test_what_has_trained_is_not_held_out_when_the_same_command_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("listed", [False, True])  # as by the demo's own next step, `eisbach data folder`
+def test_what_has_trained_is_not_held_out_when_the_same_command_goes_on(tmp_path: Path, listed: bool) -> None:
     music, out = recordings(tmp_path / "music", [20.0] * 6), tmp_path / "run"
     own = own_audio_experiment(music, out=out, quick=True, quiet=True)
     (held,) = (row for row in own.manifest if row.split == "held_out")
@@ -147,6 +160,8 @@ def test_what_has_trained_is_not_held_out_when_the_same_command_goes_on(tmp_path
     rows = [replace(row, split=swap.get(row.id, row.split)) for row in own.manifest]  # by a rule of before
     save_manifest(Manifest(rows, own.manifest.root, own.manifest.audio_root))
     (out / "arms").mkdir()
+    if listed:
+        read_folder(music, quiet=True)
     again = own_audio_experiment(music, out=out, quick=True, quiet=True)
     assert [row.split for row in again.manifest] == [row.split for row in rows]
 

@@ -75,8 +75,9 @@ def run(
         return None
     trained = [spec.baseline, *(name for name, arm in spec.arms.items() if arm.trains and name != spec.baseline)]
     heard = trained[:2] if len(trained) > 1 else [spec.baseline, "ARM"]
-    folders = [f"{spec.out}/arms/{name}/seed-{spec.train_seeds[0]}/samples" for name in heard]
-    return NextStep(shlex.join(["eisbach", "listen", "make", *folders, "--out", f"{spec.out}-listening"]))
+    folder = Path(spec.out)
+    folders = [str(folder / "arms" / name / f"seed-{spec.train_seeds[0]}" / "samples") for name in heard]
+    return NextStep(shlex.join(["eisbach", "listen", "make", *folders, "--out", f"{folder}-listening"]))
 
 
 def execute(

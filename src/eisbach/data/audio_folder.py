@@ -95,8 +95,8 @@ class FolderScan:
                 {**said.labels, **(labels or {})}, sample.audio_hash, "train", said.weight, said.weight_above,
             )  # fmt: skip
             rows += [row] if before is None else before.fill(row, said.cleared)
-        rows = afford_held_out([replace(row, split=assign_split(row.audio_hash, row.labels)) for row in rows])
-        return Manifest(rows if before is None else before.set_splits(rows), self.folder)
+        rows = [replace(row, split=assign_split(row.audio_hash, row.labels)) for row in rows]
+        return Manifest(afford_held_out(rows) if before is None else before.set_splits(rows), self.folder)
 
     def with_captions_of(self, before: EarlierManifest) -> FolderScan:
         """The scan in which samples without any words have those that stand in the manifest of before."""

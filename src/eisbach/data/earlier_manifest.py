@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from eisbach.data.label_names import is_measured
@@ -19,6 +20,7 @@ from eisbach.data.splits import afford_held_out, assign_split
 from eisbach.errors import ManifestError, UserError, counted, one_line
 
 _SHOWN = 3
+_LEAST = 5  # clips, from which on a manifest that is made anew holds one out
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,18 @@ class EarlierManifest:
         """
         row = self.rows.get(audio_hash) if self.words else None
         if row is None and self.words:
-            row = next((row for row in self._replaced(here) if _composed(row.path) == _composed(path)), None)
+            replaced = self._by_path.get(_composed(path), [])
+            row = next((row for row in replaced if row.audio_hash not in here), None)
         return "" if row is None else row.caption
 
-    def _replaced(self, here: Collection[str]) -> list[ManifestRow]:
-        """The rows that are called by their path, of audio that is no longer there."""
-        return [row for digest, row in self.rows.items() if digest not in here and _is_named_by_path(row)]
+    @cached_property
+    def _by_path(self) -> dict[str, list[ManifestRow]]:
+        """The rows that are called by their path."""
+        found: dict[str, list[ManifestRow]] = {}
+        for row in self.rows.values():
+            if _is_named_by_path(row):
+                found.setdefault(_composed(row.path), []).append(row)
+        return found
 
     def fill(self, new: ManifestRow, cleared: Collection[str] = ()) -> list[ManifestRow]:
         """A new row with what was set in the row of before and is not given anew, and the further rows of its audio.
@@ -79,28 +87,32 @@ class EarlierManifest:
         if row is None:
             return new
         given = new.weight is not None or "weight" in cleared
+        above = given or new.weight_above is not None or "weight_above" in cleared
         kept = {name: value for name, value in row.labels.items() if name not in cleared and not is_measured(name)}
         return replace(
             new,
             id=new.id if _is_named_by_path(row) else row.id,
             labels={**kept, **new.labels},
             weight=new.weight if given else row.weight,
-            weight_above=new.weight_above if given else row.weight_above,
+            weight_above=new.weight_above if above else row.weight_above,
         )
 
     def set_splits(self, rows: Sequence[ManifestRow]) -> list[ManifestRow]:
-        """The rows with the splits that were set by hand. A piece stays whole: all of it lies where a clip of it was
-        put, and is held out where its clips were put on both sides."""
-        by_hand = {row.id: self.splits[old.id] for old, row in self._pairs(rows) if old.id in self.splits}
-        of_piece: dict[str, Split] = {}
-        for row in rows:
-            piece = row.labels.get("piece")
-            if piece and row.id in by_hand and of_piece.get(piece) != "held_out":
-                of_piece[piece] = by_hand[row.id]
-        return [
-            replace(row, split=of_piece.get(row.labels.get("piece", ""), by_hand.get(row.id, row.split)))
-            for row in rows
-        ]
+        """The rows in the splits in which they were: what has trained is not held out later. A piece stays whole: all
+        of it lies where a person put a clip of it (held out, where on both sides), else where all of it was; one that
+        was on both sides by chance is held out where there is room, and what was not there is dealt by the rule."""
+        pairs = self._pairs(rows)
+        sides: dict[str, set[Split]] = {}
+        put: dict[str, Split] = {}
+        for old, row in pairs:
+            key = _piece(row)
+            sides.setdefault(key, set()).add(old.split)
+            if old.id in self.splits and put.get(key) != "held_out":
+                put[key] = self.splits[old.id]
+        known = {key: next(iter(of)) for key, of in sides.items() if len(of) == 1} | put
+        both: dict[str, Split] = {key: "held_out" for key, of in sides.items() if len(of) == 2}
+        made = [replace(row, split=(both | known).get(_piece(row), row.split)) for row in rows]
+        return afford_held_out(made, {row.id for row in made if _piece(row) in known})
 
     def _pairs(self, rows: Sequence[ManifestRow]) -> list[tuple[ManifestRow, ManifestRow]]:
         """(row of before, row that was made of it)."""
@@ -133,6 +145,8 @@ class EarlierManifest:
         if still := [now for old, now in replaced if old.caption == now.caption]:
             said.append(f"the audio changed and the words did not in {counted(len(still), 'clip')}: {_named(still)}")
         worded = {old.id for old, now in replaced if now.caption}
+        if len(rows) >= _LEAST and all(row.split == "train" for row in rows):
+            said.append("nothing is held out, as before; --fresh deals the clips anew, or set a split in the manifest")
         return [*said, *_lost_labels(pairs), *self._lost_rows(gone, worded), *self._moved(pairs)]
 
     def _lost_rows(self, gone: Sequence[ManifestRow], worded: Collection[str]) -> list[str]:
@@ -184,6 +198,11 @@ def _lost_labels(pairs: Sequence[tuple[ManifestRow, ManifestRow]]) -> list[str]:
 
 def _weight(row: ManifestRow) -> tuple[float | None, float | None]:
     return row.weight, row.weight_above
+
+
+def _piece(row: ManifestRow) -> str:
+    """What stays on one side: the piece of a clip, or its audio."""
+    return row.labels.get("piece") or row.audio_hash
 
 
 def _is_named_by_path(row: ManifestRow) -> bool:

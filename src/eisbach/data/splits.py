@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from eisbach.data.manifest import ManifestRow, Split
@@ -27,18 +27,23 @@ def _split_key(audio_hash: str, labels: Mapping[str, str]) -> str:
     return hashlib.sha256(piece.encode("utf-8", "surrogatepass")).hexdigest() if piece else audio_hash
 
 
-def afford_held_out(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
+def afford_held_out(rows: Sequence[ManifestRow], settled: Collection[str] = ()) -> list[ManifestRow]:
     """The rows, of which at most every fifth piece (or clip without one) is held out, and from five pieces on at least
     one: without any, nothing says when a training begins to learn its clips by heart.
 
-    The hash of a small set may hold out half of it, or nothing. Those with the lowest hashes stay held out, so that a
-    set that grows only ever gives training clips to the other side when it may hold out more. Where the hash holds
-    nothing out, it is a piece with words (where any has them), not half of all music, and of no less than mean length.
+    The hash of a small set may hold out half of it, or nothing. Those with the lowest hashes stay held out. Where the
+    hash holds nothing out, it is a piece with words (where any has them), not half of all music, and of no less than
+    mean length. Rows whose ids are `settled` stay as they are, whatever that makes: what has trained is not held out
+    later.
     """
     keys = {row.id: _split_key(row.audio_hash, row.labels) for row in rows}
-    room = len(set(keys.values())) // _SMALLEST_SHARE_OF
-    held_out = sorted({keys[row.id] for row in rows if row.split == "held_out"}) or _most_telling(rows, keys)[:1]
-    allowed = set(held_out[:room])
+    held_out = {keys[row.id] for row in rows if row.split == "held_out"}
+    fixed = {keys[row.id] for row in rows if row.id in settled}
+    room = len(set(keys.values())) // _SMALLEST_SHARE_OF - len(held_out & fixed)
+    free = sorted(held_out - fixed)
+    if not held_out and not fixed:
+        free = _most_telling(rows, keys)[:1]
+    allowed = set(free[: max(0, room)]) | held_out & fixed
     splits: dict[bool, Split] = {True: "held_out", False: "train"}
     return [replace(row, split=splits[keys[row.id] in allowed]) for row in rows]
 
@@ -70,9 +75,9 @@ def hold_out_more(rows: Sequence[ManifestRow], seconds: float) -> list[ManifestR
     most = len(set(keys.values())) // _SMALLEST_SHARE_OF
     long = {keys[row.id] for row in rows if row.duration >= seconds}
     held_out = {keys[row.id] for row in rows if row.split == "held_out"}
-    chosen = sorted(held_out & long)
-    chosen += sorted(long - held_out)[: max(0, most - len(chosen))]
+    chosen = held_out & long
+    chosen |= set(sorted(long - held_out)[: max(0, most - len(chosen))])
     short = sorted(held_out - long)
-    chosen += short[: max(0, most - len(chosen))] if most else short
+    chosen |= set(short[: max(0, most - len(chosen))] if most else short)
     splits: dict[bool, Split] = {True: "held_out", False: "train"}
     return [replace(row, split=splits[keys[row.id] in chosen]) for row in rows]

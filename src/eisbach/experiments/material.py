@@ -256,6 +256,7 @@ def adopt_folder(
     skips = SkipReport()
     if (folder / MANIFEST_NAME).is_file():
         found = load_manifest(folder)
+        found = found.with_rows(_as_before(found.rows, data))
     else:
         found, skips = read_folder(folder, caption_from=caption_from or "auto", save=False, quiet=quiet, notify=notify)
         found = found.with_rows(_as_before(hold_out_more(found.rows, stretch), data))
@@ -276,17 +277,17 @@ def adopt_folder(
         captioned=captioned,
         skipped=(*skips.skipped, *choice.left_out),
         captions=tuple(row.caption for row in choice.train),
-        held_out_seconds=tuple(row.duration for row in choice.held_out),
-        all_seconds=tuple(row.duration for row in manifest),
+        held_out_seconds=tuple({row.audio_hash: row.duration for row in choice.held_out}.values()),
+        all_seconds=tuple({row.audio_hash: row.duration for row in manifest}.values()),
     )
 
 
 def _as_before(rows: Sequence[ManifestRow], data: Path) -> list[ManifestRow]:
-    """The rows, each in the split that it has in the experiment's own list: what has trained is not held out later."""
-    if not (data / MANIFEST_NAME).is_file():
+    """The rows, each in the split in which models of this experiment met it: what has trained is not held out later."""
+    if not (data / MANIFEST_NAME).is_file() or not (data.parent / "arms").is_dir():
         return list(rows)
-    splits = {row.audio_hash: row.split for row in load_manifest(data, check_files=False)}
-    return [replace(row, split=splits.get(row.audio_hash, row.split)) for row in rows]
+    splits = {row.id: row.split for row in load_manifest(data, check_files=False)}
+    return [replace(row, split=splits.get(row.id, row.split)) for row in rows]
 
 
 def _refuse_changes(manifest: Manifest, folder: Path) -> None:

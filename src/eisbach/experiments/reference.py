@@ -145,7 +145,10 @@ def manifest_clips(spec: ExperimentSpec, split: Split | None) -> list[Clip]:
         for manifest in [load_manifest(path)]
         for row in manifest.select(split=split)
     ]
-    return [Clip(manifest.audio_path(row), {"id": row.id, "group": GROUP}) for manifest, row in rows]
+    once: dict[str, Clip] = {}
+    for manifest, row in rows:  # a recording may have a row for each of several captions
+        once.setdefault(row.audio_hash, Clip(manifest.audio_path(row), {"id": row.id, "group": GROUP}))
+    return list(once.values())
 
 
 def _rendered(material: MaterialConfig, seconds: float, clips: int, folder: Path) -> list[Clip]:

@@ -264,6 +264,10 @@ class ExperimentSpec(StrictModel):
             raise ValueError("between_takes compares takes of one prompt; give generation.seeds two or more")
         if not self.arms[self.baseline].trains:
             raise ValueError(f"the baseline '{self.baseline}' is not trained; compare with an arm that is")
+        if self.reference is not None and self.reference.source == "everything" and self.material is not None:
+            raise ValueError(
+                "reference.source 'everything' is what a manifest holds; the experiment makes its own material"
+            )
         directions = set(self.primary_metrics.values())
         if self.reference is None and "nearer" in directions:
             raise ValueError("primary_metrics say 'nearer' and there is no reference to be nearer to; add reference")
