@@ -25,8 +25,11 @@ def judge(folder: Path) -> list[ClaimResult]:
     if not (folder / "records.parquet").is_file():
         return [not_run(key) for key in (*ARMS, _ILL)]
     draws = Draws(with_standing(load_records(folder / "records.parquet")), "barrier_gentle")
-    against = [_against_plain(key, arm, draws) if draws.has(arm) else not_run(key) for key, arm in ARMS.items()]
-    return [*against, _falls_ill(draws) if draws.has(_UNTRAINED) else not_run(_ILL)]
+    plain = draws.has("plain")
+    against = [
+        _against_plain(key, arm, draws) if plain and draws.has(arm) else not_run(key) for key, arm in ARMS.items()
+    ]
+    return [*against, _falls_ill(draws) if plain and draws.has(_UNTRAINED) else not_run(_ILL)]
 
 
 def _against_plain(key: str, arm: str, draws: Draws) -> ClaimResult:
